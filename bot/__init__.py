@@ -1,0 +1,1 @@
+"""Mautic operations by Slack: one LXD system container a tenant."""
