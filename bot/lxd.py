@@ -1,0 +1,214 @@
+"""What the bot asks of one LXD server: the `Lxd` protocol, and its errors.
+
+`bot.lxd_gateway.LxdGateway` speaks to a real server, `bot.simulated_lxd.SimulatedLxd` keeps one in memory;
+`tests/contracts` holds both to the same behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class LxdError(Exception):
+    """LXD refused or failed; the text is one sentence for a person."""
+
+
+class LxdUnavailable(LxdError):
+    """The server cannot be reached, or did not answer within the deadline."""
+
+
+class NotFound(LxdError):
+    """There is no such instance, snapshot, pool or file."""
+
+
+class AlreadyExists(LxdError):
+    """The name is taken."""
+
+
+class PoolFull(LxdError):
+    """The storage pool has no room for what was asked."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An instance as LXD lists it. `devices` are its own, not its profiles'. `created` is epoch seconds."""
+
+    name: str
+    status: str
+    config: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
+    location: str = ""
+    created: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether LXD says `Running`."""
+        return self.status == "Running"
+
+
+@dataclass(frozen=True)
+class InstanceState:
+    """A moment of an instance: bytes, nanoseconds of CPU since its start, and its global IPv4 on eth0 (or "")."""
+
+    status: str
+    address: str = ""
+    memory: int = 0
+    disk: int = 0
+    cpu: int = 0
+    processes: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of an instance; `created` and `expires` are epoch seconds (0: never)."""
+
+    name: str
+    created: int
+    expires: int = 0
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server itself. `extensions`: what its API can do; probe it, assume nothing."""
+
+    name: str
+    version: str
+    extensions: frozenset[str]
+    clustered: bool = False
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class PoolSpace:
+    """Bytes of a storage pool."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """The end of a command inside an instance. Output is text, undecodable bytes replaced."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Lxd(Protocol):
+    """One LXD server, within the bot's own LXD project. Every call has a deadline and raises LxdError kinds.
+
+    Changes return when LXD has finished them. None of them is idempotent by itself: look, then act.
+    """
+
+    def server(self) -> Server:
+        """Describe the server (one request; also the cheapest check that it answers)."""
+
+    def instances(self) -> list[Instance]:
+        """List every instance of the project in one request (recursion=1), sorted by name."""
+
+    def instance(self, name: str) -> Instance:
+        """Return one instance, or raise NotFound."""
+
+    def states(self) -> dict[str, InstanceState]:
+        """Return the state of every instance, by name, in one request (recursion=2; slow on big fleets)."""
+
+    def state(self, name: str) -> InstanceState:
+        """Return the state of one instance."""
+
+    def copy(
+        self,
+        source: str,
+        name: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Copy an instance (`blueprint`) or a snapshot of one (`blueprint/golden`) to a new, stopped one.
+
+        Config and devices are laid over the source's. Profiles are kept, volatile keys (MAC) are not,
+        nor are snapshots. Raises AlreadyExists, NotFound, PoolFull.
+        """
+
+    def create(
+        self, name: str, image: str, *, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """Create a stopped container from a local image alias or fingerprint."""
+
+    def start(self, name: str) -> None:
+        """Start it; no effect when it already runs."""
+
+    def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
+        """Stop it in peace within `timeout` seconds, or by force; no effect when it is stopped."""
+
+    def restart(self, name: str, *, timeout: int = 60) -> None:
+        """Stop in peace, then start."""
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a stopped instance."""
+
+    def delete(self, name: str) -> None:
+        """Delete a stopped instance with its snapshots (protection must have been taken off)."""
+
+    def update(
+        self,
+        name: str,
+        config: Mapping[str, str | None],
+        devices: Mapping[str, Mapping[str, str] | None] | None = None,
+    ) -> None:
+        """Lay keys over the configuration (None or "" takes a key away). Serialised per instance, with its ETag."""
+
+    def snapshot(self, name: str, snapshot: str, *, config: Mapping[str, str] | None = None) -> None:
+        """Take a snapshot. `config` is stamped on it where LXD can, else ignored by nobody: raises LxdError."""
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """List the snapshots of an instance, oldest first."""
+
+    def delete_snapshot(self, name: str, snapshot: str) -> None:
+        """Delete one snapshot."""
+
+    def execute(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        user: int = 0,
+        timeout: int = 120,
+    ) -> ExecResult:
+        """Run a command inside a running instance (record-output). Its output is taken off the host again.
+
+        The output stands on the host until read: nothing secret may be printed. Raises LxdUnavailable on timeout.
+        """
+
+    def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
+        """Write a file inside an instance (running or not). Its folder must exist."""
+
+    def pull(self, name: str, path: str) -> bytes:
+        """Read a file from inside an instance, or raise NotFound."""
+
+    def remove(self, name: str, path: str) -> None:
+        """Delete a file inside an instance; no effect when it is not there."""
+
+    def pool(self) -> PoolSpace:
+        """Return the room of the pool that tenants stand on."""
+
+    def import_image(self, path: str, alias: str, properties: Mapping[str, str]) -> str:
+        """Import a unified image tarball from a local file; return its fingerprint. Same content twice: the same one."""
+
+    def export_image(self, source: str, alias: str, path: str, properties: Mapping[str, str]) -> str:
+        """Publish a stopped instance or `instance/snapshot` as an image and write it to a file; return its fingerprint."""
+
+    def image(self, alias: str) -> Mapping[str, str] | None:
+        """Return the properties of a local image by alias (with its `fingerprint`), or None."""
+
+    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
+        """Make the bot's own project, pool, bridge and profile where they are missing; leave all else alone.
+
+        `subnet` is the bridge's address (`10.70.0.1/24`). The bridge has NAT and DHCP, and its ports are isolated
+        from each other except for the edge's, so that tenants cannot reach each other.
+        """

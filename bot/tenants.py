@@ -1,0 +1,120 @@
+"""The nouns of the fleet: tenant names, plans, tenants. Pure: no input or output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+KEY = "user.mautic-ops."
+"""Every fact that the bot must know of a tenant stands on its instance under this prefix."""
+
+RESERVED = frozenset(
+    "admin api app archive assets autodiscover blueprint cdn client console default edge ftp help host "
+    "imap internal localhost lxd mail mautic mx new none ns ns1 ns2 ops pop proxy root smtp status "
+    "support system tenant test-edge webmail www".split()
+)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+_DOMAIN = re.compile(r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
+
+Role = Literal["tenant", "blueprint", "edge", "archived"]
+"""What an instance of ours is, as its `user.mautic-ops.role` says."""
+
+
+class InvalidName(ValueError):
+    """A name or domain that cannot be used; the text says why, for a person."""
+
+
+def tenant_name(text: str) -> str:
+    """Return the name of a tenant in its normal form, or raise InvalidName with the reason.
+
+    A DNS label (RFC 1035, letters first as LXD asks) of at most 40 characters, so that names derived
+    from it (an archive's suffix, a host name) still fit LXD's 63.
+    """
+    name = text.strip().lower()
+    shown = name[:60]
+    if not name:
+        raise InvalidName("A tenant needs a name, such as `client-x`.")
+    if len(name) > 40:
+        raise InvalidName(f"“{shown}…” is {len(name)} characters long; a tenant's name has at most 40.")
+    if not _LABEL.match(name):
+        raise InvalidName(
+            f"“{shown}” cannot be a tenant's name: use letters a-z, digits and hyphens, with no hyphen at either end."
+        )
+    if not name[0].isalpha():
+        raise InvalidName(f"“{shown}” cannot be a tenant's name: it has to begin with a letter.")
+    if "--" in name:
+        raise InvalidName(f"“{shown}” cannot be a tenant's name: two hyphens in a row are kept for the bot's own names.")
+    if name in RESERVED:
+        raise InvalidName(f"“{shown}” is a reserved word; choose another name, such as `{name}-client`.")
+    return name
+
+
+def domain_name(text: str) -> str:
+    """Return a fully qualified domain in its normal form, or raise InvalidName with the reason."""
+    domain = text.strip().lower().rstrip(".")
+    if not _DOMAIN.match(domain):
+        raise InvalidName(
+            f"“{domain[:80]}” is not a domain; write it without https:// and with a dot, such as `m.client.com`."
+        )
+    return domain
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """What a plan gives a tenant. Memory and disk as LXD sizes (`4GiB`), MariaDB's pool as its own (`768M`)."""
+
+    cpu: int
+    memory: str
+    disk: str
+    processes: int
+    innodb_buffer_pool: str
+    fpm_children: int
+    email_workers: int
+
+    def limits(self) -> dict[str, str]:
+        """Return the LXD configuration keys of the limits (the disk's is on the root device)."""
+        return {
+            "limits.cpu": str(self.cpu),
+            "limits.memory": self.memory,
+            "limits.processes": str(self.processes),
+        }
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One client's Mautic, as its instance tells. `created` and `archived` are epoch seconds, 0 for never."""
+
+    name: str
+    host: str
+    instance: str
+    status: str
+    domain: str
+    plan: str
+    version: str
+    role: Role
+    address: str = ""
+    note: str = ""
+    operation: str = ""
+    created: int = 0
+    archived: int = 0
+    double: bool = False
+
+    @property
+    def url(self) -> str:
+        """The tenant's public address."""
+        return f"https://{self.domain}"
+
+
+def stamps(**facts: str | int | bool) -> dict[str, str]:
+    """Return facts as instance configuration: `stamps(role="tenant")` → `{"user.mautic-ops.role": "tenant"}`."""
+    return {
+        KEY + name.replace("_", "-"): str(int(value)) if isinstance(value, bool) else str(value)
+        for name, value in facts.items()
+    }
+
+
+def stamp(config: Mapping[str, str], name: str) -> str:
+    """Return one fact from an instance's configuration, empty when it is not there."""
+    return config.get(KEY + name, "")
