@@ -1,0 +1,121 @@
+"""The one SQLite file: transactions that begin at once, and migrations. One connection a thread."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlite_utils
+from sqlite_utils import Migrations
+
+migrations = Migrations("mautic-ops")
+
+
+class DatabaseUnavailable(Exception):
+    """The database is locked, full or gone: what cannot be recorded does not happen."""
+
+
+@migrations()
+def m001_begin(db: sqlite_utils.Database) -> None:
+    """Operations, steps, decisions, thread notes, the inbox, held secrets, and the audit log."""
+    db.executescript(
+        """
+        CREATE TABLE operations (
+          id INTEGER PRIMARY KEY AUTOINCREMENT, command TEXT NOT NULL, tenant TEXT NOT NULL, arguments TEXT NOT NULL,
+          requester TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, plan TEXT NOT NULL,
+          fingerprint TEXT NOT NULL, request_key TEXT NOT NULL UNIQUE, attempts INTEGER NOT NULL DEFAULT 0,
+          created REAL NOT NULL, expires REAL NOT NULL, started REAL, finished REAL,
+          outcome TEXT NOT NULL DEFAULT '', error_id TEXT NOT NULL DEFAULT '',
+          message_ts TEXT NOT NULL DEFAULT '', revision INTEGER NOT NULL DEFAULT 1, announced INTEGER NOT NULL DEFAULT 0);
+        CREATE UNIQUE INDEX one_open_operation ON operations(tenant)
+          WHERE tenant <> '' AND state IN ('awaiting_approval', 'queued', 'running', 'needs_attention');
+        CREATE INDEX operations_by_state ON operations(state);
+        CREATE INDEX operations_to_announce ON operations(id) WHERE announced < revision;
+        CREATE TABLE steps (
+          operation INTEGER NOT NULL REFERENCES operations(id), position INTEGER NOT NULL, title TEXT NOT NULL,
+          started REAL, finished REAL, note TEXT NOT NULL DEFAULT '', PRIMARY KEY (operation, position));
+        CREATE TABLE decisions (
+          operation INTEGER NOT NULL REFERENCES operations(id), actor TEXT NOT NULL, verdict TEXT NOT NULL,
+          reason TEXT NOT NULL, via TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (operation, actor));
+        CREATE TABLE notes (
+          id INTEGER PRIMARY KEY AUTOINCREMENT, operation INTEGER NOT NULL REFERENCES operations(id), text TEXT NOT NULL,
+          posted REAL);
+        CREATE INDEX notes_to_post ON notes(operation) WHERE posted IS NULL;
+        CREATE TABLE inbox (
+          id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, payload TEXT NOT NULL,
+          received REAL NOT NULL, done REAL);
+        CREATE INDEX inbox_open ON inbox(id) WHERE done IS NULL;
+        CREATE TABLE secrets (
+          operation INTEGER PRIMARY KEY REFERENCES operations(id), tenant TEXT NOT NULL, owner TEXT NOT NULL,
+          ciphertext BLOB NOT NULL, expires REAL NOT NULL);
+        CREATE TABLE audit (
+          seq INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, actor TEXT NOT NULL, tenant TEXT NOT NULL,
+          operation INTEGER NOT NULL, detail TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL UNIQUE);
+        CREATE INDEX audit_by_tenant ON audit(tenant, seq);
+        CREATE TRIGGER audit_is_append_only_update BEFORE UPDATE ON audit
+          BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+        CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit
+          BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+        """
+    )
+
+
+class Database:
+    """The file, with a connection for each thread that asks."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = str(path)
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        connection = self._connection()
+        connection.execute("PRAGMA journal_mode=WAL")
+        migrations.apply(sqlite_utils.Database(connection))
+        connection.commit()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            # Autocommit: transactions begin where transaction() says, nowhere else.
+            connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA foreign_keys=ON")
+            # WAL with NORMAL keeps every commit over kill -9; FULL also over a power cut, which an audit log wants.
+            connection.execute("PRAGMA synchronous=FULL")
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception."""
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailable(
+                f"The bot's own database could not be written ({error}), so nothing was done; try again in a minute."
+            ) from error
+
+    def read(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """Run one SELECT and return its rows."""
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailable(f"The bot's own database could not be read ({error}); try again.") from error
+
+    def close(self) -> None:
+        """Close the connections of every thread."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
