@@ -1,0 +1,231 @@
+"""Approvals: who may decide, compare-and-set, expiry. A request and its operation are one row."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from bot import audit
+from bot.operations import SYSTEM, Operation, Operations
+from bot.plan import Refused
+from bot.settings import Policy, Settings
+
+Verdict = Literal["approve", "deny"]
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A person who may act here: a full member of our own team, with the roles that the configuration gives them."""
+
+    id: str
+    roles: frozenset[str]
+
+
+class Approvals:
+    """Decides on requests. `check` builds the plan again; it raises Refused or returns the fingerprint."""
+
+    def __init__(self, operations: Operations, settings: Settings, check: Callable[[Operation], str]) -> None:
+        self.operations = operations
+        self.settings = settings
+        self.check = check
+
+    def refuse_to_ask(self, command: str, actor: Actor) -> None:
+        """Raise Refused when the policy does not let this person ask for the command."""
+        policy = self.settings.policy(command)
+        if not actor.roles & set(policy.ask):
+            raise Refused(f"`/mautic {command}` may be asked for by {_names(policy.ask)}; ask one of them.")
+
+    def decide(
+        self, number: int, actor: Actor, verdict: Verdict, *, reason: str = "", typed_name: str = "", via: str
+    ) -> Operation:
+        """Approve or deny, or raise Refused with the reason. One winner: a later decision is told who was first."""
+        operation = self.operations.get(number)
+        policy = self.settings.policy(operation.command)
+        self._refuse_unless_pending(operation, actor, verdict)
+        if not actor.roles & set(policy.approve):
+            raise Refused(f"Only {_names(policy.approve)} can decide on operation {number}.")
+        if actor.id == operation.requester:
+            raise Refused(
+                f"You asked for operation {number} yourself, so somebody else has to decide; "
+                f"`/mautic cancel {number}` withdraws it."
+            )
+        if verdict == "deny":
+            return self._write(operation, actor, "deny", reason, via, policy, "")
+        if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.tenant:
+            raise Refused(
+                f"To approve operation {number}, type the tenant's name with it: `approve {operation.tenant}` in its "
+                f"thread, or `/mautic approve {number} {operation.tenant}`."
+            )
+        return self._write(operation, actor, "approve", reason, via, policy, self.check(operation))
+
+    def _refuse_unless_pending(self, operation: Operation, actor: Actor, verdict: Verdict) -> None:
+        if operation.state != "awaiting_approval":
+            raise Refused(f"Operation {operation.id} {_decided(operation)}.")
+        if self.operations.clock() >= operation.expires:
+            self.expire()
+            raise Refused(f"Operation {operation.id} has expired; ask again with `/mautic {operation.command}`.")
+        for decision in operation.decisions:
+            if decision.actor == actor.id and decision.verdict == verdict:
+                raise Refused(f"You have approved operation {operation.id} already; it waits for somebody else too.")
+
+    def _write(
+        self,
+        operation: Operation,
+        actor: Actor,
+        verdict: Verdict,
+        reason: str,
+        via: str,
+        policy: Policy,
+        fingerprint: str,
+    ) -> Operation:
+        now = self.operations.clock()
+        if verdict == "approve" and fingerprint != operation.fingerprint:
+            with self.operations.database.transaction() as transaction:
+                self.operations.move(
+                    transaction,
+                    operation,
+                    "cancelled",
+                    event="operation.drifted",
+                    actor=actor.id,
+                    expect=("awaiting_approval",),
+                    note=":twisted_rightwards_arrows: What this would do has changed since it was asked for, so it "
+                    "was cancelled; ask again.",
+                    outcome="The plan changed before it was approved.",
+                    finished=now,
+                )
+            self.operations.changed()
+            raise Refused(
+                f"What operation {operation.id} would do has changed since it was asked for, so it was cancelled; "
+                "ask again."
+            )
+        detail = {"reason": reason, "via": via}
+        with self.operations.database.transaction() as transaction:
+            # Within the write lock nobody else decides: what is read here holds until the commit.
+            state = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()["state"]
+            if state == "awaiting_approval":
+                self._enter(transaction, operation, actor, verdict, reason, via, now)
+                given = transaction.execute(
+                    "SELECT count(*) FROM decisions WHERE operation = ? AND verdict = 'approve'", (operation.id,)
+                ).fetchone()[0]
+                if verdict == "deny":
+                    because = f" because: {reason}" if reason else ""
+                    self.operations.move(
+                        transaction,
+                        operation,
+                        "denied",
+                        event="operation.denied",
+                        actor=actor.id,
+                        expect=("awaiting_approval",),
+                        detail=detail,
+                        note=f":no_entry: <@{actor.id}> denied it{because}. <@{operation.requester}>, nothing was done.",
+                        outcome=f"Denied{because}",
+                        finished=now,
+                    )
+                elif given >= policy.approvals:
+                    self.operations.move(
+                        transaction,
+                        operation,
+                        "queued",
+                        event="operation.approved",
+                        actor=actor.id,
+                        expect=("awaiting_approval",),
+                        detail=detail,
+                        note=f":white_check_mark: <@{actor.id}> approved it.",
+                    )
+                else:
+                    transaction.execute(
+                        "UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,)
+                    )
+                    event = audit.Event("operation.seconded", actor.id, operation.tenant, operation.id, detail)
+                    audit.record(transaction, event, now)
+                    missing = policy.approvals - given
+                    self.operations.note(
+                        transaction, operation.id, f":ballot_box_with_check: <@{actor.id}> approved it; {missing} more."
+                    )
+                won = True
+            else:
+                won = False
+        after = self.operations.get(operation.id)
+        if not won:
+            raise Refused(f"Operation {operation.id} {_decided(after)}.")
+        self.operations.changed()
+        return after
+
+    def _enter(
+        self,
+        transaction: sqlite3.Connection,
+        operation: Operation,
+        actor: Actor,
+        verdict: Verdict,
+        reason: str,
+        via: str,
+        now: float,
+    ) -> None:
+        transaction.execute(
+            "INSERT INTO decisions VALUES (?,?,?,?,?,?) ON CONFLICT (operation, actor)"
+            " DO UPDATE SET verdict = excluded.verdict, reason = excluded.reason, via = excluded.via, at = excluded.at",
+            (operation.id, actor.id, verdict, reason, via, now),
+        )
+
+    def cancel(self, number: int, actor: Actor) -> Operation:
+        """Withdraw a request that waits: by who asked for it, or by who may decide on it."""
+        operation = self.operations.get(number)
+        policy = self.settings.policy(operation.command)
+        if actor.id != operation.requester and not actor.roles & set(policy.approve):
+            raise Refused(f"Only <@{operation.requester}> or {_names(policy.approve)} can cancel operation {number}.")
+        with self.operations.database.transaction() as transaction:
+            moved = self.operations.move(
+                transaction,
+                operation,
+                "cancelled",
+                event="operation.cancelled",
+                actor=actor.id,
+                expect=("awaiting_approval",),
+                note=f":leftwards_arrow_with_hook: <@{actor.id}> withdrew it; nothing was done.",
+                outcome="Withdrawn",
+                finished=self.operations.clock(),
+            )
+        if not moved:
+            raise Refused(f"Operation {number} {_decided(self.operations.get(number))}.")
+        self.operations.changed()
+        return self.operations.get(number)
+
+    def expire(self) -> int:
+        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm."""
+        now = self.operations.clock()
+        ended = 0
+        for operation in self.operations.select("state = 'awaiting_approval' AND expires <= ?", now):
+            with self.operations.database.transaction() as transaction:
+                ended += self.operations.move(
+                    transaction,
+                    operation,
+                    "expired",
+                    event="operation.expired",
+                    actor=SYSTEM,
+                    expect=("awaiting_approval",),
+                    note=f":hourglass: Nobody decided in time. <@{operation.requester}>, nothing was done; ask again.",
+                    outcome="Nobody decided in time",
+                    finished=now,
+                )
+        if ended:
+            self.operations.changed()
+        return ended
+
+
+def _decided(operation: Operation) -> str:
+    """Say how a request stands, naming who was first."""
+    by = next((d.actor for d in reversed(operation.decisions)), "")
+    if operation.state == "denied":
+        return f"was denied by <@{by}>"
+    if operation.state == "awaiting_approval":
+        return "still waits for approval"
+    if operation.state in ("expired", "cancelled"):
+        return f"is {operation.state}"
+    who = f"was approved by <@{by}> and " if by else ""
+    return f"{who}is {operation.state.replace('_', ' ')}"
+
+
+def _names(roles: list[str]) -> str:
+    return " or ".join(f"a{'n' if role[0] in 'aeiou' else ''} {role}" for role in roles)

@@ -1,0 +1,336 @@
+"""Operations: durable changes, their states, and one open operation per tenant. Every change has its audit row."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bot import audit
+from bot.database import Database
+from bot.plan import Plan, Refused
+
+State = Literal[
+    "awaiting_approval", "queued", "running", "succeeded", "failed", "needs_attention", "denied", "expired", "cancelled"
+]
+OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
+SYSTEM = "system"
+MAX_ATTEMPTS = 5
+"""Runs that a crash may cut before a person has to look."""
+
+
+class TenantBusy(Refused):
+    """Another operation on the tenant is open; the text names it and its holder."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A step as recorded; times in epoch seconds, None while it has not happened."""
+
+    title: str
+    started: float | None
+    finished: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One person's say on a request."""
+
+    actor: str
+    verdict: str
+    reason: str
+    via: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row, with its steps and decisions."""
+
+    id: int
+    command: str
+    tenant: str
+    arguments: Mapping[str, str]
+    requester: str
+    channel: str
+    state: State
+    plan: Mapping[str, Any]
+    fingerprint: str
+    attempts: int
+    created: float
+    expires: float
+    started: float | None
+    finished: float | None
+    outcome: str
+    error_id: str
+    message_ts: str
+    revision: int
+    announced: int
+    steps: tuple[StepRow, ...]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def open(self) -> bool:
+        """Whether it still holds its tenant."""
+        return self.state in OPEN
+
+
+class Operations:
+    """The table of operations. `changed` is called after each commit, so that the announcer and runner wake."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.database = database
+        self.clock = clock
+        self.changed: Callable[[], None] = lambda: None
+
+    def get(self, operation: int) -> Operation:
+        """Return one operation, or refuse when there is none of that number."""
+        found = self.select("id = ?", operation)
+        if not found:
+            raise Refused(f"There is no operation {operation}; `/mautic history` lists them.")
+        return found[0]
+
+    def select(self, where: str, *values: object, order: str = "id", limit: int = 1000) -> list[Operation]:
+        """Return the operations for an SQL condition of ours (never a person's words)."""
+        rows = self.database.read(
+            f"SELECT * FROM operations WHERE {where} ORDER BY {order} LIMIT {int(limit)}",  # noqa: S608
+            *values,
+        )
+        return [self._whole(row) for row in rows]
+
+    def _whole(self, row: sqlite3.Row) -> Operation:
+        steps = self.database.read(
+            "SELECT title, started, finished, note FROM steps WHERE operation = ? ORDER BY position", row["id"]
+        )
+        decisions = self.database.read(
+            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at", row["id"]
+        )
+        fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
+        return Operation(
+            **fields
+            | {
+                "arguments": json.loads(row["arguments"]),
+                "plan": json.loads(row["plan"]),
+                "steps": tuple(StepRow(*step) for step in steps),
+                "decisions": tuple(Decision(*decision) for decision in decisions),
+            }
+        )
+
+    def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
+        """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
+        marks = ",".join("?" * len(OPEN))
+        for holder in self.select(f"tenant = ? AND id <> ? AND state IN ({marks})", tenant, but, *OPEN, limit=1):
+            doing = {
+                "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
+                "needs_attention": "needs attention first: see its thread",
+            }.get(holder.state, "is under way; try again when it is done")
+            raise TenantBusy(
+                f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by <@{holder.requester}>, "
+                f"which {doing}."
+            )
+
+    def request(
+        self, command: str, plan: Plan, *, requester: str, channel: str, request_key: str, hours: float
+    ) -> Operation:
+        """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
+
+        Raises TenantBusy.
+        """
+        now = self.clock()
+        try:
+            with self.database.transaction() as transaction:
+                known = transaction.execute("SELECT id FROM operations WHERE request_key = ?", (request_key,)).fetchone()
+                if known:
+                    return self.get(known["id"])
+                cursor = transaction.execute(
+                    "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
+                    " request_key, created, expires) VALUES (?,?,?,?,?,'awaiting_approval',?,?,?,?,?)",
+                    (
+                        command,
+                        plan.tenant,
+                        json.dumps(dict(plan.arguments)),
+                        requester,
+                        channel,
+                        plan.shown(),
+                        plan.fingerprint(),
+                        request_key,
+                        now,
+                        now + hours * 3600,
+                    ),
+                )
+                identity = int(cursor.lastrowid or 0)
+                transaction.executemany(
+                    "INSERT INTO steps (operation, position, title) VALUES (?,?,?)",
+                    [(identity, position, step.title) for position, step in enumerate(plan.steps)],
+                )
+                event = audit.Event(
+                    "operation.requested",
+                    requester,
+                    plan.tenant,
+                    identity,
+                    {"command": command, **plan.arguments, "fingerprint": plan.fingerprint()},
+                )
+                audit.record(transaction, event, now)
+        except sqlite3.IntegrityError as error:
+            self.refuse_if_busy(plan.tenant)
+            raise TenantBusy(f"`{plan.tenant}` was just taken by another request; try again.") from error
+        self.changed()
+        return self.get(identity)
+
+    def move(
+        self,
+        transaction: sqlite3.Connection,
+        operation: Operation,
+        to: State,
+        *,
+        event: str,
+        actor: str = SYSTEM,
+        expect: tuple[State, ...],
+        detail: Mapping[str, object] | None = None,
+        note: str = "",
+        **columns: object,
+    ) -> bool:
+        """Compare-and-set of the state, with its audit row and its note in the thread. False: somebody was quicker."""
+        sets = ", ".join(["state = ?", "revision = revision + 1", *(f"{name} = ?" for name in columns)])
+        marks = ",".join("?" * len(expect))
+        done = transaction.execute(
+            f"UPDATE operations SET {sets} WHERE id = ? AND state IN ({marks})",  # noqa: S608
+            (to, *columns.values(), operation.id, *expect),
+        )
+        if done.rowcount != 1:
+            return False
+        audit.record(transaction, audit.Event(event, actor, operation.tenant, operation.id, detail), self.clock())
+        if note:
+            self.note(transaction, operation.id, note)
+        return True
+
+    def note(self, transaction: sqlite3.Connection, operation: int, text: str) -> None:
+        """Leave a message for the operation's thread; the announcer posts it."""
+        transaction.execute("INSERT INTO notes (operation, text) VALUES (?,?)", (operation, text))
+
+    def claim(self) -> Operation | None:
+        """Take the oldest queued operation to run it, or None."""
+        for candidate in self.select("state = 'queued'", limit=1):
+            with self.database.transaction() as transaction:
+                moved = self.move(
+                    transaction,
+                    candidate,
+                    "running",
+                    event="operation.started" if not candidate.attempts else "operation.resumed",
+                    expect=("queued",),
+                    attempts=candidate.attempts + 1,
+                    started=candidate.started or self.clock(),
+                )
+            if moved:
+                self.changed()
+                return self.get(candidate.id)
+            return self.claim()
+        return None
+
+    def step_started(self, operation: Operation, position: int) -> None:
+        """Record that a step begins, once."""
+        now = self.clock()
+        with self.database.transaction() as transaction:
+            done = transaction.execute(
+                "UPDATE steps SET started = ? WHERE operation = ? AND position = ? AND started IS NULL",
+                (now, operation.id, position),
+            )
+            if done.rowcount:
+                self._step_event(transaction, operation, position, "step.started", {}, now)
+        self.changed()
+
+    def step_finished(self, operation: Operation, position: int, note: str) -> None:
+        """Record that a step is done, once."""
+        now = self.clock()
+        with self.database.transaction() as transaction:
+            done = transaction.execute(
+                "UPDATE steps SET finished = ?, note = ? WHERE operation = ? AND position = ? AND finished IS NULL",
+                (now, note, operation.id, position),
+            )
+            if done.rowcount:
+                self._step_event(transaction, operation, position, "step.finished", {"note": note}, now)
+        self.changed()
+
+    def _step_event(
+        self,
+        transaction: sqlite3.Connection,
+        operation: Operation,
+        position: int,
+        name: str,
+        detail: Mapping[str, object],
+        now: float,
+    ) -> None:
+        transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
+        event = audit.Event(
+            name, SYSTEM, operation.tenant, operation.id, {"step": operation.steps[position].title, **detail}
+        )
+        audit.record(transaction, event, now)
+
+    def finish(
+        self, operation: Operation, state: State, *, outcome: str, note: str = "", error_id: str = "", event: str = ""
+    ) -> None:
+        """End a running operation: its outcome (a sentence), and what the thread is told."""
+        with self.database.transaction() as transaction:
+            self.move(
+                transaction,
+                operation,
+                state,
+                event=event or f"operation.{state}",
+                expect=("running",),
+                detail={"outcome": outcome, "error_id": error_id} if error_id else {"outcome": outcome},
+                note=note,
+                outcome=outcome,
+                error_id=error_id,
+                finished=self.clock(),
+            )
+        self.changed()
+
+    def retry(self, operation: Operation, actor: str) -> None:
+        """Queue a failed operation again under the approval that it has; its steps begin anew."""
+        self.refuse_if_busy(operation.tenant, but=operation.id)
+        with self.database.transaction() as transaction:
+            moved = self.move(
+                transaction,
+                operation,
+                "queued",
+                event="operation.retried",
+                actor=actor,
+                expect=("failed", "needs_attention"),
+                note=f":arrows_counterclockwise: <@{actor}> tries it again.",
+                attempts=0,
+                outcome="",
+                error_id="",
+                finished=None,
+            )
+            if not moved:
+                raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+            transaction.execute(
+                "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?", (operation.id,)
+            )
+        self.changed()
+
+    def recover(self) -> list[Operation]:
+        """After a start: put what a crash cut back in the queue; what was cut too often needs a person."""
+        recovered = self.select("state = 'running'")
+        for operation in recovered:
+            capped = operation.attempts >= MAX_ATTEMPTS
+            with self.database.transaction() as transaction:
+                if capped:
+                    self.move(
+                        transaction,
+                        operation,
+                        "needs_attention",
+                        event="operation.needs_attention",
+                        expect=("running",),
+                        note=":rotating_light: The bot was cut off in this operation too often; a person has to look.",
+                        outcome=f"It was cut off {operation.attempts} times.",
+                    )
+                else:
+                    self.move(transaction, operation, "queued", event="operation.requeued", expect=("running",))
+        if recovered:
+            self.changed()
+        return recovered

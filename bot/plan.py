@@ -1,0 +1,59 @@
+"""What an operation will do, before it does it: steps, facts, and the refusals that stop it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+class Refused(Exception):
+    """A command that is not carried out; the text says why and what to do, in one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One `ensure_…` of an operation: looks at the world before it acts, so that it is safe to run again.
+
+    `run` returns a short note for the card and the audit row, or None. Never anything secret.
+    """
+
+    title: str
+    run: Callable[[], str | None] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What people approve, and what then runs.
+
+    `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
+    for as long as the world that it was made from has not changed. `facts` are shown on the card, and are part
+    of the fingerprint. `undo` takes back what a failed run left, and is itself safe to run again.
+    """
+
+    tenant: str
+    arguments: Mapping[str, str]
+    summary: str
+    facts: Mapping[str, str]
+    steps: tuple[Step, ...]
+    reversible: str
+    seconds: int
+    undo: Callable[[], None] | None = field(default=None, repr=False)
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that was shown; a different one means a different plan."""
+        shown = [self.tenant, self.summary, dict(self.facts), [step.title for step in self.steps], self.reversible]
+        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+
+    def shown(self) -> str:
+        """Return the plan as JSON, as the card needs it."""
+        return json.dumps(
+            {
+                "summary": self.summary,
+                "facts": dict(self.facts),
+                "reversible": self.reversible,
+                "seconds": self.seconds,
+                "undoable": self.undo is not None,
+            }
+        )
