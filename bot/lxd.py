@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -97,6 +98,21 @@ class ExecResult:
     code: int
     stdout: str
     stderr: str
+
+
+def edge_address(subnet: str) -> str:
+    """Return the address on the bridge that is kept for the edge (`10.70.0.1/24` → `10.70.0.2`).
+
+    Tenants get theirs from the sixteenth on. Raises LxdError for what is no subnet, or one too small.
+    """
+    try:
+        interface = ipaddress.IPv4Interface(subnet)
+        if interface.network.num_addresses < 32 or not 0 < int(interface.ip) - int(interface.network[0]) < 16:
+            raise ValueError
+    except ValueError as error:
+        raise LxdError(f"“{subnet}” is not a bridge's address; write one such as `10.70.0.1/24`.") from error
+    network = interface.network
+    return str(network[2] if interface.ip != network[2] else network[3])
 
 
 class Lxd(Protocol):
@@ -198,10 +214,10 @@ class Lxd(Protocol):
         """Return the room of the pool that tenants stand on."""
 
     def import_image(self, path: str, alias: str, properties: Mapping[str, str]) -> str:
-        """Import a unified image tarball from a local file; return its fingerprint. Same content twice: the same one."""
+        """Import a unified image tarball from a local file; return its fingerprint (the same for the same content)."""
 
     def export_image(self, source: str, alias: str, path: str, properties: Mapping[str, str]) -> str:
-        """Publish a stopped instance or `instance/snapshot` as an image and write it to a file; return its fingerprint."""
+        """Publish a stopped instance or `instance/snapshot` as an image, write it to a file, return its fingerprint."""
 
     def image(self, alias: str) -> Mapping[str, str] | None:
         """Return the properties of a local image by alias (with its `fingerprint`), or None."""
