@@ -103,11 +103,14 @@ class Approvals:
         detail = {"reason": reason, "via": via}
         with self.operations.database.transaction() as transaction:
             # Within the write lock nobody else decides: what is read here holds until the commit.
-            state = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()["state"]
+            state = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[
+                "state"
+            ]
             if state == "awaiting_approval":
                 self._enter(transaction, operation, actor, verdict, reason, via, now)
                 given = transaction.execute(
-                    "SELECT count(*) FROM decisions WHERE operation = ? AND verdict = 'approve'", (operation.id,)
+                    "SELECT count(*) FROM decisions WHERE operation = ? AND verdict = 'approve'",
+                    (operation.id,),
                 ).fetchone()[0]
                 if verdict == "deny":
                     because = f" because: {reason}" if reason else ""
@@ -135,14 +138,14 @@ class Approvals:
                         note=f":white_check_mark: <@{actor.id}> approved it.",
                     )
                 else:
-                    transaction.execute(
-                        "UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,)
-                    )
+                    transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
                     event = audit.Event("operation.seconded", actor.id, operation.tenant, operation.id, detail)
                     audit.record(transaction, event, now)
                     missing = policy.approvals - given
                     self.operations.note(
-                        transaction, operation.id, f":ballot_box_with_check: <@{actor.id}> approved it; {missing} more."
+                        transaction,
+                        operation.id,
+                        f":ballot_box_with_check: <@{actor.id}> approved it; {missing} more.",
                     )
                 won = True
             else:

@@ -14,7 +14,15 @@ from bot.database import Database
 from bot.plan import Plan, Refused
 
 State = Literal[
-    "awaiting_approval", "queued", "running", "succeeded", "failed", "needs_attention", "denied", "expired", "cancelled"
+    "awaiting_approval",
+    "queued",
+    "running",
+    "succeeded",
+    "failed",
+    "needs_attention",
+    "denied",
+    "expired",
+    "cancelled",
 ]
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 SYSTEM = "system"
@@ -104,7 +112,8 @@ class Operations:
 
     def _whole(self, row: sqlite3.Row) -> Operation:
         steps = self.database.read(
-            "SELECT title, started, finished, note FROM steps WHERE operation = ? ORDER BY position", row["id"]
+            "SELECT title, started, finished, note FROM steps WHERE operation = ? ORDER BY position",
+            row["id"],
         )
         decisions = self.database.read(
             "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at", row["id"]
@@ -143,7 +152,9 @@ class Operations:
         now = self.clock()
         try:
             with self.database.transaction() as transaction:
-                known = transaction.execute("SELECT id FROM operations WHERE request_key = ?", (request_key,)).fetchone()
+                known = transaction.execute(
+                    "SELECT id FROM operations WHERE request_key = ?", (request_key,)
+                ).fetchone()
                 if known:
                     return self.get(known["id"])
                 cursor = transaction.execute(
@@ -271,7 +282,14 @@ class Operations:
         audit.record(transaction, event, now)
 
     def finish(
-        self, operation: Operation, state: State, *, outcome: str, note: str = "", error_id: str = "", event: str = ""
+        self,
+        operation: Operation,
+        state: State,
+        *,
+        outcome: str,
+        note: str = "",
+        error_id: str = "",
+        event: str = "",
     ) -> None:
         """End a running operation: its outcome (a sentence), and what the thread is told."""
         with self.database.transaction() as transaction:
@@ -309,7 +327,8 @@ class Operations:
             if not moved:
                 raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
             transaction.execute(
-                "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?", (operation.id,)
+                "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?",
+                (operation.id,),
             )
         self.changed()
 

@@ -43,7 +43,13 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Return a digest of everything that was shown; a different one means a different plan."""
-        shown = [self.tenant, self.summary, dict(self.facts), [step.title for step in self.steps], self.reversible]
+        shown = [
+            self.tenant,
+            self.summary,
+            dict(self.facts),
+            [step.title for step in self.steps],
+            self.reversible,
+        ]
         return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
     def shown(self) -> str:

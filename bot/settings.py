@@ -69,6 +69,10 @@ class EdgeSettings:
     http_port: int
     https_port: int
 
+    def url(self, domain: str) -> str:
+        """Return the public address of a domain behind the edge."""
+        return f"https://{domain}" + ("" if self.https_port == 443 else f":{self.https_port}")
+
 
 @dataclass(frozen=True)
 class BlueprintSettings:
@@ -147,7 +151,11 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
             table, _, key = name.removeprefix(PREFIX).lower().partition("__")
             if table in merged and table not in OPEN_TABLES:
                 known = merged[table].get(key)
-                _lay_over(merged, {table: {key: int(value) if isinstance(known, int) and value.isdigit() else value}}, name)
+                _lay_over(
+                    merged,
+                    {table: {key: int(value) if isinstance(known, int) and value.isdigit() else value}},
+                    name,
+                )
     merged["slack"] |= {
         "bot_token": environment.get("SLACK_BOT_TOKEN", ""),
         "app_token": environment.get("SLACK_APP_TOKEN", ""),

@@ -11,9 +11,47 @@ KEY = "user.mautic-ops."
 """Every fact that the bot must know of a tenant stands on its instance under this prefix."""
 
 RESERVED = frozenset(
-    "admin api app archive assets autodiscover blueprint cdn client console default edge ftp help host "
-    "imap internal localhost lxd mail mautic mx new none ns ns1 ns2 ops pop proxy root smtp status "
-    "support system tenant test-edge webmail www".split()
+    [
+        "admin",
+        "api",
+        "app",
+        "archive",
+        "assets",
+        "autodiscover",
+        "blueprint",
+        "cdn",
+        "client",
+        "console",
+        "default",
+        "edge",
+        "ftp",
+        "help",
+        "host",
+        "imap",
+        "internal",
+        "localhost",
+        "lxd",
+        "mail",
+        "mautic",
+        "mx",
+        "new",
+        "none",
+        "ns",
+        "ns1",
+        "ns2",
+        "ops",
+        "pop",
+        "proxy",
+        "root",
+        "smtp",
+        "status",
+        "support",
+        "system",
+        "tenant",
+        "test-edge",
+        "webmail",
+        "www",
+    ]
 )
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 _DOMAIN = re.compile(r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -45,7 +83,9 @@ def tenant_name(text: str) -> str:
     if not name[0].isalpha():
         raise InvalidName(f"“{shown}” cannot be a tenant's name: it has to begin with a letter.")
     if "--" in name:
-        raise InvalidName(f"“{shown}” cannot be a tenant's name: two hyphens in a row are kept for the bot's own names.")
+        raise InvalidName(
+            f"“{shown}” cannot be a tenant's name: two hyphens in a row are kept for the bot's own names."
+        )
     if name in RESERVED:
         raise InvalidName(f"“{shown}” is a reserved word; choose another name, such as `{name}-client`.")
     return name
@@ -94,17 +134,11 @@ class Tenant:
     plan: str
     version: str
     role: Role
-    address: str = ""
     note: str = ""
     operation: str = ""
     created: int = 0
     archived: int = 0
     double: bool = False
-
-    @property
-    def url(self) -> str:
-        """The tenant's public address."""
-        return f"https://{self.domain}"
 
 
 def stamps(**facts: str | int | bool) -> dict[str, str]:

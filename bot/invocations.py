@@ -1,0 +1,206 @@
+"""What a delivery of Slack's means: a command, a button, a typed reply, a submitted modal. Errors reach the person."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bot import audit
+from bot.announcer import Announcer
+from bot.approvals import Actor
+from bot.messages import Message, Modal, escape, modal, section, text_input
+from bot.operations import Operation
+from bot.people import People
+from bot.plan import Plan, Refused
+from bot.registry import Command, Context, call
+from bot.runner import Runner, explain
+
+log = logging.getLogger(__name__)
+REPLY = re.compile(
+    r"\s*(?:<@[A-Z0-9]+>\s*)?(?P<word>approve|approved|deny|denied|cancel)\b[\s,:]*(?P<rest>.*?)\s*\Z", re.I | re.S
+)
+
+
+class Invocations:
+    """Handles deliveries. Each answers the person who caused it, whatever happens."""
+
+    def __init__(self, context: Context, people: People, announcer: Announcer, runner: Runner) -> None:
+        self.context = context
+        self.people = people
+        self.announcer = announcer
+        self.runner = runner
+        self._kinds: dict[str, Callable[[str, dict[str, Any]], None]] = {
+            "command": self.command,
+            "action": self.action,
+            "reply": self.reply,
+            "submission": self.submission,
+        }
+
+    def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
+        """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
+        try:
+            self._kinds[kind](key, payload)
+        except Exception as error:
+            why, identity = explain(error, f"handling {kind} {key}")
+            try:
+                self._record_refusal(kind, payload, why, identity)
+            except Exception:
+                log.exception("the refusal could not be recorded: %s", why)
+            self._answer(payload, self.context.renderer.say(f":warning: {why}"))
+
+    def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
+        event = audit.Event(
+            f"{kind}.refused",
+            payload["user"],
+            "",
+            0,
+            {
+                "what": str(payload.get("text") or payload.get("action_id") or "")[:200],
+                "why": why,
+                "error_id": identity,
+            },
+        )
+        with self.context.database.transaction() as transaction:
+            audit.record(transaction, event, self.context.now())
+
+    def _answer(self, payload: dict[str, Any], message: Message) -> None:
+        try:
+            if payload.get("thread_ts") and not payload.get("response_url"):
+                self.announcer.answer_in_thread(payload["user"], payload["channel"], payload["thread_ts"], message)
+            else:
+                self.announcer.answer(payload["user"], payload["channel"], payload.get("response_url", ""), message)
+        except Exception as error:
+            log.warning("cannot answer %s: %s", payload["user"], error)
+
+    def _actor(self, payload: dict[str, Any], *, fresh: bool = False) -> Actor:
+        return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=fresh)
+
+    def command(self, key: str, payload: dict[str, Any]) -> None:
+        """A slash command: parse, then answer (a query) or ask for approval (an operation)."""
+        actor = self._actor(payload)
+        command, arguments = self.context.registry.parse(payload["text"])
+        self._invoke(key, payload, actor, command, arguments)
+
+    def _invoke(
+        self, key: str, payload: dict[str, Any], actor: Actor, command: Command, arguments: dict[str, Any]
+    ) -> None:
+        context = replace(self.context, actor=actor, channel=payload["channel"])
+        if command.kind == "operation":
+            context.approvals.refuse_to_ask(command.name, actor)
+        result = call(command, context, arguments)
+        if isinstance(result, Modal):
+            view = result.view | {
+                "private_metadata": json.dumps({"channel": payload["channel"], "command": command.name})
+            }
+            self.announcer.open_modal(payload["trigger_id"], Modal(view))
+        elif isinstance(result, Plan):
+            policy = context.settings.policy(command.name)
+            context.operations.refuse_if_busy(result.tenant)
+            context.operations.request(
+                command.name,
+                result,
+                requester=actor.id,
+                channel=payload["channel"],
+                request_key=key,
+                hours=policy.hours,
+            )
+        else:
+            self._answer(payload, result)
+
+    def action(self, key: str, payload: dict[str, Any]) -> None:
+        """A button: the value is an operation's number or a tenant's name, authorised here and now."""
+        actor = self._actor(payload, fresh=True)
+        action, value = payload["action_id"], payload["value"]
+        if action == "reveal":
+            self._invoke(key, payload, actor, self.context.registry.command("credentials"), {"tenant": value})
+            return
+        operation = self.context.operations.get(int(value))
+        if action == "approve" and self._asks_for_name(operation, actor):
+            self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"]))
+        elif action in ("approve", "deny"):
+            self._decide(operation, actor, action, via="button")
+        elif action in ("retry", "undo"):
+            policy = self.context.settings.policy(operation.command)
+            if actor.id != operation.requester and not actor.roles & set(policy.approve):
+                raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+            if action == "retry":
+                self.context.operations.retry(operation, actor.id)
+            else:
+                self.runner.undo(operation, actor.id)
+
+    def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
+        policy = self.context.settings.policy(operation.command)
+        pending = operation.state == "awaiting_approval"
+        may = bool(actor.roles & set(policy.approve)) and actor.id != operation.requester
+        return bool(policy.step_up) and pending and may
+
+    def _decide(
+        self, operation: Operation, actor: Actor, verdict: str, *, reason: str = "", typed: str = "", via: str
+    ) -> None:
+        self.context.approvals.decide(
+            operation.id,
+            actor,
+            "approve" if verdict == "approve" else "deny",
+            reason=reason,
+            typed_name=typed,
+            via=via,
+        )
+
+    def reply(self, key: str, payload: dict[str, Any]) -> None:
+        """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
+        words = REPLY.match(payload["text"])
+        found = self.context.operations.select(
+            "channel = ? AND message_ts = ? AND message_ts <> ''", payload["channel"], payload.get("thread_ts", "")
+        )
+        if not found or not words:
+            if payload.get("mention"):
+                raise Refused(
+                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; elsewhere `/mautic help`."
+                )
+            return
+        actor = self._actor(payload, fresh=True)
+        word, rest = words["word"].lower(), words["rest"]
+        if word == "cancel":
+            self.context.approvals.cancel(found[0].id, actor)
+        elif word.startswith("approve"):
+            self._decide(found[0], actor, "approve", typed=rest, via="reply")
+        else:
+            reason = re.sub(r"^because[\s,:]*", "", rest, flags=re.I)
+            self._decide(found[0], actor, "deny", reason=reason, via="reply")
+
+    def submission(self, key: str, payload: dict[str, Any]) -> None:
+        """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
+        actor = self._actor(payload, fresh=True)
+        if payload["callback_id"] == "typed_name":
+            operation = self.context.operations.get(int(payload["metadata"]["operation"]))
+            self._decide(operation, actor, "approve", typed=payload["values"]["name"] or "", via="modal")
+            return
+        command = self.context.registry.command(payload["metadata"]["command"])
+        words = [command.name]
+        for name, value in payload["values"].items():
+            if value:
+                words += [_quoted(value)] if name == "tenant" else [f"--{name}={_quoted(value)}"]
+        parsed, arguments = self.context.registry.parse(" ".join(words))
+        self._invoke(key, payload, actor, parsed, arguments)
+
+
+def _quoted(value: str) -> str:
+    """Quote a form's value for the command line; its own quotes become typographic ones."""
+    return '"' + value.replace("\\", "/").replace('"', "\N{DOUBLE PRIME}") + '"'
+
+
+def _name_modal(operation: Operation, channel: str) -> Modal:
+    return modal(
+        "typed_name",
+        "Approve",
+        [
+            section(f"*{escape(operation.plan['summary'])}*"),
+            text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
+        ],
+        submit="Approve",
+        metadata=json.dumps({"operation": operation.id, "channel": channel}),
+    )

@@ -1,0 +1,141 @@
+"""The Bolt app: the only importer of slack_bolt. Listeners write a delivery down and acknowledge it; nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from slack_bolt import Ack, App
+from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
+from slack_sdk import WebClient
+from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler, ServerErrorRetryHandler
+
+from bot.inbox import Inbox
+from bot.settings import SlackSettings
+
+log = logging.getLogger(__name__)
+
+
+def web_client(settings: SlackSettings) -> WebClient:
+    """Return the client of Slack's Web API, patient with rate limits and failures of its servers."""
+    client = WebClient(token=settings.bot_token, base_url=settings.api, timeout=15)
+    client.retry_handlers += [
+        RateLimitErrorRetryHandler(max_retry_count=3),
+        ServerErrorRetryHandler(max_retry_count=2),
+    ]
+    return client
+
+
+def make_app(
+    settings: SlackSettings, client: WebClient, inbox: Inbox, home: Callable[[str], None], forget: Callable[[], None]
+) -> App:
+    """Return the app. `home(user)` publishes a person's Home tab; `forget()` drops what is known of groups."""
+    app = App(
+        client=client,
+        signing_secret=settings.signing_secret or None,
+        # Acknowledging must never queue behind work: a pool of our own, wider than Bolt's five.
+        listener_executor=ThreadPoolExecutor(16, "listener"),
+        token_verification_enabled=False,
+    )
+
+    @app.command("/mautic")
+    def command(ack: Ack, body: dict[str, Any]) -> None:
+        payload = {
+            "user": body["user_id"],
+            "team": body.get("enterprise_id") or body["team_id"],
+            "channel": body["channel_id"],
+            "text": body.get("text", ""),
+            "response_url": body.get("response_url", ""),
+            "trigger_id": body["trigger_id"],
+        }
+        _write_down(inbox, ack, "command", body["trigger_id"], payload)
+
+    @app.action({"type": "block_actions"})
+    def action(ack: Ack, body: dict[str, Any]) -> None:
+        clicked = body["actions"][0]
+        payload = {
+            "user": body["user"]["id"],
+            "team": body["user"].get("team_id") or body["team"]["id"],
+            "channel": body.get("channel", {}).get("id", ""),
+            "action_id": clicked["action_id"],
+            "value": clicked.get("value", ""),
+            "response_url": body.get("response_url", ""),
+            "trigger_id": body["trigger_id"],
+        }
+        key = ":".join((payload["user"], clicked["action_id"], str(clicked.get("action_ts", body["trigger_id"]))))
+        _write_down(inbox, ack, "action", key, payload)
+
+    @app.view({"type": "view_submission", "callback_id": "typed_name"})
+    @app.view({"type": "view_submission", "callback_id": "command"})
+    def submission(ack: Ack, body: dict[str, Any]) -> None:
+        view = body["view"]
+        metadata = json.loads(view["private_metadata"])
+        values = {
+            block: element.get("value") or (element.get("selected_option") or {}).get("value")
+            for block, elements in view["state"]["values"].items()
+            for element in elements.values()
+        }
+        payload = {
+            "user": body["user"]["id"],
+            "team": body["user"].get("team_id") or body["team"]["id"],
+            "channel": metadata["channel"],
+            "callback_id": view["callback_id"],
+            "metadata": metadata,
+            "values": values,
+            "text": view["callback_id"],
+        }
+        _write_down(inbox, ack, "submission", f"{view['id']}:{view.get('hash', '')}", payload)
+
+    @app.event("message")
+    def message(body: dict[str, Any], event: dict[str, Any]) -> None:
+        # Edits, joins, broadcast copies and bots carry a subtype or a bot_id; only people's own words count.
+        if event.get("subtype") or event.get("bot_id") or not event.get("thread_ts"):
+            return
+        inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=False))
+
+    @app.event("app_mention")
+    def mention(body: dict[str, Any], event: dict[str, Any]) -> None:
+        # The same words also arrive as a message event, under the same key: whichever comes first is done.
+        if not event.get("bot_id"):
+            key = f"{event['channel']}:{event['ts']}"
+            inbox.put("reply", key if event.get("thread_ts") else f"mention:{key}", _reply(body, event, mention=True))
+
+    @app.event("app_home_opened")
+    def opened(event: dict[str, Any]) -> None:
+        if event.get("tab", "home") == "home":
+            home(event["user"])
+
+    @app.event("subteam_members_changed")
+    def members_changed() -> None:
+        forget()
+
+    @app.event({"type": "event_callback"})
+    def anything() -> None:
+        """Take what nobody asked for, or Slack delivers it again and again."""
+
+    return app
+
+
+def _reply(body: dict[str, Any], event: dict[str, Any], *, mention: bool) -> dict[str, Any]:
+    return {
+        "user": event["user"],
+        "team": event.get("user_team") or event.get("team") or body["team_id"],
+        "channel": event["channel"],
+        "text": event.get("text", ""),
+        "thread_ts": event.get("thread_ts", ""),
+        "mention": mention,
+    }
+
+
+def _write_down(inbox: Inbox, ack: Ack, kind: str, key: str, payload: dict[str, Any]) -> None:
+    """Write down, then acknowledge: what cannot be recorded does not happen, and the person sees that it did not."""
+    inbox.put(kind, key, payload)
+    ack()
+
+
+def socket_mode(app: App, settings: SlackSettings) -> SocketModeHandler:
+    """Return the Socket Mode connection; the websocket_client adapter, as the builtin one stalls at refreshes."""
+    return SocketModeHandler(app, settings.app_token, ping_interval=10)

@@ -1,0 +1,232 @@
+"""Commands: one file each in `commands/`. The signature is the parser, the docstring the help, the plan the preview."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Annotated, Any, Literal, Protocol
+
+from cyclopts import App, CycloptsError, Parameter
+
+from bot.approvals import Actor, Approvals
+from bot.database import Database
+from bot.fleet import Fleet
+from bot.lxd import Lxd
+from bot.mautic import Mautic
+from bot.messages import Message, Modal, Renderer
+from bot.operations import SYSTEM, Operation, Operations
+from bot.plan import Plan, Refused
+from bot.settings import Settings
+from bot.tenants import InvalidName, domain_name, tenant_name
+from bot.vault import Vault
+
+
+class Probe(Protocol):
+    """What a look at a tenant through the edge found. `login`: it was Mautic's login page; `seconds` it took."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def login(self) -> bool: ...
+    @property
+    def error(self) -> str: ...
+
+
+class Edge(Protocol):
+    """The reverse proxy of a host, as commands use it."""
+
+    def apply(self) -> None:
+        """Make routes and certificates what LXD says; nothing happens when they are."""
+
+    def probe(self, domain: str) -> Probe:
+        """Ask for a domain's login page through the edge, once."""
+
+
+THE_BOT = Actor(SYSTEM, frozenset())
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command may use, and for whom it runs."""
+
+    settings: Settings
+    database: Database
+    lxd: Lxd
+    fleet: Fleet
+    mautic: Mautic
+    edge: Edge
+    vault: Vault
+    operations: Operations
+    approvals: Approvals
+    registry: Registry
+    renderer: Renderer
+    actor: Actor = THE_BOT
+    channel: str = ""
+    operation: int = 0
+    """The operation that the plan is built for; 0 while it is being asked for."""
+
+    def now(self) -> float:
+        """Epoch seconds by the bot's clock."""
+        return self.operations.clock()
+
+
+Answer = Message | Modal
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command as declared."""
+
+    name: str
+    kind: Literal["operation", "query"]
+    function: Callable[..., Any]
+    usage: str
+    summary: str
+    help: str
+
+
+def operation(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
+    """Declare a command that changes something: it returns a Plan, which runs once approved."""
+    function.declared = "operation"  # type: ignore[attr-defined]
+    return function
+
+
+def query(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Declare a command that changes nothing in the fleet: it returns its answer."""
+    function.declared = "query"  # type: ignore[attr-defined]
+    return function
+
+
+def _named(convert: Callable[[str], str]) -> Callable[[Any, Any], str]:
+    return lambda _type, tokens: convert(tokens[0].value)
+
+
+TenantArgument = Annotated[str, Parameter(converter=_named(tenant_name))]
+DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
+
+
+def _declare(name: str, function: Callable[..., Any]) -> Command:
+    parts = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        word = parameter.name.replace("_", "-")
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            parts.append(f"[--{word} …]")
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            parts.append(f"[{word}…]")
+        else:
+            shown = f"{word}"
+            if getattr(parameter.annotation, "__origin__", None) is Literal:
+                shown = "|".join(arg for arg in parameter.annotation.__args__ if arg)
+            parts.append(f"<{shown}>" if parameter.default is parameter.empty else f"[{shown}]")
+    text = inspect.cleandoc(function.__doc__ or "")
+    kind: Literal["operation", "query"] = function.declared  # type: ignore[attr-defined]
+    return Command(name, kind, function, " ".join([name, *parts]), text.split("\n")[0].rstrip("."), text)
+
+
+class Registry:
+    """All commands of a package, found by looking: nobody registers anything."""
+
+    def __init__(self, package: ModuleType) -> None:
+        self.commands: dict[str, Command] = {}
+        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
+            loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+            declared = [
+                value
+                for value in vars(loaded).values()
+                if getattr(value, "declared", None) and value.__module__ == loaded.__name__
+            ]
+            if len(declared) != 1:
+                raise RuntimeError(f"{loaded.__name__} has to declare one command; it declares {len(declared)}.")
+            name = module.name.rstrip("_").replace("_", "-")
+            self.commands[name] = _declare(name, declared[0])
+        self._app = App(name="/mautic", help_flags=[], version_flags=[], result_action="return_value")
+        for command in self.commands.values():
+            self._app.command(_without_context(command.function), name=command.name)
+
+    def command(self, name: str) -> Command:
+        """Return a command by name, or refuse with the nearest right word."""
+        if name in self.commands:
+            return self.commands[name]
+        near = get_close_matches(name, self.commands, n=1, cutoff=0.5)
+        hint = f"did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists what there is."
+        raise Refused(f"There is no command “{name[:40]}”; {hint}")
+
+    def parse(self, text: str) -> tuple[Command, dict[str, Any]]:
+        """Turn what was typed after `/mautic` into a command and its arguments, or refuse with the usage.
+
+        Undoes what Slack and phones do to text: entities, links, curly quotes, and dashes made of `--`.
+        """
+        words = split(text)
+        if not words:
+            words = ["help"]
+        command = self.command(words[0].lower())
+        try:
+            _, bound, _ = self._app.parse_args([command.name, *words[1:]], exit_on_error=False, print_error=False)
+        except (CycloptsError, InvalidName, ValueError) as error:
+            raise Refused(f"{_reason(error)} Usage: `/mautic {command.usage}`") from error
+        return command, {name: value for name, value in bound.arguments.items()}
+
+    def plan(self, context: Context, stored: Operation) -> Plan:
+        """Build the plan of a stored operation again, from its arguments; checks run again and may raise Refused."""
+        again = replace(
+            context, operation=stored.id, channel=stored.channel, actor=Actor(stored.requester, frozenset())
+        )
+        plan = call(self.command(stored.command), again, stored.arguments)
+        if not isinstance(plan, Plan):
+            raise Refused(f"Operation {stored.id} cannot be planned again.")
+        return plan
+
+
+def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Plan | Answer:
+    """Call a command's function with arguments by name."""
+    parameters = inspect.signature(command.function).parameters.values()
+    star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    rest = tuple(arguments.get(star, ())) if star else ()
+    named = {name: value for name, value in arguments.items() if name != star}
+    result: Plan | Answer = command.function(context, *rest, **named)
+    return result
+
+
+def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the same signature but for the context, for the parser to read."""
+    signature = inspect.signature(function)
+
+    def read(*_: Any, **__: Any) -> None: ...
+
+    read.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    read.__annotations__ = {name: value for name, value in function.__annotations__.items() if name != "context"}
+    read.__doc__ = function.__doc__
+    return read
+
+
+def split(text: str) -> list[str]:
+    """Split typed text into words, after undoing what Slack and phones do to it."""
+    text = re.sub(r"<(?:https?://|mailto:)[^|>]*\|([^>]*)>", r"\1", text)
+    text = re.sub(r"<(https?://[^>]*)>", r"\1", text)
+    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    text = text.translate({0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2018: "'", 0x2019: "'", 0x00A0: " "})
+    text = re.sub(r"(^|\s)[\u2014\u2013](?=[a-z])", r"\1--", text)
+    try:
+        return shlex.split(text)
+    except ValueError:
+        # An apostrophe within a note is no quotation.
+        return text.split()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error.__cause__, InvalidName):
+        return str(error.__cause__)
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r'^Command "[^"]*" parameter ', "", text)
+    text = re.sub(r"^--(\S+) requires an argument\.$", r"“\1” is missing.", text)
+    text = re.sub(r"^Unused Tokens: \[(.*)\]\.$", r"I do not know what to do with \1.", text)
+    return text.replace("`", "'")[:300]

@@ -1,0 +1,169 @@
+"""The runner: claims queued operations, runs their steps, records each, and goes on after a crash."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+
+from bot.database import DatabaseUnavailable
+from bot.lxd import LxdError
+from bot.operations import Operation
+from bot.plan import Plan, Refused
+from bot.registry import Context
+
+log = logging.getLogger(__name__)
+
+
+def explain(error: Exception, doing: str) -> tuple[str, str]:
+    """Return what a person is told of an error, and its id in the log ("" when the sentence says it all)."""
+    if isinstance(error, Refused | LxdError | DatabaseUnavailable):
+        return str(error), ""
+    identity = secrets.token_hex(4)
+    log.error("error %s while %s", identity, doing, exc_info=error)
+    return f"Something unexpected happened; the log has it as error {identity}.", identity
+
+
+class Runner:
+    """A pool of workers over the table of operations. `fault(moment)` is called around each record, for crash tests."""
+
+    def __init__(self, context: Context, workers: int, fault: Callable[[str], None] = lambda moment: None) -> None:
+        self.context = context
+        self.operations = context.operations
+        self.fault = fault
+        self._wake = threading.Condition()
+        self._dirty = True
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
+        ]
+
+    def start(self) -> None:
+        """Put back what a crash cut, and begin."""
+        self.operations.recover()
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Something may be queued."""
+        with self._wake:
+            self._dirty = True
+            self._wake.notify()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """End each operation in hand after its current step; it goes on at the next start."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._dirty and not self._stopping:
+                    self._wake.wait(10)
+                    self._dirty = True
+                self._dirty = False
+                if self._stopping:
+                    return
+            try:
+                while not self._stopping and self.run_one():
+                    pass
+            except Exception:
+                log.exception("the runner could not go on; it tries again")
+
+    def run_one(self) -> bool:
+        """Claim one operation and bring it to its end; False when none is queued."""
+        operation = self.operations.claim()
+        if operation is None:
+            return False
+        # Another may be waiting: let another worker look while this one is busy.
+        self.wake()
+        self._carry_out(operation)
+        return True
+
+    def _carry_out(self, operation: Operation) -> None:
+        plan: Plan | None = None
+        try:
+            plan = self.context.registry.plan(self.context, operation)
+            if plan.fingerprint() != operation.fingerprint:
+                raise Refused("What it would do has changed since it was approved; ask again.")
+            for position, step in enumerate(plan.steps):
+                if operation.steps[position].finished is not None:
+                    continue
+                if self._stopping:
+                    return
+                self.fault(f"before {position}")
+                self.operations.step_started(operation, position)
+                self.fault(f"started {position}")
+                note = step.run() or ""
+                self.fault(f"ran {position}")
+                self.operations.step_finished(operation, position, note)
+                self.fault(f"recorded {position}")
+        except Exception as error:
+            self._fail(operation, plan, error)
+        else:
+            done = self.operations.get(operation.id)
+            words = self.context.renderer.words(
+                f"commands/{operation.command}.j2",
+                operation=done,
+                plan=operation.plan,
+                arguments=operation.arguments,
+                took=self.operations.clock() - (done.started or done.created),
+            )
+            self.fault("before end")
+            self.operations.finish(operation, "succeeded", outcome="done", note=words)
+            self.fault("after end")
+
+    def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
+        why, identity = explain(error, f"running operation {operation.id}")
+        state = self.operations.get(operation.id)
+        at = next((step.title for step in state.steps if step.started and not step.finished), "")
+        where = f" at “{at}”" if at else ""
+        if plan is not None and plan.undo is not None:
+            try:
+                plan.undo()
+            except Exception as trouble:
+                left, _ = explain(trouble, f"undoing operation {operation.id}")
+                self.operations.finish(
+                    operation,
+                    "needs_attention",
+                    outcome=f"{why} What it had begun could not be taken back: {left}",
+                    note=f":rotating_light: It stopped{where}, and what it had begun could not be taken back. "
+                    f"<@{operation.requester}>: Retry or Undo on the card above.",
+                    error_id=identity,
+                )
+                return
+        self.operations.finish(
+            operation,
+            "failed",
+            outcome=why,
+            note=f":x: <@{operation.requester}>, it failed{where}; nothing half made was left. "
+            "The card above says why, and Retry tries again.",
+            error_id=identity,
+        )
+
+    def undo(self, operation: Operation, actor: str) -> None:
+        """Take back what a failed operation left (its Undo button)."""
+        plan = self.context.registry.plan(self.context, operation)
+        if plan.undo is None:
+            raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
+        plan.undo()
+        with self.operations.database.transaction() as transaction:
+            moved = self.operations.move(
+                transaction,
+                operation,
+                "cancelled",
+                event="operation.undone",
+                actor=actor,
+                expect=("needs_attention",),
+                note=f":leftwards_arrow_with_hook: <@{actor}> had it taken back.",
+                outcome="Taken back",
+                finished=self.operations.clock(),
+            )
+        if not moved:
+            raise Refused(f"Operation {operation.id} is {operation.state.replace('_', ' ')}; there is nothing to undo.")
+        self.operations.changed()

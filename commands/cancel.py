@@ -1,0 +1,13 @@
+"""`/mautic cancel`: withdraw a request."""
+
+from __future__ import annotations
+
+from bot.messages import Message
+from bot.registry import Context, query
+
+
+@query
+def cancel(context: Context, id: int) -> Message:
+    """Withdraw a request that still waits: your own, or one that you may decide on."""
+    context.approvals.cancel(id, context.actor)
+    return context.renderer.say(f":leftwards_arrow_with_hook: You withdrew operation {id}.")

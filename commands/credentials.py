@@ -1,0 +1,26 @@
+"""`/mautic credentials`: the first login of a tenant, shown once."""
+
+from __future__ import annotations
+
+from bot.messages import Modal, code, modal, section
+from bot.registry import Context, TenantArgument, query
+
+
+@query
+def credentials(context: Context, tenant: TenantArgument) -> Modal:
+    """Show a tenant's first login, once, to the person who asked for the tenant.
+
+    It opens in a window that only you see; it is never written into a channel, a log or the audit log.
+    """
+    known = context.vault.reveal(tenant, context.actor.id)
+    return modal(
+        "credentials",
+        "First credentials",
+        [
+            section(
+                f"*Address:* {known['address']}\n*User:* {code(known['username'])}\n"
+                f"*E-mail:* {code(known['email'])}\n*Password:* {code(known['password'])}"
+            ),
+            section("This is shown *once*. Keep it in your password store, and change it after the first login."),
+        ],
+    )

@@ -1,0 +1,71 @@
+"""`/mautic doctor`: is the bot itself well?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bot import audit
+from bot.lxd import LxdError
+from bot.messages import Message, size
+from bot.plan import Refused
+from bot.registry import Context, query
+
+
+@query
+def doctor(context: Context) -> Message:
+    """Check the bot's own parts: LXD, room, blueprint, edge, database and audit log."""
+    checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
+        ("LXD", _lxd),
+        ("Room", _room),
+        ("Blueprint", _blueprint),
+        ("Edge", _edge),
+        ("Audit log", _audit),
+        ("Operations", _operations),
+    )
+    found = []
+    for name, check in checks:
+        try:
+            found.append((name, True, check(context)))
+        except (LxdError, Refused) as error:
+            found.append((name, False, str(error)))
+    return context.renderer.message("commands/doctor.j2", checks=found)
+
+
+def _lxd(context: Context) -> str:
+    server = context.lxd.server()
+    kind = "simulated" if server.simulated else f"LXD {server.version}"
+    return f"{kind} on {server.name}, {len(context.fleet.tenants())} tenants"
+
+
+def _room(context: Context) -> str:
+    space = context.lxd.pool()
+    if space.total - space.used < 0.1 * space.total:
+        raise Refused(f"only {size(space.total - space.used)} of {size(space.total)} free; enlarge the pool")
+    return f"{size(space.total - space.used)} of {size(space.total)} free"
+
+
+def _blueprint(context: Context) -> str:
+    blueprint = context.fleet.blueprint()
+    return f"Mautic {blueprint.version}" + (" (a double, not the real Mautic)" if blueprint.double else "")
+
+
+def _edge(context: Context) -> str:
+    probe = context.edge.probe(f"doctor.{context.settings.bot.base_domain}")
+    if not probe.status:
+        raise Refused(probe.error or "it does not answer")
+    return "it answers"
+
+
+def _audit(context: Context) -> str:
+    verdict = audit.verify(context.database)
+    if verdict.broken:
+        raise Refused(f"{verdict.reason}: somebody changed it; `/mautic audit verify`")
+    return f"{verdict.rows} rows, unbroken"
+
+
+def _operations(context: Context) -> str:
+    stuck = context.operations.select("state = 'needs_attention'")
+    if stuck:
+        raise Refused(", ".join(f"operation {one.id} on {one.tenant} needs attention" for one in stuck))
+    under_way = context.operations.select("state IN ('queued','running')")
+    return f"{len(under_way)} under way"

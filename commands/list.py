@@ -1,0 +1,36 @@
+"""`/mautic list`: the tenants there are."""
+
+from __future__ import annotations
+
+from bot.messages import Message
+from bot.plan import Refused
+from bot.registry import Context, query
+
+PAGE = 40
+
+
+@query
+def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = False) -> Message:
+    """Show the tenants, with state, plan and version.
+
+    `part` keeps the names and domains that contain it; `--archived` shows those that were deleted but are kept.
+    """
+    found = [
+        tenant
+        for tenant in context.fleet.all("archived" if archived else "tenant")
+        if part.lower() in tenant.name or part.lower() in tenant.domain
+    ]
+    pages = max(1, -(-len(found) // PAGE))
+    if not 1 <= page <= pages:
+        raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
+    return context.renderer.message(
+        "commands/list.j2",
+        tenants=found[(page - 1) * PAGE : page * PAGE],
+        total=len(found),
+        running=sum(tenant.status == "Running" for tenant in found),
+        part=part,
+        page=page,
+        pages=pages,
+        archived=archived,
+        url=context.settings.edge.url,
+    )

@@ -1,0 +1,226 @@
+"""`/mautic new`: make a live tenant."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from bot.lxd import Instance, LxdError, NotFound
+from bot.messages import Modal, modal, select_input, text_input
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, DomainOption, TenantArgument, operation
+from bot.tenants import PlanSize, Tenant, stamp, stamps
+
+DEADLINE = 90.0
+"""Seconds that a container may take to get an address, and then its login page."""
+
+
+@operation
+def new(
+    context: Context,
+    tenant: TenantArgument = "",
+    *,
+    domain: DomainOption = "",
+    plan: str = "small",
+    host: str = "",
+    version: str = "",
+    note: str = "",
+) -> Plan | Modal:
+    """Make a live tenant: a Mautic of its own for one client, at its own address.
+
+    Without a name it opens a form. `--plan` is a size, `--domain` an address of the client's own that points here,
+    `--version` one of the Mautics that there is a blueprint of.
+    """
+    if not tenant:
+        return _form(context)
+    size = context.settings.plans.get(plan)
+    if size is None:
+        raise Refused(f"There is no plan “{plan[:40]}”; there is {', '.join(context.settings.plans)}.")
+    if host not in ("", context.fleet.host):
+        raise Refused(f"There is no host “{host[:40]}”; there is `{context.fleet.host}`.")
+    if len(note) > 200:
+        raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
+    domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
+    everything = context.fleet.all("tenant", "archived")
+    _refuse_if_taken(context, everything, tenant, domain)
+    blueprint = context.fleet.blueprint(version)
+    make = _New(context, tenant, domain, plan, size, blueprint, note)
+    facts = {
+        "Address": context.settings.edge.url(domain),
+        "Mautic": blueprint.version + (" (a double, not the real Mautic)" if blueprint.double else ""),
+        "Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk",
+        "Host": context.fleet.host,
+    }
+    return Plan(
+        tenant=tenant,
+        arguments={
+            "tenant": tenant,
+            "domain": domain,
+            "plan": plan,
+            "host": context.fleet.host,
+            "version": blueprint.version,
+            "note": note,
+        },
+        summary=f"Make the tenant {tenant}",
+        facts=facts | ({"Note": note} if note else {}),
+        steps=(
+            Step("Clone the blueprint", make.clone),
+            Step("Start the container", make.start),
+            Step("Give it an identity of its own", make.identify),
+            Step("Route its domain", make.route),
+            Step("See its login page", make.probe),
+        ),
+        reversible="can be undone with `delete`",
+        seconds=15,
+        undo=make.undo,
+    )
+
+
+def _form(context: Context) -> Modal:
+    plans = {
+        name: f"{name}: {size.cpu} CPUs, {size.memory}, {size.disk}" for name, size in context.settings.plans.items()
+    }
+    return modal(
+        "command",
+        "New tenant",
+        [
+            text_input(
+                "tenant", "Name", hint="Lower-case letters, digits and hyphens; it becomes part of the address."
+            ),
+            text_input("domain", "Domain", hint="Empty: a name under our own domain.", optional=True),
+            select_input("plan", "Plan", plans, initial=next(iter(plans))),
+            text_input("note", "Note", hint="What it is for; shown on the card.", optional=True),
+        ],
+        submit="Ask for it",
+    )
+
+
+def _refuse_if_taken(context: Context, everything: list[Tenant], tenant: str, domain: str) -> None:
+    for other in everything:
+        ours = context.operation and other.operation == str(context.operation)
+        if ours:
+            continue
+        if other.name == tenant and other.role == "archived":
+            raise Refused(f"`{tenant}` is archived; `/mautic unarchive {tenant}` brings it back.")
+        if other.name == tenant:
+            raise Refused(f"There is a tenant `{tenant}` already; choose another name.")
+        if other.domain == domain:
+            raise Refused(f"The domain `{domain}` is `{other.name}`'s; choose another.")
+    if context.fleet.lxd.pool().total and not any(t.operation == str(context.operation) for t in everything):
+        space = context.fleet.lxd.pool()
+        if space.total - space.used < 1_000_000_000:
+            raise Refused(f"The storage pool of `{context.fleet.host}` is full; make room on it, or enlarge it, first.")
+
+
+class _New:
+    """The steps; each looks at the instance, stamped with the operation's number, before it acts."""
+
+    def __init__(
+        self, context: Context, name: str, domain: str, plan: str, size: PlanSize, blueprint: Tenant, note: str
+    ) -> None:
+        self.context = context
+        self.lxd = context.lxd
+        self.name = name
+        self.domain = domain
+        self.plan = plan
+        self.size = size
+        self.blueprint = blueprint
+        self.note = note
+
+    def _ours(self) -> Instance | None:
+        """Return the instance when this operation made it, None when there is none; refuse a stranger's."""
+        try:
+            instance = self.lxd.instance(self.name)
+        except NotFound:
+            return None
+        if stamp(instance.config, "operation") != str(self.context.operation):
+            raise Refused(f"There is an instance `{self.name}` that this operation did not make; rename or remove it.")
+        return instance
+
+    def clone(self) -> None:
+        instance = self._ours()
+        if instance is not None:
+            if stamp(instance.config, "copied"):
+                return
+            # A copy that was cut in the middle: not to be trusted, whatever it looks like.
+            self._remove(instance)
+        stamped = stamps(
+            role="tenant",
+            tenant=self.name,
+            domain=self.domain,
+            plan=self.plan,
+            version=self.blueprint.version,
+            double=self.blueprint.double,
+            operation=self.context.operation,
+            created=int(self.context.now()),
+            note=self.note,
+            state="new",
+        )
+        self.lxd.copy(
+            f"{self.blueprint.instance}/golden",
+            self.name,
+            config={**stamped, **self.size.limits(), "boot.autostart": "true", "security.protection.delete": "true"},
+            devices={
+                "root": {"type": "disk", "path": "/", "pool": self.context.settings.lxd.pool, "size": self.size.disk}
+            },
+        )
+        self.lxd.update(self.name, stamps(copied=1))
+
+    def start(self) -> None:
+        self.lxd.start(self.name)
+        give_up = time.monotonic() + DEADLINE
+        while not self.lxd.state(self.name).address:
+            if time.monotonic() > give_up:
+                raise LxdError(f"`{self.name}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
+            time.sleep(0.05)
+
+    def identify(self) -> None:
+        context = self.context
+        requester = context.actor.id
+        known = context.vault.ensure(
+            context.operation,
+            self.name,
+            requester,
+            context.settings.retention.credentials_hours,
+            username="admin",
+            email=f"admin@{self.domain}",
+            address=context.settings.edge.url(self.domain) + "/s/login",
+        )
+        context.mautic.identity(
+            self.name,
+            domain=self.domain,
+            site_url=context.settings.edge.url(self.domain),
+            username=known["username"],
+            email=known["email"],
+            password=known["password"],
+            database_password=secrets.token_urlsafe(24),
+            secret_key=secrets.token_hex(32),
+            size=self.size,
+        )
+
+    def route(self) -> None:
+        self.lxd.update(self.name, stamps(state="live"))
+        self.context.edge.apply()
+
+    def probe(self) -> str:
+        give_up = time.monotonic() + DEADLINE
+        while True:
+            found = self.context.edge.probe(self.domain)
+            if found.login:
+                return f"login page in {found.seconds:.2f} s"
+            if time.monotonic() > give_up:
+                why = found.error or f"HTTP {found.status}"
+                raise LxdError(f"The login page of `{self.domain}` did not come within {DEADLINE:.0f} s ({why}).")
+            time.sleep(0.05)
+
+    def undo(self) -> None:
+        instance = self._ours()
+        if instance is not None:
+            self._remove(instance)
+            self.context.edge.apply()
+        self.context.vault.forget(self.context.operation)
+
+    def _remove(self, instance: Instance) -> None:
+        self.lxd.stop(instance.name, force=True)
+        self.lxd.update(instance.name, {"security.protection.delete": None})
+        self.lxd.delete(instance.name)

@@ -1,0 +1,35 @@
+"""`/mautic status`: one tenant, looked at now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bot.lxd import LxdError
+from bot.messages import Message
+from bot.registry import Context, TenantArgument, query
+
+
+@query
+def status(context: Context, tenant: TenantArgument) -> Message:
+    """Look at one tenant now: page, database, crons, workers, and what it uses of its plan."""
+    found = context.fleet.tenant(tenant)
+    state = context.lxd.state(found.instance)
+    running = state.status == "Running"
+    health: dict[str, Any] = {}
+    trouble = ""
+    if running:
+        try:
+            health = context.mautic.call(found.instance, "health", {}, timeout=20)
+        except LxdError as error:
+            trouble = str(error)
+    return context.renderer.message(
+        "commands/status.j2",
+        tenant=found,
+        state=state,
+        size=context.settings.plans.get(found.plan),
+        probe=context.edge.probe(found.domain) if running else None,
+        health=health,
+        trouble=trouble,
+        url=context.settings.edge.url(found.domain),
+        last=context.operations.select("tenant = ?", tenant, order="id DESC", limit=3),
+    )

@@ -1,0 +1,69 @@
+"""`/mautic unarchive`: bring a deleted tenant back."""
+
+from __future__ import annotations
+
+import time
+
+from bot.lxd import LxdError, NotFound
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.tenants import stamp, stamps
+
+DEADLINE = 90.0
+
+
+@operation
+def unarchive(context: Context, tenant: TenantArgument) -> Plan:
+    """Bring a deleted tenant back, as it was, while its archive is still kept."""
+    everything = context.fleet.all("tenant", "archived")
+    ours = [one for one in everything if one.name == tenant and one.operation == str(context.operation or "-")]
+    if not ours:
+        if any(one.name == tenant and one.role == "tenant" for one in everything):
+            raise Refused(f"`{tenant}` is not archived: it is a tenant as it stands.")
+        ours = [one for one in everything if one.name == tenant]
+    if not ours:
+        raise Refused(f"There is no archived `{tenant}`; `/mautic list --archived` shows what is kept.")
+    found = ours[0]
+    for other in everything:
+        if other.role == "tenant" and other.domain == found.domain and other.name != tenant:
+            raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")
+    archived = f"{tenant}--archived"
+
+    def rename() -> None:
+        try:
+            context.lxd.instance(tenant)
+        except NotFound:
+            context.lxd.rename(archived, tenant)
+
+    def start() -> None:
+        context.lxd.start(tenant)
+
+    def route() -> None:
+        instance = context.lxd.instance(tenant)
+        if stamp(instance.config, "role") != "tenant":
+            stamped = stamps(role="tenant", archived="", operation=context.operation)
+            context.lxd.update(tenant, {**stamped, "boot.autostart": "true"})
+        context.edge.apply()
+
+    def probe() -> str:
+        give_up = time.monotonic() + DEADLINE
+        while not (seen := context.edge.probe(found.domain)).login:
+            if time.monotonic() > give_up:
+                raise LxdError(f"The login page of `{found.domain}` did not come ({seen.error or seen.status}).")
+            time.sleep(0.1)
+        return f"login page in {seen.seconds:.2f} s"
+
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant},
+        summary=f"Bring the tenant {tenant} back",
+        facts={"Address": context.settings.edge.url(found.domain)},
+        steps=(
+            Step("Take it out of the archive", rename),
+            Step("Start the container", start),
+            Step("Route its domain", route),
+            Step("See its login page", probe),
+        ),
+        reversible="can be undone with `delete`",
+        seconds=15,
+    )
