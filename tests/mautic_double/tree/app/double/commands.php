@@ -1,0 +1,463 @@
+<?php
+// Mautic double: the table of commands. 'options': "long|short", a value marked by "="; 'key': the lock's key (moderated).
+
+function aliases(): array
+{
+    return ['mautic:segments:rebuild' => 'mautic:segments:update', 'mautic:campaigns:rebuild' => 'mautic:campaigns:update',
+        'mautic:plugins:install' => 'mautic:plugins:reload', 'mautic:plugins:update' => 'mautic:plugins:reload'];
+}
+
+function commands(): array
+{
+    $moderated = ['bypass-locking', 'timeout|t=', 'lock_mode|x='];
+    $threads = ['min-contact-id=', 'max-contact-id=', 'thread-id=', 'max-threads='];
+    $no_key = fn (array $o): string => '';
+
+    return [
+        'mautic:install' => ['arguments' => [1, 2], 'options' => ['force|f', ...array_map(fn ($o) => "$o=", ['db_driver', 'db_host', 'db_port', 'db_name', 'db_user', 'db_password', 'db_table_prefix', 'db_backup_tables', 'db_backup_prefix', 'admin_firstname', 'admin_lastname', 'admin_username', 'admin_email', 'admin_password'])], 'run' => install(...)],
+        'mautic:segments:update' => ['options' => ['batch-limit|b=', 'max-contacts|m=', 'list-id|i=', 'timing', 'exclude|d=', 'force|f', ...$moderated], 'key' => fn ($o) => $o['list-id'] ?? '', 'run' => update_segments(...)],
+        'mautic:campaigns:update' => ['options' => ['batch-limit|l=', 'max-contacts|m=', 'campaign-id|i=', 'contact-id=', 'contact-ids=', 'exclude|d=', 'force|f', ...$threads, ...$moderated], 'key' => fn ($o) => $o['campaign-id'] ?? '', 'run' => update_campaigns(...)],
+        'mautic:campaigns:trigger' => ['options' => ['campaign-id|i=', 'batch-limit|l=', 'campaign-limit=', 'kickoff-only', 'scheduled-only', 'inactive-only', 'contact-id=', 'contact-ids=', 'exclude|d=', 'force|f', ...$threads, ...$moderated], 'key' => fn ($o) => ($o['campaign-id'] ?? '') . '-' . ($o['thread-id'] ?? ''), 'run' => trigger_campaigns(...)],
+        'mautic:messages:send' => ['options' => ['channel|c=', 'channel-id|i=', 'message-id|m=', 'force|f', ...$moderated], 'key' => $no_key, 'run' => send_messages(...)],
+        'mautic:broadcasts:send' => ['options' => ['channel|c=', 'id|i=', 'limit|l=', 'batch|b=', 'force|f', ...$threads, ...$moderated], 'key' => fn ($o) => ($o['channel'] ?? '') . ($o['id'] ?? ''), 'run' => send_broadcasts(...)],
+        'mautic:import' => ['options' => ['id|i=', 'limit|l='], 'run' => import_contacts(...)],
+        'mautic:contacts:scheduled_export' => ['options' => ['ids='], 'run' => export_contacts(...)],
+        'mautic:reports:scheduler' => ['options' => ['report='], 'run' => schedule_reports(...)],
+        'mautic:webhooks:process' => ['options' => ['webhook-id|i=', 'min-id=', 'max-id='], 'run' => process_webhooks(...)],
+        'mautic:webhooks:delete_logs' => ['run' => delete_webhook_logs(...)],
+        'mautic:unusedip:delete' => ['options' => ['limit|l=', 'force|f', ...$moderated], 'key' => $no_key, 'run' => delete_unused_ips(...)],
+        'mautic:iplookup:download' => ['run' => function ($a, $o, $say): int {
+            $say('The IP lookup data could not be downloaded.');
+
+            return 0;
+        }],
+        'mautic:plugins:reload' => ['run' => reload_plugins(...)],
+        'mautic:maintenance:cleanup' => ['options' => ['days-old|d=', 'dry-run|r', 'gdpr|g', 'force|f', ...$moderated], 'key' => $no_key, 'run' => clean_up(...)],
+        'mautic:update:find' => ['run' => function ($a, $o, $say): int {
+            $say('An error occurred while checking for updates.');
+
+            return 0;
+        }],
+        'mautic:cache:clear' => ['run' => function ($a, $o, $say): int {
+            delete_tree(root() . '/var/cache/prod/pools');
+            $say('Cache cleared.');
+
+            return 0;
+        }],
+        'cache:clear' => ['options' => ['no-warmup', 'no-optional-warmers'], 'run' => clear_cache(...)],
+        'cache:warmup' => ['options' => ['no-optional-warmers'], 'run' => function ($a, $o, $say): int {
+            container();
+            $say(' [OK] Cache for the "prod" environment (debug=false) was successfully warmed.');
+
+            return 0;
+        }],
+        'messenger:consume' => ['arguments' => [0, 9], 'options' => ['limit|l=', 'failure-limit|f=', 'memory-limit|m=', 'time-limit|t=', 'sleep=', 'bus|b=', 'queues=', 'no-reset'], 'run' => consume(...)],
+        'messenger:setup-transports' => ['arguments' => [0, 1], 'run' => set_up_transports(...)],
+        'messenger:failed:show' => ['arguments' => [0, 1], 'options' => ['max=', 'transport=', 'stats', 'class-filter='], 'run' => show_failed(...)],
+        'messenger:stop-workers' => ['run' => function ($a, $o, $say): int {
+            @mkdir(root() . '/var/cache/prod/pools', 0775, true);
+            file_put_contents(root() . '/var/cache/prod/pools/workers.restart_requested_timestamp', (string) microtime(true));
+            $say(' [OK] Signal successfully sent to stop any running workers.');
+
+            return 0;
+        }],
+        'doctrine:migrations:status' => ['run' => migrations_status(...)],
+        'doctrine:migrations:up-to-date' => ['options' => ['fail-on-unregistered|u', 'list-migrations|l'], 'run' => migrations_up_to_date(...)],
+        'doctrine:migrations:migrate' => ['arguments' => [0, 1], 'options' => ['dry-run', 'allow-no-migration', 'all-or-nothing', 'write-sql'], 'run' => migrate(...)],
+    ];
+}
+
+function update_segments(array $a, array $o, callable $say): int
+{
+    $db = database();
+    $lists = query($db, 'SELECT id, is_published FROM lead_lists' . (isset($o['list-id']) ? ' WHERE id = ' . (int) $o['list-id'] : ' WHERE is_published = 1') . ' ORDER BY id')->fetchAll();
+    if (isset($o['list-id']) && !$lists) {
+        $say("Segment #{$o['list-id']} does not exist");
+
+        return 1;
+    }
+    foreach ($lists as $list) {
+        if (in_array((string) $list['id'], explode(',', (string) ($o['exclude'] ?? '')), true)) {
+            continue;
+        }
+        $say("Rebuilding contacts for segment {$list['id']}");
+        if (!isset($o['max-contacts'])) {
+            query($db, 'UPDATE lead_lists SET last_built_date = UTC_TIMESTAMP(), last_built_time = 0 WHERE id = ?', [$list['id']]);
+        }
+        $say('0 contact(s) affected');
+    }
+
+    return 0;
+}
+
+function published_campaigns(PDO $db, array $o): array
+{
+    return query($db, 'SELECT id FROM campaigns WHERE is_published = 1' . (isset($o['campaign-id']) ? ' AND id = ' . (int) $o['campaign-id'] : '') . ' ORDER BY id DESC')->fetchAll(PDO::FETCH_COLUMN);
+}
+
+function update_campaigns(array $a, array $o, callable $say): int
+{
+    foreach (published_campaigns(database(), $o) as $campaign) {
+        $say("Rebuilding contacts for campaign $campaign");
+        $say('0 total contact(s) to be added in batches of ' . ($o['batch-limit'] ?? 300));
+    }
+
+    return 0;
+}
+
+function trigger_campaigns(array $a, array $o, callable $say): int
+{
+    $db = database();
+    foreach (published_campaigns($db, $o) as $campaign) {
+        $say("Triggering events for campaign $campaign");
+        $done = query($db, 'UPDATE campaign_lead_event_log SET is_scheduled = 0, date_triggered = UTC_TIMESTAMP(), system_triggered = 1 WHERE campaign_id = ? AND is_scheduled = 1 AND trigger_date <= UTC_TIMESTAMP() LIMIT ' . (int) ($o['campaign-limit'] ?? 1000000), [$campaign])->rowCount();
+        $say("$done total events(s) were executed");
+    }
+
+    return 0;
+}
+
+function send_messages(array $a, array $o, callable $say): int
+{
+    $sent = query(database(), "UPDATE message_queue SET status = 'sent', success = 1, attempts = attempts + 1, date_sent = UTC_TIMESTAMP() WHERE status IN ('pending', 'rescheduled') AND scheduled_date <= UTC_TIMESTAMP()")->rowCount();
+    $say("Messages sent: $sent");
+
+    return 0;
+}
+
+function send_broadcasts(array $a, array $o, callable $say): int
+{
+    database();
+    array_map($say, ['+---------+-----------+-----------+', '| Channel | # sent    | # failed  |', '+---------+-----------+-----------+']);
+
+    return 0;
+}
+
+function import_contacts(array $a, array $o, callable $say): int
+{
+    $db = database();
+    $import = query($db, 'SELECT * FROM imports WHERE ' . (isset($o['id']) ? 'id = ' . (int) $o['id'] : 'status = 1 AND is_published = 1') . ' ORDER BY priority, id LIMIT 1')->fetch();
+    if (!$import) {
+        return isset($o['id']) ? 1 : 0;
+    }
+    if (!is_file($import['dir'] . '/' . $import['file'])) {
+        query($db, 'UPDATE imports SET status = 4, date_modified = UTC_TIMESTAMP() WHERE id = ?', [$import['id']]);
+        $say("The import failed. Reason: File {$import['file']} could not be found.");
+
+        return 1;
+    }
+    query($db, 'UPDATE imports SET status = 2, date_started = UTC_TIMESTAMP(), date_modified = UTC_TIMESTAMP() WHERE id = ?', [$import['id']]);
+    $file = fopen($import['dir'] . '/' . $import['file'], 'rb');
+    $head = fgetcsv($file);
+    $count = 0;
+    while ($row = fgetcsv($file)) {
+        $contact = array_combine($head, $row);
+        query($db, 'INSERT INTO leads (date_added, date_identified, email, firstname, lastname) VALUES (UTC_TIMESTAMP(), UTC_TIMESTAMP(), ?, ?, ?)', [$contact['email'] ?? null, $contact['firstname'] ?? null, $contact['lastname'] ?? null]);
+        ++$count;
+    }
+    query($db, 'UPDATE imports SET status = 3, inserted_count = ?, date_ended = UTC_TIMESTAMP(), date_modified = UTC_TIMESTAMP() WHERE id = ?', [$count, $import['id']]);
+    $say("$count lines were processed, $count items created, 0 items updated, 0 items ignored");
+
+    return 0;
+}
+
+function export_contacts(array $a, array $o, callable $say): int
+{
+    $done = query(database(), 'DELETE FROM contact_export_scheduler WHERE scheduled_datetime <= UTC_TIMESTAMP() ORDER BY id LIMIT 10')->rowCount();
+    $say("Contact export email(s) sent: $done");
+
+    return 0;
+}
+
+function schedule_reports(array $a, array $o, callable $say): int
+{
+    query(database(), 'UPDATE reports_schedulers SET schedule_date = UTC_TIMESTAMP() + INTERVAL 1 DAY WHERE schedule_date <= UTC_TIMESTAMP()');
+    $say('Scheduler has finished');
+
+    return 0;
+}
+
+function process_webhooks(array $a, array $o, callable $say): int
+{
+    if (parameters()['queue_mode'] !== 'command_process') {
+        $say('Webhook Bundle is in immediate process mode. To use the command function change to command mode.');
+
+        return 0;
+    }
+    $db = database();
+    if (!query($db, 'SELECT COUNT(*) FROM webhooks WHERE is_published = 1')->fetchColumn()) {
+        $say('No published webhooks found. Try again later.');
+
+        return 1;
+    }
+    query($db, 'DELETE q FROM webhook_queue q JOIN webhooks w ON w.id = q.webhook_id WHERE w.is_published = 1');
+    $say('Webhook Processing Complete');
+
+    return 0;
+}
+
+function delete_webhook_logs(array $a, array $o, callable $say): int
+{
+    $db = database();
+    foreach (query($db, 'SELECT id FROM webhooks')->fetchAll(PDO::FETCH_COLUMN) as $id) {
+        $keep = query($db, 'SELECT id FROM webhook_logs WHERE webhook_id = ? ORDER BY id DESC LIMIT 1 OFFSET ' . ((int) parameters()['webhook_log_max'] - 1), [$id])->fetchColumn();
+        query($db, 'DELETE FROM webhook_logs WHERE webhook_id = ? AND id < ?', [$id, (int) $keep]);
+    }
+    $say('0 logs have been deleted');
+
+    return 0;
+}
+
+function delete_unused_ips(array $a, array $o, callable $say): int
+{
+    $gone = query(database(), 'DELETE FROM ip_addresses WHERE id NOT IN (SELECT ip_id FROM lead_ips_xref) AND id NOT IN (SELECT ip_id FROM page_hits WHERE ip_id IS NOT NULL) LIMIT ' . (int) ($o['limit'] ?? 10000))->rowCount();
+    $say("$gone unused IP addresses have been deleted.");
+
+    return 0;
+}
+
+function reload_plugins(array $a, array $o, callable $say): int
+{
+    $db = database();
+    $new = 0;
+    foreach (glob(root() . '/plugins/*/*Bundle.php') as $file) {
+        $bundle = basename($file, '.php');
+        $new += query($db, "INSERT IGNORE INTO plugins (name, bundle, author) VALUES (?, ?, 'double')", [$bundle, $bundle])->rowCount();
+    }
+    $say("$new new plugins were installed and 0 updated.");
+
+    return 0;
+}
+
+function clean_up(array $a, array $o, callable $say): int
+{
+    $days = (int) ($o['days-old'] ?? (isset($o['gdpr']) ? 1095 : 365));
+    if (!isset($o['no-interaction']) && !isset($o['dry-run'])) {
+        $say("You are about to delete records older than $days days. Continue? [y/n]");
+
+        return 0;
+    }
+    $db = database();
+    foreach (['leads' => 'date_identified IS NULL AND last_active', 'page_hits' => 'date_hit', 'lead_utmtags' => 'date_added', 'audit_log' => 'date_added', 'notifications' => 'date_added'] as $table => $column) {
+        $old = "FROM $table WHERE $column < UTC_TIMESTAMP() - INTERVAL $days DAY";
+        $count = isset($o['dry-run']) ? query($db, "SELECT COUNT(*) $old")->fetchColumn() : query($db, "DELETE $old")->rowCount();
+        $say("$table: $count");
+    }
+
+    return 0;
+}
+
+function clear_cache(array $a, array $o, callable $say): int
+{
+    $limit = bytes_of(ini_get('memory_limit'));
+    if ($limit > 0 && $limit < 384 << 20) {
+        fwrite(STDERR, "PHP Fatal error:  Allowed memory size of $limit bytes exhausted\n");
+
+        return 255;
+    }
+    $say(' // Clearing the cache for the prod environment with debug false');
+    delete_tree(root() . '/var/cache/prod');
+    if (!isset($o['no-warmup'])) {
+        container();
+    }
+    $say(' [OK] Cache for the "prod" environment (debug=false) was successfully cleared.');
+
+    return 0;
+}
+
+/** Bytes of a size such as "512M". */
+function bytes_of(string $size): int
+{
+    return (int) $size * (['K' => 1 << 10, 'M' => 1 << 20, 'G' => 1 << 30][strtoupper(substr($size, -1))] ?? 1);
+}
+
+/** The queue's name of a receiver's transport; throws where it cannot be consumed. */
+function queue_of(string $receiver): string
+{
+    $dsn = parameters()["messenger_dsn_$receiver"] ?? null;
+    if (!in_array($receiver, ['email', 'hit', 'failed'], true) || $dsn === null) {
+        throw new RuntimeException("The receiver \"$receiver\" does not exist. Valid receivers are: email, hit.");
+    }
+    if (str_starts_with($dsn, 'sync://')) {
+        throw new RuntimeException('You cannot receive messages from the Messenger SyncTransport.');
+    }
+    parse_str(parse_url($dsn, PHP_URL_QUERY) ?: '', $settings);
+
+    return $settings['queue_name'] ?? 'default';
+}
+
+function consume(array $receivers, array $o, callable $say): int
+{
+    if (!$receivers) {
+        throw new RuntimeException('Please pass at least one receiver.');
+    }
+    $queues = array_map(queue_of(...), $receivers);
+    $db = database();
+    setup_transport($db);
+    $stop = false;
+    if (function_exists('pcntl_signal')) {
+        pcntl_async_signals(true);
+        pcntl_signal(SIGTERM, function () use (&$stop): void { $stop = true; });
+    }
+    $say(' [OK] Consuming messages from transport' . (count($queues) > 1 ? 's' : '') . ' "' . implode(', ', $receivers) . '".');
+    $started = microtime(true);
+    $memory = isset($o['memory-limit']) ? bytes_of($o['memory-limit']) : PHP_INT_MAX;
+    $handled = $failed = 0;
+    $signal = root() . '/var/cache/prod/pools/workers.restart_requested_timestamp';
+    while (!$stop) {
+        query($db, "DELETE FROM messenger_messages WHERE delivered_at = '9999-12-31 23:59:59' AND queue_name IN (" . implode(',', array_map($db->quote(...), $queues)) . ')');
+        $message = next_message($db, $queues);
+        if ($message) {
+            $failed += handle($db, $message) ? 0 : 1;
+            ++$handled;
+        }
+        if ($handled >= (int) ($o['limit'] ?? PHP_INT_MAX) || $failed >= (int) ($o['failure-limit'] ?? PHP_INT_MAX)
+            || microtime(true) - $started >= (int) ($o['time-limit'] ?? PHP_INT_MAX) || memory_get_usage(true) >= $memory
+            || (is_file($signal) && (float) file_get_contents($signal) > $started)) {
+            break;
+        }
+        if (!$message) {
+            usleep((int) (((float) ($o['sleep'] ?? 1)) * 1e6));
+        }
+    }
+
+    return 0;
+}
+
+/** Claims the next due message of the queues; one left by a dead worker is due again after an hour. */
+function next_message(PDO $db, array $queues): ?array
+{
+    $in = implode(',', array_map($db->quote(...), $queues));
+    $db->beginTransaction();
+    $message = query($db, "SELECT * FROM messenger_messages WHERE queue_name IN ($in) AND available_at <= UTC_TIMESTAMP() AND (delivered_at IS NULL OR delivered_at < UTC_TIMESTAMP() - INTERVAL 1 HOUR) ORDER BY available_at LIMIT 1 FOR UPDATE")->fetch() ?: null;
+    if ($message) {
+        query($db, 'UPDATE messenger_messages SET delivered_at = UTC_TIMESTAMP() WHERE id = ?', [$message['id']]);
+    }
+    $db->commit();
+
+    return $message;
+}
+
+/** Handles a message: one whose body says {"fail": true} is retried later or goes to the failed queue. */
+function handle(PDO $db, array $message): bool
+{
+    $body = json_decode($message['body'], true) ?: [];
+    if (empty($body['fail'])) {
+        query($db, "UPDATE messenger_messages SET delivered_at = '9999-12-31 23:59:59' WHERE id = ?", [$message['id']]);
+
+        return true;
+    }
+    $p = parameters() + ['messenger_retry_strategy_max_retries' => 3, 'messenger_retry_strategy_delay' => 1000, 'messenger_retry_strategy_multiplier' => 2.0];
+    $tries = (int) ($body['tries'] ?? 0);
+    $retry = $tries < $p['messenger_retry_strategy_max_retries'];
+    if ($retry || $p['messenger_dsn_failed'] !== null) {
+        $delay = $retry ? (int) ceil($p['messenger_retry_strategy_delay'] * $p['messenger_retry_strategy_multiplier'] ** $tries / 1000) : 0;
+        query($db, 'UPDATE messenger_messages SET delivered_at = NULL, queue_name = ?, body = ?, available_at = UTC_TIMESTAMP() + INTERVAL ? SECOND WHERE id = ?', [$retry ? $message['queue_name'] : queue_of('failed'), json_encode(['tries' => $tries + 1] + $body), $delay, $message['id']]);
+    } else {
+        query($db, 'DELETE FROM messenger_messages WHERE id = ?', [$message['id']]);
+    }
+    log_line('ERROR', 'Error thrown while handling message. ' . ($retry ? 'Sending for retry' : 'Removing from transport'));
+
+    return false;
+}
+
+function set_up_transports(array $a, array $o, callable $say): int
+{
+    foreach ($a ?: ['email', 'hit', 'failed'] as $receiver) {
+        $dsn = parameters()["messenger_dsn_$receiver"] ?? 'sync://';
+        if (str_starts_with($dsn, 'doctrine://')) {
+            setup_transport(database());
+            $say(" [OK] The \"$receiver\" transport was set up successfully.");
+        } else {
+            $say(" ! [NOTE] The \"$receiver\" transport does not support setup.");
+        }
+    }
+
+    return 0;
+}
+
+function show_failed(array $a, array $o, callable $say): int
+{
+    if ((parameters()['messenger_dsn_failed'] ?? null) === null) {
+        throw new RuntimeException('No failure transport is configured.');
+    }
+    $db = database();
+    $rows = has_table($db, 'messenger_messages') ? query($db, 'SELECT id, created_at FROM messenger_messages WHERE queue_name = ? LIMIT ' . (int) ($o['max'] ?? 50), [queue_of('failed')])->fetchAll() : [];
+    foreach ($rows as $row) {
+        $say(sprintf('  %-6s Mautic double message   %s', $row['id'], $row['created_at']));
+    }
+    if (!$rows) {
+        $say(' [OK] No failed messages were found.');
+    }
+
+    return 0;
+}
+
+/** [available, executed] version names. The installer records none, so a fresh install has all of them new. */
+function migrations(PDO $db): array
+{
+    $available = array_map(fn ($file) => 'Mautic\\Migrations\\' . basename($file, '.php'), glob(root() . '/app/migrations/Version*.php'));
+    $executed = has_table($db, 'migrations') ? query($db, 'SELECT version FROM migrations')->fetchAll(PDO::FETCH_COLUMN) : [];
+
+    return [$available, $executed];
+}
+
+function migrations_status(array $a, array $o, callable $say): int
+{
+    [$available, $executed] = migrations(database());
+    $line = fn ($group, $type, $value) => $say(sprintf('| %-20s | %-20s | %-60s |', $group, $type, $value));
+    $line('Storage', 'Type', 'Doctrine\\Migrations\\Metadata\\Storage\\TableMetadataStorageConfiguration');
+    $line('Migrations', 'Executed', count($executed));
+    $line('', 'Executed Unavailable', count(array_diff($executed, $available)));
+    $line('', 'Available', count($available));
+    $line('', 'New', count(array_diff($available, $executed)));
+
+    return 0;
+}
+
+function migrations_up_to_date(array $a, array $o, callable $say): int
+{
+    [$available, $executed] = migrations(database());
+    if ($new = count(array_diff($available, $executed))) {
+        $say(" [ERROR] Out-of-date! $new migrations are available to execute.");
+
+        return 1;
+    }
+    if (isset($o['fail-on-unregistered']) && $unregistered = count(array_diff($executed, $available))) {
+        $say(" [ERROR] You have $unregistered previously executed migrations in the database that are not registered migrations.");
+
+        return 2;
+    }
+    $say(' [OK] Up-to-date! No migrations to execute.');
+
+    return 0;
+}
+
+function migrate(array $a, array $o, callable $say): int
+{
+    if (!isset($o['no-interaction'])) {
+        $say('WARNING! You are about to execute a migration in database. Are you sure you wish to continue? (yes/no)');
+
+        return 3;
+    }
+    $db = database();
+    [$available, $executed] = migrations($db);
+    $db->exec('CREATE TABLE IF NOT EXISTS migrations (version VARCHAR(191) PRIMARY KEY, executed_at DATETIME, execution_time INT) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4');
+    foreach (array_diff($available, $executed) as $version) {
+        $say("++ migrating $version");
+        if (isset($o['dry-run'])) {
+            continue;
+        }
+        $steps = (include root() . '/app/migrations/' . substr($version, strlen('Mautic\\Migrations\\')) . '.php')['sql'];
+        foreach ($steps as $sql) {
+            $db->exec($sql);
+        }
+        if (str_ends_with($version, faults('doctrine:migrations:migrate')['fail_migration'] ?? 'none')) {
+            throw new RuntimeException("Migration $version failed during Execution. Mautic double: injected failure.");
+        }
+        query($db, 'INSERT INTO migrations (version, executed_at, execution_time) VALUES (?, UTC_TIMESTAMP(), 0)', [$version]);
+    }
+    $say(' [OK] Successfully migrated.');
+
+    return 0;
+}

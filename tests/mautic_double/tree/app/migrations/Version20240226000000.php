@@ -1,0 +1,6 @@
+<?php
+// Mautic double: a migration. The installer's schema already holds what it would change.
+return [
+    'version' => 'Mautic\\Migrations\\Version20240226000000',
+    'sql' => [],
+];
