@@ -1,0 +1,177 @@
+"""The composition root and the command line: `python -m bot run` is the bot; the rest brings its world up and down."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+
+import commands
+import schedules
+from bot import home, scheduler
+from bot.announcer import Announcer
+from bot.approvals import Approvals
+from bot.database import Database
+from bot.edge import Edge
+from bot.fleet import Fleet
+from bot.inbox import Inbox
+from bot.invocations import Invocations
+from bot.listeners import make_app, socket_mode, web_client
+from bot.lxd import Lxd
+from bot.mautic import Mautic
+from bot.messages import Renderer
+from bot.operations import Operation, Operations
+from bot.people import People
+from bot.registry import Context, Registry
+from bot.registry import Edge as EdgeDoor
+from bot.runner import Runner
+from bot.settings import InvalidSettings, Settings, load
+from bot.simulated_edge import SimulatedEdge
+from bot.vault import Vault
+
+log = logging.getLogger("bot")
+
+
+def open_lxd(settings: Settings) -> Lxd:
+    """Return the door to the configured LXD server, or to the simulated one."""
+    if settings.lxd.simulated:
+        from bot.simulated_lxd import SimulatedLxd
+
+        return SimulatedLxd(state=settings.state / "simulated-lxd.json")
+    from bot.bring_up import gateway
+
+    return gateway(settings)
+
+
+def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor) -> Context:
+    """Build what commands use, over a given LXD and edge."""
+    database = Database(settings.state / "bot.db")
+    operations = Operations(database)
+    registry = Registry(commands)
+    notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
+
+    def check(operation: Operation) -> str:
+        return registry.plan(context, operation).fingerprint()
+
+    context = Context(
+        settings=settings,
+        database=database,
+        lxd=lxd,
+        fleet=Fleet(lxd, settings.lxd.name),
+        mautic=Mautic(lxd),
+        edge=edge,
+        vault=Vault(database, settings.state / "vault.key", operations.clock),
+        operations=operations,
+        approvals=Approvals(operations, settings, check),
+        registry=registry,
+        renderer=Renderer(settings.bot.timezone, notice),
+    )
+    return context
+
+
+@dataclass
+class Bot:
+    """The running parts, in the order in which they start."""
+
+    context: Context
+    people: People
+    announcer: Announcer
+    runner: Runner
+    inbox: Inbox
+
+    def stop(self) -> None:
+        """Drain: finish deliveries in hand and the steps that run, say what is left to say, close."""
+        self.inbox.stop()
+        self.runner.stop()
+        self.announcer.stop()
+        self.context.database.close()
+
+
+def run() -> int:
+    """Run the bot until SIGTERM or SIGINT."""
+    settings = load()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings.state.mkdir(parents=True, exist_ok=True)
+    if not settings.slack.bot_token:
+        raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without it starts the local workspace.")
+    lxd = open_lxd(settings)
+    edge: EdgeDoor = SimulatedEdge(lxd) if settings.lxd.simulated else Edge.of(settings, lxd)
+    context = compose(settings, lxd, edge)
+    client = web_client(settings.slack)
+    people = People(client, settings)
+    announcer = Announcer(client, context.operations, context.renderer, settings)
+    runner = Runner(context, settings.bot.workers)
+    invocations = Invocations(context, people, announcer, runner)
+    inbox = Inbox(context.database, invocations.handle)
+
+    def changed() -> None:
+        announcer.wake()
+        runner.wake()
+
+    context.operations.changed = changed
+    bot = Bot(context, people, announcer, runner, inbox)
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    people.connect()
+    app = make_app(settings.slack, client, inbox, lambda user: home.publish(client, context, user), people.forget)
+    announcer.start()
+    announcer.wake()
+    runner.start()
+    jobs = scheduler.start(schedules, context)
+    context.approvals.expire()
+    inbox.recover()
+    # What was made at the start stays: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    ready = settings.state / "ready"
+    if settings.slack.http_port:
+        server = threading.Thread(target=app.start, args=(settings.slack.http_port,), daemon=True)
+        server.start()
+        handler = None
+    else:
+        handler = socket_mode(app, settings.slack)
+        handler.connect()
+    ready.write_text(str(os.getpid()))
+    log.info("ready")
+    over.wait()
+    log.info("stopping")
+    ready.unlink(missing_ok=True)
+    if handler:
+        handler.close()
+    jobs.shutdown(wait=False)
+    bot.stop()
+    return 0
+
+
+def main(words: list[str]) -> int:
+    """The command line."""
+    from bot import bring_up
+
+    verbs = {
+        "run": run,
+        "up": bring_up.up,
+        "down": bring_up.down,
+        "clean-lab": bring_up.clean_lab,
+        "blueprint": lambda: bring_up.blueprint(words[1:]),
+        "manifest": lambda: print(json.dumps(Registry(commands).manifest(), indent=2)) or 0,
+    }
+    if not words or words[0] not in verbs:
+        print(f"usage: python -m bot {'|'.join(verbs)}", file=sys.stderr)
+        return 2
+    try:
+        return verbs[words[0]]() or 0
+    except Exception as error:
+        if isinstance(error, InvalidSettings | bring_up.CannotBringUp):
+            print(f"mautic-ops: {error}", file=sys.stderr)
+            return 1
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
