@@ -1,0 +1,109 @@
+"""Events API payloads."""
+
+import secrets
+import time
+from collections.abc import Collection
+
+from bot.workspace.delivery import Delivery
+from bot.workspace.people import APP_ID, BOT_USER, TEAM, Json
+from bot.workspace.state import State, public
+
+
+class Events:
+    """Tells the app what happened, as far as it subscribed (`wanted`: event names; None for all)."""
+
+    def __init__(self, state: State, delivery: Delivery, wanted: Collection[str] | None) -> None:
+        self.state = state
+        self.delivery = delivery
+        self.wanted = wanted
+
+    def posted(self, message: Json) -> None:
+        """A message was posted, by a person or by the app itself."""
+        event = public(message)
+        if message.get("files"):
+            event["subtype"] = "file_share"
+        self._message(message, event)
+        in_channel = not self.state.channels[message["_channel"]]["is_im"]
+        if in_channel and f"<@{BOT_USER}>" in message["text"]:
+            self._send("app_mention", self._placed(message, event | {"type": "app_mention"}))
+
+    def changed(self, message: Json, before: Json) -> None:
+        self._message(
+            message,
+            {
+                "type": "message",
+                "subtype": "message_changed",
+                "hidden": True,
+                "message": public(message),
+                "previous_message": public(before),
+                "ts": self.state.next_ts(),
+            },
+        )
+
+    def deleted(self, message: Json) -> None:
+        self._message(
+            message,
+            {
+                "type": "message",
+                "subtype": "message_deleted",
+                "hidden": True,
+                "deleted_ts": message["ts"],
+                "previous_message": public(message),
+                "ts": self.state.next_ts(),
+            },
+        )
+
+    def home_opened(self, user_id: str) -> None:
+        view = self.state.views.get(self.state.homes.get(user_id, ""))
+        event: Json = {
+            "type": "app_home_opened",
+            "user": user_id,
+            "channel": self.state.direct_messages([user_id, BOT_USER])["id"],
+            "tab": "home",
+            "event_ts": self.state.next_ts(),
+        }
+        self._send("app_home_opened", event | ({"view": public(view)} if view else {}))
+
+    def _message(self, message: Json, event: Json) -> None:
+        place = self.state.channels[message["_channel"]]
+        kind = "im" if place["is_im"] else "mpim" if place["is_mpim"] else None
+        kind = kind or ("group" if place["is_private"] else "channel")
+        subscription = {"channel": "message.channels", "group": "message.groups"}.get(kind, f"message.{kind}")
+        self._send(subscription, self._placed(message, event | {"channel_type": kind}))
+
+    def _placed(self, message: Json, event: Json) -> Json:
+        """The event with its place, and the author's organisation where that is not clear."""
+        placed = event | {"channel": message["_channel"], "event_ts": event["ts"]}
+        if self.state.channels[message["_channel"]]["is_ext_shared"]:
+            team = self.state.users[message["user"]]["team_id"]
+            placed |= {"user_team": team, "source_team": team}
+        return placed
+
+    def _send(self, subscription: str, event: Json) -> None:
+        if self.wanted is not None and subscription not in self.wanted:
+            return
+        shared = self.state.channels[event["channel"]]["is_ext_shared"]
+        self.delivery.event(
+            {
+                "type": "event_callback",
+                "token": "local",
+                "team_id": TEAM,
+                "context_team_id": TEAM,
+                "context_enterprise_id": None,
+                "api_app_id": APP_ID,
+                "event": event,
+                "event_id": f"Ev{secrets.token_hex(6).upper()}",
+                "event_time": int(time.time()),
+                "authorizations": [
+                    {
+                        "enterprise_id": None,
+                        "team_id": TEAM,
+                        "user_id": BOT_USER,
+                        "is_bot": True,
+                        "is_enterprise_install": False,
+                    }
+                ],
+                "is_ext_shared_channel": shared,
+                "event_context": f"4-{secrets.token_hex(12)}",
+            }
+        )

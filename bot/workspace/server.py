@@ -1,0 +1,94 @@
+"""Put the workspace together as one aiohttp application."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from bot.workspace import control as control_module
+from bot.workspace.control import Control
+from bot.workspace.delivery import Delivery, Faults
+from bot.workspace.events import Events
+from bot.workspace.files import Files
+from bot.workspace.http_mode import HttpMode
+from bot.workspace.interactions import Interactions
+from bot.workspace.manifest import Manifest
+from bot.workspace.response_urls import ResponseUrls
+from bot.workspace.socket_mode import SocketMode
+from bot.workspace.state import State
+from bot.workspace.web_api import WebApi
+
+PAGE = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`base_url` has no slash at its end; `app_url` (the app's request URL) switches to signed HTTP."""
+
+    base_url: str
+    state_dir: Path
+    manifest: Manifest
+    commands_file: Path | None
+    app_url: str | None
+    retry_delays: Sequence[float]
+    bot_token: str
+    app_token: str
+    signing_secret: str
+
+
+def build(settings: Settings) -> web.Application:
+    """The application, ready to be served at `settings.base_url`."""
+    state = State(settings.state_dir)
+    faults = Faults()
+    socket_mode = SocketMode()
+    http_mode = HttpMode(settings.app_url, settings.signing_secret) if settings.app_url else None
+    delivery = Delivery(http_mode or socket_mode, faults, settings.retry_delays)
+    events = Events(state, delivery, settings.manifest.events)
+    interactions = Interactions(state, delivery, events, settings.manifest, settings.base_url)
+    api = WebApi(
+        state,
+        interactions,
+        events,
+        socket_mode,
+        faults,
+        settings.base_url,
+        settings.bot_token,
+        settings.app_token,
+    )
+    control = Control(state, interactions, events, faults, socket_mode, settings.commands_file)
+    files = Files(state)
+
+    app = web.Application(client_max_size=64 * 2**20, middlewares=[control_module.plain_refusals])
+    app.add_routes(control.routes())
+    app.add_routes(
+        [
+            web.route("*", "/api/{method}", api.handle),
+            web.get("/link/", socket_mode.handle),
+            web.post("/response/{key}", ResponseUrls(state, events).handle),
+            web.post("/upload/{file_id}", files.upload),
+            web.get("/files/{file_id}/{name}", files.download),
+            web.get("/archives/{channel}/{message}", _page),
+            web.get("/", _page),
+        ]
+    )
+    if PAGE.is_dir():
+        app.router.add_static("/", PAGE)
+
+    async def run(app: web.Application) -> AsyncIterator[None]:
+        yield
+        delivery.close()
+        if http_mode:
+            await http_mode.close()
+
+    async def leave(app: web.Application) -> None:
+        await socket_mode.close()
+
+    app.cleanup_ctx.append(run)
+    app.on_shutdown.append(leave)
+    return app
+
+
+async def _page(request: web.Request) -> web.StreamResponse:
+    # The page reads the channel and message of a permalink from its own address.
+    return web.FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,33 @@
+"""A real Bolt app, connected to the workspace by Socket Mode."""
+
+from collections.abc import Iterator
+
+import pytest
+from slack_bolt import App
+from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
+
+from tests.support.workspace import APP_TOKEN, SIGNING_SECRET, Workspace, eventually
+
+
+@pytest.fixture
+def app(workspace: Workspace) -> App:
+    """A Bolt app that knows the workspace, without listeners and not yet connected."""
+    return App(client=workspace.web_client(), signing_secret=SIGNING_SECRET)
+
+
+@pytest.fixture
+def connect(app: App, workspace: Workspace) -> Iterator[object]:
+    """Call it once the listeners are there."""
+    handlers: list[SocketModeHandler] = []
+
+    def connect_now() -> SocketModeHandler:
+        before = workspace.faults()["connections"]
+        handler = SocketModeHandler(app, APP_TOKEN)
+        handlers.append(handler)
+        handler.connect()
+        eventually(lambda: workspace.faults()["connections"] > before)
+        return handler
+
+    yield connect_now
+    for handler in handlers:
+        handler.close()

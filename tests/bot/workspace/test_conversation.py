@@ -1,0 +1,53 @@
+"""The main path: a command, a card, a press, an edit, a reply in the thread."""
+
+from collections.abc import Callable
+from typing import Any
+
+from slack_bolt import Ack, App, Say
+
+from tests.support.workspace import Workspace
+
+APPROVE = {
+    "type": "actions",
+    "block_id": "decision",
+    "elements": [
+        {
+            "type": "button",
+            "action_id": "approve",
+            "text": {"type": "plain_text", "text": "Approve"},
+            "value": "R1",
+            "style": "primary",
+        }
+    ],
+}
+
+
+def test_from_a_slash_command_to_a_reply_in_the_thread(
+    app: App, connect: Callable[[], object], workspace: Workspace
+) -> None:
+    @app.command("/mautic")
+    def card(ack: Ack, say: Say, command: dict[str, Any]) -> None:
+        ack()
+        section = {"type": "section", "text": {"type": "mrkdwn", "text": f"Plan: {command['text']}"}}
+        say(text="A plan", blocks=[section, APPROVE])
+
+    @app.action("approve")
+    def approve(ack: Ack, body: dict[str, Any], client: Any) -> None:
+        ack()
+        channel, ts = body["channel"]["id"], body["message"]["ts"]
+        client.chat_update(channel=channel, ts=ts, text=f"Approved by <@{body['user']['id']}>", blocks=[])
+        client.chat_postMessage(channel=channel, thread_ts=ts, text=f"{body['actions'][0]['value']} is live")
+
+    connect()
+    seen = workspace.command("operator", "ops", "/mautic new client-x")
+    assert seen["ok"]
+    assert 0 < seen["ack_ms"] < 3000
+
+    plan = workspace.wait_for_message("ops", "Plan: new client-x")
+    assert workspace.click("ops-lead", "ops", plan["ts"], "approve")["ok"]
+
+    live = workspace.wait_for_message("ops", "R1 is live", thread_ts=plan["ts"])
+    root = workspace.messages("ops")[0]
+    assert root["text"] == "Approved by <@U0OPSLEAD>"
+    assert "blocks" not in root
+    assert (root["reply_count"], root["latest_reply"]) == (1, live["ts"])

@@ -1,0 +1,16 @@
+"""Fixtures every test may use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import WorkspaceServer
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
+    """A fresh local workspace with short event retries."""
+    server = WorkspaceServer(tmp_path / "workspace", "--retry-delays", "0,0.2,0.2")
+    yield server
+    server.stop()
