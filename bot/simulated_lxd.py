@@ -1,0 +1,541 @@
+"""The `Lxd` protocol in memory: for tests, and for trying the bot where no LXD can run."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from bot.lxd import (
+    AlreadyExists,
+    ExecResult,
+    Instance,
+    InstanceState,
+    LxdError,
+    NotFound,
+    PoolFull,
+    PoolSpace,
+    Server,
+    Snapshot,
+    edge_address,
+)
+
+MIB = 1024**2
+CLONE_BYTES = 12 * MIB
+"""What a copy-on-write clone owns at first."""
+_NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
+
+Execute = Callable[["SimulatedLxd", str, list[str], Mapping[str, str]], ExecResult]
+"""Answers a command inside an instance: (server, instance, command, environment). It may push and pull files."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    content: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
+class _Snapshot(msgspec.Struct):
+    name: str
+    created: int
+    config: dict[str, str]
+    devices: dict[str, dict[str, str]]
+    profiles: list[str]
+    files: dict[str, _File]
+
+
+class _Machine(msgspec.Struct):
+    name: str
+    status: str
+    config: dict[str, str]
+    devices: dict[str, dict[str, str]]
+    profiles: list[str]
+    created: int
+    bytes: int
+    address: str = ""
+    files: dict[str, _File] = {}
+    snapshots: list[_Snapshot] = []
+
+
+class _Image(msgspec.Struct):
+    fingerprint: str
+    bytes: int
+    properties: dict[str, str]
+
+
+class _World(msgspec.Struct):
+    """All that the server knows; what is kept in the state file."""
+
+    pool_bytes: int
+    subnet: str = "10.70.0.1/24"
+    machines: dict[str, _Machine] = {}
+    images: dict[str, _Image] = {}
+    aliases: dict[str, str] = {}
+
+
+class SimulatedLxd:
+    """One LXD server in memory. Safe for many threads.
+
+    Args:
+        clock: epoch seconds.
+        execute: answers commands inside instances; the default knows `mautic-ctl` and ends all else with 0.
+        pool_bytes: size of the pool until `ensure_project` gives another.
+        state: a JSON file that everything is kept in over restarts.
+
+    For tests: `calls` counts the calls by method; `latency` is the seconds that every call takes, or that one
+    method takes (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        execute: Execute | None = None,
+        pool_bytes: int = 30 * 1024 * MIB,
+        state: Path | None = None,
+    ) -> None:
+        self.calls: Counter[str] = Counter()
+        self.latency: float | Mapping[str, float] = 0.0
+        self.on_call: Callable[[str, tuple[Any, ...]], None] | None = None
+        self.run: Execute = execute or run_mautic_ctl
+        self._clock = clock
+        self._state = state
+        self._lock = threading.RLock()
+        self._faults: list[tuple[str, Exception, bool]] = []
+        self._world = _World(pool_bytes=pool_bytes)
+        if state is not None and state.exists():
+            self._world = msgspec.json.decode(state.read_bytes(), type=_World)
+
+    def fail_next(self, method: str, error: Exception, times: int = 1, *, after: bool = False) -> None:
+        """Let the next calls of a method raise; `after`: only when the change is done, as when an answer is lost."""
+        with self._lock:
+            self._faults.extend([(method, error, after)] * times)
+
+    @contextmanager
+    def _call(self, method: str, *arguments: Any) -> Iterator[_World]:
+        """One call: counted, delayed, made to fail when a test wants that, alone in the world, then kept."""
+        if self.on_call is not None:
+            self.on_call(method, arguments)
+        delay = self.latency if isinstance(self.latency, (int, float)) else self.latency.get(method, 0.0)
+        if delay:
+            time.sleep(delay)
+        with self._lock:
+            self.calls[method] += 1
+            fault = next((fault for fault in self._faults if fault[0] == method), None)
+            if fault is not None:
+                self._faults.remove(fault)
+                if not fault[2]:
+                    raise fault[1]
+            yield self._world
+            if self._state is not None and method in _CHANGES:
+                part = self._state.with_suffix(".part")
+                part.write_bytes(msgspec.json.encode(self._world))
+                part.replace(self._state)
+            if fault is not None:
+                raise fault[1]
+
+    # -- the server ---------------------------------------------------------------------------------------------
+
+    def server(self) -> Server:
+        """See `Lxd.server`."""
+        with self._call("server"):
+            return Server(name="simulated", version="simulated", extensions=frozenset(), simulated=True)
+
+    def pool(self) -> PoolSpace:
+        """See `Lxd.pool`."""
+        with self._call("pool") as world:
+            return PoolSpace(used=_used(world), total=world.pool_bytes)
+
+    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
+        """See `Lxd.ensure_project`."""
+        edge_address(subnet)
+        with self._call("ensure_project") as world:
+            world.pool_bytes = size_bytes(pool_size)
+            world.subnet = subnet
+
+    # -- reading instances --------------------------------------------------------------------------------------
+
+    def instances(self) -> list[Instance]:
+        """See `Lxd.instances`."""
+        with self._call("instances") as world:
+            return [_instance(world.machines[name]) for name in sorted(world.machines)]
+
+    def instance(self, name: str) -> Instance:
+        """See `Lxd.instance`."""
+        with self._call("instance", name) as world:
+            return _instance(_find(world, name, f"read `{name}`"))
+
+    def states(self) -> dict[str, InstanceState]:
+        """See `Lxd.states`."""
+        with self._call("states") as world:
+            return {name: _state(machine) for name, machine in world.machines.items()}
+
+    def state(self, name: str) -> InstanceState:
+        """See `Lxd.state`."""
+        with self._call("state", name) as world:
+            return _state(_find(world, name, f"read the state of `{name}`"))
+
+    # -- changing instances -------------------------------------------------------------------------------------
+
+    def copy(
+        self,
+        source: str,
+        name: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """See `Lxd.copy`."""
+        doing = f"copy `{source}` to `{name}`"
+        with self._call("copy", source, name) as world:
+            origin, _, snapshot = source.partition("/")
+            found: _Machine | _Snapshot = _find(world, origin, doing)
+            if snapshot:
+                found = _find_snapshot(_find(world, origin, doing), snapshot, doing)
+            kept = {key: value for key, value in found.config.items() if not key.startswith("volatile.")}
+            self._add(
+                world, name, {**kept, **config}, {**found.devices, **devices}, found.profiles, CLONE_BYTES, doing
+            ).files = dict(found.files)
+
+    def create(
+        self, name: str, image: str, *, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """See `Lxd.create`."""
+        doing = f"create `{name}` from the image `{image}`"
+        with self._call("create", name, image) as world:
+            known = world.images.get(world.aliases.get(image, image))
+            if known is None:
+                raise NotFound(f"LXD could not {doing}: there is no such image.")
+            stamped = {f"image.{key}": value for key, value in known.properties.items()}
+            self._add(world, name, {**stamped, **config}, devices, ["mautic-ops"], max(known.bytes, MIB), doing)
+
+    def _add(
+        self,
+        world: _World,
+        name: str,
+        config: Mapping[str, str],
+        devices: Mapping[str, Mapping[str, str]],
+        profiles: list[str],
+        size: int,
+        doing: str,
+    ) -> _Machine:
+        if not _NAME.match(name):
+            raise LxdError(f"LXD could not {doing}: the name may have letters, digits and hyphens only.")
+        if name in world.machines:
+            raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
+        _room(world, size, doing)
+        mac = "00:16:3e:" + ":".join(f"{random.randrange(256):02x}" for _ in range(3))  # noqa: S311 (not a secret)
+        world.machines[name] = machine = _Machine(
+            name=name,
+            status="Stopped",
+            config={**{key: value for key, value in config.items() if value}, "volatile.eth0.hwaddr": mac},
+            devices={key: dict(device) for key, device in devices.items()},
+            profiles=list(profiles),
+            created=int(self._clock()),
+            bytes=size,
+        )
+        return machine
+
+    def start(self, name: str) -> None:
+        """See `Lxd.start`."""
+        with self._call("start", name) as world:
+            machine = _find(world, name, f"start `{name}`")
+            machine.address = machine.address or _free_address(world, machine)
+            machine.status = "Running"
+
+    def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
+        """See `Lxd.stop`."""
+        with self._call("stop", name) as world:
+            _find(world, name, f"stop `{name}`").status = "Stopped"
+
+    def restart(self, name: str, *, timeout: int = 60) -> None:
+        """See `Lxd.restart`."""
+        doing = f"restart `{name}`"
+        with self._call("restart", name) as world:
+            _running(_find(world, name, doing), doing)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """See `Lxd.rename`."""
+        doing = f"rename `{name}` to `{new_name}`"
+        with self._call("rename", name, new_name) as world:
+            machine = _find(world, name, doing)
+            if new_name in world.machines:
+                raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
+            if not _NAME.match(new_name):
+                raise LxdError(f"LXD could not {doing}: the name may have letters, digits and hyphens only.")
+            _stopped(machine, doing)
+            machine.name = new_name
+            world.machines[new_name] = world.machines.pop(name)
+
+    def delete(self, name: str) -> None:
+        """See `Lxd.delete`."""
+        doing = f"delete `{name}`"
+        with self._call("delete", name) as world:
+            machine = _find(world, name, doing)
+            if machine.config.get("security.protection.delete") == "true":
+                raise LxdError(f"LXD could not {doing}: Instance is protected.")
+            _stopped(machine, doing)
+            del world.machines[name]
+
+    def update(
+        self,
+        name: str,
+        config: Mapping[str, str | None],
+        devices: Mapping[str, Mapping[str, str] | None] | None = None,
+    ) -> None:
+        """See `Lxd.update`."""
+        with self._call("update", name) as world:
+            machine = _find(world, name, f"update `{name}`")
+            laid: Mapping[str, str | None] = {**machine.config, **config}
+            machine.config = {key: value for key, value in laid.items() if value}
+            for key, device in (devices or {}).items():
+                machine.devices.pop(key, None)
+                if device:
+                    machine.devices[key] = dict(device)
+
+    def snapshot(self, name: str, snapshot: str, *, config: Mapping[str, str] | None = None) -> None:
+        """See `Lxd.snapshot`."""
+        doing = f"take the snapshot `{snapshot}` of `{name}`"
+        with self._call("snapshot", name, snapshot) as world:
+            machine = _find(world, name, doing)
+            if any(known.name == snapshot for known in machine.snapshots):
+                raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
+            _room(world, MIB, doing)
+            machine.snapshots.append(
+                _Snapshot(
+                    name=snapshot,
+                    created=int(self._clock()),
+                    config={**machine.config, **(config or {})},
+                    devices={key: dict(device) for key, device in machine.devices.items()},
+                    profiles=list(machine.profiles),
+                    files=dict(machine.files),
+                )
+            )
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """See `Lxd.snapshots`."""
+        with self._call("snapshots", name) as world:
+            machine = _find(world, name, f"list the snapshots of `{name}`")
+            return [
+                Snapshot(name=found.name, created=found.created, config=dict(found.config))
+                for found in machine.snapshots
+            ]
+
+    def delete_snapshot(self, name: str, snapshot: str) -> None:
+        """See `Lxd.delete_snapshot`."""
+        doing = f"delete the snapshot `{snapshot}` of `{name}`"
+        with self._call("delete_snapshot", name, snapshot) as world:
+            machine = _find(world, name, doing)
+            machine.snapshots.remove(_find_snapshot(machine, snapshot, doing))
+
+    # -- inside instances ---------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        user: int = 0,
+        timeout: int = 120,
+    ) -> ExecResult:
+        """See `Lxd.execute`."""
+        doing = f"run `{PurePosixPath(command[0]).name}` in `{name}`"
+        with self._call("execute", name, command) as world:
+            _running(_find(world, name, doing), doing)
+        # Outside the lock: other instances go on while a command runs.
+        return self.run(self, name, command, environment or {})
+
+    def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
+        """See `Lxd.push`. Every folder is taken to be there."""
+        doing = f"write `{path}` in `{name}`"
+        with self._call("push", name, path) as world:
+            machine = _find(world, name, doing)
+            _room(world, len(content), doing)
+            machine.files[path] = _File(bytes(content), mode, uid, gid)
+
+    def pull(self, name: str, path: str) -> bytes:
+        """See `Lxd.pull`."""
+        with self._call("pull", name, path) as world:
+            machine = _find(world, name, f"read `{path}` in `{name}`")
+            if path not in machine.files:
+                raise NotFound(f"There is no `{path}` in `{name}`.")
+            return machine.files[path].content
+
+    def remove(self, name: str, path: str) -> None:
+        """See `Lxd.remove`."""
+        with self._call("remove", name, path) as world:
+            _find(world, name, f"delete `{path}` in `{name}`").files.pop(path, None)
+
+    # -- images -------------------------------------------------------------------------------------------------
+
+    def image(self, alias: str) -> Mapping[str, str] | None:
+        """See `Lxd.image`."""
+        with self._call("image", alias) as world:
+            found = world.images.get(world.aliases.get(alias, ""))
+            return None if found is None else {**found.properties, "fingerprint": found.fingerprint}
+
+    def import_image(self, path: str, alias: str, properties: Mapping[str, str]) -> str:
+        """See `Lxd.import_image`."""
+        try:
+            content = Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"There is no image file {path}.") from error
+        fingerprint = hashlib.sha256(content).hexdigest()
+        with self._call("import_image", path, alias) as world:
+            world.images.setdefault(fingerprint, _Image(fingerprint, len(content), dict(properties)))
+            world.aliases[alias] = fingerprint
+            return fingerprint
+
+    def export_image(self, source: str, alias: str, path: str, properties: Mapping[str, str]) -> str:
+        """See `Lxd.export_image`. The file says what it would hold."""
+        doing = f"publish `{source}` as the image `{alias}`"
+        name, _, snapshot = source.partition("/")
+        with self._call("export_image", source, alias, path) as world:
+            machine = _find(world, name, doing)
+            found = _find_snapshot(machine, snapshot, doing) if snapshot else machine
+            if not snapshot:
+                _stopped(machine, doing)
+            content = msgspec.json.encode({"simulated image": found, "properties": dict(properties)})
+            Path(path).write_bytes(content)
+            fingerprint = hashlib.sha256(content).hexdigest()
+            world.images[fingerprint] = _Image(fingerprint, len(content), dict(properties))
+            world.aliases[alias] = fingerprint
+            return fingerprint
+
+
+_CHANGES = frozenset(
+    [
+        "ensure_project",
+        "copy",
+        "create",
+        "start",
+        "stop",
+        "restart",
+        "rename",
+        "delete",
+        "update",
+        "snapshot",
+        "delete_snapshot",
+        "push",
+        "remove",
+        "import_image",
+        "export_image",
+    ]
+)
+
+
+def run_mautic_ctl(lxd: SimulatedLxd, name: str, command: list[str], environment: Mapping[str, str]) -> ExecResult:
+    """Play `python3 mautic-ctl VERB REQUEST RESULT`: a tenant that is well. All other commands end with 0, silent."""
+    if len(command) == 5 and PurePosixPath(command[1]).name == "mautic-ctl":
+        verb, request_file, result_file = command[2:]
+        request = json.loads(lxd.pull(name, request_file))
+        # What was asked stays in the instance, without its secrets, for a test to look at.
+        asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
+        lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
+        answers: dict[str, dict[str, Any]] = {
+            "identity": {"changed": True},
+            "health": {"healthy": True, "checks": {}},
+            "version": {"version": lxd.instance(name).config.get("user.mautic-ops.version", "")},
+        }
+        if verb not in answers:
+            answer: dict[str, Any] = {"ok": False, "error": f"there is no verb {verb}"}
+        else:
+            answer = {"ok": True, **answers[verb]}
+        lxd.push(name, result_file, json.dumps(answer).encode())
+        return ExecResult(0 if answer["ok"] else 1, "", "")
+    return ExecResult(0, "", "")
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`), or raise LxdError."""
+    match = re.fullmatch(r"(\d+)\s*([kKMGTP]?)(i?B)?", text)
+    if match is None:
+        raise LxdError(f"“{text}” is not a size; write one such as `30GiB`.")
+    number, prefix, unit = match.groups()
+    scale: int = (1024 if unit == "iB" else 1000) ** " KMGTP".index(prefix.upper() or " ")
+    return int(number) * scale
+
+
+def _instance(machine: _Machine) -> Instance:
+    return Instance(
+        name=machine.name,
+        status=machine.status,
+        config=dict(machine.config),
+        devices={key: dict(device) for key, device in machine.devices.items()},
+        profiles=tuple(machine.profiles),
+        created=machine.created,
+    )
+
+
+def _state(machine: _Machine) -> InstanceState:
+    if machine.status != "Running":
+        return InstanceState(status=machine.status, disk=machine.bytes)
+    return InstanceState(
+        status=machine.status,
+        address=machine.address,
+        memory=200 * MIB,
+        disk=machine.bytes,
+        cpu=10**9,
+        processes=30,
+    )
+
+
+def _find(world: _World, name: str, doing: str) -> _Machine:
+    if name not in world.machines:
+        raise NotFound(f"LXD could not {doing}: there is no instance `{name}`.")
+    return world.machines[name]
+
+
+def _find_snapshot(machine: _Machine, snapshot: str, doing: str) -> _Snapshot:
+    for found in machine.snapshots:
+        if found.name == snapshot:
+            return found
+    raise NotFound(f"LXD could not {doing}: `{machine.name}` has no snapshot `{snapshot}`.")
+
+
+def _running(machine: _Machine, doing: str) -> None:
+    if machine.status != "Running":
+        raise LxdError(f"LXD could not {doing}: Instance is not running.")
+
+
+def _stopped(machine: _Machine, doing: str) -> None:
+    if machine.status == "Running":
+        raise LxdError(f"LXD could not {doing}: Instance is running.")
+
+
+def _used(world: _World) -> int:
+    return sum(
+        machine.bytes + len(machine.snapshots) * MIB + sum(len(file.content) for file in machine.files.values())
+        for machine in world.machines.values()
+    )
+
+
+def _room(world: _World, needed: int, doing: str) -> None:
+    if _used(world) + needed > world.pool_bytes:
+        raise PoolFull(f"LXD could not {doing}: the storage pool (or the disk's limit) is full.")
+
+
+def _free_address(world: _World, machine: _Machine) -> str:
+    fixed = machine.devices.get("eth0", {}).get("ipv4.address")
+    if fixed:
+        return fixed
+    taken = {other.address for other in world.machines.values()}
+    network = ipaddress.ip_interface(world.subnet).network
+    # A fleet larger than the bridge's subnet goes on in the addresses behind it: nothing here is ever routed.
+    address = network[16]
+    while str(address) in taken:
+        address += 1
+    return str(address)
