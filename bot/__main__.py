@@ -17,12 +17,12 @@ from bot import home, scheduler
 from bot.announcer import Announcer
 from bot.approvals import Approvals
 from bot.database import Database
-from bot.edge import Edge
 from bot.fleet import Fleet
 from bot.inbox import Inbox
 from bot.invocations import Invocations
 from bot.listeners import make_app, socket_mode, web_client
 from bot.lxd import Lxd
+from bot.manifest import manifest
 from bot.mautic import Mautic
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
@@ -46,6 +46,15 @@ def open_lxd(settings: Settings) -> Lxd:
     from bot.bring_up import gateway
 
     return gateway(settings)
+
+
+def open_edge(settings: Settings, lxd: Lxd) -> EdgeDoor:
+    """Return the door to the reverse proxy of that LXD server."""
+    if settings.lxd.simulated:
+        return SimulatedEdge(lxd)
+    from bot.bring_up import edge
+
+    return edge(settings, lxd)
 
 
 def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor) -> Context:
@@ -100,7 +109,7 @@ def run() -> int:
     if not settings.slack.bot_token:
         raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without it starts the local workspace.")
     lxd = open_lxd(settings)
-    edge: EdgeDoor = SimulatedEdge(lxd) if settings.lxd.simulated else Edge.of(settings, lxd)
+    edge = open_edge(settings, lxd)
     context = compose(settings, lxd, edge)
     client = web_client(settings.slack)
     people = People(client, settings)
@@ -159,7 +168,7 @@ def main(words: list[str]) -> int:
         "down": bring_up.down,
         "clean-lab": bring_up.clean_lab,
         "blueprint": lambda: bring_up.blueprint(words[1:]),
-        "manifest": lambda: print(json.dumps(Registry(commands).manifest(), indent=2)) or 0,
+        "manifest": lambda: print(json.dumps(manifest(), indent=2)) or 0,
     }
     if not words or words[0] not in verbs:
         print(f"usage: python -m bot {'|'.join(verbs)}", file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.lxd import Lxd, LxdError, NotFound
+from bot.tenants import PlanSize
 
 TOOL = "/usr/local/sbin/mautic-ctl"
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl.py"
@@ -47,3 +48,33 @@ class Mautic:
         if not answer.get("ok"):
             raise LxdError(f"Inside `{instance}`: {answer.get('error', 'the tool gave no reason')}.")
         return answer
+
+    def identity(
+        self,
+        instance: str,
+        *,
+        domain: str,
+        site_url: str,
+        username: str,
+        email: str,
+        password: str,
+        database_password: str,
+        secret_key: str,
+        size: PlanSize,
+    ) -> None:
+        """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then unseal it."""
+        self.call(
+            instance,
+            "identity",
+            {
+                "hostname": instance,
+                "domain": domain,
+                "site_url": site_url,
+                "admin": {"username": username, "email": email, "password": password},
+                "db_password": database_password,
+                "secret_key": secret_key,
+                "innodb_buffer_pool": size.innodb_buffer_pool,
+                "fpm_children": size.fpm_children,
+                "email_workers": size.email_workers,
+            },
+        )

@@ -38,13 +38,16 @@ class Clock:
 
 def settings_in(folder: Path, **environment: str) -> Settings:
     """The shipped settings with their state in a folder."""
-    return load(environment={"MAUTIC_OPS_BOT__STATE": str(folder), "MAUTIC_OPS_LXD__ENDPOINT": "simulated"} | environment)
+    return load(
+        environment={"MAUTIC_OPS_BOT__STATE": str(folder), "MAUTIC_OPS_LXD__ENDPOINT": "simulated"} | environment
+    )
 
 
 def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
     """Put a blueprint on a simulated host."""
     name = f"blueprint--{version.replace('.', '-').replace('+', '-')}"
     config = stamps(role="blueprint", version=version, double=version.endswith("double"), created=1)
+    lxd.import_image(__file__, "base", {})
     lxd.create(name, "base", config=config, devices={})
     lxd.snapshot(name, "golden")
 
@@ -68,7 +71,12 @@ class Bench:
         command, _ = self.context.registry.parse(text)
         plan = self.answer(text, actor)
         return self.context.operations.request(
-            command.name, plan, requester=actor.id, channel="C0OPS", request_key=key or f"{text}{self.clock()}{actor.id}", hours=24
+            command.name,
+            plan,
+            requester=actor.id,
+            channel="C0OPS",
+            request_key=key or f"{text}{self.clock()}{actor.id}",
+            hours=24,
         )
 
     def approve(self, operation: Operation, actor: Actor = LEAD) -> Operation:
@@ -88,7 +96,10 @@ class Bench:
 
 
 def make_bench(
-    folder: Path, lxd: SimulatedLxd | None = None, fault: Callable[[str], None] = lambda moment: None, **environment: str
+    folder: Path,
+    lxd: SimulatedLxd | None = None,
+    fault: Callable[[str], None] = lambda moment: None,
+    **environment: str,
 ) -> Bench:
     """Build a bench in a folder; the same folder and LXD again is the bot after a restart."""
     settings = settings_in(folder, **environment)
