@@ -1,0 +1,108 @@
+"""The recipe of the golden image: which packages, which files, what is masked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["tenant", "edge"]
+
+FILES = Path(__file__).with_name("files")
+"""`system`, then `tenant` or `edge`, are laid over a container's root: owner root, executable where they are so here."""
+
+SUITE = "bookworm"
+PHP = (8, 2)
+MARIADB = (10, 11)
+
+SYSTEM = ("systemd", "systemd-sysv", "udhcpc", "iproute2", "ca-certificates")
+"""What any container of ours boots with."""
+
+STACK = (
+    "nginx-light",
+    "mariadb-server",
+    *(
+        f"php8.2-{part}"
+        for part in ["cli", "fpm", "mysql", "xml", "mbstring", "curl", "zip", "intl", "imap", "gd", "bcmath", "opcache"]
+    ),
+    "cron",
+    "logrotate",
+    "python3-minimal",
+    "libpython3-stdlib",
+    "curl",
+    "unzip",
+)
+"""What a tenant runs. `libpython3-stdlib` is for mautic-ctl, which is stdlib only."""
+
+EDGE = ("caddy",)
+
+MASKED = (
+    # Nobody logs in at a console, and nothing of the machine under the container is ours to set up.
+    "console-getty.service getty.target systemd-logind.service systemd-user-sessions.service "
+    "systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service "
+    "systemd-network-generator.service systemd-modules-load.service systemd-sysctl.service systemd-pstore.service "
+    "systemd-random-seed.service systemd-update-utmp.service systemd-update-utmp-runlevel.service "
+    "systemd-machine-id-commit.service systemd-remount-fs.service systemd-binfmt.service "
+    "systemd-journal-flush.service systemd-sysusers.service systemd-firstboot.service kmod-static-nodes.service "
+    "modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service "
+    "modprobe@fuse.service modprobe@loop.service dev-hugepages.mount dev-mqueue.mount sys-kernel-config.mount "
+    "sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount "
+    "systemd-ask-password-wall.path systemd-ask-password-console.path systemd-initctl.socket procps.service "
+    "e2scrub_reap.service rc-local.service caddy.service "
+    # Work by the clock is cron's (/etc/cron.d/mautic), so that a hundred clones do not all wake at their first boot.
+    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer "
+    "logrotate.timer phpsessionclean.timer systemd-tmpfiles-clean.timer"
+).split()
+"""Units that a container of ours does without: a boot is what a person waits for."""
+
+
+ENABLED = {
+    "tenant": ("dhcp.service", "mautic-worker@email.service"),
+    "edge": ("dhcp.service", "edge.service"),
+}
+"""Units of ours that start at boot."""
+
+
+def recipe_digest() -> str:
+    """Return the sha256 of a tenant's recipe: its files with their modes, the packages, the units."""
+    recipe = hashlib.sha256(repr((SUITE, SYSTEM, STACK)).encode())
+    recipe.update(recipe_tar("tenant"))
+    return recipe.hexdigest()
+
+
+def recipe_files(kind: Kind) -> dict[str, Path]:
+    """Return the files of a kind of container by their path inside it (without the leading slash), sorted."""
+    found = {
+        str(path.relative_to(FILES / part)): path
+        for part in ("system", kind)
+        for path in (FILES / part).rglob("*")
+        if path.is_file()
+    }
+    return dict(sorted(found.items()))
+
+
+def recipe_tar(kind: Kind) -> bytes:
+    """Return the files, and the links that mask and enable units, as a tar archive to lay over a container's root.
+
+    The same recipe gives the same bytes.
+    """
+    links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED}
+    links["etc/systemd/system/default.target"] = "/lib/systemd/system/multi-user.target"
+    for unit in ENABLED[kind]:
+        template = re.sub(r"@.*\.", "@.", unit)
+        links[f"etc/systemd/system/multi-user.target.wants/{unit}"] = f"/etc/systemd/system/{template}"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, path in recipe_files(kind).items():
+            info = tarfile.TarInfo(name)
+            info.size = path.stat().st_size
+            info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            tar.addfile(info, io.BytesIO(path.read_bytes()))
+        for name, target in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    return buffer.getvalue()
