@@ -404,6 +404,28 @@ class LxdGateway:
         self._ensure("projects", {"name": self._project, "config": features})
         self._ensure("profiles", {"name": self._profile, "devices": self._devices()}, project=True)
 
+    def remove_project(self) -> None:
+        """Take away what `ensure_project` made, with every instance and image in it; all else stays."""
+        with suppress(NotFound):
+            for instance in self.instances():
+                self.stop(instance.name, force=True)
+                self.update(instance.name, {"security.protection.delete": None})
+                self.delete(instance.name)
+            doing = "list the images"
+            for image in self._get("images", doing, params={"recursion": "1"}):
+                self._change("delete", f"images/{image['fingerprint']}", "delete an image")
+        parts = (
+            ("profiles", self._profile),
+            ("projects", self._project),
+            ("networks", self._network),
+            ("network-acls", self._network),
+            ("storage-pools", self._pool),
+        )
+        for kind, name in parts:
+            with suppress(NotFound):
+                path = f"{kind}/{name}"
+                self._request("delete", path, f"delete {path}", project=kind == "profiles", timeout=_SHORT)
+
     def _devices(self) -> dict[str, dict[str, str]]:
         return {
             "root": {"type": "disk", "path": "/", "pool": self._pool},

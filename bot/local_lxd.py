@@ -1,0 +1,403 @@
+"""An LXD server on this machine: found, or brought up where there is none, and taken away again without a trace.
+
+Where a service manager runs, LXD is the distribution's and stays. Elsewhere the bot runs a daemon of its own under
+`/var/lib/mautic-ops/lxd-<hash of the state folder>`: containers' root users must be able to walk there (which a
+checkout or a private state folder seldom allows), and its socket's path has to stay below 108 characters.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.lxd import LxdUnavailable
+from bot.lxd_gateway import LxdGateway
+
+Progress = Callable[[str], None]
+
+_SYSTEM_SOCKETS = (
+    "/var/snap/lxd/common/lxd/unix.socket",
+    "/var/lib/lxd/unix.socket",
+    "/run/incus/unix.socket",
+    "/var/lib/incus/unix.socket",
+)
+_LIMITS = {
+    # Keys and watches are counted for all containers together, since they share one range of user ids.
+    "kernel/keys/maxkeys": 20_000,
+    "kernel/keys/maxbytes": 20_000_000,
+    "fs/inotify/max_user_instances": 65_536,
+    "fs/inotify/max_user_watches": 1_048_576,
+    "fs/inotify/max_queued_events": 1_048_576,
+    "fs/aio-max-nr": 524_288,
+    "vm/max_map_count": 262_144,
+}
+_READY_SECONDS = 60
+_LXCFS = Path("/var/lib/lxcfs")
+
+
+@dataclass(frozen=True)
+class LocalLxd:
+    """A server on this machine. `own`: a daemon that the bot started and may end."""
+
+    socket: str
+    own: bool
+
+
+def find(state: Path) -> LocalLxd | None:
+    """Return the server that answers on this machine, or None. `state`: the bot's state folder, for its own daemon."""
+    own = str(_folder(state) / "unix.socket")
+    named = [os.environ.get("LXD_SOCKET", "")]
+    if "LXD_DIR" in os.environ:
+        named.append(str(Path(os.environ["LXD_DIR"], "unix.socket")))
+    for path in (*named, *_SYSTEM_SOCKETS, own):
+        if path and _ask(path, "/1.0"):
+            return LocalLxd(path, own=path == own)
+    return None
+
+
+def up(state: Path, progress: Progress) -> LocalLxd:
+    """Return a server of this machine, installed and started when there is none; `progress` gets lines for a person.
+
+    Quick when it already runs. Raises LxdUnavailable with a reason when no LXD can run here.
+    """
+    with _alone(state):
+        found = find(state)
+        if found is None:
+            _refuse_where_impossible()
+            _install(progress)
+            # Where a service manager runs, the package has just started it.
+            found = _wait_for_service(state) if _service_manager() else _start(state, progress)
+        if os.geteuid() == 0:
+            _raise_limits(_folder(state), progress)
+        return found
+
+
+def stop(state: Path) -> bool:
+    """End the bot's own daemon with its containers; tell whether one was there. Anybody else's server goes on."""
+    folder = _folder(state)
+    with _alone(state):
+        pid = _pid(folder)
+        if pid is None:
+            return False
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                ["lxd", "shutdown", "--timeout", "60"],  # noqa: S607
+                env={**os.environ, "LXD_DIR": str(folder)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=90,
+                check=False,
+            )
+        _end([pid])
+        _end(_processes(folder))
+        _unmount(folder)
+        folder.with_suffix(".pid").unlink(missing_ok=True)
+        return True
+
+
+def remove(state: Path, *, project: str, pool: str, network: str, profile: str) -> None:
+    """Take away all that the bot made on this machine's server, and the server too when it is the bot's own."""
+    folder = _folder(state)
+    found = find(state)
+    if found is None and folder.exists():
+        # Its parts of the kernel's tables can be named only by the daemon that made them.
+        with _alone(state):
+            found = _start(state, lambda _: None)
+    if found is not None:
+        LxdGateway(found.socket, project=project, pool=pool, network=network, profile=profile).remove_project()
+    stop(state)
+    if folder.exists():
+        _unmount(folder)
+        _end(_processes(folder))
+        _stop_lxcfs(folder)
+        _restore_limits(folder)
+        shutil.rmtree(folder)
+    for suffix in (".log", ".pid", ".limits", ".lxcfs"):
+        folder.with_suffix(suffix).unlink(missing_ok=True)
+    if os.geteuid() == 0:
+        _lock(folder).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
+# -- finding ------------------------------------------------------------------------------------------------------
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _ask(path: str, address: str) -> bool:
+    """Whether a server answers 200 at a unix socket."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", address)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _folder(state: Path) -> Path:
+    digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]
+    return Path("/var/lib/mautic-ops", f"lxd-{digest}")
+
+
+def _service_manager() -> bool:
+    return Path("/run/systemd/system").exists()
+
+
+def _lock(folder: Path) -> Path:
+    return Path(f"/run/mautic-ops-{folder.name}.lock" if os.geteuid() == 0 else os.devnull)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Keep two of us from starting or ending the same daemon at once."""
+    with _lock(_folder(state)).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# -- bringing up --------------------------------------------------------------------------------------------------
+
+
+def _refuse_where_impossible() -> None:
+    instead = "try `make up LXD=simulated`, or point the bot at an LXD server"
+    if sys.platform != "linux":
+        raise LxdUnavailable(f"LXD runs on Linux only, and this is {sys.platform}; {instead}.")
+    if os.geteuid() != 0:
+        for path in _SYSTEM_SOCKETS:
+            if Path(path).exists() and not os.access(path, os.W_OK):
+                raise LxdUnavailable(f"There is LXD at {path}, but you may not use it: join its group; or {instead}.")
+        raise LxdUnavailable(f"There is no LXD on this machine, and only root can start one; {instead}.")
+    probe = ["unshare", "--user", "--mount", "--net", "--pid", "--fork", "true"]
+    try:
+        subprocess.run(probe, check=True, capture_output=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LxdUnavailable(f"This machine lets nobody make containers (no namespaces); {instead}.") from error
+    if " /sys/fs/cgroup" not in Path("/proc/self/mounts").read_text():
+        raise LxdUnavailable(f"This machine has no control groups at /sys/fs/cgroup; {instead}.")
+
+
+def _install(progress: Progress) -> None:
+    """Install what is missing of LXD and what it needs."""
+    # nftables first: a daemon that starts without it falls back to a firewall without our network's rules.
+    needed = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "mkfs.btrfs": "btrfs-progs", "debootstrap": "debootstrap"}
+    packages = [package for program, package in needed.items() if shutil.which(program, path=_PATH) is None]
+    lxd = shutil.which("lxd", path=_PATH) is None
+    if not packages and not lxd:
+        return
+    if shutil.which("apt-get") is None:
+        raise LxdUnavailable("LXD is not installed, and this is neither Debian nor Ubuntu: install it, then try again.")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    progress(f"installing {', '.join([*packages, *['lxd'] * lxd])}")
+    apt = ["apt-get", "--quiet", "--yes", "--no-install-recommends"]
+    steps = [[*apt, "update"], *([[*apt, "install", *packages]] if packages else [])]
+    if lxd and shutil.which("snap") and _service_manager():
+        # Ubuntu has LXD as a snap only.
+        steps.append(["snap", "install", "lxd"])
+    elif lxd:
+        steps.append([*apt, "install", "lxd"])
+    for step in steps:
+        done = subprocess.run(step, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
+            raise LxdUnavailable(f"LXD could not be installed: `{' '.join(step)}` failed ({said.rstrip('.')}).")
+
+
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin", "/snap/bin"))
+
+
+def _wait_for_service(state: Path) -> LocalLxd:
+    end = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < end:
+        found = find(state)
+        if found is not None:
+            return found
+        time.sleep(0.2)
+    raise LxdUnavailable("LXD is installed, but its service does not answer; `systemctl status lxd` says more.")
+
+
+def _start(state: Path, progress: Progress) -> LocalLxd:
+    folder = _folder(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.chmod(0o755)
+    folder.chmod(0o711)
+    _raise_limits(folder, progress)
+    _start_lxcfs(folder, progress)
+    progress("starting LXD")
+    with folder.with_suffix(".log").open("ab") as log:
+        # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
+        daemon = subprocess.Popen(
+            ["lxd", "--group", "root"],  # noqa: S607
+            env={**os.environ, "LXD_DIR": str(folder), "PATH": _PATH},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    folder.with_suffix(".pid").write_text(str(daemon.pid))
+    path = str(folder / "unix.socket")
+    end = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < end and daemon.poll() is None:
+        if _ask(path, "/internal/ready"):
+            # It outlives this process, which need not be told of its end.
+            daemon.returncode = 0
+            return LocalLxd(path, own=True)
+        time.sleep(0.05)
+    _end([daemon.pid])
+    said = [line for line in folder.with_suffix(".log").read_text().splitlines() if "level=error" in line]
+    reason = said[-1].partition("msg=")[2].strip('"') if said else f"its log is {folder.with_suffix('.log')}"
+    raise LxdUnavailable(f"LXD does not start on this machine: {reason}.")
+
+
+def _raise_limits(folder: Path, progress: Progress) -> None:
+    """Raise the kernel's limits that a hundred containers run into; note the former ones for `remove`."""
+    before: dict[str, int] = {}
+    for name, wanted in _LIMITS.items():
+        path = Path("/proc/sys", name)
+        try:
+            now = int(path.read_text())
+            if now < wanted:
+                path.write_text(str(wanted))
+                before[name] = now
+        except OSError:
+            progress(f"cannot raise {name.replace('/', '.')}; more than about 60 tenants may not start")
+    if before and folder.exists():
+        folder.with_suffix(".limits").write_text(json.dumps(_noted(folder) | before))
+
+
+def _noted(folder: Path) -> dict[str, int]:
+    noted = folder.with_suffix(".limits")
+    found: dict[str, int] = json.loads(noted.read_text()) if noted.exists() else {}
+    return found
+
+
+def _restore_limits(folder: Path) -> None:
+    for name, before in _noted(folder).items():
+        path = Path("/proc/sys", name)
+        with suppress(OSError):
+            if int(path.read_text()) == _LIMITS.get(name):
+                path.write_text(str(before))
+
+
+def _start_lxcfs(folder: Path, progress: Progress) -> None:
+    """Start lxcfs when nobody did: without it tenants see the memory and CPUs of the whole machine."""
+    program = shutil.which("lxcfs", path=_PATH)
+    if program is None or not Path("/dev/fuse").exists():
+        progress("lxcfs cannot run here; tenants will see the whole machine's memory")
+        return
+    if os.path.ismount(_LXCFS):
+        return
+    _LXCFS.mkdir(exist_ok=True)
+    with folder.with_suffix(".log").open("ab") as log:
+        # With the pid in our own file: its default is shared with the distribution's service.
+        lxcfs = subprocess.Popen(  # noqa: S603
+            [program, "--foreground", f"--pidfile={folder.with_suffix('.lxcfs.run')}", str(_LXCFS)],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    folder.with_suffix(".lxcfs").write_text(str(lxcfs.pid))
+    end = time.monotonic() + 5
+    while not os.path.ismount(_LXCFS) and lxcfs.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    if lxcfs.poll() is None:
+        lxcfs.returncode = 0
+
+
+# -- taking away --------------------------------------------------------------------------------------------------
+
+
+def _pid(folder: Path) -> int | None:
+    """The pid of the bot's own daemon when it runs."""
+    try:
+        pid = int(folder.with_suffix(".pid").read_text())
+        running = f"LXD_DIR={folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if running else None
+
+
+def _processes(folder: Path) -> list[int]:
+    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder."""
+    mark = f"{folder}/".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if mark in path.read_bytes() + b"/" and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+def _end(pids: list[int]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        end = time.monotonic() + 5
+        while any(_alive(pid) for pid in pids) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        # One that this process started is told of its end here.
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _unmount(folder: Path) -> None:
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)  # noqa: S603, S607
+
+
+def _stop_lxcfs(folder: Path) -> None:
+    """End the lxcfs that we started, unless containers of another server look through it."""
+    try:
+        pid = int(folder.with_suffix(".lxcfs").read_text())
+        ours = b"lxcfs" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return
+    if ours and not _lxcfs_in_use():
+        _end([pid])
+        subprocess.run(["umount", "--lazy", str(_LXCFS)], check=False, capture_output=True)  # noqa: S603, S607
+        folder.with_suffix(".lxcfs.run").unlink(missing_ok=True)
+
+
+def _lxcfs_in_use() -> bool:
+    for path in Path("/proc").glob("[0-9]*/mounts"):
+        with suppress(OSError):
+            if any(line.startswith("lxcfs /proc/") for line in path.read_text().splitlines()):
+                return True
+    return False
