@@ -31,6 +31,21 @@ function commands(): array
 
             return 0;
         }],
+        'mautic:donotsell:download' => ['run' => function ($a, $o, $say): int {
+            $say('The Do Not Sell list could not be downloaded.');
+
+            return 0;
+        }],
+        'mautic:max-mind:purge' => ['options' => ['dry-run|d'], 'run' => function ($a, $o, $say): int {
+            $say('0 contacts were purged.');
+
+            return 0;
+        }],
+        'mautic:email:fetch' => ['options' => ['message-limit|m='], 'run' => function ($a, $o, $say): int {
+            $say('No mailboxes are configured.');
+
+            return 0;
+        }],
         'mautic:plugins:reload' => ['run' => reload_plugins(...)],
         'mautic:maintenance:cleanup' => ['options' => ['days-old|d=', 'dry-run|r', 'gdpr|g', 'force|f', ...$moderated], 'key' => $no_key, 'run' => clean_up(...)],
         'mautic:update:find' => ['run' => function ($a, $o, $say): int {

@@ -56,7 +56,7 @@ function install(array $arguments, array $options, callable $say): int
     if ($step < 2) {
         $say('1 - Creating database...');
         try {
-            if ($database['db_table_prefix'] !== '') {
+            if (!empty($database['db_table_prefix'])) {
                 throw new RuntimeException(BADGE . ': a table prefix is not imitated.');
             }
             $db = database($database);
