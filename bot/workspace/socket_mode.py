@@ -97,7 +97,8 @@ class SocketMode:
                 if frame.type is WSMsgType.TEXT:
                     self._acknowledge(connection, frame.data)
         finally:
-            self.connections.remove(connection)
+            if connection in self.connections:
+                self.connections.remove(connection)
         return ws
 
     def _acknowledge(self, connection: Connection, text: str) -> None:
@@ -113,6 +114,7 @@ class SocketMode:
         """End every connection: after notice (`warning`, `refresh_requested`), or `hard`, with none."""
         for connection in list(self.connections):
             if reason == "hard":
+                self.connections.remove(connection)
                 if connection.request.transport:
                     connection.request.transport.abort()
                 continue

@@ -1,0 +1,125 @@
+"""Who may do and see what: members, guests, people of other organisations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from slack_bolt import Ack, App
+from slack_sdk.errors import SlackApiError
+
+from tests.support.workspace import Workspace, eventually
+
+Connect = Callable[[], object]
+Json = dict[str, Any]
+
+
+def test_an_outsider_presses_and_writes_with_their_own_team_in_the_payload(
+    app: App, connect: Connect, workspace: Workspace
+) -> None:
+    presses: list[Json] = []
+    messages: list[Json] = []
+
+    @app.action("go")
+    def go(ack: Ack, body: Json) -> None:
+        ack()
+        presses.append(body)
+
+    @app.event("message")
+    def listen(body: Json, context: Any) -> None:
+        messages.append({**body, "actor": (context.actor_team_id, context.actor_user_id)})
+
+    connect()
+    button = {"type": "button", "action_id": "go", "text": {"type": "plain_text", "text": "Go"}}
+    ts = app.client.chat_postMessage(channel="C0SHARED", text="go", blocks=[{"type": "actions", "elements": [button]}])[
+        "ts"
+    ]
+    assert workspace.click("outsider", "shared-with-partner", ts, "go")["ok"]
+    workspace.message("outsider", "shared-with-partner", "approve", thread_ts=ts)
+
+    eventually(lambda: messages and presses)
+    assert presses[0]["user"]["team_id"] == "T0OTHER"
+    event = messages[0]["event"]
+    assert (event["user_team"], event["source_team"], event["thread_ts"]) == ("T0OTHER", "T0OTHER", ts)
+    assert messages[0]["is_ext_shared_channel"] is True
+    assert messages[0]["actor"] == ("T0OTHER", "U0OUTSIDER")
+    assert app.client.conversations_info(channel="C0SHARED")["channel"]["is_ext_shared"] is True
+
+
+def test_an_outsider_has_no_commands_and_no_other_channels(workspace: Workspace) -> None:
+    assert "not available" in workspace.command("outsider", "shared-with-partner", "/mautic list")["error"]
+    assert workspace.command("outsider", "ops", "/mautic list")["error"] == "channel_not_found"
+    assert workspace.message("outsider", "ops", "hello")["error"] == "channel_not_found"
+    assert workspace.get("messages", channel="ops", user="outsider")["error"] == "channel_not_found"
+
+
+def test_an_ephemeral_message_is_for_one_person_in_the_channel(workspace: Workspace) -> None:
+    client = workspace.web_client()
+    client.chat_postEphemeral(channel="C0OPS", user="U0OPERATOR", text="for you")
+    assert [m["text"] for m in workspace.messages("ops", user="operator")] == ["for you"]
+    assert workspace.messages("ops", user="ops-lead") == []
+    with pytest.raises(SlackApiError, match="user_not_in_channel"):
+        client.chat_postEphemeral(channel="C0OPS", user="U0OUTSIDER", text="for you")
+
+
+def test_a_command_is_delivered_with_ids_for_names(app: App, connect: Connect, workspace: Workspace) -> None:
+    app.command("/mautic")(lambda ack, command: ack(f"`{command['text']}`"))
+    connect()
+    said = workspace.command("operator", "ops", "/mautic new x --note @ops-lead #general <b> & x.example.com")
+    assert said["messages"][0]["text"] == (
+        "`new x --note <@U0OPSLEAD|ops-lead> <#C0GENERAL|general> &lt;b&gt; &amp; <http://x.example.com|x.example.com>`"
+    )
+
+
+def test_a_mention_is_an_app_mention_and_a_message(app: App, connect: Connect, workspace: Workspace) -> None:
+    heard: list[tuple[str, str, str]] = []
+    for kind in ("app_mention", "message"):
+        app.event(kind)(lambda event: heard.append((event["type"], event["text"], event["channel"])))
+    connect()
+    workspace.message("operator", "ops", "@mautic approve 7")
+    eventually(lambda: len(heard) == 2)
+    assert sorted(heard) == [
+        ("app_mention", "<@U0BOT> approve 7", "C0OPS"),
+        ("message", "<@U0BOT> approve 7", "C0OPS"),
+    ]
+
+
+def test_direct_messages_with_the_app(app: App, connect: Connect, workspace: Workspace) -> None:
+    heard: list[str] = []
+
+    @app.event("message")
+    def listen(event: Json, say: Any) -> None:
+        heard.append(event["channel_type"])
+        say("hello")
+
+    connect()
+    workspace.message("operator", "@mautic", "hi")
+    workspace.wait_for_message("@mautic", "hello", user="operator")
+    assert heard == ["im"]
+    assert workspace.messages("@mautic", user="ops-lead") == []
+
+
+def test_an_unknown_command(workspace: Workspace) -> None:
+    assert "/deploy is not a valid command" in workspace.command("operator", "ops", "/deploy")["error"]
+
+
+def test_roles(workspace: Workspace) -> None:
+    client = workspace.web_client()
+    assert client.usergroups_users_list(usergroup="S0APPROVERS")["users"] == ["U0OPSLEAD", "U0OPSLEAD2"]
+    assert client.users_info(user="U0GUEST")["user"]["is_restricted"] is True
+    assert client.users_info(user="U0OUTSIDER")["user"]["team_id"] == "T0OTHER"
+    groups = {user["name"]: user["groups"] for user in workspace.users()}
+    assert groups["ops-lead"] == ["mautic-approvers", "mautic-operators"]
+    assert groups["guest"] == []
+
+    workspace.faults(fail={"method": "usergroups.users.list", "error": "plan_upgrade_required"})
+    with pytest.raises(SlackApiError, match="plan_upgrade_required"):
+        client.usergroups_users_list(usergroup="S0APPROVERS")
+
+
+def test_what_nobody_could_do_in_slack_is_a_bad_request(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="nobody called 'stranger'"):
+        workspace.message("stranger", "ops", "hello")
+    with pytest.raises(ValueError, match="no channel called 'nowhere'"):
+        workspace.get("messages", channel="nowhere")
+    with pytest.raises(ValueError, match="no fault 'earthquake'"):
+        workspace.faults(earthquake=1)

@@ -1,0 +1,71 @@
+"""Connections: told to leave, cut, several at once."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from slack_bolt import Ack, App
+from slack_sdk.errors import SlackApiError
+
+from tests.support.workspace import APP_TOKEN, Workspace, eventually
+
+Connect = Callable[[], Any]
+
+
+@pytest.mark.parametrize("reason", ["refresh_requested", "warning", "hard"])
+def test_an_app_comes_back_after_a_disconnect(app: App, connect: Connect, workspace: Workspace, reason: str) -> None:
+    app.command("/mautic")(lambda ack: ack("still here"))
+    connect()
+
+    workspace.faults(disconnect=reason)
+    eventually(lambda: _answered(workspace), 60)
+
+
+def _answered(workspace: Workspace) -> bool:
+    return bool(workspace.command("operator", "ops", "/mautic list")["ok"])
+
+
+def test_each_envelope_goes_to_one_connection_in_turn(app: App, connect: Connect, workspace: Workspace) -> None:
+    heard: list[str] = []
+
+    @app.command("/mautic")
+    def listen(ack: Ack, command: dict[str, Any]) -> None:
+        ack()
+        heard.append(command["text"])
+
+    first, second = connect(), connect()
+    taken = {first: 0, second: 0}
+    for handler in (first, second):
+
+        def count(client: Any, message: dict[str, Any], raw: str | None, handler: Any = handler) -> None:
+            taken[handler] += message.get("type") == "slash_commands"
+
+        handler.client.message_listeners.append(count)
+    for number in range(4):
+        workspace.command("operator", "ops", f"/mautic {number}")
+
+    eventually(lambda: sorted(taken.values()) == [2, 2])
+    assert sorted(heard) == ["0", "1", "2", "3"]
+
+
+def test_hello_says_how_many_connections_there_are(app: App, connect: Connect, workspace: Workspace) -> None:
+    async def second_hello() -> dict[str, Any]:
+        url = workspace.web_client().apps_connections_open(app_token=APP_TOKEN)["url"]
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as ws:
+            hello: dict[str, Any] = await ws.receive_json()
+            return hello
+
+    connect()
+    hello = asyncio.run(second_hello())
+    assert (hello["type"], hello["num_connections"]) == ("hello", 2)
+
+
+def test_only_the_app_token_opens_connections(workspace: Workspace) -> None:
+    with pytest.raises(SlackApiError, match="not_allowed_token_type"):
+        workspace.web_client().apps_connections_open(app_token="xoxb-local")
+    with pytest.raises(SlackApiError, match="not_allowed_token_type"):
+        workspace.web_client("xapp-local").auth_test()
+    with pytest.raises(SlackApiError, match="invalid_auth"):
+        workspace.web_client("xoxb-wrong").auth_test()
