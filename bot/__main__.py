@@ -18,6 +18,7 @@ from bot.announcer import Announcer
 from bot.approvals import Approvals
 from bot.database import Database
 from bot.fleet import Fleet
+from bot.hosts import open_edge, open_lxd
 from bot.inbox import Inbox
 from bot.invocations import Invocations
 from bot.listeners import make_app, socket_mode, web_client
@@ -31,30 +32,9 @@ from bot.registry import Context, Registry
 from bot.registry import Edge as EdgeDoor
 from bot.runner import Runner
 from bot.settings import InvalidSettings, Settings, load
-from bot.simulated_edge import SimulatedEdge
 from bot.vault import Vault
 
 log = logging.getLogger("bot")
-
-
-def open_lxd(settings: Settings) -> Lxd:
-    """Return the door to the configured LXD server, or to the simulated one."""
-    if settings.lxd.simulated:
-        from bot.simulated_lxd import SimulatedLxd
-
-        return SimulatedLxd(state=settings.state / "simulated-lxd.json")
-    from bot.bring_up import gateway
-
-    return gateway(settings)
-
-
-def open_edge(settings: Settings, lxd: Lxd) -> EdgeDoor:
-    """Return the door to the reverse proxy of that LXD server."""
-    if settings.lxd.simulated:
-        return SimulatedEdge(lxd)
-    from bot.bring_up import edge
-
-    return edge(settings, lxd)
 
 
 def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor) -> Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +18,7 @@ from bot.inbox import Inbox
 from bot.settings import SlackSettings
 
 log = logging.getLogger(__name__)
+ANY = re.compile(r".*", re.S)
 
 
 def web_client(settings: SlackSettings) -> WebClient:
@@ -53,7 +55,7 @@ def make_app(
         }
         _write_down(inbox, ack, "command", body["trigger_id"], payload)
 
-    @app.action({"type": "block_actions"})
+    @app.action(ANY)
     def action(ack: Ack, body: dict[str, Any]) -> None:
         clicked = body["actions"][0]
         payload = {
@@ -112,7 +114,7 @@ def make_app(
     def members_changed() -> None:
         forget()
 
-    @app.event({"type": "event_callback"})
+    @app.event(ANY)
     def anything() -> None:
         """Take what nobody asked for, or Slack delivers it again and again."""
 

@@ -327,6 +327,7 @@ def _start_lxcfs(folder: Path, progress: Progress) -> None:
     end = time.monotonic() + 5
     while not os.path.ismount(_LXCFS) and lxcfs.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
+    folder.with_suffix(".lxcfs.run").unlink(missing_ok=True)
     if lxcfs.poll() is None:
         lxcfs.returncode = 0
 
@@ -392,7 +393,6 @@ def _stop_lxcfs(folder: Path) -> None:
     if ours and not _lxcfs_in_use():
         _end([pid])
         subprocess.run(["umount", "--lazy", str(_LXCFS)], check=False, capture_output=True)  # noqa: S603, S607
-        folder.with_suffix(".lxcfs.run").unlink(missing_ok=True)
 
 
 def _lxcfs_in_use() -> bool:

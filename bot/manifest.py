@@ -6,11 +6,20 @@ from typing import Any
 
 from bot.registry import Registry
 
-SCOPES = (
-    "app_mentions:read channels:history channels:read chat:write commands files:write groups:history groups:read "
-    "im:write usergroups:read users:read"
-).split()
-EVENTS = "app_home_opened app_mention message.channels message.groups subteam_members_changed".split()
+SCOPES = [
+    "app_mentions:read",
+    "channels:history",
+    "channels:read",
+    "chat:write",
+    "commands",
+    "files:write",
+    "groups:history",
+    "groups:read",
+    "im:write",
+    "usergroups:read",
+    "users:read",
+]
+EVENTS = ["app_home_opened", "app_mention", "message.channels", "message.groups", "subteam_members_changed"]
 
 
 def manifest() -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Mautic:
         database_password: str,
         secret_key: str,
         size: PlanSize,
+        edge_address: str,
     ) -> None:
         """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then unseal it."""
         self.call(
@@ -76,5 +77,6 @@ class Mautic:
                 "innodb_buffer_pool": size.innodb_buffer_pool,
                 "fpm_children": size.fpm_children,
                 "email_workers": size.email_workers,
+                "edge_address": edge_address,
             },
         )

@@ -34,7 +34,7 @@ def doctor(context: Context) -> Message:
 def _lxd(context: Context) -> str:
     server = context.lxd.server()
     kind = "simulated" if server.simulated else f"LXD {server.version}"
-    return f"{kind} on {server.name}, {len(context.fleet.tenants())} tenants"
+    return f"{kind} on {server.name}, tenants: {len(context.fleet.tenants())}"
 
 
 def _room(context: Context) -> str:

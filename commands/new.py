@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 
-from bot.lxd import Instance, LxdError, NotFound
+from bot.lxd import Instance, LxdError, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, DomainOption, TenantArgument, operation
@@ -196,6 +196,7 @@ class _New:
             database_password=secrets.token_urlsafe(24),
             secret_key=secrets.token_hex(32),
             size=self.size,
+            edge_address=edge_address(context.settings.lxd.subnet),
         )
 
     def route(self) -> None:

@@ -15,18 +15,18 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     found = context.fleet.tenant(tenant)
     state = context.lxd.state(found.instance)
     running = state.status == "Running"
-    health: dict[str, Any] = {}
+    health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
     trouble = ""
     if running:
         try:
-            health = context.mautic.call(found.instance, "health", {}, timeout=20)
+            health |= context.mautic.call(found.instance, "health", {}, timeout=20)
         except LxdError as error:
             trouble = str(error)
     return context.renderer.message(
         "commands/status.j2",
         tenant=found,
         state=state,
-        size=context.settings.plans.get(found.plan),
+        plan=context.settings.plans.get(found.plan),
         probe=context.edge.probe(found.domain) if running else None,
         health=health,
         trouble=trouble,

@@ -1,0 +1,44 @@
+# Two commands: `make up` and `make test`. On a fresh Debian or Ubuntu machine they need nothing but Python >= 3.11.
+LXD ?=
+PYTHON := .venv/bin/python
+export MAUTIC_OPS_LXD__ENDPOINT := $(or $(LXD),$(MAUTIC_OPS_LXD__ENDPOINT))
+ifeq ($(MAUTIC_OPS_LXD__ENDPOINT),)
+unexport MAUTIC_OPS_LXD__ENDPOINT
+endif
+
+up: .venv
+	$(PYTHON) -m bot up
+
+down: .venv
+	$(PYTHON) -m bot down
+
+clean-lab: .venv
+	$(PYTHON) -m bot clean-lab
+
+test: .venv
+	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+demo: .venv
+	$(PYTHON) -m tests.support.demo
+
+bench: .venv
+	$(PYTHON) -m tests.bench.run
+
+docs: .venv
+	$(PYTHON) -m bot docs
+
+lint: .venv
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+# uv makes .venv exactly what uv.lock says; it is installed into .venv itself, so that nothing else changes here.
+.venv: uv.lock pyproject.toml
+	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get install -qq -y python3-venv; }
+	test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install -q 'uv>=0.5'; }
+	.venv/bin/uv sync -q --locked --inexact
+	@touch .venv
+
+.PHONY: up down clean-lab test demo bench docs lint

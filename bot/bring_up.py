@@ -1,0 +1,248 @@
+"""Brings the bot's world up and down on this machine: LXD, blueprint, edge, and the processes of the Procfile."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import commands
+from bot import local_lxd
+from bot.blueprint.archive import ArchiveError, open_archive
+from bot.blueprint.build import Blueprint, blueprints, build, export
+from bot.fleet import Fleet
+from bot.hosts import gateway, real_edge
+from bot.lxd import Lxd, LxdError, edge_address
+from bot.manifest import completions
+from bot.plan import Refused
+from bot.registry import Registry
+from bot.settings import Settings, load
+
+ROOT = Path(__file__).parent.parent
+DOUBLE = ROOT / "tests" / "mautic_double" / "build.py"
+LOCAL_TOKENS = {
+    "SLACK_BOT_TOKEN": "xoxb-local",
+    "SLACK_APP_TOKEN": "xapp-local",
+    "SLACK_SIGNING_SECRET": "local-signing-secret",
+}
+"""What the local workspace takes for an installed app; no secrets."""
+
+
+class CannotBringUp(Exception):
+    """Something that the bot needs cannot be had here; the text says what, and what to do."""
+
+
+class Parts:
+    """Tells what is being done, and at the end how long each part took."""
+
+    def __init__(self) -> None:
+        self.took: list[tuple[str, float]] = []
+
+    @contextmanager
+    def part(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Time one part; yields a function that tells of its progress."""
+        began = time.monotonic()
+        print(f"{title} …", flush=True)
+        yield lambda text: print(f"    {time.monotonic() - began:5.1f} s  {text}", flush=True)
+        self.took.append((title, time.monotonic() - began))
+
+    def summary(self) -> str:
+        """One line a part."""
+        lines = [f"  {seconds:6.1f} s  {title}" for title, seconds in self.took]
+        return "\n".join([*lines, f"  {sum(seconds for _, seconds in self.took):6.1f} s  in all"])
+
+
+def up() -> int:
+    """Bring everything up that is missing, start the bot, and say where it is. The second time it is quick."""
+    settings = load()
+    settings.state.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    local = "SLACK_BOT_TOKEN" not in environment
+    if _running(settings):
+        print(f"It runs already. {_where(local)}")
+        return 0
+    parts = Parts()
+    if not settings.lxd.simulated:
+        environment["MAUTIC_OPS_LXD__ENDPOINT"] = _prepare(settings, parts)
+    if local:
+        environment |= LOCAL_TOKENS | {"MAUTIC_OPS_SLACK__API": f"http://127.0.0.1:{_port()}/api/"}
+    with parts.part("Starting the bot"):
+        (settings.state / "commands.json").write_text(json.dumps(completions(Registry(commands))))
+        _start(settings, environment, ["bot", "workspace"] if local else ["bot"])
+    print(parts.summary())
+    print(_where(local))
+    if settings.lxd.simulated:
+        print("Simulated: there is no LXD here, and no real Mautic; every message says so.")
+    return 0
+
+
+def _port() -> int:
+    return int(os.environ.get("WORKSPACE_PORT", "8765"))
+
+
+def _where(local: bool) -> str:
+    if not local:
+        return "The bot is connected to Slack."
+    return f"Local workspace: http://127.0.0.1:{_port()} — type `/mautic new client-x` there."
+
+
+def _prepare(settings: Settings, parts: Parts) -> str:
+    """Bring up LXD with the bot's project, a blueprint and the edge; return LXD's address."""
+    try:
+        with parts.part("LXD") as tell:
+            address = settings.lxd.endpoint or local_lxd.up(settings.state, tell).socket
+            lxd = gateway(settings)
+            lxd.ensure_project(
+                pool_driver=settings.lxd.pool_driver, pool_size=settings.lxd.pool_size, subnet=settings.lxd.subnet
+            )
+        try:
+            Fleet(lxd, settings.lxd.name).blueprint()
+        except Refused:
+            with parts.part("Blueprint") as tell:
+                _build(settings, lxd, tell)
+        with parts.part("Edge"):
+            real_edge(settings, lxd).ensure()
+    except (LxdError, ArchiveError) as error:
+        raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without LXD.)") from error
+    return address
+
+
+def _build(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -> Blueprint:
+    """Build the blueprint of the configured archive of Mautic, or of the double that comes with the tests."""
+    cache = settings.state / "cache"
+    if settings.blueprint.archive:
+        source, sha256 = settings.blueprint.archive, settings.blueprint.sha256
+    else:
+        cache.mkdir(parents=True, exist_ok=True)
+        source = str(cache / "mautic-double.zip")
+        sha256 = runpy.run_path(str(DOUBLE))["build"](Path(source))
+    archive = open_archive(source, sha256, cache)
+    return build(
+        lxd,
+        archive,
+        base=settings.blueprint.base,
+        cache=cache,
+        edge=edge_address(settings.lxd.subnet),
+        progress=tell,
+    )
+
+
+def _pid(file: Path) -> int:
+    """Return the pid in a file when such a process is alive, else 0."""
+    try:
+        pid = int(file.read_text())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return 0
+    return pid
+
+
+def _running(settings: Settings) -> bool:
+    return bool(_pid(settings.state / "ready") and _pid(settings.state / "honcho.pid"))
+
+
+def _start(settings: Settings, environment: dict[str, str], processes: list[str]) -> None:
+    """Start the Procfile's processes in a session of their own, and wait until the bot is ready."""
+    ready = settings.state / "ready"
+    ready.unlink(missing_ok=True)
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+        "WORKSPACE_STATE": str(settings.state / "workspace"),
+        "WORKSPACE_COMMANDS": str(settings.state / "commands.json"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    log = settings.state / "bot.log"
+    with log.open("ab") as output:
+        command = [sys.executable, "-m", "honcho", "-f", str(ROOT / "Procfile"), "start", "--no-colour", *processes]
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    (settings.state / "honcho.pid").write_text(str(process.pid))
+    give_up = time.monotonic() + 60
+    while not _pid(ready) or ("workspace" in processes and not _answers()):
+        if process.poll() is not None or time.monotonic() > give_up:
+            _stop_processes(settings)
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise CannotBringUp(f"The bot did not start; the end of {log}:\n{tail}")
+        time.sleep(0.05)
+
+
+def _answers() -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{_port()}/_control/users", timeout=1).close()
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def down() -> int:
+    """Stop what `up` started: the processes, and the LXD daemon if it was started here."""
+    settings = load()
+    _stop_processes(settings)
+    if not settings.lxd.simulated:
+        local_lxd.stop(settings.state)
+    return 0
+
+
+def _stop_processes(settings: Settings) -> None:
+    pid = _pid(settings.state / "honcho.pid")
+    if pid:
+        os.killpg(pid, signal.SIGTERM)
+        give_up = time.monotonic() + 45
+        while _pid(settings.state / "honcho.pid") and time.monotonic() < give_up:
+            # A child of this very process has to be reaped to be gone.
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.05)
+    (settings.state / "honcho.pid").unlink(missing_ok=True)
+    (settings.state / "ready").unlink(missing_ok=True)
+
+
+def clean_lab() -> int:
+    """Remove what `up` made, without a trace: everything of ours on this machine's LXD, its daemon, the state."""
+    settings = load()
+    _stop_processes(settings)
+    if not settings.lxd.simulated and not settings.lxd.endpoint:
+        lxd = settings.lxd
+        local_lxd.remove(settings.state, project=lxd.project, pool=lxd.pool, network=lxd.network, profile=lxd.profile)
+    elif settings.lxd.endpoint and not settings.lxd.simulated:
+        gateway(settings).remove_project()
+    shutil.rmtree(settings.state, ignore_errors=True)
+    return 0
+
+
+def blueprint(words: list[str]) -> int:
+    """`blueprint build|list|export FILE`."""
+    settings = load()
+    lxd = gateway(settings)
+    verb = words[0] if words else ""
+    if verb == "build":
+        made = _build(settings, lxd, print)
+        print(f"{made.instance}: Mautic {made.version}")
+    elif verb == "list":
+        for one in blueprints(lxd):
+            print(f"{one.instance}: Mautic {one.version}")
+    elif verb == "export" and len(words) == 2:
+        known = blueprints(lxd)
+        if not known:
+            raise CannotBringUp("There is no blueprint to export; `python -m bot blueprint build` makes one.")
+        print(export(lxd, known[-1], Path(words[1])))
+    else:
+        raise CannotBringUp("usage: python -m bot blueprint build | list | export FILE")
+    return 0
