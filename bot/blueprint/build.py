@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ GOLDEN = "golden"
 """The snapshot that clones are copied from."""
 ROOT = "/var/www/mautic"
 _PREFIX, _UNFINISHED = "blueprint--", "--building"
-_WRITABLE = "config var media/files media/images translations"
+_HOST = "blueprint.invalid"
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def export(lxd: Lxd, blueprint: Blueprint, path: Path) -> str:
     return lxd.export_image(source, blueprint.instance, str(path), blueprint.properties())
 
 
-def build(
-    lxd: Lxd, archive: Archive, *, base: str, cache: Path, edge: str, progress: Callable[[str], None]
-) -> Blueprint:
+def build(lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Callable[[str], None]) -> Blueprint:
     """Return the blueprint of an archive by today's recipe; build it when it is not there.
 
     What an earlier try left unfinished is removed first, and a failure leaves nothing behind.
@@ -67,7 +64,6 @@ def build(
     Args:
         base: `debootstrap`, or the alias of a Debian image on the server (which then needs a way to Debian's mirror).
         cache: where the Debian base is kept, so that the next build is quick.
-        edge: address of the edge, the only one that clones believe in what it forwards.
         progress: is told each stage, in a few words.
     """
     recipe = recipe_digest()
@@ -87,7 +83,7 @@ def build(
         if base != "debootstrap":
             progress("installing nginx, PHP and MariaDB")
             install_packages(lxd, unfinished, STACK)
-        _furnish(lxd, unfinished, archive, edge, progress)
+        _furnish(lxd, unfinished, archive, progress)
         _install(lxd, unfinished, progress)
         lxd.stop(unfinished, timeout=120)
         created = int(time.time())
@@ -128,63 +124,54 @@ def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
     return ended.stdout
 
 
-def _furnish(lxd: Lxd, name: str, archive: Archive, edge: str, progress: Callable[[str], None]) -> None:
+def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], None]) -> None:
     """Put the recipe's files and Mautic's own into place, and boot into them."""
     until(lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
     lay(lxd, name, "tenant")
-    lxd.push(name, "/etc/nginx/conf.d/edge.conf", trust(edge), mode=0o644)
     progress("unpacking Mautic")
     lxd.push(name, "/root/archive", archive.path.read_bytes())
-    unpack = "unzip -q /root/archive -d ." if archive.is_zip else "tar --no-same-owner -xf /root/archive"
-    run(
-        lxd,
-        name,
-        f"umask 022; rm -rf {ROOT}; mkdir -p {ROOT}; cd {ROOT}; {unpack}; rm /root/archive; rm -f upgrade.php index_dev.php;"
-        "mkdir -p var/cache var/logs var/tmp var/spool var/import config media/files/temp media/images translations;"
-        # The code is root's, and only what Mautic writes is the web server's.
-        f"chown -R root:root .; chmod -R u+rwX,go+rX,go-w .; chmod +x bin/console; chown -R www-data:www-data {_WRITABLE};"
-        "chmod 750 config; install -d -o www-data -g www-data -m 750 /var/lib/mautic-ops /var/lib/mautic-ops/cron;"
-        "install -d -o www-data -g www-data -m 700 /var/cache/php-opcache;"
-        "rm -f /etc/nginx/sites-enabled/default /etc/resolv.conf",
+    steps = (
+        "umask 022",
+        f"rm -rf {ROOT}; mkdir -p {ROOT}; cd {ROOT}",
+        "unzip -q /root/archive" if archive.is_zip else "tar --no-same-owner -xf /root/archive",
+        # The web updater that older trees have, and the development front of 4.x.
+        "rm -f /root/archive upgrade.php index_dev.php",
+        "mkdir -p var/cache var/logs var/tmp var/spool var/import config media/files/temp media/images translations",
+        # The code is root's; only what Mautic writes is the web server's.
+        "chown -R root:root .; chmod -R u+rwX,go+rX,go-w .; chmod +x bin/console",
+        "chown -R www-data:www-data config var media translations; chmod 750 config",
+        "install -d /var/lib/mautic-ops",
+        "install -d -o www-data -g www-data -m 750 /var/lib/mautic-ops/cron",
+        "install -d -o www-data -g www-data -m 700 /var/cache/php-opcache",
+        "install -d -o mysql -g adm -m 750 /var/log/mysql",
     )
+    run(lxd, name, "\n".join(steps))
     lxd.stop(name)
     lxd.start(name)
-    until(
-        lxd, name, "mariadb-admin ping --silent && test -S /run/nginx-inside.sock && test -S /run/php/php8.2-fpm.sock"
-    )
+    sockets = "test -S /run/nginx-inside.sock && test -S /run/php/php8.2-fpm.sock"
+    until(lxd, name, f"mariadb-admin ping --silent && {sockets}")
 
 
 def _install(lxd: Lxd, name: str, progress: Callable[[str], None]) -> None:
-    """Install Mautic once, warm what a clone's first page reads, and see that the seal holds."""
+    """Install Mautic once, warm what a clone's first page reads, and close it for good."""
     mautic = Mautic(lxd)
     progress("installing Mautic")
-    mautic.call(name, "install", {"password": secrets.token_urlsafe(24)}, timeout=600)
+    mautic.call(name, "install", {"site_url": f"https://{_HOST}"}, timeout=600)
     progress("warming its caches")
-    page = "curl -sf --max-time 120 --unix-socket /run/nginx-inside.sock -H 'X-Forwarded-Proto: https' http://{}{}"
-    host = "blueprint.invalid"
-    for _ in range(3):
-        run(lxd, name, f"{page.format(host, '/s/login')} | grep -q _username || {{ echo no login page >&2; exit 1; }}")
-    run(lxd, name, f"{page.format(host, '/mtc.js')} >/dev/null")
+    get = "curl -sf --max-time 120 --unix-socket /run/nginx-inside.sock -H 'X-Forwarded-Proto: https'"
+    for page in ("/s/login", "/mtc.js", "/s/login"):
+        run(lxd, name, f"{get} -o /root/page http://{_HOST}{page}")
+    run(lxd, name, "grep -q _username /root/page; rm /root/page")
+    if (status := run(lxd, name, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/s/login")) != "503":
+        raise LxdError(f"The blueprint answers {status} from outside, and must be sealed (503).")
     mautic.call(name, "seal", {}, timeout=300)
-    status = run(lxd, name, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/s/login")
-    if status != "503":
-        raise LxdError(f"The blueprint answers {status} from outside; it must be sealed (503).")
-    run(lxd, name, "rm -rf /var/log/nginx/* /var/log/journal /tmp/* /var/tmp/*; : > /etc/machine-id")
 
 
 def until(lxd: Lxd, name: str, condition: str) -> None:
     """Wait for a shell condition inside a container, a minute at most; else raises LxdError."""
-    waiting = f"for _ in $(seq 600); do if {condition}; then exit 0; fi; sleep 0.1; done; echo services do not start >&2; exit 1"
+    waiting = f"for _ in $(seq 600); do if {condition}; then exit 0; fi; sleep 0.1; done"
+    waiting += "; echo its services do not start >&2; exit 1"
     run(lxd, name, waiting, timeout=90)
-
-
-def trust(edge: str) -> bytes:
-    """Return nginx's conf.d/edge.conf for an edge's address."""
-    return (
-        f"set_real_ip_from {edge};\nreal_ip_header X-Forwarded-For;\n"
-        "geo $realip_remote_addr $from_edge {\n    default 0;\n    255.255.255.255 1;\n"
-        f"    {edge} 1;\n}}\n"
-    ).encode()
 
 
 def _blueprint(instance: Instance) -> Blueprint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import tarfile
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from typing import Literal
 Kind = Literal["tenant", "edge"]
 
 FILES = Path(__file__).with_name("files")
-"""`system`, then `tenant` or `edge`, are laid over a container's root: owner root, executable where they are so here."""
+"""`system`, then `tenant` or `edge`, are laid over a container's root, as root's, executable where they are so here."""
 
 SUITE = "bookworm"
 PHP = (8, 2)
@@ -39,28 +38,62 @@ STACK = (
 
 EDGE = ("caddy",)
 
-MASKED = (
-    # Nobody logs in at a console, and nothing of the machine under the container is ours to set up.
-    "console-getty.service getty.target systemd-logind.service systemd-user-sessions.service "
-    "systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service "
-    "systemd-network-generator.service systemd-modules-load.service systemd-sysctl.service systemd-pstore.service "
-    "systemd-random-seed.service systemd-update-utmp.service systemd-update-utmp-runlevel.service "
-    "systemd-machine-id-commit.service systemd-remount-fs.service systemd-binfmt.service "
-    "systemd-journal-flush.service systemd-sysusers.service systemd-firstboot.service kmod-static-nodes.service "
-    "modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service "
-    "modprobe@fuse.service modprobe@loop.service dev-hugepages.mount dev-mqueue.mount sys-kernel-config.mount "
-    "sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount "
-    "systemd-ask-password-wall.path systemd-ask-password-console.path systemd-initctl.socket procps.service "
-    "e2scrub_reap.service rc-local.service caddy.service "
-    # Work by the clock is cron's (/etc/cron.d/mautic), so that a hundred clones do not all wake at their first boot.
-    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer "
-    "logrotate.timer phpsessionclean.timer systemd-tmpfiles-clean.timer"
-).split()
+MASKED = [
+    "console-getty.service",
+    "getty.target",
+    "systemd-logind.service",
+    "systemd-user-sessions.service",
+    "systemd-networkd.service",
+    "systemd-networkd.socket",
+    "systemd-networkd-wait-online.service",
+    "systemd-network-generator.service",
+    "systemd-modules-load.service",
+    "systemd-sysctl.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-machine-id-commit.service",
+    "systemd-remount-fs.service",
+    "systemd-binfmt.service",
+    "systemd-journal-flush.service",
+    "systemd-sysusers.service",
+    "systemd-firstboot.service",
+    "kmod-static-nodes.service",
+    "modprobe@configfs.service",
+    "modprobe@dm_mod.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "sys-fs-fuse-connections.mount",
+    "proc-sys-fs-binfmt_misc.automount",
+    "systemd-ask-password-wall.path",
+    "systemd-ask-password-console.path",
+    "systemd-initctl.socket",
+    "procps.service",
+    "e2scrub_reap.service",
+    "rc-local.service",
+    "caddy.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "logrotate.timer",
+    "phpsessionclean.timer",
+    "systemd-tmpfiles-clean.timer",
+]
 """Units that a container of ours does without: a boot is what a person waits for."""
 
 
 ENABLED = {
-    "tenant": ("dhcp.service", "mautic-worker@email.service"),
+    "tenant": ("dhcp.service",),
     "edge": ("dhcp.service", "edge.service"),
 }
 """Units of ours that start at boot."""
@@ -92,8 +125,7 @@ def recipe_tar(kind: Kind) -> bytes:
     links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED}
     links["etc/systemd/system/default.target"] = "/lib/systemd/system/multi-user.target"
     for unit in ENABLED[kind]:
-        template = re.sub(r"@.*\.", "@.", unit)
-        links[f"etc/systemd/system/multi-user.target.wants/{unit}"] = f"/etc/systemd/system/{template}"
+        links[f"etc/systemd/system/multi-user.target.wants/{unit}"] = f"/etc/systemd/system/{unit}"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, path in recipe_files(kind).items():
