@@ -94,7 +94,7 @@ def stop(state: Path) -> bool:
             return False
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(
-                ["lxd", "shutdown", "--timeout", "60"],  # noqa: S607
+                ["lxd", "shutdown", "--timeout", "60"],
                 env={**os.environ, "LXD_DIR": str(folder)},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -194,7 +194,7 @@ def _refuse_where_impossible() -> None:
         raise LxdUnavailable(f"There is no LXD on this machine, and only root can start one; {instead}.")
     probe = ["unshare", "--user", "--mount", "--net", "--pid", "--fork", "true"]
     try:
-        subprocess.run(probe, check=True, capture_output=True)  # noqa: S603
+        subprocess.run(probe, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise LxdUnavailable(f"This machine lets nobody make containers (no namespaces); {instead}.") from error
     if " /sys/fs/cgroup" not in Path("/proc/self/mounts").read_text():
@@ -221,7 +221,7 @@ def _install(progress: Progress) -> None:
     elif lxd:
         steps.append([*apt, "install", "lxd"])
     for step in steps:
-        done = subprocess.run(step, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(step, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
             raise LxdUnavailable(f"LXD could not be installed: `{' '.join(step)}` failed ({said.rstrip('.')}).")
@@ -251,7 +251,7 @@ def _start(state: Path, progress: Progress) -> LocalLxd:
     with folder.with_suffix(".log").open("ab") as log:
         # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
         daemon = subprocess.Popen(
-            ["lxd", "--group", "root"],  # noqa: S607
+            ["lxd", "--group", "root"],
             env={**os.environ, "LXD_DIR": str(folder), "PATH": _PATH},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -315,7 +315,7 @@ def _start_lxcfs(folder: Path, progress: Progress) -> None:
     _LXCFS.mkdir(exist_ok=True)
     with folder.with_suffix(".log").open("ab") as log:
         # With the pid in our own file: its default is shared with the distribution's service.
-        lxcfs = subprocess.Popen(  # noqa: S603
+        lxcfs = subprocess.Popen(
             [program, "--foreground", f"--pidfile={folder.with_suffix('.lxcfs.run')}", str(_LXCFS)],
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -380,7 +380,7 @@ def _unmount(folder: Path) -> None:
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):
         if mount.startswith(f"{folder}/"):
-            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)  # noqa: S603, S607
+            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
 
 
 def _stop_lxcfs(folder: Path) -> None:
@@ -392,7 +392,7 @@ def _stop_lxcfs(folder: Path) -> None:
         return
     if ours and not _lxcfs_in_use():
         _end([pid])
-        subprocess.run(["umount", "--lazy", str(_LXCFS)], check=False, capture_output=True)  # noqa: S603, S607
+        subprocess.run(["umount", "--lazy", str(_LXCFS)], check=False, capture_output=True)
 
 
 def _lxcfs_in_use() -> bool:

@@ -547,6 +547,10 @@ class LxdGateway:
         while True:
             answer = self._request("get", _at(name), doing)
             found = answer.json()["metadata"]
+            same = all(found["config"].get(key, "") == (value or "") for key, value in config.items())
+            if same and all(found["devices"].get(key) == device for key, device in devices.items()):
+                # Nothing to write, which a full disk would refuse.
+                return dict(found["config"])
             body: dict[str, Any] = {
                 "config": {key: value or "" for key, value in config.items()},
                 "devices": {key: dict(device) for key, device in devices.items() if device},

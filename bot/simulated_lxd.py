@@ -34,6 +34,7 @@ from bot.lxd import (
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
 """What a copy-on-write clone owns at first."""
+_FULL = "LXD could not {}: the storage pool (or the disk's limit) is full."
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 
 Execute = Callable[["SimulatedLxd", str, list[str], Mapping[str, str]], ExecResult]
@@ -364,6 +365,9 @@ class SimulatedLxd:
         with self._call("push", name, path) as world:
             machine = _find(world, name, doing)
             _room(world, len(content), doing)
+            limit = machine.devices.get("root", {}).get("size")
+            if limit and machine.bytes + len(content) > size_bytes(limit):
+                raise PoolFull(_FULL.format(doing))
             machine.files[path] = _File(bytes(content), mode, uid, gid)
 
     def pull(self, name: str, path: str) -> bytes:
@@ -525,7 +529,7 @@ def _used(world: _World) -> int:
 
 def _room(world: _World, needed: int, doing: str) -> None:
     if _used(world) + needed > world.pool_bytes:
-        raise PoolFull(f"LXD could not {doing}: the storage pool (or the disk's limit) is full.")
+        raise PoolFull(_FULL.format(doing))
 
 
 def _free_address(world: _World, machine: _Machine) -> str:

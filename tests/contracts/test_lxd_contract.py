@@ -1,0 +1,398 @@
+"""What the bot may rely on from LXD, held against the simulation and a real server alike."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull
+from bot.simulated_lxd import SimulatedLxd
+from tests.support.real_lxd import TINY
+
+Name = Callable[[], str]
+
+
+def _on_this_machine(_: SimulatedLxd, __: str, command: list[str], environment: Mapping[str, str]) -> ExecResult:
+    """Answers the simulation's commands by running them here."""
+    try:
+        ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ExecResult(127, "", "Command not found")
+    return ExecResult(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.fixture(params=["simulated", "real"])
+def lxd(request: pytest.FixtureRequest, tmp_path: Path) -> Lxd:
+    """A server with the tiny image."""
+    if request.param == "real":
+        real: Lxd = request.getfixturevalue("real_lxd")
+        return real
+    simulated = SimulatedLxd(execute=_on_this_machine)
+    simulated.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.71.0.1/24")
+    (tmp_path / "tiny").write_bytes(b"tiny")
+    simulated.import_image(str(tmp_path / "tiny"), TINY, {"os": "tiny"})
+    return simulated
+
+
+@pytest.fixture
+def name(lxd: Lxd, request: pytest.FixtureRequest) -> Name:
+    """Makes names for instances, which are gone after the test."""
+    if isinstance(lxd, SimulatedLxd):
+        return lambda: f"t{secrets.token_hex(4)}"
+    made: Name = request.getfixturevalue("real_name")
+    return made
+
+
+@pytest.fixture
+def stopped(lxd: Lxd, name: Name) -> str:
+    """An instance that was never started."""
+    made = name()
+    lxd.create(made, TINY, config={"user.colour": "red"}, devices={})
+    return made
+
+
+@pytest.fixture
+def running(lxd: Lxd, stopped: str) -> str:
+    """An instance that runs."""
+    lxd.start(stopped)
+    return stopped
+
+
+def _mac(instance: Instance) -> str:
+    return instance.config["volatile.eth0.hwaddr"]
+
+
+def _address(lxd: Lxd, name: str) -> str:
+    end = time.monotonic() + 20
+    while not (address := lxd.state(name).address):
+        assert time.monotonic() < end, f"{name} got no address"
+        time.sleep(0.05)
+    return address
+
+
+class TestInstances:
+    def test_a_new_instance_is_stopped_and_has_the_profile(self, lxd: Lxd, stopped: str) -> None:
+        instance = lxd.instance(stopped)
+        assert instance.status == "Stopped"
+        assert not instance.running
+        assert instance.config["user.colour"] == "red"
+        assert len(instance.profiles) == 1
+        assert abs(instance.created - time.time()) < 600
+
+    def test_the_list_is_sorted_and_says_the_same_as_each_instance(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        other = name()
+        lxd.create(other, TINY, config={}, devices={})
+        found = {instance.name: instance for instance in lxd.instances()}
+        assert list(found) == sorted(found)
+        assert found[stopped] == lxd.instance(stopped)
+        assert other in found
+
+    def test_a_taken_name_is_refused(self, lxd: Lxd, stopped: str) -> None:
+        with pytest.raises(AlreadyExists, match=f"`{stopped}`"):
+            lxd.create(stopped, TINY, config={}, devices={})
+
+    def test_a_name_that_lxd_does_not_take_is_refused(self, lxd: Lxd) -> None:
+        with pytest.raises(LxdError):
+            lxd.create("no_underscores", TINY, config={}, devices={})
+
+    def test_an_unknown_image_is_refused(self, lxd: Lxd, name: Name) -> None:
+        with pytest.raises(NotFound):
+            lxd.create(name(), "no-such-image", config={}, devices={})
+
+    def test_starting_and_stopping_twice_does_no_harm(self, lxd: Lxd, stopped: str) -> None:
+        lxd.stop(stopped)
+        lxd.start(stopped)
+        lxd.start(stopped)
+        assert lxd.instance(stopped).running
+        lxd.stop(stopped, timeout=20)
+        lxd.stop(stopped, force=True)
+        assert lxd.instance(stopped).status == "Stopped"
+
+    def test_a_running_instance_has_an_address_and_uses_something(self, lxd: Lxd, running: str) -> None:
+        address = _address(lxd, running)
+        state = lxd.states()[running]
+        assert state.status == "Running"
+        assert state.address == address
+        assert state.memory > 0
+        assert state.processes > 0
+
+    def test_a_stopped_instance_has_no_address(self, lxd: Lxd, stopped: str) -> None:
+        assert lxd.state(stopped).status == "Stopped"
+        assert lxd.state(stopped).address == ""
+        assert lxd.states()[stopped].address == ""
+
+    def test_restarting_leaves_it_running(self, lxd: Lxd, running: str) -> None:
+        lxd.restart(running, timeout=20)
+        assert lxd.instance(running).running
+
+    def test_renaming_keeps_what_it_is(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        new = name()
+        lxd.rename(stopped, new)
+        assert lxd.instance(new).config["user.colour"] == "red"
+        with pytest.raises(NotFound):
+            lxd.instance(stopped)
+
+    def test_a_running_instance_is_not_renamed(self, lxd: Lxd, running: str, name: Name) -> None:
+        with pytest.raises(LxdError, match="running"):
+            lxd.rename(running, name())
+
+    def test_renaming_to_a_taken_name_is_refused(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        other = name()
+        lxd.create(other, TINY, config={}, devices={})
+        with pytest.raises(AlreadyExists):
+            lxd.rename(stopped, other)
+
+    def test_a_running_instance_is_not_deleted(self, lxd: Lxd, running: str) -> None:
+        with pytest.raises(LxdError, match="running"):
+            lxd.delete(running)
+
+    def test_a_protected_instance_is_not_deleted(self, lxd: Lxd, stopped: str) -> None:
+        lxd.update(stopped, {"security.protection.delete": "true"})
+        with pytest.raises(LxdError, match="protected"):
+            lxd.delete(stopped)
+        lxd.update(stopped, {"security.protection.delete": None})
+        lxd.delete(stopped)
+        assert stopped not in [instance.name for instance in lxd.instances()]
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda lxd: lxd.instance("t-none"),
+            lambda lxd: lxd.state("t-none"),
+            lambda lxd: lxd.start("t-none"),
+            lambda lxd: lxd.stop("t-none"),
+            lambda lxd: lxd.restart("t-none"),
+            lambda lxd: lxd.rename("t-none", "t-other"),
+            lambda lxd: lxd.delete("t-none"),
+            lambda lxd: lxd.update("t-none", {"user.a": "b"}),
+            lambda lxd: lxd.copy("t-none", "t-other", config={}, devices={}),
+            lambda lxd: lxd.snapshot("t-none", "s"),
+            lambda lxd: lxd.snapshots("t-none"),
+            lambda lxd: lxd.delete_snapshot("t-none", "s"),
+            lambda lxd: lxd.execute("t-none", ["true"]),
+            lambda lxd: lxd.push("t-none", "/root/a", b""),
+            lambda lxd: lxd.pull("t-none", "/root/a"),
+            lambda lxd: lxd.remove("t-none", "/root/a"),
+        ],
+    )
+    def test_whatever_is_asked_of_an_unknown_instance_is_not_found(self, lxd: Lxd, act: Callable[[Lxd], None]) -> None:
+        with pytest.raises(NotFound) as caught:
+            act(lxd)
+        assert str(caught.value).endswith(".")
+        assert "\n" not in str(caught.value)
+
+
+class TestUpdating:
+    def test_keys_are_laid_over_and_taken_away(self, lxd: Lxd, stopped: str) -> None:
+        lxd.update(stopped, {"user.shape": "round", "user.size": "1"})
+        lxd.update(stopped, {"user.colour": None, "user.size": ""})
+        config = lxd.instance(stopped).config
+        assert config["user.shape"] == "round"
+        assert "user.colour" not in config
+        assert "user.size" not in config
+
+    def test_devices_are_laid_over_and_taken_away(self, lxd: Lxd, stopped: str) -> None:
+        device = {"type": "none"}
+        lxd.update(stopped, {}, {"one": device, "two": device})
+        lxd.update(stopped, {"user.shape": "round"}, {"one": None})
+        instance = lxd.instance(stopped)
+        assert instance.devices == {"two": device}
+        assert instance.config["user.colour"] == "red"
+        assert instance.config["user.shape"] == "round"
+        assert len(instance.profiles) == 1
+
+    def test_no_update_of_many_at_once_is_lost(self, lxd: Lxd, stopped: str) -> None:
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(lambda number: lxd.update(stopped, {f"user.k{number}": str(number)}), range(32)))
+        config = lxd.instance(stopped).config
+        assert [config[f"user.k{number}"] for number in range(32)] == [str(number) for number in range(32)]
+
+
+class TestCopies:
+    def test_a_copy_of_a_snapshot_is_the_source_of_that_moment_with_an_identity_of_its_own(
+        self, lxd: Lxd, stopped: str, name: Name
+    ) -> None:
+        lxd.push(stopped, "/root/kept", b"golden")
+        lxd.snapshot(stopped, "golden")
+        lxd.push(stopped, "/root/kept", b"later")
+        lxd.update(stopped, {"user.colour": "blue"})
+        clone = name()
+        lxd.copy(f"{stopped}/golden", clone, config={"user.shape": "round"}, devices={})
+        copied, source = lxd.instance(clone), lxd.instance(stopped)
+        assert copied.status == "Stopped"
+        assert copied.config["user.colour"] == "red"
+        assert copied.config["user.shape"] == "round"
+        assert copied.profiles == source.profiles
+        lxd.start(clone)
+        lxd.start(stopped)
+        assert _mac(lxd.instance(clone)) != _mac(lxd.instance(stopped))
+        assert lxd.snapshots(clone) == []
+        assert lxd.pull(clone, "/root/kept") == b"golden"
+
+    def test_config_and_devices_are_laid_over_the_sources(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        device = {"type": "none"}
+        lxd.update(stopped, {}, {"one": device})
+        clone = name()
+        lxd.copy(stopped, clone, config={"user.colour": "blue"}, devices={"two": device})
+        assert lxd.instance(clone).config["user.colour"] == "blue"
+        assert lxd.instance(clone).devices == {"one": device, "two": device}
+
+    def test_many_copies_at_once_all_come(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        lxd.snapshot(stopped, "golden")
+        clones = [name() for _ in range(16)]
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(lambda clone: lxd.copy(f"{stopped}/golden", clone, config={}, devices={}), clones))
+        found = {instance.name: instance for instance in lxd.instances()}
+        assert all(clone in found for clone in clones)
+
+    def test_a_taken_name_is_refused(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        clone = name()
+        lxd.copy(stopped, clone, config={}, devices={})
+        with pytest.raises(AlreadyExists):
+            lxd.copy(stopped, clone, config={}, devices={})
+
+    def test_of_two_copies_at_once_to_one_name_one_wins(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        clone = name()
+
+        def attempt(_: int) -> bool:
+            try:
+                lxd.copy(stopped, clone, config={}, devices={})
+            except LxdError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(attempt, range(4))) == 1
+
+    def test_an_unknown_snapshot_is_refused(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        with pytest.raises(NotFound):
+            lxd.copy(f"{stopped}/no-such", name(), config={}, devices={})
+
+
+class TestSnapshots:
+    def test_they_are_listed_oldest_first_and_deleted_one_by_one(self, lxd: Lxd, stopped: str) -> None:
+        for snapshot in ("b", "a", "c"):
+            lxd.snapshot(stopped, snapshot)
+        assert [snapshot.name for snapshot in lxd.snapshots(stopped)] == ["b", "a", "c"]
+        lxd.delete_snapshot(stopped, "a")
+        assert [snapshot.name for snapshot in lxd.snapshots(stopped)] == ["b", "c"]
+        assert all(abs(snapshot.created - time.time()) < 600 for snapshot in lxd.snapshots(stopped))
+
+    def test_a_stamp_is_on_the_snapshot_and_not_on_the_instance(self, lxd: Lxd, stopped: str) -> None:
+        lxd.snapshot(stopped, "stamped", config={"user.reason": "before", "user.colour": "blue"})
+        [snapshot] = lxd.snapshots(stopped)
+        assert snapshot.config["user.reason"] == "before"
+        assert snapshot.config["user.colour"] == "blue"
+        assert "user.reason" not in lxd.instance(stopped).config
+        assert lxd.instance(stopped).config["user.colour"] == "red"
+
+    def test_a_taken_name_is_refused(self, lxd: Lxd, stopped: str) -> None:
+        lxd.snapshot(stopped, "once")
+        with pytest.raises(AlreadyExists):
+            lxd.snapshot(stopped, "once")
+
+    def test_an_unknown_one_is_not_deleted(self, lxd: Lxd, stopped: str) -> None:
+        with pytest.raises(NotFound):
+            lxd.delete_snapshot(stopped, "no-such")
+
+    def test_an_instance_goes_with_its_snapshots(self, lxd: Lxd, stopped: str) -> None:
+        lxd.snapshot(stopped, "one")
+        lxd.delete(stopped)
+        with pytest.raises(NotFound):
+            lxd.snapshots(stopped)
+
+
+class TestCommandsInside:
+    def test_code_and_both_outputs_come_back(self, lxd: Lxd, running: str) -> None:
+        script = "echo out $WORD; echo err >&2; exit 3"
+        ended = lxd.execute(running, ["sh", "-c", script], environment={"WORD": "hello"})
+        assert ended == ExecResult(3, "out hello\n", "err\n")
+
+    def test_a_command_that_is_not_there_has_the_shells_code(self, lxd: Lxd, running: str) -> None:
+        assert lxd.execute(running, ["/no/such/command"]).code == 127
+
+    def test_nothing_runs_in_a_stopped_instance(self, lxd: Lxd, stopped: str) -> None:
+        with pytest.raises(LxdError, match="not running"):
+            lxd.execute(stopped, ["true"])
+
+    def test_no_output_is_lost_under_load(self, lxd: Lxd, running: str) -> None:
+        whole = "".join(f"{number}\n" for number in range(1, 2001))
+
+        def count(_: int) -> ExecResult:
+            return lxd.execute(running, ["seq", "1", "2000"])
+
+        with ThreadPoolExecutor(16) as threads:
+            assert all(ended == ExecResult(0, whole, "") for ended in threads.map(count, range(160)))
+
+
+class TestFiles:
+    def test_what_was_pushed_is_pulled(self, lxd: Lxd, running: str) -> None:
+        content = secrets.token_bytes(1_500_000)
+        lxd.push(running, "/root/file", content)
+        assert lxd.pull(running, "/root/file") == content
+        lxd.push(running, "/root/file", b"")
+        assert lxd.pull(running, "/root/file") == b""
+
+    def test_a_stopped_instance_takes_files_too(self, lxd: Lxd, stopped: str) -> None:
+        lxd.push(stopped, "/root/a b&c", b"content")
+        assert lxd.pull(stopped, "/root/a b&c") == b"content"
+
+    def test_removing_twice_does_no_harm(self, lxd: Lxd, stopped: str) -> None:
+        lxd.push(stopped, "/root/file", b"content")
+        lxd.remove(stopped, "/root/file")
+        lxd.remove(stopped, "/root/file")
+        with pytest.raises(NotFound, match="/root/file"):
+            lxd.pull(stopped, "/root/file")
+
+
+class TestImages:
+    def test_an_image_tells_its_properties(self, lxd: Lxd) -> None:
+        image = lxd.image(TINY)
+        assert image is not None
+        assert image["os"] == "tiny"
+        assert len(image["fingerprint"]) == 64
+
+    def test_there_is_nothing_under_an_unknown_alias(self, lxd: Lxd) -> None:
+        assert lxd.image("no-such-image") is None
+
+    def test_a_published_snapshot_can_be_imported_and_used(
+        self, lxd: Lxd, stopped: str, name: Name, tmp_path: Path
+    ) -> None:
+        lxd.snapshot(stopped, "golden")
+        file = str(tmp_path / "image.tar.zst")
+        alias = name()
+        fingerprint = lxd.export_image(f"{stopped}/golden", alias, file, {"mautic": "5.2"})
+        published = lxd.image(alias)
+        assert published is not None
+        assert published["fingerprint"] == fingerprint
+        assert published["mautic"] == "5.2"
+        assert lxd.import_image(file, alias, {}) == fingerprint
+        made = name()
+        lxd.create(made, alias, config={}, devices={})
+        assert lxd.instance(made).status == "Stopped"
+
+    def test_a_file_that_is_not_there_is_not_imported(self, lxd: Lxd, tmp_path: Path) -> None:
+        with pytest.raises(NotFound, match="no-such-file"):
+            lxd.import_image(str(tmp_path / "no-such-file"), "alias", {})
+
+
+class TestRoom:
+    def test_the_pool_tells_its_room(self, lxd: Lxd, stopped: str) -> None:
+        space = lxd.pool()
+        assert 0 < space.used < space.total
+
+    def test_a_full_disk_is_told_as_such(self, lxd: Lxd, name: Name) -> None:
+        made = name()
+        pool = getattr(lxd, "_pool", "pool")
+        lxd.create(
+            made, TINY, config={}, devices={"root": {"type": "disk", "path": "/", "pool": pool, "size": "16MiB"}}
+        )
+        with pytest.raises(PoolFull, match="full"):
+            lxd.push(made, "/root/much", secrets.token_bytes(40_000_000))

@@ -1,0 +1,268 @@
+"""What only a real server can show: isolation, deadlines, a full pool, what stays behind, certificates."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bot.lxd import LxdUnavailable, PoolFull, edge_address
+from bot.lxd_gateway import LxdGateway
+from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
+
+Name = Callable[[], str]
+
+FETCH = "printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {} 80 | tail -n 1"
+
+
+@contextmanager
+def _requests(lxd: LxdGateway) -> Iterator[list[str]]:
+    """Every request that the gateway makes meanwhile."""
+    made: list[str] = []
+
+    def note(response: Any, *_: Any, **__: Any) -> None:
+        made.append(f"{response.request.method} {response.request.path_url}")
+
+    hooks = lxd._connected().api.session.hooks["response"]
+    hooks.append(note)
+    yield made
+    hooks.remove(note)
+
+
+def _started(lxd: LxdGateway, name: str, devices: dict[str, dict[str, str]] | None = None) -> str:
+    """Create and start a tiny instance; return its address once its page is there."""
+    lxd.create(name, TINY, config={}, devices=devices or {})
+    lxd.start(name)
+    end = time.monotonic() + 20
+    while not (address := lxd.state(name).address):
+        assert time.monotonic() < end, f"{name} got no address"
+        time.sleep(0.05)
+    return address
+
+
+def _reaches(lxd: LxdGateway, source: str, address: str, target: str) -> bool:
+    return lxd.execute(source, ["sh", "-c", FETCH.format(address)]).stdout.strip() == target
+
+
+class TestIsolation:
+    @pytest.fixture
+    def edge(self, real_lxd: LxdGateway, real_name: Name) -> str:
+        """An instance with the edge's port: not isolated, at the address that is kept for it."""
+        edge = real_name()
+        port = {
+            "type": "nic",
+            "name": "eth0",
+            "network": NETWORK,
+            "ipv4.address": edge_address(SUBNET),
+            "security.mac_filtering": "true",
+            "security.ipv4_filtering": "true",
+        }
+        assert _started(real_lxd, edge, {"eth0": port}) == edge_address(SUBNET)
+        return edge
+
+    def test_the_edge_reaches_every_tenant_and_no_tenant_another(
+        self, real_lxd: LxdGateway, real_name: Name, edge: str
+    ) -> None:
+        one, two = real_name(), real_name()
+        address_one, address_two = _started(real_lxd, one), _started(real_lxd, two)
+        assert _reaches(real_lxd, edge, address_one, one)
+        assert _reaches(real_lxd, edge, address_two, two)
+        assert _reaches(real_lxd, one, edge_address(SUBNET), edge)
+        assert not _reaches(real_lxd, one, address_two, two)
+
+        # The way round: by the host, which would route it back onto the bridge.
+        gateway = SUBNET.partition("/")[0]
+        assert real_lxd.execute(one, ["ping", "-c", "1", "-w", "2", gateway]).code == 0
+        real_lxd.execute(one, ["ip", "route", "add", f"{address_two}/32", "via", gateway])
+        real_lxd.execute(two, ["ip", "route", "add", f"{address_one}/32", "via", gateway])
+        assert not _reaches(real_lxd, one, address_two, two)
+
+        # In another's clothes: with the address of the edge.
+        real_lxd.stop(edge, force=True)
+        real_lxd.execute(one, ["ip", "address", "add", f"{edge_address(SUBNET)}/24", "dev", "eth0"])
+        borrowed = f"ping -c 1 -w 2 -I {edge_address(SUBNET)} {gateway}"
+        assert real_lxd.execute(one, ["sh", "-c", borrowed]).code != 0
+
+
+class TestDeadlines:
+    def test_a_command_that_takes_too_long_is_told_in_time(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        name = real_name()
+        _started(real_lxd, name)
+        with pytest.raises(LxdUnavailable, match=r"did not run `sleep` in .* within 1 seconds\."):
+            real_lxd.execute(name, ["sleep", "60"], timeout=1)
+
+    def test_a_command_may_take_longer_than_one_request(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        name = real_name()
+        _started(real_lxd, name)
+        patient = LxdGateway(real_lxd._endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=1)
+        assert patient.execute(name, ["sh", "-c", "sleep 3; echo done"]).stdout == "done\n"
+
+
+class TestWhatStaysBehind:
+    def test_no_output_of_commands_stays_on_the_host(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        name = real_name()
+        _started(real_lxd, name)
+        real_lxd.execute(name, ["echo", "hello"])
+        with pytest.raises(LxdUnavailable):
+            real_lxd.execute(name, ["sh", "-c", "echo hello; sleep 60"], timeout=1)
+        logs = real_lxd._get(f"instances/{name}/logs", "list the logs")
+        assert [log for log in logs if "exec_" in log] == []
+
+    def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, real_lxd: LxdGateway) -> None:
+        other = "mautic-ops-full"
+        small = LxdGateway(real_lxd._endpoint, project=other, pool=other, network="mopstest1", profile=other)
+        try:
+            small.ensure_project(pool_driver="btrfs", pool_size="256MiB", subnet="10.72.0.1/24")
+            small.import_image(str(SHARED / "tiny.tar.gz"), TINY, {})
+            small.create("full", TINY, config={}, devices={})
+            with pytest.raises(PoolFull, match=f"`{other}`"):
+                small.push("full", "/root/much", Path("/dev/urandom").open("rb").read(300_000_000))
+        finally:
+            small.remove_project()
+        for kind in ("projects", "storage-pools", "networks", "network-acls"):
+            assert not [path for path in small._get(kind, "list", project=False) if "full" in path or "test1" in path]
+        assert not Path("/sys/class/net/mopstest1").exists()
+
+    def test_making_the_project_again_changes_nothing(self, real_lxd: LxdGateway) -> None:
+        before = real_lxd._get(f"networks/{NETWORK}", "read", project=False)["config"]
+        with _requests(real_lxd) as made:
+            real_lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
+        assert {request.split()[0] for request in made} == {"GET"}
+        assert real_lxd._get(f"networks/{NETWORK}", "read", project=False)["config"] == before
+
+
+class TestRequests:
+    def test_a_fleet_is_read_in_one(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        for _ in range(3):
+            real_lxd.create(real_name(), TINY, config={}, devices={})
+        with _requests(real_lxd) as made:
+            assert len(real_lxd.instances()) >= 3
+            assert len(real_lxd.states()) >= 3
+        assert len(made) == 2
+
+    def test_an_update_that_changes_nothing_writes_nothing(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        name = real_name()
+        real_lxd.create(name, TINY, config={"user.a": "1"}, devices={})
+        with _requests(real_lxd) as made:
+            real_lxd.update(name, {"user.a": "1", "user.b": None}, {"none": None})
+        assert len(made) == 1
+
+    def test_an_update_survives_a_change_by_somebody_else(
+        self, real_lxd: LxdGateway, real_name: Name, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = real_name()
+        real_lxd.create(name, TINY, config={}, devices={})
+        other = LxdGateway(real_lxd._endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        mine = LxdGateway(real_lxd._endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        ask = mine._request
+
+        def between(verb: str, path: str, doing: str, **arguments: Any) -> Any:
+            answer = ask(verb, path, doing, **arguments)
+            if verb == "get":
+                monkeypatch.setattr(mine, "_request", ask)
+                other.update(name, {"user.other": "1"}, {"none": {"type": "none"}})
+            return answer
+
+        monkeypatch.setattr(mine, "_request", between)
+        mine.update(name, {"user.mine": "1"}, {"gone": None})
+        instance = real_lxd.instance(name)
+        assert (instance.config["user.mine"], instance.config["user.other"]) == ("1", "1")
+        assert list(instance.devices) == ["none"]
+
+
+class TestHttps:
+    @pytest.fixture
+    def address(self, real_lxd: LxdGateway) -> Iterator[str]:
+        """The server's address on this machine, where it listens for the time of the test."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        before = real_lxd._get("", "read", project=False)["config"].get("core.https_address", "")
+        for value in (address, before):
+            real_lxd._request("patch", "", "listen", json={"config": {"core.https_address": value}}, project=False)
+            if value == address:
+                yield f"https://{address}"
+
+    @pytest.fixture
+    def certificate(self, real_lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
+        """A client certificate and its key that the server trusts."""
+        key = ec.generate_private_key(ec.SECP384R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mautic-ops tests")])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .sign(key, hashes.SHA256())
+        )
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        (tmp_path / "client.crt").write_bytes(pem)
+        (tmp_path / "client.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        body = {"type": "client", "name": "tests", "certificate": "".join(pem.decode().splitlines()[1:-1])}
+        real_lxd._request("post", "certificates", "trust", json=body, project=False)
+        yield str(tmp_path / "client.crt"), str(tmp_path / "client.key")
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        real_lxd._request("delete", f"certificates/{fingerprint}", "distrust", project=False)
+
+    @pytest.fixture
+    def pinned(self, real_lxd: LxdGateway, tmp_path: Path) -> str:
+        """The server's own certificate, in a file."""
+        found = real_lxd._get("", "read", project=False)["environment"]["certificate"]
+        (tmp_path / "server.crt").write_text(found)
+        return str(tmp_path / "server.crt")
+
+    def test_a_remote_server_is_known_by_its_certificate(
+        self,
+        real_lxd: LxdGateway,
+        address: str,
+        certificate: tuple[str, str],
+        pinned: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/hostname")
+        remote = LxdGateway(address, project=PROJECT, pool=PROJECT, certificate=certificate, server_certificate=pinned)
+        assert remote.server() == real_lxd.server()
+        assert remote.instances() == real_lxd.instances()
+
+    def test_another_servers_certificate_is_refused(self, address: str, certificate: tuple[str, str]) -> None:
+        remote = LxdGateway(address, certificate=certificate, server_certificate=certificate[0])
+        with pytest.raises(LxdUnavailable, match="another certificate"):
+            remote.server()
+
+    def test_a_bot_that_is_not_trusted_yet_is_told_so(self, address: str, pinned: str) -> None:
+        with pytest.raises(LxdUnavailable, match="does not trust this bot"):
+            LxdGateway(address, server_certificate=pinned).server()
+        with pytest.raises(LxdUnavailable, match="does not allow"):
+            LxdGateway(address, server_certificate=pinned).instances()
+
+
+class TestUnreachable:
+    def test_a_socket_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(LxdUnavailable, match="cannot be reached"):
+            LxdGateway(str(tmp_path / "unix.socket")).instances()
+
+    def test_a_server_that_does_not_answer(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "unix.socket")
+        with socket.socket(socket.AF_UNIX) as mute:
+            mute.bind(path)
+            mute.listen()
+            with pytest.raises(LxdUnavailable, match="did not answer in time"):
+                LxdGateway(path, timeout=0.2).instances()

@@ -1,0 +1,81 @@
+#!/bin/sh
+# tiny_image.sh OUT.tar.gz: a 1 MB LXD container image that starts in 0.3 s: busybox, DHCP on eth0, httpd on :80.
+# It plays a tenant where the stack does not matter: `/usr/bin/python3 …/mautic-ctl VERB REQUEST RESULT` answers as
+# the in-tenant tool does, and the login page is there once `identity` was asked for.
+set -eu
+OUT=$1
+BB=${BUSYBOX:-/bin/busybox}
+W=$(mktemp -d)
+trap 'rm -rf "$W"' EXIT
+R=$W/rootfs
+mkdir -p "$W/templates" "$R/proc" "$R/sys" "$R/dev" "$R/run" "$R/tmp" "$R/mnt" "$R/bin" "$R/sbin" "$R/etc" "$R/root" \
+    "$R/var/log" "$R/var/lib/mautic-ops" "$R/srv/www/s" "$R/usr/bin" "$R/usr/sbin" "$R/usr/local/sbin"
+chmod 1777 "$R/tmp"
+chmod 700 "$R/root"
+cp "$BB" "$R/bin/busybox"
+for applet in sh env cat echo ls cp mv rm mkdir ln sleep ps kill ip hostname nc dd sync date du df seq grep sed awk \
+    head tail wc sha256sum stat touch chmod chown id true false timeout tr yes httpd udhcpc ping basename; do
+    ln -s busybox "$R/bin/$applet"
+done
+echo 'root:x:0:0:root:/root:/bin/sh' > "$R/etc/passwd"
+echo 'root:x:0:' > "$R/etc/group"
+echo '127.0.0.1 localhost' > "$R/etc/hosts"
+echo ok > "$R/srv/www/index.html"
+
+cat > "$R/etc/lease" <<'I'
+#!/bin/sh
+case "$1" in
+bound | renew)
+    ip addr flush dev $interface
+    ip addr add $ip/${mask:-24} dev $interface
+    [ -z "$router" ] || ip route replace default via ${router%% *} dev $interface
+    ;;
+deconfig) ip link set $interface up ;;
+esac
+I
+
+# PID 1 ends, and so stops the container, at LXD's shutdown signal; `wait` takes in orphans.
+cat > "$R/sbin/init" <<'I'
+#!/bin/sh
+trap 'exit 0' PWR TERM INT
+ip link set lo up
+hostname > /srv/www/hostname
+httpd -f -p 80 -h /srv/www &
+[ ! -e /sys/class/net/eth0 ] || udhcpc -f -t 20 -T 1 -A 1 -i eth0 -s /etc/lease -x hostname:"$(hostname)" > /dev/null 2>&1 &
+while :; do
+    sleep 100000 &
+    wait $!
+done
+I
+
+cat > "$R/usr/bin/python3" <<'I'
+#!/bin/sh
+# Plays `python3 mautic-ctl VERB REQUEST RESULT`.
+umask 077
+[ -r "$3" ] || exit 2
+case "$2" in
+identity)
+    grep -q . "$3" && echo '<form><input name="_username"><input name="_password"></form> Mautic' > /srv/www/s/login
+    chmod 644 /srv/www/s/login
+    answer='"ok": true, "changed": true'
+    ;;
+health) answer='"ok": true, "healthy": true, "checks": {}' ;;
+version) answer='"ok": true, "version": "tiny"' ;;
+*) answer='"ok": false, "error": "there is no verb '"$2"'"' ;;
+esac
+echo "{$answer}" > "$4"
+I
+chmod 755 "$R/etc/lease" "$R/sbin/init" "$R/usr/bin/python3"
+
+cat > "$W/metadata.yaml" <<I
+architecture: $(uname -m)
+creation_date: 1700000000
+properties: {os: busybox, release: tiny, description: tiny tenant}
+templates:
+  /etc/hostname: {when: [create, copy, rename], template: hostname.tpl}
+I
+echo '{{ container.name }}' > "$W/templates/hostname.tpl"
+# Reproducible, so that the same image has the same fingerprint.
+tar --owner=0 --group=0 --numeric-owner --sort=name --mtime=@1700000000 -C "$W" -cf - metadata.yaml templates rootfs |
+    gzip -n1 > "$OUT.part"
+mv "$OUT.part" "$OUT"
