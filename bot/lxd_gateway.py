@@ -79,7 +79,7 @@ class LxdGateway:
     ) -> None:
         if len(network) > 15:
             raise LxdError(f"The bridge name `{network}` is longer than the 15 characters that Linux allows.")
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._project = project
         self._pool = pool
         self._network = network
@@ -99,7 +99,7 @@ class LxdGateway:
         environment = info.get("environment")
         if not environment:
             raise LxdUnavailable(
-                f"LXD at {self._endpoint} does not trust this bot yet: add its client certificate there."
+                f"LXD at {self.endpoint} does not trust this bot yet: add its client certificate there."
             )
         return Server(
             name=environment["server_name"],
@@ -476,13 +476,13 @@ class LxdGateway:
         """The pylxd client, made at the first use so that a bot can start while LXD is away."""
         with self._lock:
             if self._client is None:
-                endpoint = self._endpoint
+                endpoint = self.endpoint
                 session = requests.Session()
                 # Otherwise REQUESTS_CA_BUNDLE and proxies from the environment win over the pinned certificate.
                 session.trust_env = False
                 if endpoint.startswith("/"):
                     endpoint = "http+unix://lxd"
-                    session.mount(endpoint, _UnixAdapter(self._endpoint))
+                    session.mount(endpoint, _UnixAdapter(self.endpoint))
                 else:
                     session.cert = self._certificate
                     session.verify = self._server_certificate or True
@@ -595,9 +595,9 @@ class LxdGateway:
         except LXDAPIException as error:
             raise self._refusal(_reason(error), doing, error.response.status_code) from error
         except (ClientConnectionFailed, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise LxdUnavailable(_unreachable(self._endpoint, doing, error)) from error
+            raise LxdUnavailable(_unreachable(self.endpoint, doing, error)) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise LxdUnavailable(f"LXD at {self._endpoint} gave an answer that makes no sense: not LXD?") from error
+            raise LxdUnavailable(f"LXD at {self.endpoint} gave an answer that makes no sense: not LXD?") from error
 
     def _refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
         """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
@@ -614,7 +614,7 @@ class LxdGateway:
         if status == 404 or any(word in low for word in _ABSENT):
             return NotFound(f"LXD could not {doing}: {text[:1].lower()}{text[1:]}.")
         if status == 403:
-            return LxdUnavailable(f"LXD at {self._endpoint} does not allow the bot to {doing}: check its certificate.")
+            return LxdUnavailable(f"LXD at {self.endpoint} does not allow the bot to {doing}: check its certificate.")
         return LxdError(f"LXD could not {doing}: {text}.")
 
 

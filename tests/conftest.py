@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.workspace import WorkspaceServer
 
+pytest_plugins = ["tests.support.real_lxd", "tests.support.world"]
+
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:

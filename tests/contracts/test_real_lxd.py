@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
 
 Name = Callable[[], str]
 
-FETCH = "printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {} 80 | tail -n 1"
+FETCH = "printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc {} 80 | tail -n 1"
 
 
 @contextmanager
@@ -126,7 +127,7 @@ class TestWhatStaysBehind:
             small.import_image(str(SHARED / "tiny.tar.gz"), TINY, {})
             small.create("full", TINY, config={}, devices={})
             with pytest.raises(PoolFull, match=f"`{other}`"):
-                small.push("full", "/root/much", Path("/dev/urandom").open("rb").read(300_000_000))
+                small.push("full", "/root/much", secrets.token_bytes(300_000_000))
         finally:
             small.remove_project()
         for kind in ("projects", "storage-pools", "networks", "network-acls"):
