@@ -19,10 +19,11 @@ from pathlib import Path
 import commands
 from bot import local_lxd
 from bot.blueprint.archive import ArchiveError, open_archive
+from bot.blueprint.base import BaseError
 from bot.blueprint.build import Blueprint, blueprints, build, export
 from bot.fleet import Fleet
 from bot.hosts import gateway, real_edge
-from bot.lxd import Lxd, LxdError, edge_address
+from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
 from bot.plan import Refused
 from bot.registry import Registry
@@ -109,15 +110,15 @@ def _prepare(settings: Settings, parts: Parts) -> str:
             Fleet(lxd, settings.lxd.name).blueprint()
         except Refused:
             with parts.part("Blueprint") as tell:
-                _build(settings, lxd, tell)
+                build_blueprint(settings, lxd, tell)
         with parts.part("Edge"):
             real_edge(settings, lxd).ensure()
-    except (LxdError, ArchiveError) as error:
+    except (LxdError, ArchiveError, BaseError) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without LXD.)") from error
     return address
 
 
-def _build(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -> Blueprint:
+def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -> Blueprint:
     """Build the blueprint of the configured archive of Mautic, or of the double that comes with the tests."""
     cache = settings.state / "cache"
     if settings.blueprint.archive:
@@ -132,7 +133,6 @@ def _build(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -> Bluepri
         archive,
         base=settings.blueprint.base,
         cache=cache,
-        edge=edge_address(settings.lxd.subnet),
         progress=tell,
     )
 
@@ -233,7 +233,7 @@ def blueprint(words: list[str]) -> int:
     lxd = gateway(settings)
     verb = words[0] if words else ""
     if verb == "build":
-        made = _build(settings, lxd, print)
+        made = build_blueprint(settings, lxd, print)
         print(f"{made.instance}: Mautic {made.version}")
     elif verb == "list":
         for one in blueprints(lxd):

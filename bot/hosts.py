@@ -49,6 +49,7 @@ def real_edge(settings: Settings, lxd: Lxd) -> Edge:
         listen=settings.edge.listen,
         http_port=settings.edge.http_port,
         https_port=settings.edge.https_port,
+        network=settings.lxd.network,
         subnet=settings.lxd.subnet,
         cache=settings.state / "cache",
     )

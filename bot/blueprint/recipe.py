@@ -38,7 +38,8 @@ STACK = (
 
 EDGE = ("caddy",)
 
-MASKED = [
+MASKED = (
+    # Nobody logs in at a console, and nothing of the machine under the container is ours to set up.
     "console-getty.service",
     "getty.target",
     "systemd-logind.service",
@@ -80,6 +81,7 @@ MASKED = [
     "e2scrub_reap.service",
     "rc-local.service",
     "caddy.service",
+    # Work by the clock is cron's (/etc/cron.d/mautic), so that a hundred clones do not all wake at their first boot.
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -88,7 +90,7 @@ MASKED = [
     "logrotate.timer",
     "phpsessionclean.timer",
     "systemd-tmpfiles-clean.timer",
-]
+)
 """Units that a container of ours does without: a boot is what a person waits for."""
 
 

@@ -1,0 +1,361 @@
+"""The edge: one reverse proxy (Caddy, in a container of its own) with the domains and TLS of all tenants of a host."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bot.blueprint.base import ensure_base
+from bot.blueprint.build import install_packages, lay, run, until
+from bot.blueprint.recipe import EDGE, recipe_tar
+from bot.lxd import Instance, Lxd, LxdError, NotFound, edge_address
+from bot.tenants import stamp, stamps
+
+NAME = "edge"
+_UNFINISHED = "edge--building"
+_CONFIG, _NEXT = "/etc/caddy/edge.json", "/etc/caddy/next.json"
+_ADMIN = "unix//run/caddy/admin.sock"
+_ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+_PRETENCES = (
+    "Client-Ip",
+    "Forwarded",
+    "Forwarded-For",
+    "X-Cluster-Client-Ip",
+    "X-Forwarded",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Real-Ip",
+)
+"""Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
+_SECONDS = 30.0
+"""How long the login page may take."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One look at a login page through the edge. `status` is 0 where there was no answer, and `error` says why."""
+
+    status: int
+    login: bool
+    seconds: float
+    double: bool = False
+    error: str = ""
+
+
+def routes(
+    sites: Mapping[str, str],
+    *,
+    base_domain: str,
+    tls: Literal["internal", "automatic"],
+    email: str = "",
+    https_port: int = 443,
+) -> dict[str, Any]:
+    """Return Caddy's whole configuration.
+
+    Args:
+        sites: the address of each domain's tenant; empty where it is not open, which gets a page that says so.
+        https_port: the port that clients use, for the way there from plain HTTP.
+    """
+    domains = sorted(sites)
+    port = "" if https_port == 443 else f":{https_port}"
+    own = [base_domain, f"*.{base_domain}"] if tls == "internal" else []
+    # One certificate fits all names right under the base domain: a new tenant waits for none.
+    automated = own + [domain for domain in domains if not own or domain.partition(".")[2] != base_domain]
+    issuer = {"module": "internal"} if tls == "internal" else {"module": "acme", **({"email": email} if email else {})}
+    secure = {
+        "listen": [":443"],
+        "automatic_https": {"disable": True},
+        "tls_connection_policies": [{}],
+        "routes": [*(_route(domain, sites[domain]) for domain in domains), {"handle": [_page(404)]}],
+        "errors": {"routes": [{"handle": [_page(503)]}]},
+    }
+    redirect = {
+        "handler": "static_response",
+        "status_code": "308",
+        "headers": {"Location": [f"https://{{http.request.host}}{port}{{http.request.uri}}"]},
+    }
+    plain = {
+        "listen": [":80"],
+        "automatic_https": {"disable": True},
+        "routes": [
+            *([{"match": [{"host": domains}], "handle": [redirect], "terminal": True}] if domains else []),
+            {"handle": [_page(404)]},
+        ],
+    }
+    return {
+        "admin": {"listen": _ADMIN},
+        "logging": {"logs": {"default": {"level": "WARN"}}},
+        "apps": {
+            "http": {"grace_period": "5m", "servers": {"secure": secure, "plain": plain}},
+            "tls": {
+                "certificates": {"automate": automated},
+                "automation": {"policies": [{"issuers": [issuer]}]},
+            },
+            "pki": {"certificate_authorities": {"local": {"install_trust": False}}},
+        },
+    }
+
+
+def _route(domain: str, address: str) -> dict[str, Any]:
+    proxy = {
+        "handler": "reverse_proxy",
+        "upstreams": [{"dial": f"{address}:80"}],
+        "transport": {"protocol": "http", "dial_timeout": "2s"},
+    }
+    clean = {"handler": "headers", "request": {"delete": list(_PRETENCES)}}
+    return {
+        "match": [{"host": [domain]}],
+        "handle": [clean, proxy] if address else [_page(503)],
+        "terminal": True,
+    }
+
+
+def _page(status: Literal[404, 503]) -> dict[str, Any]:
+    title, text = {
+        404: ("Nothing here", "There is no site at this address. Is it spelt right?"),
+        503: ("Not open at the moment", "This site is starting, or closed for now. Please try again a little later."),
+    }[status]
+    headers = {"Content-Type": ["text/html; charset=utf-8"], "Cache-Control": ["no-store"]}
+    if status == 503:
+        headers["Retry-After"] = ["10"]
+    return {
+        "handler": "static_response",
+        "status_code": str(status),
+        "headers": headers,
+        "body": (
+            '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">'
+            f"<title>{title}</title><style>body{{font:18px/1.5 system-ui,sans-serif;max-width:30em;margin:20vh auto;"
+            f"padding:0 1em;color:#333}}</style><h1>{title}</h1><p>{text}</p></html>\n"
+        ),
+    }
+
+
+class Edge:
+    """The edge of one host. Safe for many threads.
+
+    Args:
+        base_domain: tenants without a domain of their own are right under it.
+        tls: certificates of Caddy's own authority, or public ones (which need ports 80 and 443, and DNS).
+        email: contact of the public certificates.
+        listen: address of the host that the ports are opened at; clients' own addresses are seen unless it is loopback.
+        network: the bridge of the tenants, and `subnet` its address.
+        cache: where the Debian base is kept.
+        base: `debootstrap`, or the alias of a Debian image on the server.
+        connect: address that the host's ports are reached at from here; empty: `listen`, or this machine.
+    """
+
+    def __init__(
+        self,
+        lxd: Lxd,
+        *,
+        base_domain: str,
+        tls: Literal["internal", "automatic"],
+        email: str,
+        listen: str,
+        http_port: int,
+        https_port: int,
+        network: str,
+        subnet: str,
+        cache: Path,
+        base: str = "debootstrap",
+        connect: str = "",
+    ) -> None:
+        self._lxd = lxd
+        self._base_domain = base_domain
+        self._tls = tls
+        self._email = email
+        self._listen = listen
+        self._ports = {"http": (http_port, 80), "https": (https_port, 443)}
+        self._network = network
+        self.address = edge_address(subnet)
+        self._cache = cache
+        self._base = base
+        self._connect = connect or ("127.0.0.1" if listen == "0.0.0.0" else listen)  # noqa: S104
+        self._lock = threading.Lock()
+        self._loaded = ""
+        self._addresses: dict[tuple[str, str], str] = {}
+        self._trust: ssl.SSLContext | None = None
+
+    def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Have the edge there, running, at its address and ports, with today's routes."""
+        with self._lock:
+            found = {instance.name: instance for instance in self._lxd.instances()}
+            if _UNFINISHED in found:
+                self._delete(_UNFINISHED)
+            devices = self._devices()
+            recipe = hashlib.sha256(recipe_tar("edge")).hexdigest()[:12]
+            if NAME not in found:
+                progress("making the edge")
+                self._make(devices, recipe, progress)
+            elif stamp(found[NAME].config, "role") != "edge":
+                raise LxdError(f"There is an instance `{NAME}` that is not the bot's; rename or remove it.")
+            elif stamp(found[NAME].config, "recipe") != recipe:
+                progress("renewing the edge")
+                self._lxd.start(NAME)
+                self._furnish(NAME)
+                self._lxd.restart(NAME)
+                self._lxd.update(NAME, stamps(recipe=recipe), devices)
+            elif found[NAME].devices != devices:
+                gone = dict.fromkeys(found[NAME].devices.keys() - devices.keys())
+                self._lxd.update(NAME, {}, {**devices, **gone})
+            self._lxd.start(NAME)
+            until(self._lxd, NAME, "test -S /run/caddy/admin.sock")
+            self._loaded, self._trust = "", None
+        self.apply(fresh=True)
+
+    def remove(self) -> None:
+        """Take the edge away, with its certificates; no effect when it is not there."""
+        with self._lock:
+            names = {instance.name for instance in self._lxd.instances() if stamp(instance.config, "role") == "edge"}
+            for name in names & {NAME, _UNFINISHED}:
+                self._delete(name)
+            self._loaded, self._trust = "", None
+
+    def apply(self, *, fresh: bool = False) -> None:
+        """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
+
+        A tenant's address is asked of LXD once for each of its interfaces; `fresh` asks for all anew.
+        """
+        with self._lock:
+            config = json.dumps(
+                routes(
+                    self._sites(fresh),
+                    base_domain=self._base_domain,
+                    tls=self._tls,
+                    email=self._email,
+                    https_port=self._ports["https"][0],
+                ),
+                indent=1,
+            )
+            if not self._loaded:
+                self._loaded = self._lxd.pull(NAME, _CONFIG).decode()
+            if config == self._loaded:
+                return
+            # The file that a restart reads is replaced only by what was loaded well.
+            self._loaded = ""
+            self._lxd.push(NAME, _NEXT, config.encode(), mode=0o644)
+            run(self._lxd, NAME, f"caddy reload --config {_NEXT} --address {_ADMIN} 2>&1; mv {_NEXT} {_CONFIG}")
+            self._loaded = config
+
+    def probe(self, domain: str) -> ProbeResult:
+        """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""
+        began = time.monotonic()
+        try:
+            status, header, body = self._get(domain, "/s/login")
+        except (OSError, http.client.HTTPException, LxdError) as error:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._trust = None
+            return ProbeResult(0, False, time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:200])
+        login = status == 200 and b'name="_username"' in body
+        return ProbeResult(status, login, time.monotonic() - began, double=bool(header))
+
+    def authority(self) -> str:
+        """Return the certificate of the edge's own authority (PEM), for those who are to trust it; empty: none yet."""
+        try:
+            return self._lxd.pull(NAME, _ROOT).decode()
+        except NotFound:
+            return ""
+
+    def _get(self, domain: str, path: str) -> tuple[int, str, bytes]:
+        port = self._ports["https"][0]
+        connection = http.client.HTTPConnection(domain, port, timeout=_SECONDS)
+        with socket.create_connection((self._connect, port), timeout=_SECONDS) as plain:
+            connection.sock = self._trusting().wrap_socket(plain, server_hostname=domain)
+            with connection.sock:
+                connection.request("GET", path, headers={"User-Agent": "mautic-ops", "Connection": "close"})
+                answer = connection.getresponse()
+                return answer.status, answer.getheader("X-Mautic-Double", ""), answer.read()
+
+    def _trusting(self) -> ssl.SSLContext:
+        trust = self._trust
+        if trust is None:
+            trust = ssl.create_default_context()
+            if self._tls == "internal":
+                trust.load_verify_locations(cadata=self._lxd.pull(NAME, _ROOT).decode())
+            self._trust = trust
+        return trust
+
+    def _sites(self, fresh: bool) -> dict[str, str]:
+        """Return the address of each domain, empty where it is not open. A live tenant goes before an archived one."""
+        instances = self._lxd.instances()
+        roles = {instance.name: stamp(instance.config, "role") for instance in instances}
+        live = [
+            instance
+            for instance in instances
+            if roles[instance.name] == "tenant" and stamp(instance.config, "state") == "live" and instance.running
+        ]
+        if fresh:
+            self._addresses.clear()
+        unknown = [instance for instance in live if not self._addresses.get(_interface(instance))]
+        # The state of one costs a request; that of all costs one too, but a slow one.
+        states = self._lxd.states() if len(unknown) > 4 else {it.name: self._lxd.state(it.name) for it in unknown}
+        for instance in unknown:
+            if instance.name in states:
+                self._addresses[_interface(instance)] = states[instance.name].address
+        closed = {
+            stamp(instance.config, "domain"): "" for instance in instances if roles[instance.name] in _WITH_DOMAIN
+        }
+        opened = {stamp(instance.config, "domain"): self._addresses.get(_interface(instance), "") for instance in live}
+        return {domain: address for domain, address in {**closed, **opened}.items() if domain}
+
+    def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
+        debootstrap = self._base == "debootstrap"
+        image = ensure_base(self._lxd, "edge", self._cache, progress) if debootstrap else self._base
+        config = {"boot.autostart": "true", "boot.autostart.priority": "10", **stamps(role="edge", recipe=recipe)}
+        self._lxd.create(_UNFINISHED, image, config=config, devices={})
+        try:
+            self._lxd.start(_UNFINISHED)
+            if not debootstrap:
+                install_packages(self._lxd, _UNFINISHED, EDGE)
+            self._furnish(_UNFINISHED)
+            first = routes({}, base_domain=self._base_domain, tls=self._tls, email=self._email)
+            self._lxd.push(_UNFINISHED, _CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
+            self._lxd.stop(_UNFINISHED)
+            # A running container may not be given an address: it would keep the one that it leased.
+            self._lxd.update(_UNFINISHED, {}, devices)
+            self._lxd.rename(_UNFINISHED, NAME)
+        except BaseException:
+            self._delete(_UNFINISHED)
+            raise
+
+    def _furnish(self, name: str) -> None:
+        until(self._lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
+        lay(self._lxd, name, "edge")
+
+    def _delete(self, name: str) -> None:
+        self._lxd.stop(name, force=True)
+        self._lxd.delete(name)
+
+    def _devices(self) -> dict[str, dict[str, str]]:
+        # Not isolated as the tenants' ports are: this one is to reach them all.
+        devices = {
+            "eth0": {"type": "nic", "name": "eth0", "network": self._network, "ipv4.address": self.address},
+        }
+        loopback = re.match(r"127\.|::1$|localhost$", self._listen)
+        for name, (outside, inside) in self._ports.items():
+            device = {"type": "proxy", "listen": f"tcp:{self._listen}:{outside}", "bind": "host"}
+            if loopback:
+                device["connect"] = f"tcp:127.0.0.1:{inside}"
+            else:
+                # By the kernel, so that Caddy sees who speaks.
+                device |= {"nat": "true", "connect": f"tcp:{self.address}:{inside}"}
+            devices[name] = device
+        return devices
+
+
+_WITH_DOMAIN = ("tenant", "archived")
+
+
+def _interface(instance: Instance) -> tuple[str, str]:
+    """What an address belongs to: a clone has an interface of its own, and another name is another lease."""
+    return instance.name, instance.config.get("volatile.eth0.hwaddr", "")
