@@ -40,6 +40,7 @@ CRONTAB = Path("/etc/cron.d/mautic")
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
 PHP_PLAN = Path("/etc/php/8.2/fpm/pool.d/zz-plan.conf")
 DATABASE_SOCKET, INSIDE_SOCKET = Path("/run/mysqld/mysqld.sock"), Path("/run/nginx-inside.sock")
+LOCK = Path("/run/mautic-ctl.lock")
 WORKER_UNIT = Path("/etc/systemd/system/mautic-worker@.service")
 WANTS = Path("/etc/systemd/system/multi-user.target.wants")
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")
@@ -127,12 +128,13 @@ def bytes_of(size: str) -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def write(path: Path, text: str, mode: int = 0o644, owner: str = "root", group: str = "root") -> None:
-    """Replace a file as a whole. The new one is made by its own name, so no link planted there is followed."""
+def write(path: Path, text: str, mode: int = 0o644, owner: str | None = None, group: str | None = None) -> None:
+    """Replace a file as a whole, as root's unless told otherwise. The new one is made by its own name, so no link planted there is followed."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        shutil.chown(file.fileno(), owner, group)
+        if owner or group:
+            shutil.chown(file.fileno(), owner, group)
         os.fchmod(file.fileno(), mode)
         file.write(text)
     new.replace(path)
@@ -245,7 +247,7 @@ def write_parameters(local: Mapping[str, Any], provider: Mapping[str, Any]) -> d
     except ValueError:
         raise CtlError("config/local.php does not set $parameters as Mautic's does") from None
     write(LOCAL, rendered["local"], 0o640, "www-data", "www-data")
-    write(PROVIDER, rendered["provider"], 0o640, "root", "www-data")
+    write(PROVIDER, rendered["provider"], 0o640, group="www-data")
     # Compiled copies are told apart by the second; two writes within one would pass for the same.
     for compiled in Path("/var/cache/php-opcache").glob(f"*{MAUTIC}/config/*.bin"):
         compiled.unlink(missing_ok=True)
@@ -379,7 +381,7 @@ def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
     await_database()
     # No password has this hash.
     Sql("mautic").rows(_forget_tables() + "UPDATE users SET password = '*', last_login = NULL, last_active = NULL;")
-    systemctl("stop", "nginx", "php8.2-fpm", "mariadb")
+    systemctl("stop", "nginx", "php8.2-fpm", "mariadb.socket", "mariadb")
     _forget_files()
     for log in Path("/var/log").rglob("*"):
         if log.is_file() and not log.is_symlink():
@@ -387,6 +389,7 @@ def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
     for key in Path("/etc/ssh").glob("ssh_host_*"):
         key.unlink()
     IDENTITY.unlink(missing_ok=True)
+    Path("/var/lib/systemd/random-seed").unlink(missing_ok=True)
     EDGE.write_text(edge_conf(""))
     for link in WANTS.glob("mautic-worker@*.service"):
         link.unlink()
@@ -727,9 +730,10 @@ def main(argv: list[str]) -> int:
     os.umask(0o022)
     answer: dict[str, Any]
     try:
-        request = json.loads(request_file.read_text())
+        text = request_file.read_text()
         request_file.unlink()
-        with open("/run/mautic-ctl.lock", "w") as lock:
+        request = json.loads(text)
+        with LOCK.open("w") as lock:
             if verb not in ("health", "version"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             answer = {"ok": True, **VERBS[verb](request)}

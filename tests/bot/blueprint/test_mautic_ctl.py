@@ -1,0 +1,151 @@
+"""The in-tenant tool: what of it can be told without a tenant."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from bot.blueprint import mautic_ctl as ctl
+
+CRONTAB = """\
+0,15,30,45  * * * * www-data mautic-cron 240 7200 mautic:segments:update --bypass-locking
+*/3  * * * * www-data mautic-cron 50 7200 mautic:import
+*    * * * * www-data mautic-cron 20 1800 mautic:webhooks:process
+#*/5 * * * * www-data mautic-cron 50 3600 mautic:custom-field:create-column
+10 3 * * *   www-data mautic-cron 3000 3600 mautic:webhooks:delete_logs
+30 4 * * sun www-data mautic-cron 3000 3600 mautic:iplookup:download
+50 2 * * *   root /usr/sbin/logrotate /etc/logrotate.conf
+"""
+NOW = 1_800_000_000.0
+
+
+def test_periods_are_read_from_the_crontab() -> None:
+    assert ctl.cron_periods(CRONTAB) == {
+        "mautic:segments:update": 900,
+        "mautic:import": 180,
+        "mautic:webhooks:process": 60,
+        "mautic:webhooks:delete_logs": 86400,
+        "mautic:iplookup:download": 7 * 86400,
+    }
+
+
+@pytest.mark.parametrize(
+    ("beat", "since", "late", "why"),
+    [
+        ({}, NOW - 100, False, "never ran"),
+        ({}, NOW - 3600, True, "never ran"),
+        ({"rc": 0, "skipped": False, "last_success": NOW - 1000}, 0, False, "exit code 0"),
+        ({"rc": 1, "skipped": False, "last_success": NOW - 9000}, 0, True, "exit code 1"),
+        ({"rc": None, "skipped": "running", "last_success": NOW - 9000}, 0, True, "skipped: running"),
+        ({"rc": 1, "skipped": False, "last_success": None}, NOW - 9000, True, "exit code 1"),
+    ],
+)
+def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour(
+    beat: dict[str, object], since: float, late: bool, why: str
+) -> None:
+    states = ctl.cron_states({"mautic:segments:update": 900}, {"mautic_segments_update": beat}, since, NOW)
+    assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
+
+
+def test_log_lines_of_an_error_or_worse_are_counted_since_a_time() -> None:
+    lines = [
+        "[2026-01-02T15:29:17.146111+00:00] mautic.ERROR: one [] []",
+        "[2026-01-02T15:29:18.146111+00:00] mautic.NOTICE: none [] []",
+        "[2026-01-02T15:29:19.146111+00:00] mautic.CRITICAL: two [] []",
+        "[2026-01-01T00:00:00.000000+00:00] mautic.ERROR: too old [] []",
+        "  #0 mautic.ERROR: a line of a stack trace",
+    ]
+    assert ctl.count_errors(lines, "2026-01-02T00:00:00+00:00") == 2
+
+
+def test_migration_figures_are_read_from_the_status_table() -> None:
+    status = """
+| Migrations           | Executed             | 0                                     |
+|                      | Executed Unavailable | 3                                     |
+|                      | Available            | 42                                    |
+|                      | New                  | 42                                    |
+"""
+    assert ctl.migration_figures(status) == {"executed": 0, "available": 42, "new": 42}
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"), [("plain", "'plain'"), ("it's", r"'it\'s'"), ("a\\' OR 1", r"'a\\\' OR 1'"), ("é\n", "'é\n'")]
+)
+def test_values_cannot_leave_their_sql_literal(value: str, literal: str) -> None:
+    assert ctl.sql_text(value) == literal
+
+
+def test_a_nul_is_no_value_for_the_database() -> None:
+    with pytest.raises(ctl.CtlError, match="NUL"):
+        ctl.sql_text("a\0b")
+
+
+def test_only_the_domain_itself_is_a_trusted_host() -> None:
+    assert ctl.trusted_host("m.client.tld") == r"^m\.client\.tld$"
+
+
+@pytest.mark.parametrize(("size", "expected"), [("768M", 768 << 20), ("3G", 3 << 30), ("1024", 1024)])
+def test_sizes_for_mariadb(size: str, expected: int) -> None:
+    assert ctl.bytes_of(size) == expected
+
+
+@pytest.mark.parametrize("size", ["", "0M", "1GiB", "1 G", "-1M"])
+def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
+    with pytest.raises(ctl.CtlError, match="not a size"):
+        ctl.bytes_of(size)
+
+
+def test_nginx_believes_the_edge_and_nobody_else() -> None:
+    conf = ctl.edge_conf("10.0.0.2")
+    assert "10.0.0.2 1;" in conf
+    assert "set_real_ip_from 10.0.0.2;" in conf
+    assert "set_real_ip_from" not in ctl.edge_conf("")
+
+
+def test_a_file_is_replaced_whole_with_its_mode_and_follows_no_planted_link(tmp_path: Path) -> None:
+    target, victim = tmp_path / "result", tmp_path / "victim"
+    victim.write_text("untouched")
+    (tmp_path / ".result.new").symlink_to(victim)
+    ctl.write(target, "answer", 0o600)
+    assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("answer", 0o600)
+    assert victim.read_text() == "untouched"
+
+
+def test_a_request_that_lacks_something_is_told_what() -> None:
+    with pytest.raises(ctl.CtlError, match="lacks `domain`"):
+        ctl.asked({"hostname": "client-x", "domain": ""}, "hostname", "domain")
+
+
+def _ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: str) -> tuple[int, dict[str, object]]:
+    """Run the tool's `version` on a request and return (exit code, answer)."""
+    monkeypatch.setattr(ctl, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(ctl, "MAUTIC", tmp_path)
+    asked, answer = tmp_path / "request", tmp_path / "answer"
+    asked.write_text(request)
+    code = ctl.main(["mautic-ctl", "version", str(asked), str(answer)])
+    assert not asked.exists(), "a request may hold secrets, and is deleted once read"
+    assert stat.S_IMODE(answer.stat().st_mode) == 0o600
+    return code, json.loads(answer.read_text())
+
+
+def test_the_version_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/release_metadata.json").write_text('{"version": "5.2.12+double"}')
+    assert _ask(tmp_path, monkeypatch, "{}") == (0, {"ok": True, "version": "5.2.12+double", "double": True})
+
+
+def test_a_failure_is_an_answer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _ask(tmp_path, monkeypatch, "{}") == (1, {"ok": False, "error": f"there is no Mautic in {tmp_path}"})
+
+
+def test_an_unexpected_error_says_where_and_keeps_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, answer = _ask(tmp_path, monkeypatch, '{"password": "hunter2"')
+    assert code == 1
+    assert "JSONDecodeError" in str(answer["error"])
+    assert "hunter2" not in json.dumps(answer)
+
+
+def test_a_wrong_call_ends_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["mautic-ctl", "dance", "in", "out"]) == 2
+    assert "usage: mautic-ctl install|seal|identity|health|version" in capsys.readouterr().err

@@ -1,0 +1,234 @@
+"""What the bot relies on in a Mautic: checks to run in an open tenant, of the double always, of a real one too.
+
+Each check takes an `Execute`, which runs a program as root inside the tenant, and fails by AssertionError. They write
+to the tenant's database: use one that is thrown away.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+
+Execute = Callable[[list[str]], tuple[int, str, str]]
+"""Runs argv as root in the tenant and returns (exit code, standard output, standard error)."""
+
+ROOT = "/var/www/mautic"
+AS_WWW_DATA = "setpriv --reuid=www-data --regid=www-data --clear-groups"
+CRON_COMMANDS = (
+    "mautic:segments:update",
+    "mautic:campaigns:update",
+    "mautic:campaigns:trigger",
+    "mautic:messages:send",
+    "mautic:broadcasts:send",
+    "mautic:import",
+    "mautic:contacts:scheduled_export",
+    "mautic:reports:scheduler",
+    "mautic:webhooks:process",
+    "mautic:webhooks:delete_logs",
+    "mautic:unusedip:delete",
+    "mautic:iplookup:download",
+)
+
+
+def console(execute: Execute, *words: str) -> tuple[int, str, str]:
+    """Run one of Mautic's commands as the web server's user."""
+    argv = ["runuser", "-u", "www-data", "--", "php8.2", f"{ROOT}/bin/console", *words, "-n", "--no-ansi"]
+    return execute(argv)
+
+
+def sql(execute: Execute, statement: str) -> list[list[str]]:
+    """Run SQL as the database's root and return the rows."""
+    code, output, errors = execute(["mariadb", "--batch", "--skip-column-names", "mautic", "-e", statement])
+    assert code == 0, errors
+    return [line.split("\t") for line in output.splitlines()]
+
+
+def http(execute: Execute, path: str, *curl: str) -> tuple[int, dict[str, str], str]:
+    """Ask nginx from inside as the edge would, and return (status, headers by lower-case name, body)."""
+    domain = json.loads(execute(["cat", "/var/lib/mautic-ops/identity.json"])[1])["domain"]
+    forwarded = ["-H", "X-Forwarded-Proto: https"]
+    place = ["--unix-socket", "/run/nginx-inside.sock", f"http://{domain}{path}"]
+    code, output, errors = execute(["curl", "-sS", "-i", *forwarded, *curl, *place])
+    assert code == 0, errors
+    head, _, body = output.replace("\r\n", "\n").partition("\n\n")
+    status, *lines = head.splitlines()
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(status.split()[1]), headers, body
+
+
+def login(execute: Execute, username: str, password: str) -> str:
+    """Log in as a browser does and return the path one lands at: /s/dashboard, or /s/login when refused."""
+    _, headers, page = http(execute, "/s/login")
+    cookie = headers["set-cookie"].split(";")[0]
+    token = re.search(r'name="_csrf_token" value="([^"]+)"', page)
+    assert token, "the login page has no _csrf_token"
+    fields = {"_username": username, "_password": password, "_csrf_token": token[1]}
+    data = [word for name, value in fields.items() for word in ("--data-urlencode", f"{name}={value}")]
+    status, headers, _ = http(execute, "/s/login_check", "-H", f"Cookie: {cookie}", *data)
+    assert status == 302, f"/s/login_check answered {status}"
+    return re.sub(r"^https?://[^/]+", "", headers["location"])
+
+
+def check_version(execute: Execute) -> None:
+    code, output, _ = console(execute, "--version")
+    assert code == 0
+    assert re.search(r"Mautic \S+ - app/prod \(env: prod, debug: false\)", output), output
+
+
+def check_second_install_does_nothing_and_ends_with_zero(execute: Execute) -> None:
+    code, output, _ = console(execute, "mautic:install", "https://another.invalid")
+    assert (code, "Mautic already installed" in output) == (0, True), output
+
+
+def check_unknown_words_end_with_one_on_stderr(execute: Execute) -> None:
+    for words in (["mautic:no:such"], ["mautic:import", "--no-such-option"]):
+        code, _, errors = console(execute, *words)
+        assert code == 1, words
+        assert errors.strip(), words
+
+
+def check_output_is_timed(execute: Execute) -> None:
+    _, output, _ = console(execute, "mautic:plugins:reload")
+    assert re.search(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ", output, re.MULTILINE), output
+    assert re.search(r"\d+ new plugins were installed and \d+ updated", output), output
+
+
+def check_cron_commands_end_with_zero(execute: Execute) -> None:
+    for command in CRON_COMMANDS:
+        code, output, errors = console(execute, command)
+        assert code == 0, (command, output, errors)
+
+
+def check_segments_update_leaves_a_date(execute: Execute) -> None:
+    sql(
+        execute,
+        "INSERT INTO lead_lists SET is_published = 1, name = 'contract', public_name = 'contract', alias = 'contract',"
+        " filters = 'a:0:{}', is_global = 1, is_preference_center = 0, date_added = UTC_TIMESTAMP()",
+    )
+    assert console(execute, "mautic:segments:update")[0] == 0
+    assert sql(execute, "SELECT COUNT(*) FROM lead_lists WHERE alias = 'contract' AND last_built_date IS NULL") == [
+        ["0"]
+    ]
+    sql(execute, "DELETE FROM lead_lists WHERE alias = 'contract'")
+    assert console(execute, "mautic:segments:update", "--list-id=999999")[0] == 1
+
+
+def check_a_live_pid_in_the_lock_stops_a_command_silently(execute: Execute) -> None:
+    name = "mautic:messages:send"
+    run = f"{ROOT}/var/cache/run"
+    lock = f"{run}/sf.mautic-messages-send.{hashlib.sha256(name.encode()).hexdigest()}.lock"
+
+    def hold(pid: int) -> None:
+        code, _, errors = execute(["sh", "-c", f"{AS_WWW_DATA} sh -c 'mkdir -p {run} && echo {pid} >{lock}'"])
+        assert code == 0, errors
+
+    hold(1)
+    code, output, _ = console(execute, name)
+    assert (code, "Script in progress" in output) == (0, True), output
+    assert "Script in progress" not in console(execute, name, "--bypass-locking")[1]
+    hold(999999)
+    assert "Script in progress" not in console(execute, name)[1]
+    execute(["rm", "-f", lock])
+
+
+def check_cache_clear_makes_the_cache_anew(execute: Execute) -> None:
+    old = f"{ROOT}/var/cache/prod/contract-left-over"
+    execute(["runuser", "-u", "www-data", "--", "touch", old])
+    assert console(execute, "cache:clear")[0] == 0
+    assert execute(["test", "-e", old])[0] == 1
+    assert execute(["test", "-d", f"{ROOT}/var/cache/prod"])[0] == 0
+    assert console(execute, "mautic:cache:clear")[0] == 0
+
+
+def check_fresh_migrations_are_pending_though_nothing_is_wrong(execute: Execute) -> None:
+    code, output, _ = console(execute, "doctrine:migrations:status")
+    figures = {name: int(n) for name, n in re.findall(r"\|\s*(Executed|Available|New)\s*\|\s*(\d+)\s*\|", output)}
+    assert code == 0
+    assert figures["New"] == figures["Available"] > 0 == figures["Executed"], figures
+    code, output, _ = console(execute, "doctrine:migrations:up-to-date")
+    assert (code, f"{figures['New']} migrations are available" in output) == (1, True), output
+    assert console(execute, "doctrine:migrations:migrate", "--dry-run")[0] == 0
+
+
+def check_workers_end_with_zero_when_told_to(execute: Execute) -> None:
+    assert console(execute, "messenger:consume", "email", "--time-limit=1")[0] == 0
+    consume = f"{AS_WWW_DATA} php8.2 {ROOT}/bin/console messenger:consume email -n --no-ansi"
+    _, output, errors = execute(["sh", "-c", f"{consume} & sleep 3; kill $!; wait $!; echo ended with $?"])
+    assert "ended with 0" in output, (output, errors)
+    code, output, errors = console(execute, "messenger:stop-workers")
+    assert code == 0, (output, errors)
+    code, _, errors = console(execute, "messenger:consume", "no-such-receiver")
+    assert (code, "does not exist" in errors) == (1, True), errors
+    assert console(execute, "messenger:failed:show")[0] == 0
+
+
+def check_update_find_is_always_zero(execute: Execute) -> None:
+    assert console(execute, "mautic:update:find")[0] == 0
+
+
+def check_pages_of_an_open_tenant(execute: Execute) -> None:
+    status, headers, _ = http(execute, "/")
+    assert (status, headers["location"].startswith("https://")) == (302, True), headers
+    status, headers, page = http(execute, "/s/login")
+    assert status == 200
+    assert 'name="_username"' in page
+    assert "secure" in headers["set-cookie"].lower()
+    status, headers, body = http(execute, "/mtc.js")
+    assert (status, "javascript" in headers["content-type"], "MauticJS" in body) == (200, True, True)
+    status, headers, _ = http(execute, "/mtracking.gif", "-o", "/dev/null", "-D", "-")
+    assert (status, headers["content-type"]) == (200, "image/gif")
+    assert http(execute, "/api/contacts")[0] == 403
+    assert http(execute, "/s/dashboard")[1]["location"].endswith("/s/login")
+    assert http(execute, "/s/login", "-H", "Host: another.invalid")[0] == 400
+    for hidden in ("/installer", "/config/local.php", "/app/release_metadata.json", "/composer.json", "/.env"):
+        assert http(execute, hidden)[0] == 404, hidden
+
+
+def check_a_wrong_password_leads_back_to_the_login_page(execute: Execute) -> None:
+    assert login(execute, "admin", "not-the-password-at-all") == "/s/login"
+
+
+def check_without_its_database_it_says_that_it_is_offline(execute: Execute) -> None:
+    # The workers first: systemd starts them again, and the database with them; its socket would start it too.
+    workers = execute(["systemctl", "list-units", "--plain", "--no-legend", "mautic-worker@*"])[1]
+    units = [line.split()[0] for line in workers.splitlines()]
+    execute(["systemctl", "stop", *units, "mariadb.socket", "mariadb"])
+    try:
+        status, _, page = http(execute, "/s/login")
+        assert (status, "offline" in page) == (500, True), page
+        assert console(execute, "--version")[0] == 0
+    finally:
+        execute(["systemctl", "start", "mariadb", *units])
+
+
+CONTRACT: tuple[Callable[[Execute], None], ...] = (
+    check_version,
+    check_second_install_does_nothing_and_ends_with_zero,
+    check_unknown_words_end_with_one_on_stderr,
+    check_output_is_timed,
+    check_cron_commands_end_with_zero,
+    check_segments_update_leaves_a_date,
+    check_a_live_pid_in_the_lock_stops_a_command_silently,
+    check_cache_clear_makes_the_cache_anew,
+    check_fresh_migrations_are_pending_though_nothing_is_wrong,
+    check_workers_end_with_zero_when_told_to,
+    check_update_find_is_always_zero,
+    check_pages_of_an_open_tenant,
+    check_a_wrong_password_leads_back_to_the_login_page,
+    check_without_its_database_it_says_that_it_is_offline,
+)
+
+
+def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
+    """Of the double alone: a real form needs fields and a table of results, which only its editor makes."""
+    sql(execute, "INSERT INTO forms SET id = 4242, is_published = 1, name = 'contract', alias = 'contract'")
+    email = "mauticform[email]=contract@example.test"
+    assert http(execute, "/form/submit?formId=4242", "--data-urlencode", email)[0] == 200
+    found = sql(
+        execute,
+        "SELECT COUNT(*) FROM form_submissions s JOIN leads l ON l.id = s.lead_id"
+        " WHERE s.form_id = 4242 AND l.email = 'contract@example.test' AND l.date_identified IS NOT NULL",
+    )
+    assert found == [["1"]]
+    assert http(execute, "/form/submit?formId=4243", "--data-urlencode", email)[0] == 404
+    sql(execute, "DELETE FROM forms WHERE id = 4242; DELETE FROM leads WHERE email = 'contract@example.test'")
