@@ -57,6 +57,7 @@ class Control:
             web.post("/_control/submit", self.submit),
             web.post("/_control/close", self.close),
             web.post("/_control/home", self.open_home),
+            web.post("/_control/group", self.set_group),
             web.post("/_control/faults", self.set_faults),
             web.get("/_control/messages", self.messages),
             web.get("/_control/views", self.views),
@@ -102,6 +103,14 @@ class Control:
     async def open_home(self, request: web.Request) -> web.Response:
         _, user = await self._body(request)
         self.events.home_opened(user["id"])
+        return web.json_response({"ok": True})
+
+    async def set_group(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        users = body.get("users")
+        if not isinstance(users, list):
+            raise BadRequest("'users' is missing.")
+        self.events.group_changed(*self.state.set_group(_field(body, "group"), users))
         return web.json_response({"ok": True})
 
     async def set_faults(self, request: web.Request) -> web.Response:

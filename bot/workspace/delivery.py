@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ class Faults:
     def configure(self, wanted: Json) -> None:
         """Take the body of POST /_control/faults (all but `disconnect`); BadRequest for a word unknown."""
         if wanted.get("reset"):
-            self.__init__()  # type: ignore[misc]
+            vars(self).update(vars(Faults()))
         for name, value in wanted.items():
             match name, value:
                 case (("reset" | "disconnect"), _):
@@ -143,8 +143,9 @@ class Delivery:
         except (TimeoutError, Unreachable):
             log.info("a second delivery was not acknowledged")
 
-    def spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do it in the background, until `close`."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -64,6 +64,25 @@ class Events:
         }
         self._send("app_home_opened", event | ({"view": public(view)} if view else {}))
 
+    def group_changed(self, before: Json, after: Json) -> None:
+        left = [user for user in before["users"] if user not in after["users"]]
+        joined = [user for user in after["users"] if user not in before["users"]]
+        self._send(
+            "subteam_members_changed",
+            {
+                "type": "subteam_members_changed",
+                "subteam_id": after["id"],
+                "team_id": TEAM,
+                "date_previous_update": before["date_update"],
+                "date_update": after["date_update"],
+                "added_users": joined,
+                "added_users_count": len(joined),
+                "removed_users": left,
+                "removed_users_count": len(left),
+                "event_ts": self.state.next_ts(),
+            },
+        )
+
     def _message(self, message: Json, event: Json) -> None:
         place = self.state.channels[message["_channel"]]
         kind = "im" if place["is_im"] else "mpim" if place["is_mpim"] else None
@@ -82,7 +101,7 @@ class Events:
     def _send(self, subscription: str, event: Json) -> None:
         if self.wanted is not None and subscription not in self.wanted:
             return
-        shared = self.state.channels[event["channel"]]["is_ext_shared"]
+        shared = "channel" in event and self.state.channels[event["channel"]]["is_ext_shared"]
         self.delivery.event(
             {
                 "type": "event_callback",

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from bot.workspace import control as control_module
-from bot.workspace.control import Control
+from bot.workspace.control import Control, Handler, plain_refusals
 from bot.workspace.delivery import Delivery, Faults
 from bot.workspace.events import Events
 from bot.workspace.files import Files
@@ -59,7 +59,7 @@ def build(settings: Settings) -> web.Application:
     control = Control(state, interactions, events, faults, socket_mode, settings.commands_file)
     files = Files(state)
 
-    app = web.Application(client_max_size=64 * 2**20, middlewares=[control_module.plain_refusals])
+    app = web.Application(client_max_size=64 * 2**20, middlewares=[_same_origin, plain_refusals])
     app.add_routes(control.routes())
     app.add_routes(
         [
@@ -87,6 +87,15 @@ def build(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(leave)
     return app
+
+
+@web.middleware
+async def _same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    # Whoever reaches /_control/ acts as anybody: a page of another site in the same browser may not.
+    origin = request.headers.get("Origin")
+    if origin and urlsplit(origin).netloc != request.host:
+        return web.json_response({"ok": False, "error": "This page is of another origin."}, status=403)
+    return await handler(request)
 
 
 async def _page(request: web.Request) -> web.StreamResponse:

@@ -76,7 +76,7 @@ class SocketMode:
             return web.Response(status=408, text="expired or unknown ticket")
         self.tickets.discard(ticket)
         # Clients drop a connection whose server sends no pings.
-        ws = web.WebSocketResponse(compress=False, heartbeat=10)
+        ws = web.WebSocketResponse(compress=False, heartbeat=10, timeout=1.0)
         await ws.prepare(request)
         connection = Connection(ws, request)
         self.connections.append(connection)
@@ -129,5 +129,4 @@ class SocketMode:
         closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        for connection in list(self.connections):
-            await connection.ws.close()
+        await asyncio.gather(*(connection.ws.close() for connection in self.connections))

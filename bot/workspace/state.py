@@ -45,7 +45,7 @@ class State:
         self.files_dir.mkdir(exist_ok=True)
         self.store = Store(directory / "workspace.sqlite")
         self.users = USERS
-        self.groups = GROUPS
+        self.groups: dict[str, Json] = GROUPS | self.store.load("group")
         self.channels: dict[str, Json] = CHANNELS | self.store.load("channel")
         self.messages: dict[str, dict[str, Json]] = {}
         for message in self.store.load("message").values():
@@ -111,6 +111,18 @@ class State:
         self.channels[made["id"]] = made
         self.store.put("channel", made["id"], made)
         return made
+
+    def set_group(self, handle_or_id: str, users: list[str]) -> tuple[Json, Json]:
+        """Give the group these members; what it was, and what it is. BadRequest if there is none."""
+        wanted = handle_or_id.removeprefix("@")
+        for group in self.groups.values():
+            if wanted in (group["id"], group["handle"]):
+                members = [self.user(user)["id"] for user in users]
+                changed = group | {"users": members, "user_count": len(members), "date_update": int(time.time())}
+                self.groups[group["id"]] = changed
+                self.store.put("group", group["id"], changed)
+                return group, changed
+        raise BadRequest(f"There is no group called {handle_or_id!r} in this workspace.")
 
     # Messages
 

@@ -74,6 +74,10 @@ class Workspace:
     def open_home(self, user: str) -> Json:
         return self.post("home", user=user)
 
+    def set_group(self, group: str, users: list[str]) -> Json:
+        """Who is in a user group, by its handle or id."""
+        return self.post("group", group=group, users=users)
+
     def faults(self, **faults: Any) -> Json:
         return self.post("faults", **faults)
 

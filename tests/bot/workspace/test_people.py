@@ -1,5 +1,7 @@
 """Who may do and see what: members, guests, people of other organisations."""
 
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +116,25 @@ def test_roles(workspace: Workspace) -> None:
     workspace.faults(fail={"method": "usergroups.users.list", "error": "plan_upgrade_required"})
     with pytest.raises(SlackApiError, match="plan_upgrade_required"):
         client.usergroups_users_list(usergroup="S0APPROVERS")
+
+
+def test_a_group_changes_and_the_app_hears_of_it(app: App, connect: Connect, workspace: Workspace) -> None:
+    heard: list[Json] = []
+    app.event("subteam_members_changed")(lambda event: heard.append(event))
+    connect()
+    workspace.set_group("mautic-approvers", ["ops-lead-2", "operator"])
+    eventually(lambda: heard)
+    assert (heard[0]["added_users"], heard[0]["removed_users"]) == (["U0OPERATOR"], ["U0OPSLEAD"])
+    assert app.client.usergroups_users_list(usergroup="S0APPROVERS")["users"] == ["U0OPSLEAD2", "U0OPERATOR"]
+
+
+def test_a_page_of_another_site_may_not_act_for_anybody(workspace: Workspace) -> None:
+    body = b'{"user": "ops-lead", "channel": "ops", "text": "approve"}'
+    headers = {"Origin": "https://elsewhere.test"}
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{workspace.url}/_control/message", body, headers))
+    refused.value.close()
+    assert workspace.messages("ops") == []
 
 
 def test_what_nobody_could_do_in_slack_is_a_bad_request(workspace: Workspace) -> None:
