@@ -388,6 +388,10 @@ class LxdGateway:
         self._ensure("storage-pools", {"name": self._pool, "driver": pool_driver}, members, each=size)
         rules = _network_config(subnet)
         if "network_bridge_acl" in server.extensions:
+            if self._lacks("networks", self._network):
+                # Rules of a bridge that is no more may be for another subnet.
+                with suppress(NotFound):
+                    self._request("delete", f"network-acls/{self._network}", "remove old rules", project=False)
             self._ensure("network-acls", {"name": self._network, "egress": [_no_way_round(subnet)]})
             rules |= {
                 "security.acls": self._network,
@@ -451,12 +455,9 @@ class LxdGateway:
         project: bool = False,
     ) -> None:
         """Make one object when it is not there. A cluster wants it named on each member first (`each` there)."""
-        doing = f"make {kind.removesuffix('s').replace('-', ' ')} `{body['name']}`"
-        try:
-            self._get(f"{kind}/{body['name']}", doing, project=project)
+        if not self._lacks(kind, body["name"], project=project):
             return
-        except NotFound:
-            pass
+        doing = f"make {kind.removesuffix('s').replace('-', ' ')} `{body['name']}`"
         try:
             if members and members != [""]:
                 for member in members:
@@ -469,6 +470,13 @@ class LxdGateway:
         except AlreadyExists:
             # Another bot was quicker, or something of this name stands in the way, which this then says.
             self._get(f"{kind}/{body['name']}", doing, project=project)
+
+    def _lacks(self, kind: str, name: str, *, project: bool = False) -> bool:
+        try:
+            self._get(f"{kind}/{name}", f"look up {kind}/{name}", project=project)
+        except NotFound:
+            return True
+        return False
 
     # -- requests -----------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class TestIsolation:
         # In another's clothes: with the address of the edge.
         real_lxd.stop(edge, force=True)
         real_lxd.execute(one, ["ip", "address", "add", f"{edge_address(SUBNET)}/24", "dev", "eth0"])
-        borrowed = f"ping -c 1 -w 2 -I {edge_address(SUBNET)} {gateway}"
+        borrowed = f"timeout 2 ping -c 1 -I {edge_address(SUBNET)} {gateway}"
         assert real_lxd.execute(one, ["sh", "-c", borrowed]).code != 0
 
 
