@@ -61,6 +61,8 @@ IDENTITY_TABLES = [
 ]
 """Tables that a clone must not inherit rows of: they name other people, open doors, or would be sent twice."""
 
+FORGET = "".join(f"DELETE FROM {table}; " for table in IDENTITY_TABLES)
+
 PROVIDER_PARAMETERS: dict[str, Any] = {
     # The defaults lose mail: no queue, no failure queue, retries within seconds.
     "messenger_dsn_email": "doctrine://default?queue_name=email",
@@ -89,7 +91,8 @@ echo json_encode([
     'provider' => $text($job['provider']),
 ]);
 """
-BCRYPT = 'echo password_hash(rtrim(stream_get_contents(STDIN), "\\n"), PASSWORD_BCRYPT, ["cost" => 12]);'
+BCRYPT = 'echo password_hash(rtrim(stream_get_contents(STDIN), "\\n"), PASSWORD_BCRYPT, ["cost" => 10]);'
+"""PHP's own cost. A higher one protects passwords that people choose; this one is random, and someone waits for it."""
 ADMIN_PARAMETERS = ("admin_firstname", "admin_lastname", "admin_username", "admin_email", "admin_password")
 
 
@@ -128,13 +131,15 @@ def bytes_of(size: str) -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def write(path: Path, text: str, mode: int = 0o644, owner: str | None = None, group: str | None = None) -> None:
-    """Replace a file as a whole, as root's unless told otherwise. The new one is made by its own name, so no link planted there is followed."""
+def write(path: Path, text: str, mode: int = 0o644, owner: int | str = -1, group: int | str = -1) -> None:
+    """Replace a file as a whole; it is one's own unless told otherwise.
+
+    The new file is made by a name that must be free, so that no link planted there is followed.
+    """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        if owner or group:
-            shutil.chown(file.fileno(), owner, group)
+        shutil.chown(file.fileno(), owner, group)
         os.fchmod(file.fileno(), mode)
         file.write(text)
     new.replace(path)
@@ -193,30 +198,18 @@ def await_database(deadline: float = 60) -> None:
         time.sleep(0.02)
 
 
-class Sql:
-    """One run of the mariadb client as the database's root, by socket. Statements go in by its standard input."""
+def sql(statements: str, database: str = "", *, force: bool = False) -> list[list[str]]:
+    """Execute statements as the database's root, by socket, and return all rows.
 
-    def __init__(self, database: str = "", *, force: bool = False) -> None:
-        argv = ["mariadb", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"]
-        argv += ["--force"] * force + [database] * bool(database)
-        self._client = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self._force = force
-
-    def send(self, statements: str) -> None:
-        """Have statements executed while the caller goes on."""
-        stdin = cast(IO[str], self._client.stdin)
-        stdin.write(statements)
-        stdin.flush()
-
-    def rows(self, statements: str = "") -> list[list[str]]:
-        """Send the last statements and return all rows; raises CtlError with the error's number, never its text."""
-        output, errors = self._client.communicate(statements)
-        if self._client.returncode and not self._force:
-            number = re.search(r"ERROR \d+ \(\w+\)", errors)
-            raise CtlError(f"the database refused a statement ({number[0] if number else 'no connection'})")
-        return [line.split("\t") for line in output.splitlines()]
+    Raises CtlError with the error's number, never its text, which may hold a secret; with `force` a statement that
+    fails is passed over.
+    """
+    argv = ["mariadb", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"]
+    ended = run(*argv, *["--force"] * force, *[database] * bool(database), stdin=statements)
+    if ended.returncode and not force:
+        number = re.search(r"ERROR \d+ \(\w+\)", ended.stderr)
+        raise CtlError(f"the database refused a statement ({number[0] if number else 'no connection'})")
+    return [line.split("\t") for line in ended.stdout.splitlines()]
 
 
 def php(code: str, stdin: str) -> "subprocess.Popen[str]":
@@ -289,9 +282,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
     version = mautic_version()
     systemctl("start", "mariadb", "php8.2-fpm", "nginx")
     await_database()
-    tables = {
-        row[0] for row in Sql().rows("SELECT table_name FROM information_schema.tables WHERE table_schema='mautic';")
-    }
+    tables = {row[0] for row in sql("SELECT table_name FROM information_schema.tables WHERE table_schema='mautic';")}
     if tables:
         # The installer would drop them, whatever its options say.
         if BASELINE.exists() and _is_installed():
@@ -308,7 +299,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
     (MAUTIC / "config").chmod(0o750)
     empty(MAUTIC / "var/cache")
     database_password = os.urandom(24).hex()
-    Sql().rows(
+    sql(
         "CREATE DATABASE IF NOT EXISTS mautic CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci;"
         f"CREATE OR REPLACE USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(database_password)};"
         "GRANT ALL PRIVILEGES ON mautic.* TO 'mautic'@'localhost';"
@@ -337,7 +328,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
         ended = console(*words)
         if ended.returncode:
             raise CtlError(f"{words[0]} failed: {' / '.join((ended.stdout + ended.stderr).split(chr(10))[-4:])}")
-    if not Sql("mautic").rows("SHOW TABLES LIKE 'messenger_messages';"):
+    if not sql("SHOW TABLES LIKE 'messenger_messages';", "mautic"):
         raise CtlError("messenger:setup-transports made no table messenger_messages")
     _record_migrations()
     systemctl("reload", "php8.2-fpm", "nginx")
@@ -353,7 +344,7 @@ def _is_installed() -> bool:
     before = json.loads(output_of(php(RENDER_PARAMETERS, json.dumps(job)), "read config/local.php"))["before"]
     if not before.get("db_driver") or not before.get("site_url"):
         return False
-    return Sql("mautic").rows("SELECT COUNT(*) FROM users WHERE id = 1;") == [["1"]]
+    return sql("SELECT COUNT(*) FROM users WHERE id = 1;", "mautic") == [["1"]]
 
 
 def migration_figures(status: str) -> dict[str, int]:
@@ -380,7 +371,10 @@ def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
     systemctl("start", "mariadb")
     await_database()
     # No password has this hash.
-    Sql("mautic").rows(_forget_tables() + "UPDATE users SET password = '*', last_login = NULL, last_active = NULL;")
+    sql(
+        _in_one_transaction(FORGET + "UPDATE users SET password = '*', last_login = NULL, last_active = NULL;"),
+        "mautic",
+    )
     systemctl("stop", "nginx", "php8.2-fpm", "mariadb.socket", "mariadb")
     _forget_files()
     for log in Path("/var/log").rglob("*"):
@@ -402,13 +396,11 @@ def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": mautic_version()}
 
 
-def _forget_tables() -> str:
-    """Return SQL that empties the tables of IDENTITY_TABLES, in one transaction; a table not there is empty."""
-    emptied = "".join(f"DELETE FROM {table}; " for table in IDENTITY_TABLES)
+def _in_one_transaction(statements: str) -> str:
+    """Return SQL that executes statements with one commit; a table that is not there is passed over."""
     return (
-        "SET FOREIGN_KEY_CHECKS = 0;\nDELIMITER //\nBEGIN NOT ATOMIC "
-        "DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; START TRANSACTION; "
-        f"{emptied}COMMIT; END//\nDELIMITER ;\n"
+        "DELIMITER //\nBEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; SET FOREIGN_KEY_CHECKS = 0; "
+        f"START TRANSACTION; {statements} COMMIT; SET FOREIGN_KEY_CHECKS = 1; END//\nDELIMITER ;\n"
     )
 
 
@@ -476,11 +468,6 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     reloading = subprocess.Popen(["systemctl", "reload-or-restart", "php8.2-fpm", "nginx"], stderr=subprocess.DEVNULL)
 
     await_database()
-    sql = Sql("mautic")
-    sql.send(
-        f"ALTER USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(db_password)};\n"
-        f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};\n" + (_forget_tables() if fresh else "")
-    )
     hashed = output_of(hashing, "hash the password")
     names = {
         "username": username, "email": email, "first_name": admin.get("first_name", "Admin"),
@@ -488,9 +475,13 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     values = ", ".join(f"{column} = {sql_text(value)}" for column, value in names.items())
     forget_visits = ", last_login = NULL, last_active = NULL" if fresh else ""
-    rows = sql.rows(
-        f"UPDATE users SET {values}{forget_visits} WHERE id = 1;\n"
-        f"SELECT COUNT(*) FROM users WHERE id = 1 AND username = {sql_text(username)};\n"
+    update = f"UPDATE users SET {values}{forget_visits} WHERE id = 1;"
+    rows = sql(
+        f"ALTER USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(db_password)};\n"
+        f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};\n"
+        + _in_one_transaction((FORGET if fresh else "") + update)
+        + f"SELECT COUNT(*) FROM users WHERE id = 1 AND username = {sql_text(username)};\n",
+        "mautic",
     )
     if rows != [["1"]]:
         raise CtlError("Mautic's first user is not there; was the blueprint installed whole?")
@@ -592,7 +583,7 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
         check("login page", False, f"nginx does not answer ({error.strerror})")
 
     rows: dict[str, list[list[str]]] = {}
-    for label, *values in Sql("mautic", force=True).rows(HEALTH_SQL):
+    for label, *values in sql(HEALTH_SQL, "mautic", force=True):
         rows.setdefault(label, []).append(values)
     check("database", "contacts" in rows, "answers" if "contacts" in rows else "does not answer")
     if "contacts" in rows:
