@@ -23,6 +23,7 @@ from bot.lxd import (
     Instance,
     InstanceState,
     LxdError,
+    LxdUnavailable,
     NotFound,
     PoolFull,
     PoolSpace,
@@ -124,12 +125,15 @@ class SimulatedLxd:
         with self._lock:
             self._faults.extend([(method, error, after)] * times)
 
+    def _delay(self, method: str) -> float:
+        return self.latency if isinstance(self.latency, (int, float)) else self.latency.get(method, 0.0)
+
     @contextmanager
     def _call(self, method: str, *arguments: Any) -> Iterator[_World]:
         """One call: counted, delayed, made to fail when a test wants that, alone in the world, then kept."""
         if self.on_call is not None:
             self.on_call(method, arguments)
-        delay = self.latency if isinstance(self.latency, (int, float)) else self.latency.get(method, 0.0)
+        delay = self._delay(method)
         if delay:
             time.sleep(delay)
         with self._lock:
@@ -354,6 +358,8 @@ class SimulatedLxd:
     ) -> ExecResult:
         """See `Lxd.execute`."""
         doing = f"run `{PurePosixPath(command[0]).name}` in `{name}`"
+        if self._delay("execute") > timeout:
+            raise LxdUnavailable(f"LXD did not {doing} within {timeout} seconds.")
         with self._call("execute", name, command) as world:
             _running(_find(world, name, doing), doing)
         # Outside the lock: other instances go on while a command runs.

@@ -105,7 +105,7 @@ class TestDeadlines:
     def test_a_command_may_take_longer_than_one_request(self, real_lxd: LxdGateway, real_name: Name) -> None:
         name = real_name()
         _started(real_lxd, name)
-        patient = LxdGateway(real_lxd._endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=1)
+        patient = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=1)
         assert patient.execute(name, ["sh", "-c", "sleep 3; echo done"]).stdout == "done\n"
 
 
@@ -121,7 +121,7 @@ class TestWhatStaysBehind:
 
     def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, real_lxd: LxdGateway) -> None:
         other = "mautic-ops-full"
-        small = LxdGateway(real_lxd._endpoint, project=other, pool=other, network="mopstest1", profile=other)
+        small = LxdGateway(real_lxd.endpoint, project=other, pool=other, network="mopstest1", profile=other)
         try:
             small.ensure_project(pool_driver="btrfs", pool_size="256MiB", subnet="10.72.0.1/24")
             small.import_image(str(SHARED / "tiny.tar.gz"), TINY, {})
@@ -163,8 +163,8 @@ class TestRequests:
     ) -> None:
         name = real_name()
         real_lxd.create(name, TINY, config={}, devices={})
-        other = LxdGateway(real_lxd._endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
-        mine = LxdGateway(real_lxd._endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        other = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        mine = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
         ask = mine._request
 
         def between(verb: str, path: str, doing: str, **arguments: Any) -> Any:

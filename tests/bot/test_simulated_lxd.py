@@ -1,0 +1,183 @@
+"""What the simulation offers beside the contract: faults, counts, delays, a clock, and a memory over restarts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.lxd import AlreadyExists, ExecResult, LxdError, LxdUnavailable, NotFound, PoolFull, edge_address
+from bot.simulated_lxd import CLONE_BYTES, MIB, SimulatedLxd, size_bytes
+
+
+def _with_blueprint(lxd: SimulatedLxd, tmp_path: Path) -> SimulatedLxd:
+    (tmp_path / "image").write_bytes(b"image")
+    lxd.import_image(str(tmp_path / "image"), "base", {})
+    lxd.create("blueprint", "base", config={}, devices={})
+    lxd.snapshot("blueprint", "golden")
+    return lxd
+
+
+@pytest.fixture
+def lxd(tmp_path: Path) -> SimulatedLxd:
+    """A server with a blueprint."""
+    return _with_blueprint(SimulatedLxd(clock=lambda: 1000.0), tmp_path)
+
+
+def test_it_says_that_it_is_simulated(lxd: SimulatedLxd) -> None:
+    assert lxd.server().simulated
+
+
+def test_the_clock_is_the_one_it_was_given(lxd: SimulatedLxd) -> None:
+    assert lxd.instance("blueprint").created == 1000
+    assert lxd.snapshots("blueprint")[0].created == 1000
+
+
+class TestFaults:
+    def test_a_call_fails_as_often_as_was_asked_and_then_works(self, lxd: SimulatedLxd) -> None:
+        lxd.fail_next("start", LxdUnavailable("gone"), times=2)
+        for _ in range(2):
+            with pytest.raises(LxdUnavailable, match="gone"):
+                lxd.start("blueprint")
+        assert not lxd.instance("blueprint").running
+        lxd.start("blueprint")
+        assert lxd.instance("blueprint").running
+
+    def test_an_answer_can_be_lost_after_the_change(self, lxd: SimulatedLxd) -> None:
+        lxd.fail_next("start", LxdUnavailable("no answer"), after=True)
+        with pytest.raises(LxdUnavailable):
+            lxd.start("blueprint")
+        assert lxd.instance("blueprint").running
+
+    def test_other_methods_are_not_touched(self, lxd: SimulatedLxd) -> None:
+        lxd.fail_next("copy", PoolFull("full"))
+        lxd.start("blueprint")
+        with pytest.raises(PoolFull):
+            lxd.copy("blueprint", "clone", config={}, devices={})
+
+    def test_a_hook_sees_every_call_and_may_end_it(self, lxd: SimulatedLxd) -> None:
+        seen: list[tuple[str, tuple[Any, ...]]] = []
+
+        def hook(method: str, arguments: tuple[Any, ...]) -> None:
+            seen.append((method, arguments))
+            if method == "delete":
+                raise KeyboardInterrupt
+
+        lxd.on_call = hook
+        lxd.start("blueprint")
+        with pytest.raises(KeyboardInterrupt):
+            lxd.delete("blueprint")
+        assert seen == [("start", ("blueprint",)), ("delete", ("blueprint",))]
+
+    def test_a_command_slower_than_its_deadline_is_told_so(self, lxd: SimulatedLxd) -> None:
+        lxd.start("blueprint")
+        lxd.latency = {"execute": 30.0}
+        with pytest.raises(LxdUnavailable, match="within 1 seconds"):
+            lxd.execute("blueprint", ["true"], timeout=1)
+
+
+def test_calls_are_counted_by_method(lxd: SimulatedLxd) -> None:
+    lxd.calls.clear()
+    for _ in range(3):
+        lxd.instances()
+    lxd.pool()
+    assert lxd.calls == {"instances": 3, "pool": 1}
+
+
+class TestRoom:
+    def test_clones_fill_the_pool_and_deleting_makes_room(self, tmp_path: Path) -> None:
+        lxd = _with_blueprint(SimulatedLxd(pool_bytes=2 * MIB + 2 * CLONE_BYTES), tmp_path)
+        for name in ("one", "two"):
+            lxd.copy("blueprint/golden", name, config={}, devices={})
+        with pytest.raises(PoolFull):
+            lxd.copy("blueprint/golden", "three", config={}, devices={})
+        lxd.delete("one")
+        lxd.copy("blueprint/golden", "three", config={}, devices={})
+
+    @pytest.mark.parametrize(
+        ("text", "expected"), [("30GiB", 30 * 1024**3), ("512MB", 512_000_000), ("7", 7), ("4kB", 4000)]
+    )
+    def test_sizes_are_those_of_lxd(self, text: str, expected: int) -> None:
+        assert size_bytes(text) == expected
+
+    def test_what_is_no_size_is_refused(self) -> None:
+        with pytest.raises(LxdError, match="30GiB"):
+            size_bytes("much")
+
+
+class TestAddresses:
+    def test_every_instance_gets_one_of_its_own_and_keeps_it(self, lxd: SimulatedLxd) -> None:
+        lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.9.0.1/24")
+        for number in range(5):
+            lxd.copy("blueprint/golden", f"t{number}", config={}, devices={})
+            lxd.start(f"t{number}")
+        addresses = [lxd.state(f"t{number}").address for number in range(5)]
+        assert addresses == ["10.9.0.16", "10.9.0.17", "10.9.0.18", "10.9.0.19", "10.9.0.20"]
+        lxd.stop("t0")
+        lxd.start("t0")
+        assert lxd.state("t0").address == addresses[0]
+
+    def test_the_edge_gets_the_one_that_is_kept_for_it(self, lxd: SimulatedLxd) -> None:
+        port = {"type": "nic", "ipv4.address": edge_address("10.9.0.1/24")}
+        lxd.copy("blueprint", "edge", config={}, devices={"eth0": port})
+        lxd.start("edge")
+        assert lxd.state("edge").address == "10.9.0.2"
+
+    @pytest.mark.parametrize("subnet", ["", "10.0.0.1", "10.0.0.1/33", "10.0.0.0/24", "10.0.0.77/24", "fe80::1/64"])
+    def test_what_is_no_bridges_address_is_refused(self, lxd: SimulatedLxd, subnet: str) -> None:
+        with pytest.raises(LxdError, match=r"10\.70\.0\.1/24"):
+            lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet=subnet)
+
+
+class TestCommandsInside:
+    def test_mautic_ctl_is_played(self, lxd: SimulatedLxd) -> None:
+        lxd.start("blueprint")
+        lxd.push("blueprint", "/root/in", json.dumps({"domain": "x.example", "password": "hidden"}).encode())
+        command = ["/usr/bin/python3", "/usr/local/sbin/mautic-ctl", "identity", "/root/in", "/root/out"]
+        assert lxd.execute("blueprint", command).code == 0
+        assert json.loads(lxd.pull("blueprint", "/root/out"))["ok"] is True
+        asked = lxd.pull("blueprint", "/var/lib/mautic-ops/identity.json")
+        assert json.loads(asked) == {"domain": "x.example"}
+
+    def test_an_unknown_verb_fails_as_the_tool_does(self, lxd: SimulatedLxd) -> None:
+        lxd.start("blueprint")
+        lxd.push("blueprint", "/root/in", b"{}")
+        command = ["/usr/bin/python3", "/usr/local/sbin/mautic-ctl", "dance", "/root/in", "/root/out"]
+        assert lxd.execute("blueprint", command).code == 1
+        assert json.loads(lxd.pull("blueprint", "/root/out")) == {"ok": False, "error": "there is no verb dance"}
+
+    def test_a_test_may_answer_commands_itself(self, lxd: SimulatedLxd) -> None:
+        def answer(_: SimulatedLxd, name: str, command: list[str], __: Mapping[str, str]) -> ExecResult:
+            return ExecResult(7, f"{name}: {' '.join(command)}", "")
+
+        lxd.run = answer
+        lxd.start("blueprint")
+        assert lxd.execute("blueprint", ["say", "hello"]) == ExecResult(7, "blueprint: say hello", "")
+
+
+class TestMemory:
+    def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
+        state = tmp_path / "lxd.json"
+        before = _with_blueprint(SimulatedLxd(state=state), tmp_path)
+        before.copy("blueprint/golden", "tenant", config={"user.a": "1"}, devices={})
+        before.start("tenant")
+        before.push("tenant", "/root/file", b"\x00\xff")
+        after = SimulatedLxd(state=state)
+        assert after.instances() == before.instances()
+        assert after.state("tenant") == before.state("tenant")
+        assert after.pull("tenant", "/root/file") == b"\x00\xff"
+        assert after.image("base") == before.image("base")
+        with pytest.raises(AlreadyExists):
+            after.copy("blueprint/golden", "tenant", config={}, devices={})
+
+    def test_what_failed_is_not_kept(self, tmp_path: Path) -> None:
+        state = tmp_path / "lxd.json"
+        before = _with_blueprint(SimulatedLxd(state=state), tmp_path)
+        before.fail_next("copy", LxdError("no"))
+        with pytest.raises(LxdError):
+            before.copy("blueprint", "tenant", config={}, devices={})
+        with pytest.raises(NotFound):
+            SimulatedLxd(state=state).instance("tenant")
