@@ -21,7 +21,7 @@ from bot.fleet import Fleet
 from bot.hosts import open_edge, open_lxd
 from bot.inbox import Inbox
 from bot.invocations import Invocations
-from bot.listeners import make_app, socket_mode, web_client
+from bot.listeners import SocketMode, make_app, web_client
 from bot.lxd import Lxd
 from bot.manifest import manifest
 from bot.mautic import Mautic
@@ -124,7 +124,7 @@ def run() -> int:
         server.start()
         handler = None
     else:
-        handler = socket_mode(app, settings.slack)
+        handler = SocketMode(app, settings.slack)
         handler.connect()
     ready.write_text(str(os.getpid()))
     log.info("ready")

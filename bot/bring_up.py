@@ -111,8 +111,8 @@ def _prepare(settings: Settings, parts: Parts) -> str:
         except Refused:
             with parts.part("Blueprint") as tell:
                 build_blueprint(settings, lxd, tell)
-        with parts.part("Edge"):
-            real_edge(settings, lxd).ensure()
+        with parts.part("Edge") as tell:
+            real_edge(settings, lxd).ensure(tell)
     except (LxdError, ArchiveError, BaseError) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without LXD.)") from error
     return address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -138,6 +139,28 @@ def _write_down(inbox: Inbox, ack: Ack, kind: str, key: str, payload: dict[str, 
     ack()
 
 
-def socket_mode(app: App, settings: SlackSettings) -> SocketModeHandler:
-    """Return the Socket Mode connection; the websocket_client adapter, as the builtin one stalls at refreshes."""
-    return SocketModeHandler(app, settings.app_token, ping_interval=10)
+class SocketMode:
+    """The Socket Mode connection; by the websocket_client adapter, as the builtin client stalls at refreshes."""
+
+    def __init__(self, app: App, settings: SlackSettings) -> None:
+        self._handler = SocketModeHandler(app, settings.app_token, ping_interval=10)
+        self._greeted = threading.Event()
+        self._handler.client.message_listeners.append(self._listen)
+
+    def _listen(self, client: object, message: dict[str, Any], raw: str | None) -> None:
+        if message.get("type") == "hello":
+            self._greeted.set()
+            others = int(message.get("num_connections", 1)) - 1
+            if others:
+                # Each delivery goes to one connection only: one that nobody reads swallows people's commands.
+                log.warning("the app has %s other connections; deliveries go to them too", others)
+
+    def connect(self, timeout: float = 30.0) -> None:
+        """Connect, and return once Slack has greeted us: from then on deliveries come. Raises TimeoutError."""
+        self._handler.connect()  # type: ignore[no-untyped-call]
+        if not self._greeted.wait(timeout):
+            raise TimeoutError(f"Slack did not greet the bot within {timeout:.0f} s; is the app-level token right?")
+
+    def close(self) -> None:
+        """Take no more deliveries."""
+        self._handler.close()  # type: ignore[no-untyped-call]

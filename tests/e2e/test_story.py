@@ -1,0 +1,118 @@
+"""The main job on real parts: a Slack message becomes a live tenant, and is taken away again."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from tests.support.world import CHANNEL, World
+from tests.support.workspace import eventually
+
+
+def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: World) -> None:
+    try:
+        card = world.ask("new story-x --note 'spring campaign'")
+        world.workspace.click("account-manager", CHANNEL, card, "approve")
+        world.whisper("account-manager", "yourself")
+        world.workspace.click("guest", CHANNEL, card, "approve")
+        world.whisper("guest", "Guests")
+        assert world.instances_of("story-x") == [], "nothing is made before somebody else approves"
+
+        world.approve(card)
+        live = world.wait_for(card, "is live")
+        assert "https://story-x.e2e.localhost/s/login" in live
+        found = world.edge.probe("story-x.e2e.localhost")
+        assert (found.status, found.login) == (200, True)
+
+        world.workspace.command("account-manager", CHANNEL, "/mautic status story-x")
+        status = world.whisper("account-manager", "Page through the edge")
+        assert ":x:" not in str(status["blocks"]), status["blocks"]
+
+        world.workspace.command("account-manager", CHANNEL, "/mautic credentials story-x")
+        modal = world.workspace.wait_for_view("account-manager", "credentials")
+        assert "Password" in str(modal["blocks"])
+        world.workspace.command("account-manager", CHANNEL, "/mautic credentials story-x")
+        world.whisper("account-manager", "no credentials waiting")
+
+        card = world.ask("delete story-x", user="operator")
+        world.approve(card, "approve")
+        world.whisper("ops-lead", "type the tenant's name")
+        world.approve(card, "approve story-x")
+        world.wait_for(card, "is archived")
+        assert world.edge.probe("story-x.e2e.localhost").login is False
+        assert world.instances_of("story-x") == ["story-x--archived"]
+
+        card = world.ask("unarchive story-x", user="operator")
+        world.approve(card)
+        world.wait_for(card, "is back")
+        assert world.edge.probe("story-x.e2e.localhost").login
+
+        world.workspace.command("ops-lead", CHANNEL, "/mautic audit verify")
+        world.whisper("ops-lead", "are as they were written")
+    finally:
+        world.remove("story-x")
+
+
+def test_no_secret_leaves_the_vault(world: World) -> None:
+    try:
+        card = world.ask("new secret-x")
+        world.approve(card)
+        world.wait_for(card, "is live")
+        world.workspace.command("account-manager", CHANNEL, "/mautic credentials secret-x")
+        modal = world.workspace.wait_for_view("account-manager", "credentials")
+        text = modal["blocks"][0]["text"]["text"]
+        password = text.rpartition("*Password:* `")[2].rstrip("`")
+        assert len(password) >= 20
+        for file in world.settings.state.rglob("*"):
+            assert not file.is_file() or password.encode() not in file.read_bytes(), file
+        everything = str(world.workspace.messages(CHANNEL)) + str(world.thread(card))
+        assert password not in everything
+    finally:
+        world.remove("secret-x")
+
+
+def test_the_first_credentials_open_the_login(world: World) -> None:
+    import http.cookiejar
+    import re
+    import ssl
+    import urllib.request
+
+    try:
+        card = world.ask("new login-x")
+        world.approve(card)
+        world.wait_for(card, "is live")
+        world.workspace.command("account-manager", CHANNEL, "/mautic credentials login-x")
+        modal = world.workspace.wait_for_view("account-manager", "credentials")
+        shown = dict(re.findall(r"\*(\w+):\* `([^`]+)`", modal["blocks"][0]["text"]["text"]))
+
+        trusted = ssl.create_default_context(cadata=world.edge.authority())
+        browser = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=trusted),
+            urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
+        )
+        base = "https://login-x.e2e.localhost"
+        with browser.open(f"{base}/s/login") as page:
+            token = re.search(r'name="_csrf_token"[^>]*value="([^"]+)"', page.read().decode())
+        assert token
+        form = {"_username": shown["User"], "_password": shown["Password"], "_csrf_token": token[1]}
+        with browser.open(f"{base}/s/login_check", urllib.parse.urlencode(form).encode()) as page:
+            assert page.url.endswith("/s/dashboard"), page.url
+    finally:
+        world.remove("login-x")
+
+
+def test_a_refused_command_leaves_nothing(world: World) -> None:
+    for words, why in (
+        ("new Client_X", "letters a-z"),
+        ("new www", "reserved"),
+        ("new client-y --plan huge", "no plan"),
+        ("new client-y --domain nodot", "not a domain"),
+        ("new client-y --version 9.9", "no blueprint of Mautic 9.9"),
+        ("status nobody", "no tenant"),
+        ("delet client-y", "did you mean"),
+    ):
+        world.workspace.command("account-manager", CHANNEL, f"/mautic {words}")
+        world.whisper("account-manager", why)
+    assert world.instances_of("client-y") == []
+    refused = eventually(lambda: world.bot.rows("SELECT * FROM audit WHERE event = 'command.refused'"))
+    assert len(refused) == 7

@@ -1,0 +1,204 @@
+"""The whole thing on real parts: the bot's process, a local workspace, a real LXD with blueprint and edge."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.bring_up import build_blueprint
+from bot.hosts import real_edge
+from bot.lxd import NotFound
+from bot.lxd_gateway import LxdGateway
+from bot.settings import Settings, load
+from bot.tenants import stamp, stamps
+from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, Workspace, WorkspaceServer, eventually
+
+CHANNEL = "mautic-ops"
+TINY_VERSION = "0.0.1-tiny"
+LISTEN = "127.0.0.71"
+
+
+def settings_for(lxd_socket: str, state: Path) -> tuple[Settings, dict[str, str]]:
+    """The settings of a bot over the test's LXD project, and the environment that gives them to a process."""
+    environment = {
+        "MAUTIC_OPS_BOT__STATE": str(state),
+        "MAUTIC_OPS_BOT__BASE_DOMAIN": "e2e.localhost",
+        "MAUTIC_OPS_LXD__ENDPOINT": lxd_socket,
+        "MAUTIC_OPS_LXD__PROJECT": PROJECT,
+        "MAUTIC_OPS_LXD__POOL": PROJECT,
+        "MAUTIC_OPS_LXD__PROFILE": PROJECT,
+        "MAUTIC_OPS_LXD__NETWORK": NETWORK,
+        "MAUTIC_OPS_LXD__SUBNET": SUBNET,
+        "MAUTIC_OPS_EDGE__LISTEN": LISTEN,
+        "SLACK_BOT_TOKEN": BOT_TOKEN,
+        "SLACK_APP_TOKEN": APP_TOKEN,
+    }
+    return load(environment=environment), environment
+
+
+class BotProcess:
+    """`python -m bot run`, to start, kill and start again."""
+
+    def __init__(self, environment: dict[str, str], state: Path, workspace: Workspace) -> None:
+        self.environment = os.environ | environment | {"MAUTIC_OPS_SLACK__API": workspace.api_url}
+        self.state = state
+        self.log = state / "bot.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is connected."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        ready = self.state / "ready"
+        ready.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bot", "run"], env=self.environment, stdout=log, stderr=log
+            )
+        process = self.process
+
+        def is_ready() -> bool:
+            assert process.poll() is None, self.log.read_text()[-3000:]
+            return ready.exists() and ready.read_text() == str(process.pid)
+
+        eventually(is_ready, 30)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """Read the bot's database beside it."""
+        connection = sqlite3.connect(self.state / "bot.db", timeout=10)
+        connection.row_factory = sqlite3.Row
+        try:
+            return connection.execute(sql, values).fetchall()
+        finally:
+            connection.close()
+
+
+class World:
+    """A workspace and a bot over the session's LXD, and what people do in them."""
+
+    def __init__(self, lxd: LxdGateway, settings: Settings, environment: dict[str, str], folder: Path) -> None:
+        self.lxd = lxd
+        self.settings = settings
+        self.edge = real_edge(settings, lxd)
+        self.workspace = WorkspaceServer(folder / "workspace", "--retry-delays", "0,0.2,0.2")
+        self.workspace.faults(limits=False)
+        self.bot = BotProcess(environment, settings.state, self.workspace)
+        self.bot.start()
+
+    def close(self) -> None:
+        """Stop both processes."""
+        if self.bot.process and self.bot.process.poll() is None:
+            self.bot.stop()
+        self.workspace.stop()
+
+    def ask(self, text: str, user: str = "account-manager") -> str:
+        """Send a slash command that asks for an operation; the ts of its card."""
+        before = {message["ts"] for message in self.workspace.messages(CHANNEL)}
+        self.workspace.command(user, CHANNEL, f"/mautic {text}")
+
+        def card() -> str:
+            new = [m for m in self.workspace.messages(CHANNEL) if m["ts"] not in before and m.get("metadata")]
+            return next((str(m["ts"]) for m in new), "")
+
+        return eventually(card)
+
+    def approve(self, ts: str, words: str = "approve", user: str = "ops-lead") -> None:
+        """Approve by a typed reply in the card's thread."""
+        self.workspace.message(user, CHANNEL, words, thread_ts=ts)
+
+    def thread(self, ts: str) -> list[str]:
+        """The texts of a thread, the card first."""
+        return [message["text"] for message in self.workspace.messages(CHANNEL, thread_ts=ts)]
+
+    def wait_for(self, ts: str, pattern: str, seconds: float = 90) -> str:
+        """The first message in a thread that matches; the assertion shows the whole thread."""
+
+        def look() -> str:
+            return next((text for text in self.thread(ts) if re.search(pattern, text)), "")
+
+        try:
+            return eventually(look, seconds)
+        except AssertionError:
+            raise AssertionError(
+                f"no {pattern!r} in {self.thread(ts)}; log: {self.bot.log.read_text()[-2000:]}"
+            ) from None
+
+    def whisper(self, user: str, pattern: str) -> dict[str, Any]:
+        """The latest message for one person's eyes that matches."""
+
+        def look() -> dict[str, Any] | None:
+            mine = [m for m in self.workspace.messages(CHANNEL, user=user) if m.get("is_ephemeral")]
+            return next((m for m in reversed(mine) if re.search(pattern, json.dumps(m, ensure_ascii=False))), None)
+
+        found = eventually(look)
+        assert found
+        return found
+
+    def instances_of(self, tenant: str) -> list[str]:
+        """The instances that are, or were, this tenant's."""
+        return [one.name for one in self.lxd.instances() if stamp(one.config, "tenant") == tenant]
+
+    def remove(self, *tenants: str) -> None:
+        """Delete what is left of tenants."""
+        for tenant in tenants:
+            for name in self.instances_of(tenant):
+                self.lxd.stop(name, force=True)
+                self.lxd.update(name, {"security.protection.delete": None})
+                self.lxd.delete(name)
+        self.edge.apply()
+
+
+@pytest.fixture(scope="session")
+def host(real_lxd: LxdGateway) -> LxdGateway:
+    """The session's LXD with the double's blueprint, a tiny blueprint and the edge."""
+    settings, _ = settings_for(real_lxd.endpoint, SHARED / "host")
+    SHARED.mkdir(exist_ok=True)
+    with (SHARED / "blueprint.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make_tiny_blueprint(real_lxd)
+        build_blueprint(settings, real_lxd, print)
+        real_edge(settings, real_lxd).ensure()
+    return real_lxd
+
+
+def make_tiny_blueprint(lxd: LxdGateway) -> None:
+    """A blueprint of the tiny image, for what does not need the stack: `new … --version 0.0.1-tiny`."""
+    name = "blueprint--tiny"
+    try:
+        lxd.instance(name)
+    except NotFound:
+        config = stamps(role="blueprint", version=TINY_VERSION, double=True, created=1)
+        lxd.create(name, TINY, config=config, devices={})
+        lxd.snapshot(name, "golden")
+
+
+@pytest.fixture
+def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
+    """A fresh bot and workspace over the session's LXD."""
+    settings, environment = settings_for(host.endpoint, tmp_path / "state")
+    made = World(host, settings, environment, tmp_path)
+    yield made
+    made.close()
