@@ -557,6 +557,14 @@ SELECT 'emails_day', COUNT(*), COALESCE(SUM(is_failed), 0) FROM email_stats
   WHERE date_sent > UTC_TIMESTAMP() - INTERVAL 1 DAY;
 SELECT 'migrations', COUNT(*) FROM migrations;
 """
+UNCONFIGURED = frozenset(
+    ["mautic:email:fetch", "mautic:iplookup:download", "mautic:donotsell:download", "mautic:max-mind:purge"]
+)
+"""Jobs that fail where a client has not set up what they are for: never late."""
+
+LOG_ERRORS = 20
+"""Errors in a day that are no sign of trouble: each console command that ends with 1 leaves one."""
+
 QUEUE_LATE = 3600
 """Seconds after which a due message in a queue means that its worker does not work."""
 
@@ -611,7 +619,7 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
     check("crons", not late_jobs, ", ".join(late_jobs) or f"{len(crons)} on time")
 
     facts["log_errors_day"] = errors = _log_errors()
-    check("log", errors == 0, f"{errors} errors in a day")
+    check("log", errors <= LOG_ERRORS, f"{errors} errors in a day")
     space = os.statvfs(MAUTIC)
     facts["disk"] = {"total": space.f_blocks * space.f_frsize, "free": space.f_bavail * space.f_frsize}
     free = space.f_bavail / max(space.f_blocks, 1)
@@ -656,7 +664,7 @@ def cron_states(
     for command, period in periods.items():
         beat = beats.get(command.replace(":", "_"), {})
         last = beat.get("last_success")
-        late = now - (last or since) > 2 * period + 900
+        late = command not in UNCONFIGURED and now - (last or since) > 2 * period + 900
         if not beat:
             why = "never ran"
         elif beat.get("skipped"):

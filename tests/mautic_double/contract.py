@@ -232,3 +232,92 @@ def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
     assert found == [["1"]]
     assert http(execute, "/form/submit?formId=4243", "--data-urlencode", email)[0] == 404
     sql(execute, "DELETE FROM forms WHERE id = 4242; DELETE FROM leads WHERE email = 'contract@example.test'")
+
+
+def _uninstall(execute: Execute, local: str = "") -> None:
+    """Leave an empty database, a user `contract` for it, and a local.php of these lines (none: no file)."""
+    sql(
+        execute,
+        "DROP DATABASE mautic; CREATE DATABASE mautic CHARACTER SET utf8mb4;"
+        " CREATE OR REPLACE USER contract@localhost IDENTIFIED BY 'contract';"
+        " GRANT ALL ON mautic.* TO contract@localhost",
+    )
+    execute(["sh", "-c", f"rm -rf {ROOT}/config/local.php {ROOT}/config/parameters_local.php {ROOT}/var/cache/*"])
+    if local:
+        path = f"{ROOT}/config/local.php"
+        code = f"printf '%s\\n' '<?php' \"$1\" >{path} && chown www-data {path}"
+        assert execute(["sh", "-c", code, "sh", f"$parameters = array({local});"])[0] == 0
+
+
+def _install(execute: Execute, *words: str, password: str = "contract") -> tuple[int, str]:
+    account = ["--db_name=mautic", "--db_user=contract", f"--db_password={password}", "--db_host=localhost"]
+    code, output, errors = console(execute, "mautic:install", *account, *words)
+    return code, output + errors
+
+
+def _has_site_url(execute: Execute) -> bool:
+    return execute(["grep", "-q", "site_url", f"{ROOT}/config/local.php"])[0] == 0
+
+
+ADMIN = ("--admin_email=admin@contract.test", "--admin_password=Travelling-Otter-7-Kayak")
+
+
+def check_install_refuses_with_zero(execute: Execute) -> None:
+    _uninstall(execute)
+    code, output = _install(execute, "http://contract.test", *ADMIN)
+    assert (code, "Install complete" in output) == (0, False), output
+    execute(["chown", "-R", "root", f"{ROOT}/config"])
+    execute(["chmod", "755", f"{ROOT}/config"])
+    code, output = _install(execute, "https://contract.test", "--force", *ADMIN)
+    execute(["chown", "-R", "www-data", f"{ROOT}/config"])
+    assert (code, "Install canceled" in output) == (0, True), output
+    assert not _has_site_url(execute)
+
+
+def check_install_fails_with_255_without_its_database(execute: Execute) -> None:
+    _uninstall(execute)
+    code, output = _install(execute, "https://contract.test", "--force", *ADMIN, password="wrong")
+    assert (code, "Errors in database configuration/installation" in output) == (255, True), output
+
+
+def check_install_fails_with_254_without_an_admin_and_can_be_tried_again(execute: Execute) -> None:
+    _uninstall(execute)
+    code, output = _install(execute, "https://contract.test", "--force", ADMIN[0])
+    assert (code, _has_site_url(execute)) == (254, False), output
+    sql(
+        execute,
+        "INSERT INTO roles SET is_published = 1, name = 'contract', is_admin = 0, readable_permissions = 'a:0:{}'",
+    )
+    code, output = _install(execute, "https://contract.test", "--force", *ADMIN)
+    assert (code, "Install complete" in output, _has_site_url(execute)) == (0, True, True), output
+    # It dropped the tables that were there, unasked.
+    assert sql(execute, "SELECT COUNT(*) FROM roles WHERE name = 'contract'") == [["0"]]
+    assert sql(execute, "SELECT username FROM users WHERE id = 1") == [["admin"]]
+
+
+def check_install_fails_when_site_url_stands_in_the_file(execute: Execute) -> None:
+    _uninstall(execute, "'site_url' => 'https://contract.test'")
+    code, output = _install(execute, "https://contract.test", "--force", *ADMIN)
+    assert (code, "Install complete" in output) == (255, False), output
+
+
+def check_install_leaves_the_admin_s_password_in_the_file(execute: Execute) -> None:
+    _uninstall(
+        execute,
+        "'db_driver' => 'pdo_mysql', 'db_host' => 'localhost', 'db_port' => 3306, 'db_name' => 'mautic',"
+        " 'db_user' => 'contract', 'db_password' => 'contract', 'admin_email' => 'admin@contract.test',"
+        " 'admin_password' => 'Travelling-Otter-7-Kayak'",
+    )
+    code, output, _ = console(execute, "mautic:install", "https://contract.test", "--force")
+    assert (code, "Install complete" in output) == (0, True), output
+    assert execute(["grep", "-q", "Travelling-Otter", f"{ROOT}/config/local.php"])[0] == 0
+
+
+INSTALL_CONTRACT: tuple[Callable[[Execute], None], ...] = (
+    check_install_refuses_with_zero,
+    check_install_fails_with_255_without_its_database,
+    check_install_fails_with_254_without_an_admin_and_can_be_tried_again,
+    check_install_fails_when_site_url_stands_in_the_file,
+    check_install_leaves_the_admin_s_password_in_the_file,
+)
+"""Checks that install again and again: the tenant is no tenant afterwards."""

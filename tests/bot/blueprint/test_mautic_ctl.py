@@ -48,6 +48,10 @@ def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour(
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
 
 
+def test_a_job_for_what_nobody_has_set_up_is_never_late() -> None:
+    assert not ctl.cron_states({"mautic:email:fetch": 600}, {}, NOW - 90_000, NOW)["mautic:email:fetch"]["late"]
+
+
 def test_log_lines_of_an_error_or_worse_are_counted_since_a_time() -> None:
     lines = [
         "[2026-01-02T15:29:17.146111+00:00] mautic.ERROR: one [] []",
