@@ -94,7 +94,7 @@ def routes(
     }
     return {
         "admin": {"listen": _ADMIN},
-        "logging": {"logs": {"default": {"level": "WARN"}}},
+        "logging": {"logs": {"default": {"level": "ERROR"}}},
         "apps": {
             "http": {"grace_period": "5m", "servers": {"secure": secure, "plain": plain}},
             "tls": {
@@ -182,7 +182,6 @@ class Edge:
         self._base = base
         self._connect = connect or ("127.0.0.1" if listen == "0.0.0.0" else listen)  # noqa: S104
         self._lock = threading.Lock()
-        self._loaded = ""
         self._addresses: dict[tuple[str, str], str] = {}
         self._trust: ssl.SSLContext | None = None
 
@@ -210,7 +209,7 @@ class Edge:
                 self._lxd.update(NAME, {}, {**devices, **gone})
             self._lxd.start(NAME)
             until(self._lxd, NAME, "test -S /run/caddy/admin.sock")
-            self._loaded, self._trust = "", None
+            self._trust = None
         self.apply(fresh=True)
 
     def remove(self) -> None:
@@ -219,7 +218,7 @@ class Edge:
             names = {instance.name for instance in self._lxd.instances() if stamp(instance.config, "role") == "edge"}
             for name in names & {NAME, _UNFINISHED}:
                 self._delete(name)
-            self._loaded, self._trust = "", None
+            self._trust = None
 
     def apply(self, *, fresh: bool = False) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
@@ -237,15 +236,11 @@ class Edge:
                 ),
                 indent=1,
             )
-            if not self._loaded:
-                self._loaded = self._lxd.pull(NAME, _CONFIG).decode()
-            if config == self._loaded:
+            if config == self._lxd.pull(NAME, _CONFIG).decode():
                 return
             # The file that a restart reads is replaced only by what was loaded well.
-            self._loaded = ""
             self._lxd.push(NAME, _NEXT, config.encode(), mode=0o644)
             run(self._lxd, NAME, f"caddy reload --config {_NEXT} --address {_ADMIN} 2>&1; mv {_NEXT} {_CONFIG}")
-            self._loaded = config
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""

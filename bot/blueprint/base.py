@@ -5,13 +5,15 @@ All packages are installed here, in a chroot: a container may have no way out.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bot.blueprint.recipe import EDGE, STACK, SUITE, SYSTEM
@@ -31,11 +33,21 @@ def ensure_base(lxd: Lxd, kind: str, cache: Path, progress: Callable[[str], None
     alias = f"mautic-ops-{kind}-{_digest()}"
     if lxd.image(alias) is None:
         path = cache / f"{alias}.tar.zst"
-        if not path.exists():
-            _build(cache, progress)
+        with alone(cache / "base.lock"):
+            if not path.exists():
+                _build(cache, progress)
         progress(f"importing the {kind} image")
         lxd.import_image(str(path), alias, {"os": "Debian", "release": SUITE, "description": f"Base of the {kind}"})
     return alias
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold a lock that any process of this machine may hold one at a time."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _digest() -> str:
@@ -61,7 +73,6 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
         raise BaseError(
             "Debian is built with debootstrap by root: install debootstrap, or set blueprint.base to an image."
         )
-    cache.mkdir(parents=True, exist_ok=True)
     work = cache / f"building-{os.getpid()}"
     root, edge = work / "tenant" / "rootfs", work / "edge" / "rootfs"
     mirror, security = mirrors(_host_sources())

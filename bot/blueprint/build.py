@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.blueprint.archive import Archive
-from bot.blueprint.base import ensure_base
+from bot.blueprint.base import alone, ensure_base
 from bot.blueprint.recipe import STACK, Kind, recipe_digest, recipe_tar
 from bot.lxd import ExecResult, Instance, Lxd, LxdError
 from bot.mautic import Mautic
@@ -66,6 +66,11 @@ def build(lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Calla
         cache: where the Debian base is kept, so that the next build is quick.
         progress: is told each stage, in a few words.
     """
+    with alone(cache / "build.lock"):
+        return _build(lxd, archive, base, cache, progress)
+
+
+def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callable[[str], None]) -> Blueprint:
     recipe = recipe_digest()
     name = f"{_PREFIX}{archive.version}-{archive.sha256[:6]}{recipe[:6]}".replace(".", "-").replace("+", "-")
     for instance in lxd.instances():

@@ -1,0 +1,100 @@
+"""The recipe: its digest, its bytes, and what its crontab and nginx rules must not forget."""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bot.blueprint import base, recipe
+from bot.blueprint.base import mirrors
+from bot.blueprint.recipe import FILES, recipe_digest, recipe_tar
+
+CRONTAB = (FILES / "tenant/etc/cron.d/mautic").read_text()
+MODERATED = {
+    "mautic:segments:update",
+    "mautic:campaigns:update",
+    "mautic:campaigns:trigger",
+    "mautic:messages:send",
+    "mautic:broadcasts:send",
+    "mautic:unusedip:delete",
+}
+"""Commands with a lock of their own, which goes stale."""
+
+
+def members(kind: recipe.Kind) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(recipe_tar(kind))) as tar:
+        return {member.name: member for member in tar}
+
+
+def test_the_same_recipe_has_the_same_digest_and_bytes() -> None:
+    assert recipe_digest() == recipe_digest()
+    assert recipe_tar("edge") == recipe_tar("edge")
+
+
+def test_any_change_of_a_file_or_a_package_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = recipe_digest()
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "STACK", (*recipe.STACK, "another-package"))
+        assert recipe_digest() != before
+    (tmp_path / "system/etc").mkdir(parents=True)
+    (tmp_path / "tenant").mkdir()
+    (tmp_path / "system/etc/file").write_text("one")
+    monkeypatch.setattr(recipe, "FILES", tmp_path)
+    first = recipe_digest()
+    (tmp_path / "system/etc/file").write_text("two")
+    second = recipe_digest()
+    (tmp_path / "system/etc/file").chmod(0o755)
+    assert len({before, first, second, recipe_digest()}) == 4
+
+
+def test_files_are_roots_and_programs_can_run() -> None:
+    found = members("tenant")
+    assert found["usr/local/bin/mautic-cron"].mode == 0o755
+    assert found["etc/nginx/nginx.conf"].mode == 0o644
+    assert {(member.uid, member.gid) for member in found.values()} == {(0, 0)}
+
+
+def test_a_blueprint_is_sealed_from_its_first_boot_and_the_edge_knows_no_seal() -> None:
+    assert "etc/nginx/sealed" in members("tenant")
+    assert "etc/nginx/sealed" not in members("edge")
+
+
+def test_units_are_masked_and_enabled_by_links() -> None:
+    found = members("edge")
+    assert found["etc/systemd/system/caddy.service"].linkname == "/dev/null"
+    assert found["etc/systemd/system/multi-user.target.wants/edge.service"].linkname == (
+        "/etc/systemd/system/edge.service"
+    )
+
+
+def test_commands_with_a_lock_of_their_own_pass_over_it() -> None:
+    jobs = dict(re.findall(r"mautic-cron \d+ \d+ (\S+)(.*)", CRONTAB))
+    assert {command for command, options in jobs.items() if "--bypass-locking" in options} - {
+        "mautic:custom-field:create-column"
+    } == MODERATED
+
+
+def test_what_destroys_data_is_in_no_crontab() -> None:
+    active = [line for line in CRONTAB.splitlines() if not line.startswith("#")]
+    assert not [line for line in active if "maintenance" in line or "install" in line]
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ("", (base.MIRROR, base.SECURITY)),
+        (
+            "# deb http://old.example/debian bookworm main\ndeb https://mirror.example/debian/ bookworm main\n",
+            ("https://mirror.example/debian", base.SECURITY),
+        ),
+        (
+            "Types: deb\nURIs: http://m.example/debian\n\nTypes: deb\nURIs: http://m.example/debian-security\n",
+            ("http://m.example/debian", "http://m.example/debian-security"),
+        ),
+        ("deb http://archive.ubuntu.com/ubuntu noble main\n", (base.MIRROR, base.SECURITY)),
+    ],
+)
+def test_debian_comes_from_where_the_host_gets_its_own(sources: str, expected: tuple[str, str]) -> None:
+    assert mirrors(sources) == expected

@@ -1,0 +1,87 @@
+"""Caddy's configuration as it follows from the fleet's domains and addresses."""
+
+import json
+from typing import Any
+
+from bot.edge import routes
+
+SITES = {"client-x.agency.com": "10.70.0.16", "mail.client-y.com": "10.70.0.17", "closed.agency.com": ""}
+
+
+def made(sites: dict[str, str], **settings: Any) -> dict[str, Any]:
+    return routes(sites, **{"base_domain": "agency.com", "tls": "internal", **settings})
+
+
+def server(config: dict[str, Any], name: str = "secure") -> dict[str, Any]:
+    found: dict[str, Any] = config["apps"]["http"]["servers"][name]
+    return found
+
+
+def route(config: dict[str, Any], domain: str) -> list[dict[str, Any]]:
+    """What handles a domain: the last handlers, which have no matcher, when it is not known."""
+    for one in server(config)["routes"]:
+        if "match" not in one or domain in one["match"][0]["host"]:
+            handlers: list[dict[str, Any]] = one["handle"]
+            return handlers
+    raise AssertionError(domain)
+
+
+def test_a_domain_leads_to_its_tenants_address() -> None:
+    handlers = route(made(SITES), "client-x.agency.com")
+    assert handlers[-1]["handler"] == "reverse_proxy"
+    assert handlers[-1]["upstreams"] == [{"dial": "10.70.0.16:80"}]
+
+
+def test_a_tenant_that_is_not_open_gets_a_page_that_says_so() -> None:
+    (page,) = route(made(SITES), "closed.agency.com")
+    assert (page["handler"], page["status_code"]) == ("static_response", "503")
+    assert "Not open at the moment" in page["body"]
+    assert page["headers"]["Retry-After"] == ["10"]
+
+
+def test_a_tenant_that_does_not_answer_gets_the_same_page() -> None:
+    (error,) = server(made(SITES))["errors"]["routes"]
+    assert error["handle"] == route(made(SITES), "closed.agency.com")
+
+
+def test_an_unknown_host_gets_a_polite_404_on_either_port() -> None:
+    (page,) = route(made(SITES), "nobody.agency.com")
+    assert page["status_code"] == "404"
+    assert server(made(SITES), "plain")["routes"][-1] == {"handle": [page]}
+    assert len(server(made({}), "plain")["routes"]) == 1
+
+
+def test_plain_http_leads_to_https_at_the_port_that_clients_use() -> None:
+    def location(**settings: Any) -> list[str]:
+        handle = server(made(SITES, **settings), "plain")["routes"][0]["handle"]
+        found: list[str] = handle[0]["headers"]["Location"]
+        return found
+
+    assert location() == ["https://{http.request.host}{http.request.uri}"]
+    assert location(https_port=8443) == ["https://{http.request.host}:8443{http.request.uri}"]
+
+
+def test_a_client_cannot_claim_an_address() -> None:
+    clean = route(made(SITES), "client-x.agency.com")[0]
+    assert {"Client-Ip", "Forwarded", "X-Real-Ip"} <= set(clean["request"]["delete"])
+
+
+def test_its_own_authority_needs_one_certificate_for_all_names_under_the_base_domain() -> None:
+    tls = made(SITES)["apps"]["tls"]
+    assert tls["certificates"]["automate"] == ["agency.com", "*.agency.com", "mail.client-y.com"]
+    assert tls["automation"]["policies"] == [{"issuers": [{"module": "internal"}]}]
+
+
+def test_public_certificates_are_one_a_domain() -> None:
+    tls = made(SITES, tls="automatic", email="ops@agency.com")["apps"]["tls"]
+    assert tls["certificates"]["automate"] == sorted(SITES)
+    assert tls["automation"]["policies"] == [{"issuers": [{"module": "acme", "email": "ops@agency.com"}]}]
+
+
+def test_the_same_fleet_has_the_same_configuration() -> None:
+    again = dict(reversed(SITES.items()))
+    assert json.dumps(made(SITES)) == json.dumps(made(again))
+
+
+def test_it_is_managed_by_a_socket_inside_alone() -> None:
+    assert made(SITES)["admin"] == {"listen": "unix//run/caddy/admin.sock"}

@@ -1,0 +1,264 @@
+"""The blueprint on a real server: what it is made of, and what a clone of it lets through."""
+
+import http.client
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bot.blueprint.archive import Archive
+from bot.blueprint.build import Blueprint, blueprints, build, export
+from bot.edge import Edge
+from bot.lxd import NotFound
+from bot.lxd_gateway import LxdGateway
+from bot.mautic import Mautic
+from bot.tenants import stamp
+from tests.lab.conftest import CACHE, Clone, eventually
+from tests.support.real_lxd import SUBNET
+
+
+class Answer(NamedTuple):
+    status: int
+    body: str
+    headers: dict[str, str]
+
+
+def get(clone: Clone, path: str, **headers: str) -> Answer:
+    connection = http.client.HTTPConnection(clone.address, 80, timeout=30)
+    try:
+        connection.putrequest("GET", path, skip_host=True)
+        for name, value in {"Host": clone.domain, "Connection": "close", **headers}.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.read().decode(errors="replace"), dict(answer.getheaders()))
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def tenant(clone: Callable[..., Clone]) -> Clone:
+    return clone()
+
+
+def test_it_is_stopped_stamped_and_has_its_snapshot(
+    host: LxdGateway, blueprint: Blueprint, double_archive: Archive
+) -> None:
+    instance = host.instance(blueprint.instance)
+    assert not instance.running
+    assert stamp(instance.config, "role") == "blueprint"
+    assert (blueprint.version, blueprint.archive) == (double_archive.version, double_archive.sha256)
+    assert blueprint.double
+    assert [snapshot.name for snapshot in host.snapshots(blueprint.instance)] == ["golden"]
+    assert blueprint in blueprints(host)
+
+
+def test_building_again_changes_nothing(host: LxdGateway, blueprint: Blueprint, double_archive: Archive) -> None:
+    told: list[str] = []
+    assert build(host, double_archive, base="debootstrap", cache=CACHE, progress=told.append) == blueprint
+    assert told == []
+
+
+def test_a_build_that_fails_leaves_nothing_half_made(
+    host: LxdGateway, blueprint: Blueprint, double_archive: Archive
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(stage: str) -> None:
+        if "installing" in stage:
+            raise Interrupted
+
+    other = Archive(double_archive.path, "f" * 64, double_archive.version)
+    with pytest.raises(Interrupted):
+        build(host, other, base="debootstrap", cache=CACHE, progress=interrupt)
+    assert [one.name for one in host.instances() if "--building" in one.name] == []
+
+
+def test_it_can_be_exported_as_an_image(host: LxdGateway, blueprint: Blueprint, tmp_path: Path) -> None:
+    path = tmp_path / "blueprint.tar.zst"
+    fingerprint = export(host, blueprint, path)
+    properties = host.image(blueprint.instance)
+    assert properties
+    assert properties["fingerprint"] == fingerprint
+    assert properties["mautic-ops.archive"] == blueprint.archive
+    assert properties["mautic-ops.double"] == "1"
+    assert path.stat().st_size > 50_000_000
+
+
+def test_a_clone_without_an_identity_is_closed_whatever_is_asked(clone: Callable[..., Clone]) -> None:
+    sealed = clone(sealed=True)
+    for path in ("/s/login", "/", "/installer", "/index.php", "/index.php/installer", "/config/local.php", "/mtc.js"):
+        answer = eventually(lambda path=path: try_to_get(sealed, path), lambda answer: answer.status != 0)
+        assert answer.status == 503, path
+        assert "Retry-After" in answer.headers
+
+
+def try_to_get(clone: Clone, path: str) -> Answer:
+    try:
+        return get(clone, path)
+    except OSError as error:
+        return Answer(0, str(error), {})
+
+
+def test_a_clone_with_an_identity_shows_its_login_page(tenant: Clone) -> None:
+    answer = get(tenant, "/s/login")
+    assert answer.status == 200
+    assert 'name="_username"' in answer.body
+    assert answer.headers["X-Mautic-Double"] == "1"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/installer",
+        "/index.php/installer",
+        "/index.php/installer/step/1",
+        "/%69nstaller",
+        "//installer",
+        "/.env",
+        "/.htaccess",
+        "/config/local.php",
+        "/config/local.php/index.php",
+        "/var/logs/mautic_prod.php",
+        "/var/cache/prod/anything",
+        "/vendor/composer/installed.json",
+        "/bin/console",
+        "/media/files/secret.pdf",
+        "/media/images/shell.php",
+        "/media/images/shell.phtml",
+        "/media/images/shell.php/x.jpg",
+        "/translations/en/a.ini",
+        "/app/release_metadata.json",
+        "/app/migrations/Version20230901000000.php",
+        "/composer.json",
+        "/package-lock.json",
+        "/themes/blank/html/base.html.twig",
+        "/plugins/X/config.yml",
+        "/upgrade.php",
+        "/index_dev.php",
+    ],
+)
+def test_nginx_denies(tenant: Clone, path: str) -> None:
+    answer = get(tenant, path)
+    assert answer.status == 404
+    assert "X-Mautic-Double" not in answer.headers, "it reached Mautic"
+
+
+def test_what_is_uploaded_is_served_and_never_executed(host: LxdGateway, tenant: Clone) -> None:
+    code = b"<?php echo 6*7;"
+    for path in ("media/images/a.txt", "media/images/a.php", "var/logs/mautic_prod-2026-01-01.php", "app/assets/a.php"):
+        host.execute(tenant.name, ["mkdir", "-p", f"/var/www/mautic/{path.rpartition('/')[0]}"])
+        host.push(tenant.name, f"/var/www/mautic/{path}", code, mode=0o644)
+    assert get(tenant, "/media/images/a.txt").body == code.decode()
+    for path in ("/media/images/a.php", "/var/logs/mautic_prod-2026-01-01.php", "/app/assets/a.php"):
+        assert get(tenant, path).status == 404
+
+
+def test_only_what_mautic_writes_is_its_own(host: LxdGateway, tenant: Clone) -> None:
+    written = host.execute(
+        tenant.name, ["find", "/var/www/mautic", "-user", "www-data", "-maxdepth", "1", "-printf", "%f "]
+    )
+    assert sorted(written.stdout.split()) == ["config", "media", "translations", "var"]
+    shown = host.execute(
+        tenant.name, ["stat", "-c", "%a", "/var/www/mautic/config", "/var/www/mautic/config/local.php"]
+    )
+    assert shown.stdout.split() == ["750", "640"]
+
+
+def test_nobody_but_the_edge_is_believed_in_what_it_forwards(
+    host: LxdGateway, edge: Edge, clone: Callable[..., Clone]
+) -> None:
+    """This machine asks from the bridge's own address: as the edge it is believed, as anybody else it is not."""
+    script = (
+        b"<?php $said = fn ($value, $name) => $value !== '' && preg_match('/FORWARDED|CLIENT_IP/', $name);"
+        b"echo json_encode([$_SERVER['REMOTE_ADDR'], $_SERVER['HTTPS'] ?? '', $_SERVER['HTTP_HOST'],"
+        b"array_filter($_SERVER, $said, ARRAY_FILTER_USE_BOTH)]);"
+    )
+    forged = {"X_Forwarded_For": "203.0.113.9", "X_Forwarded_Proto": "https", "Client_Ip": "203.0.113.7"}
+    seen = []
+    machine = SUBNET.partition("/")[0]
+    for edge_address in (edge.address, machine):
+        one = clone(edge_address=edge_address)
+        host.push(one.name, "/var/www/mautic/index.php", script, mode=0o644)
+        host.execute(one.name, ["systemctl", "reload", "php8.2-fpm"])
+        seen.append(
+            json.loads(eventually(lambda one=one: get(one, "/seen", **forged), lambda a: a.body[:1] == "[").body)
+        )
+        assert seen[-1].pop(2) == one.domain
+    assert seen == [[machine, "", []], ["203.0.113.9", "on", []]]
+
+
+def test_a_job_runs_by_the_clock_and_leaves_a_heartbeat(host: LxdGateway, tenant: Clone) -> None:
+    path = "/var/lib/mautic-ops/cron/mautic_webhooks_process.json"
+
+    def beat() -> dict[str, object]:
+        try:
+            found: dict[str, object] = json.loads(host.pull(tenant.name, path))
+        except NotFound:
+            return {}
+        return found
+
+    found = eventually(beat, lambda seen: bool(seen.get("last_success")), seconds=150)
+    assert found["cmd"] == "mautic:webhooks:process"
+    assert found["skipped"] is False
+
+
+def cron(lxd: LxdGateway, clone: Clone, *job: str) -> dict[str, object]:
+    """Run a job as cron does, at once, and return its heartbeat."""
+    command = ["runuser", "-u", "www-data", "--", "/usr/local/bin/mautic-cron", "1", "30", *job]
+    assert lxd.execute(clone.name, command).code == 0
+    name = job[0].replace(":", "_")
+    found: dict[str, object] = json.loads(lxd.pull(clone.name, f"/var/lib/mautic-ops/cron/{name}.json"))
+    return found
+
+
+def test_a_failed_job_keeps_the_time_of_its_last_success(host: LxdGateway, tenant: Clone) -> None:
+    well = cron(host, tenant, "mautic:segments:update", "--bypass-locking")
+    assert well["rc"] == 0
+    assert isinstance(well["last_success"], int)
+    badly = cron(host, tenant, "mautic:segments:update", "--no-such-option")
+    assert badly["rc"] == 1
+    assert badly["last_success"] == well["last_success"]
+
+
+def test_a_job_does_not_run_twice_at_once(host: LxdGateway, tenant: Clone) -> None:
+    lock = "/var/lib/mautic-ops/cron/mautic_import.json"
+    cron(host, tenant, "mautic:import")
+    held = f"flock {lock.removesuffix('.json')}.lock runuser -u www-data -- mautic-cron 1 30 mautic:import"
+    assert host.execute(tenant.name, ["sh", "-c", held]).code == 0
+    assert json.loads(host.pull(tenant.name, lock))["skipped"] == "running"
+
+
+def test_a_sealed_container_runs_no_job(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+    beat = cron(host, clone(sealed=True), "mautic:messages:send", "--bypass-locking")
+    assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("sealed", None, None)
+
+
+def test_the_worker_runs_and_comes_back_after_a_restart_with_no_stale_lock(
+    host: LxdGateway, clone: Callable[..., Clone]
+) -> None:
+    one = clone()
+
+    def worker() -> str:
+        return host.execute(one.name, ["systemctl", "is-active", "mautic-worker@email"]).stdout.strip()
+
+    assert eventually(worker, lambda state: state == "active") == "active"
+    lock = "/var/www/mautic/var/cache/run/sf.x.lock"
+    host.execute(one.name, ["install", "-D", "-o", "www-data", "/dev/null", lock])
+    host.restart(one.name)
+    eventually(worker, lambda state: state == "active")
+    with pytest.raises(NotFound):
+        host.pull(one.name, lock)
+
+
+def test_health_finds_a_fresh_tenant_well(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+    one = clone()
+
+    def health() -> list[str]:
+        checks = Mautic(host).call(one.name, "health", {})["checks"]
+        return [f"{name}: {check['text']}" for name, check in checks.items() if not check["ok"]]
+
+    assert eventually(health, lambda bad: not bad) == []

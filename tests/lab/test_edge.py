@@ -1,0 +1,183 @@
+"""The edge on a real server: names, certificates, forwarded headers, and reloads under load."""
+
+import http.client
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from bot.edge import NAME, Edge
+from bot.lxd_gateway import LxdGateway
+from bot.tenants import stamps
+from tests.lab.conftest import BASE_DOMAIN, Clone, eventually
+from tests.support.real_lxd import TINY
+from tests.support.world import LISTEN
+
+WHO = b"<?php if (isset($_GET['slow'])) sleep(3); echo json_encode([$_SERVER['REMOTE_ADDR'], $_SERVER['HTTPS'] ?? '']);"
+
+
+@contextmanager
+def connected(edge: Edge, domain: str) -> Iterator[http.client.HTTPConnection]:
+    """A connection through the edge, its certificate verified against the edge's own authority."""
+    trust = ssl.create_default_context(cadata=edge.authority())
+    connection = http.client.HTTPConnection(domain, 443, timeout=30)
+    connection.sock = trust.wrap_socket(socket.create_connection((LISTEN, 443), 30), server_hostname=domain)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def get(edge: Edge, domain: str, path: str, **headers: str) -> tuple[int, str]:
+    with connected(edge, domain) as connection:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def tenant(edge: Edge, clone: Callable[..., Clone]) -> Clone:
+    made = clone(edge_address=edge.address)
+    edge.apply()
+    return made
+
+
+@pytest.fixture(scope="module")
+def who(host: LxdGateway, edge: Edge, clone: Callable[..., Clone]) -> Clone:
+    """A tenant whose pages say who PHP thinks is asking."""
+    made = clone(edge_address=edge.address)
+    host.push(made.name, "/var/www/mautic/index.php", WHO, mode=0o644)
+    edge.apply()
+    eventually(lambda: get(edge, made.domain, "/who")[1][:1], lambda first: first == "[")
+    return made
+
+
+def test_a_tenant_answers_at_its_domain(edge: Edge, tenant: Clone) -> None:
+    found = eventually(lambda: edge.probe(tenant.domain), lambda probe: probe.login)
+    assert (found.status, found.double, found.error) == (200, True, "")
+
+
+def test_redirects_stay_on_the_public_address(edge: Edge, tenant: Clone) -> None:
+    with connected(edge, tenant.domain) as connection:
+        connection.request("GET", "/")
+        location = connection.getresponse().getheader("Location", "")
+    assert location.startswith(("/", f"https://{tenant.domain}/"))
+
+
+def test_plain_http_is_led_to_https(tenant: Clone) -> None:
+    connection = http.client.HTTPConnection(LISTEN, 80, timeout=30)
+    connection.request("GET", "/s/login?x=1", headers={"Host": tenant.domain})
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Location")) == (308, f"https://{tenant.domain}/s/login?x=1")
+    connection.close()
+
+
+def test_an_unknown_name_gets_a_polite_page(edge: Edge) -> None:
+    status, page = get(edge, f"nobody.{BASE_DOMAIN}", "/s/login")
+    assert status == 404
+    assert "Nothing here" in page
+
+
+def test_a_tenant_that_is_stopped_or_archived_gets_a_polite_page(
+    host: LxdGateway, edge: Edge, clone: Callable[..., Clone]
+) -> None:
+    one = clone(edge_address=edge.address)
+    edge.apply()
+    eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
+    host.stop(one.name, force=True)
+    status, page = get(edge, one.domain, "/s/login")
+    assert status == 503, "it is gone, and the edge was not told yet"
+    assert "Not open at the moment" in page
+    host.update(one.name, stamps(role="archived"))
+    edge.apply()
+    assert get(edge, one.domain, "/s/login") == (503, page)
+
+
+def test_what_a_client_claims_of_itself_is_not_believed(edge: Edge, who: Clone) -> None:
+    seen = get(edge, who.domain, "/who", X_Forwarded_For="203.0.113.9", Client_Ip="203.0.113.7", X_Forwarded_Proto="ws")
+    assert seen == (200, '["127.0.0.1","on"]')
+
+
+def test_a_tenant_reaches_the_edge_as_itself_and_no_other_tenant(
+    host: LxdGateway, edge: Edge, tenant: Clone, who: Clone
+) -> None:
+    forged = ["-H", "X-Forwarded-For: 203.0.113.9", "-H", "X-Forwarded-Proto: https", "-H", f"Host: {who.domain}"]
+
+    def curl(url: str, *more: str) -> tuple[int, str]:
+        ended = host.execute(tenant.name, ["curl", "-sk", "--max-time", "3", *more, *forged, url])
+        return ended.code, ended.stdout
+
+    code, seen = curl(f"https://{who.domain}/who", "--resolve", f"{who.domain}:443:{edge.address}")
+    assert (code, json.loads(seen)) == (0, [tenant.address, "on"])
+    code, seen = curl(f"http://{who.address}/who")
+    assert (code in (7, 28), seen) == (True, ""), "one tenant reached another"
+
+
+def test_reloads_drop_no_connection(host: LxdGateway, edge: Edge, who: Clone, real_name: Callable[[], str]) -> None:
+    """A slow page asked before five reloads arrives after them, and those that ask all the while notice nothing."""
+    held: list[tuple[int, str]] = []
+    wrong: list[object] = []
+    over = threading.Event()
+    asked = 0
+
+    def hold() -> None:
+        held.append(get(edge, who.domain, "/who?slow"))
+
+    def ask() -> None:
+        nonlocal asked
+        while not over.is_set():
+            try:
+                status, _ = get(edge, who.domain, "/who")
+            except OSError as error:
+                wrong.append(error)
+            else:
+                asked += 1
+                if status != 200:
+                    wrong.append(status)
+
+    threads = [threading.Thread(target=run) for run in (hold, hold, ask, ask)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(5):
+            config = stamps(role="tenant", domain=f"reload-{number}.{BASE_DOMAIN}", state="new")
+            host.create(real_name(), TINY, config=config, devices={})
+            edge.apply()
+            assert get(edge, f"reload-{number}.{BASE_DOMAIN}", "/")[0] == 503
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert asked > 10
+    assert held == [(200, '["127.0.0.1","on"]')] * 2
+
+
+def test_nothing_is_loaded_when_nothing_changed(host: LxdGateway, edge: Edge, tenant: Clone) -> None:
+    def changed() -> str:
+        return host.execute(NAME, ["stat", "-c", "%Y.%i", "/etc/caddy/edge.json"]).stdout
+
+    edge.apply()
+    before = changed()
+    edge.apply()
+    edge.apply(fresh=True)
+    assert changed() == before
+
+
+def test_routes_and_authority_survive_a_restart(host: LxdGateway, edge: Edge, tenant: Clone) -> None:
+    authority = edge.authority()
+    host.restart(NAME)
+    assert eventually(lambda: edge.probe(tenant.domain), lambda probe: probe.login).login
+    assert edge.authority() == authority
+
+
+def test_ensuring_it_again_keeps_it(host: LxdGateway, edge: Edge) -> None:
+    created = host.instance(NAME).created
+    authority = edge.authority()
+    edge.ensure()
+    assert host.instance(NAME).created == created
+    assert edge.authority() == authority
