@@ -6,7 +6,7 @@ import pytest
 from slack_bolt import App
 from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 
-from tests.support.workspace import APP_TOKEN, SIGNING_SECRET, Workspace, eventually
+from tests.support.workspace import APP_TOKEN, SIGNING_SECRET, Workspace, WorkspaceServer, eventually
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def app(workspace: Workspace) -> App:
 
 
 @pytest.fixture
-def connect(app: App, workspace: Workspace) -> Iterator[object]:
+def connect(app: App, workspace: WorkspaceServer) -> Iterator[object]:
     """Call it once the listeners are there."""
     handlers: list[SocketModeHandler] = []
 
@@ -29,5 +29,11 @@ def connect(app: App, workspace: Workspace) -> Iterator[object]:
         return handler
 
     yield connect_now
+    # The client's close() often waits 10 s for a socket it closed itself; one cut by the server is quick.
     for handler in handlers:
+        handler.client.auto_reconnect_enabled = False
+    if workspace.process.poll() is None:
+        workspace.faults(disconnect="hard")
+    for handler in handlers:
+        eventually(lambda client=handler.client: not client.is_connected())
         handler.close()
