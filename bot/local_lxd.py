@@ -44,6 +44,9 @@ _LIMITS = {
     "fs/aio-max-nr": 524_288,
     "vm/max_map_count": 262_144,
 }
+_HOME = Path("/var/lib/mautic-ops")
+_LIMITS_BEFORE = _HOME / "limits.json"
+_LXCFS_PID = _HOME / "lxcfs.pid"
 _READY_SECONDS = 60
 _LXCFS = Path("/var/lib/lxcfs")
 
@@ -81,7 +84,7 @@ def up(state: Path, progress: Progress) -> LocalLxd:
             # Where a service manager runs, the package has just started it.
             found = _wait_for_service(state) if _service_manager() else _start(state, progress)
         if os.geteuid() == 0:
-            _raise_limits(_folder(state), progress)
+            _raise_limits(progress)
         return found
 
 
@@ -122,15 +125,16 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str) 
     if folder.exists():
         _unmount(folder)
         _end(_processes(folder))
-        _stop_lxcfs(folder)
-        _restore_limits(folder)
         shutil.rmtree(folder)
-    for suffix in (".log", ".pid", ".limits", ".lxcfs"):
+    for suffix in (".log", ".pid"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
+    if not _another_server():
+        _stop_lxcfs()
+        _restore_limits()
     if os.geteuid() == 0:
         _lock(folder).unlink(missing_ok=True)
     with suppress(OSError):
-        folder.parent.rmdir()
+        _HOME.rmdir()
 
 
 # -- finding ------------------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def _ask(path: str, address: str) -> bool:
 
 def _folder(state: Path) -> Path:
     digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]
-    return Path("/var/lib/mautic-ops", f"lxd-{digest}")
+    return _HOME / f"lxd-{digest}"
 
 
 def _service_manager() -> bool:
@@ -245,8 +249,8 @@ def _start(state: Path, progress: Progress) -> LocalLxd:
     folder.mkdir(parents=True, exist_ok=True)
     folder.parent.chmod(0o755)
     folder.chmod(0o711)
-    _raise_limits(folder, progress)
-    _start_lxcfs(folder, progress)
+    _raise_limits(progress)
+    _start_lxcfs(folder.with_suffix(".log"), progress)
     progress("starting LXD")
     with folder.with_suffix(".log").open("ab") as log:
         # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
@@ -274,7 +278,7 @@ def _start(state: Path, progress: Progress) -> LocalLxd:
     raise LxdUnavailable(f"LXD does not start on this machine: {reason}.")
 
 
-def _raise_limits(folder: Path, progress: Progress) -> None:
+def _raise_limits(progress: Progress) -> None:
     """Raise the kernel's limits that a hundred containers run into; note the former ones for `remove`."""
     before: dict[str, int] = {}
     for name, wanted in _LIMITS.items():
@@ -286,25 +290,26 @@ def _raise_limits(folder: Path, progress: Progress) -> None:
                 before[name] = now
         except OSError:
             progress(f"cannot raise {name.replace('/', '.')}; more than about 60 tenants may not start")
-    if before and folder.exists():
-        folder.with_suffix(".limits").write_text(json.dumps(_noted(folder) | before))
+    if before and _HOME.exists():
+        # Those of the first time count: later ones are already ours.
+        _LIMITS_BEFORE.write_text(json.dumps(before | _limits_before()))
 
 
-def _noted(folder: Path) -> dict[str, int]:
-    noted = folder.with_suffix(".limits")
-    found: dict[str, int] = json.loads(noted.read_text()) if noted.exists() else {}
+def _limits_before() -> dict[str, int]:
+    found: dict[str, int] = json.loads(_LIMITS_BEFORE.read_text()) if _LIMITS_BEFORE.exists() else {}
     return found
 
 
-def _restore_limits(folder: Path) -> None:
-    for name, before in _noted(folder).items():
+def _restore_limits() -> None:
+    for name, before in _limits_before().items():
         path = Path("/proc/sys", name)
         with suppress(OSError):
             if int(path.read_text()) == _LIMITS.get(name):
                 path.write_text(str(before))
+    _LIMITS_BEFORE.unlink(missing_ok=True)
 
 
-def _start_lxcfs(folder: Path, progress: Progress) -> None:
+def _start_lxcfs(log_file: Path, progress: Progress) -> None:
     """Start lxcfs when nobody did: without it tenants see the memory and CPUs of the whole machine."""
     program = shutil.which("lxcfs", path=_PATH)
     if program is None or not Path("/dev/fuse").exists():
@@ -313,21 +318,22 @@ def _start_lxcfs(folder: Path, progress: Progress) -> None:
     if os.path.ismount(_LXCFS):
         return
     _LXCFS.mkdir(exist_ok=True)
-    with folder.with_suffix(".log").open("ab") as log:
-        # With the pid in our own file: its default is shared with the distribution's service.
+    own_file = _LXCFS_PID.with_suffix(".run")
+    with log_file.open("ab") as log:
+        # With a pid file elsewhere than its default, which is the distribution's service's.
         lxcfs = subprocess.Popen(
-            [program, "--foreground", f"--pidfile={folder.with_suffix('.lxcfs.run')}", str(_LXCFS)],
+            [program, "--foreground", f"--pidfile={own_file}", str(_LXCFS)],
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    folder.with_suffix(".lxcfs").write_text(str(lxcfs.pid))
+    _LXCFS_PID.write_text(str(lxcfs.pid))
     end = time.monotonic() + 5
     while not os.path.ismount(_LXCFS) and lxcfs.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
-    folder.with_suffix(".lxcfs.run").unlink(missing_ok=True)
+    own_file.unlink(missing_ok=True)
     if lxcfs.poll() is None:
         lxcfs.returncode = 0
 
@@ -383,21 +389,23 @@ def _unmount(folder: Path) -> None:
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
 
 
-def _stop_lxcfs(folder: Path) -> None:
-    """End the lxcfs that we started, unless containers of another server look through it."""
+def _stop_lxcfs() -> None:
+    """End the lxcfs that we started."""
     try:
-        pid = int(folder.with_suffix(".lxcfs").read_text())
+        pid = int(_LXCFS_PID.read_text())
         ours = b"lxcfs" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
-        return
-    if ours and not _lxcfs_in_use():
+        ours = False
+    if ours:
         _end([pid])
         subprocess.run(["umount", "--lazy", str(_LXCFS)], check=False, capture_output=True)
+    _LXCFS_PID.unlink(missing_ok=True)
 
 
-def _lxcfs_in_use() -> bool:
-    for path in Path("/proc").glob("[0-9]*/mounts"):
+def _another_server() -> bool:
+    """Whether any LXD or Incus runs on this machine: its containers need what all share, lxcfs and raised limits."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
         with suppress(OSError):
-            if any(line.startswith("lxcfs /proc/") for line in path.read_text().splitlines()):
+            if path.read_text().strip() in ("lxd", "incusd"):
                 return True
     return False

@@ -1,0 +1,186 @@
+"""LXD on this machine: found, installed, started, ended, and gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot import local_lxd
+from bot.lxd import LxdUnavailable
+from bot.lxd_gateway import LxdGateway
+
+
+@pytest.fixture(autouse=True)
+def _nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LXD_DIR", raising=False)
+    monkeypatch.delenv("LXD_SOCKET", raising=False)
+
+
+@pytest.fixture
+def _no_system_lxd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_lxd, "_SYSTEM_SOCKETS", ())
+
+
+@pytest.mark.usefixtures("_no_system_lxd")
+class TestWhereNoneCanRun:
+    def test_none_is_found_where_none_is(self, tmp_path: Path) -> None:
+        assert local_lxd.find(tmp_path) is None
+
+    def test_it_is_said_that_root_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        with pytest.raises(LxdUnavailable, match=r"only root can start one; try `make up LXD=simulated`"):
+            local_lxd.up(tmp_path, print)
+
+    def test_it_is_said_that_a_group_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "unix.socket").touch()
+        monkeypatch.setattr(local_lxd, "_SYSTEM_SOCKETS", (str(tmp_path / "unix.socket"),))
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(LxdUnavailable, match="join its group"):
+            local_lxd.up(tmp_path, print)
+
+    def test_it_is_said_that_linux_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        with pytest.raises(LxdUnavailable, match="Linux only"):
+            local_lxd.up(tmp_path, print)
+
+    def test_it_is_said_that_namespaces_are_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "unshare").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "unshare").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        with pytest.raises(LxdUnavailable, match="no namespaces"):
+            local_lxd.up(tmp_path, print)
+
+
+@pytest.mark.usefixtures("_no_system_lxd")
+class TestInstalling:
+    @pytest.fixture
+    def apt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A machine with nothing but an apt-get, which writes down what it was asked."""
+        fails = f"if [ -e {tmp_path}/fails ]; then echo no network >&2; exit 1; fi"
+        script = f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{fails}\n'
+        (tmp_path / "apt-get").write_text(script)
+        (tmp_path / "apt-get").chmod(0o755)
+        monkeypatch.setattr(local_lxd, "_PATH", str(tmp_path))
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setattr(shutil, "which", _only_in(tmp_path))
+        return tmp_path
+
+    def test_the_firewall_comes_before_the_daemon(self, apt: Path) -> None:
+        told: list[str] = []
+        local_lxd._install(told.append)
+        update, tools, lxd = (apt / "asked").read_text().splitlines()
+        assert update.endswith("update")
+        assert "nftables" in tools
+        assert "lxd" not in tools.split()
+        assert lxd.endswith("install lxd")
+        assert told == ["installing nftables, dnsmasq-base, btrfs-progs, debootstrap, lxd"]
+
+    def test_a_failure_names_its_reason(self, apt: Path) -> None:
+        (apt / "fails").touch()
+        with pytest.raises(LxdUnavailable, match=r"`apt-get .* update` failed \(no network\)\."):
+            local_lxd._install(print)
+
+    def test_another_distribution_is_told_to_install_it(self, apt: Path) -> None:
+        (apt / "apt-get").unlink()
+        with pytest.raises(LxdUnavailable, match="neither Debian nor Ubuntu"):
+            local_lxd._install(print)
+
+
+def _only_in(folder: Path) -> object:
+    def which(program: str, path: str | None = None) -> str | None:
+        return str(folder / program) if (folder / program).exists() else None
+
+    return which
+
+
+@pytest.mark.usefixtures("_no_system_lxd")
+class TestOwnDaemon:
+    @pytest.fixture
+    def state(self, tmp_path: Path) -> Iterator[Path]:
+        """A state folder where a daemon may be started; it is removed in any case."""
+        if os.environ.get("REQUIRE_LXD") != "1" and (shutil.which("lxd") is None or os.geteuid() != 0):
+            pytest.skip("NO REAL LXD: it is not installed, or this is not root")
+        yield tmp_path
+        _remove(tmp_path)
+
+    def test_it_is_started_once_and_found_from_then_on(self, state: Path) -> None:
+        told: list[str] = []
+        first = local_lxd.up(state, told.append)
+        assert first.own
+        assert "starting LXD" in told
+        told.clear()
+        assert local_lxd.up(state, told.append) == first == local_lxd.find(state)
+        assert told == []
+
+    def test_it_ends_and_starts_again_with_what_was_in_it(self, state: Path) -> None:
+        lxd = _prepared(state)
+        assert local_lxd.stop(state)
+        assert local_lxd.find(state) is None
+        assert not local_lxd.stop(state)
+        local_lxd.up(state, print)
+        assert lxd.instance("tenant").running
+
+    def test_tenants_go_on_when_the_daemon_is_killed(self, state: Path) -> None:
+        lxd = _prepared(state)
+        before = lxd.execute("tenant", ["cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat"]).stdout
+        pid = local_lxd._pid(local_lxd._folder(state))
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        local_lxd.up(state, print)
+        after = lxd.execute("tenant", ["cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat"]).stdout
+        # The same first process, by the moment of its start (field 22).
+        assert before.split()[22] == after.split()[22]
+
+    @pytest.mark.parametrize("ended_first", [False, True])
+    def test_it_goes_without_a_trace(self, state: Path, ended_first: bool) -> None:
+        folder = local_lxd._folder(state)
+        lxd = _prepared(state)
+        lxd.update("tenant", {"security.protection.delete": "true"})
+        if ended_first:
+            local_lxd.stop(state)
+        _remove(state)
+        assert not list(folder.parent.glob(f"{folder.name}*"))
+        assert str(folder) not in Path("/proc/self/mounts").read_text()
+        assert local_lxd._processes(folder) == []
+        assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
+        loops = subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True).stdout
+        assert str(folder) not in loops
+        rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+        assert _tag(state) not in rules
+
+    def test_removing_what_is_not_there_does_no_harm(self, state: Path) -> None:
+        _remove(state)
+
+
+def _tag(state: Path) -> str:
+    """What tells the daemons of tests apart that run side by side: also their bridges and projects."""
+    return local_lxd._folder(state).name.removeprefix("lxd-")
+
+
+def _remove(state: Path) -> None:
+    tag = _tag(state)
+    local_lxd.remove(state, project=tag, pool=tag, network=f"mops{tag}", profile=tag)
+
+
+def _prepared(state: Path) -> LxdGateway:
+    """A server with the bot's project, and a tenant that runs."""
+    tag = _tag(state)
+    socket = local_lxd.up(state, print).socket
+    lxd = LxdGateway(socket, project=tag, pool=tag, network=f"mops{tag}", profile=tag)
+    lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet=f"10.73.{int(tag[:2], 16)}.1/24")
+    script = Path(__file__).parents[1] / "support" / "tiny_image.sh"
+    subprocess.run([str(script), str(state / "tiny.tar.gz")], check=True)
+    lxd.import_image(str(state / "tiny.tar.gz"), "tiny", {})
+    lxd.create("tenant", "tiny", config={}, devices={})
+    lxd.start("tenant")
+    return lxd
