@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 MARK = "mautic_operation"
 
 
+GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
+NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
+
+
 class Announcer:
     """Brings every operation's card and thread up to date, and answers people. One thread posts, in order."""
 
@@ -27,9 +31,11 @@ class Announcer:
         self.operations = operations
         self.renderer = renderer
         self.settings = settings
+        self._since = operations.clock()
+        self._uncertain: set[int] = set()
+        self._waiting: dict[int, tuple[float, float]] = {}
         self._wake = threading.Event()
         self._stop = False
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
     def start(self) -> None:
@@ -47,74 +53,90 @@ class Announcer:
         self._thread.join(5)
 
     def _run(self) -> None:
-        pause = 1.0
-        while True:
-            self._wake.wait(30)
+        while not self._stop:
+            self._wake.wait(1 if self._waiting else 30)
             self._wake.clear()
             try:
                 self.catch_up()
-                pause = 1.0
             except Exception as error:
-                # Slack is down or limits us: what is unsaid is in the database, so wait and go on.
                 log.warning("cannot announce: %s", error)
-                self._wake.set()
-                if self._stop:
-                    return
-                time.sleep(pause)
-                pause = min(pause * 2, 30)
-            if self._stop:
-                return
+                time.sleep(0.2)
 
     def catch_up(self) -> None:
-        """Post and update all that is behind. Raises what Slack or the network raises."""
+        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else."""
         where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
-        failure: Exception | None = None
         for operation in self.operations.select(where):
+            due, pause = self._waiting.get(operation.id, (0.0, 1.0))
+            if time.monotonic() < due:
+                continue
             try:
                 self._announce(operation)
+                self._waiting.pop(operation.id, None)
             except Exception as error:
-                # One channel that refuses must not hold up the others.
-                failure = error
-        if failure:
-            raise failure
+                log.warning("cannot announce operation %s: %s", operation.id, error)
+                self._waiting[operation.id] = (time.monotonic() + pause, min(2 * pause, 300.0))
 
     def _announce(self, operation: Operation) -> None:
-        ts = operation.message_ts
+        channel, ts = operation.channel, operation.message_ts
         if operation.announced < operation.revision:
-            card = self.card(operation).arguments()
-            if not ts and operation.announced == 0:
-                ts = self._posted_before_a_crash(operation)
-            if ts:
-                self.client.chat_update(channel=operation.channel, ts=ts, **card)
-            else:
-                ts = self._post(operation, card)
+            channel, ts = self._show(operation, self.card(operation).arguments())
             with self.operations.database.transaction() as transaction:
                 transaction.execute(
-                    "UPDATE operations SET message_ts = ?, announced = ? WHERE id = ?",
-                    (ts, operation.revision, operation.id),
+                    "UPDATE operations SET channel = ?, message_ts = ?, announced = ? WHERE id = ?",
+                    (channel, ts, operation.revision, operation.id),
                 )
         for note in self.operations.database.read(
             "SELECT id, text FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id", operation.id
         ):
             message = self.renderer.say(note["text"]).arguments()
-            self.client.chat_postMessage(channel=operation.channel, thread_ts=ts, **message)
+            self.client.chat_postMessage(channel=channel, thread_ts=ts, **message)
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
 
-    def _post(self, operation: Operation, card: dict[str, Any]) -> str:
+    def _show(self, operation: Operation, card: dict[str, Any]) -> tuple[str, str]:
+        """Update the card, or post it where there is none (any more); return its channel and ts."""
+        ts = operation.message_ts or self._posted_before_a_crash(operation)
+        if ts:
+            try:
+                self.client.chat_update(channel=operation.channel, ts=ts, **card)
+                return operation.channel, ts
+            except SlackApiError as error:
+                if error.response.get("error") not in GONE | NO_ENTRY:
+                    raise
+        self._uncertain.add(operation.id)
+        try:
+            posted = self._post(operation, operation.channel, card)
+        except SlackApiError as error:
+            if error.response.get("error") not in NO_ENTRY:
+                raise
+            # The channel is closed to us: who asked must hear of it all the same.
+            posted = self._post(operation, self._direct(operation.requester), card)
+        self._uncertain.discard(operation.id)
+        return posted
+
+    def _post(self, operation: Operation, channel: str, card: dict[str, Any]) -> tuple[str, str]:
         metadata = {"event_type": MARK, "event_payload": {"id": str(operation.id)}}
-        return str(self.client.chat_postMessage(channel=operation.channel, metadata=metadata, **card)["ts"])
+        posted = self.client.chat_postMessage(channel=channel, metadata=metadata, **card)
+        return channel, str(posted["ts"])
+
+    def _direct(self, user: str) -> str:
+        """Return the channel of direct messages with a person."""
+        return str(self.client.conversations_open(users=user)["channel"]["id"])
 
     def _posted_before_a_crash(self, operation: Operation) -> str:
-        """Find a card that was posted by a bot that died before it could write down where."""
-        if time.time() - operation.created < 2:
+        """Find a card that was posted, but of which a crash or a lost answer took the place it stands at."""
+        if operation.created >= self._since and operation.id not in self._uncertain:
             return ""
-        history = self.client.conversations_history(
-            channel=operation.channel,
-            oldest=str(operation.created - 60),
-            limit=200,
-            include_all_metadata=True,
-        )
+        try:
+            history = self.client.conversations_history(
+                channel=operation.channel,
+                oldest=str(operation.created - 60),
+                limit=200,
+                include_all_metadata=True,
+            )
+        except SlackApiError as error:
+            log.info("cannot look for the card of operation %s: %s", operation.id, error.response.get("error"))
+            return ""
         for message in history["messages"]:
             metadata = message.get("metadata") or {}
             if metadata.get("event_type") == MARK and metadata["event_payload"].get("id") == str(operation.id):
@@ -146,24 +168,28 @@ class Announcer:
             given=len(operation.decisions),
         )
 
-    def answer(self, user: str, channel: str, response_url: str, message: Message) -> None:
-        """Answer one person, seen by them alone: by the response_url, or where that is over, as an ephemeral."""
+    def answer(self, user: str, channel: str, response_url: str, message: Message, thread_ts: str = "") -> None:
+        """Answer one person, seen by them alone: by the response_url, as an ephemeral, or at last directly."""
         if response_url:
-            answered = WebhookClient(response_url).send_dict({"response_type": "ephemeral", **message.arguments()})
-            if answered.status_code == 200:
-                return
+            try:
+                answered = WebhookClient(response_url).send_dict({"response_type": "ephemeral", **message.arguments()})
+                if answered.status_code == 200:
+                    return
+            except OSError as error:
+                log.info("a response_url does not answer: %s", error)
         try:
-            self.client.chat_postEphemeral(channel=channel, user=user, **message.arguments())
+            self.client.chat_postEphemeral(
+                channel=channel, user=user, thread_ts=thread_ts or None, **message.arguments()
+            )
         except SlackApiError as error:
-            log.warning("cannot answer %s in %s: %s", user, channel, error.response.get("error"))
-
-    def answer_in_thread(self, user: str, channel: str, thread_ts: str, message: Message) -> None:
-        """Answer one person in a thread, seen by them alone."""
-        self.client.chat_postEphemeral(channel=channel, user=user, thread_ts=thread_ts, **message.arguments())
+            log.info("cannot answer %s in %s: %s", user, channel, error.response.get("error"))
+            self.client.chat_postMessage(channel=self._direct(user), **message.arguments())
 
     def open_modal(self, trigger_id: str, modal: Modal) -> None:
-        """Show a modal; the trigger lives 3 s from the click."""
-        self.client.views_open(trigger_id=trigger_id, view=modal.view)
+        """Show a modal; the trigger lives 3 s from the click. What is filled in later is made once it stands open."""
+        opened = self.client.views_open(trigger_id=trigger_id, view=modal.view)
+        if modal.fill is not None:
+            self.client.views_update(view_id=opened["view"]["id"], view=modal.fill())
 
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""

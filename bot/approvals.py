@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 from bot import audit
+from bot.messages import clip, line
 from bot.operations import SYSTEM, Operation, Operations
 from bot.plan import Refused
 from bot.settings import Policy, Settings
 
 Verdict = Literal["approve", "deny"]
+REASON = 500
+"""Characters of a reason that are kept."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,41 @@ class Approvals:
                 f"`/mautic cancel {number}` withdraws it."
             )
         if verdict == "deny":
-            return self._write(operation, actor, "deny", reason, via, policy, "")
+            reason = re.sub(r"^because\b[\s,:]*", "", " ".join(reason.split()), flags=re.I)[:REASON]
+            return self._write(operation, actor, "deny", reason, via, policy)
         if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.tenant:
             raise Refused(
                 f"To approve operation {number}, type the tenant's name with it: `approve {operation.tenant}` in its "
                 f"thread, or `/mautic approve {number} {operation.tenant}`."
             )
-        return self._write(operation, actor, "approve", reason, via, policy, self.check(operation))
+        try:
+            fingerprint = self.check(operation)
+        except Refused as error:
+            self._drifted(operation, actor, str(error))
+        if fingerprint != operation.fingerprint:
+            self._drifted(operation, actor, "What it would do is no longer what was asked for.")
+        return self._write(operation, actor, "approve", reason, via, policy)
+
+    def _drifted(self, operation: Operation, actor: Actor, why: str) -> NoReturn:
+        """The world has changed since the request: cancel it, and tell those who asked and decided."""
+        with self.operations.database.transaction() as transaction:
+            moved = self.operations.move(
+                transaction,
+                operation,
+                "cancelled",
+                event="operation.drifted",
+                actor=actor.id,
+                expect=("awaiting_approval",),
+                detail={"why": why},
+                note=f":twisted_rightwards_arrows: <@{operation.requester}>, this was cancelled at its approval, as "
+                f"things have changed since it was asked for: {line(why)} Ask again.",
+                outcome=why,
+                finished=self.operations.clock(),
+            )
+        if not moved:
+            raise Refused(f"Operation {operation.id} {_decided(self.operations.get(operation.id))}.")
+        self.operations.changed()
+        raise Refused(f"Things have changed since operation {operation.id} was asked for, so it was cancelled: {why}")
 
     def _refuse_unless_pending(self, operation: Operation, actor: Actor, verdict: Verdict) -> None:
         if operation.state != "awaiting_approval":
@@ -78,28 +110,8 @@ class Approvals:
         reason: str,
         via: str,
         policy: Policy,
-        fingerprint: str,
     ) -> Operation:
         now = self.operations.clock()
-        if verdict == "approve" and fingerprint != operation.fingerprint:
-            with self.operations.database.transaction() as transaction:
-                self.operations.move(
-                    transaction,
-                    operation,
-                    "cancelled",
-                    event="operation.drifted",
-                    actor=actor.id,
-                    expect=("awaiting_approval",),
-                    note=":twisted_rightwards_arrows: What this would do has changed since it was asked for, so it "
-                    "was cancelled; ask again.",
-                    outcome="The plan changed before it was approved.",
-                    finished=now,
-                )
-            self.operations.changed()
-            raise Refused(
-                f"What operation {operation.id} would do has changed since it was asked for, so it was cancelled; "
-                "ask again."
-            )
         detail = {"reason": reason, "via": via}
         with self.operations.database.transaction() as transaction:
             # Within the write lock nobody else decides: what is read here holds until the commit.
@@ -113,7 +125,7 @@ class Approvals:
                     (operation.id,),
                 ).fetchone()[0]
                 if verdict == "deny":
-                    because = f" because: {reason}" if reason else ""
+                    because = f" because: {clip(line(reason), 2000)}" if reason else ""
                     self.operations.move(
                         transaction,
                         operation,
@@ -122,8 +134,9 @@ class Approvals:
                         actor=actor.id,
                         expect=("awaiting_approval",),
                         detail=detail,
-                        note=f":no_entry: <@{actor.id}> denied it{because}. <@{operation.requester}>, nothing was done.",
-                        outcome=f"Denied{because}",
+                        note=f":no_entry: <@{actor.id}> denied it{because}. "
+                        f"<@{operation.requester}>, nothing was done.",
+                        outcome=f"Denied because: {reason}" if reason else "Denied",
                         finished=now,
                     )
                 elif given >= policy.approvals:

@@ -49,11 +49,13 @@ def record(transaction: sqlite3.Connection, event: Event, at: float) -> str:
     return digest
 
 
-def verify(database: Database) -> Verdict:
+def verify(database: Database, head: str = "") -> Verdict:
     """Walk the whole chain. Finds a changed, removed (but for the tail), inserted or reordered row.
 
-    A removed tail shows only against a head kept elsewhere: the digest posts the head to Slack every day.
+    A removed tail, or a chain that was computed anew, shows only against a `head` kept elsewhere: the hash (or its
+    beginning) that verify gave at an earlier time, which must still be in the chain.
     """
+    met = not head
     expected, previous, seq = 1, GENESIS, 0
     for seq, row in _rows(database):
         if seq != expected:
@@ -63,6 +65,9 @@ def verify(database: Database) -> Verdict:
         if _digest(row[:-1]) != row[-1]:
             return Verdict(expected - 1, seq, previous, f"row {seq} was changed")
         previous, expected = str(row[-1]), expected + 1
+        met = met or previous.startswith(head)
+    if not met:
+        return Verdict(seq, expected, previous, f"the head {head[:16]} kept elsewhere is no longer in it")
     return Verdict(seq, 0, previous)
 
 

@@ -29,7 +29,8 @@ def m001_begin(db: sqlite_utils.Database) -> None:
           fingerprint TEXT NOT NULL, request_key TEXT NOT NULL UNIQUE, attempts INTEGER NOT NULL DEFAULT 0,
           created REAL NOT NULL, expires REAL NOT NULL, started REAL, finished REAL,
           outcome TEXT NOT NULL DEFAULT '', error_id TEXT NOT NULL DEFAULT '',
-          message_ts TEXT NOT NULL DEFAULT '', revision INTEGER NOT NULL DEFAULT 1, announced INTEGER NOT NULL DEFAULT 0);
+          message_ts TEXT NOT NULL DEFAULT '', revision INTEGER NOT NULL DEFAULT 1,
+          announced INTEGER NOT NULL DEFAULT 0);
         CREATE UNIQUE INDEX one_open_operation ON operations(tenant)
           WHERE tenant <> '' AND state IN ('awaiting_approval', 'queued', 'running', 'needs_attention');
         CREATE INDEX operations_by_state ON operations(state);
@@ -41,8 +42,8 @@ def m001_begin(db: sqlite_utils.Database) -> None:
           operation INTEGER NOT NULL REFERENCES operations(id), actor TEXT NOT NULL, verdict TEXT NOT NULL,
           reason TEXT NOT NULL, via TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (operation, actor));
         CREATE TABLE notes (
-          id INTEGER PRIMARY KEY AUTOINCREMENT, operation INTEGER NOT NULL REFERENCES operations(id), text TEXT NOT NULL,
-          posted REAL);
+          id INTEGER PRIMARY KEY AUTOINCREMENT, operation INTEGER NOT NULL REFERENCES operations(id),
+          text TEXT NOT NULL, posted REAL);
         CREATE INDEX notes_to_post ON notes(operation) WHERE posted IS NULL;
         CREATE TABLE inbox (
           id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, payload TEXT NOT NULL,
@@ -63,6 +64,20 @@ def m001_begin(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m002_undo_and_inserts(db: sqlite_utils.Database) -> None:
+    """Who asked for an operation to be taken back; no row of the audit log replaced or put in by INSERT either."""
+    db.executescript(
+        """
+        ALTER TABLE operations ADD COLUMN undo_by TEXT NOT NULL DEFAULT '';
+        CREATE TRIGGER audit_is_append_only_insert BEFORE INSERT ON audit
+          WHEN NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM audit)
+            OR EXISTS (SELECT 1 FROM audit WHERE hash = NEW.hash)
+          BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 
@@ -71,6 +86,8 @@ class Database:
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
+        self._writing = threading.RLock()
         connection = self._connection()
         connection.execute("PRAGMA journal_mode=WAL")
         migrations.apply(sqlite_utils.Database(connection))
@@ -92,16 +109,17 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception."""
-        connection = self._connection()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+            with self._writing:
+                connection = self._connection()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
         except sqlite3.OperationalError as error:
             raise DatabaseUnavailable(
                 f"The bot's own database could not be written ({error}), so nothing was done; try again in a minute."

@@ -12,17 +12,22 @@ from typing import Any
 from bot import audit
 from bot.announcer import Announcer
 from bot.approvals import Actor
-from bot.messages import Message, Modal, escape, modal, section, text_input
+from bot.messages import Message, Modal, escape, modal, section, text_input, told
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused
-from bot.registry import Command, Context, call
+from bot.registry import Command, Context, call, plain
 from bot.runner import Runner, explain
 
 log = logging.getLogger(__name__)
 REPLY = re.compile(
-    r"\s*(?:<@[A-Z0-9]+>\s*)?(?P<word>approve|approved|deny|denied|cancel)\b[\s,:]*(?P<rest>.*?)\s*\Z", re.I | re.S
+    r"\s*(?:<@[A-Z0-9]+>\s*)?"
+    r"(?:(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]?"
+    r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*?)"
+    r"|(?P<cancel>cancel)[.!]?)\s*\Z",
+    re.I | re.S,
 )
+"""An exact grammar: `approve if it rains` is not an approval."""
 
 
 class Invocations:
@@ -50,7 +55,7 @@ class Invocations:
                 self._record_refusal(kind, payload, why, identity)
             except Exception:
                 log.exception("the refusal could not be recorded: %s", why)
-            self._answer(payload, self.context.renderer.say(f":warning: {why}"))
+            self._answer(payload, self.context.renderer.say(f":warning: {told(why, json.dumps(payload))}"))
 
     def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
         event = audit.Event(
@@ -69,10 +74,13 @@ class Invocations:
 
     def _answer(self, payload: dict[str, Any], message: Message) -> None:
         try:
-            if payload.get("thread_ts") and not payload.get("response_url"):
-                self.announcer.answer_in_thread(payload["user"], payload["channel"], payload["thread_ts"], message)
-            else:
-                self.announcer.answer(payload["user"], payload["channel"], payload.get("response_url", ""), message)
+            self.announcer.answer(
+                payload["user"],
+                payload["channel"],
+                payload.get("response_url", ""),
+                message,
+                payload.get("thread_ts", ""),
+            )
         except Exception as error:
             log.warning("cannot answer %s: %s", payload["user"], error)
 
@@ -88,15 +96,20 @@ class Invocations:
     def _invoke(
         self, key: str, payload: dict[str, Any], actor: Actor, command: Command, arguments: dict[str, Any]
     ) -> None:
+        if self.context.operations.requested(key):
+            # Delivered again after a crash: the card tells the rest.
+            return
         context = replace(self.context, actor=actor, channel=payload["channel"])
         if command.kind == "operation":
             context.approvals.refuse_to_ask(command.name, actor)
         result = call(command, context, arguments)
         if isinstance(result, Modal):
-            view = result.view | {
-                "private_metadata": json.dumps({"channel": payload["channel"], "command": command.name})
-            }
-            self.announcer.open_modal(payload["trigger_id"], Modal(view))
+            if "trigger_id" not in payload:
+                raise Refused(f"Something is missing. Usage: `/mautic {command.usage}`")
+            metadata = json.dumps({"channel": payload["channel"], "command": command.name})
+            self.announcer.open_modal(
+                payload["trigger_id"], replace(result, view=result.view | {"private_metadata": metadata})
+            )
         elif isinstance(result, Plan):
             policy = context.settings.policy(command.name)
             context.operations.refuse_if_busy(result.tenant)
@@ -130,7 +143,7 @@ class Invocations:
             if action == "retry":
                 self.context.operations.retry(operation, actor.id)
             else:
-                self.runner.undo(operation, actor.id)
+                self.context.operations.undo(operation, actor.id)
 
     def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
         policy = self.context.settings.policy(operation.command)
@@ -159,18 +172,19 @@ class Invocations:
         if not found or not words:
             if payload.get("mention"):
                 raise Refused(
-                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; elsewhere `/mautic help`."
+                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; "
+                    "elsewhere `/mautic help`."
                 )
             return
         actor = self._actor(payload, fresh=True)
-        word, rest = words["word"].lower(), words["rest"]
-        if word == "cancel":
+        if words["cancel"]:
             self.context.approvals.cancel(found[0].id, actor)
-        elif word.startswith("approve"):
-            self._decide(found[0], actor, "approve", typed=rest, via="reply")
+        elif words["deny"]:
+            self._decide(found[0], actor, "deny", reason=plain(words["reason"]), via="reply")
+        elif words["typed"] and words["typed"].lower() != found[0].tenant:
+            raise Refused(f"To approve, reply `approve` or `approve {found[0].tenant}`, and nothing else.")
         else:
-            reason = re.sub(r"^because[\s,:]*", "", rest, flags=re.I)
-            self._decide(found[0], actor, "deny", reason=reason, via="reply")
+            self._decide(found[0], actor, "approve", typed=words["typed"] or "", via="reply")
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
         """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
@@ -183,14 +197,9 @@ class Invocations:
         words = [command.name]
         for name, value in payload["values"].items():
             if value:
-                words += [_quoted(value)] if name == "tenant" else [f"--{name}={_quoted(value)}"]
-        parsed, arguments = self.context.registry.parse(" ".join(words))
+                words.append(value if name == "tenant" else f"--{name}={value}")
+        parsed, arguments = self.context.registry.bind(words)
         self._invoke(key, payload, actor, parsed, arguments)
-
-
-def _quoted(value: str) -> str:
-    """Quote a form's value for the command line; its own quotes become typographic ones."""
-    return '"' + value.replace("\\", "/").replace('"', "\N{DOUBLE PRIME}") + '"'
 
 
 def _name_modal(operation: Operation, channel: str) -> Modal:

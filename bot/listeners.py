@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from slack_bolt import Ack, App
+from slack_bolt import Ack, App, BoltContext
 from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 from slack_sdk import WebClient
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler, ServerErrorRetryHandler
@@ -93,15 +93,16 @@ def make_app(
         _write_down(inbox, ack, "submission", f"{view['id']}:{view.get('hash', '')}", payload)
 
     @app.event("message")
-    def message(body: dict[str, Any], event: dict[str, Any]) -> None:
+    def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
         # Edits, joins, broadcast copies and bots carry a subtype or a bot_id; only people's own words count.
         if event.get("subtype") or event.get("bot_id") or not event.get("thread_ts"):
             return
-        inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=False))
+        # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is to say.
+        mentioned = f"<@{context.bot_user_id}>" in event.get("text", "")
+        inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=mentioned))
 
     @app.event("app_mention")
     def mention(body: dict[str, Any], event: dict[str, Any]) -> None:
-        # The same words also arrive as a message event, under the same key: whichever comes first is done.
         if not event.get("bot_id"):
             key = f"{event['channel']}:{event['ts']}"
             inbox.put("reply", key if event.get("thread_ts") else f"mention:{key}", _reply(body, event, mention=True))

@@ -7,7 +7,7 @@ and an empty line between sections. Everything put into it is escaped; `Mrkdwn` 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,8 +43,19 @@ def code(text: object) -> Mrkdwn:
 
 def line(text: object) -> Mrkdwn:
     """Put a person's words on one line, with no mark that formats or begins a block."""
-    words = " ".join(str(text).split())
-    return escape(re.sub(r"[*_~`]", "\N{ZERO WIDTH SPACE}\\g<0>", words))
+    words = escape(" ".join(str(text).split()))
+    return Mrkdwn(re.sub(r"[*_~`]", "\N{ZERO WIDTH SPACE}\\g<0>", words))
+
+
+def told(why: str, typed: str) -> Mrkdwn:
+    """Show a sentence for a person that may quote what they typed: only mentions that are not from there come alive."""
+    return Mrkdwn(
+        re.sub(
+            r"&lt;@([UW][A-Z0-9]+)&gt;",
+            lambda m: m[0] if m[1] in typed else f"<@{m[1]}>",
+            escape(" ".join(why.split())),
+        )
+    )
 
 
 def person(user: str) -> Mrkdwn:
@@ -95,9 +106,13 @@ class Message:
 
 @dataclass(frozen=True)
 class Modal:
-    """A view for views.open; who answers a command with it is shown it."""
+    """A view for views.open; who answers a command with it is shown it.
+
+    `fill` makes the view that then takes its place: what can be shown once is taken out only when it can be seen.
+    """
 
     view: dict[str, Any]
+    fill: Callable[[], dict[str, Any]] | None = None
 
 
 class Renderer:
@@ -159,8 +174,10 @@ class Renderer:
 
 
 def _text_of(block: Block) -> str:
+    """Return what a block says, as mrkdwn."""
     text = block.get("text") or (block.get("elements") or [{}])[0]
-    return str(text.get("text", "")) if isinstance(text, dict) else ""
+    said = str(text.get("text", ""))
+    return escape(said) if text.get("type") == "plain_text" else said
 
 
 def _blocks(words: str) -> list[Block]:

@@ -75,6 +75,7 @@ class Operation:
     finished: float | None
     outcome: str
     error_id: str
+    undo_by: str
     message_ts: str
     revision: int
     announced: int
@@ -116,7 +117,7 @@ class Operations:
             row["id"],
         )
         decisions = self.database.read(
-            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at", row["id"]
+            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at, rowid", row["id"]
         )
         fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
         return Operation(
@@ -128,6 +129,10 @@ class Operations:
                 "decisions": tuple(Decision(*decision) for decision in decisions),
             }
         )
+
+    def requested(self, request_key: str) -> bool:
+        """Whether a delivery has made its operation already."""
+        return bool(self.database.read("SELECT 1 FROM operations WHERE request_key = ?", request_key))
 
     def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
         """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
@@ -290,6 +295,7 @@ class Operations:
         note: str = "",
         error_id: str = "",
         event: str = "",
+        actor: str = SYSTEM,
     ) -> None:
         """End a running operation: its outcome (a sentence), and what the thread is told."""
         with self.database.transaction() as transaction:
@@ -298,38 +304,63 @@ class Operations:
                 operation,
                 state,
                 event=event or f"operation.{state}",
+                actor=actor,
                 expect=("running",),
                 detail={"outcome": outcome, "error_id": error_id} if error_id else {"outcome": outcome},
                 note=note,
                 outcome=outcome,
                 error_id=error_id,
+                undo_by="",
                 finished=self.clock(),
             )
         self.changed()
 
     def retry(self, operation: Operation, actor: str) -> None:
-        """Queue a failed operation again under the approval that it has; its steps begin anew."""
-        self.refuse_if_busy(operation.tenant, but=operation.id)
+        """Queue a failed operation again under the approval that it has; its steps begin anew. Raises TenantBusy."""
+        try:
+            with self.database.transaction() as transaction:
+                moved = self.move(
+                    transaction,
+                    operation,
+                    "queued",
+                    event="operation.retried",
+                    actor=actor,
+                    expect=("failed", "needs_attention"),
+                    note=f":arrows_counterclockwise: <@{actor}> tries it again.",
+                    attempts=0,
+                    outcome="",
+                    error_id="",
+                    started=None,
+                    finished=None,
+                )
+                if not moved:
+                    raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+                transaction.execute(
+                    "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?",
+                    (operation.id,),
+                )
+        except sqlite3.IntegrityError as error:
+            self.refuse_if_busy(operation.tenant, but=operation.id)
+            raise TenantBusy(f"`{operation.tenant}` was just taken by another request; try again.") from error
+        self.changed()
+
+    def undo(self, operation: Operation, actor: str) -> None:
+        """Queue an operation that needs attention to be taken back; what a retry or another undo won is refused."""
         with self.database.transaction() as transaction:
             moved = self.move(
                 transaction,
                 operation,
                 "queued",
-                event="operation.retried",
+                event="operation.undo_asked",
                 actor=actor,
-                expect=("failed", "needs_attention"),
-                note=f":arrows_counterclockwise: <@{actor}> tries it again.",
+                expect=("needs_attention",),
                 attempts=0,
-                outcome="",
-                error_id="",
+                undo_by=actor,
                 finished=None,
             )
-            if not moved:
-                raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
-            transaction.execute(
-                "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?",
-                (operation.id,),
-            )
+        if not moved:
+            now = self.get(operation.id).state.replace("_", " ")
+            raise Refused(f"Operation {operation.id} is {now}; there is nothing to undo.")
         self.changed()
 
     def recover(self) -> list[Operation]:
@@ -347,6 +378,7 @@ class Operations:
                         expect=("running",),
                         note=":rotating_light: The bot was cut off in this operation too often; a person has to look.",
                         outcome=f"It was cut off {operation.attempts} times.",
+                        undo_by="",
                     )
                 else:
                     self.move(transaction, operation, "queued", event="operation.requeued", expect=("running",))

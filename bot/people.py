@@ -15,6 +15,8 @@ from bot.settings import Settings
 
 MEMORY = 60.0
 """Seconds that an answer of Slack's is good for, where nobody decides on it."""
+NO_GROUPS = frozenset({"plan_upgrade_required", "no_such_subteam", "missing_scope"})
+"""What a plan without user groups answers: then the configuration's user ids are all there is."""
 
 
 class People:
@@ -25,11 +27,12 @@ class People:
         self.settings = settings
         self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
         self._lock = threading.Lock()
-        self.team = ""
+        self.ours: frozenset[str] = frozenset()
 
     def connect(self) -> None:
-        """Learn our own team (auth.test)."""
-        self.team = str(self.client.auth_test()["team_id"])
+        """Learn our own team, and our own organisation on Enterprise Grid (auth.test)."""
+        known = self.client.auth_test()
+        self.ours = frozenset(str(known[key]) for key in ("team_id", "enterprise_id") if known.get(key))
 
     def forget(self) -> None:
         """Forget what was kept: a user group changed."""
@@ -42,18 +45,34 @@ class People:
             at, answer = self._kept.get(key, (0.0, None))
         if answer is not None and not fresh and time.monotonic() - at < MEMORY:
             return answer
-        answer = self.client.api_call(method, params=arguments).data
+        try:
+            answer = self.client.api_call(method, params=arguments).data
+        except SlackApiError as error:
+            if error.response.get("error") not in NO_GROUPS:
+                raise
+            answer = {"users": [], "usergroups": []}
         with self._lock:
             self._kept[key] = (time.monotonic(), answer)
         return answer
 
     def actor(self, user: str, team: str, channel: str, *, fresh: bool = False) -> Actor:
         """Return who acts, with their roles, or raise Refused when they have no say here."""
-        if team != self.team:
+        try:
+            return self._actor(user, team, channel, fresh)
+        except SlackApiError as error:
+            raise Refused(
+                f"Slack does not tell me who you are just now ({error.response.get('error')}); try again in a minute."
+            ) from error
+        except OSError as error:
+            raise Refused("Slack does not answer me just now, so nothing was done; try again in a minute.") from error
+
+    def _actor(self, user: str, team: str, channel: str, fresh: bool) -> Actor:
+        if team not in self.ours:
             raise Refused("Only members of this workspace's own organisation can do this.")
         profile = self._ask("users.info", user, fresh, user=user)["user"]
         marks = ("deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_stranger")
-        if any(profile.get(mark) for mark in marks) or profile.get("team_id", team) != self.team:
+        homes = {profile.get("team_id"), (profile.get("enterprise_user") or {}).get("enterprise_id")}
+        if any(profile.get(mark) for mark in marks) or not homes & self.ours:
             raise Refused("Guests, bots and people of other organisations cannot do this; ask a full member.")
         if channel and not channel.startswith("D"):
             try:
@@ -74,15 +93,7 @@ class People:
         return frozenset(found)
 
     def _members(self, group: str, fresh: bool) -> list[str]:
-        try:
-            if not group.startswith("S0"):
-                groups = self._ask("usergroups.list", "", False)["usergroups"]
-                group = next((found["id"] for found in groups if found["handle"] == group), "")
-            if not group:
-                return []
-            return list(self._ask("usergroups.users.list", group, fresh, usergroup=group)["users"])
-        except SlackApiError as error:
-            # A free plan has no user groups: the configuration's user ids are all there is.
-            if error.response.get("error") in ("plan_upgrade_required", "no_such_subteam", "missing_scope"):
-                return []
-            raise
+        if not group.startswith("S0"):
+            groups = self._ask("usergroups.list", "", False)["usergroups"]
+            group = next((found["id"] for found in groups if found["handle"] == group), "")
+        return list(self._ask("usergroups.users.list", group, fresh, usergroup=group)["users"]) if group else []

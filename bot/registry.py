@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import ModuleType
@@ -165,9 +165,10 @@ class Registry:
 
         Undoes what Slack and phones do to text: entities, links, curly quotes, and dashes made of `--`.
         """
-        words = split(text)
-        if not words:
-            words = ["help"]
+        return self.bind(split(text) or ["help"])
+
+    def bind(self, words: Sequence[str]) -> tuple[Command, dict[str, Any]]:
+        """Turn a command's name and the words after it into the command and its arguments, or refuse."""
         command = self.command(words[0].lower())
         try:
             _, bound, _ = self._app.parse_args([command.name, *words[1:]], exit_on_error=False, print_error=False)
@@ -208,11 +209,16 @@ def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def split(text: str) -> list[str]:
-    """Split typed text into words, after undoing what Slack and phones do to it."""
+def plain(text: str) -> str:
+    """Undo what Slack does to text: links of its own making, and entities."""
     text = re.sub(r"<(?:https?://|mailto:)[^|>]*\|([^>]*)>", r"\1", text)
     text = re.sub(r"<(https?://[^>]*)>", r"\1", text)
-    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def split(text: str) -> list[str]:
+    """Split typed text into words, after undoing what Slack and phones do to it."""
+    text = plain(text)
     text = text.translate({0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2018: "'", 0x2019: "'", 0x00A0: " "})
     text = re.sub(r"(^|\s)[\u2014\u2013](?=[a-z])", r"\1--", text)
     try:

@@ -14,6 +14,8 @@ from bot.plan import Plan, Refused
 from bot.registry import Context
 
 log = logging.getLogger(__name__)
+FIRST_PAUSE = 0.5
+"""Seconds until a database that could not be written is tried again; twice as long each time, up to 30."""
 
 
 def explain(error: Exception, doing: str) -> tuple[str, str]:
@@ -86,6 +88,23 @@ class Runner:
         return True
 
     def _carry_out(self, operation: Operation) -> None:
+        """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""
+        pause = FIRST_PAUSE
+        while not self._stopping:
+            try:
+                operation = self.operations.get(operation.id)
+                if operation.undo_by:
+                    self._take_back(operation)
+                else:
+                    self._advance(operation)
+                return
+            except DatabaseUnavailable as error:
+                log.warning("operation %s waits for the database: %s", operation.id, error)
+                with self._wake:
+                    self._wake.wait(pause)
+                pause = min(2 * pause, 30.0)
+
+    def _advance(self, operation: Operation) -> None:
         plan: Plan | None = None
         try:
             plan = self.context.registry.plan(self.context, operation)
@@ -103,6 +122,8 @@ class Runner:
                 self.fault(f"ran {position}")
                 self.operations.step_finished(operation, position, note)
                 self.fault(f"recorded {position}")
+        except DatabaseUnavailable:
+            raise
         except Exception as error:
             self._fail(operation, plan, error)
         else:
@@ -126,6 +147,8 @@ class Runner:
         if plan is not None and plan.undo is not None:
             try:
                 plan.undo()
+            except DatabaseUnavailable:
+                raise
             except Exception as trouble:
                 left, _ = explain(trouble, f"undoing operation {operation.id}")
                 self.operations.finish(
@@ -146,24 +169,30 @@ class Runner:
             error_id=identity,
         )
 
-    def undo(self, operation: Operation, actor: str) -> None:
-        """Take back what a failed operation left (its Undo button)."""
-        plan = self.context.registry.plan(self.context, operation)
-        if plan.undo is None:
-            raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
-        plan.undo()
-        with self.operations.database.transaction() as transaction:
-            moved = self.operations.move(
-                transaction,
+    def _take_back(self, operation: Operation) -> None:
+        """Undo what a run left, as its Undo button asked."""
+        try:
+            plan = self.context.registry.plan(self.context, operation)
+            if plan.undo is None:
+                raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
+            plan.undo()
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            why, identity = explain(error, f"undoing operation {operation.id}")
+            self.operations.finish(
+                operation,
+                "needs_attention",
+                outcome=f"It could not be taken back: {why}",
+                note=f":rotating_light: <@{operation.undo_by}>, it could not be taken back; the card above says why.",
+                error_id=identity,
+            )
+        else:
+            self.operations.finish(
                 operation,
                 "cancelled",
                 event="operation.undone",
-                actor=actor,
-                expect=("needs_attention",),
-                note=f":leftwards_arrow_with_hook: <@{actor}> had it taken back.",
+                actor=operation.undo_by,
                 outcome="Taken back",
-                finished=self.operations.clock(),
+                note=f":leftwards_arrow_with_hook: <@{operation.undo_by}> had it taken back.",
             )
-        if not moved:
-            raise Refused(f"Operation {operation.id} is {operation.state.replace('_', ' ')}; there is nothing to undo.")
-        self.operations.changed()

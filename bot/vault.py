@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +22,13 @@ class Vault:
     def __init__(self, database: Database, key_file: Path, clock: Callable[[], float]) -> None:
         self.database = database
         self.clock = clock
-        try:
-            handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
+        if not key_file.exists():
+            # Whole or not at all: a crash in the middle must not leave an empty key.
+            part = key_file.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(Fernet.generate_key())
-        except FileExistsError:
-            pass
+            part.rename(key_file)
         self._fernet = Fernet(key_file.read_bytes())
 
     def ensure(self, operation: int, tenant: str, owner: str, hours: float, **known: str) -> dict[str, str]:
@@ -50,20 +52,8 @@ class Vault:
 
     def reveal(self, tenant: str, actor: str) -> dict[str, str]:
         """Hand the credentials out, once, to their owner, and forget them; or raise Refused."""
-        self.purge()
         with self.database.transaction() as transaction:
-            row = transaction.execute(
-                "SELECT s.operation, s.owner, s.ciphertext FROM secrets s JOIN operations o ON o.id = s.operation"
-                " WHERE s.tenant = ? AND o.state = 'succeeded' ORDER BY s.operation DESC",
-                (tenant,),
-            ).fetchone()
-            if not row:
-                raise Refused(
-                    f"There are no credentials waiting for `{tenant}`: they are shown once, and not kept for long. "
-                    "Mautic's own “forgot password” makes new ones."
-                )
-            if row["owner"] != actor:
-                raise Refused(f"Only <@{row['owner']}>, who asked for `{tenant}`, can see its first credentials.")
+            row = self._waiting(transaction, tenant, actor)
             held = self._open(row["ciphertext"])
             transaction.execute("DELETE FROM secrets WHERE operation = ?", (row["operation"],))
             audit.record(
@@ -72,6 +62,26 @@ class Vault:
                 self.clock(),
             )
         return held
+
+    def refuse_unless_waiting(self, tenant: str, actor: str) -> None:
+        """Raise Refused when reveal() would."""
+        with self.database.transaction() as transaction:
+            self._waiting(transaction, tenant, actor)
+
+    def _waiting(self, transaction: sqlite3.Connection, tenant: str, actor: str) -> sqlite3.Row:
+        row: sqlite3.Row | None = transaction.execute(
+            "SELECT s.operation, s.owner, s.ciphertext FROM secrets s JOIN operations o ON o.id = s.operation"
+            " WHERE s.tenant = ? AND s.expires > ? AND o.state = 'succeeded' ORDER BY s.operation DESC",
+            (tenant, self.clock()),
+        ).fetchone()
+        if row is None:
+            raise Refused(
+                f"There are no credentials waiting for `{tenant}`: they are shown once, and not kept for long. "
+                "Mautic's own “forgot password” makes new ones."
+            )
+        if row["owner"] != actor:
+            raise Refused(f"Only <@{row['owner']}>, who asked for `{tenant}`, can see its first credentials.")
+        return row
 
     def purge(self) -> None:
         """Forget what nobody came for in time."""

@@ -13,15 +13,16 @@ from bot.registry import Context, query
 
 
 @query
-def audit(context: Context, what: Literal["recent", "verify", "export"] = "recent") -> Message:
+def audit(context: Context, what: Literal["recent", "verify", "export"] = "recent", *, head: str = "") -> Message:
     """Show the latest of the audit log, prove that nobody changed it, or export it.
 
-    `verify` walks the chain of hashes; `export` writes the log as JSON lines on the bot's machine.
+    `verify` walks the chain of hashes, and with `--head` sees that a head it gave before is still in the chain;
+    `export` writes the log as JSON lines on the bot's machine.
     """
     if not context.actor.roles & {"operator", "approver"}:
         raise Refused("The audit log is for operators and approvers; `/mautic history` is for everybody.")
     if what == "verify":
-        return context.renderer.message("commands/audit.j2", what=what, verdict=log.verify(context.database))
+        return context.renderer.message("commands/audit.j2", what=what, verdict=log.verify(context.database, head))
     if what == "export":
         path = context.settings.state / f"audit-{int(context.now())}.jsonl"
         with path.open("w") as file:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from bot.messages import Modal, code, modal, section
 from bot.registry import Context, TenantArgument, query
 
@@ -12,15 +15,18 @@ def credentials(context: Context, tenant: TenantArgument) -> Modal:
 
     It opens in a window that only you see; it is never written into a channel, a log or the audit log.
     """
-    known = context.vault.reveal(tenant, context.actor.id)
-    return modal(
-        "credentials",
-        "First credentials",
-        [
-            section(
-                f"*Address:* {known['address']}\n*User:* {code(known['username'])}\n"
-                f"*E-mail:* {code(known['email'])}\n*Password:* {code(known['password'])}"
-            ),
-            section("This is shown *once*. Keep it in your password store, and change it after the first login."),
-        ],
-    )
+    context.vault.refuse_unless_waiting(tenant, context.actor.id)
+
+    def revealed() -> dict[str, Any]:
+        known = context.vault.reveal(tenant, context.actor.id)
+        return _window(
+            f"*Address:* {known['address']}\n*User:* {code(known['username'])}\n"
+            f"*E-mail:* {code(known['email'])}\n*Password:* {code(known['password'])}",
+            "This is shown *once*. Keep it in your password store, and change it after the first login.",
+        ).view
+
+    return replace(_window("One moment …"), fill=revealed)
+
+
+def _window(*texts: str) -> Modal:
+    return modal("credentials", "First credentials", [section(text) for text in texts])

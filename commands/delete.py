@@ -29,7 +29,8 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         stamped = stamps(role="archived", operation=context.operation, archived=int(context.now()))
         instance = context.lxd.instance(name_now())
         if stamp(instance.config, "role") != "archived":
-            context.lxd.update(instance.name, {**stamped, "boot.autostart": "false"})
+            was_running = stamps(was_running=instance.running)
+            context.lxd.update(instance.name, {**stamped, **was_running, "boot.autostart": "false"})
         context.edge.apply()
 
     def stop() -> None:
@@ -38,6 +39,21 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
     def rename() -> None:
         if name_now() == tenant:
             context.lxd.rename(tenant, archived)
+
+    def undo() -> None:
+        """Put it back where it was, and open."""
+        instance = context.lxd.instance(name_now())
+        if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
+            "archived",
+            str(context.operation),
+        ):
+            return
+        if instance.name == archived:
+            context.lxd.rename(archived, tenant)
+        if stamp(instance.config, "was-running") == "1":
+            context.lxd.start(tenant)
+        context.lxd.update(tenant, {**stamps(role="tenant", archived="", was_running=""), "boot.autostart": "true"})
+        context.edge.apply()
 
     return Plan(
         tenant=tenant,
@@ -54,6 +70,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         ),
         reversible="can be undone with `unarchive`",
         seconds=5,
+        undo=undo,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from difflib import get_close_matches
 
 from bot.lxd import Instance, LxdError, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
@@ -35,7 +36,9 @@ def new(
         return _form(context)
     size = context.settings.plans.get(plan)
     if size is None:
-        raise Refused(f"There is no plan “{plan[:40]}”; there is {', '.join(context.settings.plans)}.")
+        near = get_close_matches(plan, context.settings.plans, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(context.settings.plans)}."
+        raise Refused(f"There is no plan “{plan[:40]}”; {hint}")
     if host not in ("", context.fleet.host):
         raise Refused(f"There is no host “{host[:40]}”; there is `{context.fleet.host}`.")
     if len(note) > 200:

@@ -53,6 +53,21 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
             time.sleep(0.1)
         return f"login page in {seen.seconds:.2f} s"
 
+    def undo() -> None:
+        """Put it back into the archive."""
+        try:
+            instance = context.lxd.instance(tenant)
+        except NotFound:
+            return
+        if stamp(instance.config, "role") != "archived":
+            if stamp(instance.config, "operation") != str(context.operation):
+                return
+            stamped = stamps(role="archived", archived=int(context.now()))
+            context.lxd.update(tenant, {**stamped, "boot.autostart": "false"})
+        context.edge.apply()
+        context.lxd.stop(tenant, timeout=60)
+        context.lxd.rename(tenant, archived)
+
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
@@ -66,4 +81,5 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         ),
         reversible="can be undone with `delete`",
         seconds=15,
+        undo=undo,
     )

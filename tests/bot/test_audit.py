@@ -1,0 +1,159 @@
+"""The audit log: what happened stands in it in the same transaction, and nobody changes it unseen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bot import audit
+from bot.audit import Event
+from bot.database import Database
+from tests.support.bot import make_bench
+
+ROWS = 20
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Database:
+    database = Database(tmp_path / "bot.db")
+    for number in range(1, ROWS + 1):
+        with database.transaction() as transaction:
+            audit.record(transaction, Event("operation.requested", f"U{number}", "client-x", number), 1000.0 + number)
+    return database
+
+
+def tamper(database: Database, *statements: str) -> None:
+    """Do what somebody with the file and `sqlite3` can do: take the triggers away, then change rows."""
+    with closing(sqlite3.connect(database.path)) as connection:
+        for trigger in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {trigger[0]}")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def test_an_untouched_log_is_whole(log: Database) -> None:
+    verdict = audit.verify(log)
+    assert (verdict.rows, verdict.broken, verdict.reason) == (ROWS, 0, "")
+
+
+@pytest.mark.parametrize("column", ["at", "event", "actor", "tenant", "operation", "detail", "previous", "hash"])
+@pytest.mark.parametrize("row", [1, 10, ROWS])
+def test_a_changed_row_is_found(log: Database, column: str, row: int) -> None:
+    value = "7.5" if column == "at" else "99" if column == "operation" else "'changed'"
+    tamper(log, f"UPDATE audit SET {column} = {value} WHERE seq = {row}")
+    assert audit.verify(log).broken == row
+
+
+@pytest.mark.parametrize("row", [1, 10])
+def test_a_removed_row_is_found(log: Database, row: int) -> None:
+    tamper(log, f"DELETE FROM audit WHERE seq = {row}")
+    verdict = audit.verify(log)
+    assert verdict.broken == row + 1
+    assert verdict.reason == f"row {row} is missing"
+
+
+def test_a_removed_row_is_found_though_the_others_are_renumbered(log: Database) -> None:
+    tamper(log, "DELETE FROM audit WHERE seq = 10", "UPDATE audit SET seq = seq - 1 WHERE seq > 10")
+    assert audit.verify(log).broken == 10
+
+
+@pytest.mark.parametrize("at", [1, 10, ROWS + 1])
+def test_an_inserted_row_is_found(log: Database, at: int) -> None:
+    tamper(
+        log,
+        f"UPDATE audit SET seq = -seq - 1 WHERE seq >= {at}",
+        "UPDATE audit SET seq = -seq WHERE seq < 0",
+        f"INSERT INTO audit SELECT {at}, at, event, 'U0FORGED', tenant, operation, detail, previous, 'forged'"
+        " FROM audit WHERE seq = 5",
+    )
+    assert audit.verify(log).broken == at
+
+
+def test_reordered_rows_are_found(log: Database) -> None:
+    tamper(
+        log,
+        "UPDATE audit SET seq = -1 WHERE seq = 5",
+        "UPDATE audit SET seq = 5 WHERE seq = 6",
+        "UPDATE audit SET seq = 6 WHERE seq = -1",
+    )
+    assert audit.verify(log).broken == 5
+
+
+def test_a_removed_tail_is_found_against_a_head_kept_elsewhere(log: Database) -> None:
+    head = audit.verify(log).head
+    tamper(log, f"DELETE FROM audit WHERE seq > {ROWS - 3}")
+    assert not audit.verify(log).broken, "by itself a shorter chain is a whole chain"
+    assert audit.verify(log, head).broken == ROWS - 2
+    assert audit.verify(log, head[:16]).broken == ROWS - 2, "what people see of the head is enough"
+
+
+def test_a_head_of_an_earlier_time_is_still_in_a_grown_log(log: Database) -> None:
+    head = audit.verify(log).head
+    with log.transaction() as transaction:
+        audit.record(transaction, Event("operation.denied", "U1"), 5000.0)
+    assert not audit.verify(log, head).broken
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET actor = 'U0FORGED' WHERE seq = 5",
+        "DELETE FROM audit WHERE seq = 5",
+        "DELETE FROM audit",
+        "INSERT OR REPLACE INTO audit SELECT seq, at, event, 'U0FORGED', tenant, operation, detail, previous, hash"
+        " FROM audit WHERE seq = 5",
+        "INSERT OR REPLACE INTO audit SELECT seq + 20, at, event, actor, tenant, operation, detail, previous, hash"
+        " FROM audit WHERE seq = 1",
+        "INSERT INTO audit SELECT 99, at, event, actor, tenant, operation, detail, previous, 'new' FROM audit"
+        " WHERE seq = 5",
+    ],
+)
+def test_the_database_itself_refuses_to_rewrite_the_log(log: Database, statement: str) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"), log.transaction() as transaction:
+        transaction.execute(statement)
+    assert audit.verify(log).rows == ROWS
+
+
+def test_a_change_without_its_row_does_not_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(tmp_path)
+    operation = bench.ask("new client-x")
+
+    def refuse(*_: object) -> str:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    changes: list[Callable[[], object]] = [
+        lambda: bench.ask("new client-y"),
+        lambda: bench.approve(operation),
+        lambda: bench.context.approvals.expire(),
+    ]
+    monkeypatch.setattr(audit, "record", refuse)
+    bench.clock.move(23 * 3600)
+    for change in changes[:2]:
+        with pytest.raises(Exception, match="disk is full"):
+            change()
+    bench.clock.move(2 * 3600)
+    with pytest.raises(Exception, match="disk is full"):
+        changes[2]()
+    monkeypatch.undo()
+    assert [one.tenant for one in bench.context.operations.select("1 = 1")] == ["client-x"]
+    now = bench.context.operations.get(operation.id)
+    assert (now.state, now.decisions, now.revision) == ("awaiting_approval", (), operation.revision)
+    assert audit.verify(bench.context.database).rows == 1
+
+
+def test_the_export_can_be_verified_by_somebody_else(log: Database) -> None:
+    previous = audit.GENESIS
+    for text in audit.export(log):
+        *fields, digest = json.loads(text).values()
+        assert fields[-1] == previous
+        packed = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        previous = hashlib.sha256(packed).hexdigest()
+        assert digest == previous
+    assert previous == audit.verify(log).head
