@@ -154,6 +154,11 @@ class WebApi:
                 except ValueError:
                     wrong = {"blocks": "invalid_blocks_format", "metadata": "invalid_metadata_format"}
                     raise SlackError(wrong.get(name, "invalid_arguments")) from None
+        for name in arguments.keys() - _JSON_ARGUMENTS - {"users"}:
+            if isinstance(arguments[name], list | dict):
+                raise SlackError("invalid_arguments", [_must("be a string", f"/{name}")])
+            if isinstance(arguments[name], int | float) and not isinstance(arguments[name], bool):
+                arguments[name] = str(arguments[name])
         return arguments
 
     def _authorise(self, name: str, request: web.Request, arguments: Json) -> None:
@@ -224,10 +229,10 @@ class WebApi:
         blocks = given.get("blocks")
         if blocks is None and given.get("attachments") is None and not given.get("text"):
             raise SlackError("no_text")
-        if len(given.get("text") or "") > block_kit.UPDATE_TEXT:
-            raise SlackError("msg_too_long")
         # An empty array takes the blocks away; so does text without blocks.
         content = block_kit.message_content({"text": message["text"], **_present(given)})
+        if len(content["text"]) > block_kit.UPDATE_TEXT:
+            raise SlackError("msg_too_long")
         for name in ("blocks", "attachments"):
             if given.get(name) is not None or (name == "blocks" and given.get("text")):
                 message.pop(name, None)
@@ -364,7 +369,8 @@ class WebApi:
 
     def history(self, given: Json) -> Json:
         place = self._place(given["channel"])
-        messages = [m for m in self.state.roots(place["id"]) if _between(m["ts"], given)]
+        within = _window(given)
+        messages = [m for m in self.state.roots(place["id"]) if within(m["ts"])]
         page, cursor = _page([public(m) for m in reversed(messages)], given)
         return {
             "messages": page,
@@ -380,7 +386,8 @@ class WebApi:
             raise SlackError("thread_not_found")
         root_ts = str(named.get("thread_ts", named["ts"]))
         messages = self.state.thread(place["id"], root_ts)
-        messages = [m for m in messages if m["ts"] == root_ts or _between(m["ts"], given)]
+        within = _window(given)
+        messages = [m for m in messages if m["ts"] == root_ts or within(m["ts"])]
         page, cursor = _page([public(m) for m in messages], given)
         return {"messages": page, "has_more": bool(cursor["next_cursor"]), "response_metadata": cursor}
 
@@ -518,11 +525,18 @@ def _without_members(place: Json) -> Json:
     return {key: value for key, value in place.items() if key != "members"}
 
 
-def _between(ts: str, given: Json) -> bool:
-    oldest, latest = float(given.get("oldest") or 0), float(given.get("latest") or 1e12)
+def _window(given: Json) -> Callable[[str], bool]:
+    """Whether a ts is within `oldest` and `latest`."""
+    bounds = {"oldest": 0.0, "latest": 1e12}
+    for name in bounds:
+        try:
+            bounds[name] = float(given.get(name) or bounds[name])
+        except ValueError:
+            raise SlackError(f"invalid_ts_{name}") from None
+    oldest, latest = bounds["oldest"], bounds["latest"]
     if _flag(given.get("inclusive")):
-        return oldest <= float(ts) <= latest
-    return oldest < float(ts) < latest
+        return lambda ts: oldest <= float(ts) <= latest
+    return lambda ts: oldest < float(ts) < latest
 
 
 def _page(items: list[Any], given: Json) -> tuple[list[Any], Json]:
