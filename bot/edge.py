@@ -74,6 +74,8 @@ def routes(
     issuer = {"module": "internal"} if tls == "internal" else {"module": "acme", **({"email": email} if email else {})}
     secure = {
         "listen": [":443"],
+        # HTTP/3 would be promised to clients, and its UDP port is not opened.
+        "protocols": ["h1", "h2"],
         "automatic_https": {"disable": True},
         "tls_connection_policies": [{}],
         "routes": [*(_route(domain, sites[domain]) for domain in domains), {"handle": [_page(404)]}],
@@ -151,7 +153,7 @@ class Edge:
         network: the bridge of the tenants, and `subnet` its address.
         cache: where the Debian base is kept.
         base: `debootstrap`, or the alias of a Debian image on the server.
-        connect: address that the host's ports are reached at from here; empty: `listen`, or this machine.
+        connect: address that the host's ports are reached at from here; empty: `listen`.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class Edge:
         self.address = edge_address(subnet)
         self._cache = cache
         self._base = base
-        self._connect = connect or ("127.0.0.1" if listen == "0.0.0.0" else listen)  # noqa: S104
+        self._connect = connect or listen
         self._lock = threading.Lock()
         self._addresses: dict[tuple[str, str], str] = {}
         self._trust: ssl.SSLContext | None = None
@@ -191,6 +193,10 @@ class Edge:
             found = {instance.name: instance for instance in self._lxd.instances()}
             if _UNFINISHED in found:
                 self._delete(_UNFINISHED)
+            if self._listen in ("0.0.0.0", "::"):  # noqa: S104
+                raise LxdError(
+                    "The edge listens on one address of its host, so that it sees who asks: set edge.listen to it."
+                )
             devices = self._devices()
             recipe = hashlib.sha256(recipe_tar("edge")).hexdigest()[:12]
             if NAME not in found:

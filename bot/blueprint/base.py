@@ -69,10 +69,10 @@ def _host_sources() -> str:
 
 def _build(cache: Path, progress: Callable[[str], None]) -> None:
     """Make both image tarballs; nothing half made keeps a tarball's name."""
-    if os.geteuid() != 0 or not shutil.which("debootstrap"):
-        raise BaseError(
-            "Debian is built with debootstrap by root: install debootstrap, or set blueprint.base to an image."
-        )
+    missing = [tool for tool in ("debootstrap", "zstd") if not shutil.which(tool)]
+    if missing or os.geteuid() != 0:
+        need = f"install {' and '.join(missing)}" if missing else "run this as root"
+        raise BaseError(f"Debian is put together with debootstrap: {need}, or set blueprint.base to an image.")
     work = cache / f"building-{os.getpid()}"
     root, edge = work / "tenant" / "rootfs", work / "edge" / "rootfs"
     mirror, security = mirrors(_host_sources())

@@ -118,7 +118,8 @@ def install_packages(lxd: Lxd, name: str, packages: tuple[str, ...]) -> None:
 def lay(lxd: Lxd, name: str, kind: Kind) -> None:
     """Lay the recipe's files and units over a running container; they count from its next boot."""
     lxd.push(name, "/root/recipe.tar", recipe_tar(kind))
-    run(lxd, name, "tar -C / -xf /root/recipe.tar && rm /root/recipe.tar")
+    # An image of another's make may have a link there to a resolver that is masked now.
+    run(lxd, name, "tar -C / -xf /root/recipe.tar; rm /root/recipe.tar /etc/resolv.conf; touch /etc/resolv.conf")
 
 
 def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
