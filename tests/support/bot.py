@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from bot.__main__ import compose
 from bot.approvals import Actor
@@ -75,7 +76,7 @@ class Bench:
             plan,
             requester=actor.id,
             channel="C0OPS",
-            request_key=key or f"{text}{self.clock()}{actor.id}",
+            request_key=key or uuid4().hex,
             hours=24,
         )
 
@@ -95,6 +96,54 @@ class Bench:
         return self.context.operations.get(operation.id)
 
 
+@dataclass(frozen=True)
+class Case:
+    """How an operation command is asked for in tests, and what is true at its ends.
+
+    `before`: the operations that prepare the world; `after`/`untouched`: the containers beside the blueprint when it
+    was done, and when it came to nothing; `live`: whether the tenant's page answers when it was done.
+    """
+
+    text: str
+    actor: Actor
+    before: tuple[str, ...]
+    after: frozenset[str]
+    untouched: frozenset[str]
+    live: bool
+
+
+CASES = {
+    "new": Case("new client-x --note 'spring'", ASKER, (), frozenset({"client-x"}), frozenset(), True),
+    "delete": Case(
+        "delete client-x",
+        OPERATOR,
+        ("new client-x",),
+        frozenset({"client-x--archived"}),
+        frozenset({"client-x"}),
+        False,
+    ),
+    "unarchive": Case(
+        "unarchive client-x",
+        OPERATOR,
+        ("new client-x", "delete client-x"),
+        frozenset({"client-x"}),
+        frozenset({"client-x--archived"}),
+        True,
+    ),
+}
+"""Every operation command has its case: a new one fails the suite until it has one here."""
+
+
+def containers(bench: Bench) -> set[str]:
+    """The names of all instances but blueprints."""
+    return {one.name for one in bench.lxd.instances() if not one.name.startswith("blueprint--")}
+
+
+def live(bench: Bench, domain: str = "client-x.mautic.localhost") -> bool:
+    """Whether a tenant's login page answers at its domain."""
+    return bench.context.edge.probe(domain).login
+
+
 def make_bench(
     folder: Path,
     lxd: SimulatedLxd | None = None,
@@ -111,3 +160,15 @@ def make_bench(
     context.operations.clock = clock
     context.vault.clock = clock
     return Bench(context, lxd, clock, Runner(context, 1, fault))
+
+
+def events(bench: Bench, operation: Operation) -> list[str]:
+    """The names of an operation's audit rows, in order."""
+    rows = bench.context.database.read("SELECT event FROM audit WHERE operation = ? ORDER BY seq", operation.id)
+    return [row["event"] for row in rows]
+
+
+def notes(bench: Bench, operation: Operation) -> list[str]:
+    """What an operation's thread is told, in order."""
+    rows = bench.context.database.read("SELECT text FROM notes WHERE operation = ? ORDER BY id", operation.id)
+    return [row["text"] for row in rows]

@@ -1,0 +1,222 @@
+"""Approvals: who may decide, one winner, and nothing runs that is not what was approved."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.approvals import Actor, Verdict
+from bot.lxd import LxdUnavailable
+from bot.operations import Operation
+from bot.plan import Refused
+from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, events, make_bench, notes
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path)
+
+
+def with_policy(bench: Bench, **changes: object) -> None:
+    """Change the policy of every command."""
+    settings = bench.context.settings
+    policies = {name: replace(policy, **changes) for name, policy in settings.policies.items()}
+    bench.context.approvals.settings = replace(settings, policies=policies)
+
+
+def decide(bench: Bench, operation: Operation, actor: Actor, verdict: Verdict = "approve", **more: str) -> Operation:
+    return bench.context.approvals.decide(operation.id, actor, verdict, via="test", **more)
+
+
+def state(bench: Bench, operation: Operation) -> str:
+    return bench.context.operations.get(operation.id).state
+
+
+def test_an_approval_queues_the_operation(bench: Bench) -> None:
+    operation = decide(bench, bench.ask("new client-x"), LEAD)
+    assert operation.state == "queued"
+    assert [(one.actor, one.verdict, one.via) for one in operation.decisions] == [(LEAD.id, "approve", "test")]
+    assert events(bench, operation) == ["operation.requested", "operation.approved"]
+
+
+def test_nobody_approves_or_denies_their_own_request(bench: Bench) -> None:
+    operation = bench.ask("new client-x", LEAD)
+    for verdict in ("approve", "deny"):
+        with pytest.raises(Refused, match="somebody else has to decide"):
+            decide(bench, operation, LEAD, verdict)
+    assert state(bench, operation) == "awaiting_approval"
+
+
+@pytest.mark.parametrize("actor", [OPERATOR, Actor("U0NOBODY", frozenset())])
+def test_only_the_roles_of_the_policy_decide(bench: Bench, actor: Actor) -> None:
+    operation = bench.ask("new client-x")
+    with pytest.raises(Refused, match="Only an approver can decide"):
+        decide(bench, operation, actor)
+    assert state(bench, operation) == "awaiting_approval"
+
+
+def test_only_the_roles_of_the_policy_ask(bench: Bench) -> None:
+    bench.context.approvals.refuse_to_ask("new", ASKER)
+    with pytest.raises(Refused, match="asked for by an operator or an approver"):
+        bench.context.approvals.refuse_to_ask("delete", ASKER)
+
+
+def test_two_approvals_come_from_two_people(bench: Bench) -> None:
+    with_policy(bench, approvals=2)
+    operation = bench.ask("new client-x")
+    assert decide(bench, operation, LEAD).state == "awaiting_approval"
+    with pytest.raises(Refused, match="already; it waits for somebody else"):
+        decide(bench, operation, LEAD)
+    assert decide(bench, operation, LEAD_2).state == "queued"
+    assert events(bench, operation) == ["operation.requested", "operation.seconded", "operation.approved"]
+
+
+def test_who_approved_first_may_still_deny_while_the_second_is_missing(bench: Bench) -> None:
+    with_policy(bench, approvals=2)
+    operation = bench.ask("new client-x")
+    decide(bench, operation, LEAD)
+    assert decide(bench, operation, LEAD, "deny", reason="I was wrong").state == "denied"
+
+
+def test_a_denial_tells_the_requester_who_and_why(bench: Bench) -> None:
+    operation = decide(bench, bench.ask("new client-x"), LEAD, "deny", reason="because the contract is over")
+    assert (operation.state, operation.outcome) == ("denied", "Denied because: the contract is over")
+    assert notes(bench, operation)[-1] == (
+        f":no_entry: <@{LEAD.id}> denied it because: the contract is over. <@{ASKER.id}>, nothing was done."
+    )
+
+
+def test_a_reason_mentions_nobody_and_stays_short(bench: Bench) -> None:
+    operation = decide(
+        bench, bench.ask("new client-x"), LEAD, "deny", reason="<!channel> <@U0VICTIM> *x* " + "y" * 5000
+    )
+    assert "<!channel>" not in notes(bench, operation)[-1]
+    assert "<@U0VICTIM>" not in notes(bench, operation)[-1]
+    assert len(notes(bench, operation)[-1]) < 1000
+
+
+def test_a_denied_tenant_is_free_again(bench: Bench) -> None:
+    decide(bench, bench.ask("new client-x"), LEAD, "deny")
+    assert bench.done("new client-x").state == "succeeded"
+
+
+def test_a_request_expires_at_its_hour(bench: Bench) -> None:
+    operation = bench.ask("new client-x")
+    bench.clock.move(24 * 3600 - 1)
+    assert bench.context.approvals.expire() == 0
+    bench.clock.move(1)
+    with pytest.raises(Refused, match="has expired"):
+        decide(bench, operation, LEAD)
+    assert state(bench, operation) == "expired"
+    assert f"<@{ASKER.id}>" in notes(bench, operation)[-1]
+    assert events(bench, operation) == ["operation.requested", "operation.expired"]
+
+
+def test_a_request_that_expired_while_the_bot_was_down_cannot_be_approved(bench: Bench, tmp_path: Path) -> None:
+    operation = bench.ask("new client-x")
+    again = make_bench(tmp_path, bench.lxd)
+    again.clock.move(30 * 24 * 3600)
+    with pytest.raises(Refused, match="has expired"):
+        decide(again, operation, LEAD)
+    assert again.context.approvals.expire() == 0, "it has ended once, at the click"
+    assert not again.runner.run_one()
+
+
+def test_a_dangerous_operation_wants_the_tenants_name(bench: Bench) -> None:
+    bench.done("new client-x")
+    operation = bench.ask("delete client-x", OPERATOR)
+    for typed in ("", "client-y", "client-x1"):
+        with pytest.raises(Refused, match="type the tenant's name"):
+            decide(bench, operation, LEAD, typed_name=typed)
+    assert decide(bench, operation, LEAD, typed_name=" Client-X ").state == "queued"
+
+
+def test_a_denial_wants_no_name(bench: Bench) -> None:
+    bench.done("new client-x")
+    assert decide(bench, bench.ask("delete client-x", OPERATOR), LEAD, "deny").state == "denied"
+
+
+def test_a_plan_that_would_now_do_something_else_is_cancelled_and_told(bench: Bench) -> None:
+    operation = bench.ask("new client-x")
+    plans = bench.context.settings.plans
+    plans["small"] = replace(plans["small"], memory="1GiB")  # type: ignore[index]
+    with pytest.raises(Refused, match="have changed since operation 1 was asked for, so it was cancelled"):
+        decide(bench, operation, LEAD)
+    assert state(bench, operation) == "cancelled"
+    assert f"<@{ASKER.id}>, this was cancelled" in notes(bench, operation)[-1]
+    assert events(bench, operation)[-1] == "operation.drifted"
+    assert not bench.runner.run_one()
+
+
+def test_a_plan_that_is_no_longer_possible_is_cancelled_with_the_reason(bench: Bench) -> None:
+    bench.done("new client-x --domain taken.example.com")
+    operation = bench.ask("new client-y --domain new.example.com")
+    bench.lxd.update("client-x", {"user.mautic-ops.domain": "new.example.com"})
+    with pytest.raises(Refused, match="is `client-x`'s"):
+        decide(bench, operation, LEAD)
+    assert state(bench, operation) == "cancelled"
+    assert "client-x" in notes(bench, operation)[-1]
+
+
+def test_an_lxd_that_does_not_answer_cancels_nothing(bench: Bench) -> None:
+    operation = bench.ask("new client-x")
+    bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
+    with pytest.raises(LxdUnavailable):
+        decide(bench, operation, LEAD)
+    assert decide(bench, operation, LEAD).state == "queued"
+
+
+@pytest.mark.parametrize("actor", [ASKER, LEAD])
+def test_who_asked_or_may_decide_withdraws_a_request(bench: Bench, actor: Actor) -> None:
+    operation = bench.ask("new client-x")
+    assert bench.context.approvals.cancel(operation.id, actor).state == "cancelled"
+    with pytest.raises(Refused, match="is cancelled"):
+        decide(bench, operation, LEAD)
+
+
+def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench) -> None:
+    operation = bench.ask("new client-x")
+    with pytest.raises(Refused, match=r"Only <@U0ACCOUNT> or an approver"):
+        bench.context.approvals.cancel(operation.id, OPERATOR)
+    bench.approve(operation)
+    with pytest.raises(Refused, match=r"was approved by <@U0OPSLEAD> and is queued"):
+        bench.context.approvals.cancel(operation.id, ASKER)
+
+
+def test_an_operation_that_is_not_there_is_refused(bench: Bench) -> None:
+    with pytest.raises(Refused, match="There is no operation 7"):
+        bench.context.approvals.decide(7, LEAD, "approve", via="test")
+
+
+def test_two_hundred_decisions_at_once_have_one_winner(bench: Bench) -> None:
+    operation = bench.ask("new client-x")
+    people = [Actor(f"U0LEAD{number}", LEAD.roles) for number in range(200)]
+    ready = threading.Barrier(20)
+
+    def click(number: int) -> str:
+        if number < 20:
+            ready.wait()
+        try:
+            decide(bench, operation, people[number], "approve" if number % 2 else "deny")
+        except Refused as refused:
+            return str(refused)
+        return people[number].id
+
+    with ThreadPoolExecutor(20) as pool:
+        said = Counter(pool.map(click, range(200)))
+    after = bench.context.operations.get(operation.id)
+    winner = after.decisions[0].actor
+    assert len(after.decisions) == 1
+    assert said.pop(winner) == 1
+    assert sum(said.values()) == 199
+    expected = f"was denied by <@{winner}>" if after.state == "denied" else f"was approved by <@{winner}> and is queued"
+    assert set(said) == {f"Operation 1 {expected}."}
+    assert events(bench, operation) == [
+        "operation.requested",
+        "operation.denied" if after.state == "denied" else "operation.approved",
+    ]

@@ -1,0 +1,173 @@
+"""Whatever moment the process dies at, after the restart the operation ends well and once.
+
+Every registered operation is tried: one without an entry in `CASES` fails here.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import commands
+from bot import audit
+from bot.operations import MAX_ATTEMPTS, Operation
+from bot.registry import Registry
+from tests.support.bot import CASES, Bench, containers, events, live, make_bench, notes
+
+OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")
+
+
+class Killed(BaseException):
+    """The process died here; no `except Exception` sees it."""
+
+
+class Death:
+    """Kills at the n-th moment it is called at, and lets nothing be done from then on."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.moments: list[str] = []
+
+    def __call__(self, moment: str) -> bool:
+        self.moments.append(moment)
+        self.left -= 1
+        if self.left < 0:
+            raise Killed(moment)
+        return self.left == 0
+
+
+def test_every_operation_has_its_case() -> None:
+    assert set(OPERATIONS) == set(CASES)
+
+
+class World:
+    """A bot that is about to run an approved operation, as often as wanted."""
+
+    def __init__(self, folder: Path, command: str) -> None:
+        self.folder = folder
+        self.case = CASES[command]
+        bench = make_bench(folder / "prepared")
+        for text in self.case.before:
+            assert bench.done(text, self.case.actor).state == "succeeded"
+        self.operation = bench.approve(bench.ask(self.case.text, self.case.actor))
+        self.lxd = bench.lxd
+        bench.context.database.close()
+        self.copies = 0
+
+    def begin(self, fault: Callable[[str], object] = lambda moment: None) -> Bench:
+        self.copies += 1
+        folder = self.folder / str(self.copies)
+        shutil.copytree(self.folder / "prepared", folder)
+        return make_bench(folder, copy_of(self.lxd), lambda moment: fault(moment) and None)
+
+    def restart(self, dead: Bench) -> Bench:
+        """The next process over the same folder and LXD: it recovers, and runs what there is."""
+        dead.context.database.close()
+        dead.lxd.on_call = None
+        bench = make_bench(self.folder / str(self.copies), dead.lxd)
+        bench.context.operations.recover()
+        bench.finish()
+        return bench
+
+
+def copy_of(lxd: Any) -> Any:
+    """A simulated LXD in the same state, of its own."""
+    other = type(lxd)()
+    other._world = copy.deepcopy(lxd._world)
+    return other
+
+
+def ends_well(world: World, bench: Bench, moment: str) -> Operation:
+    """All that must be true at the end, whatever happened on the way."""
+    operation = bench.context.operations.get(world.operation.id)
+    assert operation.state == "succeeded", (moment, operation.outcome)
+    assert containers(bench) == world.case.after, moment
+    assert live(bench) == world.case.live, moment
+    seen = Counter(events(bench, operation))
+    cut = seen.pop("operation.requeued", 0)
+    assert seen.pop("operation.resumed", 0) == cut <= 1, moment
+    steps = len(operation.steps)
+    assert seen == {
+        "operation.requested": 1,
+        "operation.approved": 1,
+        "operation.started": 1,
+        "step.started": steps,
+        "step.finished": steps,
+        "operation.succeeded": 1,
+    }, moment
+    assert all(step.finished for step in operation.steps), moment
+    assert sum("It took" in note or "it took" in note for note in notes(bench, operation)) == 1, moment
+    assert not audit.verify(bench.context.database).broken, moment
+    bench.context.database.close()
+    return operation
+
+
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_dying_before_or_after_any_record_does_no_harm(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path, command)
+    whole = Death(10_000)
+    bench = world.begin(whole)
+    bench.finish()
+    ends_well(world, bench, "not killed")
+    assert len(whole.moments) == 4 * len(world.operation.steps) + 2
+    for number, moment in enumerate(whole.moments):
+        bench = world.begin(Death(number))
+        with pytest.raises(Killed, match=moment):
+            bench.finish()
+        ends_well(world, world.restart(bench), moment)
+
+
+@pytest.mark.parametrize("lost", ["the call", "the answer"])
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_dying_within_any_call_of_lxd_does_no_harm(tmp_path: Path, command: str, lost: str) -> None:
+    world = World(tmp_path, command)
+    bench = world.begin()
+    whole = Death(10_000)
+    bench.lxd.on_call = lambda method, arguments: whole(method) and None
+    bench.finish()
+    bench.lxd.on_call = None
+    ends_well(world, bench, "not killed")
+    for number, method in enumerate(whole.moments):
+        bench = world.begin()
+        kill_in_call(bench, number, after=lost == "the answer")
+        with pytest.raises(Killed):
+            bench.finish()
+        ends_well(world, world.restart(bench), f"call {number}: {method}")
+
+
+def kill_in_call(bench: Bench, number: int, *, after: bool) -> None:
+    """Die before the n-th call of LXD, or when it is done but its answer is not yet there."""
+    death = Death(number + after)
+
+    def on_call(method: str, arguments: tuple[Any, ...]) -> None:
+        if death(method) and after:
+            bench.lxd.fail_next(method, Killed(method), after=True)  # type: ignore[arg-type]
+
+    bench.lxd.on_call = on_call
+
+
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_what_is_cut_too_often_needs_a_person_and_holds_its_tenant(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path, command)
+    bench = world.begin(Death(1))
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(Killed):
+            bench.finish()
+        bench.context.database.close()
+        bench = make_bench(tmp_path / str(world.copies), bench.lxd, lambda moment: Death(0)(moment) and None)
+        bench.context.operations.recover()
+    operation = bench.context.operations.get(world.operation.id)
+    assert (operation.state, operation.outcome) == ("needs_attention", f"It was cut off {MAX_ATTEMPTS} times.")
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "needs_attention", "nothing runs it by itself"
+    again = make_bench(tmp_path / str(world.copies), bench.lxd)
+    again.context.operations.retry(operation, "U0OPSLEAD")
+    again.finish()
+    assert again.context.operations.get(operation.id).state == "succeeded"
+    assert containers(again) == world.case.after
