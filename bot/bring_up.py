@@ -164,7 +164,7 @@ def _start(settings: Settings, environment: dict[str, str], processes: list[str]
     log = settings.state / "bot.log"
     with log.open("ab") as output:
         command = [sys.executable, "-m", "honcho", "-f", str(ROOT / "Procfile"), "start", "--no-colour", *processes]
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment,

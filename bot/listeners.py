@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from slack_bolt import Ack, App, BoltContext
@@ -164,4 +166,10 @@ class SocketMode:
 
     def close(self) -> None:
         """Take no more deliveries."""
+        session = self._handler.client.current_session
+        if session and session.sock and session.sock.sock:
+            # websocket-client would wait out its ping interval in select() on a socket that another thread closes.
+            self._handler.client.auto_reconnect_enabled = False
+            with suppress(OSError):
+                session.sock.sock.shutdown(socket.SHUT_RDWR)
         self._handler.close()  # type: ignore[no-untyped-call]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import time
 from difflib import get_close_matches
 
-from bot.lxd import Instance, LxdError, NotFound, edge_address
+from bot.lxd import Instance, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, DomainOption, TenantArgument, operation
+from bot.steps import see_login_page, start_with_address
 from bot.tenants import PlanSize, Tenant, stamp, stamps
-
-DEADLINE = 90.0
-"""Seconds that a container may take to get an address, and then its login page."""
 
 
 @operation
@@ -170,12 +167,7 @@ class _New:
         self.lxd.update(self.name, stamps(copied=1))
 
     def start(self) -> None:
-        self.lxd.start(self.name)
-        give_up = time.monotonic() + DEADLINE
-        while not self.lxd.state(self.name).address:
-            if time.monotonic() > give_up:
-                raise LxdError(f"`{self.name}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
-            time.sleep(0.05)
+        start_with_address(self.lxd, self.name)
 
     def identify(self) -> None:
         context = self.context
@@ -207,15 +199,7 @@ class _New:
         self.context.edge.apply()
 
     def probe(self) -> str:
-        give_up = time.monotonic() + DEADLINE
-        while True:
-            found = self.context.edge.probe(self.domain)
-            if found.login:
-                return f"login page in {found.seconds:.2f} s"
-            if time.monotonic() > give_up:
-                why = found.error or f"HTTP {found.status}"
-                raise LxdError(f"The login page of `{self.domain}` did not come within {DEADLINE:.0f} s ({why}).")
-            time.sleep(0.05)
+        return see_login_page(self.context.edge, self.domain)
 
     def undo(self) -> None:
         instance = self._ours()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
-from bot.lxd import LxdError, NotFound
+from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
+from bot.steps import see_login_page, start_with_address
 from bot.tenants import stamp, stamps
-
-DEADLINE = 90.0
 
 
 @operation
@@ -36,7 +33,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
             context.lxd.rename(archived, tenant)
 
     def start() -> None:
-        context.lxd.start(tenant)
+        start_with_address(context.lxd, tenant)
 
     def route() -> None:
         instance = context.lxd.instance(tenant)
@@ -46,12 +43,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         context.edge.apply()
 
     def probe() -> str:
-        give_up = time.monotonic() + DEADLINE
-        while not (seen := context.edge.probe(found.domain)).login:
-            if time.monotonic() > give_up:
-                raise LxdError(f"The login page of `{found.domain}` did not come ({seen.error or seen.status}).")
-            time.sleep(0.1)
-        return f"login page in {seen.seconds:.2f} s"
+        return see_login_page(context.edge, found.domain)
 
     def undo() -> None:
         """Put it back into the archive."""

@@ -146,11 +146,11 @@ class World:
                 f"no {pattern!r} in {self.thread(ts)}; log: {self.bot.log.read_text()[-2000:]}"
             ) from None
 
-    def whisper(self, user: str, pattern: str) -> dict[str, Any]:
-        """The latest message for one person's eyes that matches."""
+    def whisper(self, user: str, pattern: str, thread: str = "") -> dict[str, Any]:
+        """The latest message for one person's eyes that matches, in the channel or in a thread."""
 
         def look() -> dict[str, Any] | None:
-            mine = [m for m in self.workspace.messages(CHANNEL, user=user) if m.get("is_ephemeral")]
+            mine = [m for m in self.workspace.messages(CHANNEL, user, thread) if m.get("is_ephemeral")]
             return next((m for m in reversed(mine) if re.search(pattern, json.dumps(m, ensure_ascii=False))), None)
 
         found = eventually(look)

@@ -1,0 +1,32 @@
+"""Steps that several commands share."""
+
+from __future__ import annotations
+
+import time
+
+from bot.lxd import Lxd, LxdError
+from bot.registry import Edge
+
+DEADLINE = 90.0
+"""Seconds that a container may take to get an address, and then its login page."""
+
+
+def start_with_address(lxd: Lxd, instance: str) -> None:
+    """Start an instance and wait until it has its address: the edge routes to nothing less."""
+    lxd.start(instance)
+    give_up = time.monotonic() + DEADLINE
+    while not lxd.state(instance).address:
+        if time.monotonic() > give_up:
+            raise LxdError(f"`{instance}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
+        time.sleep(0.05)
+
+
+def see_login_page(edge: Edge, domain: str) -> str:
+    """Wait until the login page comes through the edge, and say how long it took at last."""
+    give_up = time.monotonic() + DEADLINE
+    while not (seen := edge.probe(domain)).login:
+        if time.monotonic() > give_up:
+            why = seen.error or f"HTTP {seen.status}"
+            raise LxdError(f"The login page of `{domain}` did not come within {DEADLINE:.0f} s ({why}).")
+        time.sleep(0.05)
+    return f"login page in {seen.seconds:.2f} s"
