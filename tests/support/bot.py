@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
+from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError
+
 from bot.__main__ import compose
+from bot.announcer import Announcer
 from bot.approvals import Actor
+from bot.inbox import Inbox
+from bot.invocations import Invocations
 from bot.operations import Operation
+from bot.people import People
 from bot.registry import Context, call
 from bot.runner import Runner
 from bot.settings import Settings, load
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamps
+from bot.workspace import block_kit
 
 ASKER = Actor("U0ACCOUNT", frozenset({"requester"}))
 OPERATOR = Actor("U0OPERATOR", frozenset({"requester", "operator"}))
@@ -172,3 +184,182 @@ def notes(bench: Bench, operation: Operation) -> list[str]:
     """What an operation's thread is told, in order."""
     rows = bench.context.database.read("SELECT text FROM notes WHERE operation = ? ORDER BY id", operation.id)
     return [row["text"] for row in rows]
+
+
+class FakeSlack:
+    """The few methods of Slack's Web API that the core calls; a message that Slack refuses is refused.
+
+    `said` is what was posted: dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
+    `closed` are channels that nothing can be posted in; `people`, `channels` and `groups` answer who is who.
+    """
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []
+        self.calls: Counter[str] = Counter()
+        self.closed: set[str] = set()
+        self.gone: set[str] = set()
+        self.faults: dict[str, list[Exception]] = {}
+        self.people: dict[str, dict[str, Any]] = {}
+        self.channels: dict[str, dict[str, Any]] = {}
+        self.groups: dict[str, list[str]] = {
+            "mautic-operators": [OPERATOR.id],
+            "mautic-approvers": [LEAD.id, LEAD_2.id],
+        }
+        self._number = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def _called(self, method: str) -> None:
+        self.calls[method] += 1
+        if self.faults.get(method):
+            raise self.faults[method].pop(0)
+
+    def fail(self, method: str, error: str | Exception, times: int = 1) -> None:
+        """Let the next calls of a method fail with an error of Slack's, or with an exception."""
+        raised = error if isinstance(error, Exception) else slack_error(error)
+        self.faults.setdefault(method, []).extend([raised] * times)
+
+    def _say(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self._called(method)
+            if message["channel"] in self.closed:
+                raise slack_error("not_in_channel")
+            block_kit.message_content(message)
+            message.setdefault("ts", f"17{next(self._number):08}.000100")
+            self.said.append({"method": method, **message})
+            return {"ok": True, "ts": message["ts"], "channel": message["channel"]}
+
+    def chat_postMessage(self, **message: Any) -> dict[str, Any]:
+        return self._say("chat.postMessage", message)
+
+    def chat_update(self, **message: Any) -> dict[str, Any]:
+        if message["ts"] in self.gone:
+            raise slack_error("message_not_found")
+        return self._say("chat.update", message)
+
+    def chat_postEphemeral(self, **message: Any) -> dict[str, Any]:
+        return self._say("chat.postEphemeral", message)
+
+    def conversations_open(self, users: str) -> dict[str, Any]:
+        self._called("conversations.open")
+        return {"ok": True, "channel": {"id": f"D{users}"}}
+
+    def conversations_history(self, channel: str, **_: Any) -> dict[str, Any]:
+        self._called("conversations.history")
+        return {"messages": [one for one in self.said if one["channel"] == channel and "thread_ts" not in one]}
+
+    def views_open(self, trigger_id: str, view: dict[str, Any]) -> dict[str, Any]:
+        self._called("views.open")
+        self.views.append(block_kit.view(view, "modal"))
+        return {"ok": True, "view": {"id": f"V{len(self.views)}"}}
+
+    def views_update(self, view_id: str, view: dict[str, Any]) -> dict[str, Any]:
+        self._called("views.update")
+        self.views.append(block_kit.view(view, "modal"))
+        return {"ok": True, "view": {"id": view_id}}
+
+    def auth_test(self) -> dict[str, Any]:
+        return {"ok": True, "team_id": "T0OURS", "user_id": "U0BOT"}
+
+    def api_call(self, method: str, params: dict[str, str]) -> Any:
+        self._called(method)
+        answers: dict[str, Callable[[], dict[str, Any]]] = {
+            "users.info": lambda: {
+                "user": {"id": params["user"], "team_id": "T0OURS"} | self.people.get(params["user"], {})
+            },
+            "conversations.info": lambda: {
+                "channel": {"id": params["channel"]} | self.channels.get(params["channel"], {})
+            },
+            "usergroups.list": lambda: {"usergroups": [{"id": f"S0{name}", "handle": name} for name in self.groups]},
+            "usergroups.users.list": lambda: {"users": self.groups[params["usergroup"].removeprefix("S0")]},
+        }
+        return SimpleNamespace(data={"ok": True, **answers[method]()})
+
+    def to(self, user: str) -> list[str]:
+        """What only this person was told."""
+        return [one["text"] for one in self.said if one.get("user") == user or one["channel"] == f"D{user}"]
+
+
+def slack_error(error: str) -> SlackApiError:
+    """What slack_sdk raises for an error of Slack's."""
+    return SlackApiError(error, {"ok": False, "error": error})
+
+
+@dataclass
+class Desk:
+    """A bench with Slack's side: deliveries in, messages out. `announce()` says what is to be said."""
+
+    bench: Bench
+    slack: FakeSlack
+    announcer: Announcer
+    invocations: Invocations
+    inbox: Inbox
+
+    def announce(self) -> None:
+        self.announcer.catch_up()
+
+    def command(self, text: str, actor: Actor = ASKER, key: str = "", channel: str = "C0OPS") -> None:
+        """Deliver a slash command, and have it worked on."""
+        payload = {
+            "user": actor.id,
+            "team": "T0OURS",
+            "channel": channel,
+            "text": text,
+            "response_url": "",
+            "trigger_id": "1.2",
+        }
+        self.invocations.handle("command", key or uuid4().hex, payload)
+
+    def click(self, action: str, value: object, actor: Actor = LEAD) -> None:
+        """Deliver a press of a button, and have it worked on."""
+        payload = {
+            "user": actor.id,
+            "team": "T0OURS",
+            "channel": "C0OPS",
+            "action_id": action,
+            "value": str(value),
+            "response_url": "",
+            "trigger_id": "1.2",
+        }
+        self.invocations.handle("action", uuid4().hex, payload)
+
+    def reply(self, text: str, operation: int, actor: Actor = LEAD, *, mention: bool = False) -> None:
+        """Deliver a typed reply in an operation's thread, and have it worked on."""
+        payload = {
+            "user": actor.id,
+            "team": "T0OURS",
+            "channel": "C0OPS",
+            "text": text,
+            "thread_ts": self.bench.context.operations.get(operation).message_ts,
+            "mention": mention,
+        }
+        self.invocations.handle("reply", uuid4().hex, payload)
+
+    def submit(self, callback: str, metadata: dict[str, Any], actor: Actor = ASKER, **values: str | None) -> None:
+        """Deliver a submitted modal, and have it worked on."""
+        payload = {
+            "user": actor.id,
+            "team": "T0OURS",
+            "channel": "C0OPS",
+            "callback_id": callback,
+            "metadata": {"channel": "C0OPS", **metadata},
+            "values": values,
+            "text": callback,
+        }
+        self.invocations.handle("submission", uuid4().hex, payload)
+
+    def last(self) -> Operation:
+        """The newest operation."""
+        return self.bench.context.operations.select("1 = 1", order="id DESC", limit=1)[0]
+
+
+def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
+    """Put Slack's side before a bench."""
+    slack = slack or FakeSlack()
+    client = cast(WebClient, slack)
+    context = bench.context
+    announcer = Announcer(client, context.operations, context.renderer, context.settings)
+    people = People(client, context.settings)
+    people.connect()
+    invocations = Invocations(context, people, announcer, bench.runner)
+    return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle))
