@@ -483,14 +483,19 @@ class LxdGateway:
                 body = {**body, "config": {**(each or {}), **(config or {})}}
             self._request("post", kind, doing, json=body, project=project, timeout=_SHORT)
         except AlreadyExists:
-            # Another bot was quicker, or something of this name stands in the way, which this then says.
-            self._get(f"{kind}/{body['name']}", doing, project=project)
+            # Another bot was quicker, or something else of this name stands in the way.
+            if self._lacks(kind, body["name"], project=project):
+                raise
 
     def _lacks(self, kind: str, name: str, *, project: bool = False) -> bool:
         try:
-            self._get(f"{kind}/{name}", f"look up {kind}/{name}", project=project)
+            found = self._get(f"{kind}/{name}", f"look up {kind}/{name}", project=project)
         except NotFound:
             return True
+        if not found.get("managed", True):
+            raise AlreadyExists(
+                f"This machine has a network `{name}` that is not LXD's; choose another in `lxd.network`."
+            )
         return False
 
     # -- requests -----------------------------------------------------------------------------------------------

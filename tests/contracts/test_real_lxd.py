@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bot.lxd import LxdUnavailable, PoolFull, edge_address
+from bot.lxd import AlreadyExists, LxdUnavailable, PoolFull, edge_address
 from bot.lxd_gateway import LxdGateway
 from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
 
@@ -140,6 +140,11 @@ class TestWhatStaysBehind:
             real_lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
         assert {request.split()[0] for request in made} == {"GET"}
         assert real_lxd._get(f"networks/{NETWORK}", "read", project=False)["config"] == before
+
+    def test_a_bridge_of_somebody_else_is_not_taken(self, real_lxd: LxdGateway) -> None:
+        somebodys = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
+        with pytest.raises(AlreadyExists, match="that is not LXD's"):
+            somebodys.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
 
 
 class TestRequests:
