@@ -14,8 +14,8 @@ from bot.plan import Plan, Refused
 from bot.registry import Context
 
 log = logging.getLogger(__name__)
-FIRST_PAUSE = 0.5
-"""Seconds until a database that could not be written is tried again; twice as long each time, up to 30."""
+PAUSE = 2.0
+"""Seconds until a database that could not be written is tried again."""
 
 
 def explain(error: Exception, doing: str) -> tuple[str, str]:
@@ -89,7 +89,6 @@ class Runner:
 
     def _carry_out(self, operation: Operation) -> None:
         """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""
-        pause = FIRST_PAUSE
         while not self._stopping:
             try:
                 operation = self.operations.get(operation.id)
@@ -101,8 +100,7 @@ class Runner:
             except DatabaseUnavailable as error:
                 log.warning("operation %s waits for the database: %s", operation.id, error)
                 with self._wake:
-                    self._wake.wait(pause)
-                pause = min(2 * pause, 30.0)
+                    self._wake.wait(PAUSE)
 
     def _advance(self, operation: Operation) -> None:
         plan: Plan | None = None
@@ -144,22 +142,28 @@ class Runner:
         state = self.operations.get(operation.id)
         at = next((step.title for step in state.steps if step.started and not step.finished), "")
         where = f" at “{at}”" if at else ""
-        if plan is not None and plan.undo is not None:
+        left = ""
+        if plan is None:
+            # Without its plan nothing can be taken back: harmless before the first step, not after.
+            left = "that could not be looked at" if any(step.started for step in state.steps) else ""
+        elif plan.undo is not None:
             try:
                 plan.undo()
             except DatabaseUnavailable:
                 raise
             except Exception as trouble:
-                left, _ = explain(trouble, f"undoing operation {operation.id}")
-                self.operations.finish(
-                    operation,
-                    "needs_attention",
-                    outcome=f"{why} What it had begun could not be taken back: {left}",
-                    note=f":rotating_light: It stopped{where}, and what it had begun could not be taken back. "
-                    f"<@{operation.requester}>: Retry or Undo on the card above.",
-                    error_id=identity,
-                )
-                return
+                left, also = explain(trouble, f"undoing operation {operation.id}")
+                identity = identity or also
+        if left:
+            self.operations.finish(
+                operation,
+                "needs_attention",
+                outcome=f"{why} What it had begun could not be taken back: {left}",
+                note=f":rotating_light: <@{operation.requester}>, it stopped{where}, and what it had begun could not "
+                "be taken back. The card above says why; Retry goes on, Undo tries again to take it back.",
+                error_id=identity,
+            )
+            return
         self.operations.finish(
             operation,
             "failed",
