@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import secrets
 import socket
 import time
@@ -191,15 +192,18 @@ class TestRequests:
 class TestHttps:
     @pytest.fixture
     def address(self, real_lxd: LxdGateway) -> Iterator[str]:
-        """The server's address on this machine, where it listens for the time of the test."""
-        with socket.socket() as free:
+        """The server's address on this machine, where it listens for the time of the test; it has but one."""
+        with socket.socket() as free, (SHARED / "https.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        before = real_lxd._get("", "read", project=False)["config"].get("core.https_address", "")
-        for value in (address, before):
-            real_lxd._request("patch", "", "listen", json={"config": {"core.https_address": value}}, project=False)
-            if value == address:
-                yield f"https://{address}"
+            free.close()
+            before = real_lxd._get("", "read", project=False)["config"].get("core.https_address", "")
+            for value in (address, before):
+                config = {"core.https_address": value}
+                real_lxd._request("patch", "", "listen", json={"config": config}, project=False)
+                if value == address:
+                    yield f"https://{address}"
 
     @pytest.fixture
     def certificate(self, real_lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
