@@ -73,6 +73,8 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
     if missing or os.geteuid() != 0:
         need = f"install {' and '.join(missing)}" if missing else "run this as root"
         raise BaseError(f"Debian is put together with debootstrap: {need}, or set blueprint.base to an image.")
+    for left in cache.glob("building-*"):
+        _clear(left)
     work = cache / f"building-{os.getpid()}"
     root, edge = work / "tenant" / "rootfs", work / "edge" / "rootfs"
     mirror, security = mirrors(_host_sources())
@@ -105,7 +107,15 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
         progress("packing the images")
         _pack(root.parent, cache / f"mautic-ops-tenant-{_digest()}.tar.zst")
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _clear(work)
+
+
+def _clear(work: Path) -> None:
+    """Delete a folder that Debian was put together in; what debootstrap mounted there when it was killed, first."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for point in reversed([point for point in mounted if point.startswith(f"{work.resolve()}/")]):
+        _run(["umount", "--lazy", point])
+    shutil.rmtree(work)
 
 
 def _install(root: Path, packages: Sequence[str]) -> None:
