@@ -55,7 +55,8 @@ class Invocations:
                 self._record_refusal(kind, payload, why, identity)
             except Exception:
                 log.exception("the refusal could not be recorded: %s", why)
-            self._answer(payload, self.context.renderer.say(f":warning: {told(why, json.dumps(payload))}"))
+            typed = json.dumps([payload.get("text"), payload.get("values")])
+            self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
 
     def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
         event = audit.Event(
@@ -197,6 +198,7 @@ class Invocations:
         words = [command.name]
         for name, value in payload["values"].items():
             if value:
+                value = value.replace("`", "'")
                 words.append(value if name == "tenant" else f"--{name}={value}")
         parsed, arguments = self.context.registry.bind(words)
         self._invoke(key, payload, actor, parsed, arguments)

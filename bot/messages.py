@@ -48,14 +48,18 @@ def line(text: object) -> Mrkdwn:
 
 
 def told(why: str, typed: str) -> Mrkdwn:
-    """Show a sentence for a person that may quote what they typed: only mentions that are not from there come alive."""
-    return Mrkdwn(
-        re.sub(
-            r"&lt;@([UW][A-Z0-9]+)&gt;",
-            lambda m: m[0] if m[1] in typed else f"<@{m[1]}>",
-            escape(" ".join(why.split())),
-        )
-    )
+    """Show a sentence for a person that may quote what they typed.
+
+    Only code and mentions come alive, and of these only mentions that do not stand in what was typed.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        if found[1]:
+            return found[0] if found[1] in typed else f"<@{found[1]}>"
+        return found[0] if len(found[0]) > 1 else "\N{ZERO WIDTH SPACE}" + found[0]
+
+    sentence = clip(escape(" ".join(why.split())), SECTION - 100)
+    return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]*`|[*_~`]", shown, sentence))
 
 
 def person(user: str) -> Mrkdwn:

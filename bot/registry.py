@@ -106,20 +106,28 @@ def query(function: Callable[..., Answer]) -> Callable[..., Answer]:
     return function
 
 
-def _named(convert: Callable[[str], str]) -> Callable[[Any, Any], str]:
+def _number(text: str) -> int:
+    """Read an operation's number; `3.5` is none, rather than a neighbour's."""
+    if not re.fullmatch(r"#?[0-9]{1,15}", text):
+        raise InvalidName(f"“{text[:40]}” is not the number of an operation; it stands on its card.")
+    return int(text.removeprefix("#"))
+
+
+def _named(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return lambda _type, tokens: convert(tokens[0].value)
 
 
 TenantArgument = Annotated[str, Parameter(converter=_named(tenant_name))]
+OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 
 
 def _declare(name: str, function: Callable[..., Any]) -> Command:
     parts = []
-    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+    for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
         word = parameter.name.replace("_", "-")
         if parameter.kind is parameter.KEYWORD_ONLY:
-            parts.append(f"[--{word} …]")
+            parts.append(f"[--{word}]" if parameter.annotation is bool else f"[--{word} …]")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             parts.append(f"[{word}…]")
         else:
@@ -199,12 +207,12 @@ def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Pl
 
 def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function with the same signature but for the context, for the parser to read."""
-    signature = inspect.signature(function)
+    signature = inspect.signature(function, eval_str=True)
 
     def read(*_: Any, **__: Any) -> None: ...
 
     read.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
-    read.__annotations__ = {name: value for name, value in function.__annotations__.items() if name != "context"}
+    read.__annotations__ = {one.name: one.annotation for one in list(signature.parameters.values())[1:]}
     read.__doc__ = function.__doc__
     return read
 
@@ -219,7 +227,7 @@ def plain(text: str) -> str:
 def split(text: str) -> list[str]:
     """Split typed text into words, after undoing what Slack and phones do to it."""
     text = plain(text)
-    text = text.translate({0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2018: "'", 0x2019: "'", 0x00A0: " "})
+    text = text.translate({0x60: "'", 0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2018: "'", 0x2019: "'", 0x00A0: " "})
     text = re.sub(r"(^|\s)[\u2014\u2013](?=[a-z])", r"\1--", text)
     try:
         return shlex.split(text)
@@ -234,5 +242,6 @@ def _reason(error: Exception) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = re.sub(r'^Command "[^"]*" parameter ', "", text)
     text = re.sub(r"^--(\S+) requires an argument\.$", r"“\1” is missing.", text)
+    text = re.sub(r"^Invalid value for ID: ", "", text)
     text = re.sub(r"^Unused Tokens: \[(.*)\]\.$", r"I do not know what to do with \1.", text)
     return text.replace("`", "'")[:300]

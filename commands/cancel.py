@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, query
+from bot.registry import Context, OperationNumber, query
 
 
 @query
-def cancel(context: Context, id: int) -> Message:
+def cancel(context: Context, id: OperationNumber) -> Message:
     """Withdraw a request that still waits: your own, or one that you may decide on."""
     context.approvals.cancel(id, context.actor)
     return context.renderer.say(f":leftwards_arrow_with_hook: You withdrew operation {id}.")

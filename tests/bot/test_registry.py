@@ -1,0 +1,139 @@
+"""The words of a command: what people and phones make of them, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import commands
+from bot.messages import Renderer, told
+from bot.plan import Refused
+from bot.registry import Registry, plain, split
+from tests.support.judge import judge
+
+REGISTRY = Registry(commands)
+RENDERER = Renderer()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "arguments"),
+    [
+        ("", "help", {}),
+        ("new", "new", {}),
+        ("new client-x", "new", {"tenant": "client-x"}),
+        ("NEW Client-X", "new", {"tenant": "client-x"}),
+        ("new client-x --plan medium", "new", {"tenant": "client-x", "plan": "medium"}),
+        ("new client-x --plan=medium", "new", {"tenant": "client-x", "plan": "medium"}),
+        ("new client-x —plan medium", "new", {"tenant": "client-x", "plan": "medium"}),
+        ("new client-x \N{EN DASH}plan medium", "new", {"tenant": "client-x", "plan": "medium"}),
+        ("new “client-x” --note “it's spring”", "new", {"tenant": "client-x", "note": "it's spring"}),
+        ("new `client-x`", "new", {"tenant": "client-x"}),
+        ("new client-x --note 'R&amp;D &lt;3'", "new", {"tenant": "client-x", "note": "R&D <3"}),
+        (
+            "new client-x --domain <http://m.client.com|m.client.com>",
+            "new",
+            {"tenant": "client-x", "domain": "m.client.com"},
+        ),
+        ("new client-x\u00a0--plan\u00a0large", "new", {"tenant": "client-x", "plan": "large"}),
+        ("approve 3", "approve", {"id": 3}),
+        ("approve #3 client-x", "approve", {"id": 3, "tenant": "client-x"}),
+        ("deny 3 because it's late", "deny", {"id": 3, "because": ("because", "it's", "late")}),
+        ("list --page 2 --archived", "list", {"page": 2, "archived": True}),
+        ("history", "history", {}),
+        ("audit verify", "audit", {"what": "verify"}),
+    ],
+)
+def test_words_become_a_command(text: str, name: str, arguments: dict[str, Any]) -> None:
+    command, bound = REGISTRY.parse(text)
+    assert (command.name, bound) == (name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nwe client-x", "There is no command “nwe”; did you mean `/mautic new`?"),
+        ("qqq", "There is no command “qqq”; `/mautic help` lists what there is."),
+        ("new client-x --paln small", "Unknown option: --paln. Did you mean --plan?"),
+        ("new client-x extra", "I do not know what to do with 'extra'."),
+        ("new client-x --plan", "“plan” is missing."),
+        ("status", "“tenant” is missing. Usage: `/mautic status <tenant>`"),
+        ("approve", "“id” is missing. Usage: `/mautic approve <id> [tenant]`"),
+        ("approve 3.5", "“3.5” is not the number of an operation"),
+        ("approve -3", "Usage: `/mautic approve <id> [tenant]`"),
+        (f"approve {'9' * 30}", "is not the number of an operation"),
+        ("audit verfy", 'Did you mean "verify"?'),
+        ("list --page x", "unable to convert"),
+        ("new Bad_Name", "use letters a-z, digits and hyphens"),
+        ("new admin", "reserved word"),
+        ("new client-x --domain https://x.com/", "is not a domain"),
+    ],
+)
+def test_wrong_words_are_refused_with_what_would_be_right(text: str, why: str) -> None:
+    with pytest.raises(Refused) as refused:
+        REGISTRY.parse(text)
+    assert why in str(refused.value)
+
+
+def test_the_nearest_plan_is_offered(tmp_path: Any) -> None:
+    from tests.support.bot import make_bench
+
+    bench = make_bench(tmp_path)
+    with pytest.raises(Refused, match=r"no plan “smal”; did you mean `small`\?"):
+        bench.answer("new client-x --plan smal")
+    with pytest.raises(Refused, match="no plan “zzz”; there is small, medium, large"):
+        bench.answer("new client-x --plan zzz")
+
+
+def test_an_apostrophe_is_no_quotation() -> None:
+    assert split("deny 3 it's late") == ["deny", "3", "it's", "late"]
+
+
+def test_what_slack_did_to_text_is_undone() -> None:
+    assert plain("see <https://a.com/x|a.com/x> &amp; <https://b.com> &lt;b&gt;") == "see a.com/x & https://b.com <b>"
+
+
+def test_every_command_says_how_it_is_used() -> None:
+    for command in REGISTRY.commands.values():
+        assert command.usage.startswith(command.name)
+        assert command.summary
+        assert "`" not in command.usage, "it is shown as code"
+
+
+def test_a_module_has_to_declare_one_command(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "idle_commands").mkdir()
+    (tmp_path / "idle_commands" / "nothing.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    package = ModuleType("idle_commands")
+    package.__path__ = [str(tmp_path / "idle_commands")]
+    with pytest.raises(RuntimeError, match="it declares 0"):
+        Registry(package)
+
+
+names = st.sampled_from(sorted(REGISTRY.commands))
+words = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        ["--plan", "—plan", "--note=", "client-x", "<!channel>", "<@U0VICTIM>", "&lt;!here&gt;", "`", "“", "'"]
+    ),
+    st.integers().map(str),
+    st.text("-=\N{EN DASH}—<>@!&;|`'\"*_~# ", max_size=10),
+)
+lines = st.one_of(
+    st.text(max_size=200),
+    st.tuples(names, st.lists(words, max_size=6)).map(lambda made: " ".join([made[0], *made[1]])),
+)
+
+
+@given(lines)
+def test_any_text_is_a_command_or_refused_in_a_message_that_slack_takes(text: str) -> None:
+    try:
+        command, arguments = REGISTRY.parse(text)
+    except Refused as refused:
+        judge(RENDERER.say(f":warning: {told(str(refused), text)}"))
+    else:
+        assert command.name in REGISTRY.commands
+        assert isinstance(arguments, dict)
