@@ -1,0 +1,291 @@
+// The chat page: one person's view of the local workspace, by way of /_control/ alone.
+import { block } from "/blocks.js";
+import { element, mrkdwn, plain } from "/mrkdwn.js";
+
+const $ = (id) => document.getElementById(id);
+const store = { users: [], channels: [], commands: [], me: "", channel: "", thread: "", seen: {}, latest: {}, home: false, views: "", drawn: new Map() };
+
+async function ask(what, body) {
+  const answer = await fetch(`/_control/${what}`, body ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) } : {});
+  return answer.json();
+}
+const get = (what, query) => ask(`${what}?${new URLSearchParams(query)}`);
+const names = {
+  user: (id) => store.users.find((user) => user.id === id)?.name,
+  channel: (id) => store.channels.find((channel) => channel.id === id)?.name,
+  people: () => store.users.filter((user) => !user.is_bot),
+};
+const me = () => store.users.find((user) => user.name === store.me);
+
+let hiding;
+function toast(text) {
+  $("toast").textContent = plain(text);
+  $("toast").hidden = false;
+  clearTimeout(hiding);
+  hiding = setTimeout(() => { $("toast").hidden = true; }, 6000);
+}
+
+// The address says who one is and where, so that two tabs can be two people.
+function remember() {
+  const place = new URLSearchParams({ as: store.me, in: store.home ? "home" : store.channel, ...(store.thread ? { thread: store.thread } : {}) });
+  history.replaceState(null, "", `/#${place}`);
+}
+function recall() {
+  const link = location.pathname.match(/^\/archives\/(\w+)\/p(\d+)(\d{6})$/);
+  const place = new URLSearchParams(location.hash.slice(1));
+  store.me = place.get("as") || localStorage.getItem("person") || "account-manager";
+  if (!me()) store.me = "account-manager";
+  store.home = place.get("in") === "home";
+  const first = store.channels.find((channel) => channel.name === "mautic-ops") || store.channels[0];
+  store.channel = link?.[1] || (place.get("in") && !store.home ? place.get("in") : first.id);
+  store.thread = link ? `${link[2]}.${link[3]}` : place.get("thread") || "";
+}
+
+function color(id) {
+  let sum = 0;
+  for (const letter of id) sum = (sum * 31 + letter.charCodeAt(0)) % 360;
+  return `hsl(${sum} 45% 42%)`;
+}
+
+function act(message) {
+  return async (item, chosen) => {
+    const answer = await ask("click", { user: store.me, channel: store.channel, ts: message.ts, action_id: item.action_id, value: item.value, ...chosen });
+    if (!answer.ok) toast(answer.error || "That did not work.");
+  };
+}
+
+function drawMessage(message, inThread) {
+  const by = store.users.find((user) => user.id === (message.user || "")) || { id: "U0BOT", name: message.username || "mautic", real_name: "", is_bot: true };
+  const at = new Date(Number(message.ts) * 1000);
+  const content = element("div", { class: "content" });
+  if (message.blocks?.length) content.append(...message.blocks.map((one) => block(one, names, act(message))));
+  else if (message.text) content.append(mrkdwn(message.text, names));
+  for (const attachment of message.attachments || []) {
+    content.append(element("div", { style: `border-left:4px solid #${(attachment.color || "ddd").replace("#", "")};padding-left:10px` },
+      ...(attachment.blocks ? attachment.blocks.map((one) => block(one, names, act(message))) : [mrkdwn(attachment.text || attachment.fallback || "", names)])));
+  }
+  for (const file of message.files || []) {
+    const address = file.url_private || file.permalink;
+    content.append(element("div", { class: "file" }, /^image\//.test(file.mimetype || "") ? element("img", { src: address, alt: file.title || file.name }) : element("a", { href: address, target: "_blank" }, `📄 ${file.name}`)));
+  }
+  if (message.reactions?.length) content.append(element("div", { class: "hint" }, plain(message.reactions.map((one) => `:${one.name}: ${one.count}`).join("  "))));
+  if (!inThread && message.reply_count) content.append(element("button", { class: "replies", type: "button", onclick: () => openThread(message.ts) }, `💬 ${message.reply_count} ${message.reply_count > 1 ? "replies" : "reply"}`));
+  return element("article", { class: `message ${message.is_ephemeral ? "whisper" : ""}`, "data-ts": message.ts },
+    element("div", { class: "avatar", style: `background:${color(by.id)}`, "aria-hidden": "true" }, by.is_bot ? "M" : by.name.slice(0, 2).toUpperCase()),
+    element("div", {}, element("div", { class: "by" }, element("b", {}, by.name), by.is_bot ? element("span", { class: "app" }, "APP") : null,
+      element("small", { title: at.toString() }, at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
+      message.is_ephemeral ? element("small", {}, "👁 Only visible to you") : null, message.edited && !by.is_bot ? element("small", {}, "(edited)") : null,
+      !inThread && !message.is_ephemeral ? element("button", { class: "button reply-here", type: "button", "aria-label": "Reply in thread", onclick: () => openThread(message.ts) }, "Reply") : null), content));
+}
+
+// Redraws only what changed, so that nothing flickers and a half-read list stays where it is.
+function drawInto(box, messages, inThread) {
+  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 60;
+  const wanted = messages.map((message) => {
+    const key = `${store.me} ${store.channel} ${inThread} ${message.ts}`;
+    const body = JSON.stringify(message);
+    const known = store.drawn.get(key);
+    if (known?.body === body) return known.node;
+    const node = drawMessage(message, inThread);
+    store.drawn.set(key, { body, node });
+    return node;
+  });
+  if (!wanted.length) wanted.push(store.drawn.get("empty") || store.drawn.set("empty", element("div", { class: "empty" }, "Nothing here yet. Try /mautic help below.")).get("empty"));
+  wanted.forEach((node, place) => { if (box.children[place] !== node) box.insertBefore(node, box.children[place] || null); });
+  while (box.children.length > wanted.length) box.lastChild.remove();
+  if (atEnd || box.dataset.of !== `${store.me}${store.channel}${store.thread}`) box.scrollTop = box.scrollHeight;
+  box.dataset.of = `${store.me}${store.channel}${store.thread}`;
+}
+
+async function refresh() {
+  const asked = `${store.me}${store.channel}${store.thread}${store.home}`;
+  const same = () => asked === `${store.me}${store.channel}${store.thread}${store.home}`;
+  if (store.home) {
+    const { view } = await get("home", { user: store.me });
+    if (!same()) return;
+    const click = async (item, chosen) => {
+      const answer = await ask("click", { user: store.me, view_id: view.id, action_id: item.action_id, value: item.value, ...chosen });
+      if (!answer.ok) toast(answer.error || "That did not work.");
+    };
+    $("home").replaceChildren(...(view ? view.blocks.map((one) => block(one, names, click)) : [element("div", { class: "empty" }, "The app has not made this Home yet.")]));
+  } else {
+    const { messages, error } = await get("messages", { channel: store.channel, user: store.me });
+    if (!same()) return;
+    if (error) $("messages").replaceChildren(element("div", { class: "empty" }, `${store.me} is not in this channel.`));
+    else drawInto($("messages"), messages, false);
+    store.seen[store.channel] = messages?.at(-1)?.ts;
+    if (store.thread) {
+      const thread = await get("messages", { channel: store.channel, user: store.me, thread_ts: store.thread });
+      if (same() && thread.messages) drawInto($("thread-messages"), thread.messages, true);
+    }
+  }
+  await drawViews();
+}
+
+function drawFrame() {
+  const channel = store.channels.find((one) => one.id === store.channel);
+  const mine = store.channels.filter((one) => one.members.includes(me().id));
+  const row = (label, on, open, unread) => element("button", { type: "button", class: `${on ? "on" : ""} ${unread ? "unread" : ""}`, onclick: open }, label, unread ? element("span", { class: "dot" }, "●") : null);
+  const unread = (one) => store.latest[one.id] && store.latest[one.id] > (store.seen[one.id] || "") && one.id !== store.channel;
+  $("sidebar").replaceChildren(
+    row("🏠 Mautic Home", store.home, () => go({ home: true })), element("h2", {}, "Channels"),
+    ...mine.filter((one) => !one.is_im).map((one) => row(`${one.is_private ? "🔒" : "#"} ${one.name}${one.is_ext_shared ? " ⇄" : ""}`, !store.home && one.id === store.channel, () => go({ channel: one.id }), unread(one))),
+    ...(mine.some((one) => one.is_im) ? [element("h2", {}, "Direct messages")] : []),
+    ...mine.filter((one) => one.is_im).map((one) => row(`@ ${one.members.filter((id) => id !== me().id).map(names.user).join(", ") || "mautic"}`, !store.home && one.id === store.channel, () => go({ channel: one.id }), unread(one))));
+  $("title").replaceChildren(element("strong", {}, store.home ? "Mautic · Home" : channel?.is_im ? "@ direct message" : `# ${channel?.name || "?"}`),
+    element("small", {}, store.home ? "as the app shows it to " + store.me : channel?.is_ext_shared ? "shared with another organisation" : ""));
+  $("messages").hidden = $("composer-form").hidden = store.home;
+  $("home").hidden = !store.home;
+  $("thread").hidden = !store.thread || store.home;
+  document.body.classList.toggle("with-thread", !$("thread").hidden);
+  document.body.classList.remove("menu");
+  $("composer").placeholder = `Message #${channel?.name || ""} — or /mautic …`;
+  $("person").replaceChildren(...names.people().map((user) => element("option", { value: user.name, selected: user.name === store.me, title: user.title }, `${user.name}${user.title ? ` — ${user.title}` : ""}`)));
+}
+
+async function go(to) {
+  Object.assign(store, { home: false, thread: "" }, to);
+  remember();
+  drawFrame();
+  if (store.home) await ask("home", { user: store.me });
+  await refresh();
+}
+function openThread(ts) {
+  store.thread = ts;
+  remember();
+  drawFrame();
+  refresh().then(() => $("reply").focus());
+}
+
+// Modals: the top of the person's stack of views.
+async function drawViews(errors = {}) {
+  const { views } = await get("views", { user: store.me });
+  const view = views?.at(-1);
+  const shown = JSON.stringify([view, errors, store.me]);
+  if (shown === store.views) return;
+  store.views = shown;
+  const dialog = $("dialog");
+  if (!view) { dialog.close(); return; }
+  const act = async (item, chosen) => {
+    const answer = await ask("click", { user: store.me, view_id: view.id, action_id: item.action_id, value: item.value, ...chosen });
+    if (!answer.ok) toast(answer.error || "That did not work.");
+  };
+  const form = element("form", { method: "dialog", "data-view-id": view.id }, element("h2", {}, plain(view.title.text)),
+    ...view.blocks.map((one) => block(one, names, act, errors[one.block_id])),
+    element("footer", {}, element("button", { type: "button", class: "close", onclick: close }, plain(view.close?.text || "Close")), view.submit ? element("button", { class: "primary" }, plain(view.submit.text)) : null));
+  async function close() {
+    await ask("close", { user: store.me, view_id: view.id });
+    await drawViews();
+  }
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const values = {};
+    for (const one of view.blocks.filter((each) => each.type === "input")) {
+      const input = form.querySelector(`[data-block-id="${CSS.escape(one.block_id)}"] [data-action-id]`);
+      const ticked = [...input.querySelectorAll("input:checked")].map((box) => box.value);
+      values[one.block_id] = { [one.element.action_id]: one.element.type === "checkboxes" ? ticked : one.element.type === "radio_buttons" ? ticked[0] : input.value };
+    }
+    const answer = await ask("submit", { user: store.me, view_id: view.id, values });
+    if (!answer.ok && !answer.errors) toast(answer.error || "That did not work.");
+    await drawViews(answer.errors || {});
+  });
+  dialog.oncancel = (event) => { event.preventDefault(); close(); };
+  dialog.replaceChildren(form);
+  if (!dialog.open) dialog.showModal();
+}
+
+// The composer, which knows the slash commands.
+let choice = 0;
+function completions() {
+  const text = $("composer").value;
+  if (!text.startsWith("/")) return [];
+  const found = [];
+  for (const command of store.commands) {
+    if (command.command.startsWith(text.trimEnd()) && !text.includes(" ")) found.push({ insert: `${command.command} `, title: `${command.command} ${command.usage_hint || ""}`, summary: command.description });
+    if (!text.startsWith(`${command.command} `) && text !== command.command) continue;
+    const rest = text.slice(command.command.length).trimStart();
+    for (const sub of command.subcommands || []) {
+      if (sub.name.startsWith(rest) || rest.startsWith(`${sub.name} `)) found.push({ insert: rest.startsWith(sub.name) ? null : `${command.command} ${sub.name} `, title: `${command.command} ${sub.usage}`, summary: sub.summary });
+    }
+  }
+  return found;
+}
+function drawCompletions() {
+  const found = completions();
+  choice = Math.max(0, Math.min(choice, found.length - 1));
+  $("completions").hidden = !found.length;
+  $("completions").replaceChildren(...found.map((one, place) => element("li", { role: "option", "aria-selected": String(place === choice), onmousedown: (event) => { event.preventDefault(); complete(one); } }, one.title, element("small", {}, one.summary))));
+  $("completions").children[choice]?.scrollIntoView({ block: "nearest" });
+}
+function complete(one) {
+  if (one.insert) $("composer").value = one.insert;
+  choice = 0;
+  $("composer").focus();
+  drawCompletions();
+}
+async function send() {
+  const text = $("composer").value.trim();
+  if (!text) return;
+  $("composer").value = "";
+  drawCompletions();
+  const answer = await ask(text.startsWith("/") ? "command" : "message", { user: store.me, channel: store.channel, text });
+  if (!answer.ok) { toast(answer.error || "That did not work."); if (text.startsWith("/")) $("composer").value = text; }
+}
+$("composer").addEventListener("input", () => { choice = 0; drawCompletions(); });
+$("composer").addEventListener("keydown", (event) => {
+  const found = completions();
+  if (found.length && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    choice = (choice + (event.key === "ArrowDown" ? 1 : found.length - 1)) % found.length;
+    event.preventDefault();
+    drawCompletions();
+  } else if (found[choice]?.insert && (event.key === "Tab" || (event.key === "Enter" && !event.shiftKey))) {
+    event.preventDefault();
+    complete(found[choice]);
+  } else if (event.key === "Escape") $("completions").hidden = true;
+  else if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); send(); }
+});
+$("composer").addEventListener("blur", () => { $("completions").hidden = true; });
+$("composer-form").addEventListener("submit", (event) => { event.preventDefault(); send(); });
+async function reply() {
+  const text = $("reply").value.trim();
+  if (!text) return;
+  $("reply").value = "";
+  const answer = await ask("message", { user: store.me, channel: store.channel, text, thread_ts: store.thread });
+  if (!answer.ok) toast(answer.error || "That did not work.");
+}
+$("reply-form").addEventListener("submit", (event) => { event.preventDefault(); reply(); });
+$("reply").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); reply(); } });
+$("close-thread").addEventListener("click", () => go({ thread: "" }));
+$("menu").addEventListener("click", () => document.body.classList.toggle("menu"));
+$("person").addEventListener("change", (event) => {
+  store.me = event.target.value;
+  localStorage.setItem("person", store.me);
+  const channel = store.channels.find((one) => one.id === store.channel);
+  const first = store.channels.find((one) => one.members.includes(me().id));
+  watch();
+  go({ home: store.home, channel: channel?.members.includes(me().id) ? store.channel : first?.id, thread: channel?.members.includes(me().id) ? store.thread : "" });
+});
+
+let stream, due;
+function watch() {
+  stream?.close();
+  stream = new EventSource(`/_control/events?user=${encodeURIComponent(store.me)}`);
+  stream.onopen = () => refresh();
+  stream.onmessage = async (event) => {
+    const change = JSON.parse(event.data);
+    if (change.channel && change.ts) {
+      store.latest[change.channel] = change.ts;
+      if (!store.channels.some((one) => one.id === change.channel)) store.channels = (await get("channels", {})).channels;
+      if (change.channel !== store.channel || store.home) drawFrame();
+    }
+    // Many changes come in one breath: one look shows them all.
+    clearTimeout(due);
+    due = setTimeout(refresh, 30);
+  };
+}
+
+[store.users, store.channels, store.commands] = await Promise.all([get("users", {}), get("channels", {}), get("commands", {})]).then((all) => [all[0].users, all[1].channels, all[2].commands]);
+recall();
+watch();
+await go({ home: store.home, thread: store.thread });
+$("composer").focus();

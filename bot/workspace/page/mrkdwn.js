@@ -1,0 +1,82 @@
+// Slack's mrkdwn as DOM nodes. Nothing is ever parsed as HTML: what comes from messages becomes text nodes.
+const EMOJI = { white_check_mark: "✅", heavy_check_mark: "✔️", x: "❌", warning: "⚠️", hourglass: "⌛", hourglass_flowing_sand: "⏳", gear: "⚙️",
+  raised_hand: "✋", no_entry: "⛔", no_entry_sign: "🚫", tada: "🎉", rocket: "🚀", package: "📦", camera: "📷", file_cabinet: "🗄️", rotating_light: "🚨",
+  leftwards_arrow_with_hook: "↩️", arrows_counterclockwise: "🔄", arrow_forward: "▶️", arrow_right: "➡️", white_small_square: "▫️", black_small_square: "▪️",
+  large_green_circle: "🟢", large_orange_circle: "🟠", large_yellow_circle: "🟡", red_circle: "🔴", white_circle: "⚪", large_blue_circle: "🔵",
+  ballot_box_with_check: "☑️", test_tube: "🧪", twisted_rightwards_arrows: "🔀", bell: "🔔", no_bell: "🔕", mag: "🔍", lock: "🔒", unlock: "🔓", key: "🔑",
+  bar_chart: "📊", chart_with_upwards_trend: "📈", sunny: "☀️", zzz: "💤", wrench: "🔧", hammer_and_wrench: "🛠️", truck: "🚚", house: "🏠", eyes: "👀",
+  thumbsup: "👍", "+1": "👍", thumbsdown: "👎", "-1": "👎", wave: "👋", fire: "🔥", bulb: "💡", information_source: "ℹ️", question: "❓", exclamation: "❗",
+  calendar: "📅", clock1: "🕐", alarm_clock: "⏰", floppy_disk: "💾", computer: "💻", globe_with_meridians: "🌐", point_right: "👉", snowflake: "❄️", broom: "🧹" };
+
+const decode = (text) => text.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
+export const emoji = (text) => text.replace(/:([a-z0-9_+-]+):/g, (all, name) => EMOJI[name] || all);
+
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value != null) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child != null));
+  return made;
+}
+
+function date(at, format, fallback) {
+  const moment = new Date(at * 1000);
+  if (isNaN(moment)) return fallback;
+  const days = Math.round((new Date().setHours(0, 0, 0, 0) - new Date(moment).setHours(0, 0, 0, 0)) / 864e5);
+  const near = { "-1": "tomorrow", 0: "today", 1: "yesterday" }[days];
+  const short = moment.toLocaleDateString("en", { month: "short", day: "numeric", year: "numeric" });
+  const long = moment.toLocaleDateString("en", { weekday: "long", month: "long", day: "numeric", year: "numeric" });
+  return format.replace(/\{(\w+)\}/g, (all, token) => ({ date_num: moment.toLocaleDateString("sv"), date: long, date_short: short, date_long: long,
+    date_pretty: near || long, date_short_pretty: near || short, date_long_pretty: near || long, time: moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }),
+    time_secs: moment.toLocaleTimeString() })[token] ?? all);
+}
+
+function reference(inner, names) {
+  const [target, label] = inner.split(/\|(.*)/s);
+  if (target.startsWith("@")) return element("span", { class: "mention" }, "@" + (names.user(target.slice(1)) || label || target.slice(1)));
+  if (target.startsWith("#")) return element("span", { class: "mention" }, "#" + (names.channel(target.slice(1)) || label || target.slice(1)));
+  if (target.startsWith("!date^")) {
+    const [, at, format] = target.split("^");
+    return element("time", { datetime: new Date(at * 1000).toISOString(), title: new Date(at * 1000).toString() }, date(Number(at), format, decode(label || "")));
+  }
+  if (target.startsWith("!")) return element("span", { class: "mention" }, "@" + (label || target.slice(1).split("^")[0]));
+  const address = decode(target);
+  if (!/^(https?:|mailto:)/i.test(address)) return document.createTextNode(decode(`<${inner}>`));
+  return element("a", { href: address, target: "_blank", rel: "noreferrer noopener" }, decode(label || target));
+}
+
+const MARKS = [["*", "strong"], ["_", "em"], ["~", "del"]];
+function inline(text, names) {
+  const parts = [];
+  // Code first (nothing inside it means anything), then references, bare links, then the marks.
+  const pattern = /`([^`\n]+)`|<([^<>\n]+)>|(https?:\/\/[^\s<>|]+[^\s<>|.,;:!?)])|(?<![\w*])\*(?=\S)([^*\n]*[^*\s])\*(?![\w*])|(?<![\w_])_(?=\S)([^_\n]*[^_\s])_(?![\w_])|(?<![\w~])~(?=\S)([^~\n]*[^~\s])~(?![\w~])/g;
+  let last = 0;
+  for (const found of text.matchAll(pattern)) {
+    parts.push(emoji(decode(text.slice(last, found.index))));
+    last = found.index + found[0].length;
+    if (found[1]) parts.push(element("code", {}, ...code(found[1], names)));
+    else if (found[2]) parts.push(reference(found[2], names));
+    else if (found[3]) parts.push(element("a", { href: decode(found[3]), target: "_blank", rel: "noreferrer noopener" }, decode(found[3])));
+    else MARKS.forEach(([, tag], place) => { if (found[4 + place]) parts.push(element(tag, {}, ...inline(found[4 + place], names))); });
+  }
+  parts.push(emoji(decode(text.slice(last))));
+  return parts;
+}
+const code = (text, names) => text.split(/(<[@#][^<>]+>)/).map((part) => (/^<[@#]/.test(part) ? reference(part.slice(1, -1), names) : decode(part)));
+
+export function mrkdwn(text, names) {
+  const box = element("div");
+  for (const [place, part] of String(text).split("```").entries()) {
+    if (place % 2) { box.append(element("pre", {}, decode(part.replace(/^\n/, "")))); continue; }
+    for (const [row, line] of part.split("\n").entries()) {
+      if (row) box.append(element("br"));
+      const quote = line.match(/^&gt; ?(.*)/);
+      box.append(...(quote ? [element("blockquote", {}, ...inline(quote[1], names))] : inline(line, names)));
+    }
+  }
+  return box;
+}
+export const plain = (text) => emoji(text || "");
