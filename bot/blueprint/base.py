@@ -79,22 +79,23 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
     root, edge = work / "tenant" / "rootfs", work / "edge" / "rootfs"
     mirror, security = mirrors(_host_sources())
     try:
-        root.mkdir(parents=True)
+        # Nobody misses a half-written package of a folder that is thrown away then, so dpkg need not sync each file.
+        (root / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
+        (root / "etc/dpkg/dpkg.cfg.d/mautic-ops").write_text(
+            "force-unsafe-io\nno-debsig\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\n"
+            "path-exclude=/usr/share/locale/*\npath-exclude=/usr/share/mysql/*/errmsg.sys\n"
+            "path-include=/usr/share/mysql/english/errmsg.sys\n"
+        )
         progress("installing Debian")
         keyring = [f"--keyring={KEYRING}"] if KEYRING.exists() else []
         _run(["debootstrap", "--variant=minbase", *keyring, f"--include={','.join(SYSTEM)}", SUITE, str(root), mirror])
         (root / "etc/apt/sources.list").write_text(
             f"deb {mirror} {SUITE} main\ndeb {mirror} {SUITE}-updates main\ndeb {security} {SUITE}-security main\n"
         )
-        # Packages must not start their services in a chroot, and need not sync a disk that is thrown away.
+        # Packages must not start their services in a chroot.
         policy = root / "usr/sbin/policy-rc.d"
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
-        (root / "etc/dpkg/dpkg.cfg.d/mautic-ops").write_text(
-            "force-unsafe-io\nno-debsig\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\n"
-            "path-exclude=/usr/share/locale/*\npath-exclude=/usr/share/mysql/*/errmsg.sys\n"
-            "path-include=/usr/share/mysql/english/errmsg.sys\n"
-        )
         _chroot(root, "apt-get", "-q", "update")
         _chroot(root, "apt-get", "-qy", "--no-install-recommends", "dist-upgrade")
         edge.parent.mkdir()
