@@ -62,6 +62,11 @@ def told(why: str, typed: str) -> Mrkdwn:
     return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]*`|[*_~`]", shown, sentence))
 
 
+def sentence(text: object) -> Mrkdwn:
+    """Show a recorded sentence on one line: code in it is code, and nobody in it is mentioned."""
+    return told(str(text), str(text))
+
+
 def person(user: str) -> Mrkdwn:
     """Mention a person by Slack id; the bot's own doings are "the bot's"."""
     return Mrkdwn(f"<@{user}>") if re.fullmatch(r"[UW][A-Z0-9]+", user) else escape(user)
@@ -93,7 +98,7 @@ def seconds(number: float) -> str:
     for unit, length in (("days", 172_800), ("h", 7200), ("min", 120)):
         if number >= length:
             return f"{number / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
-    return f"{number:.1f} s"
+    return f"{number:.0f} s" if number >= 10 else f"{number:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,14 @@ class Renderer:
             keep_trailing_newline=False,
         )
         self.environment.filters.update(
-            code=code, line=line, person=person, size=size, seconds=seconds, when=self.when, mrkdwn=Mrkdwn
+            code=code,
+            line=line,
+            sentence=sentence,
+            person=person,
+            size=size,
+            seconds=seconds,
+            when=self.when,
+            mrkdwn=Mrkdwn,
         )
 
     def when(self, at: float) -> Mrkdwn:

@@ -1,0 +1,293 @@
+"""Every template in its states, as it is posted: `tests/messages/golden/*.json`.
+
+`UPDATE_GOLDEN=1` writes the files anew; what changed is then read in the diff. A template without one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from slack_sdk import WebClient
+
+import commands
+from bot import home
+from bot.announcer import Announcer
+from bot.audit import Verdict
+from bot.lxd import InstanceState
+from bot.messages import Message, Modal, Renderer
+from bot.operations import Decision, Operation, StepRow
+from bot.registry import Context, Registry
+from bot.settings import load
+from bot.simulated_edge import SimulatedProbe
+from bot.tenants import Tenant
+from bot.workspace import block_kit
+from tests.support.bot import LEAD, make_bench
+from tests.support.judge import judge
+
+GOLDEN = Path(__file__).with_name("golden")
+TEMPLATES = Path(__file__).parents[2] / "templates"
+SETTINGS = load(environment={})
+RENDERER = Renderer()
+REGISTRY = Registry(commands)
+NOW = 1_800_000_000.0
+
+ASKED = Operation(
+    id=7,
+    command="new",
+    tenant="client-x",
+    arguments={"tenant": "client-x", "note": "R&D <3"},
+    requester="U0ACCOUNT",
+    channel="C0OPS",
+    state="awaiting_approval",
+    plan={
+        "summary": "Make the tenant client-x",
+        "facts": {
+            "Address": "https://client-x.mautic.localhost",
+            "Mautic": "5.2.12",
+            "Plan": "small: 2 CPUs, 3GiB memory, 30GiB disk",
+            "Note": "R&D <3 *bold* <!channel>",
+        },
+        "reversible": "can be undone with `delete`",
+        "seconds": 15,
+        "undoable": True,
+    },
+    fingerprint="f",
+    attempts=0,
+    created=NOW,
+    expires=NOW + 86_400,
+    started=None,
+    finished=None,
+    outcome="",
+    error_id="",
+    undo_by="",
+    message_ts="1800000000.000100",
+    revision=1,
+    announced=0,
+    steps=tuple(
+        StepRow(title, None, None, "") for title in ("Clone the blueprint", "Start the container", "See its login page")
+    ),
+    decisions=(),
+)
+APPROVED = replace(ASKED, decisions=(Decision("U0OPSLEAD", "approve", "", "button", NOW + 60),), state="queued")
+RUNNING = replace(
+    APPROVED,
+    state="running",
+    started=NOW + 60,
+    steps=(
+        StepRow("Clone the blueprint", NOW + 60, NOW + 60.4, ""),
+        StepRow("Start the container", NOW + 60.4, None, ""),
+        StepRow("See its login page", None, None, ""),
+    ),
+)
+DONE = replace(
+    RUNNING,
+    state="succeeded",
+    outcome="done",
+    steps=tuple(replace(step, started=NOW + 60, finished=NOW + 61, note="it is there") for step in RUNNING.steps),
+)
+FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
+TENANT = Tenant(
+    name="client-x",
+    host="local",
+    instance="client-x",
+    status="Running",
+    domain="client-x.mautic.localhost",
+    plan="small",
+    version="5.2.12",
+    role="tenant",
+    note="R&D *first* <!channel>",
+    created=int(NOW),
+)
+
+
+def card(operation: Operation) -> Message:
+    return Announcer(cast(WebClient, None), cast(Any, SimpleNamespace(clock=lambda: NOW)), RENDERER, SETTINGS).card(
+        operation
+    )
+
+
+def words(template: str, **state: object) -> Message:
+    return RENDERER.message(f"commands/{template}.j2", **state)
+
+
+def ended(command: str, **facts: str) -> Message:
+    operation = replace(DONE, command=command)
+    plan = {**operation.plan, "facts": {**operation.plan["facts"], **facts}}
+    return words(command, operation=operation, plan=plan, arguments=operation.arguments, took=4.2)
+
+
+def helped(command: str) -> Message:
+    chosen = REGISTRY.commands[command] if command else None
+    everything = list(REGISTRY.commands.values())
+    return words("help", command=chosen, commands=everything, policy=SETTINGS.policy(command) if command else None)
+
+
+def listed(*tenants: Tenant, **state: object) -> Message:
+    known = {"part": "", "page": 1, "pages": 1, "archived": False, "running": len(tenants), "total": len(tenants)}
+    return words("list", tenants=tenants, url=SETTINGS.edge.url, **known | state)
+
+
+def status(**state: object) -> Message:
+    known: dict[str, object] = {
+        "tenant": TENANT,
+        "state": InstanceState("Running", memory=210_000_000, disk=31_000_000, processes=30),
+        "plan": SETTINGS.plans["small"],
+        "probe": SimulatedProbe(200, True, seconds=0.12),
+        "health": {
+            "healthy": True,
+            "checks": {"database": {"ok": True, "text": "answers"}, "crons": {"ok": True, "text": "ran 1 min ago"}},
+            "facts": {"contacts": 12},
+        },
+        "trouble": "",
+        "url": "https://client-x.mautic.localhost",
+        "last": [DONE],
+    }
+    return words("status", **known | state)
+
+
+def homepage(**state: object) -> Message:
+    return RENDERER.message("home.j2", **{"waiting": [], "mine": [], "tenants": [], **state})
+
+
+SILENT = {"healthy": False, "checks": {}, "facts": {}}
+MESSAGES: dict[str, Message] = {
+    "card-awaiting-approval": card(ASKED),
+    "card-awaiting-approval-step-up": card(replace(ASKED, command="delete")),
+    "card-queued": card(APPROVED),
+    "card-running": card(RUNNING),
+    "card-succeeded": card(DONE),
+    "card-failed": card(FAILED),
+    "card-needs-attention": card(replace(FAILED, state="needs_attention")),
+    "card-being-taken-back": card(replace(FAILED, state="queued", undo_by="U0OPSLEAD")),
+    "card-denied": card(replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no", "reply", NOW),))),
+    "card-expired": card(replace(ASKED, state="expired")),
+    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Withdrawn")),
+    "commands-new": ended("new"),
+    "commands-delete": ended("delete", Kept="for 30 days as an archive, with all its data"),
+    "commands-unarchive": ended("unarchive"),
+    "commands-help": helped(""),
+    "commands-help-operation": helped("new"),
+    "commands-help-query": helped("list"),
+    "commands-list": listed(TENANT, replace(TENANT, name="client-y", status="Stopped", note="")),
+    "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
+    "commands-list-empty": listed(),
+    "commands-list-archived-empty": listed(archived=True),
+    "commands-list-nothing-found": listed(part="<!channel>`x"),
+    "commands-status": status(),
+    "commands-status-page-closed": status(probe=SimulatedProbe(502, False)),
+    "commands-status-silent": status(health=SILENT, trouble="Inside `client-x`: the tool gave no reason."),
+    "commands-status-stopped": status(state=InstanceState("Stopped"), probe=None, health=SILENT | {"healthy": True}),
+    "commands-history": words(
+        "history", operations=[FAILED, replace(DONE, id=6), replace(ASKED, id=5)], tenant="client-x"
+    ),
+    "commands-history-empty": words("history", operations=[], tenant=""),
+    "commands-audit-verify": words("audit", what="verify", verdict=Verdict(120, 0, "ab" * 32)),
+    "commands-audit-verify-broken": words(
+        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "row 12 was changed")
+    ),
+    "commands-audit-export": words("audit", what="export", path="/var/lib/mautic-ops/audit-1.jsonl", rows=120),
+    "commands-audit-recent": words(
+        "audit",
+        what="recent",
+        rows=[
+            {
+                "seq": 2,
+                "at": NOW,
+                "event": "step.finished",
+                "tenant": "client-x",
+                "operation": 7,
+                "actor": "system",
+                "detail": {"step": "Clone", "note": "<!channel>"},
+            },
+            {
+                "seq": 1,
+                "at": NOW,
+                "event": "command.refused",
+                "tenant": "",
+                "operation": 0,
+                "actor": "U0ACCOUNT",
+                "detail": {"why": "There is no command “x”"},
+            },
+        ],
+    ),
+    "commands-doctor": words(
+        "doctor", checks=[("LXD", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1 GB of 30 GB free")]
+    ),
+    "home": homepage(waiting=[ASKED], mine=[ASKED, DONE], tenants=[TENANT]),
+    "home-empty": homepage(),
+    "home-without-lxd": homepage(tenants=None),
+    "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
+    "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
+}
+
+
+def modals(folder: Path) -> dict[str, dict[str, Any]]:
+    """The windows: the form of `new`, the typed name, the one reveal."""
+    from bot.invocations import _name_modal
+
+    bench = make_bench(folder)
+    form = bench.answer("new")
+    bench.done("new client-x")
+    reveal = bench.answer("credentials client-x")
+    assert isinstance(form, Modal)
+    assert reveal.fill is not None
+    shown = json.loads(json.dumps(reveal.fill()))
+    text = shown["blocks"][0]["text"]["text"]
+    shown["blocks"][0]["text"]["text"] = text[: text.index("*Password:*")] + "*Password:* `…`"
+    return {
+        "modal-new": form.view,
+        "modal-typed-name": _name_modal(ASKED, "C0OPS").view,
+        "modal-credentials-opening": reveal.view,
+        "modal-credentials": shown,
+    }
+
+
+def compare(name: str, shown: object) -> None:
+    file = GOLDEN / f"{name}.json"
+    text = json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert file.exists(), f"{file.name} is missing; UPDATE_GOLDEN=1 writes it"
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_is_as_it_was_agreed_and_slack_takes_it(name: str) -> None:
+    message = MESSAGES[name]
+    judge(message, frozenset({"U0ACCOUNT", "U0OPSLEAD"}))
+    compare(name, {"text": message.text, "blocks": message.blocks})
+
+
+def test_the_windows_are_as_they_were_agreed_and_slack_takes_them(tmp_path: Path) -> None:
+    for name, view in modals(tmp_path).items():
+        block_kit.view(view, "modal")
+        compare(name, view)
+
+
+def test_the_home_tab_is_as_it_was_agreed_and_slack_takes_it(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.ask("new client-x")
+    shown: list[Any] = []
+    client = cast(WebClient, SimpleNamespace(views_publish=lambda **known: shown.append(known)))
+    context: Context = bench.context
+    home.publish(client, context, LEAD.id)
+    block_kit.view(shown[0]["view"], "home")
+    compare("view-home", shown[0]["view"])
+
+
+def test_every_template_has_its_golden_message() -> None:
+    templates = {str(file.relative_to(TEMPLATES).with_suffix("")) for file in TEMPLATES.rglob("*.j2")}
+    shown = {file.stem for file in GOLDEN.glob("*.json")}
+    without = {name for name in templates if not any(file.startswith(name.replace("/", "-")) for file in shown)}
+    assert not without
+
+
+def test_no_golden_message_is_left_over() -> None:
+    names = {*MESSAGES, "modal-new", "modal-typed-name", "modal-credentials-opening", "modal-credentials", "view-home"}
+    assert {file.stem for file in GOLDEN.glob("*.json")} == names
