@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 import commands
 import schedules
-from bot import home, scheduler
+from bot import bring_up, docs, home, scheduler
 from bot.announcer import Announcer
 from bot.approvals import Approvals
 from bot.database import Database
@@ -23,7 +22,6 @@ from bot.inbox import Inbox
 from bot.invocations import Invocations
 from bot.listeners import SocketMode, make_app, web_client
 from bot.lxd import Lxd
-from bot.manifest import manifest
 from bot.mautic import Mautic
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
@@ -138,17 +136,22 @@ def run() -> int:
     return 0
 
 
+def write_docs() -> int:
+    """Write the pages that are made from the code."""
+    for path, text in docs.pages(bring_up.ROOT, Registry(commands)).items():
+        path.write_text(text)
+    return 0
+
+
 def main(words: list[str]) -> int:
     """The command line."""
-    from bot import bring_up
-
     verbs = {
         "run": run,
         "up": bring_up.up,
         "down": bring_up.down,
         "clean-lab": bring_up.clean_lab,
         "blueprint": lambda: bring_up.blueprint(words[1:]),
-        "manifest": lambda: print(json.dumps(manifest(), indent=2)) or 0,
+        "docs": write_docs,
     }
     if not words or words[0] not in verbs:
         print(f"usage: python -m bot {'|'.join(verbs)}", file=sys.stderr)
