@@ -18,6 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 SECTION, HEADER, CONTEXT, BLOCKS, TOTAL, TEXT, TITLE, BUTTON = 3000, 150, 2000, 50, 12_000, 4000, 24, 75
 """Slack's limits in characters and blocks (TOTAL: kept below the ~13,200 at which Slack refuses a message)."""
 
+SENTENCE, LINE = 1000, 600
+"""Characters of a sentence, and of a person's words, that are shown: several of them fit one section."""
+
 Block = dict[str, Any]
 
 
@@ -37,13 +40,13 @@ def escape(text: object) -> Mrkdwn:
 
 def code(text: object) -> Mrkdwn:
     """Show as code; a backtick inside would end it, so it becomes a quote."""
-    inner = escape(str(text).replace("`", "'").replace("\n", " ").strip() or " ")
+    inner = clip(escape(str(text).replace("`", "'").replace("\n", " ").strip() or " "), LINE)
     return Mrkdwn(f"`{inner}`")
 
 
 def line(text: object) -> Mrkdwn:
     """Put a person's words on one line, with no mark that formats or begins a block."""
-    words = escape(" ".join(str(text).split()))
+    words = clip(escape(" ".join(str(text).split())), LINE)
     return Mrkdwn(re.sub(r"[*_~`]", "\N{ZERO WIDTH SPACE}\\g<0>", words))
 
 
@@ -58,7 +61,7 @@ def told(why: str, typed: str) -> Mrkdwn:
             return found[0] if found[1] in typed else f"<@{found[1]}>"
         return found[0] if len(found[0]) > 1 else "\N{ZERO WIDTH SPACE}" + found[0]
 
-    sentence = clip(escape(" ".join(why.split())), SECTION - 100)
+    sentence = clip(escape(" ".join(why.split())), SENTENCE)
     return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]*`|[*_~`]", shown, sentence))
 
 
@@ -69,7 +72,7 @@ def sentence(text: object) -> Mrkdwn:
 
 def person(user: str) -> Mrkdwn:
     """Mention a person by Slack id; the bot's own doings are "the bot's"."""
-    return Mrkdwn(f"<@{user}>") if re.fullmatch(r"[UW][A-Z0-9]+", user) else escape(user)
+    return Mrkdwn(f"<@{user}>") if re.fullmatch(r"[UW][A-Z0-9]+", user) else line(user)
 
 
 def clip(text: str, limit: int) -> str:

@@ -1,0 +1,214 @@
+"""Messages: whatever people write, Slack takes what comes of it, and nothing in it comes alive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slack_sdk import WebClient
+
+from bot.announcer import Announcer
+from bot.lxd import InstanceState
+from bot.messages import Message, Renderer, clip, code, escape, line, modal, person, seconds, section, size, told
+from bot.operations import Decision, Operation, StepRow
+from bot.settings import load
+from bot.simulated_edge import SimulatedProbe
+from bot.tenants import Tenant
+from bot.workspace import block_kit
+from tests.support.judge import judge
+
+SETTINGS = load(environment={})
+RENDERER = Renderer(notice=":test_tube: Simulated.")
+PEOPLE = frozenset({"U0ACCOUNT", "U0OPSLEAD"})
+STATES = (
+    "awaiting_approval",
+    "queued",
+    "running",
+    "succeeded",
+    "failed",
+    "needs_attention",
+    "denied",
+    "expired",
+    "cancelled",
+)
+
+hostile = st.one_of(
+    st.text(max_size=300),
+    st.text("<>&!@#|`*_~\n\t -=:Uchanel0\u202e\u200b\x00\\\"'", max_size=80),
+    st.sampled_from(
+        [
+            "<!channel>",
+            "<!here|here>",
+            "<!everyone>",
+            "<@U0VICTIM>",
+            "<#C0GENERAL>",
+            "<!subteam^S0X>",
+            "<http://evil.example|slack.com>",
+            "&lt;!channel&gt;",
+            "<!date^1^{date}|x>",
+            "# <!channel>",
+            "~ <!here>",
+            "---",
+            "`",
+            "*",
+            "_a",
+            "\n\n# big\n",
+            "&" * 4000,
+            "<" * 4000,
+            "`" * 3000,
+            "x" * 20_000,
+            "a\n" * 5000,
+            "",
+        ]
+    ),
+)
+
+
+def operation(state: str, note: str, step: str, outcome: str, requester: str) -> Operation:
+    asked = cast(Any, Operation)(
+        **{name: "" for name in Operation.__dataclass_fields__}
+        | {
+            "id": 7,
+            "command": "new",
+            "tenant": "client-x",
+            "requester": requester,
+            "state": state,
+            "plan": {
+                "summary": "Make the tenant client-x",
+                "facts": {"Address": "https://client-x.mautic.localhost", "Note": note},
+                "reversible": "can be undone with `delete`",
+                "seconds": 15,
+                "undoable": True,
+            },
+            "created": 1.8e9,
+            "expires": 1.9e9,
+            "outcome": outcome,
+            "error_id": "0badcafe",
+            "steps": (StepRow("Clone", 1.0, 2.0, step), StepRow("Start", 1.0, None, "")),
+            "decisions": (Decision("U0OPSLEAD", "approve", note, "button", 1.0),),
+        }
+    )
+    return cast(Operation, asked)
+
+
+def card(shown: Operation) -> Message:
+    ticking = cast(Any, SimpleNamespace(clock=lambda: 0.0))
+    return Announcer(cast(WebClient, None), ticking, RENDERER, SETTINGS).card(shown)
+
+
+@given(st.sampled_from(STATES), hostile, hostile, hostile)
+def test_any_card_is_taken_by_slack_and_mentions_nobody_else(state: str, note: str, step: str, outcome: str) -> None:
+    judge(card(operation(state, note, step, outcome, "U0ACCOUNT")), PEOPLE)
+
+
+@given(hostile)
+def test_a_requester_that_is_no_slack_id_is_only_text(requester: str) -> None:
+    judge(card(operation("awaiting_approval", "", "", "", requester)), PEOPLE)
+
+
+@given(hostile, hostile)
+def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
+    tenant = Tenant(
+        "client-x", "local", "client-x", "Running", "client-x.mautic.localhost", "small", word, "tenant", note
+    )
+    listed = {"part": word, "page": 1, "pages": 2, "archived": False, "running": 1, "total": 1}
+    judge(RENDERER.message("commands/list.j2", tenants=[tenant], url=SETTINGS.edge.url, **listed))
+    shown = RENDERER.message(
+        "commands/status.j2",
+        tenant=tenant,
+        state=InstanceState("Running", memory=1, disk=1, processes=1),
+        plan=None,
+        probe=SimulatedProbe(0, False, error=word),
+        health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
+        trouble=note,
+        url="https://client-x.mautic.localhost",
+        last=[operation("failed", note, "", word, "U0ACCOUNT")],
+    )
+    judge(shown)
+
+
+@given(hostile, hostile)
+def test_any_history_and_audit_row_is_taken_by_slack(note: str, word: str) -> None:
+    shown = [operation("failed", note, "", word, "U0ACCOUNT")]
+    judge(RENDERER.message("commands/history.j2", operations=shown, tenant="client-x"), PEOPLE)
+    row = {"seq": 1, "at": 1.8e9, "event": "step.finished", "tenant": "client-x", "operation": 7, "actor": word}
+    rows = [row | {"detail": {"why": note, "reason": word}}]
+    judge(RENDERER.message("commands/audit.j2", what="recent", rows=rows))
+
+
+@given(hostile, hostile)
+def test_a_refusal_quotes_what_was_typed_without_bringing_it_to_life(typed: str, other: str) -> None:
+    why = f"There is no plan “{typed[:40]}”; `/mautic help` lists {other}, says <@U0OPSLEAD>."
+    judge(RENDERER.say(f":warning: {told(why, typed + other)}"), PEOPLE)
+
+
+def test_a_mention_of_ours_lives_and_a_typed_one_does_not() -> None:
+    assert told("held by <@U0OPSLEAD>", "new client-x") == "held by <@U0OPSLEAD>"
+    assert told("no <@U0VICTIM>; ask <@U0OPSLEAD>", "new <@U0VICTIM>") == "no &lt;@U0VICTIM&gt;; ask <@U0OPSLEAD>"
+
+
+def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
+    tenant = Tenant("client-x", "local", "client-x", "Running", "d" * 250, "small", "5", "tenant", "<!channel> &" * 20)
+    tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
+    listed = {"part": "", "page": 1, "pages": 1, "archived": False, "running": 1000, "total": 1000}
+    shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)
+    judge(shown)
+    assert "cut here" in str(shown.blocks), "what does not fit is not left out in silence"
+
+
+@given(st.text(max_size=9000), st.integers(0, 5))
+def test_any_words_become_a_message(words: str, lines: int) -> None:
+    extra = [section("below")] * lines
+    block_kit.message_content(RENDERER.compose(escape(words), extra).arguments())
+
+
+def test_the_marks_of_a_template_become_blocks() -> None:
+    blocks = Renderer().compose("# Head &amp; heart\nfirst\nsecond\n\n---\n~ small").blocks
+    assert [block["type"] for block in blocks] == ["header", "section", "divider", "context"]
+    assert blocks[0]["text"] == {"type": "plain_text", "text": "Head & heart"}
+    assert blocks[1]["text"]["text"] == "first\nsecond"
+
+
+def test_a_header_does_not_come_alive_in_the_notification() -> None:
+    assert Renderer().compose("# &lt;!channel&gt;").text == "&lt;!channel&gt;"
+
+
+@given(hostile, st.integers(10, 60))
+def test_a_cut_never_splits_an_entity_or_a_mark(text: str, limit: int) -> None:
+    cut = clip(escape(text), limit)
+    assert len(cut) <= limit
+    assert not cut.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").count("&")
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (code("a`b\nc"), "`a'b c`"),
+        (code(""), "` `"),
+        (line(" a \n b "), "a b"),
+        (line("*x* <y>"), "\u200b*x\u200b* &lt;y&gt;"),
+        (person("U0OPSLEAD"), "<@U0OPSLEAD>"),
+        (person("system"), "system"),
+        (person("<!here>"), "&lt;!here&gt;"),
+        (size(999), "999 B"),
+        (size(1_340_000_000), "1.3 GB"),
+        (size(2e12), "2.0 TB"),
+        (seconds(2.44), "2.4 s"),
+        (seconds(15), "15 s"),
+        (seconds(600), "10 min"),
+        (seconds(3 * 86_400), "3 days"),
+    ],
+)
+def test_small_words(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+@given(hostile, hostile)
+def test_any_modal_is_taken_by_slack(title: str, text: str) -> None:
+    made = modal("credentials", title or "x", [section(code(text))])
+    if title.strip():
+        block_kit.view(made.view, "modal")
