@@ -22,7 +22,7 @@ demo: .venv
 	$(PYTHON) -m tests.support.demo
 
 bench: .venv
-	$(PYTHON) -m tests.bench.run
+	REQUIRE_LXD=1 $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/run.py
 
 docs: .venv
 	$(PYTHON) -m bot docs

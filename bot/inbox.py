@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from bot.database import Database
@@ -15,6 +16,18 @@ from bot.database import Database
 log = logging.getLogger(__name__)
 KEEP = 86_400.0
 """Seconds that a handled delivery is kept, to know its duplicates (Slack retries for minutes)."""
+
+
+@dataclass
+class _Delivery:
+    """One delivery on its way into the table; `row` stays 0 for a duplicate."""
+
+    kind: str
+    key: str
+    payload: dict[str, Any]
+    row: int = 0
+    done: bool = False
+    error: Exception | None = None
 
 
 class Inbox:
@@ -27,19 +40,45 @@ class Inbox:
         self.handle = handle
         self._pool = ThreadPoolExecutor(workers, "inbox")
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._waiting: list[_Delivery] = []
         self._taken: set[int] = set()
 
     def put(self, kind: str, key: str, payload: dict[str, Any]) -> bool:
-        """Write a delivery down and have it worked on; False when it was here before."""
-        with self.database.transaction() as transaction:
-            cursor = transaction.execute(
-                "INSERT OR IGNORE INTO inbox (key, kind, payload, received) VALUES (?,?,?,?)",
-                (key, kind, json.dumps(payload), time.time()),
-            )
-        if cursor.rowcount != 1:
+        """Write a delivery down and have it worked on; False when it was here before.
+
+        Deliveries that come together share one commit: the first to get the lock writes all that wait by then.
+        """
+        mine = _Delivery(kind, key, payload)
+        with self._lock:
+            self._waiting.append(mine)
+        with self._writing:
+            if not mine.done:
+                with self._lock:
+                    together, self._waiting = self._waiting, []
+                self._write(together)
+        if mine.error:
+            raise mine.error
+        if not mine.row:
             return False
-        self._submit(int(cursor.lastrowid or 0), kind, key, payload)
+        self._submit(mine.row, kind, key, payload)
         return True
+
+    def _write(self, together: list[_Delivery]) -> None:
+        now = time.time()
+        try:
+            with self.database.transaction() as transaction:
+                for one in together:
+                    cursor = transaction.execute(
+                        "INSERT OR IGNORE INTO inbox (key, kind, payload, received) VALUES (?,?,?,?)",
+                        (one.key, one.kind, json.dumps(one.payload), now),
+                    )
+                    one.row = int(cursor.lastrowid or 0) if cursor.rowcount == 1 else 0
+        except Exception as error:
+            for one in together:
+                one.error = error
+        for one in together:
+            one.done = True
 
     def _submit(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
         with self._lock:

@@ -208,7 +208,13 @@ def _refuse_where_impossible() -> None:
 def _install(progress: Progress) -> None:
     """Install what is missing of LXD and what it needs."""
     # nftables first: a daemon that starts without it falls back to a firewall without our network's rules.
-    needed = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "mkfs.btrfs": "btrfs-progs", "debootstrap": "debootstrap"}
+    needed = {
+        "nft": "nftables",
+        "dnsmasq": "dnsmasq-base",
+        "mkfs.btrfs": "btrfs-progs",
+        "debootstrap": "debootstrap",
+        "zstd": "zstd",
+    }
     packages = [package for program, package in needed.items() if shutil.which(program, path=_PATH) is None]
     lxd = shutil.which("lxd", path=_PATH) is None
     if not packages and not lxd:

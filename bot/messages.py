@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 SECTION, HEADER, CONTEXT, BLOCKS, TOTAL, TEXT, TITLE, BUTTON = 3000, 150, 2000, 50, 12_000, 4000, 24, 75
 """Slack's limits in characters and blocks (TOTAL: kept below the ~13,200 at which Slack refuses a message)."""
 
-SENTENCE, LINE = 1000, 600
+SENTENCE, LINE = 700, 600
 """Characters of a sentence, and of a person's words, that are shown: several of them fit one section."""
 
 Block = dict[str, Any]

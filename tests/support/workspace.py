@@ -167,6 +167,13 @@ class WorkspaceServer(Workspace):
         super().__init__(_first_line(self.process).rpartition(" ")[2])
         self.port = urllib.parse.urlsplit(self.url).port or 0
 
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:

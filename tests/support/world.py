@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from bot.blueprint.build import blueprints
 from bot.bring_up import build_blueprint
 from bot.hosts import real_edge
 from bot.lxd import NotFound
@@ -109,10 +110,20 @@ class World:
         self.bot.start()
 
     def close(self) -> None:
-        """Stop both processes."""
+        """End both processes at once; a peaceful end has its own test."""
         if self.bot.process and self.bot.process.poll() is None:
-            self.bot.stop()
-        self.workspace.stop()
+            self.bot.kill()
+        self.workspace.kill()
+
+    def credentials(self, tenant: str, user: str = "account-manager") -> dict[str, str]:
+        """Ask for the first credentials; what the modal shows, by label."""
+        self.workspace.command(user, CHANNEL, f"/mautic credentials {tenant}")
+
+        def shown() -> dict[str, str]:
+            views = self.workspace.views(user)
+            return dict(re.findall(r"\*([\w-]+):\* `([^`]+)`", str(views[-1]["blocks"]))) if views else {}
+
+        return eventually(shown)
 
     def ask(self, text: str, user: str = "account-manager") -> str:
         """Send a slash command that asks for an operation; the ts of its card."""
@@ -156,6 +167,11 @@ class World:
         found = eventually(look)
         assert found
         return found
+
+    def lxd_blueprint(self) -> str:
+        """The instance of the double's blueprint."""
+        built = [one for one in blueprints(self.lxd) if one.version != TINY_VERSION]
+        return built[-1].instance
 
     def instances_of(self, tenant: str) -> list[str]:
         """The instances that are, or were, this tenant's."""

@@ -1,0 +1,179 @@
+"""`make bench`: measures the figures of docs/performance.md in one run; prints one JSON object, writes bench.json.
+
+Not collected by `make test`: seconds are figures here, never assertions there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import audit
+from bot.lxd import LxdError
+from bot.lxd_gateway import LxdGateway
+from bot.tenants import stamps
+from tests.support.bot import make_bench
+from tests.support.real_lxd import PROJECT
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
+from tests.support.world import CHANNEL, BotProcess, World
+
+RESULT = Path(__file__).parents[2] / "bench.json"
+LIMITS = {
+    "live_ratio": 1.7,
+    "ack_p99_ms": 300,
+    "acks_missed": 0,
+    "list_1000_s": 1.0,
+    "list_1000_lxd_requests": 1,
+    "audit_verify_100k_s": 2.0,
+    "rss_idle_mb": 120,
+    "ready_s": 3.0,
+}
+"""What each figure may be at most."""
+ROUNDS = 5
+
+
+@pytest.fixture(scope="session")
+def figures() -> Iterator[dict[str, Any]]:
+    """The figures so far; printed and written at the end."""
+    measured: dict[str, Any] = {"cores": os.cpu_count()}
+    yield measured
+    measured["over"] = {name: measured[name] for name, most in LIMITS.items() if measured.get(name, 0) > most}
+    text = json.dumps(measured, indent=2)
+    RESULT.write_text(text + "\n")
+    print(f"\n{text}")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> Iterator[tuple[WorkspaceServer, BotProcess]]:
+    """A real bot process and workspace over a simulated LXD."""
+    workspace = WorkspaceServer(tmp_path / "workspace")
+    workspace.faults(limits=False)
+    environment = {
+        "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
+        "MAUTIC_OPS_BOT__STATE": str(tmp_path / "state"),
+        "SLACK_BOT_TOKEN": BOT_TOKEN,
+        "SLACK_APP_TOKEN": APP_TOKEN,
+    }
+    bot = BotProcess(environment, tmp_path / "state", workspace)
+    yield workspace, bot
+    bot.kill()
+    workspace.kill()
+
+
+def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dict[str, Any]) -> None:
+    workspace, bot = simulated
+    figures["ready_s"] = round(timed(bot.start), 2)
+    assert bot.process
+    time.sleep(3)  # Idle is what it settles at.
+    status = Path(f"/proc/{bot.process.pid}/status").read_text()
+    figures["rss_idle_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
+
+    def ask(_: int) -> float | None:
+        answer = workspace.command("account-manager", CHANNEL, "/mautic help")
+        return answer["ack_ms"] if answer["ok"] else None
+
+    with ThreadPoolExecutor(50) as people:
+        acks = list(people.map(ask, range(1000)))
+    answered = sorted(ack for ack in acks if ack is not None)
+    figures["ack_p50_ms"] = round(statistics.median(answered), 1)
+    figures["ack_p99_ms"] = round(answered[int(len(answered) * 0.99) - 1], 1)
+    figures["acks_missed"] = 1000 - len(answered)
+
+
+def test_a_list_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
+    bench = make_bench(tmp_path)
+    blueprint = bench.context.fleet.blueprint()
+    for number in range(1000):
+        config = stamps(
+            role="tenant", tenant=f"client-{number}", domain=f"c{number}.example.com", plan="small", version="5.2.12"
+        )
+        bench.lxd.copy(f"{blueprint.instance}/golden", f"client-{number}", config=config, devices={})
+    bench.lxd.calls.clear()
+    figures["list_1000_s"] = round(min(timed(lambda: bench.answer("list")) for _ in range(1)), 3)
+    figures["list_1000_lxd_requests"] = sum(bench.lxd.calls.values())
+
+
+def test_an_audit_of_a_hundred_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
+    bench = make_bench(tmp_path)
+    with bench.context.database.transaction() as transaction:
+        for number in range(100_000):
+            event = audit.Event("step.finished", "U0OPSLEAD", "client-x", number, {"step": "Clone the blueprint"})
+            audit.record(transaction, event, 1_800_000_000.0 + number)
+    figures["audit_verify_100k_s"] = round(timed(lambda: audit.verify(bench.context.database)), 2)
+    assert audit.verify(bench.context.database).rows == 100_000
+
+
+def test_from_approval_to_live(world: World, figures: dict[str, Any]) -> None:
+    live, floors = [], []
+    for number in range(ROUNDS):
+        floors.append(floor(world.lxd, world.lxd_blueprint(), f"floor-{number}"))
+        live.append(approve_to_live(world, f"bench-{number}"))
+    figures["floor_s"] = round(statistics.median(floors), 2)
+    figures["approve_to_live_s"] = round(statistics.median(live), 2)
+    figures["live_ratio"] = round(statistics.median(mine / raw for mine, raw in zip(live, floors, strict=True)), 2)
+    figures["tenant_own_bytes"] = own_bytes(world)
+    world.remove(*[f"bench-{number}" for number in range(ROUNDS)])
+
+
+def approve_to_live(world: World, name: str) -> float:
+    """Seconds from the approver's click to the thread saying that it is live, and it is."""
+    card = world.ask(f"new {name}")
+    began = time.perf_counter()
+    world.workspace.click("ops-lead", CHANNEL, card, "approve")
+    world.wait_for(card, "is live")
+    took = time.perf_counter() - began
+    assert world.edge.probe(f"{name}.e2e.localhost").login
+    return took
+
+
+def floor(lxd: LxdGateway, blueprint: str, name: str) -> float:
+    """Seconds that LXD alone takes: copy the blueprint, start it, address, unseal, its login page."""
+    began = time.perf_counter()
+    lxd.copy(f"{blueprint}/golden", name, config={}, devices={})
+    lxd.start(name)
+    while not (address := lxd.state(name).address):
+        time.sleep(0.02)
+    lxd.remove(name, "/etc/nginx/sealed")
+    while not login_page(address):
+        time.sleep(0.02)
+    took = time.perf_counter() - began
+    lxd.stop(name, force=True)
+    lxd.delete(name)
+    return took
+
+
+def login_page(address: str) -> bool:
+    """Whether the login page is there, asked for directly."""
+    connection = http.client.HTTPConnection(address, 80, timeout=10)
+    try:
+        connection.request("GET", "/s/login", headers={"Host": "localhost", "Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status == 200 and b'name="_username"' in answer.read()
+    except (OSError, http.client.HTTPException, LxdError):
+        return False
+    finally:
+        connection.close()
+
+
+def own_bytes(world: World) -> int:
+    """Bytes that a fresh tenant does not share with the blueprint, as btrfs counts them (LXD's disk usage)."""
+    subprocess.run(["sync"], check=True)
+    assert world.settings.lxd.pool == PROJECT
+    return world.lxd.state("bench-0").disk
