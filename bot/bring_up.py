@@ -76,7 +76,7 @@ def up() -> int:
     if not settings.lxd.simulated:
         environment["MAUTIC_OPS_LXD__ENDPOINT"] = _prepare(settings, parts)
     if local:
-        environment |= LOCAL_TOKENS | {"MAUTIC_OPS_SLACK__API": f"http://127.0.0.1:{_port()}/api/"}
+        environment |= LOCAL_TOKENS | {"MAUTIC_OPS_SLACK__API": f"http://127.0.0.1:{port()}/api/"}
     with parts.part("Starting the bot"):
         (settings.state / "commands.json").write_text(json.dumps(completions(Registry(commands))))
         _start(settings, environment, ["bot", "workspace"] if local else ["bot"])
@@ -87,14 +87,14 @@ def up() -> int:
     return 0
 
 
-def _port() -> int:
+def port() -> int:
     return int(os.environ.get("WORKSPACE_PORT", "8765"))
 
 
 def _where(local: bool) -> str:
     if not local:
         return "The bot is connected to Slack."
-    return f"Local workspace: http://127.0.0.1:{_port()} — type `/mautic new client-x` there."
+    return f"Local workspace: http://127.0.0.1:{port()} — type `/mautic new client-x` there."
 
 
 def _prepare(settings: Settings, parts: Parts) -> str:
@@ -185,7 +185,7 @@ def _start(settings: Settings, environment: dict[str, str], processes: list[str]
 
 def _answers() -> bool:
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{_port()}/_control/users", timeout=1).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{port()}/_control/users", timeout=1).close()
     except (urllib.error.URLError, OSError):
         return False
     return True
