@@ -1,0 +1,170 @@
+"""The one live message of an operation: it follows the state, and heals whatever happens to it in Slack."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import announcer
+from bot.messages import Message
+from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return make_desk(make_bench(tmp_path))
+
+
+def said(desk: Desk, method: str) -> list[dict[str, Any]]:
+    return [one for one in desk.slack.said if one["method"] == method]
+
+
+def posted_cards(desk: Desk) -> list[dict[str, Any]]:
+    return [one for one in said(desk, "chat.postMessage") if "metadata" in one]
+
+
+def test_one_card_is_posted_and_then_edited(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x")
+    desk.announce()
+    (card,) = posted_cards(desk)
+    assert [button["action_id"] for button in card["blocks"][-2]["elements"]] == ["approve", "deny"]
+    desk.bench.approve(operation)
+    desk.bench.finish()
+    desk.announce()
+    assert len(posted_cards(desk)) == 1
+    (update,) = said(desk, "chat.update")
+    assert update["ts"] == card["ts"]
+    assert "— done" in update["text"]
+    thread = [one["text"] for one in said(desk, "chat.postMessage") if one.get("thread_ts") == card["ts"]]
+    assert [text[:20] for text in thread] == [":white_check_mark: <", f":tada: <@{ASKER.id}>, `"[:20]]
+
+
+def test_what_is_said_is_not_said_again(desk: Desk) -> None:
+    desk.bench.ask("new client-x")
+    desk.announce()
+    before = len(desk.slack.said)
+    desk.announce()
+    assert len(desk.slack.said) == before
+
+
+def test_a_lost_update_heals_at_the_next_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = desk.bench.ask("new client-x")
+    desk.announce()
+    desk.slack.fail("chat.update", TimeoutError("timed out"))
+    desk.bench.approve(operation)
+    desk.announce()
+    assert said(desk, "chat.update") == []
+    desk.announcer._waiting.clear()
+    desk.announce()
+    assert "about to start" in said(desk, "chat.update")[-1]["text"]
+
+
+def test_a_card_that_somebody_deleted_is_posted_anew(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x")
+    desk.announce()
+    desk.slack.gone.add(desk.last().message_ts)
+    desk.bench.approve(operation)
+    desk.announce()
+    first, second = posted_cards(desk)
+    assert desk.last().message_ts == second["ts"] != first["ts"]
+    assert said(desk, "chat.postMessage")[-1]["thread_ts"] == second["ts"]
+
+
+def test_in_a_closed_channel_the_requester_is_told_directly(desk: Desk) -> None:
+    desk.slack.closed.add("C0OPS")
+    operation = desk.bench.ask("new client-x")
+    desk.announce()
+    (card,) = posted_cards(desk)
+    assert card["channel"] == f"D{ASKER.id}"
+    desk.bench.approve(operation)
+    desk.bench.finish()
+    desk.announce()
+    assert {one["channel"] for one in desk.slack.said} == {f"D{ASKER.id}"}
+    assert "is live" in desk.slack.said[-1]["text"]
+
+
+def test_what_slack_refuses_waits_and_holds_up_nothing_else(desk: Desk) -> None:
+    desk.bench.ask("new client-x")
+    desk.slack.fail("chat.postMessage", "fatal_error")
+    desk.bench.ask("new client-y")
+    for _ in range(5):
+        desk.announce()
+    assert len(posted_cards(desk)) == 1
+    assert desk.slack.calls["chat.postMessage"] == 2, "it does not run hot"
+
+
+def test_a_card_posted_right_before_a_crash_is_found_again(desk: Desk) -> None:
+    desk.bench.ask("new client-x")
+    desk.announce()
+    with desk.bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET message_ts = '', announced = 0")
+    desk.bench.clock.move(1)
+    again = make_desk(desk.bench, desk.slack)
+    again.announce()
+    assert len(posted_cards(desk)) == 1
+    assert said(desk, "chat.update")[-1]["ts"] == posted_cards(desk)[0]["ts"]
+
+
+def test_a_card_whose_answer_was_lost_is_found_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = desk.slack.chat_postMessage
+    desk.slack.chat_postMessage = lambda **message: real(**message) and 1 / 0  # type: ignore[method-assign]
+    desk.bench.ask("new client-x")
+    desk.announce()
+    desk.slack.chat_postMessage = real  # type: ignore[method-assign]
+    desk.announcer._waiting.clear()
+    desk.announce()
+    assert len(posted_cards(desk)) == 1
+
+
+def test_history_that_may_not_be_read_does_not_stop_a_card(desk: Desk) -> None:
+    desk.bench.ask("new client-x")
+    desk.bench.clock.move(1)
+    again = make_desk(desk.bench, desk.slack)
+    desk.slack.fail("conversations.history", "missing_scope")
+    again.announce()
+    assert len(posted_cards(desk)) == 1
+
+
+def test_the_thread_announces_by_itself_and_ends_when_told(desk: Desk) -> None:
+    desk.bench.context.operations.changed = desk.announcer.wake
+    desk.announcer.start()
+    desk.bench.ask("new client-x")
+    give_up = time.monotonic() + 20
+    while not posted_cards(desk):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    desk.announcer.stop()
+    assert not desk.announcer._thread.is_alive()
+
+
+class Webhook:
+    """A response_url that answers with a status, or not at all."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def __call__(self, url: str) -> Webhook:
+        return self
+
+    def send_dict(self, body: dict[str, Any]) -> Any:
+        if not self.status:
+            raise ConnectionRefusedError
+        return type("Answer", (), {"status_code": self.status})
+
+
+@pytest.mark.parametrize(("status", "ephemerals"), [(200, 0), (404, 1), (0, 1)])
+def test_an_answer_goes_by_the_response_url_or_else_by_an_ephemeral(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, status: int, ephemerals: int
+) -> None:
+    monkeypatch.setattr(announcer, "WebhookClient", Webhook(status))
+    desk.announcer.answer(LEAD.id, "C0OPS", "https://hooks.example/1", Message("Hello", []))
+    assert len(said(desk, "chat.postEphemeral")) == ephemerals
+
+
+def test_an_answer_where_the_bot_is_not_goes_directly_to_the_person(desk: Desk) -> None:
+    desk.slack.closed.add("C0ELSEWHERE")
+    desk.announcer.answer(LEAD.id, "C0ELSEWHERE", "", Message("Hello", []))
+    assert desk.slack.said[-1]["channel"] == f"D{LEAD.id}"

@@ -1,0 +1,109 @@
+"""Who is speaking: only full members of our own organisation have a say, with the roles that the settings give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from slack_sdk import WebClient
+
+from bot.people import People
+from bot.plan import Refused
+from bot.settings import Role
+from tests.support.bot import ASKER, LEAD, OPERATOR, FakeSlack, settings_in
+
+
+@pytest.fixture
+def slack() -> FakeSlack:
+    return FakeSlack()
+
+
+@pytest.fixture
+def people(slack: FakeSlack, tmp_path: Path) -> People:
+    known = People(cast(WebClient, slack), settings_in(tmp_path))
+    known.connect()
+    return known
+
+
+def test_roles_come_from_user_groups_by_handle(people: People) -> None:
+    assert people.actor(ASKER.id, "T0OURS", "C0OPS").roles == {"requester"}
+    assert people.actor(OPERATOR.id, "T0OURS", "C0OPS").roles == {"requester", "operator"}
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester", "approver"}
+
+
+def test_roles_come_from_user_ids_where_the_plan_has_no_groups(slack: FakeSlack, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    roles = dict(settings.roles) | {"approver": Role([LEAD.id], ["mautic-approvers"], False)}
+    people = People(cast(WebClient, slack), replace(settings, roles=roles))
+    people.connect()
+    slack.fail("usergroups.list", "plan_upgrade_required", times=100)
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester", "approver"}
+    assert people.actor(OPERATOR.id, "T0OURS", "C0OPS").roles == {"requester"}
+    assert slack.calls["usergroups.list"] == 1, "what a plan lacks is not asked for again and again"
+
+
+@pytest.mark.parametrize("mark", ["deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_stranger"])
+def test_guests_bots_and_strangers_have_no_say(people: People, slack: FakeSlack, mark: str) -> None:
+    slack.people["U0GUEST"] = {mark: True}
+    with pytest.raises(Refused, match="Guests, bots and people of other organisations"):
+        people.actor("U0GUEST", "T0OURS", "C0OPS")
+
+
+def test_another_organisation_has_no_say_whatever_its_delivery_claims(people: People, slack: FakeSlack) -> None:
+    with pytest.raises(Refused, match="this workspace's own organisation"):
+        people.actor("U0OUTSIDER", "T0OTHER", "C0OPS")
+    slack.people["U0OUTSIDER"] = {"team_id": "T0OTHER"}
+    with pytest.raises(Refused, match="other organisations"):
+        people.actor("U0OUTSIDER", "T0OURS", "C0OPS")
+
+
+def test_on_enterprise_grid_the_organisation_counts(slack: FakeSlack, tmp_path: Path) -> None:
+    slack.auth_test = lambda: {"team_id": "T0OURS", "enterprise_id": "E0OURS"}  # type: ignore[method-assign]
+    people = People(cast(WebClient, slack), settings_in(tmp_path))
+    people.connect()
+    slack.people["W0SISTER"] = {"team_id": "T0SISTER", "enterprise_user": {"enterprise_id": "E0OURS"}}
+    slack.people["W0OTHER"] = {"team_id": "T0OTHER", "enterprise_user": {"enterprise_id": "E0OTHER"}}
+    assert people.actor("W0SISTER", "E0OURS", "C0OPS").id == "W0SISTER"
+    with pytest.raises(Refused):
+        people.actor("W0OTHER", "E0OURS", "C0OPS")
+
+
+def test_a_channel_shared_with_others_is_no_place_for_this(people: People, slack: FakeSlack) -> None:
+    slack.channels["C0SHARED"] = {"is_ext_shared": True}
+    with pytest.raises(Refused, match="shared with another organisation"):
+        people.actor(LEAD.id, "T0OURS", "C0SHARED")
+
+
+def test_a_channel_that_the_bot_is_not_in_is_named_as_the_reason(people: People, slack: FakeSlack) -> None:
+    slack.fail("conversations.info", "channel_not_found")
+    with pytest.raises(Refused, match="/invite"):
+        people.actor(LEAD.id, "T0OURS", "C0SECRET")
+
+
+def test_in_direct_messages_there_is_no_channel_to_look_at(people: People, slack: FakeSlack) -> None:
+    assert people.actor(LEAD.id, "T0OURS", "D0LEAD").id == LEAD.id
+    assert slack.calls["conversations.info"] == 0
+
+
+@pytest.mark.parametrize("trouble", ["ratelimited", "internal_error", TimeoutError("timed out")])
+def test_when_slack_does_not_say_who_it_is_the_answer_is_no(people: People, slack: FakeSlack, trouble: Any) -> None:
+    slack.fail("users.info", trouble)
+    with pytest.raises(Refused, match="try again in a minute"):
+        people.actor(LEAD.id, "T0OURS", "C0OPS")
+
+
+def test_a_decision_asks_afresh_and_other_things_once_a_minute(people: People, slack: FakeSlack) -> None:
+    for _ in range(3):
+        people.actor(LEAD.id, "T0OURS", "C0OPS")
+    assert slack.calls["users.info"] == 1
+    slack.groups["mautic-approvers"] = []
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS", fresh=True).roles == {"requester"}
+
+
+def test_a_changed_group_is_known_at_once(people: People, slack: FakeSlack) -> None:
+    people.actor(LEAD.id, "T0OURS", "C0OPS")
+    slack.groups["mautic-approvers"] = []
+    people.forget()
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester"}

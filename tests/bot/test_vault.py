@@ -1,0 +1,102 @@
+"""First credentials: one person sees them once; nobody finds them anywhere else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+
+from bot import audit
+from bot.messages import Modal
+from bot.plan import Refused
+from tests.support.bot import ASKER, LEAD, Bench, make_bench, make_desk
+
+
+@pytest.fixture
+def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Bench:
+    caplog.set_level(logging.DEBUG)
+    made = make_bench(tmp_path)
+    assert made.done("new client-x").state == "succeeded"
+    return made
+
+
+def password(bench: Bench) -> str:
+    return bench.context.vault.reveal("client-x", ASKER.id)["password"]
+
+
+def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> None:
+    with pytest.raises(Refused, match=f"Only <@{ASKER.id}>, who asked"):
+        bench.context.vault.reveal("client-x", LEAD.id)
+    known = bench.context.vault.reveal("client-x", ASKER.id)
+    assert (known["username"], len(known["password"]) >= 20) == ("admin", True)
+    with pytest.raises(Refused, match="shown once"):
+        bench.context.vault.reveal("client-x", ASKER.id)
+    assert audit.recent(bench.context.database, limit=1)[0]["event"] == "credentials.revealed"
+
+
+def test_they_stand_nowhere_but_encrypted(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    exported = "".join(audit.export(bench.context.database))
+    secret = password(bench)
+    bench.done("delete client-x", LEAD)
+    later = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert secret.encode() not in files + later
+    assert secret not in exported + caplog.text
+    assert secret not in json.dumps([dict(row) for row in audit.recent(bench.context.database, limit=100)])
+
+
+def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    desk = make_desk(bench)
+    desk.slack.fail("views.open", "expired_trigger_id")
+    desk.command("credentials client-x")
+    assert desk.slack.views == [], "nothing was shown, so nothing may be lost"
+    desk.command("credentials client-x")
+    opening, shown = desk.slack.views
+    assert "Password" not in str(opening)
+    assert "*Password:*" in str(shown)
+    desk.command("credentials client-x")
+    assert "shown once" in desk.slack.to(ASKER.id)[-1]
+    assert "Password" not in str(desk.slack.said)
+
+
+def test_a_failed_operation_leaves_none(bench: Bench) -> None:
+    bench.lxd.fail_next("execute", OSError("broken"))
+    assert bench.done("new client-y").state == "failed"
+    assert bench.context.database.read("SELECT 1 FROM secrets WHERE tenant = 'client-y'") == []
+
+
+def test_nobody_sees_them_before_the_tenant_is_live(bench: Bench) -> None:
+    operation = bench.approve(bench.ask("new client-y"))
+    bench.context.vault.ensure(operation.id, "client-y", ASKER.id, 72, username="admin")
+    with pytest.raises(Refused, match="no credentials waiting"):
+        bench.context.vault.reveal("client-y", ASKER.id)
+
+
+def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
+    bench.clock.move(72 * 3600)
+    with pytest.raises(Refused, match="no credentials waiting"):
+        password(bench)
+    bench.context.vault.purge()
+    assert bench.context.database.read("SELECT 1 FROM secrets") == []
+
+
+def test_their_key_is_a_file_for_the_bot_alone_and_survives_a_restart(bench: Bench, tmp_path: Path) -> None:
+    key = tmp_path / "vault.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert make_bench(tmp_path, bench.lxd).context.vault.reveal("client-x", ASKER.id)["username"] == "admin"
+
+
+def test_a_replaced_key_is_told(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "vault.key").unlink()
+    again = make_bench(tmp_path, bench.lxd)
+    with pytest.raises(Refused, match="key file has been replaced"):
+        again.context.vault.reveal("client-x", ASKER.id)
+
+
+def test_the_answer_of_the_command_holds_nothing_secret(bench: Bench) -> None:
+    answer = bench.answer("credentials client-x", ASKER)
+    assert isinstance(answer, Modal)
+    assert "Password" not in json.dumps(answer.view)
