@@ -83,7 +83,7 @@ class Invocations:
                 payload.get("thread_ts", ""),
             )
         except Exception as error:
-            log.warning("cannot answer %s: %s", payload["user"], error)
+            log.warning("cannot answer %s: %s", payload.get("user"), error)
 
     def _actor(self, payload: dict[str, Any], *, fresh: bool = False) -> Actor:
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=fresh)

@@ -1,0 +1,193 @@
+"""What a delivery means: commands, buttons, typed replies, submitted modals; and what people are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import audit
+from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return make_desk(make_bench(tmp_path))
+
+
+@pytest.fixture
+def asked(desk: Desk) -> Desk:
+    """With a request whose card is posted."""
+    desk.command("new client-x")
+    desk.announce()
+    return desk
+
+
+def last_answer(desk: Desk, user: str) -> str:
+    return desk.slack.to(user)[-1]
+
+
+def test_a_command_that_changes_something_becomes_a_request(asked: Desk) -> None:
+    assert (asked.last().state, asked.last().requester) == ("awaiting_approval", ASKER.id)
+    assert asked.slack.to(ASKER.id) == [], "the card says it all"
+
+
+def test_a_query_is_answered_to_who_asked(desk: Desk) -> None:
+    desk.command("list")
+    assert last_answer(desk, ASKER.id) == "There is no tenant yet: `/mautic new` makes one."
+    assert desk.bench.context.operations.select("1 = 1") == []
+
+
+def test_a_refusal_is_told_and_recorded(desk: Desk) -> None:
+    desk.command("nwe <!channel>")
+    assert last_answer(desk, ASKER.id) == ":warning: There is no command “nwe”; did you mean `/mautic new`?"
+    row = audit.recent(desk.bench.context.database, limit=1)[0]
+    assert (row["event"], row["actor"]) == ("command.refused", ASKER.id)
+    assert json.loads(row["detail"])["what"] == "nwe <!channel>"
+
+
+def test_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
+    desk.command("delete client-x")
+    assert "asked for by an operator or an approver" in last_answer(desk, ASKER.id)
+
+
+def test_a_busy_tenant_names_its_holder(asked: Desk) -> None:
+    asked.command("new client-x", OPERATOR)
+    assert f"held by operation 1 (new), asked for by <@{ASKER.id}>" in last_answer(asked, OPERATOR.id)
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        ("approve", "queued"),
+        ("Approved!", "queued"),
+        ("approve client-x", "queued"),
+        ("<@U0BOT> approve", "queued"),
+        ("deny", "denied"),
+        ("deny because of the budget", "denied"),
+        ("approve if it rains", "awaiting_approval"),
+        ("approve client-y", "awaiting_approval"),
+        ("approve of this plan I do not", "awaiting_approval"),
+        ("cancel that meeting", "awaiting_approval"),
+        ("I would approve", "awaiting_approval"),
+        ("approves", "awaiting_approval"),
+        ("looks good", "awaiting_approval"),
+    ],
+)
+def test_only_exact_words_in_the_thread_decide(asked: Desk, reply: str, state: str) -> None:
+    asked.reply(reply, 1)
+    assert asked.last().state == state
+
+
+def test_a_reason_in_a_reply_is_what_was_typed(asked: Desk) -> None:
+    asked.reply("deny because of R&amp;D &lt;3 <!channel>", 1)
+    assert asked.last().decisions[0].reason == "of R&D <3 <!channel>"
+    asked.announce()
+    assert "&lt;!channel&gt;" in asked.slack.said[-1]["text"]
+
+
+def test_the_requester_withdraws_by_a_reply(asked: Desk) -> None:
+    asked.reply("cancel", 1, ASKER)
+    assert asked.last().state == "cancelled"
+
+
+def test_a_reply_of_somebody_without_a_say_is_told_so_in_the_thread(asked: Desk) -> None:
+    asked.reply("approve", 1, OPERATOR)
+    assert asked.last().state == "awaiting_approval"
+    assert asked.slack.said[-1]["thread_ts"] == asked.last().message_ts
+    assert "Only an approver can decide" in last_answer(asked, OPERATOR.id)
+
+
+def test_other_talk_in_the_thread_is_left_alone_but_a_mention_is_answered(asked: Desk) -> None:
+    before = len(asked.slack.said)
+    asked.reply("who is this for?", 1)
+    assert len(asked.slack.said) == before
+    asked.reply("<@U0BOT> who is this for?", 1, mention=True)
+    assert "I understand `approve`" in last_answer(asked, LEAD.id)
+
+
+def test_a_click_decides_and_the_second_is_told(asked: Desk) -> None:
+    asked.click("approve", 1)
+    assert asked.last().state == "queued"
+    asked.click("deny", 1)
+    assert last_answer(asked, LEAD.id) == f":warning: Operation 1 was approved by <@{LEAD.id}> and is queued."
+
+
+def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
+    asked.click("approve", 1)
+    asked.bench.finish()
+    asked.command("delete client-x", OPERATOR)
+    asked.click("approve", 2)
+    assert asked.slack.views[-1]["callback_id"] == "typed_name"
+    asked.submit("typed_name", json.loads(asked.slack.views[-1]["private_metadata"]), LEAD, name="client-y")
+    assert "type the tenant's name" in last_answer(asked, LEAD.id), "it is told, though a modal has no response_url"
+    asked.submit("typed_name", json.loads(asked.slack.views[-1]["private_metadata"]), LEAD, name="client-x")
+    assert asked.last().state == "queued"
+
+
+def test_who_may_not_decide_gets_no_window(asked: Desk) -> None:
+    asked.click("approve", 1, OPERATOR)
+    assert asked.slack.views == []
+    assert "Only an approver" in last_answer(asked, OPERATOR.id)
+
+
+def test_retry_is_for_the_requester_and_approvers(asked: Desk) -> None:
+    asked.bench.lxd.fail_next("start", OSError("broken"))
+    asked.click("approve", 1)
+    asked.bench.finish()
+    asked.click("retry", 1, OPERATOR)
+    assert f"Only <@{ASKER.id}> or an approver" in last_answer(asked, OPERATOR.id)
+    asked.click("retry", 1, ASKER)
+    asked.bench.finish()
+    assert asked.last().state == "succeeded"
+
+
+def test_the_form_of_new_is_a_request_like_any_other(desk: Desk) -> None:
+    desk.command("new")
+    metadata = json.loads(desk.slack.views[-1]["private_metadata"])
+    note = 'it\'s "R&D" <3 `x` \\ — it --really is'
+    desk.submit("command", metadata, tenant="Client-X", plan="medium", domain=None, note=note)
+    assert desk.last().arguments["plan"] == "medium"
+    assert desk.last().arguments["note"] == note.replace("`", "'")
+
+
+def test_a_form_with_a_wrong_name_is_told_without_a_response_url(desk: Desk) -> None:
+    desk.submit("command", {"command": "new"}, tenant="-x --plan", plan="small")
+    assert "cannot be a tenant's name" in last_answer(desk, ASKER.id) or "Usage" in last_answer(desk, ASKER.id)
+    desk.submit("command", {"command": "new"}, tenant=None, plan="small")
+    assert "Something is missing" in last_answer(desk, ASKER.id)
+
+
+def test_a_refused_answer_reaches_the_person_where_the_bot_is_not(desk: Desk) -> None:
+    desk.slack.closed.add("C0ELSEWHERE")
+    desk.command("nwe", channel="C0ELSEWHERE")
+    assert "did you mean" in last_answer(desk, ASKER.id)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("action", {"action_id": "approve", "value": "no number"}),
+        ("action", {"action_id": "no_such_button", "value": "1"}),
+        ("action", {"action_id": "approve", "value": "99"}),
+        ("action", {"action_id": "retry", "value": ""}),
+        ("submission", {"callback_id": "command", "metadata": {"command": "gone"}, "values": {}}),
+        ("submission", {"callback_id": "command", "metadata": {"command": "new"}, "values": {"no_field": "x"}}),
+        ("submission", {"callback_id": "typed_name", "metadata": {}, "values": {}}),
+        ("reply", {"text": "approve", "thread_ts": "1.2", "mention": True}),
+        ("command", {"text": "\x00\ud800"}),
+    ],
+)
+def test_a_strange_payload_is_answered_and_breaks_nothing(desk: Desk, kind: str, payload: dict[str, Any]) -> None:
+    whole = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "trigger_id": "1.2", "surprise": {"a": 1}}
+    desk.invocations.handle(kind, "key", whole | payload)
+    assert not audit.verify(desk.bench.context.database).broken
+    if payload.get("action_id") != "no_such_button":
+        assert last_answer(desk, LEAD.id).startswith(":warning: ")
+
+
+def test_a_delivery_without_a_person_is_only_logged(desk: Desk) -> None:
+    desk.invocations.handle("command", "key", {"text": "list"})
+    assert desk.slack.said == []

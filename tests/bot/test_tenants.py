@@ -1,0 +1,94 @@
+"""The nouns: which names a tenant may have, and why not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.tenants import RESERVED, InvalidName, domain_name, stamp, stamps, tenant_name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("client-x", "client-x"), (" Client-X ", "client-x"), ("a", "a"), ("a1", "a1"), ("x" * 40, "x" * 40)],
+)
+def test_a_good_name_is_taken_in_its_normal_form(text: str, name: str) -> None:
+    assert tenant_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "needs a name"),
+        ("x" * 41, "41 characters"),
+        ("-x", "no hyphen at either end"),
+        ("x-", "no hyphen at either end"),
+        ("1x", "begin with a letter"),
+        ("a--b", "two hyphens"),
+        ("a_b", "letters a-z"),
+        ("a.b", "letters a-z"),
+        ("a b", "letters a-z"),
+        ("käse", "letters a-z"),
+        ("a\n", None),
+        ("admin", "reserved"),
+        ("WWW", "reserved"),
+    ],
+)
+def test_a_bad_name_says_why(text: str, why: str | None) -> None:
+    if why is None:
+        assert tenant_name(text) == text.strip()
+        return
+    with pytest.raises(InvalidName, match=why):
+        tenant_name(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_dns_label_or_refused(text: str) -> None:
+    try:
+        name = tenant_name(text)
+    except InvalidName:
+        return
+    assert re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name)
+    assert name not in RESERVED
+
+
+@pytest.mark.parametrize("text", ["m.client.com", "M.Client.COM.", "a-b.c1.io", "xn--kse-qla.example"])
+def test_a_good_domain_is_taken(text: str) -> None:
+    assert domain_name(text) == text.lower().rstrip(".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "localhost",
+        "https://m.client.com",
+        "m.client.com/x",
+        "-a.com",
+        "a-.com",
+        "a..com",
+        "1.2.3.4",
+        "a.com:8443",
+        "x" * 64 + ".com",
+        "a b.com",
+        "*.client.com",
+        "a" * 250 + ".com",
+    ],
+)
+def test_a_bad_domain_is_refused(text: str) -> None:
+    with pytest.raises(InvalidName, match="is not a domain"):
+        domain_name(text)
+
+
+def test_facts_stand_on_the_instance_under_one_prefix() -> None:
+    config = stamps(role="tenant", created=5, double=True, was_running=False)
+    assert config == {
+        "user.mautic-ops.role": "tenant",
+        "user.mautic-ops.created": "5",
+        "user.mautic-ops.double": "1",
+        "user.mautic-ops.was-running": "0",
+    }
+    assert (stamp(config, "role"), stamp(config, "note")) == ("tenant", "")
