@@ -232,9 +232,10 @@ class Edge:
         A tenant's address is asked of LXD once for each of its interfaces; `fresh` asks for all anew.
         """
         with self._lock:
+            sites, learned = self._sites(fresh)
             config = json.dumps(
                 routes(
-                    self._sites(fresh),
+                    sites,
                     base_domain=self._base_domain,
                     tls=self._tls,
                     email=self._email,
@@ -246,7 +247,7 @@ class Edge:
                 return
             # The file that a restart reads is replaced only by what was loaded well.
             self._lxd.push(NAME, _NEXT, config.encode(), mode=0o644)
-            run(self._lxd, NAME, f"caddy reload --config {_NEXT} --address {_ADMIN} 2>&1; mv {_NEXT} {_CONFIG}")
+            run(self._lxd, NAME, f"{forget}caddy reload --config {_NEXT} --address {_ADMIN} 2>&1; mv {_NEXT} {_CONFIG}")
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""
@@ -286,8 +287,11 @@ class Edge:
             self._trust = trust
         return trust
 
-    def _sites(self, fresh: bool) -> dict[str, str]:
-        """Return the address of each domain, empty where it is not open. A live tenant goes before an archived one."""
+    def _sites(self, fresh: bool) -> tuple[dict[str, str], bool]:
+        """Return the address of each domain, empty where it is not open, and whether an address was learned.
+
+        A live tenant goes before an archived one.
+        """
         instances = self._lxd.instances()
         roles = {instance.name: stamp(instance.config, "role") for instance in instances}
         live = [
@@ -307,7 +311,7 @@ class Edge:
             stamp(instance.config, "domain"): "" for instance in instances if roles[instance.name] in _WITH_DOMAIN
         }
         opened = {stamp(instance.config, "domain"): self._addresses.get(_interface(instance), "") for instance in live}
-        return {domain: address for domain, address in {**closed, **opened}.items() if domain}
+        return {domain: address for domain, address in {**closed, **opened}.items() if domain}, bool(unknown)
 
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"
