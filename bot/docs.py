@@ -12,23 +12,36 @@ from bot.settings import DEFAULTS
 
 
 def configuration() -> str:
-    """Return the configuration reference: the shipped file's own comments, as tables."""
+    """Return the configuration reference: the shipped file's own comments, a heading and a table for each section."""
     lines = ["# Configuration", "", "Made from `bot/default.toml` by `make docs`; do not edit it here.", ""]
+    for section in DEFAULTS.read_text().strip().split("\n\n"):
+        lines += _section(section)
+    return "\n".join(lines)
+
+
+def _section(text: str) -> list[str]:
+    """A section of the file: comments before its name are about all of it, those before a key about that key."""
+    lines: list[str] = []
+    rows: list[tuple[str, str, str]] = []
     said: list[str] = []
-    for row in DEFAULTS.read_text().splitlines():
-        if row.startswith("#"):
-            said.append(row.lstrip("# "))
-        elif table := re.fullmatch(r"\[([\w.-]+)\]", row):
-            lines += ["", f"## `[{table[1]}]`", *([" ".join(said), ""] if said else [""])]
-            lines += ["| key | default | meaning |", "|---|---|---|"]
+    for line in text.splitlines():
+        if line.startswith("#"):
+            said.append(line.removeprefix("# "))
+        elif name := re.fullmatch(r"\[([\w.-]+)\]", line):
+            lines += [f"## `[{name[1]}]`", ""]
+            lines += [" ".join(said), ""] if said else []
             said = []
-        elif setting := re.fullmatch(r"(\w+) = (.*)", row):
-            lines.append(f"| `{setting[1]}` | `{setting[2]}` | {' '.join(said)} |")
+        elif setting := re.fullmatch(r"(\w+) = (.*)", line):
+            rows.append((setting[1], setting[2], " ".join(said)))
             said = []
-        elif said:
-            lines += [" ".join(said), ""]
-            said = []
-    return "\n".join(lines) + "\n"
+    if not rows:
+        return [" ".join(said), ""]
+    if any(meaning for _, _, meaning in rows):
+        lines += ["| key | default | meaning |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in rows]
+    else:
+        lines += ["| key | default |", "|---|---|", *(f"| `{key}` | `{value}` |" for key, value, _ in rows)]
+    return [*lines, ""]
 
 
 def command_table(registry: Registry) -> str:

@@ -9,11 +9,13 @@ import pytest
 
 import commands
 from bot import docs
-from bot.registry import Registry
+from bot.registry import Command, Registry
+from bot.settings import DEFAULTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REGISTRY = Registry(commands)
+TESTS = [path for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in path.parts]
 
 
 @pytest.mark.parametrize("path", docs.pages(ROOT, REGISTRY), ids=lambda path: path.name)
@@ -33,12 +35,31 @@ def test_make_targets_exist(page: Path) -> None:
     assert set(re.findall(r"`make ([\w-]+)", page.read_text())) <= known
 
 
-@pytest.mark.parametrize("name", [c.name for c in REGISTRY.commands.values() if c.kind == "operation"])
-def test_an_operation_says_what_it_did(name: str) -> None:
-    assert (ROOT / "templates" / "commands" / f"{name}.j2").exists()
+@pytest.mark.parametrize("command", REGISTRY.commands.values(), ids=lambda command: command.name)
+def test_a_command_is_whole(command: Command) -> None:
+    """What it does in words, its messages in a template (an operation's outcome at least), and a test that types it."""
+    assert command.summary
+    if command.kind == "operation":
+        assert (ROOT / "templates" / "commands" / f"{command.name}.j2").exists()
+    typed = re.compile(rf"(?:/mautic |[(\[{{,:] ?f?\"){command.name}\b")
+    assert any(typed.search(path.read_text()) for path in TESTS), f"no test types `/mautic {command.name}`"
 
 
 def test_every_setting_is_explained() -> None:
-    unexplained = re.findall(r"^\| `([^`]+)` \| `[^`]*` \|\s+\|$", docs.configuration(), re.M)
-    # What a role, a policy and a plan are is said once, above their first table.
-    assert [key for key in unexplained if key in {"state", "base_domain", "endpoint", "archive", "tls"}] == []
+    """What a role, a policy and a plan are is said once above their tables; everywhere else each key says it."""
+    unexplained = re.findall(r"^\| `(\w+)` \| `.*` \| +\|$", docs.configuration(), re.M)
+    assert unexplained == []
+    keys = re.findall(r"^\| `(\w+)` \|", docs.configuration(), re.M)
+    assert keys == re.findall(r"^(\w+) = ", DEFAULTS.read_text(), re.M)
+
+
+def test_every_figure_is_explained() -> None:
+    figures = re.findall(r'figures\["(\w+)"\]', (ROOT / "tests" / "bench" / "run.py").read_text())
+    explained = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "performance.md").read_text(), re.M))
+    assert set(figures) - explained == set()
+
+
+def test_every_module_has_its_place_in_the_picture() -> None:
+    picture = (ROOT / "docs" / "architecture.md").read_text()
+    modules = [path.name for path in sorted((ROOT / "bot").glob("*.py")) if path.name != "__init__.py"]
+    assert [name for name in modules if name not in picture] == []

@@ -1,0 +1,30 @@
+"""`/mautic doctor`, over a simulated LXD: each part is looked at, and one that fails does not hide the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.support.bot import Bench, make_bench
+
+
+def parts(bench: Bench) -> str:
+    return json.dumps(bench.answer("doctor").blocks)
+
+
+def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
+    said = parts(make_bench(tmp_path))
+    for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations"):
+        assert part in said
+    assert ":x:" not in said
+
+
+def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("DROP TRIGGER audit_is_append_only_update")
+        transaction.execute("UPDATE audit SET actor = 'somebody else' WHERE seq = 2")
+    said = parts(bench)
+    assert "row 2 was changed" in said
+    assert "LXD" in said
