@@ -243,7 +243,11 @@ class Edge:
                 ),
                 indent=1,
             )
+            # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
+            forget = "ip neigh flush dev eth0; " if learned else ""
             if config == self._lxd.pull(NAME, _CONFIG).decode():
+                if forget:
+                    run(self._lxd, NAME, forget)
                 return
             # The file that a restart reads is replaced only by what was loaded well.
             self._lxd.push(NAME, _NEXT, config.encode(), mode=0o644)
