@@ -198,10 +198,11 @@ class Registry:
 def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Plan | Answer:
     """Call a command's function with arguments by name."""
     parameters = inspect.signature(command.function).parameters.values()
-    star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    rest = tuple(arguments.get(star, ())) if star else ()
+    star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
     named = {name: value for name, value in arguments.items() if name != star}
-    result: Plan | Answer = command.function(context, *rest, **named)
+    # What stands before a `*rest` can be given by position only.
+    before = [named.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and star and p.name in named]
+    result: Plan | Answer = command.function(context, *before, *arguments.get(star, ()), **named)
     return result
 
 

@@ -202,7 +202,11 @@ class _New:
         return see_login_page(self.context.edge, self.domain)
 
     def undo(self) -> None:
-        instance = self._ours()
+        try:
+            instance = self._ours()
+        except Refused:
+            # Somebody else's: this operation has made nothing.
+            instance = None
         if instance is not None:
             self._remove(instance)
             self.context.edge.apply()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from bot.plan import Refused
-from tests.support.bot import LEAD, make_bench
+from bot.lxd import NotFound
+from bot.messages import Modal
+from bot.plan import Plan, Refused
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamp
+from bot.workspace import block_kit
+from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
 
 
-def test_an_approved_request_becomes_a_live_tenant(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path)
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path)
+
+
+def test_an_approved_request_becomes_a_live_tenant(bench: Bench) -> None:
     operation = bench.done("new client-x --note 'spring campaign'")
     assert operation.state == "succeeded", operation.outcome
     tenant = bench.context.fleet.tenant("client-x")
@@ -19,8 +29,85 @@ def test_an_approved_request_becomes_a_live_tenant(tmp_path: Path) -> None:
     assert bench.context.edge.probe(tenant.domain).login
 
 
-def test_a_taken_name_is_refused(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path)
-    bench.done("new client-x")
+def test_the_plan_is_limits_and_sizes(bench: Bench) -> None:
+    bench.done("new client-x --plan medium --domain m.client.com")
+    instance = bench.lxd.instance("client-x")
+    assert instance.config["limits.cpu"] == "4"
+    assert instance.config["limits.memory"] == "8GiB"
+    assert instance.config["security.protection.delete"] == "true"
+    assert instance.devices["root"]["size"] == "80GiB"
+    asked = json.loads(bench.lxd.pull("client-x", "/var/lib/mautic-ops/identity.json"))
+    assert (asked["domain"], asked["innodb_buffer_pool"], asked["fpm_children"]) == ("m.client.com", "3G", 16)
+
+
+def test_nothing_is_made_before_somebody_approved(bench: Bench) -> None:
+    bench.ask("new client-x")
+    bench.finish()
+    with pytest.raises(NotFound):
+        bench.lxd.instance("client-x")
+
+
+def test_a_name_or_domain_is_given_once(bench: Bench) -> None:
+    bench.done("new client-x --domain m.client.com")
     with pytest.raises(Refused, match="already"):
         bench.ask("new client-x", LEAD)
+    with pytest.raises(Refused, match=r"The domain `m\.client\.com` is `client-x`'s"):
+        bench.ask("new client-y --domain m.client.com")
+    bench.done("delete client-x", LEAD)
+    with pytest.raises(Refused, match="unarchive client-x"):
+        bench.ask("new client-x")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("--plan huge", "no plan “huge”; there is small, medium, large"),
+        ("--host other", "no host “other”; there is `local`"),
+        ("--version 9.9", "no blueprint of Mautic 9.9"),
+        ("--note " + "x" * 201, "201 characters"),
+    ],
+)
+def test_what_there_is_not_is_refused(bench: Bench, words: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        bench.answer(f"new client-x {words}")
+
+
+def test_the_newest_blueprint_is_taken_or_the_one_that_is_named(bench: Bench) -> None:
+    add_blueprint(bench.lxd, "5.1.0")
+    bench.lxd.update("blueprint--5-1-0", {"user.mautic-ops.created": "0"})
+    for words, version in (("", "5.2.12+double"), (" --version 5.1.0", "5.1.0")):
+        plan = bench.answer(f"new client-x{words}")
+        assert isinstance(plan, Plan)
+        assert plan.arguments["version"] == version
+
+
+def test_a_full_pool_is_told_before_anybody_approves(tmp_path: Path) -> None:
+    lxd = SimulatedLxd(pool_bytes=500_000_000)
+    add_blueprint(lxd)
+    with pytest.raises(Refused, match="storage pool of `local` is full"):
+        make_bench(tmp_path, lxd).answer("new client-x")
+
+
+def test_without_a_blueprint_it_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="blueprint build"):
+        make_bench(tmp_path, SimulatedLxd()).answer("new client-x")
+
+
+def test_an_instance_of_somebody_else_is_never_touched(bench: Bench) -> None:
+    bench.lxd.create("client-x", "base", config={"user.owner": "somebody"}, devices={})
+    operation = bench.done("new client-x")
+    assert operation.state == "failed"
+    assert "did not make" in operation.outcome
+    assert bench.lxd.instance("client-x").config["user.owner"] == "somebody"
+
+
+def test_without_a_name_it_opens_a_form(bench: Bench) -> None:
+    form = bench.answer("new")
+    assert isinstance(form, Modal)
+    block_kit.view(form.view, "modal")
+    assert [block["block_id"] for block in form.view["blocks"]] == ["tenant", "domain", "plan", "note"]
+
+
+def test_the_operation_is_known_from_the_instance_alone(bench: Bench) -> None:
+    operation = bench.done("new client-x")
+    assert stamp(bench.lxd.instance("client-x").config, "operation") == str(operation.id)

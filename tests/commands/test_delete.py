@@ -1,0 +1,72 @@
+"""`/mautic delete` and `/mautic unarchive`: taken away and brought back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.plan import Refused
+from bot.tenants import stamp
+from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    assert made.done("new client-x").state == "succeeded"
+    return made
+
+
+def test_a_deleted_tenant_is_kept_as_an_archive(bench: Bench) -> None:
+    assert bench.done("delete client-x", OPERATOR).state == "succeeded"
+    archive = bench.lxd.instance("client-x--archived")
+    assert (archive.status, stamp(archive.config, "role")) == ("Stopped", "archived")
+    assert int(stamp(archive.config, "archived")) == int(bench.clock())
+    assert archive.config["boot.autostart"] == "false"
+    assert archive.config["security.protection.delete"] == "true"
+    assert not live(bench)
+    assert bench.context.fleet.tenants() == []
+
+
+def test_it_comes_back_as_it_was(bench: Bench) -> None:
+    bench.done("delete client-x", OPERATOR)
+    assert bench.done("unarchive client-x", OPERATOR).state == "succeeded"
+    assert containers(bench) == {"client-x"}
+    assert live(bench)
+    assert bench.context.fleet.tenant("client-x").archived == 0
+    assert bench.done("delete client-x", OPERATOR).state == "succeeded"
+
+
+def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
+    with pytest.raises(Refused, match=r"no tenant `client-y`\. Did you mean `client-x`\?"):
+        bench.answer("delete client-y", OPERATOR)
+    with pytest.raises(Refused, match="no archived `client-y`"):
+        bench.answer("unarchive client-y", OPERATOR)
+    with pytest.raises(Refused, match="is not archived"):
+        bench.answer("unarchive client-x", OPERATOR)
+
+
+def test_a_domain_that_went_to_another_is_not_taken_back(bench: Bench) -> None:
+    bench.done("delete client-x", OPERATOR)
+    bench.lxd.update("client-x--archived", {"user.mautic-ops.domain": "m.client.com"})
+    bench.lxd.fail_next("start", OSError())
+    bench.done("new client-y")
+    bench.done("new client-z")
+    bench.lxd.update("client-z", {"user.mautic-ops.domain": "m.client.com"})
+    with pytest.raises(Refused, match="is now `client-z`'s"):
+        bench.answer("unarchive client-x", OPERATOR)
+
+
+def test_a_stopped_tenant_whose_deletion_fails_stays_stopped(bench: Bench) -> None:
+    bench.lxd.stop("client-x")
+    bench.lxd.fail_next("rename", OSError("broken"))
+    assert bench.done("delete client-x", OPERATOR).state == "failed"
+    instance = bench.lxd.instance("client-x")
+    assert (instance.running, stamp(instance.config, "role")) == (False, "tenant")
+
+
+def test_the_plan_says_what_will_be_and_what_can_be_undone(bench: Bench) -> None:
+    plan = bench.answer("delete client-x", LEAD)
+    assert plan.facts["Kept"] == "for 30 days as an archive, with all its data"
+    assert "unarchive" in plan.reversible

@@ -1,0 +1,145 @@
+"""The commands that change nothing in the fleet: what they answer, and whom they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import LxdUnavailable
+from bot.messages import Message
+from bot.plan import Refused
+from bot.tenants import stamps
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
+from tests.support.judge import judge, mrkdwn
+
+PEOPLE = frozenset({ASKER.id, OPERATOR.id, LEAD.id})
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    assert made.done("new client-x --note '<!channel> spring'").state == "succeeded"
+    return made
+
+
+def said(message: Message) -> str:
+    """All that a message says; it is one that Slack takes."""
+    judge(message, PEOPLE)
+    return "\n".join(mrkdwn(message.blocks))
+
+
+def test_list_shows_tenants_and_filters_them(bench: Bench) -> None:
+    bench.done("new other --domain m.client.com")
+    bench.lxd.stop("other")
+    everything = said(bench.answer("list"))
+    assert "*2 tenants*, 1 running" in everything
+    assert ":white_circle: *other* · https://m.client.com" in everything
+    assert "*client-x*" not in said(bench.answer("list m.client"))
+    assert "No tenant's name or domain contains `zzz`" in said(bench.answer("list zzz"))
+    assert said(bench.answer("list --archived")).startswith("No tenant is archived.")
+
+
+def test_list_costs_one_request_however_many_tenants_there_are(bench: Bench) -> None:
+    for number in range(200):
+        config = stamps(role="tenant", tenant=f"t{number}", domain=f"t{number}.mautic.localhost")
+        bench.lxd.create(f"t{number}", "base", config=config, devices={})
+    bench.lxd.calls.clear()
+    shown = said(bench.answer("list --page 2"))
+    assert dict(bench.lxd.calls) == {"instances": 1}
+    assert "Page 2 of 6" in shown
+    assert "cut here" not in shown
+    with pytest.raises(Refused, match="There is no page 7; there are 6"):
+        bench.answer("list --page 7")
+
+
+def test_status_looks_at_one_tenant(bench: Bench) -> None:
+    shown = said(bench.answer("status client-x"))
+    assert ":white_check_mark: *Page through the edge:*" in shown
+    assert "&lt;!channel&gt; spring" in shown
+    bench.lxd.stop("client-x")
+    assert ":white_circle:" in said(bench.answer("status client-x"))
+    with pytest.raises(Refused, match="Did you mean `client-x`"):
+        bench.answer("status client-y")
+
+
+def test_history_shows_who_asked_who_decided_and_what_came_of_it(bench: Bench) -> None:
+    shown = said(bench.answer("history client-x"))
+    assert f"*succeeded* · asked by <@{ASKER.id}> · <@{LEAD.id}> approved" in shown
+    assert "Nothing has been asked for for `client-y` yet" in said(bench.answer("history client-y"))
+
+
+def test_audit_is_for_operators_and_approvers(bench: Bench) -> None:
+    with pytest.raises(Refused, match="for operators and approvers"):
+        bench.answer("audit", ASKER)
+    assert "operation.succeeded" in said(bench.answer("audit", OPERATOR))
+
+
+def test_audit_verify_gives_a_head_that_it_finds_again(bench: Bench) -> None:
+    shown = said(bench.answer("audit verify", LEAD))
+    assert "as they were written" in shown
+    head = shown.split("Head of the chain: `")[1].split("`")[0]
+    bench.done("new client-y")
+    assert "as they were written" in said(bench.answer(f"audit verify --head {head}", LEAD))
+    assert "tampered" in said(bench.answer("audit verify --head 0123456789abcdef", LEAD))
+
+
+def test_audit_export_is_a_file_on_the_bots_machine_and_a_row(bench: Bench, tmp_path: Path) -> None:
+    said(bench.answer("audit export", LEAD))
+    (file,) = tmp_path.glob("audit-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    assert "audit.exported" in said(bench.answer("audit", LEAD))
+
+
+def test_doctor_names_what_is_not_well(bench: Bench) -> None:
+    assert ":x: *LXD:*" not in said(bench.answer("doctor"))
+    bench.lxd.fail_next("server", LxdUnavailable("LXD does not answer."))
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("DROP TRIGGER audit_is_append_only_update")
+        transaction.execute("UPDATE audit SET actor = 'U0FORGED' WHERE seq = 2")
+    shown = said(bench.answer("doctor"))
+    assert ":x: *LXD:* LXD does not answer." in shown
+    assert ":x: *Audit log:* row 2 was changed" in shown
+
+
+def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
+    shown = said(bench.answer("help"))
+    for command in bench.context.registry.commands.values():
+        assert f"`/mautic {command.name}" in shown
+    assert "approved by 1 approver, never by who asks" in said(bench.answer("help new"))
+    with pytest.raises(Refused, match="did you mean `/mautic delete`"):
+        bench.answer("help delte")
+
+
+def test_approve_deny_and_cancel_by_their_numbers(bench: Bench) -> None:
+    first, second, third = (bench.ask(f"new client-{name}") for name in "abc")
+    assert "approved operation" in said(bench.answer(f"approve {first.id}", LEAD))
+    assert "denied operation" in said(bench.answer(f"deny {second.id} because it is late", LEAD))
+    assert "withdrew operation" in said(bench.answer(f"cancel {third.id}", ASKER))
+    states = [bench.context.operations.get(one.id).state for one in (first, second, third)]
+    assert states == ["queued", "denied", "cancelled"]
+    assert bench.context.operations.get(second.id).decisions[0].reason == "it is late"
+
+
+def test_a_dangerous_approval_takes_the_name_behind_the_number(bench: Bench) -> None:
+    operation = bench.ask("delete client-x", OPERATOR)
+    with pytest.raises(Refused, match=f"/mautic approve {operation.id} client-x"):
+        bench.answer(f"approve {operation.id}", LEAD)
+    bench.answer(f"approve {operation.id} client-x", LEAD)
+    assert bench.context.operations.get(operation.id).state == "queued"
+
+
+def test_credentials_are_for_who_asked(bench: Bench) -> None:
+    with pytest.raises(Refused, match=f"Only <@{ASKER.id}>"):
+        bench.answer("credentials client-x", LEAD)
+    with pytest.raises(Refused, match="no credentials waiting"):
+        bench.answer("credentials client-y", ASKER)
+
+
+def test_every_query_says_so_when_lxd_is_down(bench: Bench) -> None:
+    for text in ("list", "status client-x"):
+        bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
+        with pytest.raises(LxdUnavailable, match="does not answer"):
+            bench.answer(text)
