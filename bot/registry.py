@@ -44,8 +44,8 @@ class Probe(Protocol):
 class Edge(Protocol):
     """The reverse proxy of a host, as commands use it."""
 
-    def apply(self) -> None:
-        """Make routes and certificates what LXD says; nothing happens when they are."""
+    def apply(self, *, fresh: bool = False) -> None:
+        """Make routes and certificates what LXD says; nothing happens when they are. `fresh`: forget what is known."""
 
     def probe(self, domain: str) -> Probe:
         """Ask for a domain's login page through the edge, once."""

@@ -25,7 +25,7 @@ class SimulatedEdge:
         self.lxd = lxd
         self._routes: dict[str, str] = {}
 
-    def apply(self) -> None:
+    def apply(self, *, fresh: bool = False) -> None:
         """Read the routes from what LXD says."""
         self._routes = {
             stamp(instance.config, "domain"): instance.name

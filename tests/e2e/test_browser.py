@@ -1,0 +1,58 @@
+"""The main job by hand, in a browser: ask in the chat page, approve as somebody else, open the tenant's login page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.support.world import LISTEN, World
+
+QUIET = (
+    ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+)
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, which finds every tenant's name at the test's edge."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("NO BROWSER: Debian's chromium is not installed")
+    with sync_playwright() as playwright:
+        resolver = f"--host-resolver-rules=MAP *.e2e.localhost {LISTEN}"
+        started = playwright.chromium.launch(executable_path=chromium, args=[*QUIET, resolver])
+        yield started
+        started.close()
+
+
+def test_a_tenant_is_asked_for_approved_and_visited_by_hand(world: World, browser: Browser) -> None:
+    try:
+        page = browser.new_page()
+        page.goto(f"{world.workspace.url}/#as=account-manager&in=C0OPS")
+        page.fill("#composer", "/mautic new browser-x")
+        page.press("#composer", "Enter")
+        card = page.locator("#messages .message", has_text="Make the tenant browser-x")
+        expect(card).to_contain_text("waits for approval")
+
+        # The approver, on a phone.
+        phone = browser.new_page(viewport={"width": 390, "height": 844})
+        phone.goto(f"{world.workspace.url}/#as=ops-lead&in=C0OPS")
+        phone.locator('[data-action-id="approve"]').click()
+        expect(card).to_contain_text("done", timeout=60_000)
+        expect(phone.locator('[data-action-id="approve"]')).to_have_count(0)
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+        tenant = browser.new_context(ignore_https_errors=True).new_page()
+        answer = tenant.goto("https://browser-x.e2e.localhost/s/login")
+        assert answer
+        assert answer.status == 200
+        expect(tenant.locator('[name="_username"]')).to_be_visible()
+
+        card.locator('[data-action-id="reveal"]').click()
+        expect(page.locator("dialog")).to_contain_text("Password", timeout=15_000)
+        expect(phone.locator("dialog")).not_to_be_visible()
+    finally:
+        world.remove("browser-x")

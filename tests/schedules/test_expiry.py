@@ -1,0 +1,51 @@
+"""Requests end when their time is over, however long the bot was away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.plan import Refused
+from schedules.expiry import expiry
+from schedules.routes import routes
+from tests.support.bot import make_bench
+
+
+def test_a_request_expires_once_also_after_downtime(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    operation = bench.ask("new client-x")
+    bench.clock.move(23.9 * 3600)
+    expiry(bench.context)
+    assert bench.context.operations.get(operation.id).state == "awaiting_approval"
+
+    # The bot is away over the end of it, and comes back.
+    later = make_bench(tmp_path, bench.lxd)
+    later.clock.at = bench.clock.at + 7 * 86_400
+    expiry(later.context)
+    expiry(later.context)
+    ended = later.context.operations.get(operation.id)
+    assert ended.state == "expired"
+    events = later.context.database.read("SELECT event FROM audit WHERE operation = ?", operation.id)
+    assert [row["event"] for row in events] == ["operation.requested", "operation.expired"]
+    with pytest.raises(Refused, match="expired"):
+        later.approve(operation)
+
+
+def test_credentials_that_nobody_fetched_are_forgotten(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    bench.clock.move(73 * 3600)
+    expiry(bench.context)
+    assert bench.context.database.read("SELECT * FROM secrets") == []
+
+
+def test_a_tenant_that_came_up_unseen_is_routed(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    bench.lxd.stop("client-x")
+    routes(bench.context)
+    assert not bench.context.edge.probe("client-x.mautic.localhost").login
+    bench.lxd.start("client-x")
+    routes(bench.context)
+    assert bench.context.edge.probe("client-x.mautic.localhost").login
