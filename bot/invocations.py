@@ -47,6 +47,8 @@ class Invocations:
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
         """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
+        # Half a character, which JSON can carry, could not be recorded.
+        payload = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
         try:
             self._kinds[kind](key, payload)
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from bot import announcer
 from bot.messages import Message
-from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk
+from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk, until
 
 
 @pytest.fixture
@@ -132,10 +131,7 @@ def test_the_thread_announces_by_itself_and_ends_when_told(desk: Desk) -> None:
     desk.bench.context.operations.changed = desk.announcer.wake
     desk.announcer.start()
     desk.bench.ask("new client-x")
-    give_up = time.monotonic() + 20
-    while not posted_cards(desk):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    until(lambda: bool(posted_cards(desk)))
     desk.announcer.stop()
     assert not desk.announcer._thread.is_alive()
 

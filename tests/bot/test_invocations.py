@@ -179,13 +179,16 @@ def test_a_refused_answer_reaches_the_person_where_the_bot_is_not(desk: Desk) ->
         ("reply", {"text": "approve", "thread_ts": "1.2", "mention": True}),
         ("command", {"text": "\x00\ud800"}),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_strange_payload_is_answered_and_breaks_nothing(desk: Desk, kind: str, payload: dict[str, Any]) -> None:
     whole = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "trigger_id": "1.2", "surprise": {"a": 1}}
     desk.invocations.handle(kind, "key", whole | payload)
-    assert not audit.verify(desk.bench.context.database).broken
+    verdict = audit.verify(desk.bench.context.database)
+    assert not verdict.broken
     if payload.get("action_id") != "no_such_button":
         assert last_answer(desk, LEAD.id).startswith(":warning: ")
+        assert verdict.rows == 1, "the refusal is recorded"
 
 
 def test_a_delivery_without_a_person_is_only_logged(desk: Desk) -> None:

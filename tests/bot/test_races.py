@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from bot import audit
 from bot.inbox import Inbox
 from bot.operations import TenantBusy
 from bot.runner import Runner
-from tests.support.bot import ASKER, LEAD, Desk, containers, events, make_bench, make_desk
+from tests.support.bot import ASKER, LEAD, Desk, containers, events, make_bench, make_desk, until
 
 
 @pytest.fixture
@@ -34,14 +33,6 @@ def at_once(number: int, do: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(begin, range(number)))
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    give_up = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < give_up, "it did not come in time"
-        time.sleep(0.01)
 
 
 def test_a_command_delivered_many_times_does_one_thing(desk: Desk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -363,3 +364,11 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
     people.connect()
     invocations = Invocations(context, people, announcer, bench.runner)
     return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    give_up = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < give_up, "it did not come in time"
+        time.sleep(0.01)

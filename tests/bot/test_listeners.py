@@ -1,0 +1,127 @@
+"""The listeners: each delivery is written down under its key, acknowledged, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slack_bolt import App, BoltRequest
+from slack_sdk import WebClient
+from slack_sdk.web import SlackResponse
+
+from bot.database import Database, DatabaseUnavailable
+from bot.inbox import Inbox
+from bot.listeners import make_app
+from tests.support.bot import settings_in, until
+
+EVENTS = itertools.count()
+
+
+def auth_test(_: WebClient, **__: Any) -> SlackResponse:
+    """What Bolt asks before it lets a delivery in."""
+    known = {"ok": True, "team_id": "T0OURS", "user_id": "U0BOT", "bot_id": "B0BOT"}
+    return SlackResponse(
+        client=None, http_verb="POST", api_url="", req_args={}, data=known, headers={}, status_code=200
+    )
+
+
+class Deliveries:
+    """An app whose inbox only remembers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.seen: list[tuple[str, str, dict[str, Any]]] = []
+        self.inbox = Inbox(Database(folder / "bot.db"), lambda *delivery: self.seen.append(delivery), workers=1)
+        slack = settings_in(folder).slack
+        self.opened: list[str] = []
+        self.app: App = make_app(slack, WebClient(token="xoxb-1"), self.inbox, self.opened.append, lambda: None)
+
+    def deliver(self, body: dict[str, Any]) -> int:
+        """Deliver as Socket Mode does; the status of the acknowledgement."""
+        response = self.app.dispatch(BoltRequest(body=body, mode="socket_mode"))
+        return int(response.status)
+
+    def event(self, **event: Any) -> int:
+        known = {"type": "event_callback", "team_id": "T0OURS", "event_id": f"Ev{next(EVENTS)}", "event": event}
+        return self.deliver(known)
+
+    def all(self) -> list[tuple[str, str, dict[str, Any]]]:
+        self.app.listener_runner.listener_executor.shutdown(wait=True)  # events are acknowledged before they are taken
+        self.inbox.stop()
+        return self.seen
+
+
+@pytest.fixture
+def deliveries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deliveries:
+    monkeypatch.setattr(WebClient, "auth_test", auth_test)
+    return Deliveries(tmp_path)
+
+
+REPLY = {"channel": "C0OPS", "user": "U0OPSLEAD", "ts": "2.2", "thread_ts": "1.1"}
+COMMAND = {
+    "command": "/mautic",
+    "text": "list",
+    "user_id": "U0OPSLEAD",
+    "team_id": "T0OURS",
+    "channel_id": "C0OPS",
+    "response_url": "https://hooks.example/1",
+    "trigger_id": "1.2.3",
+    "a_new_field": {"of": "Slack's"},
+}
+
+
+@pytest.mark.parametrize("order", [("message", "app_mention"), ("app_mention", "message")])
+def test_a_mention_in_a_thread_is_one_delivery_whichever_event_is_first(deliveries: Deliveries, order: Any) -> None:
+    for kind in order:
+        assert deliveries.event(type=kind, text="<@U0BOT> what now?", **REPLY) == 200
+        # Both are there at once in life; here one after the other, to try each order.
+        until(lambda: bool(deliveries.inbox.database.read("SELECT 1 FROM inbox")))
+    ((kind, key, payload),) = deliveries.all()
+    assert (kind, key, payload["mention"]) == ("reply", "C0OPS:2.2", True)
+
+
+def test_only_peoples_own_replies_in_threads_count(deliveries: Deliveries) -> None:
+    deliveries.event(type="message", text="approve", **REPLY | {"thread_ts": ""})
+    deliveries.event(type="message", text="approve", subtype="message_changed", **REPLY)
+    deliveries.event(type="message", text="approve", subtype="thread_broadcast", **REPLY)
+    deliveries.event(type="message", text="approve", bot_id="B0OTHER", **REPLY)
+    deliveries.event(type="message", text="approve", **REPLY)
+    ((_, _, payload),) = deliveries.all()
+    assert (payload["text"], payload["mention"], payload["team"]) == ("approve", False, "T0OURS")
+
+
+def test_a_command_is_written_down_once(deliveries: Deliveries) -> None:
+    assert [deliveries.deliver(dict(COMMAND)) for _ in range(3)] == [200, 200, 200]
+    ((kind, _, payload),) = deliveries.all()
+    assert (kind, payload["text"], payload["user"], payload["team"]) == ("command", "list", "U0OPSLEAD", "T0OURS")
+
+
+def test_what_cannot_be_written_down_is_not_acknowledged(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> bool:
+        raise DatabaseUnavailable("full")
+
+    monkeypatch.setattr(deliveries.inbox, "put", full)
+    assert deliveries.deliver(dict(COMMAND)) == 500
+
+
+def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries) -> None:
+    body = {
+        "type": "block_actions",
+        "user": {"id": "U0OUTSIDER", "team_id": "T0OTHER"},
+        "team": {"id": "T0OURS"},
+        "channel": {"id": "C0OPS"},
+        "trigger_id": "1.2",
+        "actions": [{"type": "button", "action_id": "approve", "block_id": "b", "value": "7", "action_ts": "3.3"}],
+    }
+    assert deliveries.deliver(body) == 200
+    ((kind, key, payload),) = deliveries.all()
+    assert (kind, key) == ("action", "U0OUTSIDER:approve:3.3")
+    assert (payload["team"], payload["value"]) == ("T0OTHER", "7")
+
+
+def test_what_nobody_asked_for_is_taken_all_the_same(deliveries: Deliveries) -> None:
+    assert deliveries.event(type="channel_rename", channel={"id": "C0OPS"}) == 200
+    assert deliveries.all() == []
