@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from tests.support.world import LISTEN, World
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-)
 
 
 @pytest.fixture
