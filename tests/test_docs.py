@@ -10,7 +10,7 @@ import pytest
 import commands
 from bot import docs
 from bot.registry import Command, Registry
-from bot.settings import DEFAULTS
+from bot.settings import DEFAULTS, load
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,6 +33,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_make_targets_exist(page: Path) -> None:
     known = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"`make ([\w-]+)", page.read_text())) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_the_configuration_are_taken(page: Path, tmp_path: Path) -> None:
+    for number, example in enumerate(re.findall(r"^ *```toml\n(.*?)```", page.read_text(), re.M | re.S)):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(example)
+        assert load(file, environment={})
 
 
 @pytest.mark.parametrize("command", REGISTRY.commands.values(), ids=lambda command: command.name)
