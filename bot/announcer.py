@@ -17,8 +17,8 @@ from bot.settings import Settings
 
 log = logging.getLogger(__name__)
 MARK = "mautic_operation"
-
-
+PROGRESS = 1.5
+"""Seconds between two pictures of progress: Slack takes 50 updates a minute of all cards together."""
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
 
@@ -34,6 +34,9 @@ class Announcer:
         self._since = operations.clock()
         self._uncertain: set[int] = set()
         self._waiting: dict[int, tuple[float, float]] = {}
+        self._progress_due = 0.0
+        self._progress_now = True
+        self._progress_left = False
         self._wake = threading.Event()
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
@@ -54,7 +57,7 @@ class Announcer:
 
     def _run(self) -> None:
         while not self._stop:
-            self._wake.wait(1 if self._waiting else 30)
+            self._wake.wait(1 if self._waiting or self._progress_left else 30)
             self._wake.clear()
             try:
                 self.catch_up()
@@ -65,6 +68,7 @@ class Announcer:
     def catch_up(self) -> None:
         """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else."""
         where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
+        self._progress_now, self._progress_left = time.monotonic() >= self._progress_due, False
         for operation in self.operations.select(where):
             due, pause = self._waiting.get(operation.id, (0.0, 1.0))
             if time.monotonic() < due:
@@ -78,7 +82,7 @@ class Announcer:
 
     def _announce(self, operation: Operation) -> None:
         channel, ts = operation.channel, operation.message_ts
-        if operation.announced < operation.revision:
+        if operation.announced < operation.revision and self._worth_showing(operation):
             channel, ts = self._show(operation, self.card(operation).arguments())
             with self.operations.database.transaction() as transaction:
                 transaction.execute(
@@ -92,6 +96,16 @@ class Announcer:
             self.client.chat_postMessage(channel=channel, thread_ts=ts, **message)
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
+
+    def _worth_showing(self, operation: Operation) -> bool:
+        """Whether the card is to be brought up to date now: progress in steps has time, every other change has none."""
+        if operation.state == "running" and operation.message_ts:
+            if not self._progress_now:
+                self._progress_left = True
+                return False
+            # All that are behind in one round, and the more they were, the longer until the next.
+            self._progress_due = max(self._progress_due, time.monotonic()) + PROGRESS
+        return True
 
     def _show(self, operation: Operation, card: dict[str, Any]) -> tuple[str, str]:
         """Update the card, or post it where there is none (any more); return its channel and ts."""

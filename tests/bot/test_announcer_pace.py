@@ -1,0 +1,59 @@
+"""Slack takes 50 updates of messages a minute: pictures of progress wait for one another, outcomes for nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot import announcer
+from tests.support.bot import Desk, make_bench, make_desk
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Two operations whose cards say that they run."""
+    desk = make_desk(make_bench(tmp_path))
+    operations = desk.bench.context.operations
+    for name in ("client-x", "client-y"):
+        desk.bench.approve(desk.bench.ask(f"new {name}"))
+        assert operations.claim()
+    desk.announce()
+    return desk
+
+
+def updates(desk: Desk) -> int:
+    return len([one for one in desk.slack.said if one["method"] == "chat.update"])
+
+
+def go_on(desk: Desk, position: int) -> None:
+    """Both begin a step."""
+    operations = desk.bench.context.operations
+    for operation in operations.select("state = 'running'"):
+        operations.step_started(operation, position)
+
+
+def test_progress_is_shown_of_all_cards_and_then_not_before_its_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on(desk, 0)
+    desk.announce()
+    assert updates(desk) == 2
+    go_on(desk, 1)
+    desk.announce()
+    assert updates(desk) == 2
+    monkeypatch.setattr(desk.announcer, "_progress_due", 0.0)
+    desk.announce()
+    assert updates(desk) == 4
+    assert "client-y" in desk.slack.said[-1]["text"]
+
+
+def test_an_outcome_is_shown_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcer, "PROGRESS", 3600.0)
+    go_on(desk, 0)
+    desk.announce()
+    done = desk.bench.context.operations.select("state = 'running'")[0]
+    desk.bench.context.operations.finish(done, "failed", outcome="It could not be done.")
+    desk.announce()
+    assert updates(desk) == 3
+    assert "failed" in desk.slack.said[-1]["text"]
