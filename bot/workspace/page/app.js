@@ -1,13 +1,19 @@
 // The chat page: one person's view of the local workspace, by way of /_control/ alone.
 import { block } from "/blocks.js";
+import { modals } from "/modal.js";
 import { element, mrkdwn, plain } from "/mrkdwn.js";
 
 const $ = (id) => document.getElementById(id);
-const store = { users: [], channels: [], commands: [], me: "", channel: "", thread: "", seen: {}, latest: {}, home: false, views: "", drawn: new Map() };
+const store = { users: [], channels: [], commands: [], me: "", channel: "", thread: "", seen: {}, latest: {}, home: false, homeDrawn: "", notes: [], drawn: new Map() };
+const onPhone = matchMedia("(max-width: 760px)");
 
 async function ask(what, body) {
-  const answer = await fetch(`/_control/${what}`, body ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) } : {});
-  return answer.json();
+  try {
+    const answer = await fetch(`/_control/${what}`, body ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) } : {});
+    return await answer.json();
+  } catch {
+    return { ok: false, error: "The workspace does not answer. Trying again…" };
+  }
 }
 const get = (what, query) => ask(`${what}?${new URLSearchParams(query)}`);
 const names = {
@@ -19,7 +25,7 @@ const me = () => store.users.find((user) => user.name === store.me);
 
 let hiding;
 function toast(text) {
-  $("toast").textContent = plain(text);
+  $("toast").textContent = plain(text || "That did not work.");
   $("toast").hidden = false;
   clearTimeout(hiding);
   hiding = setTimeout(() => { $("toast").hidden = true; }, 6000);
@@ -47,12 +53,21 @@ function color(id) {
   return `hsl(${sum} 45% 42%)`;
 }
 
+const initials = (user) => (user.is_bot ? user.name.slice(0, 1) : user.name.slice(0, 2)).toUpperCase();
+
 function act(message) {
   return async (item, chosen) => {
     const answer = await ask("click", { user: store.me, channel: store.channel, ts: message.ts, action_id: item.action_id, value: item.value, ...chosen });
-    if (!answer.ok) toast(answer.error || "That did not work.");
+    if (!answer.ok) toast(answer.error);
   };
 }
+
+// What Slack itself says to one person where they are; gone with the page.
+function note(text, thread) {
+  store.notes.push({ channel: store.channel, thread, me: store.me, text: text.replace(/&/g, "&amp;").replace(/</g, "&lt;"), ts: (Date.now() / 1000).toFixed(6), user: "USLACKBOT", username: "Slackbot", is_ephemeral: true });
+  refresh();
+}
+const withNotes = (messages, thread) => [...messages, ...store.notes.filter((one) => one.me === store.me && one.channel === store.channel && one.thread === thread)].sort((one, other) => one.ts - other.ts);
 
 function drawMessage(message, inThread) {
   const by = store.users.find((user) => user.id === (message.user || "")) || { id: "U0BOT", name: message.username || "mautic", real_name: "", is_bot: true };
@@ -71,7 +86,7 @@ function drawMessage(message, inThread) {
   if (message.reactions?.length) content.append(element("div", { class: "hint" }, plain(message.reactions.map((one) => `:${one.name}: ${one.count}`).join("  "))));
   if (!inThread && message.reply_count) content.append(element("button", { class: "replies", type: "button", onclick: () => openThread(message.ts) }, `💬 ${message.reply_count} ${message.reply_count > 1 ? "replies" : "reply"}`));
   return element("article", { class: `message ${message.is_ephemeral ? "whisper" : ""}`, "data-ts": message.ts },
-    element("div", { class: "avatar", style: `background:${color(by.id)}`, "aria-hidden": "true" }, by.is_bot ? "M" : by.name.slice(0, 2).toUpperCase()),
+    element("div", { class: "avatar", style: `background:${color(by.id)}`, "aria-hidden": "true" }, initials(by)),
     element("div", {}, element("div", { class: "by" }, element("b", {}, by.name), by.is_bot ? element("span", { class: "app" }, "APP") : null,
       element("small", { title: at.toString() }, at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
       message.is_ephemeral ? element("small", {}, "👁 Only visible to you") : null, message.edited && !by.is_bot ? element("small", {}, "(edited)") : null,
@@ -105,27 +120,32 @@ async function refresh() {
     if (!same()) return;
     const click = async (item, chosen) => {
       const answer = await ask("click", { user: store.me, view_id: view.id, action_id: item.action_id, value: item.value, ...chosen });
-      if (!answer.ok) toast(answer.error || "That did not work.");
+      if (!answer.ok) toast(answer.error);
     };
-    $("home").replaceChildren(...(view ? view.blocks.map((one) => block(one, names, click)) : [element("div", { class: "empty" }, "The app has not made this Home yet.")]));
+    const shown = JSON.stringify([store.me, view]);
+    if (view !== undefined && shown !== store.homeDrawn) $("home").replaceChildren(...(view ? view.blocks.map((one) => block(one, names, click)) : [element("div", { class: "empty" }, "The app has not made this Home yet.")]));
+    if (view !== undefined) store.homeDrawn = shown;
   } else {
     const { messages, error } = await get("messages", { channel: store.channel, user: store.me });
     if (!same()) return;
-    if (error) $("messages").replaceChildren(element("div", { class: "empty" }, `${store.me} is not in this channel.`));
-    else drawInto($("messages"), messages, false);
-    store.seen[store.channel] = messages?.at(-1)?.ts;
+    if (error === "channel_not_found") $("messages").replaceChildren(element("div", { class: "empty" }, `${store.me} is not in this channel.`));
+    else if (messages) drawInto($("messages"), withNotes(messages), false);
+    if (messages?.length) store.seen[store.channel] = messages.at(-1).ts;
     if (store.thread) {
       const thread = await get("messages", { channel: store.channel, user: store.me, thread_ts: store.thread });
-      if (same() && thread.messages) drawInto($("thread-messages"), thread.messages, true);
+      if (same() && thread.messages) drawInto($("thread-messages"), withNotes(thread.messages, store.thread), true);
     }
   }
-  await drawViews();
+  const who = store.me;
+  const { views } = await get("views", { user: who });
+  if (views && who === store.me) showModals(who, views);
 }
+const showModals = modals($("dialog"), names, (what, body) => ask(what, { user: store.me, ...body }).then((answer) => { refresh(); return answer; }), toast);
 
 function drawFrame() {
   const channel = store.channels.find((one) => one.id === store.channel);
   const mine = store.channels.filter((one) => one.members.includes(me().id));
-  const row = (label, on, open, unread) => element("button", { type: "button", class: `${on ? "on" : ""} ${unread ? "unread" : ""}`, onclick: open }, label, unread ? element("span", { class: "dot" }, "●") : null);
+  const row = (label, on, open, unread) => element("button", { type: "button", class: `${on ? "on" : ""} ${unread ? "unread" : ""}`, "aria-current": on ? "page" : null, onclick: () => { open(); if (!onPhone.matches && !store.home) $("composer").focus(); } }, label, unread ? element("span", { class: "dot", role: "img", "aria-label": "unread" }, "●") : null);
   const unread = (one) => store.latest[one.id] && store.latest[one.id] > (store.seen[one.id] || "") && one.id !== store.channel;
   $("sidebar").replaceChildren(
     row("🏠 Mautic Home", store.home, () => go({ home: true })), element("h2", {}, "Channels"),
@@ -140,6 +160,8 @@ function drawFrame() {
   document.body.classList.toggle("with-thread", !$("thread").hidden);
   document.body.classList.remove("menu");
   $("composer").placeholder = `Message #${channel?.name || ""} — or /mautic …`;
+  $("me").textContent = initials(me());
+  $("me").style.background = color(me().id);
   $("person").replaceChildren(...names.people().map((user) => element("option", { value: user.name, selected: user.name === store.me, title: user.title }, `${user.name}${user.title ? ` — ${user.title}` : ""}`)));
 }
 
@@ -154,55 +176,18 @@ function openThread(ts) {
   store.thread = ts;
   remember();
   drawFrame();
-  refresh().then(() => $("reply").focus());
-}
-
-// Modals: the top of the person's stack of views.
-async function drawViews(errors = {}) {
-  const { views } = await get("views", { user: store.me });
-  const view = views?.at(-1);
-  const shown = JSON.stringify([view, errors, store.me]);
-  if (shown === store.views) return;
-  store.views = shown;
-  const dialog = $("dialog");
-  if (!view) { dialog.close(); return; }
-  const act = async (item, chosen) => {
-    const answer = await ask("click", { user: store.me, view_id: view.id, action_id: item.action_id, value: item.value, ...chosen });
-    if (!answer.ok) toast(answer.error || "That did not work.");
-  };
-  const form = element("form", { method: "dialog", "data-view-id": view.id }, element("h2", {}, plain(view.title.text)),
-    ...view.blocks.map((one) => block(one, names, act, errors[one.block_id])),
-    element("footer", {}, element("button", { type: "button", class: "close", onclick: close }, plain(view.close?.text || "Close")), view.submit ? element("button", { class: "primary" }, plain(view.submit.text)) : null));
-  async function close() {
-    await ask("close", { user: store.me, view_id: view.id });
-    await drawViews();
-  }
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const values = {};
-    for (const one of view.blocks.filter((each) => each.type === "input")) {
-      const input = form.querySelector(`[data-block-id="${CSS.escape(one.block_id)}"] [data-action-id]`);
-      const ticked = [...input.querySelectorAll("input:checked")].map((box) => box.value);
-      values[one.block_id] = { [one.element.action_id]: one.element.type === "checkboxes" ? ticked : one.element.type === "radio_buttons" ? ticked[0] : input.value };
-    }
-    const answer = await ask("submit", { user: store.me, view_id: view.id, values });
-    if (!answer.ok && !answer.errors) toast(answer.error || "That did not work.");
-    await drawViews(answer.errors || {});
-  });
-  dialog.oncancel = (event) => { event.preventDefault(); close(); };
-  dialog.replaceChildren(form);
-  if (!dialog.open) dialog.showModal();
+  refresh().then(() => { if (!onPhone.matches) $("reply").focus(); });
 }
 
 // The composer, which knows the slash commands.
-let choice = 0;
+let choice = -1;
 function completions() {
   const text = $("composer").value;
   if (!text.startsWith("/")) return [];
   const found = [];
   for (const command of store.commands) {
-    if (command.command.startsWith(text.trimEnd()) && !text.includes(" ")) found.push({ insert: `${command.command} `, title: `${command.command} ${command.usage_hint || ""}`, summary: command.description });
-    if (!text.startsWith(`${command.command} `) && text !== command.command) continue;
+    if (!text.includes(" ") && command.command.startsWith(text)) found.push({ insert: `${command.command} `, title: `${command.command} ${command.usage_hint || ""}`, summary: command.description });
+    if (!text.startsWith(`${command.command} `)) continue;
     const rest = text.slice(command.command.length).trimStart();
     for (const sub of command.subcommands || []) {
       if (sub.name.startsWith(rest) || rest.startsWith(`${sub.name} `)) found.push({ insert: rest.startsWith(sub.name) ? null : `${command.command} ${sub.name} `, title: `${command.command} ${sub.usage}`, summary: sub.summary });
@@ -210,18 +195,26 @@ function completions() {
   }
   return found;
 }
+const offered = () => ($("completions").hidden ? [] : completions());
 function drawCompletions() {
   const found = completions();
-  choice = Math.max(0, Math.min(choice, found.length - 1));
+  choice = Math.min(choice, found.length - 1);
   $("completions").hidden = !found.length;
-  $("completions").replaceChildren(...found.map((one, place) => element("li", { role: "option", "aria-selected": String(place === choice), onmousedown: (event) => { event.preventDefault(); complete(one); } }, one.title, element("small", {}, one.summary))));
+  $("composer").setAttribute("aria-expanded", String(Boolean(found.length)));
+  $("completions").replaceChildren(...found.map((one, place) => element("li", { id: `completion-${place}`, role: "option", "aria-selected": String(place === choice), onmousedown: (event) => { event.preventDefault(); complete(one); } }, one.title, element("small", {}, one.summary))));
+  if (choice >= 0) $("composer").setAttribute("aria-activedescendant", `completion-${choice}`);
+  else $("composer").removeAttribute("aria-activedescendant");
   $("completions").children[choice]?.scrollIntoView({ block: "nearest" });
 }
 function complete(one) {
   if (one.insert) $("composer").value = one.insert;
-  choice = 0;
+  choice = -1;
   $("composer").focus();
   drawCompletions();
+}
+function hideCompletions() {
+  $("completions").hidden = true;
+  $("composer").setAttribute("aria-expanded", "false");
 }
 async function send() {
   const text = $("composer").value.trim();
@@ -229,34 +222,54 @@ async function send() {
   $("composer").value = "";
   drawCompletions();
   const answer = await ask(text.startsWith("/") ? "command" : "message", { user: store.me, channel: store.channel, text });
-  if (!answer.ok) { toast(answer.error || "That did not work."); if (text.startsWith("/")) $("composer").value = text; }
+  if (answer.ok) return;
+  note(answer.error);
+  if (!$("composer").value) $("composer").value = text;
 }
-$("composer").addEventListener("input", () => { choice = 0; drawCompletions(); });
+$("composer").addEventListener("input", () => {
+  // Something typed that begins a word picks the first match; an empty word picks nothing, so that Enter sends.
+  choice = /\S$/.test($("composer").value) ? 0 : -1;
+  drawCompletions();
+});
 $("composer").addEventListener("keydown", (event) => {
-  const found = completions();
+  const found = offered();
+  const whole = found[choice]?.insert?.trim() === $("composer").value.trim();
   if (found.length && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
-    choice = (choice + (event.key === "ArrowDown" ? 1 : found.length - 1)) % found.length;
+    choice = event.key === "ArrowDown" ? (choice + 1) % found.length : (Math.max(choice, 0) + found.length - 1) % found.length;
     event.preventDefault();
     drawCompletions();
-  } else if (found[choice]?.insert && (event.key === "Tab" || (event.key === "Enter" && !event.shiftKey))) {
+  } else if (event.key === "Tab" && !event.shiftKey && found[Math.max(choice, 0)]?.insert) {
+    event.preventDefault();
+    complete(found[Math.max(choice, 0)]);
+  } else if (event.key === "Enter" && !event.shiftKey && found[choice]?.insert && !whole) {
     event.preventDefault();
     complete(found[choice]);
-  } else if (event.key === "Escape") $("completions").hidden = true;
-  else if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); send(); }
+  } else if (event.key === "Escape" && found.length) {
+    event.preventDefault();
+    hideCompletions();
+  } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
 });
-$("composer").addEventListener("blur", () => { $("completions").hidden = true; });
+$("composer").addEventListener("blur", hideCompletions);
 $("composer-form").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 async function reply() {
   const text = $("reply").value.trim();
   if (!text) return;
+  if (/^\/[a-z]/.test(text)) { note(`${text.split(/\s/)[0]} is not supported in threads. Sorry!`, store.thread); return; }
   $("reply").value = "";
   const answer = await ask("message", { user: store.me, channel: store.channel, text, thread_ts: store.thread });
-  if (!answer.ok) toast(answer.error || "That did not work.");
+  if (answer.ok) return;
+  toast(answer.error);
+  if (!$("reply").value) $("reply").value = text;
 }
 $("reply-form").addEventListener("submit", (event) => { event.preventDefault(); reply(); });
 $("reply").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); reply(); } });
 $("close-thread").addEventListener("click", () => go({ thread: "" }));
 $("menu").addEventListener("click", () => document.body.classList.toggle("menu"));
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+  if (document.body.classList.contains("menu")) document.body.classList.remove("menu");
+  else if (store.thread) go({ thread: "" });
+});
 $("person").addEventListener("change", (event) => {
   store.me = event.target.value;
   localStorage.setItem("person", store.me);
@@ -270,7 +283,12 @@ let stream, due;
 function watch() {
   stream?.close();
   stream = new EventSource(`/_control/events?user=${encodeURIComponent(store.me)}`);
-  stream.onopen = () => refresh();
+  stream.onopen = () => { $("offline").hidden = true; refresh(); };
+  stream.onerror = () => {
+    $("offline").hidden = false;
+    // The browser tries again by itself, unless the answer was no stream at all.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(watch, 2000);
+  };
   stream.onmessage = async (event) => {
     const change = JSON.parse(event.data);
     if (change.channel && change.ts) {
@@ -288,4 +306,4 @@ function watch() {
 recall();
 watch();
 await go({ home: store.home, thread: store.thread });
-$("composer").focus();
+if (!onPhone.matches) $("composer").focus();

@@ -22,9 +22,13 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-function date(at, format, fallback) {
-  const moment = new Date(at * 1000);
-  if (isNaN(moment)) return fallback;
+// Only addresses of the web and of mail become links; any other scheme stays text.
+export function link(address, attributes, ...children) {
+  if (!/^(https?:|mailto:)/i.test(address)) return element("span", attributes, ...children);
+  return element("a", { ...attributes, href: address, target: "_blank", rel: "noreferrer noopener" }, ...children);
+}
+
+function date(moment, format) {
   const days = Math.round((new Date().setHours(0, 0, 0, 0) - new Date(moment).setHours(0, 0, 0, 0)) / 864e5);
   const near = { "-1": "tomorrow", 0: "today", 1: "yesterday" }[days];
   const short = moment.toLocaleDateString("en", { month: "short", day: "numeric", year: "numeric" });
@@ -40,12 +44,12 @@ function reference(inner, names) {
   if (target.startsWith("#")) return element("span", { class: "mention" }, "#" + (names.channel(target.slice(1)) || label || target.slice(1)));
   if (target.startsWith("!date^")) {
     const [, at, format] = target.split("^");
-    return element("time", { datetime: new Date(at * 1000).toISOString(), title: new Date(at * 1000).toString() }, date(Number(at), format, decode(label || "")));
+    const moment = new Date(at * 1000);
+    if (isNaN(moment) || !format) return document.createTextNode(decode(label || ""));
+    return element("time", { datetime: moment.toISOString(), title: moment.toString() }, date(moment, decode(format)));
   }
   if (target.startsWith("!")) return element("span", { class: "mention" }, "@" + (label || target.slice(1).split("^")[0]));
-  const address = decode(target);
-  if (!/^(https?:|mailto:)/i.test(address)) return document.createTextNode(decode(`<${inner}>`));
-  return element("a", { href: address, target: "_blank", rel: "noreferrer noopener" }, decode(label || target));
+  return link(decode(target), {}, decode(label || target));
 }
 
 const MARKS = [["*", "strong"], ["_", "em"], ["~", "del"]];
@@ -59,7 +63,7 @@ function inline(text, names) {
     last = found.index + found[0].length;
     if (found[1]) parts.push(element("code", {}, ...code(found[1], names)));
     else if (found[2]) parts.push(reference(found[2], names));
-    else if (found[3]) parts.push(element("a", { href: decode(found[3]), target: "_blank", rel: "noreferrer noopener" }, decode(found[3])));
+    else if (found[3]) parts.push(link(decode(found[3]), {}, decode(found[3])));
     else MARKS.forEach(([, tag], place) => { if (found[4 + place]) parts.push(element(tag, {}, ...inline(found[4 + place], names))); });
   }
   parts.push(emoji(decode(text.slice(last))));
@@ -71,12 +75,25 @@ export function mrkdwn(text, names) {
   const box = element("div");
   for (const [place, part] of String(text).split("```").entries()) {
     if (place % 2) { box.append(element("pre", {}, decode(part.replace(/^\n/, "")))); continue; }
-    for (const [row, line] of part.split("\n").entries()) {
-      if (row) box.append(element("br"));
-      const quote = line.match(/^&gt; ?(.*)/);
-      box.append(...(quote ? [element("blockquote", {}, ...inline(quote[1], names))] : inline(line, names)));
+    // A quote and a block of code end their line themselves.
+    const lines = (place ? part.replace(/^\n/, "") : part).split("\n");
+    for (const [row, line] of lines.entries()) {
+      const quote = line.match(/^(?:&gt;|>) ?(.*)/);
+      if (row && !quote && box.lastChild?.tagName !== "BLOCKQUOTE") box.append(element("br"));
+      if (quote && box.lastChild?.tagName === "BLOCKQUOTE") box.lastChild.append(element("br"), ...inline(quote[1], names));
+      else box.append(...(quote ? [element("blockquote", {}, ...inline(quote[1], names))] : inline(line, names)));
     }
   }
   return box;
+}
+
+// Standard Markdown, as far as Slack's markdown block is used here, by way of mrkdwn.
+export function markdown(text, names) {
+  const escaped = String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const parts = escaped.split("```").map((part, place) => (place % 2 ? part.replace(/^\w*\n/, "") : part
+    .replace(/(^|[^*])\*([^*\s][^*\n]*)\*(?!\*)/gm, "$1_$2_").replace(/\*\*([^\n]+?)\*\*/g, "*$1*").replace(/~~([^\n]+?)~~/g, "~$1~")
+    .replace(/^#{1,6} +(.*)$/gm, (all, title) => `*${title.replace(/\*/g, "")}*`).replace(/^(\s*)[-*+] +/gm, "$1• ")
+    .replace(/\[([^\]\n]+)\]\(([^)\s]+)\)/g, "<$2|$1>")));
+  return mrkdwn(parts.join("```"), names);
 }
 export const plain = (text) => emoji(text || "");
