@@ -2,6 +2,10 @@
 LXD ?=
 PYTHON := .venv/bin/python
 export MAUTIC_OPS_LXD__ENDPOINT := $(or $(LXD),$(MAUTIC_OPS_LXD__ENDPOINT))
+# What is simulated keeps its state apart from what is real.
+ifeq ($(LXD),simulated)
+export MAUTIC_OPS_BOT__STATE ?= .state/simulated
+endif
 ifeq ($(MAUTIC_OPS_LXD__ENDPOINT),)
 unexport MAUTIC_OPS_LXD__ENDPOINT
 endif

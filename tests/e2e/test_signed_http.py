@@ -1,0 +1,48 @@
+"""The same bot by Slack's signed HTTP requests instead of Socket Mode."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, WorkspaceServer
+from tests.support.world import CHANNEL, BotProcess
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_commands_and_clicks_come_by_signed_http(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/slack/events"
+    workspace = WorkspaceServer(tmp_path / "workspace", "--http-mode", url)
+    environment = {
+        "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
+        "MAUTIC_OPS_BOT__STATE": str(tmp_path / "state"),
+        "MAUTIC_OPS_SLACK__HTTP_PORT": str(port),
+        "SLACK_BOT_TOKEN": BOT_TOKEN,
+        "SLACK_APP_TOKEN": APP_TOKEN,
+        "SLACK_SIGNING_SECRET": SIGNING_SECRET,
+    }
+    bot = BotProcess(environment, tmp_path / "state", workspace)
+    try:
+        bot.start()
+        workspace.command("account-manager", CHANNEL, "/mautic new client-x")
+        card = workspace.wait_for_message(CHANNEL, "waits for approval")
+        assert "imulated" in str(card["blocks"]), "whatever is simulated says so"
+        workspace.click("ops-lead", CHANNEL, card["ts"], "approve")
+        workspace.wait_for_message(CHANNEL, "is live", thread_ts=card["ts"])
+
+        forged = urllib.request.Request(url, b"command=%2Fmautic&text=list", {"X-Slack-Signature": "v0=0"})
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(forged, timeout=10)
+    finally:
+        bot.kill()
+        workspace.kill()
