@@ -1,4 +1,4 @@
-"""`make demo`: the README's story, driven without hands in the local workspace of `make up`; prints the conversation."""
+"""`make demo`: the README's story, driven without hands in the local workspace of `make up`, and printed as it goes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def main() -> int:
         print("        (nobody): simulated: there is no page to look at")
     else:
         seen = edge.probe(domain)
-        print(f"       (browser): GET https://{domain}/s/login → {seen.status} in {seen.seconds:.2f} s, certificate verified")
+        answered = f"{seen.status} in {seen.seconds:.2f} s, certificate verified"
+        print(f"       (browser): GET https://{domain}/s/login → {answered}")
         if not seen.login:
             return 1
     story.part("its login page")
