@@ -27,7 +27,7 @@ class Mautic:
 
         Request and answer travel as files of mode 0600 that do not stay: nothing secret is in argv or output.
         """
-        # Of what changes a tenant one runs at a time: what a killed run left is written over and taken away by the next.
+        # Of what changes a tenant one runs at a time: the next takes away what a killed one left.
         token = secrets.token_hex(8) if verb in ("health", "version") else verb
         request_file, result_file = f"/root/.ctl-{token}.in", f"/root/.ctl-{token}.out"
         self.lxd.push(instance, TOOL, self._tool, mode=0o755)
