@@ -21,7 +21,7 @@ from bot.hosts import open_edge, open_lxd
 from bot.inbox import Inbox
 from bot.invocations import Invocations
 from bot.listeners import SocketMode, make_app, web_client
-from bot.lxd import Lxd
+from bot.lxd import Lxd, LxdError
 from bot.mautic import Mautic
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
@@ -161,7 +161,7 @@ def main(words: list[str]) -> int:
     try:
         return verbs[words[0]]() or 0
     except Exception as error:
-        if isinstance(error, InvalidSettings | bring_up.CannotBringUp):
+        if isinstance(error, InvalidSettings | LxdError | bring_up.CannotBringUp):
             print(f"mautic-ops: {error}", file=sys.stderr)
             return 1
         raise

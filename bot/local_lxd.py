@@ -216,6 +216,9 @@ def _install(progress: Progress) -> None:
         "zstd": "zstd",
     }
     packages = [package for program, package in needed.items() if shutil.which(program, path=_PATH) is None]
+    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
+        # Ubuntu's debootstrap checks no signature of Debian's without it.
+        packages.append("debian-archive-keyring")
     lxd = shutil.which("lxd", path=_PATH) is None
     if not packages and not lxd:
         return

@@ -31,7 +31,6 @@ class BotSettings:
 
 @dataclass(frozen=True)
 class SlackSettings:
-    channel: str
     api: str
     http_port: int
     # From the environment alone, and never shown.
