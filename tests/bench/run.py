@@ -46,7 +46,7 @@ ROUNDS = 5
 @pytest.fixture(scope="session")
 def figures() -> Iterator[dict[str, Any]]:
     """The figures so far; printed and written at the end. Fails when a limit does not hold, or was not measured."""
-    measured: dict[str, Any] = {"cores": os.cpu_count()}
+    measured: dict[str, Any] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     yield measured
     over = {name: measured.get(name) for name, most in LIMITS.items() if not measured.get(name, math.inf) <= most}
     text = json.dumps(measured | {"limits": LIMITS, "over": over, "ok": not over}, indent=2)
