@@ -20,7 +20,7 @@ clean-lab: .venv
 	$(PYTHON) -m bot clean-lab
 
 test: .venv
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import re
+import secrets
 import socket
 import ssl
 import threading
@@ -23,7 +24,7 @@ from bot.tenants import stamp, stamps
 
 NAME = "edge"
 _UNFINISHED = "edge--building"
-_CONFIG, _NEXT = "/etc/caddy/edge.json", "/etc/caddy/next.json"
+_CONFIG = "/etc/caddy/edge.json"
 _ADMIN = "unix//run/caddy/admin.sock"
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 _PRETENCES = (
@@ -250,8 +251,11 @@ class Edge:
                     run(self._lxd, NAME, forget)
                 return
             # The file that a restart reads is replaced only by what was loaded well.
-            self._lxd.push(NAME, _NEXT, config.encode(), mode=0o644)
-            run(self._lxd, NAME, f"{forget}caddy reload --config {_NEXT} --address {_ADMIN} 2>&1; mv {_NEXT} {_CONFIG}")
+            following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
+            self._lxd.push(NAME, following, config.encode(), mode=0o644)
+            load = f"caddy reload --config {following} --address {_ADMIN} 2>&1 && mv {following} {_CONFIG}"
+            # Another bot, or `make up`, may be at it too.
+            run(self._lxd, NAME, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""

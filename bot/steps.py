@@ -11,9 +11,8 @@ DEADLINE = 90.0
 """Seconds that a container may take to get an address, and then its login page."""
 
 
-def start_with_address(lxd: Lxd, instance: str) -> None:
-    """Start an instance and wait until it has its address: the edge routes to nothing less."""
-    lxd.start(instance)
+def wait_for_address(lxd: Lxd, instance: str) -> None:
+    """Wait until a started instance has its address: the edge routes to nothing less."""
     give_up = time.monotonic() + DEADLINE
     while not lxd.state(instance).address:
         if time.monotonic() > give_up:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import start_with_address
+from bot.steps import wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -52,7 +52,8 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         if instance.name == archived:
             context.lxd.rename(archived, tenant)
         if stamp(instance.config, "was-running") == "1":
-            start_with_address(context.lxd, tenant)
+            context.lxd.start(tenant)
+            wait_for_address(context.lxd, tenant)
         context.lxd.update(tenant, {**stamps(role="tenant", archived="", was_running=""), "boot.autostart": "true"})
         context.edge.apply()
 

@@ -9,7 +9,7 @@ from bot.lxd import Instance, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, DomainOption, TenantArgument, operation
-from bot.steps import see_login_page, start_with_address
+from bot.steps import see_login_page, wait_for_address
 from bot.tenants import PlanSize, Tenant, stamp, stamps
 
 
@@ -167,7 +167,7 @@ class _New:
         self.lxd.update(self.name, stamps(copied=1))
 
     def start(self) -> None:
-        start_with_address(self.lxd, self.name)
+        self.lxd.start(self.name)
 
     def identify(self) -> None:
         context = self.context
@@ -195,6 +195,8 @@ class _New:
         )
 
     def route(self) -> None:
+        # Only now: its address comes while it gets its identity.
+        wait_for_address(self.lxd, self.name)
         self.lxd.update(self.name, stamps(state="live"))
         self.context.edge.apply()
 

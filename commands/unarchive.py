@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import see_login_page, start_with_address
+from bot.steps import see_login_page, wait_for_address
 from bot.tenants import stamp, stamps
 
 
@@ -33,7 +33,8 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
             context.lxd.rename(archived, tenant)
 
     def start() -> None:
-        start_with_address(context.lxd, tenant)
+        context.lxd.start(tenant)
+        wait_for_address(context.lxd, tenant)
 
     def route() -> None:
         instance = context.lxd.instance(tenant)
