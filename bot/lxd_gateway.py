@@ -50,6 +50,7 @@ _SHORT = 120
 """Seconds that everything else may take."""
 _POLL = 10
 """Seconds of one wait request: LXD answers `Running` after them, and the loop asks again."""
+_OCCUPIED = ("is busy running", "matching non-reusable operation")
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use')
 _ABSENT = ("not found", "no such object")
@@ -534,8 +535,18 @@ class LxdGateway:
         return self._json("get", path, doing, params=dict(params or {}), project=project)["metadata"]
 
     def _change(self, verb: str, path: str, doing: str, body: Any = None, *, deadline: float = _SHORT) -> Any:
-        """Make a request that LXD answers with a background operation, and see it to its end."""
-        return self._finish(self._json(verb, path, doing, json=body), doing, deadline)
+        """Make a request that LXD answers with a background operation, and see it to its end.
+
+        Where another operation has the instance (as after a crash of ours) it waits for that one's end first.
+        """
+        end = time.monotonic() + deadline
+        while True:
+            try:
+                return self._finish(self._json(verb, path, doing, json=body), doing, deadline)
+            except _Busy:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
 
     def _finish(self, started: Any, doing: str, deadline: float) -> Any:
         ended = self._operation(started, doing, deadline)
@@ -572,6 +583,7 @@ class LxdGateway:
     ) -> Mapping[str, str]:
         """Lay keys over an instance, for the version that was read; return the configuration before."""
         doing = f"update `{name}`"
+        end = time.monotonic() + _SHORT
         while True:
             answer = self._request("get", _at(name), doing)
             found = answer.json()["metadata"]
@@ -599,6 +611,11 @@ class LxdGateway:
                 if changed["type"] == "async":
                     self._finish(changed, doing, _SHORT)
             except _Stale:
+                continue
+            except _Busy:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
                 continue
             before: Mapping[str, str] = found["config"]
             return before
@@ -633,6 +650,8 @@ class LxdGateway:
         low = text.lower()
         if status == 412:
             return _Stale(f"LXD could not {doing}: it was changed at the same time.")
+        if any(word in low for word in _OCCUPIED):
+            return _Busy(f"LXD could not {doing}: {text}.")
         if any(word in low for word in _FULL):
             return PoolFull(f"LXD could not {doing}: the storage pool `{self._pool}` (or the disk's limit) is full.")
         if status in (502, 503, 504) or any(word in low for word in _AWAY):
@@ -648,6 +667,10 @@ class LxdGateway:
 
 class _FileNotThere(NotFound):
     """The instance is there, the file in it is not."""
+
+
+class _Busy(LxdError):
+    """Another operation has the instance, for a moment."""
 
 
 class _Stale(LxdError):

@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,20 @@ class TestUnreachable:
             mute.listen()
             with pytest.raises(LxdUnavailable, match="did not answer in time"):
                 LxdGateway(path, timeout=0.2).instances()
+
+
+def test_a_change_waits_for_the_operation_that_has_the_instance(
+    real_lxd: LxdGateway, real_name: Callable[[], str]
+) -> None:
+    name = real_name()
+    real_lxd.create(name, "tiny", config={}, devices={})
+    for _ in range(3):
+        # As after a crash: an operation of ours still runs, and we come back to the same instance.
+        with ThreadPoolExecutor(4) as pool:
+            starts = [pool.submit(real_lxd.start, name) for _ in range(2)]
+            updates = [pool.submit(real_lxd.update, name, {f"user.n{number}": "1"}) for number in range(2)]
+        for done in (*starts, *updates):
+            done.result()
+        assert real_lxd.instance(name).running
+        real_lxd.stop(name, force=True)
+        real_lxd.update(name, {"user.n0": None, "user.n1": None})
