@@ -415,6 +415,7 @@ def _another_server() -> bool:
     """Whether any LXD or Incus runs on this machine: its containers need what all share, lxcfs and raised limits."""
     for path in Path("/proc").glob("[0-9]*/comm"):
         with suppress(OSError):
-            if path.read_text().strip() in ("lxd", "incusd"):
+            # One that has ended, and that its parent has not asked after yet, has no command line.
+            if path.read_text().strip() in ("lxd", "incusd") and path.with_name("cmdline").read_bytes():
                 return True
     return False
