@@ -18,6 +18,7 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
     server.stop()
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests on one worker, and on one all that share the session's blueprint and edge."""
     for item in items:
