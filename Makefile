@@ -19,8 +19,10 @@ down: .venv
 clean-lab: .venv
 	$(PYTHON) -m bot clean-lab
 
+# First what can run side by side, then what shares one edge.
 test: .venv
-	$(PYTHON) -m pytest -n 2 --dist loadgroup
+	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
+	$(PYTHON) -m pytest --durations 10 tests/lab tests/e2e
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo
