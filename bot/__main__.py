@@ -26,6 +26,7 @@ from bot.mautic import Mautic
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
 from bot.people import People
+from bot.post import Post
 from bot.registry import Context, Registry
 from bot.registry import Edge as EdgeDoor
 from bot.runner import Runner
@@ -35,8 +36,8 @@ from bot.vault import Vault
 log = logging.getLogger("bot")
 
 
-def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor) -> Context:
-    """Build what commands use, over a given LXD and edge."""
+def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor, post: Post) -> Context:
+    """Build what commands use, over a given LXD, edge and door to Slack."""
     database = Database(settings.state / "bot.db")
     operations = Operations(database)
     registry = Registry(commands)
@@ -57,6 +58,7 @@ def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor) -> Context:
         approvals=Approvals(operations, settings, check),
         registry=registry,
         renderer=Renderer(settings.bot.timezone, notice),
+        post=post,
     )
     return context
 
@@ -90,8 +92,8 @@ def run() -> int:
         raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without it starts the local workspace.")
     lxd = open_lxd(settings)
     edge = open_edge(settings, lxd)
-    context = compose(settings, lxd, edge)
     client = web_client(settings.slack)
+    context = compose(settings, lxd, edge, Post(client))
     people = People(client, settings)
     announcer = Announcer(client, context.operations, context.renderer, settings)
     runner = Runner(context, settings.bot.workers)

@@ -13,13 +13,13 @@ from slack_sdk.webhook import WebhookClient
 
 from bot.messages import Block, Message, Modal, Renderer, actions, button
 from bot.operations import Operation, Operations
+from bot.post import GONE, find
 from bot.settings import Settings
 
 log = logging.getLogger(__name__)
 MARK = "mautic_operation"
 PROGRESS = 1.5
 """Seconds between two pictures of progress: Slack takes 50 updates a minute of all cards together."""
-GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
 
 
@@ -141,21 +141,17 @@ class Announcer:
         """Find a card that was posted, but of which a crash or a lost answer took the place it stands at."""
         if operation.created >= self._since and operation.id not in self._uncertain:
             return ""
+
+        def meant(message: dict[str, Any]) -> bool:
+            metadata = message.get("metadata") or {}
+            return metadata.get("event_type") == MARK and metadata["event_payload"].get("id") == str(operation.id)
+
         try:
-            history = self.client.conversations_history(
-                channel=operation.channel,
-                oldest=str(operation.created - 60),
-                limit=200,
-                include_all_metadata=True,
-            )
+            since = str(operation.created - 60)
+            return find(self.client.conversations_history, meant, channel=operation.channel, oldest=since)
         except SlackApiError as error:
             log.info("cannot look for the card of operation %s: %s", operation.id, error.response.get("error"))
             return ""
-        for message in history["messages"]:
-            metadata = message.get("metadata") or {}
-            if metadata.get("event_type") == MARK and metadata["event_payload"].get("id") == str(operation.id):
-                return str(message["ts"])
-        return ""
 
     def card(self, operation: Operation) -> Message:
         """Render the card of an operation as it stands, with the buttons that still have a meaning."""

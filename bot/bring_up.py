@@ -37,6 +37,7 @@ LOCAL_TOKENS = {
     "SLACK_SIGNING_SECRET": "local-signing-secret",
 }
 """What the local workspace takes for an installed app; no secrets."""
+LOCAL_CHANNEL = "C0OPS"
 
 
 class CannotBringUp(Exception):
@@ -76,7 +77,8 @@ def up() -> int:
     if not settings.lxd.simulated:
         environment["MAUTIC_OPS_LXD__ENDPOINT"] = _prepare(settings, parts)
     if local:
-        environment |= LOCAL_TOKENS | {"MAUTIC_OPS_SLACK__API": f"http://127.0.0.1:{port()}/api/"}
+        api = f"http://127.0.0.1:{port()}/api/"
+        environment |= LOCAL_TOKENS | {"MAUTIC_OPS_SLACK__API": api, "MAUTIC_OPS_SLACK__CHANNEL": LOCAL_CHANNEL}
     with parts.part("Starting the bot"):
         (settings.state / "commands.json").write_text(json.dumps(completions(Registry(commands))))
         _start(settings, environment, ["bot", "workspace"] if local else ["bot"])

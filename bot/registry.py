@@ -23,6 +23,7 @@ from bot.mautic import Mautic
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
 from bot.plan import Plan, Refused
+from bot.post import Post
 from bot.settings import Settings
 from bot.tenants import InvalidName, domain_name, tenant_name
 from bot.vault import Vault
@@ -69,6 +70,7 @@ class Context:
     approvals: Approvals
     registry: Registry
     renderer: Renderer
+    post: Post
     actor: Actor = THE_BOT
     channel: str = ""
     operation: int = 0

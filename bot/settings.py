@@ -32,6 +32,7 @@ class BotSettings:
 @dataclass(frozen=True)
 class SlackSettings:
     api: str
+    channel: str
     http_port: int
     # From the environment alone, and never shown.
     bot_token: str = field(default="", repr=False)

@@ -23,6 +23,7 @@ from bot.inbox import Inbox
 from bot.invocations import Invocations
 from bot.operations import Operation
 from bot.people import People
+from bot.post import Post
 from bot.registry import Context, call
 from bot.runner import Runner
 from bot.settings import Settings, load
@@ -74,6 +75,7 @@ class Bench:
     lxd: SimulatedLxd
     clock: Clock
     runner: Runner
+    slack: FakeSlack
 
     def answer(self, text: str, actor: Actor = ASKER) -> Any:
         """What a command gives: a Plan, a Message or a Modal. Raises Refused."""
@@ -161,18 +163,20 @@ def make_bench(
     folder: Path,
     lxd: SimulatedLxd | None = None,
     fault: Callable[[str], None] = lambda moment: None,
+    slack: FakeSlack | None = None,
     **environment: str,
 ) -> Bench:
-    """Build a bench in a folder; the same folder and LXD again is the bot after a restart."""
+    """Build a bench in a folder; the same folder, LXD and Slack again is the bot after a restart."""
     settings = settings_in(folder, **environment)
     if lxd is None:
         lxd = SimulatedLxd()
         add_blueprint(lxd)
     clock = Clock()
-    context = compose(settings, lxd, SimulatedEdge(lxd))
+    slack = slack or FakeSlack()
+    context = compose(settings, lxd, SimulatedEdge(lxd), Post(cast(WebClient, slack)))
     context.operations.clock = clock
     context.vault.clock = clock
-    return Bench(context, lxd, clock, Runner(context, 1, fault))
+    return Bench(context, lxd, clock, Runner(context, 1, fault), slack)
 
 
 def events(bench: Bench, operation: Operation) -> list[str]:
@@ -247,7 +251,16 @@ class FakeSlack:
 
     def conversations_history(self, channel: str, **_: Any) -> dict[str, Any]:
         self._called("conversations.history")
-        return {"messages": [one for one in self.said if one["channel"] == channel and "thread_ts" not in one]}
+        return {"messages": [one for one in self.said if one["channel"] == channel and not one.get("thread_ts")]}
+
+    def conversations_replies(self, channel: str, ts: str, **_: Any) -> dict[str, Any]:
+        self._called("conversations.replies")
+        thread = [one for one in self.said if ts in (one["ts"], one.get("thread_ts")) and one["channel"] == channel]
+        return {"messages": thread}
+
+    def files_upload_v2(self, filename: str, content: bytes, title: str, **message: Any) -> dict[str, Any]:
+        files = [{"name": filename, "title": title, "content": content}]
+        return self._say("files.completeUploadExternal", {"text": title, "files": files, **message})
 
     def views_open(self, trigger_id: str, view: dict[str, Any]) -> dict[str, Any]:
         self._called("views.open")
@@ -356,7 +369,7 @@ class Desk:
 
 def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
     """Put Slack's side before a bench."""
-    slack = slack or FakeSlack()
+    slack = slack or bench.slack
     client = cast(WebClient, slack)
     context = bench.context
     announcer = Announcer(client, context.operations, context.renderer, context.settings)
