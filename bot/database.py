@@ -78,6 +78,24 @@ def m002_undo_and_inserts(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m005_samples(db: sqlite_utils.Database) -> None:
+    """What was measured of tenants and hosts; `span`: seconds that a row covers, 0 for a single look."""
+    db.executescript(
+        """
+        CREATE TABLE tenant_samples (
+          span INTEGER NOT NULL, at INTEGER NOT NULL, tenant TEXT NOT NULL, looks INTEGER NOT NULL, up REAL,
+          page REAL, page_max REAL, memory REAL, memory_max INTEGER, cpu REAL, cpu_max REAL, disk INTEGER,
+          queue_age REAL, contacts INTEGER, log_errors INTEGER, cpu_time INTEGER,
+          PRIMARY KEY (span, at, tenant)) WITHOUT ROWID;
+        CREATE INDEX samples_by_tenant ON tenant_samples(tenant, span, at);
+        CREATE TABLE host_samples (
+          span INTEGER NOT NULL, at INTEGER NOT NULL, host TEXT NOT NULL, looks INTEGER NOT NULL,
+          used INTEGER NOT NULL, total INTEGER NOT NULL, PRIMARY KEY (span, at, host)) WITHOUT ROWID;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

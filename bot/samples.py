@@ -1,0 +1,251 @@
+"""What was measured of tenants and hosts: every look for two days, then by the hour for sixty, then by the day.
+
+All figures of one sweep have the same time. A mean stays a mean when it is rolled up; of what fills up or piles up the
+highest is kept.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bot.database import Database
+
+RAW, HOUR, DAY = 0, 3600, 86_400
+KEEP = {RAW: 2 * DAY, HOUR: 60 * DAY}
+"""Seconds that looks and hours are kept; days stay."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one look at a tenant measured; None is what could not be seen. `up`: its page was there.
+
+    `memory` and `disk` in bytes as LXD counts them, `cpu_time` in nanoseconds since the container's start, `page` and
+    `queue_age` in seconds.
+    """
+
+    tenant: str
+    up: bool | None = None
+    page: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    cpu_time: int | None = None
+    queue_age: float | None = None
+    contacts: int | None = None
+    log_errors: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A tenant at a moment, or over the hour or day that begins at `at` (epoch seconds; `span`: RAW, HOUR or DAY).
+
+    `looks`: how many it is made of; `up`: the share of them in which the page was there; `page`, `memory` and `cpu`
+    (cores in use) are means beside their highest; the others are the highest.
+    """
+
+    span: int
+    at: int
+    tenant: str
+    looks: int
+    up: float | None
+    page: float | None
+    page_max: float | None
+    memory: float | None
+    memory_max: int | None
+    cpu: float | None
+    cpu_max: float | None
+    disk: int | None
+    queue_age: float | None
+    contacts: int | None
+    log_errors: int | None
+
+
+@dataclass(frozen=True)
+class PoolSample:
+    """The pool of a host at a moment, or at its fullest in the hour or day that begins at `at`."""
+
+    span: int
+    at: int
+    host: str
+    looks: int
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How something fills: bytes at the last look, and bytes a day as its past of so many days has it."""
+
+    latest: int
+    per_day: float
+    days: float
+
+    def days_to_full(self, limit: int) -> float | None:
+        """Return the days until `limit` bytes are reached; None: it does not grow, or its past is less than a day."""
+        if self.latest >= limit:
+            return 0.0
+        if self.per_day <= 0 or self.days < 1:
+            return None
+        return (limit - self.latest) / self.per_day
+
+
+_TENANTS: Mapping[str, str] = {
+    "up": "mean",
+    "page": "mean",
+    "page_max": "max",
+    "memory": "mean",
+    "memory_max": "max",
+    "cpu": "mean",
+    "cpu_max": "max",
+    "disk": "max",
+    "queue_age": "max",
+    "contacts": "max",
+    "log_errors": "max",
+}
+_HOSTS: Mapping[str, str] = {"used": "max", "total": "max"}
+
+
+def record(
+    transaction: sqlite3.Connection, at: float, readings: Sequence[Reading], pools: Mapping[str, tuple[int, int]]
+) -> None:
+    """Write down one sweep: its readings, and (used, total) bytes of each host's pool. Then roll up what is over."""
+    now = int(at)
+    before = {
+        row["tenant"]: row
+        for row in transaction.execute(
+            "SELECT tenant, at, cpu_time FROM tenant_samples"
+            " WHERE span = 0 AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0 AND at < ?)",
+            (now,),
+        )
+    }
+    transaction.executemany(
+        "INSERT OR REPLACE INTO tenant_samples (span, at, tenant, looks, up, page, page_max, memory, memory_max, cpu,"
+        " cpu_max, disk, queue_age, contacts, log_errors, cpu_time) VALUES (0,?,?,1,?,?,?,?,?,?,?,?,?,?,?,?)",
+        [
+            (
+                now,
+                one.tenant,
+                one.up,
+                one.page,
+                one.page,
+                one.memory,
+                one.memory,
+                cores := _cores(one, now, before.get(one.tenant)),
+                cores,
+                one.disk,
+                one.queue_age,
+                one.contacts,
+                one.log_errors,
+                one.cpu_time,
+            )
+            for one in readings
+        ],
+    )
+    transaction.executemany(
+        "INSERT OR REPLACE INTO host_samples (span, at, host, looks, used, total) VALUES (0,?,?,1,?,?)",
+        [(now, host, used, total) for host, (used, total) in pools.items()],
+    )
+    roll_up(transaction, at)
+
+
+def _cores(reading: Reading, at: int, before: sqlite3.Row | None) -> float | None:
+    """Cores in use since the look before; None after a restart, which begins the count anew."""
+    if reading.cpu_time is None or before is None or before["cpu_time"] is None:
+        return None
+    used = reading.cpu_time - before["cpu_time"]
+    return used / 1e9 / (at - before["at"]) if used >= 0 else None
+
+
+def roll_up(transaction: sqlite3.Connection, now: float) -> None:
+    """Make hours of looks and days of hours, once they are over, and forget what is older than its keeping.
+
+    Decides from what there is: after any downtime the next call makes all that is missing, and twice changes nothing.
+    """
+    for table, subject, kinds in (("tenant_samples", "tenant", _TENANTS), ("host_samples", "host", _HOSTS)):
+        merged = ", ".join(
+            f"sum({name} * looks) / sum(looks * ({name} IS NOT NULL))" if kind == "mean" else f"max({name})"
+            for name, kind in kinds.items()
+        )
+        for finer, span in ((RAW, HOUR), (HOUR, DAY)):
+            transaction.execute(
+                f"INSERT OR IGNORE INTO {table} (span, at, {subject}, looks, {', '.join(kinds)})"  # noqa: S608
+                f" SELECT :span, at / :span * :span AS start, {subject}, sum(looks), {merged} FROM {table}"
+                " WHERE span = :finer AND at < :now / :span * :span"
+                f" AND at >= (SELECT coalesce(max(at), -:span) + :span FROM {table} WHERE span = :span)"
+                f" GROUP BY start, {subject}",
+                {"span": span, "finer": finer, "now": int(now)},
+            )
+            # Never what is not rolled up yet: the hour or day that it belongs to is over.
+            transaction.execute(
+                f"DELETE FROM {table} WHERE span = ? AND at < ?",  # noqa: S608
+                (finer, (int(now) - KEEP[finer]) // span * span),
+            )
+
+
+def history(database: Database, tenant: str, since: float, span: int = HOUR) -> list[Sample]:
+    """Return a tenant's past, oldest first, by the hour (or DAY; RAW: each look), with the end that is not over yet."""
+    return [Sample(**row) for row in _past(database, "tenant_samples", "tenant", tenant, since, span)]
+
+
+def pool_history(database: Database, host: str, since: float, span: int = HOUR) -> list[PoolSample]:
+    """Return the past of a host's pool, oldest first, as `history` does."""
+    return [PoolSample(**row) for row in _past(database, "host_samples", "host", host, since, span)]
+
+
+def _past(database: Database, table: str, column: str, subject: str, since: float, span: int) -> list[dict[str, Any]]:
+    """Read the coarse rows, then the finer ones of what is not rolled up."""
+    found: list[dict[str, Any]] = []
+    for level in (DAY, HOUR, RAW):
+        if level <= span:
+            rows = database.read(
+                f"SELECT * FROM {table} WHERE span = ? AND {column} = ? AND at >= ? ORDER BY at",  # noqa: S608
+                level,
+                subject,
+                since,
+            )
+            found += [{name: row[name] for name in row.keys() if name != "cpu_time"} for row in rows]  # noqa: SIM118
+            since = max(since, found[-1]["at"] + level) if found else since
+    return found
+
+
+def latest(database: Database) -> dict[str, Sample]:
+    """Return what the last sweep measured, by tenant."""
+    rows = database.read(
+        "SELECT * FROM tenant_samples WHERE span = 0 AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0)"
+    )
+    return {row["tenant"]: Sample(**{name: row[name] for name in row.keys() if name != "cpu_time"}) for row in rows}  # noqa: SIM118
+
+
+def growth(database: Database, measure: Literal["disk", "memory"], since: float) -> dict[str, Growth]:
+    """Return how each tenant of the last sweep grows, by least squares over its hours since `since`; in one query."""
+    return _growth(database, "tenant_samples", "tenant", measure, since)
+
+
+def pool_growth(database: Database, since: float) -> dict[str, Growth]:
+    """Return how the pool of each host of the last sweep fills, as `growth` does."""
+    return _growth(database, "host_samples", "host", "used", since)
+
+
+def _growth(database: Database, table: str, column: str, measure: str, since: float) -> dict[str, Growth]:
+    rows = database.read(
+        f"""
+        WITH past AS (
+          SELECT {column} AS subject, (at - ?1) / 86400.0 AS x, {measure} AS y FROM {table}
+          WHERE {measure} IS NOT NULL AND at >= ?1 AND (span = 3600 OR span = 0
+            AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600)))
+        SELECT last.{column} AS subject, last.{measure} AS latest, max(x) - min(x) AS days, count(*) AS n,
+          sum(x) AS sx, sum(y) AS sy, sum(x * x) AS sxx, sum(x * y) AS sxy
+        FROM {table} AS last JOIN past ON past.subject = last.{column}
+        WHERE last.span = 0 AND last.at = (SELECT max(at) FROM {table} WHERE span = 0) AND latest IS NOT NULL
+        GROUP BY last.{column}
+        """,  # noqa: S608
+        int(since),
+    )
+    grown = {}
+    for row in rows:
+        spread = row["n"] * row["sxx"] - row["sx"] ** 2
+        slope = (row["n"] * row["sxy"] - row["sx"] * row["sy"]) / spread if spread > 0 else 0.0
+        grown[row["subject"]] = Growth(row["latest"], slope, row["days"])
+    return grown
