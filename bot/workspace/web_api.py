@@ -203,7 +203,7 @@ class WebApi:
 
     def post_message(self, given: Json) -> Json:
         place = self._place(given["channel"], open_im=True)
-        content = block_kit.message_content(given)
+        content = self._content(given)
         thread_ts = self._thread(place, given.get("thread_ts"))
         if thread_ts and _flag(given.get("reply_broadcast")):
             content["subtype"] = "thread_broadcast"
@@ -217,7 +217,7 @@ class WebApi:
         place = self._place(given["channel"])
         if given["user"] not in place["members"]:
             raise SlackError("user_not_in_channel")
-        content = block_kit.message_content(given)
+        content = self._content(given)
         thread_ts = self._thread(place, given.get("thread_ts"))
         message = self.state.add_message(place["id"], BOT_USER, to=given["user"], thread_ts=thread_ts, **content)
         return {"message_ts": message["ts"]}
@@ -230,7 +230,7 @@ class WebApi:
         if blocks is None and given.get("attachments") is None and not given.get("text"):
             raise SlackError("no_text")
         # An empty array takes the blocks away; so does text without blocks.
-        content = block_kit.message_content({"text": message["text"], **_present(given)})
+        content = self._content({"text": message["text"], **_present(given)})
         if len(content["text"]) > block_kit.UPDATE_TEXT:
             raise SlackError("msg_too_long")
         for name in ("blocks", "attachments"):
@@ -484,6 +484,18 @@ class WebApi:
         if "_to" in root:
             raise SlackError("cannot_reply_to_message")
         return str(root.get("thread_ts", root["ts"]))
+
+    def _content(self, given: Json) -> Json:
+        """The content of a new message, with no picture in it that was not uploaded."""
+        content = block_kit.message_content(given)
+        uploaded = [file for file in self.state.files.values() if file["_uploaded"]]
+        known = {file[key] for file in uploaded for key in ("id", "url_private", "permalink")}
+        for number, block in enumerate(content["blocks"]):
+            named = block.get("slack_file") or {}
+            if named and (len(named) != 1 or known.isdisjoint(named.values())):
+                wrong = f"invalid slack file [json-pointer:/blocks/{number}/slack_file]"
+                raise SlackError("invalid_blocks", [f"[ERROR] {wrong}"], errors=[wrong])
+        return content
 
     def _own(self, place: Json, ts: Any, otherwise: str) -> Json:
         message = self.state.find(place["id"], str(ts))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect, sync_playwright
 from slack_bolt import App
 from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 
@@ -26,6 +29,20 @@ COMMANDS = [
     {"name": "status", "usage": "status <tenant>", "summary": "Show one tenant"},
 ]
 WIDE, PHONE = (1280, 800), (390, 844)
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress((b"\0" + bytes(width)) * height)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+PICTURE = png(1200, 900)
 
 
 def plain(text: str) -> dict[str, str]:
@@ -388,6 +405,34 @@ def test_everything_fits_a_phone(tabs: Tabs, app: SmallApp) -> None:
     page.get_by_role("button", name="# mautic-ops").click()
     card.locator("[data-action-id=approve]").click()
     expect(card).to_contain_text("approve by @ops-lead")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_pictures_show_in_channel_and_thread(tabs: Tabs, app: SmallApp, size: tuple[int, int]) -> None:
+    page = tabs.open("operator", size)
+    ts = post_card(app)
+    share = functools.partial(app.bolt.client.files_upload_v2, channel="C0OPS", filename="disk.png", title="Disk")
+    shared = share(content=PICTURE, alt_txt="Disk of the fleet", initial_comment="as of today")
+    block = {"type": "image", "alt_text": "Again", "slack_file": {"id": shared["files"][0]["id"]}}
+    app.bolt.client.chat_postMessage(channel="C0OPS", text="again", blocks=[block])
+    share(content=PICTURE, thread_ts=ts)
+
+    def shown(picture: Locator) -> None:
+        expect(picture).to_have_js_property("naturalWidth", 1200)
+        expect(picture).to_be_in_viewport(ratio=1)
+        box = picture.bounding_box()
+        assert box
+        assert box["height"] == pytest.approx(box["width"] * 900 / 1200, abs=3)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+    expect(page.locator("#messages [data-ts]", has_text="as of today")).to_contain_text("Disk")
+    expect(page.locator("#messages").get_by_alt_text("Disk of the fleet")).to_have_js_property("naturalWidth", 1200)
+    shown(page.locator("#messages").get_by_alt_text("Again"))
+    page.locator(f"#messages [data-ts='{ts}']").get_by_role("button", name="1 reply").click()
+    shown(page.locator("#thread-messages").get_by_alt_text("Disk"))
+    with page.expect_popup() as whole:
+        page.locator("#thread-messages img").click()
+    assert whole.value.url.endswith("/disk.png")
 
 
 def test_the_page_comes_back_by_itself(tabs: Tabs, workspace: WorkspaceServer) -> None:

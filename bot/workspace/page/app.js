@@ -81,7 +81,9 @@ function drawMessage(message, inThread) {
   }
   for (const file of message.files || []) {
     const address = file.url_private || file.permalink;
-    content.append(element("div", { class: "file" }, /^image\//.test(file.mimetype || "") ? element("img", { src: address, alt: file.title || file.name }) : element("a", { href: address, target: "_blank" }, `📄 ${file.name}`)));
+    const picture = /^image\//.test(file.mimetype || "");
+    content.append(element("div", { class: "file" }, picture ? element("div", { class: "hint" }, file.title || file.name) : null,
+      element("a", { href: address, target: "_blank" }, picture ? element("img", { src: address, alt: file.alt_txt || file.title || file.name }) : `📄 ${file.name}`)));
   }
   if (message.reactions?.length) content.append(element("div", { class: "hint" }, plain(message.reactions.map((one) => `:${one.name}: ${one.count}`).join("  "))));
   if (!inThread && message.reply_count) content.append(element("button", { class: "replies", type: "button", onclick: () => openThread(message.ts) }, `💬 ${message.reply_count} ${message.reply_count > 1 ? "replies" : "reply"}`));
@@ -108,7 +110,12 @@ function drawInto(box, messages, inThread) {
   if (!wanted.length) wanted.push(store.drawn.get("empty") || store.drawn.set("empty", element("div", { class: "empty" }, "Nothing here yet. Try /mautic help below.")).get("empty"));
   wanted.forEach((node, place) => { if (box.children[place] !== node) box.insertBefore(node, box.children[place] || null); });
   while (box.children.length > wanted.length) box.lastChild.remove();
-  if (atEnd || box.dataset.of !== `${store.me}${store.channel}${store.thread}`) box.scrollTop = box.scrollHeight;
+  if (atEnd || box.dataset.of !== `${store.me}${store.channel}${store.thread}`) {
+    const toEnd = () => { box.scrollTop = box.scrollHeight; };
+    toEnd();
+    // A picture takes its room only once it is there.
+    for (const picture of box.querySelectorAll("img")) if (!picture.complete) picture.addEventListener("load", toEnd, { once: true });
+  }
   box.dataset.of = `${store.me}${store.channel}${store.thread}`;
 }
 

@@ -106,7 +106,7 @@ export function block(one, names, act) {
     case "context": return box("context", ...one.elements.map((item) => (item.type === "image" ? element("img", { src: item.image_url, alt: item.alt_text }) : words(item, names))));
     case "actions": return box("actions", ...one.elements.map((item) => interactive(item, names, act)));
     case "divider": return element("hr");
-    case "image": return box("image", one.title ? element("div", { class: "hint" }, plain(one.title.text)) : null, element("img", { class: "picture", src: one.image_url || one.slack_file?.url, alt: one.alt_text }));
+    case "image": return box("image", one.title ? element("div", { class: "hint" }, plain(one.title.text)) : null, element("img", { class: "picture", src: one.image_url || one.slack_file.url || `/files/${one.slack_file.id}/picture`, alt: one.alt_text }));
     case "input": return field(one, names);
     case "markdown": return box("markdown", markdown(one.text, names));
     case "rich_text": return box("rich", ...one.elements.map((node) => rich(node, names)));

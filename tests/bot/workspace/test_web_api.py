@@ -176,6 +176,19 @@ def test_a_file_is_shared_into_a_thread(client: WebClient, workspace: Workspace)
         assert (answer.headers["Content-Type"], answer.read()) == ("image/png", picture)
 
 
+def test_a_picture_in_a_block_is_one_that_was_uploaded(client: WebClient) -> None:
+    file = client.files_upload_v2(filename="chart.png", content=b"\x89PNG\r\n\x1a\n")["files"][0]
+
+    def block(**slack_file: str) -> dict[str, object]:
+        return {"type": "image", "alt_text": "Disk", "slack_file": slack_file}
+
+    for named in ({"id": file["id"]}, {"url": file["permalink"]}):
+        client.chat_postMessage(channel="C0OPS", text="chart", blocks=[block(**named)])
+    for wrong in ({"id": "F0NONE"}, {"id": file["id"], "url": file["permalink"]}):
+        with pytest.raises(SlackApiError, match="invalid slack file"):
+            client.chat_postMessage(channel="C0OPS", text="chart", blocks=[block(**wrong)])
+
+
 def _repeatedly(times: int, call: Callable[..., object], **arguments: str) -> None:
     for _ in range(times):
         call(**arguments)
