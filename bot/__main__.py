@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import commands
 import schedules
-from bot import bring_up, docs, home, scheduler
+from bot import bring_up, docs, home
 from bot.announcer import Announcer
 from bot.approvals import Approvals
 from bot.database import Database
@@ -20,6 +20,7 @@ from bot.fleet import Fleet
 from bot.hosts import open_edge, open_lxd
 from bot.inbox import Inbox
 from bot.invocations import Invocations
+from bot.jobs import Jobs
 from bot.listeners import SocketMode, make_app, web_client
 from bot.lxd import Lxd, LxdError
 from bot.mautic import Mautic
@@ -30,6 +31,7 @@ from bot.post import Post
 from bot.registry import Context, Registry
 from bot.registry import Edge as EdgeDoor
 from bot.runner import Runner
+from bot.scheduler import Scheduler, discover
 from bot.settings import InvalidSettings, Settings, load
 from bot.vault import Vault
 
@@ -56,6 +58,7 @@ def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor, post: Post) -> Context
         vault=Vault(database, settings.state / "vault.key", operations.clock),
         operations=operations,
         approvals=Approvals(operations, settings, check),
+        jobs=Jobs(database, discover(schedules), operations.clock),
         registry=registry,
         renderer=Renderer(settings.bot.timezone, notice),
         post=post,
@@ -114,7 +117,8 @@ def run() -> int:
     announcer.start()
     announcer.wake()
     runner.start()
-    jobs = scheduler.start(schedules, context)
+    scheduler = Scheduler(context)
+    scheduler.start()
     context.approvals.expire()
     inbox.recover()
     # What was made at the start stays: the collector need not walk it again.
@@ -135,7 +139,7 @@ def run() -> int:
     ready.unlink(missing_ok=True)
     if handler:
         handler.close()
-    jobs.shutdown(wait=False)
+    scheduler.stop()
     bot.stop()
     return 0
 

@@ -79,6 +79,18 @@ def m002_undo_and_inserts(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m004_jobs(db: sqlite_utils.Database) -> None:
+    """How each job stands: who paused it, its last run and what came of it."""
+    db.executescript(
+        """
+        CREATE TABLE jobs (
+          name TEXT PRIMARY KEY, paused REAL, paused_by TEXT NOT NULL DEFAULT '', started REAL, finished REAL,
+          outcome TEXT NOT NULL DEFAULT '', error_id TEXT NOT NULL DEFAULT '');
+        """
+    )
+
+
+@migrations()
 def m005_samples(db: sqlite_utils.Database) -> None:
     """What was measured of tenants and hosts; `span`: seconds that a row covers, 0 for a single look."""
     db.executescript(

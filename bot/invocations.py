@@ -12,12 +12,13 @@ from typing import Any
 from bot import audit
 from bot.announcer import Announcer
 from bot.approvals import Actor
+from bot.errors import explain
 from bot.messages import Message, Modal, escape, modal, section, text_input, told
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused
 from bot.registry import Command, Context, call, plain
-from bot.runner import Runner, explain
+from bot.runner import Runner
 
 log = logging.getLogger(__name__)
 REPLY = re.compile(

@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from bot.approvals import Actor, Approvals
 from bot.database import Database
 from bot.fleet import Fleet
+from bot.jobs import Jobs
 from bot.lxd import Lxd
 from bot.mautic import Mautic
 from bot.messages import Message, Modal, Renderer
@@ -68,6 +69,7 @@ class Context:
     vault: Vault
     operations: Operations
     approvals: Approvals
+    jobs: Jobs
     registry: Registry
     renderer: Renderer
     post: Post

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable
 
 from bot.database import DatabaseUnavailable
-from bot.lxd import LxdError
+from bot.errors import explain
 from bot.operations import Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
@@ -16,15 +15,6 @@ from bot.registry import Context
 log = logging.getLogger(__name__)
 PAUSE = 2.0
 """Seconds until a database that could not be written is tried again."""
-
-
-def explain(error: Exception, doing: str) -> tuple[str, str]:
-    """Return what a person is told of an error, and its id in the log ("" when the sentence says it all)."""
-    if isinstance(error, Refused | LxdError | DatabaseUnavailable):
-        return str(error), ""
-    identity = secrets.token_hex(4)
-    log.error("error %s while %s", identity, doing, exc_info=error)
-    return f"Something unexpected happened; the log has it as error {identity}.", identity
 
 
 class Runner:

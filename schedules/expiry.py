@@ -1,4 +1,4 @@
-"""Ends requests that nobody decided on in time, and forgets credentials that nobody came for."""
+"""Ends what is over: requests, and first credentials."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from bot.scheduler import schedule
 
 @schedule(seconds=15)
 def expiry(context: Context) -> None:
-    """End what is over; a restart or downtime changes nothing, as only the clock and the rows are looked at."""
+    """End requests that nobody decided on in time, and forget credentials that nobody came for.
+
+    A restart or downtime changes nothing, as only the clock and the rows are looked at.
+    """
     context.approvals.expire()
     context.vault.purge()

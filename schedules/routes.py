@@ -1,4 +1,4 @@
-"""Keeps the edge's routes what LXD says: a container that was restarted behind our back may have another address."""
+"""Keeps the edge's routes what LXD says."""
 
 from __future__ import annotations
 
@@ -8,5 +8,8 @@ from bot.scheduler import schedule
 
 @schedule(seconds=60)
 def routes(context: Context) -> None:
-    """Ask for every address anew, and route by them; nothing is loaded when nothing has changed."""
+    """Keep the edge's routes right when a container was restarted behind our back and has another address.
+
+    Every address is asked for anew; nothing is loaded when nothing has changed.
+    """
     context.edge.apply(fresh=True)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import commands
+import schedules
 from bot import docs
+from bot.jobs import Declared
 from bot.registry import Command, Registry
+from bot.scheduler import discover
 from bot.settings import DEFAULTS, load
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +54,14 @@ def test_a_command_is_whole(command: Command) -> None:
         assert (ROOT / "templates" / "commands" / f"{command.name}.j2").exists()
     typed = re.compile(rf"(?:/mautic |[(\[{{,:] ?f?\"){command.name}\b")
     assert any(typed.search(path.read_text()) for path in TESTS), f"no test types `/mautic {command.name}`"
+
+
+@pytest.mark.parametrize("job", discover(schedules), ids=lambda job: job.name)
+def test_a_job_is_whole(job: Declared) -> None:
+    """What it does in words, and a test that runs it."""
+    assert job.summary
+    taken = f"from {job.run.__module__} import"
+    assert any(taken in path.read_text() for path in TESTS), f"no test runs the job {job.name}"
 
 
 def test_every_setting_is_explained() -> None:

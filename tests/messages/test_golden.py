@@ -19,6 +19,7 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
+from bot.jobs import Job
 from bot.lxd import InstanceState
 from bot.messages import Message, Modal, Renderer
 from bot.operations import Decision, Operation, StepRow
@@ -214,6 +215,16 @@ MESSAGES: dict[str, Message] = {
                 "actor": "U0ACCOUNT",
                 "detail": {"why": "There is no command “x”"},
             },
+        ],
+    ),
+    "commands-schedule": words(
+        "schedule",
+        jobs=[
+            Job("digest", "Tell what matters, every morning", 60, NOW),
+            Job("expiry", "End requests in time", 15, NOW + 15, None, "", NOW, NOW + 0.1, "done"),
+            Job("health", "Look at every tenant", 60, NOW + 60, None, "", NOW),
+            Job("routes", "Keep the routes", 60, NOW + 60, None, "", NOW, NOW + 1, "LXD does not answer."),
+            Job("snapshots", "Take snapshots", 60, NOW, NOW, "U0OPSLEAD", NOW, NOW + 1, "done"),
         ],
     ),
     "commands-doctor": words(

@@ -176,6 +176,7 @@ def make_bench(
     context = compose(settings, lxd, SimulatedEdge(lxd), Post(cast(WebClient, slack)))
     context.operations.clock = clock
     context.vault.clock = clock
+    context.jobs.clock = clock
     return Bench(context, lxd, clock, Runner(context, 1, fault), slack)
 
 

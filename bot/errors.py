@@ -1,0 +1,21 @@
+"""What a person is told of an error."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from bot.database import DatabaseUnavailable
+from bot.lxd import LxdError
+from bot.plan import Refused
+
+log = logging.getLogger(__name__)
+
+
+def explain(error: Exception, doing: str) -> tuple[str, str]:
+    """Return what a person is told of an error, and its id in the log ("" when the sentence says it all)."""
+    if isinstance(error, Refused | LxdError | DatabaseUnavailable):
+        return str(error), ""
+    identity = secrets.token_hex(4)
+    log.error("error %s while %s", identity, doing, exc_info=error)
+    return f"Something unexpected happened; the log has it as error {identity}.", identity

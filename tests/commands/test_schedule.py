@@ -1,0 +1,78 @@
+"""`/mautic schedule`: what the bot does by itself, and who may have a say in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bot.messages import Message
+from bot.plan import Refused
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
+from tests.support.judge import judge, mrkdwn
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path)
+
+
+def said(message: Message) -> str:
+    judge(message, frozenset({OPERATOR.id}))
+    return "\n".join(mrkdwn(message.blocks))
+
+
+def woken(bench: Bench) -> list[str]:
+    """The jobs that are let run from now on."""
+    names: list[str] = []
+    bench.context.jobs.wake = names.append
+    return names
+
+
+def test_everybody_sees_what_there_is_and_what_came_of_it(bench: Bench) -> None:
+    assert "*expiry* · End requests" in said(bench.answer("schedule"))
+    bench.context.jobs.begin("expiry")
+    bench.context.jobs.end("expiry", "LXD does not answer.")
+    assert ":x: last <!date" in said(bench.answer("schedule list", ASKER))
+
+
+def test_a_pause_names_who_paused_and_is_audited(bench: Bench) -> None:
+    names = woken(bench)
+    said(bench.answer("schedule pause expiry", OPERATOR))
+    assert f"Paused by <@{OPERATOR.id}> since" in said(bench.answer("schedule"))
+    with pytest.raises(Refused, match=f"paused already, by <@{OPERATOR.id}>"):
+        bench.answer("schedule pause expiry", LEAD)
+    said(bench.answer("schedule resume expiry", LEAD))
+    assert "Paused by" not in said(bench.answer("schedule"))
+    with pytest.raises(Refused, match="is not paused"):
+        bench.answer("schedule resume expiry", LEAD)
+    rows = bench.context.database.read("SELECT event, actor, detail FROM audit")
+    assert [(row["event"], row["actor"], json.loads(row["detail"])) for row in rows] == [
+        ("job.paused", OPERATOR.id, {"job": "expiry"}),
+        ("job.resumed", LEAD.id, {"job": "expiry"}),
+    ]
+    assert names == ["expiry"]
+
+
+def test_a_job_runs_by_hand_but_not_while_it_runs(bench: Bench) -> None:
+    names = woken(bench)
+    said(bench.answer("schedule run expiry", OPERATOR))
+    assert names == ["expiry"]
+    bench.context.jobs.begin("expiry")
+    with pytest.raises(Refused, match="runs at this moment"):
+        bench.answer("schedule run expiry", OPERATOR)
+    assert names == ["expiry"]
+
+
+@pytest.mark.parametrize("what", ["run", "pause", "resume"])
+def test_only_operators_and_approvers_have_a_say(bench: Bench, what: str) -> None:
+    with pytest.raises(Refused, match="by operators and approvers"):
+        bench.answer(f"schedule {what} expiry", ASKER)
+
+
+def test_what_is_missing_or_unknown_is_said(bench: Bench) -> None:
+    with pytest.raises(Refused, match=r"Which job\? There is `expiry`"):
+        bench.answer("schedule pause", OPERATOR)
+    with pytest.raises(Refused, match="did you mean `expiry`"):
+        bench.answer("schedule run expire", OPERATOR)
