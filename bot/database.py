@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import sqlite_utils
-from sqlite_utils import Migrations
+# sqlite_utils loads numpy wherever it is installed, as for the chart: 14 MB that the bot has no use for.
+sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
+
+import sqlite_utils  # noqa: E402
+from sqlite_utils import Migrations  # noqa: E402
 
 migrations = Migrations("mautic-ops")
 
