@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bot.lxd import Lxd, LxdError, NotFound
+from bot.console import allowed
+from bot.lxd import Lxd, LxdError, LxdUnavailable, NotFound
 from bot.tenants import PlanSize
 
-TOOL = "/usr/local/sbin/mautic-ctl"
+FOLDER = "/run"
+"""Where the tool and its files lie: in memory, so that a tenant whose disk is full can be helped too."""
+TOOL = f"{FOLDER}/mautic-ctl"
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl.py"
+SEAL = "/etc/nginx/sealed"
+PATIENCE = 5.0
+"""Seconds that a holder may take to say that it has let go."""
+
+Part = Literal["worker", "cron", "web", "database"]
+Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
+
+_SIDE_BY_SIDE = frozenset(["health", "version", "counts", "bytes", "logs", "hold", "console"])
+"""Verbs that may run beside others."""
+
+
+@dataclass
+class Hold:
+    """How it went to hold a tenant's writes: is what was copied meanwhile one consistent state, and if not, why?
+
+    `seconds` that writes waited are known once they are let go.
+    """
+
+    consistent: bool
+    why: str = ""
+    seconds: float = 0.0
 
 
 class Mautic:
@@ -28,8 +55,8 @@ class Mautic:
         Request and answer travel as files of mode 0600 that do not stay: nothing secret is in argv or output.
         """
         # Of what changes a tenant one runs at a time: the next takes away what a killed one left.
-        token = secrets.token_hex(8) if verb in ("health", "version") else verb
-        request_file, result_file = f"/root/.ctl-{token}.in", f"/root/.ctl-{token}.out"
+        token = secrets.token_hex(8) if verb in _SIDE_BY_SIDE else verb
+        request_file, result_file = f"{TOOL}.{token}.in", f"{TOOL}.{token}.out"
         self.lxd.push(instance, TOOL, self._tool, mode=0o755)
         self.lxd.push(instance, request_file, json.dumps(dict(request)).encode())
         try:
@@ -75,9 +102,124 @@ class Mautic:
                 "admin": {"username": username, "email": email, "password": password},
                 "db_password": database_password,
                 "secret_key": secret_key,
-                "innodb_buffer_pool": size.innodb_buffer_pool,
-                "fpm_children": size.fpm_children,
-                "email_workers": size.email_workers,
                 "edge_address": edge_address,
+                **_sizes(size),
             },
         )
+
+    def health(self, instance: str, *, timeout: int = 20) -> dict[str, Any]:
+        """Look at all that Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
+
+        Facts are: services {unit: state}, database (it answers), contacts, crons {command: {last_success, late, why}},
+        queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited), log_errors_day,
+        disk {total, free}, memory, sealed, version; what needs the database is not there when it does not answer.
+        """
+        return self.call(instance, "health", {}, timeout=timeout)
+
+    @contextmanager
+    def hold(self, instance: str) -> Iterator[Hold]:
+        """Let writes to the database wait while a snapshot is taken, so that all of it is of one moment.
+
+        They wait for as long as the body runs, at most some 15 seconds, even if the bot dies. A tenant that cannot hold
+        is no reason against a snapshot: then `Hold.consistent` is false, and `why` says why.
+        """
+        token = secrets.token_hex(8)
+        files = f"{TOOL}.hold-{token}"
+        try:
+            answer = self.call(instance, "hold", {"files": files}, timeout=60)
+            hold = Hold(answer["held"], answer["why"])
+        except (LxdUnavailable, NotFound):
+            raise
+        except LxdError as error:
+            hold = Hold(False, str(error))
+        held = hold.consistent
+        try:
+            yield hold
+        finally:
+            if held:
+                self._let_go(instance, files, hold)
+
+    def _let_go(self, instance: str, files: str, hold: Hold) -> None:
+        """Tell the holder to let go, and learn how long writes waited, or that it had let go before it was told."""
+        try:
+            self.lxd.push(instance, f"{files}.go", b"")
+            give_up = time.monotonic() + PATIENCE
+            while time.monotonic() < give_up:
+                try:
+                    hold.seconds = json.loads(self.lxd.pull(instance, f"{files}.out"))["seconds"]
+                    return
+                except NotFound:
+                    time.sleep(0.02)
+            hold.consistent, hold.why = False, "writes were let go before the snapshot had ended"
+        except LxdError as error:
+            hold.consistent, hold.why = False, str(error)
+        finally:
+            for end in ("go", "out"):
+                with suppress(LxdError):
+                    self.lxd.remove(instance, f"{files}.{end}")
+
+    def seal(self, instance: str) -> None:
+        """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing."""
+        self.lxd.push(instance, SEAL, b"copy\n", mode=0o644)
+
+    def close(self, instance: str, reason: str) -> None:
+        """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
+        self.call(instance, "close", {"reason": reason}, timeout=180)
+
+    def open(self, instance: str, *, edge_address: str = "") -> None:
+        """Start all that does not run, and open what was sealed or closed; `edge_address` is that of a new host."""
+        self.call(instance, "open", {"edge_address": edge_address}, timeout=180)
+
+    def quiesce(self, instance: str) -> float:
+        """End all work for a last copy: sealed, everything acknowledged is on disk, the database shut down cleanly.
+
+        Returns the seconds for which clients were turned away by then.
+        """
+        seconds: float = self.call(instance, "quiesce", {}, timeout=180)["seconds"]
+        return seconds
+
+    def unquiesce(self, instance: str, *, edge_address: str = "") -> None:
+        """Take `quiesce` back, here or in the copy: all runs again, and is open unless it had been closed before.
+
+        Safe where nothing was quiesced.
+        """
+        self.call(instance, "unquiesce", {"edge_address": edge_address}, timeout=180)
+
+    def counts(self, instance: str, since: float = 0) -> dict[str, int]:
+        """Return the contacts, submissions and opt_outs since then (epoch seconds), and the time of last_write."""
+        answer = self.call(instance, "counts", {"since": int(since)})
+        return {name: answer[name] for name in ("contacts", "submissions", "opt_outs", "last_write")}
+
+    def restart_part(self, instance: str, part: Part) -> None:
+        """Restart what does one job in a tenant."""
+        self.call(instance, "restart", {"part": part}, timeout=300)
+
+    def logs(self, instance: str, what: Log, lines: int = 50) -> str:
+        """Return the last lines of a log, without secrets, 60,000 characters at most."""
+        text: str = self.call(instance, "logs", {"what": what, "lines": lines})["text"]
+        return text
+
+    def console(self, instance: str, words: Sequence[str]) -> tuple[int, str]:
+        """Run one of the allowed commands of Mautic; return exit code and output. Raises NotAllowed for others.
+
+        It is stopped after five minutes; Mautic's own schedule has more patience.
+        """
+        answer = self.call(instance, "console", {"words": allowed(words)}, timeout=330)
+        return answer["code"], answer["output"]
+
+    def resize(self, instance: str, size: PlanSize) -> None:
+        """Give MariaDB, PHP and the workers the sizes of a plan, without a break."""
+        self.call(instance, "resize", _sizes(size))
+
+    def bytes(self, instance: str) -> int:
+        """Return the bytes on disk of database and media: what a move has to carry."""
+        size: int = self.call(instance, "bytes", {})["bytes"]
+        return size
+
+
+def _sizes(size: PlanSize) -> dict[str, Any]:
+    return {
+        "innodb_buffer_pool": size.innodb_buffer_pool,
+        "fpm_children": size.fpm_children,
+        "email_workers": size.email_workers,
+    }

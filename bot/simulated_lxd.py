@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import random
 import re
 import threading
@@ -31,6 +30,7 @@ from bot.lxd import (
     Snapshot,
     edge_address,
 )
+from bot.simulated_tenant import run_mautic_ctl
 
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
@@ -111,7 +111,7 @@ class SimulatedLxd:
         self.calls: Counter[str] = Counter()
         self.latency: float | Mapping[str, float] = 0.0
         self.on_call: Callable[[str, tuple[Any, ...]], None] | None = None
-        self.run: Execute = execute or run_mautic_ctl
+        self.run: Execute = execute or self._tenant
         self._clock = clock
         self._state = state
         self._lock = threading.RLock()
@@ -119,6 +119,9 @@ class SimulatedLxd:
         self._world = _World(pool_bytes=pool_bytes)
         if state is not None and state.exists():
             self._world = msgspec.json.decode(state.read_bytes(), type=_World)
+
+    def _tenant(self, _lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:
+        return run_mautic_ctl(self, name, command, self._clock())
 
     def fail_next(self, method: str, error: Exception, times: int = 1, *, after: bool = False) -> None:
         """Let the next calls of a method raise; `after`: only when the change is done, as when an answer is lost."""
@@ -445,28 +448,6 @@ _CHANGES = frozenset(
         "export_image",
     ]
 )
-
-
-def run_mautic_ctl(lxd: SimulatedLxd, name: str, command: list[str], environment: Mapping[str, str]) -> ExecResult:
-    """Play `python3 mautic-ctl VERB REQUEST RESULT`: a tenant that is well. All other commands end with 0, silent."""
-    if len(command) == 5 and PurePosixPath(command[1]).name == "mautic-ctl":
-        verb, request_file, result_file = command[2:]
-        request = json.loads(lxd.pull(name, request_file))
-        # What was asked stays in the instance, without its secrets, for a test to look at.
-        asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
-        lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
-        answers: dict[str, dict[str, Any]] = {
-            "identity": {"changed": True},
-            "health": {"healthy": True, "checks": {}},
-            "version": {"version": lxd.instance(name).config.get("user.mautic-ops.version", "")},
-        }
-        if verb not in answers:
-            answer: dict[str, Any] = {"ok": False, "error": f"there is no verb {verb}"}
-        else:
-            answer = {"ok": True, **answers[verb]}
-        lxd.push(name, result_file, json.dumps(answer).encode())
-        return ExecResult(0 if answer["ok"] else 1, "", "")
-    return ExecResult(0, "", "")
 
 
 def size_bytes(text: str) -> int:

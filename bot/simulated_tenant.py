@@ -1,0 +1,244 @@
+"""A tenant in memory: answers `mautic-ctl` as the tool in a real one does, from a state kept in the instance's files.
+
+So a copy or a snapshot of the instance has its state too, and a test can make a tenant sick:
+`change(lxd, "client-x", stopped=["cron"], queue_age=5000)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from bot.lxd import ExecResult, Lxd, NotFound
+from bot.tenants import stamp
+
+STATE = "/var/lib/mautic-ops/simulated.json"
+SEAL = "/etc/nginx/sealed"
+SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
+PARTS = {
+    "worker": ["mautic-worker@email"],
+    "cron": ["cron"],
+    "web": ["php8.2-fpm", "nginx"],
+    "database": ["mariadb"],
+}
+CRONS = {
+    "mautic:segments:update": 900,
+    "mautic:campaigns:update": 900,
+    "mautic:campaigns:trigger": 900,
+    "mautic:messages:send": 300,
+    "mautic:broadcasts:send": 300,
+    "mautic:import": 180,
+    "mautic:webhooks:process": 60,
+}
+"""Each job's seconds between its runs."""
+
+
+class State(msgspec.Struct):
+    """What can be otherwise than well.
+
+    `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed; `disk_free` is a share of
+    the disk; `writes` are (contacts, submissions or opt_outs; epoch seconds), on top of `contacts`.
+    """
+
+    stopped: list[str] = []
+    crons_ended: float = 0
+    queue_age: int = 0
+    log_errors: int = 0
+    disk_free: float = 0.8
+    contacts: int = 1200
+    writes: list[tuple[str, float]] = []
+
+
+def read(lxd: Lxd, instance: str) -> State:
+    """Return a tenant's state; one that nobody changed is well."""
+    try:
+        return msgspec.json.decode(lxd.pull(instance, STATE), type=State)
+    except NotFound:
+        return State()
+
+
+def change(lxd: Lxd, instance: str, **fields: Any) -> None:
+    """Change some of a tenant's state."""
+    lxd.push(instance, STATE, msgspec.json.encode(msgspec.structs.replace(read(lxd, instance), **fields)))
+
+
+def run_mautic_ctl(lxd: Lxd, name: str, command: list[str], now: float) -> ExecResult:
+    """Play `python3 mautic-ctl VERB REQUEST RESULT`, at a time. All other commands end with 0, silent."""
+    if len(command) != 5 or PurePosixPath(command[1]).name != "mautic-ctl":
+        return ExecResult(0, "", "")
+    verb, request_file, result_file = command[2:]
+    request = json.loads(lxd.pull(name, request_file))
+    tenant = _Tenant(lxd, name, now)
+    if verb in _CHANGES:
+        # What was asked stays in the instance, without its secrets, for a test to look at.
+        asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
+        lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
+    if verb in _VERBS:
+        answer = {"ok": True, **_VERBS[verb](tenant, request)}
+    else:
+        answer = {"ok": False, "error": f"there is no verb {verb}"}
+    lxd.push(name, result_file, json.dumps(answer).encode())
+    return ExecResult(0 if answer["ok"] else 1, "", "")
+
+
+class _Tenant:
+    """One tenant at one moment: its verbs."""
+
+    def __init__(self, lxd: Lxd, name: str, now: float) -> None:
+        self.lxd = lxd
+        self.name = name
+        self.now = now
+        self.state = read(lxd, name)
+
+    def sealed(self) -> str:
+        """Why it is closed, empty when it is open."""
+        try:
+            return self.lxd.pull(self.name, SEAL).decode().strip() or "blueprint"
+        except NotFound:
+            return ""
+
+    def seal(self, reason: str) -> None:
+        self.lxd.push(self.name, SEAL, f"{reason}\n".encode(), mode=0o644)
+
+    def stop(self, *services: str) -> None:
+        ended = self.state.crons_ended or self.now
+        change(
+            self.lxd, self.name, stopped=sorted({*self.state.stopped, *services}),
+            crons_ended=ended if "cron" in services else self.state.crons_ended,
+        )  # fmt: skip
+
+    def start(self, *services: str) -> None:
+        change(
+            self.lxd, self.name, stopped=sorted({*self.state.stopped} - {*services}),
+            crons_ended=0 if "cron" in services else self.state.crons_ended,
+            queue_age=0 if "mautic-worker@email" in services else self.state.queue_age,
+        )  # fmt: skip
+
+    def identity(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.remove(self.name, SEAL)
+        return {"fresh": True, "seconds": 0.0}
+
+    def hold(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if "mariadb" in self.state.stopped:
+            return {"held": False, "why": "MariaDB does not answer"}
+        self.lxd.push(self.name, f"{request['files']}.out", b'{"seconds": 0.05}')
+        return {"held": True, "why": ""}
+
+    def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self.seal(f"closed {request['reason']}")
+        self.stop("mautic-worker@email")
+        return {}
+
+    def open(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.remove(self.name, SEAL)
+        self.start(*SERVICES)
+        return {}
+
+    def quiesce(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.sealed():
+            self.seal("moving")
+        self.stop("mariadb", "php8.2-fpm", "cron", "mautic-worker@email")
+        return {"seconds": 0.3}
+
+    def unquiesce(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self.sealed().startswith("closed"):
+            self.start("mariadb", "php8.2-fpm", "nginx", "cron")
+            return {}
+        return self.open(request)
+
+    def counts(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        since = request["since"]
+        found = {
+            kind: sum(1 for one, at in self.state.writes if one == kind and at >= since)
+            for kind in ("contacts", "submissions", "opt_outs")
+        }
+        found["contacts"] += 0 if since else self.state.contacts
+        return {**found, "last_write": int(max((at for _, at in self.state.writes), default=0))}
+
+    def restart(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self.start(*PARTS[request["part"]])
+        return {}
+
+    def logs(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        lines = [f"simulated line {number} of {request['what']}" for number in range(1, request["lines"] + 1)]
+        return {"text": "\n".join(lines)}
+
+    def console(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"code": 0, "output": f"simulated: {' '.join(request['words'])}"}
+
+    def resize(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def bytes(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"bytes": 120_000_000 + 2000 * self.state.contacts}
+
+    def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"version": stamp(self.lxd.instance(self.name).config, "version")}
+
+    def health(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        state, sealed = self.state, bool(self.sealed())
+        services = {name: "inactive" if name in state.stopped else "active" for name in SERVICES}
+        down = [f"{name} is inactive" for name in state.stopped]
+        database = "mariadb" not in state.stopped
+        login = database and services["php8.2-fpm"] == services["nginx"] == "active"
+        last = state.crons_ended or self.now
+        late = {command: self.now - last > 2 * period + 900 for command, period in CRONS.items()}
+        crons = {
+            command: {"last_success": int(last), "rc": 0, "late": late[command], "why": "exit code 0"}
+            for command in CRONS
+        }
+        checks: dict[str, tuple[bool, str]] = {
+            "open": (not sealed, "closed to the outside" if sealed else "open"),
+            "services": (not down, ", ".join(down) or f"{len(services)} active"),
+            "login page": (login, f"{200 if login else 500} in 0.04 s"),
+            "database": (database, "answers" if database else "does not answer"),
+        }
+        facts: dict[str, Any] = {
+            "version": stamp(self.lxd.instance(self.name).config, "version"),
+            "sealed": sealed,
+            "services": services,
+            "database": database,
+        }
+        if database:
+            queue = {"due": 3 if state.queue_age else 0, "age": state.queue_age}
+            facts |= {"contacts": state.contacts, "queues": {"email": queue}, "queue_age": state.queue_age}
+            text = f"{queue['due']} in email, the oldest {queue['age']} s"
+            checks["work"] = (True, "nothing overdue")
+            checks["queues"] = (state.queue_age <= 3600, text)
+        checks["crons"] = (
+            not any(late.values()),
+            ", ".join(f"{command} (exit code 0)" for command in CRONS if late[command]) or f"{len(crons)} on time",
+        )
+        checks["log"] = (state.log_errors <= 20, f"{state.log_errors} errors in a day")
+        checks["disk"] = (state.disk_free > 0.1, f"{state.disk_free:.0%} free")
+        total = 30 << 30
+        facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": 200 << 20}
+        facts |= {"disk": {"total": total, "free": int(total * state.disk_free)}}
+        return {
+            "healthy": all(ok for ok, _ in checks.values()),
+            "checks": {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()},
+            "facts": facts,
+        }
+
+
+_VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
+    "identity": _Tenant.identity,
+    "hold": _Tenant.hold,
+    "close": _Tenant.close,
+    "open": _Tenant.open,
+    "quiesce": _Tenant.quiesce,
+    "unquiesce": _Tenant.unquiesce,
+    "counts": _Tenant.counts,
+    "restart": _Tenant.restart,
+    "logs": _Tenant.logs,
+    "console": _Tenant.console,
+    "resize": _Tenant.resize,
+    "bytes": _Tenant.bytes,
+    "health": _Tenant.health,
+    "version": _Tenant.version,
+}
+_CHANGES = frozenset(["identity", "close", "open", "quiesce", "unquiesce", "restart", "console", "resize"])

@@ -1,0 +1,47 @@
+"""Which words of Mautic's console a person may use."""
+
+import pytest
+
+from bot.console import ALLOWED, NotAllowed, allowed
+
+
+@pytest.mark.parametrize(
+    ("typed", "run"),
+    [
+        ("cache:clear", ["cache:clear"]),
+        ("mautic:segments:update --list-id=3 --timing", ["mautic:segments:update", "--list-id=3", "--timing"]),
+        ("mautic:segments:update --list-id 3", ["mautic:segments:update", "--list-id=3"]),
+        ("mautic:campaigns:trigger --contact-ids=1,2", ["mautic:campaigns:trigger", "--contact-ids=1,2"]),
+        ("mautic:broadcasts:send --channel email", ["mautic:broadcasts:send", "--channel=email"]),
+    ],
+)
+def test_what_may_be_run_is_brought_into_its_normal_form(typed: str, run: list[str]) -> None:
+    assert allowed(typed.split()) == run
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("", "Say which command, one of `cache:clear`"),
+        ("mautic:segment:update", "the nearest that may is `mautic:segments:update`"),
+        ("mautic:install https://x", "`mautic:install` may not be run here"),
+        ("mautic:import --limits=3", "the nearest that may is `--limit`"),
+        ("mautic:import 3", "may not be given `3` here; what may is `--id`, `--limit`"),
+        ("mautic:import -i 3", "may not be given `-i` here"),
+        ("cache:clear --env=dev", "it takes none"),
+        ("mautic:import --id=3;rm", "`--id` of `mautic:import` takes a number"),
+        ("mautic:import --id", "takes a number"),
+        ("mautic:campaigns:trigger --contact-ids=1,", "takes numbers with commas"),
+        ("mautic:broadcasts:send --channel=--x", "takes a word"),
+        ("mautic:segments:update --timing=3", "takes no value"),
+    ],
+)
+def test_other_words_are_refused_with_the_nearest_that_may(typed: str, says: str) -> None:
+    with pytest.raises(NotAllowed) as refused:
+        allowed(typed.split())
+    assert says in str(refused.value)
+
+
+def test_nothing_on_the_list_installs_updates_or_deletes() -> None:
+    for command in ALLOWED:
+        assert not any(word in command for word in ("install", "migrate", "delete", "purge", "cleanup", "update:apply"))

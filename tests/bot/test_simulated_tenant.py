@@ -1,0 +1,137 @@
+"""A tenant in memory, well and sick, as `Mautic` sees it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.lxd import LxdError, LxdUnavailable, NotFound
+from bot.mautic import Mautic
+from bot.simulated_lxd import SimulatedLxd
+from bot.simulated_tenant import SEAL, change
+from bot.tenants import PlanSize
+
+NOW = 1_800_000_000.0
+NAME = "client-x"
+
+
+@pytest.fixture
+def lxd(tmp_path: Path) -> SimulatedLxd:
+    server = SimulatedLxd(clock=lambda: NOW)
+    (tmp_path / "image").write_bytes(b"image")
+    server.import_image(str(tmp_path / "image"), "base", {})
+    server.create(NAME, "base", config={"user.mautic-ops.version": "5.2.12"}, devices={})
+    server.start(NAME)
+    return server
+
+
+@pytest.fixture
+def mautic(lxd: SimulatedLxd) -> Mautic:
+    return Mautic(lxd)
+
+
+def wrong(mautic: Mautic) -> dict[str, str]:
+    checks = mautic.health(NAME)["checks"]
+    return {name: check["text"] for name, check in checks.items() if not check["ok"]}
+
+
+def test_one_that_nobody_changed_is_well(mautic: Mautic) -> None:
+    health = mautic.health(NAME)
+    assert (health["healthy"], wrong(mautic)) == (True, {})
+    assert health["facts"]["services"]["mautic-worker@email"] == "active"
+    assert (health["facts"]["queue_age"], health["facts"]["database"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("sick", "checks"),
+    [
+        ({"stopped": ["mautic-worker@email"], "queue_age": 4000}, {"services", "queues"}),
+        ({"stopped": ["cron"], "crons_ended": NOW - 4000}, {"services", "crons"}),
+        ({"stopped": ["mariadb"]}, {"services", "database", "login page"}),
+        ({"disk_free": 0.02}, {"disk"}),
+        ({"log_errors": 400}, {"log"}),
+    ],
+)
+def test_a_sick_one_shows_what_it_has(
+    lxd: SimulatedLxd, mautic: Mautic, sick: dict[str, Any], checks: set[str]
+) -> None:
+    change(lxd, NAME, **sick)
+    assert set(wrong(mautic)) == checks
+    if "mautic-worker@email" in sick.get("stopped", []):
+        mautic.restart_part(NAME, "worker")
+        assert wrong(mautic) == {}
+
+
+def test_writes_are_held_and_the_time_is_told(lxd: SimulatedLxd, mautic: Mautic) -> None:
+    with mautic.hold(NAME) as hold:
+        assert hold.consistent
+    assert hold.seconds > 0
+    change(lxd, NAME, stopped=["mariadb"])
+    with mautic.hold(NAME) as hold:
+        assert (hold.consistent, hold.why) == (False, "MariaDB does not answer")
+
+
+def test_a_hold_that_was_let_go_too_soon_is_no_consistent_one(
+    lxd: SimulatedLxd, mautic: Mautic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.mautic.PATIENCE", 0.1)
+
+    def say_nothing(method: str, arguments: tuple[Any, ...]) -> None:
+        if method == "pull" and "hold-" in arguments[1]:
+            raise NotFound(arguments[1])
+
+    lxd.on_call = say_nothing
+    with mautic.hold(NAME) as hold:
+        pass
+    assert (hold.consistent, hold.why) == (False, "writes were let go before the snapshot had ended")
+
+
+def test_a_tenant_that_cannot_hold_is_copied_all_the_same_but_not_one_that_is_out_of_reach(
+    lxd: SimulatedLxd, mautic: Mautic
+) -> None:
+    lxd.fail_next("execute", LxdError("LXD could not run `python3` in `client-x`: no."))
+    with mautic.hold(NAME) as hold:
+        assert (hold.consistent, hold.why) == (False, "LXD could not run `python3` in `client-x`: no.")
+    lxd.fail_next("execute", LxdUnavailable("LXD does not answer."))
+    with pytest.raises(LxdUnavailable), mautic.hold(NAME):
+        pass
+
+
+def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
+    lxd: SimulatedLxd, mautic: Mautic
+) -> None:
+    mautic.quiesce(NAME)
+    assert mautic.health(NAME)["facts"]["sealed"]
+    mautic.unquiesce(NAME)
+    assert wrong(mautic) == {}
+    mautic.close(NAME, "suspend")
+    mautic.quiesce(NAME)
+    mautic.unquiesce(NAME)
+    assert set(wrong(mautic)) == {"open", "services"}
+    mautic.open(NAME)
+    assert wrong(mautic) == {}
+
+
+def test_a_stopped_copy_can_be_sealed_before_it_boots(lxd: SimulatedLxd, mautic: Mautic) -> None:
+    lxd.stop(NAME)
+    mautic.seal(NAME)
+    assert lxd.pull(NAME, SEAL)
+
+
+def test_what_came_since_a_time_is_counted_and_a_snapshot_has_its_own_past(lxd: SimulatedLxd, mautic: Mautic) -> None:
+    change(lxd, NAME, writes=[("contacts", NOW - 90)])
+    lxd.snapshot(NAME, "s")
+    change(lxd, NAME, writes=[("contacts", NOW - 90), ("contacts", NOW - 9), ("opt_outs", NOW - 8)])
+    assert mautic.counts(NAME, NOW - 10) == {"contacts": 1, "submissions": 0, "opt_outs": 1, "last_write": NOW - 8}
+    lxd.copy(f"{NAME}/s", "copy", config={}, devices={})
+    lxd.start("copy")
+    assert mautic.counts("copy", NOW - 10)["contacts"] == 0
+    assert mautic.counts("copy")["contacts"] == 1201
+
+
+def test_the_rest_of_the_verbs_answer(lxd: SimulatedLxd, mautic: Mautic) -> None:
+    assert mautic.console(NAME, ["mautic:import", "--limit", "5"]) == (0, "simulated: mautic:import --limit=5")
+    assert mautic.logs(NAME, "mautic", 2).count("\n") == 1
+    assert mautic.bytes(NAME) > 0
+    mautic.resize(NAME, PlanSize(2, "3GiB", "30GiB", 2000, "768M", 8, 1))
+    assert b"768M" in lxd.pull(NAME, "/var/lib/mautic-ops/resize.json")
