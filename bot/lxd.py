@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 
 class LxdError(Exception):
@@ -64,23 +64,54 @@ class InstanceState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot of an instance; `created` and `expires` are epoch seconds (0: never)."""
+    """A snapshot of an instance; `created` and `expires` are epoch seconds (0: never).
+
+    `size`: the bytes that it alone holds, 0 where LXD cannot tell.
+    """
 
     name: str
     created: int
     expires: int = 0
     config: Mapping[str, str] = field(default_factory=dict)
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All that is read of an instance at once; the snapshots oldest first."""
+
+    instance: Instance
+    state: InstanceState
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a cluster, with its API's address and what LXD says of it.
+
+    Offline is the control plane alone: the containers of such a member may well run and serve.
+    """
+
+    name: str
+    address: str
+    online: bool
+    status: str
 
 
 @dataclass(frozen=True)
 class Server:
-    """The server itself. `extensions`: what its API can do; probe it, assume nothing."""
+    """The server itself. `extensions`: what its API can do; probe it, assume nothing.
+
+    `certificate`: its own (PEM), the same on all members of a cluster. `addresses`: where it answers over the network.
+    """
 
     name: str
     version: str
     extensions: frozenset[str]
     clustered: bool = False
     simulated: bool = False
+    certificate: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +167,15 @@ class Lxd(Protocol):
     def state(self, name: str) -> InstanceState:
         """Return the state of one instance."""
 
+    def survey(self) -> list[Whole]:
+        """Return every instance with state and snapshots, in one request (recursion=2), sorted by name."""
+
+    def members(self) -> list[Member]:
+        """List the members of the cluster, sorted by name; none where there is no cluster."""
+
+    def at(self, member: str) -> Self:
+        """Return the same server, where what is new comes to stand on one member, and `pool` is that member's."""
+
     def copy(
         self,
         source: str,
@@ -148,6 +188,27 @@ class Lxd(Protocol):
 
         Config and devices are laid over the source's. Profiles are kept, volatile keys (MAC) are not,
         nor are snapshots. Raises AlreadyExists, NotFound, PoolFull.
+        """
+
+    def receive(
+        self,
+        source: Self,
+        instance: str,
+        name: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Mapping[str, str]],
+        refresh: bool = False,
+    ) -> None:
+        """Copy an instance with its snapshots from another server or member to here, stopped.
+
+        The source may run, and is not changed. Profiles are kept, volatile keys (MAC) are not; config and devices are
+        laid over the source's. `refresh` brings the stopped copy that is here up to date instead and sends only what
+        differs from the newest snapshot that both have; its configuration stays, with config and devices laid over.
+
+        It may take as long as bytes move; when none do, it ends in LxdUnavailable. What was cut short may leave a part
+        under `name`: whoever asked deletes it. Raises AlreadyExists, NotFound (also for a refresh of nothing),
+        PoolFull, LxdUnavailable.
         """
 
     def create(

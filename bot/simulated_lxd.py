@@ -9,8 +9,9 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,11 +24,13 @@ from bot.lxd import (
     InstanceState,
     LxdError,
     LxdUnavailable,
+    Member,
     NotFound,
     PoolFull,
     PoolSpace,
     Server,
     Snapshot,
+    Whole,
     edge_address,
 )
 from bot.simulated_tenant import run_mautic_ctl
@@ -36,6 +39,7 @@ MIB = 1024**2
 CLONE_BYTES = 12 * MIB
 """What a copy-on-write clone owns at first."""
 _FULL = "LXD could not {}: the storage pool (or the disk's limit) is full."
+_MEMBER_SAYS = {False: "Fully operational", True: "No heartbeat for 30s"}
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 
 Execute = Callable[["SimulatedLxd", str, list[str], Mapping[str, str]], ExecResult]
@@ -66,6 +70,7 @@ class _Machine(msgspec.Struct):
     profiles: list[str]
     created: int
     bytes: int
+    location: str = ""
     address: str = ""
     files: dict[str, _File] = {}
     snapshots: list[_Snapshot] = []
@@ -82,15 +87,18 @@ class _World(msgspec.Struct):
 
     pool_bytes: int
     subnet: str = "10.70.0.1/24"
+    members: list[str] = []
+    offline: list[str] = []
     machines: dict[str, _Machine] = {}
     images: dict[str, _Image] = {}
     aliases: dict[str, str] = {}
 
 
 class SimulatedLxd:
-    """One LXD server in memory. Safe for many threads.
+    """One LXD server in memory, or a cluster. Safe for many threads.
 
     Args:
+        members: of a cluster; each has a pool of its own.
         clock: epoch seconds.
         execute: answers commands inside instances; the default knows `mautic-ctl` and ends all else with 0.
         pool_bytes: size of the pool until `ensure_project` gives another.
@@ -100,9 +108,13 @@ class SimulatedLxd:
     method takes (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise.
     """
 
+    member = ""
+    """Where in the cluster new instances come to stand; empty: beside their source, or where the fewest are."""
+
     def __init__(
         self,
         *,
+        members: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
         execute: Execute | None = None,
         pool_bytes: int = 30 * 1024 * MIB,
@@ -116,7 +128,7 @@ class SimulatedLxd:
         self._state = state
         self._lock = threading.RLock()
         self._faults: list[tuple[str, Exception, bool]] = []
-        self._world = _World(pool_bytes=pool_bytes)
+        self._world = _World(pool_bytes=pool_bytes, members=sorted(members))
         if state is not None and state.exists():
             self._world = msgspec.json.decode(state.read_bytes(), type=_World)
 
@@ -127,6 +139,12 @@ class SimulatedLxd:
         """Let the next calls of a method raise; `after`: only when the change is done, as when an answer is lost."""
         with self._lock:
             self._faults.extend([(method, error, after)] * times)
+
+    def set_online(self, member: str, online: bool) -> None:
+        """Let a member of the cluster go silent or come back; its containers go on meanwhile."""
+        with self._lock:
+            others = [name for name in self._world.offline if name != member]
+            self._world.offline = others if online else [*others, member]
 
     def _delay(self, method: str) -> float:
         return self.latency if isinstance(self.latency, (int, float)) else self.latency.get(method, 0.0)
@@ -158,13 +176,31 @@ class SimulatedLxd:
 
     def server(self) -> Server:
         """See `Lxd.server`."""
-        with self._call("server"):
-            return Server(name="simulated", version="simulated", extensions=frozenset(), simulated=True)
+        with self._call("server") as world:
+            return Server(
+                name=self.member or "simulated",
+                version="simulated",
+                extensions=frozenset(),
+                clustered=bool(world.members),
+                simulated=True,
+            )
+
+    def members(self) -> list[Member]:
+        """See `Lxd.members`."""
+        with self._call("members") as world:
+            return [
+                Member(name, f"https://{name}:8443", name not in world.offline, _MEMBER_SAYS[name in world.offline])
+                for name in world.members
+            ]
+
+    def at(self, member: str) -> SimulatedLxd:
+        """See `Lxd.at`."""
+        return _OnMember(self, member)
 
     def pool(self) -> PoolSpace:
         """See `Lxd.pool`."""
         with self._call("pool") as world:
-            return PoolSpace(used=_used(world), total=world.pool_bytes)
+            return PoolSpace(used=_used(world, self.member), total=world.pool_bytes)
 
     def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
         """See `Lxd.ensure_project`."""
@@ -178,12 +214,12 @@ class SimulatedLxd:
     def instances(self) -> list[Instance]:
         """See `Lxd.instances`."""
         with self._call("instances") as world:
-            return [_instance(world.machines[name]) for name in sorted(world.machines)]
+            return [_instance(world, world.machines[name]) for name in sorted(world.machines)]
 
     def instance(self, name: str) -> Instance:
         """See `Lxd.instance`."""
         with self._call("instance", name) as world:
-            return _instance(_find(world, name, f"read `{name}`"))
+            return _instance(world, _find(world, name, f"read `{name}`"))
 
     def states(self) -> dict[str, InstanceState]:
         """See `Lxd.states`."""
@@ -194,6 +230,14 @@ class SimulatedLxd:
         """See `Lxd.state`."""
         with self._call("state", name) as world:
             return _state(_find(world, name, f"read the state of `{name}`"))
+
+    def survey(self) -> list[Whole]:
+        """See `Lxd.survey`."""
+        with self._call("survey") as world:
+            return [
+                Whole(_instance(world, machine), _state(machine), tuple(map(_snapshot, machine.snapshots)))
+                for _, machine in sorted(world.machines.items())
+            ]
 
     # -- changing instances -------------------------------------------------------------------------------------
 
@@ -212,10 +256,50 @@ class SimulatedLxd:
             found: _Machine | _Snapshot = _find(world, origin, doing)
             if snapshot:
                 found = _find_snapshot(_find(world, origin, doing), snapshot, doing)
-            kept = {key: value for key, value in found.config.items() if not key.startswith("volatile.")}
+            member = self.member or world.machines[origin].location
             self._add(
-                world, name, {**kept, **config}, {**found.devices, **devices}, found.profiles, CLONE_BYTES, doing
+                world,
+                name,
+                {**_lasting(found.config), **config},
+                {**found.devices, **devices},
+                found.profiles,
+                CLONE_BYTES,
+                doing,
+                member,
             ).files = dict(found.files)
+
+    def receive(
+        self,
+        source: SimulatedLxd,
+        instance: str,
+        name: str,
+        *,
+        config: Mapping[str, str],
+        devices: Mapping[str, Mapping[str, str]],
+        refresh: bool = False,
+    ) -> None:
+        """See `Lxd.receive`. On the source it counts as `send`."""
+        doing = f"copy `{instance}` to `{name}`"
+        with source._call("send", instance) as theirs:
+            sent = deepcopy(_find(theirs, instance, doing))
+        with self._call("receive", instance, name) as world:
+            if refresh:
+                machine = _find(world, name, doing)
+                _stopped(machine, doing)
+                machine.config |= {key: value for key, value in config.items() if value}
+                machine.devices |= {key: dict(device) for key, device in devices.items()}
+            else:
+                machine = self._add(
+                    world,
+                    name,
+                    {**_lasting(sent.config), **config},
+                    {**sent.devices, **devices},
+                    sent.profiles,
+                    sent.bytes,
+                    doing,
+                    self.member,
+                )
+            machine.bytes, machine.files, machine.snapshots = sent.bytes, sent.files, sent.snapshots
 
     def create(
         self, name: str, image: str, *, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]
@@ -227,7 +311,8 @@ class SimulatedLxd:
             if known is None:
                 raise NotFound(f"LXD could not {doing}: there is no such image.")
             stamped = {f"image.{key}": value for key, value in known.properties.items()}
-            self._add(world, name, {**stamped, **config}, devices, ["mautic-ops"], max(known.bytes, MIB), doing)
+            size = max(known.bytes, MIB)
+            self._add(world, name, {**stamped, **config}, devices, ["mautic-ops"], size, doing, self.member)
 
     def _add(
         self,
@@ -238,12 +323,15 @@ class SimulatedLxd:
         profiles: list[str],
         size: int,
         doing: str,
+        member: str,
     ) -> _Machine:
         if not _NAME.match(name):
             raise LxdError(f"LXD could not {doing}: the name may have letters, digits and hyphens only.")
         if name in world.machines:
             raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
-        _room(world, size, doing)
+        standing = Counter(machine.location for machine in world.machines.values())
+        member = member or min(world.members, key=lambda name: standing[name], default="")
+        _room(world, size, doing, member)
         mac = "00:16:3e:" + ":".join(f"{random.randrange(256):02x}" for _ in range(3))  # noqa: S311 (not a secret)
         world.machines[name] = machine = _Machine(
             name=name,
@@ -253,6 +341,7 @@ class SimulatedLxd:
             profiles=list(profiles),
             created=int(self._clock()),
             bytes=size,
+            location=member,
         )
         return machine
 
@@ -320,7 +409,7 @@ class SimulatedLxd:
             machine = _find(world, name, doing)
             if any(known.name == snapshot for known in machine.snapshots):
                 raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
-            _room(world, MIB, doing)
+            _room(world, MIB, doing, machine.location)
             machine.snapshots.append(
                 _Snapshot(
                     name=snapshot,
@@ -336,10 +425,7 @@ class SimulatedLxd:
         """See `Lxd.snapshots`."""
         with self._call("snapshots", name) as world:
             machine = _find(world, name, f"list the snapshots of `{name}`")
-            return [
-                Snapshot(name=found.name, created=found.created, config=dict(found.config))
-                for found in machine.snapshots
-            ]
+            return list(map(_snapshot, machine.snapshots))
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """See `Lxd.delete_snapshot`."""
@@ -373,7 +459,7 @@ class SimulatedLxd:
         doing = f"write `{path}` in `{name}`"
         with self._call("push", name, path) as world:
             machine = _find(world, name, doing)
-            _room(world, len(content), doing)
+            _room(world, len(content), doing, machine.location)
             limit = machine.devices.get("root", {}).get("size")
             if limit and machine.bytes + len(content) > size_bytes(limit):
                 raise PoolFull(_FULL.format(doing))
@@ -433,6 +519,7 @@ _CHANGES = frozenset(
     [
         "ensure_project",
         "copy",
+        "receive",
         "create",
         "start",
         "stop",
@@ -450,6 +537,16 @@ _CHANGES = frozenset(
 )
 
 
+class _OnMember(SimulatedLxd):
+    """The same server with all that a test set on it, where what is new comes to stand on one member."""
+
+    __slots__ = ("member",)
+
+    def __init__(self, server: SimulatedLxd, member: str) -> None:
+        self.__dict__ = server.__dict__
+        self.member = member
+
+
 def size_bytes(text: str) -> int:
     """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`), or raise LxdError."""
     match = re.fullmatch(r"(\d+)\s*([kKMGTP]?)(i?B)?", text)
@@ -460,15 +557,20 @@ def size_bytes(text: str) -> int:
     return int(number) * scale
 
 
-def _instance(machine: _Machine) -> Instance:
+def _instance(world: _World, machine: _Machine) -> Instance:
     return Instance(
         name=machine.name,
-        status=machine.status,
+        status="Error" if machine.location in world.offline else machine.status,
         config=dict(machine.config),
         devices={key: dict(device) for key, device in machine.devices.items()},
         profiles=tuple(machine.profiles),
+        location=machine.location,
         created=machine.created,
     )
+
+
+def _snapshot(found: _Snapshot) -> Snapshot:
+    return Snapshot(name=found.name, created=found.created, config=dict(found.config), size=MIB)
 
 
 def _state(machine: _Machine) -> InstanceState:
@@ -487,7 +589,10 @@ def _state(machine: _Machine) -> InstanceState:
 def _find(world: _World, name: str, doing: str) -> _Machine:
     if name not in world.machines:
         raise NotFound(f"LXD could not {doing}: there is no instance `{name}`.")
-    return world.machines[name]
+    machine = world.machines[name]
+    if machine.location in world.offline:
+        raise LxdUnavailable(f"LXD could not {doing} now: {machine.location} is offline.")
+    return machine
 
 
 def _find_snapshot(machine: _Machine, snapshot: str, doing: str) -> _Snapshot:
@@ -507,15 +612,22 @@ def _stopped(machine: _Machine, doing: str) -> None:
         raise LxdError(f"LXD could not {doing}: Instance is running.")
 
 
-def _used(world: _World) -> int:
+def _lasting(config: Mapping[str, str]) -> dict[str, str]:
+    """What of a configuration a copy keeps."""
+    return {key: value for key, value in config.items() if not key.startswith("volatile.")}
+
+
+def _used(world: _World, member: str) -> int:
+    """Bytes of the pool of a member, or of the server where there is no cluster."""
     return sum(
         machine.bytes + len(machine.snapshots) * MIB + sum(len(file.content) for file in machine.files.values())
         for machine in world.machines.values()
+        if member in ("", machine.location)
     )
 
 
-def _room(world: _World, needed: int, doing: str) -> None:
-    if _used(world) + needed > world.pool_bytes:
+def _room(world: _World, needed: int, doing: str, member: str) -> None:
+    if _used(world, member) + needed > world.pool_bytes:
         raise PoolFull(_FULL.format(doing))
 
 

@@ -181,3 +181,42 @@ class TestMemory:
             before.copy("blueprint", "tenant", config={}, devices={})
         with pytest.raises(NotFound):
             SimulatedLxd(state=state).instance("tenant")
+
+
+class TestCluster:
+    @pytest.fixture
+    def cluster(self, tmp_path: Path) -> SimulatedLxd:
+        return _with_blueprint(SimulatedLxd(members=("node2", "node1")), tmp_path)
+
+    def test_what_is_new_comes_to_stand_where_it_was_asked_for(self, cluster: SimulatedLxd) -> None:
+        cluster.at("node2").create("there", "base", config={}, devices={})
+        cluster.at("node1").copy("there", "here", config={}, devices={})
+        cluster.copy("there", "beside", config={}, devices={})
+        found = {instance.name: instance.location for instance in cluster.at("node1").instances()}
+        assert found == {"blueprint": "node1", "there": "node2", "here": "node1", "beside": "node2"}
+        assert cluster.server().clustered
+
+    def test_each_member_has_a_pool_of_its_own(self, cluster: SimulatedLxd) -> None:
+        assert cluster.at("node1").pool().used > 0
+        assert cluster.at("node2").pool().used == 0
+
+    def test_what_a_test_sets_holds_for_every_member(self, cluster: SimulatedLxd) -> None:
+        member = cluster.at("node2")
+        cluster.latency = {"server": 0.0}
+        cluster.fail_next("start", LxdUnavailable("gone"))
+        with pytest.raises(LxdUnavailable):
+            member.start("blueprint")
+        assert member.latency == {"server": 0.0}
+
+    def test_a_silent_member_is_told_and_its_instances_do_not_answer(self, cluster: SimulatedLxd) -> None:
+        cluster.start("blueprint")
+        cluster.set_online("node1", False)
+        assert [(member.name, member.online) for member in cluster.members()] == [("node1", False), ("node2", True)]
+        assert cluster.instances()[0].status == "Error"
+        with pytest.raises(LxdUnavailable, match="node1 is offline"):
+            cluster.stop("blueprint")
+        cluster.set_online("node1", True)
+        assert cluster.instance("blueprint").running
+
+    def test_a_single_server_has_no_members(self) -> None:
+        assert SimulatedLxd().members() == []

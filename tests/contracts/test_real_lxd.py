@@ -38,7 +38,7 @@ def _requests(lxd: LxdGateway) -> Iterator[list[str]]:
     def note(response: Any, *_: Any, **__: Any) -> None:
         made.append(f"{response.request.method} {response.request.path_url}")
 
-    hooks = lxd._connected().api.session.hooks["response"]
+    hooks = lxd._lxd.connected().api.session.hooks["response"]
     hooks.append(note)
     yield made
     hooks.remove(note)
@@ -120,7 +120,7 @@ class TestWhatStaysBehind:
         real_lxd.execute(name, ["echo", "hello"])
         with pytest.raises(LxdUnavailable):
             real_lxd.execute(name, ["sh", "-c", "echo hello; sleep 60"], timeout=1)
-        logs = real_lxd._get(f"instances/{name}/logs", "list the logs")
+        logs = real_lxd._lxd.get(f"instances/{name}/logs", "list the logs")
         assert [log for log in logs if "exec_" in log] == []
 
     def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, real_lxd: LxdGateway) -> None:
@@ -135,15 +135,17 @@ class TestWhatStaysBehind:
         finally:
             small.remove_project()
         for kind in ("projects", "storage-pools", "networks", "network-acls"):
-            assert not [path for path in small._get(kind, "list", project=False) if "full" in path or "test1" in path]
+            assert not [
+                path for path in small._lxd.get(kind, "list", project=False) if "full" in path or "test1" in path
+            ]
         assert not Path("/sys/class/net/mopstest1").exists()
 
     def test_making_the_project_again_changes_nothing(self, real_lxd: LxdGateway) -> None:
-        before = real_lxd._get(f"networks/{NETWORK}", "read", project=False)["config"]
+        before = real_lxd._lxd.get(f"networks/{NETWORK}", "read", project=False)["config"]
         with _requests(real_lxd) as made:
             real_lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
         assert {request.split()[0] for request in made} == {"GET"}
-        assert real_lxd._get(f"networks/{NETWORK}", "read", project=False)["config"] == before
+        assert real_lxd._lxd.get(f"networks/{NETWORK}", "read", project=False)["config"] == before
 
     def test_a_bridge_of_somebody_else_is_not_taken(self, real_lxd: LxdGateway) -> None:
         somebodys = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
@@ -174,16 +176,16 @@ class TestRequests:
         real_lxd.create(name, TINY, config={}, devices={})
         other = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
         mine = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
-        ask = mine._request
+        ask = mine._lxd.request
 
         def between(verb: str, path: str, doing: str, **arguments: Any) -> Any:
             answer = ask(verb, path, doing, **arguments)
             if verb == "get":
-                monkeypatch.setattr(mine, "_request", ask)
+                monkeypatch.setattr(mine._lxd, "request", ask)
                 other.update(name, {"user.other": "1"}, {"none": {"type": "none"}})
             return answer
 
-        monkeypatch.setattr(mine, "_request", between)
+        monkeypatch.setattr(mine._lxd, "request", between)
         mine.update(name, {"user.mine": "1"}, {"gone": None})
         instance = real_lxd.instance(name)
         assert (instance.config["user.mine"], instance.config["user.other"]) == ("1", "1")
@@ -199,10 +201,10 @@ class TestHttps:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
             free.close()
-            before = real_lxd._get("", "read", project=False)["config"].get("core.https_address", "")
+            before = real_lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
             for value in (address, before):
                 config = {"core.https_address": value}
-                real_lxd._request("patch", "", "listen", json={"config": config}, project=False)
+                real_lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
                 if value == address:
                     yield f"https://{address}"
 
@@ -230,15 +232,15 @@ class TestHttps:
             )
         )
         body = {"type": "client", "name": "tests", "certificate": "".join(pem.decode().splitlines()[1:-1])}
-        real_lxd._request("post", "certificates", "trust", json=body, project=False)
+        real_lxd._lxd.request("post", "certificates", "trust", json=body, project=False)
         yield str(tmp_path / "client.crt"), str(tmp_path / "client.key")
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        real_lxd._request("delete", f"certificates/{fingerprint}", "distrust", project=False)
+        real_lxd._lxd.request("delete", f"certificates/{fingerprint}", "distrust", project=False)
 
     @pytest.fixture
     def pinned(self, real_lxd: LxdGateway, tmp_path: Path) -> str:
         """The server's own certificate, in a file."""
-        found = real_lxd._get("", "read", project=False)["environment"]["certificate"]
+        found = real_lxd._lxd.get("", "read", project=False)["environment"]["certificate"]
         (tmp_path / "server.crt").write_text(found)
         return str(tmp_path / "server.crt")
 

@@ -1,0 +1,270 @@
+"""Requests to one LXD server, and its answers in this program's words: the only importer of pylxd.
+
+pylxd carries the connection, the addresses and the first reading of errors; the requests are made through its raw
+`api`, because its models ask once more per instance, save without an ETag, wait without a deadline, force every stop
+and lose output of commands under load.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import requests
+import requests.adapters
+import urllib3
+import urllib3.connection
+from pylxd import Client
+from pylxd.client import LXDSSLAdapter
+from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
+
+from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull
+
+LONG = 1800
+"""Seconds that work on whole file systems (copy, image, publish) may take."""
+SHORT = 120
+"""Seconds that everything else may take."""
+_POLL = 10
+"""Seconds of one wait request: LXD answers `Running` after them, and the loop asks again."""
+_OCCUPIED = ("is busy running", "matching non-reusable operation")
+_FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
+_TAKEN = ("already exists", '" already in use')
+_ABSENT = ("not found", "no such object")
+_AWAY = (
+    "database is locked",
+    "failed to begin transaction",
+    "no available dqlite leader",
+    "cluster member is offline",
+    "connection refused",
+    "connection reset",
+    "connection timed out",
+    "broken pipe",
+    "no route to host",
+)
+
+
+class Busy(LxdError):
+    """Another operation has the instance, for a moment."""
+
+
+class Stale(LxdError):
+    """The instance changed between reading and writing."""
+
+
+class LxdConnection:
+    """The way to one LXD server (or cluster, through any member) and into one project there. Safe for many threads.
+
+    Args:
+        endpoint: the path of a unix socket, or `https://host:8443`.
+        pool: name of the storage pool, for the sentence that says that it is full.
+        certificate: paths of the client certificate and key, for https.
+        server_certificate: path of the server's own certificate, which is then the only one that is trusted.
+        timeout: seconds until a single request must have been answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        project: str,
+        pool: str,
+        certificate: tuple[str, str] | None,
+        server_certificate: str | None,
+        timeout: float,
+    ) -> None:
+        self.endpoint = endpoint
+        self._project = project
+        self._pool = pool
+        self._certificate = certificate
+        self._server_certificate = server_certificate
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def connected(self) -> Any:
+        """The pylxd client, made at the first use so that a bot can start while LXD is away."""
+        with self._lock:
+            if self._client is None:
+                endpoint = self.endpoint
+                session = requests.Session()
+                # Otherwise REQUESTS_CA_BUNDLE and proxies from the environment win over the pinned certificate.
+                session.trust_env = False
+                if endpoint.startswith("/"):
+                    endpoint = "http+unix://lxd"
+                    session.mount(endpoint, _UnixAdapter(self.endpoint))
+                else:
+                    session.cert = self._certificate
+                    session.verify = self._server_certificate or True
+                    if self._server_certificate:
+                        session.mount("https://", LXDSSLAdapter(pool_maxsize=32))
+                self._client = Client(endpoint, session=session, timeout=self._timeout)
+            return self._client
+
+    def request(self, verb: str, path: str, doing: str, *, project: bool = True, **arguments: Any) -> Any:
+        """Make one request, `arguments` as for requests. Returns the response, or raises a LxdError kind."""
+        if project:
+            arguments["params"] = {**arguments.get("params", {}), "project": self._project}
+        with self.words(doing):
+            api = self.connected().api
+            return getattr(api[path] if path else api, verb)(**arguments)
+
+    def json(self, verb: str, path: str, doing: str, **arguments: Any) -> Any:
+        """Make one request and return the whole answer."""
+        return self.request(verb, path, doing, **arguments).json()
+
+    def get(self, path: str, doing: str, params: Mapping[str, str] | None = None, *, project: bool = True) -> Any:
+        """Read something and return it."""
+        return self.json("get", path, doing, params=dict(params or {}), project=project)["metadata"]
+
+    def change(
+        self,
+        verb: str,
+        path: str,
+        doing: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        deadline: float = SHORT,
+    ) -> Any:
+        """Make a request that LXD answers with a background operation, and see it to its end.
+
+        Where another operation has the instance (as after a crash of ours) it waits for that one's end first.
+        """
+        end = time.monotonic() + deadline
+        while True:
+            try:
+                return self.finish(self.json(verb, path, doing, json=body, params=params or {}), doing, deadline)
+            except Busy:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    def finish(self, started: Any, doing: str, deadline: float, *, moving: Callable[[], object] | None = None) -> Any:
+        """See a background operation to its end and return it, or raise a LxdError kind."""
+        ended = self.operation(started, doing, deadline, moving=moving)
+        if ended["status"] != "Success":
+            raise self.refusal(ended["err"] or f"it ended as {ended['status']}", doing)
+        return ended
+
+    def look(self, started: Any, doing: str) -> Any:
+        """Return how a background operation stands."""
+        return self.get(f"operations/{started['metadata']['id']}", doing, project=False)
+
+    def operation(
+        self, started: Any, doing: str, deadline: float, *, moving: Callable[[], object] | None = None
+    ) -> Any:
+        """Wait for an operation, at once (LXD forgets it 5 s after its end) and in pieces with a deadline of ours.
+
+        The deadline is that of the whole, or with `moving` that of each change in what it returns.
+        """
+        path = f"operations/{started['metadata']['id']}/wait"
+        end = time.monotonic() + deadline
+        before = None
+        while True:
+            piece = max(1, min(_POLL, math.ceil(end - time.monotonic())))
+            answer = self.json(
+                "get", path, doing, params={"timeout": piece}, timeout=piece + self._timeout, project=False
+            )
+            if answer["metadata"]["status"] not in ("Pending", "Running", "Cancelling"):
+                return answer["metadata"]
+            if moving and (now := moving()) != before:
+                before, end = now, time.monotonic() + deadline
+            if time.monotonic() >= end:
+                raise LxdUnavailable(f"LXD did not {doing} within {round(deadline)} seconds.")
+
+    @contextmanager
+    def words(self, doing: str) -> Iterator[None]:
+        """Turn whatever pylxd and what it stands on raise into LxdError kinds with one sentence."""
+        try:
+            yield
+        except LXDAPIException as error:
+            raise self.refusal(_reason(error), doing, error.response.status_code) from error
+        except (ClientConnectionFailed, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise LxdUnavailable(_unreachable(self.endpoint, doing, error)) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise LxdUnavailable(f"LXD at {self.endpoint} gave an answer that makes no sense: not LXD?") from error
+
+    def refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
+        """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
+        text = " ".join(reason.split())[:300].rstrip(". ")
+        low = text.lower()
+        if status == 412:
+            return Stale(f"LXD could not {doing}: it was changed at the same time.")
+        if any(word in low for word in _OCCUPIED):
+            return Busy(f"LXD could not {doing}: {text}.")
+        if any(word in low for word in _FULL):
+            return PoolFull(f"LXD could not {doing}: the storage pool `{self._pool}` (or the disk's limit) is full.")
+        if status in (502, 503, 504) or any(word in low for word in _AWAY):
+            return LxdUnavailable(f"LXD could not {doing} now: {text}.")
+        if any(word in low for word in _TAKEN):
+            return AlreadyExists(f"LXD could not {doing}: that name is already taken.")
+        if status == 404 or any(word in low for word in _ABSENT):
+            return NotFound(f"LXD could not {doing}: {text[:1].lower()}{text[1:]}.")
+        if status == 403:
+            return LxdUnavailable(f"LXD at {self.endpoint} does not allow the bot to {doing}: check its certificate.")
+        return LxdError(f"LXD could not {doing}: {text}.")
+
+
+def path_of(name: str, snapshot: str = "") -> str:
+    """Return the API's path of an instance, or of its snapshot."""
+    path = f"instances/{quote(name, safe='')}"
+    return f"{path}/snapshots/{quote(snapshot, safe='')}" if snapshot else path
+
+
+def _reason(error: LXDAPIException) -> str:
+    try:
+        return str(error)
+    except (ValueError, AttributeError):
+        return f"HTTP {error.response.status_code}"
+
+
+def _unreachable(endpoint: str, doing: str, error: Exception) -> str:
+    if isinstance(error, requests.Timeout):
+        return f"LXD at {endpoint} did not answer in time when asked to {doing}."
+    if isinstance(error, requests.exceptions.SSLError) or "fingerprint" in str(error).lower():
+        return f"LXD at {endpoint} shows another certificate than the one the bot was given for it."
+    return f"LXD at {endpoint} cannot be reached; is it running?"
+
+
+class _UnixConnection(urllib3.connection.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _UnixPool(urllib3.HTTPConnectionPool):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", maxsize=32)
+        self._path = path
+
+    def _new_conn(self) -> _UnixConnection:
+        return _UnixConnection(self._path)
+
+
+class _UnixAdapter(requests.adapters.HTTPAdapter):
+    """One pool of connections to a unix socket. pylxd's own keeps 25, one for each address asked, and closes the
+    eldest while another thread uses it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._pool = _UnixPool(path)
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> _UnixPool:
+        return self._pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        return request.path_url
+
+    def close(self) -> None:
+        self._pool.close()

@@ -1,0 +1,173 @@
+"""What the bot may rely on when an instance goes to another host, held against the simulation and real ones alike."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import AlreadyExists, Instance, Lxd, LxdError, NotFound
+from bot.simulated_lxd import SimulatedLxd
+from tests.support.real_lxd import TINY
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two hosts: what comes from `source` is received at `target`."""
+
+    source: Lxd
+    target: Lxd
+    names: list[str]
+
+    def name(self) -> str:
+        """A name for an instance, which is gone after the test."""
+        self.names.append(f"t{secrets.token_hex(4)}")
+        return self.names[-1]
+
+    def receive(self, instance: str, *, config: dict[str, str] | None = None) -> str:
+        """Let a new copy of an instance come to the target; its name."""
+        name = self.name()
+        self.target.receive(self.source, instance, name, config=config or {}, devices={})
+        return name
+
+    def remove(self) -> None:
+        for lxd in (self.source, self.target):
+            for name in self.names:
+                with suppress(NotFound):
+                    lxd.stop(name, force=True)
+                    lxd.delete(name)
+
+
+def _simulated(tmp_path: Path, *members: str) -> SimulatedLxd:
+    lxd = SimulatedLxd(members=members)
+    lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.71.0.1/24")
+    (tmp_path / "tiny").write_bytes(b"tiny")
+    lxd.import_image(str(tmp_path / "tiny"), TINY, {"os": "tiny"})
+    return lxd
+
+
+@pytest.fixture(params=["simulated servers", "simulated members", "one real server"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    """Two hosts with the tiny image."""
+    match request.param:
+        case "simulated servers":
+            made = Pair(_simulated(tmp_path), _simulated(tmp_path), [])
+        case "simulated members":
+            cluster = _simulated(tmp_path, "node1", "node2")
+            made = Pair(cluster.at("node1"), cluster.at("node2"), [])
+        case _:
+            real = request.getfixturevalue("real_lxd")
+            made = Pair(real, real, [])
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def running(pair: Pair) -> str:
+    """An instance that runs at the source."""
+    name = pair.name()
+    pair.source.create(name, TINY, config={"user.colour": "red"}, devices={"one": {"type": "none"}})
+    pair.source.start(name)
+    return name
+
+
+def _mac(instance: Instance) -> str:
+    return instance.config["volatile.eth0.hwaddr"]
+
+
+def test_a_running_instance_comes_with_its_snapshots_and_goes_on_running(pair: Pair, running: str) -> None:
+    pair.source.push(running, "/root/kept", b"before")
+    pair.source.snapshot(running, "one", config={"user.why": "asked"})
+    pair.source.push(running, "/root/kept", b"now")
+    before = pair.source.instance(running)
+    copied = pair.receive(running, config={"user.shape": "round"})
+    assert pair.source.instance(running) == before
+    received = pair.target.instance(copied)
+    assert received.status == "Stopped"
+    assert received.profiles == before.profiles
+    assert (received.config["user.colour"], received.config["user.shape"]) == ("red", "round")
+    assert received.devices == {"one": {"type": "none"}}
+    assert pair.target.pull(copied, "/root/kept") == b"now"
+    [snapshot] = pair.target.snapshots(copied)
+    assert (snapshot.name, snapshot.config["user.why"]) == ("one", "asked")
+    assert snapshot.created == pair.source.snapshots(running)[0].created
+
+
+def test_both_have_an_identity_of_their_own(pair: Pair, running: str) -> None:
+    copied = pair.receive(running)
+    pair.target.start(copied)
+    assert _mac(pair.target.instance(copied)) != _mac(pair.source.instance(running))
+
+
+def test_config_and_devices_are_laid_over_the_sources(pair: Pair, running: str) -> None:
+    name = pair.name()
+    other = {"type": "none"}
+    pair.target.receive(pair.source, running, name, config={"user.colour": "blue"}, devices={"two": other})
+    received = pair.target.instance(name)
+    assert received.config["user.colour"] == "blue"
+    assert received.devices == {"one": other, "two": other}
+
+
+def test_a_refresh_brings_what_changed(pair: Pair, running: str) -> None:
+    pair.source.push(running, "/root/gone", b"gone")
+    pair.source.snapshot(running, "one")
+    pair.source.snapshot(running, "two")
+    copied = pair.receive(running)
+    pair.source.push(running, "/root/kept", b"now")
+    pair.source.remove(running, "/root/gone")
+    pair.source.delete_snapshot(running, "one")
+    pair.source.update(running, {"user.colour": "blue"})
+    pair.source.snapshot(running, "three")
+    pair.target.receive(
+        pair.source, running, copied, config={"user.shape": "round"}, devices={"two": {"type": "none"}}, refresh=True
+    )
+    assert [snapshot.name for snapshot in pair.target.snapshots(copied)] == ["two", "three"]
+    assert pair.target.pull(copied, "/root/kept") == b"now"
+    with pytest.raises(NotFound):
+        pair.target.pull(copied, "/root/gone")
+    received = pair.target.instance(copied)
+    assert (received.config["user.colour"], received.config["user.shape"]) == ("red", "round")
+    assert received.devices.keys() == {"one", "two"}
+    assert received.status == "Stopped"
+
+
+def test_a_refresh_of_what_is_not_there_is_not_a_copy(pair: Pair, running: str) -> None:
+    name = pair.name()
+    with pytest.raises(NotFound):
+        pair.target.receive(pair.source, running, name, config={}, devices={}, refresh=True)
+    assert name not in [instance.name for instance in pair.target.instances()]
+
+
+def test_a_refresh_of_one_that_runs_is_refused(pair: Pair, running: str) -> None:
+    copied = pair.receive(running)
+    pair.target.start(copied)
+    with pytest.raises(LxdError, match="running"):
+        pair.target.receive(pair.source, running, copied, config={}, devices={}, refresh=True)
+    assert pair.target.instance(copied).running
+
+
+def test_a_taken_name_is_refused(pair: Pair, running: str) -> None:
+    copied = pair.receive(running)
+    with pytest.raises(AlreadyExists):
+        pair.target.receive(pair.source, running, copied, config={}, devices={})
+
+
+def test_an_unknown_source_is_not_found(pair: Pair) -> None:
+    name = pair.name()
+    with pytest.raises(NotFound, match="t-none"):
+        pair.target.receive(pair.source, "t-none", name, config={}, devices={})
+
+
+def test_a_survey_says_the_same_as_each_reading(pair: Pair, running: str) -> None:
+    pair.source.snapshot(running, "one")
+    pair.source.snapshot(running, "two")
+    found = {whole.instance.name: whole for whole in pair.source.survey()}
+    assert list(found) == sorted(found)
+    assert found[running].instance == pair.source.instance(running)
+    assert [snapshot.name for snapshot in found[running].snapshots] == ["one", "two"]
+    assert found[running].state.status == "Running"
+    assert found[running].state.memory > 0
