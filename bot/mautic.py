@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from bot.tenants import PlanSize
 FOLDER = "/run"
 """Where the tool and its files lie: in memory, so that a tenant whose disk is full can be helped too."""
 TOOL = f"{FOLDER}/mautic-ctl"
-SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl.py"
+SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 SEAL = "/etc/nginx/sealed"
 PATIENCE = 5.0
 """Seconds that a holder may take to say that it has let go."""
@@ -47,7 +49,7 @@ class Mautic:
 
     def __init__(self, lxd: Lxd) -> None:
         self.lxd = lxd
-        self._tool = SOURCE.read_bytes()
+        self._tool = _packed()
 
     def call(self, instance: str, verb: str, request: Mapping[str, Any], *, timeout: int = 120) -> dict[str, Any]:
         """Run one verb of the tool and return its answer; raises LxdError with the tool's sentence when it fails.
@@ -215,6 +217,17 @@ class Mautic:
         """Return the bytes on disk of database and media: what a move has to carry."""
         size: int = self.call(instance, "bytes", {})["bytes"]
         return size
+
+
+def _packed() -> bytes:
+    """The tool as one file that Python runs: a zip of its package, and what starts it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as tool:
+        for module in sorted(SOURCE.glob("*.py")):
+            tool.writestr(zipfile.ZipInfo(f"{SOURCE.name}/{module.name}"), module.read_bytes())
+        start = f"import sys\nfrom {SOURCE.name}.main import main\nsys.exit(main(sys.argv))\n"
+        tool.writestr(zipfile.ZipInfo("__main__.py"), start)
+    return buffer.getvalue()
 
 
 def _sizes(size: PlanSize) -> dict[str, Any]:

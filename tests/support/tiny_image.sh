@@ -1,7 +1,8 @@
 #!/bin/sh
 # tiny_image.sh OUT.tar.gz: a 1 MB LXD container image that starts in 0.3 s: busybox, DHCP on eth0, httpd on :80.
 # It plays a tenant where the stack does not matter: `/usr/bin/python3 …/mautic-ctl VERB REQUEST RESULT` answers as
-# the in-tenant tool does, and the login page is there once `identity` was asked for.
+# the in-tenant tool does, and the login page is there once `identity` was asked for. What is posted to
+# /cgi-bin/submit stands in /var/lib/mautic-ops/submitted once it is acknowledged, and is refused while it is sealed.
 set -eu
 OUT=$1
 BB=${BUSYBOX:-/bin/busybox}
@@ -9,7 +10,7 @@ W=$(mktemp -d)
 trap 'rm -rf "$W"' EXIT
 R=$W/rootfs
 mkdir -p "$W/templates" "$R/proc" "$R/sys" "$R/dev" "$R/run" "$R/tmp" "$R/mnt" "$R/bin" "$R/sbin" "$R/etc" "$R/root" \
-    "$R/var/log" "$R/var/lib/mautic-ops" "$R/srv/www/s" "$R/usr/bin" "$R/usr/sbin" "$R/usr/local/sbin"
+    "$R/var/log" "$R/var/lib/mautic-ops" "$R/srv/www/s" "$R/srv/www/cgi-bin" "$R/etc/nginx" "$R/usr/bin" "$R/usr/sbin" "$R/usr/local/sbin"
 chmod 1777 "$R/tmp"
 chmod 700 "$R/root"
 cp "$BB" "$R/bin/busybox"
@@ -53,19 +54,53 @@ cat > "$R/usr/bin/python3" <<'I'
 # Plays `python3 mautic-ctl VERB REQUEST RESULT`.
 umask 077
 [ -r "$3" ] || exit 2
+seal=/etc/nginx/sealed
+ok='"ok": true'
 case "$2" in
 identity)
     grep -q . "$3" && echo '<form><input name="_username"><input name="_password"></form> Mautic' > /srv/www/s/login
     chmod 644 /srv/www/s/login
-    answer='"ok": true, "changed": true'
+    rm -f $seal
+    answer="$ok, \"changed\": true"
     ;;
-health) answer='"ok": true, "healthy": true, "checks": {}' ;;
-version) answer='"ok": true, "version": "tiny"' ;;
+close) echo closed > $seal ;;
+open) rm -f $seal ;;
+quiesce)
+    [ -e $seal ] || echo moving > $seal
+    answer="$ok, \"seconds\": 0"
+    ;;
+unquiesce) grep -q closed $seal 2> /dev/null || rm -f $seal ;;
+hold)
+    files=$(sed 's/.*"files": "\([^"]*\)".*/\1/' "$3")
+    echo '{"seconds": 0}' > "$files.out"
+    answer="$ok, \"held\": true, \"why\": \"\""
+    ;;
+counts)
+    lines=$(cat /var/lib/mautic-ops/submitted 2> /dev/null | wc -l)
+    answer="$ok, \"contacts\": $lines, \"submissions\": $lines, \"opt_outs\": 0, \"last_write\": 0"
+    ;;
+bytes) answer="$ok, \"bytes\": 1000000" ;;
+logs) answer="$ok, \"text\": \"tiny\"" ;;
+console) answer="$ok, \"code\": 0, \"output\": \"tiny\"" ;;
+restart | resize) ;;
+health) answer="$ok, \"healthy\": true, \"checks\": {}, \"facts\": {}" ;;
+version) answer="$ok, \"version\": \"tiny\"" ;;
 *) answer='"ok": false, "error": "there is no verb '"$2"'"' ;;
 esac
-echo "{$answer}" > "$4"
+echo "{${answer:-$ok}}" > "$4"
 I
-chmod 755 "$R/etc/lease" "$R/sbin/init" "$R/usr/bin/python3"
+
+cat > "$R/srv/www/cgi-bin/submit" <<'I'
+#!/bin/sh
+if [ -e /etc/nginx/sealed ]; then
+    printf 'Status: 503 Service Unavailable\r\nRetry-After: 5\r\n\r\n'
+    exit
+fi
+head -c "$CONTENT_LENGTH" >> /var/lib/mautic-ops/submitted
+echo >> /var/lib/mautic-ops/submitted
+printf 'Status: 200 OK\r\nContent-Type: text/plain\r\n\r\nThank you.\n'
+I
+chmod 755 "$R/etc/lease" "$R/sbin/init" "$R/usr/bin/python3" "$R/srv/www/cgi-bin/submit"
 
 cat > "$W/metadata.yaml" <<I
 architecture: $(uname -m)

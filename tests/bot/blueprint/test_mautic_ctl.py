@@ -2,11 +2,16 @@
 
 import json
 import stat
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from bot.blueprint import mautic_ctl as ctl
+from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, parameters, sizes
+from bot.mautic import TOOL, Mautic
+from bot.simulated_lxd import SimulatedLxd
 
 CRONTAB = """\
 0,15,30,45  * * * * www-data mautic-cron 240 7200 mautic:segments:update --bypass-locking
@@ -21,7 +26,7 @@ NOW = 1_800_000_000.0
 
 
 def test_periods_are_read_from_the_crontab() -> None:
-    assert ctl.cron_periods(CRONTAB) == {
+    assert health.cron_periods(CRONTAB) == {
         "mautic:segments:update": 900,
         "mautic:import": 180,
         "mautic:webhooks:process": 60,
@@ -44,12 +49,12 @@ def test_periods_are_read_from_the_crontab() -> None:
 def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour(
     beat: dict[str, object], since: float, late: bool, why: str
 ) -> None:
-    states = ctl.cron_states({"mautic:segments:update": 900}, {"mautic_segments_update": beat}, since, NOW)
+    states = health.cron_states({"mautic:segments:update": 900}, {"mautic_segments_update": beat}, since, NOW)
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
 
 
 def test_a_job_for_what_nobody_has_set_up_is_never_late() -> None:
-    assert not ctl.cron_states({"mautic:email:fetch": 600}, {}, NOW - 90_000, NOW)["mautic:email:fetch"]["late"]
+    assert not health.cron_states({"mautic:email:fetch": 600}, {}, NOW - 90_000, NOW)["mautic:email:fetch"]["late"]
 
 
 def test_log_lines_of_an_error_or_worse_are_counted_since_a_time() -> None:
@@ -60,7 +65,7 @@ def test_log_lines_of_an_error_or_worse_are_counted_since_a_time() -> None:
         "[2026-01-01T00:00:00.000000+00:00] mautic.ERROR: too old [] []",
         "  #0 mautic.ERROR: a line of a stack trace",
     ]
-    assert ctl.count_errors(lines, "2026-01-02T00:00:00+00:00") == 2
+    assert health.count_errors(lines, "2026-01-02T00:00:00+00:00") == 2
 
 
 def test_migration_figures_are_read_from_the_status_table() -> None:
@@ -70,64 +75,64 @@ def test_migration_figures_are_read_from_the_status_table() -> None:
 |                      | Available            | 42                                    |
 |                      | New                  | 42                                    |
 """
-    assert ctl.migration_figures(status) == {"executed": 0, "available": 42, "new": 42}
+    assert install.migration_figures(status) == {"executed": 0, "available": 42, "new": 42}
 
 
 @pytest.mark.parametrize(
     ("value", "literal"), [("plain", "'plain'"), ("it's", r"'it\'s'"), ("a\\' OR 1", r"'a\\\' OR 1'"), ("é\n", "'é\n'")]
 )
 def test_values_cannot_leave_their_sql_literal(value: str, literal: str) -> None:
-    assert ctl.sql_text(value) == literal
+    assert means.sql_text(value) == literal
 
 
 def test_a_nul_is_no_value_for_the_database() -> None:
-    with pytest.raises(ctl.CtlError, match="NUL"):
-        ctl.sql_text("a\0b")
+    with pytest.raises(means.CtlError, match="NUL"):
+        means.sql_text("a\0b")
 
 
 def test_only_the_domain_itself_is_a_trusted_host() -> None:
-    assert ctl.trusted_host("m.client.tld") == r"^m\.client\.tld$"
+    assert parameters.trusted_host("m.client.tld") == r"^m\.client\.tld$"
 
 
 @pytest.mark.parametrize(("size", "expected"), [("768M", 768 << 20), ("3G", 3 << 30), ("1024", 1024)])
 def test_sizes_for_mariadb(size: str, expected: int) -> None:
-    assert ctl.bytes_of(size) == expected
+    assert sizes.bytes_of(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "0M", "1GiB", "1 G", "-1M"])
 def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
-    with pytest.raises(ctl.CtlError, match="not a size"):
-        ctl.bytes_of(size)
+    with pytest.raises(means.CtlError, match="not a size"):
+        sizes.bytes_of(size)
 
 
 def test_nginx_believes_the_edge_and_nobody_else() -> None:
-    conf = ctl.edge_conf("10.0.0.2")
+    conf = edge.edge_conf("10.0.0.2")
     assert "10.0.0.2 1;" in conf
     assert "set_real_ip_from 10.0.0.2;" in conf
-    assert "set_real_ip_from" not in ctl.edge_conf("")
+    assert "set_real_ip_from" not in edge.edge_conf("")
 
 
 def test_a_file_is_replaced_whole_with_its_mode_and_follows_no_planted_link(tmp_path: Path) -> None:
     target, victim = tmp_path / "result", tmp_path / "victim"
     victim.write_text("untouched")
     (tmp_path / ".result.new").symlink_to(victim)
-    ctl.write(target, "answer", 0o600)
+    means.write(target, "answer", 0o600)
     assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("answer", 0o600)
     assert victim.read_text() == "untouched"
 
 
 def test_a_request_that_lacks_something_is_told_what() -> None:
-    with pytest.raises(ctl.CtlError, match="lacks `domain`"):
-        ctl.asked({"hostname": "client-x", "domain": ""}, "hostname", "domain")
+    with pytest.raises(means.CtlError, match="lacks `domain`"):
+        means.asked({"hostname": "client-x", "domain": ""}, "hostname", "domain")
 
 
 def _ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: str) -> tuple[int, dict[str, object]]:
     """Run the tool's `version` on a request and return (exit code, answer)."""
-    monkeypatch.setattr(ctl, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(ctl, "MAUTIC", tmp_path)
+    monkeypatch.setattr(main, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(means, "MAUTIC", tmp_path)
     asked, answer = tmp_path / "request", tmp_path / "answer"
     asked.write_text(request)
-    code = ctl.main(["mautic-ctl", "version", str(asked), str(answer)])
+    code = main.main(["mautic-ctl", "version", str(asked), str(answer)])
     assert not asked.exists(), "a request may hold secrets, and is deleted once read"
     assert stat.S_IMODE(answer.stat().st_mode) == 0o600
     return code, json.loads(answer.read_text())
@@ -151,5 +156,56 @@ def test_an_unexpected_error_says_where_and_keeps_the_secret(tmp_path: Path, mon
 
 
 def test_a_wrong_call_ends_with_two(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ctl.main(["mautic-ctl", "dance", "in", "out"]) == 2
-    assert "usage: mautic-ctl install|seal|identity|health|version" in capsys.readouterr().err
+    assert main.main(["mautic-ctl", "dance", "in", "out"]) == 2
+    assert "usage: mautic-ctl install|seal|identity|resize|" in capsys.readouterr().err
+
+
+def test_every_verb_has_its_function() -> None:
+    for place in main.VERBS.values():
+        module, _, function = place.partition(".")
+        assert callable(getattr(import_module(f"bot.blueprint.mautic_ctl.{module}"), function))
+    assert main.VERBS.keys() > main.SIDE_BY_SIDE
+
+
+def test_what_is_pushed_is_one_file_that_python_runs(tmp_path: Path) -> None:
+    lxd = SimulatedLxd()
+    (tmp_path / "image").write_bytes(b"image")
+    lxd.import_image(str(tmp_path / "image"), "base", {})
+    lxd.create("client-x", "base", config={}, devices={})
+    lxd.start("client-x")
+    Mautic(lxd).health("client-x")
+    tool = tmp_path / "mautic-ctl"
+    tool.write_bytes(lxd.pull("client-x", TOOL))
+    ended = subprocess.run([sys.executable, "-I", tool, "dance"], capture_output=True, text=True, cwd="/")
+    assert (ended.returncode, "usage: mautic-ctl" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("db_password => 'hunter2 three'", "db_password => ***"),
+        ('{"api_key":"abc","user":"x"}', '{"api_key":***,"user":"x"}'),
+        ("Authorization: Bearer abc.def", "Authorization: ***"),
+        ("smtp://mailer:hunter2@mail.example.test:25", "smtp://mailer:***@mail.example.test:25"),
+        ("connecting with s3cr3t-value now", "connecting with *** now"),
+        ("Invalid CSRF token. Nothing else", "Invalid CSRF token. Nothing else"),
+    ],
+)
+def test_no_secret_is_left_in_what_people_read(line: str, shown: str) -> None:
+    assert logs.masked(line, ["s3cr3t-value"]) == shown
+
+
+def test_the_last_lines_of_a_log_go_on_over_midnight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mautic_prod-2026-01-01.php").write_text("one\ntwo\n")
+    (tmp_path / "mautic_prod-2026-01-02.php").write_text("three\n")
+    monkeypatch.setitem(logs.FILES, "mautic", (tmp_path, "mautic_prod-*.php"))
+    monkeypatch.setattr(logs, "known_secrets", lambda: [])
+    assert logs.logs({"what": "mautic", "lines": 2})["text"] == "two\nthree"
+    with pytest.raises(means.CtlError, match="there is no log vault"):
+        logs.logs({"what": "vault", "lines": 2})
+
+
+def test_another_edge_is_an_address() -> None:
+    assert edge.checked_address("10.0.0.2") == "10.0.0.2"
+    with pytest.raises(means.CtlError):
+        edge.checked_address("10.0.0.2; }")

@@ -1,0 +1,31 @@
+"""`counts` and `bytes`: how much there is, for what would be lost or has to be carried."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .means import MAUTIC, CtlError, run, sql
+
+COUNTS = """
+SELECT 'contacts', COUNT(*) FROM leads WHERE date_added >= FROM_UNIXTIME({since});
+SELECT 'submissions', COUNT(*) FROM form_submissions WHERE date_submitted >= FROM_UNIXTIME({since});
+SELECT 'opt_outs', COUNT(*) FROM lead_donotcontact WHERE reason = 1 AND date_added >= FROM_UNIXTIME({since});
+SELECT 'last_write', COALESCE(UNIX_TIMESTAMP(GREATEST(
+  COALESCE((SELECT MAX(GREATEST(date_added, COALESCE(date_modified, date_added))) FROM leads), '1970-01-02'),
+  COALESCE((SELECT MAX(date_submitted) FROM form_submissions), '1970-01-02'),
+  COALESCE((SELECT MAX(date_added) FROM lead_donotcontact), '1970-01-02'))), 0);
+"""
+
+
+def counts(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Count what came since a time; all datetimes of Mautic are UTC, and so is the session."""
+    rows = sql("SET time_zone = '+00:00';" + COUNTS.format(since=int(request.get("since") or 0)), "mautic")
+    found = {name: int(float(number)) for name, number in rows}
+    return found | {"last_write": found["last_write"] if found["last_write"] > 86400 else 0}
+
+
+def bytes_on_disk(_request: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure what database and media take."""
+    ended = run("du", "-s", "--block-size=1", "/var/lib/mysql", str(MAUTIC / "media"), timeout=100)
+    if not ended.stdout:
+        raise CtlError("the size of database and media could not be read")
+    return {"bytes": sum(int(line.split("\t")[0]) for line in ended.stdout.splitlines())}

@@ -1,0 +1,115 @@
+"""`close`, `open`, `quiesce`, `unquiesce`: who is let in, and what works inside.
+
+The seal is what keeps visitors, jobs and workers out, over reboots too. Its text says whose it is: `closed …` is a
+person's, and stays when a move ends.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .edge import believe
+from .means import IDENTITY, MAUTIC, SEAL, CtlError, asked, await_database, run, sql, systemctl, write
+from .workers import start_workers
+
+STACK = ("mariadb", "php8.2-fpm", "nginx", "cron")
+FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
+FLUSH_AS_EVER = (
+    "SET GLOBAL innodb_io_capacity = DEFAULT, innodb_io_capacity_max = DEFAULT, innodb_max_dirty_pages_pct = DEFAULT;"
+)
+
+
+def close(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Show a polite page, and stop what sends."""
+    (reason,) = asked(request, "reason")
+    write(SEAL, f"closed {reason}\n")
+    systemctl("stop", "mautic-worker@*")
+    _end_jobs()
+    return {}
+
+
+def open_up(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Start all, and take the seal away."""
+    _wake(request)
+    SEAL.unlink(missing_ok=True)
+    start_workers()
+    return {}
+
+
+def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
+    """End all work. What can be done while visitors are still served is done before they are turned away."""
+    with suppress(CtlError):
+        sql(FLUSH_FAST)
+    systemctl("stop", "cron", "mautic-worker@*")
+    _end_jobs()
+    run("sync", "-f", str(MAUTIC))
+    _await_clean_pages()
+    began = time.monotonic()
+    if not SEAL.exists():
+        write(SEAL, "moving\n")
+    _end_requests()
+    systemctl("stop", "php8.2-fpm", "mariadb.socket", "mariadb")
+    run("sync", "-f", str(MAUTIC))
+    return {"seconds": round(time.monotonic() - began, 3)}
+
+
+def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Take `quiesce` back."""
+    if SEAL.exists() and SEAL.read_text().startswith("closed"):
+        _wake(request)
+        return {}
+    return open_up(request)
+
+
+def _wake(request: Mapping[str, Any]) -> None:
+    if not IDENTITY.exists():
+        raise CtlError("it has no identity of its own yet, and is not opened without one")
+    if request.get("edge_address"):
+        believe(request["edge_address"])
+    systemctl("start", *STACK)
+    await_database()
+    sql(FLUSH_AS_EVER)
+
+
+def _await_clean_pages() -> None:
+    """Wait until MariaDB has little left to write at its end, three seconds at most."""
+    give_up = time.monotonic() + 3
+    with suppress(CtlError):
+        while time.monotonic() < give_up:
+            ((_, dirty),) = sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty';")
+            if int(dirty) < 100:
+                return
+            time.sleep(0.05)
+
+
+def _end_requests() -> None:
+    """Let PHP finish the requests at hand, five seconds at most: what is not answered by then was not acknowledged."""
+    run("systemctl", "kill", "--kill-who=main", "--signal=QUIT", "php8.2-fpm")
+    give_up = time.monotonic() + 5
+    while time.monotonic() < give_up and run("systemctl", "is-active", "php8.2-fpm").returncode == 0:
+        time.sleep(0.02)
+
+
+def _end_jobs() -> None:
+    """End the running jobs, which systemd does not: a job that began under the seal skips by itself."""
+    give_up = time.monotonic() + 5
+    while jobs := _jobs():
+        for job in jobs:
+            with suppress(ProcessLookupError):
+                os.kill(job, signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _jobs() -> list[int]:
+    """The processes of cron's jobs and of the console; workers are systemd's, and ended by now."""
+    found = []
+    for folder in Path("/proc").glob("[1-9]*"):
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if b"mautic-cron" in command or b"/mautic/bin/console" in command:
+                found.append(int(folder.name))
+    return found

@@ -1,0 +1,188 @@
+"""`health`: everything that Mautic itself never reports."""
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from .install import BASELINE
+from .means import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, mautic_version, read_json, run, sql
+from .page import login_page
+from .workers import workers
+
+SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")
+
+HEALTH_SQL = """
+SELECT 'contacts', COUNT(*), COALESCE(SUM(date_identified IS NOT NULL), 0) FROM leads;
+SELECT 'users', COALESCE(UNIX_TIMESTAMP(MAX(last_login)), 0), COALESCE(UNIX_TIMESTAMP(MAX(last_active)), 0) FROM users;
+SELECT 'stale_segments', COUNT(*) FROM lead_lists WHERE is_published = 1
+  AND COALESCE(last_built_date, date_added) < UTC_TIMESTAMP() - INTERVAL 2 HOUR;
+SELECT 'overdue_events', COUNT(*) FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id
+  WHERE l.is_scheduled = 1 AND c.is_published = 1 AND l.trigger_date < UTC_TIMESTAMP() - INTERVAL 1 HOUR;
+SELECT 'failed_events', COUNT(*) FROM campaign_lead_event_failed_log
+  WHERE date_added > UTC_TIMESTAMP() - INTERVAL 1 DAY;
+SELECT 'queue', queue_name, COUNT(*), GREATEST(0, TIMESTAMPDIFF(SECOND, MIN(available_at), UTC_TIMESTAMP()))
+  FROM messenger_messages WHERE delivered_at IS NULL GROUP BY queue_name;
+SELECT 'message_queue', COUNT(*) FROM message_queue WHERE status IN ('pending', 'rescheduled')
+  AND scheduled_date < UTC_TIMESTAMP() - INTERVAL 1 HOUR;
+SELECT 'webhook_queue', COUNT(*) FROM webhook_queue WHERE date_added < UTC_TIMESTAMP() - INTERVAL 1 HOUR;
+SELECT 'stuck_imports', COUNT(*) FROM imports WHERE status = 2 AND date_modified < UTC_TIMESTAMP() - INTERVAL 2 HOUR;
+SELECT 'late_reports', COUNT(*) FROM reports_schedulers WHERE schedule_date < UTC_TIMESTAMP() - INTERVAL 1 HOUR;
+SELECT 'emails_day', COUNT(*), COALESCE(SUM(is_failed), 0) FROM email_stats
+  WHERE date_sent > UTC_TIMESTAMP() - INTERVAL 1 DAY;
+SELECT 'migrations', COUNT(*) FROM migrations;
+"""
+UNCONFIGURED = frozenset(
+    ["mautic:email:fetch", "mautic:iplookup:download", "mautic:donotsell:download", "mautic:max-mind:purge"]
+)
+"""Jobs that fail where a client has not set up what they are for: never late."""
+
+LOG_ERRORS = 20
+"""Errors in a day that are no sign of trouble: each console command that ends with 1 leaves one."""
+
+QUEUE_LATE = 3600
+"""Seconds after which a due message in a queue means that its worker does not work."""
+
+
+def health(_request: Mapping[str, Any]) -> dict[str, Any]:
+    """Look at everything that Mautic itself never reports: services, crons, queues, logs, space."""
+    checks: dict[str, dict[str, Any]] = {}
+
+    def check(name: str, ok: bool, text: str) -> None:
+        checks[name] = {"ok": ok, "text": text}
+
+    known = read_json(IDENTITY)
+    version = mautic_version()
+    facts: dict[str, Any] = {"version": version, "double": "double" in version, "sealed": SEAL.exists()}
+    check("open", not SEAL.exists(), "closed to the outside" if SEAL.exists() else "open")
+
+    facts["services"] = states = _unit_states()
+    # A worker ends each hour and waits for its restart; one that cannot start shows in the age of its queue.
+    down = [
+        f"{name} is {state}"
+        for name, state in states.items()
+        if state != "active" and not (state == "activating" and name.startswith("mautic-worker@"))
+    ]
+    check("services", not down, ", ".join(down) or f"{len(states)} active")
+    try:
+        status, is_login, seconds = login_page(known.get("domain", "localhost"))
+        check("login page", is_login, f"{status} in {seconds:.2f} s")
+    except OSError as error:
+        check("login page", False, f"nginx does not answer ({error.strerror})")
+
+    rows: dict[str, list[list[str]]] = {}
+    for label, *values in sql(HEALTH_SQL, "mautic", force=True):
+        rows.setdefault(label, []).append(values)
+    facts["database"] = "contacts" in rows
+    check("database", facts["database"], "answers" if facts["database"] else "does not answer")
+    if facts["database"]:
+        (facts["contacts"], facts["identified"]) = map(int, rows["contacts"][0])
+        (facts["last_login"], facts["last_active"]) = map(int, rows["users"][0])
+        (facts["emails_day"], facts["emails_failed_day"]) = map(int, rows["emails_day"][0])
+        late = ("stale_segments", "overdue_events", "message_queue", "webhook_queue", "stuck_imports", "late_reports")
+        for name in (*late, "failed_events"):
+            facts[name] = int(rows[name][0][0])
+        waiting = [f"{facts[name]} {name.replace('_', ' ')}" for name in late if facts[name]]
+        check("work", not waiting, ", ".join(waiting) or "nothing overdue")
+        facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
+        facts["queue_age"] = max((queue["age"] for name, queue in queues.items() if name != "failed"), default=0)
+        bad = [f"{queue['due']} in {name}, the oldest {queue['age']} s" for name, queue in queues.items()
+               if name == "failed" or queue["age"] > QUEUE_LATE]  # fmt: skip
+        check("queues", not bad, "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting")
+
+    since = float(known.get("since", time.time()))
+    facts["crons"] = crons = cron_states(
+        cron_periods(CRONTAB.read_text()),
+        {path.stem: read_json(path) for path in BEATS.glob("*.json")},
+        since,
+        time.time(),
+    )
+    late_jobs = [f"{name} ({cron['why']})" for name, cron in crons.items() if cron["late"]]
+    check("crons", not late_jobs, ", ".join(late_jobs) or f"{len(crons)} on time")
+
+    facts["log_errors_day"] = errors = _log_errors()
+    check("log", errors <= LOG_ERRORS, f"{errors} errors in a day")
+    space = os.statvfs(MAUTIC)
+    facts["disk"] = {"total": space.f_blocks * space.f_frsize, "free": space.f_bavail * space.f_frsize}
+    free = space.f_bavail / max(space.f_blocks, 1)
+    check("disk", free > 0.1, f"{free:.0%} free")
+    facts["memory"] = _memory()
+    facts["migrations_baseline"] = read_json(BASELINE)
+    facts["migrations_executed"] = int(rows["migrations"][0][0]) if "migrations" in rows else 0
+    return {"healthy": all(item["ok"] for item in checks.values()), "checks": checks, "facts": facts}
+
+
+def _unit_states() -> dict[str, str]:
+    units = [*SERVICES, *(unit.removesuffix(".service") for unit in workers())]
+    return dict(zip(units, run("systemctl", "is-active", *units).stdout.split(), strict=False))
+
+
+def cron_periods(crontab: str) -> dict[str, int]:
+    """Return {command: seconds between its runs} from the lines of a crontab that call mautic-cron."""
+    periods = {}
+    for line in crontab.splitlines():
+        match = re.match(r"([\d*]\S*)\s+(\S+)\s+\S+\s+\S+\s+(\S+)\s+www-data\s+mautic-cron\s+\d+\s+\d+\s+(\S+)", line)
+        if match:
+            minute, hour, weekday, command = match.groups()
+            if weekday != "*":
+                period = 7 * 86400
+            elif hour != "*":
+                period = 86400
+            else:
+                step = re.fullmatch(r"\*(?:/(\d+))?", minute)
+                period = 60 * int(step[1] or 1) if step else 3600 // len(minute.split(","))
+            periods[command] = period
+    return periods
+
+
+def cron_states(
+    periods: Mapping[str, int], beats: Mapping[str, Mapping[str, Any]], since: float, now: float
+) -> dict[str, dict[str, Any]]:
+    """Return {command: {last_success, rc, late, why}}: late when no success came within two periods and a quarter.
+
+    `beats` are the heartbeats by command (`:` as `_`), `since` is when the tenant began; times in epoch seconds.
+    """
+    states = {}
+    for command, period in periods.items():
+        beat = beats.get(command.replace(":", "_"), {})
+        last = beat.get("last_success")
+        late = command not in UNCONFIGURED and now - (last or since) > 2 * period + 900
+        if not beat:
+            why = "never ran"
+        elif beat.get("skipped"):
+            why = f"skipped: {beat['skipped']}"
+        else:
+            why = f"exit code {beat.get('rc')}"
+        states[command] = {"last_success": last, "rc": beat.get("rc"), "late": late, "why": why}
+    return states
+
+
+def count_errors(lines: Iterable[str], since: str) -> int:
+    """Count log lines of level ERROR or worse that are not older than `since` (ISO time, UTC)."""
+    pattern = re.compile(r"\[([^]]+)\] \w+\.(ERROR|CRITICAL|ALERT|EMERGENCY):")
+    return sum(1 for line in lines if (match := pattern.match(line)) and match[1] >= since)
+
+
+def _log_errors() -> int:
+    """Errors of the last day; of a long log its last 4 MB."""
+    now = datetime.now(UTC)
+    total = 0
+    for day in (now - timedelta(days=1), now):
+        path = MAUTIC / f"var/logs/mautic_prod-{day:%Y-%m-%d}.php"
+        if path.exists():
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - (4 << 20)))
+                lines = log.read().decode(errors="replace").splitlines()
+            total += count_errors(lines, (now - timedelta(days=1)).isoformat())
+    return total
+
+
+def _memory() -> int:
+    """Bytes in use by the container, by its own control group where that can be seen."""
+    for path in ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"):
+        if Path(path).exists():
+            return int(Path(path).read_text())
+    return 0

@@ -1,0 +1,76 @@
+"""`hold`: writes to the database wait while somebody takes a snapshot."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+from .means import ENVIRONMENT, asked, write
+
+DEADLINE = 15.0
+"""Seconds after which writes go on, whoever may have forgotten them."""
+
+
+def hold(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Start a holder that goes on after this call, and say whether it holds.
+
+    BACKUP STAGE, unlike FLUSH TABLES WITH READ LOCK, does not wait for long reads. Two holders wait for each other.
+    """
+    (files,) = asked(request, "files")
+    hearing, telling = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.setsid()
+            os.close(hearing)
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(nowhere, number)
+            _hold(Path(f"{files}.go"), Path(f"{files}.out"), telling)
+        finally:
+            os._exit(0)
+    os.close(telling)
+    with open(hearing) as pipe:
+        why = pipe.read()
+    return {"held": why == "held", "why": why if why != "held" else ""}
+
+
+def _hold(go: Path, out: Path, telling: int) -> None:
+    """Hold from one session, which ends with this process, until `go` is there; then write to `out` how long it was."""
+    session = subprocess.Popen(
+        ["mariadb", "--batch", "--skip-column-names", "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    to, of = cast(IO[str], session.stdin), cast(IO[str], session.stdout)
+
+    def done(*statements: str) -> bool:
+        """The client ends at its first error."""
+        try:
+            to.write("; ".join((*statements, "SELECT 'done';\n")))
+            to.flush()
+        except BrokenPipeError:
+            return False
+        return of.readline() == "done\n"
+
+    if not done("SET SESSION lock_wait_timeout = 20"):
+        why = "MariaDB does not answer"
+    # What waits for others comes first, while commits still go on.
+    elif not done(
+        "BACKUP STAGE START", "SET SESSION lock_wait_timeout = 5", "BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL"
+    ):
+        why = "MariaDB was too busy to let writes wait"
+    else:
+        began = time.monotonic()
+        held = done("SET SESSION lock_wait_timeout = 2", "BACKUP STAGE BLOCK_COMMIT")
+        why = "held" if held else "a transaction took too long to commit"
+    os.write(telling, why.encode())
+    os.close(telling)
+    if why != "held":
+        return
+    while not go.exists() and time.monotonic() - began < DEADLINE:
+        time.sleep(0.005)
+    was_told = go.exists()
+    if done("BACKUP STAGE END") and was_told:
+        write(out, json.dumps({"seconds": round(time.monotonic() - began, 3)}), 0o600)

@@ -1,0 +1,128 @@
+# ruff: noqa: S608 - every value in SQL goes through sql_text(), or is a constant
+"""`identity`: a clone becomes a tenant."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .edge import EDGE, checked_address, edge_conf
+from .means import (
+    IDENTITY,
+    SEAL,
+    CtlError,
+    asked,
+    await_database,
+    console,
+    mautic_version,
+    output_of,
+    php,
+    read_json,
+    run,
+    sql,
+    sql_text,
+    systemctl,
+    write,
+)
+from .parameters import provider_parameters, write_parameters
+from .seal import FORGET, forget_files, in_one_transaction
+from .sizes import bytes_of, write_sizes
+from .workers import set_workers
+
+BCRYPT = 'echo password_hash(rtrim(stream_get_contents(STDIN), "\\n"), PASSWORD_BCRYPT, ["cost" => 10]);'
+"""PHP's own cost. A higher one protects passwords that people choose; this one is random, and someone waits for it."""
+
+
+def identity(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a clone an identity and open it. Again with the same request it changes nothing that can be seen.
+
+    What a clone must not inherit is deleted while it is sealed (or when it was a tenant of another name), never in a
+    tenant that is in use.
+    """
+    began = time.monotonic()
+    hostname, domain, site_url, admin, db_password, secret_key, pool, children, workers = asked(
+        request, "hostname", "domain", "site_url", "admin", "db_password", "secret_key", "innodb_buffer_pool",
+        "fpm_children", "email_workers",
+    )  # fmt: skip
+    username, email, password = asked(admin, "username", "email", "password")
+    edge_address = checked_address(request.get("edge_address") or "")
+    if len(password) < 20:
+        raise CtlError("the admin's password has fewer than 20 characters, and Mautic might refuse it at login")
+    if not re.fullmatch(r"[0-9a-f]{64}", secret_key):
+        raise CtlError("`secret_key` is not 64 hexadecimal digits")
+    if not re.fullmatch(r"[a-z0-9.-]+", domain) or not re.fullmatch(r"[a-z0-9-]+", hostname):
+        raise CtlError("`domain` or `hostname` is not one")
+    mautic_version()
+    pool_bytes = bytes_of(pool)
+
+    hashing = php(BCRYPT, password)  # The longest part; everything else goes on beside it.
+    known = read_json(IDENTITY)
+    was_another = known.get("hostname", hostname) != hostname
+    fresh = SEAL.exists() or was_another
+    if was_another:
+        SEAL.touch()
+    if fresh:
+        forget_files()
+    _rename_machine(hostname, domain, new=was_another)
+    write_sizes(pool, int(children))
+    write(EDGE, edge_conf(edge_address))
+    provider = provider_parameters(domain, edge_address)
+    before = write_parameters({"db_password": db_password, "secret_key": secret_key, "site_url": site_url}, provider)
+    reloading = subprocess.Popen(["systemctl", "reload-or-restart", "php8.2-fpm", "nginx"], stderr=subprocess.DEVNULL)
+
+    await_database()
+    hashed = output_of(hashing, "hash the password")
+    names = {
+        "username": username, "email": email, "first_name": admin.get("first_name", "Admin"),
+        "last_name": admin.get("last_name", "Mautic"), "password": hashed,
+    }  # fmt: skip
+    values = ", ".join(f"{column} = {sql_text(value)}" for column, value in names.items())
+    forget_visits = ", last_login = NULL, last_active = NULL" if fresh else ""
+    update = f"UPDATE users SET {values}{forget_visits} WHERE id = 1;"
+    rows = sql(
+        f"ALTER USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(db_password)};\n"
+        f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};\n"
+        + in_one_transaction((FORGET if fresh else "") + update)
+        + f"SELECT COUNT(*) FROM users WHERE id = 1 AND username = {sql_text(username)};\n",
+        "mautic",
+    )
+    if rows != [["1"]]:
+        raise CtlError("Mautic's first user is not there; was the blueprint installed whole?")
+    if reloading.wait(timeout=60):
+        raise CtlError("php8.2-fpm and nginx could not be reloaded")
+    if str(before.get("site_url", "")).split(":")[0] != site_url.split(":")[0]:
+        # Whether cookies are secure is compiled in.
+        ended = console("cache:clear")
+        if ended.returncode:
+            raise CtlError(f"cache:clear failed with {ended.returncode} after the change of scheme")
+        systemctl("reload", "php8.2-fpm")
+    since = known.get("since") if not fresh else None
+    write(IDENTITY, json.dumps({"hostname": hostname, "domain": domain, "since": since or int(time.time())}))
+    SEAL.unlink(missing_ok=True)
+    set_workers(int(workers))
+    return {"fresh": fresh, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _rename_machine(hostname: str, domain: str, *, new: bool) -> None:
+    """Set the host's name, mail name, machine-id (kept unless it is another's) and SSH's keys (where SSH is)."""
+    socket.sethostname(hostname)
+    write(Path("/etc/hostname"), f"{hostname}\n")
+    write(Path("/etc/mailname"), f"{domain}\n")
+    write(Path("/etc/hosts"), f"127.0.0.1 localhost\n127.0.1.1 {domain} {hostname}\n::1 localhost ip6-localhost\n")
+    machine_id = Path("/etc/machine-id")
+    if new or not re.fullmatch(r"[0-9a-f]{32}\n?", machine_id.read_text() if machine_id.exists() else ""):
+        # In place: systemd may have mounted something over it.
+        machine_id.write_text(os.urandom(16).hex() + "\n")
+    if Path("/usr/sbin/sshd").exists():
+        keys = list(Path("/etc/ssh").glob("ssh_host_*"))
+        if new:
+            for key in keys:
+                key.unlink()
+        if new or not keys:
+            run("ssh-keygen", "-A")
+            run("systemctl", "try-restart", "ssh")

@@ -1,0 +1,114 @@
+"""`install`: Mautic into an empty database, to be a blueprint."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .means import (
+    MAUTIC,
+    STATE,
+    CtlError,
+    asked,
+    await_database,
+    console,
+    empty,
+    mautic_version,
+    output_of,
+    php,
+    run,
+    sql,
+    sql_text,
+    systemctl,
+    write,
+)
+from .page import login_page
+from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
+
+BASELINE = STATE / "migrations-baseline.json"
+WRITABLE = ("config", "var", "media", "translations")
+FOLDERS = ("var/cache", "var/logs", "var/tmp", "var/spool", "var/import", "media/files/temp", "media/images")
+
+
+def install(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Install Mautic once, to be a blueprint; does nothing when that is done."""
+    (site_url,) = asked(request, "site_url")
+    version = mautic_version()
+    systemctl("start", "mariadb", "php8.2-fpm", "nginx")
+    await_database()
+    tables = {row[0] for row in sql("SELECT table_name FROM information_schema.tables WHERE table_schema='mautic';")}
+    if tables:
+        # The installer would drop them, whatever its options say.
+        if BASELINE.exists() and _is_installed():
+            return {"version": version, "already": True}
+        raise CtlError(
+            "the database `mautic` has tables already, and installing would drop them; start from a new container"
+        )
+    for folder in FOLDERS:
+        (MAUTIC / folder).mkdir(parents=True, exist_ok=True)
+    for folder in WRITABLE:
+        ended = run("chown", "-R", "www-data:www-data", str(MAUTIC / folder), timeout=300)
+        if ended.returncode:
+            raise CtlError(f"{MAUTIC / folder} could not be given to www-data")
+    (MAUTIC / "config").chmod(0o750)
+    empty(MAUTIC / "var/cache")
+    database_password = os.urandom(24).hex()
+    sql(
+        "CREATE DATABASE IF NOT EXISTS mautic CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci;"
+        f"CREATE OR REPLACE USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(database_password)};"
+        "GRANT ALL PRIVILEGES ON mautic.* TO 'mautic'@'localhost';"
+    )
+    # The secrets go by the file, not by argv. site_url must not be in it: Mautic would count as installed.
+    before = {
+        "db_driver": "pdo_mysql", "db_host": "localhost", "db_port": 3306, "db_table_prefix": "", "db_name": "mautic",
+        "db_user": "mautic", "db_password": database_password, "admin_firstname": "Admin", "admin_lastname": "Mautic",
+        "admin_username": "admin", "admin_email": "admin@blueprint.invalid", "admin_password": os.urandom(24).hex(),
+    }  # fmt: skip
+    rendered = json.loads(
+        output_of(
+            php(RENDER_PARAMETERS, json.dumps({"local": "", "set": before, "remove": [], "provider": {}})), "render"
+        )
+    )
+    write(LOCAL, rendered["local"], 0o640, "www-data", "www-data")
+    PROVIDER.unlink(missing_ok=True)
+    ended = console("mautic:install", site_url, "--force")
+    if "Install complete" not in ended.stdout or not _is_installed():
+        LOCAL.unlink()  # It holds the admin's password.
+        said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        raise CtlError(f"mautic:install did not finish (exit code {ended.returncode}): {' / '.join(said[-4:])}")
+    # The installer leaves `temp` or a guess of its own; it is replaced again in each clone.
+    write_parameters({"secret_key": os.urandom(32).hex()}, PROVIDER_PARAMETERS)
+    for words in (["cache:clear"], ["mautic:plugins:reload"], ["messenger:setup-transports"]):
+        ended = console(*words)
+        if ended.returncode:
+            raise CtlError(f"{words[0]} failed: {' / '.join((ended.stdout + ended.stderr).split(chr(10))[-4:])}")
+    if not sql("SHOW TABLES LIKE 'messenger_messages';", "mautic"):
+        raise CtlError("messenger:setup-transports made no table messenger_messages")
+    _record_migrations()
+    systemctl("reload", "php8.2-fpm", "nginx")
+    status, is_login, _ = login_page(site_url.split("//")[-1].split("/")[0])
+    if not is_login:
+        raise CtlError(f"after the installation the login page answers {status}")
+    return {"version": version, "already": False}
+
+
+def _is_installed() -> bool:
+    """By what the installer leaves: both keys in local.php, and the admin's row. Its exit code says nothing."""
+    before = read_parameters()
+    if not before.get("db_driver") or not before.get("site_url"):
+        return False
+    return sql("SELECT COUNT(*) FROM users WHERE id = 1;", "mautic") == [["1"]]
+
+
+def migration_figures(status: str) -> dict[str, int]:
+    """Return {executed, available, new} from the table that doctrine:migrations:status prints."""
+    found = re.findall(r"\|\s*(Executed|Available|New)\s*\|\s*(\d+)\s*\|", status)
+    return {name.lower(): int(number) for name, number in found}
+
+
+def _record_migrations() -> None:
+    """Write down which migrations a fresh install leaves: some are always pending, so only a change means anything."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    figures = migration_figures(console("doctrine:migrations:status").stdout)
+    write(BASELINE, json.dumps({"version": mautic_version(), **figures}))

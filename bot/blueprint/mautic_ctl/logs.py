@@ -1,0 +1,67 @@
+"""`logs`: the last lines of a log, without the secrets that may stand in them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .means import MAUTIC, CtlError, asked, run
+from .parameters import read_parameters
+
+FILES = {
+    "mautic": (MAUTIC / "var/logs", "mautic_prod-*.php"),
+    "nginx": (Path("/var/log/nginx"), "error.log"),
+    "php": (Path("/var/log"), "php8.2-fpm.log"),
+}
+UNITS = {"mariadb": "mariadb", "cron": "cron"}
+LIMIT = 60_000
+SECRETIVE = re.compile(r"passw(or)?d|secret|token|api_?key|authorization|cookie|dsn|credential", re.IGNORECASE)
+ASSIGNED = re.compile(
+    rf"""(["']?[\w-]*(?:{SECRETIVE.pattern})[\w-]*["']?\s*(?:=>|[:=])\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s"',;&)}}\]]+)""",
+    re.IGNORECASE,
+)
+IN_ADDRESS = re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@")
+
+
+def logs(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the last lines of one log."""
+    what, lines = asked(request, "what", "lines")
+    if what in UNITS:
+        found = run(
+            "journalctl", "-u", UNITS[what], "-n", str(int(lines)), "-o", "short-iso", "-q", "--no-pager"
+        ).stdout
+    elif what in FILES:
+        folder, pattern = FILES[what]
+        found = "\n".join(_tail(sorted(folder.glob(pattern))[-2:], int(lines)))
+    else:
+        raise CtlError(f"there is no log {what}")
+    return {"text": masked(found, known_secrets())[-LIMIT:]}
+
+
+def _tail(files: Iterable[Path], lines: int) -> list[str]:
+    """The last lines of files, as one; of a long file its last part."""
+    found: list[str] = []
+    for path in files:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 4 * LIMIT))
+            found += log.read().decode(errors="replace").splitlines()
+    return found[-lines:]
+
+
+def known_secrets() -> list[str]:
+    """The values that Mautic's own configuration keeps secret."""
+    with suppress(CtlError):
+        return [
+            value
+            for key, value in read_parameters().items()
+            if isinstance(value, str) and len(value) >= 6 and SECRETIVE.search(key)
+        ]
+    return []
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Return a text without these secrets, and without what looks like one."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return IN_ADDRESS.sub(r"\1:***@", ASSIGNED.sub(r"\1***", text))

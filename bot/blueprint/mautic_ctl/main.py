@@ -1,0 +1,64 @@
+"""The door: one verb, its request and its answer."""
+
+import fcntl
+import json
+import os
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .means import LOCK, CtlError, write
+
+VERBS = {
+    "install": "install.install",
+    "seal": "seal.seal",
+    "identity": "identity.identity",
+    "resize": "sizes.resize",
+    "close": "doors.close",
+    "open": "doors.open_up",
+    "quiesce": "doors.quiesce",
+    "unquiesce": "doors.unquiesce",
+    "restart": "restart.restart",
+    "hold": "hold.hold",
+    "counts": "counts.counts",
+    "bytes": "counts.bytes_on_disk",
+    "logs": "logs.logs",
+    "console": "console.run_console",
+    "health": "health.health",
+    "version": "version.version",
+}
+"""The module and function of each; a module is loaded when it is asked for."""
+SIDE_BY_SIDE = frozenset(["hold", "counts", "bytes", "logs", "console", "health", "version"])
+"""Verbs that may run beside others."""
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb; 0 when it did what was asked, 1 when the answer says why not, 2 when called wrongly."""
+    if len(argv) != 4 or argv[1] not in VERBS:
+        print(f"usage: mautic-ctl {'|'.join(VERBS)} REQUEST_FILE RESULT_FILE", file=sys.stderr)
+        return 2
+    verb, request_file, result_file = argv[1], Path(argv[2]), Path(argv[3])
+    os.umask(0o022)
+    answer: dict[str, Any]
+    try:
+        text = request_file.read_text()
+        request_file.unlink()
+        request = json.loads(text)
+        with LOCK.open("w") as lock:
+            if verb not in SIDE_BY_SIDE:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            module, _, function = VERBS[verb].partition(".")
+            answer = {"ok": True, **getattr(import_module(f".{module}", __package__), function)(request)}
+    except CtlError as error:
+        answer = {"ok": False, "error": str(error)}
+    except Exception as error:
+        # Only where, not what: the text of an unexpected error may hold a secret.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        answer = {
+            "ok": False,
+            "error": f"mautic-ctl {verb} failed unexpectedly: {type(error).__name__} in {place.name}",
+        }
+    write(result_file, json.dumps(answer), 0o600)
+    return 0 if answer["ok"] else 1

@@ -1,0 +1,149 @@
+"""Small means: files, programs, SQL, and where things are."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+MAUTIC = Path("/var/www/mautic")
+STATE = Path("/var/lib/mautic-ops")
+BEATS, IDENTITY = STATE / "cron", STATE / "identity.json"
+SEAL = Path("/etc/nginx/sealed")
+CRONTAB = Path("/etc/cron.d/mautic")
+LOCK = Path("/run/mautic-ctl.lock")
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+DATABASE_SOCKET = Path("/run/mysqld/mysqld.sock")
+
+
+class CtlError(Exception):
+    """What went wrong, in one sentence for a person, without secrets."""
+
+
+def asked(request: Mapping[str, Any], *keys: str) -> list[Any]:
+    """Return the values of keys that the request must have; raises CtlError naming a missing one."""
+    for key in keys:
+        if request.get(key) in (None, ""):
+            raise CtlError(f"the request lacks `{key}`")
+    return [request[key] for key in keys]
+
+
+def sql_text(value: str) -> str:
+    """Return a string as an SQL literal."""
+    if "\0" in value:
+        raise CtlError("a value for the database holds a NUL character")
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def write(path: Path, text: str, mode: int = 0o644, owner: int | str = -1, group: int | str = -1) -> None:
+    """Replace a file as a whole; it is one's own unless told otherwise.
+
+    The new file is made by a name that must be free, so that no link planted there is followed.
+    """
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        shutil.chown(file.fileno(), owner, group)
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    new.replace(path)
+
+
+def empty(folder: Path) -> None:
+    """Delete what a folder holds; a folder that is not there is empty."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object, empty where the file is not there or not whole."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def run(*argv: str, stdin: str = "", user: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end with a bare environment; `user` also gives the group."""
+    return subprocess.run(
+        argv, input=stdin, user=user, group=user, extra_groups=[] if user else None, timeout=timeout, text=True,
+        capture_output=True, cwd="/", env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def systemctl(*words: str) -> None:
+    """Run systemctl; raises CtlError with what it says."""
+    ended = run("systemctl", *words, timeout=300)
+    if ended.returncode:
+        raise CtlError(f"systemctl {' '.join(words)} failed: {ended.stderr.strip().splitlines()[:1]}")
+
+
+def console(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run one of Mautic's commands as www-data; the caller judges it, since its exit code cannot be trusted."""
+    return run("php8.2", str(MAUTIC / "bin/console"), *words, "-n", "--no-ansi", user="www-data", timeout=timeout)
+
+
+def await_database(deadline: float = 60) -> None:
+    """Wait until MariaDB accepts connections on its socket; raises CtlError after `deadline` seconds."""
+    give_up = time.monotonic() + deadline
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(DATABASE_SOCKET))
+                return
+            except OSError:
+                if time.monotonic() > give_up:
+                    raise CtlError(f"MariaDB did not start within {deadline:.0f} s") from None
+        time.sleep(0.02)
+
+
+def sql(statements: str, database: str = "", *, force: bool = False) -> list[list[str]]:
+    """Execute statements as the database's root, by socket, and return all rows.
+
+    Raises CtlError with the error's number, never its text, which may hold a secret; with `force` a statement that
+    fails is passed over.
+    """
+    argv = ["mariadb", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"]
+    ended = run(*argv, *["--force"] * force, *[database] * bool(database), stdin=statements)
+    if ended.returncode and not force:
+        number = re.search(r"ERROR \d+ \(\w+\)", ended.stderr)
+        raise CtlError(f"the database refused a statement ({number[0] if number else 'no connection'})")
+    return [line.split("\t") for line in ended.stdout.splitlines()]
+
+
+def php(code: str, stdin: str) -> "subprocess.Popen[str]":
+    """Start PHP on a piece of code as www-data (a client's own code may run), with `stdin` on its way to it."""
+    process = subprocess.Popen(
+        ["php8.2", "-n", "-d", "display_errors=stderr", "-r", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, user="www-data", group="www-data", extra_groups=[], cwd="/", text=True,
+    )  # fmt: skip
+    with cast(IO[str], process.stdin) as pipe:
+        pipe.write(stdin)
+    process.stdin = None
+    return process
+
+
+def output_of(process: "subprocess.Popen[str]", doing: str) -> str:
+    """Return what a started PHP printed; raises CtlError when it failed."""
+    output = process.communicate(timeout=60)[0]
+    if process.returncode or not output:
+        raise CtlError(f"PHP could not {doing}")
+    return output
+
+
+def mautic_version() -> str:
+    """Return the version that the files say; raises CtlError when there is no Mautic."""
+    found = read_json(MAUTIC / "app/release_metadata.json").get("version")
+    if not found:
+        raise CtlError(f"there is no Mautic in {MAUTIC}")
+    return str(found)

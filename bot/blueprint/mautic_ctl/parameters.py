@@ -1,0 +1,79 @@
+"""Mautic's own parameters: the client's in local.php, the provider's beside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .means import MAUTIC, CtlError, output_of, php, write
+
+LOCAL, PROVIDER = MAUTIC / "config/local.php", MAUTIC / "config/parameters_local.php"
+
+PROVIDER_PARAMETERS: dict[str, Any] = {
+    # The defaults lose mail: no queue, no failure queue, retries within seconds.
+    "messenger_dsn_email": "doctrine://default?queue_name=email",
+    "messenger_dsn_hit": "doctrine://default?queue_name=hit",
+    "messenger_dsn_failed": "doctrine://default?queue_name=failed",
+    "messenger_retry_strategy_max_retries": 5,
+    "messenger_retry_strategy_delay": 60000,
+    "messenger_retry_strategy_multiplier": 3.0,
+    # Updates are the provider's to make, and a client's figures are nobody else's.
+    "system_update_url": "",
+    "stats_update_url": "",
+    "sysinfo_disabled": True,
+}
+"""Parameters the client's own settings page cannot undo."""
+
+RENDER_PARAMETERS = """
+$job = json_decode(stream_get_contents(STDIN), true);
+$parameters = [];
+ob_start();
+if (is_file($job['local'])) { include $job['local']; }
+ob_end_clean();
+$text = fn ($parameters) => "<?php\\n\\$parameters = " . var_export($parameters, true) . ";\\n";
+echo json_encode([
+    'before' => (object) $parameters,
+    'local' => $text(array_diff_key(array_replace($parameters, $job['set']), array_flip($job['remove']))),
+    'provider' => $text($job['provider']),
+]);
+"""
+ADMIN_PARAMETERS = ("admin_firstname", "admin_lastname", "admin_username", "admin_email", "admin_password")
+
+
+def trusted_host(domain: str) -> str:
+    """Return Mautic's `trusted_hosts` pattern that fits this domain alone."""
+    return "^" + domain.replace(".", r"\.") + "$"
+
+
+def provider_parameters(domain: str, edge_address: str) -> dict[str, Any]:
+    """Return the provider's parameters of one tenant."""
+    proxies = {"trusted_proxies": [edge_address]} if edge_address else {}
+    return PROVIDER_PARAMETERS | {"trusted_hosts": [trusted_host(domain)]} | proxies
+
+
+def render_parameters(local: Mapping[str, Any], provider: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what local.php sets (`before`), and the text of both files with these keys set; admin_* go."""
+    job = {"local": str(LOCAL), "set": local, "remove": ADMIN_PARAMETERS, "provider": provider}
+    try:
+        rendered: dict[str, Any] = json.loads(output_of(php(RENDER_PARAMETERS, json.dumps(job)), "read local.php"))
+    except ValueError:
+        raise CtlError("config/local.php does not set $parameters as Mautic's does") from None
+    return rendered
+
+
+def read_parameters() -> dict[str, Any]:
+    """Return what local.php sets."""
+    before: dict[str, Any] = render_parameters({}, {})["before"]
+    return before
+
+
+def write_parameters(local: Mapping[str, Any], provider: Mapping[str, Any]) -> dict[str, Any]:
+    """Set keys in local.php (admin_* go), replace parameters_local.php; return what local.php held before."""
+    rendered = render_parameters(local, provider)
+    write(LOCAL, rendered["local"], 0o640, "www-data", "www-data")
+    write(PROVIDER, rendered["provider"], 0o640, group="www-data")
+    # Compiled copies are told apart by the second; two writes within one would pass for the same.
+    for compiled in Path("/var/cache/php-opcache").glob(f"*{MAUTIC}/config/*.bin"):
+        compiled.unlink(missing_ok=True)
+    before: dict[str, Any] = rendered["before"]
+    return before

@@ -1,0 +1,19 @@
+"""`restart`: what does one job in a tenant, begun anew."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .means import CtlError, asked, systemctl
+from .workers import workers
+
+PARTS = {"cron": ["cron"], "web": ["php8.2-fpm", "nginx"], "database": ["mariadb"]}
+
+
+def restart(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Restart a part."""
+    (part,) = asked(request, "part")
+    units = workers() if part == "worker" else PARTS.get(part, [])
+    if not units:
+        raise CtlError(f"there is no {part} to restart")
+    systemctl("restart", *units)
+    return {}

@@ -1,0 +1,78 @@
+# ruff: noqa: S608 - every value in SQL goes through sql_text(), or is a constant
+"""`seal`: an installed Mautic becomes a blueprint."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .edge import EDGE, edge_conf
+from .means import BEATS, IDENTITY, MAUTIC, SEAL, await_database, empty, mautic_version, sql, systemctl
+from .workers import WANTS
+
+IDENTITY_TABLES = [
+    "audit_log",
+    "notifications",
+    "user_tokens",
+    "oauth2_accesstokens",
+    "oauth2_refreshtokens",
+    "oauth2_authcodes",
+    "oauth2_clients",
+    "ip_addresses",
+    "messenger_messages",
+]
+"""Tables that a clone must not inherit rows of: they name other people, open doors, or would be sent twice."""
+
+FORGET = "".join(f"DELETE FROM {table}; " for table in IDENTITY_TABLES)
+
+
+def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
+    """Close to the outside, take every identity away, stop all services."""
+    mautic_version()
+    SEAL.touch()
+    systemctl("stop", "cron", "mautic-worker@*")
+    systemctl("start", "mariadb")
+    await_database()
+    # No password has this hash.
+    sql(
+        in_one_transaction(FORGET + "UPDATE users SET password = '*', last_login = NULL, last_active = NULL;"),
+        "mautic",
+    )
+    systemctl("stop", "nginx", "php8.2-fpm", "mariadb.socket", "mariadb")
+    forget_files()
+    for log in Path("/var/log").rglob("*"):
+        if log.is_file() and not log.is_symlink():
+            os.truncate(log, 0)
+    for key in Path("/etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    IDENTITY.unlink(missing_ok=True)
+    Path("/var/lib/systemd/random-seed").unlink(missing_ok=True)
+    EDGE.write_text(edge_conf(""))
+    for link in WANTS.glob("mautic-worker@*.service"):
+        link.unlink()
+    # Empty, not absent: systemd then makes one at boot, without taking the boot for a first installation.
+    os.truncate("/etc/machine-id", 0)
+    bus = Path("/var/lib/dbus/machine-id")
+    if bus.exists() and not bus.is_symlink():
+        bus.unlink()
+        bus.symlink_to("/etc/machine-id")
+    return {"version": mautic_version()}
+
+
+def in_one_transaction(statements: str) -> str:
+    """Return SQL that executes statements with one commit; a table that is not there is passed over."""
+    return (
+        "DELIMITER //\nBEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; SET FOREIGN_KEY_CHECKS = 0; "
+        f"START TRANSACTION; {statements} COMMIT; SET FOREIGN_KEY_CHECKS = 1; END//\nDELIMITER ;\n"
+    )
+
+
+def forget_files() -> None:
+    """Delete locks (stale by now, and believed by Mautic), temporary files, logs, sessions, heartbeats."""
+    for folder in (
+        *(MAUTIC / f"var/{name}" for name in ("cache/run", "tmp", "logs")),
+        Path("/var/lib/php/sessions"),
+        BEATS,
+    ):
+        empty(folder)
+    (MAUTIC / "var/cache/prod/lastUpdateCheck.txt").unlink(missing_ok=True)

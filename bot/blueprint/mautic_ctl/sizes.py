@@ -1,0 +1,37 @@
+"""`resize`: what a plan gives MariaDB, PHP and the workers."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .means import CtlError, asked, sql, systemctl, write
+from .workers import set_workers
+
+DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
+PHP_PLAN = Path("/etc/php/8.2/fpm/pool.d/zz-plan.conf")
+
+
+def bytes_of(size: str) -> int:
+    """Return the bytes of a MariaDB size such as `768M`; raises CtlError."""
+    match = re.fullmatch(r"([1-9]\d*)([KMG]?)", size)
+    if not match:
+        raise CtlError(f"“{size}” is not a size for MariaDB; write one such as 768M")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+
+def write_sizes(pool: str, children: int) -> None:
+    """Write down the sizes that the next start, or reload, goes by."""
+    write(DATABASE_PLAN, f"# Sizes of the tenant's plan.\n[mysqld]\ninnodb_buffer_pool_size = {pool}\n")
+    write(PHP_PLAN, f"; Sizes of the tenant's plan.\n[www]\npm.max_children = {children}\n")
+
+
+def resize(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Go by other sizes, without a break: MariaDB resizes its pool in use, PHP finishes what it is at."""
+    pool, children, workers = asked(request, "innodb_buffer_pool", "fpm_children", "email_workers")
+    pool_bytes = bytes_of(pool)
+    write_sizes(pool, int(children))
+    sql(f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};")
+    systemctl("reload", "php8.2-fpm")
+    set_workers(int(workers))
+    return {}

@@ -1,0 +1,34 @@
+"""The workers of Mautic's queues."""
+
+from pathlib import Path
+
+from .means import systemctl
+
+WORKER_UNIT = Path("/etc/systemd/system/mautic-worker@.service")
+WANTS = Path("/etc/systemd/system/multi-user.target.wants")
+
+
+def set_workers(count: int) -> None:
+    """Have `count` workers of the queue `email` now and after each boot, named email, email-2, …"""
+    wanted = {f"mautic-worker@email{'' if number == 1 else f'-{number}'}.service" for number in range(1, count + 1)}
+    WANTS.mkdir(exist_ok=True)
+    there = {link.name for link in WANTS.glob("mautic-worker@*.service")}
+    for name in wanted - there:
+        (WANTS / name).symlink_to(WORKER_UNIT)
+    for name in there - wanted:
+        (WANTS / name).unlink()
+    if there - wanted:
+        systemctl("stop", "--no-block", *sorted(there - wanted))
+    # They take long to start and nobody waits for them.
+    systemctl("start", "--no-block", "cron", *sorted(wanted))
+
+
+def workers() -> list[str]:
+    """Return the units of a tenant's workers."""
+    return sorted(link.name for link in WANTS.glob("mautic-worker@*.service"))
+
+
+def start_workers() -> None:
+    """Have them start; they take long, and nobody waits for them."""
+    if units := workers():
+        systemctl("start", "--no-block", *units)

@@ -1,0 +1,310 @@
+"""What is done inside a tenant, on the whole stack: held, closed, emptied of work for a move, looked at, mended."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from urllib.parse import urlencode
+
+import pytest
+
+from bot.console import NotAllowed
+from bot.lxd import LxdError
+from bot.lxd_gateway import LxdGateway
+from bot.mautic import Mautic
+from tests.lab.conftest import SIZE, Clone, eventually
+
+FORM = 77
+
+
+def sql(host: LxdGateway, instance: str, statements: str) -> str:
+    ended = host.execute(instance, ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", statements])
+    assert ended.code == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def ask(address: str, domain: str, path: str, fields: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Ask as a visitor, with a form's fields or without: (status, content type, body)."""
+    connection = http.client.HTTPConnection(address, 80, timeout=20)
+    headers = {"Host": domain, "Content-Type": "application/x-www-form-urlencoded"}
+    try:
+        connection.request("POST" if fields else "GET", path, urlencode(fields or {}), headers)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+    finally:
+        connection.close()
+
+
+def submit(tenant: Clone, email: str) -> int:
+    """Send the form as a visitor; 200 is the acknowledgement."""
+    return ask(tenant.address, tenant.domain, f"/form/submit?formId={FORM}", {"mauticform[email]": email})[0]
+
+
+@contextmanager
+def visitors(tenant: Clone) -> Iterator[list[str]]:
+    """Somebody who sends forms all the while; yields the addresses whose forms were acknowledged."""
+    acknowledged: list[str] = []
+    ended = threading.Event()
+
+    def go_on() -> None:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            email = f"v{number}@example.test"
+            try:
+                if submit(tenant, email) == 200:
+                    acknowledged.append(email)
+            except OSError:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield acknowledged
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def mautic(host: LxdGateway) -> Mautic:
+    return Mautic(host)
+
+
+@pytest.fixture(scope="module")
+def tenant(host: LxdGateway, clone: Callable[..., Clone]) -> Clone:
+    """An open tenant with a published form."""
+    made = clone()
+    sql(host, made.name, f"INSERT INTO forms SET id = {FORM}, is_published = 1, name = 'f', alias = 'f'")
+    return made
+
+
+def wrong(mautic: Mautic, tenant: Clone) -> dict[str, str]:
+    checks = mautic.health(tenant.name)["checks"]
+    return {name: check["text"] for name, check in checks.items() if not check["ok"]}
+
+
+def well(mautic: Mautic, tenant: Clone) -> None:
+    assert eventually(lambda: wrong(mautic, tenant), lambda found: not found) == {}
+
+
+def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    answered: list[float] = []
+    writer = threading.Thread(target=lambda: (submit(tenant, "held@example.test"), answered.append(time.monotonic())))
+    with mautic.hold(tenant.name) as hold:
+        assert (hold.consistent, hold.why) == (True, "")
+        writer.start()
+        assert ask(tenant.address, tenant.domain, "/s/login")[0] == 200
+        time.sleep(0.5)
+        assert answered == []
+        released = time.monotonic()
+    writer.join()
+    assert answered[0] >= released
+    assert 0.5 < hold.seconds < 2
+    began = time.monotonic()
+    with mautic.hold(tenant.name) as hold:
+        pass
+    print(f"a hold around nothing: writes waited {hold.seconds} s, {time.monotonic() - began:.3f} s in all")
+    assert hold.seconds < 0.4
+
+
+def test_writes_go_on_by_themselves_when_the_bot_died(
+    mautic: Mautic, tenant: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mautic.hold(tenant.name) as hold:
+        began = time.monotonic()
+        assert submit(tenant, "late@example.test") == 200
+        assert 10 < time.monotonic() - began < 18
+        monkeypatch.setattr("bot.mautic.PATIENCE", 0.5)
+    assert (hold.consistent, hold.why) == (False, "writes were let go before the snapshot had ended")
+
+
+def test_without_its_database_it_is_copied_as_it_is_and_health_says_what_is_wrong(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    workers = ["mautic-worker@email", "mariadb.socket", "mariadb"]
+    host.execute(tenant.name, ["systemctl", "stop", *workers])
+    with mautic.hold(tenant.name) as hold:
+        assert (hold.consistent, hold.why) == (False, "MariaDB does not answer")
+    found = mautic.health(tenant.name)
+    assert {name for name, check in found["checks"].items() if not check["ok"]} >= {"database", "services"}
+    assert found["facts"]["database"] is False
+    mautic.restart_part(tenant.name, "database")
+    mautic.restart_part(tenant.name, "worker")
+    well(mautic, tenant)
+
+
+def test_a_worker_and_a_cron_that_stand_still_are_found_and_restarted(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    due = "UTC_TIMESTAMP() - INTERVAL 2 HOUR"
+    host.execute(tenant.name, ["systemctl", "stop", "mautic-worker@email", "cron"])
+    sql(
+        host,
+        tenant.name,
+        "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)"
+        f" VALUES ('{{}}', '[]', 'email', {due}, {due})",
+    )
+    found = wrong(mautic, tenant)
+    assert "mautic-worker@email is inactive" in found["services"]
+    assert "cron is inactive" in found["services"]
+    assert "1 in email" in found["queues"]
+    assert 7100 < mautic.health(tenant.name)["facts"]["queue_age"] < 7400
+    mautic.restart_part(tenant.name, "worker")
+    mautic.restart_part(tenant.name, "cron")
+    mautic.restart_part(tenant.name, "web")
+    well(mautic, tenant)
+
+
+def test_what_came_since_a_time_is_counted(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    sql(
+        host,
+        tenant.name,
+        "UPDATE leads SET date_added = '2026-01-01'; UPDATE form_submissions SET date_submitted = '2026-01-01'",
+    )
+    since = time.time() - 5
+    before = mautic.counts(tenant.name, since)
+    assert before["contacts"] == before["submissions"] == before["opt_outs"] == 0
+    assert submit(tenant, "new@example.test") == 200
+    sql(
+        host,
+        tenant.name,
+        "INSERT INTO lead_donotcontact (lead_id, date_added, reason, channel) VALUES (1, UTC_TIMESTAMP(), 1, 'email'),"
+        " (1, UTC_TIMESTAMP(), 2, 'email')",
+    )
+    found = mautic.counts(tenant.name, since)
+    assert abs(found.pop("last_write") - time.time()) < 30
+    assert found == {"contacts": 1, "submissions": 1, "opt_outs": 1}
+    assert mautic.counts(tenant.name)["contacts"] > 1
+    assert mautic.bytes(tenant.name) > 10_000_000
+
+
+def test_a_closed_tenant_is_polite_and_sends_nothing_over_a_restart_too_until_it_is_opened(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    job = "runuser -u www-data -- mautic-cron 600 30 mautic:import >/dev/null 2>&1 &"
+    host.execute(tenant.name, ["sh", "-c", job])
+    mautic.close(tenant.name, "suspend")
+
+    def is_closed() -> None:
+        for fields in (None, {"mauticform[email]": "x@example.test"}):
+            status, kind, body = ask(tenant.address, tenant.domain, f"/form/submit?formId={FORM}", fields)
+            assert (status, kind, "Please try again later" in body) == (503, "text/html; charset=utf-8", True)
+        assert host.execute(tenant.name, ["systemctl", "is-active", "mautic-worker@email"]).stdout == "inactive\n"
+
+    is_closed()
+    assert host.execute(tenant.name, ["sh", "-c", "grep -l mautic-cro[n] /proc/[0-9]*/cmdline"]).stdout == ""
+    with pytest.raises(LxdError, match="it is closed"):
+        mautic.console(tenant.name, ["mautic:messages:send"])
+    host.restart(tenant.name)
+    eventually(lambda: host.state(tenant.name).address, bool)
+    eventually(lambda: _status(tenant), lambda status: status == 503)
+    is_closed()
+    mautic.unquiesce(tenant.name)
+    is_closed()
+    mautic.open(tenant.name)
+    assert submit(tenant, "again@example.test") == 200
+    well(mautic, tenant)
+
+
+def _status(tenant: Clone) -> int:
+    try:
+        return ask(tenant.address, tenant.domain, "/s/login")[0]
+    except OSError:
+        return 0
+
+
+def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    copy = f"{tenant.name}--7"
+    with visitors(tenant) as acknowledged:
+        eventually(lambda: len(acknowledged), lambda number: number > 20)
+        began = time.monotonic()
+        turned_away = mautic.quiesce(tenant.name)
+        quiesced = time.monotonic() - began
+    assert submit(tenant, "too-late@example.test") == 503
+    assert turned_away < 1.5
+    log = host.execute(tenant.name, ["journalctl", "-u", "mariadb", "-n", "5", "-o", "cat"]).stdout
+    assert "Shutdown complete" in log
+    host.stop(tenant.name)
+    try:
+        host.copy(tenant.name, copy, config={}, devices={})
+        mautic.seal(copy)
+        host.start(copy)
+        moved = replace(tenant, name=copy, address=eventually(lambda: host.state(copy).address, bool))
+        assert eventually(lambda: _status(moved), bool) == 503
+        began = time.monotonic()
+        mautic.unquiesce(copy, edge_address="10.71.0.9")
+        opened = time.monotonic() - began
+        assert _status(moved) == 200
+        rows = sql(
+            host,
+            copy,
+            f"SELECT l.email FROM form_submissions s JOIN leads l ON l.id = s.lead_id WHERE form_id = {FORM}",
+        )
+        assert set(acknowledged) <= set(rows.split())
+        assert b"10.71.0.9" in host.pull(copy, "/etc/nginx/conf.d/edge.conf")
+        assert b"10.71.0.9" in host.pull(copy, "/var/www/mautic/config/parameters_local.php")
+        well(mautic, moved)
+        print(f"quiesce: clients turned away {turned_away} s, {quiesced:.3f} s in all; unquiesce {opened:.3f} s")
+    finally:
+        host.stop(copy, force=True)
+        host.delete(copy)
+        host.start(tenant.name)
+    eventually(lambda: host.state(tenant.name).address, bool)
+    mautic.unquiesce(tenant.name)
+    mautic.unquiesce(tenant.name)
+    well(mautic, tenant)
+
+
+def test_a_clone_without_an_identity_is_not_opened(mautic: Mautic, clone: Callable[..., Clone]) -> None:
+    with pytest.raises(LxdError, match="no identity of its own"):
+        mautic.open(clone(sealed=True).name)
+
+
+def test_logs_are_read_without_their_secrets(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    secret = host.execute(
+        tenant.name, ["php8.2", "-r", "include '/var/www/mautic/config/local.php'; echo $parameters['db_password'];"]
+    ).stdout
+    assert len(secret) > 20
+    log = f"/var/www/mautic/var/logs/mautic_prod-{time.strftime('%Y-%m-%d', time.gmtime())}.php"
+    host.push(tenant.name, log, f"first\ncannot connect with {secret}\n".encode(), mode=0o644)
+    assert mautic.logs(tenant.name, "mautic", 1) == "cannot connect with ***"
+    assert mautic.logs(tenant.name, "mautic", 9).startswith("first")
+    assert "ready for connections" in mautic.logs(tenant.name, "mariadb", 50)
+    assert "fpm" in mautic.logs(tenant.name, "php", 50)
+    assert "cron" in mautic.logs(tenant.name, "cron", 50)
+    mautic.logs(tenant.name, "nginx", 50)
+    host.remove(tenant.name, log)
+
+
+def test_mautic_s_own_commands_are_run_if_they_are_allowed_and_not_running(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    code, output = mautic.console(tenant.name, ["mautic:plugins:reload"])
+    assert (code, "new plugins were installed" in output) == (0, True)
+    assert mautic.console(tenant.name, ["mautic:segments:update", "--list-id", "999"])[0] == 1
+    with pytest.raises(NotAllowed):
+        mautic.console(tenant.name, ["mautic:install"])
+    held = "flock /var/lib/mautic-ops/cron/mautic_import.lock sleep 5 >/dev/null 2>&1 &"
+    host.execute(tenant.name, ["sh", "-c", held])
+    with pytest.raises(LxdError, match="mautic:import runs already"):
+        mautic.console(tenant.name, ["mautic:import"])
+
+
+def test_a_tenant_takes_the_sizes_of_another_plan_while_it_serves(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    mautic.resize(tenant.name, replace(SIZE, innodb_buffer_pool="256M", fpm_children=9, email_workers=2))
+    assert sql(host, tenant.name, "SELECT @@innodb_buffer_pool_size") == str(256 << 20)
+    assert b"pm.max_children = 9" in host.pull(tenant.name, "/etc/php/8.2/fpm/pool.d/zz-plan.conf")
+    worker = ["systemctl", "is-active", "mautic-worker@email-2"]
+    eventually(lambda: host.execute(tenant.name, worker).stdout, lambda state: state == "active\n")
+    assert submit(tenant, "resized@example.test") == 200
+    mautic.resize(tenant.name, SIZE)
+    eventually(lambda: host.execute(tenant.name, worker).stdout, lambda state: state == "inactive\n")
+    well(mautic, tenant)
