@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from bot.tenants import PlanSize
 
 DEFAULTS = Path(__file__).with_name("default.toml")
 PREFIX = "MAUTIC_OPS_"
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class InvalidSettings(Exception):
@@ -82,6 +83,20 @@ class BlueprintSettings:
 
 
 @dataclass(frozen=True)
+class SnapshotSettings:
+    """How many of each tier are kept of a tenant's snapshots."""
+
+    hourly: Count
+    daily: Count
+    weekly: Count
+    monthly: Count
+
+    def __str__(self) -> str:
+        tiers = ((self.hourly, "hourly"), (self.daily, "daily"), (self.weekly, "weekly"), (self.monthly, "monthly"))
+        return ", ".join(f"{count} {tier}" for count, tier in tiers if count) or "none"
+
+
+@dataclass(frozen=True)
 class RetentionSettings:
     archive_days: int
     credentials_hours: int
@@ -115,6 +130,7 @@ class Settings:
     edge: EdgeSettings
     blueprint: BlueprintSettings
     retention: RetentionSettings
+    snapshots: SnapshotSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
     plans: Mapping[str, PlanSize]

@@ -1,0 +1,117 @@
+"""A simulated year of snapshots: 50 tenants, both changes of the clock, downtimes, and a clock that is set.
+
+The models beside it are written another way: they read the calendar as text.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+from bot.retention import Point, Retention, spread
+from bot.settings import SnapshotSettings
+
+BERLIN = ZoneInfo("Europe/Berlin")
+BEGIN = int(datetime(2026, 1, 1, tzinfo=BERLIN).timestamp())
+HOUR = 3600
+YEAR = 8760
+COUNTS = SnapshotSettings(hourly=24, daily=7, weekly=4, monthly=6)
+TIERS = (24, 7, 4, 6)
+TENANTS = [f"client-{number}" for number in range(50)]
+JUMPS = {1000: 5, 2500: -3, 4000: 400 * 24, 4030: -400 * 24, 6000: -20 * 24, 7500: 1}
+"""Hours of the year at which the clock is set, and by how many hours."""
+PRUNED = 0.03
+"""How often it is pruned: whenever that is, what is left has to be the same."""
+
+
+def away(chance: random.Random) -> set[int]:
+    """Hours of the year in which the bot is away: often for some hours, sometimes for days, once for weeks."""
+    hours: set[int] = set()
+    for longest, times in ((6, 40), (6 * 24, 5), (45 * 24, 1)):
+        for _ in range(times):
+            begin = chance.randrange(YEAR)
+            hours.update(range(begin, begin + chance.randint(1, longest)))
+    return hours
+
+
+@lru_cache(500)
+def labels(late: float, at: int) -> tuple[str, ...]:
+    """The hour, day, week and month of a moment in writing, for a tenant whose hours begin so many seconds later."""
+    local = datetime.fromtimestamp(at - late, BERLIN)
+    text = local.isoformat(timespec="hours")
+    return text, text[:10], local.strftime("%G-%V"), text[:7]
+
+
+def stays(late: float, existing: Iterable[int], now: int) -> set[int]:
+    """The model: from the newest to the oldest, those that begin one of the last so many hours, days, weeks, months."""
+    left: set[int] = set()
+    newest_first = sorted(existing, reverse=True)
+    for side in ([at for at in newest_first if at <= now], [at for at in newest_first if at > now]):
+        left.update(side[:1])
+        for tier, count in enumerate(TIERS):
+            seen: set[str] = set()
+            for at in side:
+                if (label := labels(late, at)[tier]) not in seen and len(seen) < count:
+                    seen.add(label)
+                    left.add(at)
+    return left
+
+
+def test_a_year_of_fifty_tenants_by_a_true_clock_is_as_the_model_says() -> None:
+    """The model keeps a ledger of all that was ever taken, and knows of no pruning."""
+    chance = random.Random(2026)
+    downtime = away(chance)
+    for tenant in TENANTS:
+        rule, late = Retention(COUNTS, BERLIN, spread(tenant)), spread(tenant).total_seconds()
+        points: list[Point] = []
+        ledger: list[dict[str, int]] = [{} for _ in TIERS]
+        last = 0
+        for hour in range(YEAR):
+            if hour in downtime:
+                continue
+            # Somewhere within the hour: a tenant may be busy at its own moment.
+            now = BEGIN + hour * HOUR + chance.randrange(HOUR)
+            due = rule.due(points, now)
+            assert due == (labels(late, now)[0] not in ledger[0]), (tenant, hour)
+            if due:
+                points.append(Point(now, str(now)))
+                last = now
+                for newest, label in zip(ledger, labels(late, now), strict=True):
+                    newest[label] = now
+            if chance.random() < PRUNED:
+                gone = rule.surplus(points, now)
+                points = [point for point in points if point not in gone]
+                spans = zip(ledger, TIERS, strict=True)
+                kept = {at for newest, count in spans for at in islice(reversed(newest.values()), count)}
+                assert {point.at for point in points} == kept | {last}, (tenant, hour)
+        assert len(ledger[0]) > 0.65 * YEAR
+
+
+def test_a_year_by_a_clock_that_is_set_is_as_the_model_says() -> None:
+    chance = random.Random(2027)
+    downtime = away(chance)
+    for tenant in TENANTS[::5]:
+        rule, late = Retention(COUNTS, BERLIN, spread(tenant)), spread(tenant).total_seconds()
+        points: list[Point] = []
+        wrong = 0
+        for hour in range(YEAR):
+            wrong += JUMPS.get(hour, 0)
+            if hour in downtime:
+                continue
+            now = BEGIN + (hour + wrong) * HOUR + chance.randrange(HOUR)
+            last_hour = [int(point.at) for point in points if now - HOUR < point.at <= now]
+            there = any(labels(late, at)[0] == labels(late, now)[0] for at in last_hour)
+            assert rule.due(points, now) is not there, (tenant, hour)
+            if not there:
+                points.append(Point(now, str(now)))
+            if chance.random() < PRUNED:
+                gone = rule.surplus(points, now)
+                left = stays(late, [int(point.at) for point in points], now)
+                points = [point for point in points if point not in gone]
+                assert {point.at for point in points} == left, (tenant, hour)
+                # At most all of the policy, and as much again that is dated after now.
+                assert len(points) <= 2 * sum(TIERS)
