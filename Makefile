@@ -19,6 +19,13 @@ down: .venv
 clean-lab: .venv
 	$(PYTHON) -m bot clean-lab
 
+# A cluster of three and two servers that stand alone, on this machine.
+lab: .venv
+	$(PYTHON) -m tests.support.lab up
+
+lab-down: .venv
+	$(PYTHON) -m tests.support.lab down
+
 # First what can run side by side, then what shares one edge.
 test: .venv
 	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
@@ -47,4 +54,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact
 	@touch .venv
 
-.PHONY: up down clean-lab test demo bench docs lint
+.PHONY: up down clean-lab lab lab-down test demo bench docs lint

@@ -84,7 +84,7 @@ def up(state: Path, progress: Progress) -> LocalLxd:
             # Where a service manager runs, the package has just started it.
             found = _wait_for_service(state) if _service_manager() else _start(state, progress)
         if os.geteuid() == 0:
-            _raise_limits(progress)
+            raise_limits(progress)
         return found
 
 
@@ -258,7 +258,7 @@ def _start(state: Path, progress: Progress) -> LocalLxd:
     folder.mkdir(parents=True, exist_ok=True)
     folder.parent.chmod(0o755)
     folder.chmod(0o711)
-    _raise_limits(progress)
+    raise_limits(progress)
     _start_lxcfs(folder.with_suffix(".log"), progress)
     progress("starting LXD")
     with folder.with_suffix(".log").open("ab") as log:
@@ -287,7 +287,7 @@ def _start(state: Path, progress: Progress) -> LocalLxd:
     raise LxdUnavailable(f"LXD does not start on this machine: {reason}.")
 
 
-def _raise_limits(progress: Progress) -> None:
+def raise_limits(progress: Progress) -> None:
     """Raise the kernel's limits that a hundred containers run into; note the former ones for `remove`."""
     before: dict[str, int] = {}
     for name, wanted in _LIMITS.items():

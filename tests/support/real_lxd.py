@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -48,9 +49,7 @@ def real_lxd() -> Iterator[LxdGateway]:
             subprocess.run([str(Path(__file__).with_name("tiny_image.sh")), str(image)], check=True)
             lxd.import_image(str(image), TINY, {"os": "tiny"})
     except LxdUnavailable as error:
-        if os.environ.get("REQUIRE_LXD") == "1":
-            pytest.fail(f"REQUIRE_LXD is set, and there is no LXD: {error}")
-        pytest.skip(f"NO REAL LXD: {error}")
+        without_lxd(error)
     yield lxd
     with _users() as users:
         users.remove(os.getpid())
@@ -76,6 +75,13 @@ def real_name(real_lxd: LxdGateway) -> Iterator[Callable[[], str]]:
             real_lxd.stop(made, force=True)
             real_lxd.update(made, {"security.protection.delete": None})
             real_lxd.delete(made)
+
+
+def without_lxd(error: LxdUnavailable) -> NoReturn:
+    """Skip for want of LXD, or fail where it is required."""
+    if os.environ.get("REQUIRE_LXD") == "1":
+        pytest.fail(f"REQUIRE_LXD is set, and there is no LXD: {error}")
+    pytest.skip(f"NO REAL LXD: {error}")
 
 
 def _named() -> str:

@@ -1,0 +1,368 @@
+"""A lab on one machine: a cluster of three and two servers that stand alone, each in namespaces of its own.
+
+    python -m tests.support.lab up | down          (`make lab`, `make lab-down`)
+
+Every daemon sees a machine of its own: a network namespace, joined to the others by a bridge, and a mount namespace. So
+it can be killed, and its network cut, as if it stood elsewhere. All state is under `ROOT`; all processes carry `_MARK`
+in their environment, so that also what a killed run left is found, and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bot import local_lxd
+from bot.lxd import LxdUnavailable
+from bot.lxd_gateway import LxdGateway
+from tests.support.real_lxd import TINY, without_lxd
+
+ROOT = Path("/tmp/mautic-ops-lab")
+BRIDGE = "mopslab"
+MEMBERS = ("node1", "node2", "node3")
+SINGLE = ("solo1", "solo2")
+ADDRESS = {name: f"10.88.0.{101 + number}" for number, name in enumerate(MEMBERS + SINGLE)}
+SUBNET = "10.70.0.1/24"
+"""Of the tenants' bridge, inside each namespace."""
+_BY_HAND = ROOT / "by-hand"
+_MARK = f"MAUTIC_OPS_LAB={ROOT}"
+_SECONDS = 60
+_ALONE = """
+set -e
+# A sysfs that shows this network; the control groups are carried over.
+mount --move /sys /mnt
+mount -t sysfs sysfs /sys
+mount --move /mnt/fs/cgroup /sys/fs/cgroup
+umount -l /mnt
+ip link set lo up
+echo ready
+exec sleep infinity
+"""
+
+
+class Node:
+    """One machine of the lab: its namespaces, its daemon, and its cable."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address = ADDRESS[name]
+        self.url = f"https://{self.address}:8443"
+        self.folder = ROOT / name
+        self.socket = str(self.folder / "lxd" / "unix.socket")
+        self._cable = f"{BRIDGE}{self.address[-1]}"
+        self._holder: subprocess.Popen[str] | None = None
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def boot(self) -> None:
+        """Make the namespaces, plug the cable in, start the daemon."""
+        (self.folder / "lxd").mkdir(parents=True, mode=0o711)
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "--net", "sh", "-c", _ALONE],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._holder.stdout
+        with self._holder.stdout as said:
+            if said.readline() != "ready\n":
+                raise LxdUnavailable(f"The lab cannot make the namespaces of {self.name} on this machine.")
+        holder = str(self._holder.pid)
+        _run("ip", "link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", holder)
+        _run("ip", "link", "set", self._cable, "master", BRIDGE, "up")
+        inside = ["nsenter", "--net", "--target", holder, "ip"]
+        _run(*inside, "address", "add", f"{self.address}/24", "dev", "eth0")
+        _run(*inside, "link", "set", "eth0", "up")
+        _run(*inside, "route", "add", "default", "via", "10.88.0.1")
+        self.start()
+
+    def start(self) -> None:
+        """Start the daemon and wait until it is ready."""
+        assert self._holder
+        with (self.folder / "lxd.log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                ["nsenter", "--net", "--mount", "--target", str(self._holder.pid), "lxd", "--group", "root"],
+                env={**_environment(), "LXD_DIR": str(self.folder / "lxd")},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.lxd("lxd", "waitready", f"--timeout={_SECONDS}")
+
+    def kill(self) -> None:
+        """kill -9 the daemon; its containers go on."""
+        assert self._daemon
+        self._daemon.kill()
+        self._daemon.wait()
+
+    def cut(self) -> None:
+        """Pull the cable out."""
+        _run("ip", "link", "set", self._cable, "down")
+
+    def restore(self) -> None:
+        """Plug the cable in again."""
+        _run("ip", "link", "set", self._cable, "up")
+
+    def lxd(self, *command: str, text: str = "") -> str:
+        """Run a command of LXD's own against this daemon; what it prints."""
+        return _run(*command, text=text, environment={"LXD_DIR": str(self.folder / "lxd")})
+
+    def let_go(self) -> None:
+        """Let the processes outlive this one."""
+        for process in (self._holder, self._daemon):
+            if process:
+                process.returncode = 0
+
+
+class Lab:
+    """The five machines, and the doors to their three servers."""
+
+    def __init__(self) -> None:
+        self.nodes = {name: Node(name) for name in ADDRESS}
+        self.took: dict[str, float] = {}
+
+    @property
+    def cluster(self) -> LxdGateway:
+        """The door to the cluster, by way of node1."""
+        return self.gateway("node1")
+
+    def gateway(self, name: str) -> LxdGateway:
+        """A new door to the server of one machine, over the network as the bot's."""
+        return LxdGateway(
+            self.nodes[name].url,
+            certificate=(str(ROOT / "client.crt"), str(ROOT / "client.key")),
+            server_certificate=str(ROOT / f"{name}.crt"),
+        )
+
+    def host(self, name: str) -> LxdGateway:
+        """The door to one host: a server that stands alone, or a member of the cluster."""
+        return self.cluster.at(name) if name in MEMBERS else self.gateway(name)
+
+    def up(self) -> None:
+        """Bring all up, with the bot's project and the tiny image on each server."""
+        clean()
+        local_lxd.raise_limits(print)
+        ROOT.mkdir()
+        _run("ip", "link", "add", BRIDGE, "type", "bridge")
+        _run("ip", "address", "add", "10.88.0.1/24", "dev", BRIDGE)
+        _run("ip", "link", "set", BRIDGE, "up")
+        with self._part("daemons"), ThreadPoolExecutor(len(self.nodes)) as threads:
+            list(threads.map(Node.boot, self.nodes.values()))
+        with self._part("cluster"):
+            _make_certificate()
+            self._configure()
+        with self._part("projects and images"), ThreadPoolExecutor(3) as threads:
+            _run(str(Path(__file__).with_name("tiny_image.sh")), str(ROOT / "tiny.tar.gz"))
+            list(threads.map(self._furnish, ("node1", *SINGLE)))
+
+    def _configure(self) -> None:
+        first, *others = (self.nodes[name] for name in MEMBERS)
+        for node in (first, *(self.nodes[name] for name in SINGLE)):
+            config = f"config: {{core.https_address: '{node.address}:8443', images.auto_update_interval: '0'}}\n"
+            if node is first:
+                config += f"cluster: {{enabled: true, server_name: {node.name}}}\n"
+            node.lxd("lxd", "init", "--preseed", text=config)
+        for node in others:
+            token = first.lxd("lxc", "cluster", "add", node.name).split()[-1]
+            joining = f"server_name: {node.name}, server_address: '{node.address}:8443', cluster_token: {token}"
+            node.lxd("lxd", "init", "--preseed", text=f"cluster: {{enabled: true, {joining}}}\n")
+
+    def _furnish(self, name: str) -> None:
+        node = self.nodes[name]
+        node.lxd("lxc", "config", "trust", "add", str(ROOT / "client.crt"), "--name", "mautic-ops")
+        for other in MEMBERS if name in MEMBERS else (name,):
+            certificate = "cluster.crt" if name in MEMBERS else "server.crt"
+            shutil.copy(node.folder / "lxd" / certificate, ROOT / f"{other}.crt")
+        lxd = self.gateway(name)
+        lxd.ensure_project(pool_driver="btrfs", pool_size="10GiB", subnet=SUBNET)
+        lxd.import_image(str(ROOT / "tiny.tar.gz"), TINY, {"os": "tiny"})
+
+    def down(self) -> None:
+        """Take all away."""
+        clean()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let the processes be nobody's children."""
+        for node in self.nodes.values():
+            node.let_go()
+
+    @contextmanager
+    def _part(self, title: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.took[title] = time.monotonic() - began
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One lab at a time, whoever wants one."""
+    with ROOT.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _BY_HAND.exists():
+            raise LxdUnavailable("There is a lab that was brought up by hand; `make lab-down` takes it away.")
+        yield
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The lab, for the time of the session.
+
+    Skips where no LXD can run; fails instead under REQUIRE_LXD=1.
+    """
+    made = Lab()
+    with ExitStack() as stack:
+        try:
+            if shutil.which("lxd") is None or os.geteuid() != 0:
+                raise LxdUnavailable("The lab needs LXD installed (`make up` does that), and root.")
+            stack.enter_context(_alone())
+            stack.callback(made.down)
+            made.up()
+        except LxdUnavailable as error:
+            without_lxd(error)
+        yield made
+
+
+def clean() -> None:
+    """Take the lab away, also one that a killed run left: its processes, its bridge and cables, its files."""
+    pids = _processes()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + _SECONDS
+    while any(_alive(pid) for pid in pids):
+        if time.monotonic() > end:
+            raise LxdUnavailable(f"The lab's processes {pids} do not end.")
+        time.sleep(0.02)
+    for link in (BRIDGE, *(f"{BRIDGE}{address[-1]}" for address in ADDRESS.values())):
+        if Path("/sys/class/net", link).exists():
+            _run("ip", "link", "delete", link)
+    for group in (found for depth in ("", "*/") for found in Path("/sys/fs/cgroup").glob(f"{depth}lxc.*.mautic-ops_*")):
+        for folder, _, _ in os.walk(group, topdown=False):
+            # One that is in use, by a bot beside the lab, cannot be removed.
+            with suppress(OSError):
+                os.rmdir(folder)
+    shutil.rmtree(ROOT, ignore_errors=True)
+
+
+def _processes() -> list[int]:
+    """The lab's: those with the mark, and the first processes of its containers, whose monitors have it."""
+    marked, parents = [], {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            pid = int(path.name)
+            parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if pid != os.getpid() and _MARK.encode() in (path / "environ").read_bytes().split(b"\0"):
+                marked.append(pid)
+    return marked + [pid for pid, parent in parents.items() if parent in marked and pid not in marked]
+
+
+def _alive(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    return Path(f"/proc/{pid}").exists()
+
+
+def _environment() -> dict[str, str]:
+    name, _, value = _MARK.partition("=")
+    return {**os.environ, name: value, "LXD_CONF": str(ROOT / "lxc")}
+
+
+def _run(*command: str, text: str = "", environment: dict[str, str] | None = None) -> str:
+    ended = subprocess.run(
+        command,
+        env={**_environment(), **(environment or {})},
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=2 * _SECONDS,
+        check=False,
+    )
+    if ended.returncode:
+        raise LxdUnavailable(f"`{' '.join(command[:3])}` failed: {(ended.stderr or ended.stdout).strip()}")
+    return ended.stdout
+
+
+def _make_certificate() -> None:
+    """The bot's client certificate for the lab."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mautic-ops lab")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (ROOT / "client.crt").write_bytes(certificate.public_bytes(pem))
+    (ROOT / "client.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+def _configuration(lab: Lab) -> str:
+    """A mautic-ops.toml for a bot over the lab."""
+
+    def door(name: str) -> str:
+        return (
+            f'endpoint = "{lab.nodes[name].url}"\ncertificate = "{ROOT}/client.crt"\nkey = "{ROOT}/client.key"\n'
+            f'server_certificate = "{ROOT}/{name}.crt"\n'
+        )
+
+    servers = "".join(f'\n[servers.{name}]\n{door(name)}listen = "{lab.nodes[name].address}"\n' for name in SINGLE)
+    return (
+        f'[bot]\nstate = "{ROOT}/state"\n\n[lxd]\nname = "cluster"\n{door("node1")}subnet = "{SUBNET}"\n{servers}\n'
+        f'[edge]\nlisten = "{lab.nodes["node1"].address}"\n'
+    )
+
+
+def main(verb: str) -> None:
+    """Bring the lab up to stay, or take it away."""
+    if verb == "down":
+        clean()
+        return
+    with _alone():
+        lab = Lab()
+        try:
+            lab.up()
+        except BaseException:
+            lab.down()
+            raise
+        lab.let_go()
+        file = ROOT / "mautic-ops.toml"
+        file.write_text(_configuration(lab))
+        _BY_HAND.touch()
+    for title, seconds in lab.took.items():
+        print(f"  {seconds:5.1f} s  {title}")
+    for node in lab.nodes.values():
+        print(f"  {node.name}: {node.url}, or by hand: LXD_DIR={node.folder}/lxd lxc list --project mautic-ops")
+    print(
+        f"The bot's way to it: `export MAUTIC_OPS_CONFIG={file}`, then `make up`. `make lab-down` takes the lab away."
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
