@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import commands
@@ -17,13 +18,12 @@ from bot.announcer import Announcer
 from bot.approvals import Approvals
 from bot.database import Database
 from bot.fleet import Fleet
-from bot.hosts import open_edge, open_lxd
+from bot.hosts import open_edge, open_servers
 from bot.inbox import Inbox
 from bot.invocations import Invocations
 from bot.jobs import Jobs
 from bot.listeners import SocketMode, make_app, web_client
 from bot.lxd import Lxd, LxdError
-from bot.mautic import Mautic
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
 from bot.people import People
@@ -38,8 +38,8 @@ from bot.vault import Vault
 log = logging.getLogger("bot")
 
 
-def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor, post: Post) -> Context:
-    """Build what commands use, over a given LXD, edge and door to Slack."""
+def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
+    """Build what commands use, over given LXD servers, their edges and the door to Slack."""
     database = Database(settings.state / "bot.db")
     operations = Operations(database)
     registry = Registry(commands)
@@ -51,9 +51,7 @@ def compose(settings: Settings, lxd: Lxd, edge: EdgeDoor, post: Post) -> Context
     context = Context(
         settings=settings,
         database=database,
-        lxd=lxd,
-        fleet=Fleet(lxd, settings.lxd.name),
-        mautic=Mautic(lxd),
+        fleet=Fleet(servers),
         edge=edge,
         vault=Vault(database, settings.state / "vault.key", operations.clock),
         operations=operations,
@@ -93,10 +91,10 @@ def run() -> int:
     settings.state.mkdir(parents=True, exist_ok=True)
     if not settings.slack.bot_token:
         raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without it starts the local workspace.")
-    lxd = open_lxd(settings)
-    edge = open_edge(settings, lxd)
+    servers = open_servers(settings)
+    edge = open_edge(settings, servers)
     client = web_client(settings.slack)
-    context = compose(settings, lxd, edge, Post(client))
+    context = compose(settings, servers, edge, Post(client))
     people = People(client, settings)
     announcer = Announcer(client, context.operations, context.renderer, settings)
     runner = Runner(context, settings.bot.workers)

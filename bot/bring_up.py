@@ -22,7 +22,7 @@ from bot.blueprint.archive import ArchiveError, open_archive
 from bot.blueprint.base import BaseError
 from bot.blueprint.build import Blueprint, blueprints, build, export
 from bot.fleet import Fleet
-from bot.hosts import gateway, real_edge
+from bot.hosts import gateway, gateways, real_edges
 from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
 from bot.plan import Refused
@@ -104,17 +104,18 @@ def _prepare(settings: Settings, parts: Parts) -> str:
     try:
         with parts.part("LXD") as tell:
             address = settings.lxd.endpoint or local_lxd.up(settings.state, tell).socket
-            lxd = gateway(settings)
-            lxd.ensure_project(
-                pool_driver=settings.lxd.pool_driver, pool_size=settings.lxd.pool_size, subnet=settings.lxd.subnet
-            )
+            servers = gateways(settings)
+            for lxd in servers.values():
+                lxd.ensure_project(
+                    pool_driver=settings.lxd.pool_driver, pool_size=settings.lxd.pool_size, subnet=settings.lxd.subnet
+                )
         try:
-            Fleet(lxd, settings.lxd.name).blueprint()
+            Fleet(servers).blueprint()
         except Refused:
             with parts.part("Blueprint") as tell:
-                build_blueprint(settings, lxd, tell)
+                build_blueprint(settings, servers[settings.lxd.name], tell)
         with parts.part("Edge") as tell:
-            real_edge(settings, lxd).ensure(tell)
+            real_edges(settings, servers).ensure(tell)
     except (LxdError, ArchiveError, BaseError) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without LXD.)") from error
     return address
@@ -220,11 +221,12 @@ def clean_lab() -> int:
     """Remove what `up` made, without a trace: everything of ours on this machine's LXD, its daemon, the state."""
     settings = load()
     _stop_processes(settings)
-    if not settings.lxd.simulated and not settings.lxd.endpoint:
-        lxd = settings.lxd
+    lxd = settings.lxd
+    if not lxd.simulated and lxd.endpoint:
+        for server in gateways(settings).values():
+            server.remove_project()
+    elif not lxd.simulated:
         local_lxd.remove(settings.state, project=lxd.project, pool=lxd.pool, network=lxd.network, profile=lxd.profile)
-    elif settings.lxd.endpoint and not settings.lxd.simulated:
-        gateway(settings).remove_project()
     shutil.rmtree(settings.state, ignore_errors=True)
     return 0
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,6 @@ from bot.lxd import Instance, Lxd, LxdError, NotFound, edge_address
 from bot.tenants import stamp, stamps
 
 NAME = "edge"
-_UNFINISHED = "edge--building"
 _CONFIG = "/etc/caddy/edge.json"
 _ADMIN = "unix//run/caddy/admin.sock"
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
@@ -38,6 +37,8 @@ _PRETENCES = (
     "X-Real-Ip",
 )
 """Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
+_HOP = "Mautic-Ops-Hop"
+"""Header of a request that one edge has passed on to another."""
 _SECONDS = 30.0
 """How long the login page may take."""
 
@@ -53,19 +54,30 @@ class ProbeResult:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Peer:
+    """The edge of another host: the address it listens at, and its own authority's certificate (PEM, or empty)."""
+
+    address: str
+    authority: str
+
+
 def routes(
-    sites: Mapping[str, str],
+    sites: Mapping[str, str | Peer],
     *,
     base_domain: str,
     tls: Literal["internal", "automatic"],
     email: str = "",
     https_port: int = 443,
+    peers: Sequence[Peer] = (),
 ) -> dict[str, Any]:
     """Return Caddy's whole configuration.
 
     Args:
-        sites: the address of each domain's tenant; empty where it is not open, which gets a page that says so.
-        https_port: the port that clients use, for the way there from plain HTTP.
+        sites: the address of each domain's tenant, or the edge of the host that it stands on; empty where it is not
+            open, which gets a page that says so.
+        https_port: the port that clients use, for the way there from plain HTTP; every edge of the fleet has the same.
+        peers: the fleet's other edges, which are believed whom they speak for.
     """
     domains = sorted(sites)
     port = "" if https_port == 443 else f":{https_port}"
@@ -79,7 +91,10 @@ def routes(
         "protocols": ["h1", "h2"],
         "automatic_https": {"disable": True},
         "tls_connection_policies": [{}],
-        "routes": [*(_route(domain, sites[domain]) for domain in domains), {"handle": [_page(404)]}],
+        "routes": [
+            *(route for domain in domains for route in _routes(domain, sites[domain], https_port, peers)),
+            {"handle": [_page(404)]},
+        ],
         "errors": {"routes": [{"handle": [_page(503)]}]},
     }
     redirect = {
@@ -109,18 +124,33 @@ def routes(
     }
 
 
-def _route(domain: str, address: str) -> dict[str, Any]:
+def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer]) -> list[dict[str, Any]]:
+    clean = {"handler": "headers", "request": {"delete": list(_PRETENCES)}}
+    closed = {"match": [{"host": [domain]}], "handle": [_page(503)], "terminal": True}
+    if isinstance(site, Peer):
+        pem = "".join(site.authority.split("-----")[2:3])
+        trust = {"root_ca_pool": ["".join(pem.split())]} if pem else {}
+        proxy = {
+            "handler": "reverse_proxy",
+            "upstreams": [{"dial": f"{site.address}:{https_port}"}],
+            "transport": {"protocol": "http", "dial_timeout": "2s", "tls": {"server_name": domain, **trust}},
+            "headers": {"request": {"set": {_HOP: ["1"]}}},
+        }
+        # What came from another edge goes no further: two that are not of one mind would send it to and fro.
+        first_hop = {"host": [domain], "not": [{"header": {_HOP: ["*"]}}]}
+        return [{"match": [first_hop], "handle": [clean, proxy], "terminal": True}, closed]
+    if not site:
+        return [closed]
     proxy = {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": f"{address}:80"}],
+        "upstreams": [{"dial": f"{site}:80"}],
         "transport": {"protocol": "http", "dial_timeout": "2s"},
+        "headers": {"request": {"delete": [_HOP]}},
     }
-    clean = {"handler": "headers", "request": {"delete": list(_PRETENCES)}}
-    return {
-        "match": [{"host": [domain]}],
-        "handle": [clean, proxy] if address else [_page(503)],
-        "terminal": True,
-    }
+    believed = sorted({peer.address for peer in peers})
+    if believed:
+        proxy["trusted_proxies"] = believed
+    return [{"match": [{"host": [domain]}], "handle": [clean, proxy], "terminal": True}]
 
 
 def _page(status: Literal[404, 503]) -> dict[str, Any]:
@@ -155,6 +185,7 @@ class Edge:
         cache: where the Debian base is kept.
         base: `debootstrap`, or the alias of a Debian image on the server.
         connect: address that the host's ports are reached at from here; empty: `listen`.
+        member: the member of a cluster that it is the edge of; its container is then called after it.
     """
 
     def __init__(
@@ -172,12 +203,16 @@ class Edge:
         cache: Path,
         base: str = "debootstrap",
         connect: str = "",
+        member: str = "",
     ) -> None:
         self._lxd = lxd
+        self._member = member
+        self._name = f"{NAME}--{member}" if member else NAME
+        self._unfinished = f"{self._name}--building"
         self._base_domain = base_domain
         self._tls = tls
         self._email = email
-        self._listen = listen
+        self.listen = listen
         self._ports = {"http": (http_port, 80), "https": (https_port, 443)}
         self._network = network
         self.address = edge_address(subnet)
@@ -192,48 +227,69 @@ class Edge:
         """Have the edge there, running, at its address and ports, with today's routes."""
         with self._lock:
             found = {instance.name: instance for instance in self._lxd.instances()}
-            if _UNFINISHED in found:
-                self._delete(_UNFINISHED)
-            if self._listen in ("0.0.0.0", "::"):  # noqa: S104
+            if self._unfinished in found:
+                self._delete(self._unfinished)
+            if self.listen in ("0.0.0.0", "::"):  # noqa: S104
                 raise LxdError(
                     "The edge listens on one address of its host, so that it sees who asks: set edge.listen to it."
                 )
             devices = self._devices()
             recipe = hashlib.sha256(recipe_tar("edge")).hexdigest()[:12]
-            if NAME not in found:
+            if self._name not in found:
                 progress("making the edge")
                 self._make(devices, recipe, progress)
-            elif stamp(found[NAME].config, "role") != "edge":
-                raise LxdError(f"There is an instance `{NAME}` that is not the bot's; rename or remove it.")
-            elif stamp(found[NAME].config, "recipe") != recipe:
+            elif stamp(found[self._name].config, "role") != "edge":
+                raise LxdError(f"There is an instance `{self._name}` that is not the bot's; rename or remove it.")
+            elif stamp(found[self._name].config, "recipe") != recipe:
                 progress("renewing the edge")
-                self._lxd.start(NAME)
-                self._furnish(NAME)
-                self._lxd.restart(NAME)
-                self._lxd.update(NAME, stamps(recipe=recipe), devices)
-            elif found[NAME].devices != devices:
-                gone = dict.fromkeys(found[NAME].devices.keys() - devices.keys())
-                self._lxd.update(NAME, {}, {**devices, **gone})
-            self._lxd.start(NAME)
-            until(self._lxd, NAME, "test -S /run/caddy/admin.sock")
+                self._lxd.start(self._name)
+                self._furnish(self._name)
+                self._lxd.restart(self._name)
+                self._lxd.update(self._name, stamps(recipe=recipe), devices)
+            elif found[self._name].devices != devices:
+                gone = dict.fromkeys(found[self._name].devices.keys() - devices.keys())
+                self._lxd.update(self._name, {}, {**devices, **gone})
+            self._lxd.start(self._name)
+            until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
             self._trust = None
-        self.apply(fresh=True)
+        self.apply(fresh=True, partly=True)
 
     def remove(self) -> None:
         """Take the edge away, with its certificates; no effect when it is not there."""
         with self._lock:
             names = {instance.name for instance in self._lxd.instances() if stamp(instance.config, "role") == "edge"}
-            for name in names & {NAME, _UNFINISHED}:
+            for name in names & {self._name, self._unfinished}:
                 self._delete(name)
             self._trust = None
 
-    def apply(self, *, fresh: bool = False) -> None:
+    def domains(self) -> dict[str, bool]:
+        """Return the domains of the tenants on this host, and whether each is open."""
+        live, closed = self._tenants()
+        return dict.fromkeys(closed, False) | dict.fromkeys(live, True)
+
+    def apply(
+        self,
+        *,
+        fresh: bool = False,
+        elsewhere: Mapping[str, Peer] | None = None,
+        peers: Sequence[Peer] = (),
+        partly: bool = False,
+    ) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
 
         A tenant's address is asked of LXD once for each of its interfaces; `fresh` asks for all anew.
+
+        Args:
+            elsewhere: the edges of the domains that other hosts have; what is open here goes before.
+            peers: the edges of all hosts.
+            partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
         """
         with self._lock:
-            sites, learned = self._sites(fresh)
+            here, learned = self._sites(fresh)
+            present = self._lxd.pull(self._name, _CONFIG).decode()
+            opened = {domain: address for domain, address in here.items() if address}
+            kept = _ways_elsewhere(present) if partly else {}
+            sites: dict[str, str | Peer] = {**kept, **here, **(elsewhere or {}), **opened}
             config = json.dumps(
                 routes(
                     sites,
@@ -241,21 +297,22 @@ class Edge:
                     tls=self._tls,
                     email=self._email,
                     https_port=self._ports["https"][0],
+                    peers=[peer for peer in peers if peer.address != self.listen],
                 ),
                 indent=1,
             )
             # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
             forget = "ip neigh flush dev eth0; " if learned else ""
-            if config == self._lxd.pull(NAME, _CONFIG).decode():
+            if config == present:
                 if forget:
-                    run(self._lxd, NAME, forget)
+                    run(self._lxd, self._name, forget)
                 return
             # The file that a restart reads is replaced only by what was loaded well.
             following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
-            self._lxd.push(NAME, following, config.encode(), mode=0o644)
+            self._lxd.push(self._name, following, config.encode(), mode=0o644)
             load = f"caddy reload --config {following} --address {_ADMIN} 2>&1 && mv {following} {_CONFIG}"
             # Another bot, or `make up`, may be at it too.
-            run(self._lxd, NAME, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
+            run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""
@@ -272,7 +329,7 @@ class Edge:
     def authority(self) -> str:
         """Return the certificate of the edge's own authority (PEM), for those who are to trust it; empty: none yet."""
         try:
-            return self._lxd.pull(NAME, _ROOT).decode()
+            return self._lxd.pull(self._name, _ROOT).decode()
         except NotFound:
             return ""
 
@@ -291,54 +348,57 @@ class Edge:
         if trust is None:
             trust = ssl.create_default_context()
             if self._tls == "internal":
-                trust.load_verify_locations(cadata=self._lxd.pull(NAME, _ROOT).decode())
+                trust.load_verify_locations(cadata=self._lxd.pull(self._name, _ROOT).decode())
             self._trust = trust
         return trust
 
-    def _sites(self, fresh: bool) -> tuple[dict[str, str], bool]:
-        """Return the address of each domain, empty where it is not open, and whether an address was learned.
+    def _tenants(self) -> tuple[dict[str, Instance], set[str]]:
+        """Return the live tenants on this host by their domains, and the domains of those that are not open."""
+        here = [one for one in self._lxd.instances() if not self._member or one.location == self._member]
+        live: dict[str, Instance] = {}
+        closed: set[str] = set()
+        for instance in here:
+            domain, role = stamp(instance.config, "domain"), stamp(instance.config, "role")
+            if not domain or role not in ("tenant", "archived"):
+                continue
+            if role == "tenant" and stamp(instance.config, "state") == "live" and instance.running:
+                live[domain] = instance
+            else:
+                closed.add(domain)
+        return live, closed - live.keys()
 
-        A live tenant goes before an archived one.
-        """
-        instances = self._lxd.instances()
-        roles = {instance.name: stamp(instance.config, "role") for instance in instances}
-        live = [
-            instance
-            for instance in instances
-            if roles[instance.name] == "tenant" and stamp(instance.config, "state") == "live" and instance.running
-        ]
+    def _sites(self, fresh: bool) -> tuple[dict[str, str], bool]:
+        """Return the address of each domain, empty where it is not open, and whether an address was learned."""
+        live, closed = self._tenants()
         if fresh:
             self._addresses.clear()
-        unknown = [instance for instance in live if not self._addresses.get(_interface(instance))]
+        unknown = [instance for instance in live.values() if not self._addresses.get(_interface(instance))]
         # The state of one costs a request; that of all costs one too, but a slow one.
         states = self._lxd.states() if len(unknown) > 4 else {it.name: self._lxd.state(it.name) for it in unknown}
         for instance in unknown:
             if instance.name in states:
                 self._addresses[_interface(instance)] = states[instance.name].address
-        closed = {
-            stamp(instance.config, "domain"): "" for instance in instances if roles[instance.name] in _WITH_DOMAIN
-        }
-        opened = {stamp(instance.config, "domain"): self._addresses.get(_interface(instance), "") for instance in live}
-        return {domain: address for domain, address in {**closed, **opened}.items() if domain}, bool(unknown)
+        opened = {domain: self._addresses.get(_interface(instance), "") for domain, instance in live.items()}
+        return {**dict.fromkeys(closed, ""), **opened}, bool(unknown)
 
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"
         image = ensure_base(self._lxd, "edge", self._cache, progress) if debootstrap else self._base
         config = {"boot.autostart": "true", "boot.autostart.priority": "10", **stamps(role="edge", recipe=recipe)}
-        self._lxd.create(_UNFINISHED, image, config=config, devices={})
+        self._lxd.create(self._unfinished, image, config=config, devices={})
         try:
-            self._lxd.start(_UNFINISHED)
+            self._lxd.start(self._unfinished)
             if not debootstrap:
-                install_packages(self._lxd, _UNFINISHED, EDGE)
-            self._furnish(_UNFINISHED)
+                install_packages(self._lxd, self._unfinished, EDGE)
+            self._furnish(self._unfinished)
             first = routes({}, base_domain=self._base_domain, tls=self._tls, email=self._email)
-            self._lxd.push(_UNFINISHED, _CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
-            self._lxd.stop(_UNFINISHED)
+            self._lxd.push(self._unfinished, _CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
+            self._lxd.stop(self._unfinished)
             # A running container may not be given an address: it would keep the one that it leased.
-            self._lxd.update(_UNFINISHED, {}, devices)
-            self._lxd.rename(_UNFINISHED, NAME)
+            self._lxd.update(self._unfinished, {}, devices)
+            self._lxd.rename(self._unfinished, self._name)
         except BaseException:
-            self._delete(_UNFINISHED)
+            self._delete(self._unfinished)
             raise
 
     def _furnish(self, name: str) -> None:
@@ -354,9 +414,9 @@ class Edge:
         devices = {
             "eth0": {"type": "nic", "name": "eth0", "network": self._network, "ipv4.address": self.address},
         }
-        loopback = re.match(r"127\.|::1$|localhost$", self._listen)
+        loopback = re.match(r"127\.|::1$|localhost$", self.listen)
         for name, (outside, inside) in self._ports.items():
-            device = {"type": "proxy", "listen": f"tcp:{self._listen}:{outside}", "bind": "host"}
+            device = {"type": "proxy", "listen": f"tcp:{self.listen}:{outside}", "bind": "host"}
             if loopback:
                 device["connect"] = f"tcp:127.0.0.1:{inside}"
             else:
@@ -366,7 +426,17 @@ class Edge:
         return devices
 
 
-_WITH_DOMAIN = ("tenant", "archived")
+def _ways_elsewhere(config: str) -> dict[str, Peer]:
+    """Return the domains that a configuration passes on to other edges, with these."""
+    found: dict[str, Peer] = {}
+    for route in json.loads(config)["apps"]["http"]["servers"]["secure"]["routes"]:
+        proxy = route["handle"][-1]
+        tls = proxy.get("transport", {}).get("tls")
+        if tls:
+            pem = "".join(tls.get("root_ca_pool", []))
+            authority = f"-----BEGIN CERTIFICATE-----{pem}-----END CERTIFICATE-----" if pem else ""
+            found[route["match"][0]["host"][0]] = Peer(proxy["upstreams"][0]["dial"].rpartition(":")[0], authority)
+    return found
 
 
 def _interface(instance: Instance) -> tuple[str, str]:

@@ -1,72 +1,222 @@
-"""The fleet as LXD tells it: tenants, blueprints, the edge. One request a host for any reading of all."""
+"""The fleet as LXD tells it: hosts, tenants, blueprints. One request a server for any reading of all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeVar
 
-from bot.lxd import Instance, Lxd
+from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Snapshot
+from bot.mautic import Mautic
 from bot.plan import Refused
 from bot.tenants import Role, Tenant, stamp
 
+T = TypeVar("T")
 
-def _tenant(host: str, instance: Instance, role: Role) -> Tenant:
-    facts = {name: stamp(instance.config, name) for name in ("created", "archived", "double")}
+
+@dataclass(frozen=True)
+class Host:
+    """What tenants run on: a standalone LXD server, or a member of a cluster. `server` is its name in the settings.
+
+    `lxd` is the door to the server, at this member: what is made by it is made here.
+    """
+
+    name: str
+    server: str
+    lxd: Lxd
+    mautic: Mautic
+
+
+@dataclass(frozen=True)
+class Look:
+    """What could be read of the fleet, and of each server that did not answer, why."""
+
+    tenants: tuple[Tenant, ...]
+    silent: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A tenant with its state and its snapshots, oldest first."""
+
+    tenant: Tenant
+    state: InstanceState
+    snapshots: tuple[Snapshot, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The tenants of all servers that answered, and of each that did not, why."""
+
+    tenants: tuple[Surveyed, ...]
+    silent: Mapping[str, str]
+
+
+def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
+    facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "double")}
     return Tenant(
         name=stamp(instance.config, "tenant") or instance.name,
-        host=instance.location if instance.location not in ("", "none") else host,
+        server=server,
+        host=instance.location or server,
         instance=instance.name,
         status=instance.status,
         domain=stamp(instance.config, "domain"),
         plan=stamp(instance.config, "plan"),
         version=stamp(instance.config, "version"),
         role=role,
+        state=stamp(instance.config, "state"),
         note=stamp(instance.config, "note"),
+        reason=stamp(instance.config, "reason"),
         operation=stamp(instance.config, "operation"),
         created=int(facts["created"] or 0),
         archived=int(facts["archived"] or 0),
+        kept_until=int(facts["kept-until"] or 0),
         double=facts["double"] == "1",
     )
 
 
-class Fleet:
-    """All tenants of one host."""
+def _of(server: str, instances: Sequence[Instance], roles: Sequence[Role]) -> list[Tenant]:
+    return [
+        _tenant(server, instance, role)
+        for instance in instances
+        for role in roles
+        if stamp(instance.config, "role") == role
+    ]
 
-    def __init__(self, lxd: Lxd, host: str) -> None:
-        self.lxd = lxd
-        self.host = host
+
+class Fleet:
+    """All hosts and tenants. `servers`: the doors to the LXD servers by name; the first is the one of `[lxd]`."""
+
+    def __init__(self, servers: Mapping[str, Lxd]) -> None:
+        self.servers = dict(servers)
+        self._lock = threading.Lock()
+        self._hosts: dict[tuple[str, str], Host] = {}
+        self._members: dict[str, tuple[str, ...]] = {}
+
+    # -- hosts --------------------------------------------------------------------------------------------------
+
+    def hosts(self) -> list[Host]:
+        """Return every host that may take tenants now: the online members of clusters, and the standalone servers.
+
+        A server that does not answer has none; why it does not, `look` tells.
+        """
+        read, _ = self._each(lambda lxd: lxd.members())
+        self._members |= {server: tuple(one.name for one in members) for server, members in read.items()}
+        return [
+            self._host(server, name)
+            for server, members in read.items()
+            for name in ([one.name for one in members if one.online] if members else [server])
+        ]
+
+    def host(self, name: str) -> Host:
+        """Return a host by name, whether it answers or not, or raise Refused with the nearest one there is."""
+        if name not in self._hosts_by_name() or self.servers.keys() - self._members.keys():
+            self.hosts()
+        known = self._hosts_by_name()
+        if name in known:
+            return self._host(known[name], name)
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(f'`{one}`' for one in known)}."
+        raise Refused(f"There is no host “{name[:40]}”; {hint}")
+
+    def _hosts_by_name(self) -> dict[str, str]:
+        """Return the server of each host that is known: its members, or itself for as long as it told of none."""
+        return {name: server for server in self.servers for name in self._members.get(server) or (server,)}
+
+    def of(self, tenant: Tenant) -> Host:
+        """Return the host that a tenant's instance stands on, without a request."""
+        return self._host(tenant.server, tenant.host)
+
+    def _host(self, server: str, name: str) -> Host:
+        with self._lock:
+            if (server, name) not in self._hosts:
+                lxd = self.servers[server] if name == server else self.servers[server].at(name)
+                self._hosts[server, name] = Host(name, server, lxd, Mautic(lxd))
+            return self._hosts[server, name]
+
+    # -- tenants ------------------------------------------------------------------------------------------------
+
+    def look(self, *roles: Role) -> Look:
+        """Return the instances with one of the roles of every server that answers, sorted by name."""
+        read, silent = self._each(lambda lxd: lxd.instances())
+        found = [tenant for server, instances in read.items() for tenant in _of(server, instances, roles)]
+        return Look(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
 
     def all(self, *roles: Role) -> list[Tenant]:
-        """Return the instances with one of the roles, in one request, sorted by name."""
-        found = [
-            _tenant(self.host, instance, role)
-            for instance in self.lxd.instances()
-            for role in roles
-            if stamp(instance.config, "role") == role
-        ]
-        return sorted(found, key=lambda tenant: tenant.name)
+        """Return the instances with one of the roles, sorted by name; raises LxdUnavailable when a server is silent."""
+        seen = self.look(*roles)
+        for why in seen.silent.values():
+            raise LxdUnavailable(why)
+        return list(seen.tenants)
 
     def tenants(self) -> list[Tenant]:
         """Return the tenants, without archived ones."""
         return self.all("tenant")
 
     def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
-        """Return a tenant by name, or raise Refused with the nearest one there is."""
-        known = self.tenants() if among is None else among
-        for tenant in known:
+        """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when it may be out of sight."""
+        seen = self.look("tenant") if among is None else Look(tuple(among), {})
+        for tenant in seen.tenants:
             if tenant.name == name:
                 return tenant
-        near = get_close_matches(name, [tenant.name for tenant in known], n=1)
+        self._refuse_blindness(seen)
+        near = get_close_matches(name, [tenant.name for tenant in seen.tenants], n=1)
         hint = f" Did you mean `{near[0]}`?" if near else " `/mautic list` shows all."
         raise Refused(f"There is no tenant `{name}`.{hint}")
 
+    def _refuse_blindness(self, seen: Look) -> None:
+        """Raise LxdUnavailable when what was not found may stand on a server that did not answer."""
+        for server, why in seen.silent.items():
+            raise LxdUnavailable(
+                why if len(self.servers) == 1 else f"`{server}` does not answer, so it may be there: {why}"
+            )
+
+    def survey(self) -> Survey:
+        """Return every tenant with its state and snapshots; one request a server, a slow one on big fleets."""
+        read, silent = self._each(lambda lxd: lxd.survey())
+        found = [
+            Surveyed(tenant, whole.state, whole.snapshots)
+            for server, wholes in read.items()
+            for whole in wholes
+            for tenant in _of(server, [whole.instance], ["tenant"])
+        ]
+        return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent)
+
+    # -- blueprints ---------------------------------------------------------------------------------------------
+
     def blueprint(self, version: str = "") -> Tenant:
-        """Return the newest blueprint, or that of a version; raise Refused when there is none."""
-        known = sorted(self.all("blueprint"), key=lambda blueprint: blueprint.created)
+        """Return the newest blueprint, or that of a version, as it was built; raise Refused when there is none."""
+        # A copy on another host is as old, and carries the number of the operation that brought it there.
+        seen = self.look("blueprint")
+        known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
         for blueprint in reversed(known):
             if version in ("", blueprint.version):
                 return blueprint
+        self._refuse_blindness(seen)
         if known:
             offered = ", ".join(sorted({f"`{blueprint.version}`" for blueprint in known}))
             raise Refused(f"There is no blueprint of Mautic {version}; there is {offered}.")
         raise Refused("There is no blueprint yet; `python -m bot blueprint build` on the bot's machine makes one.")
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _each(self, read: Callable[[Lxd], T]) -> tuple[dict[str, T], dict[str, str]]:
+        """Ask every server at once; return the answers, and why each of the others gave none."""
+
+        def ask(lxd: Lxd) -> T | LxdError:
+            try:
+                return read(lxd)
+            except LxdError as error:
+                return error
+
+        if len(self.servers) == 1:
+            answers = [ask(lxd) for lxd in self.servers.values()]
+        else:
+            with ThreadPoolExecutor(len(self.servers)) as threads:
+                answers = list(threads.map(ask, self.servers.values()))
+        named = dict(zip(self.servers, answers, strict=True))
+        told = {server: answer for server, answer in named.items() if not isinstance(answer, LxdError)}
+        return told, {server: str(answer) for server, answer in named.items() if isinstance(answer, LxdError)}

@@ -1,20 +1,25 @@
-"""The doors to a host: its LXD server and its edge, real or simulated, as the settings say."""
+"""The doors to the LXD servers and to the edges of their hosts, real or simulated, as the settings say."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from urllib.parse import urlsplit
+
 from bot import local_lxd
 from bot.edge import Edge
-from bot.lxd import Lxd, LxdUnavailable
+from bot.edges import Edges
+from bot.lxd import Lxd, LxdError, LxdUnavailable, Member
 from bot.lxd_gateway import LxdGateway
 from bot.registry import Edge as EdgeDoor
-from bot.settings import Settings
+from bot.settings import ServerSettings, Settings
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamps
 
 
 def endpoint(settings: Settings) -> str:
-    """Return where LXD answers: as configured, or as found on this machine."""
+    """Return where the LXD server of `[lxd]` answers: as configured, or as found on this machine."""
     if settings.lxd.endpoint:
         return settings.lxd.endpoint
     found = local_lxd.find(settings.state)
@@ -26,39 +31,37 @@ def endpoint(settings: Settings) -> str:
 
 
 def gateway(settings: Settings) -> LxdGateway:
-    """Return the door to the configured LXD server."""
+    """Return the door to the LXD server of `[lxd]`."""
+    lxd = settings.lxd
+    first = ServerSettings(
+        endpoint(settings), certificate=lxd.certificate, key=lxd.key, server_certificate=lxd.server_certificate
+    )
+    return _gateway(settings, first)
+
+
+def _gateway(settings: Settings, server: ServerSettings) -> LxdGateway:
     lxd = settings.lxd
     return LxdGateway(
-        endpoint(settings),
+        server.endpoint,
         project=lxd.project,
         pool=lxd.pool,
         network=lxd.network,
         profile=lxd.profile,
-        certificate=(lxd.certificate, lxd.key) if lxd.certificate else None,
-        server_certificate=lxd.server_certificate or None,
+        certificate=(server.certificate, server.key) if server.certificate else None,
+        server_certificate=server.server_certificate or None,
     )
 
 
-def real_edge(settings: Settings, lxd: Lxd) -> Edge:
-    """Return the edge of that LXD server."""
-    return Edge(
-        lxd,
-        base_domain=settings.bot.base_domain,
-        tls=settings.edge.tls,
-        email=settings.edge.email,
-        listen=settings.edge.listen,
-        http_port=settings.edge.http_port,
-        https_port=settings.edge.https_port,
-        network=settings.lxd.network,
-        subnet=settings.lxd.subnet,
-        cache=settings.state / "cache",
-    )
+def gateways(settings: Settings) -> dict[str, LxdGateway]:
+    """Return the doors to all configured LXD servers by name, that of `[lxd]` first."""
+    more = {name: _gateway(settings, server) for name, server in settings.servers.items()}
+    return {settings.lxd.name: gateway(settings), **more}
 
 
-def open_lxd(settings: Settings) -> Lxd:
-    """Return the door to the configured LXD server, or to a simulated one that has a blueprint."""
+def open_servers(settings: Settings) -> Mapping[str, Lxd]:
+    """Return the doors to all configured LXD servers, or to a simulated one that has a blueprint."""
     if not settings.lxd.simulated:
-        return gateway(settings)
+        return gateways(settings)
     lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json")
     if not lxd.instances():
         blueprint = "blueprint--simulated"
@@ -66,9 +69,53 @@ def open_lxd(settings: Settings) -> Lxd:
         lxd.import_image(__file__, "simulated", {})
         lxd.create(blueprint, "simulated", config=config, devices={})
         lxd.snapshot(blueprint, "golden")
-    return lxd
+    return {settings.lxd.name: lxd}
 
 
-def open_edge(settings: Settings, lxd: Lxd) -> EdgeDoor:
-    """Return the door to the reverse proxy of that LXD server."""
-    return SimulatedEdge(lxd) if settings.lxd.simulated else real_edge(settings, lxd)
+def open_edge(settings: Settings, servers: Mapping[str, Lxd]) -> EdgeDoor:
+    """Return the door to the reverse proxies of those LXD servers."""
+    return SimulatedEdge(*servers.values()) if settings.lxd.simulated else real_edges(settings, servers)
+
+
+def real_edges(settings: Settings, servers: Mapping[str, Lxd]) -> Edges:
+    """Return the edges of all hosts of real LXD servers; the front is the one that `edge.listen` names."""
+    made: dict[tuple[str, str], Edge] = {}
+    members: dict[str, list[Member]] = {}
+
+    def known() -> dict[str, Edge]:
+        found: dict[str, Edge] = {}
+        for server, lxd in servers.items():
+            # Of a server that does not answer the members are taken to be those that it had.
+            with suppress(LxdError):
+                members[server] = [member for member in lxd.members() if member.online]
+            # A member's edge listens where the member itself does.
+            places = {member.name: urlsplit(member.address).hostname or "" for member in members.get(server, ())}
+            for host, listen in (places or {server: _listen(settings, server)}).items():
+                if (server, host) not in made or made[server, host].listen != listen:
+                    made[server, host] = real_edge(settings, lxd, host if places else "", listen)
+                found[host] = made[server, host]
+        return dict(sorted(found.items(), key=lambda one: one[1].listen != settings.edge.listen))
+
+    return Edges(known)
+
+
+def _listen(settings: Settings, server: str) -> str:
+    return settings.edge.listen if server == settings.lxd.name else settings.servers[server].listen
+
+
+def real_edge(settings: Settings, lxd: Lxd, member: str = "", listen: str = "") -> Edge:
+    """Return the edge of one host; `listen` is its address, where it is not the front's."""
+    return Edge(
+        lxd.at(member) if member else lxd,
+        base_domain=settings.bot.base_domain,
+        # Public certificates can be had only where DNS points to; the other edges are spoken to by that one.
+        tls=settings.edge.tls if listen in ("", settings.edge.listen) else "internal",
+        email=settings.edge.email,
+        listen=listen or settings.edge.listen,
+        http_port=settings.edge.http_port,
+        https_port=settings.edge.https_port,
+        network=settings.lxd.network,
+        subnet=settings.lxd.subnet,
+        cache=settings.state / "cache",
+        member=member,
+    )

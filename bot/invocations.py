@@ -124,6 +124,7 @@ class Invocations:
                 channel=payload["channel"],
                 request_key=key,
                 hours=policy.hours,
+                approved=policy.approvals == 0,
             )
         else:
             self._answer(payload, result)

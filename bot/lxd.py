@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -144,6 +145,16 @@ def edge_address(subnet: str) -> str:
         raise LxdError(f"“{subnet}” is not a bridge's address; write one such as `10.70.0.1/24`.") from error
     network = interface.network
     return str(network[2] if interface.ip != network[2] else network[3])
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`), or raise LxdError."""
+    match = re.fullmatch(r"(\d+)\s*([kKMGTP]?)(i?B)?", text)
+    if match is None:
+        raise LxdError(f"“{text}” is not a size; write one such as `30GiB`.")
+    number, prefix, unit = match.groups()
+    scale: int = (1024 if unit == "iB" else 1000) ** " KMGTP".index(prefix.upper() or " ")
+    return int(number) * scale
 
 
 class Lxd(Protocol):

@@ -28,7 +28,7 @@ PATIENCE = 5.0
 Part = Literal["worker", "cron", "web", "database"]
 Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
 
-_SIDE_BY_SIDE = frozenset(["health", "version", "counts", "bytes", "logs", "hold", "console"])
+_SIDE_BY_SIDE = frozenset(["health", "version", "page", "counts", "bytes", "logs", "hold", "console"])
 """Verbs that may run beside others."""
 
 
@@ -186,6 +186,24 @@ class Mautic:
         Safe where nothing was quiesced.
         """
         self.call(instance, "unquiesce", {"edge_address": edge_address}, timeout=180)
+
+    def wait_for_page(self, instance: str, seconds: int = 90) -> float:
+        """Wait inside until the login page is there, sealed or not, and return the seconds that it took.
+
+        An instance may have been started just now: what is asked of it too early is asked again.
+        """
+        began = time.monotonic()
+        while True:
+            left = seconds - int(time.monotonic() - began)
+            try:
+                self.call(instance, "page", {"seconds": left}, timeout=left + 30)
+                return time.monotonic() - began
+            except (LxdUnavailable, NotFound):
+                raise
+            except LxdError:
+                if left < 1:
+                    raise
+                time.sleep(0.05)
 
     def counts(self, instance: str, since: float = 0) -> dict[str, int]:
         """Return the contacts, submissions and opt_outs since then (epoch seconds), and the time of last_write."""

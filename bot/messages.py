@@ -18,6 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 SECTION, HEADER, CONTEXT, BLOCKS, TOTAL, TEXT, TITLE, BUTTON = 3000, 150, 2000, 50, 12_000, 4000, 24, 75
 """Slack's limits in characters and blocks (TOTAL: kept below the ~13,200 at which Slack refuses a message)."""
 
+OUTPUT = 2200
+"""Characters of a command's output that are shown."""
 SENTENCE, LINE = 700, 600
 """Characters of a sentence, and of a person's words, that are shown: several of them fit one section."""
 
@@ -42,6 +44,13 @@ def code(text: object) -> Mrkdwn:
     """Show as code; a backtick inside would end it, so it becomes a quote."""
     inner = clip(escape(str(text).replace("`", "'").replace("\n", " ").strip() or " "), LINE)
     return Mrkdwn(f"`{inner}`")
+
+
+def block(text: object) -> Mrkdwn:
+    """Show output as a block of code; of a long one its end. No line of it is empty or begins a block of ours."""
+    rows = escape(str(text).replace("```", "'''").strip()[-OUTPUT:] or "(nothing)").splitlines()
+    shown = [f"\N{ZERO WIDTH SPACE}{row}" if re.match(r"\s*\Z|# |~ |---", row) else row for row in rows]
+    return Mrkdwn("\n".join(["```", *shown, "```"]))
 
 
 def line(text: object) -> Mrkdwn:
@@ -144,6 +153,7 @@ class Renderer:
         )
         self.environment.filters.update(
             code=code,
+            block=block,
             line=line,
             sentence=sentence,
             person=person,

@@ -26,6 +26,8 @@ State = Literal[
 ]
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 SYSTEM = "system"
+NEVER = 1 << 62
+"""`announced` of an operation that has no card: no revision comes after it."""
 MAX_ATTEMPTS = 5
 """Runs that a crash may cut before a person has to look."""
 
@@ -62,7 +64,7 @@ class Operation:
     id: int
     command: str
     tenant: str
-    arguments: Mapping[str, str]
+    arguments: Mapping[str, str | bool]
     requester: str
     channel: str
     state: State
@@ -148,9 +150,21 @@ class Operations:
             )
 
     def request(
-        self, command: str, plan: Plan, *, requester: str, channel: str, request_key: str, hours: float
+        self,
+        command: str,
+        plan: Plan,
+        *,
+        requester: str,
+        channel: str,
+        request_key: str,
+        hours: float,
+        approved: bool = False,
     ) -> Operation:
         """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
+
+        Args:
+            channel: where its card stands; empty: nowhere, as of what a schedule asks for.
+            approved: nobody has to approve it, so that it is queued at once.
 
         Raises TenantBusy.
         """
@@ -164,18 +178,20 @@ class Operations:
                     return self.get(known["id"])
                 cursor = transaction.execute(
                     "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-                    " request_key, created, expires) VALUES (?,?,?,?,?,'awaiting_approval',?,?,?,?,?)",
+                    " request_key, created, expires, announced) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         command,
                         plan.tenant,
                         json.dumps(dict(plan.arguments)),
                         requester,
                         channel,
+                        "queued" if approved else "awaiting_approval",
                         plan.shown(),
                         plan.fingerprint(),
                         request_key,
                         now,
                         now + hours * 3600,
+                        0 if channel else NEVER,
                     ),
                 )
                 identity = int(cursor.lastrowid or 0)
@@ -188,7 +204,7 @@ class Operations:
                     requester,
                     plan.tenant,
                     identity,
-                    {"command": command, **plan.arguments, "fingerprint": plan.fingerprint()},
+                    {"command": command, **plan.arguments, "fingerprint": plan.fingerprint(), "approved": approved},
                 )
                 audit.record(transaction, event, now)
         except sqlite3.IntegrityError as error:
@@ -225,8 +241,11 @@ class Operations:
         return True
 
     def note(self, transaction: sqlite3.Connection, operation: int, text: str) -> None:
-        """Leave a message for the operation's thread; the announcer posts it."""
-        transaction.execute("INSERT INTO notes (operation, text) VALUES (?,?)", (operation, text))
+        """Leave a message for the operation's thread, if it has one; the announcer posts it."""
+        transaction.execute(
+            "INSERT INTO notes (operation, text) SELECT id, ? FROM operations WHERE id = ? AND channel <> ''",
+            (text, operation),
+        )
 
     def claim(self) -> Operation | None:
         """Take the oldest queued operation to run it, or None."""

@@ -29,17 +29,19 @@ class Plan:
 
     `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
     for as long as the world that it was made from has not changed. `facts` are shown on the card, and are part
-    of the fingerprint. `undo` takes back what a failed run left, and is itself safe to run again.
+    of the fingerprint; `remarks` are shown too, and may change from minute to minute (room, bytes). `undo` takes back
+    what a failed run left, is itself safe to run again, and may say what is still to be taken back.
     """
 
     tenant: str
-    arguments: Mapping[str, str]
+    arguments: Mapping[str, str | bool]
     summary: str
     facts: Mapping[str, str]
     steps: tuple[Step, ...]
     reversible: str
     seconds: int
-    undo: Callable[[], None] | None = field(default=None, repr=False)
+    undo: Callable[[], str | None] | None = field(default=None, repr=False)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Return a digest of everything that was shown; a different one means a different plan."""
@@ -58,6 +60,7 @@ class Plan:
             {
                 "summary": self.summary,
                 "facts": dict(self.facts),
+                "remarks": dict(self.remarks),
                 "reversible": self.reversible,
                 "seconds": self.seconds,
                 "undoable": self.undo is not None,

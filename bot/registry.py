@@ -19,8 +19,6 @@ from bot.approvals import Actor, Approvals
 from bot.database import Database
 from bot.fleet import Fleet
 from bot.jobs import Jobs
-from bot.lxd import Lxd
-from bot.mautic import Mautic
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
 from bot.plan import Plan, Refused
@@ -44,13 +42,13 @@ class Probe(Protocol):
 
 
 class Edge(Protocol):
-    """The reverse proxy of a host, as commands use it."""
+    """The reverse proxies of all hosts, as commands use them."""
 
     def apply(self, *, fresh: bool = False) -> None:
         """Make routes and certificates what LXD says; nothing happens when they are. `fresh`: forget what is known."""
 
     def probe(self, domain: str) -> Probe:
-        """Ask for a domain's login page through the edge, once."""
+        """Ask for a domain's login page through the edge that clients come to, once."""
 
 
 THE_BOT = Actor(SYSTEM, frozenset())
@@ -62,9 +60,7 @@ class Context:
 
     settings: Settings
     database: Database
-    lxd: Lxd
     fleet: Fleet
-    mautic: Mautic
     edge: Edge
     vault: Vault
     operations: Operations

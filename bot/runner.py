@@ -11,6 +11,7 @@ from bot.errors import explain
 from bot.operations import Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
+from bot.steps import patiently
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
@@ -95,7 +96,7 @@ class Runner:
     def _advance(self, operation: Operation) -> None:
         plan: Plan | None = None
         try:
-            plan = self.context.registry.plan(self.context, operation)
+            plan = self._plan(operation)
             if plan.fingerprint() != operation.fingerprint:
                 raise Refused("What it would do has changed since it was approved; ask again.")
             for position, step in enumerate(plan.steps):
@@ -127,18 +128,27 @@ class Runner:
             self.operations.finish(operation, "succeeded", outcome="done", note=words)
             self.fault("after end")
 
+    def _plan(self, operation: Operation) -> Plan:
+        """Build its plan again; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
+
+        def plan() -> Plan:
+            return self.context.registry.plan(self.context, operation)
+
+        begun = any(step.started for step in operation.steps)
+        return patiently(plan) if begun else plan()
+
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
         why, identity = explain(error, f"running operation {operation.id}")
         state = self.operations.get(operation.id)
         at = next((step.title for step in state.steps if step.started and not step.finished), "")
         where = f" at “{at}”" if at else ""
-        left = ""
+        left, later = "", ""
         if plan is None:
             # Without its plan nothing can be taken back: harmless before the first step, not after.
             left = "that could not be looked at" if any(step.started for step in state.steps) else ""
         elif plan.undo is not None:
             try:
-                plan.undo()
+                later = plan.undo() or ""
             except DatabaseUnavailable:
                 raise
             except Exception as trouble:
@@ -158,7 +168,7 @@ class Runner:
             operation,
             "failed",
             outcome=why,
-            note=f":x: <@{operation.requester}>, it failed{where}; nothing half made was left. "
+            note=f":x: <@{operation.requester}>, it failed{where}; {later or 'nothing half made was left'}. "
             "The card above says why, and Retry tries again.",
             error_id=identity,
         )

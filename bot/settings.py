@@ -63,6 +63,17 @@ class LxdSettings:
 
 
 @dataclass(frozen=True)
+class ServerSettings:
+    """One more LXD server; project, pool, network, subnet and profile are those of `[lxd]`."""
+
+    endpoint: str
+    listen: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_certificate: str = ""
+
+
+@dataclass(frozen=True)
 class EdgeSettings:
     tls: Literal["internal", "automatic"]
     email: str
@@ -99,6 +110,7 @@ class SnapshotSettings:
 @dataclass(frozen=True)
 class RetentionSettings:
     archive_days: int
+    former_days: int
     credentials_hours: int
 
 
@@ -113,7 +125,10 @@ class Role:
 
 @dataclass(frozen=True)
 class Policy:
-    """Who may ask, who may approve, how many approvals, hours until expiry, and the step-up of the approver."""
+    """Who may ask, who may approve, how many approvals, hours until expiry, and the step-up of the approver.
+
+    With no approvals it is done as soon as it is asked for.
+    """
 
     ask: list[str]
     approve: list[str]
@@ -127,6 +142,7 @@ class Settings:
     bot: BotSettings
     slack: SlackSettings
     lxd: LxdSettings
+    servers: Mapping[str, ServerSettings]
     edge: EdgeSettings
     blueprint: BlueprintSettings
     retention: RetentionSettings
@@ -145,7 +161,7 @@ class Settings:
         return Path(self.bot.state)
 
 
-OPEN_TABLES = frozenset({"roles", "policies", "plans"})
+OPEN_TABLES = frozenset({"servers", "roles", "policies", "plans"})
 """Tables that take new entries; everywhere else a key that the default file lacks is a mistake."""
 
 
@@ -185,8 +201,10 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
         unknown = sorted({*policy.ask, *policy.approve} - set(settings.roles))
         if unknown:
             raise InvalidSettings(f"policies.{name} names the role {unknown[0]!r}, which [roles] does not have.")
-        if policy.approvals < 1:
-            raise InvalidSettings(f"policies.{name}.approvals is {policy.approvals}; it is at least 1.")
+        if policy.approvals < 0:
+            raise InvalidSettings(f"policies.{name}.approvals is {policy.approvals}; it is at least 0.")
+    if settings.lxd.name in settings.servers:
+        raise InvalidSettings(f"servers.{settings.lxd.name} has the name of the server of [lxd]; give it another.")
     return settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot.lxd import Lxd
+from bot.lxd import Lxd, LxdError
 from bot.tenants import stamp
 
 
@@ -19,19 +19,25 @@ class SimulatedProbe:
 
 
 class SimulatedEdge:
-    """The edge's door over a simulated LXD."""
+    """The edge's door over simulated LXD servers."""
 
-    def __init__(self, lxd: Lxd) -> None:
-        self.lxd = lxd
-        self._routes: dict[str, str] = {}
+    def __init__(self, *servers: Lxd) -> None:
+        self._servers = servers
+        self._routes: dict[str, tuple[Lxd, str]] = {}
 
     def apply(self, *, fresh: bool = False) -> None:
-        """Read the routes from what LXD says."""
-        self._routes = {
-            stamp(instance.config, "domain"): instance.name
-            for instance in self.lxd.instances()
-            if stamp(instance.config, "role") == "tenant" and stamp(instance.config, "state") == "live"
-        }
+        """Read the routes from what LXD says; those to a server that does not answer stay."""
+        for lxd in self._servers:
+            try:
+                instances = lxd.instances()
+            except LxdError:
+                if len(self._servers) == 1:
+                    raise
+                continue
+            self._routes = {domain: way for domain, way in self._routes.items() if way[0] is not lxd}
+            for instance in instances:
+                if stamp(instance.config, "role") == "tenant" and stamp(instance.config, "state") == "live":
+                    self._routes[stamp(instance.config, "domain")] = lxd, instance.name
 
     def probe(self, domain: str) -> SimulatedProbe:
         """Say whether the page would be there."""
@@ -39,5 +45,5 @@ class SimulatedEdge:
             self.apply()
         if domain not in self._routes:
             return SimulatedProbe(404, False)
-        running = self.lxd.instance(self._routes[domain]).running
-        return SimulatedProbe(200, True) if running else SimulatedProbe(503, False)
+        lxd, name = self._routes[domain]
+        return SimulatedProbe(200, True) if lxd.instance(name).running else SimulatedProbe(503, False)

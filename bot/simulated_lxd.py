@@ -32,6 +32,7 @@ from bot.lxd import (
     Snapshot,
     Whole,
     edge_address,
+    size_bytes,
 )
 from bot.simulated_tenant import run_mautic_ctl
 
@@ -545,16 +546,6 @@ class _OnMember(SimulatedLxd):
     def __init__(self, server: SimulatedLxd, member: str) -> None:
         self.__dict__ = server.__dict__
         self.member = member
-
-
-def size_bytes(text: str) -> int:
-    """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`), or raise LxdError."""
-    match = re.fullmatch(r"(\d+)\s*([kKMGTP]?)(i?B)?", text)
-    if match is None:
-        raise LxdError(f"“{text}” is not a size; write one such as `30GiB`.")
-    number, prefix, unit = match.groups()
-    scale: int = (1024 if unit == "iB" else 1000) ** " KMGTP".index(prefix.upper() or " ")
-    return int(number) * scale
 
 
 def _instance(world: _World, machine: _Machine) -> Instance:

@@ -150,6 +150,9 @@ class _Tenant:
             return {}
         return self.open(request)
 
+    def page(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"seconds": 0.1}
+
     def counts(self, request: Mapping[str, Any]) -> dict[str, Any]:
         since = request["since"]
         found = {
@@ -232,6 +235,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "open": _Tenant.open,
     "quiesce": _Tenant.quiesce,
     "unquiesce": _Tenant.unquiesce,
+    "page": _Tenant.page,
     "counts": _Tenant.counts,
     "restart": _Tenant.restart,
     "logs": _Tenant.logs,

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
-from bot.lxd import Lxd, LxdError
+from bot.lxd import Lxd, LxdError, LxdUnavailable
 from bot.registry import Edge
+
+T = TypeVar("T")
 
 DEADLINE = 90.0
 """Seconds that a container may take to get an address, and then its login page."""
+PROBE = "See its login page"
+"""Title of the step that looks through the edge."""
+PATIENCE = 300.0
+"""Seconds that a host may be out of reach while a tenant of its is being brought back."""
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do what must be done, again and again while a host is out of reach; each try looks before it acts."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except LxdUnavailable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
 
 
 def wait_for_address(lxd: Lxd, instance: str) -> None:

@@ -56,8 +56,12 @@ RESERVED = frozenset(
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 _DOMAIN = re.compile(r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 
-Role = Literal["tenant", "blueprint", "edge", "archived"]
-"""What an instance of ours is, as its `user.mautic-ops.role` says."""
+Role = Literal["tenant", "incoming", "former", "archived", "blueprint", "edge"]
+"""What an instance of ours is, as its `user.mautic-ops.role` says.
+
+`tenant`: the one that serves; `incoming`: being made by an operation, to take its place; `former`: stopped and kept
+since another took its place; `archived`: a deleted tenant, kept for a while.
+"""
 
 
 class InvalidName(ValueError):
@@ -124,9 +128,14 @@ class PlanSize:
 
 @dataclass(frozen=True)
 class Tenant:
-    """One client's Mautic, as its instance tells. `created` and `archived` are epoch seconds, 0 for never."""
+    """One client's Mautic, as its instance tells. `created`, `archived` and `kept_until` are epoch seconds, 0: never.
+
+    `server` is the LXD server's name in the settings; `host` is the same, or the member of the cluster. `state`: only
+    a `live` one is open to the outside. `reason`: why a former one is one.
+    """
 
     name: str
+    server: str
     host: str
     instance: str
     status: str
@@ -134,10 +143,13 @@ class Tenant:
     plan: str
     version: str
     role: Role
+    state: str = ""
     note: str = ""
+    reason: str = ""
     operation: str = ""
     created: int = 0
     archived: int = 0
+    kept_until: int = 0
     double: bool = False
 
 

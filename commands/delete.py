@@ -15,46 +15,49 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
 
     It is stopped, renamed and kept; `unarchive` brings it back. The approver types its name.
     """
-    archived = archive_name(tenant)
+    archived = f"{tenant}--archived"
     found = _find(context, tenant, archived)
+    lxd = context.fleet.of(found).lxd
     days = context.settings.retention.archive_days
 
     def name_now() -> str:
         """The instance's name at this moment: before or after the renaming."""
         try:
-            return context.lxd.instance(tenant).name
+            return lxd.instance(archived).name
         except NotFound:
-            return context.lxd.instance(archived).name
+            return found.instance
 
     def close() -> None:
         stamped = stamps(role="archived", operation=context.operation, archived=int(context.now()))
-        instance = context.lxd.instance(name_now())
+        instance = lxd.instance(name_now())
         if stamp(instance.config, "role") != "archived":
-            was_running = stamps(was_running=instance.running)
-            context.lxd.update(instance.name, {**stamped, **was_running, "boot.autostart": "false"})
+            was = stamps(was_running=instance.running, was_called=instance.name)
+            lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
         context.edge.apply()
 
     def stop() -> None:
-        context.lxd.stop(name_now(), timeout=60)
+        lxd.stop(name_now(), timeout=60)
 
     def rename() -> None:
-        if name_now() == tenant:
-            context.lxd.rename(tenant, archived)
+        if name_now() != archived:
+            lxd.rename(found.instance, archived)
 
     def undo() -> None:
         """Put it back where it was, and open."""
-        instance = context.lxd.instance(name_now())
+        instance = lxd.instance(name_now())
         if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
             "archived",
             str(context.operation),
         ):
             return
-        if instance.name == archived:
-            context.lxd.rename(archived, tenant)
+        name = stamp(instance.config, "was-called")
+        if instance.name != name:
+            lxd.rename(instance.name, name)
         if stamp(instance.config, "was-running") == "1":
-            context.lxd.start(tenant)
-            wait_for_address(context.lxd, tenant)
-        context.lxd.update(tenant, {**stamps(role="tenant", archived="", was_running=""), "boot.autostart": "true"})
+            lxd.start(name)
+            wait_for_address(lxd, name)
+        back = stamps(role="tenant", archived="", was_running="", was_called="")
+        lxd.update(name, {**back, "boot.autostart": "true"})
         context.edge.apply()
 
     return Plan(
@@ -74,11 +77,6 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         seconds=5,
         undo=undo,
     )
-
-
-def archive_name(tenant: str) -> str:
-    """Return the name of an archived tenant's instance: two hyphens, which no tenant's own name has."""
-    return f"{tenant}--archived"
 
 
 def _find(context: Context, tenant: str, archived: str) -> Tenant:

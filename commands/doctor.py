@@ -32,16 +32,22 @@ def doctor(context: Context) -> Message:
 
 
 def _lxd(context: Context) -> str:
-    server = context.lxd.server()
-    kind = "simulated" if server.simulated else f"LXD {server.version}"
-    return f"{kind} on {server.name}, tenants: {len(context.fleet.tenants())}"
+    told = []
+    for name, lxd in context.fleet.servers.items():
+        server = lxd.server()
+        told.append(f"{'simulated' if server.simulated else f'LXD {server.version}'} on {name}")
+    return f"{', '.join(told)}, tenants: {len(context.fleet.tenants())}"
 
 
 def _room(context: Context) -> str:
-    space = context.lxd.pool()
-    if space.total - space.used < 0.1 * space.total:
-        raise Refused(f"only {size(space.total - space.used)} of {size(space.total)} free; enlarge the pool")
-    return f"{size(space.total - space.used)} of {size(space.total)} free"
+    told = []
+    for host in context.fleet.hosts():
+        space = host.lxd.pool()
+        free = f"{size(space.total - space.used)} of {size(space.total)} free on {host.name}"
+        if space.total - space.used < 0.1 * space.total:
+            raise Refused(f"only {free}; enlarge the pool")
+        told.append(free)
+    return ", ".join(told)
 
 
 def _blueprint(context: Context) -> str:

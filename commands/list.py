@@ -15,11 +15,8 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
 
     `part` keeps the names and domains that contain it; `--archived` shows those that were deleted but are kept.
     """
-    found = [
-        tenant
-        for tenant in context.fleet.all("archived" if archived else "tenant")
-        if part.lower() in tenant.name or part.lower() in tenant.domain
-    ]
+    seen = context.fleet.look("archived" if archived else "tenant")
+    found = [tenant for tenant in seen.tenants if part.lower() in tenant.name or part.lower() in tenant.domain]
     pages = max(1, -(-len(found) // PAGE))
     if not 1 <= page <= pages:
         raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
@@ -32,5 +29,6 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
         page=page,
         pages=pages,
         archived=archived,
+        silent=seen.silent,
         url=context.settings.edge.url,
     )

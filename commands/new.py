@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from difflib import get_close_matches
 
+from bot.fleet import Host
 from bot.lxd import Instance, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
+from bot.placement import placement
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.steps import see_login_page, wait_for_address
@@ -27,7 +30,7 @@ def new(
     """Make a live tenant: a Mautic of its own for one client, at its own address.
 
     Without a name it opens a form. `--plan` is a size, `--domain` an address of the client's own that points here,
-    `--version` one of the Mautics that there is a blueprint of.
+    `--version` one of the Mautics that there is a blueprint of. Without `--host` it goes where there is most room.
     """
     if not tenant:
         return _form(context)
@@ -36,34 +39,39 @@ def new(
         near = get_close_matches(plan, context.settings.plans, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(context.settings.plans)}."
         raise Refused(f"There is no plan “{plan[:40]}”; {hint}")
-    if host not in ("", context.fleet.host):
-        raise Refused(f"There is no host “{host[:40]}”; there is `{context.fleet.host}`.")
     if len(note) > 200:
         raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
-    everything = context.fleet.all("tenant", "archived")
+    everything = context.fleet.all("tenant", "former", "archived")
     _refuse_if_taken(context, everything, tenant, domain)
     blueprint = context.fleet.blueprint(version)
-    make = _New(context, tenant, domain, plan, size, blueprint, note)
+    place = context.fleet.host(host) if host else None
+    room = ""
+    if place is None:
+        place, room = placement(context.fleet)
+    make = _New(context, place, tenant, domain, plan, size, blueprint, note)
     facts = {
         "Address": context.settings.edge.url(domain),
         "Mautic": blueprint.version + (" (a double, not the real Mautic)" if blueprint.double else ""),
         "Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk",
-        "Host": context.fleet.host,
+        "Host": place.name,
     }
+    bring = () if place.name == blueprint.host else (Step("Have the blueprint there", make.bring_blueprint),)
     return Plan(
         tenant=tenant,
         arguments={
             "tenant": tenant,
             "domain": domain,
             "plan": plan,
-            "host": context.fleet.host,
+            "host": place.name,
             "version": blueprint.version,
             "note": note,
         },
         summary=f"Make the tenant {tenant}",
         facts=facts | ({"Note": note} if note else {}),
+        remarks={"Why there": room} if room else {},
         steps=(
+            *bring,
             Step("Clone the blueprint", make.clone),
             Step("Start the container", make.start),
             Step("Give it an identity of its own", make.identify),
@@ -100,26 +108,35 @@ def _refuse_if_taken(context: Context, everything: list[Tenant], tenant: str, do
         ours = context.operation and other.operation == str(context.operation)
         if ours:
             continue
+        if other.instance == tenant and other.role == "former":
+            raise Refused(f"A former container of `{tenant}` is still kept, {other.reason}; choose another name.")
+        if other.role == "former":
+            continue
         if other.name == tenant and other.role == "archived":
             raise Refused(f"`{tenant}` is archived; `/mautic unarchive {tenant}` brings it back.")
         if other.name == tenant:
             raise Refused(f"There is a tenant `{tenant}` already; choose another name.")
         if other.domain == domain:
             raise Refused(f"The domain `{domain}` is `{other.name}`'s; choose another.")
-    if context.fleet.lxd.pool().total and not any(t.operation == str(context.operation) for t in everything):
-        space = context.fleet.lxd.pool()
-        if space.total - space.used < 1_000_000_000:
-            raise Refused(f"The storage pool of `{context.fleet.host}` is full; make room on it, or enlarge it, first.")
 
 
 class _New:
     """The steps; each looks at the instance, stamped with the operation's number, before it acts."""
 
     def __init__(
-        self, context: Context, name: str, domain: str, plan: str, size: PlanSize, blueprint: Tenant, note: str
+        self,
+        context: Context,
+        host: Host,
+        name: str,
+        domain: str,
+        plan: str,
+        size: PlanSize,
+        blueprint: Tenant,
+        note: str,
     ) -> None:
         self.context = context
-        self.lxd = context.lxd
+        self.host = host
+        self.lxd = host.lxd
         self.name = name
         self.domain = domain
         self.plan = plan
@@ -136,6 +153,29 @@ class _New:
         if stamp(instance.config, "operation") != str(self.context.operation):
             raise Refused(f"There is an instance `{self.name}` that this operation did not make; rename or remove it.")
         return instance
+
+    def _blueprint_here(self) -> Instance | None:
+        """Return the blueprint of the wanted version on this host, None when it has to be brought."""
+        for one in self.lxd.instances():
+            facts = stamp(one.config, "role"), stamp(one.config, "version"), one.location or self.host.server
+            if facts == ("blueprint", self.blueprint.version, self.host.name):
+                return one
+        return None
+
+    def bring_blueprint(self) -> None:
+        if self._blueprint_here() is not None:
+            return
+        source = self.context.fleet.of(self.blueprint)
+        # In a cluster names are of the whole cluster.
+        name = self.blueprint.instance + (f"--{self.host.name}" if source.server == self.host.server else "")
+        with suppress(NotFound):
+            left = self.lxd.instance(name)
+            if stamp(left.config, "role") == "incoming":
+                # A copy that was cut in the middle.
+                self._remove(left)
+        mark = stamps(role="incoming", operation=self.context.operation)
+        self.lxd.receive(source.lxd, self.blueprint.instance, name, config=mark, devices={}, refresh=False)
+        self.lxd.update(name, stamps(role="blueprint"))
 
     def clone(self) -> None:
         instance = self._ours()
@@ -156,8 +196,11 @@ class _New:
             note=self.note,
             state="new",
         )
+        here = self._blueprint_here()
+        if here is None:
+            raise Refused(f"`{self.host.name}` has no blueprint of Mautic {self.blueprint.version} any more.")
         self.lxd.copy(
-            f"{self.blueprint.instance}/golden",
+            f"{here.name}/golden",
             self.name,
             config={**stamped, **self.size.limits(), "boot.autostart": "true", "security.protection.delete": "true"},
             devices={
@@ -181,7 +224,7 @@ class _New:
             email=f"admin@{self.domain}",
             address=context.settings.edge.url(self.domain) + "/s/login",
         )
-        context.mautic.identity(
+        self.host.mautic.identity(
             self.name,
             domain=self.domain,
             site_url=context.settings.edge.url(self.domain),

@@ -13,13 +13,14 @@ from bot.registry import Context, TenantArgument, query
 def status(context: Context, tenant: TenantArgument) -> Message:
     """Look at one tenant now: page, database, crons, workers, and what it uses of its plan."""
     found = context.fleet.tenant(tenant)
-    state = context.lxd.state(found.instance)
+    host = context.fleet.of(found)
+    state = host.lxd.state(found.instance)
     running = state.status == "Running"
     health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
     trouble = ""
     if running:
         try:
-            health |= context.mautic.call(found.instance, "health", {}, timeout=20)
+            health |= host.mautic.call(found.instance, "health", {}, timeout=20)
         except LxdError as error:
             trouble = str(error)
     return context.renderer.message(

@@ -25,22 +25,25 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         if other.role == "tenant" and other.domain == found.domain and other.name != tenant:
             raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")
     archived = f"{tenant}--archived"
+    lxd = context.fleet.of(found).lxd
+    # As it was called: another container of the tenant's may have its own name.
+    name = stamp(lxd.instance(found.instance).config, "was-called") or tenant
 
     def rename() -> None:
         try:
-            context.lxd.instance(tenant)
+            lxd.instance(name)
         except NotFound:
-            context.lxd.rename(archived, tenant)
+            lxd.rename(archived, name)
 
     def start() -> None:
-        context.lxd.start(tenant)
-        wait_for_address(context.lxd, tenant)
+        lxd.start(name)
+        wait_for_address(lxd, name)
 
     def route() -> None:
-        instance = context.lxd.instance(tenant)
+        instance = lxd.instance(name)
         if stamp(instance.config, "role") != "tenant":
             stamped = stamps(role="tenant", archived="", operation=context.operation)
-            context.lxd.update(tenant, {**stamped, "boot.autostart": "true"})
+            lxd.update(name, {**stamped, "boot.autostart": "true"})
         context.edge.apply()
 
     def probe() -> str:
@@ -49,17 +52,17 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
     def undo() -> None:
         """Put it back into the archive."""
         try:
-            instance = context.lxd.instance(tenant)
+            instance = lxd.instance(name)
         except NotFound:
             return
         if stamp(instance.config, "role") != "archived":
             if stamp(instance.config, "operation") != str(context.operation):
                 return
             stamped = stamps(role="archived", archived=int(context.now()))
-            context.lxd.update(tenant, {**stamped, "boot.autostart": "false"})
+            lxd.update(name, {**stamped, "boot.autostart": "false"})
         context.edge.apply()
-        context.lxd.stop(tenant, timeout=60)
-        context.lxd.rename(tenant, archived)
+        lxd.stop(name, timeout=60)
+        lxd.rename(name, archived)
 
     return Plan(
         tenant=tenant,

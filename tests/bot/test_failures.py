@@ -16,6 +16,7 @@ from bot import audit, runner
 from bot.lxd import LxdError, LxdUnavailable, PoolFull
 from bot.operations import Operation
 from bot.plan import Refused
+from bot.steps import PROBE
 from tests.support.bot import CASES, LEAD, Bench, containers, events, live, make_bench, make_desk, notes
 
 ERRORS: dict[str, Callable[[], Exception]] = {
@@ -26,8 +27,15 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 }
 
 
+READS = ("instance", "instances", "members", "pool", "pull", "snapshots", "state")
+HOLDS = ("push", "execute", "instance", "pull", "remove")
+"""What holding writes for a snapshot asks of LXD: a snapshot is taken without it too, and says so."""
+LONG = ("new", "delete", "unarchive", "suspend", "resume", "restore", "migrate")
+"""Operations of several steps that have something to take back."""
+
+
 def prepared(folder: Path, command: str) -> Bench:
-    bench = make_bench(folder)
+    bench = make_bench(folder, members=CASES[command].members)
     for text in CASES[command].before:
         assert bench.done(text, CASES[command].actor).state == "succeeded"
     return bench
@@ -41,7 +49,7 @@ def failing_at(bench: Bench, number: int, error: Exception, *, after: bool) -> l
         made.append(method)
         if len(made) - 1 == number:
             # A reading has no answer to lose: it may itself be an error that the step lives by.
-            bench.lxd.fail_next(method, error, after=after and method != "instance")
+            bench.lxd.fail_next(method, error, after=after and method not in READS)
 
     bench.lxd.on_call = on_call
     return made
@@ -49,7 +57,7 @@ def failing_at(bench: Bench, number: int, error: Exception, *, after: bool) -> l
 
 def as_it_was(bench: Bench, command: str) -> bool:
     case = CASES[command]
-    was_live = bool(case.before) and not case.live
+    was_live = command not in ("new", "unarchive", "start", "resume")
     return containers(bench) == case.untouched and live(bench) == was_live
 
 
@@ -73,10 +81,21 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         ended = bench.context.operations.get(operation.id)
         if len(made) <= number:
             break
-        at = (number, made[number], ended.outcome)
-        if ended.state == "succeeded":
-            # Tidying up inside the tenant may fail unseen: what was asked for is there.
-            pytest.fail(f"a failed call was swallowed: {at}")
+        at = (command, number, made[number], ended.outcome)
+        if ended.state == "succeeded" and command in ("snapshot", "restore") and made[number] in HOLDS:
+            assert "as after a power cut" in ended.steps[0].note or made[number] == "remove", at
+            bench = prepared(tmp_path / str(number), command)
+            number += 1
+            continue
+        if any(step.title == PROBE and step.finished for step in ended.steps):
+            # The heir serves; there is no way back, but one on.
+            assert ended.state == "needs_attention", at
+            bench.context.operations.retry(ended, LEAD.id)
+            bench.finish()
+            assert bench.context.operations.get(operation.id).state == "succeeded", at
+            bench = prepared(tmp_path / str(number), command)
+            number += 1
+            continue
         assert ended.state == "failed", at
         assert as_it_was(bench, command), at
         assert events(bench, ended)[-1] == "operation.failed", at
@@ -90,16 +109,16 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             assert not ended.error_id
         bench.lxd._faults.clear()
         number += 1
-    assert number > 5
+    assert number > 2
     assert ended.state == "succeeded"
     assert containers(bench) == CASES[command].after
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", LONG)
 def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
-    failing_at(bench, 6, LxdError("LXD could not."), after=True)
+    failing_at(bench, 28 if command == "restore" else 6, LxdError("LXD could not."), after=True)
     bench.finish()
     bench.lxd.on_call = None
     assert bench.context.operations.get(operation.id).state == "failed"
@@ -110,7 +129,7 @@ def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: s
     assert live(bench) == CASES[command].live
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", LONG)
 @pytest.mark.parametrize("way", ["retry", "undo"])
 def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path: Path, command: str, way: str) -> None:
     bench = prepared(tmp_path, command)

@@ -113,9 +113,18 @@ def test_a_requester_that_is_no_slack_id_is_only_text(requester: str) -> None:
 @given(hostile, hostile)
 def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
     tenant = Tenant(
-        "client-x", "local", "client-x", "Running", "client-x.mautic.localhost", "small", word, "tenant", note
+        "client-x",
+        "local",
+        "local",
+        "client-x",
+        "Running",
+        "client-x.mautic.localhost",
+        "small",
+        word,
+        "tenant",
+        note=note,
     )
-    listed = {"part": word, "page": 1, "pages": 2, "archived": False, "running": 1, "total": 1}
+    listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "running": 1, "total": 1}
     judge(RENDERER.message("commands/list.j2", tenants=[tenant], url=SETTINGS.edge.url, **listed))
     shown = RENDERER.message(
         "commands/status.j2",
@@ -152,9 +161,11 @@ def test_a_mention_of_ours_lives_and_a_typed_one_does_not() -> None:
 
 
 def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
-    tenant = Tenant("client-x", "local", "client-x", "Running", "d" * 250, "small", "5", "tenant", "<!channel> &" * 20)
+    tenant = Tenant(
+        "client-x", "local", "local", "client-x", "Running", "d" * 250, "small", "5", "tenant", note="<!channel> &" * 20
+    )
     tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
-    listed = {"part": "", "page": 1, "pages": 1, "archived": False, "running": 1000, "total": 1000}
+    listed = {"part": "", "page": 1, "pages": 1, "archived": False, "running": 1000, "total": 1000, "silent": {}}
     shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)
     judge(shown)
     assert "cut here" in str(shown.blocks), "what does not fit is not left out in silence"

@@ -57,7 +57,7 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[bot]\nworkers = 'many'", r"bot\.workers"),
         ("[edge]\ntls = 'maybe'", r"edge\.tls"),
         ("[policies.new]\napprove = ['boss']", "policies.new names the role 'boss'"),
-        ("[policies.new]\napprovals = 0", "policies.new.approvals is 0"),
+        ("[policies.new]\napprovals = -1", "policies.new.approvals is -1"),
         ("[policies.new]\nstep_up = 'dance'", "step_up"),
         ("[plans.tiny]\ncpu = 1", "plans"),
         ("[bot\n", "not valid TOML"),

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bot.lxd import AlreadyExists, ExecResult, LxdError, LxdUnavailable, NotFound, PoolFull, edge_address
-from bot.simulated_lxd import CLONE_BYTES, MIB, SimulatedLxd, size_bytes
+from bot.lxd import AlreadyExists, ExecResult, LxdError, LxdUnavailable, NotFound, PoolFull, edge_address, size_bytes
+from bot.simulated_lxd import CLONE_BYTES, MIB, SimulatedLxd
 
 
 def _with_blueprint(lxd: SimulatedLxd, tmp_path: Path) -> SimulatedLxd:

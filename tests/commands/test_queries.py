@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bot import audit
 from bot.lxd import LxdUnavailable
 from bot.messages import Message
 from bot.plan import Refused
@@ -139,7 +140,28 @@ def test_credentials_are_for_who_asked(bench: Bench) -> None:
 
 
 def test_every_query_says_so_when_lxd_is_down(bench: Bench) -> None:
-    for text in ("list", "status client-x"):
-        bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
-        with pytest.raises(LxdUnavailable, match="does not answer"):
-            bench.answer(text)
+    bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
+    assert "The tenants of local are missing here: LXD does not answer." in said(bench.answer("list"))
+    bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
+    with pytest.raises(LxdUnavailable, match="LXD does not answer"):
+        bench.answer("status client-x")
+    bench.lxd.fail_next("members", LxdUnavailable("LXD does not answer."))
+    assert ":red_circle: *local*" in said(bench.answer("hosts"))
+
+
+def test_console_runs_what_is_allowed_for_those_who_may(bench: Bench) -> None:
+    assert "ended with 0" in said(bench.answer("console client-x cache:clear", OPERATOR))
+    with pytest.raises(Refused, match="operators and approvers"):
+        bench.answer("console client-x cache:clear", ASKER)
+    with pytest.raises(Refused):
+        bench.answer("console client-x mautic:install", OPERATOR)
+    row = audit.recent(bench.context.database, limit=1)[0]
+    assert (row["event"], row["actor"], json.loads(row["detail"])["words"]) == (
+        "console.run",
+        OPERATOR.id,
+        "cache:clear",
+    )
+
+
+def test_hosts_shows_where_there_is_room(bench: Bench) -> None:
+    assert ":large_green_circle: *local* · LXD simulated · 1 tenant · " in said(bench.answer("hosts"))

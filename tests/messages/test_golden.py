@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
 from bot.jobs import Job
-from bot.lxd import InstanceState
+from bot.lxd import InstanceState, PoolSpace
 from bot.messages import Message, Modal, Renderer
 from bot.operations import Decision, Operation, StepRow
 from bot.registry import Context, Registry
@@ -28,6 +29,7 @@ from bot.settings import load
 from bot.simulated_edge import SimulatedProbe
 from bot.tenants import Tenant
 from bot.workspace import block_kit
+from commands.hosts import Row
 from tests.support.bot import LEAD, make_bench
 from tests.support.judge import judge
 
@@ -95,6 +97,7 @@ DONE = replace(
 FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
 TENANT = Tenant(
     name="client-x",
+    server="local",
     host="local",
     instance="client-x",
     status="Running",
@@ -117,8 +120,9 @@ def words(template: str, **state: object) -> Message:
     return RENDERER.message(f"commands/{template}.j2", **state)
 
 
-def ended(command: str, **facts: str) -> Message:
-    operation = replace(DONE, command=command)
+def ended(command: str, arguments: dict[str, str] | None = None, /, **facts: str) -> Message:
+    steps = tuple(replace(DONE.steps[-1], title=f"Step {number}") for number in range(9))
+    operation = replace(DONE, command=command, steps=steps, arguments={**DONE.arguments, **(arguments or {})})
     plan = {**operation.plan, "facts": {**operation.plan["facts"], **facts}}
     return words(command, operation=operation, plan=plan, arguments=operation.arguments, took=4.2)
 
@@ -130,7 +134,15 @@ def helped(command: str) -> Message:
 
 
 def listed(*tenants: Tenant, **state: object) -> Message:
-    known = {"part": "", "page": 1, "pages": 1, "archived": False, "running": len(tenants), "total": len(tenants)}
+    known = {
+        "silent": {},
+        "part": "",
+        "page": 1,
+        "pages": 1,
+        "archived": False,
+        "running": len(tenants),
+        "total": len(tenants),
+    }
     return words("list", tenants=tenants, url=SETTINGS.edge.url, **known | state)
 
 
@@ -153,7 +165,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    return RENDERER.message("home.j2", **{"waiting": [], "mine": [], "tenants": [], **state})
+    return RENDERER.message("home.j2", **{"waiting": [], "mine": [], "tenants": [], "silent": {}, **state})
 
 
 SILENT = {"healthy": False, "checks": {}, "facts": {}}
@@ -172,6 +184,32 @@ MESSAGES: dict[str, Message] = {
     "commands-new": ended("new"),
     "commands-delete": ended("delete", Kept="for 30 days as an archive, with all its data"),
     "commands-unarchive": ended("unarchive"),
+    "commands-start": ended("start"),
+    "commands-stop": ended("stop"),
+    "commands-restart": ended("restart", {"part": "all"}),
+    "commands-restart-part": ended("restart", {"part": "worker"}),
+    "commands-suspend": ended("suspend"),
+    "commands-resume": ended("resume"),
+    "commands-resize": ended("resize", {"plan": "medium"}),
+    "commands-snapshot": ended("snapshot"),
+    "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}),
+    "commands-migrate": ended("migrate", From="node1", To="node2"),
+    "commands-console": words(
+        "console",
+        tenant="client-x",
+        words="doctrine:migrations:status",
+        code=0,
+        output="Executed 3\n\n# <!channel> ```x",
+    ),
+    "commands-hosts": words(
+        "hosts",
+        hosts=[
+            Row("node1", "berlin", "5.0.2", space=PoolSpace(8 * 10**9, 30 * 10**9)),
+            Row("node2", "berlin", "5.0.2", trouble="no heartbeat since 1m"),
+            Row("solo1", trouble="LXD at https://solo1:8443 cannot be reached; is it running?"),
+        ],
+        tenants=Counter(node1=2, node2=1),
+    ),
     "commands-help": helped(""),
     "commands-help-operation": helped("new"),
     "commands-help-query": helped("list"),
@@ -232,7 +270,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "home": homepage(waiting=[ASKED], mine=[ASKED, DONE], tenants=[TENANT]),
     "home-empty": homepage(),
-    "home-without-lxd": homepage(tenants=None),
+    "home-without-lxd": homepage(silent={"local": "LXD at /run/lxd.sock cannot be reached; is it running?"}),
     "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
 }

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,10 +93,13 @@ class Bench:
             channel="C0OPS",
             request_key=key or uuid4().hex,
             hours=24,
+            approved=self.context.settings.policy(command.name).approvals == 0,
         )
 
     def approve(self, operation: Operation, actor: Actor = LEAD) -> Operation:
-        """Approve it, with the step-up if there is one."""
+        """Approve it, with the step-up if there is one; what needs no approval is queued already."""
+        if operation.state == "queued":
+            return operation
         return self.context.approvals.decide(operation.id, actor, "approve", typed_name=operation.tenant, via="test")
 
     def finish(self) -> None:
@@ -117,6 +120,7 @@ class Case:
 
     `before`: the operations that prepare the world; `after`/`untouched`: the containers beside the blueprint when it
     was done, and when it came to nothing; `live`: whether the tenant's page answers when it was done.
+    `members`: of the cluster that the host is, if it is one.
     """
 
     text: str
@@ -125,8 +129,10 @@ class Case:
     after: frozenset[str]
     untouched: frozenset[str]
     live: bool
+    members: tuple[str, ...] = ()
 
 
+CLIENT_X = frozenset({"client-x"})
 CASES = {
     "new": Case("new client-x --note 'spring'", ASKER, (), frozenset({"client-x"}), frozenset(), True),
     "delete": Case(
@@ -144,6 +150,32 @@ CASES = {
         frozenset({"client-x"}),
         frozenset({"client-x--archived"}),
         True,
+    ),
+    "stop": Case("stop client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, False),
+    "start": Case("start client-x", OPERATOR, ("new client-x", "stop client-x"), CLIENT_X, CLIENT_X, True),
+    "restart": Case("restart client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),
+    "suspend": Case("suspend client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, False),
+    "resume": Case("resume client-x", OPERATOR, ("new client-x", "suspend client-x"), CLIENT_X, CLIENT_X, True),
+    "resize": Case("resize client-x --plan medium", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),
+    "snapshot": Case(
+        "snapshot client-x --note 'before the sale'", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True
+    ),
+    "restore": Case(
+        "restore client-x s-20270115-080000-2",
+        OPERATOR,
+        ("new client-x", "snapshot client-x"),
+        CLIENT_X | {"client-x--3"},
+        CLIENT_X,
+        True,
+    ),
+    "migrate": Case(
+        "migrate client-x node2",
+        OPERATOR,
+        ("new client-x --host node1",),
+        CLIENT_X | {"client-x--2"},
+        CLIENT_X,
+        True,
+        ("node1", "node2"),
     ),
 }
 """Every operation command has its case: a new one fails the suite until it has one here."""
@@ -164,16 +196,22 @@ def make_bench(
     lxd: SimulatedLxd | None = None,
     fault: Callable[[str], None] = lambda moment: None,
     slack: FakeSlack | None = None,
+    others: Mapping[str, SimulatedLxd] | None = None,
+    members: tuple[str, ...] = (),
     **environment: str,
 ) -> Bench:
-    """Build a bench in a folder; the same folder, LXD and Slack again is the bot after a restart."""
+    """Build a bench in a folder; the same folder, LXD and Slack again is the bot after a restart.
+
+    `lxd` is the server `local`, `others` are more servers by name; `members`: it is a cluster of these.
+    """
     settings = settings_in(folder, **environment)
     if lxd is None:
-        lxd = SimulatedLxd()
+        lxd = SimulatedLxd(members=members)
         add_blueprint(lxd)
     clock = Clock()
     slack = slack or FakeSlack()
-    context = compose(settings, lxd, SimulatedEdge(lxd), Post(cast(WebClient, slack)))
+    servers = {"local": lxd, **(others or {})}
+    context = compose(settings, servers, SimulatedEdge(*servers.values()), Post(cast(WebClient, slack)))
     context.operations.clock = clock
     context.vault.clock = clock
     context.jobs.clock = clock

@@ -7,7 +7,7 @@ import sys
 import time
 
 from bot import bring_up
-from bot.hosts import open_edge, open_lxd
+from bot.hosts import open_edge, open_servers
 from bot.settings import load
 from tests.support.workspace import Json, Workspace, eventually
 
@@ -86,7 +86,7 @@ def main() -> int:
     """Run the story; 0 only when the tenant really answered, or when all is simulated and says so."""
     bring_up.up()
     settings = load()
-    edge = open_edge(settings, open_lxd(settings))
+    edge = open_edge(settings, open_servers(settings))
     name = f"demo-{int(time.time()) % 100_000}"
     domain = f"{name}.{settings.bot.base_domain}"
     story = Story(Workspace(f"http://127.0.0.1:{bring_up.port()}"))

@@ -41,7 +41,8 @@ def judge_text(text: str, mentions: frozenset[str]) -> None:
     assert "<" not in rest, f"a mark or a bare < in {text!r}"
     assert ">" not in rest, f"a mark or a bare > in {text!r}"
     assert not re.search(r"&(?!amp;|lt;|gt;)", rest), f"a bare & in {text!r}"
-    shown = re.sub(ZERO_WIDTH + r"[*_~`]", "", rest)
+    # Within a block of code nothing formats.
+    shown = re.sub(ZERO_WIDTH + r"[*_~`]", "", re.sub(r"```.*?```", "", rest, flags=re.S))
     for line in shown.splitlines():
         assert line.count("`") % 2 == 0, f"code does not close in {line!r}"
         plain = EMOJI.sub("", re.sub(r"`[^`]*`", "", line))

@@ -82,7 +82,7 @@ counts)
 bytes) answer="$ok, \"bytes\": 1000000" ;;
 logs) answer="$ok, \"text\": \"tiny\"" ;;
 console) answer="$ok, \"code\": 0, \"output\": \"tiny\"" ;;
-restart | resize) ;;
+restart | resize | page) ;;
 health) answer="$ok, \"healthy\": true, \"checks\": {}, \"facts\": {}" ;;
 version) answer="$ok, \"version\": \"tiny\"" ;;
 *) answer='"ok": false, "error": "there is no verb '"$2"'"' ;;

@@ -22,6 +22,7 @@ VERBS = {
     "unquiesce": "doors.unquiesce",
     "restart": "restart.restart",
     "hold": "hold.hold",
+    "page": "page.wait_for_page",
     "counts": "counts.counts",
     "bytes": "counts.bytes_on_disk",
     "logs": "logs.logs",
@@ -30,7 +31,7 @@ VERBS = {
     "version": "version.version",
 }
 """The module and function of each; a module is loaded when it is asked for."""
-SIDE_BY_SIDE = frozenset(["hold", "counts", "bytes", "logs", "console", "health", "version"])
+SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "bytes", "logs", "console", "health", "version"])
 """Verbs that may run beside others."""
 
 

@@ -3,7 +3,11 @@
 import re
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from .means import IDENTITY, CtlError, read_json
 
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 
@@ -23,3 +27,20 @@ def login_page(domain: str) -> tuple[int, bool, float]:
             answer += part
     status = re.match(rb"HTTP/1\.\d (\d+)", answer)
     return int(status[1]) if status else 0, b'name="_username"' in answer, time.monotonic() - began
+
+
+def wait_for_page(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Wait until the login page is there inside, sealed or not; raises CtlError after so many seconds."""
+    domain = read_json(IDENTITY).get("domain", "localhost")
+    began = time.monotonic()
+    while True:
+        try:
+            status, is_login, _ = login_page(domain)
+        except OSError:
+            status, is_login = 0, False
+        took = time.monotonic() - began
+        if is_login:
+            return {"seconds": took}
+        if took > request["seconds"]:
+            raise CtlError(f"the login page is not there after {took:.0f} s (HTTP {status})")
+        time.sleep(0.02)

@@ -1,0 +1,164 @@
+"""A new container takes the place of a tenant's present one: the heir is made and tried beside it, then the two change.
+
+Restore and migrate share this. The present one is kept, stopped and protected, as a *former* container. Until the heir
+serves, everything can be taken back. Nothing is renamed: the heir is called `<tenant>--<operation>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from bot.fleet import Host
+from bot.lxd import Instance, LxdUnavailable, NotFound
+from bot.mautic import SEAL
+from bot.plan import Refused
+from bot.registry import Context
+from bot.steps import PROBE, patiently, see_login_page, wait_for_address
+from bot.tenants import KEY, Tenant, stamp, stamps
+
+ANSWER = 20.0
+"""Seconds that a host may take to answer while a tenant waits for it."""
+_OWN = ("tenant", "domain", "plan", "note", "version", "double", "created")
+"""What is said of a tenant, whichever container it is in."""
+
+
+def present(context: Context, tenant: str, verb: str) -> Tenant:
+    """Return a tenant's present container, also when the operation that is going on has put an heir in its place."""
+    seen = context.fleet.look("tenant", "former")
+    for one in seen.tenants:
+        if one.name != tenant or one.instance == f"{tenant}--{context.operation}":
+            continue
+        if one.role == "tenant" or (context.operation and one.reason == f"{verb} {context.operation}"):
+            return one
+    for why in seen.silent.values():
+        raise LxdUnavailable(why)
+    return context.fleet.tenant(tenant, seen.tenants)
+
+
+class Succession:
+    """The steps of one operation; each looks before it acts.
+
+    Args:
+        old: the tenant as it is; it stands on `source`, and the heir comes to `target`.
+        verb: `restore` or `migrate`, which with the operation's number is the reason why the old one is a former one.
+    """
+
+    def __init__(self, context: Context, old: Tenant, target: Host, verb: str) -> None:
+        self.context = context
+        self.old = old
+        self.source = context.fleet.of(old)
+        self.target = target
+        self.reason = f"{verb} {context.operation}"
+        self.name = f"{old.name}--{context.operation}"
+
+    def old_instance(self) -> Instance:
+        """Return the old container as it stands."""
+        return self.source.lxd.instance(self.old.instance)
+
+    def made(self) -> Instance | None:
+        """Return the heir, None when it is not there; refuse a stranger's."""
+        try:
+            instance = self.target.lxd.instance(self.name)
+        except NotFound:
+            return None
+        if stamp(instance.config, "operation") != str(self.context.operation):
+            raise Refused(f"There is an instance `{self.name}` that this operation did not make; rename or remove it.")
+        return instance
+
+    def config(self) -> dict[str, str]:
+        """Return what is laid over the heir's configuration: the old one's facts and limits, and that it waits."""
+        config = self.old_instance().config
+        own = {KEY + name: stamp(config, name) for name in _OWN}
+        limits = {key: value for key, value in config.items() if key.startswith("limits.")}
+        mark = stamps(role="incoming", state="moving", operation=self.context.operation, copied="")
+        return {**own, **limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
+
+    def devices(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the heir's own devices: the disk, of the size that the old one has."""
+        return {"root": dict(self.old_instance().devices["root"])}
+
+    def copied(self, *, whole: bool) -> bool:
+        """Whether the heir is there as a whole; what a cut copy left is removed. `whole`: mark it as that now."""
+        instance = self.made()
+        if instance is not None and (whole or stamp(instance.config, "copied")):
+            self.target.lxd.update(self.name, stamps(copied=1))
+            return True
+        self.discard()
+        return False
+
+    def serves(self) -> bool:
+        """Whether the heir is in place: then a step that a retry begins anew has nothing to do."""
+        instance = self.made()
+        return instance is not None and stamp(instance.config, "role") == "tenant"
+
+    def discard(self) -> None:
+        """Take the heir away."""
+        instance = self.made()
+        if instance is None:
+            return
+        self.target.lxd.stop(self.name, force=True)
+        self.target.lxd.update(self.name, {"security.protection.delete": None})
+        self.target.lxd.delete(self.name)
+
+    def start(self) -> str:
+        """Start the heir, sealed, and wait until Mautic's login page is there inside and it has its address."""
+        self.target.lxd.start(self.name)
+        took = self.target.mautic.wait_for_page(self.name)
+        wait_for_address(self.target.lxd, self.name)
+        return f"login page inside in {took:.2f} s"
+
+    def change(self) -> None:
+        """Put the heir in the old one's place, open it, and route to it."""
+        days = self.context.settings.retention.former_days
+        if stamp(self.old_instance().config, "role") == "tenant":
+            # The old one first: at no moment are there two.
+            until = int(self.context.now()) + days * 86_400
+            former = stamps(role="former", state="moving", reason=self.reason, kept_until=until)
+            self.source.lxd.update(self.old.instance, {**former, "boot.autostart": "false"})
+        self.target.lxd.remove(self.name, SEAL)
+        self.target.lxd.update(self.name, {**stamps(role="tenant", state="live"), "boot.autostart": "true"})
+        self.context.edge.apply()
+
+    def probe(self) -> str:
+        """See the login page through the edge: from then on there is no way back."""
+        return see_login_page(self.context.edge, self.old.domain)
+
+    def keep(self) -> str:
+        """Let the heir's workers begin, and stop the old one, which is kept."""
+        self.target.mautic.open(self.name)
+        self.source.lxd.stop(self.old.instance, timeout=60)
+        return f"{self.old.instance} is kept for {self.context.settings.retention.former_days} days"
+
+    def give_back(self) -> str | None:
+        """Let the old one go on, as it was, and take the heir away; say what could not be taken away yet.
+
+        Raises Refused when the heir serves already: then only what comes after is to be tried again.
+        """
+        steps = self.context.operations.get(self.context.operation).steps
+        if any(step.title == PROBE and step.finished for step in steps):
+            raise Refused("the new container serves, and only what comes after that failed; Retry goes on there.")
+        # A host that is out of reach must not keep the old one waiting.
+        removing = ThreadPoolExecutor(1, "discard").submit(self.discard)
+        with suppress(TimeoutError, LxdUnavailable):
+            removing.result(ANSWER)
+        patiently(self._let_go_on)
+        try:
+            removing.result(ANSWER)
+        except (TimeoutError, LxdUnavailable):
+            return f"`{self.name}` on {self.target.name} could not be removed yet; it is as soon as that host answers"
+        return None
+
+    def _let_go_on(self) -> None:
+        instance = self.old_instance()
+        config = instance.config
+        if (stamp(config, "role"), stamp(config, "state"), instance.running) == ("tenant", "live", True):
+            # Nothing was done to it yet.
+            return
+        self.source.lxd.start(self.old.instance)
+        self.source.mautic.unquiesce(self.old.instance)
+        wait_for_address(self.source.lxd, self.old.instance)
+        stamped = stamps(role="tenant", state="live", reason="", kept_until="")
+        self.source.lxd.update(self.old.instance, {**stamped, "boot.autostart": "true"})
+        self.context.edge.apply()

@@ -1,0 +1,139 @@
+"""`/mautic migrate`: a tenant to another host."""
+
+from __future__ import annotations
+
+from bot.fleet import Host
+from bot.lxd import AlreadyExists
+from bot.messages import size
+from bot.placement import LEAST
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.steps import PROBE
+from bot.succession import Succession, present
+from bot.tenants import Tenant, stamps
+
+DOWNTIME = "2 to 5 seconds, behind a polite page"
+
+
+@operation
+def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
+    """Move a tenant to another host: it is copied while it runs, and away only for the last difference.
+
+    Until its page answers from the new host everything can be taken back, and is when something fails.
+    """
+    old = present(context, tenant, "migrate")
+    source, target = context.fleet.of(old), context.fleet.host(host)
+    if source.name == target.name:
+        raise Refused(f"`{tenant}` stands on {target.name} already.")
+    if old.state == "suspended":
+        raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
+    if old.status != "Running" and old.state == "live":
+        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
+    move = _Move(context, old, target)
+    days = context.settings.retention.former_days
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "host": target.name},
+        summary=f"Move the tenant {tenant} from {source.name} to {target.name}",
+        facts={
+            "From": source.name,
+            "To": target.name,
+            "If it fails": f"it goes on, on {source.name}, by itself; nothing is lost",
+            "Kept": f"the container on {source.name}, stopped, for {days} days",
+        },
+        # Looked at again by the first step: once it goes on, the target need not answer for there to be a plan.
+        remarks={} if context.operation else _room(source, target, old) | {"Expected downtime": DOWNTIME},
+        steps=(
+            Step("Check the target", move.check),
+            Step("Copy it while it runs", move.copy),
+            Step("Copy what changed meanwhile", move.catch_up),
+            Step("Close and stop it", move.stop),
+            Step("Copy the last difference", move.last_difference),
+            Step("Start it there, closed, and see its page inside", move.heir.start),
+            Step("Open it there, and route its domain", move.heir.change),
+            Step(PROBE, move.heir.probe),
+            Step("Keep the old container", move.keep),
+        ),
+        reversible=f"can be undone with `migrate {tenant} {source.name}`",
+        seconds=60,
+        undo=move.undo,
+    )
+
+
+def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
+    """Return what moves and what is free for it, or refuse when it does not fit."""
+    moves = source.lxd.state(old.instance).disk
+    space = target.lxd.pool()
+    free = space.total - space.used
+    if free < moves + LEAST:
+        raise Refused(f"`{target.name}` has {size(free)} free, and `{old.name}` needs {size(moves + LEAST)}.")
+    return {"Moves": f"{size(moves)} of its own; {target.name} has {size(free)} of {size(space.total)} free"}
+
+
+class _Move:
+    """The steps. The snapshots `move-<operation>-<n>` are what the copies are told apart by; they go at the end."""
+
+    def __init__(self, context: Context, old: Tenant, target: Host) -> None:
+        self.context = context
+        self.old = old
+        self.heir = Succession(context, old, target, "migrate")
+        self.source, self.target = self.heir.source, target
+
+    def check(self) -> None:
+        if not self.heir.serves():
+            _room(self.source, self.target, self.old)
+
+    def _snapshot(self, number: int) -> None:
+        try:
+            self.source.lxd.snapshot(self.old.instance, f"move-{self.context.operation}-{number}")
+        except AlreadyExists:
+            # Taken before a crash; what has changed since then is in the next one.
+            return
+
+    def copy(self) -> None:
+        if self.heir.serves() or self.heir.copied(whole=False):
+            return
+        self._snapshot(1)
+        config, devices = self.heir.config(), self.heir.devices()
+        self.target.lxd.receive(self.source.lxd, self.old.instance, self.heir.name, config=config, devices=devices)
+        self.heir.copied(whole=True)
+
+    def _refresh(self, number: int) -> None:
+        if self.heir.serves():
+            return
+        self._snapshot(number)
+        self.target.lxd.receive(
+            self.source.lxd, self.old.instance, self.heir.name, config=self.heir.config(), devices={}, refresh=True
+        )
+
+    def catch_up(self) -> None:
+        self._refresh(2)
+
+    def stop(self) -> str | None:
+        instance = self.source.lxd.instance(self.old.instance)
+        if not instance.running:
+            return "it had been stopped"
+        self.source.lxd.update(self.old.instance, {**stamps(state="moving"), "boot.autostart": "false"})
+        self.source.mautic.quiesce(self.old.instance)
+        # All is on disk and nothing works any more, so that there is no peace to wait for.
+        self.source.lxd.stop(self.old.instance, force=True)
+        return None
+
+    def last_difference(self) -> None:
+        self._refresh(3)
+
+    def keep(self) -> str:
+        told = self.heir.keep()
+        self._forget(self.target, self.heir.name)
+        self._forget(self.source, self.old.instance)
+        return told
+
+    def _forget(self, host: Host, instance: str) -> None:
+        for snapshot in host.lxd.snapshots(instance):
+            if snapshot.name.startswith(f"move-{self.context.operation}-"):
+                host.lxd.delete_snapshot(instance, snapshot.name)
+
+    def undo(self) -> str | None:
+        left = self.heir.give_back()
+        self._forget(self.source, self.old.instance)
+        return left

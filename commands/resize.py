@@ -1,0 +1,69 @@
+"""`/mautic resize`: a tenant gets another plan."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from bot.lxd import size_bytes
+from bot.messages import size as in_words
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.settings import Settings
+from bot.tenants import PlanSize, stamp, stamps
+
+
+@operation
+def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
+    """Give a tenant another plan: CPUs, memory and disk at once, and the sizes of its database, PHP and workers."""
+    found = context.fleet.tenant(tenant)
+    host = context.fleet.of(found)
+    size = plan_named(context.settings, plan)
+    before = stamp(host.lxd.instance(found.instance).config, "was-plan") if context.operation else found.plan
+    if found.plan == plan and not context.operation:
+        raise Refused(f"`{tenant}` has the plan {plan} already.")
+    used = host.lxd.state(found.instance).disk
+    if used > 0.9 * size_bytes(size.disk):
+        raise Refused(f"`{tenant}` uses {in_words(used)} of disk, too much for {plan}'s {size.disk}.")
+
+    def give(name: str, given: PlanSize) -> None:
+        root = {"type": "disk", "path": "/", "pool": context.settings.lxd.pool, "size": given.disk}
+        host.lxd.update(found.instance, {**stamps(plan=name), **given.limits()}, {"root": root})
+
+    def limits() -> None:
+        if found.plan != plan:
+            host.lxd.update(found.instance, stamps(was_plan=found.plan))
+        give(plan, size)
+
+    def inside() -> str | None:
+        if not host.lxd.instance(found.instance).running:
+            return "it does not run: its database takes its new size from the next resize"
+        host.mautic.resize(found.instance, size)
+        return None
+
+    def undo() -> None:
+        was = stamp(host.lxd.instance(found.instance).config, "was-plan")
+        if was in context.settings.plans:
+            give(was, context.settings.plans[was])
+            if host.lxd.instance(found.instance).running:
+                host.mautic.resize(found.instance, context.settings.plans[was])
+
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "plan": plan},
+        summary=f"Give the tenant {tenant} the plan {plan}",
+        facts={"Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk"},
+        remarks={"Before": before} if before else {},
+        steps=(Step("Set the container's limits", limits), Step("Set the sizes inside", inside)),
+        reversible="can be undone with `resize` to the plan before",
+        seconds=3,
+        undo=undo,
+    )
+
+
+def plan_named(settings: Settings, name: str) -> PlanSize:
+    """Return a plan's sizes, or refuse with the nearest plan."""
+    if name in settings.plans:
+        return settings.plans[name]
+    near = get_close_matches(name, settings.plans, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(settings.plans)}."
+    raise Refused(f"There is no plan “{name[:40]}”; {hint}")

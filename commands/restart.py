@@ -1,0 +1,52 @@
+"""`/mautic restart`: a tenant, or one part of it, starts anew."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.steps import PROBE, see_login_page, wait_for_address
+
+
+@operation
+def restart(
+    context: Context, tenant: TenantArgument, *, part: Literal["all", "worker", "cron", "web", "database"] = "all"
+) -> Plan:
+    """Restart a tenant's container, or with `--part` only its workers, crons, web server or database."""
+    found = context.fleet.tenant(tenant)
+    host = context.fleet.of(found)
+    if found.status != "Running" and not context.operation:
+        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
+
+    def again() -> None:
+        if part != "all":
+            host.mautic.restart_part(found.instance, part)
+            return
+        # Cut in the middle it may be stopped.
+        host.lxd.stop(found.instance, timeout=60)
+        host.lxd.start(found.instance)
+        wait_for_address(host.lxd, found.instance)
+
+    def route() -> str:
+        context.edge.apply()
+        if found.state == "suspended":
+            return "it is still suspended"
+        return see_login_page(context.edge, found.domain)
+
+    def undo() -> None:
+        host.lxd.start(found.instance)
+        wait_for_address(host.lxd, found.instance)
+        context.edge.apply()
+
+    what = "the container" if part == "all" else f"its {part}"
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "part": part},
+        summary=f"Restart the tenant {tenant}" if part == "all" else f"Restart the {part} of the tenant {tenant}",
+        facts={"Address": context.settings.edge.url(found.domain)},
+        steps=(Step(f"Restart {what}", again), Step(PROBE, route)),
+        reversible="changes nothing that lasts",
+        seconds=5,
+        undo=undo,
+    )

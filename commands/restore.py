@@ -1,0 +1,97 @@
+"""`/mautic restore`: a tenant as it was at a snapshot."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from bot.fleet import Host
+from bot.lxd import LxdError, Snapshot
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.snapshots import take
+from bot.steps import PROBE
+from bot.succession import Succession, present
+from bot.tenants import Tenant, stamps
+
+
+@operation
+def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
+    """Bring a tenant back to a snapshot: what was changed since then is lost to it, and kept beside it for a while.
+
+    A snapshot of now comes first. The old state starts in a new container beside the present one, is tried there, and
+    takes its place only when it works; the present one is then kept, stopped. The approver types the tenant's name.
+    """
+    old = present(context, tenant, "restore")
+    host = context.fleet.of(old)
+    if old.state == "suspended":
+        raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
+    source, chosen = _find(context, host, old, snapshot)
+    heir = Succession(context, old, host, "restore")
+
+    def snapshot_of_now() -> str:
+        return take(context, old, why=f"before restore {context.operation}")
+
+    def copy() -> None:
+        if heir.copied(whole=False):
+            return
+        host.lxd.copy(f"{source}/{chosen.name}", heir.name, config=heir.config(), devices=heir.devices())
+        host.mautic.seal(heir.name)
+        heir.copied(whole=True)
+
+    def change() -> None:
+        if host.lxd.instance(old.instance).running:
+            # Only one of the two may send.
+            host.lxd.update(old.instance, stamps(state="moving"))
+            host.mautic.quiesce(old.instance)
+        heir.change()
+
+    days = context.settings.retention.former_days
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "snapshot": chosen.name},
+        summary=f"Restore the tenant {tenant}",
+        facts={
+            "To the snapshot": chosen.name,
+            "Kept": f"a snapshot of now; and the present container, stopped, for {days} days",
+            "If it fails": "the present container goes on as it is",
+        },
+        remarks={} if context.operation else _loss(context, host, old, chosen),
+        steps=(
+            Step("Take a snapshot of now", snapshot_of_now),
+            Step("Copy the old state beside it", copy),
+            Step("Start it, closed, and see its page inside", heir.start),
+            Step("Put it in place", change),
+            Step(PROBE, heir.probe),
+            Step("Keep what was there before", heir.keep),
+        ),
+        reversible="can be undone with `restore` to the snapshot of now",
+        seconds=20,
+        undo=heir.give_back,
+    )
+
+
+def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Snapshot]:
+    """Return the instance that has the snapshot (the tenant's, or a former one of it on its host), and the snapshot."""
+    offered = host.lxd.snapshots(old.instance)
+    for found in offered:
+        if found.name == name:
+            return old.instance, found
+    for former in context.fleet.look("former").tenants:
+        if (former.name, former.host) == (old.name, old.host) and former.instance != old.instance:
+            for found in host.lxd.snapshots(former.instance):
+                if found.name == name:
+                    return former.instance, found
+    near = get_close_matches(name, [one.name for one in offered], n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {old.name}` lists them."
+    raise Refused(f"`{old.name}` has no snapshot “{name[:60]}”; {hint}")
+
+
+def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:
+    """Return what the tenant will lose, in words."""
+    when = context.renderer.when(chosen.created)
+    try:
+        counts = host.mautic.counts(old.instance, since=chosen.created)
+    except LxdError:
+        return {"Taken": when, "Will be lost": "what was changed since then; it cannot be counted, as it does not run"}
+    told = ", ".join(f"{counts[name]} {name.replace('_', '-')}" for name in ("contacts", "submissions", "opt_outs"))
+    return {"Taken": when, "Will be lost": f"what was changed since then: {told}"}

@@ -1,0 +1,41 @@
+"""`/mautic stop`: a tenant's container is stopped until somebody starts it."""
+
+from __future__ import annotations
+
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.tenants import stamp, stamps
+
+
+@operation
+def stop(context: Context, tenant: TenantArgument) -> Plan:
+    """Stop a tenant's container: its page closes, nothing is sent, and it stays so until `start`.
+
+    For a client that is to see a polite page for long, `suspend` is the better way.
+    """
+    found = context.fleet.tenant(tenant)
+    lxd = context.fleet.of(found).lxd
+    if found.status != "Running" and not context.operation:
+        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
+
+    def halt() -> None:
+        # Not even a restart of the host is to start it.
+        lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=context.operation)})
+        lxd.stop(found.instance, timeout=60)
+        context.edge.apply()
+
+    def undo() -> None:
+        if stamp(lxd.instance(found.instance).config, "stopped-by") == str(context.operation):
+            lxd.update(found.instance, {"boot.autostart": "true"})
+            lxd.start(found.instance)
+
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant},
+        summary=f"Stop the tenant {tenant}",
+        facts={"Address": f"{context.settings.edge.url(found.domain)} shows a polite page"},
+        steps=(Step("Stop the container", halt),),
+        reversible="can be undone with `start`",
+        seconds=3,
+        undo=undo,
+    )

@@ -1,0 +1,49 @@
+"""`/mautic suspend`: a tenant is closed, and sends nothing, until it is resumed."""
+
+from __future__ import annotations
+
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.steps import wait_for_address
+from bot.tenants import stamps
+
+
+@operation
+def suspend(context: Context, tenant: TenantArgument) -> Plan:
+    """Close a tenant for a while: a polite page outside, no crons, no mails sent, its data untouched.
+
+    It stays so over restarts, until `resume`.
+    """
+    found = context.fleet.tenant(tenant)
+    host = context.fleet.of(found)
+    if found.state == "suspended" and not context.operation:
+        raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
+    if found.status != "Running":
+        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
+
+    def close() -> None:
+        host.lxd.update(found.instance, stamps(state="suspended"))
+        context.edge.apply()
+
+    def quiet() -> None:
+        host.mautic.close(found.instance, "suspend")
+
+    def undo() -> None:
+        host.mautic.open(found.instance)
+        wait_for_address(host.lxd, found.instance)
+        host.lxd.update(found.instance, stamps(state="live"))
+        context.edge.apply()
+
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant},
+        summary=f"Suspend the tenant {tenant}",
+        facts={
+            "Address": f"{context.settings.edge.url(found.domain)} shows a polite page",
+            "Stopped": "crons and mails",
+        },
+        steps=(Step("Close its page", close), Step("Stop crons and workers", quiet)),
+        reversible="can be undone with `resume`",
+        seconds=3,
+        undo=undo,
+    )

@@ -1,0 +1,81 @@
+"""`/mautic start`, `stop`, `restart`, `suspend`, `resume`, `resize`: a tenant's days."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot import simulated_tenant
+from bot.plan import Refused
+from bot.tenants import stamp
+from tests.support.bot import OPERATOR, Bench, live, make_bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    assert made.done("new client-x").state == "succeeded"
+    return made
+
+
+def test_a_stopped_tenant_stays_stopped_until_it_is_started(bench: Bench) -> None:
+    assert bench.done("stop client-x", OPERATOR).state == "succeeded"
+    instance = bench.lxd.instance("client-x")
+    assert (instance.running, instance.config["boot.autostart"]) == (False, "false")
+    assert not live(bench)
+    assert bench.done("start client-x", OPERATOR).state == "succeeded"
+    assert bench.lxd.instance("client-x").config["boot.autostart"] == "true"
+    assert live(bench)
+
+
+def test_starting_needs_no_approval(bench: Bench) -> None:
+    bench.done("stop client-x", OPERATOR)
+    assert bench.ask("start client-x", OPERATOR).state == "queued"
+
+
+def test_a_suspended_tenant_sends_nothing_until_it_is_resumed(bench: Bench) -> None:
+    assert bench.done("suspend client-x", OPERATOR).state == "succeeded"
+    assert not live(bench)
+    assert simulated_tenant.read(bench.lxd, "client-x").stopped == ["mautic-worker@email"]
+    assert bench.done("restart client-x", OPERATOR).steps[-1].note == "it is still suspended"
+    assert not live(bench)
+    assert bench.done("resume client-x", OPERATOR).state == "succeeded"
+    assert simulated_tenant.read(bench.lxd, "client-x").stopped == []
+    assert live(bench)
+
+
+def test_one_part_is_restarted_and_nothing_else(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-x", stopped=["cron", "mautic-worker@email"])
+    bench.lxd.calls.clear()
+    assert bench.done("restart client-x --part worker", OPERATOR).state == "succeeded"
+    assert simulated_tenant.read(bench.lxd, "client-x").stopped == ["cron"]
+    assert bench.lxd.calls["stop"] == 0
+
+
+def test_another_plan_changes_limits_disk_and_what_is_inside(bench: Bench) -> None:
+    assert bench.done("resize client-x --plan medium", OPERATOR).state == "succeeded"
+    instance = bench.lxd.instance("client-x")
+    assert (instance.config["limits.memory"], instance.devices["root"]["size"]) == ("8GiB", "80GiB")
+    assert stamp(instance.config, "plan") == "medium"
+    assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull("client-x", "/var/lib/mautic-ops/resize.json")
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "why"),
+    [
+        ((), "start client-x", "runs already"),
+        ((), "resume client-x", "is not suspended"),
+        ((), "resize client-x --plan small", "has the plan small already"),
+        ((), "resize client-x --plan huge", "no plan “huge”"),
+        (("stop client-x",), "stop client-x", "does not run"),
+        (("stop client-x",), "restart client-x", "does not run"),
+        (("stop client-x",), "suspend client-x", "start client-x` first"),
+        (("suspend client-x",), "suspend client-x", "is suspended already"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(bench: Bench, before: tuple[str, ...], text: str, why: str) -> None:
+    for earlier in before:
+        bench.done(earlier, OPERATOR)
+    with pytest.raises(Refused, match=why):
+        bench.answer(text, OPERATOR)

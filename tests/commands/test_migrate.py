@@ -1,0 +1,124 @@
+"""`/mautic migrate` and placement: hosts, clusters and servers of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import LxdError, LxdUnavailable, NotFound
+from bot.plan import Refused
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamp
+from tests.support.bot import OPERATOR, Bench, live, make_bench
+
+
+@pytest.fixture
+def other() -> SimulatedLxd:
+    return SimulatedLxd()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, other: SimulatedLxd) -> Bench:
+    """Two servers, with a tenant on the first."""
+    made = make_bench(tmp_path, others={"solo": other})
+    assert made.done("new client-x --host local").state == "succeeded"
+    return made
+
+
+def roles(lxd: SimulatedLxd) -> dict[str, str]:
+    return {one.name: stamp(one.config, "role") for one in lxd.instances() if stamp(one.config, "tenant") == "client-x"}
+
+
+def test_it_moves_to_another_server_and_the_old_one_is_kept(bench: Bench, other: SimulatedLxd) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    done = bench.done("migrate client-x solo", OPERATOR)
+    assert done.state == "succeeded", done.outcome
+    tenant = bench.context.fleet.tenant("client-x")
+    assert (tenant.host, tenant.instance) == ("solo", f"client-x--{done.id}")
+    assert roles(other) == {f"client-x--{done.id}": "tenant"}
+    assert roles(bench.lxd) == {"client-x": "former"}
+    assert not bench.lxd.instance("client-x").running
+    assert live(bench)
+    for lxd, name in ((bench.lxd, "client-x"), (other, tenant.instance)):
+        assert [one.name for one in lxd.snapshots(name)] == ["s-20270115-080000-2"], "its own snapshots, and no others"
+
+
+def test_it_can_move_back(bench: Bench) -> None:
+    bench.done("migrate client-x solo", OPERATOR)
+    assert bench.done("migrate client-x local", OPERATOR).state == "succeeded"
+    assert bench.context.fleet.tenant("client-x").host == "local"
+    assert live(bench)
+
+
+def test_a_move_that_fails_leaves_it_running_where_it_was(bench: Bench, other: SimulatedLxd) -> None:
+    other.fail_next("start", LxdError("LXD could not start it."))
+    ended = bench.done("migrate client-x solo", OPERATOR)
+    assert (ended.state, ended.outcome) == ("failed", "LXD could not start it.")
+    assert roles(other) == {}
+    assert roles(bench.lxd) == {"client-x": "tenant"}
+    assert bench.lxd.snapshots("client-x") == []
+    assert live(bench)
+
+
+def test_a_target_that_dies_leaves_it_running_where_it_was(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is left there is said."""
+    monkeypatch.setattr("bot.succession.ANSWER", 0.2)
+
+    def dead(method: str, arguments: object) -> None:
+        if bench.lxd.calls["stop"]:
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.calls.clear()
+    other.on_call = dead
+    ended = bench.done("migrate client-x solo", OPERATOR)
+    assert (ended.state, ended.outcome) == ("failed", "LXD does not answer.")
+    assert roles(bench.lxd) == {"client-x": "tenant"}
+    assert live(bench)
+    said = bench.context.database.read("SELECT text FROM notes ORDER BY id DESC LIMIT 1")[0]["text"]
+    assert "could not be removed yet" in said
+
+
+def test_the_card_shows_what_moves_and_what_happens_if_it_fails(bench: Bench) -> None:
+    plan = bench.answer("migrate client-x solo", OPERATOR)
+    assert plan.facts["From"] == "local"
+    assert plan.facts["To"] == "solo"
+    assert "nothing is lost" in plan.facts["If it fails"]
+    assert "free" in plan.remarks["Moves"]
+
+
+def test_what_cannot_move_is_refused(bench: Bench, other: SimulatedLxd) -> None:
+    for text, why in (("migrate client-x local", "on local already"), ("migrate client-x sol", "did you mean `solo`")):
+        with pytest.raises(Refused, match=why):
+            bench.answer(text, OPERATOR)
+    other.ensure_project(pool_driver="btrfs", pool_size="500MiB", subnet="10.70.0.1/24")
+    with pytest.raises(Refused, match="`solo` has"):
+        bench.answer("migrate client-x solo", OPERATOR)
+    bench.done("stop client-x", OPERATOR)
+    with pytest.raises(Refused, match="does not run"):
+        bench.answer("migrate client-x solo", OPERATOR)
+
+
+def test_a_new_tenant_goes_where_there_is_most_room_and_brings_the_blueprint(bench: Bench, other: SimulatedLxd) -> None:
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.70.0.1/24")
+    plan = bench.answer("new client-y")
+    assert plan.facts["Host"] == "solo"
+    assert plan.remarks["Why there"].endswith("the most of 2 hosts")
+    done = bench.done("new client-y")
+    assert done.state == "succeeded", done.outcome
+    assert other.instance("client-y").running
+    assert bench.done("new client-z --host solo").state == "succeeded", "the blueprint is there already"
+    with pytest.raises(NotFound):
+        bench.lxd.instance("client-y")
+
+
+def test_a_server_that_does_not_answer_does_not_stop_the_others(bench: Bench, other: SimulatedLxd) -> None:
+    other.on_call = lambda method, arguments: (_ for _ in ()).throw(LxdUnavailable("LXD does not answer."))
+    assert bench.done("restart client-x", OPERATOR).state == "succeeded"
+    assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    with pytest.raises(LxdUnavailable, match="`solo` does not answer, so it may be there"):
+        bench.answer("status client-y")
+    with pytest.raises(LxdUnavailable, match="does not answer"):
+        bench.answer("new client-y")

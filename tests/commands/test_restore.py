@@ -1,0 +1,96 @@
+"""`/mautic snapshot` and `/mautic restore`: back to what was, beside what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot import simulated_tenant
+from bot.lxd import LxdError
+from bot.plan import Refused
+from bot.tenants import stamp
+from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+
+SNAPSHOT = "s-20270115-080000-2"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A tenant with a snapshot, and a contact that came after it."""
+    made = make_bench(tmp_path)
+    made.done("new client-x")
+    assert made.done("snapshot client-x --note sale --keep", OPERATOR).state == "succeeded"
+    made.clock.move(3600)
+    write(made, "client-x")
+    return made
+
+
+def write(bench: Bench, instance: str) -> None:
+    writes = [*simulated_tenant.read(bench.lxd, instance).writes, ("contacts", bench.clock())]
+    simulated_tenant.change(bench.lxd, instance, writes=writes)
+
+
+def test_a_snapshot_says_who_and_why_and_how_long_writes_waited(bench: Bench) -> None:
+    (taken,) = bench.lxd.snapshots("client-x")
+    facts = [stamp(taken.config, name) for name in ("why", "note", "keep", "by", "operation")]
+    assert (taken.name, facts) == (SNAPSHOT, ["asked", "sale", "1", OPERATOR.id, "2"])
+    assert bench.context.operations.get(2).steps[0].note == f"{SNAPSHOT}; writes waited 0.1 s"
+
+
+def test_a_tenant_whose_database_is_down_is_still_snapshotted_and_it_says_so(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-x", stopped=["mariadb"])
+    assert "as after a power cut" in bench.done("snapshot client-x", OPERATOR).steps[0].note
+
+
+def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
+    plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert plan.remarks["Will be lost"] == "what was changed since then: 1 contacts, 0 submissions, 0 opt-outs"
+
+
+def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> None:
+    done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert done.state == "succeeded"
+    tenant = bench.context.fleet.tenant("client-x")
+    assert tenant.instance == f"client-x--{done.id}"
+    assert simulated_tenant.read(bench.lxd, tenant.instance).writes == []
+    assert live(bench)
+    former = bench.lxd.instance("client-x")
+    assert (former.running, stamp(former.config, "role"), stamp(former.config, "reason")) == (
+        False,
+        "former",
+        f"restore {done.id}",
+    )
+    assert int(stamp(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
+    assert [stamp(one.config, "why") for one in bench.lxd.snapshots("client-x")] == [
+        "asked",
+        f"before restore {done.id}",
+    ]
+
+
+def test_a_restore_can_be_taken_back_by_another(bench: Bench) -> None:
+    done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    of_now = bench.lxd.snapshots("client-x")[-1].name
+    again = bench.done(f"restore client-x {of_now}", OPERATOR)
+    assert again.state == "succeeded"
+    assert containers(bench) == {"client-x", f"client-x--{done.id}", f"client-x--{again.id}"}
+    assert len(simulated_tenant.read(bench.lxd, f"client-x--{again.id}").writes) == 1
+
+
+def test_a_restore_that_fails_leaves_the_tenant_as_it_was(bench: Bench) -> None:
+    bench.lxd.fail_next("start", LxdError("LXD could not start it."))
+    ended = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert (ended.state, ended.outcome) == ("failed", "LXD could not start it.")
+    assert containers(bench) == {"client-x"}
+    assert live(bench)
+    assert bench.context.fleet.tenant("client-x").instance == "client-x"
+
+
+def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
+    with pytest.raises(Refused, match=f"did you mean `{SNAPSHOT}`"):
+        bench.answer("restore client-x s-20270115-080000-3", OPERATOR)
+    with pytest.raises(Refused, match="`/mautic snapshots client-x` lists them"):
+        bench.answer("restore client-x zzz", OPERATOR)
+    bench.done("suspend client-x", OPERATOR)
+    with pytest.raises(Refused, match="is suspended"):
+        bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
