@@ -165,8 +165,11 @@ class Renderer:
 
     def when(self, at: float) -> Mrkdwn:
         """A moment, in the reader's own zone by Slack, with ours for who cannot show it."""
-        fallback = datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
-        return Mrkdwn(f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{fallback}>")
+        return Mrkdwn(f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{self.moment(at)}>")
+
+    def moment(self, at: float) -> str:
+        """A moment in the bot's own zone, for facts of a plan, which are plain text."""
+        return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
 
     def words(self, template: str, **state: object) -> str:
         """Render a template to mrkdwn."""

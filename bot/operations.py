@@ -26,6 +26,8 @@ State = Literal[
 ]
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 SYSTEM = "system"
+WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
+"""The condition of all but the bot's own errands that went well: there are some every hour."""
 NEVER = 1 << 62
 """`announced` of an operation that has no card: no revision comes after it."""
 MAX_ATTEMPTS = 5

@@ -72,7 +72,9 @@ class Retention:
         return kept
 
     def surplus(self, points: Iterable[Point], now: float) -> list[Point]:
-        """Return the snapshots that no tier keeps, oldest first."""
+        """Return the snapshots that no tier keeps, oldest first; where there are no tiers, none is."""
+        if not any(getattr(self.counts, tier) for tier in SPANS):
+            return []
         everything = sorted(points)
         kept = self.kept(everything, now)
         return [point for point in everything if point.name not in kept]

@@ -1,14 +1,83 @@
-"""Taking snapshots of tenants, of one consistent state, with who and why on each."""
+"""Snapshots of tenants: taken of one consistent state, with who and why on each, and kept as the policy says."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bot.lxd import Snapshot
 from bot.mautic import Hold
 from bot.messages import seconds
+from bot.plan import Plan, Step
 from bot.registry import Context
+from bot.retention import Point, Retention, spread
 from bot.tenants import Tenant, stamp, stamps
+
+SCHEDULED, ASKED = "schedule", "asked"
+_NAME = re.compile(r"s-\d{8}-\d{6}-\d+\Z")
+"""A snapshot of ours; what people made by hand, or a move needs, is left alone."""
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A snapshot that the bot took. `at`: by the bot's own clock, epoch seconds; `size`: bytes of its own."""
+
+    name: str
+    at: int
+    why: str
+    by: str
+    note: str
+    keep: bool
+    size: int
+
+    def protected(self, days: int, now: float) -> str:
+        """Return what keeps it from being pruned, in words, or ""; `days`: how long what comes before a restore is."""
+        if self.keep:
+            return "kept until somebody removes it"
+        if self.why not in (SCHEDULED, ASKED) and now < self.at + days * DAY:
+            return f"kept for {days} days"
+        return ""
+
+
+def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
+    """Return those that the bot took, oldest first."""
+    found = []
+    for one in snapshots:
+        if _NAME.match(one.name) and stamp(one.config, "taken"):
+            facts = {name: stamp(one.config, name) for name in ("why", "by", "note")}
+            keep = stamp(one.config, "keep") == "1"
+            found.append(Taken(one.name, int(stamp(one.config, "taken")), **facts, keep=keep, size=one.size))
+    return sorted(found, key=lambda one: (one.at, one.name))
+
+
+def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
+    """Return the snapshots that the tiers count: those that nothing else protects."""
+    days, now = context.settings.retention.former_days, context.now()
+    return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, now)]
+
+
+def retention(context: Context, tenant: str) -> Retention:
+    """Return the policy, as it is for one tenant."""
+    return Retention(context.settings.snapshots, context.renderer.zone, spread(tenant))
+
+
+def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = False) -> Plan:
+    """Return the plan of taking a snapshot, which a person asked for, or a schedule: that has no channel."""
+    why = ASKED if context.channel else SCHEDULED
+    return Plan(
+        tenant=tenant.name,
+        arguments={"tenant": tenant.name, "note": note, "keep": keep},
+        summary=f"Take a snapshot of the tenant {tenant.name}",
+        facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
+        | ({"Note": note} if note else {}),
+        steps=(Step("Take the snapshot", lambda: take(context, tenant, why=why, note=note, keep=keep)),),
+        reversible="changes nothing that runs",
+        seconds=1,
+    )
 
 
 def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
@@ -20,7 +89,7 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     """
     host = context.fleet.of(tenant)
     for known in host.lxd.snapshots(tenant.instance):
-        if stamp(known.config, "operation") == str(context.operation):
+        if _NAME.match(known.name) and stamp(known.config, "operation") == str(context.operation):
             return f"{known.name} was taken already"
     name = f"s-{datetime.fromtimestamp(context.now(), UTC):%Y%m%d-%H%M%S}-{context.operation}"
     facts = stamps(
@@ -33,3 +102,26 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     if not hold.consistent:
         return f"{name}, as after a power cut: {hold.why}"
     return f"{name}; writes waited {seconds(hold.seconds)}" if running else f"{name}, of a stopped container"
+
+
+def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) -> Plan:
+    """Return the plan of removing snapshots of a tenant, by name."""
+    host = context.fleet.of(tenant)
+
+    def remove() -> None:
+        there = {one.name for one in host.lxd.snapshots(tenant.instance)}
+        for name in names:
+            if name in there:
+                host.lxd.delete_snapshot(tenant.instance, name)
+
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return Plan(
+        tenant=tenant.name,
+        arguments={"tenant": tenant.name, "snapshots": ",".join(names)},
+        summary=f"Remove snapshots of the tenant {tenant.name}",
+        facts={"Removes": shown},
+        remarks={"Why": why},
+        steps=(Step(f"Remove {len(names)} snapshot{'s' if len(names) > 1 else ''}", remove),),
+        reversible="cannot be undone",
+        seconds=len(names),
+    )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from bot.messages import Message
+from bot.operations import WORTH_TELLING
 from bot.registry import Context, TenantArgument, query
 
 
 @query
-def history(context: Context, tenant: TenantArgument = "") -> Message:
-    """Show the latest operations, of one tenant or of all: who asked, who decided, what came of it."""
-    where, values = ("tenant = ?", (tenant,)) if tenant else ("1 = 1", ())
-    found = context.operations.select(where, *values, order="id DESC", limit=15)
+def history(context: Context, tenant: TenantArgument = "", *, all: bool = False) -> Message:
+    """Show the latest operations, of one tenant or of all: who asked, who decided, what came of it.
+
+    `--all` also shows what the bot did by itself and went well, such as hourly snapshots.
+    """
+    which = "1 = 1" if all else WORTH_TELLING
+    found = context.operations.select(f"{which} AND ? IN ('', tenant)", tenant, order="id DESC", limit=15)
     return context.renderer.message("commands/history.j2", operations=found, tenant=tenant)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bot.plan import Plan, Refused, Step
+from bot.plan import Plan, Refused
 from bot.registry import Context, TenantArgument, operation
-from bot.snapshots import take
+from bot.snapshots import taking
 
 
 @operation
@@ -13,17 +13,6 @@ def snapshot(context: Context, tenant: TenantArgument, *, note: str = "", keep: 
 
     `--keep` protects it from being pruned.
     """
-    found = context.fleet.tenant(tenant)
     if len(note) > 200:
         raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
-    why = "schedule" if not context.channel else "asked"
-    return Plan(
-        tenant=tenant,
-        arguments={"tenant": tenant, "note": note, "keep": keep},
-        summary=f"Take a snapshot of the tenant {tenant}",
-        facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
-        | ({"Note": note} if note else {}),
-        steps=(Step("Take the snapshot", lambda: take(context, found, why=why, note=note, keep=keep)),),
-        reversible="changes nothing that runs",
-        seconds=1,
-    )
+    return taking(context, context.fleet.tenant(tenant), note=note, keep=keep)

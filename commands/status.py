@@ -6,6 +6,7 @@ from typing import Any
 
 from bot.lxd import LxdError
 from bot.messages import Message
+from bot.operations import WORTH_TELLING
 from bot.registry import Context, TenantArgument, query
 
 
@@ -32,5 +33,5 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         health=health,
         trouble=trouble,
         url=context.settings.edge.url(found.domain),
-        last=context.operations.select("tenant = ?", tenant, order="id DESC", limit=3),
+        last=context.operations.select(f"tenant = ? AND {WORTH_TELLING}", tenant, order="id DESC", limit=3),
     )

@@ -97,6 +97,15 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             number += 1
             continue
         assert ended.state == "failed", at
+        if command in ("prune", "purge"):
+            # What is removed does not come back: the next try goes on.
+            bench.context.operations.retry(ended, LEAD.id)
+            bench.finish()
+            assert bench.context.operations.get(operation.id).state == "succeeded", at
+            assert containers(bench) == CASES[command].after, at
+            bench = prepared(tmp_path / str(number), command)
+            number += 1
+            continue
         assert as_it_was(bench, command), at
         assert events(bench, ended)[-1] == "operation.failed", at
         assert f"<@{CASES[command].actor.id}>, it failed" in notes(bench, ended)[-1]

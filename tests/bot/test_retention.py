@@ -49,9 +49,9 @@ def test_growing_old_makes_nothing_surplus() -> None:
     assert left(retention(daily=2), known, "2031-01-01 00:00") == ["2026-05-01 08:00", "2026-05-02 08:00"]
 
 
-def test_the_newest_stays_whatever_the_policy() -> None:
+def test_where_there_are_no_tiers_nothing_is_taken_away() -> None:
     known = points("2026-05-01 08:00", "2026-05-01 09:00")
-    assert left(retention(), known, "2026-05-01 10:00") == ["2026-05-01 09:00"]
+    assert left(retention(), known, "2026-05-01 10:00") == ["2026-05-01 08:00", "2026-05-01 09:00"]
 
 
 def test_what_a_wrong_clock_dated_into_the_future_takes_no_place() -> None:

@@ -27,6 +27,7 @@ from bot.operations import Decision, Operation, StepRow
 from bot.registry import Context, Registry
 from bot.settings import load
 from bot.simulated_edge import SimulatedProbe
+from bot.snapshots import Taken
 from bot.tenants import Tenant
 from bot.workspace import block_kit
 from commands.hosts import Row
@@ -146,6 +147,11 @@ def listed(*tenants: Tenant, **state: object) -> Message:
     return words("list", tenants=tenants, url=SETTINGS.edge.url, **known | state)
 
 
+def snapshots_of(*shown: tuple[Taken, float, str], **state: object) -> Message:
+    known = {"total": len(shown), "own": 4_000_000, "used": 31_000_000, "page": 1, "pages": 1}
+    return words("snapshots", tenant="client-x", shown=shown, **known | state)
+
+
 def status(**state: object) -> Message:
     known: dict[str, object] = {
         "tenant": TENANT,
@@ -254,6 +260,21 @@ MESSAGES: dict[str, Message] = {
                 "detail": {"why": "There is no command “x”"},
             },
         ],
+    ),
+    "commands-prune": ended("prune", Removes="s-20270115-080000-2, s-20270115-080000-3"),
+    "commands-purge": ended("purge", Removes="the container client-x--archived, with all its data and snapshots"),
+    "commands-snapshots": snapshots_of(
+        (
+            Taken("s-20270115-080000-9", 0, "before restore 9", "U0OPSLEAD", "", False, 2_100_000),
+            120,
+            "kept for 7 days",
+        ),
+        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly, daily"),
+        (Taken("s-20270115-060000-7", 0, "asked", "U0OPSLEAD", "R&D *x* <!channel>", False, 900_000), 7320, ""),
+    ),
+    "commands-snapshots-empty": snapshots_of(),
+    "commands-snapshots-pages": snapshots_of(
+        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly"), total=40, pages=3
     ),
     "commands-schedule": words(
         "schedule",

@@ -160,6 +160,22 @@ CASES = {
     "snapshot": Case(
         "snapshot client-x --note 'before the sale'", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True
     ),
+    "prune": Case(
+        "prune client-x",
+        OPERATOR,
+        ("new client-x", "snapshot client-x", "snapshot client-x", "snapshot client-x"),
+        CLIENT_X,
+        CLIENT_X,
+        True,
+    ),
+    "purge": Case(
+        "purge client-x",
+        OPERATOR,
+        ("new client-x", "delete client-x"),
+        frozenset(),
+        frozenset({"client-x--archived"}),
+        False,
+    ),
     "restore": Case(
         "restore client-x s-20270115-080000-2",
         OPERATOR,

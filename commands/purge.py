@@ -1,0 +1,73 @@
+"""`/mautic purge`: remove for good what is kept of a tenant."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from bot.lxd import NotFound
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TenantArgument, operation
+from bot.tenants import Tenant
+
+
+@operation
+def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan:
+    """Remove for good what is kept of a tenant: its archive, or a container that another took the place of.
+
+    By itself the bot does this when the policy's days are over. The approver types the tenant's name.
+    """
+    kept = [one for one in context.fleet.all("archived", "former") if one.name == tenant]
+    found = _chosen(tenant, container, kept, gone=bool(context.operation))
+
+    def remove() -> str | None:
+        if found is None:
+            return "it was gone already"
+        lxd = context.fleet.of(found).lxd
+        try:
+            lxd.stop(found.instance, force=True)
+            lxd.update(found.instance, {"security.protection.delete": None})
+            lxd.delete(found.instance)
+        except NotFound:
+            return "it was gone already"
+        return None
+
+    def undo() -> None:
+        """Protect again what could not be removed."""
+        if found is not None:
+            with suppress(NotFound):
+                context.fleet.of(found).lxd.update(found.instance, {"security.protection.delete": "true"})
+
+    name = found.instance if found else container
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "container": name},
+        summary=f"Remove for good what is kept of the tenant {tenant}",
+        facts={"Removes": f"the container {name}, with all its data and snapshots"},
+        remarks={"It is": _what(context, found)} if found else {},
+        steps=(Step("Remove the container", remove), Step("Route without it", context.edge.apply)),
+        reversible="cannot be undone",
+        seconds=5,
+        undo=undo,
+    )
+
+
+def _chosen(tenant: str, container: str, kept: list[Tenant], *, gone: bool) -> Tenant | None:
+    """Return the one that is meant; `gone`: none is an answer too, as an operation that goes on has removed it."""
+    meant = [one for one in kept if container in ("", one.instance)]
+    if len(meant) == 1:
+        return meant[0]
+    if gone:
+        return None
+    names = ", ".join(f"`{one.instance}`" for one in kept)
+    if not kept:
+        raise Refused(f"Nothing is kept of `{tenant}` that could be removed.")
+    if container:
+        raise Refused(f"There is no container “{container[:60]}” kept of `{tenant}`; there is {names}.")
+    raise Refused(f"Which one? There is {names}: `/mautic purge {tenant} <container>`.")
+
+
+def _what(context: Context, found: Tenant) -> str:
+    if found.role == "archived":
+        return f"the archive of {context.renderer.moment(found.archived)}"
+    until = f", to be kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
+    return f"what was there before {found.reason}{until}"

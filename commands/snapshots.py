@@ -1,0 +1,40 @@
+"""`/mautic snapshots`: what a tenant can be brought back to."""
+
+from __future__ import annotations
+
+from bot.messages import Message
+from bot.plan import Refused
+from bot.registry import Context, TenantArgument, query
+from bot.snapshots import counted, ours, retention
+
+PAGE = 15
+
+
+@query
+def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Message:
+    """Show a tenant's snapshots, newest first: age, size, who took it and why, and how long it is kept."""
+    found = context.fleet.tenant(tenant)
+    lxd = context.fleet.of(found).lxd
+    existing = lxd.snapshots(found.instance)
+    now, days = context.now(), context.settings.retention.former_days
+    tiers = retention(context, tenant).kept(counted(context, existing), now)
+    known = [(one, one.protected(days, now) or ", ".join(tiers.get(one.name, []))) for one in ours(existing)]
+    for former in context.fleet.look("former").tenants:
+        # Those that a restore left in the container that it replaced can be restored too.
+        if (former.name, former.host) == (found.name, found.host):
+            until = f"with {former.instance}, until {context.renderer.moment(former.kept_until)}"
+            known += [(one, until) for one in ours(lxd.snapshots(former.instance))]
+    known.sort(key=lambda row: (row[0].at, row[0].name), reverse=True)
+    pages = max(1, -(-len(known) // PAGE))
+    if not 1 <= page <= pages:
+        raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
+    return context.renderer.message(
+        "commands/snapshots.j2",
+        tenant=tenant,
+        total=len(known),
+        own=sum(one.size for one, _ in known),
+        used=lxd.state(found.instance).disk,
+        shown=[(one, max(0.0, now - one.at), kept) for one, kept in known[(page - 1) * PAGE : page * PAGE]],
+        page=page,
+        pages=pages,
+    )

@@ -1,0 +1,34 @@
+"""Removes for good what was kept of tenants for the policy's days."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from bot.errands import Errands
+from bot.lxd import LxdUnavailable
+from bot.plan import Plan
+from bot.registry import Context, call
+from bot.scheduler import schedule
+from bot.tenants import Tenant
+
+DAY = 86_400
+
+
+@schedule(seconds=300)
+def purge(context: Context) -> None:
+    """Remove archives, and the containers that a restore or migration replaced, when their days are over."""
+    look = context.fleet.look("archived", "former")
+    errands = Errands(context)
+    command = context.registry.command("purge")
+    for one in look.tenants:
+        if _is_over(context, one) and errands.may(one.name):
+            plan = call(command, context, {"tenant": one.name, "container": one.instance})
+            errands.ask("purge", cast(Plan, plan))
+    for why in look.silent.values():
+        raise LxdUnavailable(why)
+
+
+def _is_over(context: Context, one: Tenant) -> bool:
+    if one.role == "archived":
+        return bool(one.archived) and context.now() >= one.archived + context.settings.retention.archive_days * DAY
+    return bool(one.kept_until) and context.now() >= one.kept_until

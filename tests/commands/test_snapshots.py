@@ -1,0 +1,172 @@
+"""`/mautic snapshot`, `snapshots`, `prune` and `purge`: what is kept of a tenant, and what goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import LxdError
+from bot.messages import Message
+from bot.plan import Refused
+from bot.tenants import stamp, stamps
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, containers, live, make_bench
+from tests.support.judge import judge, mrkdwn
+
+HOUR, DAY = 3600, 86_400
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    assert made.done("new client-x").state == "succeeded"
+    return made
+
+
+def names(bench: Bench, instance: str = "client-x") -> list[str]:
+    return [one.name for one in bench.lxd.snapshots(instance)]
+
+
+def said(message: Message) -> str:
+    judge(message, frozenset({ASKER.id, LEAD.id, OPERATOR.id}))
+    return "\n".join(mrkdwn(message.blocks))
+
+
+def test_a_snapshot_says_how_long_writes_waited_and_carries_who_and_why(bench: Bench) -> None:
+    done = bench.done("snapshot client-x --note 'before the sale' --keep", OPERATOR)
+    assert done.state == "succeeded"
+    assert "writes waited" in done.steps[0].note
+    (taken,) = bench.lxd.snapshots("client-x")
+    assert taken.name == f"s-20270115-080000-{done.id}"
+    facts = {name: stamp(taken.config, name) for name in ("note", "keep", "by", "why", "operation", "taken")}
+    assert facts == {
+        "note": "before the sale",
+        "keep": "1",
+        "by": OPERATOR.id,
+        "why": "asked",
+        "operation": str(done.id),
+        "taken": "1800000000",
+    }
+
+
+def test_a_stopped_tenant_is_taken_without_a_hold(bench: Bench) -> None:
+    bench.lxd.stop("client-x")
+    done = bench.done("snapshot client-x", OPERATOR)
+    assert (done.state, done.steps[0].note) == ("succeeded", f"s-20270115-080000-{done.id}, of a stopped container")
+
+
+def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> None:
+    assert "has no snapshot yet" in said(bench.answer("snapshots client-x"))
+    bench.done("snapshot client-x --keep --note '<!channel> *x*'", OPERATOR)
+    bench.done("snapshot client-x", OPERATOR)
+    bench.done("snapshot client-x", OPERATOR)
+    bench.clock.move(2 * HOUR)
+    bench.lxd.snapshot("client-x", "by-hand")
+    shown = said(bench.answer("snapshots client-x"))
+    newest, older, kept = [line for line in shown.splitlines() if line.startswith("`s-")]
+    assert f"2 h old · 1.0 MB · by <@{OPERATOR.id}> · hourly, daily, weekly, monthly" in newest
+    assert "goes at the next pruning" in older
+    assert "kept until somebody removes it" in kept
+    assert "&lt;!channel&gt;" in kept
+    assert "*3 snapshots* of `client-x`: 3.1 MB of their own" in shown
+
+
+def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    (name,) = names(bench)
+    bench.clock.move(HOUR)
+    assert bench.done(f"restore client-x {name}", OPERATOR).state == "succeeded"
+    bench.clock.move(HOUR)
+    bench.done("snapshot client-x", OPERATOR)
+    own, before, older = [line for line in said(bench.answer("snapshots client-x")).splitlines() if line[:3] == "`s-"]
+    assert own.endswith("hourly, daily, weekly, monthly")
+    assert "before restore" in before
+    assert older.startswith(f"`{name}`")
+    assert "with client-x, until 2027-01-22 09:00 UTC" in older
+
+
+def test_a_long_list_has_pages(bench: Bench) -> None:
+    for number in range(20):
+        config = stamps(taken=int(bench.clock()) + number, why="schedule", by="system", operation=number)
+        bench.lxd.snapshot("client-x", f"s-20270115-0800{number:02}-{number}", config=config)
+    assert "Page 1 of 2: `/mautic snapshots client-x --page 2`" in said(bench.answer("snapshots client-x"))
+    assert said(bench.answer("snapshots client-x --page 2")).count("by schedule") == 5
+    with pytest.raises(Refused, match="There is no page 3; there are 2"):
+        bench.answer("snapshots client-x --page 3")
+
+
+def test_prune_removes_what_the_policy_does_not_keep_and_nothing_else(bench: Bench) -> None:
+    bench.done("snapshot client-x --keep", OPERATOR)
+    for _ in range(3):
+        bench.done("snapshot client-x", OPERATOR)
+    bench.lxd.snapshot("client-x", "by-hand")
+    protected, first, second, newest, by_hand = names(bench)
+    done = bench.done("prune client-x", OPERATOR)
+    assert (done.state, done.plan["facts"]["Removes"]) == ("succeeded", f"{first}, {second}")
+    assert names(bench) == [protected, newest, by_hand]
+    with pytest.raises(Refused, match="every snapshot of `client-x` is kept \\(24 hourly, 7 daily"):
+        bench.answer("prune client-x", OPERATOR)
+
+
+def test_a_protected_snapshot_goes_only_by_its_name(bench: Bench) -> None:
+    bench.done("snapshot client-x --keep", OPERATOR)
+    (protected,) = names(bench)
+    with pytest.raises(Refused, match=f"did you mean `{protected}`"):
+        bench.answer(f"prune client-x {protected}0", OPERATOR)
+    assert bench.done(f"prune client-x {protected}", OPERATOR).state == "succeeded"
+    assert names(bench) == []
+
+
+def test_what_comes_before_a_restore_is_counted_only_after_the_policys_days(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    config = stamps(taken=int(bench.clock()), why="before restore 1", by=LEAD.id, operation=1)
+    bench.lxd.snapshot("client-x", "s-20270115-080000-1", config=config)
+    with pytest.raises(Refused, match="Nothing is to be removed"):
+        bench.answer("prune client-x", OPERATOR)
+    assert f"before restore 1, by <@{LEAD.id}> · kept for 7 days" in said(bench.answer("snapshots client-x"))
+    bench.clock.move(7 * DAY)
+    assert bench.answer("prune client-x", OPERATOR).facts["Removes"] == "s-20270115-080000-1"
+
+
+def test_a_snapshot_that_cannot_be_removed_fails_and_goes_at_the_next_try(bench: Bench) -> None:
+    for _ in range(3):
+        bench.done("snapshot client-x", OPERATOR)
+    bench.lxd.fail_next("delete_snapshot", LxdError("LXD could not delete it: busy."))
+    failed = bench.done("prune client-x", OPERATOR)
+    assert (failed.state, failed.outcome) == ("failed", "LXD could not delete it: busy.")
+    bench.context.operations.retry(failed, LEAD.id)
+    bench.finish()
+    assert len(names(bench)) == 1
+
+
+def test_an_archive_is_removed_for_good(bench: Bench) -> None:
+    with pytest.raises(Refused, match="Nothing is kept of `client-x`"):
+        bench.answer("purge client-x", OPERATOR)
+    bench.done("delete client-x", OPERATOR)
+    done = bench.done("purge client-x", OPERATOR)
+    assert done.state == "succeeded"
+    assert "the archive of 2027-01-15 08:00 UTC" in done.plan["remarks"]["It is"]
+    assert containers(bench) == set()
+
+
+def test_of_several_containers_one_is_named(bench: Bench) -> None:
+    for number in (7, 9):
+        config = stamps(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
+        bench.lxd.create(f"client-x--{number}", "base", config=config, devices={})
+    with pytest.raises(Refused, match=r"Which one\? There is `client-x--7`, `client-x--9`"):
+        bench.answer("purge client-x", OPERATOR)
+    with pytest.raises(Refused, match="no container “client-x” kept"):
+        bench.answer("purge client-x client-x", OPERATOR)
+    assert bench.done("purge client-x client-x--7", OPERATOR).state == "succeeded"
+    assert containers(bench) == {"client-x", "client-x--9"}
+    assert live(bench)
+
+
+def test_the_history_leaves_out_what_the_bot_did_by_itself_until_it_is_asked_for(bench: Bench) -> None:
+    plan = bench.answer("snapshot client-x")
+    bench.context.operations.request(
+        "snapshot", plan, requester="system", channel="", request_key="k", hours=1, approved=True
+    )
+    bench.finish()
+    assert "snapshot `client-x`" not in said(bench.answer("history"))
+    assert "snapshot `client-x`" in said(bench.answer("history client-x --all"))

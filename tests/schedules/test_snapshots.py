@@ -1,0 +1,151 @@
+"""The schedule of snapshots over a simulated LXD: due ones are taken, surplus ones go, and nothing waits for long."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bot.errands import AT_ONCE
+from bot.fleet import Survey
+from bot.lxd import LxdError, LxdUnavailable
+from bot.operations import Operation
+from bot.retention import spread
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamps
+from schedules.snapshots import snapshots
+from tests.support.bot import OPERATOR, Bench, make_bench
+
+HOUR, DAY = 3600, 86_400
+POLICY = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": str(count) for tier, count in (("HOURLY", 4), ("DAILY", 3), ("WEEKLY", 0))}
+
+
+def add_tenant(lxd: SimulatedLxd, name: str) -> None:
+    """A tenant as it stands, without the steps that make one."""
+    config = stamps(role="tenant", tenant=name, domain=f"{name}.mautic.localhost", state="live", operation=0)
+    lxd.create(name, "base", config=config, devices={})
+    lxd.start(name)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path, **POLICY, MAUTIC_OPS_SNAPSHOTS__MONTHLY="1")
+    add_tenant(made.lxd, "client-x")
+    return made
+
+
+def tick(bench: Bench) -> list[Operation]:
+    """One look of the schedule, and what it asked for, done."""
+    last = max((one.id for one in bench.context.operations.select("1 = 1")), default=0)
+    snapshots(bench.context)
+    bench.finish()
+    return bench.context.operations.select("id > ?", last)
+
+
+def hours(bench: Bench, name: str) -> list[str]:
+    """When the tenant's snapshots were taken, by the hours that are its own."""
+    late = spread(name).total_seconds()
+    taken = [datetime.strptime(one.name[2:17], "%Y%m%d-%H%M%S") for one in bench.lxd.snapshots(name)]
+    return [f"{datetime.fromtimestamp(one.replace(tzinfo=UTC).timestamp() - late, UTC):%d %H}" for one in taken]
+
+
+def test_days_go_by_and_what_is_kept_is_as_the_policy_says(bench: Bench) -> None:
+    add_tenant(bench.lxd, "client-y")
+    bench.clock.at = datetime(2027, 1, 30, 20, 30, tzinfo=UTC).timestamp()
+    away = range(30, 36)
+    for hour in range(44):
+        for _ in range(0 if hour in away else 3):
+            tick(bench)
+        bench.clock.move(HOUR)
+    # From the 30th, 20:30, to the 1st, 15:30; of February there is no more than a day, so that it is the month's too.
+    for name in ("client-x", "client-y"):
+        last = 15 if spread(name).total_seconds() <= HOUR / 2 else 14
+        own = [f"01 {hour}" for hour in range(last - 3, last + 1)]
+        assert hours(bench, name) == ["30 23", "31 23", *own], name
+    operations = bench.context.operations.select("1 = 1")
+    assert {one.state for one in operations} == {"succeeded"}
+    assert {(one.requester, one.channel) for one in operations} == {("system", "")}
+    for operation in operations[:3]:
+        rows = bench.context.database.read("SELECT event FROM audit WHERE operation = ? ORDER BY seq", operation.id)
+        assert [row["event"] for row in rows][0::4] == ["operation.requested", "operation.succeeded"]
+
+
+def test_it_takes_one_request_a_server_however_many_tenants_there_are(bench: Bench) -> None:
+    for number in range(30):
+        add_tenant(bench.lxd, f"client-{number}")
+    bench.lxd.calls.clear()
+    snapshots(bench.context)
+    assert dict(bench.lxd.calls) == {"survey": 1}
+    asked = bench.context.operations.select("state = 'queued'")
+    assert len(asked) == AT_ONCE
+    snapshots(bench.context)
+    assert len(bench.context.operations.select("state = 'queued'")) == AT_ONCE, "no more until those are done"
+    bench.finish()
+    assert len(tick(bench)) == 31 - AT_ONCE
+    assert tick(bench) == []
+
+
+def test_tenants_are_due_at_moments_of_their_own(bench: Bench) -> None:
+    for number in range(6):
+        add_tenant(bench.lxd, f"client-{number}")
+    bench.clock.move(HOUR - 1)
+    tick(bench)
+    bench.clock.move(1)
+    seen: dict[str, int] = {}
+    for minute in range(61):
+        for one in tick(bench):
+            if one.command == "snapshot":
+                seen[one.tenant] = minute
+        bench.clock.move(60)
+    assert len(seen) == 7
+    assert all(0 <= minute * 60 - spread(name).total_seconds() < 60 for name, minute in seen.items())
+
+
+def test_a_busy_tenant_is_passed_over_and_taken_at_the_next_look(bench: Bench) -> None:
+    bench.context.operations.request(
+        "delete",
+        bench.answer("delete client-x", OPERATOR),
+        requester=OPERATOR.id,
+        channel="C0OPS",
+        request_key="k",
+        hours=1,
+    )
+    assert tick(bench) == []
+    bench.answer("cancel 1", OPERATOR)
+    assert [one.command for one in tick(bench)] == ["snapshot"]
+
+
+def test_a_tenant_whose_snapshot_failed_is_left_alone_for_a_while(bench: Bench) -> None:
+    bench.lxd.fail_next("snapshot", LxdError("LXD could not take it: the storage pool is full."))
+    (failed,) = tick(bench)
+    assert (failed.state, failed.outcome) == ("failed", "LXD could not take it: the storage pool is full.")
+    bench.clock.move(600)
+    assert tick(bench) == []
+    bench.clock.move(301)
+    assert [one.state for one in tick(bench)] == ["succeeded"]
+
+
+def test_a_silent_server_holds_up_no_other_and_is_told(bench: Bench) -> None:
+    seen = bench.context.fleet.survey()
+    fleet = bench.context.fleet
+    fleet.survey = lambda: Survey(seen.tenants, {"far": "`far` does not answer."})  # type: ignore[method-assign]
+    with pytest.raises(LxdUnavailable, match="`far` does not answer"):
+        snapshots(bench.context)
+    assert len(bench.context.operations.select("state = 'queued'")) == 1
+
+
+def test_nobody_is_told_of_it_in_a_channel(bench: Bench) -> None:
+    tick(bench)
+    assert bench.context.database.read("SELECT * FROM notes") == []
+    assert bench.context.operations.select("announced < revision") == []
+
+
+def test_a_policy_of_nothing_takes_nothing_and_removes_nothing(tmp_path: Path) -> None:
+    nothing = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
+    bench = make_bench(tmp_path, **nothing)
+    add_tenant(bench.lxd, "client-x")
+    bench.done("snapshot client-x", OPERATOR)
+    bench.done("snapshot client-x", OPERATOR)
+    assert tick(bench) == []
+    assert len(bench.lxd.snapshots("client-x")) == 2
