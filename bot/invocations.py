@@ -116,6 +116,7 @@ class Invocations:
             )
         elif isinstance(result, Plan):
             policy = context.settings.policy(command.name)
+            context.operations.wait_for_errand(result.tenant)
             context.operations.refuse_if_busy(result.tenant)
             context.operations.request(
                 command.name,

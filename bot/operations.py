@@ -28,6 +28,8 @@ OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 SYSTEM = "system"
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
+ERRAND = 10.0
+"""Seconds that a person's request waits for an errand of the bot's own on the same tenant."""
 NEVER = 1 << 62
 """`announced` of an operation that has no card: no revision comes after it."""
 MAX_ATTEMPTS = 5
@@ -146,10 +148,17 @@ class Operations:
                 "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
                 "needs_attention": "needs attention first: see its thread",
             }.get(holder.state, "is under way; try again when it is done")
+            by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
             raise TenantBusy(
-                f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by <@{holder.requester}>, "
-                f"which {doing}."
+                f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by {by}, which {doing}."
             )
+
+    def wait_for_errand(self, tenant: str) -> None:
+        """Wait some seconds for what the bot does to a tenant by itself: nobody should have to ask again for that."""
+        give_up = time.monotonic() + ERRAND
+        under_way = "tenant = ? AND requester = ? AND state IN ('queued', 'running')"
+        while self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
+            time.sleep(0.05)
 
     def request(
         self,

@@ -43,6 +43,8 @@ def settings_for(lxd_socket: str, state: Path) -> tuple[Settings, dict[str, str]
         "MAUTIC_OPS_LXD__NETWORK": NETWORK,
         "MAUTIC_OPS_LXD__SUBNET": SUBNET,
         "MAUTIC_OPS_EDGE__LISTEN": LISTEN,
+        # No snapshots but those that a test asks for: one bot would take them of the tenants of all.
+        **{f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")},
         "SLACK_BOT_TOKEN": BOT_TOKEN,
         "SLACK_APP_TOKEN": APP_TOKEN,
     }

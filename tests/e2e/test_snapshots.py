@@ -1,0 +1,58 @@
+"""Snapshots on real parts: asked for, listed, taken by the schedule, pruned; writes wait no longer than a moment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.lxd_gateway import LxdGateway
+from bot.tenants import stamp
+from tests.support.workspace import eventually
+from tests.support.world import CHANNEL, World, settings_for
+
+
+@pytest.fixture
+def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
+    """A bot whose schedule takes a snapshot every hour."""
+    settings, environment = settings_for(host.endpoint, tmp_path / "state")
+    made = World(host, settings, environment | {"MAUTIC_OPS_SNAPSHOTS__HOURLY": "24"}, tmp_path)
+    yield made
+    made.close()
+
+
+def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
+    try:
+        world.workspace.command("operator", CHANNEL, "/mautic schedule pause snapshots")
+        world.whisper("operator", "is paused until")
+        card = world.ask("new snap-x")
+        world.approve(card)
+        world.wait_for(card, "is live")
+
+        card = world.ask("snapshot snap-x --note 'before the sale'", user="operator")
+        taken = world.wait_for(card, "is taken")
+        waited = re.search(r"writes waited ([\d.]+) s", taken)
+        assert waited, taken
+        assert float(waited[1]) <= 1
+
+        card = world.ask("snapshot snap-x", user="operator")
+        world.wait_for(card, "is taken")
+        world.workspace.command("operator", CHANNEL, "/mautic snapshots snap-x")
+        shown = str(world.whisper("operator", "2 snapshots")["blocks"])
+        assert "before the sale" in shown
+        assert "goes at the next pruning" in shown
+
+        # By hand, as it is paused: the older of the two is more than the policy keeps of this hour.
+        world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
+        eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1, 30)
+        (left,) = world.lxd.snapshots("snap-x")
+        assert stamp(left.config, "note") == ""
+        (errand,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")
+        assert (errand["command"], errand["channel"]) == ("prune", "")
+        world.workspace.command("operator", CHANNEL, "/mautic schedule")
+        assert "Paused by" in str(world.whisper("operator", "What I do by myself")["blocks"])
+        assert world.edge.probe("snap-x.e2e.localhost").login
+    finally:
+        world.remove("snap-x")
