@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -250,8 +251,15 @@ class Lxd(Protocol):
     ) -> None:
         """Lay keys over the configuration (None or "" takes a key away). Serialised per instance, with its ETag."""
 
-    def snapshot(self, name: str, snapshot: str, *, config: Mapping[str, str] | None = None) -> None:
-        """Take a snapshot. `config` is stamped on it where LXD can, else ignored by nobody: raises LxdError."""
+    def snapshot(
+        self,
+        name: str,
+        snapshot: str,
+        *,
+        config: Mapping[str, str] | None = None,
+        within: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Take a snapshot, with `config` stamped on it; `within` is entered only while it is taken itself."""
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """List the snapshots of an instance, oldest first."""

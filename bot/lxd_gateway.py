@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -270,7 +270,14 @@ class LxdGateway:
         with self._updating(name):
             self._lay_over(name, config, devices or {})
 
-    def snapshot(self, name: str, snapshot: str, *, config: Mapping[str, str] | None = None) -> None:
+    def snapshot(
+        self,
+        name: str,
+        snapshot: str,
+        *,
+        config: Mapping[str, str] | None = None,
+        within: AbstractContextManager[object] | None = None,
+    ) -> None:
         """See `Lxd.snapshot`.
 
         LXD keeps the instance's own configuration in a snapshot and takes none for it alone: the keys are laid on
@@ -281,7 +288,8 @@ class LxdGateway:
         with self._updating(name):
             before: Mapping[str, str] = self._lay_over(name, config, {}) if config else {}
             try:
-                self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG)
+                with within or nullcontext():
+                    self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG)
             finally:
                 if config:
                     self._lay_over(name, {key: before.get(key) for key in config}, {})

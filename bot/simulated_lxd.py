@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -403,10 +403,17 @@ class SimulatedLxd:
                 if device:
                     machine.devices[key] = dict(device)
 
-    def snapshot(self, name: str, snapshot: str, *, config: Mapping[str, str] | None = None) -> None:
+    def snapshot(
+        self,
+        name: str,
+        snapshot: str,
+        *,
+        config: Mapping[str, str] | None = None,
+        within: AbstractContextManager[object] | None = None,
+    ) -> None:
         """See `Lxd.snapshot`."""
         doing = f"take the snapshot `{snapshot}` of `{name}`"
-        with self._call("snapshot", name, snapshot) as world:
+        with within or nullcontext(), self._call("snapshot", name, snapshot) as world:
             machine = _find(world, name, doing)
             if any(known.name == snapshot for known in machine.snapshots):
                 raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -95,13 +95,22 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     facts = stamps(
         operation=context.operation, why=why, note=note, keep=keep, by=context.actor.id, taken=int(context.now())
     )
-    running = host.lxd.instance(tenant.instance).running
-    # Nothing writes in a stopped one.
-    with host.mautic.hold(tenant.instance) if running else nullcontext(Hold(True)) as hold:
+    if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
+        return f"{name}, of a stopped container"
+    holds: list[Hold] = []
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        with host.mautic.hold(tenant.instance) as hold:
+            holds.append(hold)
+            yield
+
+    host.lxd.snapshot(tenant.instance, name, config=facts, within=held())
+    (hold,) = holds
     if not hold.consistent:
         return f"{name}, as after a power cut: {hold.why}"
-    return f"{name}; writes waited {seconds(hold.seconds)}" if running else f"{name}, of a stopped container"
+    return f"{name}; writes waited {seconds(hold.seconds)}"
 
 
 def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) -> Plan:

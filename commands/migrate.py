@@ -61,13 +61,17 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
 
 
 def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
-    """Return what moves and what is free for it, or refuse when it does not fit."""
-    moves = source.lxd.state(old.instance).disk
+    """Return what moves and what is free for it, or refuse when it does not fit.
+
+    All that it has moves, also what it shares with its blueprint.
+    """
+    told = source.lxd.execute(old.instance, ["du", "-sxk", "/"]).stdout.split()
+    moves = 1024 * int(told[0]) if told else 0
     space = target.lxd.pool()
     free = space.total - space.used
     if free < moves + LEAST:
         raise Refused(f"`{target.name}` has {size(free)} free, and `{old.name}` needs {size(moves + LEAST)}.")
-    return {"Moves": f"{size(moves)} of its own; {target.name} has {size(free)} of {size(space.total)} free"}
+    return {"Moves": f"{size(moves)}; {target.name} has {size(free)} of {size(space.total)} free"}
 
 
 class _Move:
