@@ -129,7 +129,10 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
 def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
-    failing_at(bench, 28 if command == "restore" else 6, LxdError("LXD could not."), after=True)
+    if command == "restore":
+        bench.lxd.fail_next("copy", LxdError("LXD could not."), after=True)
+    else:
+        failing_at(bench, 6, LxdError("LXD could not."), after=True)
     bench.finish()
     bench.lxd.on_call = None
     assert bench.context.operations.get(operation.id).state == "failed"
