@@ -48,9 +48,8 @@ def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
     found = []
     for one in snapshots:
         if _NAME.match(one.name) and stamp(one.config, "taken"):
-            facts = {name: stamp(one.config, name) for name in ("why", "by", "note")}
-            keep = stamp(one.config, "keep") == "1"
-            found.append(Taken(one.name, int(stamp(one.config, "taken")), **facts, keep=keep, size=one.size))
+            why, by, note, keep = (stamp(one.config, name) for name in ("why", "by", "snapshot-note", "keep"))
+            found.append(Taken(one.name, int(stamp(one.config, "taken")), why, by, note, keep == "1", one.size))
     return sorted(found, key=lambda one: (one.at, one.name))
 
 
@@ -89,12 +88,12 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     """
     host = context.fleet.of(tenant)
     for known in host.lxd.snapshots(tenant.instance):
-        if _NAME.match(known.name) and stamp(known.config, "operation") == str(context.operation):
+        if _NAME.match(known.name) and known.name.endswith(f"-{context.operation}"):
             return f"{known.name} was taken already"
     name = f"s-{datetime.fromtimestamp(context.now(), UTC):%Y%m%d-%H%M%S}-{context.operation}"
-    facts = stamps(
-        operation=context.operation, why=why, note=note, keep=keep, by=context.actor.id, taken=int(context.now())
-    )
+    # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
+    # may leave them there.
+    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=int(context.now()))
     if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return f"{name}, of a stopped container"

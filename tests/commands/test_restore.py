@@ -33,8 +33,8 @@ def write(bench: Bench, instance: str) -> None:
 
 def test_a_snapshot_says_who_and_why_and_how_long_writes_waited(bench: Bench) -> None:
     (taken,) = bench.lxd.snapshots("client-x")
-    facts = [stamp(taken.config, name) for name in ("why", "note", "keep", "by", "operation")]
-    assert (taken.name, facts) == (SNAPSHOT, ["asked", "sale", "1", OPERATOR.id, "2"])
+    facts = [stamp(taken.config, name) for name in ("why", "snapshot-note", "keep", "by")]
+    assert (taken.name, facts) == (SNAPSHOT, ["asked", "sale", "1", OPERATOR.id])
     assert bench.context.operations.get(2).steps[0].note == f"{SNAPSHOT}; writes waited 0.1 s"
 
 

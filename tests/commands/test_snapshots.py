@@ -38,13 +38,12 @@ def test_a_snapshot_says_how_long_writes_waited_and_carries_who_and_why(bench: B
     assert "writes waited" in done.steps[0].note
     (taken,) = bench.lxd.snapshots("client-x")
     assert taken.name == f"s-20270115-080000-{done.id}"
-    facts = {name: stamp(taken.config, name) for name in ("note", "keep", "by", "why", "operation", "taken")}
+    facts = {name: stamp(taken.config, name) for name in ("snapshot-note", "keep", "by", "why", "taken")}
     assert facts == {
-        "note": "before the sale",
+        "snapshot-note": "before the sale",
         "keep": "1",
         "by": OPERATOR.id,
         "why": "asked",
-        "operation": str(done.id),
         "taken": "1800000000",
     }
 
@@ -87,7 +86,7 @@ def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench)
 
 def test_a_long_list_has_pages(bench: Bench) -> None:
     for number in range(20):
-        config = stamps(taken=int(bench.clock()) + number, why="schedule", by="system", operation=number)
+        config = stamps(taken=int(bench.clock()) + number, why="schedule", by="system")
         bench.lxd.snapshot("client-x", f"s-20270115-0800{number:02}-{number}", config=config)
     assert "Page 1 of 2: `/mautic snapshots client-x --page 2`" in said(bench.answer("snapshots client-x"))
     assert said(bench.answer("snapshots client-x --page 2")).count("by schedule") == 5
@@ -119,7 +118,7 @@ def test_a_protected_snapshot_goes_only_by_its_name(bench: Bench) -> None:
 
 def test_what_comes_before_a_restore_is_counted_only_after_the_policys_days(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
-    config = stamps(taken=int(bench.clock()), why="before restore 1", by=LEAD.id, operation=1)
+    config = stamps(taken=int(bench.clock()), why="before restore 1", by=LEAD.id)
     bench.lxd.snapshot("client-x", "s-20270115-080000-1", config=config)
     with pytest.raises(Refused, match="Nothing is to be removed"):
         bench.answer("prune client-x", OPERATOR)

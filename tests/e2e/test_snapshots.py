@@ -1,4 +1,4 @@
-"""Snapshots on real parts: asked for, listed, taken by the schedule, pruned; writes wait no longer than a moment."""
+"""What is kept of a tenant, on real parts: snapshots are taken, listed and pruned, and an archive goes for good."""
 
 from __future__ import annotations
 
@@ -48,11 +48,17 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
         world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
         eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1, 30)
         (left,) = world.lxd.snapshots("snap-x")
-        assert stamp(left.config, "note") == ""
+        assert stamp(left.config, "snapshot-note") == ""
         (errand,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")
         assert (errand["command"], errand["channel"]) == ("prune", "")
         world.workspace.command("operator", CHANNEL, "/mautic schedule")
         assert "Paused by" in str(world.whisper("operator", "What I do by myself")["blocks"])
         assert world.edge.probe("snap-x.e2e.localhost").login
+
+        for words, told in (("delete snap-x", "is archived"), ("purge snap-x", "is removed for good")):
+            card = world.ask(words, user="operator")
+            world.approve(card, "approve snap-x")
+            world.wait_for(card, told)
+        assert world.instances_of("snap-x") == []
     finally:
         world.remove("snap-x")
