@@ -20,6 +20,7 @@ from bot.database import Database
 from bot.fleet import Fleet
 from bot.hosts import open_edge, open_servers
 from bot.inbox import Inbox
+from bot.incidents import Incidents
 from bot.invocations import Invocations
 from bot.jobs import Jobs
 from bot.listeners import SocketMode, make_app, web_client
@@ -48,6 +49,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     def check(operation: Operation) -> str:
         return registry.plan(context, operation).fingerprint()
 
+    renderer = Renderer(settings.bot.timezone, notice)
     context = Context(
         settings=settings,
         database=database,
@@ -58,7 +60,8 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         approvals=Approvals(operations, settings, check),
         jobs=Jobs(database, discover(schedules), operations.clock),
         registry=registry,
-        renderer=Renderer(settings.bot.timezone, notice),
+        incidents=Incidents(database, post, renderer, settings.slack.channel, operations.clock),
+        renderer=renderer,
         post=post,
     )
     return context

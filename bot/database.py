@@ -116,6 +116,28 @@ def m005_samples(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m007_incidents(db: sqlite_utils.Database) -> None:
+    """Incidents, one of a kind open at a time, and what their threads are told."""
+    db.executescript(
+        """
+        CREATE TABLE incidents (
+          id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, server TEXT NOT NULL, kind TEXT NOT NULL,
+          text TEXT NOT NULL, opened REAL NOT NULL, closed REAL, silenced_until REAL NOT NULL DEFAULT 0,
+          silenced_by TEXT NOT NULL DEFAULT '', channel TEXT NOT NULL, message_ts TEXT NOT NULL DEFAULT '',
+          tried INTEGER NOT NULL DEFAULT 0, revision INTEGER NOT NULL DEFAULT 1, announced INTEGER NOT NULL DEFAULT 0);
+        CREATE UNIQUE INDEX one_open_incident ON incidents(tenant, server, kind) WHERE closed IS NULL;
+        CREATE INDEX incidents_by_end ON incidents(closed);
+        CREATE INDEX incidents_to_announce ON incidents(id) WHERE announced < revision;
+        CREATE TABLE incident_notes (
+          id INTEGER PRIMARY KEY AUTOINCREMENT, incident INTEGER NOT NULL REFERENCES incidents(id),
+          text TEXT NOT NULL, tried INTEGER NOT NULL DEFAULT 0, posted REAL);
+        CREATE INDEX operations_by_end ON operations(finished);
+        CREATE INDEX incident_notes_to_post ON incident_notes(incident) WHERE posted IS NULL;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

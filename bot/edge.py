@@ -45,13 +45,18 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One look at a login page through the edge. `status` is 0 where there was no answer, and `error` says why."""
+    """One look at a login page through the edge. `status` is 0 where there was no answer, and `error` says why.
+
+    The certificate is valid from and until then, in epoch seconds.
+    """
 
     status: int
     login: bool
     seconds: float
     double: bool = False
     error: str = ""
+    valid_from: float = 0.0
+    valid_until: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -318,13 +323,13 @@ class Edge:
         """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""
         began = time.monotonic()
         try:
-            status, header, body = self._get(domain, "/s/login")
+            status, header, body, valid = self._get(domain, "/s/login")
         except (OSError, http.client.HTTPException, LxdError) as error:
             if isinstance(error, ssl.SSLCertVerificationError):
                 self._trust = None
             return ProbeResult(0, False, time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:200])
         login = status == 200 and b'name="_username"' in body
-        return ProbeResult(status, login, time.monotonic() - began, double=bool(header))
+        return ProbeResult(status, login, time.monotonic() - began, bool(header), "", *valid)
 
     def authority(self) -> str:
         """Return the certificate of the edge's own authority (PEM), for those who are to trust it; empty: none yet."""
@@ -333,15 +338,19 @@ class Edge:
         except NotFound:
             return ""
 
-    def _get(self, domain: str, path: str) -> tuple[int, str, bytes]:
+    def _get(self, domain: str, path: str) -> tuple[int, str, bytes, tuple[float, float]]:
         port = self._ports["https"][0]
         connection = http.client.HTTPConnection(domain, port, timeout=_SECONDS)
-        with socket.create_connection((self._connect, port), timeout=_SECONDS) as plain:
-            connection.sock = self._trusting().wrap_socket(plain, server_hostname=domain)
-            with connection.sock:
-                connection.request("GET", path, headers={"User-Agent": "mautic-ops", "Connection": "close"})
-                answer = connection.getresponse()
-                return answer.status, answer.getheader("X-Mautic-Double", ""), answer.read()
+        with (
+            socket.create_connection((self._connect, port), timeout=_SECONDS) as plain,
+            self._trusting().wrap_socket(plain, server_hostname=domain) as secure,
+        ):
+            certificate = secure.getpeercert() or {}
+            begins, ends = (ssl.cert_time_to_seconds(str(certificate[end])) for end in ("notBefore", "notAfter"))
+            connection.sock = secure
+            connection.request("GET", path, headers={"User-Agent": "mautic-ops", "Connection": "close"})
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("X-Mautic-Double", ""), answer.read(), (begins, ends)
 
     def _trusting(self) -> ssl.SSLContext:
         trust = self._trust

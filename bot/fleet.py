@@ -68,6 +68,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         version=stamp(instance.config, "version"),
         role=role,
         state=stamp(instance.config, "state"),
+        stopped=instance.config.get("boot.autostart") == "false",
         note=stamp(instance.config, "note"),
         reason=stamp(instance.config, "reason"),
         operation=stamp(instance.config, "operation"),

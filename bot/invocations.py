@@ -13,6 +13,7 @@ from bot import audit
 from bot.announcer import Announcer
 from bot.approvals import Actor
 from bot.errors import explain
+from bot.health import LOGS, RESTART
 from bot.messages import Message, Modal, escape, modal, section, text_input, told
 from bot.operations import Operation
 from bot.people import People
@@ -131,11 +132,14 @@ class Invocations:
             self._answer(payload, result)
 
     def action(self, key: str, payload: dict[str, Any]) -> None:
-        """A button: the value is an operation's number or a tenant's name, authorised here and now."""
+        """A button: its value is a number or a tenant's name, authorised here and now."""
         actor = self._actor(payload, fresh=True)
         action, value = payload["action_id"], payload["value"]
         if action == "reveal":
             self._invoke(key, payload, actor, self.context.registry.command("credentials"), {"tenant": value})
+            return
+        if action.startswith("incident_"):
+            self._on_incident(key, payload, actor, action.removeprefix("incident_"), int(value))
             return
         operation = self.context.operations.get(int(value))
         if action == "approve" and self._asks_for_name(operation, actor):
@@ -150,6 +154,20 @@ class Invocations:
                 self.context.operations.retry(operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)
+
+    def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, number: int) -> None:
+        """A button of an incident: a command on its tenant, as the person who pressed, or silence."""
+        incident = self.context.incidents.get(number)
+        if action == "silence":
+            may = self.context.settings.policy("silence").ask
+            if not actor.roles & set(may):
+                raise Refused(f"Who may silence an incident is {' or '.join(may)}; ask one of them.")
+            self.context.incidents.silence(number, actor.id)
+            self.context.incidents.announce()
+            return
+        option = {"restart": ("part", RESTART), "logs": ("what", LOGS)}[action]
+        command = self.context.registry.command(action)
+        self._invoke(key, payload, actor, command, {"tenant": incident.tenant, option[0]: option[1][incident.kind]})
 
     def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
         policy = self.context.settings.policy(operation.command)

@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from bot.approvals import Actor, Approvals
 from bot.database import Database
 from bot.fleet import Fleet
+from bot.incidents import Incidents
 from bot.jobs import Jobs
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
@@ -29,7 +30,10 @@ from bot.vault import Vault
 
 
 class Probe(Protocol):
-    """What a look at a tenant through the edge found. `login`: it was Mautic's login page; `seconds` it took."""
+    """What a look at a tenant through the edge found. `login`: it was Mautic's login page; `seconds` it took.
+
+    The certificate is valid from and until then (epoch seconds; 0 where none was seen).
+    """
 
     @property
     def status(self) -> int: ...
@@ -39,6 +43,10 @@ class Probe(Protocol):
     def login(self) -> bool: ...
     @property
     def error(self) -> str: ...
+    @property
+    def valid_from(self) -> float: ...
+    @property
+    def valid_until(self) -> float: ...
 
 
 class Edge(Protocol):
@@ -66,6 +74,7 @@ class Context:
     operations: Operations
     approvals: Approvals
     jobs: Jobs
+    incidents: Incidents
     registry: Registry
     renderer: Renderer
     post: Post

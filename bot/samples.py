@@ -218,6 +218,15 @@ def latest(database: Database) -> dict[str, Sample]:
     return {row["tenant"]: Sample(**{name: row[name] for name in row.keys() if name != "cpu_time"}) for row in rows}  # noqa: SIM118
 
 
+def awake_since(database: Database) -> float:
+    """Return since when there has been a look at least every half hour; 0 without any."""
+    rows = database.read(
+        "SELECT max(at) AS at FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before FROM"
+        " (SELECT DISTINCT at FROM host_samples WHERE span = 0)) WHERE before IS NULL OR at - before > 1800"
+    )
+    return float(rows[0]["at"] or 0)
+
+
 def growth(database: Database, measure: Literal["disk", "memory"], since: float) -> dict[str, Growth]:
     """Return how each tenant of the last sweep grows, by least squares over its hours since `since`; in one query."""
     return _growth(database, "tenant_samples", "tenant", measure, since)

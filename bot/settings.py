@@ -115,6 +115,15 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True)
+class HealthSettings:
+    memory: int
+    disk: int
+    pool: int
+    queue_minutes: int
+    log_errors: int
+
+
+@dataclass(frozen=True)
 class Role:
     """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: each full member."""
 
@@ -147,6 +156,7 @@ class Settings:
     blueprint: BlueprintSettings
     retention: RetentionSettings
     snapshots: SnapshotSettings
+    health: HealthSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
     plans: Mapping[str, PlanSize]

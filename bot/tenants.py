@@ -131,7 +131,8 @@ class Tenant:
     """One client's Mautic, as its instance tells. `created`, `archived` and `kept_until` are epoch seconds, 0: never.
 
     `server` is the LXD server's name in the settings; `host` is the same, or the member of the cluster. `state`: only
-    a `live` one is open to the outside. `reason`: why a former one is one.
+    a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it. `reason`: why a former one is
+    one.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Tenant:
     version: str
     role: Role
     state: str = ""
+    stopped: bool = False
     note: str = ""
     reason: str = ""
     operation: str = ""

@@ -126,3 +126,10 @@ def test_growth_tells_when_it_is_full(database: Database) -> None:
     assert samples.pool_growth(database, START)["local"].days_to_full(100 * GIB) == pytest.approx(45)
     assert [one.used for one in samples.pool_history(database, "local", START)][-1] == 10 * GIB
     assert samples.latest(database)["grows"].disk == 15 * GIB
+
+
+def test_the_bot_has_been_awake_since_its_last_long_break(database: Database) -> None:
+    assert samples.awake_since(database) == 0
+    for minute in (0, 5, 10, 300, 305):
+        sweep(database, START + minute * 60)
+    assert samples.awake_since(database) == START + 300 * 60

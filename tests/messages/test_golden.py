@@ -20,6 +20,7 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
+from bot.incidents import Incident, Incidents
 from bot.jobs import Job
 from bot.lxd import InstanceState, PoolSpace
 from bot.messages import Message, Modal, Renderer
@@ -174,6 +175,29 @@ def homepage(**state: object) -> Message:
     return RENDERER.message("home.j2", **{"waiting": [], "mine": [], "tenants": [], "silent": {}, **state})
 
 
+TROUBLE = Incident(
+    id=3,
+    tenant="client-x",
+    server="",
+    kind="worker",
+    text="`mautic-worker@email` is inactive, so mail waits in the queue.",
+    opened=NOW - 1500,
+    closed=None,
+    silenced_until=0,
+    silenced_by="",
+    channel="C0OPS",
+    message_ts="",
+    tried=0,
+    revision=1,
+    announced=0,
+)
+
+
+def incident(**state: Any) -> Message:
+    nowhere = cast(Any, None)
+    return Incidents(nowhere, nowhere, RENDERER, "C0OPS", lambda: NOW).head(replace(TROUBLE, **state))
+
+
 SILENT = {"healthy": False, "checks": {}, "facts": {}}
 MESSAGES: dict[str, Message] = {
     "card-awaiting-approval": card(ASKED),
@@ -207,6 +231,10 @@ MESSAGES: dict[str, Message] = {
         code=0,
         output="Executed 3\n\n# <!channel> ```x",
     ),
+    "commands-logs": words(
+        "logs", tenant="client-x", what="cron", blocks=["# one\n\n```two", "three <!channel>"], shown=4, total=9
+    ),
+    "commands-logs-empty": words("logs", tenant="client-x", what="mautic", blocks=[], shown=0, total=0),
     "commands-hosts": words(
         "hosts",
         hosts=[
@@ -292,6 +320,11 @@ MESSAGES: dict[str, Message] = {
     "home": homepage(waiting=[ASKED], mine=[ASKED, DONE], tenants=[TENANT]),
     "home-empty": homepage(),
     "home-without-lxd": homepage(silent={"local": "LXD at /run/lxd.sock cannot be reached; is it running?"}),
+    "incident": incident(),
+    "incident-without-a-part": incident(kind="disk", text="93% of its plan's disk is in use: <30 GB> of 32.2 GB."),
+    "incident-of-a-server": incident(tenant="", server="node1", kind="server", text="LXD does not answer."),
+    "incident-silenced": incident(silenced_until=NOW + 14_400, silenced_by="U0OPSLEAD"),
+    "incident-over": incident(closed=NOW),
     "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
 }

@@ -229,6 +229,7 @@ def make_bench(
     servers = {"local": lxd, **(others or {})}
     context = compose(settings, servers, SimulatedEdge(*servers.values()), Post(cast(WebClient, slack)))
     context.operations.clock = clock
+    context.incidents.clock = clock
     context.vault.clock = clock
     context.jobs.clock = clock
     return Bench(context, lxd, clock, Runner(context, 1, fault), slack)

@@ -181,8 +181,15 @@ def _log_errors() -> int:
 
 
 def _memory() -> int:
-    """Bytes in use by the container, by its own control group where that can be seen."""
-    for path in ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"):
-        if Path(path).exists():
-            return int(Path(path).read_text())
+    """Bytes in use by the container, by its own control group where that can be seen.
+
+    Without the cached files: these give way, and fill whatever is left over time.
+    """
+    for folder, usage, cache in (
+        (Path("/sys/fs/cgroup"), "memory.current", "file"),
+        (Path("/sys/fs/cgroup/memory"), "memory.usage_in_bytes", "total_cache"),
+    ):
+        if (folder / usage).exists():
+            figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return int((folder / usage).read_text()) - int(figures.get(cache, 0))
     return 0

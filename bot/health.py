@@ -1,0 +1,250 @@
+"""What is wrong with a tenant or a host, from one look at it. Pure: it asks nobody and remembers nothing.
+
+A cause hides its effects: where the container is stopped, nothing is said of the page; what is hidden, or could not be
+looked at, is `unseen`, which is neither sick nor well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot.lxd import InstanceState, PoolSpace, Snapshot, size_bytes
+from bot.messages import seconds, size
+from bot.settings import HealthSettings
+from bot.tenants import PlanSize, Tenant
+
+
+@dataclass(frozen=True)
+class Page:
+    """The login page through the edge: whether it was there, what came instead, and its certificate's times.
+
+    `answered`: something came at all.
+    """
+
+    login: bool
+    answer: str
+    seconds: float
+    answered: bool = True
+    valid_from: float = 0
+    valid_until: float = 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a tenant, at epoch seconds `at`.
+
+    `inside` are the facts and checks of `Mautic.health`, or None with the `trouble` of asking for them; `page` is None
+    where it was not asked for. `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are;
+    `awake`: since when the bot has been there to take them.
+    """
+
+    tenant: Tenant
+    at: float
+    state: InstanceState
+    snapshots: tuple[Snapshot, ...] = ()
+    size: PlanSize | None = None
+    inside: Mapping[str, Any] | None = None
+    trouble: str = ""
+    page: Page | None = None
+    snapshot_due: float = 0
+    awake: float = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, in one sentence that one can act on."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong, and the kinds of which this look cannot tell."""
+
+    findings: tuple[Finding, ...] = ()
+    unseen: frozenset[str] = field(default_factory=frozenset)
+
+
+TITLES = {
+    "stopped": "the container does not run",
+    "inside": "the bot cannot look inside",
+    "database": "the database is down",
+    "web": "the web server is down",
+    "page": "the page is not there",
+    "worker": "mail is not sent",
+    "cron": "cron is down",
+    "jobs": "jobs do not succeed",
+    "queue": "mail waits too long",
+    "work": "work is overdue",
+    "log": "many errors in the log",
+    "memory": "memory is nearly full",
+    "disk": "the disk is nearly full",
+    "certificate": "the certificate is not renewed",
+    "snapshot": "snapshots are missing",
+    "server": "the server does not answer",
+    "edge": "the edge does not answer",
+    "pool": "the storage pool is nearly full",
+}
+"""Every kind of finding, and its words in a headline."""
+
+_INSIDE = frozenset(["database", "web", "worker", "cron", "jobs", "queue", "work", "log", "memory"])
+_OUTSIDE = frozenset(["page", "certificate"])
+_HIDES: Mapping[str, frozenset[str]] = {
+    "stopped": _INSIDE | _OUTSIDE | {"inside"},
+    "inside": _INSIDE,
+    "database": frozenset(["page", "worker", "jobs", "queue", "work", "log"]),
+    "web": frozenset(["page"]),
+    "certificate": frozenset(["page"]),
+    "worker": frozenset(["queue"]),
+    "cron": frozenset(["jobs", "work"]),
+    "jobs": frozenset(["work"]),
+}
+"""Effects of a cause: true as they may be, they are no news beside it."""
+
+BLIPS = frozenset(["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "server", "edge"])
+"""What may be over in a moment (a restart, an update), so that a second look has to find it too."""
+
+RESTART = {
+    "database": "database",
+    "web": "web",
+    "page": "web",
+    "worker": "worker",
+    "queue": "worker",
+    "cron": "cron",
+    "jobs": "cron",
+}
+"""The part of a tenant whose restart may help."""
+
+LOGS = {"database": "mariadb", "web": "nginx", "cron": "cron", "jobs": "cron"} | dict.fromkeys(
+    ["page", "worker", "queue", "work", "log"], "mautic"
+)
+"""The log that tells most."""
+
+
+def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
+    """Say what is wrong with a tenant. Of one that is meant to stand still only the disk counts."""
+    findings = [found for found in _all(look, limits) if found]
+    if look.tenant.state != "live" or (look.tenant.stopped and look.state.status != "Running"):
+        return Diagnosis(tuple(found for found in findings if found.kind == "disk"))
+    hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
+    unseen = (
+        hidden | (_INSIDE if look.inside is None else frozenset()) | (_OUTSIDE if look.page is None else frozenset())
+    )
+    return Diagnosis(tuple(found for found in findings if found.kind not in hidden), unseen)
+
+
+def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
+    if look.state.status != "Running":
+        return [_stopped(look), _disk(look, limits), _snapshot(look)]
+    return [
+        Finding("inside", look.trouble) if look.trouble else None,
+        *(_inside(look, limits) if look.inside is not None else ()),
+        _page(look.page) if look.page else None,
+        _certificate(look.page, look.at) if look.page else None,
+        _disk(look, limits),
+        _snapshot(look),
+    ]
+
+
+def _stopped(look: Look) -> Finding:
+    return Finding(
+        "stopped",
+        f"It is {look.state.status.lower()} though it should run; `/mautic start {look.tenant.name}` starts it.",
+    )
+
+
+def _inside(look: Look, limits: HealthSettings) -> list[Finding | None]:
+    """What the tool inside saw."""
+    inside = look.inside or {}
+    facts, checks = inside["facts"], inside["checks"]
+    services: Mapping[str, str] = facts["services"]
+
+    def down(*names: str) -> str:
+        return ", ".join(
+            f"`{unit}` is {state}"
+            for unit, state in services.items()
+            if unit.startswith(names) and state not in ("active", "activating", "reloading")
+        )
+
+    database = down("mariadb") or ("" if facts["database"] else "MariaDB does not answer")
+    web, worker, cron = down("nginx", "php"), down("mautic-worker@"), down("cron")
+    late = [f"`{command}` ({job['why']})" for command, job in facts["crons"].items() if job["late"]]
+    age, errors = facts.get("queue_age") or 0, facts["log_errors_day"]
+    work = checks.get("work", {"ok": True})
+    return [
+        Finding("database", f"{database}, so nothing works in it.") if database else None,
+        Finding("web", f"{web}, so no page is there.") if web else None,
+        Finding("worker", f"{worker}, so mail waits in the queue.") if worker else None,
+        Finding("cron", f"{cron}, so segments, campaigns and imports stand still.") if cron else None,
+        Finding("jobs", f"Without a success in time: {', '.join(late[:3])}{_more(late[3:])}.") if late else None,
+        Finding("queue", f"The oldest message in the queue has waited {seconds(age)} for its worker.")
+        if age > limits.queue_minutes * 60
+        else None,
+        None if work["ok"] else Finding("work", f"Overdue although its jobs run: {work['text']}."),
+        Finding("log", f"{errors} errors in Mautic's log within a day.") if errors > limits.log_errors else None,
+        _memory(look, facts, limits),
+    ]
+
+
+def _more(rest: list[str]) -> str:
+    return f" and {len(rest)} more" if rest else ""
+
+
+def _memory(look: Look, facts: Mapping[str, Any], limits: HealthSettings) -> Finding | None:
+    limit = size_bytes(look.size.memory) if look.size else 0
+    used = facts["memory"]
+    if not limit or used <= limit * limits.memory / 100:
+        return None
+    return Finding("memory", f"{used / limit:.0%} of its plan's memory is in use: {size(used)} of {size(limit)}.")
+
+
+def _disk(look: Look, limits: HealthSettings) -> Finding | None:
+    limit = size_bytes(look.size.disk) if look.size else 0
+    used = look.state.disk
+    if not limit or used <= limit * limits.disk / 100:
+        return None
+    return Finding(
+        "disk",
+        f"{used / limit:.0%} of its plan's disk is in use: {size(used)} of {size(limit)}; "
+        f"`/mautic resize {look.tenant.name}` gives it more.",
+    )
+
+
+def _page(page: Page) -> Finding | None:
+    return None if page.login else Finding("page", f"Instead of the login page the edge gives: {page.answer}.")
+
+
+def _certificate(page: Page, at: float) -> Finding | None:
+    """Certificates live for hours or for months, and are renewed when a third of that is left."""
+    if not page.valid_until:
+        expired = "certificate has expired" in page.answer
+        return Finding("certificate", "Its certificate has expired, so browsers refuse it.") if expired else None
+    left = page.valid_until - at
+    if left > (page.valid_until - page.valid_from) / 4:
+        return None
+    return Finding("certificate", f"Its certificate ends in {seconds(left)} and has not been renewed.")
+
+
+def _snapshot(look: Look) -> Finding | None:
+    """Late by a whole interval: a snapshot that waits for its turn is none that is missing."""
+    if not look.snapshot_due:
+        return None
+    last = max((snapshot.created for snapshot in look.snapshots), default=0)
+    if look.at - max(last, look.tenant.created, look.awake) <= 2 * look.snapshot_due:
+        return None
+    ago = f"Its last snapshot is {seconds(look.at - last)} old" if last else "It has no snapshot"
+    return Finding("snapshot", f"{ago}; one is due every {seconds(look.snapshot_due)}.")
+
+
+def pool_finding(host: str, space: PoolSpace, limits: HealthSettings) -> Finding | None:
+    """Say whether the pool of a host is nearly full: all its tenants stop when it is."""
+    if space.used <= space.total * limits.pool / 100:
+        return None
+    return Finding(
+        "pool",
+        f"{space.used / space.total:.0%} of the pool of `{host}` is in use, {size(space.total - space.used)} are left; "
+        f"enlarge it, or `/mautic migrate` tenants away.",
+    )

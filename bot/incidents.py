@@ -1,0 +1,274 @@
+"""Incidents: one open for each kind of trouble of a tenant or server, with one thread. Each change has its audit row.
+
+The head of the thread is rendered from state, as an operation's card is: a lost update heals at the next. Before
+anything is posted it is written down that it will be, so that after a crash it is looked for and not said twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from bot import audit
+from bot.database import Database
+from bot.health import LOGS, RESTART, TITLES, Diagnosis, Finding
+from bot.messages import Message, Renderer, actions, button, seconds, sentence
+from bot.operations import SYSTEM
+from bot.plan import Refused
+from bot.post import NotPosted, Post
+
+log = logging.getLogger(__name__)
+FLAP = 15 * 60
+"""Seconds within which the same trouble is the same incident again."""
+SILENCE = 4 * 3600
+"""Seconds that somebody who silences an incident hears no more of it."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One row. `tenant` or `server` is whose trouble it is, the other is empty; times in epoch seconds."""
+
+    id: int
+    tenant: str
+    server: str
+    kind: str
+    text: str
+    opened: float
+    closed: float | None
+    silenced_until: float
+    silenced_by: str
+    channel: str
+    message_ts: str
+    tried: int
+    revision: int
+    announced: int
+
+    @property
+    def subject(self) -> str:
+        """Whose trouble it is."""
+        return self.tenant or self.server
+
+    @property
+    def title(self) -> str:
+        """What is wrong, in the words of a headline."""
+        return TITLES[self.kind]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one sweep found out, by tenant and by server; who is not in it was not looked at.
+
+    `gone` are tenants that there are no more.
+    """
+
+    tenants: Mapping[str, Diagnosis]
+    servers: Mapping[str, Diagnosis]
+    gone: Collection[str] = ()
+
+
+class Incidents:
+    """The table of incidents, and their threads in a channel (empty: they are kept, and nobody is told)."""
+
+    def __init__(
+        self,
+        database: Database,
+        post: Post,
+        renderer: Renderer,
+        channel: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database = database
+        self.post = post
+        self.renderer = renderer
+        self.channel = channel
+        self.clock = clock
+        self._announcing = threading.Lock()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, incident: int) -> Incident:
+        """Return one incident, or refuse when there is none of that number."""
+        for found in self._select("id = ?", incident):
+            return found
+        raise Refused(f"There is no incident {incident}.")
+
+    def open(self) -> list[Incident]:
+        """Return what is wrong now, oldest first."""
+        return self._select("closed IS NULL")
+
+    def since(self, at: float) -> list[Incident]:
+        """Return what is wrong now or has been at some time since then, oldest first."""
+        return self._select("closed IS NULL OR closed >= ?", at)
+
+    def _select(self, where: str, *values: object) -> list[Incident]:
+        rows = self.database.read(f"SELECT * FROM incidents WHERE {where} ORDER BY id", *values)  # noqa: S608
+        return [Incident(**row) for row in rows]
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def judge(self, transaction: sqlite3.Connection, seen: Seen) -> None:
+        """Open what is found and not open, close what is open and no longer found; what was not seen stays."""
+        now = self.clock()
+        known: dict[tuple[str, str], dict[str, Incident]] = {}
+        for row in transaction.execute("SELECT * FROM incidents WHERE closed IS NULL"):
+            known.setdefault((row["tenant"], row["server"]), {})[row["kind"]] = Incident(**row)
+        looked = [("", server, diagnosis) for server, diagnosis in seen.servers.items()]
+        looked += [(tenant, "", diagnosis) for tenant, diagnosis in seen.tenants.items()]
+        for tenant, server, diagnosis in looked:
+            here = known.get((tenant, server), {})
+            for finding in diagnosis.findings:
+                if finding.kind not in here:
+                    self._open(transaction, tenant, server, finding, now)
+                elif finding.text != here[finding.kind].text:
+                    self._retell(transaction, here[finding.kind], finding.text, now)
+            for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
+                self._close(transaction, here[kind], f"Recovered after {seconds(now - here[kind].opened)}.", now)
+        for tenant in seen.gone:
+            for incident in known.get((tenant, ""), {}).values():
+                self._close(transaction, incident, "It is over: there is no such tenant any more.", now)
+        # Where a silence is over the button comes back.
+        transaction.execute(
+            "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
+            " WHERE closed IS NULL AND silenced_until > 0 AND silenced_until <= ?",
+            (now,),
+        )
+
+    def _open(self, transaction: sqlite3.Connection, tenant: str, server: str, finding: Finding, now: float) -> None:
+        """Begin an incident, or go on with the same one when it had been over for a short while only."""
+        detail = {"kind": finding.kind, "text": finding.text} | ({"server": server} if server else {})
+        last = transaction.execute(
+            "SELECT id, silenced_until FROM incidents WHERE tenant = ? AND server = ? AND kind = ? AND closed > ?"
+            " ORDER BY id DESC LIMIT 1",
+            (tenant, server, finding.kind, now - FLAP),
+        ).fetchone()
+        if last:
+            transaction.execute(
+                "UPDATE incidents SET closed = NULL, text = ?, revision = revision + 1 WHERE id = ?",
+                (finding.text, last["id"]),
+            )
+            _record(transaction, "incident.reopened", SYSTEM, tenant, last["id"], detail, now)
+            if last["silenced_until"] <= now:
+                _note(transaction, last["id"], f":red_circle: It is back: {sentence(finding.text)}")
+            return
+        cursor = transaction.execute(
+            "INSERT INTO incidents (tenant, server, kind, text, opened, channel) VALUES (?,?,?,?,?,?)",
+            (tenant, server, finding.kind, finding.text, now, self.channel),
+        )
+        _record(transaction, "incident.opened", SYSTEM, tenant, int(cursor.lastrowid or 0), detail, now)
+
+    def _retell(self, transaction: sqlite3.Connection, incident: Incident, text: str, now: float) -> None:
+        """Its figures have changed: the head is brought up to date, unless it is silenced."""
+        shown = 0 if incident.silenced_until > now else 1
+        transaction.execute(
+            "UPDATE incidents SET text = ?, revision = revision + ? WHERE id = ?", (text, shown, incident.id)
+        )
+
+    def _close(self, transaction: sqlite3.Connection, incident: Incident, words: str, now: float) -> None:
+        transaction.execute("UPDATE incidents SET closed = ?, revision = revision + 1 WHERE id = ?", (now, incident.id))
+        detail = {"kind": incident.kind, "outcome": words}
+        _record(transaction, "incident.closed", SYSTEM, incident.tenant, incident.id, detail, now)
+        if incident.silenced_until <= now:
+            _note(transaction, incident.id, f":large_green_circle: {words}")
+
+    def silence(self, number: int, actor: str) -> None:
+        """Let an incident say nothing more for a while, or raise Refused."""
+        incident, now = self.get(number), self.clock()
+        with self.database.transaction() as transaction:
+            done = transaction.execute(
+                "UPDATE incidents SET silenced_until = ?, silenced_by = ?, revision = revision + 1"
+                " WHERE id = ? AND closed IS NULL AND silenced_until <= ?",
+                (now + SILENCE, actor, number, now),
+            )
+            if done.rowcount:
+                detail = {"kind": incident.kind, "until": now + SILENCE}
+                _record(transaction, "incident.silenced", actor, incident.tenant, number, detail, now)
+        if not done.rowcount:
+            incident = self.get(number)
+            how = "over" if incident.closed else f"silenced already, by <@{incident.silenced_by}>"
+            raise Refused(f"Incident {number} is {how}.")
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Bring every thread up to date; what Slack does not take now is said at the next call."""
+        if not self.channel or not self._announcing.acquire(blocking=False):
+            return
+        try:
+            for incident in self._select(
+                "announced < revision OR id IN (SELECT incident FROM incident_notes WHERE posted IS NULL)"
+            ):
+                try:
+                    self._announce(incident)
+                except NotPosted as error:
+                    log.warning("cannot tell of incident %s: %s", incident.id, error)
+        finally:
+            self._announcing.release()
+
+    def _announce(self, incident: Incident) -> None:
+        ts = incident.message_ts
+        if incident.announced < incident.revision:
+            if incident.closed and not incident.tried:
+                # Over before anybody heard of it, as Slack did not answer: the digest tells.
+                self._done("incident_notes SET posted = ? WHERE incident = ?", self.clock(), incident.id)
+                self._done("incidents SET announced = ? WHERE id = ?", incident.revision, incident.id)
+                return
+            head = self.head(incident)
+            if not ts or not self.post.update(incident.channel, ts, head):
+                ts = self._once("incidents", incident.id, bool(incident.tried), incident, head, "")
+            self._done("incidents SET message_ts = ?, announced = ? WHERE id = ?", ts, incident.revision, incident.id)
+        for note in self.database.read(
+            "SELECT id, text, tried FROM incident_notes WHERE incident = ? AND posted IS NULL ORDER BY id", incident.id
+        ):
+            said = self.renderer.say(note["text"])
+            self._once("incident_notes", note["id"], bool(note["tried"]), incident, said, ts)
+            self._done("incident_notes SET posted = ? WHERE id = ?", self.clock(), note["id"])
+
+    def _once(self, table: str, number: int, tried: bool, incident: Incident, message: Message, thread_ts: str) -> str:
+        """Post a message that may have been posted before a crash or a lost answer; return its ts."""
+        key = f"{table} {number}"
+        since = incident.opened - 3600
+        found = self.post.find(incident.channel, key, since=since, thread_ts=thread_ts) if tried else ""
+        if not found:
+            self._done(f"{table} SET tried = 1 WHERE id = ?", number)
+            found = self.post.post(incident.channel, message, key=key, thread_ts=thread_ts)
+        return found
+
+    def _done(self, update: str, *values: object) -> None:
+        with self.database.transaction() as transaction:
+            transaction.execute(f"UPDATE {update}", values)
+
+    def head(self, incident: Incident) -> Message:
+        """Render the head of an incident's thread as it stands, with the buttons that still have a meaning."""
+        buttons = []
+        if not incident.closed:
+            part = RESTART.get(incident.kind)
+            if part:
+                buttons.append(button("incident_restart", f"Restart {part}", incident.id, "primary"))
+            if incident.kind in LOGS:
+                buttons.append(button("incident_logs", "Logs", incident.id))
+            if incident.silenced_until <= self.clock():
+                buttons.append(button("incident_silence", "Silence 4 h", incident.id))
+        extra = [actions(f"incident-{incident.id}", *buttons)] if buttons else []
+        silenced = incident.silenced_until > self.clock()
+        return self.renderer.message("incident.j2", extra, incident=incident, silenced=silenced)
+
+
+def _record(
+    transaction: sqlite3.Connection,
+    event: str,
+    actor: str,
+    tenant: str,
+    incident: int,
+    detail: Mapping[str, object],
+    now: float,
+) -> None:
+    audit.record(transaction, audit.Event(event, actor, tenant, detail={"incident": incident, **detail}), now)
+
+
+def _note(transaction: sqlite3.Connection, incident: int, text: str) -> None:
+    """Leave a message for the thread."""
+    transaction.execute("INSERT INTO incident_notes (incident, text) VALUES (?,?)", (incident, text))

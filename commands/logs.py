@@ -1,0 +1,57 @@
+"""`/mautic logs`: the last lines of one of a tenant's logs, for the eyes of who asks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from bot import audit
+from bot.mautic import Log
+from bot.messages import OUTPUT, Message, escape
+from bot.registry import Context, TenantArgument, query
+
+BLOCKS = 4
+"""Blocks of output that fit one message."""
+
+
+@query
+def logs(
+    context: Context,
+    tenant: TenantArgument,
+    what: Log = "mautic",
+    *,
+    lines: Annotated[int, Parameter(validator=Number(gte=1, lte=500))] = 40,
+) -> Message:
+    """Show the last lines of one of a tenant's logs, without its secrets.
+
+    Only operators and approvers may, as logs hold personal data of a client's contacts; it stands in the audit log.
+    """
+    context.approvals.refuse_to_ask("logs", context.actor)
+    found = context.fleet.tenant(tenant)
+    event = audit.Event("logs.read", context.actor.id, tenant, 0, {"what": what, "lines": lines})
+    with context.database.transaction() as transaction:
+        audit.record(transaction, event, context.now())
+    rows = context.fleet.of(found).mautic.logs(found.instance, what, lines).splitlines()
+    blocks, shown = _blocks(rows)
+    return context.renderer.message(
+        "commands/logs.j2", tenant=tenant, what=what, blocks=blocks, shown=shown, total=len(rows)
+    )
+
+
+def _blocks(rows: list[str]) -> tuple[list[str], int]:
+    """Put the last of the lines into blocks that fit; return these, and how many lines they hold."""
+    blocks: list[list[str]] = [[]]
+    room, shown = OUTPUT, 0
+    for row in reversed(rows):
+        length = len(escape(row[-OUTPUT // 2 :])) + 2
+        if length > room:
+            if len(blocks) == BLOCKS:
+                break
+            blocks.append([])
+            room = OUTPUT
+        blocks[-1].append(row[-OUTPUT // 2 :])
+        room -= length
+        shown += 1
+    return ["\n".join(reversed(block)) for block in reversed(blocks) if block], shown

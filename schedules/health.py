@@ -1,0 +1,213 @@
+"""Looks at all tenants and hosts: keeps what it measures, opens incidents of what is wrong, closes what is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+
+from bot import samples
+from bot.errors import explain
+from bot.fleet import Surveyed
+from bot.health import BLIPS, TITLES, Diagnosis, Finding, Look, Page, diagnose, pool_finding
+from bot.incidents import Seen
+from bot.lxd import LxdError
+from bot.registry import Context
+from bot.samples import Reading
+from bot.scheduler import schedule
+
+WIDTH = 16
+"""Tenants that are looked at side by side."""
+PATIENCE = 20
+"""Seconds that a tenant has to tell of itself."""
+BUDGET = 240.0
+"""Seconds for all looks of a sweep; whom it does not come to is for the next one."""
+AGAIN = 3.0
+"""Seconds after which what may be a blip is looked at a second time."""
+EDGE = "edge"
+"""Whose trouble it is when no page answers: no tenant can be called so."""
+TIERS = {"hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400, "monthly": 31 * 86_400}
+"""Seconds between the snapshots of a tier, finest first."""
+_NO_POOL = frozenset(["pool"])
+
+
+@schedule(seconds=300)
+def health(context: Context) -> None:
+    """Look at every tenant and host, keep what is measured, and find what is wrong.
+
+    A server is asked once for all its tenants; then each that runs is asked from inside and by its page, many side by
+    side. What may be over in a moment has to be seen twice. Who is suspended, was stopped on purpose, or is in the
+    hands of an operation is not sick.
+    """
+    began = context.now()
+    survey = context.fleet.survey()
+    hosts, pools = _hosts(context, survey.silent)
+    offline = {host for host, found in hosts.items() if any(finding.kind == "server" for finding in found.findings)}
+    held = _held(context, began)
+    chosen = {
+        one.tenant.name: one for one in survey.tenants if one.tenant.name not in held and one.tenant.host not in offline
+    }
+    looks = _looks(context, chosen.values(), fresh=False)
+    readings = [_reading(look) for look in looks.values()]
+    hosts[EDGE] = _edge(looks.values())
+    if hosts[EDGE].findings:
+        looks = {name: replace(look, page=None) for name, look in looks.items()}
+    tenants = {name: _diagnosis(context, look) for name, look in looks.items()}
+
+    known = {(incident.tenant or incident.server, incident.kind) for incident in context.incidents.open()}
+    doubtful = _doubtful(tenants, known)
+    if doubtful or _doubtful(hosts, known):
+        time.sleep(AGAIN)
+        again = _looks(context, [chosen[name] for name in doubtful], fresh=True)
+        second, _ = _hosts(context, context.fleet.look("tenant").silent)
+        _confirm(tenants, {name: _diagnosis(context, look) for name, look in again.items()}, known)
+        _confirm(hosts, {host: found for host, found in second.items() if host in hosts}, known)
+
+    # What an operation took in hand meanwhile is not judged either.
+    held = _held(context, began)
+    there = {one.tenant.name for one in survey.tenants}
+    gone = [name for name, _ in known if name not in there and name not in hosts] if not survey.silent else []
+    with context.database.transaction() as transaction:
+        samples.record(transaction, began, readings, pools)
+        judged = {name: found for name, found in tenants.items() if name not in held}
+        context.incidents.judge(transaction, Seen(judged, hosts, gone))
+
+
+def _held(context: Context, since: float) -> set[str]:
+    """Return the tenants that an operation has in hand, or has had since then."""
+    rows = context.database.read(
+        "SELECT tenant FROM operations WHERE state IN ('queued', 'running', 'needs_attention')"
+        " UNION SELECT tenant FROM operations WHERE finished >= ?",
+        since,
+    )
+    return {row["tenant"] for row in rows}
+
+
+def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagnosis], dict[str, tuple[int, int]]]:
+    """Say what is wrong with each server and each member of a cluster; and (used, total) bytes of their pools."""
+    found = {server: Diagnosis((Finding("server", why),), _NO_POOL) for server, why in silent.items()}
+    pools: dict[str, tuple[int, int]] = {}
+    for server, lxd in context.fleet.servers.items():
+        if server in silent:
+            continue
+        found[server] = Diagnosis()
+        try:
+            members = {member.name: member for member in lxd.members()}
+            for name in members or [server]:
+                if name in members and not members[name].online:
+                    text = f"LXD says of it, a member of `{server}`: {members[name].status}."
+                    found[name] = Diagnosis((Finding("server", text),), _NO_POOL)
+                    continue
+                space = (lxd.at(name) if members else lxd).pool()
+                pools[name] = (space.used, space.total)
+                full = pool_finding(name, space, context.settings.health)
+                found[name] = Diagnosis((full,) if full else ())
+        except LxdError as error:
+            found[server] = Diagnosis((Finding("server", str(error)),), _NO_POOL)
+    return found, pools
+
+
+def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:
+    """Look at tenants side by side; `fresh`: their state is asked for anew."""
+    threads = ThreadPoolExecutor(WIDTH)
+    due, awake = _snapshot_due(context), samples.awake_since(context.database) or context.now()
+    under_way = [threads.submit(_look, context, one, fresh, due, awake) for one in chosen]
+    done, _ = wait(under_way, BUDGET)
+    threads.shutdown(wait=False, cancel_futures=True)
+    return {look.tenant.name: look for look in (future.result() for future in under_way if future in done)}
+
+
+def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awake: float) -> Look:
+    """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
+    tenant, host = one.tenant, context.fleet.of(one.tenant)
+    look = Look(
+        tenant,
+        context.now(),
+        one.state,
+        one.snapshots,
+        size=context.settings.plans.get(tenant.plan),
+        snapshot_due=snapshot_due,
+        awake=awake,
+    )
+    try:
+        if fresh:
+            look = replace(look, state=host.lxd.state(tenant.instance))
+        if look.state.status == "Running" and tenant.state == "live":
+            look = replace(look, page=_page(context, tenant.domain))
+            look = replace(look, inside=host.mautic.health(tenant.instance, timeout=PATIENCE))
+    except Exception as error:
+        # Whatever it is, it is this tenant's trouble, and holds up no other.
+        why, _ = explain(error, f"looking at {tenant.name}")
+        look = replace(look, trouble=why)
+    return look
+
+
+def _page(context: Context, domain: str) -> Page:
+    probe = context.edge.probe(domain)
+    answer = probe.error or f"HTTP {probe.status}"
+    return Page(probe.login, answer, probe.seconds, probe.status > 0, probe.valid_from, probe.valid_until)
+
+
+def _snapshot_due(context: Context) -> float:
+    """Return the seconds within which a tenant's snapshots are to follow each other; 0: nobody takes any."""
+    if not any(job.name == "snapshots" and not job.paused for job in context.jobs.all()):
+        return 0
+    return next((seconds for tier, seconds in TIERS.items() if getattr(context.settings.snapshots, tier)), 0)
+
+
+def _diagnosis(context: Context, look: Look) -> Diagnosis:
+    try:
+        return diagnose(look, context.settings.health)
+    except Exception as error:
+        # What a tenant tells of itself may be anything, and must not blind the bot for the others.
+        why, _ = explain(error, f"judging {look.tenant.name}")
+        return Diagnosis((Finding("inside", why),), frozenset(TITLES) - {"inside"})
+
+
+def _edge(looks: Collection[Look]) -> Diagnosis:
+    """Say whether it is the edge: of several pages none answers."""
+    pages = [look.page for look in looks if look.page]
+    if not pages:
+        return Diagnosis(unseen=frozenset(["edge"]))
+    if len(pages) < 2 or any(page.answered for page in pages):
+        return Diagnosis()
+    return Diagnosis((Finding("edge", f"None of {len(pages)} pages answers: {pages[0].answer}."),))
+
+
+def _doubtful(found: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> list[str]:
+    """Return of whom something is found that may be a blip, and is no incident yet."""
+    return [
+        subject
+        for subject, diagnosis in found.items()
+        if any(finding.kind in BLIPS and (subject, finding.kind) not in known for finding in diagnosis.findings)
+    ]
+
+
+def _confirm(first: dict[str, Diagnosis], second: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> None:
+    """Put the second look in the place of the first; a blip that only the second one has is not believed yet."""
+    for subject, diagnosis in second.items():
+        before = {finding.kind for finding in first[subject].findings}
+        believed = tuple(
+            finding
+            for finding in diagnosis.findings
+            if finding.kind not in BLIPS or finding.kind in before or (subject, finding.kind) in known
+        )
+        first[subject] = replace(diagnosis, findings=believed)
+
+
+def _reading(look: Look) -> Reading:
+    """What of a look is kept. Who stands still by itself is down; who is meant to is neither up nor down."""
+    facts = look.inside["facts"] if look.inside else {}
+    down = look.state.status != "Running" and look.tenant.state == "live" and not look.tenant.stopped
+    return Reading(
+        look.tenant.name,
+        up=look.page.login if look.page else False if down else None,
+        page=look.page.seconds if look.page and look.page.login else None,
+        memory=facts.get("memory") or look.state.memory or None,
+        disk=look.state.disk or None,
+        cpu_time=look.state.cpu or None,
+        queue_age=facts.get("queue_age"),
+        contacts=facts.get("contacts"),
+        log_errors=facts.get("log_errors_day"),
+    )

@@ -1,0 +1,182 @@
+"""What is wrong, from one look: each trouble is found, a cause hides its effects, and what nobody saw is unseen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bot.health import LOGS, RESTART, TITLES, Look, Page, diagnose, pool_finding
+from bot.lxd import InstanceState, PoolSpace, Snapshot
+from bot.settings import load
+from bot.tenants import Tenant
+
+SETTINGS = load(environment={})
+LIMITS = SETTINGS.health
+NOW = 1_800_000_000.0
+GB = 10**9
+SERVICES = {name: "active" for name in ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")}
+TENANT = Tenant(
+    name="client-x",
+    server="local",
+    host="local",
+    instance="client-x",
+    status="Running",
+    domain="client-x.mautic.localhost",
+    plan="small",
+    version="5.2.12",
+    role="tenant",
+    state="live",
+    created=int(NOW) - 86_400,
+)
+
+
+def inside(*down: str, **facts: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "services": SERVICES | dict.fromkeys(down, "inactive"),
+        "database": "mariadb" not in down,
+        "crons": {"mautic:import": {"late": False, "why": "exit code 0"}},
+        "queue_age": 12,
+        "log_errors_day": 0,
+        "memory": GB,
+    }
+    return {"healthy": not down, "checks": {"work": {"ok": True, "text": "nothing overdue"}}, "facts": known | facts}
+
+
+WELL = Look(
+    tenant=TENANT,
+    at=NOW,
+    state=InstanceState("Running", disk=10 * GB, memory=GB),
+    snapshots=(Snapshot("s-1", int(NOW) - 3600),),
+    size=SETTINGS.plans["small"],
+    inside=inside(),
+    page=Page(True, "", 0.1, True, NOW - 30 * 86_400, NOW + 60 * 86_400),
+    snapshot_due=3600,
+)
+GONE = Page(False, "HTTP 502", 0.1, True, NOW - 30 * 86_400, NOW + 60 * 86_400)
+LATE = {"mautic:import": {"late": True, "why": "never ran"}}
+
+
+def kinds(look: Look) -> list[str]:
+    return [finding.kind for finding in diagnose(look, LIMITS).findings]
+
+
+def test_nothing_is_said_of_who_is_well() -> None:
+    found = diagnose(WELL, LIMITS)
+    assert (found.findings, found.unseen) == ((), frozenset())
+
+
+TROUBLE: dict[str, tuple[Look, str]] = {
+    "stopped": (replace(WELL, state=InstanceState("Stopped"), inside=None, page=None), "/mautic start client-x"),
+    "inside": (replace(WELL, inside=None, trouble="Inside `client-x`: no answer."), "no answer"),
+    "database": (replace(WELL, inside=inside("mariadb"), page=GONE), "`mariadb` is inactive"),
+    "web": (replace(WELL, inside=inside("nginx"), page=GONE), "`nginx` is inactive"),
+    "page": (replace(WELL, page=GONE), "HTTP 502"),
+    "worker": (replace(WELL, inside=inside("mautic-worker@email", queue_age=9000)), "mautic-worker@email"),
+    "cron": (replace(WELL, inside=inside("cron", crons=LATE)), "`cron` is inactive"),
+    "jobs": (replace(WELL, inside=inside(crons=LATE)), "`mautic:import` (never ran)"),
+    "queue": (replace(WELL, inside=inside(queue_age=3700)), "has waited 62 min"),
+    "work": (
+        replace(WELL, inside=inside() | {"checks": {"work": {"ok": False, "text": "3 overdue events"}}}),
+        "3 overdue events",
+    ),
+    "log": (replace(WELL, inside=inside(log_errors_day=21)), "21 errors"),
+    "memory": (replace(WELL, inside=inside(memory=3 * GB)), "93% of its plan's memory"),
+    "disk": (replace(WELL, state=InstanceState("Running", disk=30 * GB)), "93% of its plan's disk"),
+    "certificate": (replace(WELL, page=replace(GONE, login=True, valid_until=NOW + 9 * 86_400)), "ends in 9 days"),
+    "snapshot": (replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)), "one is due every 60 min"),
+}
+
+
+@pytest.mark.parametrize("kind", TROUBLE)
+def test_each_trouble_is_found_alone_and_told(kind: str) -> None:
+    look, words = TROUBLE[kind]
+    (finding,) = diagnose(look, LIMITS).findings
+    assert finding.kind == kind
+    assert words in finding.text
+    assert finding.text.endswith(".")
+    assert kind in TITLES
+
+
+@pytest.mark.parametrize(
+    ("look", "hidden"),
+    [
+        (TROUBLE["stopped"][0], {"page", "worker", "cron", "inside", "certificate", "memory"}),
+        (TROUBLE["inside"][0], {"worker", "database", "queue", "memory"}),
+        (TROUBLE["database"][0], {"page", "worker", "jobs", "queue", "work", "log"}),
+        (TROUBLE["worker"][0], {"queue"}),
+        (TROUBLE["cron"][0], {"jobs", "work"}),
+        (replace(WELL, page=None), {"page", "certificate"}),
+    ],
+)
+def test_what_a_cause_hides_is_neither_sick_nor_well(look: Look, hidden: set[str]) -> None:
+    assert hidden <= diagnose(look, LIMITS).unseen
+
+
+def test_troubles_that_do_not_cause_each_other_are_all_told() -> None:
+    look = replace(
+        WELL, inside=inside("mautic-worker@email", "cron"), state=InstanceState("Running", disk=31 * GB), page=GONE
+    )
+    assert kinds(look) == ["worker", "cron", "page", "disk"]
+
+
+def test_who_was_stopped_on_purpose_is_not_sick() -> None:
+    meant = replace(TENANT, stopped=True)
+    assert kinds(replace(TROUBLE["stopped"][0], tenant=meant)) == []
+    assert kinds(replace(TROUBLE["cron"][0], tenant=meant)) == ["cron"], "it runs all the same"
+
+
+def test_who_is_suspended_is_meant_to_stand_still() -> None:
+    suspended = replace(TENANT, state="suspended")
+    assert kinds(replace(TROUBLE["cron"][0], tenant=suspended, page=GONE)) == []
+    assert kinds(replace(TROUBLE["stopped"][0], tenant=suspended)) == []
+    assert kinds(replace(TROUBLE["disk"][0], tenant=suspended)) == ["disk"]
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left", "sick"),
+    [
+        (90 * 86_400, 31 * 86_400, False),
+        (90 * 86_400, 20 * 86_400, True),
+        (43_200, 14_000, False),
+        (43_200, 9000, True),
+    ],
+)
+def test_a_certificate_is_late_by_its_own_lifetime(lifetime: float, left: float, sick: bool) -> None:
+    page = Page(True, "", 0.1, True, NOW + left - lifetime, NOW + left)
+    assert kinds(replace(WELL, page=page)) == (["certificate"] if sick else [])
+
+
+def test_an_expired_certificate_is_the_cause_of_the_page() -> None:
+    page = Page(False, "SSLCertVerificationError: certificate verify failed: certificate has expired", 0.1, False)
+    assert kinds(replace(WELL, page=page)) == ["certificate"]
+
+
+def test_a_snapshot_is_missing_only_where_one_is_due() -> None:
+    none = replace(WELL, snapshots=())
+    assert kinds(none) == ["snapshot"]
+    assert kinds(replace(none, snapshot_due=0)) == []
+    assert kinds(replace(none, tenant=replace(TENANT, created=int(NOW) - 600))) == [], "it is new"
+    assert kinds(replace(none, awake=NOW - 600)) == [], "the bot was away, and comes to it"
+
+
+def test_a_service_that_is_about_to_run_is_not_down() -> None:
+    facts = inside(services=SERVICES | {"mautic-worker@email": "activating"})
+    assert kinds(replace(WELL, inside=facts)) == []
+
+
+def test_a_plan_that_is_no_more_has_no_limits() -> None:
+    assert kinds(replace(WELL, size=None, state=InstanceState("Running", disk=10**15))) == []
+
+
+def test_a_pool_that_is_nearly_full_is_told() -> None:
+    assert pool_finding("node1", PoolSpace(85 * GB, 100 * GB), LIMITS) is None
+    found = pool_finding("node1", PoolSpace(86 * GB, 100 * GB), LIMITS)
+    assert found
+    assert found.kind == "pool"
+    assert "14.0 GB are left" in found.text
+
+
+def test_every_kind_has_its_words() -> None:
+    assert set(RESTART) | set(LOGS) <= set(TITLES)

@@ -1,0 +1,304 @@
+"""One incident for each kind of trouble, one thread for each incident, whatever is cut or runs twice."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import audit
+from bot.health import Diagnosis, Finding
+from bot.incidents import FLAP, SILENCE, Seen
+from bot.plan import Refused
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench, make_desk
+
+WORKER = Finding("worker", "`mautic-worker@email` is inactive, so mail waits in the queue.")
+CRON = Finding("cron", "`cron` is inactive, so segments, campaigns and imports stand still.")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+
+
+def sweep(bench: Bench, *findings: Finding, tenant: str = "client-x", unseen: tuple[str, ...] = ()) -> None:
+    """Find this of a tenant, and tell it."""
+    judge(bench, Seen({tenant: Diagnosis(findings, frozenset(unseen))}, {}))
+    bench.context.incidents.announce()
+
+
+def judge(bench: Bench, seen: Seen) -> None:
+    with bench.context.database.transaction() as transaction:
+        bench.context.incidents.judge(transaction, seen)
+
+
+def posts(bench: Bench) -> list[dict[str, Any]]:
+    return [one for one in bench.slack.said if one["method"] == "chat.postMessage"]
+
+
+def thread(bench: Bench, head: dict[str, Any]) -> list[str]:
+    return [one["text"] for one in posts(bench) if one.get("thread_ts") == head["ts"]]
+
+
+def heads(bench: Bench) -> list[dict[str, Any]]:
+    return [one for one in posts(bench) if not one.get("thread_ts")]
+
+
+def shown(bench: Bench, head: dict[str, Any]) -> dict[str, Any]:
+    """A head as it stands now."""
+    return [one for one in bench.slack.said if one["ts"] == head["ts"]][-1]
+
+
+def buttons(message: dict[str, Any]) -> list[str]:
+    return [
+        element["action_id"]
+        for block in message["blocks"]
+        if block["type"] == "actions"
+        for element in block["elements"]
+    ]
+
+
+def recorded(bench: Bench) -> list[str]:
+    return [row["event"] for row in bench.context.database.read("SELECT event FROM audit ORDER BY seq")]
+
+
+def test_trouble_that_stays_is_told_once_and_recovery_once(bench: Bench) -> None:
+    for _ in range(3):
+        sweep(bench, WORKER)
+        bench.clock.move(300)
+    (head,) = heads(bench)
+    assert "client-x" in head["text"]
+    assert "mail is not sent" in head["text"]
+    assert buttons(head) == ["incident_restart", "incident_logs", "incident_silence"]
+    assert thread(bench, head) == []
+    for _ in range(2):
+        sweep(bench)
+    assert thread(bench, head) == [":large_green_circle: Recovered after 15 min."]
+    assert shown(bench, head)["text"].startswith(":large_green_circle:")
+    assert buttons(shown(bench, head)) == []
+    assert recorded(bench) == ["incident.opened", "incident.closed"]
+    assert audit.verify(bench.context.database).broken == 0
+
+
+def test_each_kind_and_each_tenant_has_a_thread_of_its_own(bench: Bench) -> None:
+    sweep(bench, WORKER, CRON)
+    sweep(bench, WORKER, tenant="client-y")
+    assert len(heads(bench)) == 3
+    sweep(bench, CRON)
+    assert [one.kind for one in bench.context.incidents.open()] == ["cron", "worker"]
+
+
+def test_what_was_not_seen_stays_open(bench: Bench) -> None:
+    sweep(bench, WORKER)
+    sweep(bench, Finding("stopped", "It is stopped."), unseen=("worker",))
+    judge(bench, Seen({}, {}))
+    assert [one.kind for one in bench.context.incidents.open()] == ["worker", "stopped"]
+
+
+def test_the_head_follows_the_figures_in_place(bench: Bench) -> None:
+    for percent in (86, 87, 87):
+        sweep(bench, Finding("disk", f"{percent}% of its plan's disk is in use."))
+    (head,) = heads(bench)
+    assert "87%" in str(shown(bench, head)["blocks"])
+    assert bench.slack.calls["chat.update"] == 1
+
+
+def test_trouble_that_comes_back_soon_goes_on_in_its_thread(bench: Bench) -> None:
+    sweep(bench, WORKER)
+    sweep(bench)
+    bench.clock.move(FLAP - 1)
+    sweep(bench, WORKER)
+    (head,) = heads(bench)
+    assert thread(bench, head)[1].startswith(":red_circle: It is back:")
+    assert buttons(shown(bench, head))[0] == "incident_restart"
+    sweep(bench)
+    bench.clock.move(FLAP + 1)
+    sweep(bench, WORKER)
+    assert len(heads(bench)) == 2, "later it is another incident"
+    events = ("opened", "closed", "reopened", "closed", "opened")
+    assert recorded(bench) == [f"incident.{what}" for what in events]
+
+
+def test_a_tenant_that_is_gone_has_no_trouble(bench: Bench) -> None:
+    sweep(bench, WORKER)
+    judge(bench, Seen({}, {}, gone=["client-x"]))
+    bench.context.incidents.announce()
+    assert bench.context.incidents.open() == []
+    assert thread(bench, heads(bench)[0]) == [":large_green_circle: It is over: there is no such tenant any more."]
+
+
+def test_a_silent_server_is_one_incident_of_its_own(bench: Bench) -> None:
+    silent = Diagnosis((Finding("server", "LXD does not answer."),))
+    judge(bench, Seen({}, {"node1": silent}))
+    bench.context.incidents.announce()
+    (head,) = heads(bench)
+    assert "node1" in head["text"]
+    assert buttons(head) == ["incident_silence"]
+
+
+def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
+    desk = make_desk(bench)
+    sweep(bench, Finding("queue", "The oldest message has waited 61 min."))
+    (incident,) = bench.context.incidents.open()
+    desk.click("incident_silence", incident.id, OPERATOR)
+    (head,) = heads(bench)
+    assert "incident_silence" not in buttons(shown(bench, head))
+    assert f"silenced by <@{OPERATOR.id}> until" in str(shown(bench, head)["blocks"])
+    updates = bench.slack.calls["chat.update"]
+    sweep(bench, Finding("queue", "The oldest message has waited 66 min."))
+    assert bench.slack.calls["chat.update"] == updates
+    desk.click("incident_silence", incident.id, LEAD)
+    assert any("silenced already" in told for told in bench.slack.to(LEAD.id))
+    bench.clock.move(SILENCE)
+    sweep(bench, Finding("queue", "The oldest message has waited 5 h."))
+    assert "incident_silence" in buttons(shown(bench, head))
+    assert "5 h" in str(shown(bench, head)["blocks"])
+    row = bench.context.database.read("SELECT actor, tenant FROM audit WHERE event = 'incident.silenced'")
+    assert [tuple(one) for one in row] == [(OPERATOR.id, "client-x")]
+
+
+def test_a_silenced_incident_ends_and_comes_back_without_a_word(bench: Bench) -> None:
+    sweep(bench, WORKER)
+    (incident,) = bench.context.incidents.open()
+    bench.context.incidents.silence(incident.id, LEAD.id)
+    for findings in ((), (WORKER,), ()):
+        sweep(bench, *findings)
+    (head,) = heads(bench)
+    assert thread(bench, head) == []
+    assert shown(bench, head)["text"].startswith(":large_green_circle:")
+
+
+def test_who_may_not_operate_may_not_silence(bench: Bench) -> None:
+    desk = make_desk(bench)
+    sweep(bench, WORKER)
+    (incident,) = bench.context.incidents.open()
+    desk.click("incident_silence", incident.id, ASKER)
+    assert "operator" in bench.slack.to(ASKER.id)[-1]
+    assert bench.context.incidents.get(incident.id).silenced_until == 0
+    with pytest.raises(Refused, match="no incident 99"):
+        bench.context.incidents.get(99)
+
+
+def test_an_incident_that_is_over_cannot_be_silenced(bench: Bench) -> None:
+    sweep(bench, WORKER)
+    sweep(bench)
+    with pytest.raises(Refused, match="Incident 1 is over"):
+        bench.context.incidents.silence(1, LEAD.id)
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["answer lost", "not posted"])
+def test_what_slack_did_not_answer_is_said_once(bench: Bench, lost: bool) -> None:
+    """Head and notes: a post whose answer was lost is found again, one that failed is made."""
+    said = bench.slack.chat_postMessage
+
+    def cut(**message: Any) -> dict[str, Any]:
+        if lost:
+            said(**message)
+        raise TimeoutError("timed out")
+
+    for findings in ((WORKER,), ()):
+        bench.slack.chat_postMessage = cut  # type: ignore[method-assign]
+        sweep(bench, *findings)
+        bench.slack.chat_postMessage = said  # type: ignore[method-assign]
+        for _ in range(2):
+            bench.context.incidents.announce()
+    (head,) = heads(bench)
+    assert len(thread(bench, head)) == 1
+
+
+class Killed(BaseException):
+    """kill -9, as a test has it."""
+
+
+def test_a_crash_between_any_two_steps_says_nothing_twice(tmp_path: Path) -> None:
+    """Die before each write of the database in turn, while opening, telling and closing; then go on."""
+    moment = 0
+    while True:
+        moment += 1
+        folder = tmp_path / str(moment)
+        bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+        done = bench.context.incidents._done
+        left = [moment]
+
+        def dies(update: str, *values: object, done: Any = done, left: list[int] = left) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+            done(update, *values)
+
+        bench.context.incidents._done = dies  # type: ignore[method-assign]
+        died = False
+        for findings in ((WORKER,), (CRON, WORKER), ()):
+            try:
+                sweep(bench, *findings)
+            except Killed:
+                died = True
+                bench = make_bench(folder, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+                bench.context.incidents.announce()
+        bench.context.incidents.announce()
+        assert len(heads(bench)) == 2
+        for head in heads(bench):
+            assert len(thread(bench, head)) == 1
+            assert shown(bench, head)["text"].startswith(":large_green_circle:")
+        if not died:
+            break
+    assert moment > 8, "it has died often enough"
+
+
+def test_two_sweeps_at_once_open_one_incident_with_one_thread(bench: Bench) -> None:
+    together = threading.Barrier(4)
+    errors: list[Exception] = []
+
+    def one() -> None:
+        together.wait()
+        try:
+            sweep(bench, WORKER)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bench.context.incidents.announce()
+    assert errors == []
+    assert len(bench.context.incidents.open()) == len(heads(bench)) == 1
+
+
+def test_a_head_that_somebody_removed_is_posted_again(bench: Bench) -> None:
+    sweep(bench, WORKER)
+    (head,) = heads(bench)
+    bench.slack.gone.add(head["ts"])
+    bench.slack.said.remove(head)
+    sweep(bench)
+    (again,) = heads(bench)
+    assert again["text"].startswith(":large_green_circle:")
+    assert len(thread(bench, again)) == 1
+
+
+def test_one_that_slack_refuses_holds_up_no_other(bench: Bench) -> None:
+    bench.slack.fail("chat.postMessage", "msg_blocks_too_long")
+    sweep(bench, WORKER, CRON)
+    assert len(heads(bench)) == 1
+    bench.context.incidents.announce()
+    assert len(heads(bench)) == 2
+
+
+def test_without_a_channel_it_is_kept_and_nobody_is_told(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    sweep(bench, WORKER)
+    assert posts(bench) == []
+    assert len(bench.context.incidents.open()) == 1
+
+
+def test_what_was_over_before_anybody_could_be_told_is_for_the_digest(bench: Bench) -> None:
+    judge(bench, Seen({"client-x": Diagnosis((WORKER,))}, {}))
+    bench.clock.move(60)
+    sweep(bench)
+    assert posts(bench) == []
+    (incident,) = bench.context.incidents.since(bench.clock() - 86_400)
+    assert incident.closed == bench.clock()
+    assert bench.context.incidents.since(bench.clock() + 1) == []

@@ -1,0 +1,93 @@
+"""A tenant made sick on real LXD: found within one sweep, one thread for each trouble, recovered said once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tests.support.workspace import eventually
+from tests.support.world import CHANNEL, World
+
+OPS = "C0OPS"
+PLANS = '[plans.small]\ndisk = "2GiB"\n'
+
+
+def heads(world: World) -> list[dict[str, Any]]:
+    """The heads of incidents, as they stand."""
+    return [
+        message
+        for message in world.workspace.messages(CHANNEL)
+        if "*sick-x*" in message["text"] and re.search(r"Incident \d+ ·", str(message.get("blocks")))
+    ]
+
+
+def sweep(world: World) -> None:
+    """`/mautic schedule run health`, to its end, and what came of it told."""
+    done = "SELECT finished FROM jobs WHERE name = 'health' AND outcome = 'done'"
+    before = [row["finished"] for row in world.bot.rows(done)]
+    world.workspace.command("operator", CHANNEL, "/mautic schedule run health")
+    eventually(lambda: [row["finished"] for row in world.bot.rows(done)] not in ([], before), 60)
+    world.workspace.command("operator", CHANNEL, "/mautic schedule run incidents")
+    eventually(lambda: not world.bot.rows("SELECT 1 FROM incidents WHERE announced < revision"))
+    eventually(lambda: not world.bot.rows("SELECT 1 FROM incident_notes WHERE posted IS NULL"))
+
+
+def open_kinds(world: World) -> set[str]:
+    return {
+        row["kind"] for row in world.bot.rows("SELECT kind FROM incidents WHERE tenant = 'sick-x' AND closed IS NULL")
+    }
+
+
+def inside(world: World, *command: str) -> None:
+    assert world.lxd.execute("sick-x", list(command)).code == 0, command
+
+
+def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: World) -> None:
+    world.bot.kill()
+    config = world.settings.state / "mautic-ops.toml"
+    config.write_text(PLANS)
+    world.bot.environment |= {"MAUTIC_OPS_SLACK__CHANNEL": OPS, "MAUTIC_OPS_CONFIG": str(config)}
+    world.bot.start()
+    try:
+        card = world.ask("new sick-x")
+        world.approve(card)
+        world.wait_for(card, "is live")
+        world.workspace.command("operator", CHANNEL, "/mautic schedule pause snapshots")
+        sweep(world)
+        assert open_kinds(world) == set()
+
+        inside(world, "systemctl", "stop", "mautic-worker@email", "cron")
+        inside(world, "fallocate", "-l", "1900M", "/var/lib/filled")
+        inside(world, "sync")
+        sweep(world)
+        assert open_kinds(world) == {"worker", "cron", "disk"}
+        inside(world, "systemctl", "stop", "mariadb")
+        sweep(world)
+        assert open_kinds(world) == {"worker", "cron", "disk", "database"}
+        found = heads(world)
+        assert len(found) == 4, "one thread each"
+
+        world.workspace.command("operator", CHANNEL, "/mautic digest")
+        digest = str(world.whisper("operator", "sick-x"))
+        for word in ("mail is not sent", "cron is down", "disk is nearly full", "database is down"):
+            assert word in digest
+
+        inside(world, "systemctl", "start", "mariadb", "cron")
+        inside(world, "rm", "/var/lib/filled")
+        inside(world, "sync")
+        head = next(one for one in found if "mail is not sent" in one["text"])
+        world.workspace.click("operator", CHANNEL, head["ts"], "incident_logs")
+        world.whisper("operator", "log `mautic`")
+        world.workspace.click("operator", CHANNEL, head["ts"], "incident_restart")
+        eventually(
+            lambda: world.bot.rows("SELECT 1 FROM operations WHERE command = 'restart' AND state = 'succeeded'"), 60
+        )
+        for _ in range(2):
+            sweep(world)
+            assert open_kinds(world) == set()
+        assert {one["ts"] for one in heads(world)} == {one["ts"] for one in found}
+        for one in heads(world):
+            assert one["text"].startswith(":large_green_circle:")
+            assert sum("Recovered" in text for text in world.thread(one["ts"])) == 1
+    finally:
+        world.remove("sick-x")

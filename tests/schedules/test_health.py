@@ -1,0 +1,266 @@
+"""The sweep: each trouble found within one, blips passed over, a host's trouble told once, no tenant held up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import samples
+from bot.jobs import Declared
+from bot.lxd import LxdUnavailable
+from bot.simulated_tenant import change
+from bot.tenants import stamps
+from schedules import health as sweep
+from schedules.health import health
+from schedules.incidents import incidents
+from tests.support.bot import LEAD, OPERATOR, Bench, make_bench, make_desk
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "AGAIN", 0.0)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench.done("new client-x")
+    bench.done("new client-y")
+    bench.slack.said.clear()
+    bench.clock.move(60)
+    return bench
+
+
+def look(bench: Bench) -> list[tuple[str, str]]:
+    """One sweep, told; what is wrong then."""
+    bench.clock.move(300)
+    health(bench.context)
+    incidents(bench.context)
+    return [(one.subject, one.kind) for one in bench.context.incidents.open()]
+
+
+def heads(bench: Bench) -> list[str]:
+    return [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage" and not one["thread_ts"]]
+
+
+def notes(bench: Bench) -> list[str]:
+    return [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage" and one["thread_ts"]]
+
+
+def test_where_all_is_well_nothing_is_said_and_all_is_measured(bench: Bench) -> None:
+    assert look(bench) == []
+    assert bench.slack.said == []
+    measured = samples.latest(bench.context.database)
+    assert set(measured) == {"client-x", "client-y"}
+    assert (measured["client-x"].up, measured["client-x"].contacts) == (1, 1200)
+    assert measured["client-x"].disk
+    (pool,) = samples.pool_history(bench.context.database, "local", 0)
+    assert (pool.used, pool.total) == (bench.lxd.pool().used, bench.lxd.pool().total)
+
+
+@pytest.mark.parametrize(
+    ("sick", "kind"),
+    [
+        ({"stopped": ["mautic-worker@email"], "queue_age": 9000}, "worker"),
+        ({"stopped": ["cron"], "crons_ended": 1.0}, "cron"),
+        ({"stopped": ["mariadb"]}, "database"),
+        ({"stopped": ["nginx"]}, "web"),
+        ({"crons_ended": 1.0}, "jobs"),
+        ({"queue_age": 4000}, "queue"),
+        ({"log_errors": 30}, "log"),
+    ],
+)
+def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
+    bench: Bench, sick: dict[str, Any], kind: str
+) -> None:
+    change(bench.lxd, "client-x", **sick)
+    for _ in range(2):
+        assert look(bench) == [("client-x", kind)]
+    change(bench.lxd, "client-x", stopped=[], crons_ended=0, queue_age=0, log_errors=0)
+    for _ in range(2):
+        assert look(bench) == []
+    assert len(heads(bench)) == 1
+    assert notes(bench) == [":large_green_circle: Recovered after 10 min."]
+
+
+def test_a_full_disk_is_found(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_HEALTH__DISK="0")
+    bench.done("new client-x")
+    bench.clock.move(60)
+    assert look(bench) == [("client-x", "disk")]
+
+
+def test_a_container_that_stopped_by_itself_is_found_and_one_that_was_stopped_is_not(bench: Bench) -> None:
+    bench.lxd.stop("client-x")
+    bench.done("stop client-y", OPERATOR)
+    bench.clock.move(60)
+    assert look(bench) == [("client-x", "stopped")]
+    assert {name: one.up for name, one in samples.latest(bench.context.database).items()} == {
+        "client-x": 0,
+        "client-y": None,
+    }
+    bench.lxd.start("client-x")
+    assert look(bench) == []
+
+
+def test_who_is_suspended_is_not_sick(bench: Bench) -> None:
+    bench.done("suspend client-x", OPERATOR)
+    bench.clock.move(60)
+    assert look(bench) == []
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "needs_attention"])
+def test_who_is_in_the_hands_of_an_operation_is_not_judged(bench: Bench, state: str) -> None:
+    operation = bench.approve(bench.ask("delete client-x", OPERATOR))
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET state = ? WHERE id = ?", (state, operation.id))
+    bench.lxd.stop("client-x")
+    assert look(bench) == []
+
+
+def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
+    bench.ask("delete client-x", OPERATOR)
+    bench.lxd.stop("client-x")
+    assert look(bench) == [("client-x", "stopped")]
+
+
+def test_what_an_operation_did_during_the_sweep_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look sees the container stopped by an operation that is over before the sweep is."""
+    seen = sweep._looks
+
+    def meanwhile(*arguments: Any, **known: Any) -> Any:
+        looks = seen(*arguments, **known)
+        bench.done("restart client-x", OPERATOR)
+        return looks
+
+    monkeypatch.setattr(sweep, "_looks", meanwhile)
+    change(bench.lxd, "client-x", stopped=["cron"])
+    assert look(bench) == []
+
+
+def test_a_blip_is_passed_over_and_what_lasts_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(bench.lxd, "client-x", stopped=["nginx"])
+    change(bench.lxd, "client-y", stopped=["nginx"])
+    monkeypatch.setattr(sweep.time, "sleep", lambda _: change(bench.lxd, "client-x", stopped=[]))
+    assert look(bench) == [("client-y", "web")]
+
+
+def test_what_is_new_at_the_second_look_is_not_believed_yet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(bench.lxd, "client-x", stopped=["nginx"])
+    monkeypatch.setattr(sweep.time, "sleep", lambda _: change(bench.lxd, "client-x", stopped=["cron"]))
+    assert look(bench) == []
+
+
+def test_a_silent_server_is_one_incident_and_its_tenants_stay_as_they_were(bench: Bench) -> None:
+    change(bench.lxd, "client-x", log_errors=30)
+    assert look(bench) == [("client-x", "log")]
+    silent = LxdUnavailable("LXD does not answer.")
+    bench.lxd.fail_next("survey", silent)
+    assert look(bench) == [("client-x", "log")], "it was a blip"
+    for _ in range(2):
+        bench.lxd.fail_next("survey", silent)
+        bench.lxd.fail_next("instances", silent)
+        assert look(bench) == [("client-x", "log"), ("local", "server")]
+    change(bench.lxd, "client-x", log_errors=0)
+    assert look(bench) == []
+    assert len(heads(bench)) == 2
+
+
+def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = type(bench.context.edge.probe("client-x.mautic.localhost"))
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: probe(0, False, "ConnectionRefusedError"))
+    assert look(bench) == [("edge", "edge")]
+    monkeypatch.undo()
+    monkeypatch.setattr(sweep, "AGAIN", 0.0)
+    assert look(bench) == []
+
+
+def test_where_some_pages_answer_it_is_not_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.done("new client-z")
+    bench.clock.move(60)
+    probe = bench.context.edge.probe
+    refused = type(probe("client-x.mautic.localhost"))(0, False, "ConnectionRefusedError")
+    monkeypatch.setattr(
+        bench.context.edge, "probe", lambda domain: probe(domain) if domain.startswith("client-z") else refused
+    )
+    assert look(bench) == [("client-x", "page"), ("client-y", "page")]
+
+
+def test_a_tenant_that_is_deleted_takes_its_incidents_along(bench: Bench) -> None:
+    change(bench.lxd, "client-x", log_errors=30)
+    look(bench)
+    bench.done("delete client-x", OPERATOR)
+    bench.clock.move(60)
+    assert look(bench) == []
+    assert notes(bench)[-1] == ":large_green_circle: It is over: there is no such tenant any more."
+
+
+def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(bench.lxd, "client-y", log_errors=30)
+    let_go = threading.Event()
+    probe = bench.context.edge.probe
+
+    def hangs(domain: str) -> Any:
+        if domain.startswith("client-x"):
+            let_go.wait(20)
+        return probe(domain)
+
+    monkeypatch.setattr(bench.context.edge, "probe", hangs)
+    monkeypatch.setattr(sweep, "BUDGET", 0.5)
+    try:
+        assert look(bench) == [("client-y", "log")]
+    finally:
+        let_go.set()
+
+
+def test_one_that_does_not_tell_of_itself_is_found(bench: Bench) -> None:
+    bench.lxd.fail_next("execute", LxdUnavailable("LXD gave up after 20 s."), times=4)
+    assert look(bench) == [("client-x", "inside"), ("client-y", "inside")]
+    assert look(bench) == []
+
+
+def test_snapshots_are_missed_while_somebody_is_to_take_them(bench: Bench) -> None:
+    bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
+    for _ in range(2 * 12):
+        assert look(bench) == []
+    for _ in range(2):
+        found = look(bench)
+    assert found == [("client-x", "snapshot"), ("client-y", "snapshot")]
+    bench.context.jobs.pause("snapshots", LEAD.id)
+    assert look(bench) == []
+
+
+def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
+    desk = make_desk(bench)
+    change(bench.lxd, "client-x", stopped=["mautic-worker@email"])
+    look(bench)
+    (incident,) = bench.context.incidents.open()
+    desk.click("incident_logs", incident.id, OPERATOR)
+    assert "simulated line 40 of mautic" in str(bench.slack.said[-1]["blocks"])
+    assert bench.slack.said[-1]["user"] == OPERATOR.id
+    desk.click("incident_restart", incident.id, OPERATOR)
+    operation = desk.last()
+    assert (operation.command, operation.requester, operation.arguments["part"]) == ("restart", OPERATOR.id, "worker")
+    bench.finish()
+    bench.clock.move(60)
+    assert look(bench) == []
+
+
+def test_a_thousand_tenants_take_no_more_than_ten_seconds(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    blueprint = next(one.name for one in bench.lxd.instances())
+    for number in range(1000):
+        name = f"client-{number}"
+        config = stamps(role="tenant", tenant=name, state="live", domain=f"{name}.mautic.localhost", plan="small")
+        bench.lxd.copy(f"{blueprint}/golden", name, config=config, devices={})
+        bench.lxd.start(name)
+    calls = bench.lxd.calls["survey"]
+    began = time.monotonic()
+    health(bench.context)
+    assert time.monotonic() - began < 10
+    assert len(samples.latest(bench.context.database)) == 1000
+    assert bench.lxd.calls["survey"] == calls + 1
