@@ -22,6 +22,9 @@ FOLDER = "/run"
 TOOL = f"{FOLDER}/mautic-ctl"
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 SEAL = "/etc/nginx/sealed"
+BOOTS = 5
+"""How often the tool is put there: a container that has just been started lays a new FOLDER over it."""
+_NO_TOOL = 2
 PATIENCE = 5.0
 """Seconds that a holder may take to say that it has let go."""
 
@@ -59,12 +62,15 @@ class Mautic:
         # Of what changes a tenant one runs at a time: the next takes away what a killed one left.
         token = secrets.token_hex(8) if verb in _SIDE_BY_SIDE else verb
         request_file, result_file = f"{TOOL}.{token}.in", f"{TOOL}.{token}.out"
-        self.lxd.push(instance, TOOL, self._tool, mode=0o755)
-        self.lxd.push(instance, request_file, json.dumps(dict(request)).encode())
+        command = ["/usr/bin/python3", TOOL, verb, request_file, result_file]
         try:
-            ended = self.lxd.execute(
-                instance, ["/usr/bin/python3", TOOL, verb, request_file, result_file], timeout=timeout
-            )
+            for _ in range(BOOTS):
+                self.lxd.push(instance, TOOL, self._tool, mode=0o755)
+                self.lxd.push(instance, request_file, json.dumps(dict(request)).encode())
+                ended = self.lxd.execute(instance, command, timeout=timeout)
+                if ended.code != _NO_TOOL:
+                    break
+                time.sleep(0.05)
             try:
                 answer: dict[str, Any] = json.loads(self.lxd.pull(instance, result_file))
             except NotFound:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bot.lxd import LxdError, LxdUnavailable, NotFound
+from bot.lxd import ExecResult, LxdError, LxdUnavailable, NotFound
 from bot.mautic import Mautic
 from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import SEAL, change
@@ -135,3 +135,11 @@ def test_the_rest_of_the_verbs_answer(lxd: SimulatedLxd, mautic: Mautic) -> None
     assert mautic.bytes(NAME) > 0
     mautic.resize(NAME, PlanSize(2, "3GiB", "30GiB", 2000, "768M", 8, 1))
     assert b"768M" in lxd.pull(NAME, "/var/lib/mautic-ops/resize.json")
+
+
+def test_the_tool_is_put_there_again_when_a_boot_has_hidden_it(mautic: Mautic, lxd: SimulatedLxd) -> None:
+    ran = lxd.run
+    ends = iter([ExecResult(2, "", "python3: can't open file"), None])
+    lxd.run = lambda *call: next(ends) or ran(*call)
+    mautic.open(NAME)
+    assert lxd.calls["execute"] == 2

@@ -8,7 +8,7 @@ import pytest
 
 from bot.lxd_gateway import LxdGateway
 from tests.lab.conftest import Clone
-from tests.mautic_double.contract import CONTRACT, INSTALL_CONTRACT, Execute
+from tests.mautic_double.contract import CONTRACT, DOUBLE_CONTRACT, INSTALL_CONTRACT, Execute
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,6 @@ def execute(host: LxdGateway, clone: Callable[..., Clone]) -> Execute:
     return run
 
 
-@pytest.mark.parametrize("check", [*CONTRACT, *INSTALL_CONTRACT], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [*CONTRACT, *DOUBLE_CONTRACT, *INSTALL_CONTRACT], ids=lambda check: check.__name__)
 def test_mautic(check: Callable[[Execute], None], execute: Execute) -> None:
     check(execute)

@@ -18,6 +18,7 @@ from bot.lxd import LxdError
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
 from tests.lab.conftest import SIZE, Clone, eventually
+from tests.support.real_lxd import PROJECT
 
 FORM = 77
 
@@ -94,8 +95,9 @@ def well(mautic: Mautic, tenant: Clone) -> None:
 
 
 def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
-    answered: list[float] = []
-    writer = threading.Thread(target=lambda: (submit(tenant, "held@example.test"), answered.append(time.monotonic())))
+    answered: list[tuple[int, float]] = []
+    email = "held@example.test"
+    writer = threading.Thread(target=lambda: answered.append((submit(tenant, email), time.monotonic())))
     with mautic.hold(tenant.name) as hold:
         assert (hold.consistent, hold.why) == (True, "")
         writer.start()
@@ -104,7 +106,8 @@ def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: 
         assert answered == []
         released = time.monotonic()
     writer.join()
-    assert answered[0] >= released
+    ((status, at),) = answered
+    assert (status, at >= released) == (200, True)
     assert 0.5 < hold.seconds < 2
     began = time.monotonic()
     with mautic.hold(tenant.name) as hold:
@@ -212,6 +215,14 @@ def test_a_closed_tenant_is_polite_and_sends_nothing_over_a_restart_too_until_it
     well(mautic, tenant)
 
 
+def test_it_can_be_opened_as_soon_as_it_is_started(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    for _ in range(5):
+        host.stop(tenant.name)
+        host.start(tenant.name)
+        mautic.open(tenant.name)
+    well(mautic, tenant)
+
+
 def _status(tenant: Clone) -> int:
     try:
         return ask(tenant.address, tenant.domain, "/s/login")[0]
@@ -259,6 +270,30 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
     mautic.unquiesce(tenant.name)
     mautic.unquiesce(tenant.name)
     well(mautic, tenant)
+
+
+def test_a_full_disk_keeps_nobody_from_looking_and_copying(
+    mautic: Mautic, host: LxdGateway, clone: Callable[..., Clone]
+) -> None:
+    full = clone()
+    root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "1500MiB"}
+    host.update(full.name, {}, {"root": root})
+    filled = host.execute(
+        full.name,
+        [
+            "sh",
+            "-c",
+            "openssl rand 1000000 >/big; cat /big /big /big /big >/bigger; while cat /bigger; do :; done >/huge",
+        ],
+    )
+    assert "Disk quota exceeded" in filled.stderr
+    with pytest.raises(LxdError):
+        host.push(full.name, "/root/more", bytes(4_000_000))
+    # MariaDB may have died of it; whoever looks is told.
+    assert mautic.health(full.name)["facts"]["services"]["nginx"] == "active"
+    with mautic.hold(full.name) as hold:
+        pass
+    assert (hold.consistent, hold.why.startswith("MariaDB ")) == (False, True), hold.why
 
 
 def test_a_clone_without_an_identity_is_not_opened(mautic: Mautic, clone: Callable[..., Clone]) -> None:

@@ -188,6 +188,16 @@ def check_a_wrong_password_leads_back_to_the_login_page(execute: Execute) -> Non
     assert login(execute, "admin", "not-the-password-at-all") == "/s/login"
 
 
+def check_what_came_since_a_time_can_be_counted(execute: Execute) -> None:
+    moment = "FROM_UNIXTIME(1)"
+    for table, column, also in (
+        ("leads", "date_added", "date_modified IS NULL"),
+        ("form_submissions", "date_submitted", "1"),
+        ("lead_donotcontact", "date_added", "reason = 1"),
+    ):
+        assert sql(execute, f"SELECT COUNT(*) >= 0 FROM {table} WHERE {column} >= {moment} AND {also}") == [["1"]]
+
+
 def check_without_its_database_it_says_that_it_is_offline(execute: Execute) -> None:
     # The workers first: systemd starts them again, and the database with them; its socket would start it too.
     workers = execute(["systemctl", "list-units", "--plain", "--no-legend", "mautic-worker@*"])[1]
@@ -215,6 +225,7 @@ CONTRACT: tuple[Callable[[Execute], None], ...] = (
     check_update_find_is_always_zero,
     check_pages_of_an_open_tenant,
     check_a_wrong_password_leads_back_to_the_login_page,
+    check_what_came_since_a_time_can_be_counted,
     check_without_its_database_it_says_that_it_is_offline,
 )
 
@@ -232,6 +243,9 @@ def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
     assert found == [["1"]]
     assert http(execute, "/form/submit?formId=4243", "--data-urlencode", email)[0] == 404
     sql(execute, "DELETE FROM forms WHERE id = 4242; DELETE FROM leads WHERE email = 'contract@example.test'")
+
+
+DOUBLE_CONTRACT: tuple[Callable[[Execute], None], ...] = (check_a_submitted_form_is_a_contact,)
 
 
 def _uninstall(execute: Execute, local: str = "") -> None:

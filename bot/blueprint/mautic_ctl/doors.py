@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from .edge import believe
-from .means import IDENTITY, MAUTIC, SEAL, CtlError, asked, await_database, run, sql, systemctl, write
+from .means import IDENTITY, MAUTIC, SEAL, CtlError, asked, await_database, await_systemd, run, sql, systemctl, write
 from .workers import start_workers
 
 STACK = ("mariadb", "php8.2-fpm", "nginx", "cron")
+FEW_PAGES = 500
+"""Pages of 16 kB that MariaDB writes at its end in no time."""
 FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
 FLUSH_AS_EVER = (
     "SET GLOBAL innodb_io_capacity = DEFAULT, innodb_io_capacity_max = DEFAULT, innodb_max_dirty_pages_pct = DEFAULT;"
@@ -68,6 +70,7 @@ def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
 def _wake(request: Mapping[str, Any]) -> None:
     if not IDENTITY.exists():
         raise CtlError("it has no identity of its own yet, and is not opened without one")
+    await_systemd()
     if request.get("edge_address"):
         believe(request["edge_address"])
     systemctl("start", *STACK)
@@ -81,7 +84,7 @@ def _await_clean_pages() -> None:
     with suppress(CtlError):
         while time.monotonic() < give_up:
             ((_, dirty),) = sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty';")
-            if int(dirty) < 100:
+            if int(dirty) < FEW_PAGES:
                 return
             time.sleep(0.05)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -41,9 +42,9 @@ def _hold(go: Path, out: Path, telling: int) -> None:
     """Hold from one session, which ends with this process, until `go` is there; then write to `out` how long it was."""
     session = subprocess.Popen(
         ["mariadb", "--batch", "--skip-column-names", "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT,
+        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
-    to, of = cast(IO[str], session.stdin), cast(IO[str], session.stdout)
+    to, of, errors = cast(IO[str], session.stdin), cast(IO[str], session.stdout), cast(IO[str], session.stderr)
 
     def done(*statements: str) -> bool:
         """The client ends at its first error."""
@@ -60,11 +61,11 @@ def _hold(go: Path, out: Path, telling: int) -> None:
     elif not done(
         "BACKUP STAGE START", "SET SESSION lock_wait_timeout = 5", "BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL"
     ):
-        why = "MariaDB was too busy to let writes wait"
+        why = _reason(errors.read())
     else:
         began = time.monotonic()
         held = done("SET SESSION lock_wait_timeout = 2", "BACKUP STAGE BLOCK_COMMIT")
-        why = "held" if held else "a transaction took too long to commit"
+        why = "held" if held else _reason(errors.read())
     os.write(telling, why.encode())
     os.close(telling)
     if why != "held":
@@ -74,3 +75,11 @@ def _hold(go: Path, out: Path, telling: int) -> None:
     was_told = go.exists()
     if done("BACKUP STAGE END") and was_told:
         write(out, json.dumps({"seconds": round(time.monotonic() - began, 3)}), 0o600)
+
+
+def _reason(said: str) -> str:
+    """What MariaDB's error means for whoever wanted to hold."""
+    number = re.search(r"ERROR (\d+)", said)
+    if number and number[1] == "1205":
+        return "MariaDB was too busy to let writes wait"
+    return f"MariaDB could not let writes wait ({number[0] if number else 'it ended'}); is its disk full?"

@@ -93,6 +93,15 @@ def console(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[st
     return run("php8.2", str(MAUTIC / "bin/console"), *words, "-n", "--no-ansi", user="www-data", timeout=timeout)
 
 
+def await_systemd(deadline: float = 60) -> None:
+    """Wait until a container that has just been started takes orders; raises CtlError after `deadline` seconds."""
+    give_up = time.monotonic() + deadline
+    while not Path("/run/systemd/private").exists():
+        if time.monotonic() > give_up:
+            raise CtlError(f"the container did not boot within {deadline:.0f} s")
+        time.sleep(0.01)
+
+
 def await_database(deadline: float = 60) -> None:
     """Wait until MariaDB accepts connections on its socket; raises CtlError after `deadline` seconds."""
     give_up = time.monotonic() + deadline
