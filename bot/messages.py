@@ -71,7 +71,7 @@ def told(why: str, typed: str) -> Mrkdwn:
         return found[0] if len(found[0]) > 1 else "\N{ZERO WIDTH SPACE}" + found[0]
 
     sentence = clip(escape(" ".join(why.split())), SENTENCE)
-    return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]*`|[*_~`]", shown, sentence))
+    return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]+`|[*_~`]", shown, sentence))
 
 
 def sentence(text: object) -> Mrkdwn:
