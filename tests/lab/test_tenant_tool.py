@@ -18,7 +18,6 @@ from bot.lxd import LxdError
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
 from tests.lab.conftest import SIZE, Clone, eventually
-from tests.support.real_lxd import PROJECT
 
 FORM = 77
 
@@ -271,30 +270,6 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
     mautic.unquiesce(tenant.name)
     mautic.unquiesce(tenant.name)
     well(mautic, tenant)
-
-
-def test_a_full_disk_keeps_nobody_from_looking_and_copying(
-    mautic: Mautic, host: LxdGateway, clone: Callable[..., Clone]
-) -> None:
-    full = clone()
-    root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "1500MiB"}
-    host.update(full.name, {}, {"root": root})
-    filled = host.execute(
-        full.name,
-        [
-            "sh",
-            "-c",
-            "openssl rand 1000000 >/big; cat /big /big /big /big >/bigger; while cat /bigger; do :; done >/huge",
-        ],
-    )
-    assert "Disk quota exceeded" in filled.stderr
-    with pytest.raises(LxdError):
-        host.push(full.name, "/root/more", bytes(4_000_000))
-    # MariaDB may have died of it; whoever looks is told.
-    assert mautic.health(full.name)["facts"]["services"]["nginx"] == "active"
-    with mautic.hold(full.name) as hold:
-        pass
-    assert (hold.consistent, hold.why.startswith("MariaDB ")) == (False, True), hold.why
 
 
 def test_a_clone_without_an_identity_is_not_opened(mautic: Mautic, clone: Callable[..., Clone]) -> None:
