@@ -215,8 +215,9 @@ class Lxd(Protocol):
         """Copy an instance with its snapshots from another server or member to here, stopped.
 
         The source may run, and is not changed. Profiles are kept, volatile keys (MAC) are not; config and devices are
-        laid over the source's. `refresh` brings the stopped copy that is here up to date instead and sends only what
-        differs from the newest snapshot that both have; its configuration stays, with config and devices laid over.
+        laid over the source's. `refresh` brings the stopped copy that is here up to date instead; its configuration
+        stays, with config and devices laid over. What is sent then is what the newest snapshot has more than the one
+        before it: take one right before (without, all is sent), and let the names sort by age, since LXD goes by them.
 
         It may take as long as bytes move; when none do, it ends in LxdUnavailable. What was cut short may leave a part
         under `name`: whoever asked deletes it. Raises AlreadyExists, NotFound (also for a refresh of nothing),

@@ -32,6 +32,8 @@ SHORT = 120
 """Seconds that everything else may take."""
 _POLL = 10
 """Seconds of one wait request: LXD answers `Running` after them, and the loop asks again."""
+_GLANCE = 2
+"""The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use')
@@ -46,6 +48,10 @@ _AWAY = (
     "connection timed out",
     "broken pipe",
     "no route to host",
+    "network is unreachable",
+    "i/o timeout",
+    "unexpected eof",
+    '": eof',
 )
 
 
@@ -167,16 +173,31 @@ class LxdConnection:
         end = time.monotonic() + deadline
         before = None
         while True:
-            piece = max(1, min(_POLL, math.ceil(end - time.monotonic())))
-            answer = self.json(
-                "get", path, doing, params={"timeout": piece}, timeout=piece + self._timeout, project=False
-            )
+            piece = max(1, min(_GLANCE if moving else _POLL, math.ceil(end - time.monotonic())))
+            patience = piece + (_POLL if moving else self._timeout)
+            answer = self.json("get", path, doing, params={"timeout": piece}, timeout=patience, project=False)
             if answer["metadata"]["status"] not in ("Pending", "Running", "Cancelling"):
                 return answer["metadata"]
             if moving and (now := moving()) != before:
                 before, end = now, time.monotonic() + deadline
             if time.monotonic() >= end:
                 raise LxdUnavailable(f"LXD did not {doing} within {round(deadline)} seconds.")
+
+    def settle(self, name: str, doing: str) -> None:
+        """Wait for the end of a copy to this name that the bot gave up: LXD goes on with it, and lets nobody cancel."""
+        end = time.monotonic() + SHORT
+        while self._is_coming(name, doing):
+            if time.monotonic() > end:
+                raise LxdUnavailable(f"LXD could not {doing} now: it still makes `{name}` for an earlier request.")
+            time.sleep(0.2)
+
+    def _is_coming(self, name: str, doing: str) -> bool:
+        running = self.get("operations", doing, {"recursion": "1"}).get("running", [])
+        return any(
+            f"/1.0/instances/{name}" in [path.partition("?")[0] for path in operation["resources"]["instances"]]
+            for operation in running
+            if operation["description"] == "Creating instance"
+        )
 
     @contextmanager
     def words(self, doing: str) -> Iterator[None]:
@@ -192,12 +213,17 @@ class LxdConnection:
 
     def refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
         """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
+        low = " ".join(reason.split()).lower()
         text = " ".join(reason.split())[:300].rstrip(". ")
-        low = text.lower()
         if status == 412:
             return Stale(f"LXD could not {doing}: it was changed at the same time.")
         if any(word in low for word in _OCCUPIED):
             return Busy(f"LXD could not {doing}: {text}.")
+        if "could not get subvolume flags" in low:
+            return LxdError(
+                f"LXD could not {doing}: LXD itself was ended while this was copied here, and it cannot delete such a "
+                "part; remove its empty folder from `containers` in the pool, on the host, and try again."
+            )
         if any(word in low for word in _FULL):
             return PoolFull(f"LXD could not {doing}: the storage pool `{self._pool}` (or the disk's limit) is full.")
         if status in (502, 503, 504) or any(word in low for word in _AWAY):

@@ -192,6 +192,7 @@ class LxdGateway:
     ) -> None:
         """See `Lxd.receive`."""
         doing = f"copy `{instance}` to `{name}`"
+        self._lxd.settle(name, doing)
         found = source._lxd.get(path_of(instance), doing)
         member = self._member
         if refresh:
@@ -258,6 +259,7 @@ class LxdGateway:
 
     def delete(self, name: str) -> None:
         """See `Lxd.delete`."""
+        self._lxd.settle(name, f"delete `{name}`")
         self._lxd.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
 
     def update(

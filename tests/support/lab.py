@@ -121,6 +121,20 @@ class Node:
         """Plug the cable in again."""
         _run("ip", "link", "set", self._cable, "up")
 
+    def listen(self, on: bool) -> None:
+        """Let the server be asked over the network, or at its socket only."""
+        self.lxd("lxc", "config", "set", "core.https_address", f"{self.address}:8443" if on else "")
+
+    def stored(self, instance: str) -> Path:
+        """The folder of an instance in the pool, as the daemon sees it."""
+        assert self._daemon
+        pool = self.folder.relative_to("/") / "lxd" / "storage-pools" / "mautic-ops"
+        return Path(f"/proc/{self._daemon.pid}/root", pool, "containers", f"mautic-ops_{instance}")
+
+    def received(self) -> int:
+        """The bytes that came in by the cable so far."""
+        return int(Path("/sys/class/net", self._cable, "statistics", "tx_bytes").read_text())
+
     def lxd(self, *command: str, text: str = "") -> str:
         """Run a command of LXD's own against this daemon; what it prints."""
         return _run(*command, text=text, environment={"LXD_DIR": str(self.folder / "lxd")})

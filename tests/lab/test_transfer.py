@@ -1,0 +1,199 @@
+"""Instances on their way between the lab's hosts: how much is sent, and what holds when something breaks."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from bot.lxd import LxdError, LxdUnavailable, NotFound, PoolFull
+from bot.lxd_gateway import LxdGateway
+from tests.lab.conftest import eventually
+from tests.support.lab import Lab
+from tests.support.real_lxd import TINY
+
+MB = 1_000_000
+WAYS = [("solo1", "solo2"), ("node2", "node3")]
+
+
+class Way:
+    """A running instance at one host, and the host that it is to come to."""
+
+    def __init__(self, lab: Lab, source: str, target: str) -> None:
+        self.lab = lab
+        self.source, self.target = lab.host(source), lab.host(target)
+        self.node = lab.nodes[target]
+        self.name = f"{source}-tenant"
+        self.copy, self.again = f"{self.name}--1", f"{self.name}--2"
+
+    def receive(self, *, refresh: bool = False, name: str = "") -> int:
+        """Let it come; the bytes that went through the target's cable meanwhile."""
+        before = self.node.received()
+        self.target.receive(self.source, self.name, name or self.copy, config={}, devices={}, refresh=refresh)
+        return self.node.received() - before
+
+    def broken(self, breaking: Callable[[], None], *, refresh: bool = False) -> float:
+        """Let it come and break something in the middle; the seconds until that was told."""
+        before = self.node.received()
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(self.receive, refresh=refresh)
+            eventually(self.node.received, lambda now: now > before + 20 * MB)
+            assert not coming.done()
+            breaking()
+            began = time.monotonic()
+            with pytest.raises(LxdUnavailable):
+                coming.result()
+            return time.monotonic() - began
+
+
+@pytest.fixture(params=WAYS, ids=" to ".join)
+def way(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Way]:
+    """300 MB on a host."""
+    made = Way(lab, *request.param)
+    made.source.create(made.name, TINY, config={}, devices={})
+    made.source.start(made.name)
+    write(made.source, made.name, 300)
+    yield made
+    for lxd, name in ((made.source, made.name), (made.target, made.copy), (made.target, made.again)):
+        with suppress(NotFound):
+            lxd.stop(name, force=True)
+            lxd.delete(name)
+
+
+def write(lxd: LxdGateway, name: str, megabytes: int) -> None:
+    """Put bytes that nothing can compress into an instance."""
+    script = f"dd if=/dev/urandom of=/root/data-{megabytes} bs=1M count={megabytes} && sync"
+    assert lxd.execute(name, ["sh", "-c", script]).code == 0
+
+
+def test_a_copy_while_it_runs_leaves_little_for_the_end(way: Way) -> None:
+    way.source.snapshot(way.name, "s-1")
+    assert way.receive() > 300 * MB
+    write(way.source, way.name, 20)
+    way.source.snapshot(way.name, "s-2")
+    assert 20 * MB < way.receive(refresh=True) < 30 * MB
+    way.source.execute(way.name, ["sh", "-c", "echo last > /root/last"])
+    way.source.stop(way.name)
+    way.source.snapshot(way.name, "s-3")
+    assert way.receive(refresh=True) < 2 * MB
+    way.target.start(way.copy)
+    assert way.target.pull(way.copy, "/root/last") == b"last\n"
+    assert [snapshot.name for snapshot in way.target.snapshots(way.copy)] == ["s-1", "s-2", "s-3"]
+
+
+class TestBrokenCopy:
+    def test_a_cable_that_is_cut_is_told_and_the_next_try_works(self, way: Way) -> None:
+        way.source.snapshot(way.name, "s-1")
+        try:
+            assert way.broken(way.node.cut) < 45
+            # Nobody waits for the cable to go on with the tenant.
+            way.source.stop(way.name)
+            way.source.start(way.name)
+        finally:
+            way.node.restore()
+        way.receive(name=way.again)
+
+    def test_a_server_that_is_killed_is_told_and_the_next_try_works(self, way: Way) -> None:
+        way.source.snapshot(way.name, "s-1")
+        try:
+            assert way.broken(way.node.kill) < 15
+            way.source.stop(way.name)
+            way.source.start(way.name)
+        finally:
+            way.node.start()
+        # LXD keeps a part that it cannot delete itself: another name it has to be, and a person that helps.
+        with pytest.raises(LxdError, match="remove its empty folder"):
+            way.target.delete(way.copy)
+        way.receive(name=way.again)
+        way.node.stored(way.copy).rmdir()
+        way.target.delete(way.copy)
+
+
+class TestBrokenRefresh:
+    @pytest.fixture(autouse=True)
+    def copied(self, way: Way) -> None:
+        """A copy is there, the tenant has written much since, and stands still for the end."""
+        way.source.snapshot(way.name, "s-1")
+        way.receive()
+        write(way.source, way.name, 200)
+        way.source.stop(way.name)
+        way.source.snapshot(way.name, "s-2")
+
+    def test_a_cable_that_is_cut_is_told_and_both_go_on(self, way: Way) -> None:
+        try:
+            assert way.broken(way.node.cut, refresh=True) < 45
+            way.source.start(way.name)
+        finally:
+            way.node.restore()
+        way.receive(refresh=True)
+        way.target.start(way.copy)
+        assert len(way.target.pull(way.copy, "/root/data-200")) == 200 << 20
+
+    def test_a_server_that_is_killed_is_told_and_both_go_on(self, way: Way) -> None:
+        try:
+            assert way.broken(way.node.kill, refresh=True) < 15
+            way.source.start(way.name)
+        finally:
+            way.node.start()
+        way.receive(refresh=True)
+        way.target.start(way.copy)
+        assert len(way.target.pull(way.copy, "/root/data-200")) == 200 << 20
+
+
+class TestWhoListens:
+    """A server that the others cannot ask sends by itself; where nobody listens, that is said."""
+
+    @pytest.fixture
+    def deaf(self, lab: Lab) -> Iterator[Callable[[str], LxdGateway]]:
+        """Lets a server that stands alone answer at its socket only; the door to it."""
+        nodes = []
+
+        def make(name: str) -> LxdGateway:
+            nodes.append(lab.nodes[name])
+            nodes[-1].listen(False)
+            return LxdGateway(nodes[-1].socket)
+
+        yield make
+        for node in nodes:
+            node.listen(True)
+
+    @pytest.mark.parametrize("sender", ["solo1", "solo2"])
+    def test_one_that_listens_is_enough(self, lab: Lab, deaf: Callable[[str], LxdGateway], sender: str) -> None:
+        source = deaf("solo1") if sender == "solo1" else lab.host("solo1")
+        target = deaf("solo2") if sender == "solo2" else lab.host("solo2")
+        source.create("listened", TINY, config={}, devices={})
+        try:
+            source.snapshot("listened", "s-1")
+            target.receive(source, "listened", "heard", config={}, devices={})
+            source.push("listened", "/root/more", b"more")
+            source.snapshot("listened", "s-2")
+            target.receive(source, "listened", "heard", config={}, devices={}, refresh=True)
+            assert target.pull("heard", "/root/more") == b"more"
+            target.delete("heard")
+        finally:
+            source.delete("listened")
+
+    def test_where_nobody_listens_it_is_said(self, deaf: Callable[[str], LxdGateway]) -> None:
+        source, target = deaf("solo1"), deaf("solo2")
+        source.create("listened", TINY, config={}, devices={})
+        try:
+            with pytest.raises(LxdError, match=r"set `core.https_address` on one\.$"):
+                target.receive(source, "listened", "heard", config={}, devices={})
+        finally:
+            source.delete("listened")
+
+
+def test_what_does_not_fit_is_told_as_such_and_leaves_nothing(way: Way) -> None:
+    way.target.create("filler", TINY, config={}, devices={})
+    try:
+        with (way.node.stored("filler") / "rootfs" / "fill").open("wb") as file, suppress(OSError):
+            for part in range(way.target.pool().total // (100 * MB)):
+                os.posix_fallocate(file.fileno(), part * 100 * MB, 100 * MB)
+        with pytest.raises(PoolFull):
+            way.receive()
+        assert way.copy not in [instance.name for instance in way.target.instances()]
+        assert way.source.instance(way.name).running
+    finally:
+        way.target.delete("filler")
