@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bot.console import allowed
-from bot.lxd import Lxd, LxdError, LxdUnavailable, NotFound
+from bot.lxd import ExecResult, Lxd, LxdError, LxdUnavailable, NotFound
 from bot.tenants import PlanSize
 
 FOLDER = "/run"
@@ -23,7 +23,7 @@ TOOL = f"{FOLDER}/mautic-ctl"
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 SEAL = "/etc/nginx/sealed"
 BOOTS = 5
-"""How often the tool is put there: a container that has just been started lays a new FOLDER over it."""
+"""How often the tool is put there: a container that has just been started lays a new FOLDER over the old."""
 _NO_TOOL = 2
 PATIENCE = 5.0
 """Seconds that a holder may take to say that it has let go."""
@@ -64,13 +64,7 @@ class Mautic:
         request_file, result_file = f"{TOOL}.{token}.in", f"{TOOL}.{token}.out"
         command = ["/usr/bin/python3", TOOL, verb, request_file, result_file]
         try:
-            for _ in range(BOOTS):
-                self.lxd.push(instance, TOOL, self._tool, mode=0o755)
-                self.lxd.push(instance, request_file, json.dumps(dict(request)).encode())
-                ended = self.lxd.execute(instance, command, timeout=timeout)
-                if ended.code != _NO_TOOL:
-                    break
-                time.sleep(0.05)
+            ended = self._run(instance, command, json.dumps(dict(request)).encode(), timeout)
             try:
                 answer: dict[str, Any] = json.loads(self.lxd.pull(instance, result_file))
             except NotFound:
@@ -84,6 +78,22 @@ class Mautic:
         if not answer.get("ok"):
             raise LxdError(f"Inside `{instance}`: {answer.get('error', 'the tool gave no reason')}.")
         return answer
+
+    def _run(self, instance: str, command: list[str], request: bytes, timeout: int) -> ExecResult:
+        """Push the tool and its request, and run it; again where a boot hides what was pushed under a new FOLDER."""
+        tries = BOOTS
+        while True:
+            tries -= 1
+            try:
+                self.lxd.push(instance, TOOL, self._tool, mode=0o755)
+                self.lxd.push(instance, command[-2], request)
+                ended = self.lxd.execute(instance, command, timeout=timeout)
+                if ended.code != _NO_TOOL or not tries:
+                    return ended
+            except NotFound:
+                if not tries:
+                    raise
+            time.sleep(0.05)
 
     def identity(
         self,

@@ -143,3 +143,8 @@ def test_the_tool_is_put_there_again_when_a_boot_has_hidden_it(mautic: Mautic, l
     lxd.run = lambda *call: next(ends) or ran(*call)
     mautic.open(NAME)
     assert lxd.calls["execute"] == 2
+    lxd.run = ran
+    lxd.fail_next("push", NotFound("There is no `/run/mautic-ctl` in `client-x`."))
+    mautic.open(NAME)
+    with pytest.raises(NotFound):
+        mautic.open("nobody")
