@@ -101,7 +101,11 @@ def run() -> int:
     people = People(client, settings)
     announcer = Announcer(client, context.operations, context.renderer, settings)
     runner = Runner(context, settings.bot.workers)
-    invocations = Invocations(context, people, announcer, runner)
+
+    def show_home(user: str, team: str) -> None:
+        home.publish(client, context, people, user, team)
+
+    invocations = Invocations(context, people, announcer, runner, show_home)
     inbox = Inbox(context.database, invocations.handle)
 
     def changed() -> None:
@@ -114,7 +118,7 @@ def run() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     people.connect()
-    app = make_app(settings.slack, client, inbox, lambda user: home.publish(client, context, user), people.forget)
+    app = make_app(settings.slack, client, inbox, show_home, people.forget)
     announcer.start()
     announcer.wake()
     runner.start()

@@ -138,6 +138,18 @@ def m007_incidents(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m006_digests(db: sqlite_utils.Database) -> None:
+    """The digest of each local day: what is to be said, and how much of it was posted."""
+    db.executescript(
+        """
+        CREATE TABLE digests (
+          day TEXT PRIMARY KEY, at REAL NOT NULL, said TEXT NOT NULL, picture BLOB NOT NULL,
+          ts TEXT NOT NULL DEFAULT '', posted INTEGER NOT NULL DEFAULT 0, ended REAL);
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

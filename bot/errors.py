@@ -8,13 +8,14 @@ import secrets
 from bot.database import DatabaseUnavailable
 from bot.lxd import LxdError
 from bot.plan import Refused
+from bot.post import NotPosted
 
 log = logging.getLogger(__name__)
 
 
 def explain(error: Exception, doing: str) -> tuple[str, str]:
     """Return what a person is told of an error, and its id in the log ("" when the sentence says it all)."""
-    if isinstance(error, Refused | LxdError | DatabaseUnavailable):
+    if isinstance(error, Refused | LxdError | DatabaseUnavailable | NotPosted):
         return str(error), ""
     identity = secrets.token_hex(4)
     log.error("error %s while %s", identity, doing, exc_info=error)

@@ -1,20 +1,76 @@
-"""The Home tab: a person's waiting approvals and operations, and the fleet at a glance."""
+"""The Home tab: what waits for a person, what they asked for, what is wrong, the fleet and what comes next."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 from slack_sdk import WebClient
 
+from bot.approvals import Actor
+from bot.digest import storage
+from bot.messages import Block, actions, button, section
+from bot.operations import Operation
+from bot.people import People
+from bot.plan import Refused
 from bot.registry import Context
+from bot.tenants import Tenant
+
+DECIDED, LISTED = 8, 10
+"""Requests with buttons, and lines of each list: a view has room for 100 blocks."""
 
 
-def publish(client: WebClient, context: Context, user: str) -> None:
-    """Render the Home tab of one person and publish it."""
-    seen = context.fleet.look("tenant")
-    message = context.renderer.message(
+def publish(client: WebClient, context: Context, people: People, user: str, team: str) -> None:
+    """Render the Home tab of one person and publish it; who has no say here is told so, and sees no fleet."""
+    try:
+        blocks = home(context, people.actor(user, team, ""))
+    except Refused as error:
+        blocks = context.renderer.say(f":no_entry: {error}").blocks
+    client.views_publish(user_id=user, view={"type": "home", "blocks": blocks})
+
+
+def home(context: Context, actor: Actor) -> list[Block]:
+    """Return the blocks of a person's Home tab; a silent server is told of, not waited for."""
+    seen = context.fleet.look("tenant", "archived")
+    waiting = context.operations.select("state = 'awaiting_approval'", limit=100)
+    theirs = [operation for operation in waiting if _may_decide(context, actor, operation)]
+    jobs = sorted(context.jobs.all(), key=lambda job: job.next)
+    blocks = context.renderer.message(
         "home.j2",
-        waiting=context.operations.select("state = 'awaiting_approval'", limit=20),
-        mine=context.operations.select("requester = ?", user, order="id DESC", limit=10),
-        tenants=seen.tenants,
+        theirs=theirs,
+        decided=DECIDED,
+        others=[operation for operation in waiting if operation not in theirs],
+        mine=context.operations.select("requester = ?", actor.id, order="id DESC", limit=LISTED),
+        incidents=context.incidents.open(),
+        states=Counter(_state(tenant) for tenant in seen.tenants),
+        hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == "tenant"),
         silent=seen.silent,
-    )
-    client.views_publish(user_id=user, view={"type": "home", "blocks": message.blocks})
+        storage=storage(context.database, context.now()),
+        jobs=jobs,
+        listed=LISTED,
+    ).blocks
+    asked = [block for operation in theirs[:DECIDED] for block in _request(context, operation)]
+    return [*blocks[:1], *asked, *blocks[1:]]
+
+
+def _may_decide(context: Context, actor: Actor, operation: Operation) -> bool:
+    policy = context.settings.policy(operation.command)
+    said = any(decision.actor == actor.id for decision in operation.decisions)
+    return actor.id != operation.requester and bool(actor.roles & set(policy.approve)) and not said
+
+
+def _request(context: Context, operation: Operation) -> list[Block]:
+    return [
+        section(context.renderer.words("home-request.j2", operation=operation)),
+        actions(
+            f"operation-{operation.id}",
+            button("approve", "Approve", operation.id, "primary"),
+            button("deny", "Deny", operation.id, "danger"),
+        ),
+    ]
+
+
+def _state(tenant: Tenant) -> str:
+    """Say in one word how a tenant stands."""
+    if tenant.role == "archived":
+        return "archived"
+    return tenant.status.lower() if tenant.state in ("", "live") else tenant.state

@@ -35,11 +35,14 @@ REPLY = re.compile(
 class Invocations:
     """Handles deliveries. Each answers the person who caused it, whatever happens."""
 
-    def __init__(self, context: Context, people: People, announcer: Announcer, runner: Runner) -> None:
+    def __init__(
+        self, context: Context, people: People, announcer: Announcer, runner: Runner, home: Callable[[str, str], None]
+    ) -> None:
         self.context = context
         self.people = people
         self.announcer = announcer
         self.runner = runner
+        self.home = home
         self._kinds: dict[str, Callable[[str, dict[str, Any]], None]] = {
             "command": self.command,
             "action": self.action,
@@ -61,6 +64,8 @@ class Invocations:
                 log.exception("the refusal could not be recorded: %s", why)
             typed = json.dumps([payload.get("text"), payload.get("values")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
+        if payload.get("home"):
+            self._show_home(payload)
 
     def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
         event = audit.Event(
@@ -79,6 +84,10 @@ class Invocations:
 
     def _answer(self, payload: dict[str, Any], message: Message) -> None:
         try:
+            if payload.get("home"):
+                # No channel to answer in: a window over the Home tab.
+                self.announcer.open_modal(payload["trigger_id"], modal("told", "Mautic", message.blocks))
+                return
             self.announcer.answer(
                 payload["user"],
                 payload["channel"],
@@ -88,6 +97,13 @@ class Invocations:
             )
         except Exception as error:
             log.warning("cannot answer %s: %s", payload.get("user"), error)
+
+    def _show_home(self, payload: dict[str, Any]) -> None:
+        """A button in the Home tab was pressed: show what it is now."""
+        try:
+            self.home(payload["user"], payload["team"])
+        except Exception as error:
+            log.warning("cannot show their Home tab to %s: %s", payload["user"], error)
 
     def _actor(self, payload: dict[str, Any], *, fresh: bool = False) -> Actor:
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=fresh)

@@ -35,9 +35,13 @@ def web_client(settings: SlackSettings) -> WebClient:
 
 
 def make_app(
-    settings: SlackSettings, client: WebClient, inbox: Inbox, home: Callable[[str], None], forget: Callable[[], None]
+    settings: SlackSettings,
+    client: WebClient,
+    inbox: Inbox,
+    home: Callable[[str, str], None],
+    forget: Callable[[], None],
 ) -> App:
-    """Return the app. `home(user)` publishes a person's Home tab; `forget()` drops what is known of groups."""
+    """Return the app. `home(user, team)` publishes a person's Home tab; `forget()` drops what is known of groups."""
     app = App(
         client=client,
         signing_secret=settings.signing_secret or None,
@@ -65,6 +69,7 @@ def make_app(
             "user": body["user"]["id"],
             "team": body["user"].get("team_id") or body["team"]["id"],
             "channel": body.get("channel", {}).get("id", ""),
+            "home": body.get("view", {}).get("type") == "home",
             "action_id": clicked["action_id"],
             "value": clicked.get("value", ""),
             "response_url": body.get("response_url", ""),
@@ -110,9 +115,9 @@ def make_app(
             inbox.put("reply", key if event.get("thread_ts") else f"mention:{key}", _reply(body, event, mention=True))
 
     @app.event("app_home_opened")
-    def opened(event: dict[str, Any]) -> None:
+    def opened(body: dict[str, Any], event: dict[str, Any]) -> None:
         if event.get("tab", "home") == "home":
-            home(event["user"])
+            home(event["user"], body.get("enterprise_id") or body["team_id"])
 
     @app.event("subteam_members_changed")
     def members_changed() -> None:

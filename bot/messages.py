@@ -160,6 +160,7 @@ class Renderer:
             size=size,
             seconds=seconds,
             when=self.when,
+            day=self.day,
             mrkdwn=Mrkdwn,
         )
 
@@ -170,6 +171,10 @@ class Renderer:
     def moment(self, at: float) -> str:
         """A moment in the bot's own zone, for facts of a plan, which are plain text."""
         return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
+
+    def day(self, at: float) -> str:
+        """A day of ours, where Slack cannot show the reader's own."""
+        return datetime.fromtimestamp(at, self.zone).strftime("%A, %-d %B")
 
     def words(self, template: str, **state: object) -> str:
         """Render a template to mrkdwn."""

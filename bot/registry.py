@@ -122,12 +122,22 @@ def _number(text: str) -> int:
     return int(text.removeprefix("#"))
 
 
+def _period(text: str) -> float:
+    """Read how far back: `12h`, `7d`, `2w`; in seconds."""
+    found = re.fullmatch(r"([0-9]{1,4})\s*([hdw])", text.strip().lower())
+    period = int(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]] if found else 0
+    if not 0 < period <= 60 * 86_400:
+        raise InvalidName(f"“{text[:40]}” is no time to look back; write `12h`, `7d` or `2w`, at most 60 days.")
+    return float(period)
+
+
 def _named(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return lambda _type, tokens: convert(tokens[0].value)
 
 
 TenantArgument = Annotated[str, Parameter(converter=_named(tenant_name))]
 OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
+PeriodOption = Annotated[float, Parameter(converter=_named(_period))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 
 

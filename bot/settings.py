@@ -124,6 +124,11 @@ class HealthSettings:
 
 
 @dataclass(frozen=True)
+class DigestSettings:
+    hour: Annotated[int, msgspec.Meta(ge=0, le=23)]
+
+
+@dataclass(frozen=True)
 class Role:
     """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: each full member."""
 
@@ -157,6 +162,7 @@ class Settings:
     retention: RetentionSettings
     snapshots: SnapshotSettings
     health: HealthSettings
+    digest: DigestSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
     plans: Mapping[str, PlanSize]

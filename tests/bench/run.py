@@ -23,6 +23,7 @@ from bot import audit
 from bot.lxd import LxdError
 from bot.lxd_gateway import LxdGateway
 from bot.tenants import stamps
+from schedules.digest import digest
 from tests.support.bot import make_bench
 from tests.support.real_lxd import PROJECT
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
@@ -35,6 +36,8 @@ LIMITS = {
     "acks_missed": 0,
     "list_1000_s": 1.0,
     "list_1000_lxd_requests": 1,
+    "digest_1000_s": 3.0,
+    "digest_1000_lxd_requests": 1,
     "audit_verify_100k_s": 2.0,
     "rss_idle_mb": 120,
     "ready_s": 3.0,
@@ -109,6 +112,32 @@ def test_a_list_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
     bench.lxd.calls.clear()
     figures["list_1000_s"] = round(timed(lambda: bench.answer("list")), 3)
     figures["list_1000_lxd_requests"] = sum(bench.lxd.calls.values())
+
+
+def test_a_digest_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_DIGEST__HOUR="0")
+    bench.lxd._clock = bench.clock
+    now, names = int(bench.clock()), [f"client-{number}" for number in range(1000)]
+    for name in names:
+        config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
+        bench.lxd.create(name, "base", config=config, devices={})
+        bench.lxd.start(name)
+        for number in range(24):
+            bench.lxd.snapshot(name, f"s-{number}")
+    past = [(3600, now - hour * 3600) for hour in range(1, 721)] + [(0, now)]
+    with bench.context.database.transaction() as transaction:
+        transaction.executemany(
+            "INSERT INTO tenant_samples (span, at, tenant, looks, memory, disk) VALUES (?,?,?,1,?,?)",
+            ((span, at, name, 10**9, 10**9 + at - now) for span, at in past for name in names),
+        )
+        transaction.executemany(
+            "INSERT INTO host_samples (span, at, host, looks, used, total) VALUES (?,?,'local',1,?,?)",
+            ((span, at, 10**12 + at - now, 2 * 10**12) for span, at in past),
+        )
+    bench.lxd.calls.clear()
+    figures["digest_1000_s"] = round(timed(lambda: digest(bench.context)), 2)
+    figures["digest_1000_lxd_requests"] = sum(bench.lxd.calls.values())
+    assert [bool(one.get("files")) for one in bench.slack.said] == [False, True]
 
 
 def test_an_audit_of_a_hundred_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:

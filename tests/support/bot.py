@@ -16,6 +16,7 @@ from uuid import uuid4
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 
+from bot import home
 from bot.__main__ import compose
 from bot.announcer import Announcer
 from bot.approvals import Actor
@@ -257,6 +258,7 @@ class FakeSlack:
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
         self.views: list[dict[str, Any]] = []
+        self.homes: dict[str, list[dict[str, Any]]] = {}
         self.calls: Counter[str] = Counter()
         self.closed: set[str] = set()
         self.gone: set[str] = set()
@@ -328,6 +330,11 @@ class FakeSlack:
         self.views.append(block_kit.view(view, "modal"))
         return {"ok": True, "view": {"id": view_id}}
 
+    def views_publish(self, user_id: str, view: dict[str, Any]) -> dict[str, Any]:
+        self._called("views.publish")
+        self.homes[user_id] = block_kit.view(view, "home")["blocks"]
+        return {"ok": True}
+
     def auth_test(self) -> dict[str, Any]:
         return {"ok": True, "team_id": "T0OURS", "user_id": "U0BOT"}
 
@@ -380,12 +387,13 @@ class Desk:
         }
         self.invocations.handle("command", key or uuid4().hex, payload)
 
-    def click(self, action: str, value: object, actor: Actor = LEAD) -> None:
-        """Deliver a press of a button, and have it worked on."""
+    def click(self, action: str, value: object, actor: Actor = LEAD, *, home: bool = False) -> None:
+        """Deliver a press of a button, of the Home tab or else in the channel, and have it worked on."""
         payload = {
             "user": actor.id,
             "team": "T0OURS",
-            "channel": "C0OPS",
+            "channel": "" if home else "C0OPS",
+            "home": home,
             "action_id": action,
             "value": str(value),
             "response_url": "",
@@ -431,7 +439,13 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
     announcer = Announcer(client, context.operations, context.renderer, context.settings)
     people = People(client, context.settings)
     people.connect()
-    invocations = Invocations(context, people, announcer, bench.runner)
+    invocations = Invocations(
+        context,
+        people,
+        announcer,
+        bench.runner,
+        lambda user, team: home.publish(client, context, people, user, team),
+    )
     return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle))
 
 

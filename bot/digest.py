@@ -1,0 +1,284 @@
+"""What became of the fleet since a moment, and what needs a look: gathered once, then only words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bot import audit, samples
+from bot.database import Database
+from bot.fleet import Surveyed
+from bot.incidents import Incident
+from bot.lxd import size_bytes
+from bot.operations import SYSTEM, Operation
+from bot.registry import Context
+from bot.samples import Growth
+
+T = TypeVar("T", Incident, Operation)
+DAY = 86_400
+SNAPSHOT_DUE = 25 * 3600
+"""Seconds within which every live tenant is to have a snapshot where the policy keeps hourly or daily ones: a day, and
+the time that taking them all may need."""
+SOON = 14
+"""Days to full from which on it is told."""
+PAST = 30 * DAY
+"""Seconds of the past that growth is read from, and that the picture shows."""
+SHOWN = 200
+"""Operations of people that are read whole; all are counted."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """Bytes used of a limit, and in how many days it is full; None: it does not grow, or nothing tells.
+
+    `past`: of a pool, the share of it that was used, at epoch seconds, oldest first.
+    """
+
+    used: int
+    limit: int
+    days: float | None
+    past: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The part that is used, 0 to 1, or more."""
+        return self.used / self.limit if self.limit else 0.0
+
+    def high(self, percent: int) -> bool:
+        """Whether it is nearly full, or will be soon."""
+        return self.share * 100 >= percent or (self.days is not None and self.days <= SOON)
+
+
+@dataclass(frozen=True)
+class TenantDay:
+    """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: of this day.
+
+    `disk` and `memory` are None where its plan is not known any more; `high`: which of them are nearly full.
+    """
+
+    name: str
+    host: str
+    status: str
+    disk: Use | None
+    memory: Use | None
+    high: tuple[str, ...]
+    newest: float | None
+    taken: int
+    missing: bool
+    incidents: tuple[Incident, ...]
+    operations: tuple[Operation, ...]
+
+    @property
+    def speaks(self) -> bool:
+        """Whether there is something to say of it."""
+        return bool(self.high or self.missing or self.incidents or self.operations)
+
+    @property
+    def urgency(self) -> tuple[bool, bool, float]:
+        """What is sorted by, the worst highest."""
+        fullest = max((use.share for use in (self.disk, self.memory) if use), default=0.0)
+        return any(not one.closed for one in self.incidents), self.missing, fullest
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
+
+    `open` are the incidents that no other line here tells of; `failed_errands` counts by command what the bot does by
+    itself, `ended` the operations of people by state and command; `head` is the audit chain's last row and hash.
+    """
+
+    at: float
+    since: float
+    tenants: tuple[TenantDay, ...]
+    silent: Mapping[str, str]
+    open: tuple[Incident, ...]
+    recovered: int
+    pools: Mapping[str, Use]
+    full_pools: tuple[str, ...]
+    waiting: tuple[Operation, ...]
+    failed: tuple[Operation, ...]
+    failed_errands: Mapping[str, int]
+    ended: Mapping[str, Mapping[str, int]]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+    head: tuple[int, str]
+
+    @property
+    def running(self) -> int:
+        """How many tenants run."""
+        return sum(tenant.status == "Running" for tenant in self.tenants)
+
+    @property
+    def taken(self) -> int:
+        """How many snapshots were taken."""
+        return sum(tenant.taken for tenant in self.tenants)
+
+    @property
+    def missing(self) -> list[TenantDay]:
+        """The tenants that should have a new snapshot and have none, the oldest first."""
+        found = [tenant for tenant in self.tenants if tenant.missing]
+        return sorted(found, key=lambda tenant: -(tenant.newest or float("inf")))
+
+    @property
+    def full(self) -> list[TenantDay]:
+        """The tenants that are near to their plan's limits, the nearest first."""
+        return sorted((tenant for tenant in self.tenants if tenant.high), key=lambda one: one.urgency, reverse=True)
+
+    @property
+    def speaking(self) -> list[TenantDay]:
+        """The tenants that there is something to say of, the worst first."""
+        return sorted((one for one in self.tenants if one.speaks), key=lambda one: one.urgency, reverse=True)
+
+    @property
+    def troubles(self) -> int:
+        """How many things need a look."""
+        told = (self.silent, self.open, self.missing, self.full, self.full_pools, self.failed, self.failed_errands)
+        return sum(len(things) for things in told)
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing needs a look."""
+        return not self.troubles
+
+
+def gather(context: Context, since: float) -> Digest:
+    """Read the fleet in one request a server, and the rest from the database. Silent servers are told, not raised."""
+    database, now, settings = context.database, context.now(), context.settings
+    survey = context.fleet.survey()
+    incidents = context.incidents.since(since)
+    operations = context.operations.select(
+        "requester <> ? AND finished >= ?", SYSTEM, since, order="id DESC", limit=SHOWN
+    )
+    troubles = _by_tenant(incidents)
+    asked = _by_tenant(operations)
+    grown = {measure: samples.growth(database, measure, now - PAST) for measure in ("disk", "memory")}
+    tenants = tuple(
+        _tenant(
+            context,
+            one,
+            since,
+            {measure: growth.get(one.tenant.name) for measure, growth in grown.items()},
+            tuple(troubles.get(one.tenant.name, ())),
+            tuple(asked.get(one.tenant.name, ())),
+        )
+        for one in survey.tenants
+    )
+    pools = storage(database, now)
+    full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
+    told = {("server", server) for server in survey.silent} | {("pool", host) for host in full_pools}
+    told |= {(kind, tenant.name) for tenant in tenants for kind in tenant.high}
+    told |= {("snapshot", tenant.name) for tenant in tenants if tenant.missing}
+    last = audit.recent(database, limit=1)
+    return Digest(
+        at=now,
+        since=since,
+        tenants=tenants,
+        silent=survey.silent,
+        open=tuple(one for one in incidents if not one.closed and (one.kind, one.subject) not in told),
+        recovered=sum(bool(one.closed) for one in incidents),
+        pools=pools,
+        full_pools=full_pools,
+        waiting=tuple(context.operations.select("state = 'awaiting_approval'", limit=SHOWN)),
+        failed=tuple(
+            context.operations.select(
+                "state = 'needs_attention' OR state = 'failed' AND requester <> ? AND finished >= ?",
+                SYSTEM,
+                since,
+                order="id DESC",
+                limit=SHOWN,
+            )
+        ),
+        failed_errands=_failed_errands(context, since),
+        ended=_ended(context, since),
+        new=_succeeded(context, since, ("new", "unarchive")),
+        gone=_succeeded(context, since, ("delete",)),
+        head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
+    )
+
+
+def storage(database: Database, now: float) -> dict[str, Use]:
+    """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
+    pools = {}
+    for host, growth in samples.pool_growth(database, now - PAST).items():
+        past = samples.pool_history(database, host, now - PAST)
+        shares = tuple((float(one.at), one.used / one.total) for one in past)
+        pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
+    return pools
+
+
+def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:
+    grouped: dict[str, list[T]] = {}
+    for one in found:
+        grouped.setdefault(one.tenant, []).append(one)
+    return grouped
+
+
+def _tenant(
+    context: Context,
+    one: Surveyed,
+    since: float,
+    grown: Mapping[str, Growth | None],
+    incidents: tuple[Incident, ...],
+    operations: tuple[Operation, ...],
+) -> TenantDay:
+    tenant, now, settings = one.tenant, context.now(), context.settings
+    plan = settings.plans.get(tenant.plan)
+    limits = {"disk": size_bytes(plan.disk), "memory": size_bytes(plan.memory)} if plan else {}
+    used = {"disk": one.state.disk, "memory": one.state.memory}
+    uses = {
+        measure: Use(used[measure], limit, growth.days_to_full(limit) if (growth := grown[measure]) else None)
+        for measure, limit in limits.items()
+    }
+    percents = {"disk": settings.health.disk, "memory": settings.health.memory}
+    newest = now - max(snapshot.created for snapshot in one.snapshots) if one.snapshots else None
+    wanted = settings.snapshots.hourly or settings.snapshots.daily
+    live = tenant.state == "live" and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
+    return TenantDay(
+        name=tenant.name,
+        host=tenant.host,
+        status=one.state.status,
+        disk=uses.get("disk"),
+        memory=uses.get("memory"),
+        high=tuple(measure for measure, use in uses.items() if use.high(percents[measure])),
+        newest=newest,
+        taken=sum(snapshot.created >= since for snapshot in one.snapshots),
+        missing=bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE),
+        incidents=incidents,
+        operations=operations,
+    )
+
+
+def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
+    rows = context.database.read(
+        "SELECT state, command, count(*) AS n FROM operations WHERE requester <> ? AND finished >= ?"
+        " GROUP BY state, command ORDER BY state = 'succeeded' DESC, n DESC",
+        SYSTEM,
+        since,
+    )
+    ended: dict[str, dict[str, int]] = {}
+    for row in rows:
+        ended.setdefault(row["state"], {})[row["command"]] = row["n"]
+    return ended
+
+
+def _failed_errands(context: Context, since: float) -> dict[str, int]:
+    rows = context.database.read(
+        "SELECT command, count(*) AS n FROM operations WHERE requester = ? AND state = 'failed' AND finished >= ?"
+        " GROUP BY command ORDER BY n DESC",
+        SYSTEM,
+        since,
+    )
+    return {row["command"]: row["n"] for row in rows}
+
+
+def _succeeded(context: Context, since: float, commands: Collection[str]) -> tuple[str, ...]:
+    marks = ",".join("?" * len(commands))
+    rows = context.database.read(
+        f"SELECT DISTINCT tenant FROM operations WHERE state = 'succeeded' AND finished >= ?"  # noqa: S608
+        f" AND command IN ({marks}) ORDER BY tenant",
+        since,
+        *commands,
+    )
+    return tuple(row["tenant"] for row in rows)

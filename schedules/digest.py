@@ -1,0 +1,143 @@
+"""Posts the digest, once every morning, whatever fails."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, time
+
+from bot import chart
+from bot.digest import DAY, Digest, TenantDay, gather
+from bot.messages import Message, Renderer, seconds
+from bot.post import NotPosted
+from bot.registry import Context
+from bot.scheduler import schedule
+
+LATE = 30 * 60
+"""Seconds after its hour from which on it says that it is late."""
+LONGEST = 7 * DAY
+"""How far back a digest looks when there was none for long."""
+NEAR = 0.5
+"""Share of a plan from which on a tenant may be in the picture."""
+PAGE, PAGES = 20, 3
+"""Tenants in one message of the thread, and such messages: the rest is counted."""
+
+
+@schedule(seconds=60)
+def digest(context: Context) -> None:
+    """Post the digest every morning in the bot's channel, with a picture and the tenants' details in its thread.
+
+    One a local day, after its hour; days on which the bot was away are not made up for. What is to be said is written
+    down before it is posted, and what a crash or a lost answer leaves uncertain is looked for in Slack: so nothing is
+    said twice, and nothing is left out.
+    """
+    local = datetime.fromtimestamp(context.now(), context.renderer.zone)
+    due = datetime.combine(local, time(context.settings.digest.hour), context.renderer.zone).timestamp()
+    if not context.settings.slack.channel or context.now() < due:
+        return
+    row = _row(context, day := local.date().isoformat())
+    if row is None or not (row["posted"] or _found(context, row, _head(day))):
+        row, unsure = _write_down(context, day, due), False
+    else:
+        unsure = True
+    if not row["ended"]:
+        _say(context, row, unsure)
+
+
+def _head(day: str) -> str:
+    return f"digest {day}"
+
+
+def _row(context: Context, day: str) -> sqlite3.Row | None:
+    return next(iter(context.database.read("SELECT * FROM digests WHERE day = ?", day)), None)
+
+
+def _found(context: Context, row: sqlite3.Row, key: str) -> str:
+    """Return the ts of a part that may have been posted, or ""."""
+    channel = context.settings.slack.channel
+    return context.post.find(channel, key, since=row["at"] - DAY, thread_ts=row["ts"])
+
+
+def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
+    """Gather, draw, and write down what is to be said on a day on which nothing was yet."""
+    now = context.now()
+    last = context.database.read("SELECT max(at) AS at FROM digests WHERE ts <> '' AND at < ?", now)[0]["at"]
+    found = gather(context, max(last, now - LONGEST) if last else now - DAY)
+    drawn, why = picture(found, context.settings.bot.timezone)
+    head = context.renderer.message("digest.j2", digest=found, late=now - due > LATE, due=due, missing=why)
+    said = json.dumps([asdict(one) for one in (head, *pages(context.renderer, found.speaking))])
+    with context.database.transaction() as transaction:
+        transaction.execute(
+            "INSERT OR REPLACE INTO digests (day, at, said, picture) VALUES (?,?,?,?)", (day, now, said, drawn)
+        )
+        return transaction.execute("SELECT * FROM digests WHERE day = ?", (day,)).fetchone()  # type: ignore[no-any-return]
+
+
+def _say(context: Context, row: sqlite3.Row, unsure: bool) -> None:
+    """Post what was written down, from where it was left off; `unsure`: the next part may be posted already."""
+    head, *details = [Message(**one) for one in json.loads(row["said"])]
+    parts: list[tuple[str, Message | bytes]] = [(_head(row["day"]), head)]
+    if row["picture"]:
+        parts.append((f"digest-{row['day']}.png", row["picture"]))
+    parts += [(f"digest {row['day']} details {number}", one) for number, one in enumerate(details)]
+    ts = row["ts"]
+    for number, (key, part) in enumerate(parts):
+        if number < row["posted"]:
+            continue
+        made = (unsure and _found(context, row, key)) or _post(context, key, part, ts)
+        ts, unsure = ts or made, False
+        _record(context, row, ts, number + 1)
+    with context.database.transaction() as transaction:
+        transaction.execute(
+            "UPDATE digests SET ended = ?, said = '[]', picture = x'' WHERE day = ?", (context.now(), row["day"])
+        )
+
+
+def _post(context: Context, key: str, part: Message | bytes, thread_ts: str) -> str:
+    channel = context.settings.slack.channel
+    if isinstance(part, bytes):
+        try:
+            context.post.picture(
+                channel, part, name=key, title="Storage, and who is near to their plan", thread_ts=thread_ts
+            )
+            return ""
+        except NotPosted as error:
+            part = context.renderer.say(f":frame_with_picture: The picture could not be shared: {error}")
+    return context.post.post(channel, part, key=key, thread_ts=thread_ts)
+
+
+def _record(context: Context, row: sqlite3.Row, ts: str, posted: int) -> None:
+    with context.database.transaction() as transaction:
+        transaction.execute("UPDATE digests SET ts = ?, posted = ? WHERE day = ?", (ts, posted, row["day"]))
+
+
+def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:
+    """Return the messages of the thread: what there is to say of tenants, the worst first."""
+    shown = tenants[: PAGE * PAGES]
+    return [
+        renderer.message(
+            "digest-tenants.j2",
+            tenants=shown[start : start + PAGE],
+            more=len(tenants) - len(shown) if start + PAGE >= len(shown) else 0,
+        )
+        for start in range(0, len(shown), PAGE)
+    ]
+
+
+def picture(found: Digest, timezone: str) -> tuple[bytes, str]:
+    """Draw the pools' past and the tenants nearest to their plans; b"" where there is nothing to draw, or why not."""
+    bars = []
+    for tenant in found.tenants:
+        uses = {name: use for name, use in (("disk", tenant.disk), ("memory", tenant.memory)) if use}
+        name = max(uses, key=lambda one: uses[one].share, default="")
+        if name and uses[name].share >= NEAR:
+            days = uses[name].days
+            soon = f" · {seconds(days * DAY)}" if days is not None and days < 365 else ""
+            bars.append(chart.Bar(tenant.name, uses[name].share, f"{name} {uses[name].share:.0%}{soon}"))
+    wanted = chart.chart([chart.Line(host, use.past) for host, use in found.pools.items()], bars, timezone)
+    try:
+        return chart.png(wanted) if wanted else b"", ""
+    except chart.CannotDraw as error:
+        return b"", str(error)

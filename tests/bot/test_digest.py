@@ -1,0 +1,200 @@
+"""What the digest finds out: what is missing, what fills up, what waits, what became of the fleet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot import audit, samples
+from bot.digest import DAY, gather
+from bot.health import Diagnosis, Finding
+from bot.incidents import Seen
+from bot.lxd import LxdUnavailable
+from bot.operations import SYSTEM
+from bot.samples import Reading
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamps
+from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A bench whose LXD goes by its clock, with two tenants that had a snapshot an hour ago."""
+    bench = make_bench(tmp_path)
+    bench.lxd._clock = bench.clock
+    for name in ("client-x", "client-y"):
+        bench.done(f"new {name}")
+    bench.clock.move(3 * DAY)
+    for name in ("client-x", "client-y"):
+        bench.lxd.snapshot(name, "s-1")
+    bench.clock.move(3600)
+    return bench
+
+
+def sampled(bench: Bench, days: int, disk: Mapping[str, list[int]], pool: list[int]) -> None:
+    """Write down looks of the past: one a day, each tenant's disk and the pool of 30 GiB, in GiB."""
+    now = bench.clock()
+    for day in range(days):
+        at = now - (days - 1 - day) * DAY
+        with bench.context.database.transaction() as transaction:
+            readings = [Reading(name, disk=each[day] * GIB) for name, each in disk.items()]
+            samples.record(transaction, at, readings, {"local": (pool[day] * GIB, 30 * GIB)})
+
+
+def opened(bench: Bench, tenant: str, *kinds: str) -> None:
+    """Let these incidents of a tenant be open, and no other."""
+    findings = tuple(Finding(kind, f"What is wrong with {kind}.") for kind in kinds)
+    with bench.context.database.transaction() as transaction:
+        bench.context.incidents.judge(transaction, Seen({tenant: Diagnosis(findings)}, {}))
+
+
+def test_a_fleet_without_trouble_is_well(bench: Bench) -> None:
+    found = gather(bench.context, bench.clock() - DAY)
+    assert found.well
+    assert (found.running, len(found.tenants), found.taken) == (2, 2, 2)
+    assert found.speaking == []
+
+
+def test_a_tenant_without_a_snapshot_of_the_last_day_is_named_the_oldest_first(bench: Bench) -> None:
+    bench.done("new client-z")
+    bench.clock.move(24 * 3600)
+    assert gather(bench.context, bench.clock() - DAY).well, "25 hours are not over"
+    bench.clock.move(2 * 3600)
+    bench.lxd.snapshot("client-y", "s-2")
+    found = gather(bench.context, bench.clock() - DAY)
+    assert [(one.name, one.newest) for one in found.missing] == [("client-z", None), ("client-x", 27 * 3600)]
+    assert found.troubles == 2
+
+
+def test_where_the_policy_keeps_no_daily_snapshot_none_is_missing(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SNAPSHOTS__HOURLY="0", MAUTIC_OPS_SNAPSHOTS__DAILY="0")
+    bench.done("new client-x")
+    bench.clock.move(3 * DAY)
+    assert gather(bench.context, bench.clock() - DAY).missing == []
+
+
+def test_a_tenant_that_is_stopped_or_new_need_not_have_a_snapshot(bench: Bench) -> None:
+    bench.clock.move(2 * DAY)
+    bench.lxd.stop("client-x")
+    bench.lxd.update("client-y", stamps(state="suspended"))
+    bench.done("new client-z")
+    assert gather(bench.context, bench.clock() - DAY).missing == []
+
+
+def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
+    sampled(bench, 6, {"client-x": [10, 12, 14, 16, 18, 20], "client-y": [5] * 6}, [6, 7, 8, 9, 10, 11])
+    found = gather(bench.context, bench.clock() - DAY)
+    x, y = found.tenants
+    assert x.disk
+    assert y.disk
+    assert x.disk.days == pytest.approx(5, abs=0.1)
+    assert (x.high, y.high, y.disk.days) == (("disk",), (), None)
+    assert [one.name for one in found.full] == ["client-x"]
+    pool = found.pools["local"]
+    assert (pool.used, pool.limit, pool.days) == (11 * GIB, 30 * GIB, pytest.approx(19, abs=0.3))
+    assert found.full_pools == ()
+    assert [round(share * 30) for _, share in pool.past] == [6, 7, 8, 9, 10, 11]
+
+
+def test_a_pool_and_a_plan_that_are_nearly_full_are_told_though_they_do_not_grow(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_HEALTH__MEMORY="6")
+    bench.done("new client-x")
+    sampled(bench, 2, {"client-x": [1, 1]}, [29, 29])
+    found = gather(bench.context, bench.clock() - DAY)
+    assert found.full_pools == ("local",)
+    assert found.tenants[0].high == ("memory",)
+
+
+def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> None:
+    since = bench.clock()
+    bench.clock.move(60)
+    bench.done("new client-z")
+    bench.done("delete client-y", OPERATOR)
+    bench.lxd.fail_next("copy", LxdUnavailable("no answer"))
+    failed = bench.done("new client-w")
+    waiting = bench.ask("new client-v")
+    found = gather(bench.context, since)
+    assert found.ended == {"succeeded": {"new": 1, "delete": 1}, "failed": {"new": 1}}
+    assert ([one.id for one in found.failed], [one.id for one in found.waiting]) == ([failed.id], [waiting.id])
+    assert (found.new, found.gone) == (("client-z",), ("client-y",))
+    bench.clock.move(DAY)
+    later = gather(bench.context, bench.clock() - DAY / 2)
+    assert (later.ended, later.failed, later.new) == ({}, (), ())
+
+
+def test_what_the_bot_failed_to_do_by_itself_is_counted(bench: Bench) -> None:
+    context = bench.context
+    plan = context.registry.plan(context, bench.ask("delete client-x", OPERATOR))
+    for number in range(3):
+        operation = context.operations.request(
+            "delete",
+            replace(plan, tenant=f"other-{number}"),
+            requester=SYSTEM,
+            channel="",
+            request_key=str(number),
+            hours=1,
+            approved=True,
+        )
+        claimed = context.operations.claim()
+        assert claimed
+        context.operations.finish(claimed, "failed", outcome="no room")
+        assert claimed.id == operation.id
+    found = gather(context, bench.clock() - DAY)
+    assert (found.failed_errands, found.failed, found.ended) == ({"delete": 3}, (), {})
+    assert found.troubles == 1
+
+
+def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:
+    sampled(bench, 2, {"client-x": [29, 29]}, [9, 9])
+    bench.lxd._world.machines["client-x"].bytes = 29 * GIB
+    opened(bench, "client-x", "cron", "disk")
+    found = gather(bench.context, bench.clock() - DAY)
+    assert [one.kind for one in found.open] == ["cron"], "the full disk has a line of its own"
+    assert [one.kind for one in found.tenants[0].incidents] == ["cron", "disk"]
+    assert found.troubles == 2
+    bench.clock.move(60)
+    opened(bench, "client-x", "disk")
+    found = gather(bench.context, bench.clock() - DAY)
+    assert (found.open, found.recovered) == ((), 1)
+
+
+def test_a_silent_server_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    other = SimulatedLxd()
+    add_blueprint(other)
+    bench = make_bench(tmp_path, others={"other": other})
+    bench.done("new client-x --host local")
+    other.fail_next("survey", LxdUnavailable("The server `other` does not answer."))
+    found = gather(bench.context, bench.clock() - DAY)
+    assert found.silent == {"other": "The server `other` does not answer."}
+    assert [one.name for one in found.tenants] == ["client-x"]
+    assert not found.well
+
+
+def test_the_head_of_the_audit_log_is_the_one_that_is_verified(bench: Bench) -> None:
+    rows, head = gather(bench.context, bench.clock() - DAY).head
+    verdict = audit.verify(bench.context.database)
+    assert (rows, head) == (verdict.rows, verdict.head)
+
+
+def test_a_thousand_tenants_cost_one_request_a_server_and_few_seconds(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.lxd._clock = bench.clock
+    names = [f"client-{number}" for number in range(1000)]
+    for name in names:
+        config = stamps(role="tenant", tenant=name, domain=f"{name}.example.com", plan="small", state="live", created=1)
+        bench.lxd.create(name, "base", config=config, devices={})
+        for number in range(10):
+            bench.lxd.snapshot(name, f"s-{number}")
+    sampled(bench, 10, {name: list(range(10)) for name in names}, list(range(10)))
+    bench.lxd.calls.clear()
+    began = time.perf_counter()
+    found = gather(bench.context, bench.clock() - DAY)
+    assert time.perf_counter() - began < 3
+    assert (len(found.tenants), found.taken) == (1000, 10_000)
+    assert dict(bench.lxd.calls) == {"survey": 1}

@@ -1,0 +1,123 @@
+"""The Home tab: each person's own, decided on in place, and nothing for who has no say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.health import Diagnosis, Finding
+from bot.incidents import Seen
+from bot.lxd import LxdUnavailable
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamps
+from bot.workspace import block_kit
+from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, add_blueprint, make_bench, make_desk
+from tests.support.judge import mrkdwn
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    other = SimulatedLxd()
+    add_blueprint(other)
+    return make_desk(make_bench(tmp_path, others={"other": other}))
+
+
+def shown(desk: Desk, user: str, team: str = "T0OURS") -> str:
+    """All that a person's Home tab says."""
+    desk.invocations.home(user, team)
+    return said(desk, user)
+
+
+def said(desk: Desk, user: str) -> str:
+    headers = [block["text"]["text"] for block in desk.slack.homes[user] if block["type"] == "header"]
+    return "\n".join([*headers, *mrkdwn(desk.slack.homes[user])])
+
+
+def buttons(desk: Desk, user: str) -> list[tuple[str, str]]:
+    rows = [block["elements"] for block in desk.slack.homes[user] if block["type"] == "actions"]
+    return [(one["action_id"], one["value"]) for row in rows for one in row]
+
+
+def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x --note 'for the spring'")
+    lead = shown(desk, LEAD.id)
+    assert "1 request waits for you" in lead
+    assert "for the spring" in lead
+    assert buttons(desk, LEAD.id) == [("approve", str(operation.id)), ("deny", str(operation.id))]
+    for other in (ASKER, OPERATOR):
+        assert "Nothing waits for you" in shown(desk, other.id)
+        assert "*Waiting for somebody else*\n1 · Make the tenant client-x" in said(desk, other.id)
+        assert buttons(desk, other.id) == []
+    assert "*Yours*\n1 · Make the tenant client-x · *awaiting approval*" in said(desk, ASKER.id)
+
+
+def test_a_decision_is_made_in_place_and_the_tab_follows(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x")
+    shown(desk, LEAD.id)
+    desk.click("approve", operation.id, home=True)
+    assert desk.bench.context.operations.get(operation.id).state == "queued"
+    assert "Nothing waits for you" in said(desk, LEAD.id)
+    assert desk.slack.said == [], "and nothing is said in a channel"
+
+
+def test_who_presses_in_vain_is_told_in_a_window(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x")
+    shown(desk, LEAD.id)
+    desk.bench.context.approvals.cancel(operation.id, ASKER)
+    desk.click("approve", operation.id, home=True)
+    assert f"Operation {operation.id} is cancelled." in mrkdwn(desk.slack.views[-1]["blocks"])[0]
+    assert "Nothing waits for you" in said(desk, LEAD.id)
+
+
+def test_the_typed_name_is_asked_for_here_too(desk: Desk) -> None:
+    desk.bench.done("new client-x")
+    operation = desk.bench.ask("delete client-x", OPERATOR)
+    desk.click("approve", operation.id, home=True)
+    assert desk.slack.views[-1]["callback_id"] == "typed_name"
+    assert desk.bench.context.operations.get(operation.id).state == "awaiting_approval"
+
+
+def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> None:
+    bench = desk.bench
+    for name in ("client-x", "client-y", "client-z"):
+        bench.done(f"new {name} --host local")
+    bench.done("delete client-z", OPERATOR)
+    bench.lxd.update("client-y", stamps(state="suspended"))
+    assert ":white_check_mark: *Nothing is wrong*" in shown(desk, LEAD.id)
+    with bench.context.database.transaction() as transaction:
+        bench.context.incidents.judge(
+            transaction, Seen({"client-x": Diagnosis((Finding("cron", "No job ran for 40 min."),))}, {})
+        )
+    bench.context.jobs.pause("expiry", LEAD.id)
+    other = bench.context.fleet.servers["other"]
+    assert isinstance(other, SimulatedLxd)
+    other.fail_next("instances", LxdUnavailable("The server `other` does not answer."))
+    text = shown(desk, LEAD.id)
+    assert "Tenants: 1 running, 1 suspended, 1 archived" in text
+    assert ":red_circle: *client-x:* cron is down since" in text
+    assert ":satellite: *other* does not answer just now: The server `other` does not answer." in text
+    assert f":double_vertical_bar: expiry · paused by <@{LEAD.id}>" in text
+
+
+@pytest.mark.parametrize(
+    ("profile", "team"),
+    [({"is_restricted": True}, "T0OURS"), ({"is_ultra_restricted": True}, "T0OURS"), ({}, "T0HERS")],
+)
+def test_a_guest_or_stranger_sees_nothing_of_the_fleet(desk: Desk, profile: dict[str, Any], team: str) -> None:
+    desk.bench.done("new client-x")
+    desk.slack.people["U0GUEST"] = profile
+    text = shown(desk, "U0GUEST", team)
+    assert ":no_entry:" in text
+    assert "client-x" not in text
+    assert "running" not in text
+
+
+def test_however_much_there_is_slack_takes_it(desk: Desk) -> None:
+    for number in range(40):
+        desk.bench.ask(f"new client-{number} --note '{'x' * 190}'", ASKER if number % 2 else LEAD)
+    desk.invocations.home(LEAD.id, "T0OURS")
+    assert len(desk.slack.homes[LEAD.id]) < block_kit.VIEW_BLOCKS
+    assert "20 requests wait for you" in said(desk, LEAD.id)
+    assert "and 12 more: each has its card in a channel" in said(desk, LEAD.id)

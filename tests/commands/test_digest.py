@@ -1,0 +1,58 @@
+"""The digest at any time: of the fleet, of one tenant, and as far back as one asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.messages import Message
+from bot.plan import Refused
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
+from tests.support.judge import judge, mrkdwn
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    made.done("new client-x")
+    return made
+
+
+def said(message: Message) -> str:
+    """All that a message says; it is one that Slack takes."""
+    judge(message, frozenset({ASKER.id, OPERATOR.id, LEAD.id}))
+    return "\n".join([message.text, *mrkdwn(message.blocks)])
+
+
+def test_the_fleet_since_yesterday_or_as_far_back_as_one_asks(bench: Bench) -> None:
+    assert "New: client-x" in said(bench.answer("digest"))
+    bench.clock.move(2 * 86_400)
+    yesterday = said(bench.answer("digest"))
+    assert "Sunday, 17 January: one thing needs a look" in yesterday
+    assert ":camera: *No snapshot in the last 25 hours:* client-x (none at all)" in yesterday
+    assert "New:" not in yesterday
+    for since in ("3d", "72h", "1w"):
+        assert "New: client-x" in said(bench.answer(f"digest --since {since}"))
+
+
+def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: Bench) -> None:
+    text = said(bench.answer("digest client-x"))
+    assert "*client-x* · local · running" in text
+    assert "no snapshot at all · disk" in text
+    assert "operation 1: new, done" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("digest client-y", "There is no tenant `client-y`"),
+        ("digest --since yesterday", "“yesterday” is no time to look back; write `12h`, `7d` or `2w`"),
+        ("digest --since 0d", "is no time to look back"),
+        ("digest --since 61d", "at most 60 days"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(bench: Bench, words: str, reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        bench.answer(words)
+    assert reason.replace("`", "'") in str(refused.value).replace("`", "'")

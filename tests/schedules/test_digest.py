@@ -1,0 +1,292 @@
+"""One digest a local day, whatever fails; late is marked late, never twice, never none."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from bot import chart
+from bot.digest import DAY
+from bot.post import NotPosted
+from bot.tenants import stamps
+from schedules.digest import LATE, PAGE, PAGES, digest
+from tests.support.bot import Bench, FakeSlack, make_bench
+from tests.support.judge import mrkdwn
+
+BERLIN = ZoneInfo("Europe/Berlin")
+SETTINGS = {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS", "MAUTIC_OPS_BOT__TIMEZONE": "Europe/Berlin"}
+PNG = b"\x89PNG a picture"
+
+
+class Crash(BaseException):
+    """The bot dies here."""
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[chart.Chart]:
+    """What is drawn; drawing itself is tested elsewhere."""
+    asked: list[chart.Chart] = []
+    monkeypatch.setattr(chart, "png", lambda wanted: asked.append(wanted) or PNG)
+    return asked
+
+
+def at(text: str) -> float:
+    """Epoch seconds of a local time in Berlin."""
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()
+
+
+def morning(folder: Path, when: str = "2026-11-25 08:00", **environment: str) -> Bench:
+    """A bench on a morning, with a tenant that has no snapshot and is near its plan's limit."""
+    bench = make_bench(folder, **SETTINGS | environment)
+    bench.clock.at = at(when) - 2 * DAY
+    bench.done("new client-x")
+    bench.lxd._world.machines["client-x"].bytes = 29 << 30
+    bench.clock.at = at(when)
+    return bench
+
+
+def parts(slack: FakeSlack) -> Counter[str]:
+    """How often each part was posted, by its key."""
+    keys: Counter[str] = Counter()
+    for one in slack.said:
+        keys.update([one["metadata"]["event_payload"]["key"]] if one.get("metadata") else [])
+        keys.update(file["name"] for file in one.get("files", []))
+    return keys
+
+
+WHOLE = {"digest 2026-11-25": 1, "digest-2026-11-25.png": 1, "digest 2026-11-25 details 0": 1}
+
+
+def text(message: dict[str, Any]) -> str:
+    return "\n".join([message["text"], *mrkdwn(message["blocks"])])
+
+
+def test_it_comes_after_its_hour_once_with_picture_and_details_in_its_thread(tmp_path: Path) -> None:
+    bench = morning(tmp_path, "2026-11-25 07:59")
+    digest(bench.context)
+    assert bench.slack.said == []
+    for _ in range(3):
+        bench.clock.move(60)
+        digest(bench.context)
+    head, picture, details = bench.slack.said
+    assert head["text"] == "Wednesday, 25 November: 2 things need a look"
+    assert "client-x (none at all)" in text(head)
+    assert "Late" not in text(head)
+    assert (picture["thread_ts"], picture["files"][0]["content"]) == (head["ts"], PNG)
+    assert details["thread_ts"] == head["ts"]
+    assert parts(bench.slack) == WHOLE
+    bench.clock.at = at("2026-11-26 08:00")
+    digest(bench.context)
+    assert parts(bench.slack)["digest 2026-11-26"] == 1
+
+
+def test_without_a_channel_there_is_none(tmp_path: Path) -> None:
+    bench = morning(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="")
+    digest(bench.context)
+    assert bench.slack.said == []
+
+
+def test_late_is_marked_late_and_missed_days_are_looked_back_at(tmp_path: Path) -> None:
+    bench = morning(tmp_path, "2026-11-20 08:00")
+    digest(bench.context)
+    bench.clock.at = at("2026-11-25 08:31")
+    digest(bench.context)
+    first, second = [one for one in bench.slack.said if not one.get("thread_ts")]
+    assert ":hourglass: Late" in text(second)
+    assert "2026-11-20 08:00 CET" in text(second), "since the last one"
+    assert "Late" not in text(first)
+
+
+def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(wanted: chart.Chart) -> bytes:
+        raise chart.CannotDraw("It was not drawn within 30 s.")
+
+    bench = morning(tmp_path)
+    bench.slack.fail("files.completeUploadExternal", "missing_scope")
+    digest(bench.context)
+    assert "The picture could not be shared: Slack refuses it in C0OPS: missing_scope." in text(bench.slack.said[1])
+    assert len(bench.slack.said) == 3
+
+    monkeypatch.setattr(chart, "png", fail)
+    bench.clock.move(DAY)
+    digest(bench.context)
+    assert "The picture is missing: It was not drawn within 30 s." in text(bench.slack.said[3])
+    assert len(bench.slack.said) == 5
+
+
+def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Chart]) -> None:
+    bench = make_bench(tmp_path, **SETTINGS)
+    for number in range(PAGE * PAGES + 30):
+        name = f"client-{number}"
+        config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
+        bench.lxd.create(name, "base", config=config, devices={})
+        bench.lxd.start(name)
+    bench.lxd._world.machines["client-7"].bytes = 31 << 30
+    bench.clock.at = at("2026-11-25 08:00")
+    digest(bench.context)
+    details = [one for one in bench.slack.said if "details" in str(one.get("metadata"))]
+    assert len(details) == PAGES
+    assert "*client-7*" in text(details[0]), "the worst first"
+    assert "30 more tenants have something to say" in text(details[-1])
+    assert [bar.name for bar in drawn[0].bars] == ["client-7"]
+
+
+def dying(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool) -> None:
+    """Let the bot die at its n-th call of Slack, before Slack takes it or after it did."""
+    calls = 0
+    real = bench.slack._say
+
+    def say(method: str, message: dict[str, Any]) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == moment and not after:
+            raise Crash
+        answer = real(method, message)
+        if calls == moment:
+            raise Crash
+        return answer
+
+    monkeypatch.setattr(bench.slack, "_say", say)
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_any_moment_neither_doubles_nor_loses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool
+) -> None:
+    bench = morning(tmp_path)
+    dying(bench, monkeypatch, moment, after)
+    with pytest.raises(Crash):
+        digest(bench.context)
+    again = make_bench(tmp_path, bench.lxd, slack=bench.slack, **SETTINGS)
+    again.clock.at = bench.clock() + 120
+    digest(again.context)
+    digest(again.context)
+    assert parts(bench.slack) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "moment", ["INSERT ON digests", "UPDATE ON digests", "UPDATE ON digests WHEN NEW.ended IS NOT NULL"]
+)
+def test_a_database_that_cannot_be_written_neither_doubles_nor_loses_it(tmp_path: Path, moment: str) -> None:
+    bench = morning(tmp_path)
+    database = bench.context.database
+    with database.transaction() as transaction:
+        transaction.execute(f"CREATE TRIGGER full BEFORE {moment} BEGIN SELECT RAISE(ABORT, 'full'); END")
+    with pytest.raises(Exception, match="full"):
+        digest(bench.context)
+    with database.transaction() as transaction:
+        transaction.execute("DROP TRIGGER full")
+    digest(bench.context)
+    assert parts(bench.slack) == WHOLE
+
+
+def test_an_outage_of_slack_delays_it_and_what_it_then_says_is_fresh(tmp_path: Path) -> None:
+    bench = morning(tmp_path)
+    bench.slack.fail("chat.postMessage", TimeoutError("timed out"))
+    with pytest.raises(NotPosted):
+        digest(bench.context)
+    bench.clock.move(3600)
+    bench.slack.fail("conversations.history", TimeoutError("timed out"))
+    with pytest.raises(NotPosted):
+        digest(bench.context)
+    bench.lxd.snapshot("client-x", "s-1")
+    bench.lxd._world.machines["client-x"].snapshots[0].created = int(bench.clock())
+    digest(bench.context)
+    assert parts(bench.slack) == WHOLE
+    assert "Late" in text(bench.slack.said[0])
+    assert "none at all" not in text(bench.slack.said[0])
+
+
+class Year:
+    """A year in Berlin: the bot looks every few minutes, is away at times, dies, and its clock jumps."""
+
+    def __init__(self, folder: Path, seed: int, hour: int) -> None:
+        self.folder = folder
+        self.chance = random.Random(seed)
+        self.hour = hour
+        self.environment = SETTINGS | {"MAUTIC_OPS_DIGEST__HOUR": str(hour)}
+        self.bench = make_bench(folder, **self.environment)
+        self.bench.done("new client-x")
+        self.bench.lxd._world.machines["client-x"].bytes = 29 << 30
+        self.ended: set[str] = set()
+        self.marked: dict[str, bool] = {}
+
+    def restart(self) -> None:
+        """The process ends, and another begins."""
+        clock = self.bench.clock()
+        self.bench.context.database.close()
+        self.bench = make_bench(self.folder, self.bench.lxd, slack=self.bench.slack, **self.environment)
+        self.bench.clock.at = clock
+
+    def look(self) -> None:
+        """One look of the job, in which the bot may die at any call of Slack's, before or after Slack takes it."""
+        local = datetime.fromtimestamp(self.bench.clock(), BERLIN)
+        real, calls = self.bench.slack._say, self.chance.choice([0, 1, 2, 3, 99, 99])
+        after = self.chance.random() < 0.5
+
+        def say(method: str, message: dict[str, Any]) -> dict[str, Any]:
+            nonlocal calls
+            calls -= 1
+            if calls == 0 and not after:
+                raise Crash
+            answer = real(method, message)
+            if calls == 0:
+                raise Crash
+            return answer
+
+        self.bench.slack._say = say  # type: ignore[method-assign]
+        before = len(self.bench.slack.said)
+        try:
+            digest(self.bench.context)
+            if local.hour >= self.hour:
+                self.ended.add(local.date().isoformat())
+        except Crash:
+            self.restart()
+        finally:
+            self.bench.slack._say = real  # type: ignore[method-assign]
+        for one in self.bench.slack.said[before:]:
+            if not one.get("thread_ts"):
+                after_the_hour = self.bench.clock() - at(f"{local.date()} {self.hour:02}:00")
+                self.marked[f"{local.date()}"] = ("Late" in text(one)) == (after_the_hour > LATE)
+
+
+@pytest.mark.parametrize(("seed", "hour"), [(1, 8), (2, 2)])
+def test_a_year_with_downtimes_crashes_and_clock_jumps_has_one_a_day(tmp_path: Path, seed: int, hour: int) -> None:
+    year = Year(tmp_path, seed, hour)
+    clock, chance = year.bench.clock, year.chance
+    clock.at = at("2026-01-01 00:00")
+    jumps: list[Callable[[], float]] = [
+        lambda: chance.uniform(-3, 3) * 3600,
+        lambda: chance.uniform(-2, 2) * DAY,
+    ]
+    while clock() < at("2027-01-01 00:00"):
+        year.look()
+        clock = year.bench.clock
+        clock.move(chance.uniform(8, 29) * 60)
+        if chance.random() < 0.002:
+            clock.move(chance.choice([0.5, 5, 30, 80]) * 3600)
+            year.restart()
+        if chance.random() < 0.001:
+            year.bench.clock.move(chance.choice(jumps)())
+    posted = parts(year.bench.slack)
+    heads = {key: count for key, count in posted.items() if key.startswith("digest 2") and "details" not in key}
+    assert set(posted.values()) == {1}, "nothing twice"
+    assert year.ended <= {key.removeprefix("digest ") for key in heads}, "none left out"
+    assert len(year.ended) > 300
+    for day in year.ended:
+        assert posted[f"digest-{day}.png"] == posted[f"digest {day} details 0"] == 1, "and each is whole"
+    assert all(year.marked.values()), "late is marked late, and only that"
+    assert "digest 2026-03-29" in heads
+    assert "digest 2026-10-25" in heads
+    assert json.loads(year.bench.context.database.read("SELECT said FROM digests LIMIT 1")[0]["said"]) == []
