@@ -22,7 +22,7 @@ SNAPSHOT_DUE = 25 * 3600
 the time that taking them all may need."""
 SOON = 14
 """Days to full from which on it is told."""
-PAST = 30 * DAY
+TREND, PAST = 14 * DAY, 30 * DAY
 """Seconds of the past that growth is read from, and that the picture shows."""
 SHOWN = 200
 """Operations of people that are read whole; all are counted."""
@@ -153,7 +153,7 @@ def gather(context: Context, since: float) -> Digest:
     )
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
-    grown = {measure: samples.growth(database, measure, now - PAST) for measure in ("disk", "memory")}
+    grown = {measure: samples.growth(database, measure, now - TREND) for measure in ("disk", "memory")}
     tenants = tuple(
         _tenant(
             context,
@@ -201,7 +201,7 @@ def gather(context: Context, since: float) -> Digest:
 def storage(database: Database, now: float) -> dict[str, Use]:
     """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
     pools = {}
-    for host, growth in samples.pool_growth(database, now - PAST).items():
+    for host, growth in samples.pool_growth(database, now - TREND).items():
         past = samples.pool_history(database, host, now - PAST)
         shares = tuple((float(one.at), one.used / one.total) for one in past)
         pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
