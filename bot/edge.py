@@ -368,11 +368,11 @@ class Edge:
         closed: set[str] = set()
         for instance in here:
             domain, role = stamp(instance.config, "domain"), stamp(instance.config, "role")
-            if not domain or role not in ("tenant", "archived"):
-                continue
-            if role == "tenant" and stamp(instance.config, "state") == "live" and instance.running:
+            # An heir is open before it is the tenant.
+            is_live = instance.running and stamp(instance.config, "state") == "live"
+            if domain and is_live and role in ("tenant", "incoming"):
                 live[domain] = instance
-            else:
+            if domain and role in ("tenant", "archived"):
                 closed.add(domain)
         return live, closed - live.keys()
 

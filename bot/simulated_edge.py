@@ -38,7 +38,8 @@ class SimulatedEdge:
                 continue
             self._routes = {domain: way for domain, way in self._routes.items() if way[0] is not lxd}
             for instance in instances:
-                if stamp(instance.config, "role") == "tenant" and stamp(instance.config, "state") == "live":
+                role, state = stamp(instance.config, "role"), stamp(instance.config, "state")
+                if role in ("tenant", "incoming") and state == "live":
                     self._routes[stamp(instance.config, "domain")] = lxd, instance.name
 
     def probe(self, domain: str) -> SimulatedProbe:

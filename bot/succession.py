@@ -89,9 +89,9 @@ class Succession:
         return False
 
     def serves(self) -> bool:
-        """Whether the heir is in place: then a step that a retry begins anew has nothing to do."""
+        """Whether the heir is open: then a step that a retry begins anew has nothing to do."""
         instance = self.made()
-        return instance is not None and stamp(instance.config, "role") == "tenant"
+        return instance is not None and stamp(instance.config, "state") == "live"
 
     def discard(self) -> None:
         """Take the heir away."""
@@ -110,15 +110,9 @@ class Succession:
         return f"login page inside in {took:.2f} s"
 
     def change(self) -> None:
-        """Put the heir in the old one's place, open it, and route to it."""
-        days = self.context.settings.retention.former_days
-        if stamp(self.old_instance().config, "role") == "tenant":
-            # The old one first: at no moment are there two.
-            until = int(self.context.now()) + days * 86_400
-            former = stamps(role="former", state="moving", reason=self.reason, kept_until=until)
-            self.source.lxd.update(self.old.instance, {**former, "boot.autostart": "false"})
+        """Open the heir and route to it. Until its page is seen the closed old one is still the tenant."""
         self.target.lxd.remove(self.name, SEAL)
-        self.target.lxd.update(self.name, {**stamps(role="tenant", state="live"), "boot.autostart": "true"})
+        self.target.lxd.update(self.name, stamps(state="live"))
         self.context.edge.apply()
 
     def probe(self) -> str:
@@ -126,10 +120,17 @@ class Succession:
         return see_login_page(self.context.edge, self.old.domain)
 
     def keep(self) -> str:
-        """Let the heir's workers begin, and stop the old one, which is kept."""
+        """Make the heir the tenant, let its workers begin, and keep the old one, stopped."""
+        days = self.context.settings.retention.former_days
+        if stamp(self.old_instance().config, "role") == "tenant":
+            # The old one first: at no moment are there two.
+            until = int(self.context.now()) + days * 86_400
+            former = stamps(role="former", state="", reason=self.reason, kept_until=until)
+            self.source.lxd.update(self.old.instance, {**former, "boot.autostart": "false"})
+        self.target.lxd.update(self.name, {**stamps(role="tenant"), "boot.autostart": "true"})
         self.target.mautic.open(self.name)
         self.source.lxd.stop(self.old.instance, timeout=60)
-        return f"{self.old.instance} is kept for {self.context.settings.retention.former_days} days"
+        return f"{self.old.instance} is kept for {days} days"
 
     def give_back(self) -> str | None:
         """Let the old one go on, as it was, and take the heir away; say what could not be taken away yet.

@@ -16,7 +16,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
 
     By itself the bot does this when the policy's days are over. The approver types the tenant's name.
     """
-    kept = [one for one in context.fleet.all("archived", "former") if one.name == tenant]
+    kept = [one for one in context.fleet.all("archived", "former", "incoming") if one.name == tenant]
     found = _chosen(tenant, container, kept, gone=bool(context.operation))
 
     def remove() -> str | None:
@@ -69,5 +69,7 @@ def _chosen(tenant: str, container: str, kept: list[Tenant], *, gone: bool) -> T
 def _what(context: Context, found: Tenant) -> str:
     if found.role == "archived":
         return f"the archive of {context.renderer.moment(found.archived)}"
+    if found.role == "incoming":
+        return f"what operation {found.operation} left behind"
     until = f", to be kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
     return f"what was there before {found.reason}{until}"

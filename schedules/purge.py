@@ -16,8 +16,8 @@ DAY = 86_400
 
 @schedule(seconds=300)
 def purge(context: Context) -> None:
-    """Remove archives, and the containers that a restore or migration replaced, when their days are over."""
-    look = context.fleet.look("archived", "former")
+    """Remove archives and replaced containers when their days are over, and what a restore or migration left behind."""
+    look = context.fleet.look("archived", "former", "incoming")
     errands = Errands(context)
     command = context.registry.command("purge")
     for one in look.tenants:
@@ -29,6 +29,9 @@ def purge(context: Context) -> None:
 
 
 def _is_over(context: Context, one: Tenant) -> bool:
+    if one.role == "incoming":
+        # Its host was out of reach when its operation came to nothing.
+        return not any(operation.open for operation in context.operations.select("id = ?", one.operation))
     if one.role == "archived":
         return bool(one.archived) and context.now() >= one.archived + context.settings.retention.archive_days * DAY
     return bool(one.kept_until) and context.now() >= one.kept_until

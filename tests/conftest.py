@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.workspace import WorkspaceServer
 
-pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.world"]
+pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.world", "tests.support.lab_world"]
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
-"""`kill -9` of the real bot at each step of `new` and `delete`: the operation ends well all the same."""
+"""`kill -9` of the real bot at each step of `new`, `delete` and `restore`: the operation ends well all the same."""
 
 from __future__ import annotations
 
-import signal
-import time
 from collections import Counter
 
 import pytest
@@ -18,18 +16,6 @@ NEW = (
     "See its login page",
 )
 DELETE = ("Close its page", "Stop the container", "Put it into the archive")
-
-
-def kill_in(world: World, step: str) -> None:
-    """Freeze the bot as soon as the step is on record as begun, then kill it."""
-    assert world.bot.process
-    deadline = time.monotonic() + 60
-    sql = "SELECT 1 FROM steps WHERE title = ? AND started IS NOT NULL AND operation = (SELECT max(id) FROM operations)"
-    while not world.bot.rows(sql, step):
-        assert time.monotonic() < deadline, f"the step {step!r} never began"
-        time.sleep(0.002)
-    world.bot.process.send_signal(signal.SIGSTOP)
-    world.bot.kill()
 
 
 def check_the_end(world: World, tenant: str, instances: list[str]) -> None:
@@ -49,7 +35,7 @@ def test_new_survives_kill_9(world: World, step: str) -> None:
     try:
         card = world.ask(f"new {tenant}")
         world.approve(card)
-        kill_in(world, step)
+        world.kill_in(step)
         world.bot.start()
         world.wait_for(card, "is live")
         assert world.edge.probe(f"{tenant}.e2e.localhost").login
@@ -67,12 +53,44 @@ def test_delete_survives_kill_9_at_each_step(world: World) -> None:
         for step in DELETE:
             card = world.ask(f"delete {tenant}", user="operator")
             world.approve(card, f"approve {tenant}")
-            kill_in(world, step)
+            world.kill_in(step)
             world.bot.start()
             world.wait_for(card, "is archived")
             check_the_end(world, tenant, [f"{tenant}--archived"])
             card = world.ask(f"unarchive {tenant}", user="operator")
             world.approve(card)
             world.wait_for(card, "is back")
+    finally:
+        world.remove(tenant)
+
+
+RESTORE = (
+    "Take a snapshot of now",
+    "Copy the old state beside it",
+    "Start it, closed, and see its page inside",
+    "Put it in place",
+    "See its login page",
+    "Keep what was there before",
+)
+
+
+def test_restore_survives_kill_9_at_each_step(world: World) -> None:
+    tenant = "killed-z"
+    try:
+        world.done(f"new {tenant} --version 0.0.1-tiny", "is live")
+        for step in RESTORE:
+            world.done(f"snapshot {tenant}", "is taken", approve="")
+            instance = world.present(tenant)
+            snapshot = world.lxd.snapshots(instance)[-1].name
+            card = world.ask(f"restore {tenant} {snapshot}", "operator")
+            world.approve(card, f"approve {tenant}")
+            world.kill_in(step)
+            world.bot.start()
+            world.wait_for(card, "is as it was")
+            number = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
+            assert world.present(tenant) == f"{tenant}--{number}"
+            running = [name for name in world.instances_of(tenant) if world.lxd.instance(name).running]
+            assert running == [f"{tenant}--{number}"]
+            assert world.edge.probe(f"{tenant}.e2e.localhost").login
     finally:
         world.remove(tenant)

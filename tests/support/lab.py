@@ -344,7 +344,7 @@ def _make_certificate() -> None:
     )
 
 
-def _configuration(lab: Lab) -> str:
+def configuration(lab: Lab) -> str:
     """A mautic-ops.toml for a bot over the lab."""
 
     def door(name: str) -> str:
@@ -374,7 +374,7 @@ def main(verb: str) -> None:
             raise
         lab.let_go()
         file = ROOT / "mautic-ops.toml"
-        file.write_text(_configuration(lab))
+        file.write_text(configuration(lab))
         _BY_HAND.touch()
     for title, seconds in lab.took.items():
         print(f"  {seconds:5.1f} s  {title}")

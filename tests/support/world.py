@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,32 @@ class World:
                 f"no {pattern!r} in {self.thread(ts)}; log: {self.bot.log.read_text()[-2000:]}"
             ) from None
 
+    def done(self, text: str, pattern: str, user: str = "operator", approve: str = "approve") -> str:
+        """Ask, have it approved by `approve` (if anything), and wait for what the thread says; the card's ts."""
+        card = self.ask(text, user)
+        if approve:
+            self.approve(card, approve)
+        self.wait_for(card, pattern)
+        return card
+
+    def begun(self, step: str) -> None:
+        """Wait until a step of the newest operation is on record as begun."""
+        sql = (
+            "SELECT 1 FROM steps WHERE title = ? AND started IS NOT NULL"
+            " AND operation = (SELECT max(id) FROM operations)"
+        )
+        give_up = time.monotonic() + 90
+        while not self.bot.rows(sql, step):
+            assert time.monotonic() < give_up, f"the step {step!r} never began"
+            time.sleep(0.002)
+
+    def kill_in(self, step: str) -> None:
+        """Freeze the bot as soon as a step is on record as begun, then kill it."""
+        self.begun(step)
+        assert self.bot.process
+        self.bot.process.send_signal(signal.SIGSTOP)
+        self.bot.kill()
+
     def whisper(self, user: str, pattern: str, thread: str = "") -> dict[str, Any]:
         """The latest message for one person's eyes that matches, in the channel or in a thread."""
 
@@ -178,6 +205,15 @@ class World:
     def instances_of(self, tenant: str) -> list[str]:
         """The instances that are, or were, this tenant's."""
         return [one.name for one in self.lxd.instances() if stamp(one.config, "tenant") == tenant]
+
+    def present(self, tenant: str) -> str:
+        """The name of the one container that is the tenant."""
+        (name,) = [
+            one.name
+            for one in self.lxd.instances()
+            if (stamp(one.config, "tenant"), stamp(one.config, "role")) == (tenant, "tenant")
+        ]
+        return name
 
     def remove(self, *tenants: str) -> None:
         """Delete what is left of tenants."""

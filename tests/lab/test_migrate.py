@@ -1,0 +1,127 @@
+"""A tenant moves between hosts: no acknowledged write is lost, whatever is cut or killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
+from tests.support.workspace import eventually
+from tests.support.world import CHANNEL, TINY_VERSION
+
+STEPS = (
+    "Check the target",
+    "Copy it while it runs",
+    "Copy what changed meanwhile",
+    "Close and stop it",
+    "Copy the last difference",
+    "Start it there, closed, and see its page inside",
+    "Open it there, and route its domain",
+    "See its login page",
+    "Keep the old container",
+)
+TENANT = "moving-x"
+
+
+def client(world: LabWorld, path: str) -> Client:
+    return Client(world.settings.edge.listen, world.edge.authority(), f"{TENANT}.{BASE_DOMAIN}", path)
+
+
+@pytest.fixture
+def tiny(lab_world: LabWorld) -> Iterator[LabWorld]:
+    """A tenant of the tiny image on solo1, with 100 MB of its own."""
+    try:
+        lab_world.done(f"new {TENANT} --version {TINY_VERSION} --host solo1", "is live")
+        data = ["dd", "if=/dev/urandom", "of=/var/lib/data", "bs=1M", "count=100"]
+        assert lab_world.servers["solo1"].execute(TENANT, data).code == 0
+        yield lab_world
+    finally:
+        lab_world.remove(TENANT)
+
+
+@pytest.mark.parametrize(("source", "target"), [("node1", "node2"), ("solo1", "solo2")])
+def test_no_acknowledged_write_is_lost(lab_world: LabWorld, source: str, target: str) -> None:
+    """Member to member, and server to server, with the whole stack."""
+    try:
+        lab_world.done(f"new {TENANT} --host {source}", "is live")
+        host = lab_world.lab.host(source)
+        form = "INSERT INTO forms SET id = 1, is_published = 1, name = 'f', alias = 'f'"
+        assert host.execute(TENANT, ["mariadb", "mautic", "-e", form]).code == 0
+        with client(lab_world, "/form/submit?formId=1") as visitor:
+            eventually(lambda: len(visitor.acknowledged) > 20)
+            card = lab_world.done(f"migrate {TENANT} {target}", f"runs on {target}")
+            after = len(visitor.acknowledged)
+            eventually(lambda: len(visitor.acknowledged) > after + 20)
+        assert lab_world.serves(TENANT) == target
+        heir = lab_world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
+        rows = lab_world.lab.host(target).execute(
+            f"{TENANT}--{heir}",
+            ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", "SELECT email FROM leads"],
+        )
+        assert set(visitor.acknowledged) - set(rows.stdout.split()) == set()
+        print(f"away for {max(visitor.gaps):.1f} s; {lab_world.thread(card)[-1]}")
+    finally:
+        lab_world.remove(TENANT)
+
+
+def test_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:
+    """There and back again, a step each: in the end it runs in one place, the right one, and is routed."""
+    at = "solo1"
+    for step in STEPS:
+        to = "solo2" if at == "solo1" else "solo1"
+        card = tiny.ask(f"migrate {TENANT} {to}", "operator")
+        tiny.approve(card)
+        tiny.kill_in(step)
+        tiny.bot.start()
+        tiny.wait_for(card, f"runs on {to}")
+        assert tiny.serves(TENANT) == to, step
+        at = to
+
+
+@pytest.mark.parametrize(
+    "step", ["Copy it while it runs", "Copy the last difference", "Open it there, and route its domain"]
+)
+@pytest.mark.parametrize("fault", ["the network is cut", "the target's LXD is killed"])
+def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, step: str, fault: str) -> None:
+    """The source serves again by itself, with all that was acknowledged; with the target back the next try works."""
+    target = tiny.lab.nodes["solo2"]
+    with client(tiny, "/cgi-bin/submit") as visitor:
+        eventually(lambda: len(visitor.acknowledged) > 5)
+        card = tiny.ask(f"migrate {TENANT} solo2", "operator")
+        tiny.approve(card)
+        tiny.begun(step)
+        (target.cut if fault == "the network is cut" else target.kill)()
+        tiny.wait_for(card, "it failed", 240)
+        assert [one for one in tiny.instances_of(TENANT) if one.startswith("solo1")] == [
+            f"solo1/{TENANT} tenant Running"
+        ]
+        assert tiny.edge.probe(f"{TENANT}.{BASE_DOMAIN}").login
+        before = len(visitor.acknowledged)
+        eventually(lambda: len(visitor.acknowledged) > before + 5)
+    submitted = tiny.servers["solo1"].pull(TENANT, "/var/lib/mautic-ops/submitted").decode()
+    assert [one for one in visitor.acknowledged if one not in submitted] == []
+    (target.restore if fault == "the network is cut" else target.start)()
+    tiny.workspace.command("operator", CHANNEL, "/mautic schedule run purge")
+    eventually(lambda: [one for one in tiny.instances_of(TENANT) if one.startswith("solo2")] == [], 60)
+    tiny.done(f"migrate {TENANT} solo2", "runs on solo2")
+    assert tiny.serves(TENANT) == "solo2"
+
+
+def test_refusals_say_why(tiny: LabWorld) -> None:
+    for words, why in (
+        (f"migrate {TENANT} solo1", "on solo1 already"),
+        (f"migrate {TENANT} sol", "did you mean"),
+        ("migrate nobody solo2", "no tenant"),
+    ):
+        tiny.workspace.command("operator", CHANNEL, f"/mautic {words}")
+        tiny.whisper("operator", why)
+    tiny.workspace.command("account-manager", CHANNEL, f"/mautic migrate {TENANT} solo2")
+    tiny.whisper("account-manager", "may be asked for by")
+
+
+def test_hosts_and_placement(tiny: LabWorld) -> None:
+    tiny.workspace.command("ops-lead", CHANNEL, "/mautic hosts")
+    shown = str(tiny.whisper("ops-lead", "node3")["blocks"])
+    for host in ("node1", "node2", "node3", "solo1", "solo2"):
+        assert f":large_green_circle: *{host}*" in shown

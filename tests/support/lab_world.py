@@ -1,0 +1,158 @@
+"""A bot over the whole lab: a cluster and two servers of their own, an edge on each host, a client that writes."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bot.bring_up import build_blueprint
+from bot.hosts import gateways, real_edges
+from bot.lxd import Instance, LxdError
+from bot.lxd_gateway import LxdGateway
+from bot.settings import load
+from bot.tenants import stamp
+from tests.support.lab import ROOT, Lab, configuration
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN
+from tests.support.world import World, make_tiny_blueprint
+
+BASE_DOMAIN = "lab.localhost"
+
+
+class LabWorld(World):
+    """The world of a bot that has several servers."""
+
+    def __init__(self, lab: Lab, environment: dict[str, str], folder: Path) -> None:
+        settings = load(environment=environment)
+        self.servers: dict[str, LxdGateway] = gateways(settings)
+        super().__init__(self.servers[settings.lxd.name], settings, environment, folder)
+        self.lab = lab
+
+    def instances_of(self, tenant: str) -> list[str]:
+        """The containers that are, or were, this tenant's, as `host/name role status`."""
+        return [
+            f"{one.location or server}/{one.name} {stamp(one.config, 'role')} {one.status}"
+            for server, lxd in self.servers.items()
+            for one in self.seen(lxd)
+            if stamp(one.config, "tenant") == tenant
+        ]
+
+    @staticmethod
+    def seen(lxd: LxdGateway) -> list[Instance]:
+        """The instances of a server, none when it is out of reach."""
+        try:
+            return lxd.instances()
+        except LxdError:
+            return []
+
+    def remove(self, *tenants: str) -> None:
+        """Delete what is left of tenants."""
+        for lxd in self.servers.values():
+            for one in lxd.instances():
+                if stamp(one.config, "tenant") in tenants:
+                    lxd.stop(one.name, force=True)
+                    lxd.update(one.name, {"security.protection.delete": None})
+                    lxd.delete(one.name)
+        real_edges(self.settings, self.servers).apply()
+
+    def operation(self) -> str:
+        """The state of the newest operation."""
+        return str(self.bot.rows("SELECT state FROM operations ORDER BY id DESC LIMIT 1")[0]["state"])
+
+    def serves(self, tenant: str) -> str:
+        """The one host whose container serves the tenant; fails when more than one runs, or it has no page."""
+        running = [one for one in self.instances_of(tenant) if one.endswith("Running")]
+        assert len(running) == 1, running
+        assert " tenant " in running[0], running
+        assert self.edge.probe(f"{tenant}.{BASE_DOMAIN}").login
+        return running[0].partition("/")[0]
+
+
+def environment_of(state: Path) -> dict[str, str]:
+    """What makes a bot one of the lab's."""
+    return {
+        "MAUTIC_OPS_CONFIG": str(ROOT / "mautic-ops.toml"),
+        "MAUTIC_OPS_BOT__STATE": str(state),
+        "MAUTIC_OPS_BOT__BASE_DOMAIN": BASE_DOMAIN,
+        "SLACK_BOT_TOKEN": BOT_TOKEN,
+        "SLACK_APP_TOKEN": APP_TOKEN,
+    }
+
+
+@pytest.fixture(scope="session")
+def fleet(lab: Lab) -> Lab:
+    """The lab with blueprints on its first host, and an edge on every host."""
+    (ROOT / "mautic-ops.toml").write_text(configuration(lab))
+    settings = load(environment=environment_of(ROOT / "state"))
+    servers = gateways(settings)
+    make_tiny_blueprint(servers[settings.lxd.name].at("node1"))
+    build_blueprint(settings, servers[settings.lxd.name].at("node1"), print)
+    real_edges(settings, servers).ensure()
+    return lab
+
+
+@pytest.fixture
+def lab_world(fleet: Lab, tmp_path: Path) -> Iterator[LabWorld]:
+    """A fresh bot and workspace over the lab."""
+    made = LabWorld(fleet, environment_of(tmp_path / "state"), tmp_path)
+    yield made
+    made.close()
+
+
+@dataclass
+class Client:
+    """A client that submits a form of a tenant, again and again, by way of the front edge."""
+
+    edge: str
+    authority: str
+    domain: str
+    path: str
+    acknowledged: list[str] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    """Seconds between one acknowledgement and the next."""
+
+    def __post_init__(self) -> None:
+        self._over = threading.Event()
+        self._trust = ssl.create_default_context(cadata=self.authority)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        number, last = 0, time.monotonic()
+        while not self._over.is_set():
+            number += 1
+            if self._submit(f"writer-{number}@example.com"):
+                self.acknowledged.append(f"writer-{number}@example.com")
+                self.gaps.append(time.monotonic() - last)
+                last = time.monotonic()
+            time.sleep(0.02)
+
+    def _submit(self, email: str) -> bool:
+        """Whether the submission was acknowledged."""
+        body = f"mauticform%5BformId%5D=1&mauticform%5Bemail%5D={email}"
+        with suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPSConnection(self.domain, timeout=10, context=self._trust)
+            plain = socket.create_connection((self.edge, 443), 10)
+            connection.sock = self._trust.wrap_socket(plain, server_hostname=self.domain)
+            try:
+                headers = {"Content-Type": "application/x-www-form-urlencoded"}
+                connection.request("POST", self.path, body, headers)
+                return connection.getresponse().status == 200
+            finally:
+                connection.close()
+        return False
