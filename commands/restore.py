@@ -13,6 +13,8 @@ from bot.steps import PROBE
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamps
 
+_COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
+
 
 @operation
 def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
@@ -88,10 +90,10 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
 
 def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:
     """Return what the tenant will lose, in words."""
-    when = context.renderer.when(chosen.created)
+    when = context.renderer.moment(chosen.created)
     try:
         counts = host.mautic.counts(old.instance, since=chosen.created)
     except LxdError:
         return {"Taken": when, "Will be lost": "what was changed since then; it cannot be counted, as it does not run"}
-    told = ", ".join(f"{counts[name]} {name.replace('_', '-')}" for name in ("contacts", "submissions", "opt_outs"))
+    told = ", ".join(f"{counts[name]} {word}{'' if counts[name] == 1 else 's'}" for name, word in _COUNTED.items())
     return {"Taken": when, "Will be lost": f"what was changed since then: {told}"}

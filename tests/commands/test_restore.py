@@ -45,7 +45,7 @@ def test_a_tenant_whose_database_is_down_is_still_snapshotted_and_it_says_so(ben
 
 def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
     plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
-    assert plan.remarks["Will be lost"] == "what was changed since then: 1 contacts, 0 submissions, 0 opt-outs"
+    assert plan.remarks["Will be lost"] == "what was changed since then: 1 contact, 0 submissions, 0 opt-outs"
 
 
 def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> None:

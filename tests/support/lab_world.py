@@ -21,6 +21,7 @@ from bot.lxd_gateway import LxdGateway
 from bot.settings import load
 from bot.tenants import stamp
 from tests.support.lab import ROOT, Lab, configuration
+from tests.support.real_lxd import SHARED
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN
 from tests.support.world import World, make_tiny_blueprint
 
@@ -91,7 +92,7 @@ def environment_of(state: Path) -> dict[str, str]:
 def fleet(lab: Lab) -> Lab:
     """The lab with blueprints on its first host, and an edge on every host."""
     (ROOT / "mautic-ops.toml").write_text(configuration(lab))
-    settings = load(environment=environment_of(ROOT / "state"))
+    settings = load(environment=environment_of(SHARED / "host"))
     servers = gateways(settings)
     make_tiny_blueprint(servers[settings.lxd.name].at("node1"))
     build_blueprint(settings, servers[settings.lxd.name].at("node1"), print)

@@ -160,6 +160,11 @@ class World:
                 f"no {pattern!r} in {self.thread(ts)}; log: {self.bot.log.read_text()[-2000:]}"
             ) from None
 
+    def card(self, ts: str) -> str:
+        """All that a card shows."""
+        found = next(one for one in self.workspace.messages(CHANNEL) if one["ts"] == ts)
+        return json.dumps(found["blocks"], ensure_ascii=False)
+
     def done(self, text: str, pattern: str, user: str = "operator", approve: str = "approve") -> str:
         """Ask, have it approved by `approve` (if anything), and wait for what the thread says; the card's ts."""
         card = self.ask(text, user)

@@ -1,0 +1,119 @@
+"""A tenant's days on real parts: stopped, suspended, resized, looked into, and brought back to a snapshot."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import urllib.parse
+
+import pytest
+
+from tests.support.world import CHANNEL, LISTEN, World
+
+
+def submit(world: World, tenant: str, email: str) -> int:
+    """Send a form as a visitor of the tenant, through the edge; the status."""
+    domain = f"{tenant}.e2e.localhost"
+    trust = ssl.create_default_context(cadata=world.edge.authority())
+    connection = http.client.HTTPSConnection(domain, timeout=30, context=trust)
+    connection.sock = trust.wrap_socket(socket.create_connection((LISTEN, 443), 30), server_hostname=domain)
+    body = urllib.parse.urlencode({"mauticform[formId]": "1", "mauticform[email]": email})
+    try:
+        connection.request("POST", "/form/submit?formId=1", body, {"Content-Type": "application/x-www-form-urlencoded"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def contacts(world: World, tenant: str) -> set[str]:
+    query = ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", "SELECT email FROM leads"]
+    return set(world.lxd.execute(world.present(tenant), query).stdout.split())
+
+
+def make(world: World, tenant: str) -> None:
+    """A tenant with a form."""
+    world.done(f"new {tenant}", "is live")
+    form = "INSERT INTO forms SET id = 1, is_published = 1, name = 'f', alias = 'f'"
+    assert world.lxd.execute(tenant, ["mariadb", "mautic", "-e", form]).code == 0
+
+
+def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
+    tenant = "back-x"
+    try:
+        make(world, tenant)
+        assert submit(world, tenant, "before@example.com") == 200
+        world.done(f"snapshot {tenant} --note 'before the sale'", "is taken", approve="")
+        (snapshot,) = [one.name for one in world.lxd.snapshots(tenant)]
+        assert submit(world, tenant, "after@example.com") == 200
+
+        card = world.ask(f"restore {tenant} {snapshot}", "operator")
+        assert "1 contact, 1 submission, 0 opt-outs" in world.card(card)
+        world.approve(card)
+        world.whisper("ops-lead", "type the tenant's name", thread=card)
+        world.approve(card, f"approve {tenant}")
+        world.wait_for(card, "is as it was")
+        assert contacts(world, tenant) == {"before@example.com"}
+        assert submit(world, tenant, "now@example.com") == 200
+        assert world.edge.probe(f"{tenant}.e2e.localhost").login
+        former = world.lxd.instance(tenant)
+        assert (former.running, former.config["security.protection.delete"]) == (False, "true")
+
+        world.workspace.command("operator", CHANNEL, f"/mautic restore {tenant} s-0")
+        world.whisper("operator", "has no snapshot")
+        world.workspace.command("account-manager", CHANNEL, f"/mautic restore {tenant} {snapshot}")
+        world.whisper("account-manager", "may be asked for by")
+    finally:
+        world.remove(tenant)
+
+
+def test_a_tenant_is_stopped_suspended_resized_and_looked_into(world: World) -> None:
+    tenant = "days-x"
+    domain = f"{tenant}.e2e.localhost"
+    try:
+        make(world, tenant)
+        world.done(f"stop {tenant}", "is stopped")
+        assert world.edge.probe(domain).status == 503
+        world.done(f"start {tenant}", "runs again", approve="")
+        assert world.edge.probe(domain).login
+
+        world.done(f"suspend {tenant}", "is suspended")
+        assert world.edge.probe(domain).status == 503
+        units = world.lxd.execute(tenant, ["systemctl", "is-active", "mautic-worker@email"]).stdout
+        assert "inactive" in units
+        world.done(f"restart {tenant}", "was restarted", approve="")
+        assert world.edge.probe(domain).status == 503, "a restart opens nothing"
+        world.done(f"resume {tenant}", "is open again", approve="")
+        assert world.edge.probe(domain).login
+        assert submit(world, tenant, "again@example.com") == 200
+
+        world.done(f"resize {tenant} --plan medium", "has the plan medium")
+        assert world.lxd.instance(tenant).config["limits.memory"] == "8GiB"
+        world.done(f"restart {tenant} --part worker", "worker of", approve="")
+
+        for words, seen in (
+            (f"console {tenant} mautic:segments:update", "ended with 0"),
+            (f"logs {tenant}", tenant),
+            (f"status {tenant}", "plan medium"),
+        ):
+            world.workspace.command("operator", CHANNEL, f"/mautic {words}")
+            world.whisper("operator", seen)
+        for words, why in (
+            (f"console {tenant} mautic:install", "not"),
+            (f"start {tenant}", "runs already"),
+            (f"resume {tenant}", "is not suspended"),
+        ):
+            world.workspace.command("operator", CHANNEL, f"/mautic {words}")
+            world.whisper("operator", why)
+    finally:
+        world.remove(tenant)
+
+
+@pytest.mark.parametrize("words", ["console days-y cache:clear", "logs days-y"])
+def test_only_operators_look_into_a_tenant(world: World, words: str) -> None:
+    try:
+        world.done("new days-y --version 0.0.1-tiny", "is live")
+        world.workspace.command("account-manager", CHANNEL, f"/mautic {words}")
+        world.whisper("account-manager", "operators and approvers|operator or")
+    finally:
+        world.remove("days-y")
