@@ -22,10 +22,14 @@ class Edges:
         self._authorities: dict[str, str] = {}
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Have every edge there and running, with today's routes."""
-        for host, edge in self._known().items():
-            progress(host)
-            edge.ensure(progress)
+        """Have every edge there and running, with today's routes; `progress` is told by host."""
+
+        def ensure(host: str, edge: Edge) -> None:
+            edge.ensure(lambda text: progress(f"{host}: {text}"))
+
+        _, failed = _each(self._known(), ensure)
+        for error in failed.values():
+            raise error
         self.apply(fresh=True)
 
     def apply(self, *, fresh: bool = False) -> None:

@@ -9,6 +9,7 @@ import http.client
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import time
@@ -25,8 +26,9 @@ from bot.lxd_gateway import LxdGateway
 from bot.tenants import stamps
 from schedules.digest import digest
 from tests.support.bot import make_bench
+from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.real_lxd import PROJECT
-from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
 from tests.support.world import CHANNEL, BotProcess, World
 
 RESULT = Path(__file__).parents[2] / "bench.json"
@@ -39,11 +41,22 @@ LIMITS = {
     "digest_1000_s": 3.0,
     "digest_1000_lxd_requests": 1,
     "audit_verify_100k_s": 2.0,
+    "migrate_downtime_s": 5.0,
+    "migrate_ratio": 1.7,
+    "snapshot_hold_s": 1.0,
+    "restore_ratio": 1.7,
+    "sweep_1000_s": 10.0,
+    "digest_1000_s": 3.0,
+    "fleet_lxd_requests": 1,
     "rss_idle_mb": 120,
     "ready_s": 3.0,
 }
 """What each figure may be at most."""
 ROUNDS = 5
+PAGE_INSIDE = (
+    "until curl -sf --unix-socket /run/nginx-inside.sock http://x/s/login | grep -q _username; do sleep .02; done"
+)
+"""Waits, inside a tenant, for its login page."""
 
 
 @pytest.fixture(scope="session")
@@ -208,3 +221,103 @@ def own_bytes(world: World) -> int:
     subprocess.run(["sync"], check=True)
     assert world.settings.lxd.pool == PROJECT
     return world.lxd.state("bench-0").disk
+
+
+def test_a_restore(world: World, figures: dict[str, Any]) -> None:
+    """From the approver's click until the page answers, beside a raw copy and start of the same snapshot."""
+    world.workspace.faults(limits=True)
+    name = "bench-back"
+    try:
+        world.done(f"new {name}", "is live", user="account-manager")
+        holds, restores, floors = [], [], []
+        for number in range(3):
+            taken = world.done(f"snapshot {name}", "is taken", approve="")
+            holds.append(float(re.search(r"writes waited ([\d.]+) s", world.thread(taken)[-1])[1]))  # type: ignore[index]
+            present = world.present(name)
+            snapshot = world.lxd.snapshots(present)[-1].name
+            floors.append(raw_copy(world.lxd, f"{present}/{snapshot}", f"raw-{number}"))
+            card = world.ask(f"restore {name} {snapshot}", "operator")
+            began = time.time()
+            world.approve(card, f"approve {name}")
+            world.wait_for(card, "is as it was")
+            sql = "SELECT max(finished) AS at FROM steps WHERE title = 'See its login page'"
+            restores.append(world.bot.rows(sql)[0]["at"] - began)
+        figures["snapshot_hold_s"] = max(holds)
+        figures["restore_s"] = round(statistics.median(restores), 2)
+        figures["restore_floor_s"] = round(statistics.median(floors), 2)
+        pairs = zip(restores, floors, strict=True)
+        figures["restore_ratio"] = round(statistics.median(mine / raw for mine, raw in pairs), 2)
+    finally:
+        world.remove(name)
+
+
+def raw_copy(lxd: LxdGateway, source: str, name: str) -> float:
+    """Seconds that LXD alone takes: copy a snapshot, start it, its login page."""
+    began = time.perf_counter()
+    lxd.copy(source, name, config={"security.protection.delete": ""}, devices={})
+    lxd.start(name)
+    while not (address := lxd.state(name).address):
+        time.sleep(0.02)
+    while not login_page(address):
+        time.sleep(0.02)
+    took = time.perf_counter() - began
+    lxd.stop(name, force=True)
+    lxd.delete(name)
+    return took
+
+
+def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
+    """300 MB from one server to another while a client writes, beside the same move by LXD alone."""
+    name, sides = "bench-move", ("solo1", "solo2")
+    try:
+        lab_world.done(f"new {name} --host solo1", "is live", user="account-manager")
+        fill = "dd if=/dev/urandom of=/var/lib/data bs=1M count=300 && sync"
+        form = "mariadb mautic -e \"INSERT INTO forms SET id = 1, is_published = 1, name = 'f', alias = 'f'\""
+        assert lab_world.servers["solo1"].execute(name, ["sh", "-c", f"{fill} && {form}"]).code == 0
+        away, floors = [], []
+        for number in range(3):
+            source, target = (lab_world.servers[side] for side in (sides[number % 2], sides[(number + 1) % 2]))
+            present = lab_world.present(name, source)
+            floors.append(raw_move(source, target, present, f"raw-{number}"))
+            domain = f"{name}.{BASE_DOMAIN}"
+            front, authority = lab_world.settings.edge.listen, lab_world.edge.authority()
+            eventually(lambda domain=domain: lab_world.edge.probe(domain).login)  # type: ignore[misc]
+            with Client(front, authority, domain, "/form/submit?formId=1") as visitor:
+                eventually(lambda seen=visitor: len(seen.acknowledged) > 20)  # type: ignore[misc]
+                to = sides[(number + 1) % 2]
+                lab_world.done(f"migrate {name} {to}", f"runs on {to}")
+            away.append(max(visitor.gaps))
+            kept = target.execute(
+                lab_world.present(name, target), ["mariadb", "-N", "mautic", "-e", "SELECT email FROM leads"]
+            )
+            assert set(visitor.acknowledged) <= set(kept.stdout.split())
+        figures["migrate_downtime_s"] = round(statistics.median(away), 2)
+        figures["migrate_floor_s"] = round(statistics.median(floors), 2)
+        pairs = zip(away, floors, strict=True)
+        figures["migrate_ratio"] = round(statistics.median(mine / raw for mine, raw in pairs), 2)
+    finally:
+        lab_world.remove(name)
+
+
+def raw_move(source: LxdGateway, target: LxdGateway, instance: str, name: str) -> float:
+    """Seconds that LXD alone keeps a container away: stop, final snapshot, refresh, start, its login page inside.
+
+    Before that it is copied while it runs, twice; afterwards all is as it was.
+    """
+    config = {"security.protection.delete": "", "user.mautic-ops.role": "incoming", "user.mautic-ops.state": ""}
+    for number in range(2):
+        source.snapshot(instance, f"raw-{number}")
+        target.receive(source, instance, name, config=config, devices={}, refresh=bool(number))
+    began = time.perf_counter()
+    source.stop(instance, timeout=60)
+    source.snapshot(instance, "raw-2")
+    target.receive(source, instance, name, config=config, devices={}, refresh=True)
+    target.start(name)
+    assert target.execute(name, ["sh", "-c", PAGE_INSIDE]).code == 0
+    took = time.perf_counter() - began
+    target.stop(name, force=True)
+    target.delete(name)
+    for number in range(3):
+        source.delete_snapshot(instance, f"raw-{number}")
+    source.start(instance)
+    return took

@@ -157,7 +157,7 @@ class World:
             return eventually(look, seconds)
         except AssertionError:
             raise AssertionError(
-                f"no {pattern!r} in {self.thread(ts)}; log: {self.bot.log.read_text()[-2000:]}"
+                f"no {pattern!r} in {self.thread(ts)}; card: {self.card(ts)}; log: {self.bot.log.read_text()[-2000:]}"
             ) from None
 
     def card(self, ts: str) -> str:
@@ -211,11 +211,11 @@ class World:
         """The instances that are, or were, this tenant's."""
         return [one.name for one in self.lxd.instances() if stamp(one.config, "tenant") == tenant]
 
-    def present(self, tenant: str) -> str:
-        """The name of the one container that is the tenant."""
+    def present(self, tenant: str, lxd: LxdGateway | None = None) -> str:
+        """The name of the one container that is the tenant, on a server."""
         (name,) = [
             one.name
-            for one in self.lxd.instances()
+            for one in (lxd or self.lxd).instances()
             if (stamp(one.config, "tenant"), stamp(one.config, "role")) == (tenant, "tenant")
         ]
         return name
