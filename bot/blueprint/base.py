@@ -31,13 +31,14 @@ class BaseError(Exception):
 def ensure_base(lxd: Lxd, kind: str, cache: Path, progress: Callable[[str], None]) -> str:
     """Return the alias of the image `tenant` or `edge` on the server; build or import it where it is missing."""
     alias = f"mautic-ops-{kind}-{_digest()}"
-    if lxd.image(alias) is None:
-        path = cache / f"{alias}.tar.zst"
-        with alone(cache / "base.lock"):
+    # One at a time: another may be about to build it, or to import it by another member of the cluster.
+    with alone(cache / "base.lock"):
+        if lxd.image(alias) is None:
+            path = cache / f"{alias}.tar.zst"
             if not path.exists():
                 _build(cache, progress)
-        progress(f"importing the {kind} image")
-        lxd.import_image(str(path), alias, {"os": "Debian", "release": SUITE, "description": f"Base of the {kind}"})
+            progress(f"importing the {kind} image")
+            lxd.import_image(str(path), alias, {"os": "Debian", "release": SUITE, "description": f"Base of the {kind}"})
     return alias
 
 
