@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bot.bring_up import build_blueprint
-from bot.hosts import gateways, real_edges
+from bot.hosts import gateways, real_edge, real_edges
 from bot.lxd import Instance, LxdError
 from bot.lxd_gateway import LxdGateway
 from bot.settings import load
@@ -35,6 +35,7 @@ class LabWorld(World):
         settings = load(environment=environment)
         self.servers: dict[str, LxdGateway] = gateways(settings)
         super().__init__(self.servers[settings.lxd.name], settings, environment, folder)
+        self.edge = real_edge(settings, self.lxd, "node1", settings.edge.listen)
         self.lab = lab
 
     def instances_of(self, tenant: str) -> list[str]:
