@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bench.migration import migration_floor
 
 from bot import audit, samples
 from bot.lxd import LxdError
@@ -27,6 +26,7 @@ from bot.lxd_gateway import LxdGateway
 from bot.tenants import stamps
 from schedules.digest import digest
 from schedules.health import health
+from tests.bench.migration import migration_floor
 from tests.support.bot import Bench, make_bench
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.real_lxd import PROJECT
