@@ -8,15 +8,17 @@ from typing import Any
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World
 
-OPS = "C0OPS"
-PLANS = '[plans.small]\ndisk = "2GiB"\n'
+HEARD_IN = "general"
+"""Where the bot speaks unasked: apart from the cards of operations."""
+PLANS = '[plans.small]\ndisk = "12GiB"\n'
+GIB = 1 << 30
 
 
 def heads(world: World) -> list[dict[str, Any]]:
     """The heads of incidents, as they stand."""
     return [
         message
-        for message in world.workspace.messages(CHANNEL)
+        for message in world.workspace.messages(HEARD_IN)
         if "*sick-x*" in message["text"] and re.search(r"Incident \d+ ·", str(message.get("blocks")))
     ]
 
@@ -46,7 +48,7 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
     world.bot.kill()
     config = world.settings.state / "mautic-ops.toml"
     config.write_text(PLANS)
-    world.bot.environment |= {"MAUTIC_OPS_SLACK__CHANNEL": OPS, "MAUTIC_OPS_CONFIG": str(config)}
+    world.bot.environment |= {"MAUTIC_OPS_SLACK__CHANNEL": "C0GENERAL", "MAUTIC_OPS_CONFIG": str(config)}
     world.bot.start()
     try:
         card = world.ask("new sick-x")
@@ -57,8 +59,9 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         assert open_kinds(world) == set()
 
         inside(world, "systemctl", "stop", "mautic-worker@email", "cron")
-        inside(world, "fallocate", "-l", "1900M", "/var/lib/filled")
+        inside(world, "fallocate", "-l", "10600M", "/var/lib/filled")
         inside(world, "sync")
+        eventually(lambda: world.lxd.state("sick-x").disk > 10 * GIB)
         sweep(world)
         assert open_kinds(world) == {"worker", "cron", "disk"}
         inside(world, "systemctl", "stop", "mariadb")
@@ -67,18 +70,19 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         found = heads(world)
         assert len(found) == 4, "one thread each"
 
-        world.workspace.command("operator", CHANNEL, "/mautic digest")
-        digest = str(world.whisper("operator", "sick-x"))
+        world.workspace.command("operator", CHANNEL, "/mautic digest sick-x")
+        digest = str(world.whisper("operator", "cron is down"))
         for word in ("mail is not sent", "cron is down", "disk is nearly full", "database is down"):
             assert word in digest
 
         inside(world, "systemctl", "start", "mariadb", "cron")
         inside(world, "rm", "/var/lib/filled")
         inside(world, "sync")
+        eventually(lambda: world.lxd.state("sick-x").disk < 9 * GIB)
         head = next(one for one in found if "mail is not sent" in one["text"])
-        world.workspace.click("operator", CHANNEL, head["ts"], "incident_logs")
-        world.whisper("operator", "log `mautic`")
-        world.workspace.click("operator", CHANNEL, head["ts"], "incident_restart")
+        world.workspace.click("operator", HEARD_IN, head["ts"], "incident_logs")
+        world.workspace.wait_for_message(HEARD_IN, "log `mautic`", user="operator")
+        world.workspace.click("operator", HEARD_IN, head["ts"], "incident_restart")
         eventually(
             lambda: world.bot.rows("SELECT 1 FROM operations WHERE command = 'restart' AND state = 'succeeded'"), 60
         )
@@ -88,6 +92,7 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         assert {one["ts"] for one in heads(world)} == {one["ts"] for one in found}
         for one in heads(world):
             assert one["text"].startswith(":large_green_circle:")
-            assert sum("Recovered" in text for text in world.thread(one["ts"])) == 1
+            thread = world.workspace.messages(HEARD_IN, thread_ts=one["ts"])
+            assert sum("Recovered" in message["text"] for message in thread) == 1
     finally:
         world.remove("sick-x")
