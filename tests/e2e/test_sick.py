@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from tests.support.workspace import eventually
@@ -57,6 +58,8 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         world.workspace.command("operator", CHANNEL, "/mautic schedule pause snapshots")
         sweep(world)
         assert open_kinds(world) == set()
+        page = world.edge.probe("sick-x.e2e.localhost")
+        assert page.valid_from < time.time() < page.valid_until < page.valid_from + 86_400, "Caddy's own: half a day"
 
         inside(world, "systemctl", "stop", "mautic-worker@email", "cron")
         inside(world, "fallocate", "-l", "10600M", "/var/lib/filled")
