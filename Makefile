@@ -26,10 +26,10 @@ lab: .venv
 lab-down: .venv
 	$(PYTHON) -m tests.support.lab down
 
-# First what can run side by side, then what shares one edge.
+# First what can run side by side; then what shares one edge, beside what shares the lab.
 test: .venv
 	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
-	$(PYTHON) -m pytest --durations 10 tests/lab tests/e2e
+	$(PYTHON) -m pytest -n 2 --dist loadgroup --durations 10 tests/lab tests/e2e
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo

@@ -47,6 +47,8 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         context.edge.apply()
 
     def probe() -> str:
+        if found.state == "suspended":
+            return "it is still suspended"
         return see_login_page(context.edge, found.domain)
 
     def undo() -> None:

@@ -16,3 +16,13 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
     server = WorkspaceServer(tmp_path / "workspace", "--retry-delays", "0,0.2,0.2")
     yield server
     server.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares one edge, and what shares the lab: with `--dist loadgroup` each is one worker's."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "lab" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("lab"))
+        elif "real_lxd" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("edge"))

@@ -38,6 +38,15 @@ def test_it_comes_back_as_it_was(bench: Bench) -> None:
     assert bench.done("delete client-x", OPERATOR).state == "succeeded"
 
 
+def test_a_suspended_one_comes_back_suspended(bench: Bench) -> None:
+    bench.done("suspend client-x", OPERATOR)
+    bench.done("delete client-x", OPERATOR)
+    assert bench.done("unarchive client-x", OPERATOR).state == "succeeded"
+    assert not live(bench)
+    assert bench.done("resume client-x", OPERATOR).state == "succeeded"
+    assert live(bench)
+
+
 def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
     with pytest.raises(Refused, match=r"no tenant `client-y`\. Did you mean `client-x`\?"):
         bench.answer("delete client-y", OPERATOR)
