@@ -19,7 +19,7 @@ from typing import Any, Literal
 from bot.blueprint.base import ensure_base
 from bot.blueprint.build import install_packages, lay, run, until
 from bot.blueprint.recipe import EDGE, recipe_tar
-from bot.lxd import Instance, Lxd, LxdError, NotFound, edge_address
+from bot.lxd import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.tenants import stamp, stamps
 
 NAME = "edge"
@@ -268,7 +268,12 @@ class Edge:
             self._trust = None
 
     def domains(self) -> dict[str, bool]:
-        """Return the domains of the tenants on this host, and whether each is open."""
+        """Return the domains of the tenants on this host, and whether each is open.
+
+        Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
+        """
+        if any(one.status == "Error" for one in self._lxd.instances() if one.location == self._member != ""):
+            raise LxdUnavailable(f"The cluster's member {self._member} is offline.")
         live, closed = self._tenants()
         return dict.fromkeys(closed, False) | dict.fromkeys(live, True)
 

@@ -87,7 +87,7 @@ def real_edges(settings: Settings, servers: Mapping[str, Lxd]) -> Edges:
         for server, lxd in servers.items():
             # Of a server that does not answer the members are taken to be those that it had.
             with suppress(LxdError):
-                members[server] = [member for member in lxd.members() if member.online]
+                members[server] = lxd.members()
             # A member's edge listens where the member itself does.
             places = {member.name: urlsplit(member.address).hostname or "" for member in members.get(server, ())}
             for host, listen in (places or {server: _listen(settings, server)}).items():

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from bot.fleet import Host
-from bot.lxd import Instance, LxdUnavailable, NotFound
+from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.plan import Refused
 from bot.registry import Context
@@ -142,20 +142,22 @@ class Succession:
             raise Refused("the new container serves, and only what comes after that failed; Retry goes on there.")
         # A host that is out of reach must not keep the old one waiting.
         removing = ThreadPoolExecutor(1, "discard").submit(self.discard)
-        with suppress(TimeoutError, LxdUnavailable):
+        with suppress(TimeoutError, LxdError):
             removing.result(ANSWER)
         patiently(self._let_go_on)
+        left = f"`{self.name}` on {self.target.name} could not be removed"
         try:
             removing.result(ANSWER)
         except (TimeoutError, LxdUnavailable):
-            return f"`{self.name}` on {self.target.name} could not be removed yet; it is as soon as that host answers"
+            return f"{left} yet; it is as soon as that host answers"
+        except LxdError as error:
+            return f"{left}: {error}"
         return None
 
     def _let_go_on(self) -> None:
-        instance = self.old_instance()
-        config = instance.config
-        if (stamp(config, "role"), stamp(config, "state"), instance.running) == ("tenant", "live", True):
-            # Nothing was done to it yet.
+        config = self.old_instance().config
+        if (stamp(config, "role"), stamp(config, "state")) == ("tenant", "live"):
+            # Nothing was done to it yet; it may be one that somebody had stopped.
             return
         self.source.lxd.start(self.old.instance)
         self.source.mautic.unquiesce(self.old.instance)

@@ -86,6 +86,13 @@ def test_a_restore_that_fails_leaves_the_tenant_as_it_was(bench: Bench) -> None:
     assert bench.context.fleet.tenant("client-x").instance == "client-x"
 
 
+def test_a_stopped_tenant_whose_restore_fails_stays_stopped(bench: Bench) -> None:
+    bench.done("stop client-x", OPERATOR)
+    bench.lxd.fail_next("start", LxdError("LXD could not start it."))
+    assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "failed"
+    assert not bench.lxd.instance("client-x").running
+
+
 def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"did you mean `{SNAPSHOT}`"):
         bench.answer("restore client-x s-20270115-080000-3", OPERATOR)
