@@ -292,8 +292,8 @@ MESSAGES: dict[str, Message] = {
     "commands-resume": ended("resume"),
     "commands-resize": ended("resize", {"plan": "medium"}),
     "commands-snapshot": ended("snapshot"),
-    "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}),
-    "commands-migrate": ended("migrate", From="node1", To="node2"),
+    "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, Kept="a snapshot of now"),
+    "commands-migrate": ended("migrate", From="node1", To="node2", Kept="the container on node1, stopped, for 7 days"),
     "commands-console": words(
         "console",
         tenant="client-x",
