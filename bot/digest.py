@@ -82,11 +82,21 @@ class TenantDay:
 
 
 @dataclass(frozen=True)
+class FailedErrands:
+    """How often a command of the bot's own failed, of which tenants, and why it did the last time."""
+
+    command: str
+    times: int
+    tenants: tuple[str, ...]
+    outcome: str
+
+
+@dataclass(frozen=True)
 class Digest:
     """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
 
-    `open` are the incidents that no other line here tells of; `failed_errands` counts by command what the bot does by
-    itself, `ended` the operations of people by state and command; `head` is the audit chain's last row and hash.
+    `open` are the incidents that no other line here tells of; `failed_errands` tells by command what the bot does by
+    itself, `ended` counts the operations of people by state and command; `head` is the audit chain's last row and hash.
     """
 
     at: float
@@ -99,7 +109,7 @@ class Digest:
     full_pools: tuple[str, ...]
     waiting: tuple[Operation, ...]
     failed: tuple[Operation, ...]
-    failed_errands: Mapping[str, int]
+    failed_errands: tuple[FailedErrands, ...]
     ended: Mapping[str, Mapping[str, int]]
     new: tuple[str, ...]
     gone: tuple[str, ...]
@@ -170,6 +180,16 @@ def gather(context: Context, since: float) -> Digest:
     told = {("server", server) for server in survey.silent} | {("pool", host) for host in full_pools}
     told |= {(kind, tenant.name) for tenant in tenants for kind in tenant.high}
     told |= {("snapshot", tenant.name) for tenant in tenants if tenant.missing}
+    failed_errands = _failed_errands(context, since)
+    told |= {("errand", tenant) for one in failed_errands for tenant in one.tenants}
+    failed = context.operations.select(
+        "state = 'needs_attention' OR state = 'failed' AND requester <> ? AND finished >= ?",
+        SYSTEM,
+        since,
+        order="id DESC",
+        limit=SHOWN,
+    )
+    told |= {("errand", one.tenant) for one in failed if one.requester == SYSTEM}
     last = audit.recent(database, limit=1)
     return Digest(
         at=now,
@@ -181,16 +201,8 @@ def gather(context: Context, since: float) -> Digest:
         pools=pools,
         full_pools=full_pools,
         waiting=tuple(context.operations.select("state = 'awaiting_approval'", limit=SHOWN)),
-        failed=tuple(
-            context.operations.select(
-                "state = 'needs_attention' OR state = 'failed' AND requester <> ? AND finished >= ?",
-                SYSTEM,
-                since,
-                order="id DESC",
-                limit=SHOWN,
-            )
-        ),
-        failed_errands=_failed_errands(context, since),
+        failed=tuple(failed),
+        failed_errands=failed_errands,
         ended=_ended(context, since),
         new=_succeeded(context, since, ("new", "unarchive")),
         gone=_succeeded(context, since, ("delete",)),
@@ -267,14 +279,18 @@ def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
     return ended
 
 
-def _failed_errands(context: Context, since: float) -> dict[str, int]:
+def _failed_errands(context: Context, since: float) -> tuple[FailedErrands, ...]:
     rows = context.database.read(
-        "SELECT command, count(*) AS n FROM operations INDEXED BY operations_by_end"
-        " WHERE requester = ? AND state = 'failed' AND finished >= ? GROUP BY command ORDER BY n DESC",
+        "SELECT command, count(*) AS times, group_concat(DISTINCT tenant) AS tenants, outcome, max(id)"
+        " FROM operations INDEXED BY operations_by_end"
+        " WHERE requester = ? AND state = 'failed' AND finished >= ? GROUP BY command ORDER BY times DESC",
         SYSTEM,
         since,
     )
-    return {row["command"]: row["n"] for row in rows}
+    return tuple(
+        FailedErrands(row["command"], row["times"], tuple(sorted(row["tenants"].split(","))), row["outcome"])
+        for row in rows
+    )
 
 
 def _succeeded(context: Context, since: float, commands: Collection[str]) -> tuple[str, ...]:

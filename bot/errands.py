@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import uuid4
 
 from bot.operations import OPEN, SYSTEM, TenantBusy
@@ -12,6 +13,44 @@ AT_ONCE = 20
 """Errands that may be under way together: people's operations wait behind no more of them."""
 PAUSE = 900.0
 """Seconds that a tenant is left alone after an errand of its failed."""
+DAY = 86_400
+"""Seconds after which an errand that is tried no more counts as failing no more."""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """What the bot does not get done on a tenant: the last operation of it, and how many in a row came to nothing."""
+
+    tenant: str
+    command: str
+    operation: int
+    state: str
+    times: int
+    outcome: str
+
+    @property
+    def text(self) -> str:
+        """What is wrong, for who can help."""
+        if self.state == "needs_attention":
+            return f"`{self.command}` was left half done, and holds the tenant until a retry succeeds. {self.outcome}"
+        return f"`{self.command}` has failed {self.times} times in a row. {self.outcome}"
+
+
+def failing(context: Context) -> list[Failing]:
+    """Return the errands that failed twice or more since one of their kind succeeded, or were left half done."""
+    rows = context.database.read(
+        """
+        WITH day AS (SELECT * FROM operations WHERE finished >= ? OR state = 'needs_attention'),
+             done AS (SELECT tenant, command, max(id) AS id FROM day WHERE state = 'succeeded' GROUP BY tenant, command)
+        SELECT day.tenant, day.command, max(day.id) AS operation, day.state, count(*) AS times, day.outcome
+        FROM day LEFT JOIN done ON done.tenant = day.tenant AND done.command = day.command
+        WHERE day.requester = ? AND day.state IN ('failed', 'needs_attention') AND day.id > coalesce(done.id, 0)
+        GROUP BY day.tenant, day.command HAVING times > 1 OR day.state = 'needs_attention'
+        """,
+        context.now() - DAY,
+        SYSTEM,
+    )
+    return [Failing(**row) for row in rows]
 
 
 class Errands:

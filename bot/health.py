@@ -84,6 +84,7 @@ TITLES = {
     "disk": "the disk is nearly full",
     "certificate": "the certificate is not renewed",
     "snapshot": "snapshots are missing",
+    "errand": "what the bot does by itself fails",
     "server": "the server does not answer",
     "edge": "the edge does not answer",
     "pool": "the storage pool is nearly full",

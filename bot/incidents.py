@@ -248,6 +248,8 @@ class Incidents:
             part = RESTART.get(incident.kind)
             if part:
                 buttons.append(button("incident_restart", f"Restart {part}", incident.id, "primary"))
+            if incident.kind == "errand":
+                buttons.append(button("incident_retry", "Retry", incident.id, "primary"))
             if incident.kind in LOGS:
                 buttons.append(button("incident_logs", "Logs", incident.id))
             if incident.silenced_until <= self.clock():

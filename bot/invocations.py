@@ -12,6 +12,7 @@ from typing import Any
 from bot import audit
 from bot.announcer import Announcer
 from bot.approvals import Actor
+from bot.errands import failing
 from bot.errors import explain
 from bot.health import LOGS, RESTART
 from bot.messages import Message, Modal, escape, modal, section, text_input, told
@@ -181,9 +182,27 @@ class Invocations:
             self.context.incidents.silence(number, actor.id)
             self.context.incidents.announce()
             return
+        if action == "retry":
+            self._retry_errands(payload, actor, incident.tenant)
+            return
         option = {"restart": ("part", RESTART), "logs": ("what", LOGS)}[action]
         command = self.context.registry.command(action)
         self._invoke(key, payload, actor, command, {"tenant": incident.tenant, option[0]: option[1][incident.kind]})
+
+    def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
+        """Try again what the bot does not get done by itself; it has no card with a button of its own."""
+        failed = [one for one in failing(self.context) if one.tenant == tenant]
+        if not failed:
+            raise Refused(f"Of what the bot does by itself on `{tenant}` nothing fails any more.")
+        last = max(failed, key=lambda one: one.operation)
+        may = self.context.settings.policy(last.command).approve
+        if not actor.roles & set(may):
+            raise Refused(f"Who may have it tried again is {' or '.join(may)}; ask one of them.")
+        self.context.operations.retry(self.context.operations.get(last.operation), actor.id)
+        said = (
+            f":arrows_counterclockwise: Operation {last.operation} is tried again; this thread tells when it went well."
+        )
+        self._answer(payload, self.context.renderer.say(said))
 
     def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
         policy = self.context.settings.policy(operation.command)

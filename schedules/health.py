@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from bot import samples
+from bot import errands, samples
 from bot.errors import explain
 from bot.fleet import Surveyed
 from bot.health import BLIPS, TITLES, Diagnosis, Finding, Look, Page, diagnose, pool_finding
@@ -67,10 +67,11 @@ def health(context: Context) -> None:
     # What an operation took in hand meanwhile is not judged either.
     held = _held(context, began)
     there = {one.tenant.name for one in survey.tenants}
-    gone = [name for name, _ in known if name not in there and name not in hosts] if not survey.silent else []
+    judged = {name: found for name, found in tenants.items() if name not in held}
+    judged |= _errands(context, judged, {subject for subject, kind in known if kind == "errand"} - held)
+    gone = [] if survey.silent else [name for name, _ in known if name not in {*there, *hosts, *judged, *held}]
     with context.database.transaction() as transaction:
         samples.record(transaction, began, readings, pools)
-        judged = {name: found for name, found in tenants.items() if name not in held}
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
 
 
@@ -163,6 +164,26 @@ def _diagnosis(context: Context, look: Look) -> Diagnosis:
         # What a tenant tells of itself may be anything, and must not blind the bot for the others.
         why, _ = explain(error, f"judging {look.tenant.name}")
         return Diagnosis((Finding("inside", why),), frozenset(TITLES) - {"inside"})
+
+
+def _errands(context: Context, judged: Mapping[str, Diagnosis], known: set[str]) -> Mapping[str, Diagnosis]:
+    """Say whose errands fail, or failed until now: it is read from what was recorded, also where nobody can look.
+
+    A snapshot that is tried in vain is no second trouble where it is missing.
+    """
+    failing: dict[str, list[errands.Failing]] = {}
+    for one in errands.failing(context):
+        failing.setdefault(one.tenant, []).append(one)
+    found = {}
+    for tenant in failing.keys() | known:
+        seen = judged.get(tenant, Diagnosis(unseen=frozenset(TITLES)))
+        failed = failing.get(tenant, [])
+        causes = frozenset(one.command for one in failed)
+        findings = [finding for finding in seen.findings if finding.kind not in causes]
+        if failed:
+            findings.append(Finding("errand", " ".join(one.text for one in failed)))
+        found[tenant] = Diagnosis(tuple(findings), (seen.unseen | causes) - {"errand"})
+    return found
 
 
 def _edge(looks: Collection[Look]) -> Diagnosis:

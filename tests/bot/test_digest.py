@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot import audit, samples
-from bot.digest import DAY, gather
+from bot.digest import DAY, FailedErrands, gather
 from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
 from bot.lxd import LxdUnavailable
@@ -128,7 +128,7 @@ def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> No
     assert (later.ended, later.failed, later.new) == ({}, (), ())
 
 
-def test_what_the_bot_failed_to_do_by_itself_is_counted(bench: Bench) -> None:
+def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) -> None:
     context = bench.context
     plan = context.registry.plan(context, bench.ask("delete client-x", OPERATOR))
     for number in range(3):
@@ -143,11 +143,14 @@ def test_what_the_bot_failed_to_do_by_itself_is_counted(bench: Bench) -> None:
         )
         claimed = context.operations.claim()
         assert claimed
-        context.operations.finish(claimed, "failed", outcome="no room")
+        context.operations.finish(claimed, "failed", outcome=f"no room {number}")
         assert claimed.id == operation.id
     found = gather(context, bench.clock() - DAY)
-    assert (found.failed_errands, found.failed, found.ended) == ({"delete": 3}, (), {})
-    assert found.troubles == 1
+    tenants = ("other-0", "other-1", "other-2")
+    assert found.failed_errands == (FailedErrands("delete", 3, tenants, "no room 2"),)
+    assert (found.failed, found.ended, found.troubles) == ((), {}, 1)
+    opened(bench, "other-1", "errand")
+    assert gather(context, bench.clock() - DAY).troubles == 1, "its incident is no second line"
 
 
 def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:

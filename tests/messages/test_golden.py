@@ -20,7 +20,7 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
-from bot.digest import Digest, TenantDay, Use
+from bot.digest import Digest, FailedErrands, TenantDay, Use
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
 from bot.lxd import InstanceState, PoolSpace
@@ -241,7 +241,7 @@ WELL = Digest(
     full_pools=(),
     waiting=(),
     failed=(),
-    failed_errands={},
+    failed_errands=(),
     ended={},
     new=(),
     gone=(),
@@ -257,7 +257,10 @@ SICK = replace(
     full_pools=("local",),
     waiting=(ASKED,) * 11,
     failed=(replace(FAILED, state="needs_attention"), *(FAILED,) * 5),
-    failed_errands={"snapshot": 12},
+    failed_errands=(
+        FailedErrands("snapshot", 12, tuple(f"client-{n}" for n in range(10)), "LXD could not take it: <no room>."),
+        FailedErrands("purge", 1, ("client-x",), "LXD does not answer."),
+    ),
     ended={"succeeded": {"new": 2, "delete": 1}, "denied": {"new": 1}},
     new=("client-x",),
     gone=tuple(f"client-{n}" for n in range(11)),
@@ -415,6 +418,9 @@ MESSAGES: dict[str, Message] = {
     "incident": incident(),
     "incident-without-a-part": incident(kind="disk", text="93% of its plan's disk is in use: <30 GB> of 32.2 GB."),
     "incident-of-a-server": incident(tenant="", server="node1", kind="server", text="LXD does not answer."),
+    "incident-of-an-errand": incident(
+        kind="errand", text="`snapshot` has failed 3 times in a row. LXD could not take it: <no room>."
+    ),
     "incident-silenced": incident(silenced_until=NOW + 14_400, silenced_by="U0OPSLEAD"),
     "incident-over": incident(closed=NOW),
     "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),

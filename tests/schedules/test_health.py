@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bot import samples
+from bot.errands import DAY, Errands
 from bot.jobs import Declared
-from bot.lxd import LxdUnavailable
+from bot.lxd import LxdError, LxdUnavailable
 from bot.simulated_tenant import change
 from bot.tenants import stamps
 from schedules import health as sweep
@@ -247,6 +248,73 @@ def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
     bench.finish()
     bench.clock.move(60)
     assert look(bench) == []
+
+
+def errand(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
+    """Let the bot do something by itself, of which these calls of LXD fail; the state that it ends in."""
+    for call in fails:
+        bench.lxd.fail_next(call, LxdError("LXD could not do it: the pool is full."))
+    Errands(bench.context).ask(text.split()[0], bench.answer(text))
+    bench.finish()
+    return bench.context.operations.select("1 = 1")[-1].state
+
+
+def test_an_errand_that_fails_twice_in_a_row_is_an_incident_until_the_next_one_succeeds(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    (first,) = bench.lxd.snapshots("client-x")
+    assert errand(bench, "snapshot client-x", ("snapshot",)) == "failed"
+    assert look(bench) == []
+    assert errand(bench, f"prune client-x {first.name}") == "succeeded"
+    assert errand(bench, "snapshot client-y", ("snapshot",)) == "failed"
+    assert look(bench) == [], "each of another tenant"
+    for times in (2, 3):
+        assert errand(bench, "snapshot client-x", ("snapshot",)) == "failed"
+        assert look(bench) == [("client-x", "errand")]
+        (incident,) = bench.context.incidents.open()
+        assert incident.text == f"`snapshot` has failed {times} times in a row. LXD could not do it: the pool is full."
+    assert errand(bench, "snapshot client-x") == "succeeded"
+    assert look(bench) == []
+    assert len(heads(bench)) == len(notes(bench)) == 1
+    assert errand(bench, "snapshot client-x", ("snapshot",)) == "failed"
+    assert look(bench) == [], "once since then"
+
+
+def test_a_snapshot_that_is_tried_in_vain_is_no_second_trouble_where_it_is_missing(bench: Bench) -> None:
+    bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
+    for _ in range(2 * 12 + 2):
+        errand(bench, "snapshot client-x", ("snapshot",))
+        found = look(bench)
+    assert found == [("client-x", "errand"), ("client-y", "snapshot")]
+
+
+def test_an_errand_that_is_tried_no_more_is_over_after_a_day(bench: Bench) -> None:
+    for _ in range(2):
+        errand(bench, "snapshot client-x", ("snapshot",))
+    assert look(bench) == [("client-x", "errand")]
+    bench.clock.move(DAY)
+    assert ("client-x", "errand") not in look(bench)
+
+
+def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_may(bench: Bench) -> None:
+    """Of an archive, at which no sweep looks, and which nobody else may take in hand before that."""
+    desk = make_desk(bench)
+    bench.done("delete client-x", OPERATOR)
+    assert errand(bench, "purge client-x", ("stop", "update")) == "needs_attention"
+    assert look(bench) == [("client-x", "errand")]
+    (incident,) = bench.context.incidents.open()
+    bench.clock.move(DAY)
+    assert ("client-x", "errand") in look(bench), "it is half done until somebody acts"
+    assert "`purge` was left half done, and holds the tenant until a retry succeeds." in incident.text
+    desk.click("incident_retry", incident.id, OPERATOR)
+    assert "Who may have it tried again is approver" in desk.slack.to(OPERATOR.id)[-1]
+    desk.click("incident_retry", incident.id, LEAD)
+    assert "Operation 4 is tried again" in desk.slack.to(LEAD.id)[-1]
+    assert ("client-x", "errand") in look(bench), "it is not over while it waits"
+    bench.finish()
+    assert ("client-x", "errand") not in look(bench)
+    assert ":large_green_circle: Recovered after 24 h." in notes(bench)
+    desk.click("incident_retry", incident.id, LEAD)
+    assert "nothing fails any more" in desk.slack.to(LEAD.id)[-1]
 
 
 def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path: Path) -> None:
