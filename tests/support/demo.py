@@ -36,7 +36,7 @@ class Story:
         return next((one["name"] for one in self.workspace.users() if one["id"] == user), user)
 
     def operation(self, who: str, words: str, approver: str, reply: str, done: str) -> str:
-        """Ask, have it approved by a typed reply in the thread, wait for the outcome."""
+        """Ask, have it approved by a typed reply in the thread (if it needs one), wait for the outcome."""
         before = {message["ts"] for message in self.workspace.messages(CHANNEL)}
         self.command(who, words)
 
@@ -47,8 +47,9 @@ class Story:
         card = eventually(posted)
         assert card
         self.say("mautic", card["text"])
-        self.workspace.message(approver, CHANNEL, reply, thread_ts=card["ts"])
-        self.say(approver, f"(in the thread) {reply}")
+        if reply:
+            self.workspace.message(approver, CHANNEL, reply, thread_ts=card["ts"])
+            self.say(approver, f"(in the thread) {reply}")
 
         def outcome() -> str:
             texts = [message["text"] for message in self.workspace.messages(CHANNEL, thread_ts=card["ts"])]
@@ -104,6 +105,14 @@ def main() -> int:
     story.part("its login page")
     story.query("account-manager", f"status {name}")
     story.part("status")
+    taken = story.operation("operator", f"snapshot {name} --note 'before the sale'", "", "", "is taken")
+    story.part("snapshot")
+    snapshot = re.search(r"s-[\d-]+", taken)
+    assert snapshot
+    story.operation("operator", f"restore {name} {snapshot[0]}", "ops-lead", f"approve {name}", "is as it was")
+    story.part("restore")
+    story.query("ops-lead", "digest")
+    story.part("digest")
     story.query("account-manager", f"history {name}")
     story.part("history")
     story.operation("operator", f"delete {name}", "ops-lead", f"approve {name}", "is archived")
