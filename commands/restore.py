@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 
 from bot.fleet import Host
@@ -30,15 +31,15 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
     source, chosen = _find(context, host, old, snapshot)
     heir = Succession(context, old, host, "restore")
 
-    def snapshot_of_now() -> str:
-        return take(context, old, why=f"before restore {context.operation}")
-
-    def copy() -> None:
-        if heir.copied(whole=False):
-            return
-        host.lxd.copy(f"{source}/{chosen.name}", heir.name, config=heir.config(), devices=heir.devices())
-        host.mautic.seal(heir.name)
-        heir.copied(whole=True)
+    def copy() -> str:
+        """Both at once: the one reads what the other leaves alone, and somebody waits for it."""
+        with ThreadPoolExecutor(1, "snapshot") as beside:
+            of_now = beside.submit(take, context, old, why=f"before restore {context.operation}")
+            if not heir.copied(whole=False):
+                host.lxd.copy(f"{source}/{chosen.name}", heir.name, config=heir.config(), devices=heir.devices())
+                host.mautic.seal(heir.name)
+                heir.copied(whole=True)
+            return of_now.result()
 
     def change() -> None:
         if host.lxd.instance(old.instance).running:
@@ -59,8 +60,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
         },
         remarks={} if context.operation else _loss(context, host, old, chosen),
         steps=(
-            Step("Take a snapshot of now", snapshot_of_now),
-            Step("Copy the old state beside it", copy),
+            Step("Take a snapshot of now, and copy the old state beside it", copy),
             Step("Start it, closed, and see its page inside", heir.start),
             Step("Put it in place", change),
             Step(PROBE, heir.probe),
