@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from bot.edge import Edge, Peer, ProbeResult
-from bot.lxd import LxdError
+from bot.lxd import LxdError, LxdUnavailable
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+ANSWER = 5.0
+"""Seconds that a host has to say whom it serves; the others do not wait for it any longer."""
 
 
 class Edges:
@@ -44,8 +46,8 @@ class Edges:
             return
         if fresh:
             self._authorities.clear()
-        domains, silent = _each(known, lambda host, edge: edge.domains())
-        peers, _ = _each({host: known[host] for host in domains}, self._peer)
+        domains, silent = _each(known, lambda host, edge: edge.domains(), within=ANSWER)
+        peers, _ = _each({host: known[host] for host in domains}, self._peer, within=ANSWER)
 
         def apply(host: str, edge: Edge) -> None:
             elsewhere: dict[str, Peer] = {}
@@ -72,16 +74,24 @@ class Edges:
         return next(iter(self._known().values())).probe(domain)
 
 
-def _each(edges: Mapping[str, Edge], work: Callable[[str, Edge], T]) -> tuple[dict[str, T], dict[str, LxdError]]:
-    """Do something with every edge at once; return what came of it, and the errors of the others, by host."""
+def _each(
+    edges: Mapping[str, Edge], work: Callable[[str, Edge], T], *, within: float | None = None
+) -> tuple[dict[str, T], dict[str, LxdError]]:
+    """Do something with every edge at once; return what came of it, and the errors of the others, by host.
 
-    def one(host: str) -> T | LxdError:
+    `within`: seconds after which one is taken to be out of reach; nobody waits for what it may still say.
+    """
+    threads = ThreadPoolExecutor(max(1, len(edges)), "edges")
+    asked = {host: threads.submit(work, host, edge) for host, edge in edges.items()}
+    threads.shutdown(wait=False)
+    wait(asked.values(), within)
+    done: dict[str, T] = {}
+    failed: dict[str, LxdError] = {}
+    for host, answer in asked.items():
         try:
-            return work(host, edges[host])
+            done[host] = answer.result(0)
         except LxdError as error:
-            return error
-
-    with ThreadPoolExecutor(max(1, len(edges))) as threads:
-        ended = dict(zip(edges, threads.map(one, edges), strict=True))
-    done = {host: result for host, result in ended.items() if not isinstance(result, LxdError)}
-    return done, {host: error for host, error in ended.items() if isinstance(error, LxdError)}
+            failed[host] = error
+        except TimeoutError:
+            failed[host] = LxdUnavailable(f"LXD on {host} did not answer within {within:.0f} seconds.")
+    return done, failed

@@ -18,7 +18,7 @@ from bot.registry import Context
 from bot.steps import PROBE, patiently, see_login_page, wait_for_address
 from bot.tenants import KEY, Tenant, stamp, stamps
 
-ANSWER = 20.0
+ANSWER = 5.0
 """Seconds that a host may take to answer while a tenant waits for it."""
 _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created")
 """What is said of a tenant, whichever container it is in."""

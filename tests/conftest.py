@@ -18,8 +18,12 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
     server.stop()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares one edge, and what shares the lab: with `--dist loadgroup` each is one worker's."""
+    """Keep together what shares one edge, and what shares the lab: with `--dist loadgroup` each is one worker's.
+
+    First, as pytest-xdist reads the marks in the same hook.
+    """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if "lab" in fixtures:

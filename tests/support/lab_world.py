@@ -23,7 +23,7 @@ from bot.tenants import stamp
 from tests.support.lab import ROOT, Lab, configuration
 from tests.support.real_lxd import SHARED
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN
-from tests.support.world import World, make_tiny_blueprint
+from tests.support.world import NO_SNAPSHOTS, World, make_tiny_blueprint
 
 BASE_DOMAIN = "lab.localhost"
 
@@ -84,6 +84,7 @@ def environment_of(state: Path) -> dict[str, str]:
         "MAUTIC_OPS_CONFIG": str(ROOT / "mautic-ops.toml"),
         "MAUTIC_OPS_BOT__STATE": str(state),
         "MAUTIC_OPS_BOT__BASE_DOMAIN": BASE_DOMAIN,
+        **NO_SNAPSHOTS,
         "SLACK_BOT_TOKEN": BOT_TOKEN,
         "SLACK_APP_TOKEN": APP_TOKEN,
     }

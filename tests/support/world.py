@@ -30,6 +30,8 @@ from tests.support.workspace import APP_TOKEN, BOT_TOKEN, Workspace, WorkspaceSe
 CHANNEL = "mautic-ops"
 TINY_VERSION = "0.0.1-tiny"
 LISTEN = "127.0.0.71"
+NO_SNAPSHOTS = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
+"""None but those that a test asks for: one bot would take them of the tenants of all."""
 
 
 def settings_for(lxd_socket: str, state: Path) -> tuple[Settings, dict[str, str]]:
@@ -44,8 +46,7 @@ def settings_for(lxd_socket: str, state: Path) -> tuple[Settings, dict[str, str]
         "MAUTIC_OPS_LXD__NETWORK": NETWORK,
         "MAUTIC_OPS_LXD__SUBNET": SUBNET,
         "MAUTIC_OPS_EDGE__LISTEN": LISTEN,
-        # No snapshots but those that a test asks for: one bot would take them of the tenants of all.
-        **{f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")},
+        **NO_SNAPSHOTS,
         "SLACK_BOT_TOKEN": BOT_TOKEN,
         "SLACK_APP_TOKEN": APP_TOKEN,
     }
