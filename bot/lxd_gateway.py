@@ -54,7 +54,7 @@ class LxdGateway:
         profile: str = "mautic-ops",
         certificate: tuple[str, str] | None = None,
         server_certificate: str | None = None,
-        timeout: float = 30.0,
+        timeout: float = 15.0,
     ) -> None:
         if len(network) > 15:
             raise LxdError(f"The bridge name `{network}` is longer than the 15 characters that Linux allows.")
@@ -138,8 +138,7 @@ class LxdGateway:
 
     def states(self) -> dict[str, InstanceState]:
         """See `Lxd.states`."""
-        found = self._lxd.get("instances", "read the state of the instances", params={"recursion": "2"})
-        return {whole.instance.name: whole.state for whole in map(_whole, found)}
+        return {whole.instance.name: whole.state for whole in self.survey()}
 
     def state(self, name: str) -> InstanceState:
         """See `Lxd.state`."""
@@ -147,8 +146,9 @@ class LxdGateway:
 
     def survey(self) -> list[Whole]:
         """See `Lxd.survey`. LXD tells no sizes of snapshots here; `snapshots` does."""
-        found = self._lxd.get("instances", "survey the instances", params={"recursion": "2"})
-        return sorted((_whole(entry) for entry in found), key=lambda whole: whole.instance.name)
+        # Of a big fleet it takes its time.
+        answer = self._lxd.json("get", "instances", "survey the instances", params={"recursion": "2"}, timeout=SHORT)
+        return sorted(map(_whole, answer["metadata"]), key=lambda whole: whole.instance.name)
 
     # -- changing instances -------------------------------------------------------------------------------------
 
