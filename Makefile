@@ -26,10 +26,13 @@ lab: .venv
 lab-down: .venv
 	$(PYTHON) -m tests.support.lab down
 
-# First what can run side by side; then what shares one edge, beside what shares the lab.
+# First what can run side by side; then what shares one edge, beside what shares the lab, whose words come last.
 test: .venv
 	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
-	$(PYTHON) -m pytest -n 2 --dist loadgroup --durations 10 tests/lab tests/e2e
+	@mkdir -p .state
+	$(PYTHON) -m pytest --durations 10 -m lab tests/lab >.state/lab-tests.log 2>&1 & lab=$$!; \
+	  $(PYTHON) -m pytest --durations 10 -m "not lab" tests/lab tests/e2e; edge=$$?; \
+	  wait $$lab; lab=$$?; cat .state/lab-tests.log; test $$edge$$lab = 00
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo

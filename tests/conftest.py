@@ -18,15 +18,7 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
     server.stop()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares one edge, and what shares the lab: with `--dist loadgroup` each is one worker's.
-
-    First, as pytest-xdist reads the marks in the same hook.
-    """
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "lab" in fixtures:
-            item.add_marker(pytest.mark.xdist_group("lab"))
-        elif "real_lxd" in fixtures:
-            item.add_marker(pytest.mark.xdist_group("edge"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs the lab: it runs beside what shares one edge."""
+    if "lab" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.lab)

@@ -121,6 +121,9 @@ class TestBrokenRefresh:
         way.source.stop(way.name)
         way.source.snapshot(way.name, "s-2")
 
+    # Within a cluster LXD 5.0.2 goes on with what was cut, out of our sight, and may spoil the copy: there only another
+    # try under another name is safe, as of a migration that begins anew.
+    @pytest.mark.parametrize("way", [("solo1", "solo2")], ids=" to ".join, indirect=True)
     def test_a_cable_that_is_cut_is_told_and_both_go_on(self, way: Way) -> None:
         try:
             assert way.broken(way.node.cut, refresh=True) < 45
