@@ -149,7 +149,8 @@ def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer
     proxy = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"{site}:80"}],
-        "transport": {"protocol": "http", "dial_timeout": "2s"},
+        # A container that is being moved answers nothing at all; whoever asks then is soon told to ask again.
+        "transport": {"protocol": "http", "dial_timeout": "500ms"},
         "headers": {"request": {"delete": [_HOP]}},
     }
     believed = sorted({peer.address for peer in peers})

@@ -31,14 +31,15 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
     source, chosen = _find(context, host, old, snapshot)
     heir = Succession(context, old, host, "restore")
 
-    def copy() -> str:
+    def beside() -> str:
         """Both at once: the one reads what the other leaves alone, and somebody waits for it."""
-        with ThreadPoolExecutor(1, "snapshot") as beside:
-            of_now = beside.submit(take, context, old, why=f"before restore {context.operation}")
+        with ThreadPoolExecutor(1, "snapshot") as thread:
+            of_now = thread.submit(take, context, old, why=f"before restore {context.operation}")
             if not heir.copied(whole=False):
                 host.lxd.copy(f"{source}/{chosen.name}", heir.name, config=heir.config(), devices=heir.devices())
                 host.mautic.seal(heir.name)
                 heir.copied(whole=True)
+            heir.start()
             return of_now.result()
 
     def change() -> None:
@@ -60,8 +61,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
         },
         remarks={} if context.operation else _loss(context, host, old, chosen),
         steps=(
-            Step("Take a snapshot of now, and copy the old state beside it", copy),
-            Step("Start it, closed, and see its page inside", heir.start),
+            Step("Take a snapshot of now, and start the old state beside it, closed", beside),
             Step("Put it in place", change),
             Step(PROBE, heir.probe),
             Step("Keep what was there before", heir.keep),

@@ -159,6 +159,8 @@ def test_a_digest_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None
 
 def test_a_sweep_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
     bench = a_thousand(tmp_path)
+    bench.context.edge.apply()
+    bench.lxd.calls.clear()
     figures["sweep_1000_s"] = round(timed(lambda: health(bench.context)), 2)
     assert len(samples.latest(bench.context.database)) == 1000
     of_all = ("survey", "instances", "states")
@@ -215,11 +217,11 @@ def floor(lxd: LxdGateway, blueprint: str, name: str) -> float:
     return took
 
 
-def login_page(address: str) -> bool:
+def login_page(address: str, domain: str = "localhost") -> bool:
     """Whether the login page is there, asked for directly."""
     connection = http.client.HTTPConnection(address, 80, timeout=10)
     try:
-        connection.request("GET", "/s/login", headers={"Host": "localhost", "Connection": "close"})
+        connection.request("GET", "/s/login", headers={"Host": domain, "Connection": "close"})
         answer = connection.getresponse()
         return answer.status == 200 and b'name="_username"' in answer.read()
     except (OSError, http.client.HTTPException, LxdError):
@@ -237,7 +239,6 @@ def own_bytes(world: World) -> int:
 
 def test_a_restore(world: World, figures: dict[str, Any]) -> None:
     """From the approver's click until the page answers, beside a raw copy and start of the same snapshot."""
-    world.workspace.faults(limits=True)
     name = "bench-back"
     try:
         world.done(f"new {name}", "is live", user="account-manager")
@@ -247,7 +248,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
             holds.append(float(re.search(r"writes waited ([\d.]+) s", world.thread(taken)[-1])[1]))  # type: ignore[index]
             present = world.present(name)
             snapshot = world.lxd.snapshots(present)[-1].name
-            floors.append(raw_copy(world.lxd, f"{present}/{snapshot}", f"raw-{number}"))
+            floors.append(raw_copy(world.lxd, f"{present}/{snapshot}", f"raw-{number}", f"{name}.e2e.localhost"))
             card = world.ask(f"restore {name} {snapshot}", "operator")
             began = time.time()
             world.approve(card, f"approve {name}")
@@ -263,14 +264,14 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
         world.remove(name)
 
 
-def raw_copy(lxd: LxdGateway, source: str, name: str) -> float:
+def raw_copy(lxd: LxdGateway, source: str, name: str, domain: str) -> float:
     """Seconds that LXD alone takes: copy a snapshot, start it, its login page."""
     began = time.perf_counter()
     lxd.copy(source, name, config={"security.protection.delete": ""}, devices={})
     lxd.start(name)
     while not (address := lxd.state(name).address):
         time.sleep(0.02)
-    while not login_page(address):
+    while not login_page(address, domain):
         time.sleep(0.02)
     took = time.perf_counter() - began
     lxd.stop(name, force=True)
@@ -290,14 +291,17 @@ def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
         for number in range(3):
             source, target = (lab_world.servers[side] for side in (sides[number % 2], sides[(number + 1) % 2]))
             present = lab_world.present(name, source)
-            floors.append(migration_floor(source, target, lab_world.lab.nodes[sides[(number + 1) % 2]], present))
             domain = f"{name}.{BASE_DOMAIN}"
+            node = lab_world.lab.nodes[sides[(number + 1) % 2]]
+            floors.append(migration_floor(source, target, node, present, domain))
             front, authority = lab_world.settings.edge.listen, lab_world.edge.authority()
             eventually(lambda domain=domain: lab_world.edge.probe(domain).login)  # type: ignore[misc]
             with Client(front, authority, domain, "/form/submit?formId=1") as visitor:
                 eventually(lambda seen=visitor: len(seen.acknowledged) > 20)  # type: ignore[misc]
                 to = sides[(number + 1) % 2]
                 lab_world.done(f"migrate {name} {to}", f"runs on {to}")
+                after = len(visitor.acknowledged)
+                eventually(lambda seen=visitor, after=after: len(seen.acknowledged) > after + 20)  # type: ignore[misc]
             away.append(max(visitor.gaps))
             kept = target.execute(
                 lab_world.present(name, target), ["mariadb", "-N", "mautic", "-e", "SELECT email FROM leads"]

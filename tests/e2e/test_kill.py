@@ -65,8 +65,7 @@ def test_delete_survives_kill_9_at_each_step(world: World) -> None:
 
 
 RESTORE = (
-    "Take a snapshot of now, and copy the old state beside it",
-    "Start it, closed, and see its page inside",
+    "Take a snapshot of now, and start the old state beside it, closed",
     "Put it in place",
     "See its login page",
     "Keep what was there before",

@@ -125,11 +125,11 @@ class Node:
         """Let the server be asked over the network, or at its socket only."""
         self.lxd("lxc", "config", "set", "core.https_address", f"{self.address}:8443" if on else "")
 
-    def fetch(self, url: str) -> bytes:
-        """Ask for a page from within the machine; nothing where there is none."""
+    def fetch(self, url: str, domain: str) -> bytes:
+        """Ask for a page of a domain from within the machine; nothing where there is none."""
         assert self._holder
         inside = ["nsenter", "--net", "--target", str(self._holder.pid)]
-        command = [*inside, "curl", "--silent", "--max-time", "10", "--header", "Host: localhost", url]
+        command = [*inside, "curl", "--silent", "--max-time", "10", "--header", f"Host: {domain}", url]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
 
     def stored(self, instance: str) -> Path:
