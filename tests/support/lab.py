@@ -118,8 +118,27 @@ class Node:
         _run("ip", "link", "set", self._cable, "down")
 
     def restore(self) -> None:
-        """Plug the cable in again."""
+        """Plug the cable in again, and wait until it carries: a neighbour that was away counts as gone for a moment."""
         _run("ip", "link", "set", self._cable, "up")
+        assert self._holder
+        inside = ["nsenter", "--net", "--target", str(self._holder.pid)]
+        others = [f"https://{address}:8443/" for name, address in ADDRESS.items() if name != self.name]
+        command = [
+            *inside,
+            "curl",
+            "--silent",
+            "--insecure",
+            "--fail-early",
+            "--max-time",
+            "2",
+            "--output",
+            "/dev/null",
+        ]
+        end = time.monotonic() + _SECONDS
+        while subprocess.run([*command, *others], stdout=subprocess.DEVNULL, check=False).returncode:
+            if time.monotonic() > end:
+                raise LxdUnavailable(f"The cable of {self.name} carries nothing.")
+            time.sleep(0.2)
 
     def listen(self, on: bool) -> None:
         """Let the server be asked over the network, or at its socket only."""
