@@ -35,6 +35,9 @@ _POLL = 10
 _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
+_SENDING = ("could not set subvolume flags: operation not permitted", "volume that has snapshots")
+"""What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up, and of the
+instance, once it has tried to delete such a snapshot and has kept the reason to its log."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use')
 _ABSENT = ("not found", "no such object")
@@ -56,7 +59,7 @@ _AWAY = (
 
 
 class Busy(LxdError):
-    """Another operation has the instance, for a moment."""
+    """Another operation has the instance, for a while."""
 
 
 class Stale(LxdError):
@@ -142,14 +145,15 @@ class LxdConnection:
 
         Where another operation has the instance (as after a crash of ours) it waits for that one's end first.
         """
-        end = time.monotonic() + deadline
+        end, pause = time.monotonic() + deadline, 0.1
         while True:
             try:
                 return self.finish(self.json(verb, path, doing, json=body, params=params or {}), doing, deadline)
             except Busy:
                 if time.monotonic() > end:
                     raise
-                time.sleep(0.1)
+                time.sleep(pause)
+                pause = min(1.2 * pause, _GLANCE)
 
     def finish(self, started: Any, doing: str, deadline: float, *, moving: Callable[[], object] | None = None) -> Any:
         """See a background operation to its end and return it, or raise a LxdError kind."""
@@ -219,6 +223,8 @@ class LxdConnection:
             return Stale(f"LXD could not {doing}: it was changed at the same time.")
         if any(word in low for word in _OCCUPIED):
             return Busy(f"LXD could not {doing}: {text}.")
+        if any(word in low for word in _SENDING):
+            return Busy(f"LXD could not {doing}: it still holds a snapshot, as while it sends it to another host.")
         if "could not get subvolume flags" in low:
             return LxdError(
                 f"LXD could not {doing}: LXD itself was ended while this was copied here, and it cannot delete such a "

@@ -145,6 +145,24 @@ class TestBrokenRefresh:
         assert len(way.target.pull(way.copy, "/root/data-200")) == 200 << 20
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["the instance", "the snapshot"])
+def test_what_lxd_still_sends_is_deleted_once_that_ends(lab: Lab, whole: bool) -> None:
+    lxd, node = lab.host("solo1"), lab.nodes["solo1"]
+    lxd.create("sent", TINY, config={}, devices={})
+    try:
+        lxd.snapshot("sent", "s-1")
+        with ThreadPoolExecutor(1) as thread, node.sending("sent", "s-1"):
+            deleting = thread.submit(lxd.delete, "sent") if whole else thread.submit(lxd.delete_snapshot, "sent", "s-1")
+            with pytest.raises(TimeoutError):
+                deleting.result(timeout=1)
+        deleting.result()
+        if not whole:
+            assert lxd.snapshots("sent") == []
+    finally:
+        with suppress(NotFound):
+            lxd.delete("sent")
+
+
 class TestWhoListens:
     """A server that the others cannot ask sends by itself; where nobody listens, that is said."""
 

@@ -77,13 +77,14 @@ class Node:
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
         assert self._holder.stdout
         with self._holder.stdout as said:
-            if said.readline() != "ready\n":
-                raise LxdUnavailable(f"The lab cannot make the namespaces of {self.name} on this machine.")
+            if (line := said.readline().strip()) != "ready":
+                raise LxdUnavailable(f"The lab cannot make the namespaces of {self.name} on this machine: {line}")
         holder = str(self._holder.pid)
         _run("ip", "link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", holder)
         _run("ip", "link", "set", self._cable, "master", BRIDGE, "up")
@@ -123,19 +124,9 @@ class Node:
         assert self._holder
         inside = ["nsenter", "--net", "--target", str(self._holder.pid)]
         others = [f"https://{address}:8443/" for name, address in ADDRESS.items() if name != self.name]
-        command = [
-            *inside,
-            "curl",
-            "--silent",
-            "--insecure",
-            "--fail-early",
-            "--max-time",
-            "2",
-            "--output",
-            "/dev/null",
-        ]
+        command = [*inside, "curl", "--silent", "--insecure", "--fail-early", "--max-time", "2", *others]
         end = time.monotonic() + _SECONDS
-        while subprocess.run([*command, *others], stdout=subprocess.DEVNULL, check=False).returncode:
+        while subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
             if time.monotonic() > end:
                 raise LxdUnavailable(f"The cable of {self.name} carries nothing.")
             time.sleep(0.2)
@@ -151,11 +142,24 @@ class Node:
         command = [*inside, "curl", "--silent", "--max-time", "10", "--header", f"Host: {domain}", url]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
 
-    def stored(self, instance: str) -> Path:
-        """The folder of an instance in the pool, as the daemon sees it."""
+    def stored(self, instance: str, snapshot: str = "") -> Path:
+        """The folder of an instance, or of its snapshot, in the pool, as the daemon sees it."""
         assert self._daemon
         pool = self.folder.relative_to("/") / "lxd" / "storage-pools" / "mautic-ops"
-        return Path(f"/proc/{self._daemon.pid}/root", pool, "containers", f"mautic-ops_{instance}")
+        kind = "containers-snapshots" if snapshot else "containers"
+        return Path(f"/proc/{self._daemon.pid}/root", pool, kind, f"mautic-ops_{instance}", snapshot)
+
+    @contextmanager
+    def sending(self, instance: str, snapshot: str) -> Iterator[None]:
+        """Send a snapshot to somebody who never takes it, as LXD does when a cable is cut."""
+        assert self._daemon
+        inside = ["nsenter", "--mount", "--target", str(self._daemon.pid)]
+        path = "/" / self.stored(instance, snapshot).relative_to(f"/proc/{self._daemon.pid}/root")
+        with subprocess.Popen([*inside, "btrfs", "send", "--quiet", path], stdout=subprocess.PIPE) as sender:
+            assert sender.stdout
+            # The pipe is far too small for what follows the first byte.
+            sender.stdout.read(1)
+            yield
 
     def received(self) -> int:
         """The bytes that came in by the cable so far."""
