@@ -244,7 +244,9 @@ def _tenant(
         for measure, limit in limits.items()
     }
     percents = {"disk": settings.health.disk, "memory": settings.health.memory}
-    newest = now - max(snapshot.created for snapshot in one.snapshots) if one.snapshots else None
+    # A restore leaves them in the container that it replaced; one that moved away and back has some of them twice.
+    created = {snapshot.name: snapshot.created for snapshot in (*one.left, *one.snapshots)}
+    newest = now - max(created.values()) if created else None
     wanted = settings.snapshots.hourly or settings.snapshots.daily
     live = tenant.state == "live" and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
     return TenantDay(
@@ -255,7 +257,7 @@ def _tenant(
         memory=uses.get("memory"),
         high=tuple(measure for measure, use in uses.items() if use.high(percents[measure])),
         newest=newest,
-        taken=sum(snapshot.created >= since for snapshot in one.snapshots),
+        taken=sum(at >= since for at in created.values()),
         missing=bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE),
         incidents=incidents,
         operations=operations,

@@ -40,11 +40,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A tenant with its state and its snapshots, oldest first."""
+    """A tenant with its state and its snapshots, oldest first.
+
+    `left`: those in the containers that it replaced on its host, which it can be restored to as well.
+    """
 
     tenant: Tenant
     state: InstanceState
     snapshots: tuple[Snapshot, ...]
+    left: tuple[Snapshot, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,11 +182,20 @@ class Fleet:
     def survey(self) -> Survey:
         """Return every tenant with its state and snapshots; one request a server, a slow one on big fleets."""
         read, silent = self._each(lambda lxd: lxd.survey())
-        found = [
-            Surveyed(tenant, whole.state, whole.snapshots)
+        seen = [
+            (tenant, whole)
             for server, wholes in read.items()
             for whole in wholes
-            for tenant in _of(server, [whole.instance], ["tenant"])
+            for tenant in _of(server, [whole.instance], ["tenant", "former"])
+        ]
+        left: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
+        for tenant, whole in seen:
+            if tenant.role == "former":
+                left[tenant.name, tenant.host] = left.get((tenant.name, tenant.host), ()) + whole.snapshots
+        found = [
+            Surveyed(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()))
+            for tenant, whole in seen
+            if tenant.role == "tenant"
         ]
         return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent)
 

@@ -324,8 +324,10 @@ def _start_lxcfs(log_file: Path, progress: Progress) -> None:
     if program is None or not Path("/dev/fuse").exists():
         progress("lxcfs cannot run here; tenants will see the whole machine's memory")
         return
-    if os.path.ismount(_LXCFS):
+    if _lxcfs_serves():
         return
+    # One that was killed leaves its mount, which nobody can enter.
+    subprocess.run(["umount", "--lazy", str(_LXCFS)], check=False, capture_output=True)
     _LXCFS.mkdir(exist_ok=True)
     own_file = _LXCFS_PID.with_suffix(".run")
     with log_file.open("ab") as log:
@@ -340,11 +342,17 @@ def _start_lxcfs(log_file: Path, progress: Progress) -> None:
         )
     _LXCFS_PID.write_text(str(lxcfs.pid))
     end = time.monotonic() + 5
-    while not os.path.ismount(_LXCFS) and lxcfs.poll() is None and time.monotonic() < end:
+    while not _lxcfs_serves() and lxcfs.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     own_file.unlink(missing_ok=True)
     if lxcfs.poll() is None:
         lxcfs.returncode = 0
+
+
+def _lxcfs_serves() -> bool:
+    with suppress(OSError):
+        return bool((_LXCFS / "proc" / "meminfo").read_bytes())
+    return False
 
 
 # -- taking away --------------------------------------------------------------------------------------------------

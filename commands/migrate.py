@@ -111,6 +111,9 @@ class _Move:
         )
 
     def catch_up(self) -> None:
+        if not self.heir.serves():
+            # LXD may spoil a copy whose refresh is cut: a retry copies anew.
+            self.target.lxd.update(self.heir.name, stamps(copied=""))
         self._refresh(2)
 
     def stop(self) -> str | None:

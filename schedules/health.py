@@ -126,7 +126,7 @@ def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awa
         tenant,
         context.now(),
         one.state,
-        one.snapshots,
+        (*one.left, *one.snapshots),
         size=context.settings.plans.get(tenant.plan),
         snapshot_due=snapshot_due,
         awake=awake,

@@ -72,6 +72,13 @@ def test_a_tenant_without_a_snapshot_of_the_last_day_is_named_the_oldest_first(b
     assert found.troubles == 2
 
 
+def test_a_restored_tenant_has_the_snapshots_of_before(bench: Bench) -> None:
+    bench.done("restore client-x s-1", OPERATOR)
+    found = gather(bench.context, bench.clock() - DAY)
+    assert [(one.name, one.taken, one.newest) for one in found.tenants] == [("client-x", 2, 0), ("client-y", 1, 3600)]
+    assert found.missing == []
+
+
 def test_where_the_policy_keeps_no_daily_snapshot_none_is_missing(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SNAPSHOTS__HOURLY="0", MAUTIC_OPS_SNAPSHOTS__DAILY="0")
     bench.done("new client-x")

@@ -158,6 +158,21 @@ class TestOwnDaemon:
         rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
         assert _tag(state) not in rules
 
+    def test_an_lxcfs_that_was_killed_is_replaced(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mount, pid_file = state / "lxcfs", state / "lxcfs.pid"
+        # The machine's own is in use.
+        monkeypatch.setattr(local_lxd, "_LXCFS", mount)
+        monkeypatch.setattr(local_lxd, "_LXCFS_PID", pid_file)
+        try:
+            for _ in range(2):
+                local_lxd._start_lxcfs(state / "log", print)
+                assert (mount / "proc" / "meminfo").read_bytes()
+                pid = int(pid_file.read_text())
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        finally:
+            subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
     def test_removing_what_is_not_there_does_no_harm(self, state: Path) -> None:
         _remove(state)
 

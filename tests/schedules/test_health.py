@@ -234,6 +234,19 @@ def test_snapshots_are_missed_while_somebody_is_to_take_them(bench: Bench) -> No
     assert look(bench) == []
 
 
+def test_a_restored_tenant_has_the_snapshots_of_before(bench: Bench) -> None:
+    bench.lxd._clock = bench.clock
+    bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
+    for _ in range(2 * 12):
+        look(bench)
+    bench.done("snapshot client-x", OPERATOR)
+    (taken,) = bench.lxd.snapshots("client-x")
+    bench.done(f"restore client-x {taken.name}", OPERATOR)
+    for _ in range(2):
+        found = look(bench)
+    assert found == [("client-y", "snapshot")]
+
+
 def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
     desk = make_desk(bench)
     change(bench.lxd, "client-x", stopped=["mautic-worker@email"])
