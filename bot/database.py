@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,7 +157,7 @@ class Database:
         self.path = str(path)
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
         # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
         self._writing = threading.RLock()
         connection = self._connection()
@@ -175,7 +175,9 @@ class Database:
             # WAL with NORMAL keeps every commit over kill -9; FULL also over a power cut, which an audit log wants.
             connection.execute("PRAGMA synchronous=FULL")
             self._local.connection = connection
-            self._connections.append(connection)
+            # Every run of a job is a thread of its own.
+            self._close([thread for thread in list(self._connections) if not thread.is_alive()])
+            self._connections[threading.current_thread()] = connection
         return connection
 
     @contextmanager
@@ -206,6 +208,9 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of every thread."""
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        self._close(list(self._connections))
+
+    def _close(self, threads: Iterable[threading.Thread]) -> None:
+        for thread in threads:
+            if connection := self._connections.pop(thread, None):
+                connection.close()
