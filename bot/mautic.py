@@ -24,7 +24,7 @@ SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 SEAL = "/etc/nginx/sealed"
 BOOTS = 5
 """How often the tool is put there: a container that has just been started lays a new FOLDER over the old."""
-_NO_TOOL = 2
+_NOT_BEGUN = 2
 PATIENCE = 5.0
 """Seconds that a holder may take to say that it has let go."""
 
@@ -88,7 +88,7 @@ class Mautic:
                 self.lxd.push(instance, TOOL, self._tool, mode=0o755)
                 self.lxd.push(instance, command[-2], request)
                 ended = self.lxd.execute(instance, command, timeout=timeout)
-                if ended.code != _NO_TOOL or not tries:
+                if ended.code != _NOT_BEGUN or not tries:
                     return ended
             except NotFound:
                 if not tries:
@@ -259,7 +259,14 @@ def _packed() -> bytes:
     with zipfile.ZipFile(buffer, "w") as tool:
         for module in sorted(SOURCE.glob("*.py")):
             tool.writestr(zipfile.ZipInfo(f"{SOURCE.name}/{module.name}"), module.read_bytes())
-        start = f"import sys\nfrom {SOURCE.name}.main import main\nsys.exit(main(sys.argv))\n"
+        start = f"""
+import sys
+try:
+    from {SOURCE.name}.main import main
+except (ImportError, OSError):
+    sys.exit({_NOT_BEGUN})
+sys.exit(main(sys.argv))
+"""
         tool.writestr(zipfile.ZipInfo("__main__.py"), start)
     return buffer.getvalue()
 

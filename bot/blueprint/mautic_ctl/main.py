@@ -36,22 +36,27 @@ SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "bytes", "logs", "console", 
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; 0 when it did what was asked, 1 when the answer says why not, 2 when called wrongly."""
+    """Run one verb; 0 when it did what was asked, 1 when the answer says why not, 2 when nothing was begun."""
     if len(argv) != 4 or argv[1] not in VERBS:
         print(f"usage: mautic-ctl {'|'.join(VERBS)} REQUEST_FILE RESULT_FILE", file=sys.stderr)
         return 2
     verb, request_file, result_file = argv[1], Path(argv[2]), Path(argv[3])
     os.umask(0o022)
-    answer: dict[str, Any]
+    module, _, function = VERBS[verb].partition(".")
     try:
+        run = getattr(import_module(f".{module}", __package__), function)
         text = request_file.read_text()
         request_file.unlink()
+    except (ImportError, FileNotFoundError):
+        # A boot has just hidden the tool and its request under a new folder.
+        return 2
+    answer: dict[str, Any]
+    try:
         request = json.loads(text)
         with LOCK.open("w") as lock:
             if verb not in SIDE_BY_SIDE:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            module, _, function = VERBS[verb].partition(".")
-            answer = {"ok": True, **getattr(import_module(f".{module}", __package__), function)(request)}
+            answer = {"ok": True, **run(request)}
     except CtlError as error:
         answer = {"ok": False, "error": str(error)}
     except Exception as error:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -167,7 +168,9 @@ def test_every_verb_has_its_function() -> None:
     assert main.VERBS.keys() > main.SIDE_BY_SIDE
 
 
-def test_what_is_pushed_is_one_file_that_python_runs(tmp_path: Path) -> None:
+@pytest.fixture
+def tool(tmp_path: Path) -> Path:
+    """The tool as it is pushed into a tenant."""
     lxd = SimulatedLxd()
     (tmp_path / "image").write_bytes(b"image")
     lxd.import_image(str(tmp_path / "image"), "base", {})
@@ -176,8 +179,24 @@ def test_what_is_pushed_is_one_file_that_python_runs(tmp_path: Path) -> None:
     Mautic(lxd).health("client-x")
     tool = tmp_path / "mautic-ctl"
     tool.write_bytes(lxd.pull("client-x", TOOL))
+    return tool
+
+
+def test_what_is_pushed_is_one_file_that_python_runs(tool: Path) -> None:
     ended = subprocess.run([sys.executable, "-I", tool, "dance"], capture_output=True, text=True, cwd="/")
     assert (ended.returncode, "usage: mautic-ctl" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("hidden", ["mautic_ctl/main.py", "mautic_ctl/means.py", "mautic_ctl/version.py", "request"])
+def test_where_a_boot_hides_the_tool_or_its_request_nothing_is_begun(tool: Path, tmp_path: Path, hidden: str) -> None:
+    left, request = tmp_path / "left", tmp_path / "request"
+    with ZipFile(tool) as whole, ZipFile(left, "w") as copy:
+        for name in set(whole.namelist()) - {hidden}:
+            copy.writestr(name, whole.read(name))
+    if hidden != "request":
+        request.write_text("{}")
+    ended = subprocess.run([sys.executable, "-I", left, "version", request, tmp_path / "answer"], cwd="/")
+    assert (ended.returncode, (tmp_path / "answer").exists()) == (2, False)
 
 
 @pytest.mark.parametrize(
