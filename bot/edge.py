@@ -226,6 +226,7 @@ class Edge:
         self._base = base
         self._connect = connect or listen
         self._lock = threading.Lock()
+        self._applied = 0
         self._addresses: dict[tuple[str, str], str] = {}
         self._trust: ssl.SSLContext | None = None
 
@@ -268,15 +269,15 @@ class Edge:
                 self._delete(name)
             self._trust = None
 
-    def domains(self) -> dict[str, bool]:
-        """Return the domains of the tenants on this host, and whether each is open.
+    def domains(self) -> dict[str, int]:
+        """Return the domains that this host has, and how good its right to each is: 2 by an open tenant, 1 by an open
+        heir, 0 where what it has is not open.
 
         Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
         """
         if any(one.status == "Error" for one in self._lxd.instances() if one.location == self._member != ""):
             raise LxdUnavailable(f"The cluster's member {self._member} is offline.")
-        live, closed = self._tenants()
-        return dict.fromkeys(closed, False) | dict.fromkeys(live, True)
+        return {domain: right for domain, (right, _) in self._tenants().items()}
 
     def apply(
         self,
@@ -285,45 +286,51 @@ class Edge:
         elsewhere: Mapping[str, Peer] | None = None,
         peers: Sequence[Peer] = (),
         partly: bool = False,
+        number: int = 0,
     ) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
 
         A tenant's address is asked of LXD once for each of its interfaces; `fresh` asks for all anew.
 
         Args:
-            elsewhere: the edges of the domains that other hosts have; what is open here goes before.
+            elsewhere: the edges of the domains that other hosts have a better right to.
             peers: the edges of all hosts.
             partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
+            number: of those who look at other hosts first, who looked last; one who comes late does nothing.
         """
         with self._lock:
-            here, learned = self._sites(fresh)
-            present = self._lxd.pull(self._name, _CONFIG).decode()
-            opened = {domain: address for domain, address in here.items() if address}
-            kept = _ways_elsewhere(present) if partly else {}
-            sites: dict[str, str | Peer] = {**kept, **here, **(elsewhere or {}), **opened}
-            config = json.dumps(
-                routes(
-                    sites,
-                    base_domain=self._base_domain,
-                    tls=self._tls,
-                    email=self._email,
-                    https_port=self._ports["https"][0],
-                    peers=[peer for peer in peers if peer.address != self.listen],
-                ),
-                indent=1,
-            )
-            # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
-            forget = "ip neigh flush dev eth0; " if learned else ""
-            if config == present:
-                if forget:
-                    run(self._lxd, self._name, forget)
+            if 0 < number < self._applied:
                 return
-            # The file that a restart reads is replaced only by what was loaded well.
-            following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
-            self._lxd.push(self._name, following, config.encode(), mode=0o644)
-            load = f"caddy reload --config {following} --address {_ADMIN} 2>&1 && mv {following} {_CONFIG}"
-            # Another bot, or `make up`, may be at it too.
-            run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
+            self._apply(fresh, elsewhere or {}, peers, partly)
+            self._applied = max(number, self._applied)
+
+    def _apply(self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool) -> None:
+        here, learned = self._sites(fresh)
+        present = self._lxd.pull(self._name, _CONFIG).decode()
+        kept = _ways_elsewhere(present) if partly else {}
+        config = json.dumps(
+            routes(
+                {**kept, **here, **elsewhere},
+                base_domain=self._base_domain,
+                tls=self._tls,
+                email=self._email,
+                https_port=self._ports["https"][0],
+                peers=[peer for peer in peers if peer.address != self.listen],
+            ),
+            indent=1,
+        )
+        # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
+        forget = "ip neigh flush dev eth0; " if learned else ""
+        if config == present:
+            if forget:
+                run(self._lxd, self._name, forget)
+            return
+        # The file that a restart reads is replaced only by what was loaded well.
+        following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
+        self._lxd.push(self._name, following, config.encode(), mode=0o644)
+        load = f"caddy reload --config {following} --address {_ADMIN} 2>&1 && mv {following} {_CONFIG}"
+        # Another bot, or `make up`, may be at it too.
+        run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""
@@ -367,24 +374,25 @@ class Edge:
             self._trust = trust
         return trust
 
-    def _tenants(self) -> tuple[dict[str, Instance], set[str]]:
-        """Return the live tenants on this host by their domains, and the domains of those that are not open."""
+    def _tenants(self) -> dict[str, tuple[int, Instance]]:
+        """Return each domain's right, as `domains` does, and who has it."""
         here = [one for one in self._lxd.instances() if not self._member or one.location == self._member]
-        live: dict[str, Instance] = {}
-        closed: set[str] = set()
+        found: dict[str, tuple[int, Instance]] = {}
         for instance in here:
             domain, role = stamp(instance.config, "domain"), stamp(instance.config, "role")
-            # An heir is open before it is the tenant.
-            is_live = instance.running and stamp(instance.config, "state") == "live"
-            if domain and is_live and role in ("tenant", "incoming"):
-                live[domain] = instance
-            if domain and role in ("tenant", "archived"):
-                closed.add(domain)
-        return live, closed - live.keys()
+            is_open = instance.running and stamp(instance.config, "state") == "live"
+            # An heir is open before it is the tenant. One that its operation could not take away may still be open
+            # when the tenant goes on, and what is written to it is lost.
+            right = {"tenant": 2, "incoming": 1}.get(role, 0) if is_open else 0
+            known = right or role in ("tenant", "archived")
+            if domain and known and (domain not in found or right > found[domain][0]):
+                found[domain] = right, instance
+        return found
 
     def _sites(self, fresh: bool) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether an address was learned."""
-        live, closed = self._tenants()
+        found = self._tenants()
+        live = {domain: instance for domain, (right, instance) in found.items() if right}
         if fresh:
             self._addresses.clear()
         unknown = [instance for instance in live.values() if not self._addresses.get(_interface(instance))]
@@ -394,7 +402,7 @@ class Edge:
             if instance.name in states:
                 self._addresses[_interface(instance)] = states[instance.name].address
         opened = {domain: self._addresses.get(_interface(instance), "") for domain, instance in live.items()}
-        return {**dict.fromkeys(closed, ""), **opened}, bool(unknown)
+        return {**dict.fromkeys(found, ""), **opened}, bool(unknown)
 
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,6 +23,7 @@ class Edges:
     def __init__(self, known: Callable[[], Mapping[str, Edge]]) -> None:
         self._known = known
         self._authorities: dict[str, str] = {}
+        self._numbers = itertools.count(1)
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Have every edge there and running, with today's routes; `progress` is told by host."""
@@ -44,30 +46,38 @@ class Edges:
             for edge in known.values():
                 edge.apply(fresh=fresh)
             return
-        if fresh:
-            self._authorities.clear()
+        # Whoever looks later knows better, and may be the quicker one.
+        number = next(self._numbers)
         domains, silent = _each(known, lambda host, edge: edge.domains(), within=ANSWER)
-        peers, _ = _each({host: known[host] for host in domains}, self._peer, within=ANSWER)
+        answered = {host: known[host] for host in domains}
+        _, unsure = _each(answered, lambda host, edge: self._learn(host, edge, fresh=fresh), within=ANSWER)
+        peers = {
+            host: Peer(edge.listen, self._authorities[host])
+            for host, edge in answered.items()
+            if host in self._authorities
+        }
+        silent |= unsure
+        best: dict[str, tuple[int, str]] = {}
+        for host in peers:
+            for domain, right in domains[host].items():
+                best[domain] = max(best.get(domain, (right, host)), (right, host))
 
         def apply(host: str, edge: Edge) -> None:
-            elsewhere: dict[str, Peer] = {}
-            for other in peers.keys() - {host}:
-                for domain, is_open in domains[other].items():
-                    # Of two hosts that have a domain (one that moves) the one that is open for it has it.
-                    if is_open or domain not in elsewhere | domains[host]:
-                        elsewhere[domain] = peers[other]
-            edge.apply(fresh=fresh, elsewhere=elsewhere, peers=list(peers.values()), partly=bool(silent))
+            own = domains[host]
+            elsewhere = {domain: peers[other] for domain, (right, other) in best.items() if right > own.get(domain, -1)}
+            everyone = list(peers.values())
+            edge.apply(fresh=fresh, elsewhere=elsewhere, peers=everyone, partly=bool(silent), number=number)
 
-        applied, failed = _each({host: known[host] for host in domains}, apply)
+        applied, failed = _each(answered, apply)
         for host, error in {**silent, **failed}.items():
             log.warning("the edge of %s is not up to date: %s", host, error)
             if not applied:
                 raise error
 
-    def _peer(self, host: str, edge: Edge) -> Peer:
-        if not self._authorities.get(host):
+    def _learn(self, host: str, edge: Edge, *, fresh: bool) -> None:
+        """Know a host's authority; where it cannot be asked for anew, the one that was known goes on."""
+        if fresh or not self._authorities.get(host):
             self._authorities[host] = edge.authority()
-        return Peer(edge.listen, self._authorities[host])
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the front edge, once."""

@@ -28,7 +28,9 @@ class SimulatedEdge:
         self._routes: dict[str, tuple[Lxd, str]] = {}
 
     def apply(self, *, fresh: bool = False) -> None:
-        """Read the routes from what LXD says; those to a server that does not answer stay."""
+        """Read the routes from what LXD says, a tenant before an heir; those to a server that is silent stay."""
+        answered: list[Lxd] = []
+        ways: list[tuple[int, str, Lxd, str]] = []
         for lxd in self._servers:
             try:
                 instances = lxd.instances()
@@ -36,11 +38,15 @@ class SimulatedEdge:
                 if len(self._servers) == 1:
                     raise
                 continue
-            self._routes = {domain: way for domain, way in self._routes.items() if way[0] is not lxd}
+            answered.append(lxd)
             for instance in instances:
                 role, state = stamp(instance.config, "role"), stamp(instance.config, "state")
                 if role in ("tenant", "incoming") and state == "live":
-                    self._routes[stamp(instance.config, "domain")] = lxd, instance.name
+                    right = (1 + (role == "tenant")) * instance.running
+                    ways.append((right, stamp(instance.config, "domain"), lxd, instance.name))
+        kept = {domain: way for domain, way in self._routes.items() if way[0] not in answered}
+        ways.sort(key=lambda way: way[0])
+        self._routes = kept | {domain: (lxd, name) for _, domain, lxd, name in ways}
 
     def probe(self, domain: str) -> SimulatedProbe:
         """Say whether the page would be there."""

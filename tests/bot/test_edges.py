@@ -1,0 +1,165 @@
+"""Which host's container gets a domain's traffic: the routes of all edges, over simulated LXD servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.edge import Edge, routes
+from bot.edges import Edges
+from bot.lxd import ExecResult, LxdUnavailable
+from bot.simulated_edge import SimulatedEdge
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamps
+
+DOMAIN = "client-x.agency.com"
+CONFIG = "/etc/caddy/edge.json"
+ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+
+
+def caddy(lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:
+    """Takes every configuration."""
+    loaded = re.search(r"mv (\S+) (\S+)'", command[-1])
+    if loaded:
+        lxd.push(name, loaded[2], lxd.pull(name, loaded[1]))
+    return ExecResult(0, "", "")
+
+
+class World:
+    """Some hosts, and the edge of each."""
+
+    def __init__(self, *names: str) -> None:
+        self.lxd = {name: SimulatedLxd(execute=caddy) for name in names}
+        self.made = {
+            name: self._edge(lxd, f"192.0.2.{number}") for number, (name, lxd) in enumerate(self.lxd.items(), 1)
+        }
+        self.edges = Edges(lambda: self.made)
+
+    def _edge(self, lxd: SimulatedLxd, listen: str) -> Edge:
+        lxd.import_image(__file__, "base", {})
+        lxd.create("edge", "base", config=stamps(role="edge"), devices={})
+        lxd.start("edge")
+        lxd.push("edge", CONFIG, json.dumps(routes({}, base_domain="agency.com", tls="internal")).encode())
+        lxd.push("edge", ROOT, b"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n")
+        return Edge(
+            lxd,
+            base_domain="agency.com",
+            tls="internal",
+            email="",
+            listen=listen,
+            http_port=80,
+            https_port=443,
+            network="bridge",
+            subnet="10.70.0.1/24",
+            cache=Path("unused"),
+        )
+
+    def add(self, host: str, name: str, role: str, state: str = "live") -> None:
+        """A running container that has the domain."""
+        lxd = self.lxd[host]
+        lxd.create(name, "base", config=stamps(role=role, domain=DOMAIN, state=state), devices={})
+        lxd.start(name)
+
+    def at(self, host: str, name: str) -> str:
+        """Where the edge of a container's own host sends to."""
+        return f"{self.lxd[host].state(name).address}:80"
+
+    def by(self, host: str) -> str:
+        """Where the others' edges send to."""
+        return f"{self.made[host].listen}:443"
+
+    def way(self, host: str) -> str:
+        """Where a host's edge sends the domain's traffic, or the status that it gives itself."""
+        config = json.loads(self.lxd[host].pull("edge", CONFIG))
+        for route in config["apps"]["http"]["servers"]["secure"]["routes"]:
+            if "match" not in route or DOMAIN in route["match"][0]["host"]:
+                handler = route["handle"][-1]
+                return str(handler["upstreams"][0]["dial"] if "upstreams" in handler else handler["status_code"])
+        raise AssertionError(config)
+
+
+def test_an_heir_that_is_open_gets_the_traffic_of_the_tenant_that_was_closed_for_it() -> None:
+    world = World("front", "old", "new")
+    world.add("old", "client-x", "tenant", "moving")
+    world.add("new", "client-x--2", "incoming")
+    world.edges.apply(fresh=True)
+    assert [world.way(host) for host in world.made] == [
+        world.by("new"),
+        world.by("new"),
+        world.at("new", "client-x--2"),
+    ]
+
+
+def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_elsewhere() -> None:
+    world = World("front", "old", "new")
+    world.add("old", "client-x", "tenant")
+    world.add("new", "client-x--2", "incoming")
+    world.edges.apply(fresh=True)
+    assert [world.way(host) for host in world.made] == [world.by("old"), world.at("old", "client-x"), world.by("old")]
+
+
+def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_beside_it() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.add("only", "client-x--2", "incoming")
+    world.edges.apply()
+    assert world.way("only") == world.at("only", "client-x")
+
+
+def test_the_simulated_edge_is_of_the_same_mind() -> None:
+    world = World("old", "new")
+    world.add("old", "client-x", "tenant")
+    world.add("new", "client-x--2", "incoming")
+    edge = SimulatedEdge(*world.lxd.values())
+    edge.apply()
+    world.lxd["new"].stop("client-x--2")
+    assert edge.probe(DOMAIN).login
+
+
+def test_a_host_whose_authority_cannot_be_asked_for_anew_is_still_routed_to(caplog: pytest.LogCaptureFixture) -> None:
+    world = World("front", "other")
+    world.add("other", "client-x", "tenant")
+    world.edges.apply(fresh=True)
+    world.lxd["other"].fail_next("pull", LxdUnavailable("LXD at other did not answer in time."))
+    world.edges.apply(fresh=True)
+    assert world.way("front") == world.by("other")
+    assert "the edge of other is not up to date: LXD at other did not answer in time." in caplog.text
+
+
+def test_a_host_whose_authority_was_never_known_keeps_the_ways_there_that_an_earlier_bot_made() -> None:
+    world = World("front", "other")
+    world.add("other", "client-x", "tenant")
+    world.edges.apply(fresh=True)
+    world.lxd["other"].fail_next("pull", LxdUnavailable("LXD at other did not answer in time."))
+    Edges(lambda: world.made).apply(fresh=True)
+    assert world.way("front") == world.by("other")
+
+
+def test_who_looked_earlier_and_comes_later_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World("front", "old", "new")
+    world.add("old", "client-x", "tenant", "moving")
+    world.add("new", "client-x--2", "incoming", "moving")
+    looked, go_on = threading.Event(), threading.Event()
+    real = world.made["front"].apply
+
+    def slow(**arguments: Any) -> None:
+        if not looked.is_set():
+            looked.set()
+            assert go_on.wait(10)
+        real(**arguments)
+
+    monkeypatch.setattr(world.made["front"], "apply", slow)
+    job = threading.Thread(target=world.edges.apply, kwargs={"fresh": True})
+    job.start()
+    assert looked.wait(10)
+    world.lxd["new"].update("client-x--2", stamps(state="live"))
+    world.edges.apply()
+    go_on.set()
+    job.join()
+    assert world.way("front") == world.by("new")
