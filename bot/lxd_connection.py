@@ -190,18 +190,20 @@ class LxdConnection:
     def settle(self, name: str, doing: str) -> None:
         """Wait for the end of a copy to this name that the bot gave up: LXD goes on with it, and lets nobody cancel."""
         end = time.monotonic() + SHORT
-        while self._is_coming(name, doing):
+        while self.under_way("Creating instance", name, doing):
             if time.monotonic() > end:
                 raise LxdUnavailable(f"LXD could not {doing} now: it still makes `{name}` for an earlier request.")
             time.sleep(0.2)
 
-    def _is_coming(self, name: str, doing: str) -> bool:
+    def under_way(self, description: str, instance: str, doing: str) -> list[Any]:
+        """Return what runs on an instance by LXD's own word for it, on whichever member of a cluster."""
         running = self.get("operations", doing, {"recursion": "1"}).get("running", [])
-        return any(
-            f"/1.0/instances/{name}" in [path.partition("?")[0] for path in operation["resources"]["instances"]]
+        return [
+            operation
             for operation in running
-            if operation["description"] == "Creating instance"
-        )
+            if operation["description"] == description
+            and f"/1.0/instances/{instance}" in [path.partition("?")[0] for path in operation["resources"]["instances"]]
+        ]
 
     @contextmanager
     def words(self, doing: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,13 @@ def transfer(
     if source.certificate == target.certificate:
         within = {**_WHOLE, "type": "copy", "source": instance, "refresh": refresh}
         started = _ask(target, body, within, member, doing)
-        target.lxd.finish(started, doing, STILL, moving=lambda: target.lxd.look(started, doing)["metadata"])
+
+        def sent() -> object:
+            # The operation that was begun never says how far it is; the one that LXD itself makes for the sender does.
+            under_way = source.lxd.under_way("Migrating instance", instance, doing)
+            return [operation["metadata"] for operation in under_way]
+
+        target.lxd.finish(started, doing, STILL, moving=_as_told_last(sent))
     elif source.address:
         # One that fetches needs no opening in its firewall.
         sending = source.lxd.json("post", path_of(instance), doing, json={**_WHOLE, "migration": True})
@@ -80,14 +86,9 @@ def _operation(end: End, started: Any) -> str:
 
 def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) -> None:
     """See both ends to theirs. How it goes on is known to the sender, how it ended to the receiver, why to either."""
-
-    def gone_on() -> object:
-        with suppress(LxdError):
-            return source.lxd.look(sending, doing)["metadata"]
-        return None
-
+    sent = _as_told_last(lambda: source.lxd.look(sending, doing)["metadata"])
     try:
-        target.lxd.finish(receiving, doing, STILL, moving=gone_on)
+        target.lxd.finish(receiving, doing, STILL, moving=sent)
     except LxdError as error:
         why = [error]
         try:
@@ -101,6 +102,19 @@ def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) 
                     raise reason from error
         raise
     source.lxd.finish(sending, doing, SHORT)
+
+
+def _as_told_last(look: Callable[[], object]) -> Callable[[], object]:
+    """Look, and keep to what was seen last where that cannot be: who does not answer has not moved."""
+    last: object = None
+
+    def again() -> object:
+        nonlocal last
+        with suppress(LxdError):
+            last = look()
+        return last
+
+    return again
 
 
 def _give_up(end: End, started: Any) -> None:

@@ -83,6 +83,17 @@ def test_a_copy_while_it_runs_leaves_little_for_the_end(way: Way) -> None:
     assert [snapshot.name for snapshot in way.target.snapshots(way.copy)] == ["s-1", "s-2", "s-3"]
 
 
+def test_a_copy_may_take_long_as_long_as_bytes_move(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    still = 5
+    monkeypatch.setattr("bot.lxd_transfer.STILL", still)
+    way.source.snapshot(way.name, "s-1")
+    began = time.monotonic()
+    with way.node.slow(megabits=240):
+        way.receive()
+    assert time.monotonic() - began > 1.5 * still
+    assert len(way.target.pull(way.copy, "/root/data-300")) == 300 << 20
+
+
 class TestBrokenCopy:
     def test_a_cable_that_is_cut_is_told_and_the_next_try_works(self, way: Way) -> None:
         way.source.snapshot(way.name, "s-1")

@@ -131,6 +131,15 @@ class Node:
                 raise LxdUnavailable(f"The cable of {self.name} carries nothing.")
             time.sleep(0.2)
 
+    @contextmanager
+    def slow(self, megabits: int) -> Iterator[None]:
+        """Let the cable carry in no more than this a second."""
+        _run(*f"tc qdisc add dev {self._cable} root tbf rate {megabits}mbit burst 256k latency 100ms".split())
+        try:
+            yield
+        finally:
+            _run(*f"tc qdisc del dev {self._cable} root".split())
+
     def listen(self, on: bool) -> None:
         """Let the server be asked over the network, or at its socket only."""
         self.lxd("lxc", "config", "set", "core.https_address", f"{self.address}:8443" if on else "")
