@@ -137,6 +137,8 @@ def _named(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
 
 TenantArgument = Annotated[str, Parameter(converter=_named(tenant_name))]
 OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
+FreeWords = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""Words that are another program's, options too."""
 PeriodOption = Annotated[float, Parameter(converter=_named(_period))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 

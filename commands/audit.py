@@ -8,7 +8,6 @@ from typing import Literal
 from bot import audit as log
 from bot.approvals import Actor
 from bot.messages import Message
-from bot.plan import Refused
 from bot.registry import Context, query
 
 
@@ -19,8 +18,7 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
     `verify` walks the chain of hashes, and with `--head` sees that a head it gave before is still in the chain;
     `export` writes the log as JSON lines on the bot's machine.
     """
-    if not context.actor.roles & {"operator", "approver"}:
-        raise Refused("The audit log is for operators and approvers; `/mautic history` is for everybody.")
+    context.approvals.refuse_to_ask("audit", context.actor)
     if what == "verify":
         return context.renderer.message("commands/audit.j2", what=what, verdict=log.verify(context.database, head))
     if what == "export":

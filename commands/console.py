@@ -6,17 +6,16 @@ from bot import audit
 from bot.console import NotAllowed, allowed
 from bot.messages import Message
 from bot.plan import Refused
-from bot.registry import Context, TenantArgument, query
+from bot.registry import Context, FreeWords, TenantArgument, query
 
 
 @query
-def console(context: Context, tenant: TenantArgument, *command: str) -> Message:
+def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Message:
     """Run one of Mautic's own commands in a tenant, from a list of those that do no harm.
 
     Without a command it shows the list. Only operators and approvers may; it stands in the audit log.
     """
-    if not context.actor.roles & {"operator", "approver"}:
-        raise Refused("Mautic's commands are for operators and approvers; ask one of them.")
+    context.approvals.refuse_to_ask("console", context.actor)
     found = context.fleet.tenant(tenant)
     try:
         words = allowed(command)

@@ -13,7 +13,7 @@ from bot.registry import Context, query
 
 @query
 def doctor(context: Context) -> Message:
-    """Check the bot's own parts: LXD, room, blueprint, edge, database and audit log."""
+    """Check the bot's own parts: LXD, room, blueprint, edge, audit log and operations."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
         ("LXD", _lxd),
         ("Room", _room),
@@ -40,13 +40,14 @@ def _lxd(context: Context) -> str:
 
 
 def _room(context: Context) -> str:
-    told = []
+    told: list[str] = []
+    short: list[str] = []
     for host in context.fleet.hosts():
         space = host.lxd.pool()
         free = f"{size(space.total - space.used)} of {size(space.total)} free on {host.name}"
-        if space.total - space.used < 0.1 * space.total:
-            raise Refused(f"only {free}; enlarge the pool")
-        told.append(free)
+        (short if space.total - space.used < 0.1 * space.total else told).append(free)
+    if short:
+        raise Refused(f"only {', '.join(short)}; enlarge the pool")
     return ", ".join(told)
 
 

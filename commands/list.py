@@ -6,7 +6,7 @@ from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, query
 
-PAGE = 40
+PAGE = 25
 
 
 @query

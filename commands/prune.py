@@ -20,7 +20,7 @@ def prune(context: Context, tenant: TenantArgument, snapshots: str = "") -> Plan
         return pruning(context, found, snapshots.split(","), "")
     existing = context.fleet.of(found).lxd.snapshots(found.instance)
     if snapshots:
-        names = snapshots.split(",")
+        names = list(dict.fromkeys(name.strip() for name in snapshots.split(",")))
         _refuse_unknown(tenant, names, [one.name for one in ours(existing)])
         return pruning(context, found, names, "named one by one")
     policy = context.settings.snapshots

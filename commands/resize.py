@@ -31,7 +31,11 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
 
     def limits() -> None:
         if found.plan != plan:
-            host.lxd.update(found.instance, stamps(was_plan=found.plan))
+            host.lxd.update(found.instance, stamps(was_plan=found.plan, resized_by=context.operation))
+            had = context.settings.plans.get(found.plan)
+            if had and size_bytes(size.memory) < size_bytes(had.memory):
+                # What MariaDB holds it has to give back before it is taken away.
+                inside()
         give(plan, size)
 
     def inside() -> str | None:
@@ -41,10 +45,11 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
         return None
 
     def undo() -> None:
-        was = stamp(host.lxd.instance(found.instance).config, "was-plan")
-        if was in context.settings.plans:
+        instance = host.lxd.instance(found.instance)
+        was = stamp(instance.config, "was-plan")
+        if stamp(instance.config, "resized-by") == str(context.operation) and was in context.settings.plans:
             give(was, context.settings.plans[was])
-            if host.lxd.instance(found.instance).running:
+            if instance.running:
                 host.mautic.resize(found.instance, context.settings.plans[was])
 
     return Plan(

@@ -17,8 +17,7 @@ def schedule(context: Context, what: Literal["list", "run", "pause", "resume"] =
     """
     if what == "list":
         return context.renderer.message("commands/schedule.j2", jobs=context.jobs.all())
-    if not context.actor.roles & {"operator", "approver"}:
-        raise Refused("The bot's jobs are run, paused and resumed by operators and approvers; ask one of them.")
+    context.approvals.refuse_to_ask("schedule", context.actor)
     if not job:
         names = ", ".join(f"`{one.name}`" for one in context.jobs.all())
         raise Refused(f"Which job? There is {names}: `/mautic schedule {what} <job>`.")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from bot.lxd import PoolSpace
+from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import Bench, make_bench
 
 
@@ -17,6 +21,12 @@ def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
     for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations"):
         assert part in said
     assert ":x:" not in said
+
+
+def test_every_host_that_is_short_of_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimulatedLxd, "pool", lambda _: PoolSpace(used=95, total=100))
+    said = parts(make_bench(tmp_path, others={"solo": SimulatedLxd()}))
+    assert "only 5 B of 100 B free on local, 5 B of 100 B free on solo; enlarge the pool" in said
 
 
 def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot import simulated_tenant
+from bot.lxd import LxdError
 from bot.plan import Refused
 from bot.tenants import stamp
 from tests.support.bot import OPERATOR, Bench, live, make_bench
@@ -59,6 +60,27 @@ def test_another_plan_changes_limits_disk_and_what_is_inside(bench: Bench) -> No
     assert (instance.config["limits.memory"], instance.devices["root"]["size"]) == ("8GiB", "80GiB")
     assert stamp(instance.config, "plan") == "medium"
     assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull("client-x", "/var/lib/mautic-ops/resize.json")
+
+
+def test_a_plan_that_cannot_be_given_leaves_the_one_of_before(bench: Bench) -> None:
+    bench.done("resize client-x --plan medium", OPERATOR)
+    bench.lxd.fail_next("update", LxdError("LXD could not update it."))
+    assert bench.done("resize client-x --plan large", OPERATOR).state == "failed"
+    config = bench.lxd.instance("client-x").config
+    assert (stamp(config, "plan"), config["limits.memory"]) == ("medium", "8GiB")
+
+
+def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench) -> None:
+    bench.done("resize client-x --plan medium", OPERATOR)
+    limits = []
+
+    def look(method: str, _: object) -> None:
+        if method == "execute":
+            limits.append(bench.lxd._world.machines["client-x"].config["limits.memory"])
+
+    bench.lxd.on_call = look
+    assert bench.done("resize client-x --plan small", OPERATOR).state == "succeeded"
+    assert limits == ["8GiB", "3GiB"]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_job_runs_by_hand_but_not_while_it_runs(bench: Bench) -> None:
 
 @pytest.mark.parametrize("what", ["run", "pause", "resume"])
 def test_only_operators_and_approvers_have_a_say(bench: Bench, what: str) -> None:
-    with pytest.raises(Refused, match="by operators and approvers"):
+    with pytest.raises(Refused, match="by an operator or an approver"):
         bench.answer(f"schedule {what} expiry", ASKER)
 
 

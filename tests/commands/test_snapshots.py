@@ -112,7 +112,7 @@ def test_a_protected_snapshot_goes_only_by_its_name(bench: Bench) -> None:
     (protected,) = names(bench)
     with pytest.raises(Refused, match=f"did you mean `{protected}`"):
         bench.answer(f"prune client-x {protected}0", OPERATOR)
-    assert bench.done(f"prune client-x {protected}", OPERATOR).state == "succeeded"
+    assert bench.done(f'prune client-x "{protected}, {protected}"', OPERATOR).state == "succeeded"
     assert names(bench) == []
 
 

@@ -1,6 +1,7 @@
 """`resize`: what a plan gives MariaDB, PHP and the workers."""
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from .workers import set_workers
 
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
 PHP_PLAN = Path("/etc/php/8.2/fpm/pool.d/zz-plan.conf")
+PATIENCE = 60
+"""Seconds that MariaDB may take to give memory back."""
+CHUNK = 128 << 20
+"""Bytes to which MariaDB rounds the size of its pool."""
 
 
 def bytes_of(size: str) -> int:
@@ -27,11 +32,27 @@ def write_sizes(pool: str, children: int) -> None:
 
 
 def resize(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Go by other sizes, without a break: MariaDB resizes its pool in use, PHP finishes what it is at."""
+    """Go by other sizes, without a break: MariaDB resizes its pool in use, PHP finishes what it is at.
+
+    What MariaDB holds of a bigger pool is given back by the end of it.
+    """
     pool, children, workers = asked(request, "innodb_buffer_pool", "fpm_children", "email_workers")
     pool_bytes = bytes_of(pool)
     write_sizes(pool, int(children))
     sql(f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};")
     systemctl("reload", "php8.2-fpm")
     set_workers(int(workers))
+    give_up = time.monotonic() + PATIENCE
+    while _pool_in_use() > pool_bytes + CHUNK:
+        if time.monotonic() > give_up:
+            raise CtlError(
+                f"MariaDB did not give its memory back within {PATIENCE} seconds; try again at a quieter time"
+            )
+        time.sleep(0.1)
     return {}
+
+
+def _pool_in_use() -> int:
+    pages = sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_total'")[0][1]
+    page = sql("SHOW GLOBAL STATUS LIKE 'Innodb_page_size'")[0][1]
+    return int(pages) * int(page)
