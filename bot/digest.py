@@ -13,10 +13,9 @@ from bot.incidents import Incident
 from bot.lxd import size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.registry import Context
-from bot.samples import Growth
+from bot.samples import DAY, Growth
 
 T = TypeVar("T", Incident, Operation)
-DAY = 86_400
 SNAPSHOT_DUE = 25 * 3600
 """Seconds within which every live tenant is to have a snapshot where the policy keeps hourly or daily ones: a day, and
 the time that taking them all may need."""
@@ -32,7 +31,8 @@ SHOWN = 200
 class Use:
     """Bytes used of a limit, and in how many days it is full; None: it does not grow, or nothing tells.
 
-    `past`: of a pool, the share of it that was used, at epoch seconds, oldest first.
+    Of memory nothing tells: what was just started warms up. `past`: of a pool, the share of it that was used, at epoch
+    seconds, oldest first.
     """
 
     used: int
@@ -163,13 +163,13 @@ def gather(context: Context, since: float) -> Digest:
     )
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
-    grown = {measure: samples.growth(database, measure, now - TREND) for measure in ("disk", "memory")}
+    grown = samples.growth(database, now - TREND, now)
     tenants = tuple(
         _tenant(
             context,
             one,
             since,
-            {measure: growth.get(one.tenant.name) for measure, growth in grown.items()},
+            grown.get(one.tenant.name),
             tuple(troubles.get(one.tenant.name, ())),
             tuple(asked.get(one.tenant.name, ())),
         )
@@ -213,8 +213,8 @@ def gather(context: Context, since: float) -> Digest:
 def storage(database: Database, now: float) -> dict[str, Use]:
     """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
     pools = {}
-    for host, growth in samples.pool_growth(database, now - TREND).items():
-        past = samples.pool_history(database, host, now - PAST)
+    for host, growth in samples.pool_growth(database, now - TREND, now).items():
+        past = samples.pool_history(database, host, now - PAST, now)
         shares = tuple((float(one.at), one.used / one.total) for one in past)
         pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
     return pools
@@ -231,7 +231,7 @@ def _tenant(
     context: Context,
     one: Surveyed,
     since: float,
-    grown: Mapping[str, Growth | None],
+    grown: Growth | None,
     incidents: tuple[Incident, ...],
     operations: tuple[Operation, ...],
 ) -> TenantDay:
@@ -239,10 +239,8 @@ def _tenant(
     plan = settings.plans.get(tenant.plan)
     limits = {"disk": size_bytes(plan.disk), "memory": size_bytes(plan.memory)} if plan else {}
     used = {"disk": one.state.disk, "memory": one.state.memory}
-    uses = {
-        measure: Use(used[measure], limit, growth.days_to_full(limit) if (growth := grown[measure]) else None)
-        for measure, limit in limits.items()
-    }
+    days = {"disk": grown.days_to_full(limits["disk"]) if grown and limits else None, "memory": None}
+    uses = {measure: Use(used[measure], limit, days[measure]) for measure, limit in limits.items()}
     percents = {"disk": settings.health.disk, "memory": settings.health.memory}
     # A restore leaves them in the container that it replaced; one that moved away and back has some of them twice.
     created = {snapshot.name: snapshot.created for snapshot in (*one.left, *one.snapshots)}

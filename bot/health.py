@@ -62,10 +62,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong, and the kinds of which this look cannot tell."""
+    """What is wrong, and the kinds of which this look cannot tell.
+
+    `rests`: how somebody let it stand still, "suspended" or "stopped"; then only what is AT_REST is judged.
+    """
 
     findings: tuple[Finding, ...] = ()
     unseen: frozenset[str] = field(default_factory=frozenset)
+    rests: str = ""
 
 
 TITLES = {
@@ -90,6 +94,9 @@ TITLES = {
     "pool": "the storage pool is nearly full",
 }
 """Every kind of finding, and its words in a headline."""
+
+AT_REST = frozenset(["disk", "errand"])
+"""What is judged of a tenant that is meant to stand still too."""
 
 _INSIDE = frozenset(["database", "web", "worker", "cron", "jobs", "queue", "work", "log", "memory"])
 _OUTSIDE = frozenset(["page", "certificate"])
@@ -128,8 +135,10 @@ LOGS = {"database": "mariadb", "web": "nginx", "cron": "cron", "jobs": "cron"} |
 def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     """Say what is wrong with a tenant. Of one that is meant to stand still only the disk counts."""
     findings = [found for found in _all(look, limits) if found]
-    if look.tenant.state != "live" or (look.tenant.stopped and look.state.status != "Running"):
-        return Diagnosis(tuple(found for found in findings if found.kind == "disk"))
+    suspended = look.tenant.state != "live"
+    if suspended or (look.tenant.stopped and look.state.status != "Running"):
+        rests = "suspended" if suspended else "stopped"
+        return Diagnosis(tuple(found for found in findings if found.kind in AT_REST), rests=rests)
     hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
     unseen = (
         hidden | (_INSIDE if look.inside is None else frozenset()) | (_OUTSIDE if look.page is None else frozenset())

@@ -11,11 +11,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bot import audit
 from bot.database import Database
-from bot.health import LOGS, RESTART, TITLES, Diagnosis, Finding
+from bot.health import AT_REST, LOGS, RESTART, TITLES, Diagnosis, Finding
 from bot.messages import Message, Renderer, actions, button, seconds, sentence
 from bot.operations import SYSTEM
 from bot.plan import Refused
@@ -62,12 +62,12 @@ class Incident:
 class Seen:
     """What one sweep found out, by tenant and by server; who is not in it was not looked at.
 
-    `gone` are tenants that there are no more.
+    `gone` are (tenant, server) pairs, one of them empty, that there are no more.
     """
 
     tenants: Mapping[str, Diagnosis]
     servers: Mapping[str, Diagnosis]
-    gone: Collection[str] = ()
+    gone: Collection[tuple[str, str]] = ()
 
 
 class Incidents:
@@ -126,10 +126,14 @@ class Incidents:
                 elif finding.text != here[finding.kind].text:
                     self._retell(transaction, here[finding.kind], finding.text, now)
             for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
-                self._close(transaction, here[kind], f"Recovered after {seconds(now - here[kind].opened)}.", now)
-        for tenant in seen.gone:
-            for incident in known.get((tenant, ""), {}).values():
-                self._close(transaction, incident, "It is over: there is no such tenant any more.", now)
+                words = f"Recovered after {seconds(now - here[kind].opened)}."
+                if diagnosis.rests and kind not in AT_REST:
+                    words = f"The tenant was {diagnosis.rests}, so this is not judged any more."
+                self._close(transaction, here[kind], words, now)
+        for subject in seen.gone:
+            for incident in known.get(subject, {}).values():
+                what = "tenant" if incident.tenant else "server"
+                self._close(transaction, incident, f"It is over: there is no such {what} any more.", now)
         # Where a silence is over the button comes back.
         transaction.execute(
             "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
@@ -209,6 +213,9 @@ class Incidents:
             self._announcing.release()
 
     def _announce(self, incident: Incident) -> None:
+        if not incident.message_ts:
+            # Where it was to be told when it was opened may be nowhere, or another channel.
+            incident = replace(incident, channel=self.channel)
         ts = incident.message_ts
         if incident.announced < incident.revision:
             if incident.closed and not incident.tried:
@@ -219,7 +226,8 @@ class Incidents:
             head = self.head(incident)
             if not ts or not self.post.update(incident.channel, ts, head):
                 ts = self._once("incidents", incident.id, bool(incident.tried), incident, head, "")
-            self._done("incidents SET message_ts = ?, announced = ? WHERE id = ?", ts, incident.revision, incident.id)
+            told = (incident.channel, ts, incident.revision, incident.id)
+            self._done("incidents SET channel = ?, message_ts = ?, announced = ? WHERE id = ?", *told)
         for note in self.database.read(
             "SELECT id, text, tried FROM incident_notes WHERE incident = ? AND posted IS NULL ORDER BY id", incident.id
         ):

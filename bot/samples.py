@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from bot.database import Database
 
@@ -83,12 +83,16 @@ class Growth:
     days: float
 
     def days_to_full(self, limit: int) -> float | None:
-        """Return the days until `limit` bytes are reached; None: it does not grow, or its past is less than a day."""
+        """Return the days until `limit` bytes are reached; None: it does not grow, or nothing tells.
+
+        A past of less than a day tells nothing, and none tells of more than four times its length.
+        """
         if self.latest >= limit:
             return 0.0
         if self.per_day <= 0 or self.days < 1:
             return None
-        return (limit - self.latest) / self.per_day
+        days = (limit - self.latest) / self.per_day
+        return days if days <= 4 * self.days else None
 
 
 _TENANTS: Mapping[str, str] = {
@@ -169,11 +173,13 @@ def roll_up(transaction: sqlite3.Connection, now: float) -> None:
             for name, kind in kinds.items()
         )
         for finer, span in ((RAW, HOUR), (HOUR, DAY)):
+            # What a clock that was ahead left in the future is none of its past, and stays.
             transaction.execute(
                 f"INSERT OR IGNORE INTO {table} (span, at, {subject}, looks, {', '.join(kinds)})"  # noqa: S608
                 f" SELECT :span, at / :span * :span AS start, {subject}, sum(looks), {merged} FROM {table}"
                 " WHERE span = :finer AND at < :now / :span * :span"
-                f" AND at >= (SELECT coalesce(max(at), -:span) + :span FROM {table} WHERE span = :span)"
+                f" AND at >= (SELECT coalesce(max(at), -:span) + :span FROM {table}"
+                " WHERE span = :span AND at < :now / :span * :span)"
                 f" GROUP BY start, {subject}",
                 {"span": span, "finer": finer, "now": int(now)},
             )
@@ -184,73 +190,90 @@ def roll_up(transaction: sqlite3.Connection, now: float) -> None:
             )
 
 
-def history(database: Database, tenant: str, since: float, span: int = HOUR) -> list[Sample]:
+def history(database: Database, tenant: str, since: float, now: float, span: int = HOUR) -> list[Sample]:
     """Return a tenant's past, oldest first, by the hour (or DAY; RAW: each look), with the end that is not over yet."""
-    return [Sample(**row) for row in _past(database, "tenant_samples", "tenant", tenant, since, span)]
+    return [Sample(**row) for row in _past(database, "tenant_samples", "tenant", tenant, since, now, span)]
 
 
-def pool_history(database: Database, host: str, since: float, span: int = HOUR) -> list[PoolSample]:
+def pool_history(database: Database, host: str, since: float, now: float, span: int = HOUR) -> list[PoolSample]:
     """Return the past of a host's pool, oldest first, as `history` does."""
-    return [PoolSample(**row) for row in _past(database, "host_samples", "host", host, since, span)]
+    return [PoolSample(**row) for row in _past(database, "host_samples", "host", host, since, now, span)]
 
 
-def _past(database: Database, table: str, column: str, subject: str, since: float, span: int) -> list[dict[str, Any]]:
+def _past(
+    database: Database, table: str, column: str, subject: str, since: float, now: float, span: int
+) -> list[dict[str, Any]]:
     """Read the coarse rows, then the finer ones of what is not rolled up."""
     found: list[dict[str, Any]] = []
     for level in (DAY, HOUR, RAW):
         if level <= span:
             rows = database.read(
-                f"SELECT * FROM {table} WHERE span = ? AND {column} = ? AND at >= ? ORDER BY at",  # noqa: S608
+                f"SELECT * FROM {table} WHERE span = ? AND {column} = ? AND at BETWEEN ? AND ? ORDER BY at",  # noqa: S608
                 level,
                 subject,
                 since,
+                now,
             )
             found += [{name: row[name] for name in row.keys() if name != "cpu_time"} for row in rows]  # noqa: SIM118
             since = max(since, found[-1]["at"] + level) if found else since
     return found
 
 
-def latest(database: Database) -> dict[str, Sample]:
+def latest(database: Database, now: float) -> dict[str, Sample]:
     """Return what the last sweep measured, by tenant."""
     rows = database.read(
-        "SELECT * FROM tenant_samples WHERE span = 0 AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0)"
+        "SELECT * FROM tenant_samples"
+        " WHERE span = 0 AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0 AND at <= ?)",
+        now,
     )
     return {row["tenant"]: Sample(**{name: row[name] for name in row.keys() if name != "cpu_time"}) for row in rows}  # noqa: SIM118
 
 
-def awake_since(database: Database) -> float:
+def looked_at(database: Database, now: float) -> dict[str, int]:
+    """Return when each tenant was looked at last, of those that were in the last two days."""
+    rows = database.read(
+        "SELECT tenant, max(at) AS at FROM tenant_samples WHERE span = 0 AND at <= ? GROUP BY tenant", now
+    )
+    return {row["tenant"]: row["at"] for row in rows}
+
+
+def awake_since(database: Database, now: float) -> float:
     """Return since when there has been a look at least every half hour; 0 without any."""
     rows = database.read(
         "SELECT max(at) AS at FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before FROM"
-        " (SELECT DISTINCT at FROM host_samples WHERE span = 0)) WHERE before IS NULL OR at - before > 1800"
+        " (SELECT DISTINCT at FROM host_samples WHERE span = 0 AND at <= ?))"
+        " WHERE before IS NULL OR at - before > 1800",
+        now,
     )
     return float(rows[0]["at"] or 0)
 
 
-def growth(database: Database, measure: Literal["disk", "memory"], since: float) -> dict[str, Growth]:
-    """Return how each tenant of the last sweep grows, by least squares over its hours since `since`; in one query."""
-    return _growth(database, "tenant_samples", "tenant", measure, since)
+def growth(database: Database, since: float, now: float) -> dict[str, Growth]:
+    """Return how the disk of each tenant of the last sweep fills, by least squares over its hours; in one query."""
+    return _growth(database, "tenant_samples", "tenant", "disk", since, now)
 
 
-def pool_growth(database: Database, since: float) -> dict[str, Growth]:
+def pool_growth(database: Database, since: float, now: float) -> dict[str, Growth]:
     """Return how the pool of each host of the last sweep fills, as `growth` does."""
-    return _growth(database, "host_samples", "host", "used", since)
+    return _growth(database, "host_samples", "host", "used", since, now)
 
 
-def _growth(database: Database, table: str, column: str, measure: str, since: float) -> dict[str, Growth]:
+def _growth(database: Database, table: str, column: str, measure: str, since: float, now: float) -> dict[str, Growth]:
     rows = database.read(
         f"""
         WITH past AS (
           SELECT {column} AS subject, (at - ?1) / 86400.0 AS x, {measure} AS y FROM {table}
-          WHERE {measure} IS NOT NULL AND at >= ?1 AND (span = 3600 OR span = 0
-            AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600)))
+          WHERE {measure} IS NOT NULL AND at BETWEEN ?1 AND ?2 AND (span = 3600 OR span = 0
+            AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600 AND at <= ?2)))
         SELECT last.{column} AS subject, last.{measure} AS latest, max(x) - min(x) AS days, count(*) AS n,
           sum(x) AS sx, sum(y) AS sy, sum(x * x) AS sxx, sum(x * y) AS sxy
         FROM {table} AS last JOIN past ON past.subject = last.{column}
-        WHERE last.span = 0 AND last.at = (SELECT max(at) FROM {table} WHERE span = 0) AND latest IS NOT NULL
+        WHERE last.span = 0 AND last.at = (SELECT max(at) FROM {table} WHERE span = 0 AND at <= ?2)
+          AND latest IS NOT NULL
         GROUP BY last.{column}
         """,  # noqa: S608
         int(since),
+        now,
     )
     grown = {}
     for row in rows:

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from datetime import datetime, time
 
 from bot import chart
-from bot.digest import DAY, Digest, TenantDay, gather
+from bot.digest import Digest, TenantDay, gather
 from bot.messages import Message, Renderer, seconds
 from bot.post import NotPosted
 from bot.registry import Context
+from bot.samples import DAY
 from bot.scheduler import schedule
 
 LATE = 30 * 60

@@ -14,7 +14,7 @@ from bot.health import BLIPS, TITLES, Diagnosis, Finding, Look, Page, diagnose, 
 from bot.incidents import Seen
 from bot.lxd import LxdError
 from bot.registry import Context
-from bot.samples import Reading
+from bot.samples import DAY, Reading
 from bot.scheduler import schedule
 
 WIDTH = 16
@@ -27,7 +27,7 @@ AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""
 EDGE = "edge"
 """Whose trouble it is when no page answers: no tenant can be called so."""
-TIERS = {"hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400, "monthly": 31 * 86_400}
+TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
 _NO_POOL = frozenset(["pool"])
 
@@ -44,6 +44,7 @@ def health(context: Context) -> None:
     survey = context.fleet.survey()
     hosts, pools = _hosts(context, survey.silent)
     offline = {host for host, found in hosts.items() if any(finding.kind == "server" for finding in found.findings)}
+    all_known = not offline & context.fleet.servers.keys()
     held = _held(context, began)
     chosen = {
         one.tenant.name: one for one in survey.tenants if one.tenant.name not in held and one.tenant.host not in offline
@@ -51,17 +52,21 @@ def health(context: Context) -> None:
     looks = _looks(context, chosen.values(), fresh=False)
     readings = [_reading(look) for look in looks.values()]
     hosts[EDGE] = _edge(looks.values())
-    if hosts[EDGE].findings:
-        looks = {name: replace(look, page=None) for name, look in looks.items()}
-    tenants = {name: _diagnosis(context, look) for name, look in looks.items()}
+    tenants = _diagnoses(context, looks, hosts[EDGE])
 
-    known = {(incident.tenant or incident.server, incident.kind) for incident in context.incidents.open()}
-    doubtful = _doubtful(tenants, known)
+    opened = context.incidents.open()
+    known = {(incident.subject, incident.kind) for incident in opened}
+    doubtful = set(_doubtful(tenants, known))
+    edge_doubtful = bool(_doubtful({EDGE: hosts[EDGE]}, known))
+    if edge_doubtful:
+        # As many pages as are asked for at once tell whether it is back.
+        doubtful.update([name for name, look in looks.items() if look.page][:WIDTH])
     if doubtful or _doubtful(hosts, known):
         time.sleep(AGAIN)
-        again = _looks(context, [chosen[name] for name in doubtful], fresh=True)
+        again = _looks(context, [chosen[name] for name in sorted(doubtful)], fresh=True)
         second, _ = _hosts(context, context.fleet.look("tenant").silent)
-        _confirm(tenants, {name: _diagnosis(context, look) for name, look in again.items()}, known)
+        second[EDGE] = _edge(again.values()) if edge_doubtful else hosts[EDGE]
+        _confirm(tenants, _diagnoses(context, again, second[EDGE]), known)
         _confirm(hosts, {host: found for host, found in second.items() if host in hosts}, known)
 
     # What an operation took in hand meanwhile is not judged either.
@@ -69,7 +74,11 @@ def health(context: Context) -> None:
     there = {one.tenant.name for one in survey.tenants}
     judged = {name: found for name, found in tenants.items() if name not in held}
     judged |= _errands(context, judged, {subject for subject, kind in known if kind == "errand"} - held)
-    gone = [] if survey.silent else [name for name, _ in known if name not in {*there, *hosts, *judged, *held}]
+    gone = set()
+    if not survey.silent:
+        gone |= {(one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held}}
+    if all_known:
+        gone |= {("", one.server) for one in opened if one.server and one.server not in hosts}
     with context.database.transaction() as transaction:
         samples.record(transaction, began, readings, pools)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
@@ -79,8 +88,9 @@ def _held(context: Context, since: float) -> set[str]:
     """Return the tenants that an operation has in hand, or has had since then."""
     rows = context.database.read(
         "SELECT tenant FROM operations WHERE state IN ('queued', 'running', 'needs_attention')"
-        " UNION SELECT tenant FROM operations WHERE finished >= ?",
+        " UNION SELECT tenant FROM operations WHERE finished BETWEEN ? AND ?",
         since,
+        context.now(),
     )
     return {row["tenant"] for row in rows}
 
@@ -92,28 +102,36 @@ def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagn
     for server, lxd in context.fleet.servers.items():
         if server in silent:
             continue
-        found[server] = Diagnosis()
         try:
             members = {member.name: member for member in lxd.members()}
-            for name in members or [server]:
-                if name in members and not members[name].online:
-                    text = f"LXD says of it, a member of `{server}`: {members[name].status}."
-                    found[name] = Diagnosis((Finding("server", text),), _NO_POOL)
-                    continue
-                space = (lxd.at(name) if members else lxd).pool()
-                pools[name] = (space.used, space.total)
-                full = pool_finding(name, space, context.settings.health)
-                found[name] = Diagnosis((full,) if full else ())
         except LxdError as error:
             found[server] = Diagnosis((Finding("server", str(error)),), _NO_POOL)
+            continue
+        found[server] = Diagnosis()
+        for name in members or [server]:
+            if name in members and not members[name].online:
+                text = f"LXD says of it, a member of `{server}`: {members[name].status}."
+                found[name] = Diagnosis((Finding("server", text),), _NO_POOL)
+                continue
+            try:
+                space = (lxd.at(name) if members else lxd).pool()
+            except LxdError as error:
+                found[name] = Diagnosis((Finding("server", str(error)),), _NO_POOL)
+                continue
+            pools[name] = (space.used, space.total)
+            full = pool_finding(name, space, context.settings.health)
+            found[name] = Diagnosis((full,) if full else ())
     return found, pools
 
 
 def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:
-    """Look at tenants side by side; `fresh`: their state is asked for anew."""
+    """Look at tenants side by side, whom no look came to for longest first; `fresh`: their state is asked for anew."""
     threads = ThreadPoolExecutor(WIDTH)
-    due, awake = _snapshot_due(context), samples.awake_since(context.database) or context.now()
-    under_way = [threads.submit(_look, context, one, fresh, due, awake) for one in chosen]
+    now = context.now()
+    due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
+    looked = samples.looked_at(context.database, now)
+    in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
+    under_way = [threads.submit(_look, context, one, fresh, due, awake) for one in in_turn]
     done, _ = wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
     return {look.tenant.name: look for look in (future.result() for future in under_way if future in done)}
@@ -157,6 +175,13 @@ def _snapshot_due(context: Context) -> float:
     return next((seconds for tier, seconds in TIERS.items() if getattr(context.settings.snapshots, tier)), 0)
 
 
+def _diagnoses(context: Context, looks: Mapping[str, Look], edge: Diagnosis) -> dict[str, Diagnosis]:
+    """Say what is wrong with each tenant; where it is the edge, nothing is said of its page."""
+    return {
+        name: _diagnosis(context, replace(look, page=None) if edge.findings else look) for name, look in looks.items()
+    }
+
+
 def _diagnosis(context: Context, look: Look) -> Diagnosis:
     try:
         return diagnose(look, context.settings.health)
@@ -182,7 +207,7 @@ def _errands(context: Context, judged: Mapping[str, Diagnosis], known: set[str])
         findings = [finding for finding in seen.findings if finding.kind not in causes]
         if failed:
             findings.append(Finding("errand", " ".join(one.text for one in failed)))
-        found[tenant] = Diagnosis(tuple(findings), (seen.unseen | causes) - {"errand"})
+        found[tenant] = replace(seen, findings=tuple(findings), unseen=(seen.unseen | causes) - {"errand"})
     return found
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from bot import audit, samples
-from bot.digest import DAY, FailedErrands, gather
+from bot.digest import FailedErrands, gather
 from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
 from bot.lxd import LxdUnavailable
 from bot.operations import SYSTEM
-from bot.samples import Reading
+from bot.samples import DAY, Reading
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamps
 from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
@@ -43,7 +43,7 @@ def sampled(bench: Bench, days: int, disk: Mapping[str, list[int]], pool: list[i
     for day in range(days):
         at = now - (days - 1 - day) * DAY
         with bench.context.database.transaction() as transaction:
-            readings = [Reading(name, disk=each[day] * GIB) for name, each in disk.items()]
+            readings = [Reading(name, disk=each[day] * GIB, memory=each[day] << 27) for name, each in disk.items()]
             samples.record(transaction, at, readings, {"local": (pool[day] * GIB, 30 * GIB)})
 
 
@@ -102,6 +102,8 @@ def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
     assert y.disk
     assert x.disk.days == pytest.approx(5, abs=0.1)
     assert (x.high, y.high, y.disk.days) == (("disk",), (), None)
+    assert x.memory
+    assert x.memory.days is None, "it warms up"
     assert [one.name for one in found.full] == ["client-x"]
     pool = found.pools["local"]
     assert (pool.used, pool.limit, pool.days) == (11 * GIB, 30 * GIB, pytest.approx(19, abs=0.3))

@@ -123,10 +123,26 @@ def test_trouble_that_comes_back_soon_goes_on_in_its_thread(bench: Bench) -> Non
 
 def test_a_tenant_that_is_gone_has_no_trouble(bench: Bench) -> None:
     sweep(bench, WORKER)
-    judge(bench, Seen({}, {}, gone=["client-x"]))
+    judge(bench, Seen({}, {}, gone=[("client-x", "")]))
     bench.context.incidents.announce()
     assert bench.context.incidents.open() == []
     assert thread(bench, heads(bench)[0]) == [":large_green_circle: It is over: there is no such tenant any more."]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("worker", "The tenant was suspended, so this is not judged any more."),
+        ("disk", "Recovered after 5 min."),
+        ("errand", "Recovered after 5 min."),
+    ],
+)
+def test_what_is_not_judged_at_rest_has_not_recovered(bench: Bench, kind: str, words: str) -> None:
+    sweep(bench, Finding(kind, "It is not well."))
+    bench.clock.move(300)
+    judge(bench, Seen({"client-x": Diagnosis(rests="suspended")}, {}))
+    bench.context.incidents.announce()
+    assert thread(bench, heads(bench)[0]) == [f":large_green_circle: {words}"]
 
 
 def test_a_silent_server_is_one_incident_of_its_own(bench: Bench) -> None:
@@ -292,6 +308,19 @@ def test_without_a_channel_it_is_kept_and_nobody_is_told(tmp_path: Path) -> None
     sweep(bench, WORKER)
     assert posts(bench) == []
     assert len(bench.context.incidents.open()) == 1
+
+
+def test_what_was_opened_without_a_channel_is_told_in_the_one_that_is_set_later(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    sweep(bench, WORKER)
+    bench = make_bench(tmp_path, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    for _ in range(2):
+        bench.context.incidents.announce()
+    sweep(bench)
+    (head,) = heads(bench)
+    assert head["channel"] == "C0OPS"
+    assert len(thread(bench, head)) == 1
+    assert shown(bench, head)["text"].startswith(":large_green_circle:")
 
 
 def test_what_was_over_before_anybody_could_be_told_is_for_the_digest(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bot import samples
 from bot.database import Database
-from bot.samples import DAY, HOUR, RAW, Growth, Reading
+from bot.samples import DAY, HOUR, RAW, Reading
 
 START = 1_799_971_200
 """A midnight."""
@@ -40,12 +40,12 @@ def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> 
     sweep(database, START + 600, Reading("client-x", up=True, memory=100, disk=7, queue_age=10, page=0.3))
     sweep(database, START + HOUR, Reading("client-x", up=False, memory=1000, disk=8, queue_age=0))
     sweep(database, START + DAY, Reading("client-x"))
-    first, second, *_ = samples.history(database, "client-x", 0)
+    first, second, *_ = samples.history(database, "client-x", 0, START + DAY)
     assert (first.span, first.at, first.looks) == (HOUR, START, 3)
     assert (first.up, first.memory, first.memory_max, first.disk) == (pytest.approx(2 / 3), 200, 400, 9)
     assert (first.page, first.page_max, first.queue_age) == (pytest.approx(0.2), 0.3, 70)
     assert (second.looks, second.memory) == (1, 1000)
-    day = samples.history(database, "client-x", 0, DAY)[0]
+    day = samples.history(database, "client-x", 0, START + DAY, DAY)[0]
     # Each look has the same weight, however many there were in an hour.
     assert (day.span, day.looks, day.up, day.memory) == (DAY, 4, 0.5, 400)
     assert (day.page, day.disk) == (pytest.approx(0.2), 9)
@@ -54,13 +54,13 @@ def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> 
 def test_what_was_not_seen_is_no_nought(database: Database) -> None:
     sweep(database, START, Reading("client-x"))
     sweep(database, START + HOUR, Reading("client-x", memory=7))
-    assert [one.memory for one in samples.history(database, "client-x", 0)] == [None, 7]
+    assert [one.memory for one in samples.history(database, "client-x", 0, START + HOUR)] == [None, 7]
 
 
 def test_cpu_is_cores_in_use_and_begins_anew_with_the_container(database: Database) -> None:
     for minute, spent in ((0, 50e9), (5, 200e9), (10, 1e9), (15, 301e9)):
         sweep(database, START + minute * 60, Reading("client-x", cpu_time=int(spent)))
-    cores = [one.cpu for one in samples.history(database, "client-x", 0, RAW)]
+    cores = [one.cpu for one in samples.history(database, "client-x", 0, START + HOUR, RAW)]
     assert cores == [None, 0.5, None, 1.0]
 
 
@@ -84,7 +84,7 @@ def test_rolling_up_late_or_twice_changes_nothing(tmp_path: Path, monkeypatch: p
                 with database.transaction() as transaction:
                     roll_up(transaction, now)
     assert rows(steady) == rows(late)
-    kept = samples.history(steady, "client-x", 0, DAY)
+    kept = samples.history(steady, "client-x", 0, now, DAY)
     assert kept[0].at == START
     assert sum(one.looks for one in kept) == taken
 
@@ -96,11 +96,11 @@ def test_no_look_is_lost_or_counted_twice(database: Database) -> None:
         if not 2 * 96 <= number < 3 * 96:
             sweep(database, START + number * 900, Reading("client-x", up=True))
             taken += 1
-    assert sum(one.looks for one in samples.history(database, "client-x", 0)) == taken
-    assert sum(one.looks for one in samples.history(database, "client-x", 0, DAY)) == taken
-    assert {one.span for one in samples.history(database, "client-x", 0, DAY)} == {DAY, HOUR, RAW}
-    oldest = min(one.at for one in samples.history(database, "client-x", 0, RAW))
-    assert oldest >= START + 5 * DAY - 900 - 2 * DAY - HOUR
+    now = START + 5 * DAY - 900
+    assert sum(one.looks for one in samples.history(database, "client-x", 0, now)) == taken
+    assert sum(one.looks for one in samples.history(database, "client-x", 0, now, DAY)) == taken
+    assert {one.span for one in samples.history(database, "client-x", 0, now, DAY)} == {DAY, HOUR, RAW}
+    assert min(one.at for one in samples.history(database, "client-x", 0, now, RAW)) >= now - 2 * DAY - HOUR
 
 
 def test_growth_tells_when_it_is_full(database: Database) -> None:
@@ -108,28 +108,49 @@ def test_growth_tells_when_it_is_full(database: Database) -> None:
         sweep(
             database,
             START + hour * HOUR,
-            Reading("grows", disk=10 * GIB + hour * GIB // 24, memory=GIB),
+            Reading("grows", disk=10 * GIB + hour * GIB // 24),
             Reading("shrinks", disk=10 * GIB - hour * 1000),
             *([Reading("new", disk=hour)] if hour > 110 else []),
             *([Reading("gone", disk=hour)] if hour < 110 else []),
             pool=hour * GIB // 12,
         )
-    grown = samples.growth(database, "disk", START)
+    now = START + 5 * DAY
+    grown = samples.growth(database, START, now)
     assert set(grown) == {"grows", "shrinks", "new"}
     assert grown["grows"].latest == 15 * GIB
     assert grown["grows"].per_day == pytest.approx(GIB, rel=1e-6)
     assert grown["grows"].days_to_full(30 * GIB) == pytest.approx(15)
     assert grown["grows"].days_to_full(15 * GIB) == 0
+    assert grown["grows"].days_to_full(36 * GIB) is None, "five days tell nothing of the next twenty-one"
     assert grown["shrinks"].days_to_full(30 * GIB) is None
     assert grown["new"].days_to_full(30 * GIB) is None, "its past is shorter than a day"
-    assert samples.growth(database, "memory", START)["grows"] == Growth(GIB, 0.0, 5.0)
-    assert samples.pool_growth(database, START)["local"].days_to_full(100 * GIB) == pytest.approx(45)
-    assert [one.used for one in samples.pool_history(database, "local", START)][-1] == 10 * GIB
-    assert samples.latest(database)["grows"].disk == 15 * GIB
+    assert samples.pool_growth(database, START, now)["local"].days_to_full(48 * GIB) == pytest.approx(19)
+    assert [one.used for one in samples.pool_history(database, "local", START, now)][-1] == 10 * GIB
+    assert samples.latest(database, now)["grows"].disk == 15 * GIB
 
 
 def test_the_bot_has_been_awake_since_its_last_long_break(database: Database) -> None:
-    assert samples.awake_since(database) == 0
+    assert samples.awake_since(database, START) == 0
     for minute in (0, 5, 10, 300, 305):
         sweep(database, START + minute * 60)
-    assert samples.awake_since(database) == START + 300 * 60
+    assert samples.awake_since(database, START + 305 * 60) == START + 300 * 60
+
+
+def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Database) -> None:
+    """It is set right after three hours that were 400 days ahead; what was written then stays where it is."""
+    late = START + 5 * HOUR
+    for minute in range(0, 180, 5):
+        sweep(database, late + 400 * DAY + minute * 60, Reading("client-x", disk=99 * GIB), pool=99 * GIB)
+    for hour in range(3 * 24 + 1):
+        sweep(database, now := late + hour * HOUR, Reading("client-x", disk=hour * GIB), pool=hour * GIB)
+    assert sum(one.looks for one in samples.history(database, "client-x", 0, now)) == 73
+    assert [one.disk for one in samples.history(database, "client-x", 0, now, DAY)][:2] == [18 * GIB, 42 * GIB]
+    assert samples.latest(database, now)["client-x"].disk == 72 * GIB
+    assert samples.looked_at(database, now) == {"client-x": now}
+    assert samples.growth(database, START, now)["client-x"].per_day == pytest.approx(24 * GIB)
+    grown = samples.pool_growth(database, START, now)["local"]
+    assert (grown.latest, grown.days) == (72 * GIB, pytest.approx(3))
+    assert samples.pool_history(database, "local", START, now)[-1].used == 72 * GIB
+    assert samples.awake_since(database, now) == now
+    ahead = database.read("SELECT sum(looks) AS looks FROM tenant_samples WHERE at > ? AND span = 0", now)
+    assert ahead[0]["looks"] == 36

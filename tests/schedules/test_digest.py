@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bot import chart
-from bot.digest import DAY
 from bot.post import NotPosted
+from bot.samples import DAY
 from bot.tenants import stamps
 from schedules.digest import LATE, PAGE, PAGES, digest
 from tests.support.bot import Bench, FakeSlack, make_bench

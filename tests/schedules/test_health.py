@@ -11,7 +11,8 @@ import pytest
 from bot import samples
 from bot.errands import DAY, Errands
 from bot.jobs import Declared
-from bot.lxd import LxdError, LxdUnavailable
+from bot.lxd import LxdError, LxdUnavailable, PoolSpace
+from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from bot.tenants import stamps
 from schedules import health as sweep
@@ -54,11 +55,11 @@ def notes(bench: Bench) -> list[str]:
 def test_where_all_is_well_nothing_is_said_and_all_is_measured(bench: Bench) -> None:
     assert look(bench) == []
     assert bench.slack.said == []
-    measured = samples.latest(bench.context.database)
+    measured = samples.latest(bench.context.database, bench.clock())
     assert set(measured) == {"client-x", "client-y"}
     assert (measured["client-x"].up, measured["client-x"].contacts) == (1, 1200)
     assert measured["client-x"].disk
-    (pool,) = samples.pool_history(bench.context.database, "local", 0)
+    (pool,) = samples.pool_history(bench.context.database, "local", 0, bench.clock())
     assert (pool.used, pool.total) == (bench.lxd.pool().used, bench.lxd.pool().total)
 
 
@@ -99,12 +100,26 @@ def test_a_container_that_stopped_by_itself_is_found_and_one_that_was_stopped_is
     bench.done("stop client-y", OPERATOR)
     bench.clock.move(60)
     assert look(bench) == [("client-x", "stopped")]
-    assert {name: one.up for name, one in samples.latest(bench.context.database).items()} == {
+    assert {name: one.up for name, one in samples.latest(bench.context.database, bench.clock()).items()} == {
         "client-x": 0,
         "client-y": None,
     }
     bench.lxd.start("client-x")
     assert look(bench) == []
+
+
+def test_who_is_suspended_or_stopped_while_sick_has_not_recovered(bench: Bench) -> None:
+    for name in ("client-x", "client-y"):
+        change(bench.lxd, name, stopped=["cron"])
+    look(bench)
+    bench.done("suspend client-x", OPERATOR)
+    bench.done("stop client-y", OPERATOR)
+    bench.clock.move(60)
+    assert look(bench) == []
+    assert notes(bench) == [
+        f":large_green_circle: The tenant was {how}, so this is not judged any more."
+        for how in ("suspended", "stopped")
+    ]
 
 
 def test_who_is_suspended_is_not_sick(bench: Bench) -> None:
@@ -142,6 +157,14 @@ def test_what_an_operation_did_during_the_sweep_is_no_trouble(bench: Bench, monk
     assert look(bench) == []
 
 
+def test_an_operation_that_a_clock_ahead_dated_into_the_future_holds_no_tenant(bench: Bench) -> None:
+    bench.clock.move(400 * DAY)
+    bench.done("snapshot client-x", OPERATOR)
+    bench.clock.move(-400 * DAY)
+    bench.lxd.stop("client-x")
+    assert look(bench) == [("client-x", "stopped")]
+
+
 def test_a_blip_is_passed_over_and_what_lasts_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     change(bench.lxd, "client-x", stopped=["nginx"])
     change(bench.lxd, "client-y", stopped=["nginx"])
@@ -170,12 +193,51 @@ def test_a_silent_server_is_one_incident_and_its_tenants_stay_as_they_were(bench
     assert len(heads(bench)) == 2
 
 
+@pytest.fixture
+def cluster(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path, members=("node1", "node2", "node3"), MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+
+
+def test_a_member_that_is_removed_takes_its_incident_along(cluster: Bench) -> None:
+    cluster.lxd.set_online("node3", False)
+    assert look(cluster) == [("node3", "server")]
+    cluster.lxd._world.members.remove("node3")
+    cluster.lxd.fail_next("members", LxdUnavailable("LXD does not answer."))
+    assert look(cluster) == [("node3", "server")], "nobody has said yet that it is gone"
+    assert look(cluster) == []
+    assert notes(cluster) == [":large_green_circle: It is over: there is no such server any more."]
+
+
+def test_a_member_whose_pool_cannot_be_read_is_no_trouble_of_the_others(
+    cluster: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SimulatedLxd.pool
+
+    def pool(lxd: SimulatedLxd) -> PoolSpace:
+        if lxd.member == "node2":
+            raise LxdError("Its pool is not mounted.")
+        return read(lxd)
+
+    monkeypatch.setattr(SimulatedLxd, "pool", pool)
+    assert look(cluster) == [("node2", "server")]
+    rows = cluster.context.database.read("SELECT host FROM host_samples ORDER BY host")
+    assert [row["host"] for row in rows] == ["node1", "node3"]
+
+
 def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = type(bench.context.edge.probe("client-x.mautic.localhost"))
     monkeypatch.setattr(bench.context.edge, "probe", lambda _: probe(0, False, "ConnectionRefusedError"))
     assert look(bench) == [("edge", "edge")]
     monkeypatch.undo()
     monkeypatch.setattr(sweep, "AGAIN", 0.0)
+    assert look(bench) == []
+
+
+def test_an_edge_that_is_back_at_the_second_look_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = bench.context.edge.probe
+    refused = type(probe("client-x.mautic.localhost"))(0, False, "ConnectionRefusedError")
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: refused)
+    monkeypatch.setattr(sweep.time, "sleep", lambda _: monkeypatch.setattr(bench.context.edge, "probe", probe))
     assert look(bench) == []
 
 
@@ -215,6 +277,21 @@ def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.Monk
         assert look(bench) == [("client-y", "log")]
     finally:
         let_go.set()
+
+
+def test_whom_a_sweep_did_not_come_to_the_next_one_looks_at_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is time for one tenant only."""
+    bench.done("new client-z")
+    waited = sweep.wait
+    monkeypatch.setattr(sweep, "WIDTH", 1)
+    monkeypatch.setattr(sweep, "wait", lambda under_way, budget: waited(under_way[:1], budget))
+    seen = []
+    for _ in range(4):
+        look(bench)
+        seen += samples.latest(bench.context.database, bench.clock())
+    assert seen == ["client-x", "client-y", "client-z", "client-x"]
 
 
 def test_one_that_does_not_tell_of_itself_is_found(bench: Bench) -> None:
@@ -340,5 +417,5 @@ def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path
         bench.lxd.start(name)
     calls = bench.lxd.calls["survey"]
     health(bench.context)
-    assert len(samples.latest(bench.context.database)) == 1000
+    assert len(samples.latest(bench.context.database, bench.clock())) == 1000
     assert bench.lxd.calls["survey"] == calls + 1
