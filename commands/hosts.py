@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bot.lxd import Lxd, LxdError, PoolSpace
 from bot.messages import Message
@@ -12,7 +12,7 @@ from bot.registry import Context, query
 
 @dataclass(frozen=True)
 class Row:
-    """A host as it is shown; `trouble` is why it has no room to tell of."""
+    """A host as it is shown; `trouble` is why it has no room to tell of; without a version its server is silent."""
 
     name: str
     cluster: str = ""
@@ -24,8 +24,13 @@ class Row:
 @query
 def hosts(context: Context) -> Message:
     """Show the hosts that tenants run on: state, room, tenants and versions."""
-    tenants = Counter(tenant.host for tenant in context.fleet.look("tenant").tenants)
-    rows = [row for name, lxd in context.fleet.servers.items() for row in _rows(name, lxd)]
+    seen = context.fleet.look("tenant")
+    tenants = Counter(tenant.host for tenant in seen.tenants)
+    rows = [
+        row
+        for name, lxd in context.fleet.servers.items()
+        for row in ([Row(name, trouble=seen.silent[name])] if name in seen.silent else _rows(name, lxd))
+    ]
     return context.renderer.message("commands/hosts.j2", hosts=rows, tenants=tenants)
 
 
@@ -33,13 +38,20 @@ def _rows(name: str, lxd: Lxd) -> list[Row]:
     try:
         version = lxd.server().version
         members = lxd.members()
-        if not members:
-            return [Row(name, "", version, space=lxd.pool())]
-        return [
-            Row(member.name, name, version, space=lxd.at(member.name).pool())
-            if member.online
-            else Row(member.name, name, version, trouble=member.status)
-            for member in members
-        ]
     except LxdError as error:
         return [Row(name, trouble=str(error))]
+    if not members:
+        return [_row(lxd, Row(name, "", version))]
+    return [
+        _row(lxd.at(member.name), Row(member.name, name, version))
+        if member.online
+        else Row(member.name, name, version, trouble=member.status)
+        for member in members
+    ]
+
+
+def _row(lxd: Lxd, row: Row) -> Row:
+    try:
+        return replace(row, space=lxd.pool())
+    except LxdError as error:
+        return replace(row, trouble=str(error))

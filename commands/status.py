@@ -21,7 +21,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     trouble = ""
     if running:
         try:
-            health |= host.mautic.call(found.instance, "health", {}, timeout=20)
+            health |= host.mautic.health(found.instance)
         except LxdError as error:
             trouble = str(error)
     return context.renderer.message(

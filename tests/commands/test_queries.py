@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot import audit
-from bot.lxd import LxdUnavailable
+from bot.lxd import LxdError, LxdUnavailable
 from bot.messages import Message
 from bot.plan import Refused
 from bot.tenants import stamps
@@ -152,8 +152,19 @@ def test_every_query_says_so_when_lxd_is_down(bench: Bench) -> None:
     bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
     with pytest.raises(LxdUnavailable, match="LXD does not answer"):
         bench.answer("status client-x")
-    bench.lxd.fail_next("members", LxdUnavailable("LXD does not answer."))
-    assert ":red_circle: *local*" in said(bench.answer("hosts"))
+    for call in ("instances", "server", "members"):
+        bench.lxd.fail_next(call, LxdUnavailable("LXD does not answer."))
+        assert ":red_circle: *local* · LXD does not answer." in said(bench.answer("hosts"))
+
+
+def test_hosts_shows_each_member_though_the_pool_of_one_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_bench(tmp_path, members=("node1", "node2"))
+    cluster.lxd.fail_next("pool", LxdError("Its pool is not mounted."))
+    shown = said(cluster.answer("hosts"))
+    assert ":red_circle: *node1* · in the cluster local · LXD simulated · 0 tenants · Its pool is not mounted." in shown
+    assert ":large_green_circle: *node2*" in shown
 
 
 @pytest.mark.parametrize("option", ["--list-id=5", "--list-id 5"])
