@@ -1,16 +1,18 @@
-"""Ends what is over: requests, and first credentials."""
+"""Ends what is over: requests, first credentials, and the rows of errands."""
 
 from __future__ import annotations
 
+from bot import errands
 from bot.registry import Context
 from bot.scheduler import schedule
 
 
 @schedule(seconds=15)
 def expiry(context: Context) -> None:
-    """End requests that nobody decided on in time, and forget credentials that nobody came for.
+    """End requests that nobody decided on in time, forget credentials that nobody came for, and errands of long ago.
 
     A restart or downtime changes nothing, as only the clock and the rows are looked at.
     """
     context.approvals.expire()
     context.vault.purge()
+    errands.forget(context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bot.errands import Errands
-from bot.fleet import Surveyed
 from bot.lxd import LxdUnavailable
 from bot.registry import Context
 from bot.scheduler import schedule
@@ -17,19 +16,18 @@ def snapshots(context: Context) -> None:
     Decided from the snapshots that there are, which one request a server tells.
     """
     survey = context.fleet.survey()
-    errands = Errands(context)
-    for seen in survey.tenants:
-        if errands.may(seen.tenant.name):
-            _look_after(context, errands, seen)
+    errands, now = Errands(context), context.now()
+    seen = [
+        (one.tenant, retention(context, one.tenant.name), counted(context, one.snapshots)) for one in survey.tenants
+    ]
+    # Who has waited longest comes first, so that a big fleet has its turn as a whole.
+    for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
+        if errands.may(tenant.name) and rule.due(points, now):
+            errands.ask("snapshot", taking(context, tenant))
+    # What is surplus can wait: one errand takes away all that has come together.
+    for tenant, rule, points in sorted(seen, key=lambda one: len(one[2]), reverse=True):
+        if errands.may(tenant.name) and (surplus := rule.surplus(points, now)):
+            names = [one.name for one in surplus]
+            errands.ask("prune", pruning(context, tenant, names, f"the policy keeps {rule.counts}"))
     for why in survey.silent.values():
         raise LxdUnavailable(why)
-
-
-def _look_after(context: Context, errands: Errands, seen: Surveyed) -> None:
-    points, now = counted(context, seen.snapshots), context.now()
-    rule = retention(context, seen.tenant.name)
-    if rule.due(points, now):
-        errands.ask("snapshot", taking(context, seen.tenant))
-    elif surplus := rule.surplus(points, now):
-        names = [one.name for one in surplus]
-        errands.ask("prune", pruning(context, seen.tenant, names, f"the policy keeps {rule.counts}"))

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bot import audit
 from bot.plan import Refused
 from schedules.expiry import expiry
 from schedules.routes import routes
+from schedules.snapshots import snapshots
 from tests.support.bot import make_bench
 
 
@@ -38,6 +40,21 @@ def test_credentials_that_nobody_fetched_are_forgotten(tmp_path: Path) -> None:
     bench.clock.move(73 * 3600)
     expiry(bench.context)
     assert bench.context.database.read("SELECT * FROM secrets") == []
+
+
+def test_errands_that_went_well_are_listed_for_some_days_and_audited_for_ever(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    snapshots(bench.context)
+    bench.finish()
+    asked, errand = bench.context.operations.select("state = 'succeeded'")
+    bench.clock.move(2 * 86_400)
+    expiry(bench.context)
+    assert bench.context.operations.select("1 = 1") == [asked, errand]
+    bench.clock.move(2 * 86_400)
+    expiry(bench.context)
+    assert bench.context.operations.select("1 = 1") == [asked]
+    assert audit.verify(bench.context.database).rows == audit.recent(bench.context.database, limit=1)[0]["seq"]
 
 
 def test_a_tenant_that_came_up_unseen_is_routed(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from bot import errands
 from bot.errands import AT_ONCE
 from bot.fleet import Survey
 from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import Operation
 from bot.retention import spread
 from bot.simulated_lxd import SimulatedLxd
+from bot.snapshots import ours
 from bot.tenants import stamps
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
@@ -100,6 +102,21 @@ def test_tenants_are_due_at_moments_of_their_own(bench: Bench) -> None:
         bench.clock.move(60)
     assert len(seen) == 7
     assert all(0 <= minute * 60 - spread(name).total_seconds() < 60 for name, minute in seen.items())
+
+
+def test_a_fleet_that_is_too_big_for_a_look_has_its_turn_as_a_whole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for 5 of 8 in a look, and an hour of two looks: all are snapshotted, though all have something to prune."""
+    monkeypatch.setattr(errands, "AT_ONCE", 5)
+    for number in range(7):
+        add_tenant(bench.lxd, f"client-{number}")
+    for _ in range(9):
+        bench.clock.move(HOUR)
+        for _ in range(2):
+            tick(bench)
+    for name in ("client-x", *(f"client-{number}" for number in range(7))):
+        assert ours(bench.lxd.snapshots(name))[-1].at >= bench.clock() - HOUR, name
 
 
 def test_a_busy_tenant_is_passed_over_and_taken_at_the_next_look(bench: Bench) -> None:
