@@ -80,6 +80,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         archived=int(facts["archived"] or 0),
         kept_until=int(facts["kept-until"] or 0),
         double=facts["double"] == "1",
+        member=instance.location,
     )
 
 
@@ -106,14 +107,15 @@ class Fleet:
     def hosts(self) -> list[Host]:
         """Return every host that may take tenants now: the online members of clusters, and the standalone servers.
 
-        A server that does not answer has none; why it does not, `look` tells.
+        A server that does not answer has none; why it does not, `look` tells. Raises Refused when a name is two hosts'.
         """
         read, _ = self._each(lambda lxd: lxd.members())
         self._members |= {server: tuple(one.name for one in members) for server, members in read.items()}
+        self._hosts_by_name()
         return [
             self._host(server, name)
             for server, members in read.items()
-            for name in ([one.name for one in members if one.online] if members else [server])
+            for name in ([one.name for one in members if one.online] if members else [""])
         ]
 
     def host(self, name: str) -> Host:
@@ -122,25 +124,35 @@ class Fleet:
             self.hosts()
         known = self._hosts_by_name()
         if name in known:
-            return self._host(known[name], name)
+            return self._host(*known[name])
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(f'`{one}`' for one in known)}."
         raise Refused(f"There is no host “{name[:40]}”; {hint}")
 
-    def _hosts_by_name(self) -> dict[str, str]:
-        """Return the server of each host that is known: its members, or itself for as long as it told of none."""
-        return {name: server for server in self.servers for name in self._members.get(server) or (server,)}
+    def _hosts_by_name(self) -> dict[str, tuple[str, str]]:
+        """Return the server of each host that is known, and its member; a server for as long as it told of none."""
+        known: dict[str, tuple[str, str]] = {}
+        for server in self.servers:
+            for member in self._members.get(server) or ("",):
+                name = member or server
+                if name in known:
+                    raise Refused(
+                        f"Both `{known[name][0]}` and `{server}` have a host `{name}`; give the server that is called "
+                        "so another name in the settings, or rename the cluster's member."
+                    )
+                known[name] = server, member
+        return known
 
     def of(self, tenant: Tenant) -> Host:
         """Return the host that a tenant's instance stands on, without a request."""
-        return self._host(tenant.server, tenant.host)
+        return self._host(tenant.server, tenant.member)
 
-    def _host(self, server: str, name: str) -> Host:
+    def _host(self, server: str, member: str) -> Host:
         with self._lock:
-            if (server, name) not in self._hosts:
-                lxd = self.servers[server] if name == server else self.servers[server].at(name)
-                self._hosts[server, name] = Host(name, server, lxd, Mautic(lxd))
-            return self._hosts[server, name]
+            if (server, member) not in self._hosts:
+                lxd = self.servers[server].at(member) if member else self.servers[server]
+                self._hosts[server, member] = Host(member or server, server, lxd, Mautic(lxd))
+            return self._hosts[server, member]
 
     # -- tenants ------------------------------------------------------------------------------------------------
 

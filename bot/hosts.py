@@ -90,10 +90,10 @@ def real_edges(settings: Settings, servers: Mapping[str, Lxd]) -> Edges:
                 members[server] = lxd.members()
             # A member's edge listens where the member itself does.
             places = {member.name: urlsplit(member.address).hostname or "" for member in members.get(server, ())}
-            for host, listen in (places or {server: _listen(settings, server)}).items():
-                if (server, host) not in made or made[server, host].listen != listen:
-                    made[server, host] = real_edge(settings, lxd, host if places else "", listen)
-                found[host] = made[server, host]
+            for member, listen in (places or {"": _listen(settings, server)}).items():
+                if (server, member) not in made or made[server, member].listen != listen:
+                    made[server, member] = real_edge(settings, lxd, member, listen)
+                found[member or server] = made[server, member]
         return dict(sorted(found.items(), key=lambda one: one[1].listen != settings.edge.listen))
 
     return Edges(known)

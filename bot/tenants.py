@@ -130,9 +130,9 @@ class PlanSize:
 class Tenant:
     """One client's Mautic, as its instance tells. `created`, `archived` and `kept_until` are epoch seconds, 0: never.
 
-    `server` is the LXD server's name in the settings; `host` is the same, or the member of the cluster. `state`: only
-    a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it. `reason`: why a former one is
-    one.
+    `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
+    the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
+    `reason`: why a former one is one.
     """
 
     name: str
@@ -153,6 +153,7 @@ class Tenant:
     archived: int = 0
     kept_until: int = 0
     double: bool = False
+    member: str = ""
 
 
 def stamps(**facts: str | int | bool) -> dict[str, str]:
