@@ -80,15 +80,17 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
 
 
 def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
-    """Take the operation's snapshot of a tenant, once, and say what it is called and how long writes waited.
+    """Take the operation's snapshot of a tenant, once a try, and say what it is called and how long writes waited.
 
     Args:
         why: `asked`, `schedule`, or what it comes before, such as `before restore 17`.
         keep: it is protected from being pruned.
     """
     host = context.fleet.of(tenant)
-    for known in host.lxd.snapshots(tenant.instance):
-        if _NAME.match(known.name) and known.name.endswith(f"-{context.operation}"):
+    # A retry begins anew, and what is of now was of then.
+    began = int(context.operations.get(context.operation).started or 0)
+    for known in ours(host.lxd.snapshots(tenant.instance)):
+        if known.name.endswith(f"-{context.operation}") and known.at >= began:
             return f"{known.name} was taken already"
     name = f"s-{datetime.fromtimestamp(context.now(), UTC):%Y%m%d-%H%M%S}-{context.operation}"
     # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash

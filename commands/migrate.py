@@ -117,10 +117,13 @@ class _Move:
         self._refresh(2)
 
     def stop(self) -> str | None:
-        instance = self.source.lxd.instance(self.old.instance)
-        if not instance.running:
-            return "it had been stopped"
+        if self.heir.serves():
+            return None
         self.source.lxd.update(self.old.instance, {**stamps(state="moving"), "boot.autostart": "false"})
+        if not self.source.lxd.instance(self.old.instance).running:
+            # Neither it nor its copy may work before it is clear which of them goes on.
+            self.source.mautic.seal(self.old.instance)
+            return "it had been stopped"
         self.source.mautic.quiesce(self.old.instance)
         # All is on disk and nothing works any more, so that there is no peace to wait for.
         self.source.lxd.stop(self.old.instance, force=True)

@@ -12,7 +12,7 @@ from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import take
 from bot.steps import PROBE
 from bot.succession import Succession, present
-from bot.tenants import Tenant, stamps
+from bot.tenants import Tenant, stamp, stamps
 
 _COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
 
@@ -30,6 +30,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     source, chosen = _find(context, host, old, snapshot)
     heir = Succession(context, old, host, "restore")
+    plan = context.settings.plans.get(old.plan)
 
     def beside() -> str:
         """Both at once: the one reads what the other leaves alone, and somebody waits for it."""
@@ -40,6 +41,9 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
                 host.mautic.seal(heir.name)
                 heir.copied(whole=True)
             heir.start()
+            if plan and stamp(chosen.config, "plan") != old.plan:
+                # The limits are today's; what is inside was that day's.
+                host.mautic.resize(heir.name, plan)
             return of_now.result()
 
     def change() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bot.lxd import LxdError, LxdUnavailable, NotFound
+from bot.mautic import SEAL
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamp
@@ -79,6 +81,21 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     assert live(bench)
     said = bench.context.database.read("SELECT text FROM notes ORDER BY id DESC LIMIT 1")[0]["text"]
     assert "could not be removed yet" in said
+
+
+def test_one_that_stops_by_itself_meanwhile_moves_closed(bench: Bench, other: SimulatedLxd) -> None:
+    seals = []
+
+    def look(method: str, arguments: tuple[Any, ...]) -> None:
+        if method == "receive" and other.calls["receive"] == 1:
+            bench.lxd.stop("client-x")
+        if method == "start":
+            seals.append(SEAL in other._world.machines[arguments[0]].files)
+
+    other.on_call = look
+    assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
+    assert seals == [True]
+    assert live(bench)
 
 
 def test_the_card_shows_what_moves_and_what_happens_if_it_fails(bench: Bench) -> None:

@@ -9,6 +9,7 @@ import pytest
 from bot import simulated_tenant
 from bot.lxd import LxdError
 from bot.plan import Refused
+from bot.snapshots import ours
 from bot.tenants import stamp
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
 
@@ -84,6 +85,24 @@ def test_a_restore_that_fails_leaves_the_tenant_as_it_was(bench: Bench) -> None:
     assert containers(bench) == {"client-x"}
     assert live(bench)
     assert bench.context.fleet.tenant("client-x").instance == "client-x"
+
+
+def test_a_retry_takes_another_snapshot_of_now(bench: Bench) -> None:
+    bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
+    failed = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    bench.clock.move(3600)
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(failed.id).state == "succeeded"
+    assert ours(bench.lxd.snapshots("client-x"))[-1].at == bench.clock()
+
+
+def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
+    bench.done("resize client-x --plan medium", OPERATOR)
+    done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    heir = f"client-x--{done.id}"
+    assert bench.lxd.instance(heir).config["limits.memory"] == "8GiB"
+    assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull(heir, "/var/lib/mautic-ops/resize.json")
 
 
 def test_a_stopped_tenant_whose_restore_fails_stays_stopped(bench: Bench) -> None:
