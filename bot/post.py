@@ -20,6 +20,10 @@ class NotPosted(Exception):
     """Slack did not take it, or did not answer: then it may stand there all the same, and `find` tells."""
 
 
+class Refusal(NotPosted):
+    """Slack did not take it."""
+
+
 def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **where: Any) -> str:
     """Return the ts of the first message that is meant, of all pages of conversations.history or .replies, or ""."""
     cursor = ""
@@ -34,7 +38,7 @@ def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **w
 
 
 class Post:
-    """Posts in channels. Every method raises NotPosted when Slack refuses or is silent."""
+    """Posts in channels. Every method raises Refusal when Slack refuses, NotPosted when it is silent."""
 
     def __init__(self, client: WebClient) -> None:
         self.client = client
@@ -88,6 +92,6 @@ def _told(channel: str) -> Iterator[None]:
     try:
         yield
     except SlackApiError as error:
-        raise NotPosted(f"Slack refuses it in {channel}: {error.response.get('error')}.") from error
+        raise Refusal(f"Slack refuses it in {channel}: {error.response.get('error')}.") from error
     except (SlackClientError, OSError, HTTPException) as error:
         raise NotPosted(f"Slack does not answer: {error}.") from error

@@ -17,6 +17,7 @@ from bot.retention import Point, Retention, spread
 from bot.tenants import Tenant, stamp, stamps
 
 SCHEDULED, ASKED = "schedule", "asked"
+KEPT = "kept until somebody removes it"
 _NAME = re.compile(r"s-\d{8}-\d{6}-\d+\Z")
 """A snapshot of ours; what people made by hand, or a move needs, is left alone."""
 DAY = 86_400
@@ -37,7 +38,7 @@ class Taken:
     def protected(self, days: int, now: float) -> str:
         """Return what keeps it from being pruned, in words, or ""; `days`: how long what comes before a restore is."""
         if self.keep:
-            return "kept until somebody removes it"
+            return KEPT
         if self.why not in (SCHEDULED, ASKED) and now < self.at + days * DAY:
             return f"kept for {days} days"
         return ""

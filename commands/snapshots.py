@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, TenantArgument, query
-from bot.snapshots import counted, ours, retention
+from bot.snapshots import KEPT, counted, ours, retention
 
 PAGE = 15
 
@@ -17,8 +17,10 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
     lxd = context.fleet.of(found).lxd
     existing = lxd.snapshots(found.instance)
     now, days = context.now(), context.settings.retention.former_days
-    tiers = retention(context, tenant).kept(counted(context, existing), now)
-    known = [(one, one.protected(days, now) or ", ".join(tiers.get(one.name, []))) for one in ours(existing)]
+    rule, points = retention(context, tenant), counted(context, existing)
+    kept = {name: ", ".join(tiers) for name, tiers in rule.kept(points, now).items()}
+    kept |= {point.name: "goes at the next pruning" for point in rule.surplus(points, now)}
+    known = [(one, one.protected(days, now) or kept.get(one.name) or KEPT) for one in ours(existing)]
     for former in context.fleet.look("former").tenants:
         # Those that a restore left in the container that it replaced can be restored too.
         if (former.name, former.host) == (found.name, found.host):

@@ -10,8 +10,8 @@ from datetime import datetime, time
 
 from bot import chart
 from bot.digest import Digest, TenantDay, gather
-from bot.messages import Message, Renderer, seconds
-from bot.post import NotPosted
+from bot.messages import Message, Renderer, seconds, sentence
+from bot.post import NotPosted, Refusal
 from bot.registry import Context
 from bot.samples import DAY
 from bot.scheduler import schedule
@@ -38,11 +38,10 @@ def digest(context: Context) -> None:
     due = datetime.combine(local, time(context.settings.digest.hour), context.renderer.zone).timestamp()
     if not context.settings.slack.channel or context.now() < due:
         return
-    row = _row(context, day := local.date().isoformat())
-    if row is None or not (row["posted"] or _found(context, row, _head(day))):
-        row, unsure = _write_down(context, day, due), False
-    else:
-        unsure = True
+    row, unsure = _row(context, day := local.date().isoformat()), True
+    if row is None or not row["posted"]:
+        ts = row and _found(context, row, _head(day))
+        row, unsure = _record(context, day, ts, 1) if ts else _write_down(context, day, due), False
     if not row["ended"]:
         _say(context, row, unsure)
 
@@ -65,9 +64,10 @@ def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
     """Gather, draw, and write down what is to be said on a day on which nothing was yet."""
     now = context.now()
     last = context.database.read("SELECT max(at) AS at FROM digests WHERE ts <> '' AND at < ?", now)[0]["at"]
+    expected = bool(context.database.read("SELECT 1 FROM digests LIMIT 1"))
     found = gather(context, max(last, now - LONGEST) if last else now - DAY)
     drawn, why = picture(found, context.settings.bot.timezone)
-    head = context.renderer.message("digest.j2", digest=found, late=now - due > LATE, due=due, missing=why)
+    head = context.renderer.message("digest.j2", digest=found, late=expected and now - due > LATE, due=due, missing=why)
     said = json.dumps([asdict(one) for one in (head, *pages(context.renderer, found.speaking))])
     with context.database.transaction() as transaction:
         transaction.execute(
@@ -87,16 +87,16 @@ def _say(context: Context, row: sqlite3.Row, unsure: bool) -> None:
     for number, (key, part) in enumerate(parts):
         if number < row["posted"]:
             continue
-        made = (unsure and _found(context, row, key)) or _post(context, key, part, ts)
+        made = (unsure and _found(context, row, key)) or _post(context, row, key, part, ts)
         ts, unsure = ts or made, False
-        _record(context, row, ts, number + 1)
+        _record(context, row["day"], ts, number + 1)
     with context.database.transaction() as transaction:
         transaction.execute(
             "UPDATE digests SET ended = ?, said = '[]', picture = x'' WHERE day = ?", (context.now(), row["day"])
         )
 
 
-def _post(context: Context, key: str, part: Message | bytes, thread_ts: str) -> str:
+def _post(context: Context, row: sqlite3.Row, key: str, part: Message | bytes, thread_ts: str) -> str:
     channel = context.settings.slack.channel
     if isinstance(part, bytes):
         try:
@@ -105,13 +105,17 @@ def _post(context: Context, key: str, part: Message | bytes, thread_ts: str) -> 
             )
             return ""
         except NotPosted as error:
-            part = context.renderer.say(f":frame_with_picture: The picture could not be shared: {error}")
+            # What was not answered may stand there: the next minute looks, but not for ever.
+            if not isinstance(error, Refusal) and context.now() - row["at"] < LATE:
+                raise
+            part = context.renderer.say(f":frame_with_picture: The picture could not be shared: {sentence(error)}")
     return context.post.post(channel, part, key=key, thread_ts=thread_ts)
 
 
-def _record(context: Context, row: sqlite3.Row, ts: str, posted: int) -> None:
+def _record(context: Context, day: str, ts: str, posted: int) -> sqlite3.Row:
     with context.database.transaction() as transaction:
-        transaction.execute("UPDATE digests SET ts = ?, posted = ? WHERE day = ?", (ts, posted, row["day"]))
+        transaction.execute("UPDATE digests SET ts = ?, posted = ? WHERE day = ?", (ts, posted, day))
+        return transaction.execute("SELECT * FROM digests WHERE day = ?", (day,)).fetchone()  # type: ignore[no-any-return]
 
 
 def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:

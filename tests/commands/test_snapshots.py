@@ -70,6 +70,15 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     assert "*3 snapshots* of `client-x`: 3.1 MB of their own" in shown
 
 
+def test_where_the_policy_keeps_nothing_nothing_is_pruned_and_the_list_says_so(tmp_path: Path) -> None:
+    nothing = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
+    bench = make_bench(tmp_path, **nothing)
+    bench.done("new client-x")
+    for _ in range(2):
+        bench.done("snapshot client-x", OPERATOR)
+    assert said(bench.answer("snapshots client-x")).count("kept until somebody removes it") == 2
+
+
 def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (name,) = names(bench)

@@ -371,7 +371,11 @@ MESSAGES: dict[str, Message] = {
             "kept for 7 days",
         ),
         (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly, daily"),
-        (Taken("s-20270115-060000-7", 0, "asked", "U0OPSLEAD", "R&D *x* <!channel>", False, 900_000), 7320, ""),
+        (
+            Taken("s-20270115-060000-7", 0, "asked", "U0OPSLEAD", "R&D *x* <!channel>", False, 900_000),
+            7320,
+            "goes at the next pruning",
+        ),
     ),
     "commands-snapshots-empty": snapshots_of(),
     "commands-snapshots-pages": snapshots_of(

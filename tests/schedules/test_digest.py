@@ -114,7 +114,7 @@ def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
     bench = morning(tmp_path)
     bench.slack.fail("files.completeUploadExternal", "missing_scope")
     digest(bench.context)
-    assert "The picture could not be shared: Slack refuses it in C0OPS: missing_scope." in text(bench.slack.said[1])
+    assert "The picture could not be shared: Slack refuses it in C0OPS: missing" in text(bench.slack.said[1])
     assert len(bench.slack.said) == 3
 
     monkeypatch.setattr(chart, "png", fail)
@@ -122,6 +122,54 @@ def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
     digest(bench.context)
     assert "The picture is missing: It was not drawn within 30 s." in text(bench.slack.said[3])
     assert len(bench.slack.said) == 5
+
+
+def test_a_picture_of_which_slacks_answer_is_lost_stands_there_once_and_nothing_else_is_said_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = morning(tmp_path)
+    share = bench.slack.files_upload_v2
+
+    def lost(**picture: Any) -> None:
+        share(**picture)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(bench.slack, "files_upload_v2", lost)
+    with pytest.raises(NotPosted):
+        digest(bench.context)
+    bench.clock.move(60)
+    digest(bench.context)
+    assert parts(bench.slack) == WHOLE
+    assert "could not be shared" not in str(bench.slack.said)
+
+
+def test_a_picture_that_slack_never_answers_for_holds_up_the_rest_for_a_while_only(tmp_path: Path) -> None:
+    bench = morning(tmp_path)
+    bench.slack.fail("files.completeUploadExternal", OSError("<urlopen error timed out>"), times=2)
+    with pytest.raises(NotPosted):
+        digest(bench.context)
+    bench.clock.move(LATE)
+    digest(bench.context)
+    _, instead, details = bench.slack.said
+    assert "could not be shared: Slack does not answer: &lt;urlopen error timed out&gt;." in text(instead)
+    assert details["thread_ts"] == instead["thread_ts"]
+
+
+def test_after_a_lost_answer_slack_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = morning(tmp_path)
+    dying(bench, monkeypatch, 1, after=True)
+    with pytest.raises(Crash):
+        digest(bench.context)
+    digest(bench.context)
+    assert bench.slack.calls["conversations.history"] == 1
+    assert bench.slack.calls["conversations.replies"] == 0
+    assert parts(bench.slack) == WHOLE
+
+
+def test_the_first_of_a_bot_that_was_set_up_after_the_hour_is_not_late(tmp_path: Path) -> None:
+    bench = morning(tmp_path, "2026-11-25 14:00")
+    digest(bench.context)
+    assert "Late" not in text(bench.slack.said[0])
 
 
 def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Chart]) -> None:
