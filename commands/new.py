@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from contextlib import suppress
 from difflib import get_close_matches
 
@@ -14,6 +15,10 @@ from bot.plan import Plan, Refused, Step
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.steps import see_login_page, wait_for_address
 from bot.tenants import PlanSize, Tenant, stamp, stamps
+
+_BRINGING = threading.Lock()
+_TAKING = threading.Lock()
+"""Who brings a blueprint somewhere, and who takes a domain, is one at a time."""
 
 
 @operation
@@ -163,8 +168,11 @@ class _New:
         return None
 
     def bring_blueprint(self) -> None:
-        if self._blueprint_here() is not None:
-            return
+        with _BRINGING:
+            if self._blueprint_here() is None:
+                self._bring_blueprint()
+
+    def _bring_blueprint(self) -> None:
         source = self.context.fleet.of(self.blueprint)
         # In a cluster names are of the whole cluster.
         name = self.blueprint.instance + (f"--{self.host.name}" if source.server == self.host.server else "")
@@ -240,7 +248,11 @@ class _New:
     def route(self) -> None:
         # Only now: its address comes while it gets its identity.
         wait_for_address(self.lxd, self.name)
-        self.lxd.update(self.name, stamps(state="live"))
+        with _TAKING:
+            # Another may have been asked for at the same time, for the same domain.
+            opened = [one for one in self.context.fleet.all("tenant", "archived") if one.state != "new"]
+            _refuse_if_taken(self.context, opened, self.name, self.domain)
+            self.lxd.update(self.name, stamps(state="live"))
         self.context.edge.apply()
 
     def probe(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +14,10 @@ import pytest
 
 from bot import audit
 from bot.inbox import Inbox
-from bot.operations import TenantBusy
+from bot.operations import Operation, TenantBusy
+from bot.plan import Plan
 from bot.runner import Runner
+from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import ASKER, LEAD, Desk, containers, events, make_bench, make_desk, until
 
 
@@ -150,3 +153,33 @@ def test_twenty_tenants_at_once_all_come_each_once(desk: Desk) -> None:
         assert (seen["step.started"], seen["step.finished"]) == (5, 5)
     assert said_too_soon == []
     assert not audit.verify(bench.context.database).broken
+
+
+def test_a_domain_that_two_ask_for_at_once_goes_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(tmp_path)
+    asked = [bench.approve(bench.ask(f"new client-{name} --domain m.client.com")) for name in "xy"]
+    both_planned = threading.Barrier(2, timeout=30)
+    real = bench.runner._plan
+
+    def plan(operation: Operation) -> Plan:
+        made = real(operation)
+        both_planned.wait()
+        return made
+
+    monkeypatch.setattr(bench.runner, "_plan", plan)
+    at_once(2, lambda _: bench.runner.run_one())
+    ended = [bench.context.operations.get(one.id) for one in asked]
+    assert {one.state for one in ended} == {"succeeded", "failed"}
+    (loser,) = (one for one in ended if one.state == "failed")
+    assert re.match(r"The domain `m\.client\.com` is `client-[xy]`'s", loser.outcome)
+    assert len(bench.context.fleet.tenants()) == 1
+
+
+def test_a_host_without_the_blueprint_gets_it_once_for_all_who_want_it(tmp_path: Path) -> None:
+    solo = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"solo": solo})
+    asked = [bench.approve(bench.ask(f"new client-{name} --host solo")) for name in "xy"]
+    solo.latency = {"receive": 0.1}
+    at_once(2, lambda _: bench.runner.run_one())
+    assert [bench.context.operations.get(one.id).state for one in asked] == ["succeeded", "succeeded"]
+    assert solo.calls["receive"] == 1
