@@ -179,12 +179,12 @@ class Fleet:
         for tenant in seen.tenants:
             if tenant.name == name:
                 return tenant
-        self._refuse_blindness(seen)
+        self.refuse_blindness(seen)
         near = get_close_matches(name, [tenant.name for tenant in seen.tenants], n=1)
         hint = f" Did you mean `{near[0]}`?" if near else " `/mautic list` shows all."
         raise Refused(f"There is no tenant `{name}`.{hint}")
 
-    def _refuse_blindness(self, seen: Look) -> None:
+    def refuse_blindness(self, seen: Look) -> None:
         """Raise LxdUnavailable when what was not found may stand on a server that did not answer."""
         for server, why in seen.silent.items():
             raise LxdUnavailable(
@@ -221,7 +221,7 @@ class Fleet:
         for blueprint in reversed(known):
             if version in ("", blueprint.version):
                 return blueprint
-        self._refuse_blindness(seen)
+        self.refuse_blindness(seen)
         if known:
             offered = ", ".join(sorted({f"`{blueprint.version}`" for blueprint in known}))
             raise Refused(f"There is no blueprint of Mautic {version}; there is {offered}.")

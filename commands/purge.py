@@ -16,8 +16,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
 
     By itself the bot does this when the policy's days are over. The approver types the tenant's name.
     """
-    kept = [one for one in context.fleet.all("archived", "former", "incoming") if one.name == tenant]
-    found = _chosen(tenant, container, kept, gone=bool(context.operation))
+    found = _chosen(context, tenant, container)
 
     def remove() -> str | None:
         if found is None:
@@ -51,12 +50,16 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     )
 
 
-def _chosen(tenant: str, container: str, kept: list[Tenant], *, gone: bool) -> Tenant | None:
-    """Return the one that is meant; `gone`: none is an answer too, as an operation that goes on has removed it."""
+def _chosen(context: Context, tenant: str, container: str) -> Tenant | None:
+    """Return the one that is meant; None when an operation that goes on has removed it."""
+    seen = context.fleet.look("archived", "former", "incoming")
+    kept = [one for one in seen.tenants if one.name == tenant]
     meant = [one for one in kept if container in ("", one.instance)]
     if len(meant) == 1:
         return meant[0]
-    if gone:
+    if not meant:
+        context.fleet.refuse_blindness(seen)
+    if context.operation:
         return None
     names = ", ".join(f"`{one.instance}`" for one in kept)
     if not kept:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from bot.errands import Errands
-from bot.lxd import LxdUnavailable
-from bot.plan import Plan
+from bot.lxd import LxdError, LxdUnavailable
+from bot.plan import Plan, Refused
 from bot.registry import Context, call
 from bot.scheduler import schedule
 from bot.tenants import Tenant
@@ -20,12 +20,16 @@ def purge(context: Context) -> None:
     look = context.fleet.look("archived", "former", "incoming")
     errands = Errands(context)
     command = context.registry.command("purge")
+    trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     for one in look.tenants:
         if _is_over(context, one) and errands.may(one.name):
-            plan = call(command, context, {"tenant": one.name, "container": one.instance})
-            errands.ask("purge", cast(Plan, plan))
-    for why in look.silent.values():
-        raise LxdUnavailable(why)
+            try:
+                plan = call(command, context, {"tenant": one.name, "container": one.instance})
+                errands.ask("purge", cast(Plan, plan))
+            except (Refused, LxdError) as error:
+                trouble.append(error)
+    if trouble:
+        raise trouble[-1]
 
 
 def _is_over(context: Context, one: Tenant) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bot.lxd import LxdError
+from bot.lxd import LxdError, LxdUnavailable
+from bot.simulated_lxd import SimulatedLxd
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
 
@@ -79,3 +82,47 @@ def test_what_cannot_be_removed_now_is_tried_again_later(bench: Bench) -> None:
     bench.clock.move(1000)
     tick(bench)
     assert containers(bench) == set()
+
+
+def test_a_server_that_is_silent_keeps_nothing_on_the_others(tmp_path: Path) -> None:
+    silent = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"solo": silent})
+    bench.done("new client-x --host local")
+    bench.done("delete client-x", OPERATOR)
+    bench.clock.move(31 * DAY)
+
+    def answer(*_: Any) -> None:
+        raise LxdUnavailable("LXD on solo does not answer.")
+
+    silent.on_call = answer
+    with pytest.raises(LxdUnavailable, match="LXD on solo does not answer"):
+        purge(bench.context)
+    bench.finish()
+    assert containers(bench) == set()
+
+
+def test_what_was_not_found_may_be_where_nobody_answers(tmp_path: Path) -> None:
+    silent = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"solo": silent})
+    silent.fail_next("instances", LxdUnavailable("LXD on solo does not answer."))
+    with pytest.raises(LxdUnavailable, match="`solo` does not answer, so it may be there"):
+        bench.answer("purge client-x", OPERATOR)
+
+
+def test_one_that_cannot_be_asked_for_does_not_keep_the_others_waiting(bench: Bench) -> None:
+    bench.done("new client-y")
+    for tenant in ("client-x", "client-y"):
+        bench.done(f"delete {tenant}", OPERATOR)
+    bench.clock.move(31 * DAY)
+    looks = itertools.count()
+
+    def fail_for_the_first(method: str, _: tuple[Any, ...]) -> None:
+        if method == "instances" and next(looks) == 1:
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = fail_for_the_first
+    with pytest.raises(LxdUnavailable, match="LXD does not answer"):
+        purge(bench.context)
+    bench.lxd.on_call = None
+    bench.finish()
+    assert containers(bench) == {"client-x--archived"}
