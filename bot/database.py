@@ -150,6 +150,18 @@ def m006_digests(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m009_begun(db: sqlite_utils.Database) -> None:
+    """Whether a step of an operation began that nobody took back: unlike the steps' times it outlives a retry."""
+    db.executescript(
+        """
+        ALTER TABLE operations ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+        UPDATE operations SET begun = 1 WHERE state IN ('queued', 'running', 'needs_attention')
+          AND id IN (SELECT operation FROM steps WHERE started IS NOT NULL);
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

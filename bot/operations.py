@@ -63,7 +63,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Operation:
-    """One row, with its steps and decisions."""
+    """One row, with its steps and decisions.
+
+    `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already.
+    `begun`: a step of it began that nobody took back.
+    """
 
     id: int
     command: str
@@ -82,6 +86,7 @@ class Operation:
     outcome: str
     error_id: str
     undo_by: str
+    begun: int
     message_ts: str
     revision: int
     announced: int
@@ -286,6 +291,7 @@ class Operations:
                 (now, operation.id, position),
             )
             if done.rowcount:
+                transaction.execute("UPDATE operations SET begun = 1 WHERE id = ?", (operation.id,))
                 self._step_event(transaction, operation, position, "step.started", {}, now)
         self.changed()
 
@@ -316,6 +322,22 @@ class Operations:
         )
         audit.record(transaction, event, now)
 
+    def failing(self, operation: Operation, why: str, error_id: str) -> None:
+        """Record that a step failed, before what was begun is taken back: its steps hold no more, whatever dies."""
+        with self.database.transaction() as transaction:
+            self.move(
+                transaction,
+                operation,
+                "running",
+                event="operation.failing",
+                expect=("running",),
+                detail={"why": why, "error_id": error_id} if error_id else {"why": why},
+                undo_by=SYSTEM,
+                outcome=why,
+                error_id=error_id,
+            )
+        self.changed()
+
     def finish(
         self,
         operation: Operation,
@@ -328,6 +350,7 @@ class Operations:
         actor: str = SYSTEM,
     ) -> None:
         """End a running operation: its outcome (a sentence), and what the thread is told."""
+        begun = operation.begun if state == "needs_attention" else 0
         with self.database.transaction() as transaction:
             self.move(
                 transaction,
@@ -341,6 +364,7 @@ class Operations:
                 outcome=outcome,
                 error_id=error_id,
                 undo_by="",
+                begun=begun,
                 finished=self.clock(),
             )
         self.changed()

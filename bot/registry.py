@@ -82,6 +82,8 @@ class Context:
     channel: str = ""
     operation: int = 0
     """The operation that the plan is built for; 0 while it is being asked for."""
+    begun: bool = False
+    """Whether it has begun: a check that refused now would leave the tenant as it stands, half way."""
 
     def now(self) -> float:
         """Epoch seconds by the bot's clock."""
@@ -208,7 +210,11 @@ class Registry:
     def plan(self, context: Context, stored: Operation) -> Plan:
         """Build the plan of a stored operation again, from its arguments; checks run again and may raise Refused."""
         again = replace(
-            context, operation=stored.id, channel=stored.channel, actor=Actor(stored.requester, frozenset())
+            context,
+            operation=stored.id,
+            begun=bool(stored.begun),
+            channel=stored.channel,
+            actor=Actor(stored.requester, frozenset()),
         )
         plan = call(self.command(stored.command), again, stored.arguments)
         if not isinstance(plan, Plan):

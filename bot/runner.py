@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
-from bot.operations import Operation
+from bot.operations import SYSTEM, Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
 from bot.steps import patiently
@@ -134,56 +134,36 @@ class Runner:
         def plan() -> Plan:
             return self.context.registry.plan(self.context, operation)
 
-        begun = any(step.started for step in operation.steps)
-        return patiently(plan) if begun else plan()
+        return patiently(plan) if operation.begun else plan()
 
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
+        """End it, with what it had begun taken back."""
         why, identity = explain(error, f"running operation {operation.id}")
-        state = self.operations.get(operation.id)
-        at = next((step.title for step in state.steps if step.started and not step.finished), "")
-        where = f" at “{at}”" if at else ""
-        left, later = "", ""
-        if plan is None:
-            # Without its plan nothing can be taken back: harmless before the first step, not after.
-            left = "that could not be looked at" if any(step.started for step in state.steps) else ""
-        elif plan.undo is not None:
-            try:
-                later = plan.undo() or ""
-            except DatabaseUnavailable:
-                raise
-            except Exception as trouble:
-                left, also = explain(trouble, f"undoing operation {operation.id}")
-                identity = identity or also
-        if left:
-            self.operations.finish(
-                operation,
-                "needs_attention",
-                outcome=f"{why} What it had begun could not be taken back: {left}",
-                note=f":rotating_light: <@{operation.requester}>, it stopped{where}, and what it had begun could not "
-                "be taken back. The card above says why; Retry goes on, Undo tries again to take it back.",
-                error_id=identity,
-            )
-            return
-        self.operations.finish(
-            operation,
-            "failed",
-            outcome=why,
-            note=f":x: <@{operation.requester}>, it failed{where}; {later or 'nothing half made was left'}. "
-            "The card above says why, and Retry tries again.",
-            error_id=identity,
-        )
+        operation = self.operations.get(operation.id)
+        if not operation.begun or (plan is not None and plan.undo is None):
+            self._failed(operation, why, identity)
+        elif plan is None:
+            self._stuck(operation, why, "that could not be looked at", identity)
+        else:
+            # First the record: after a crash in the middle, its steps must not go on.
+            self.operations.failing(operation, why, identity)
+            self._take_back(self.operations.get(operation.id), plan)
 
-    def _take_back(self, operation: Operation) -> None:
-        """Undo what a run left, as its Undo button asked."""
+    def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
+        """Undo what a run left, as a failed step or the Undo button asked."""
+        failed = operation.undo_by == SYSTEM
         try:
-            plan = self.context.registry.plan(self.context, operation)
+            plan = plan or self._plan(operation)
             if plan.undo is None:
                 raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
-            plan.undo()
+            later = plan.undo() or ""
         except DatabaseUnavailable:
             raise
         except Exception as error:
             why, identity = explain(error, f"undoing operation {operation.id}")
+            if failed:
+                self._stuck(operation, operation.outcome, why, operation.error_id or identity)
+                return
             self.operations.finish(
                 operation,
                 "needs_attention",
@@ -192,6 +172,9 @@ class Runner:
                 error_id=identity,
             )
         else:
+            if failed:
+                self._failed(operation, operation.outcome, operation.error_id, later)
+                return
             self.operations.finish(
                 operation,
                 "cancelled",
@@ -200,3 +183,29 @@ class Runner:
                 outcome="Taken back",
                 note=f":leftwards_arrow_with_hook: <@{operation.undo_by}> had it taken back.",
             )
+
+    def _failed(self, operation: Operation, why: str, identity: str, later: str = "") -> None:
+        self.operations.finish(
+            operation,
+            "failed",
+            outcome=why,
+            note=f":x: <@{operation.requester}>, it failed{_where(operation)}; "
+            f"{later or 'nothing half made was left'}. The card above says why, and Retry tries again.",
+            error_id=identity,
+        )
+
+    def _stuck(self, operation: Operation, why: str, left: str, identity: str) -> None:
+        self.operations.finish(
+            operation,
+            "needs_attention",
+            outcome=f"{why} What it had begun could not be taken back: {left}",
+            note=f":rotating_light: <@{operation.requester}>, it stopped{_where(operation)}, and what it had begun "
+            "could not be taken back. The card above says why; Retry goes on, Undo tries again to take it back.",
+            error_id=identity,
+        )
+
+
+def _where(operation: Operation) -> str:
+    """Say at which step it stopped."""
+    at = next((step.title for step in operation.steps if step.started and not step.finished), "")
+    return f" at “{at}”" if at else ""

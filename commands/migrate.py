@@ -27,7 +27,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
         raise Refused(f"`{tenant}` stands on {target.name} already.")
     if old.state == "suspended":
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
-    if old.status != "Running" and old.state == "live":
+    if old.status != "Running" and old.state == "live" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
     move = _Move(context, old, target)
     days = context.settings.retention.former_days

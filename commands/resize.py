@@ -22,7 +22,7 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     if found.plan == plan and not context.operation:
         raise Refused(f"`{tenant}` has the plan {plan} already.")
     used = host.lxd.state(found.instance).disk
-    if used > 0.9 * size_bytes(size.disk):
+    if used > 0.9 * size_bytes(size.disk) and not context.begun:
         raise Refused(f"`{tenant}` uses {in_words(used)} of disk, too much for {plan}'s {size.disk}.")
 
     def give(name: str, given: PlanSize) -> None:

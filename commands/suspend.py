@@ -18,7 +18,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
     host = context.fleet.of(found)
     if found.state == "suspended" and not context.operation:
         raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
-    if found.status != "Running":
+    if found.status != "Running" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
 
     def close() -> None:
@@ -29,6 +29,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
         host.mautic.close(found.instance, "suspend")
 
     def undo() -> None:
+        host.lxd.start(found.instance)
         host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
         host.lxd.update(found.instance, stamps(state="live"))

@@ -6,6 +6,7 @@ Every registered operation is tried: one without an entry in `CASES` fails here.
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +17,11 @@ import pytest
 
 import commands
 from bot import audit
+from bot.lxd import LxdError
 from bot.operations import MAX_ATTEMPTS, Operation
 from bot.registry import Registry
-from tests.support.bot import CASES, Bench, containers, events, live, make_bench, notes
+from bot.steps import PROBE
+from tests.support.bot import CASES, Bench, as_it_was, containers, events, live, make_bench, notes
 
 OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")
 
@@ -150,6 +153,34 @@ def kill_in_call(bench: Bench, number: int, *, after: bool) -> None:
             bench.lxd.fail_next(method, Killed(method), after=True)  # type: ignore[arg-type]
 
     bench.lxd.on_call = on_call
+
+
+@pytest.mark.parametrize("command", sorted(set(OPERATIONS) - {"snapshot", "prune", "purge"}))
+def test_dying_while_it_is_taken_back_does_no_harm(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path, command)
+    titles = [step.title for step in world.operation.steps]
+    last = titles.index(PROBE) if PROBE in titles else len(titles) - 1
+    for number in itertools.count():
+        bench = world.begin()
+
+        def fault(moment: str, bench: Bench = bench, number: int = number) -> None:
+            if moment == f"ran {last}":
+                kill_in_call(bench, number, after=True)
+                raise LxdError("LXD could not.")
+
+        bench.runner.fault = fault
+        try:
+            bench.finish()
+        except Killed:
+            bench = world.restart(bench)
+        else:
+            break
+        operation = bench.context.operations.get(world.operation.id)
+        assert (operation.state, operation.outcome) == ("failed", "LXD could not."), number
+        assert as_it_was(bench, world.case), number
+        assert f"it failed at “{titles[last]}”; nothing half made was left" in notes(bench, operation)[-1]
+        bench.context.database.close()
+    assert number
 
 
 @pytest.mark.parametrize("command", OPERATIONS)

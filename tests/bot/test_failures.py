@@ -14,10 +14,10 @@ import pytest
 
 from bot import audit, runner
 from bot.lxd import LxdError, LxdUnavailable, PoolFull
-from bot.operations import Operation
+from bot.operations import Operation, StepRow
 from bot.plan import Refused
 from bot.steps import PROBE
-from tests.support.bot import CASES, LEAD, Bench, containers, events, live, make_bench, make_desk, notes
+from tests.support.bot import CASES, LEAD, Bench, as_it_was, containers, events, live, make_bench, make_desk, notes
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "an error of LXD": lambda: LxdError("LXD could not do it: the moon is full."),
@@ -54,12 +54,6 @@ def failing_at(bench: Bench, number: int, error: Exception, *, after: bool) -> l
 
     bench.lxd.on_call = on_call
     return made
-
-
-def as_it_was(bench: Bench, command: str) -> bool:
-    case = CASES[command]
-    was_live = command not in ("new", "unarchive", "start", "resume")
-    return containers(bench) == case.untouched and live(bench) == was_live
 
 
 def run(bench: Bench, command: str) -> Operation:
@@ -108,7 +102,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
-        assert as_it_was(bench, command), at
+        assert as_it_was(bench, CASES[command]), at
         assert events(bench, ended)[-1] == "operation.failed", at
         assert f"<@{CASES[command].actor.id}>, it failed" in notes(bench, ended)[-1]
         if kind == "an unexpected error":
@@ -171,11 +165,79 @@ def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path
     ended = bench.context.operations.get(operation.id)
     if way == "undo":
         assert ended.state == "cancelled"
-        assert as_it_was(bench, command)
+        assert as_it_was(bench, CASES[command])
         assert events(bench, ended)[-1] == "operation.undone"
     else:
         assert ended.state == "succeeded"
         assert containers(bench) == CASES[command].after
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_retry_while_the_host_is_still_away_needs_attention_again(tmp_path: Path, command: str) -> None:
+    bench = prepared(tmp_path, command)
+    operation = run(bench, command)
+
+    def down(method: str, _: tuple[Any, ...]) -> None:
+        if bench.context.operations.get(operation.id).steps[1].started:
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = down
+    bench.finish()
+
+    def still_down(*_: Any) -> None:
+        raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = still_down
+    bench.context.operations.retry(bench.context.operations.get(operation.id), LEAD.id)
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "needs_attention", "what it had begun stands there still"
+
+
+@pytest.mark.parametrize("command", ["restore", "migrate"])
+def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path: Path, command: str) -> None:
+    bench = prepared(tmp_path, command)
+    operation = run(bench, command)
+    heir = f"client-x--{operation.id}"
+
+    def steps() -> dict[str, StepRow]:
+        return {step.title: step for step in bench.context.operations.get(operation.id).steps}
+
+    def failing_once(now: Callable[[], bool]) -> None:
+        def on_call(*_: Any) -> None:
+            if now():
+                bench.lxd.on_call = None
+                raise LxdError("LXD could not.")
+
+        bench.lxd.on_call = on_call
+        bench.finish()
+
+    failing_once(lambda: bool(steps()[PROBE].finished))
+    bench.lxd.push(heir, "/what-a-client-wrote", b"a contact")
+    bench.context.operations.retry(bench.context.operations.get(operation.id), LEAD.id)
+    failing_once(lambda: bool(next(iter(steps().values())).started))
+    assert bench.context.operations.get(operation.id).state == "needs_attention"
+    bench.context.operations.undo(operation, LEAD.id)
+    bench.finish()
+    assert bench.lxd.pull(heir, "/what-a-client-wrote") == b"a contact"
+
+
+@pytest.mark.parametrize(("command", "state"), [("suspend", "failed"), ("migrate", "succeeded")])
+def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Path, command: str, state: str) -> None:
+    bench = prepared(tmp_path, command)
+    operation = run(bench, command)
+
+    def cut(moment: str) -> None:
+        if moment == "recorded 0":
+            raise KeyboardInterrupt
+
+    bench.runner.fault = cut
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    bench.lxd.stop("client-x", force=True)
+    bench.context.operations.recover()
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == state
+    assert live(bench), "it runs again where it was, or runs where it was to go"
 
 
 def test_an_lxd_that_is_not_up_yet_after_a_crash_leaves_no_orphan(tmp_path: Path) -> None:

@@ -101,3 +101,21 @@ def test_what_makes_no_sense_is_refused(bench: Bench, before: tuple[str, ...], t
         bench.done(earlier, OPERATOR)
     with pytest.raises(Refused, match=why):
         bench.answer(text, OPERATOR)
+
+
+def test_a_disk_that_fills_while_it_is_resized_does_not_leave_it_half_way(bench: Bench) -> None:
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
+    operation = bench.approve(bench.ask("resize client-x --plan medium", OPERATOR))
+
+    def fault(moment: str) -> None:
+        if moment == "recorded 0":
+            bench.lxd._world.machines["client-x"].bytes = 79 << 30
+            raise KeyboardInterrupt
+
+    bench.runner.fault = fault
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    bench.context.operations.recover()
+    bench.finish()
+    ended = bench.context.operations.get(operation.id)
+    assert ended.state == "succeeded", ended.outcome

@@ -72,6 +72,7 @@ ASKED = Operation(
     outcome="",
     error_id="",
     undo_by="",
+    begun=0,
     message_ts="1800000000.000100",
     revision=1,
     announced=0,

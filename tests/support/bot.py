@@ -208,6 +208,12 @@ def live(bench: Bench, domain: str = "client-x.mautic.localhost") -> bool:
     return bench.context.edge.probe(domain).login
 
 
+def as_it_was(bench: Bench, case: Case) -> bool:
+    """Whether all is as before the operation was asked for."""
+    was_live = case.text.split()[0] not in ("new", "unarchive", "start", "resume")
+    return containers(bench) == case.untouched and live(bench) == was_live
+
+
 def make_bench(
     folder: Path,
     lxd: SimulatedLxd | None = None,
