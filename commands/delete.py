@@ -31,7 +31,8 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         stamped = stamps(role="archived", operation=context.operation, archived=int(context.now()))
         instance = lxd.instance(name_now())
         if stamp(instance.config, "role") != "archived":
-            was = stamps(was_running=instance.running, was_called=instance.name)
+            stopped = instance.config.get("boot.autostart") == "false"
+            was = stamps(was_running=instance.running, was_stopped=stopped, was_called=instance.name)
             lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
         context.edge.apply()
 
@@ -43,7 +44,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
             lxd.rename(found.instance, archived)
 
     def undo() -> None:
-        """Put it back where it was, and open."""
+        """Put it back where it was, and as it was."""
         instance = lxd.instance(name_now())
         if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
             "archived",
@@ -56,8 +57,9 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         if stamp(instance.config, "was-running") == "1":
             lxd.start(name)
             wait_for_address(lxd, name)
-        back = stamps(role="tenant", archived="", was_running="", was_called="")
-        lxd.update(name, {**back, "boot.autostart": "true"})
+        autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
+        back = stamps(role="tenant", archived="", was_running="", was_stopped="", was_called="")
+        lxd.update(name, {**back, "boot.autostart": autostart})
         context.edge.apply()
 
     return Plan(
@@ -65,7 +67,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         arguments={"tenant": tenant},
         summary=f"Delete the tenant {tenant}",
         facts={
-            "Address": f"{context.settings.edge.url(found.domain)} stops answering",
+            "Address": f"{context.settings.edge.url(found.domain)} shows a polite page for as long as it is kept",
             "Kept": f"for {days} days as an archive, with all its data",
         },
         steps=(

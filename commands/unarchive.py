@@ -11,7 +11,10 @@ from bot.tenants import stamp, stamps
 
 @operation
 def unarchive(context: Context, tenant: TenantArgument) -> Plan:
-    """Bring a deleted tenant back, as it was, while its archive is still kept."""
+    """Bring a deleted tenant back, as it was, while its archive is still kept.
+
+    One that had been stopped stays so until `start`.
+    """
     everything = context.fleet.all("tenant", "archived")
     ours = [one for one in everything if one.name == tenant and one.operation == str(context.operation or "-")]
     if not ours:
@@ -26,8 +29,10 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
             raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")
     archived = f"{tenant}--archived"
     lxd = context.fleet.of(found).lxd
+    was = lxd.instance(found.instance).config
     # As it was called: another container of the tenant's may have its own name.
-    name = stamp(lxd.instance(found.instance).config, "was-called") or tenant
+    name = stamp(was, "was-called") or tenant
+    stopped = stamp(was, "was-stopped") == "1"
 
     def rename() -> None:
         try:
@@ -35,18 +40,23 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         except NotFound:
             lxd.rename(archived, name)
 
-    def start() -> None:
+    def start() -> str | None:
+        if stopped:
+            return "it had been stopped"
         lxd.start(name)
         wait_for_address(lxd, name)
+        return None
 
     def route() -> None:
         instance = lxd.instance(name)
         if stamp(instance.config, "role") != "tenant":
             stamped = stamps(role="tenant", archived="", operation=context.operation)
-            lxd.update(name, {**stamped, "boot.autostart": "true"})
+            lxd.update(name, {**stamped, "boot.autostart": "false" if stopped else "true"})
         context.edge.apply()
 
     def probe() -> str:
+        if stopped:
+            return "it is still stopped"
         if found.state == "suspended":
             return "it is still suspended"
         return see_login_page(context.edge, found.domain)
@@ -71,6 +81,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         arguments={"tenant": tenant},
         summary=f"Bring the tenant {tenant} back",
         facts={"Address": context.settings.edge.url(found.domain)},
+        remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"} if stopped else {},
         steps=(
             Step("Take it out of the archive", rename),
             Step("Start the container", start),

@@ -67,15 +67,31 @@ def test_a_domain_that_went_to_another_is_not_taken_back(bench: Bench) -> None:
         bench.answer("unarchive client-x", OPERATOR)
 
 
-def test_a_stopped_tenant_whose_deletion_fails_stays_stopped(bench: Bench) -> None:
+def test_one_that_had_been_stopped_comes_back_stopped(bench: Bench) -> None:
+    bench.done("stop client-x", OPERATOR)
+    bench.done("delete client-x", OPERATOR)
+    back = bench.done("unarchive client-x", OPERATOR)
+    assert [step.note for step in back.steps] == ["", "it had been stopped", "", "it is still stopped"]
+    tenant = bench.context.fleet.tenant("client-x")
+    assert (tenant.status, tenant.stopped) == ("Stopped", True)
+    assert bench.done("start client-x", OPERATOR).state == "succeeded"
+    assert live(bench)
+
+
+@pytest.mark.parametrize("on_purpose", [True, False])
+def test_a_stopped_tenant_whose_deletion_fails_stays_as_it_was(bench: Bench, on_purpose: bool) -> None:
+    if on_purpose:
+        bench.done("stop client-x", OPERATOR)
     bench.lxd.stop("client-x")
     bench.lxd.fail_next("rename", OSError("broken"))
     assert bench.done("delete client-x", OPERATOR).state == "failed"
     instance = bench.lxd.instance("client-x")
     assert (instance.running, stamp(instance.config, "role")) == (False, "tenant")
+    assert bench.context.fleet.tenant("client-x").stopped == on_purpose
 
 
 def test_the_plan_says_what_will_be_and_what_can_be_undone(bench: Bench) -> None:
     plan = bench.answer("delete client-x", LEAD)
+    assert plan.facts["Address"].endswith("client-x.mautic.localhost shows a polite page for as long as it is kept")
     assert plan.facts["Kept"] == "for 30 days as an archive, with all its data"
     assert "unarchive" in plan.reversible
