@@ -111,9 +111,14 @@ class Invocations:
 
     def command(self, key: str, payload: dict[str, Any]) -> None:
         """A slash command: parse, then answer (a query) or ask for approval (an operation)."""
-        actor = self._actor(payload)
-        command, arguments = self.context.registry.parse(payload["text"])
-        self._invoke(key, payload, actor, command, arguments)
+        try:
+            command, arguments = self.context.registry.parse(payload["text"])
+        except Refused:
+            # Who has no say here is told that, and not how a command is used.
+            self._actor(payload)
+            raise
+        at_once = command.kind == "operation" and not self.context.settings.policy(command.name).approvals
+        self._invoke(key, payload, self._actor(payload, fresh=command.fresh or at_once), command, arguments)
 
     def _invoke(
         self, key: str, payload: dict[str, Any], actor: Actor, command: Command, arguments: dict[str, Any]

@@ -163,3 +163,24 @@ def test_who_looked_earlier_and_comes_later_changes_nothing(monkeypatch: pytest.
     go_on.set()
     job.join()
     assert world.way("front") == world.by("new")
+
+
+@pytest.mark.parametrize("away", ["front", "other"])
+def test_an_edge_that_cannot_be_made_is_told_of_unless_it_is_the_front(
+    monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    world = World("front", "other")
+
+    def ensure(host: str) -> None:
+        if host == away:
+            raise LxdUnavailable("LXD does not answer.")
+
+    for host, edge in world.made.items():
+        monkeypatch.setattr(edge, "ensure", lambda _, host=host: ensure(host))
+    told: list[str] = []
+    if away == "front":
+        with pytest.raises(LxdUnavailable):
+            world.edges.ensure(told.append)
+    else:
+        world.edges.ensure(told.append)
+        assert told == ["other: LXD does not answer."]

@@ -1,0 +1,45 @@
+"""A host that is out of reach does not keep the others from being brought up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bot import bring_up
+from bot.lxd import LxdUnavailable
+from bot.simulated_lxd import SimulatedLxd
+from tests.support.bot import add_blueprint, settings_in
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedLxd]:
+    """The server of `[lxd]`, and another."""
+    made = {"local": SimulatedLxd(), "solo": SimulatedLxd()}
+    add_blueprint(made["local"])
+    monkeypatch.setattr(bring_up, "gateways", lambda _: made)
+    monkeypatch.setattr(bring_up, "real_edges", lambda *_: SimpleNamespace(ensure=lambda _: None))
+    return made
+
+
+def silence(lxd: SimulatedLxd) -> None:
+    def silent(*_: Any) -> None:
+        raise LxdUnavailable("LXD at 192.0.2.1 cannot be reached; is it running?")
+
+    lxd.on_call = silent
+
+
+def test_a_server_that_is_out_of_reach_is_told_of(
+    servers: dict[str, SimulatedLxd], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silence(servers["solo"])
+    bring_up._prepare(settings_in(tmp_path), bring_up.Parts())
+    assert "solo: LXD at 192.0.2.1 cannot be reached" in capsys.readouterr().out
+
+
+def test_without_the_first_server_nothing_is_brought_up(servers: dict[str, SimulatedLxd], tmp_path: Path) -> None:
+    silence(servers["local"])
+    with pytest.raises(bring_up.CannotBringUp, match=r"192\.0\.2\.1 cannot be reached"):
+        bring_up._prepare(settings_in(tmp_path), bring_up.Parts())
