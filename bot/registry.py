@@ -103,6 +103,8 @@ class Command:
     usage: str
     summary: str
     help: str
+    fresh: bool
+    """Whether it decides something, or shows what not everybody may see: then Slack is asked afresh who it is."""
 
 
 def operation(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
@@ -114,6 +116,12 @@ def operation(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Mod
 def query(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """Declare a command that changes nothing in the fleet: it returns its answer."""
     function.declared = "query"  # type: ignore[attr-defined]
+    return function
+
+
+def fresh(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Declare that a query decides something, or shows what not everybody may see."""
+    function.fresh = True  # type: ignore[attr-defined]
     return function
 
 
@@ -160,7 +168,8 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
             parts.append(f"<{shown}>" if parameter.default is parameter.empty else f"[{shown}]")
     text = inspect.cleandoc(function.__doc__ or "")
     kind: Literal["operation", "query"] = function.declared  # type: ignore[attr-defined]
-    return Command(name, kind, function, " ".join([name, *parts]), text.split("\n")[0].rstrip("."), text)
+    usage, summary = " ".join([name, *parts]), text.split("\n")[0].rstrip(".")
+    return Command(name, kind, function, usage, summary, text, getattr(function, "fresh", False))
 
 
 class Registry:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, OperationNumber, query
+from bot.registry import Context, OperationNumber, fresh, query
 
 
+@fresh
 @query
 def approve(context: Context, id: OperationNumber, tenant: str = "") -> Message:
     """Approve a request by its number; for a dangerous one, type the tenant's name after it."""

@@ -8,9 +8,10 @@ from typing import Literal
 from bot import audit as log
 from bot.approvals import Actor
 from bot.messages import Message
-from bot.registry import Context, query
+from bot.registry import Context, fresh, query
 
 
+@fresh
 @query
 def audit(context: Context, what: Literal["recent", "verify", "export"] = "recent", *, head: str = "") -> Message:
     """Show the latest of the audit log, prove that nobody changed it, or export it.

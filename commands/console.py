@@ -6,9 +6,10 @@ from bot import audit
 from bot.console import NotAllowed, allowed
 from bot.messages import Message
 from bot.plan import Refused
-from bot.registry import Context, FreeWords, TenantArgument, query
+from bot.registry import Context, FreeWords, TenantArgument, fresh, query
 
 
+@fresh
 @query
 def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Message:
     """Run one of Mautic's own commands in a tenant, from a list of those that do no harm.

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from bot.messages import Modal, code, modal, section
-from bot.registry import Context, TenantArgument, query
+from bot.registry import Context, TenantArgument, fresh, query
 
 
+@fresh
 @query
 def credentials(context: Context, tenant: TenantArgument) -> Modal:
     """Show a tenant's first login, once, to the person who asked for the tenant.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, OperationNumber, query
+from bot.registry import Context, OperationNumber, fresh, query
 
 
+@fresh
 @query
 def deny(context: Context, id: OperationNumber, *because: str) -> Message:
     """Deny a request by its number, with a reason if you like."""

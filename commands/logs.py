@@ -10,12 +10,13 @@ from cyclopts.validators import Number
 from bot import audit
 from bot.mautic import Log
 from bot.messages import OUTPUT, Message, escape
-from bot.registry import Context, TenantArgument, query
+from bot.registry import Context, TenantArgument, fresh, query
 
 BLOCKS = 4
 """Blocks of output that fit one message."""
 
 
+@fresh
 @query
 def logs(
     context: Context,

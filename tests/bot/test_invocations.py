@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bot import audit
+from bot.approvals import Actor
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk
 
 
@@ -51,6 +53,31 @@ def test_a_refusal_is_told_and_recorded(desk: Desk) -> None:
 def test_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
     desk.command("delete client-x")
     assert "asked for by an operator or an approver" in last_answer(desk, ASKER.id)
+
+
+WHAT_ROLES_LET_DO = ("approve 1", "deny 1", "audit", "console client-x", "logs client-x", "schedule run x")
+
+
+@pytest.mark.parametrize("text", WHAT_ROLES_LET_DO)
+def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(asked: Desk, text: str) -> None:
+    asked.command("list", LEAD)
+    asked.slack.groups["mautic-approvers"] = []
+    asked.command(text, LEAD)
+    assert asked.last().state == "awaiting_approval"
+    assert re.search("Only an approver|ask one of them", last_answer(asked, LEAD.id))
+
+
+def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(asked: Desk) -> None:
+    asked.command("list", OPERATOR)
+    asked.slack.groups["mautic-operators"] = []
+    asked.command("snapshot client-x", OPERATOR)
+    assert "asked for by an operator" in last_answer(asked, OPERATOR.id)
+
+
+def test_a_guest_is_turned_away_and_not_taught(desk: Desk) -> None:
+    desk.slack.people["U0GUEST"] = {"is_restricted": True}
+    desk.command("nwe client-x", Actor("U0GUEST", frozenset()))
+    assert "Guests" in last_answer(desk, "U0GUEST")
 
 
 def test_a_busy_tenant_names_its_holder(asked: Desk) -> None:
