@@ -25,7 +25,6 @@ from bot.fleet import Fleet
 from bot.hosts import gateway, gateways, real_edges
 from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
-from bot.plan import Refused
 from bot.registry import Registry
 from bot.settings import Settings, load
 
@@ -100,18 +99,26 @@ def _where(local: bool) -> str:
 
 
 def _prepare(settings: Settings, parts: Parts) -> str:
-    """Bring up LXD with the bot's project, a blueprint and the edge; return LXD's address."""
+    """Bring up LXD with the bot's project, a blueprint and the edge; return LXD's address.
+
+    Servers beside that of `[lxd]` may be out of reach; the next `make up` brings them up.
+    """
     try:
         with parts.part("LXD") as tell:
             address = settings.lxd.endpoint or local_lxd.up(settings.state, tell).socket
             servers = gateways(settings)
-            for lxd in servers.values():
-                lxd.ensure_project(
-                    pool_driver=settings.lxd.pool_driver, pool_size=settings.lxd.pool_size, subnet=settings.lxd.subnet
-                )
-        try:
-            Fleet(servers).blueprint()
-        except Refused:
+            for name, lxd in servers.items():
+                try:
+                    lxd.ensure_project(
+                        pool_driver=settings.lxd.pool_driver,
+                        pool_size=settings.lxd.pool_size,
+                        subnet=settings.lxd.subnet,
+                    )
+                except LxdError as error:
+                    if name == settings.lxd.name:
+                        raise
+                    tell(f"{name}: {error}")
+        if not Fleet(servers).look("blueprint").tenants:
             with parts.part("Blueprint") as tell:
                 build_blueprint(settings, servers[settings.lxd.name], tell)
         with parts.part("Edge") as tell:

@@ -26,14 +26,20 @@ class Edges:
         self._numbers = itertools.count(1)
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Have every edge there and running, with today's routes; `progress` is told by host."""
+        """Have every edge there and running, with today's routes; `progress` is told by host.
+
+        Raises LxdError when the front cannot be; of the others, which can be out of reach, it is told.
+        """
 
         def ensure(host: str, edge: Edge) -> None:
             edge.ensure(lambda text: progress(f"{host}: {text}"))
 
-        _, failed = _each(self._known(), ensure)
-        for error in failed.values():
-            raise error
+        known = self._known()
+        _, failed = _each(known, ensure)
+        for host, error in failed.items():
+            if host == next(iter(known)):
+                raise error
+            progress(f"{host}: {error}")
         self.apply(fresh=True)
 
     def apply(self, *, fresh: bool = False) -> None:
