@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -108,6 +109,10 @@ class LxdConnection:
                     endpoint = "http+unix://lxd"
                     session.mount(endpoint, _UnixAdapter(self.endpoint))
                 else:
+                    for file in (*(self._certificate or ()), self._server_certificate):
+                        if file:
+                            # What is told of a bad path later does not always name it.
+                            Path(file).read_bytes()
                     session.cert = self._certificate
                     session.verify = self._server_certificate or True
                     if self._server_certificate:
@@ -259,6 +264,10 @@ def _reason(error: LXDAPIException) -> str:
 
 
 def _unreachable(endpoint: str, doing: str, error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"The bot could not {doing} at {endpoint}: it cannot open {error.filename} ({error.strerror})."
+    if endpoint.startswith("/") and "Permission denied" in str(error):
+        return f"The bot may not open LXD's socket {endpoint}; put its user into the group that owns it."
     if isinstance(error, requests.Timeout):
         return f"LXD at {endpoint} did not answer in time when asked to {doing}."
     if isinstance(error, requests.exceptions.SSLError) or "fingerprint" in str(error).lower():

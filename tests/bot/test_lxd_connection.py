@@ -1,0 +1,45 @@
+"""What is said when the way to LXD is not there: each cause in a sentence of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot import lxd_connection
+from bot.lxd import LxdUnavailable
+from bot.lxd_gateway import LxdGateway
+
+NOWHERE = "https://127.0.0.1:1"
+
+
+def said(gateway: LxdGateway) -> str:
+    with pytest.raises(LxdUnavailable) as error:
+        gateway.server()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["bot.crt", "bot.key", "server.crt"])
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, missing: str) -> None:
+    files = [tmp_path / name for name in ("bot.crt", "bot.key", "server.crt")]
+    for file in files:
+        if file.name != missing:
+            file.touch()
+    certificate, key, server = map(str, files)
+    told = said(LxdGateway(NOWHERE, certificate=(certificate, key), server_certificate=server))
+    assert told.endswith(f"it cannot open {tmp_path}/{missing} (No such file or directory).")
+
+
+def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = str(tmp_path / "unix.socket")
+    assert said(LxdGateway(socket)) == f"LXD at {socket} cannot be reached; is it running?"
+
+    def connect(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(lxd_connection._UnixConnection, "connect", connect)
+    assert said(LxdGateway(socket)) == (
+        f"The bot may not open LXD's socket {socket}; put its user into the group that owns it."
+    )
