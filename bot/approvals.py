@@ -41,6 +41,17 @@ class Approvals:
         if not actor.roles & set(policy.ask):
             raise Refused(f"`/mautic {command}` may be asked for by {_names(policy.ask)}; ask one of them.")
 
+    def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
+        """Raise Refused when this person might not ask for it today, or it has failed and its approval is too old."""
+        self.refuse_to_ask(operation.command, actor)
+        hours = self.settings.policy(operation.command).hours
+        approved = max((decision.at for decision in operation.decisions), default=operation.created)
+        if operation.state == "failed" and self.operations.clock() >= approved + hours * 3600:
+            raise Refused(
+                f"What was approved more than {hours:g} hours ago is not tried again; ask anew with "
+                f"`/mautic {operation.command}`."
+            )
+
     def decide(
         self, number: int, actor: Actor, verdict: Verdict, *, reason: str = "", typed_name: str = "", via: str
     ) -> Operation:

@@ -126,7 +126,7 @@ class Invocations:
         if self.context.operations.requested(key):
             # Delivered again after a crash: the card tells the rest.
             return
-        context = replace(self.context, actor=actor, channel=payload["channel"])
+        context = replace(self.context, actor=actor, channel=payload["channel"], delivery=key)
         if command.kind == "operation":
             context.approvals.refuse_to_ask(command.name, actor)
         result = call(command, context, arguments)
@@ -173,6 +173,7 @@ class Invocations:
             if actor.id != operation.requester and not actor.roles & set(policy.approve):
                 raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
             if action == "retry":
+                self.context.approvals.refuse_to_retry(operation, actor)
                 self.context.operations.retry(operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)

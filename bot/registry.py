@@ -80,6 +80,8 @@ class Context:
     post: Post
     actor: Actor = THE_BOT
     channel: str = ""
+    delivery: str = ""
+    """Slack's id of what is worked on; after a crash it comes again."""
     operation: int = 0
     """The operation that the plan is built for; 0 while it is being asked for."""
     begun: bool = False

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from threading import BoundedSemaphore
+
 from bot import audit
 from bot.console import NotAllowed, allowed
 from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, FreeWords, TenantArgument, fresh, query
+
+_RUNNING = BoundedSemaphore(2)
+"""One may take minutes, and people's decisions must not wait behind them all."""
 
 
 @fresh
@@ -22,10 +28,28 @@ def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Me
         words = allowed(command)
     except NotAllowed as error:
         raise Refused(str(error)) from error
-    event = audit.Event("console.run", context.actor.id, tenant, 0, {"words": " ".join(words)})
-    with context.database.transaction() as transaction:
-        audit.record(transaction, event, context.now())
-    code, output = context.fleet.of(found).mautic.console(found.instance, words)
+    if not _RUNNING.acquire(blocking=False):
+        raise Refused("Two of Mautic's commands are running already; try again when one of them has ended.")
+    try:
+        _record_once(context, tenant, words)
+        code, output = context.fleet.of(found).mautic.console(found.instance, words)
+    finally:
+        _RUNNING.release()
     return context.renderer.message(
         "commands/console.j2", tenant=tenant, words=" ".join(words), code=code, output=output
     )
+
+
+def _record_once(context: Context, tenant: str, words: Sequence[str]) -> None:
+    """Record that it is run, or refuse when this delivery has run it before: it may have sent mail."""
+    before = "SELECT 1 FROM audit WHERE tenant = ? AND event = 'console.run' AND json_extract(detail, '$.delivery') = ?"
+    event = audit.Event(
+        "console.run", context.actor.id, tenant, 0, {"words": " ".join(words), "delivery": context.delivery}
+    )
+    with context.database.transaction() as transaction:
+        if context.delivery and transaction.execute(before, (tenant, context.delivery)).fetchone():
+            raise Refused(
+                f"The bot was restarted while `{' '.join(words)}` ran in `{tenant}`; it may have ended there, so it is "
+                "not run again by itself: look, and ask again if it has to be."
+            )
+        audit.record(transaction, event, context.now())

@@ -11,6 +11,7 @@ import pytest
 
 from bot import audit
 from bot.approvals import Actor
+from bot.lxd import LxdError
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk
 
 
@@ -167,6 +168,43 @@ def test_retry_is_for_the_requester_and_approvers(asked: Desk) -> None:
     asked.click("retry", 1, OPERATOR)
     assert f"Only <@{ASKER.id}> or an approver" in last_answer(asked, OPERATOR.id)
     asked.click("retry", 1, ASKER)
+    asked.bench.finish()
+    assert asked.last().state == "succeeded"
+
+
+def test_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
+    asked.click("approve", 1)
+    asked.bench.finish()
+    asked.command("delete client-x", OPERATOR)
+    asked.bench.approve(asked.last())
+    asked.bench.lxd.fail_next("stop", LxdError("broken"))
+    asked.bench.finish()
+    asked.slack.groups["mautic-operators"] = []
+    asked.click("retry", 2, OPERATOR)
+    assert "asked for by an operator or an approver" in last_answer(asked, OPERATOR.id)
+    assert asked.last().state == "failed"
+
+
+def test_an_approval_does_not_last_for_ever(asked: Desk) -> None:
+    asked.bench.lxd.fail_next("start", LxdError("broken"))
+    asked.click("approve", 1)
+    asked.bench.finish()
+    asked.bench.clock.move(24 * 3600)
+    asked.click("retry", 1)
+    assert "approved more than 24 hours ago is not tried again; ask anew with `/mautic new`" in last_answer(
+        asked, LEAD.id
+    )
+    assert asked.last().state == "failed"
+
+
+def test_what_was_left_half_done_can_be_tried_again_at_any_time(asked: Desk) -> None:
+    asked.bench.lxd.fail_next("start", LxdError("broken"))
+    asked.bench.lxd.fail_next("delete", LxdError("broken"))
+    asked.click("approve", 1)
+    asked.bench.finish()
+    assert asked.last().state == "needs_attention"
+    asked.bench.clock.move(90 * 24 * 3600)
+    asked.click("retry", 1)
     asked.bench.finish()
     assert asked.last().state == "succeeded"
 
