@@ -40,12 +40,14 @@ CRONS = {
 class State(msgspec.Struct):
     """What can be otherwise than well.
 
-    `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed; `disk_free` is a share of
-    the disk; `writes` are (contacts, submissions or opt_outs; epoch seconds), on top of `contacts`.
+    `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
+    when they did not, the last time; `disk_free` is a share of the disk; `writes` are (contacts, submissions or
+    opt_outs; epoch seconds), on top of `contacts`.
     """
 
     stopped: list[str] = []
     crons_ended: float = 0
+    rested: tuple[float, float] = (0, 0)
     queue_age: int = 0
     log_errors: int = 0
     disk_free: float = 0.8
@@ -112,9 +114,11 @@ class _Tenant:
         )  # fmt: skip
 
     def start(self, *services: str) -> None:
+        ended = self.state.crons_ended
+        again = ended and "cron" in services and not self.sealed()
         change(
             self.lxd, self.name, stopped=sorted({*self.state.stopped} - {*services}),
-            crons_ended=0 if "cron" in services else self.state.crons_ended,
+            crons_ended=0 if again else ended, rested=(ended, self.now) if again else self.state.rested,
             queue_age=0 if "mautic-worker@email" in services else self.state.queue_age,
         )  # fmt: skip
 
@@ -131,6 +135,8 @@ class _Tenant:
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self.seal(f"closed {request['reason']}")
         self.stop("mautic-worker@email")
+        # Under a seal jobs skip.
+        change(self.lxd, self.name, crons_ended=self.state.crons_ended or self.now)
         return {}
 
     def open(self, _request: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +194,14 @@ class _Tenant:
         down = [f"{name} is inactive" for name in state.stopped]
         database = "mariadb" not in state.stopped
         login = database and services["php8.2-fpm"] == services["nginx"] == "active"
-        last = state.crons_ended or self.now
-        late = {command: self.now - last > 2 * period + 900 for command, period in CRONS.items()}
+        began, ended = state.rested
+        last = {
+            command: state.crons_ended or (began if self.now < ended + period else self.now)
+            for command, period in CRONS.items()
+        }
+        late = {command: self.now - max(last[command], ended) > 2 * CRONS[command] + 900 for command in CRONS}
         crons = {
-            command: {"last_success": int(last), "rc": 0, "late": late[command], "why": "exit code 0"}
+            command: {"last_success": int(last[command]), "rc": 0, "late": late[command], "why": "exit code 0"}
             for command in CRONS
         }
         checks: dict[str, tuple[bool, str]] = {

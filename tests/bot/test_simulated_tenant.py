@@ -112,6 +112,15 @@ def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
     assert wrong(mautic) == {}
 
 
+def test_jobs_that_did_not_run_under_a_seal_are_not_late_once_it_is_gone(lxd: SimulatedLxd, mautic: Mautic) -> None:
+    mautic.close(NAME, "suspend")
+    lxd._clock = lambda: NOW + 4 * 3600
+    assert "mautic:import (exit code 0)" in wrong(mautic)["crons"]
+    mautic.open(NAME)
+    assert mautic.health(NAME)["facts"]["crons"]["mautic:import"]["last_success"] == NOW
+    assert wrong(mautic) == {}
+
+
 def test_a_stopped_copy_can_be_sealed_before_it_boots(lxd: SimulatedLxd, mautic: Mautic) -> None:
     lxd.stop(NAME)
     mautic.seal(NAME)

@@ -215,6 +215,27 @@ def test_a_closed_tenant_is_polite_and_sends_nothing_over_a_restart_too_until_it
     well(mautic, tenant)
 
 
+@pytest.mark.parametrize("end", ["close", "stop"])
+def test_what_jobs_did_not_do_while_it_was_closed_or_off_is_not_late_at_once(
+    mautic: Mautic, host: LxdGateway, tenant: Clone, end: str
+) -> None:
+    aged = """
+    sed -i -E 's/"since": [0-9]+/"since": 1000/' /var/lib/mautic-ops/identity.json
+    touch -c -d @1000 /etc/nginx /run/crond.pid
+    """
+    assert host.execute(tenant.name, ["sh", "-ec", aged]).code == 0
+    assert "mautic:webhooks:delete_logs" in wrong(mautic, tenant)["crons"]
+    if end == "close":
+        mautic.close(tenant.name, "suspend")
+        host.execute(tenant.name, ["sh", "-ec", aged])
+        mautic.open(tenant.name)
+    else:
+        host.stop(tenant.name)
+        host.start(tenant.name)
+        eventually(lambda: host.state(tenant.name).address, bool)
+    well(mautic, tenant)
+
+
 def test_it_can_be_opened_as_soon_as_it_is_started(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     for _ in range(5):
         host.stop(tenant.name)

@@ -14,6 +14,10 @@ from .page import login_page
 from .workers import workers
 
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")
+CRON_RUNS = Path("/run/crond.pid")
+"""What cron leaves at each start of its own."""
+PAGE_LATE = 8.0
+"""Seconds after which no login page is expected any more: who asks for all of this waits for twenty."""
 
 HEALTH_SQL = """
 SELECT 'contacts', COUNT(*), COALESCE(SUM(date_identified IS NOT NULL), 0) FROM leads;
@@ -68,10 +72,11 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
     ]
     check("services", not down, ", ".join(down) or f"{len(states)} active")
     try:
-        status, is_login, seconds = login_page(known.get("domain", "localhost"))
+        status, is_login, seconds = login_page(known.get("domain", "localhost"), PAGE_LATE)
         check("login page", is_login, f"{status} in {seconds:.2f} s")
     except OSError as error:
-        check("login page", False, f"nginx does not answer ({error.strerror})")
+        # A timeout has no words of its own.
+        check("login page", False, f"nginx does not answer ({error.strerror or 'it took too long'})")
 
     rows: dict[str, list[list[str]]] = {}
     for label, *values in sql(HEALTH_SQL, "mautic", force=True):
@@ -93,7 +98,7 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
                if name == "failed" or queue["age"] > QUEUE_LATE]  # fmt: skip
         check("queues", not bad, "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting")
 
-    since = float(known.get("since", time.time()))
+    since = max(float(known.get("since", time.time())), _jobs_run_since())
     facts["crons"] = crons = cron_states(
         cron_periods(CRONTAB.read_text()),
         {path.stem: read_json(path) for path in BEATS.glob("*.json")},
@@ -143,13 +148,14 @@ def cron_states(
 ) -> dict[str, dict[str, Any]]:
     """Return {command: {last_success, rc, late, why}}: late when no success came within two periods and a quarter.
 
-    `beats` are the heartbeats by command (`:` as `_`), `since` is when the tenant began; times in epoch seconds.
+    `beats` are the heartbeats by command (`:` as `_`); times in epoch seconds. `since`: when the tenant began, or began
+    again: what it did not do while it was closed or off is late a period later only.
     """
     states = {}
     for command, period in periods.items():
         beat = beats.get(command.replace(":", "_"), {})
         last = beat.get("last_success")
-        late = command not in UNCONFIGURED and now - (last or since) > 2 * period + 900
+        late = command not in UNCONFIGURED and now - max(last or 0, since) > 2 * period + 900
         if not beat:
             why = "never ran"
         elif beat.get("skipped"):
@@ -158,6 +164,11 @@ def cron_states(
             why = f"exit code {beat.get('rc')}"
         states[command] = {"last_success": last, "rc": beat.get("rc"), "late": late, "why": why}
     return states
+
+
+def _jobs_run_since() -> float:
+    """When jobs could run again: cron was started, or a seal was taken away, which is a change of its folder."""
+    return max((path.stat().st_mtime for path in (CRON_RUNS, SEAL.parent) if path.exists()), default=0.0)
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:

@@ -85,7 +85,7 @@ def systemctl(*words: str) -> None:
     """Run systemctl; raises CtlError with what it says."""
     ended = run("systemctl", *words, timeout=300)
     if ended.returncode:
-        raise CtlError(f"systemctl {' '.join(words)} failed: {ended.stderr.strip().splitlines()[:1]}")
+        raise CtlError(f"systemctl {' '.join(words)} failed: {ended.stderr.strip().partition(chr(10))[0]}")
 
 
 def console(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:

@@ -12,11 +12,14 @@ from .means import IDENTITY, CtlError, read_json
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 
 
-def login_page(domain: str) -> tuple[int, bool, float]:
-    """Ask for the login page by the inside socket; return (status, it is a login page, seconds)."""
+def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
+    """Ask for the login page by the inside socket; return (status, it is a login page, seconds).
+
+    Raises TimeoutError when nothing comes for `patience` seconds.
+    """
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(30)
+        connection.settimeout(patience)
         connection.connect(str(INSIDE_SOCKET))
         connection.sendall(
             f"GET /s/login HTTP/1.0\r\nHost: {domain}\r\nUser-Agent: mautic-ctl\r\n"

@@ -1,16 +1,19 @@
 """The in-tenant tool: what of it can be told without a tenant."""
 
 import json
+import os
+import socket
 import stat
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, parameters, sizes
+from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, page, parameters, sizes
 from bot.mautic import TOOL, Mautic
 from bot.simulated_lxd import SimulatedLxd
 
@@ -45,6 +48,8 @@ def test_periods_are_read_from_the_crontab() -> None:
         ({"rc": 1, "skipped": False, "last_success": NOW - 9000}, 0, True, "exit code 1"),
         ({"rc": None, "skipped": "running", "last_success": NOW - 9000}, 0, True, "skipped: running"),
         ({"rc": 1, "skipped": False, "last_success": None}, NOW - 9000, True, "exit code 1"),
+        ({"rc": None, "skipped": "sealed", "last_success": NOW - 9000}, NOW - 2600, False, "skipped: sealed"),
+        ({"rc": None, "skipped": "sealed", "last_success": NOW - 9000}, NOW - 2800, True, "skipped: sealed"),
     ],
 )
 def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour(
@@ -52,6 +57,43 @@ def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour(
 ) -> None:
     states = health.cron_states({"mautic:segments:update": 900}, {"mautic_segments_update": beat}, since, NOW)
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
+
+
+def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nginx, pid = tmp_path / "nginx", tmp_path / "crond.pid"
+    nginx.mkdir()
+    seal = nginx / "sealed"
+    monkeypatch.setattr(health, "SEAL", seal)
+    monkeypatch.setattr(health, "CRON_RUNS", pid)
+    seal.touch()
+    os.utime(nginx, (1000, 1000))
+    assert health._jobs_run_since() == 1000, "where cron does not run"
+    pid.touch()
+    os.utime(pid, (2000, 2000))
+    assert health._jobs_run_since() == 2000
+    seal.unlink()
+    assert health._jobs_run_since() == nginx.stat().st_mtime > 2000
+
+
+def test_a_page_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "INSIDE_SOCKET", tmp_path / "inside.sock")
+    with socket.socket(socket.AF_UNIX) as nginx:
+        nginx.bind(str(page.INSIDE_SOCKET))
+        nginx.listen()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            page.login_page("client-x.test", patience=0.05)
+        assert time.monotonic() - began < 2
+
+
+def test_what_systemctl_says_is_told_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Failed to stop x.service: Unit x.service not loaded.\nSee the logs.\n"
+    monkeypatch.setattr(means, "run", lambda *_, **__: subprocess.CompletedProcess([], 5, "", said))
+    with pytest.raises(means.CtlError) as raised:
+        means.systemctl("stop", "x")
+    assert str(raised.value) == "systemctl stop x failed: Failed to stop x.service: Unit x.service not loaded."
 
 
 def test_a_job_for_what_nobody_has_set_up_is_never_late() -> None:
