@@ -462,10 +462,7 @@ class LxdGateway:
     def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
         """See `Lxd.ensure_project`."""
         server = self.server()
-        members = [""]
-        if server.clustered:
-            found = self._lxd.get("cluster/members", "list the cluster's members", {"recursion": "1"}, project=False)
-            members = [member["server_name"] for member in found]
+        members = [member.name for member in self.members()]
         size = {} if pool_driver == "dir" else {"size": pool_size}
         self._ensure("storage-pools", {"name": self._pool, "driver": pool_driver}, members, each=size)
         rules = _network_config(subnet)
@@ -544,7 +541,7 @@ class LxdGateway:
             return
         doing = f"make {kind.removesuffix('s').replace('-', ' ')} `{body['name']}`"
         try:
-            if members and members != [""]:
+            if members:
                 for member in members:
                     pending = {**body, "config": dict(each or {})}
                     self._lxd.request("post", kind, doing, params={"target": member}, json=pending, project=False)

@@ -31,7 +31,7 @@ PATIENCE = 5.0
 Part = Literal["worker", "cron", "web", "database"]
 Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
 
-_SIDE_BY_SIDE = frozenset(["health", "version", "page", "counts", "bytes", "logs", "hold", "console"])
+_SIDE_BY_SIDE = frozenset(["health", "version", "page", "counts", "logs", "hold", "console"])
 """Verbs that may run beside others."""
 
 
@@ -184,9 +184,9 @@ class Mautic:
         """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
         self.call(instance, "close", {"reason": reason}, timeout=180)
 
-    def open(self, instance: str, *, edge_address: str = "") -> None:
-        """Start all that does not run, and open what was sealed or closed; `edge_address` is that of a new host."""
-        self.call(instance, "open", {"edge_address": edge_address}, timeout=180)
+    def open(self, instance: str) -> None:
+        """Start all that does not run, and open what was sealed or closed."""
+        self.call(instance, "open", {}, timeout=180)
 
     def quiesce(self, instance: str) -> float:
         """End all work for a last copy: sealed, everything acknowledged is on disk, the database shut down cleanly.
@@ -196,12 +196,12 @@ class Mautic:
         seconds: float = self.call(instance, "quiesce", {}, timeout=180)["seconds"]
         return seconds
 
-    def unquiesce(self, instance: str, *, edge_address: str = "") -> None:
+    def unquiesce(self, instance: str) -> None:
         """Take `quiesce` back, here or in the copy: all runs again, and is open unless it had been closed before.
 
         Safe where nothing was quiesced.
         """
-        self.call(instance, "unquiesce", {"edge_address": edge_address}, timeout=180)
+        self.call(instance, "unquiesce", {}, timeout=180)
 
     def wait_for_page(self, instance: str, seconds: int = 90) -> float:
         """Wait inside until the login page is there, sealed or not, and return the seconds that it took.
@@ -246,11 +246,6 @@ class Mautic:
     def resize(self, instance: str, size: PlanSize) -> None:
         """Give MariaDB, PHP and the workers the sizes of a plan, without a break."""
         self.call(instance, "resize", _sizes(size))
-
-    def bytes(self, instance: str) -> int:
-        """Return the bytes on disk of database and media: what a move has to carry."""
-        size: int = self.call(instance, "bytes", {})["bytes"]
-        return size
 
 
 def _packed() -> bytes:

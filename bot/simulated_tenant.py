@@ -182,9 +182,6 @@ class _Tenant:
     def resize(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
-    def bytes(self, _request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"bytes": 120_000_000 + 2000 * self.state.contacts}
-
     def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"version": stamp(self.lxd.instance(self.name).config, "version")}
 
@@ -251,7 +248,6 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "logs": _Tenant.logs,
     "console": _Tenant.console,
     "resize": _Tenant.resize,
-    "bytes": _Tenant.bytes,
     "health": _Tenant.health,
     "version": _Tenant.version,
 }

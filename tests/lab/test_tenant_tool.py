@@ -184,7 +184,6 @@ def test_what_came_since_a_time_is_counted(mautic: Mautic, host: LxdGateway, ten
     assert abs(found.pop("last_write") - time.time()) < 30
     assert found == {"contacts": 1, "submissions": 1, "opt_outs": 1}
     assert mautic.counts(tenant.name)["contacts"] > 1
-    assert mautic.bytes(tenant.name) > 10_000_000
 
 
 def test_a_closed_tenant_is_polite_and_sends_nothing_over_a_restart_too_until_it_is_opened(
@@ -270,7 +269,7 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
         moved = replace(tenant, name=copy, address=eventually(lambda: host.state(copy).address, bool))
         assert eventually(lambda: _status(moved), bool) == 503
         began = time.monotonic()
-        mautic.unquiesce(copy, edge_address="10.71.0.9")
+        mautic.unquiesce(copy)
         opened = time.monotonic() - began
         assert _status(moved) == 200
         rows = sql(
@@ -279,8 +278,6 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
             f"SELECT l.email FROM form_submissions s JOIN leads l ON l.id = s.lead_id WHERE form_id = {FORM}",
         )
         assert set(acknowledged) <= set(rows.split())
-        assert b"10.71.0.9" in host.pull(copy, "/etc/nginx/conf.d/edge.conf")
-        assert b"10.71.0.9" in host.pull(copy, "/var/www/mautic/config/parameters_local.php")
         well(mautic, moved)
         print(f"quiesce: clients turned away {turned_away} s, {quiesced:.3f} s in all; unquiesce {opened:.3f} s")
     finally:

@@ -13,11 +13,10 @@ Verbs, with what they ask (`?` may be absent) and answer:
 - `resize`     innodb_buffer_pool, fpm_children, email_workers → {}.
 - `hold`       files → held, why: let writes wait until `<files>.go` is there; `<files>.out` then tells the seconds.
 - `close`      reason → {}: a polite page, no crons, no workers, over reboots too.
-- `open`       edge_address? → {}: take back `close`, a seal, `quiesce`.
+- `open`       → {}: take back `close`, a seal, `quiesce`.
 - `quiesce`    → seconds: end all work for a last copy.
-- `unquiesce`  edge_address? → {}: take `quiesce` back; what had been closed before stays closed.
+- `unquiesce`  → {}: take `quiesce` back; what had been closed before stays closed.
 - `counts`     since → contacts, submissions, opt_outs since then, last_write.
-- `bytes`      → bytes of database and media on disk.
 - `restart`    part → {}: part is worker, cron, web or database.
 - `logs`       what, lines → text.
 - `console`    words → code, output: one of Mautic's own commands.

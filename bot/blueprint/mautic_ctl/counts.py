@@ -1,9 +1,9 @@
-"""`counts` and `bytes`: how much there is, for what would be lost or has to be carried."""
+"""`counts`: how much there is that would be lost."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from .means import MAUTIC, CtlError, run, sql
+from .means import sql
 
 COUNTS = """
 SELECT 'contacts', COUNT(*) FROM leads WHERE date_added >= FROM_UNIXTIME({since});
@@ -21,11 +21,3 @@ def counts(request: Mapping[str, Any]) -> dict[str, Any]:
     rows = sql("SET time_zone = '+00:00';" + COUNTS.format(since=int(request.get("since") or 0)), "mautic")
     found = {name: int(float(number)) for name, number in rows}
     return found | {"last_write": found["last_write"] if found["last_write"] > 86400 else 0}
-
-
-def bytes_on_disk(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure what database and media take."""
-    ended = run("du", "-s", "--block-size=1", "/var/lib/mysql", str(MAUTIC / "media"), timeout=100)
-    if not ended.stdout:
-        raise CtlError("the size of database and media could not be read")
-    return {"bytes": sum(int(line.split("\t")[0]) for line in ended.stdout.splitlines())}

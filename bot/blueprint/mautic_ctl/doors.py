@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .edge import believe
 from .means import IDENTITY, MAUTIC, SEAL, CtlError, asked, await_database, await_systemd, run, sql, systemctl, write
 from .workers import start_workers
 
@@ -34,9 +33,9 @@ def close(request: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def open_up(request: Mapping[str, Any]) -> dict[str, Any]:
+def open_up(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Start all, and take the seal away."""
-    _wake(request)
+    _wake()
     SEAL.unlink(missing_ok=True)
     start_workers()
     return {}
@@ -62,17 +61,15 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
 def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
     """Take `quiesce` back."""
     if SEAL.exists() and SEAL.read_text().startswith("closed"):
-        _wake(request)
+        _wake()
         return {}
     return open_up(request)
 
 
-def _wake(request: Mapping[str, Any]) -> None:
+def _wake() -> None:
     if not IDENTITY.exists():
         raise CtlError("it has no identity of its own yet, and is not opened without one")
     await_systemd()
-    if request.get("edge_address"):
-        believe(request["edge_address"])
     systemctl("start", *STACK)
     await_database()
     sql(FLUSH_AS_EVER)

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from .means import IDENTITY, CtlError, read_json, systemctl
-from .parameters import provider_parameters, write_parameters
+from .means import CtlError
 
 EDGE = Path("/etc/nginx/conf.d/edge.conf")
 
@@ -13,15 +12,6 @@ def edge_conf(address: str) -> str:
     believed = f"    {address} 1;\n" if address else ""
     real_ip = f"set_real_ip_from {address};\nreal_ip_header X-Forwarded-For;\n" if address else ""
     return f"geo $realip_remote_addr $from_edge {{\n    default 0;\n    255.255.255.255 1;\n{believed}}}\n{real_ip}"
-
-
-def believe(address: str) -> None:
-    """Believe another edge from now on, as after a move to another host; raises CtlError."""
-    conf = edge_conf(checked_address(address))
-    if EDGE.read_text() != conf:
-        write_parameters({}, provider_parameters(read_json(IDENTITY)["domain"], address))
-        EDGE.write_text(conf)
-        systemctl("reload-or-restart", "php8.2-fpm", "nginx")
 
 
 def checked_address(address: str) -> str:

@@ -24,14 +24,13 @@ VERBS = {
     "hold": "hold.hold",
     "page": "page.wait_for_page",
     "counts": "counts.counts",
-    "bytes": "counts.bytes_on_disk",
     "logs": "logs.logs",
     "console": "console.run_console",
     "health": "health.health",
     "version": "version.version",
 }
 """The module and function of each; a module is loaded when it is asked for."""
-SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "bytes", "logs", "console", "health", "version"])
+SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health", "version"])
 """Verbs that may run beside others."""
 
 
