@@ -31,6 +31,13 @@ def patiently(work: Callable[[], T]) -> T:
             time.sleep(1)
 
 
+def remove(lxd: Lxd, instance: str) -> None:
+    """Delete an instance for good, running or not, and protected as ours are."""
+    lxd.stop(instance, force=True)
+    lxd.update(instance, {"security.protection.delete": None})
+    lxd.delete(instance)
+
+
 def wait_for_address(lxd: Lxd, instance: str) -> None:
     """Wait until a started instance has its address: the edge routes to nothing less."""
     give_up = time.monotonic() + DEADLINE

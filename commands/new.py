@@ -13,7 +13,7 @@ from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import placement
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, DomainOption, TenantArgument, operation
-from bot.steps import see_login_page, wait_for_address
+from bot.steps import remove, see_login_page, wait_for_address
 from bot.tenants import PlanSize, Tenant, stamp, stamps
 
 _BRINGING = threading.Lock()
@@ -180,7 +180,7 @@ class _New:
             left = self.lxd.instance(name)
             if stamp(left.config, "role") == "incoming":
                 # A copy that was cut in the middle.
-                self._remove(left)
+                remove(self.lxd, left.name)
         mark = stamps(role="incoming", operation=self.context.operation)
         self.lxd.receive(source.lxd, self.blueprint.instance, name, config=mark, devices={}, refresh=False)
         self.lxd.update(name, stamps(role="blueprint"))
@@ -191,7 +191,7 @@ class _New:
             if stamp(instance.config, "copied"):
                 return
             # A copy that was cut in the middle: not to be trusted, whatever it looks like.
-            self._remove(instance)
+            remove(self.lxd, instance.name)
         stamped = stamps(
             role="tenant",
             tenant=self.name,
@@ -265,11 +265,6 @@ class _New:
             # Somebody else's: this operation has made nothing.
             instance = None
         if instance is not None:
-            self._remove(instance)
+            remove(self.lxd, instance.name)
             self.context.edge.apply()
         self.context.vault.forget(self.context.operation)
-
-    def _remove(self, instance: Instance) -> None:
-        self.lxd.stop(instance.name, force=True)
-        self.lxd.update(instance.name, {"security.protection.delete": None})
-        self.lxd.delete(instance.name)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
+from bot.steps import remove
 from bot.tenants import Tenant
 
 
@@ -18,14 +19,11 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     """
     found = _chosen(context, tenant, container)
 
-    def remove() -> str | None:
+    def take_away() -> str | None:
         if found is None:
             return "it was gone already"
-        lxd = context.fleet.of(found).lxd
         try:
-            lxd.stop(found.instance, force=True)
-            lxd.update(found.instance, {"security.protection.delete": None})
-            lxd.delete(found.instance)
+            remove(context.fleet.of(found).lxd, found.instance)
         except NotFound:
             return "it was gone already"
         return None
@@ -43,7 +41,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
         summary=f"Remove for good what is kept of the tenant {tenant}",
         facts={"Removes": f"the container {name}, with all its data and snapshots"},
         remarks={"It is": _what(context, found)} if found else {},
-        steps=(Step("Remove the container", remove), Step("Route without it", context.edge.apply)),
+        steps=(Step("Remove the container", take_away), Step("Route without it", context.edge.apply)),
         reversible="cannot be undone",
         seconds=5,
         undo=undo,
