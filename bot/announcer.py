@@ -8,12 +8,12 @@ import time
 from typing import Any
 
 from slack_sdk import WebClient
-from slack_sdk.errors import SlackApiError
+from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
 from bot.messages import Block, Message, Modal, Renderer, actions, button
 from bot.operations import Operation, Operations
-from bot.post import GONE, find
+from bot.post import GONE, NotPosted, find
 from bot.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -196,10 +196,14 @@ class Announcer:
             self.client.chat_postMessage(channel=self._direct(user), **message.arguments())
 
     def open_modal(self, trigger_id: str, modal: Modal) -> None:
-        """Show a modal; the trigger lives 3 s from the click. What is filled in later is made once it stands open."""
-        opened = self.client.views_open(trigger_id=trigger_id, view=modal.view)
-        if modal.fill is not None:
-            self.client.views_update(view_id=opened["view"]["id"], view=modal.fill())
+        """Show a modal; the trigger lives 3 s from the click. Raises NotPosted when Slack does not show all of it."""
+        try:
+            opened = self.client.views_open(trigger_id=trigger_id, view=modal.view)
+            if modal.fill is not None:
+                modal.fill(lambda view: self.client.views_update(view_id=opened["view"]["id"], view=view))
+        except (SlackClientError, OSError) as error:
+            why = error.response.get("error") if isinstance(error, SlackApiError) else error
+            raise NotPosted(f"Slack did not show the window ({why}); nothing is lost, try again.") from error
 
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""

@@ -129,11 +129,12 @@ class Message:
 class Modal:
     """A view for views.open; who answers a command with it is shown it.
 
-    `fill` makes the view that then takes its place: what can be shown once is taken out only when it can be seen.
+    `fill` is called once it stands open, with what shows another view in its place: what can be shown once is gone only
+    when it was shown.
     """
 
     view: dict[str, Any]
-    fill: Callable[[], dict[str, Any]] | None = None
+    fill: Callable[[Callable[[dict[str, Any]], object]], None] | None = None
 
 
 class Renderer:

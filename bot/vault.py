@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -50,38 +51,38 @@ class Vault:
             )
         return held
 
-    def reveal(self, tenant: str, actor: str) -> dict[str, str]:
-        """Hand the credentials out, once, to their owner, and forget them; or raise Refused."""
+    @contextmanager
+    def reveal(self, tenant: str, actor: str) -> Iterator[dict[str, str]]:
+        """Hand the credentials out to their owner, and forget them once the body has shown them; or raise Refused."""
+        row = self._waiting(tenant, actor)
+        yield self._open(row["ciphertext"])
         with self.database.transaction() as transaction:
-            row = self._waiting(transaction, tenant, actor)
-            held = self._open(row["ciphertext"])
             transaction.execute("DELETE FROM secrets WHERE operation = ?", (row["operation"],))
             audit.record(
                 transaction,
                 audit.Event("credentials.revealed", actor, tenant, row["operation"]),
                 self.clock(),
             )
-        return held
 
     def refuse_unless_waiting(self, tenant: str, actor: str) -> None:
         """Raise Refused when reveal() would."""
-        with self.database.transaction() as transaction:
-            self._waiting(transaction, tenant, actor)
+        self._waiting(tenant, actor)
 
-    def _waiting(self, transaction: sqlite3.Connection, tenant: str, actor: str) -> sqlite3.Row:
-        row: sqlite3.Row | None = transaction.execute(
+    def _waiting(self, tenant: str, actor: str) -> sqlite3.Row:
+        rows = self.database.read(
             "SELECT s.operation, s.owner, s.ciphertext FROM secrets s JOIN operations o ON o.id = s.operation"
-            " WHERE s.tenant = ? AND s.expires > ? AND o.state = 'succeeded' ORDER BY s.operation DESC",
-            (tenant, self.clock()),
-        ).fetchone()
-        if row is None:
+            " WHERE s.tenant = ? AND s.expires > ? AND o.state = 'succeeded' ORDER BY s.operation DESC LIMIT 1",
+            tenant,
+            self.clock(),
+        )
+        if not rows:
             raise Refused(
-                f"There are no credentials waiting for `{tenant}`: they are shown once, and not kept for long. "
-                "Mautic's own “forgot password” makes new ones."
+                f"No first login waits for `{tenant}`: it is shown once, and not kept for long. Who runs the bot's "
+                "machine can set a new password: see “A lost first login” in `docs/production.md`."
             )
-        if row["owner"] != actor:
-            raise Refused(f"Only <@{row['owner']}>, who asked for `{tenant}`, can see its first credentials.")
-        return row
+        if rows[0]["owner"] != actor:
+            raise Refused(f"Only <@{rows[0]['owner']}>, who asked for `{tenant}`, can see its first credentials.")
+        return rows[0]
 
     def purge(self) -> None:
         """Forget what nobody came for in time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +19,16 @@ def credentials(context: Context, tenant: TenantArgument) -> Modal:
     """
     context.vault.refuse_unless_waiting(tenant, context.actor.id)
 
-    def revealed() -> dict[str, Any]:
-        known = context.vault.reveal(tenant, context.actor.id)
-        return _window(
-            f"*Address:* {known['address']}\n*User:* {code(known['username'])}\n"
-            f"*E-mail:* {code(known['email'])}\n*Password:* {code(known['password'])}",
-            "This is shown *once*. Keep it in your password store, and change it after the first login.",
-        ).view
+    def reveal(show: Callable[[dict[str, Any]], object]) -> None:
+        with context.vault.reveal(tenant, context.actor.id) as known:
+            window = _window(
+                f"*Address:* {known['address']}\n*User:* {code(known['username'])}\n"
+                f"*E-mail:* {code(known['email'])}\n*Password:* {code(known['password'])}",
+                "This is shown *once*. Keep it in your password store, and change it after the first login.",
+            )
+            show(window.view)
 
-    return replace(_window("One moment …"), fill=revealed)
+    return replace(_window("One moment …"), fill=reveal)
 
 
 def _window(*texts: str) -> Modal:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot import audit
+from bot.approvals import Actor
 from bot.messages import Modal
 from bot.plan import Refused
 from tests.support.bot import ASKER, LEAD, Bench, make_bench, make_desk
@@ -24,16 +25,21 @@ def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Bench:
 
 
 def password(bench: Bench) -> str:
-    return bench.context.vault.reveal("client-x", ASKER.id)["password"]
+    return revealed(bench)["password"]
+
+
+def revealed(bench: Bench, tenant: str = "client-x", actor: Actor = ASKER) -> dict[str, str]:
+    with bench.context.vault.reveal(tenant, actor.id) as known:
+        return known
 
 
 def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"Only <@{ASKER.id}>, who asked"):
-        bench.context.vault.reveal("client-x", LEAD.id)
-    known = bench.context.vault.reveal("client-x", ASKER.id)
+        revealed(bench, actor=LEAD)
+    known = revealed(bench)
     assert (known["username"], len(known["password"]) >= 20) == ("admin", True)
     with pytest.raises(Refused, match="shown once"):
-        bench.context.vault.reveal("client-x", ASKER.id)
+        revealed(bench)
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "credentials.revealed"
 
 
@@ -48,11 +54,20 @@ def test_they_stand_nowhere_but_encrypted(bench: Bench, tmp_path: Path, caplog: 
     assert secret not in json.dumps([dict(row) for row in audit.recent(bench.context.database, limit=100)])
 
 
+@pytest.mark.parametrize("method", ["views.open", "views.update"])
+@pytest.mark.parametrize("trouble", ["internal_error", TimeoutError("timed out")])
+def test_what_slack_did_not_show_is_not_lost(bench: Bench, method: str, trouble: str | Exception) -> None:
+    desk = make_desk(bench)
+    desk.slack.fail(method, trouble)
+    desk.command("credentials client-x")
+    assert "Slack did not show the window" in desk.slack.to(ASKER.id)[-1]
+    assert audit.recent(bench.context.database, limit=1)[0]["event"] == "command.refused"
+    desk.command("credentials client-x")
+    assert "*Password:*" in str(desk.slack.views[-1])
+
+
 def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     desk = make_desk(bench)
-    desk.slack.fail("views.open", "expired_trigger_id")
-    desk.command("credentials client-x")
-    assert desk.slack.views == [], "nothing was shown, so nothing may be lost"
     desk.command("credentials client-x")
     opening, shown = desk.slack.views
     assert "Password" not in str(opening)
@@ -71,13 +86,13 @@ def test_a_failed_operation_leaves_none(bench: Bench) -> None:
 def test_nobody_sees_them_before_the_tenant_is_live(bench: Bench) -> None:
     operation = bench.approve(bench.ask("new client-y"))
     bench.context.vault.ensure(operation.id, "client-y", ASKER.id, 72, username="admin")
-    with pytest.raises(Refused, match="no credentials waiting"):
-        bench.context.vault.reveal("client-y", ASKER.id)
+    with pytest.raises(Refused, match="No first login waits"):
+        revealed(bench, "client-y")
 
 
 def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
     bench.clock.move(72 * 3600)
-    with pytest.raises(Refused, match="no credentials waiting"):
+    with pytest.raises(Refused, match="No first login waits"):
         password(bench)
     bench.context.vault.purge()
     assert bench.context.database.read("SELECT 1 FROM secrets") == []
@@ -86,14 +101,14 @@ def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
 def test_their_key_is_a_file_for_the_bot_alone_and_survives_a_restart(bench: Bench, tmp_path: Path) -> None:
     key = tmp_path / "vault.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert make_bench(tmp_path, bench.lxd).context.vault.reveal("client-x", ASKER.id)["username"] == "admin"
+    assert revealed(make_bench(tmp_path, bench.lxd))["username"] == "admin"
 
 
 def test_a_replaced_key_is_told(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "vault.key").unlink()
     again = make_bench(tmp_path, bench.lxd)
     with pytest.raises(Refused, match="key file has been replaced"):
-        again.context.vault.reveal("client-x", ASKER.id)
+        revealed(again)
 
 
 def test_the_answer_of_the_command_holds_nothing_secret(bench: Bench) -> None:
