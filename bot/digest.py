@@ -159,7 +159,7 @@ def gather(context: Context, since: float) -> Digest:
     survey = context.fleet.survey()
     incidents = context.incidents.since(since)
     operations = context.operations.select(
-        "requester <> ? AND finished >= ?", SYSTEM, since, order="finished DESC", limit=SHOWN
+        "requester <> ? AND finished BETWEEN ? AND ?", SYSTEM, since, now, order="finished DESC", limit=SHOWN
     )
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
@@ -183,9 +183,10 @@ def gather(context: Context, since: float) -> Digest:
     failed_errands = _failed_errands(context, since)
     told |= {("errand", tenant) for one in failed_errands for tenant in one.tenants}
     failed = context.operations.select(
-        "state = 'needs_attention' OR state = 'failed' AND requester <> ? AND finished >= ?",
+        "state = 'needs_attention' OR state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
         SYSTEM,
         since,
+        now,
         order="id DESC",
         limit=SHOWN,
     )
@@ -243,7 +244,7 @@ def _tenant(
     uses = {measure: Use(used[measure], limit, days[measure]) for measure, limit in limits.items()}
     percents = {"disk": settings.health.disk, "memory": settings.health.memory}
     # A restore leaves them in the container that it replaced; one that moved away and back has some of them twice.
-    created = {snapshot.name: snapshot.created for snapshot in (*one.left, *one.snapshots)}
+    created = {snapshot.name: snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now}
     newest = now - max(created.values()) if created else None
     wanted = settings.snapshots.hourly or settings.snapshots.daily
     live = tenant.state == "live" and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
@@ -262,16 +263,18 @@ def _tenant(
     )
 
 
-# Errands make thousands of operations a day: the day's are found by when they ended, never by reading all.
+# Errands make thousands of operations a day: the day's are found by when they ended, never by reading all. What a clock
+# that was ahead dated after now is of no day yet.
 
 
 def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
     rows = context.database.read(
         "SELECT state, command, count(*) AS n FROM operations INDEXED BY operations_by_end"
-        " WHERE requester <> ? AND finished >= ?"
+        " WHERE requester <> ? AND finished BETWEEN ? AND ?"
         " GROUP BY state, command ORDER BY state = 'succeeded' DESC, n DESC",
         SYSTEM,
         since,
+        context.now(),
     )
     ended: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -283,9 +286,11 @@ def _failed_errands(context: Context, since: float) -> tuple[FailedErrands, ...]
     rows = context.database.read(
         "SELECT command, count(*) AS times, group_concat(DISTINCT tenant) AS tenants, outcome, max(id)"
         " FROM operations INDEXED BY operations_by_end"
-        " WHERE requester = ? AND state = 'failed' AND finished >= ? GROUP BY command ORDER BY times DESC",
+        " WHERE requester = ? AND state = 'failed' AND finished BETWEEN ? AND ?"
+        " GROUP BY command ORDER BY times DESC",
         SYSTEM,
         since,
+        context.now(),
     )
     return tuple(
         FailedErrands(row["command"], row["times"], tuple(sorted(row["tenants"].split(","))), row["outcome"])
@@ -297,8 +302,9 @@ def _succeeded(context: Context, since: float, commands: Collection[str]) -> tup
     marks = ",".join("?" * len(commands))
     rows = context.database.read(
         "SELECT DISTINCT tenant FROM operations INDEXED BY operations_by_end"  # noqa: S608
-        f" WHERE state = 'succeeded' AND finished >= ? AND command IN ({marks}) ORDER BY tenant",
+        f" WHERE state = 'succeeded' AND finished BETWEEN ? AND ? AND command IN ({marks}) ORDER BY tenant",
         since,
+        context.now(),
         *commands,
     )
     return tuple(row["tenant"] for row in rows)

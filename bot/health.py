@@ -239,10 +239,13 @@ def _certificate(page: Page, at: float) -> Finding | None:
 
 
 def _snapshot(look: Look) -> Finding | None:
-    """Late by a whole interval: a snapshot that waits for its turn is none that is missing."""
+    """Late by a whole interval: a snapshot that waits for its turn is none that is missing.
+
+    One that a clock ahead dated after now tells nothing.
+    """
     if not look.snapshot_due:
         return None
-    last = max((snapshot.created for snapshot in look.snapshots), default=0)
+    last = max((one.created for one in look.snapshots if one.created <= look.at), default=0)
     if look.at - max(last, look.tenant.created, look.awake) <= 2 * look.snapshot_due:
         return None
     ago = f"Its last snapshot is {seconds(look.at - last)} old" if last else "It has no snapshot"

@@ -102,7 +102,7 @@ class Incidents:
 
     def since(self, at: float) -> list[Incident]:
         """Return what is wrong now or has been at some time since then, oldest first."""
-        return self._select("closed IS NULL OR closed >= ?", at)
+        return self._select("closed IS NULL OR closed BETWEEN ? AND ?", at, self.clock())
 
     def _select(self, where: str, *values: object) -> list[Incident]:
         rows = self.database.read(f"SELECT * FROM incidents WHERE {where} ORDER BY id", *values)  # noqa: S608

@@ -11,9 +11,10 @@ import pytest
 
 from bot import audit, samples
 from bot.digest import FailedErrands, gather
+from bot.errands import Errands
 from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
-from bot.lxd import LxdUnavailable
+from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import SYSTEM
 from bot.samples import DAY, Reading
 from bot.simulated_lxd import SimulatedLxd
@@ -135,6 +136,24 @@ def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> No
     bench.clock.move(DAY)
     later = gather(bench.context, bench.clock() - DAY / 2)
     assert (later.ended, later.failed, later.new) == ({}, (), ())
+
+
+def test_what_a_clock_that_was_ahead_dated_after_now_is_of_no_day(bench: Bench) -> None:
+    bench.clock.move(400 * DAY)
+    bench.done("new client-z")
+    bench.lxd.fail_next("copy", LxdUnavailable("no answer"))
+    bench.done("new client-w")
+    bench.lxd.fail_next("snapshot", LxdError("no room"))
+    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+    bench.finish()
+    bench.lxd.snapshot("client-x", "s-2")
+    opened(bench, "client-x", "cron")
+    opened(bench, "client-x")
+    bench.clock.move(-400 * DAY)
+    found = gather(bench.context, bench.clock() - DAY)
+    assert (found.ended, found.failed, found.failed_errands, found.new, found.recovered) == ({}, (), (), (), 0)
+    assert (found.tenants[0].taken, found.tenants[0].newest) == (1, 3600)
+    assert found.tenants[-1].operations == ()
 
 
 def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) -> None:

@@ -153,6 +153,11 @@ def test_an_expired_certificate_is_the_cause_of_the_page() -> None:
     assert kinds(replace(WELL, page=page)) == ["certificate"]
 
 
+def test_a_snapshot_that_a_clock_ahead_dated_is_not_the_last_one() -> None:
+    ahead = Snapshot("s-2", int(NOW) + 400 * 86_400)
+    assert kinds(replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300), ahead))) == ["snapshot"]
+
+
 def test_a_snapshot_is_missing_only_where_one_is_due() -> None:
     none = replace(WELL, snapshots=())
     assert kinds(none) == ["snapshot"]
