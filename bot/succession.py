@@ -80,24 +80,35 @@ class Succession:
         return {"root": dict(self.old_instance().devices["root"])}
 
     def copied(self, *, whole: bool) -> bool:
-        """Whether the heir is there as a whole; what a cut copy left is removed. `whole`: mark it as that now."""
+        """Whether the heir is there as a whole; what a cut copy, or an earlier try, left is removed.
+
+        `whole`: mark it as that now.
+        """
         instance = self.made()
-        if instance is not None and (whole or stamp(instance.config, "copied")):
+        if instance is None:
+            return False
+        untouched = stamp(instance.config, "state") != "live" or self.serves()
+        if whole or (stamp(instance.config, "copied") and untouched):
             self.target.lxd.update(self.name, stamps(copied=1))
             return True
         self.discard()
         return False
 
     def serves(self) -> bool:
-        """Whether the heir is open: then a step that a retry begins anew has nothing to do."""
+        """Whether the heir is open, and the old one has not gone on since: then what a retry begins anew is done."""
         instance = self.made()
-        return instance is not None and stamp(instance.config, "state") == "live"
+        if instance is None or stamp(instance.config, "state") != "live":
+            return False
+        old = self.old_instance().config
+        return (stamp(old, "role"), stamp(old, "state")) != ("tenant", "live")
 
     def discard(self) -> None:
         """Take the heir away."""
         instance = self.made()
         if instance is None:
             return
+        if stamp(instance.config, "role") == "tenant":
+            raise Refused(f"`{self.name}` is the tenant by now, and is not removed.")
         self.target.lxd.stop(self.name, force=True)
         self.target.lxd.update(self.name, {"security.protection.delete": None})
         self.target.lxd.delete(self.name)
@@ -145,10 +156,12 @@ class Succession:
         if self.context.database.read(served, self.old.name, self.context.operation, PROBE):
             raise Refused("the new container serves, and only what comes after that failed; Retry goes on there.")
         # A host that is out of reach must not keep the old one waiting.
-        removing = ThreadPoolExecutor(1, "discard").submit(self.discard)
+        thread = ThreadPoolExecutor(1, "discard")
         with suppress(TimeoutError, LxdError):
-            removing.result(ANSWER)
+            thread.submit(self._stop).result(ANSWER)
         patiently(self._let_go_on)
+        # Not before the old one goes on: until then the heir may be all that there is.
+        removing = thread.submit(self.discard)
         left = f"`{self.name}` on {self.target.name} could not be removed"
         try:
             removing.result(ANSWER)
@@ -157,6 +170,10 @@ class Succession:
         except LxdError as error:
             return f"{left}: {error}"
         return None
+
+    def _stop(self) -> None:
+        if self.made() is not None:
+            self.target.lxd.stop(self.name, force=True)
 
     def _let_go_on(self) -> None:
         config = self.old_instance().config

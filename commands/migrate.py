@@ -95,9 +95,12 @@ class _Move:
             return
 
     def copy(self) -> None:
-        if self.heir.serves() or self.heir.copied(whole=False):
+        if self.heir.serves():
             return
+        # First, as it is the source that shows whether there is anything to copy from.
         self._snapshot(1)
+        if self.heir.copied(whole=False):
+            return
         config, devices = self.heir.config(), self.heir.devices()
         self.target.lxd.receive(self.source.lxd, self.old.instance, self.heir.name, config=config, devices=devices)
         self.heir.copied(whole=True)

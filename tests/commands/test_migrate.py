@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot import simulated_tenant
 from bot.lxd import LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.plan import Refused
+from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamp
 from tests.support.bot import OPERATOR, Bench, live, make_bench
@@ -81,6 +85,64 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     assert live(bench)
     said = bench.context.database.read("SELECT text FROM notes ORDER BY id DESC LIMIT 1")[0]["text"]
     assert "could not be removed yet" in said
+
+
+def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:
+    """Let the page not come through the edge when it is looked at next, and something happen at that moment."""
+    monkeypatch.setattr("bot.succession.ANSWER", 0.2)
+    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
+
+    def probe(_: str) -> SimulatedProbe:
+        then()
+        return SimulatedProbe(0, False, "timed out")
+
+    monkeypatch.setattr(bench.context.edge, "probe", probe)
+
+
+def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = threading.Event()
+
+    def dead(method: str, arguments: object) -> None:
+        if down.is_set():
+            raise LxdUnavailable("LXD does not answer.")
+
+    other.on_call = dead
+    with monkeypatch.context() as patched:
+        unseen(patched, bench, down.set)
+        failed = bench.done("migrate client-x solo", OPERATOR)
+    assert failed.state == "failed"
+    simulated_tenant.change(bench.lxd, "client-x", writes=[("contacts", bench.clock())])
+    down.clear()
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(failed.id).state == "succeeded"
+    assert len(simulated_tenant.read(other, f"client-x--{failed.id}").writes) == 1
+
+
+def test_the_copy_stays_until_the_source_goes_on(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source dies at the last moment: for now the copy is all that there is."""
+    down = threading.Event()
+
+    def dead(method: str, arguments: object) -> None:
+        if down.is_set():
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = dead
+    with monkeypatch.context() as patched:
+        unseen(patched, bench, down.set)
+        stuck = bench.done("migrate client-x solo", OPERATOR)
+    assert stuck.state == "needs_attention"
+    assert roles(other) == {f"client-x--{stuck.id}": "incoming"}
+    down.clear()
+    bench.context.operations.retry(stuck, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(stuck.id).state == "succeeded"
+    assert live(bench)
 
 
 def test_one_that_stops_by_itself_meanwhile_moves_closed(bench: Bench, other: SimulatedLxd) -> None:
