@@ -15,7 +15,7 @@ from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.plan import Refused
 from bot.registry import Context
-from bot.steps import PROBE, patiently, see_login_page, wait_for_address
+from bot.steps import PROBE, patiently, remove, see_login_page, wait_for_address
 from bot.tenants import KEY, Tenant, stamp, stamps
 
 ANSWER = 5.0
@@ -109,9 +109,7 @@ class Succession:
             return
         if stamp(instance.config, "role") == "tenant":
             raise Refused(f"`{self.name}` is the tenant by now, and is not removed.")
-        self.target.lxd.stop(self.name, force=True)
-        self.target.lxd.update(self.name, {"security.protection.delete": None})
-        self.target.lxd.delete(self.name)
+        remove(self.target.lxd, self.name)
 
     def start(self) -> str:
         """Start the heir, sealed, and wait until Mautic's login page is there inside and it has its address."""

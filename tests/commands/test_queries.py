@@ -142,7 +142,7 @@ def test_a_dangerous_approval_takes_the_name_behind_the_number(bench: Bench) -> 
 def test_credentials_are_for_who_asked(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"Only <@{ASKER.id}>"):
         bench.answer("credentials client-x", LEAD)
-    with pytest.raises(Refused, match="no credentials waiting"):
+    with pytest.raises(Refused, match="No first login waits"):
         bench.answer("credentials client-y", ASKER)
 
 

@@ -36,7 +36,7 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
 
         assert world.credentials("story-x")["User"] == "admin"
         world.workspace.command("account-manager", CHANNEL, "/mautic credentials story-x")
-        world.whisper("account-manager", "no credentials waiting")
+        world.whisper("account-manager", "No first login waits")
 
         card = world.ask("delete story-x", user="operator")
         world.approve(card, "approve")
