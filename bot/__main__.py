@@ -118,7 +118,7 @@ def run() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     people.connect()
-    app = make_app(settings.slack, client, inbox, show_home, people.forget)
+    app = make_app(settings.slack, client, inbox, people.forget)
     announcer.start()
     announcer.wake()
     runner.start()

@@ -15,6 +15,14 @@ from bot.plan import Refused
 from bot.settings import Policy, Settings
 
 Verdict = Literal["approve", "deny"]
+REPLY = re.compile(
+    r"\s*(?:<@[A-Z0-9]+>\s*)?"
+    r"(?:(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]?"
+    r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*?)"
+    r"|(?P<cancel>cancel)[.!]?)\s*\Z",
+    re.I | re.S,
+)
+"""What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
 REASON = 500
 """Characters of a reason that are kept."""
 

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import commands
@@ -147,18 +147,18 @@ def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -
     )
 
 
-def _pid(file: Path) -> int:
-    """Return the pid in a file when such a process is alive, else 0."""
+def _pid(file: Path, program: str) -> int:
+    """Return the pid in a file when `python -m <program>` has it, else 0: after a reboot it may be a stranger's."""
     try:
         pid = int(file.read_text())
-        os.kill(pid, 0)
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except (OSError, ValueError):
         return 0
-    return pid
+    return pid if words[1:3] == ["-m", program] else 0
 
 
 def _running(settings: Settings) -> bool:
-    return bool(_pid(settings.state / "ready") and _pid(settings.state / "honcho.pid"))
+    return bool(_pid(settings.state / "ready", "bot") and _pid(settings.state / "honcho.pid", "honcho"))
 
 
 def _start(settings: Settings, environment: dict[str, str], processes: list[str]) -> None:
@@ -185,7 +185,7 @@ def _start(settings: Settings, environment: dict[str, str], processes: list[str]
         )
     (settings.state / "honcho.pid").write_text(str(process.pid))
     give_up = time.monotonic() + 60
-    while not _pid(ready) or ("workspace" in processes and not _answers()):
+    while not _pid(ready, "bot") or ("workspace" in processes and not _answers()):
         if process.poll() is not None or time.monotonic() > give_up:
             _stop_processes(settings)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
@@ -211,14 +211,11 @@ def down() -> int:
 
 
 def _stop_processes(settings: Settings) -> None:
-    pid = _pid(settings.state / "honcho.pid")
+    pid = _pid(settings.state / "honcho.pid", "honcho")
     if pid:
         os.killpg(pid, signal.SIGTERM)
         give_up = time.monotonic() + 45
-        while _pid(settings.state / "honcho.pid") and time.monotonic() < give_up:
-            # A child of this very process has to be reaped to be gone.
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+        while _pid(settings.state / "honcho.pid", "honcho") and time.monotonic() < give_up:
             time.sleep(0.05)
     (settings.state / "honcho.pid").unlink(missing_ok=True)
     (settings.state / "ready").unlink(missing_ok=True)

@@ -8,10 +8,10 @@ from slack_sdk import WebClient
 
 from bot.approvals import Actor
 from bot.digest import storage
-from bot.messages import Block, actions, button, section
+from bot.errors import explain
+from bot.messages import Block, actions, button, section, sentence
 from bot.operations import Operation
 from bot.people import People
-from bot.plan import Refused
 from bot.registry import Context
 from bot.tenants import Tenant
 
@@ -20,11 +20,12 @@ DECIDED, LISTED = 8, 10
 
 
 def publish(client: WebClient, context: Context, people: People, user: str, team: str) -> None:
-    """Render the Home tab of one person and publish it; who has no say here is told so, and sees no fleet."""
+    """Render the Home tab of one person and publish it; who has no say here, or sees an error, is told so instead."""
     try:
         blocks = home(context, people.actor(user, team, ""))
-    except Refused as error:
-        blocks = context.renderer.say(f":no_entry: {error}").blocks
+    except Exception as error:
+        why, _ = explain(error, f"showing {user} their Home tab")
+        blocks = context.renderer.say(f":no_entry: {sentence(why)}").blocks
     client.views_publish(user_id=user, view={"type": "home", "blocks": blocks})
 
 

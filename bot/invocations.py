@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from bot import audit
 from bot.announcer import Announcer
-from bot.approvals import Actor
+from bot.approvals import REPLY, Actor
 from bot.errands import failing
 from bot.errors import explain
 from bot.health import LOGS, RESTART
@@ -23,14 +22,6 @@ from bot.registry import Command, Context, call, plain
 from bot.runner import Runner
 
 log = logging.getLogger(__name__)
-REPLY = re.compile(
-    r"\s*(?:<@[A-Z0-9]+>\s*)?"
-    r"(?:(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]?"
-    r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*?)"
-    r"|(?P<cancel>cancel)[.!]?)\s*\Z",
-    re.I | re.S,
-)
-"""An exact grammar: `approve if it rains` is not an approval."""
 
 
 class Invocations:
@@ -49,6 +40,7 @@ class Invocations:
             "action": self.action,
             "reply": self.reply,
             "submission": self.submission,
+            "home": lambda _, payload: self._show_home(payload),
         }
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
@@ -100,7 +92,7 @@ class Invocations:
             log.warning("cannot answer %s: %s", payload.get("user"), error)
 
     def _show_home(self, payload: dict[str, Any]) -> None:
-        """A button in the Home tab was pressed: show what it is now."""
+        """Their Home tab was opened, or a button in it was pressed: show what it is now."""
         try:
             self.home(payload["user"], payload["team"])
         except Exception as error:

@@ -7,9 +7,9 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from slack_bolt import Ack, App, BoltContext
@@ -17,6 +17,8 @@ from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 from slack_sdk import WebClient
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler, ServerErrorRetryHandler
 
+from bot.approvals import REPLY
+from bot.database import DatabaseUnavailable
 from bot.inbox import Inbox
 from bot.settings import SlackSettings
 
@@ -34,14 +36,8 @@ def web_client(settings: SlackSettings) -> WebClient:
     return client
 
 
-def make_app(
-    settings: SlackSettings,
-    client: WebClient,
-    inbox: Inbox,
-    home: Callable[[str, str], None],
-    forget: Callable[[], None],
-) -> App:
-    """Return the app. `home(user, team)` publishes a person's Home tab; `forget()` drops what is known of groups."""
+def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: Callable[[], None]) -> App:
+    """Return the app. `forget()` drops what is known of groups."""
     app = App(
         client=client,
         signing_secret=settings.signing_secret or None,
@@ -106,18 +102,23 @@ def make_app(
             return
         # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is to say.
         mentioned = f"<@{context.bot_user_id}>" in event.get("text", "")
-        inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=mentioned))
+        decides = bool(REPLY.match(event.get("text", ""))) and not mentioned
+        with _telling(client, event, decides):
+            inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=mentioned))
 
     @app.event("app_mention")
     def mention(body: dict[str, Any], event: dict[str, Any]) -> None:
         if not event.get("bot_id"):
             key = f"{event['channel']}:{event['ts']}"
-            inbox.put("reply", key if event.get("thread_ts") else f"mention:{key}", _reply(body, event, mention=True))
+            with _telling(client, event, True):
+                key = key if event.get("thread_ts") else f"mention:{key}"
+                inbox.put("reply", key, _reply(body, event, mention=True))
 
     @app.event("app_home_opened")
     def opened(body: dict[str, Any], event: dict[str, Any]) -> None:
         if event.get("tab", "home") == "home":
-            home(event["user"], body.get("enterprise_id") or body["team_id"])
+            payload = {"user": event["user"], "team": body.get("enterprise_id") or body["team_id"]}
+            inbox.put("home", body["event_id"], payload)
 
     @app.event("subteam_members_changed")
     def members_changed() -> None:
@@ -139,6 +140,22 @@ def _reply(body: dict[str, Any], event: dict[str, Any], *, mention: bool) -> dic
         "thread_ts": event.get("thread_ts", ""),
         "mention": mention,
     }
+
+
+@contextmanager
+def _telling(client: WebClient, event: dict[str, Any], expects: bool) -> Iterator[None]:
+    """Bolt acknowledged the event before it is written down: who `expects` something of it is told when it is not."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        log.error("a reply is lost: %s", error)
+        if expects:
+            client.chat_postEphemeral(
+                channel=event["channel"],
+                user=event["user"],
+                thread_ts=event.get("thread_ts"),
+                text=f":warning: {error}",
+            )
 
 
 def _write_down(inbox: Inbox, ack: Ack, kind: str, key: str, payload: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callabl
         if instance.name == name or (instance.name.startswith(_PREFIX) and instance.name.endswith(_UNFINISHED)):
             progress("removing what an earlier build left")
             _remove(lxd, instance.name)
-    unfinished = name + _UNFINISHED
+    made = unfinished = name + _UNFINISHED
     image = ensure_base(lxd, "tenant", cache, progress) if base == "debootstrap" else base
     progress("making the container")
     lxd.create(unfinished, image, config={}, devices={})
@@ -98,10 +99,13 @@ def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callabl
         lxd.update(unfinished, facts)
         lxd.snapshot(unfinished, GOLDEN)
         lxd.rename(unfinished, name)
+        made = name
         # The role is what makes it a blueprint, so it comes last.
         lxd.update(name, stamps(role="blueprint"))
     except BaseException:
-        _remove(lxd, unfinished)
+        with suppress(LxdError):
+            # What cannot be removed now is by the next build; the reason must not be hidden.
+            _remove(lxd, made)
         raise
     return _blueprint(lxd.instance(name))
 

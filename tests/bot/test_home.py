@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -26,7 +27,7 @@ def desk(tmp_path: Path) -> Desk:
 
 def shown(desk: Desk, user: str, team: str = "T0OURS") -> str:
     """All that a person's Home tab says."""
-    desk.invocations.home(user, team)
+    desk.invocations.handle("home", uuid4().hex, {"user": user, "team": team})
     return said(desk, user)
 
 
@@ -112,6 +113,11 @@ def test_a_guest_or_stranger_sees_nothing_of_the_fleet(desk: Desk, profile: dict
     assert ":no_entry:" in text
     assert "client-x" not in text
     assert "running" not in text
+
+
+def test_an_error_is_shown_in_its_place(desk: Desk) -> None:
+    desk.bench.lxd.fail_next("instances", RuntimeError("secret-of-the-house"))
+    assert ":no_entry: Something unexpected happened; the log has it as error" in shown(desk, LEAD.id)
 
 
 def test_however_much_there_is_slack_takes_it(desk: Desk) -> None:

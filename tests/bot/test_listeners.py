@@ -34,8 +34,10 @@ class Deliveries:
         self.seen: list[tuple[str, str, dict[str, Any]]] = []
         self.inbox = Inbox(Database(folder / "bot.db"), lambda *delivery: self.seen.append(delivery), workers=1)
         slack = settings_in(folder).slack
-        self.opened: list[str] = []
-        self.app: App = make_app(slack, WebClient(token="xoxb-1"), self.inbox, self.opened.append, lambda: None)
+        client = WebClient(token="xoxb-1")
+        self.told: list[dict[str, Any]] = []
+        client.chat_postEphemeral = lambda **message: self.told.append(message)  # type: ignore[method-assign]
+        self.app: App = make_app(slack, client, self.inbox, lambda: None)
 
     def deliver(self, body: dict[str, Any]) -> int:
         """Deliver as Socket Mode does; the status of the acknowledgement."""
@@ -105,6 +107,36 @@ def test_what_cannot_be_written_down_is_not_acknowledged(
 
     monkeypatch.setattr(deliveries.inbox, "put", full)
     assert deliveries.deliver(dict(COMMAND)) == 500
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"type": "message", "text": "approve"}, 1),
+        ({"type": "app_mention", "text": "<@U0BOT> what now?"}, 1),
+        ({"type": "message", "text": "<@U0BOT> approve"}, 0),
+        ({"type": "message", "text": "looks good"}, 0),
+    ],
+    ids=["a decision", "a mention", "a mention's other event", "other talk"],
+)
+def test_whose_reply_cannot_be_written_down_is_told(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, event: dict[str, str], told: int
+) -> None:
+    def full(*_: Any) -> bool:
+        raise DatabaseUnavailable("The database is full.")
+
+    monkeypatch.setattr(deliveries.inbox, "put", full)
+    deliveries.event(**event, **REPLY)
+    deliveries.all()
+    expected = {"channel": "C0OPS", "user": "U0OPSLEAD", "thread_ts": "1.1", "text": ":warning: The database is full."}
+    assert deliveries.told == [expected] * told
+
+
+def test_an_opened_home_tab_is_a_delivery_like_any_other(deliveries: Deliveries) -> None:
+    deliveries.event(type="app_home_opened", user="U0OPSLEAD", tab="home")
+    deliveries.event(type="app_home_opened", user="U0OPSLEAD", tab="messages")
+    ((kind, _, payload),) = deliveries.all()
+    assert (kind, payload) == ("home", {"user": "U0OPSLEAD", "team": "T0OURS"})
 
 
 def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries) -> None:

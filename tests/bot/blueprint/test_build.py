@@ -1,0 +1,32 @@
+"""Building a blueprint, as far as it can be seen without a real container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.blueprint import build
+from bot.blueprint.archive import Archive
+from bot.lxd import LxdError
+from bot.simulated_lxd import SimulatedLxd
+
+
+def test_a_failure_at_the_very_end_tells_its_reason_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("install_packages", "_furnish", "_install"):
+        monkeypatch.setattr(build, part, lambda *_: None)
+    lxd = SimulatedLxd()
+    lxd.import_image(__file__, "base", {})
+
+    def on_call(method: str, _: tuple[Any, ...]) -> None:
+        if method == "rename":
+            lxd.fail_next("update", LxdError("LXD could not."))
+
+    lxd.on_call = on_call
+    archive = Archive(tmp_path / "mautic.zip", "a" * 64, "5.2.12")
+    with pytest.raises(LxdError, match="LXD could not"):
+        build.build(lxd, archive, base="base", cache=tmp_path, progress=lambda _: None)
+    assert lxd.instances() == []
