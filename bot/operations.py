@@ -145,6 +145,17 @@ class Operations:
         """Whether a delivery has made its operation already."""
         return bool(self.database.read("SELECT 1 FROM operations WHERE request_key = ?", request_key))
 
+    def number_after(self, number: int) -> None:
+        """Give the next operation a higher number than this."""
+        with self.database.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO sqlite_sequence (name, seq) SELECT 'operations', 0"
+                " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'operations')"
+            )
+            transaction.execute(
+                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'operations' AND seq < ?", (number, number)
+            )
+
     def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
         """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
         marks = ",".join("?" * len(OPEN))

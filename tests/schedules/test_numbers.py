@@ -1,0 +1,30 @@
+"""A database that is younger than the fleet gives no number twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from schedules.numbers import numbers
+from tests.support.bot import OPERATOR, make_bench
+
+
+def test_after_the_database_was_lost_a_restore_takes_the_place_of_the_present_container(tmp_path: Path) -> None:
+    before = make_bench(tmp_path / "before")
+    before.done("new client-x")
+    before.done("snapshot client-x", OPERATOR)
+    (snapshot,) = before.lxd.snapshots("client-x")
+    assert before.done(f"restore client-x {snapshot.name}", OPERATOR).id == 3
+
+    after = make_bench(tmp_path / "after", before.lxd)
+    numbers(after.context)
+    done = after.done(f"restore client-x {snapshot.name}", OPERATOR)
+    assert (done.id, done.state) == (4, "succeeded")
+    assert after.context.fleet.tenant("client-x").instance == "client-x--4"
+
+
+def test_a_database_that_is_not_behind_goes_on(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    bench.done("snapshot client-x", OPERATOR)
+    numbers(bench.context)
+    assert bench.ask("stop client-x", OPERATOR).id == 3
