@@ -194,4 +194,6 @@ class SocketMode:
             self._handler.client.auto_reconnect_enabled = False
             with suppress(OSError):
                 session.sock.sock.shutdown(socket.SHUT_RDWR)
+            # Closed before select() has seen that, it would be waited for all the same.
+            self._handler.client.current_session_runner.shutdown()  # type: ignore[no-untyped-call]
         self._handler.close()  # type: ignore[no-untyped-call]

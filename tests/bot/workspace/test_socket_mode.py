@@ -1,7 +1,10 @@
 """Connections: told to leave, cut, several at once."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -9,6 +12,8 @@ import pytest
 from slack_bolt import Ack, App
 from slack_sdk.errors import SlackApiError
 
+from bot.listeners import SocketMode
+from tests.support.bot import settings_in
 from tests.support.workspace import APP_TOKEN, Workspace, eventually
 
 Connect = Callable[[], Any]
@@ -25,6 +30,16 @@ def test_an_app_comes_back_after_a_disconnect(app: App, connect: Connect, worksp
 
 def _answered(workspace: Workspace) -> bool:
     return bool(workspace.command("operator", "ops", "/mautic list")["ok"])
+
+
+def test_the_bot_takes_its_leave_at_once(app: App, workspace: Workspace, tmp_path: Path) -> None:
+    """It may wait for a socket that it closed itself, and be killed before it has drained."""
+    for _ in range(3):
+        mode = SocketMode(app, replace(settings_in(tmp_path).slack, app_token=APP_TOKEN))
+        mode.connect()
+        began = time.monotonic()
+        mode.close()
+        assert time.monotonic() - began < 3
 
 
 def test_each_envelope_goes_to_one_connection_in_turn(app: App, connect: Connect, workspace: Workspace) -> None:
