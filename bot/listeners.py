@@ -7,9 +7,8 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from slack_bolt import Ack, App, BoltContext
@@ -17,8 +16,6 @@ from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 from slack_sdk import WebClient
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler, ServerErrorRetryHandler
 
-from bot.approvals import REPLY
-from bot.database import DatabaseUnavailable
 from bot.inbox import Inbox
 from bot.settings import SlackSettings
 
@@ -41,8 +38,8 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
     app = App(
         client=client,
         signing_secret=settings.signing_secret or None,
-        # Acknowledging must never queue behind work: a pool of our own, wider than Bolt's five.
-        listener_executor=ThreadPoolExecutor(16, "listener"),
+        # First the listener, then the answer: Bolt would acknowledge an event before it is written down.
+        process_before_response=True,
         token_verification_enabled=False,
     )
 
@@ -102,17 +99,14 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
             return
         # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is to say.
         mentioned = f"<@{context.bot_user_id}>" in event.get("text", "")
-        decides = bool(REPLY.match(event.get("text", ""))) and not mentioned
-        with _telling(client, event, decides):
-            inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=mentioned))
+        inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=mentioned))
 
     @app.event("app_mention")
     def mention(body: dict[str, Any], event: dict[str, Any]) -> None:
         if not event.get("bot_id"):
             key = f"{event['channel']}:{event['ts']}"
-            with _telling(client, event, True):
-                key = key if event.get("thread_ts") else f"mention:{key}"
-                inbox.put("reply", key, _reply(body, event, mention=True))
+            key = key if event.get("thread_ts") else f"mention:{key}"
+            inbox.put("reply", key, _reply(body, event, mention=True))
 
     @app.event("app_home_opened")
     def opened(body: dict[str, Any], event: dict[str, Any]) -> None:
@@ -142,22 +136,6 @@ def _reply(body: dict[str, Any], event: dict[str, Any], *, mention: bool) -> dic
     }
 
 
-@contextmanager
-def _telling(client: WebClient, event: dict[str, Any], expects: bool) -> Iterator[None]:
-    """Bolt acknowledged the event before it is written down: who `expects` something of it is told when it is not."""
-    try:
-        yield
-    except DatabaseUnavailable as error:
-        log.error("a reply is lost: %s", error)
-        if expects:
-            client.chat_postEphemeral(
-                channel=event["channel"],
-                user=event["user"],
-                thread_ts=event.get("thread_ts"),
-                text=f":warning: {error}",
-            )
-
-
 def _write_down(inbox: Inbox, ack: Ack, kind: str, key: str, payload: dict[str, Any]) -> None:
     """Write down, then acknowledge: what cannot be recorded does not happen, and the person sees that it did not."""
     inbox.put(kind, key, payload)
@@ -168,7 +146,8 @@ class SocketMode:
     """The Socket Mode connection; by the websocket_client adapter, as the builtin client stalls at refreshes."""
 
     def __init__(self, app: App, settings: SlackSettings) -> None:
-        self._handler = SocketModeHandler(app, settings.app_token, ping_interval=10)
+        # Nothing but writing a row is done in these threads, so that no acknowledgement queues behind work.
+        self._handler = SocketModeHandler(app, settings.app_token, ping_interval=10, concurrency=16)
         self._greeted = threading.Event()
         self._handler.client.message_listeners.append(self._listen)
 
