@@ -10,7 +10,7 @@ from typing import Literal, NoReturn
 
 from bot import audit
 from bot.messages import clip, line
-from bot.operations import SYSTEM, Operation, Operations
+from bot.operations import SYSTEM, Operation, Operations, TenantBusy
 from bot.plan import Refused
 from bot.settings import Policy, Settings
 
@@ -82,13 +82,19 @@ class Approvals:
                 f"To approve operation {number}, type the tenant's name with it: `approve {operation.tenant}` in its "
                 f"thread, or `/mautic approve {number} {operation.tenant}`."
             )
+        # The bot's own snapshots go on while a request waits.
+        self.operations.wait_for_errand(operation.tenant)
         try:
             fingerprint = self.check(operation)
         except Refused as error:
             self._drifted(operation, actor, str(error))
         if fingerprint != operation.fingerprint:
             self._drifted(operation, actor, "What it would do is no longer what was asked for.")
-        return self._write(operation, actor, "approve", reason, via, policy)
+        try:
+            return self._write(operation, actor, "approve", reason, via, policy)
+        except sqlite3.IntegrityError as error:
+            self.operations.refuse_if_busy(operation.tenant, but=number)
+            raise TenantBusy(f"The bot is at work on `{operation.tenant}`; try again in a moment.") from error
 
     def _drifted(self, operation: Operation, actor: Actor, why: str) -> NoReturn:
         """The world has changed since the request: cancel it, and tell those who asked and decided."""

@@ -162,6 +162,21 @@ def m009_begun(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m010_snapshots_pass(db: sqlite_utils.Database) -> None:
+    """A request that waits for its approval holds its tenant, but not against the bot's own snapshots."""
+    db.executescript(
+        """
+        DROP INDEX one_open_operation;
+        CREATE UNIQUE INDEX one_operation_under_way ON operations(tenant)
+          WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention');
+        CREATE UNIQUE INDEX one_open_operation ON operations(tenant)
+          WHERE tenant <> '' AND state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')
+            AND NOT (requester = 'system' AND command = 'snapshot');
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

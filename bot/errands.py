@@ -78,12 +78,14 @@ class Errands:
         failed = context.operations.select(
             "requester = ? AND state = 'failed' AND finished BETWEEN ? AND ?", SYSTEM, now - PAUSE, now
         )
-        self._left_alone = {one.tenant for one in (*held, *failed)}
+        self._waiting = {one.tenant for one in held if one.state == "awaiting_approval"}
+        self._left_alone = {one.tenant for one in (*held, *failed) if one.state != "awaiting_approval"}
         self.room = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
 
-    def may(self, tenant: str) -> bool:
-        """Whether something may be asked for on a tenant now."""
-        return self.room > 0 and tenant not in self._left_alone
+    def may(self, tenant: str, command: str) -> bool:
+        """Whether something may be asked for on a tenant now; a request that waits lets nothing pass but snapshots."""
+        waits = tenant in self._waiting and command != "snapshot"
+        return self.room > 0 and tenant not in self._left_alone and not waits
 
     def ask(self, command: str, plan: Plan) -> None:
         """Queue an operation; when somebody just took the tenant, it comes again at the next look."""

@@ -22,7 +22,7 @@ def purge(context: Context) -> None:
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     for one in look.tenants:
-        if _is_over(context, one) and errands.may(one.name):
+        if _is_over(context, one) and errands.may(one.name, "purge"):
             try:
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))

@@ -128,9 +128,19 @@ def test_a_busy_tenant_is_passed_over_and_taken_at_the_next_look(bench: Bench) -
         request_key="k",
         hours=1,
     )
-    assert tick(bench) == []
-    bench.answer("cancel 1", OPERATOR)
-    assert [one.command for one in tick(bench)] == ["snapshot"]
+    bench.approve(bench.context.operations.get(1))
+    snapshots(bench.context)
+    assert [one.command for one in bench.context.operations.select("1 = 1")] == ["delete"]
+
+
+def test_a_request_that_waits_for_its_approval_keeps_no_tenant_from_its_snapshots(bench: Bench) -> None:
+    tick(bench)
+    request = bench.ask("stop client-x", OPERATOR)
+    for _ in range(6):
+        bench.clock.move(HOUR)
+        assert [one.command for one in tick(bench)] == ["snapshot"], "and nothing that it may need is removed"
+    bench.answer(f"cancel {request.id}", OPERATOR)
+    assert [one.command for one in tick(bench)] == ["prune"]
 
 
 def test_a_tenant_whose_snapshot_failed_is_left_alone_for_a_while(bench: Bench) -> None:
