@@ -196,10 +196,14 @@ class Mautic:
         seconds: float = self.call(instance, "quiesce", {}, timeout=180)["seconds"]
         return seconds
 
-    def unquiesce(self, instance: str) -> None:
-        """Take `quiesce` back, here or in the copy: all runs again, and is open unless it had been closed before.
+    def hush(self, instance: str) -> None:
+        """Turn visitors away and end what sends, at once; the database goes on until the instance is stopped."""
+        self.call(instance, "hush", {}, timeout=180)
 
-        Safe where nothing was quiesced.
+    def unquiesce(self, instance: str) -> None:
+        """Take `quiesce` or `hush` back, here or in the copy: all runs again, and is open if it was open before.
+
+        Safe where there is nothing to take back.
         """
         self.call(instance, "unquiesce", {}, timeout=180)
 

@@ -150,6 +150,12 @@ class _Tenant:
         self.stop("mariadb", "php8.2-fpm", "cron", "mautic-worker@email")
         return {"seconds": 0.3}
 
+    def hush(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.sealed():
+            self.seal("moving")
+        self.stop("cron", "mautic-worker@email")
+        return {}
+
     def unquiesce(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self.sealed().startswith("closed"):
             self.start("mariadb", "php8.2-fpm", "nginx", "cron")
@@ -241,6 +247,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "close": _Tenant.close,
     "open": _Tenant.open,
     "quiesce": _Tenant.quiesce,
+    "hush": _Tenant.hush,
     "unquiesce": _Tenant.unquiesce,
     "page": _Tenant.page,
     "counts": _Tenant.counts,
@@ -251,4 +258,4 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "health": _Tenant.health,
     "version": _Tenant.version,
 }
-_CHANGES = frozenset(["identity", "close", "open", "quiesce", "unquiesce", "restart", "console", "resize"])
+_CHANGES = frozenset(["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize"])

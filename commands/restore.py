@@ -50,7 +50,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
         if host.lxd.instance(old.instance).running:
             # Only one of the two may send.
             host.lxd.update(old.instance, stamps(state="moving"))
-            host.mautic.quiesce(old.instance)
+            host.mautic.hush(old.instance)
         heir.change()
 
     days = context.settings.retention.former_days

@@ -1,5 +1,6 @@
 """A tenant in memory, well and sick, as `Mautic` sees it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +98,16 @@ def test_a_tenant_that_cannot_hold_is_copied_all_the_same_but_not_one_that_is_ou
         pass
 
 
+@pytest.mark.parametrize("end", [Mautic.quiesce, Mautic.hush])
 def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
-    lxd: SimulatedLxd, mautic: Mautic
+    mautic: Mautic, end: Callable[[Mautic, str], object]
 ) -> None:
-    mautic.quiesce(NAME)
+    end(mautic, NAME)
     assert mautic.health(NAME)["facts"]["sealed"]
     mautic.unquiesce(NAME)
     assert wrong(mautic) == {}
     mautic.close(NAME, "suspend")
-    mautic.quiesce(NAME)
+    end(mautic, NAME)
     mautic.unquiesce(NAME)
     assert set(wrong(mautic)) == {"open", "services"}
     mautic.open(NAME)

@@ -250,6 +250,17 @@ def _status(tenant: Clone) -> int:
         return 0
 
 
+def test_one_that_is_hushed_answers_nobody_and_sends_nothing_until_it_is_taken_back(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    mautic.hush(tenant.name)
+    assert submit(tenant, "too-late@example.test") == 503
+    units = ["systemctl", "is-active", "cron", "mautic-worker@email-1", "mariadb"]
+    assert host.execute(tenant.name, units).stdout.split() == ["inactive", "inactive", "active"]
+    mautic.unquiesce(tenant.name)
+    well(mautic, tenant)
+
+
 def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     copy = f"{tenant.name}--7"
     with visitors(tenant) as acknowledged:

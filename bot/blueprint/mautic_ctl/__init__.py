@@ -13,9 +13,10 @@ Verbs, with what they ask (`?` may be absent) and answer:
 - `resize`     innodb_buffer_pool, fpm_children, email_workers → {}.
 - `hold`       files → held, why: let writes wait until `<files>.go` is there; `<files>.out` then tells the seconds.
 - `close`      reason → {}: a polite page, no crons, no workers, over reboots too.
-- `open`       → {}: take back `close`, a seal, `quiesce`.
+- `open`       → {}: take back `close`, a seal, `quiesce`, `hush`.
 - `quiesce`    → seconds: end all work for a last copy.
-- `unquiesce`  → {}: take `quiesce` back; what had been closed before stays closed.
+- `hush`       → {}: turn visitors away and end what sends, at once; the database goes on.
+- `unquiesce`  → {}: take `quiesce` or `hush` back; what had been closed before stays closed.
 - `counts`     since → contacts, submissions, opt_outs since then, last_write.
 - `restart`    part → {}: part is worker, cron, web or database.
 - `logs`       what, lines → text.

@@ -50,16 +50,23 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     run("sync", "-f", str(MAUTIC))
     _await_clean_pages()
     began = time.monotonic()
-    if not SEAL.exists():
-        write(SEAL, "moving\n")
+    _seal()
     _end_requests()
     systemctl("stop", "php8.2-fpm", "mariadb.socket", "mariadb")
     run("sync", "-f", str(MAUTIC))
     return {"seconds": round(time.monotonic() - began, 3)}
 
 
+def hush(_request: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn visitors away and end what sends. The database goes on: it ends when the container is stopped."""
+    _seal()
+    systemctl("stop", "cron", "mautic-worker@*")
+    _end_jobs()
+    return {}
+
+
 def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Take `quiesce` back."""
+    """Take `quiesce`, or `hush`, back."""
     if SEAL.exists() and SEAL.read_text().startswith("closed"):
         _wake()
         return {}
@@ -73,6 +80,11 @@ def _wake() -> None:
     systemctl("start", *STACK)
     await_database()
     sql(FLUSH_AS_EVER)
+
+
+def _seal() -> None:
+    if not SEAL.exists():
+        write(SEAL, "moving\n")
 
 
 def _await_clean_pages() -> None:

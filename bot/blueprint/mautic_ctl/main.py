@@ -19,6 +19,7 @@ VERBS = {
     "close": "doors.close",
     "open": "doors.open_up",
     "quiesce": "doors.quiesce",
+    "hush": "doors.hush",
     "unquiesce": "doors.unquiesce",
     "restart": "restart.restart",
     "hold": "hold.hold",
