@@ -69,6 +69,7 @@ quiesce)
     [ -e $seal ] || echo moving > $seal
     answer="$ok, \"seconds\": 0"
     ;;
+hush) [ -e $seal ] || echo moving > $seal ;;
 unquiesce) grep -q closed $seal 2> /dev/null || rm -f $seal ;;
 hold)
     files=$(sed 's/.*"files": "\([^"]*\)".*/\1/' "$3")
@@ -79,7 +80,6 @@ counts)
     lines=$(cat /var/lib/mautic-ops/submitted 2> /dev/null | wc -l)
     answer="$ok, \"contacts\": $lines, \"submissions\": $lines, \"opt_outs\": 0, \"last_write\": 0"
     ;;
-bytes) answer="$ok, \"bytes\": 1000000" ;;
 logs) answer="$ok, \"text\": \"tiny\"" ;;
 console) answer="$ok, \"code\": 0, \"output\": \"tiny\"" ;;
 restart | resize | page) ;;

@@ -18,6 +18,7 @@ from .means import (
     CtlError,
     asked,
     await_database,
+    await_systemd,
     console,
     mautic_version,
     output_of,
@@ -73,7 +74,10 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     write(EDGE, edge_conf(edge_address))
     provider = provider_parameters(domain, edge_address)
     before = write_parameters({"db_password": db_password, "secret_key": secret_key, "site_url": site_url}, provider)
-    reloading = subprocess.Popen(["systemctl", "reload-or-restart", "php8.2-fpm", "nginx"], stderr=subprocess.DEVNULL)
+    # The container was started just now.
+    await_systemd()
+    reload = ["systemctl", "reload-or-restart", "php8.2-fpm", "nginx"]
+    reloading = subprocess.Popen(reload, stderr=subprocess.PIPE, text=True)
 
     await_database()
     hashed = output_of(hashing, "hash the password")
@@ -93,8 +97,9 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     )
     if rows != [["1"]]:
         raise CtlError("Mautic's first user is not there; was the blueprint installed whole?")
-    if reloading.wait(timeout=60):
-        raise CtlError("php8.2-fpm and nginx could not be reloaded")
+    _, trouble = reloading.communicate(timeout=60)
+    if reloading.returncode:
+        raise CtlError(f"php8.2-fpm and nginx could not be reloaded: {(trouble.splitlines() or [''])[0]}")
     if str(before.get("site_url", "")).split(":")[0] != site_url.split(":")[0]:
         # Whether cookies are secure is compiled in.
         ended = console("cache:clear")
