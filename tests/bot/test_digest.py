@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -213,7 +212,7 @@ def test_the_head_of_the_audit_log_is_the_one_that_is_verified(bench: Bench) -> 
     assert (rows, head) == (verdict.rows, verdict.head)
 
 
-def test_a_thousand_tenants_cost_one_request_a_server_and_few_seconds(tmp_path: Path) -> None:
+def test_a_thousand_tenants_cost_one_request_a_server(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd._clock = bench.clock
     names = [f"client-{number}" for number in range(1000)]
@@ -224,8 +223,6 @@ def test_a_thousand_tenants_cost_one_request_a_server_and_few_seconds(tmp_path: 
             bench.lxd.snapshot(name, f"s-{number}")
     sampled(bench, 10, {name: list(range(10)) for name in names}, list(range(10)))
     bench.lxd.calls.clear()
-    began = time.perf_counter()
     found = gather(bench.context, bench.clock() - DAY)
-    assert time.perf_counter() - began < 3
     assert (len(found.tenants), found.taken) == (1000, 10_000)
     assert dict(bench.lxd.calls) == {"survey": 1}
