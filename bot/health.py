@@ -140,9 +140,11 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
         rests = "suspended" if suspended else "stopped"
         return Diagnosis(tuple(found for found in findings if found.kind in AT_REST), rests=rests)
     hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
-    unseen = (
-        hidden | (_INSIDE if look.inside is None else frozenset()) | (_OUTSIDE if look.page is None else frozenset())
-    )
+    unseen = hidden | (_INSIDE if look.inside is None else frozenset())
+    if look.page is None:
+        unseen |= _OUTSIDE
+    elif not look.page.valid_until:
+        unseen |= {"certificate"}
     return Diagnosis(tuple(found for found in findings if found.kind not in hidden), unseen)
 
 

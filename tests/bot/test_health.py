@@ -108,6 +108,7 @@ def test_each_trouble_is_found_alone_and_told(kind: str) -> None:
         (TROUBLE["worker"][0], {"queue"}),
         (TROUBLE["cron"][0], {"jobs", "work"}),
         (replace(WELL, page=None), {"page", "certificate"}),
+        (replace(WELL, page=Page(False, "timed out", 20.0, False)), {"certificate"}),
     ],
 )
 def test_what_a_cause_hides_is_neither_sick_nor_well(look: Look, hidden: set[str]) -> None:
