@@ -87,6 +87,18 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     assert "could not be removed yet" in said
 
 
+def switch(lxd: SimulatedLxd) -> threading.Event:
+    """Let a server answer no more while this is set."""
+    down = threading.Event()
+
+    def call(method: str, arguments: object) -> None:
+        if down.is_set():
+            raise LxdUnavailable("LXD does not answer.")
+
+    lxd.on_call = call
+    return down
+
+
 def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:
     """Let the page not come through the edge when it is looked at next, and something happen at that moment."""
     monkeypatch.setattr("bot.succession.ANSWER", 0.2)
@@ -103,13 +115,7 @@ def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], Non
 def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    down = threading.Event()
-
-    def dead(method: str, arguments: object) -> None:
-        if down.is_set():
-            raise LxdUnavailable("LXD does not answer.")
-
-    other.on_call = dead
+    down = switch(other)
     with monkeypatch.context() as patched:
         unseen(patched, bench, down.set)
         failed = bench.done("migrate client-x solo", OPERATOR)
@@ -126,13 +132,7 @@ def test_the_copy_stays_until_the_source_goes_on(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source dies at the last moment: for now the copy is all that there is."""
-    down = threading.Event()
-
-    def dead(method: str, arguments: object) -> None:
-        if down.is_set():
-            raise LxdUnavailable("LXD does not answer.")
-
-    bench.lxd.on_call = dead
+    down = switch(bench.lxd)
     with monkeypatch.context() as patched:
         unseen(patched, bench, down.set)
         stuck = bench.done("migrate client-x solo", OPERATOR)
