@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.support.workspace import eventually
@@ -45,6 +47,17 @@ def inside(world: World, *command: str) -> None:
     assert world.lxd.execute("sick-x", list(command)).code == 0, command
 
 
+def disk(world: World) -> int:
+    """The bytes that the tenant uses.
+
+    Where btrfs has deleted what it had not counted to its end, as of the test before, it counts no more until a scan.
+    """
+    inside(world, "sync")
+    pool = Path(world.lxd.endpoint).parent / "storage-pools" / world.settings.lxd.pool
+    subprocess.run(["btrfs", "quota", "rescan", "-w", str(pool)], check=True, capture_output=True)
+    return world.lxd.state("sick-x").disk
+
+
 def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: World) -> None:
     world.bot.kill()
     config = world.settings.state / "mautic-ops.toml"
@@ -63,8 +76,7 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
 
         inside(world, "systemctl", "stop", "mautic-worker@email", "cron")
         inside(world, "fallocate", "-l", "10600M", "/var/lib/filled")
-        inside(world, "sync")
-        eventually(lambda: world.lxd.state("sick-x").disk > 10 * GIB)
+        eventually(lambda: disk(world) > 10 * GIB)
         sweep(world)
         assert open_kinds(world) == {"worker", "cron", "disk"}
         inside(world, "systemctl", "stop", "mariadb")
@@ -80,8 +92,7 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
 
         inside(world, "systemctl", "start", "mariadb", "cron")
         inside(world, "rm", "/var/lib/filled")
-        inside(world, "sync")
-        eventually(lambda: world.lxd.state("sick-x").disk < 9 * GIB)
+        eventually(lambda: disk(world) < 9 * GIB)
         head = next(one for one in found if "mail is not sent" in one["text"])
         world.workspace.click("operator", HEARD_IN, head["ts"], "incident_logs")
         world.workspace.wait_for_message(HEARD_IN, "log `mautic`", user="operator")
