@@ -137,6 +137,16 @@ def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: s
     assert live(bench) == CASES[command].live
 
 
+def goes_away_in_its_second_step(bench: Bench, operation: Operation) -> None:
+    """Let LXD answer no more as soon as the operation is that far."""
+
+    def down(method: str, _: tuple[Any, ...]) -> None:
+        if bench.context.operations.get(operation.id).steps[1].started:
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = down
+
+
 @pytest.mark.parametrize("command", LONG)
 @pytest.mark.parametrize("way", ["retry", "undo"])
 def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path: Path, command: str, way: str) -> None:
@@ -144,11 +154,7 @@ def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path
     desk = make_desk(bench)
     operation = run(bench, command)
 
-    def down(method: str, _: tuple[Any, ...]) -> None:
-        if bench.context.operations.get(operation.id).steps[1].started:
-            raise LxdUnavailable("LXD does not answer.")
-
-    bench.lxd.on_call = down
+    goes_away_in_its_second_step(bench, operation)
     bench.finish()
     stuck = bench.context.operations.get(operation.id)
     assert stuck.state == "needs_attention"
@@ -177,11 +183,7 @@ def test_a_retry_while_the_host_is_still_away_needs_attention_again(tmp_path: Pa
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
 
-    def down(method: str, _: tuple[Any, ...]) -> None:
-        if bench.context.operations.get(operation.id).steps[1].started:
-            raise LxdUnavailable("LXD does not answer.")
-
-    bench.lxd.on_call = down
+    goes_away_in_its_second_step(bench, operation)
     bench.finish()
 
     def still_down(*_: Any) -> None:
