@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from http.client import HTTPException
 from typing import Any
 
 from slack_sdk import WebClient
@@ -143,8 +144,7 @@ class Announcer:
             return ""
 
         def meant(message: dict[str, Any]) -> bool:
-            metadata = message.get("metadata") or {}
-            return metadata.get("event_type") == MARK and metadata["event_payload"].get("id") == str(operation.id)
+            return _mark(message) == str(operation.id)
 
         try:
             since = str(operation.created - 60)
@@ -152,6 +152,26 @@ class Announcer:
         except SlackApiError as error:
             log.info("cannot look for the card of operation %s: %s", operation.id, error.response.get("error"))
             return ""
+
+    def operation_at(self, channel: str, ts: str) -> Operation | None:
+        """Return the operation whose card stands at a place in Slack.
+
+        Somebody can answer a card before its place is written down here: Slack's answer to the post comes late, or
+        is lost, or the process ends between. Then Slack is asked what stands there. Raises NotPosted when it is silent.
+        """
+        # Read first: what has its place by then is found by it.
+        unplaced = self.operations.select("message_ts = '' AND state = 'awaiting_approval'")
+        found = self.operations.select("channel = ? AND message_ts = ?", channel, ts)
+        if unplaced and not found:
+            try:
+                page = self.client.conversations_replies(channel=channel, ts=ts, limit=1, include_all_metadata=True)
+                ours = self.client.auth_test()["user_id"]
+            except (SlackClientError, OSError, HTTPException) as error:
+                raise NotPosted("Slack does not tell me which request this thread is of; reply once more.") from error
+            # Anybody's app may mark a message as ours are marked.
+            mark = _mark(page["messages"][0]) if page["messages"][0].get("user") == ours else ""
+            found = [one for one in unplaced if str(one.id) == mark]
+        return found[0] if found else None
 
     def card(self, operation: Operation) -> Message:
         """Render the card of an operation as it stands, with the buttons that still have a meaning."""
@@ -208,3 +228,9 @@ class Announcer:
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""
         self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
+
+
+def _mark(message: dict[str, Any]) -> str:
+    """Return the number of the operation that a message is marked as the card of, or ""."""
+    metadata = message.get("metadata") or {}
+    return str(metadata["event_payload"].get("id", "")) if metadata.get("event_type") == MARK else ""

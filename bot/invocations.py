@@ -223,10 +223,9 @@ class Invocations:
     def reply(self, key: str, payload: dict[str, Any]) -> None:
         """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
         words = REPLY.match(payload["text"])
-        found = self.context.operations.select(
-            "channel = ? AND message_ts = ? AND message_ts <> ''", payload["channel"], payload.get("thread_ts", "")
-        )
-        if not found or not words:
+        thread = payload["thread_ts"]
+        operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
+        if not operation or not words:
             if payload.get("mention"):
                 raise Refused(
                     "In a request's thread I understand `approve`, `deny because …` and `cancel`; "
@@ -235,13 +234,13 @@ class Invocations:
             return
         actor = self._actor(payload, fresh=True)
         if words["cancel"]:
-            self.context.approvals.cancel(found[0].id, actor)
+            self.context.approvals.cancel(operation.id, actor)
         elif words["deny"]:
-            self._decide(found[0], actor, "deny", reason=plain(words["reason"]), via="reply")
-        elif words["typed"] and words["typed"].lower() != found[0].tenant:
-            raise Refused(f"To approve, reply `approve` or `approve {found[0].tenant}`, and nothing else.")
+            self._decide(operation, actor, "deny", reason=plain(words["reason"]), via="reply")
+        elif words["typed"] and words["typed"].lower() != operation.tenant:
+            raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
         else:
-            self._decide(found[0], actor, "approve", typed=words["typed"] or "", via="reply")
+            self._decide(operation, actor, "approve", typed=words["typed"] or "", via="reply")
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
         """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""

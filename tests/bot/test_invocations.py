@@ -128,6 +128,36 @@ def test_a_reply_of_somebody_without_a_say_is_told_so_in_the_thread(asked: Desk)
     assert "Only an approver can decide" in last_answer(asked, OPERATOR.id)
 
 
+def card_before_slacks_answer(desk: Desk) -> dict[str, Any]:
+    """A request's card that stands in Slack, at a place that the bot does not know yet: the answer is on its way."""
+    desk.command("new client-x")
+    desk.announce()
+    with desk.bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET message_ts = ''")
+    return desk.slack.said[-1]
+
+
+def test_a_reply_that_is_faster_than_slacks_answer_to_the_card_decides(desk: Desk) -> None:
+    desk.reply("approve", thread_ts=card_before_slacks_answer(desk)["ts"])
+    assert desk.last().state == "queued"
+
+
+def test_a_reply_whose_card_cannot_be_looked_up_is_told_so(desk: Desk) -> None:
+    card = card_before_slacks_answer(desk)
+    desk.slack.fail("conversations.replies", "fatal_error")
+    desk.reply("approve", thread_ts=card["ts"])
+    assert desk.last().state == "awaiting_approval"
+    assert "reply once more" in last_answer(desk, LEAD.id)
+
+
+@pytest.mark.parametrize("forged", [{"user": "U0OTHERAPP"}, {"metadata": None}, {"metadata": {"event_type": "other"}}])
+def test_a_reply_to_what_is_no_card_of_ours_decides_nothing(desk: Desk, forged: dict[str, Any]) -> None:
+    card = card_before_slacks_answer(desk)
+    card.update(forged)
+    desk.reply("approve", thread_ts=card["ts"])
+    assert desk.last().state == "awaiting_approval"
+
+
 def test_other_talk_in_the_thread_is_left_alone_but_a_mention_is_answered(asked: Desk) -> None:
     before = len(asked.slack.said)
     asked.reply("who is this for?", 1)

@@ -320,7 +320,7 @@ class FakeSlack:
     def conversations_replies(self, channel: str, ts: str, **_: Any) -> dict[str, Any]:
         self._called("conversations.replies")
         thread = [one for one in self.said if ts in (one["ts"], one.get("thread_ts")) and one["channel"] == channel]
-        return {"messages": thread}
+        return {"messages": [{"user": "U0BOT", **one} for one in thread]}
 
     def files_upload_v2(self, filename: str, content: bytes, title: str, **message: Any) -> dict[str, Any]:
         files = [{"name": filename, "title": title, "content": content}]
@@ -407,14 +407,16 @@ class Desk:
         }
         self.invocations.handle("action", uuid4().hex, payload)
 
-    def reply(self, text: str, operation: int, actor: Actor = LEAD, *, mention: bool = False) -> None:
-        """Deliver a typed reply in an operation's thread, and have it worked on."""
+    def reply(
+        self, text: str, operation: int = 1, actor: Actor = LEAD, *, mention: bool = False, thread_ts: str = ""
+    ) -> None:
+        """Deliver a typed reply in an operation's thread, or the thread at a place, and have it worked on."""
         payload = {
             "user": actor.id,
             "team": "T0OURS",
             "channel": "C0OPS",
             "text": text,
-            "thread_ts": self.bench.context.operations.get(operation).message_ts,
+            "thread_ts": thread_ts or self.bench.context.operations.get(operation).message_ts,
             "mention": mention,
         }
         self.invocations.handle("reply", uuid4().hex, payload)
