@@ -161,9 +161,13 @@ class SocketMode:
 
     def connect(self, timeout: float = 30.0) -> None:
         """Connect, and return once Slack has greeted us: from then on deliveries come. Raises TimeoutError."""
+        client = self._handler.client
+        # The monitor takes a connection that is only being made for a lost one, and would make a second.
+        client.current_app_monitor_started = True
         self._handler.connect()  # type: ignore[no-untyped-call]
         if not self._greeted.wait(timeout):
             raise TimeoutError(f"Slack did not greet the bot within {timeout:.0f} s; is the app-level token right?")
+        client.current_app_monitor.start()
 
     def close(self) -> None:
         """Take no more deliveries."""

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from slack_bolt import Ack, App
 from slack_sdk.errors import SlackApiError
+from slack_sdk.socket_mode.websocket_client import SocketModeClient
 
 from bot.listeners import SocketMode
 from tests.support.bot import settings_in
@@ -40,6 +41,19 @@ def test_the_bot_takes_its_leave_at_once(app: App, workspace: Workspace, tmp_pat
         began = time.monotonic()
         mode.close()
         assert time.monotonic() - began < 3
+
+
+def test_the_bot_opens_one_connection(
+    app: App, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slack lets an app open few in a minute, and would deliver into one that is about to be closed."""
+    opened: list[str] = []
+    real = SocketModeClient.issue_new_wss_url
+    monkeypatch.setattr(SocketModeClient, "issue_new_wss_url", lambda client: opened.append(real(client)) or opened[-1])
+    mode = SocketMode(app, replace(settings_in(tmp_path).slack, app_token=APP_TOKEN))
+    mode.connect()
+    mode.close()
+    assert len(opened) == 1
 
 
 def test_each_envelope_goes_to_one_connection_in_turn(app: App, connect: Connect, workspace: Workspace) -> None:
