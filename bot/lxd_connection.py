@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -109,10 +110,7 @@ class LxdConnection:
                     endpoint = "http+unix://lxd"
                     session.mount(endpoint, _UnixAdapter(self.endpoint))
                 else:
-                    for file in (*(self._certificate or ()), self._server_certificate):
-                        if file:
-                            # What is told of a bad path later does not always name it.
-                            Path(file).read_bytes()
+                    _try_certificates(self._certificate, self._server_certificate)
                     session.cert = self._certificate
                     session.verify = self._server_certificate or True
                     if self._server_certificate:
@@ -248,6 +246,24 @@ class LxdConnection:
         if status == 403:
             return LxdUnavailable(f"LXD at {self.endpoint} does not allow the bot to {doing}: check its certificate.")
         return LxdError(f"LXD could not {doing}: {text}.")
+
+
+def _try_certificates(client: tuple[str, str] | None, server: str | None) -> None:
+    """Raise OSError, with the file's name, or LxdUnavailable: what is told of bad files later does not name them."""
+    files = [*(client or ()), *([server] if server else ())]
+    for file in files:
+        Path(file).read_bytes()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if client:
+            # Without a password, that of a locked key would be asked for at the terminal.
+            context.load_cert_chain(*client, password="")
+        if server:
+            context.load_verify_locations(server)
+    except ssl.SSLError as error:
+        raise LxdUnavailable(
+            f"The bot cannot use {', '.join(files)}: certificates in PEM form are needed, and a key without a password."
+        ) from error
 
 
 def path_of(name: str, snapshot: str = "") -> str:

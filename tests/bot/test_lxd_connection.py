@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,21 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, missing: str) -> 
     certificate, key, server = map(str, files)
     told = said(LxdGateway(NOWHERE, certificate=(certificate, key), server_certificate=server))
     assert told.endswith(f"it cannot open {tmp_path}/{missing} (No such file or directory).")
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "server.crt"
+    file.write_text("-----BEGIN RSA ")
+    told = said(LxdGateway(NOWHERE, server_certificate=str(file)))
+    assert told.startswith(f"The bot cannot use {file}: certificates in PEM form are needed")
+
+
+def test_a_key_that_needs_a_password_is_named(tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("bot.crt", "bot.key")]
+    command = "openssl req -x509 -newkey rsa:2048 -days 1 -subj /CN=bot -passout pass:secret -out {} -keyout {}"
+    subprocess.run(command.format(*files).split(), check=True, capture_output=True)
+    told = said(LxdGateway(NOWHERE, certificate=(files[0], files[1])))
+    assert told.startswith(f"The bot cannot use {', '.join(files)}: ")
 
 
 def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
