@@ -109,8 +109,8 @@ class TestDeadlines:
     def test_a_command_may_take_longer_than_one_request(self, real_lxd: LxdGateway, real_name: Name) -> None:
         name = real_name()
         _started(real_lxd, name)
-        patient = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=1)
-        assert patient.execute(name, ["sh", "-c", "sleep 3; echo done"]).stdout == "done\n"
+        patient = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=3)
+        assert patient.execute(name, ["sh", "-c", "sleep 4; echo done"]).stdout == "done\n"
 
 
 class TestWhatStaysBehind:

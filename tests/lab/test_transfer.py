@@ -34,18 +34,16 @@ class Way:
         self.target.receive(self.source, self.name, name or self.copy, config={}, devices={}, refresh=refresh)
         return self.node.received() - before
 
-    def broken(self, breaking: Callable[[], None], *, refresh: bool = False) -> float:
-        """Let it come and break something in the middle; the seconds until that was told."""
+    def broken(self, breaking: Callable[[], None], *, refresh: bool = False) -> None:
+        """Let it come and break something in the middle; that must be told."""
         before = self.node.received()
-        with ThreadPoolExecutor(1) as thread:
+        with ThreadPoolExecutor(1) as thread, self.node.slow(megabits=800):
             coming = thread.submit(self.receive, refresh=refresh)
             eventually(self.node.received, lambda now: now > before + 20 * MB)
             assert not coming.done()
             breaking()
-            began = time.monotonic()
             with pytest.raises(LxdUnavailable):
                 coming.result()
-            return time.monotonic() - began
 
 
 @pytest.fixture(params=WAYS, ids=" to ".join)
@@ -98,7 +96,7 @@ class TestBrokenCopy:
     def test_a_cable_that_is_cut_is_told_and_the_next_try_works(self, way: Way) -> None:
         way.source.snapshot(way.name, "s-1")
         try:
-            assert way.broken(way.node.cut) < 45
+            way.broken(way.node.cut)
             # Nobody waits for the cable to go on with the tenant.
             way.source.stop(way.name)
             way.source.start(way.name)
@@ -109,7 +107,7 @@ class TestBrokenCopy:
     def test_a_server_that_is_killed_is_told_and_the_next_try_works(self, way: Way) -> None:
         way.source.snapshot(way.name, "s-1")
         try:
-            assert way.broken(way.node.kill) < 15
+            way.broken(way.node.kill)
             way.source.stop(way.name)
             way.source.start(way.name)
         finally:
@@ -137,7 +135,7 @@ class TestBrokenRefresh:
     @pytest.mark.parametrize("way", [("solo1", "solo2")], ids=" to ".join, indirect=True)
     def test_a_cable_that_is_cut_is_told_and_both_go_on(self, way: Way) -> None:
         try:
-            assert way.broken(way.node.cut, refresh=True) < 45
+            way.broken(way.node.cut, refresh=True)
             way.source.start(way.name)
         finally:
             way.node.restore()
@@ -147,7 +145,7 @@ class TestBrokenRefresh:
 
     def test_a_server_that_is_killed_is_told_and_both_go_on(self, way: Way) -> None:
         try:
-            assert way.broken(way.node.kill, refresh=True) < 15
+            way.broken(way.node.kill, refresh=True)
             way.source.start(way.name)
         finally:
             way.node.start()

@@ -23,7 +23,7 @@ BOT_TOKEN, APP_TOKEN, SIGNING_SECRET = "xoxb-local", "xapp-local", "local-signin
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def eventually(look: Callable[[], T], seconds: float = 15.0) -> T:
+def eventually(look: Callable[[], T], seconds: float = 30.0) -> T:
     """The first truthy value of `look()`; AssertionError with the last one when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -111,7 +111,7 @@ class Workspace:
         text: str,
         user: str = "",
         thread_ts: str = "",
-        seconds: float = 15.0,
+        seconds: float = 30.0,
     ) -> Json:
         """The newest message whose text or blocks contain `text`."""
 
@@ -121,7 +121,7 @@ class Workspace:
 
         return _certain(eventually(look, seconds))
 
-    def wait_for_view(self, user: str, callback_id: str = "", seconds: float = 15.0) -> Json:
+    def wait_for_view(self, user: str, callback_id: str = "", seconds: float = 30.0) -> Json:
         """The modal on top, once it is there (and of that callback_id)."""
 
         def look() -> Json | None:

@@ -148,7 +148,7 @@ class World:
         """The texts of a thread, the card first."""
         return [message["text"] for message in self.workspace.messages(CHANNEL, thread_ts=ts)]
 
-    def wait_for(self, ts: str, pattern: str, seconds: float = 90) -> str:
+    def wait_for(self, ts: str, pattern: str, seconds: float = 180) -> str:
         """The first message in a thread that matches; the assertion shows the whole thread."""
 
         def look() -> str:
@@ -180,7 +180,7 @@ class World:
             "SELECT 1 FROM steps WHERE title = ? AND started IS NOT NULL"
             " AND operation = (SELECT max(id) FROM operations)"
         )
-        give_up = time.monotonic() + 90
+        give_up = time.monotonic() + 180
         while not self.bot.rows(sql, step):
             assert time.monotonic() < give_up, f"the step {step!r} never began"
             time.sleep(0.002)
