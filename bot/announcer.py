@@ -14,7 +14,7 @@ from slack_sdk.webhook import WebhookClient
 
 from bot.messages import Block, Message, Modal, Renderer, actions, button
 from bot.operations import Operation, Operations
-from bot.post import GONE, NotPosted, find
+from bot.post import GONE, NotPosted, failed, find
 from bot.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,8 @@ class Announcer:
             since = str(operation.created - 60)
             return find(self.client.conversations_history, meant, channel=operation.channel, oldest=since)
         except SlackApiError as error:
+            if failed(error):
+                raise
             log.info("cannot look for the card of operation %s: %s", operation.id, error.response.get("error"))
             return ""
 

@@ -10,27 +10,46 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.error import URLError
 
 from slack_bolt import Ack, App, BoltContext
 from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 from slack_sdk import WebClient
-from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler, ServerErrorRetryHandler
+from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryHandler, RetryState
+from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 
 from bot.inbox import Inbox
 from bot.settings import SlackSettings
 
 log = logging.getLogger(__name__)
 ANY = re.compile(r".*", re.S)
+SAYS = ("/chat.postMessage", "/files.completeUploadExternal")
+"""The methods that say the same thing twice when they are called twice."""
+
+
+class _Again(RetryHandler):
+    """Sends a request again whose answer a broken connection or Slack's servers lost, unless it may be said twice."""
+
+    def _can_retry(
+        self,
+        *,
+        state: RetryState,
+        request: HttpRequest,
+        response: HttpResponse | None = None,
+        error: Exception | None = None,
+    ) -> bool:
+        if request.url.endswith(SAYS):
+            # It may stand there: who posts looks before posting again.
+            return False
+        if response:
+            return response.status_code in (500, 503)
+        return isinstance(error, URLError | ConnectionResetError)
 
 
 def web_client(settings: SlackSettings) -> WebClient:
     """Return the client of Slack's Web API, patient with rate limits and failures of its servers."""
-    client = WebClient(token=settings.bot_token, base_url=settings.api, timeout=15)
-    client.retry_handlers += [
-        RateLimitErrorRetryHandler(max_retry_count=3),
-        ServerErrorRetryHandler(max_retry_count=2),
-    ]
-    return client
+    patience: list[RetryHandler] = [RateLimitErrorRetryHandler(max_retry_count=3), _Again(max_retry_count=2)]
+    return WebClient(token=settings.bot_token, base_url=settings.api, timeout=15, retry_handlers=patience)
 
 
 def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: Callable[[], None]) -> App:

@@ -14,6 +14,8 @@ from bot.messages import Message
 
 MARK = "mautic_post"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
+HALF_DONE = frozenset({"internal_error", "fatal_error"})
+"""What Slack answers when it may have done some of it before it failed."""
 
 
 class NotPosted(Exception):
@@ -22,6 +24,11 @@ class NotPosted(Exception):
 
 class Refusal(NotPosted):
     """Slack did not take it."""
+
+
+def failed(error: SlackApiError) -> bool:
+    """Whether Slack did not refuse, but failed, and may have done it all the same, or had no time for it."""
+    return error.response.status_code != 200 or error.response.get("error") in HALF_DONE
 
 
 def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **where: Any) -> str:
@@ -92,6 +99,9 @@ def _told(channel: str) -> Iterator[None]:
     try:
         yield
     except SlackApiError as error:
-        raise Refusal(f"Slack refuses it in {channel}: {error.response.get('error')}.") from error
+        why = error.response.get("error")
+        if failed(error):
+            raise NotPosted(f"Slack failed: {why}.") from error
+        raise Refusal(f"Slack refuses it in {channel}: {why}.") from error
     except (SlackClientError, OSError, HTTPException) as error:
         raise NotPosted(f"Slack does not answer: {error}.") from error

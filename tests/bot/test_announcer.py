@@ -9,7 +9,7 @@ import pytest
 
 from bot import announcer
 from bot.messages import Message
-from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk, until
+from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk, slack_error, until
 
 
 @pytest.fixture
@@ -113,9 +113,12 @@ def test_a_card_whose_answer_was_lost_is_found_again(desk: Desk, monkeypatch: py
     desk.bench.ask("new client-x")
     desk.announce()
     desk.slack.chat_postMessage = real  # type: ignore[method-assign]
-    desk.announcer._waiting.clear()
-    desk.announce()
-    assert len(posted_cards(desk)) == 1
+    desk.slack.fail("conversations.history", slack_error("Received a response in a non-JSON format", 503))
+    for _ in range(2):
+        desk.announcer._waiting.clear()
+        desk.announce()
+        assert len(posted_cards(desk)) == 1
+    assert desk.last().message_ts
 
 
 def test_history_that_may_not_be_read_does_not_stop_a_card(desk: Desk) -> None:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slack_bolt import App, BoltRequest
 from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError
 from slack_sdk.web import SlackResponse
 
 from bot.database import Database, DatabaseUnavailable
 from bot.inbox import Inbox
-from bot.listeners import make_app
+from bot.listeners import make_app, web_client
+from bot.messages import Message
+from bot.post import NotPosted, Post, Refusal
 from tests.support.bot import settings_in
 
 EVENTS = itertools.count()
@@ -141,3 +150,64 @@ def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries)
 def test_what_nobody_asked_for_is_taken_all_the_same(deliveries: Deliveries) -> None:
     assert deliveries.event(type="channel_rename", channel={"id": "C0OPS"}) == 200
     assert deliveries.all() == []
+
+
+@contextmanager
+def slack_whose_first_answer(is_lost: str) -> Iterator[tuple[WebClient, list[str]]]:
+    """A client of a Slack that takes every request, but answers the first one badly, and the requests it took."""
+    taken: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            taken.append(self.path.removeprefix("/api/"))
+            first = len(taken) == 1
+            if first and is_lost == "broken":
+                self.close_connection = True
+                return
+            body = json.dumps({"ok": True, "ts": "1.2", "upload_url": "", "file_id": "F1"}).encode()
+            self.send_response(int(is_lost) if first else 200)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        slack = replace(settings_in(Path("/nowhere")).slack, api=f"http://127.0.0.1:{server.server_port}/api/")
+        yield web_client(slack), taken
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("is_lost", ["broken", "503"])
+def test_what_slack_may_have_posted_is_not_sent_again(is_lost: str) -> None:
+    with slack_whose_first_answer(is_lost) as (client, taken):
+        with pytest.raises(NotPosted) as caught:
+            Post(client).post("C0OPS", Message("Hello", []), key="digest 2026-11-25")
+        assert not isinstance(caught.value, Refusal), "it may stand there"
+        assert taken == ["chat.postMessage"]
+    with slack_whose_first_answer(is_lost) as (client, taken):
+        with pytest.raises((SlackApiError, OSError)):
+            client.files_completeUploadExternal(files=[{"id": "F1"}], channel_id="C0OPS")
+        assert taken == ["files.completeUploadExternal"]
+
+
+@pytest.mark.parametrize("is_lost", ["broken", "503", "429"])
+def test_what_changes_nothing_by_a_second_time_is_sent_again(is_lost: str) -> None:
+    with slack_whose_first_answer(is_lost) as (client, taken):
+        client.conversations_history(channel="C0OPS")
+        assert taken == ["conversations.history"] * 2
+
+
+def test_a_post_that_slack_had_no_time_for_is_sent_again() -> None:
+    with slack_whose_first_answer("429") as (client, taken):
+        assert Post(client).post("C0OPS", Message("Hello", []), key="digest 2026-11-25") == "1.2"
+        assert taken == ["chat.postMessage"] * 2

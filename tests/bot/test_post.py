@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bot.messages import Message, Renderer
-from bot.post import NotPosted, Post
-from tests.support.bot import FakeSlack
+from bot.post import NotPosted, Post, Refusal
+from tests.support.bot import FakeSlack, slack_error
 from tests.support.workspace import Workspace
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -70,3 +70,21 @@ def test_what_slack_does_not_take_is_one_kind_of_failure(
     slack.fail(method, error)
     with pytest.raises(NotPosted, match="Slack"):
         call(Post(slack))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (slack_error("not_in_channel"), True),
+        (slack_error("ratelimited", 429), False),
+        (slack_error("internal_error"), False),
+        (slack_error("Received a response in a non-JSON format", 502), False),
+        (TimeoutError("timed out"), False),
+    ],
+)
+def test_it_is_refused_only_where_slack_has_decided_so(error: Exception, refused: bool) -> None:
+    slack = FakeSlack()
+    slack.fail("chat.postMessage", error)
+    with pytest.raises(NotPosted) as caught:
+        Post(slack).post("C0OPS", HELLO, key="x")  # type: ignore[arg-type]
+    assert isinstance(caught.value, Refusal) == refused

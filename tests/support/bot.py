@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
+from slack_sdk.web import SlackResponse
 
 from bot import home
 from bot.__main__ import compose
@@ -363,9 +364,13 @@ class FakeSlack:
         return [one["text"] for one in self.said if one.get("user") == user or one["channel"] == f"D{user}"]
 
 
-def slack_error(error: str) -> SlackApiError:
+def slack_error(error: str, status: int = 200) -> SlackApiError:
     """What slack_sdk raises for an error of Slack's."""
-    return SlackApiError(error, {"ok": False, "error": error})
+    data = {"ok": False, "error": error}
+    answer = SlackResponse(
+        client=None, http_verb="POST", api_url="", req_args={}, data=data, headers={}, status_code=status
+    )
+    return SlackApiError(error, answer)
 
 
 @dataclass
