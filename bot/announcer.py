@@ -130,7 +130,7 @@ class Announcer:
         return posted
 
     def _post(self, operation: Operation, channel: str, card: dict[str, Any]) -> tuple[str, str]:
-        metadata = {"event_type": MARK, "event_payload": {"id": str(operation.id)}}
+        metadata = {"event_type": MARK, "event_payload": {"id": operation.mark}}
         posted = self.client.chat_postMessage(channel=channel, metadata=metadata, **card)
         return channel, str(posted["ts"])
 
@@ -144,7 +144,7 @@ class Announcer:
             return ""
 
         def meant(message: dict[str, Any]) -> bool:
-            return _mark(message) == str(operation.id)
+            return _mark(message) == operation.mark
 
         try:
             since = str(operation.created - 60)
@@ -172,7 +172,7 @@ class Announcer:
                 raise NotPosted("Slack does not tell me which request this thread is of; reply once more.") from error
             # Anybody's app may mark a message as ours are marked.
             mark = _mark(page["messages"][0]) if page["messages"][0].get("user") == ours else ""
-            found = [one for one in unplaced if str(one.id) == mark]
+            found = [one for one in unplaced if one.mark == mark]
         return found[0] if found else None
 
     def card(self, operation: Operation) -> Message:
@@ -181,13 +181,13 @@ class Announcer:
         buttons: list[Block] = []
         if operation.state == "awaiting_approval":
             buttons = [
-                button("approve", "Approve", operation.id, "primary"),
-                button("deny", "Deny", operation.id, "danger"),
+                button("approve", "Approve", operation.mark, "primary"),
+                button("deny", "Deny", operation.mark, "danger"),
             ]
         elif operation.state in ("failed", "needs_attention"):
-            buttons = [button("retry", "Retry", operation.id, "primary")]
+            buttons = [button("retry", "Retry", operation.mark, "primary")]
             if operation.state == "needs_attention" and operation.plan["undoable"]:
-                buttons.append(button("undo", "Undo", operation.id, "danger"))
+                buttons.append(button("undo", "Undo", operation.mark, "danger"))
         elif operation.state == "succeeded" and operation.command == "new":
             buttons = [button("reveal", "Show first credentials", operation.tenant)]
         extra = [actions(f"operation-{operation.id}", *buttons)] if buttons else []
@@ -233,6 +233,6 @@ class Announcer:
 
 
 def _mark(message: dict[str, Any]) -> str:
-    """Return the number of the operation that a message is marked as the card of, or ""."""
+    """Return the mark of the operation that a message is the card of, or ""."""
     metadata = message.get("metadata") or {}
     return str(metadata["event_payload"].get("id", "")) if metadata.get("event_type") == MARK else ""

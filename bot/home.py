@@ -64,8 +64,8 @@ def _request(context: Context, operation: Operation) -> list[Block]:
         section(context.renderer.words("home-request.j2", operation=operation)),
         actions(
             f"operation-{operation.id}",
-            button("approve", "Approve", operation.id, "primary"),
-            button("deny", "Deny", operation.id, "danger"),
+            button("approve", "Approve", operation.mark, "primary"),
+            button("deny", "Deny", operation.mark, "danger"),
         ),
     ]
 

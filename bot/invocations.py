@@ -146,7 +146,7 @@ class Invocations:
             self._answer(payload, result)
 
     def action(self, key: str, payload: dict[str, Any]) -> None:
-        """A button: its value is a number or a tenant's name, authorised here and now."""
+        """A button: its value tells what it is of, and who presses is authorised here and now."""
         actor = self._actor(payload, fresh=True)
         action, value = payload["action_id"], payload["value"]
         if action == "reveal":
@@ -155,7 +155,7 @@ class Invocations:
         if action.startswith("incident_"):
             self._on_incident(key, payload, actor, action.removeprefix("incident_"), int(value))
             return
-        operation = self.context.operations.get(int(value))
+        operation = self.context.operations.marked(value)
         if action == "approve" and self._asks_for_name(operation, actor):
             self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"]))
         elif action in ("approve", "deny"):
@@ -246,7 +246,7 @@ class Invocations:
         """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
         actor = self._actor(payload, fresh=True)
         if payload["callback_id"] == "typed_name":
-            operation = self.context.operations.get(int(payload["metadata"]["operation"]))
+            operation = self.context.operations.marked(payload["metadata"]["operation"])
             self._decide(operation, actor, "approve", typed=payload["values"]["name"] or "", via="modal")
             return
         command = self.context.registry.command(payload["metadata"]["command"])
@@ -268,5 +268,5 @@ def _name_modal(operation: Operation, channel: str) -> Modal:
             text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
         ],
         submit="Approve",
-        metadata=json.dumps({"operation": operation.id, "channel": channel}),
+        metadata=json.dumps({"operation": operation.mark, "channel": channel}),
     )

@@ -98,6 +98,11 @@ class Operation:
         """Whether it still holds its tenant."""
         return self.state in OPEN
 
+    @property
+    def mark(self) -> str:
+        """What its card and buttons carry: after a loss of the database another request may get the same number."""
+        return f"{self.id}.{self.created:.0f}"
+
 
 class Operations:
     """The table of operations. `changed` is called after each commit, so that the announcer and runner wake."""
@@ -113,6 +118,16 @@ class Operations:
         if not found:
             raise Refused(f"There is no operation {operation}; `/mautic history` lists them.")
         return found[0]
+
+    def marked(self, mark: str) -> Operation:
+        """Return the operation that a card's button is of, or refuse when its number is another's by now."""
+        found = self.get(int(mark.partition(".")[0]))
+        if found.mark != mark:
+            raise Refused(
+                f"This card is of another request: operation {found.id} is now the `{found.command}` of "
+                f"`{found.tenant}`, and has a card of its own."
+            )
+        return found
 
     def select(self, where: str, *values: object, order: str = "id", limit: int = 1000) -> list[Operation]:
         """Return the operations for an SQL condition of ours (never a person's words)."""

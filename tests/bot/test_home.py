@@ -46,7 +46,7 @@ def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk
     lead = shown(desk, LEAD.id)
     assert "1 request waits for you" in lead
     assert "for the spring" in lead
-    assert buttons(desk, LEAD.id) == [("approve", str(operation.id)), ("deny", str(operation.id))]
+    assert buttons(desk, LEAD.id) == [("approve", operation.mark), ("deny", operation.mark)]
     for other in (ASKER, OPERATOR):
         assert "Nothing waits for you" in shown(desk, other.id)
         assert "*Waiting for somebody else*\n1 · Make the tenant client-x" in said(desk, other.id)

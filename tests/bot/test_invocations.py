@@ -185,6 +185,65 @@ def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
     assert asked.last().state == "queued"
 
 
+def after_a_lost_database(desk: Desk, folder: Path) -> Desk:
+    """The same Slack and servers, and a database that is new: its next operation is number 3 again."""
+    again = make_desk(make_bench(folder / "new", desk.bench.lxd, slack=desk.slack))
+    again.bench.clock.move(3600)
+    again.bench.context.operations.number_after(2)
+    return again
+
+
+@pytest.fixture
+def two_tenants(desk: Desk) -> Desk:
+    desk.bench.done("new client-x")
+    desk.bench.done("new client-y")
+    return desk
+
+
+@pytest.mark.parametrize("since", ["suspend client-y", "stop client-x"])
+@pytest.mark.parametrize("home", [False, True])
+def test_a_card_decides_nothing_of_another_request_that_was_given_its_number(
+    two_tenants: Desk, tmp_path: Path, since: str, home: bool
+) -> None:
+    two_tenants.command("stop client-x", OPERATOR)
+    two_tenants.announce()
+    approve, deny = two_tenants.announcer.card(two_tenants.last()).blocks[-2]["elements"]
+    again = after_a_lost_database(two_tenants, tmp_path)
+    again.command(since, OPERATOR)
+    assert again.last().id == 3
+    for button in (approve, deny, approve | {"action_id": "retry"}, approve | {"value": "3"}):
+        again.click(button["action_id"], button["value"], home=home)
+        assert again.last().state == "awaiting_approval"
+    told = again.slack.views[-1]["blocks"][0]["text"]["text"] if home else last_answer(again, LEAD.id)
+    command, tenant = since.split()
+    assert f"This card is of another request: operation 3 is now the `{command}` of `{tenant}`" in told
+    again.announce()
+    again.reply("approve", thread_ts=two_tenants.last().message_ts)
+    assert again.last().state == "awaiting_approval", "nor does a reply in its thread"
+
+
+def test_a_reply_to_a_card_decides_nothing_of_another_request_whose_card_is_on_its_way(
+    two_tenants: Desk, tmp_path: Path
+) -> None:
+    two_tenants.command("stop client-x", OPERATOR)
+    two_tenants.announce()
+    again = after_a_lost_database(two_tenants, tmp_path)
+    again.command("suspend client-y", OPERATOR)
+    again.reply("approve", thread_ts=two_tenants.last().message_ts)
+    assert again.last().state == "awaiting_approval"
+
+
+def test_a_typed_name_approves_no_other_request_that_was_given_the_number(two_tenants: Desk, tmp_path: Path) -> None:
+    two_tenants.command("delete client-x", OPERATOR)
+    two_tenants.click("approve", 3)
+    window = json.loads(two_tenants.slack.views[-1]["private_metadata"])
+    again = after_a_lost_database(two_tenants, tmp_path)
+    again.command("delete client-x", OPERATOR)
+    again.submit("typed_name", window, LEAD, name="client-x")
+    assert again.last().state == "awaiting_approval"
+    assert "This card is of another request" in last_answer(again, LEAD.id)
+
+
 def test_who_may_not_decide_gets_no_window(asked: Desk) -> None:
     asked.click("approve", 1, OPERATOR)
     assert asked.slack.views == []

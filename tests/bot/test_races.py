@@ -49,8 +49,9 @@ def test_a_command_delivered_many_times_does_one_thing(desk: Desk) -> None:
 
 def test_a_click_delivered_many_times_decides_once(desk: Desk) -> None:
     operation = desk.bench.ask("new client-x")
-    payload = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "action_id": "approve", "value": "1"}
-    at_once(10, lambda _: desk.inbox.put("action", "U0OPSLEAD:approve:1.5", payload | {"trigger_id": "1.2"}))
+    payload = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "action_id": "approve", "trigger_id": "1.2"}
+    payload["value"] = operation.mark
+    at_once(10, lambda _: desk.inbox.put("action", "U0OPSLEAD:approve:1.5", payload))
     desk.inbox.stop()
     assert events(desk.bench, operation) == ["operation.requested", "operation.approved"]
     assert desk.slack.to(LEAD.id) == [], "nobody is told of a click that was one"

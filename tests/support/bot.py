@@ -399,7 +399,12 @@ class Desk:
         self.invocations.handle("command", key or uuid4().hex, payload)
 
     def click(self, action: str, value: object, actor: Actor = LEAD, *, home: bool = False) -> None:
-        """Deliver a press of a button, of the Home tab or else in the channel, and have it worked on."""
+        """Deliver a press of a button, of the Home tab or else in the channel, and have it worked on.
+
+        `value`: a button's own, or the number of what it is of.
+        """
+        if isinstance(value, int) and not action.startswith("incident_"):
+            value = self.bench.context.operations.get(value).mark
         payload = {
             "user": actor.id,
             "team": "T0OURS",
