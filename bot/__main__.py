@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import commands
 import schedules
@@ -85,6 +87,21 @@ class Bot:
         self.context.database.close()
 
 
+def take(state: Path) -> None:
+    """Have a state alone as long as this process lives: a second bot would run the first one's operations again."""
+    # A bare descriptor, as nothing is to close it before the end; no child inherits it.
+    lock = os.open(state / "bot.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(lock, 20).decode()
+        raise bring_up.CannotBringUp(
+            f"Another bot has this state (pid {pid}); two would run operations twice."
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+
+
 def run() -> int:
     """Run the bot until SIGTERM or SIGINT."""
     settings = load()
@@ -94,6 +111,7 @@ def run() -> int:
     settings.state.mkdir(parents=True, exist_ok=True)
     if not settings.slack.bot_token:
         raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without it starts the local workspace.")
+    take(settings.state)
     servers = open_servers(settings)
     edge = open_edge(settings, servers)
     client = web_client(settings.slack)

@@ -158,7 +158,8 @@ def _pid(file: Path, program: str) -> int:
 
 
 def _running(settings: Settings) -> bool:
-    return bool(_pid(settings.state / "ready", "bot") and _pid(settings.state / "honcho.pid", "honcho"))
+    """Whether a bot runs here, by `make up` or as a service."""
+    return bool(_pid(settings.state / "ready", "bot"))
 
 
 def _start(settings: Settings, environment: dict[str, str], processes: list[str]) -> None:
@@ -218,13 +219,14 @@ def _stop_processes(settings: Settings) -> None:
         while _pid(settings.state / "honcho.pid", "honcho") and time.monotonic() < give_up:
             time.sleep(0.05)
     (settings.state / "honcho.pid").unlink(missing_ok=True)
-    (settings.state / "ready").unlink(missing_ok=True)
 
 
 def clean_lab() -> int:
     """Remove what `up` made, without a trace: everything of ours on this machine's LXD, its daemon, the state."""
     settings = load()
     _stop_processes(settings)
+    if _running(settings):
+        raise CannotBringUp("The bot runs as a service here; stop that first.")
     lxd = settings.lxd
     if not lxd.simulated and lxd.endpoint:
         for server in gateways(settings).values():

@@ -1,0 +1,55 @@
+"""The process itself: one to a state, and how it begins and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot.__main__ import main, take
+
+HOLDS = """
+import subprocess, sys, time
+from pathlib import Path
+from bot.__main__ import take
+take(Path(sys.argv[1]))
+print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """That of a bot which has all that it needs."""
+    monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
+    monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
+    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-1")
+    monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-1")
+    return monkeypatch
+
+
+def test_a_second_bot_on_one_state_ends_with_a_sentence(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take(tmp_path)
+    assert main(["run"]) == 1
+    assert capsys.readouterr().err == (
+        f"mautic-ops: Another bot has this state (pid {os.getpid()}); two would run operations twice.\n"
+    )
+    assert not (tmp_path / "bot.db").exists()
+
+
+def test_a_bot_that_is_killed_leaves_its_state_to_the_next_whatever_its_children_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bot:
+        assert bot.stdout
+        child = int(bot.stdout.readline())
+        bot.kill()
+        bot.wait()
+        take(tmp_path)
+        os.kill(child, signal.SIGKILL)
+    assert (tmp_path / "bot.lock").read_text() == str(os.getpid())
