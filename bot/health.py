@@ -133,12 +133,15 @@ LOGS = {"database": "mariadb", "web": "nginx", "cron": "cron", "jobs": "cron"} |
 
 
 def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
-    """Say what is wrong with a tenant. Of one that is meant to stand still only the disk counts."""
+    """Say what is wrong with a tenant. Of one that is not meant to be open only the disk counts."""
     findings = [found for found in _all(look, limits) if found]
-    suspended = look.tenant.state != "live"
+    at_rest = tuple(found for found in findings if found.kind in AT_REST)
+    if look.tenant.state not in ("live", "suspended"):
+        # An operation left it half way.
+        return Diagnosis(at_rest, frozenset(TITLES) - AT_REST)
+    suspended = look.tenant.state == "suspended"
     if suspended or (look.tenant.stopped and look.state.status != "Running"):
-        rests = "suspended" if suspended else "stopped"
-        return Diagnosis(tuple(found for found in findings if found.kind in AT_REST), rests=rests)
+        return Diagnosis(at_rest, rests="suspended" if suspended else "stopped")
     hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
     unseen = hidden | (_INSIDE if look.inside is None else frozenset())
     if look.page is None:

@@ -71,12 +71,15 @@ def health(context: Context) -> None:
 
     # What an operation took in hand meanwhile is not judged either.
     held = _held(context, began)
+    half_done = {operation.tenant for operation in context.operations.select("state = 'needs_attention'")}
     there = {one.tenant.name for one in survey.tenants}
     judged = {name: found for name, found in tenants.items() if name not in held}
     judged |= _errands(context, judged, {subject for subject, kind in known if kind == "errand"} - held)
     gone = set()
     if not survey.silent:
-        gone |= {(one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held}}
+        gone |= {
+            (one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held, *half_done}
+        }
     if all_known:
         gone |= {("", one.server) for one in opened if one.server and one.server not in hosts}
     with context.database.transaction() as transaction:
@@ -85,9 +88,12 @@ def health(context: Context) -> None:
 
 
 def _held(context: Context, since: float) -> set[str]:
-    """Return the tenants that an operation has in hand, or has had since then."""
+    """Return the tenants that an operation has in hand, or has had since then.
+
+    One that was left half done has none: it may wait for somebody for days.
+    """
     rows = context.database.read(
-        "SELECT tenant FROM operations WHERE state IN ('queued', 'running', 'needs_attention')"
+        "SELECT tenant FROM operations WHERE state IN ('queued', 'running')"
         " UNION SELECT tenant FROM operations WHERE finished BETWEEN ? AND ?",
         since,
         context.now(),

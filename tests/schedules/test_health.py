@@ -128,13 +128,42 @@ def test_who_is_suspended_is_not_sick(bench: Bench) -> None:
     assert look(bench) == []
 
 
-@pytest.mark.parametrize("state", ["queued", "running", "needs_attention"])
+@pytest.mark.parametrize("state", ["queued", "running"])
 def test_who_is_in_the_hands_of_an_operation_is_not_judged(bench: Bench, state: str) -> None:
     operation = bench.approve(bench.ask("delete client-x", OPERATOR))
     with bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET state = ? WHERE id = ?", (state, operation.id))
     bench.lxd.stop("client-x")
     assert look(bench) == []
+
+
+def left_half_done(bench: Bench, text: str) -> None:
+    operation = bench.approve(bench.ask(text, OPERATOR))
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET state = 'needs_attention' WHERE id = ?", (operation.id,))
+
+
+def test_a_tenant_that_serves_is_looked_at_whatever_was_left_half_done_beside_it(bench: Bench) -> None:
+    """What needs attention holds the tenant until somebody acts, which may be long."""
+    change(bench.lxd, "client-x", log_errors=30)
+    assert look(bench) == [("client-x", "log")]
+    left_half_done(bench, "snapshot client-x")
+    change(bench.lxd, "client-x", log_errors=0)
+    bench.clock.move(60)
+    assert look(bench) == []
+    bench.lxd.stop("client-x")
+    assert look(bench) == [("client-x", "stopped")]
+
+
+@pytest.mark.parametrize("stamped", [stamps(state="moving"), stamps(role="former", state="")])
+def test_of_a_tenant_that_was_left_half_way_nothing_tells(bench: Bench, stamped: dict[str, str]) -> None:
+    """Closed for its heir, or given up for one that is no tenant yet: its incidents stay as they are."""
+    change(bench.lxd, "client-x", log_errors=30)
+    assert look(bench) == [("client-x", "log")]
+    left_half_done(bench, "stop client-x")
+    bench.lxd.update("client-x", stamped)
+    bench.lxd.stop("client-x")
+    assert look(bench) == [("client-x", "log")]
 
 
 def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
