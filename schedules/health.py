@@ -25,8 +25,8 @@ BUDGET = 240.0
 """Seconds for all looks of a sweep; whom it does not come to is for the next one."""
 AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""
-EDGE = "edge"
-"""Whose trouble it is when no page answers: no tenant can be called so."""
+EDGE = "the edge"
+"""Whose trouble it is when no page answers; with a space, which no host's name has."""
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
 _NO_POOL = frozenset(["pool"])

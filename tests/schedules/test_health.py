@@ -256,10 +256,21 @@ def test_a_member_whose_pool_cannot_be_read_is_no_trouble_of_the_others(
 def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = type(bench.context.edge.probe("client-x.mautic.localhost"))
     monkeypatch.setattr(bench.context.edge, "probe", lambda _: probe(0, False, "ConnectionRefusedError"))
-    assert look(bench) == [("edge", "edge")]
+    assert look(bench) == [("the edge", "edge")]
     monkeypatch.undo()
     monkeypatch.setattr(sweep, "AGAIN", 0.0)
     assert look(bench) == []
+
+
+def test_a_host_may_be_called_as_the_edge_is(tmp_path: Path) -> None:
+    named = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"edge": named})
+
+    def silent(*_: Any) -> None:
+        raise LxdUnavailable("LXD does not answer.")
+
+    named.on_call = silent
+    assert look(bench) == [("edge", "server")]
 
 
 def test_an_edge_that_is_back_at_the_second_look_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
