@@ -14,7 +14,7 @@ from slack_sdk.webhook import WebhookClient
 
 from bot.messages import Block, Message, Modal, Renderer, actions, button
 from bot.operations import Operation, Operations
-from bot.post import GONE, NotPosted, failed, find
+from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Announcer:
 
     def __init__(self, client: WebClient, operations: Operations, renderer: Renderer, settings: Settings) -> None:
         self.client = client
+        self.post = Post(client)
         self.operations = operations
         self.renderer = renderer
         self.settings = settings
@@ -91,12 +92,24 @@ class Announcer:
                     (channel, ts, operation.revision, operation.id),
                 )
         for note in self.operations.database.read(
-            "SELECT id, text FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id", operation.id
+            "SELECT id, text, tried FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id", operation.id
         ):
-            message = self.renderer.say(note["text"]).arguments()
-            self.client.chat_postMessage(channel=channel, thread_ts=ts, **message)
+            key = f"notes {note['id']}"
+            if not (note["tried"] and self._stands_there(channel, key, ts)):
+                with self.operations.database.transaction() as transaction:
+                    transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
+                self.post.post(channel, self.renderer.say(note["text"]), key=key, thread_ts=ts)
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
+
+    def _stands_there(self, channel: str, key: str, thread_ts: str) -> bool:
+        """Whether a note was posted, but a crash came or the answer was lost before that was written down."""
+        try:
+            return bool(self.post.find(channel, key, since=0, thread_ts=thread_ts))
+        except Refusal as error:
+            # Rather twice than never.
+            log.info("cannot look for a note: %s", error)
+            return False
 
     def _worth_showing(self, operation: Operation) -> bool:
         """Whether the card is to be brought up to date now: progress in steps has time, every other change has none."""

@@ -177,6 +177,12 @@ def m010_snapshots_pass(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m011_tried_notes(db: sqlite_utils.Database) -> None:
+    """Whether a note was tried to be posted: then it is looked for before it is posted again."""
+    db.executescript("ALTER TABLE notes ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;")
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

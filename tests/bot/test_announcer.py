@@ -22,7 +22,11 @@ def said(desk: Desk, method: str) -> list[dict[str, Any]]:
 
 
 def posted_cards(desk: Desk) -> list[dict[str, Any]]:
-    return [one for one in said(desk, "chat.postMessage") if "metadata" in one]
+    return [one for one in said(desk, "chat.postMessage") if not one.get("thread_ts")]
+
+
+def thread(desk: Desk) -> list[dict[str, Any]]:
+    return [one for one in said(desk, "chat.postMessage") if one.get("thread_ts")]
 
 
 def test_one_card_is_posted_and_then_edited(desk: Desk) -> None:
@@ -37,8 +41,8 @@ def test_one_card_is_posted_and_then_edited(desk: Desk) -> None:
     (update,) = said(desk, "chat.update")
     assert update["ts"] == card["ts"]
     assert "— done" in update["text"]
-    thread = [one["text"] for one in said(desk, "chat.postMessage") if one.get("thread_ts") == card["ts"]]
-    assert [text[:20] for text in thread] == [":white_check_mark: <", f":tada: <@{ASKER.id}>, `"[:20]]
+    assert {one["thread_ts"] for one in thread(desk)} == {card["ts"]}
+    assert [one["text"][:20] for one in thread(desk)] == [":white_check_mark: <", f":tada: <@{ASKER.id}>, `"[:20]]
 
 
 def test_what_is_said_is_not_said_again(desk: Desk) -> None:
@@ -119,6 +123,37 @@ def test_a_card_whose_answer_was_lost_is_found_again(desk: Desk, monkeypatch: py
         desk.announce()
         assert len(posted_cards(desk)) == 1
     assert desk.last().message_ts
+
+
+def lose_the_answer_to_a_note(desk: Desk) -> None:
+    real = desk.slack.chat_postMessage
+
+    def lost(**message: Any) -> Any:
+        answer = real(**message)
+        if message.get("thread_ts"):
+            raise TimeoutError
+        return answer
+
+    desk.bench.approve(desk.bench.ask("new client-x"))
+    desk.slack.chat_postMessage = lost  # type: ignore[method-assign]
+    desk.announce()
+    desk.slack.chat_postMessage = real  # type: ignore[method-assign]
+
+
+def test_a_note_whose_answer_was_lost_is_not_said_again_also_after_a_crash(desk: Desk) -> None:
+    lose_the_answer_to_a_note(desk)
+    again = make_desk(desk.bench, desk.slack)
+    for _ in range(2):
+        again.announce()
+        assert len(thread(desk)) == 1
+    assert not desk.bench.context.database.read("SELECT 1 FROM notes WHERE posted IS NULL")
+
+
+def test_a_note_that_may_not_be_looked_for_is_rather_said_twice_than_never(desk: Desk) -> None:
+    lose_the_answer_to_a_note(desk)
+    desk.slack.fail("conversations.replies", "missing_scope")
+    make_desk(desk.bench, desk.slack).announce()
+    assert len(thread(desk)) == 2
 
 
 def test_history_that_may_not_be_read_does_not_stop_a_card(desk: Desk) -> None:
