@@ -10,6 +10,7 @@ from bot import audit, samples
 from bot.database import Database
 from bot.fleet import Surveyed
 from bot.incidents import Incident
+from bot.jobs import Job
 from bot.lxd import size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.registry import Context
@@ -95,8 +96,9 @@ class FailedErrands:
 class Digest:
     """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
 
-    `open` are the incidents that no other line here tells of; `failed_errands` tells by command what the bot does by
-    itself, `ended` counts the operations of people by state and command; `head` is the audit chain's last row and hash.
+    `open` are the incidents that no other line here tells of, `jobs` those that ail; `failed_errands` tells by command
+    what the bot does by itself, `ended` counts the operations of people by state and command; `head` is the audit
+    chain's last row and hash.
     """
 
     at: float
@@ -104,6 +106,7 @@ class Digest:
     tenants: tuple[TenantDay, ...]
     silent: Mapping[str, str]
     open: tuple[Incident, ...]
+    jobs: tuple[Job, ...]
     recovered: int
     pools: Mapping[str, Use]
     full_pools: tuple[str, ...]
@@ -144,8 +147,8 @@ class Digest:
     @property
     def troubles(self) -> int:
         """How many things need a look."""
-        told = (self.silent, self.open, self.missing, self.full, self.full_pools, self.failed, self.failed_errands)
-        return sum(len(things) for things in told)
+        told = (self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
+        return sum(len(things) for things in (*told, self.failed, self.failed_errands))
 
     @property
     def well(self) -> bool:
@@ -198,6 +201,7 @@ def gather(context: Context, since: float) -> Digest:
         tenants=tenants,
         silent=survey.silent,
         open=tuple(one for one in incidents if not one.closed and (one.kind, one.subject) not in told),
+        jobs=_ailing(context, survey.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
         pools=pools,
         full_pools=full_pools,
@@ -219,6 +223,15 @@ def storage(database: Database, now: float) -> dict[str, Use]:
         shares = tuple((float(one.at), one.used / one.total) for one in past)
         pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
     return pools
+
+
+def _ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
+    """Return the jobs that ail, but for those that fail of a silent server, and the digest that is being made."""
+    return tuple(
+        job
+        for job in context.jobs.ailing()
+        if job.paused or job.late or not (job.outcome in silent or (job.running and job.name == "digest"))
+    )
 
 
 def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:

@@ -12,6 +12,11 @@ from bot import audit
 from bot.database import Database
 from bot.plan import Refused
 
+LATE = 1800
+"""Seconds past its time from which on a run that did not begin, or that goes on, wants a look: sweeps of many tenants
+and Slack's pace take minutes."""
+CUT = "It was cut off when the bot stopped."
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -25,7 +30,11 @@ class Declared:
 
 @dataclass(frozen=True)
 class Job:
-    """How a job stands; times in epoch seconds. `outcome` is "done" or a sentence; empty while it runs."""
+    """How a job stands; times in epoch seconds.
+
+    `outcome`: what came of the last run that ended, "done" or a sentence; `late`: the next one should have begun long
+    ago.
+    """
 
     name: str
     summary: str
@@ -37,11 +46,21 @@ class Job:
     finished: float | None = None
     outcome: str = ""
     error_id: str = ""
+    late: bool = False
 
     @property
     def running(self) -> bool:
         """Whether a run of it is under way."""
         return self.started is not None and self.finished is None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, in a few words; "" when it does its work. A run that was cut is soon made up for."""
+        if self.paused:
+            return "is paused"
+        if self.late:
+            return "hangs" if self.running else "does not run"
+        return "" if self.outcome in ("", "done", CUT) else f"failed: {self.outcome.rstrip('.')}"
 
 
 class Jobs:
@@ -54,11 +73,17 @@ class Jobs:
         self.declared = {job.name: job for job in declared}
         self.clock = clock
         self.wake: Callable[[str], None] = lambda name: None
+        self._awake = 0.0
+        """When the process began to run them: what was due before has its time from then on."""
 
     def all(self) -> list[Job]:
         """Return every job that is declared, by name."""
         rows = {row["name"]: dict(row) for row in self.database.read("SELECT * FROM jobs")}
         return [self._whole(job, rows.get(job.name, {})) for job in self.declared.values()]
+
+    def ailing(self) -> list[Job]:
+        """Return the jobs that somebody has to look at."""
+        return [job for job in self.all() if job.trouble]
 
     def job(self, name: str) -> Job:
         """Return one job, or raise Refused with the nearest there is."""
@@ -73,7 +98,11 @@ class Jobs:
         now = self.clock()
         # A clock that was set back has no run wait longer than its interval.
         due = min(max((row.get("started") or 0) + job.seconds, now), now + job.seconds)
-        return Job(**{"name": job.name, "summary": job.summary, "seconds": job.seconds, "next": due, **row})
+        began = max(row.get("started") or 0, self._awake)
+        late = bool(began) and now > began + job.seconds + LATE
+        return Job(
+            **{"name": job.name, "summary": job.summary, "seconds": job.seconds, "next": due, "late": late, **row}
+        )
 
     def pause(self, name: str, actor: str) -> None:
         """Let a job run no more by itself until it is resumed."""
@@ -108,7 +137,7 @@ class Jobs:
         with self.database.transaction() as transaction:
             done = transaction.execute(
                 "INSERT INTO jobs (name, started) VALUES (:name, :now) ON CONFLICT (name) DO UPDATE"
-                " SET started = :now, finished = NULL, outcome = '', error_id = '' WHERE paused IS NULL OR :asked",
+                " SET started = :now, finished = NULL WHERE paused IS NULL OR :asked",
                 {"name": name, "now": self.clock(), "asked": asked},
             )
         return done.rowcount == 1
@@ -123,6 +152,7 @@ class Jobs:
 
     def recover(self) -> None:
         """After a start: say of the runs that the last process did not end that they were cut."""
+        self._awake = self.clock()
         for job in self.all():
             if job.running:
-                self.end(job.name, "It was cut off when the bot stopped.")
+                self.end(job.name, CUT)

@@ -13,7 +13,7 @@ from bot.registry import Context, query
 
 @query
 def doctor(context: Context) -> Message:
-    """Check the bot's own parts: LXD, room, blueprint, edge, audit log and operations."""
+    """Check the bot's own parts: LXD, room, blueprint, edge, audit log, operations and jobs."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
         ("LXD", _lxd),
         ("Room", _room),
@@ -21,6 +21,7 @@ def doctor(context: Context) -> Message:
         ("Edge", _edge),
         ("Audit log", _audit),
         ("Operations", _operations),
+        ("Jobs", _jobs),
     )
     found = []
     for name, check in checks:
@@ -76,3 +77,11 @@ def _operations(context: Context) -> str:
         raise Refused(", ".join(f"operation {one.id} on {one.tenant} needs attention" for one in stuck))
     under_way = context.operations.select("state IN ('queued','running')")
     return f"{len(under_way)} under way"
+
+
+def _jobs(context: Context) -> str:
+    ailing = context.jobs.ailing()
+    if ailing:
+        told = "; ".join(f"`{job.name}` {job.trouble}" for job in ailing)
+        raise Refused(f"{told}; `/mautic schedule list` says more")
+    return f"all {len(context.jobs.all())} are run when they are due"

@@ -206,6 +206,23 @@ def test_a_silent_server_is_told_and_stops_nothing(tmp_path: Path) -> None:
     assert not found.well
 
 
+def test_a_job_that_ails_is_told_but_for_a_silent_server_and_the_digest_that_is_made(bench: Bench) -> None:
+    jobs = bench.context.jobs
+    jobs.pause("health", OPERATOR.id)
+    for name, outcome in (("snapshots", "No answer."), ("purge", "No room."), ("digest", "Slack does not answer.")):
+        jobs.begin(name)
+        jobs.end(name, outcome)
+    jobs.begin("digest")
+    bench.lxd.fail_next("survey", LxdUnavailable("No answer."))
+    found = gather(bench.context, bench.clock() - DAY)
+    assert [one.name for one in found.jobs] == ["health", "purge"]
+    assert found.troubles == 3
+    jobs.end("digest", "Slack does not answer.")
+    found = gather(bench.context, bench.clock() - DAY)
+    assert [one.name for one in found.jobs] == ["digest", "health", "purge", "snapshots"]
+    assert not found.well
+
+
 def test_the_head_of_the_audit_log_is_the_one_that_is_verified(bench: Bench) -> None:
     rows, head = gather(bench.context, bench.clock() - DAY).head
     verdict = audit.verify(bench.context.database)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import schedules
-from bot.jobs import Declared, Job, Jobs
+from bot.jobs import LATE, Declared, Job, Jobs
 from bot.lxd import LxdUnavailable
 from bot.scheduler import Every, Scheduler, discover
 from tests.support.bot import Bench, make_bench, until
@@ -137,6 +137,44 @@ def test_a_run_that_the_end_of_the_process_cut_is_said_to_be_cut(bench: Bench) -
     assert only(scheduler).running
     scheduler.jobs.recover()
     assert (only(scheduler).running, only(scheduler).outcome) == (False, "It was cut off when the bot stopped.")
+
+
+def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) -> None:
+    declared = job(lambda context: None)
+    scheduler = scheduled(bench, declared)
+    jobs = scheduler.jobs
+
+    def trouble() -> list[str]:
+        return [one.trouble for one in jobs.ailing()]
+
+    assert trouble() == [], "it was never to run yet"
+    scheduler.run(declared)
+    bench.clock.move(3600 + LATE)
+    assert trouble() == []
+    bench.clock.move(1)
+    assert trouble() == ["does not run"]
+    jobs.begin("count")
+    assert trouble() == []
+    bench.clock.move(3600 + LATE + 1)
+    assert trouble() == ["hangs"]
+    jobs.end("count", "LXD does not answer.")
+    jobs.begin("count")
+    assert trouble() == ["failed: LXD does not answer"], "also while it is tried again"
+    jobs.end("count", "done")
+    assert trouble() == []
+    jobs.pause("count", "U0OPERATOR")
+    bench.clock.move(86_400)
+    assert trouble() == ["is paused"]
+
+
+def test_no_job_ails_for_the_time_that_the_bot_was_away_nor_for_being_cut_then(bench: Bench) -> None:
+    scheduler = scheduled(bench, job(lambda context: None))
+    scheduler.jobs.begin("count")
+    bench.clock.move(3 * 86_400)
+    scheduler.jobs.recover()
+    assert scheduler.jobs.ailing() == []
+    bench.clock.move(3600 + LATE + 1)
+    assert [one.trouble for one in scheduler.jobs.ailing()] == ["does not run"]
 
 
 def test_a_clock_that_was_set_back_makes_no_job_wait_longer_than_its_interval(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bot.lxd import PoolSpace
 from bot.simulated_lxd import SimulatedLxd
-from tests.support.bot import Bench, make_bench
+from tests.support.bot import OPERATOR, Bench, make_bench
 
 
 def parts(bench: Bench) -> str:
@@ -18,7 +18,7 @@ def parts(bench: Bench) -> str:
 
 def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
     said = parts(make_bench(tmp_path))
-    for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations"):
+    for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations", "Jobs"):
         assert part in said
     assert ":x:" not in said
 
@@ -27,6 +27,15 @@ def test_every_host_that_is_short_of_room_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(SimulatedLxd, "pool", lambda _: PoolSpace(used=95, total=100))
     said = parts(make_bench(tmp_path, others={"solo": SimulatedLxd()}))
     assert "only 5 B of 100 B free on local, 5 B of 100 B free on solo; enlarge the pool" in said
+
+
+def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.context.jobs.pause("health", OPERATOR.id)
+    bench.context.jobs.begin("purge")
+    bench.context.jobs.end("purge", "LXD does not answer.")
+    said = parts(bench)
+    assert ":x: *Jobs:* `health` is paused; `purge` failed: LXD does not answer; `/mautic schedule list`" in said
 
 
 def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def heads(world: World) -> list[dict[str, Any]]:
 
 def sweep(world: World) -> None:
     """`/mautic schedule run health`, to its end, and what came of it told."""
-    done = "SELECT finished FROM jobs WHERE name = 'health' AND outcome = 'done'"
+    done = "SELECT finished FROM jobs WHERE name = 'health' AND outcome = 'done' AND finished > 0"
     before = [row["finished"] for row in world.bot.rows(done)]
     world.workspace.command("operator", CHANNEL, "/mautic schedule run health")
     eventually(lambda: [row["finished"] for row in world.bot.rows(done)] not in ([], before), 60)
