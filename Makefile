@@ -13,6 +13,10 @@ endif
 up: .venv
 	$(PYTHON) -m bot up
 
+# What the bot works with (LXD, blueprint, edge), and no bot.
+prepare: .venv
+	$(PYTHON) -m bot prepare
+
 down: .venv
 	$(PYTHON) -m bot down
 
@@ -57,4 +61,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact
 	@touch .venv
 
-.PHONY: up down clean-lab lab lab-down test demo bench docs lint
+.PHONY: up prepare down clean-lab lab lab-down test demo bench docs lint

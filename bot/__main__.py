@@ -136,6 +136,7 @@ def run() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     people.connect()
+    bring_up.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
     announcer.start()
     announcer.wake()
@@ -179,6 +180,7 @@ def main(words: list[str]) -> int:
     verbs = {
         "run": run,
         "up": bring_up.up,
+        "prepare": bring_up.prepare,
         "down": bring_up.down,
         "clean-lab": bring_up.clean_lab,
         "blueprint": lambda: bring_up.blueprint(words[1:]),

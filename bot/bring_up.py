@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
 from bot.registry import Registry
 from bot.settings import Settings, load
+from bot.workspace.people import TEAM
 
 ROOT = Path(__file__).parent.parent
 DOUBLE = ROOT / "tests" / "mautic_double" / "build.py"
@@ -69,9 +70,18 @@ def up() -> int:
     settings.state.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
     local = "SLACK_BOT_TOKEN" not in environment
+    team = _team(settings)
     if _running(settings):
-        print(f"It runs already. {_where(local)}")
+        if team == TEAM and not local:
+            raise CannotBringUp("The local workspace runs here; `make down` ends it, then `make up` connects to Slack.")
+        print(f"It runs already. {_where(team == TEAM)}")
         return 0
+    if local and team not in ("", TEAM):
+        # Whoever can use this machine would be an approver.
+        raise CannotBringUp(
+            f"This state belongs to the Slack team {team}, so it is not opened to the local workspace: set "
+            "SLACK_BOT_TOKEN and SLACK_APP_TOKEN, or another MAUTIC_OPS_BOT__STATE."
+        )
     parts = Parts()
     if not settings.lxd.simulated:
         environment["MAUTIC_OPS_LXD__ENDPOINT"] = _prepare(settings, parts)
@@ -86,6 +96,28 @@ def up() -> int:
     if settings.lxd.simulated:
         print("Simulated: there is no LXD here, and no real Mautic; every message says so.")
     return 0
+
+
+def prepare() -> int:
+    """Bring up what the bot works with, and renew the edge; start no bot."""
+    settings = load()
+    settings.state.mkdir(parents=True, exist_ok=True)
+    parts = Parts()
+    if not settings.lxd.simulated:
+        _prepare(settings, parts)
+    print(parts.summary())
+    return 0
+
+
+def note_team(settings: Settings, team: Iterable[str]) -> None:
+    """Note to which Slack team (and organisation) this state belongs."""
+    (settings.state / "team").write_text(" ".join(sorted(team)))
+
+
+def _team(settings: Settings) -> str:
+    """Return to which Slack team this state belongs, or "" while no bot has connected with it."""
+    noted = settings.state / "team"
+    return noted.read_text() if noted.exists() else ""
 
 
 def port() -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from bot import bring_up
+from bot.workspace.people import TEAM
 from tests.support.bot import settings_in, until
 
 
@@ -18,6 +21,27 @@ def running(folder: Path, *argv: str) -> subprocess.Popen[bytes]:
     for name in ("ready", "honcho.pid"):
         (folder / name).write_text(str(process.pid))
     return process
+
+
+@contextmanager
+def a_bot(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """What looks like a bot that `make up` started."""
+    (folder / "bot").mkdir()
+    (folder / "bot" / "__init__.py").touch()
+    (folder / "bot" / "__main__.py").write_text("import time; time.sleep(60)")
+    with running(folder, sys.executable, "-m", "bot", "run") as process:
+        until(lambda: bring_up._running(settings_in(folder)))
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """That of a shell without tokens, in which nothing is to be started."""
+    monkeypatch.setattr(bring_up, "_start", lambda *_: pytest.fail("a bot was started"))
+    monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
+    monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
+    return monkeypatch
 
 
 def test_a_stranger_that_has_the_pid_after_a_reboot_is_left_alone(tmp_path: Path) -> None:
@@ -30,16 +54,10 @@ def test_a_stranger_that_has_the_pid_after_a_reboot_is_left_alone(tmp_path: Path
 
 
 def test_a_bot_that_runs_as_a_service_is_seen_and_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
-    monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
-    (tmp_path / "bot").mkdir()
-    (tmp_path / "bot" / "__init__.py").touch()
-    (tmp_path / "bot" / "__main__.py").write_text("import time; time.sleep(60)")
-    with running(tmp_path, sys.executable, "-m", "bot", "run") as service:
+    with a_bot(tmp_path) as service:
         (tmp_path / "honcho.pid").unlink()
-        until(lambda: bring_up._running(settings_in(tmp_path)))
         assert bring_up.up() == 0
         assert "It runs already." in capsys.readouterr().out
         assert bring_up.down() == 0
@@ -47,7 +65,32 @@ def test_a_bot_that_runs_as_a_service_is_seen_and_left_alone(
             bring_up.clean_lab()
         assert service.poll() is None
         assert bring_up._running(settings_in(tmp_path))
-        service.kill()
+
+
+def test_it_says_what_runs_and_not_what_would(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with a_bot(tmp_path):
+        (tmp_path / "team").write_text(TEAM)
+        assert bring_up.up() == 0
+        assert "It runs already. Local workspace: http://" in capsys.readouterr().out
+        environment.setenv("SLACK_BOT_TOKEN", "xoxb-1")
+        environment.setenv("SLACK_APP_TOKEN", "xapp-1")
+        with pytest.raises(bring_up.CannotBringUp, match=r"The local workspace runs here; `make down` ends it"):
+            bring_up.up()
+        (tmp_path / "team").write_text("T0AGENCY")
+        assert bring_up.up() == 0
+        assert "It runs already. The bot is connected to Slack." in capsys.readouterr().out
+
+
+def test_the_state_of_a_real_team_is_not_opened_to_the_local_workspace(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "team").write_text("T0AGENCY")
+    with pytest.raises(bring_up.CannotBringUp, match=r"belongs to the Slack team T0AGENCY"):
+        bring_up.up()
+    assert bring_up.prepare() == 0
+    assert not (tmp_path / "honcho.pid").exists()
 
 
 def test_its_own_processes_are_stopped(tmp_path: Path) -> None:

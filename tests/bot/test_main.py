@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bot.__main__ import main, take
+from bot.workspace.people import TEAM
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
+from tests.support.world import BotProcess
 
 HOLDS = """
 import subprocess, sys, time
@@ -53,3 +57,24 @@ def test_a_bot_that_is_killed_leaves_its_state_to_the_next_whatever_its_children
         take(tmp_path)
         os.kill(child, signal.SIGKILL)
     assert (tmp_path / "bot.lock").read_text() == str(os.getpid())
+
+
+@pytest.fixture
+def bot(tmp_path: Path, workspace: WorkspaceServer) -> Iterator[BotProcess]:
+    """A bot that runs, over a simulated LXD."""
+    environment = {
+        "MAUTIC_OPS_BOT__STATE": str(tmp_path),
+        "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
+        "SLACK_BOT_TOKEN": BOT_TOKEN,
+        "SLACK_APP_TOKEN": APP_TOKEN,
+    }
+    process = BotProcess(environment, tmp_path, workspace)
+    process.start()
+    yield process
+    process.kill()
+
+
+def test_a_bot_notes_whose_state_it_is_and_leaves_in_peace(tmp_path: Path, bot: BotProcess) -> None:
+    assert (tmp_path / "team").read_text() == TEAM
+    assert bot.stop() == 0
+    assert not (tmp_path / "ready").exists()
