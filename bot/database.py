@@ -183,6 +183,17 @@ def m011_tried_notes(db: sqlite_utils.Database) -> None:
     db.executescript("ALTER TABLE notes ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;")
 
 
+@migrations()
+def m012_figures(db: sqlite_utils.Database) -> None:
+    """Since when the head of an incident shows figures that have changed."""
+    db.executescript(
+        """
+        ALTER TABLE incidents ADD COLUMN outdated REAL;
+        CREATE INDEX incidents_outdated ON incidents(outdated) WHERE outdated IS NOT NULL;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

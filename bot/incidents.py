@@ -6,6 +6,7 @@ anything is posted it is written down that it will be, so that after a crash it 
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import threading
@@ -24,13 +25,18 @@ from bot.post import NotPosted, Post
 log = logging.getLogger(__name__)
 FLAP = 15 * 60
 """Seconds within which the same trouble is the same incident again."""
+FIGURES = 30 * 60
+"""Seconds that a head may show figures that have changed: Slack takes some fifty messages a minute."""
 SILENCE = 4 * 3600
 """Seconds that somebody who silences an incident hears no more of it."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One row. `tenant` or `server` is whose trouble it is, the other is empty; times in epoch seconds."""
+    """One row. `tenant` or `server` is whose trouble it is, the other is empty; times in epoch seconds.
+
+    `outdated`: since when the head shows figures that have changed.
+    """
 
     id: int
     tenant: str
@@ -46,6 +52,7 @@ class Incident:
     tried: int
     revision: int
     announced: int
+    outdated: float | None = None
 
     @property
     def subject(self) -> str:
@@ -104,8 +111,8 @@ class Incidents:
         """Return what is wrong now or has been at some time since then, oldest first."""
         return self._select("closed IS NULL OR closed BETWEEN ? AND ?", at, self.clock())
 
-    def _select(self, where: str, *values: object) -> list[Incident]:
-        rows = self.database.read(f"SELECT * FROM incidents WHERE {where} ORDER BY id", *values)  # noqa: S608
+    def _select(self, where: str, *values: object, order: str = "id") -> list[Incident]:
+        rows = self.database.read(f"SELECT * FROM incidents WHERE {where} ORDER BY {order}", *values)  # noqa: S608
         return [Incident(**row) for row in rows]
 
     # -- changing -----------------------------------------------------------------------------------------------
@@ -124,7 +131,10 @@ class Incidents:
                 if finding.kind not in here:
                     self._open(transaction, tenant, server, finding, now)
                 elif finding.text != here[finding.kind].text:
-                    self._retell(transaction, here[finding.kind], finding.text, now)
+                    transaction.execute(
+                        "UPDATE incidents SET text = ?, outdated = coalesce(outdated, ?) WHERE id = ?",
+                        (finding.text, now, here[finding.kind].id),
+                    )
             for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
                 words = f"Recovered after {seconds(now - here[kind].opened)}."
                 if diagnosis.rests and kind not in AT_REST:
@@ -164,13 +174,6 @@ class Incidents:
         )
         _record(transaction, "incident.opened", SYSTEM, tenant, int(cursor.lastrowid or 0), detail, now)
 
-    def _retell(self, transaction: sqlite3.Connection, incident: Incident, text: str, now: float) -> None:
-        """Its figures have changed: the head is brought up to date, unless it is silenced."""
-        shown = 0 if incident.silenced_until > now else 1
-        transaction.execute(
-            "UPDATE incidents SET text = ?, revision = revision + ? WHERE id = ?", (text, shown, incident.id)
-        )
-
     def _close(self, transaction: sqlite3.Connection, incident: Incident, words: str, now: float) -> None:
         transaction.execute("UPDATE incidents SET closed = ?, revision = revision + 1 WHERE id = ?", (now, incident.id))
         detail = {"kind": incident.kind, "outcome": words}
@@ -201,10 +204,12 @@ class Incidents:
         """Bring every thread up to date; what Slack does not take now is said at the next call."""
         if not self.channel or not self._announcing.acquire(blocking=False):
             return
+        tried: list[int] = []
         try:
-            for incident in self._select(
-                "announced < revision OR id IN (SELECT incident FROM incident_notes WHERE posted IS NULL)"
-            ):
+            # Asked anew for each: what is new does not wait behind hundreds of others.
+            while todo := self._most_urgent(tried):
+                incident = todo[0]
+                tried.append(incident.id)
                 try:
                     self._announce(incident)
                 except NotPosted as error:
@@ -212,12 +217,25 @@ class Incidents:
         finally:
             self._announcing.release()
 
+    def _most_urgent(self, tried: list[int]) -> list[Incident]:
+        """Return the one that comes next: of what is new, then of what has a note for its thread, then of the rest."""
+        noted = "id IN (SELECT incident FROM incident_notes WHERE posted IS NULL)"
+        due = f"announced < revision OR {noted} OR (outdated <= ? AND silenced_until <= ?)"
+        return self._select(
+            f"({due} OR (closed IS NULL AND channel <> ?)) AND id NOT IN (SELECT value FROM json_each(?))",  # noqa: S608
+            self.clock() - FIGURES,
+            self.clock(),
+            self.channel,
+            json.dumps(tried),
+            order=f"message_ts <> '', NOT {noted}, id LIMIT 1",
+        )
+
     def _announce(self, incident: Incident) -> None:
-        if not incident.message_ts:
-            # Where it was to be told when it was opened may be nowhere, or another channel.
-            incident = replace(incident, channel=self.channel)
+        if incident.channel != self.channel:
+            # Told nowhere yet, or in a channel that is the bot's no more: it goes on in a thread in this one.
+            incident = replace(incident, channel=self.channel, message_ts="")
         ts = incident.message_ts
-        if incident.announced < incident.revision:
+        if not ts or incident.announced < incident.revision or incident.outdated:
             if incident.closed and not incident.tried:
                 # Over before anybody heard of it, as Slack did not answer: the digest tells.
                 self._done("incident_notes SET posted = ? WHERE incident = ?", self.clock(), incident.id)
@@ -227,7 +245,7 @@ class Incidents:
             if not ts or not self.post.update(incident.channel, ts, head):
                 ts = self._once("incidents", incident.id, bool(incident.tried), incident, head, "")
             told = (incident.channel, ts, incident.revision, incident.id)
-            self._done("incidents SET channel = ?, message_ts = ?, announced = ? WHERE id = ?", *told)
+            self._done("incidents SET channel = ?, message_ts = ?, announced = ?, outdated = NULL WHERE id = ?", *told)
         for note in self.database.read(
             "SELECT id, text, tried FROM incident_notes WHERE incident = ? AND posted IS NULL ORDER BY id", incident.id
         ):

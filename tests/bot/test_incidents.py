@@ -10,7 +10,7 @@ import pytest
 
 from bot import audit
 from bot.health import Diagnosis, Finding
-from bot.incidents import FLAP, SILENCE, Seen
+from bot.incidents import FIGURES, FLAP, SILENCE, Seen
 from bot.plan import Refused
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench, make_desk
 
@@ -97,12 +97,46 @@ def test_what_was_not_seen_stays_open(bench: Bench) -> None:
     assert [one.kind for one in bench.context.incidents.open()] == ["worker", "stopped"]
 
 
-def test_the_head_follows_the_figures_in_place(bench: Bench) -> None:
-    for percent in (86, 87, 87):
-        sweep(bench, Finding("disk", f"{percent}% of its plan's disk is in use."))
+def full(percent: int) -> Finding:
+    return Finding("disk", f"{percent}% of its plan's disk is in use.")
+
+
+def test_the_head_follows_the_figures_in_place_each_half_hour(bench: Bench) -> None:
+    """Hundreds of heads a sweep would be more than Slack takes."""
+    sweep(bench, full(86))
     (head,) = heads(bench)
-    assert "87%" in str(shown(bench, head)["blocks"])
-    assert bench.slack.calls["chat.update"] == 1
+    for percent, updates in ((87, 0), (88, 0), (89, 1)):
+        sweep(bench, full(percent))
+        assert bench.slack.calls["chat.update"] == updates
+        bench.clock.move(FIGURES / 2)
+    assert "89%" in str(shown(bench, head)["blocks"])
+    bench.clock.move(FIGURES)
+    sweep(bench, full(89))
+    assert bench.slack.calls["chat.update"] == 1, "it is shown already"
+    sweep(bench, full(91))
+    sweep(bench)
+    assert "91%" in str(shown(bench, head)["blocks"]), "with what else is said"
+
+
+def test_what_is_new_comes_first_and_then_what_is_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what comes while hundreds are brought up to date."""
+    names = ("client-1", "client-2", "client-3", "client-4")
+    judge(bench, Seen({name: Diagnosis((full(86),)) for name in names}, {}))
+    bench.context.incidents.announce()
+    judge(bench, Seen({name: Diagnosis((full(87),)) for name in names}, {}))
+    bench.clock.move(FIGURES)
+    update = bench.slack.chat_update
+
+    def meanwhile(**message: Any) -> dict[str, Any]:
+        monkeypatch.undo()
+        judge(bench, Seen({"client-3": Diagnosis(), "client-5": Diagnosis((full(88),))}, {}))
+        return update(**message)
+
+    monkeypatch.setattr(bench.slack, "chat_update", meanwhile)
+    bench.slack.said.clear()
+    bench.context.incidents.announce()
+    said = [next((name for name in (*names, "client-5") if name in one["text"]), "note") for one in bench.slack.said]
+    assert said == ["client-1", "client-5", "client-3", "note", "client-2", "client-4"]
 
 
 def test_trouble_that_comes_back_soon_goes_on_in_its_thread(bench: Bench) -> None:
@@ -167,7 +201,10 @@ def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
     assert bench.slack.calls["chat.update"] == updates
     desk.click("incident_silence", incident.id, LEAD)
     assert any("silenced already" in told for told in bench.slack.to(LEAD.id))
-    bench.clock.move(SILENCE)
+    bench.clock.move(SILENCE - 1)
+    sweep(bench, Finding("queue", "The oldest message has waited 4 h."))
+    assert bench.slack.calls["chat.update"] == updates
+    bench.clock.move(1)
     sweep(bench, Finding("queue", "The oldest message has waited 5 h."))
     assert "incident_silence" in buttons(shown(bench, head))
     assert "5 h" in str(shown(bench, head)["blocks"])
@@ -319,6 +356,23 @@ def test_what_was_opened_without_a_channel_is_told_in_the_one_that_is_set_later(
     sweep(bench)
     (head,) = heads(bench)
     assert head["channel"] == "C0OPS"
+    assert len(thread(bench, head)) == 1
+    assert shown(bench, head)["text"].startswith(":large_green_circle:")
+
+
+def test_in_another_channel_an_incident_goes_on_in_a_thread_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    """The bot may not be let into the old one any more."""
+    sweep(bench, WORKER, CRON)
+    sweep(bench, CRON)
+    bench.slack.closed.add("C0OPS")
+    bench = make_bench(tmp_path, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL="C0NEW")
+    bench.slack.said.clear()
+    for _ in range(2):
+        bench.context.incidents.announce()
+    (head,) = heads(bench)
+    assert (head["channel"], "cron is down" in head["text"]) == ("C0NEW", True)
+    sweep(bench)
+    assert len(heads(bench)) == 1
     assert len(thread(bench, head)) == 1
     assert shown(bench, head)["text"].startswith(":large_green_circle:")
 
