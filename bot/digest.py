@@ -14,7 +14,7 @@ from bot.jobs import Job
 from bot.lxd import size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.registry import Context
-from bot.samples import DAY, Growth
+from bot.samples import DAY, Growth, Sample
 
 T = TypeVar("T", Incident, Operation)
 SNAPSHOT_DUE = 25 * 3600
@@ -55,7 +55,8 @@ class Use:
 class TenantDay:
     """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: of this day.
 
-    `disk` and `memory` are None where its plan is not known any more; `high`: which of them are nearly full.
+    `disk` and `memory` are None where its plan is not known any more, `memory` also where the last sweep did not
+    measure it; `high`: which of them are nearly full.
     """
 
     name: str
@@ -167,12 +168,14 @@ def gather(context: Context, since: float) -> Digest:
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
     grown = samples.growth(database, now - TREND, now)
+    measured = samples.latest(database, now)
     tenants = tuple(
         _tenant(
             context,
             one,
             since,
             grown.get(one.tenant.name),
+            measured.get(one.tenant.name),
             tuple(troubles.get(one.tenant.name, ())),
             tuple(asked.get(one.tenant.name, ())),
         )
@@ -246,15 +249,19 @@ def _tenant(
     one: Surveyed,
     since: float,
     grown: Growth | None,
+    measured: Sample | None,
     incidents: tuple[Incident, ...],
     operations: tuple[Operation, ...],
 ) -> TenantDay:
     tenant, now, settings = one.tenant, context.now(), context.settings
     plan = settings.plans.get(tenant.plan)
-    limits = {"disk": size_bytes(plan.disk), "memory": size_bytes(plan.memory)} if plan else {}
-    used = {"disk": one.state.disk, "memory": one.state.memory}
-    days = {"disk": grown.days_to_full(limits["disk"]) if grown and limits else None, "memory": None}
-    uses = {measure: Use(used[measure], limit, days[measure]) for measure, limit in limits.items()}
+    uses = {}
+    if plan:
+        limit = size_bytes(plan.disk)
+        uses["disk"] = Use(one.state.disk, limit, grown.days_to_full(limit) if grown else None)
+        # LXD counts cached files too, and these fill whatever is left over time.
+        if measured and measured.memory:
+            uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
     percents = {"disk": settings.health.disk, "memory": settings.health.memory}
     # A restore leaves them in the container that it replaced; one that moved away and back has some of them twice.
     created = {snapshot.name: snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now}

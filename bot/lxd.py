@@ -58,7 +58,6 @@ class InstanceState:
 
     status: str
     address: str = ""
-    memory: int = 0
     disk: int = 0
     cpu: int = 0
     processes: int = 0

@@ -682,7 +682,6 @@ def _state(entry: Mapping[str, Any]) -> InstanceState:
     return InstanceState(
         status=entry["status"],
         address=addresses[0] if addresses else "",
-        memory=(entry.get("memory") or {}).get("usage", 0),
         disk=((entry.get("disk") or {}).get("root") or {}).get("usage", 0),
         cpu=(entry.get("cpu") or {}).get("usage", 0),
         processes=max(0, entry.get("processes", 0)),

@@ -22,8 +22,8 @@ KEEP = {RAW: 2 * DAY, HOUR: 60 * DAY}
 class Reading:
     """What one look at a tenant measured; None is what could not be seen. `up`: its page was there.
 
-    `memory` and `disk` in bytes as LXD counts them, `cpu_time` in nanoseconds since the container's start, `page` and
-    `queue_age` in seconds.
+    `disk` in bytes as LXD counts them, `memory` as the tenant itself does, without cached files; `cpu_time` in
+    nanoseconds since the container's start, `page` and `queue_age` in seconds.
     """
 
     tenant: str

@@ -577,7 +577,6 @@ def _state(machine: _Machine) -> InstanceState:
     return InstanceState(
         status=machine.status,
         address=machine.address,
-        memory=200 * MIB,
         disk=machine.bytes,
         cpu=10**9,
         processes=30,

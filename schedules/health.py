@@ -256,7 +256,7 @@ def _reading(look: Look) -> Reading:
         look.tenant.name,
         up=look.page.login if look.page else False if down else None,
         page=look.page.seconds if look.page and look.page.login else None,
-        memory=facts.get("memory") or look.state.memory or None,
+        memory=facts.get("memory") or None,
         disk=look.state.disk or None,
         cpu_time=look.state.cpu or None,
         queue_age=facts.get("queue_age"),

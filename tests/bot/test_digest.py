@@ -103,7 +103,7 @@ def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
     assert x.disk.days == pytest.approx(5, abs=0.1)
     assert (x.high, y.high, y.disk.days) == (("disk",), (), None)
     assert x.memory
-    assert x.memory.days is None, "it warms up"
+    assert (x.memory.used, x.memory.days) == (20 << 27, None), "as measured inside; it warms up"
     assert [one.name for one in found.full] == ["client-x"]
     pool = found.pools["local"]
     assert (pool.used, pool.limit, pool.days) == (11 * GIB, 30 * GIB, pytest.approx(19, abs=0.3))
@@ -112,12 +112,22 @@ def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
 
 
 def test_a_pool_and_a_plan_that_are_nearly_full_are_told_though_they_do_not_grow(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, MAUTIC_OPS_HEALTH__MEMORY="6")
+    bench = make_bench(tmp_path, MAUTIC_OPS_HEALTH__MEMORY="4")
     bench.done("new client-x")
     sampled(bench, 2, {"client-x": [1, 1]}, [29, 29])
     found = gather(bench.context, bench.clock() - DAY)
     assert found.full_pools == ("local",)
     assert found.tenants[0].high == ("memory",)
+
+
+def test_of_memory_is_told_what_the_last_sweep_measured(bench: Bench) -> None:
+    found = gather(bench.context, bench.clock() - DAY)
+    assert [one.memory for one in found.tenants] == [None, None]
+    assert found.well
+    sampled(bench, 1, {"client-x": [4]}, [9])
+    memory = gather(bench.context, bench.clock() - DAY).tenants[0].memory
+    assert memory
+    assert (memory.used, memory.limit) == (4 << 27, 3 * GIB)
 
 
 def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> None:

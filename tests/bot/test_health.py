@@ -47,7 +47,7 @@ def inside(*down: str, **facts: Any) -> dict[str, Any]:
 WELL = Look(
     tenant=TENANT,
     at=NOW,
-    state=InstanceState("Running", disk=10 * GB, memory=GB),
+    state=InstanceState("Running", disk=10 * GB),
     snapshots=(Snapshot("s-1", int(NOW) - 3600),),
     size=SETTINGS.plans["small"],
     inside=inside(),

@@ -129,7 +129,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
     shown = RENDERER.message(
         "commands/status.j2",
         tenant=tenant,
-        state=InstanceState("Running", memory=1, disk=1, processes=1),
+        state=InstanceState("Running", disk=1, processes=1),
         plan=None,
         probe=SimulatedProbe(0, False, error=word),
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},

@@ -40,6 +40,7 @@ def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: B
     text = said(bench.answer("digest client-x"))
     assert "*client-x* · local · running" in text
     assert "no snapshot at all · disk" in text
+    assert "memory" not in text, "it was not measured yet"
     assert "operation 1: new, done" in text
 
 

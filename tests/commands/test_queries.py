@@ -66,6 +66,7 @@ def test_status_looks_at_one_tenant(bench: Bench) -> None:
     shown = said(bench.answer("status client-x"))
     assert ":white_check_mark: *Page through the edge:*" in shown
     assert "&lt;!channel&gt; spring" in shown
+    assert " · memory 210 MB of 3GiB · " in shown, "as measured inside"
     bench.lxd.stop("client-x")
     assert ":white_circle:" in said(bench.answer("status client-x"))
     with pytest.raises(Refused, match="Did you mean `client-x`"):

@@ -158,13 +158,13 @@ def snapshots_of(*shown: tuple[Taken, float, str], **state: object) -> Message:
 def status(**state: object) -> Message:
     known: dict[str, object] = {
         "tenant": TENANT,
-        "state": InstanceState("Running", memory=210_000_000, disk=31_000_000, processes=30),
+        "state": InstanceState("Running", disk=31_000_000, processes=30),
         "plan": SETTINGS.plans["small"],
         "probe": SimulatedProbe(200, True, seconds=0.12),
         "health": {
             "healthy": True,
             "checks": {"database": {"ok": True, "text": "answers"}, "crons": {"ok": True, "text": "ran 1 min ago"}},
-            "facts": {"contacts": 12},
+            "facts": {"contacts": 12, "memory": 210_000_000},
         },
         "trouble": "",
         "url": "https://client-x.mautic.localhost",
@@ -404,7 +404,9 @@ MESSAGES: dict[str, Message] = {
     "digest-well": digested(WELL),
     "digest": digested(SICK),
     "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="It was not drawn within 30 s."),
-    "digest-tenants": RENDERER.message("digest-tenants.j2", tenants=[SICK_DAY, replace(WELL_DAY, disk=None)], more=0),
+    "digest-tenants": RENDERER.message(
+        "digest-tenants.j2", tenants=[SICK_DAY, replace(WELL_DAY, disk=None, memory=None)], more=0
+    ),
     "digest-tenants-more": RENDERER.message("digest-tenants.j2", tenants=[replace(WELL_DAY, newest=None)], more=30),
     "commands-digest": words("digest", digest=replace(SICK, waiting=(ASKED,)), tenant=None),
     "commands-digest-tenant": words("digest", digest=SICK, tenant=SICK_DAY),
