@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bot.lxd import Lxd, LxdError, LxdUnavailable
-from bot.registry import Edge
+from bot.plan import Refused
+from bot.registry import Context, Edge
+from bot.tenants import Tenant
 
 T = TypeVar("T")
 
@@ -29,6 +31,14 @@ def patiently(work: Callable[[], T]) -> T:
             if time.monotonic() > give_up:
                 raise
             time.sleep(1)
+
+
+def refuse_another(context: Context, found: Tenant) -> None:
+    """Raise Refused when this only has the name of what was approved: a later operation has made it what it is."""
+    if context.operation and int(found.operation or 0) > context.operation:
+        raise Refused(
+            f"`{found.instance}` is not what was approved: operation {found.operation} came after that; ask again."
+        )
 
 
 def remove(lxd: Lxd, instance: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import wait_for_address
+from bot.steps import refuse_another, wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -17,6 +17,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
     """
     archived = f"{tenant}--archived"
     found = _find(context, tenant, archived)
+    refuse_another(context, found)
     lxd = context.fleet.of(found).lxd
     days = context.settings.retention.archive_days
 

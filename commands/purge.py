@@ -7,7 +7,7 @@ from contextlib import suppress
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import remove
+from bot.steps import refuse_another, remove
 from bot.tenants import Tenant
 
 
@@ -54,6 +54,7 @@ def _chosen(context: Context, tenant: str, container: str) -> Tenant | None:
     kept = [one for one in seen.tenants if one.name == tenant]
     meant = [one for one in kept if container in ("", one.instance)]
     if len(meant) == 1:
+        refuse_another(context, meant[0])
         return meant[0]
     if not meant:
         context.fleet.refuse_blindness(seen)

@@ -10,7 +10,7 @@ from bot.lxd import LxdError, Snapshot
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import take
-from bot.steps import PROBE
+from bot.steps import PROBE, refuse_another
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamp, stamps
 
@@ -25,6 +25,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
     takes its place only when it works; the present one is then kept, stopped. The approver types the tenant's name.
     """
     old = present(context, tenant, "restore")
+    refuse_another(context, old)
     host = context.fleet.of(old)
     if old.state == "suspended":
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
@@ -60,6 +61,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
         summary=f"Restore the tenant {tenant}",
         facts={
             "To the snapshot": chosen.name,
+            "Taken": context.renderer.moment(chosen.created),
             "Kept": f"a snapshot of now; and the present container, stopped, for {days} days",
             "If it fails": "the present container goes on as it is",
         },
@@ -94,10 +96,9 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
 
 def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:
     """Return what the tenant will lose, in words."""
-    when = context.renderer.moment(chosen.created)
     try:
         counts = host.mautic.counts(old.instance, since=chosen.created)
     except LxdError:
-        return {"Taken": when, "Will be lost": "what was changed since then; it cannot be counted, as it does not run"}
+        return {"Will be lost": "what was changed since then; it cannot be counted, as it does not run"}
     told = ", ".join(f"{counts[name]} {word}{'' if counts[name] == 1 else 's'}" for name, word in _COUNTED.items())
-    return {"Taken": when, "Will be lost": f"what was changed since then: {told}"}
+    return {"Will be lost": f"what was changed since then: {told}"}

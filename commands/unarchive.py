@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import see_login_page, wait_for_address
+from bot.steps import refuse_another, see_login_page, wait_for_address
 from bot.tenants import stamp, stamps
 
 
@@ -24,6 +24,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
     if not ours:
         raise Refused(f"There is no archived `{tenant}`; `/mautic list --archived` shows what is kept.")
     found = ours[0]
+    refuse_another(context, found)
     for other in everything:
         if other.role == "tenant" and other.domain == found.domain and other.name != tenant:
             raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")

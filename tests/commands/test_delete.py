@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.lxd import LxdError
 from bot.plan import Refused
 from bot.tenants import stamp
 from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench
@@ -88,6 +89,33 @@ def test_a_stopped_tenant_whose_deletion_fails_stays_as_it_was(bench: Bench, on_
     instance = bench.lxd.instance("client-x")
     assert (instance.running, stamp(instance.config, "role")) == (False, "tenant")
     assert bench.context.fleet.tenant("client-x").stopped == on_purpose
+
+
+@pytest.mark.parametrize("text", ["purge client-x", "unarchive client-x"])
+def test_an_approval_for_one_archive_is_none_for_the_next(bench: Bench, text: str) -> None:
+    bench.done("delete client-x", OPERATOR)
+    bench.lxd.fail_next("stop" if text.startswith("purge") else "start", LxdError("LXD could not."))
+    failed = bench.done(text, OPERATOR)
+    assert failed.state == "failed"
+    bench.done("unarchive client-x", OPERATOR)
+    assert bench.done("delete client-x", OPERATOR).state == "succeeded"
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    again = bench.context.operations.get(failed.id)
+    assert (again.state, "operation 5 came after that" in again.outcome) == ("failed", True), again.outcome
+    assert containers(bench) == {"client-x--archived"}
+
+
+def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench) -> None:
+    bench.lxd.fail_next("stop", LxdError("LXD could not."))
+    failed = bench.done("delete client-x", OPERATOR)
+    for text in ("delete client-x", "purge client-x", "new client-x"):
+        assert bench.done(text, OPERATOR).state == "succeeded"
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    again = bench.context.operations.get(failed.id)
+    assert (again.state, "operation 5 came after that" in again.outcome) == ("failed", True), again.outcome
+    assert live(bench)
 
 
 def test_the_plan_says_what_will_be_and_what_can_be_undone(bench: Bench) -> None:

@@ -97,6 +97,27 @@ def test_a_retry_takes_another_snapshot_of_now(bench: Bench) -> None:
     assert ours(bench.lxd.snapshots("client-x"))[-1].at == bench.clock()
 
 
+def test_an_approval_is_none_for_another_snapshot_of_the_name(bench: Bench) -> None:
+    bench.lxd.snapshot("client-x", "by-hand")
+    bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
+    failed = bench.done("restore client-x by-hand", OPERATOR)
+    bench.lxd.delete_snapshot("client-x", "by-hand")
+    bench.lxd._clock = lambda: 2_000_000_000.0
+    bench.lxd.snapshot("client-x", "by-hand")
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    assert "has changed since it was approved" in bench.context.operations.get(failed.id).outcome
+
+
+def test_what_another_restore_changed_is_not_restored_under_an_old_approval(bench: Bench) -> None:
+    bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
+    failed = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    other = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    assert f"operation {other.id} came after that" in bench.context.operations.get(failed.id).outcome
+
+
 def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)

@@ -158,6 +158,7 @@ def test_an_archive_is_removed_for_good(bench: Bench) -> None:
 
 
 def test_of_several_containers_one_is_named(bench: Bench) -> None:
+    bench.context.operations.number_after(9)
     for number in (7, 9):
         config = stamps(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
         bench.lxd.create(f"client-x--{number}", "base", config=config, devices={})
