@@ -25,7 +25,7 @@ from bot.inbox import Inbox
 from bot.incidents import Incidents
 from bot.invocations import Invocations
 from bot.jobs import Jobs
-from bot.listeners import SocketMode, make_app, web_client
+from bot.listeners import SignedHttp, SocketMode, make_app, web_client
 from bot.lxd import Lxd, LxdError
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
@@ -109,8 +109,7 @@ def run() -> int:
     sys.setswitchinterval(0.001)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings.state.mkdir(parents=True, exist_ok=True)
-    if not settings.slack.bot_token:
-        raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without it starts the local workspace.")
+    settings.slack.check_tokens()
     take(settings.state)
     servers = open_servers(settings)
     edge = open_edge(settings, servers)
@@ -138,6 +137,7 @@ def run() -> int:
     people.connect()
     bring_up.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
+    door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
     announcer.start()
     announcer.wake()
     runner.start()
@@ -149,20 +149,13 @@ def run() -> int:
     gc.collect()
     gc.freeze()
     ready = settings.state / "ready"
-    if settings.slack.http_port:
-        server = threading.Thread(target=app.start, args=(settings.slack.http_port,), daemon=True)
-        server.start()
-        handler = None
-    else:
-        handler = SocketMode(app, settings.slack)
-        handler.connect()
+    door.connect()
     ready.write_text(str(os.getpid()))
     log.info("ready")
     over.wait()
     log.info("stopping")
     ready.unlink(missing_ok=True)
-    if handler:
-        handler.close()
+    door.close()
     scheduler.stop()
     bot.stop()
     return 0

@@ -69,7 +69,9 @@ def up() -> int:
     settings = load()
     settings.state.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
-    local = "SLACK_BOT_TOKEN" not in environment
+    local = not (settings.slack.bot_token or settings.slack.app_token)
+    if not local:
+        settings.slack.check_tokens()
     team = _team(settings)
     if _running(settings):
         if team == TEAM and not local:

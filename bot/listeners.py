@@ -14,12 +14,15 @@ from urllib.error import URLError
 
 from slack_bolt import Ack, App, BoltContext
 from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
+from slack_bolt.adapter.wsgi import SlackRequestHandler
 from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryHandler, RetryState
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
+from waitress import create_server, wasyncore
 
 from bot.inbox import Inbox
-from bot.settings import SlackSettings
+from bot.settings import InvalidSettings, SlackSettings
 
 log = logging.getLogger(__name__)
 ANY = re.compile(r".*", re.S)
@@ -161,6 +164,30 @@ def _write_down(inbox: Inbox, ack: Ack, kind: str, key: str, payload: dict[str, 
     ack()
 
 
+class SignedHttp:
+    """Slack's signed requests, by waitress, for a proxy on this machine: Slack speaks HTTPS only."""
+
+    def __init__(self, app: App, settings: SlackSettings) -> None:
+        try:
+            listener = socket.create_server(("127.0.0.1", settings.http_port))
+        except OSError as error:
+            raise InvalidSettings(f"slack.http_port cannot be listened on: {error.strerror}.") from error
+        # A thread only writes a row, as in Socket Mode. Nothing that Slack sends is near 4 MiB.
+        self._server = create_server(
+            SlackRequestHandler(app), sockets=[listener], threads=16, max_request_body_size=4 << 20
+        )
+
+    def connect(self) -> None:
+        """Take deliveries; those that came since the port was opened have waited."""
+        threading.Thread(target=self._server.run, name="signed-http", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more deliveries, and wait a while for those in hand."""
+        # Not server.close(): its loop has to go on for the answers, and closes what is its own in its own thread.
+        self._server.trigger.pull_trigger(lambda: wasyncore.dispatcher.close(self._server))
+        self._server.task_dispatcher.shutdown()
+
+
 class SocketMode:
     """The Socket Mode connection; by the websocket_client adapter, as the builtin client stalls at refreshes."""
 
@@ -169,6 +196,11 @@ class SocketMode:
         self._handler = SocketModeHandler(app, settings.app_token, ping_interval=10, concurrency=16)
         self._greeted = threading.Event()
         self._handler.client.message_listeners.append(self._listen)
+        try:
+            # Before anything begins; the connection is made there.
+            self._handler.client.wss_uri = self._handler.client.issue_new_wss_url()
+        except SlackApiError as error:
+            raise InvalidSettings(f"Slack does not take SLACK_APP_TOKEN: {error.response['error']}.") from error
 
     def _listen(self, client: object, message: dict[str, Any], raw: str | None) -> None:
         if message.get("type") == "hello":

@@ -11,7 +11,7 @@ from slack_sdk.errors import SlackApiError
 
 from bot.approvals import Actor
 from bot.plan import Refused
-from bot.settings import Settings
+from bot.settings import InvalidSettings, Settings
 
 MEMORY = 60.0
 """Seconds that an answer of Slack's is good for, where nobody decides on it."""
@@ -31,7 +31,10 @@ class People:
 
     def connect(self) -> None:
         """Learn our own team, and our own organisation on Enterprise Grid (auth.test)."""
-        known = self.client.auth_test()
+        try:
+            known = self.client.auth_test()
+        except SlackApiError as error:
+            raise InvalidSettings(f"Slack does not take SLACK_BOT_TOKEN: {error.response['error']}.") from error
         self.ours = frozenset(str(known[key]) for key in ("team_id", "enterprise_id") if known.get(key))
 
     def forget(self) -> None:

@@ -40,6 +40,15 @@ class SlackSettings:
     app_token: str = field(default="", repr=False)
     signing_secret: str = field(default="", repr=False)
 
+    def check_tokens(self) -> None:
+        """Raise InvalidSettings when something is missing that a bot needs to speak with Slack, or to believe it."""
+        if not self.bot_token:
+            raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without tokens starts the local workspace.")
+        if self.http_port and not self.signing_secret:
+            raise InvalidSettings("SLACK_SIGNING_SECRET is not set; slack.http_port needs it.")
+        if not self.http_port and not self.app_token:
+            raise InvalidSettings("SLACK_APP_TOKEN is not set; Socket Mode needs it.")
+
 
 @dataclass(frozen=True)
 class LxdSettings:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import itertools
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
 
 import pytest
 from slack_bolt import App, BoltRequest
@@ -20,10 +27,11 @@ from slack_sdk.web import SlackResponse
 
 from bot.database import Database, DatabaseUnavailable
 from bot.inbox import Inbox
-from bot.listeners import make_app, web_client
+from bot.listeners import SignedHttp, make_app, web_client
 from bot.messages import Message
 from bot.post import NotPosted, Post, Refusal
-from tests.support.bot import settings_in
+from bot.settings import InvalidSettings
+from tests.support.bot import settings_in, until
 
 EVENTS = itertools.count()
 
@@ -39,11 +47,11 @@ def auth_test(_: WebClient, **__: Any) -> SlackResponse:
 class Deliveries:
     """An app whose inbox only remembers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.seen: list[tuple[str, str, dict[str, Any]]] = []
         self.inbox = Inbox(Database(folder / "bot.db"), lambda *delivery: self.seen.append(delivery), workers=1)
-        slack = settings_in(folder).slack
-        self.app: App = make_app(slack, WebClient(token="xoxb-1"), self.inbox, lambda: None)
+        self.slack = settings_in(folder, **environment).slack
+        self.app: App = make_app(self.slack, WebClient(token="xoxb-1"), self.inbox, lambda: None)
 
     def deliver(self, body: dict[str, Any]) -> int:
         """Deliver as Socket Mode does; the status of the acknowledgement."""
@@ -211,3 +219,74 @@ def test_a_post_that_slack_had_no_time_for_is_sent_again() -> None:
     with slack_whose_first_answer("429") as (client, taken):
         assert Post(client).post("C0OPS", Message("Hello", []), key="digest 2026-11-25") == "1.2"
         assert taken == ["chat.postMessage"] * 2
+
+
+@pytest.fixture
+def signed_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Deliveries, SignedHttp, int]]:
+    """An app that takes signed requests, and at which port."""
+    monkeypatch.setattr(WebClient, "auth_test", auth_test)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    deliveries = Deliveries(tmp_path, SLACK_SIGNING_SECRET="s3cret", MAUTIC_OPS_SLACK__HTTP_PORT=str(port))
+    door = SignedHttp(deliveries.app, deliveries.slack)
+    door.connect()
+    yield deliveries, door, port
+    door.close()
+
+
+def signed(secret: bytes = b"s3cret") -> tuple[str, dict[str, str]]:
+    """The body and headers of a command, signed as Slack signs."""
+    body, now = urlencode(COMMAND | {"trigger_id": uuid4().hex}), str(int(time.time()))
+    signature = hmac.new(secret, f"v0:{now}:{body}".encode(), hashlib.sha256).hexdigest()
+    return body, {
+        "X-Slack-Request-Timestamp": now,
+        "X-Slack-Signature": f"v0={signature}",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+
+
+def post(port: int, secret: bytes = b"s3cret") -> int:
+    """Post a command; the status of the answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", "/slack/events", *signed(secret))
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_signed_requests_are_taken_beside_a_connection_that_says_nothing(signed_http: Any) -> None:
+    deliveries, _, port = signed_http
+    with socket.create_connection(("127.0.0.1", port)):
+        assert (post(port), post(port, b""), post(port, b"another")) == (200, 401, 401)
+    assert [kind for kind, _, _ in deliveries.all()] == ["command"]
+
+
+def test_signed_requests_are_taken_from_this_machine_only_and_by_one_bot(signed_http: Any) -> None:
+    deliveries, door, _ = signed_http
+    assert door._server.effective_host == "127.0.0.1"
+    with pytest.raises(InvalidSettings, match=r"slack\.http_port cannot be listened on: .*in use"):
+        SignedHttp(deliveries.app, deliveries.slack)
+
+
+def test_once_closed_no_request_is_taken_not_even_by_an_open_connection(signed_http: Any) -> None:
+    deliveries, door, port = signed_http
+    open_one = HTTPConnection("127.0.0.1", port, timeout=10)
+    open_one.request("GET", "/")
+    assert open_one.getresponse().read() == b"Not Found"
+    door.close()
+
+    def refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    until(refused)
+    open_one.sock.settimeout(1)
+    with suppress(OSError, HTTPException):
+        open_one.request("POST", "/slack/events", *signed())
+        assert not open_one.getresponse()
+    open_one.close()
+    assert deliveries.all() == []

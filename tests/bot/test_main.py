@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.__main__ import main, take
+from bot.runner import Runner
 from bot.workspace.people import TEAM
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
 from tests.support.world import BotProcess
@@ -45,6 +46,42 @@ def test_a_second_bot_on_one_state_ends_with_a_sentence(
         f"mautic-ops: Another bot has this state (pid {os.getpid()}); two would run operations twice.\n"
     )
     assert not (tmp_path / "bot.db").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "up"])
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"SLACK_APP_TOKEN": ""}, "SLACK_APP_TOKEN is not set"),
+        ({"SLACK_BOT_TOKEN": ""}, "SLACK_BOT_TOKEN is not set"),
+        ({"MAUTIC_OPS_SLACK__HTTP_PORT": "3000"}, "SLACK_SIGNING_SECRET is not set"),
+    ],
+)
+def test_what_slack_needs_is_missed_before_anything_begins(
+    tmp_path: Path,
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    changed: dict[str, str],
+    why: str,
+) -> None:
+    for name, value in changed.items():
+        environment.setenv(name, value)
+    assert main([verb]) == 1
+    assert capsys.readouterr().err.startswith(f"mautic-ops: {why}")
+    assert not (tmp_path / "bot.db").exists()
+
+
+@pytest.mark.parametrize("token", ["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"])
+def test_a_token_that_slack_does_not_take_is_named_before_anything_begins(
+    workspace: WorkspaceServer, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], token: str
+) -> None:
+    for name, value in {"SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN, token: "x-wrong"}.items():
+        environment.setenv(name, value)
+    environment.setenv("MAUTIC_OPS_SLACK__API", workspace.api_url)
+    environment.setattr(Runner, "start", lambda _: pytest.fail("it began"))
+    assert main(["run"]) == 1
+    assert capsys.readouterr().err == f"mautic-ops: Slack does not take {token}: invalid_auth.\n"
 
 
 def test_a_bot_that_is_killed_leaves_its_state_to_the_next_whatever_its_children_do(tmp_path: Path) -> None:
