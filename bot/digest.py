@@ -53,7 +53,8 @@ class Use:
 
 @dataclass(frozen=True)
 class TenantDay:
-    """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: of this day.
+    """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: how many, also of
+    those that are gone.
 
     `disk` and `memory` are None where its plan is not known any more, `memory` also where the last sweep did not
     measure it; `high`: which of them are nearly full.
@@ -97,9 +98,9 @@ class FailedErrands:
 class Digest:
     """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
 
-    `open` are the incidents that no other line here tells of, `jobs` those that ail; `failed_errands` tells by command
-    what the bot does by itself, `ended` counts the operations of people by state and command; `head` is the audit
-    chain's last row and hash.
+    `open` are the incidents that no other line here tells of, `jobs` those that ail; `taken` counts the snapshots that
+    were taken, also of tenants that are gone; `failed_errands` tells by command what the bot does by itself, `ended`
+    counts the operations of people by state and command; `head` is the audit chain's last row and hash.
     """
 
     at: float
@@ -108,6 +109,7 @@ class Digest:
     silent: Mapping[str, str]
     open: tuple[Incident, ...]
     jobs: tuple[Job, ...]
+    taken: int
     recovered: int
     pools: Mapping[str, Use]
     full_pools: tuple[str, ...]
@@ -123,11 +125,6 @@ class Digest:
     def running(self) -> int:
         """How many tenants run."""
         return sum(tenant.status == "Running" for tenant in self.tenants)
-
-    @property
-    def taken(self) -> int:
-        """How many snapshots were taken."""
-        return sum(tenant.taken for tenant in self.tenants)
 
     @property
     def missing(self) -> list[TenantDay]:
@@ -169,11 +166,12 @@ def gather(context: Context, since: float) -> Digest:
     asked = _by_tenant(operations)
     grown = samples.growth(database, now - TREND, now)
     measured = samples.latest(database, now)
+    taken = _taken(context, since)
     tenants = tuple(
         _tenant(
             context,
             one,
-            since,
+            taken.get(one.tenant.name, 0),
             grown.get(one.tenant.name),
             measured.get(one.tenant.name),
             tuple(troubles.get(one.tenant.name, ())),
@@ -204,6 +202,7 @@ def gather(context: Context, since: float) -> Digest:
         tenants=tenants,
         silent=survey.silent,
         open=tuple(one for one in incidents if not one.closed and (one.kind, one.subject) not in told),
+        taken=sum(taken.values()),
         jobs=_ailing(context, survey.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
         pools=pools,
@@ -247,7 +246,7 @@ def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:
 def _tenant(
     context: Context,
     one: Surveyed,
-    since: float,
+    taken: int,
     grown: Growth | None,
     measured: Sample | None,
     incidents: tuple[Incident, ...],
@@ -263,9 +262,9 @@ def _tenant(
         if measured and measured.memory:
             uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
     percents = {"disk": settings.health.disk, "memory": settings.health.memory}
-    # A restore leaves them in the container that it replaced; one that moved away and back has some of them twice.
-    created = {snapshot.name: snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now}
-    newest = now - max(created.values()) if created else None
+    # A restore leaves them in the container that it replaced.
+    ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
+    newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
     live = tenant.state == "live" and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
     return TenantDay(
@@ -276,7 +275,7 @@ def _tenant(
         memory=uses.get("memory"),
         high=tuple(measure for measure, use in uses.items() if use.high(percents[measure])),
         newest=newest,
-        taken=sum(at >= since for at in created.values()),
+        taken=taken,
         missing=bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE),
         incidents=incidents,
         operations=operations,
@@ -300,6 +299,18 @@ def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
     for row in rows:
         ended.setdefault(row["state"], {})[row["command"]] = row["n"]
     return ended
+
+
+def _taken(context: Context, since: float) -> dict[str, int]:
+    """Count the snapshots that were taken of each tenant, which the audit log has for ever."""
+    rows = context.database.read(
+        "SELECT tenant, count(*) AS n FROM audit INDEXED BY snapshots_taken"
+        " WHERE event = 'step.finished' AND detail LIKE '%\"step\": \"Take %snapshot%' AND at BETWEEN ? AND ?"
+        " GROUP BY tenant",
+        since,
+        context.now(),
+    )
+    return {row["tenant"]: row["n"] for row in rows}
 
 
 def _failed_errands(context: Context, since: float) -> tuple[FailedErrands, ...]:

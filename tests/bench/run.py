@@ -151,6 +151,10 @@ def test_a_digest_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None
             "INSERT INTO host_samples (span, at, host, looks, used, total) VALUES (?,?,'local',1,?,?)",
             ((span, at, 10**12 + at - now, 2 * 10**12) for span, at in past),
         )
+        for number in range(24_000):
+            step = {"note": f"s-{number}", "step": "Take the snapshot"}
+            event = audit.Event("step.finished", "system", names[number % 1000], number, step)
+            audit.record(transaction, event, now - 86_400 + number * 3.6)
     bench.lxd.calls.clear()
     figures["digest_1000_s"] = round(timed(lambda: digest(bench.context)), 2)
     figures["digest_1000_lxd_requests"] = sum(bench.lxd.calls.values())

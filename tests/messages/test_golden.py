@@ -238,6 +238,7 @@ WELL = Digest(
     silent={},
     open=(),
     jobs=(),
+    taken=24,
     recovered=0,
     pools={"local": Use(12 * GB, 30 * GB, 61.0)},
     full_pools=(),
