@@ -16,10 +16,9 @@ from bot.settings import Policy, Settings
 
 Verdict = Literal["approve", "deny"]
 REPLY = re.compile(
-    r"\s*(?:<@[A-Z0-9]+>\s*)?"
-    r"(?:(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]?"
-    r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*?)"
-    r"|(?P<cancel>cancel)[.!]?)\s*\Z",
+    r"(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]?\Z"
+    r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*)"
+    r"|(?P<cancel>cancel)[.!]?\Z",
     re.I | re.S,
 )
 """What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""

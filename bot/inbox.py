@@ -15,7 +15,13 @@ from bot.database import Database
 
 log = logging.getLogger(__name__)
 KEEP = 86_400.0
-"""Seconds that a handled delivery is kept, to know its duplicates (Slack retries for minutes)."""
+"""Seconds that the key of a handled delivery is kept, to know its duplicates (Slack retries for minutes)."""
+
+
+def forget(database: Database, now: float) -> None:
+    """Forget the deliveries that were handled long ago."""
+    with database.transaction() as transaction:
+        transaction.execute("DELETE FROM inbox WHERE done < ?", (now - KEEP,))
 
 
 @dataclass
@@ -91,7 +97,7 @@ class Inbox:
         try:
             self.handle(kind, key, payload)
             with self.database.transaction() as transaction:
-                transaction.execute("UPDATE inbox SET done = ? WHERE id = ?", (time.time(), row))
+                transaction.execute("UPDATE inbox SET done = ?, payload = '' WHERE id = ?", (time.time(), row))
         except Exception:
             # It stays open and is taken up again at the next start.
             log.exception("delivery %s could not be closed", row)
@@ -100,9 +106,7 @@ class Inbox:
                 self._taken.discard(row)
 
     def recover(self) -> None:
-        """After a start: work on what a crash left open, and forget what is long done."""
-        with self.database.transaction() as transaction:
-            transaction.execute("DELETE FROM inbox WHERE done < ?", (time.time() - KEEP,))
+        """After a start: work on what a crash left open."""
         for row in self.database.read("SELECT id, kind, key, payload FROM inbox WHERE done IS NULL ORDER BY id"):
             self._submit(row["id"], row["kind"], row["key"], json.loads(row["payload"]))
 

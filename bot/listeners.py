@@ -21,6 +21,7 @@ from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryHandler, RetryS
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 from waitress import create_server, wasyncore
 
+from bot.approvals import REPLY
 from bot.inbox import Inbox
 from bot.settings import InvalidSettings, SlackSettings
 
@@ -116,19 +117,21 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
 
     @app.event("message")
     def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
-        # Edits, joins, broadcast copies and bots carry a subtype or a bot_id; only people's own words count.
-        if event.get("subtype") or event.get("bot_id") or not event.get("thread_ts"):
+        # Edits, joins and broadcast copies carry a subtype; only people's own words count.
+        if event.get("subtype") or not _by_a_person(event) or not event.get("thread_ts"):
             return
-        # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is to say.
-        mentioned = f"<@{context.bot_user_id}>" in event.get("text", "")
-        inbox.put("reply", f"{event['channel']}:{event['ts']}", _reply(body, event, mention=mentioned))
+        reply = _reply(body, event, context.bot_user_id)
+        # What people say to each other is none of ours, and is not kept.
+        if reply["mention"] or REPLY.match(reply["text"]):
+            # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is.
+            inbox.put("reply", f"{event['channel']}:{event['ts']}", reply)
 
     @app.event("app_mention")
-    def mention(body: dict[str, Any], event: dict[str, Any]) -> None:
-        if not event.get("bot_id"):
+    def mention(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
+        if _by_a_person(event):
             key = f"{event['channel']}:{event['ts']}"
             key = key if event.get("thread_ts") else f"mention:{key}"
-            inbox.put("reply", key, _reply(body, event, mention=True))
+            inbox.put("reply", key, _reply(body, event, context.bot_user_id) | {"mention": True})
 
     @app.event("app_home_opened")
     def opened(body: dict[str, Any], event: dict[str, Any]) -> None:
@@ -147,14 +150,20 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
     return app
 
 
-def _reply(body: dict[str, Any], event: dict[str, Any], *, mention: bool) -> dict[str, Any]:
+def _by_a_person(event: dict[str, Any]) -> bool:
+    return bool(event.get("user")) and not event.get("bot_id")
+
+
+def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict[str, Any]:
+    """Return what was typed; only our own mention may stand before it, as who asks another decides nothing."""
+    text, ours = event.get("text", ""), f"<@{bot}>"
     return {
         "user": event["user"],
         "team": event.get("user_team") or event.get("team") or body["team_id"],
         "channel": event["channel"],
-        "text": event.get("text", ""),
+        "text": text.strip().removeprefix(ours).strip(),
         "thread_ts": event.get("thread_ts", ""),
-        "mention": mention,
+        "mention": ours in text,
     }
 
 

@@ -1,18 +1,19 @@
-"""Ends what is over: requests, first credentials, and the rows of errands."""
+"""Ends what is over: requests, first credentials, and the rows of errands and deliveries."""
 
 from __future__ import annotations
 
-from bot import errands
+from bot import errands, inbox
 from bot.registry import Context
 from bot.scheduler import schedule
 
 
 @schedule(seconds=15)
 def expiry(context: Context) -> None:
-    """End requests that nobody decided on in time, forget credentials that nobody came for, and errands of long ago.
+    """End requests that nobody decided on in time, forget credentials that nobody came for, errands and deliveries of long ago.
 
     A restart or downtime changes nothing, as only the clock and the rows are looked at.
     """
     context.approvals.expire()
     context.vault.purge()
     errands.forget(context)
+    inbox.forget(context.database, context.now())

@@ -92,7 +92,7 @@ def test_a_busy_tenant_names_its_holder(asked: Desk) -> None:
         ("approve", "queued"),
         ("Approved!", "queued"),
         ("approve client-x", "queued"),
-        ("<@U0BOT> approve", "queued"),
+        ("<@U0OPSLEAD2> approve", "awaiting_approval"),
         ("deny", "denied"),
         ("deny because of the budget", "denied"),
         ("approve if it rains", "awaiting_approval"),

@@ -104,6 +104,36 @@ def test_only_peoples_own_replies_in_threads_count(deliveries: Deliveries) -> No
     assert (payload["text"], payload["mention"], payload["team"]) == ("approve", False, "T0OURS")
 
 
+@pytest.mark.parametrize("kind", ["message", "app_mention"])
+def test_our_own_mention_before_the_words_is_no_part_of_them(deliveries: Deliveries, kind: str) -> None:
+    deliveries.event(type=kind, text=" <@U0BOT> approve client-x ", **REPLY)
+    ((_, _, payload),) = deliveries.all()
+    assert (payload["text"], payload["mention"]) == ("approve client-x", True)
+
+
+@pytest.mark.parametrize(
+    "text", ["the client's password is hunter2", "<@U0OPSLEAD2> approve", "<@U0OPSLEAD2> cancel", "approve if it rains"]
+)
+def test_what_people_say_to_each_other_is_not_written_down(deliveries: Deliveries, text: str) -> None:
+    assert deliveries.event(type="message", text=text, **REPLY) == 200
+    assert deliveries.all() == []
+    assert deliveries.inbox.database.read("SELECT * FROM inbox") == []
+
+
+@pytest.mark.parametrize("kind", ["message", "app_mention"])
+def test_what_no_person_said_is_taken_and_left(deliveries: Deliveries, kind: str) -> None:
+    assert deliveries.event(type=kind, text="<@U0BOT> approve", **REPLY | {"user": ""}) == 200
+    assert deliveries.all() == []
+
+
+def test_of_what_was_worked_on_only_its_key_is_kept(deliveries: Deliveries) -> None:
+    deliveries.event(type="message", text="deny, the password is hunter2", **REPLY)
+    assert len(deliveries.all()) == 1
+    assert [tuple(row) for row in deliveries.inbox.database.read("SELECT key, payload FROM inbox")] == [
+        ("C0OPS:2.2", "")
+    ]
+
+
 def test_a_command_is_written_down_once(deliveries: Deliveries) -> None:
     assert [deliveries.deliver(dict(COMMAND)) for _ in range(3)] == [200, 200, 200]
     ((kind, _, payload),) = deliveries.all()

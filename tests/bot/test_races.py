@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import Counter
@@ -62,7 +63,7 @@ def test_a_command_that_a_crash_cut_before_it_was_closed_is_not_done_twice(desk:
     desk.inbox.put("command", "trigger-1", payload)
     desk.inbox.stop()
     with desk.bench.context.database.transaction() as transaction:
-        transaction.execute("UPDATE inbox SET done = NULL")
+        transaction.execute("UPDATE inbox SET done = NULL, payload = ?", (json.dumps(payload),))
     again = Inbox(desk.bench.context.database, desk.invocations.handle)
     again.recover()
     again.stop()

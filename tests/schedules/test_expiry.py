@@ -57,6 +57,17 @@ def test_errands_that_went_well_are_listed_for_some_days_and_audited_for_ever(tm
     assert audit.verify(bench.context.database).rows == audit.recent(bench.context.database, limit=1)[0]["seq"]
 
 
+def test_deliveries_are_known_for_a_day_after_they_were_worked_on(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    with bench.context.database.transaction() as transaction:
+        transaction.executemany(
+            "INSERT INTO inbox (key, kind, payload, received, done) VALUES (?, 'reply', '', 0, ?)",
+            [("today", bench.clock() - 3600), ("yesterday", bench.clock() - 25 * 3600), ("open", None)],
+        )
+    expiry(bench.context)
+    assert [row["key"] for row in bench.context.database.read("SELECT key FROM inbox")] == ["open", "today"]
+
+
 def test_a_tenant_that_came_up_unseen_is_routed(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
