@@ -108,9 +108,11 @@ def run() -> int:
     # Acknowledging is short work among longer work: let it have the interpreter sooner than after the usual 5 ms.
     sys.setswitchinterval(0.001)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings.state.mkdir(parents=True, exist_ok=True)
+    settings.state.mkdir(0o700, parents=True, exist_ok=True)
     settings.slack.check_tokens()
     take(settings.state)
+    # What people wrote and what is held is for this user alone.
+    os.umask(0o077)
     servers = open_servers(settings)
     edge = open_edge(settings, servers)
     client = web_client(settings.slack)

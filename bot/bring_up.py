@@ -67,7 +67,7 @@ class Parts:
 def up() -> int:
     """Bring everything up that is missing, start the bot, and say where it is. The second time it is quick."""
     settings = load()
-    settings.state.mkdir(parents=True, exist_ok=True)
+    settings.state.mkdir(0o700, parents=True, exist_ok=True)
     environment = dict(os.environ)
     local = not (settings.slack.bot_token or settings.slack.app_token)
     if not local:
@@ -103,7 +103,7 @@ def up() -> int:
 def prepare() -> int:
     """Bring up what the bot works with, and renew the edge; start no bot."""
     settings = load()
-    settings.state.mkdir(parents=True, exist_ok=True)
+    settings.state.mkdir(0o700, parents=True, exist_ok=True)
     parts = Parts()
     if not settings.lxd.simulated:
         _prepare(settings, parts)

@@ -9,7 +9,7 @@ from bot.scheduler import schedule
 
 @schedule(seconds=15)
 def expiry(context: Context) -> None:
-    """End requests that nobody decided on in time, forget credentials that nobody came for, errands and deliveries of long ago.
+    """End requests that nobody decided on in time; forget credentials nobody came for, old errands and deliveries.
 
     A restart or downtime changes nothing, as only the clock and the rows are looked at.
     """

@@ -93,6 +93,12 @@ def test_the_state_of_a_real_team_is_not_opened_to_the_local_workspace(
     assert not (tmp_path / "honcho.pid").exists()
 
 
+def test_the_state_it_begins_is_for_its_own_user_alone(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path / "state"))
+    assert bring_up.prepare() == 0
+    assert oct((tmp_path / "state").stat().st_mode & 0o777) == "0o700"
+
+
 def test_its_own_processes_are_stopped(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("bot: touch started; exec sleep 60")
     with running(tmp_path, sys.executable, "-m", "honcho", "start") as process:

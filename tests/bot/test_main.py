@@ -115,3 +115,8 @@ def test_a_bot_notes_whose_state_it_is_and_leaves_in_peace(tmp_path: Path, bot: 
     assert (tmp_path / "team").read_text() == TEAM
     assert bot.stop() == 0
     assert not (tmp_path / "ready").exists()
+
+
+def test_what_it_keeps_is_for_its_own_user_alone(tmp_path: Path, bot: BotProcess) -> None:
+    kept = [*tmp_path.glob("bot.db*"), tmp_path / "vault.key", tmp_path / "team"]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in kept} == {path.name: "0o600" for path in kept}
