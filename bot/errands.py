@@ -9,6 +9,8 @@ from bot.operations import OPEN, SYSTEM, TenantBusy
 from bot.plan import Plan
 from bot.registry import Context
 
+JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
+"""The job that asks for each errand."""
 AT_ONCE = 20
 """Errands that may be under way together: people's operations wait behind no more of them."""
 PAUSE = 900.0
@@ -40,31 +42,55 @@ class Failing:
 
 def failing(context: Context) -> list[Failing]:
     """Return the errands that failed twice or more since one of their kind succeeded, or were left half done."""
+    return [
+        Failing(**row)
+        for command, since in _since(context).items()
+        for row in context.database.read(
+            """
+            WITH day AS (SELECT * FROM operations WHERE command = ? AND (finished >= ? OR state = 'needs_attention')),
+                 done AS (SELECT tenant, max(id) AS id FROM day WHERE state = 'succeeded' GROUP BY tenant)
+            SELECT day.tenant, day.command, max(day.id) AS operation, day.state, count(*) AS times, day.outcome
+            FROM day LEFT JOIN done ON done.tenant = day.tenant
+            WHERE day.requester = ? AND day.state IN ('failed', 'needs_attention') AND day.id > coalesce(done.id, 0)
+            GROUP BY day.tenant HAVING times > 1 OR day.state = 'needs_attention'
+            """,
+            command,
+            since,
+            SYSTEM,
+        )
+    ]
+
+
+def given_up(context: Context, tenant: str, since: float) -> bool:
+    """Whether of some errand on a tenant the last try since then failed."""
     rows = context.database.read(
-        """
-        WITH day AS (SELECT * FROM operations WHERE finished >= ? OR state = 'needs_attention'),
-             done AS (SELECT tenant, command, max(id) AS id FROM day WHERE state = 'succeeded' GROUP BY tenant, command)
-        SELECT day.tenant, day.command, max(day.id) AS operation, day.state, count(*) AS times, day.outcome
-        FROM day LEFT JOIN done ON done.tenant = day.tenant AND done.command = day.command
-        WHERE day.requester = ? AND day.state IN ('failed', 'needs_attention') AND day.id > coalesce(done.id, 0)
-        GROUP BY day.tenant, day.command HAVING times > 1 OR day.state = 'needs_attention'
-        """,
-        context.now() - DAY,
-        SYSTEM,
+        "SELECT state, max(id) FROM operations WHERE tenant = ? AND finished >= ?"
+        " AND state IN ('succeeded', 'failed') AND command IN ('snapshot', 'prune', 'purge') GROUP BY command",
+        tenant,
+        since,
     )
-    return [Failing(**row) for row in rows]
+    return any(row["state"] == "failed" for row in rows)
 
 
 def forget(context: Context) -> None:
     """Remove the rows of errands that went well and are over for long: a big fleet has thousands a day."""
-    done = "requester = ? AND state = 'succeeded' AND finished < ?"
-    values = (SYSTEM, context.now() - REMEMBERED)
+    long_over = "operations INDEXED BY operations_by_end WHERE finished < ?"
+    done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
     with context.database.transaction() as transaction:
-        transaction.execute(
-            f"DELETE FROM steps WHERE operation IN (SELECT id FROM operations WHERE {done})",  # noqa: S608
-            values,
-        )
-        transaction.execute(f"DELETE FROM operations WHERE {done}", values)  # noqa: S608
+        for command, since in _since(context).items():
+            values = (since + DAY - REMEMBERED, SYSTEM, command)
+            transaction.execute(
+                f"DELETE FROM steps WHERE operation IN (SELECT id FROM {done})",  # noqa: S608
+                values,
+            )
+            transaction.execute(f"DELETE FROM {done}", values)  # noqa: S608
+
+
+def _since(context: Context) -> dict[str, float]:
+    """Return since when each errand's failures count: for a day, which stands still while its job is paused."""
+    now = context.now()
+    paused = {job.name: job.paused for job in context.jobs.all()}
+    return {command: min(paused.get(job) or now, now) - DAY for command, job in JOBS.items()}
 
 
 class Errands:

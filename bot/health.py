@@ -65,11 +65,13 @@ class Diagnosis:
     """What is wrong, and the kinds of which this look cannot tell.
 
     `rests`: how somebody let it stand still, "suspended" or "stopped"; then only what is AT_REST is judged.
+    `given_up`: what failed is tried no more, so that nothing shows that it is well.
     """
 
     findings: tuple[Finding, ...] = ()
     unseen: frozenset[str] = field(default_factory=frozenset)
     rests: str = ""
+    given_up: bool = False
 
 
 TITLES = {

@@ -139,6 +139,8 @@ class Incidents:
                 words = f"Recovered after {seconds(now - here[kind].opened)}."
                 if diagnosis.rests and kind not in AT_REST:
                     words = f"The tenant was {diagnosis.rests}, so this is not judged any more."
+                elif diagnosis.given_up and kind == "errand":
+                    words = "It has not been tried for a day, so this is not judged any more."
                 self._close(transaction, here[kind], words, now)
         for subject in seen.gone:
             for incident in known.get(subject, {}).values():

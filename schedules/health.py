@@ -74,7 +74,8 @@ def health(context: Context) -> None:
     half_done = {operation.tenant for operation in context.operations.select("state = 'needs_attention'")}
     there = {one.tenant.name for one in survey.tenants}
     judged = {name: found for name, found in tenants.items() if name not in held}
-    judged |= _errands(context, judged, {subject for subject, kind in known if kind == "errand"} - held)
+    since = {one.tenant: one.opened for one in opened if one.kind == "errand" and one.tenant not in held}
+    judged |= _errands(context, judged, since)
     gone = set()
     if not survey.silent:
         gone |= {
@@ -197,8 +198,10 @@ def _diagnosis(context: Context, look: Look) -> Diagnosis:
         return Diagnosis((Finding("inside", why),), frozenset(TITLES) - {"inside"})
 
 
-def _errands(context: Context, judged: Mapping[str, Diagnosis], known: set[str]) -> Mapping[str, Diagnosis]:
+def _errands(context: Context, judged: Mapping[str, Diagnosis], known: Mapping[str, float]) -> Mapping[str, Diagnosis]:
     """Say whose errands fail, or failed until now: it is read from what was recorded, also where nobody can look.
+
+    `known`: since when which tenants' errands are known to fail.
 
     A snapshot that is tried in vain is no second trouble where it is missing.
     """
@@ -206,14 +209,16 @@ def _errands(context: Context, judged: Mapping[str, Diagnosis], known: set[str])
     for one in errands.failing(context):
         failing.setdefault(one.tenant, []).append(one)
     found = {}
-    for tenant in failing.keys() | known:
+    for tenant in failing.keys() | known.keys():
         seen = judged.get(tenant, Diagnosis(unseen=frozenset(TITLES)))
         failed = failing.get(tenant, [])
         causes = frozenset(one.command for one in failed)
         findings = [finding for finding in seen.findings if finding.kind not in causes]
         if failed:
             findings.append(Finding("errand", " ".join(one.text for one in failed)))
-        found[tenant] = replace(seen, findings=tuple(findings), unseen=(seen.unseen | causes) - {"errand"})
+        given_up = not failed and errands.given_up(context, tenant, known[tenant] - DAY)
+        unseen = (seen.unseen | causes) - {"errand"}
+        found[tenant] = replace(seen, findings=tuple(findings), unseen=unseen, given_up=given_up)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bot import samples
-from bot.errands import DAY, Errands
+from bot.errands import DAY, Errands, forget
 from bot.jobs import Declared
 from bot.lxd import LxdError, LxdUnavailable, PoolSpace
 from bot.simulated_lxd import SimulatedLxd
@@ -417,12 +417,36 @@ def test_a_snapshot_that_is_tried_in_vain_is_no_second_trouble_where_it_is_missi
     assert found == [("client-x", "errand"), ("client-y", "snapshot")]
 
 
-def test_an_errand_that_is_tried_no_more_is_over_after_a_day(bench: Bench) -> None:
+def test_an_errand_that_is_tried_no_more_is_over_after_a_day_but_has_not_recovered(bench: Bench) -> None:
     for _ in range(2):
         errand(bench, "snapshot client-x", ("snapshot",))
     assert look(bench) == [("client-x", "errand")]
     bench.clock.move(DAY)
     assert ("client-x", "errand") not in look(bench)
+    assert notes(bench) == [
+        ":large_green_circle: It has not been tried for a day, so this is not judged any more.",
+    ]
+
+
+def test_an_errand_of_a_job_that_is_paused_is_not_over_until_it_is_done(bench: Bench) -> None:
+    bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
+    for tenant in ("client-x", "client-y"):
+        for _ in range(2):
+            errand(bench, f"snapshot {tenant}", ("snapshot",))
+    bench.clock.move(300)
+    assert errand(bench, "snapshot client-y") == "succeeded"
+    assert look(bench) == [("client-x", "errand")]
+    bench.context.jobs.pause("snapshots", LEAD.id)
+    for _ in range(2):
+        bench.clock.move(4 * DAY)
+        forget(bench.context)
+        assert look(bench) == [("client-x", "errand")]
+    desk = make_desk(bench)
+    desk.click("incident_retry", bench.context.incidents.open()[0].id, LEAD)
+    bench.finish()
+    bench.clock.move(60)
+    assert look(bench) == []
+    assert notes(bench) == [":large_green_circle: Recovered after 8 days."]
 
 
 def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_may(bench: Bench) -> None:
