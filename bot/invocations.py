@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from bot.messages import Message, Modal, escape, modal, section, text_input, tol
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused
+from bot.post import NotPosted
 from bot.registry import Command, Context, call, plain
 from bot.runner import Runner
 
@@ -78,9 +80,10 @@ class Invocations:
     def _answer(self, payload: dict[str, Any], message: Message) -> None:
         try:
             if payload.get("home"):
-                # No channel to answer in: a window over the Home tab.
-                self.announcer.open_modal(payload["trigger_id"], modal("told", "Mautic", message.blocks))
-                return
+                # No channel to answer in: a window over the Home tab, or a direct message when it is too late for one.
+                with suppress(NotPosted):
+                    self.announcer.open_modal(payload["trigger_id"], modal("told", "Mautic", message.blocks))
+                    return
             self.announcer.answer(
                 payload["user"],
                 payload["channel"],

@@ -31,7 +31,12 @@ def manifest() -> dict[str, Any]:
             "background_color": "#4e5e9e",
         },
         "features": {
-            "app_home": {"home_tab_enabled": True, "messages_tab_enabled": False},
+            # Without the Messages tab Slack lets the bot tell nobody anything directly.
+            "app_home": {
+                "home_tab_enabled": True,
+                "messages_tab_enabled": True,
+                "messages_tab_read_only_enabled": True,
+            },
             "bot_user": {"display_name": "mautic", "always_online": True},
             "slash_commands": [
                 {

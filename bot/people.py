@@ -81,9 +81,13 @@ class People:
             try:
                 info = self._ask("conversations.info", channel, fresh, channel=channel)["channel"]
             except SlackApiError as error:
-                if error.response.get("error") == "channel_not_found":
-                    raise Refused("I am not in this channel: `/invite` me, then try again.") from error
-                raise
+                if error.response.get("error") != "channel_not_found":
+                    raise
+                info = {"is_member": False}
+            if not info.get("is_member", True):
+                # An invitation follows, of which what is kept would know nothing.
+                self.forget()
+                raise Refused("I am not in this channel: `/invite` me, then try again.")
             if info.get("is_ext_shared"):
                 raise Refused("This channel is shared with another organisation; use one of our own.")
         return Actor(user, self._roles(user, fresh))

@@ -9,15 +9,16 @@ from bot.workspace.people import Json
 
 @dataclass(frozen=True)
 class Manifest:
-    """`commands` by name; `events` subscribed to and `scopes` granted, None for all."""
+    """`commands` by name; `events` subscribed to and `scopes` granted, None for all; `messages_tab`: there is one."""
 
     commands: dict[str, Json]
     events: frozenset[str] | None
     scopes: frozenset[str] | None
+    messages_tab: bool
 
 
 DEFAULT = Manifest(
-    {"/mautic": {"command": "/mautic", "description": "", "usage_hint": "", "should_escape": True}}, None, None
+    {"/mautic": {"command": "/mautic", "description": "", "usage_hint": "", "should_escape": True}}, None, None, True
 )
 
 
@@ -28,4 +29,5 @@ def read(path: Path) -> Manifest:
         {command["command"]: command for command in body["features"].get("slash_commands", [])},
         frozenset(body.get("settings", {}).get("event_subscriptions", {}).get("bot_events", [])),
         frozenset(body.get("oauth_config", {}).get("scopes", {}).get("bot", [])),
+        bool(body["features"].get("app_home", {}).get("messages_tab_enabled")),
     )

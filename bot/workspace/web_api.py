@@ -203,6 +203,8 @@ class WebApi:
 
     def post_message(self, given: Json) -> Json:
         place = self._place(given["channel"], open_im=True)
+        if place["is_im"] and not self.interactions.manifest.messages_tab:
+            raise SlackError("messages_tab_disabled")
         content = self._content(given)
         thread_ts = self._thread(place, given.get("thread_ts"))
         if thread_ts and _flag(given.get("reply_broadcast")):

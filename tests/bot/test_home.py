@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -78,6 +79,22 @@ def test_the_typed_name_is_asked_for_here_too(desk: Desk) -> None:
     desk.click("approve", operation.id, home=True)
     assert desk.slack.views[-1]["callback_id"] == "typed_name"
     assert desk.bench.context.operations.get(operation.id).state == "awaiting_approval"
+
+
+def test_a_wrong_name_is_told_to_who_typed_it_here(desk: Desk) -> None:
+    desk.bench.done("new client-x")
+    operation = desk.bench.ask("delete client-x", OPERATOR)
+    desk.click("approve", operation.id, home=True)
+    desk.submit("typed_name", json.loads(desk.slack.views[-1]["private_metadata"]), LEAD, name="client-y")
+    assert "type the tenant's name with it" in desk.slack.to(LEAD.id)[-1]
+
+
+def test_what_comes_too_late_for_a_window_is_told_directly(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x")
+    desk.bench.context.approvals.cancel(operation.id, ASKER)
+    desk.slack.fail("views.open", "expired_trigger_id")
+    desk.click("approve", operation.id, home=True)
+    assert f"Operation {operation.id} is cancelled." in desk.slack.to(LEAD.id)[-1]
 
 
 def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> None:

@@ -82,6 +82,14 @@ def test_a_channel_that_the_bot_is_not_in_is_named_as_the_reason(people: People,
         people.actor(LEAD.id, "T0OURS", "C0SECRET")
 
 
+def test_who_invites_the_bot_is_heard_at_once(people: People, slack: FakeSlack) -> None:
+    slack.channels["C0ELSE"] = {"is_member": False}
+    with pytest.raises(Refused, match="/invite"):
+        people.actor(ASKER.id, "T0OURS", "C0ELSE")
+    slack.channels["C0ELSE"] = {"is_member": True}
+    assert people.actor(ASKER.id, "T0OURS", "C0ELSE").id == ASKER.id
+
+
 def test_in_direct_messages_there_is_no_channel_to_look_at(people: People, slack: FakeSlack) -> None:
     assert people.actor(LEAD.id, "T0OURS", "D0LEAD").id == LEAD.id
     assert slack.calls["conversations.info"] == 0

@@ -23,6 +23,7 @@ from bot.announcer import Announcer
 from bot.approvals import Actor
 from bot.inbox import Inbox
 from bot.invocations import Invocations
+from bot.manifest import manifest
 from bot.operations import Operation
 from bot.people import People
 from bot.post import Post
@@ -292,8 +293,12 @@ class FakeSlack:
     def _say(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self._called(method)
+            if not message["channel"]:
+                raise slack_error("invalid_arguments")
             if message["channel"] in self.closed:
                 raise slack_error("not_in_channel")
+            if message["channel"].startswith("D") and not manifest()["features"]["app_home"]["messages_tab_enabled"]:
+                raise slack_error("messages_tab_disabled")
             block_kit.message_content(message)
             message.setdefault("ts", f"17{next(self._number):08}.000100")
             self.said.append({"method": method, **message})
@@ -352,7 +357,7 @@ class FakeSlack:
                 "user": {"id": params["user"], "team_id": "T0OURS"} | self.people.get(params["user"], {})
             },
             "conversations.info": lambda: {
-                "channel": {"id": params["channel"]} | self.channels.get(params["channel"], {})
+                "channel": {"id": params["channel"], "is_member": True} | self.channels.get(params["channel"], {})
             },
             "usergroups.list": lambda: {"usergroups": [{"id": f"S0{name}", "handle": name} for name in self.groups]},
             "usergroups.users.list": lambda: {"users": self.groups[params["usergroup"].removeprefix("S0")]},
@@ -433,12 +438,13 @@ class Desk:
 
     def submit(self, callback: str, metadata: dict[str, Any], actor: Actor = ASKER, **values: str | None) -> None:
         """Deliver a submitted modal, and have it worked on."""
+        metadata = {"channel": "C0OPS"} | metadata
         payload = {
             "user": actor.id,
             "team": "T0OURS",
-            "channel": "C0OPS",
+            "channel": metadata["channel"],
             "callback_id": callback,
-            "metadata": {"channel": "C0OPS", **metadata},
+            "metadata": metadata,
             "values": values,
             "text": callback,
         }

@@ -231,13 +231,13 @@ def test_slack_down(client: WebClient, workspace: Workspace) -> None:
     assert client.auth_test()["ok"]
 
 
-def test_the_manifest_limits_scopes_commands_and_events(tmp_path: Path) -> None:
+def test_the_manifest_limits_scopes_commands_events_and_direct_messages(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     slash = {"command": "/mautic", "description": "Tenants", "usage_hint": "[help]"}
     manifest.write_text(
         json.dumps(
             {
-                "features": {"slash_commands": [slash]},
+                "features": {"slash_commands": [slash], "app_home": {"messages_tab_enabled": False}},
                 "oauth_config": {"scopes": {"bot": ["chat:write"]}},
                 "settings": {"event_subscriptions": {"bot_events": ["app_mention"]}},
             }
@@ -248,6 +248,8 @@ def test_the_manifest_limits_scopes_commands_and_events(tmp_path: Path) -> None:
     try:
         with pytest.raises(SlackApiError, match="missing_scope"):
             server.web_client().users_list()
+        with pytest.raises(SlackApiError, match="messages_tab_disabled"):
+            server.web_client().chat_postMessage(channel="U0OPERATOR", text="hello")
         assert server.get("commands")["commands"] == [{**slash, "subcommands": []}]
         commands.write_text('[{"name": "list", "usage": "list", "summary": "All tenants"}]')
         assert server.get("commands")["commands"][0]["subcommands"][0]["name"] == "list"
