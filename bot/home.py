@@ -13,7 +13,6 @@ from bot.messages import Block, actions, button, section, sentence
 from bot.operations import Operation
 from bot.people import People
 from bot.registry import Context
-from bot.tenants import Tenant
 
 DECIDED, LISTED = 8, 10
 """Requests with buttons, and lines of each list: a view has room for 100 blocks."""
@@ -42,7 +41,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         others=[operation for operation in waiting if operation not in theirs],
         mine=context.operations.select("requester = ?", actor.id, order="id DESC", limit=LISTED),
         incidents=context.incidents.open(),
-        states=Counter(_state(tenant) for tenant in seen.tenants),
+        states=Counter(tenant.standing for tenant in seen.tenants),
         hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == "tenant"),
         silent=seen.silent,
         storage=storage(context.database, context.now()),
@@ -68,10 +67,3 @@ def _request(context: Context, operation: Operation) -> list[Block]:
             button("deny", "Deny", operation.mark, "danger"),
         ),
     ]
-
-
-def _state(tenant: Tenant) -> str:
-    """Say in one word how a tenant stands."""
-    if tenant.role == "archived":
-        return "archived"
-    return tenant.status.lower() if tenant.state in ("", "live") else tenant.state

@@ -155,6 +155,13 @@ class Tenant:
     double: bool = False
     member: str = ""
 
+    @property
+    def standing(self) -> str:
+        """How it stands, in one word."""
+        if self.role == "archived":
+            return "archived"
+        return self.status.lower() if self.state in ("", "live") else self.state
+
 
 def stamps(**facts: str | int | bool) -> dict[str, str]:
     """Return facts as instance configuration: `stamps(role="tenant")` → `{"user.mautic-ops.role": "tenant"}`."""

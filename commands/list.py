@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
+
 from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, query
@@ -20,14 +23,17 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
     pages = max(1, -(-len(found) // PAGE))
     if not 1 <= page <= pages:
         raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
+    asked = [shlex.quote(part) if part else "", "--archived" if archived else ""]
+    again = ["/mautic list", *asked, f"--page {page + 1 if page < pages else 1}"]
     return context.renderer.message(
         "commands/list.j2",
         tenants=found[(page - 1) * PAGE : page * PAGE],
         total=len(found),
-        running=sum(tenant.status == "Running" for tenant in found),
+        states=Counter(tenant.standing for tenant in found),
         part=part,
         page=page,
         pages=pages,
+        again=" ".join(filter(None, again)),
         archived=archived,
         silent=seen.silent,
         url=context.settings.edge.url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -124,7 +125,8 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         "tenant",
         note=note,
     )
-    listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "running": 1, "total": 1}
+    listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "total": 1}
+    listed |= {"states": Counter([word]), "again": word}
     judge(RENDERER.message("commands/list.j2", tenants=[tenant], url=SETTINGS.edge.url, **listed))
     shown = RENDERER.message(
         "commands/status.j2",
@@ -166,7 +168,8 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
         "client-x", "local", "local", "client-x", "Running", "d" * 250, "small", "5", "tenant", note="<!channel> &" * 20
     )
     tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
-    listed = {"part": "", "page": 1, "pages": 1, "archived": False, "running": 1000, "total": 1000, "silent": {}}
+    listed = {"part": "", "page": 1, "pages": 1, "archived": False, "total": 1000, "silent": {}, "again": ""}
+    listed["states"] = Counter(running=1000)
     shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)
     judge(shown)
     assert "cut here" in str(shown.blocks), "what does not fit is not left out in silence"

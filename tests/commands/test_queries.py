@@ -35,11 +35,32 @@ def test_list_shows_tenants_and_filters_them(bench: Bench) -> None:
     bench.done("new other --domain m.client.com")
     bench.lxd.stop("other")
     everything = said(bench.answer("list"))
-    assert "*2 tenants*, 1 running" in everything
-    assert ":white_circle: *other* · https://m.client.com" in everything
+    assert "*2 tenants*, 1 running, 1 stopped" in everything
+    assert ":white_circle: *other* · stopped · https://m.client.com" in everything
     assert "*client-x*" not in said(bench.answer("list m.client"))
     assert "No tenant's name or domain contains `zzz`" in said(bench.answer("list zzz"))
     assert said(bench.answer("list --archived")).startswith("No tenant is archived.")
+
+
+def test_list_tells_suspended_tenants_from_open_ones(bench: Bench) -> None:
+    bench.done("new client-y")
+    bench.done("suspend client-x", OPERATOR)
+    everything = said(bench.answer("list"))
+    assert "*2 tenants*, 1 suspended, 1 running" in everything
+    assert ":white_circle: *client-x* · suspended · " in everything
+    assert ":large_green_circle: *client-y* · running · " in everything
+
+
+def test_the_next_page_of_a_list_is_of_the_same_tenants(bench: Bench) -> None:
+    for role in ("tenant", "archived"):
+        for number in range(60):
+            name = f"{role}-{number}"
+            config = stamps(role=role, tenant=name, domain=f"{name}.example.com")
+            bench.lxd.create(name, "base", config=config, devices={})
+    assert "`/mautic list --page 2` for the next, or give a part of the name" in said(bench.answer("list"))
+    assert "`/mautic list --archived --page 3` for" in said(bench.answer("list --archived --page 2"))
+    assert "`/mautic list tenant- --page 1` for the first." in said(bench.answer("list tenant- --page 3"))
+    assert "`/mautic list ved- --archived --page 2` for the next." in said(bench.answer("list ved- --archived"))
 
 
 def test_list_costs_one_request_however_many_tenants_there_are(bench: Bench) -> None:

@@ -144,7 +144,8 @@ def listed(*tenants: Tenant, **state: object) -> Message:
         "page": 1,
         "pages": 1,
         "archived": False,
-        "running": len(tenants),
+        "states": Counter(tenant.standing for tenant in tenants),
+        "again": "/mautic list --page 3",
         "total": len(tenants),
     }
     return words("list", tenants=tenants, url=SETTINGS.edge.url, **known | state)
