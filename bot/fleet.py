@@ -93,6 +93,21 @@ def _of(server: str, instances: Sequence[Instance], roles: Sequence[Role]) -> li
     ]
 
 
+def only(found: Sequence[Tenant]) -> Tenant:
+    """Return the one there is of a name; Refused when there are more, as after a host came back from a backup.
+
+    One that is being moved away is none beside the one that has taken its place.
+    """
+    stays = [one for one in found if one.state != "moving"] if len(found) > 1 else found
+    if len(stays) == 1:
+        return stays[0]
+    where = " and ".join(f"`{one.instance}` on {one.host}" for one in found)
+    raise Refused(
+        f"`{found[0].name}` is there more than once: {where}; remove all but the right one, with LXD's own tools, and "
+        "ask again."
+    )
+
+
 class Fleet:
     """All hosts and tenants. `servers`: the doors to the LXD servers by name; the first is the one of `[lxd]`."""
 
@@ -176,9 +191,8 @@ class Fleet:
     def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
         """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when it may be out of sight."""
         seen = self.look("tenant") if among is None else Look(tuple(among), {})
-        for tenant in seen.tenants:
-            if tenant.name == name:
-                return tenant
+        if named := [tenant for tenant in seen.tenants if tenant.name == name]:
+            return only(named)
         self.refuse_blindness(seen)
         near = get_close_matches(name, [tenant.name for tenant in seen.tenants], n=1)
         hint = f" Did you mean `{near[0]}`?" if near else " `/mautic list` shows all."

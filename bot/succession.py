@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from bot.fleet import Host
+from bot.fleet import Host, only
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.plan import Refused
@@ -27,11 +27,10 @@ _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created")
 def present(context: Context, tenant: str, verb: str) -> Tenant:
     """Return a tenant's present container, also when the operation that is going on has put an heir in its place."""
     seen = context.fleet.look("tenant", "former")
-    for one in seen.tenants:
-        if one.name != tenant or one.instance == f"{tenant}--{context.operation}":
-            continue
-        if one.role == "tenant" or (context.operation and one.reason == f"{verb} {context.operation}"):
-            return one
+    heir, reason = f"{tenant}--{context.operation}", f"{verb} {context.operation}"
+    there = [one for one in seen.tenants if one.name == tenant and one.instance != heir]
+    if held := [one for one in there if one.role == "tenant" or one.reason == reason]:
+        return only(held)
     for why in seen.silent.values():
         raise LxdUnavailable(why)
     return context.fleet.tenant(tenant, seen.tenants)

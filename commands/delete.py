@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
@@ -23,10 +25,10 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
 
     def name_now() -> str:
         """The instance's name at this moment: before or after the renaming."""
-        try:
-            return lxd.instance(archived).name
-        except NotFound:
-            return found.instance
+        with suppress(NotFound):
+            if stamp(lxd.instance(archived).config, "operation") == str(context.operation):
+                return archived
+        return found.instance
 
     def close() -> None:
         stamped = stamps(role="archived", operation=context.operation, archived=int(context.now()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.fleet import only
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
@@ -23,7 +24,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         ours = [one for one in everything if one.name == tenant]
     if not ours:
         raise Refused(f"There is no archived `{tenant}`; `/mautic list --archived` shows what is kept.")
-    found = ours[0]
+    found = only(ours)
     refuse_another(context, found)
     for other in everything:
         if other.role == "tenant" and other.domain == found.domain and other.name != tenant:
@@ -36,9 +37,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
     stopped = stamp(was, "was-stopped") == "1"
 
     def rename() -> None:
-        try:
-            lxd.instance(name)
-        except NotFound:
+        if found.instance != name:
             lxd.rename(archived, name)
 
     def start() -> str | None:

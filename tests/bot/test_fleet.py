@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from bot.fleet import Fleet
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
-from tests.support.bot import OPERATOR, add_blueprint, make_bench
+from bot.tenants import stamps
+from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
 
 
 def test_a_member_that_is_called_like_its_server_is_that_member(tmp_path: Path) -> None:
@@ -27,6 +29,38 @@ def test_where_a_tenant_stands_is_known_before_the_members_are() -> None:
     place = fleet.of(fleet.blueprint()).lxd
     assert isinstance(place, SimulatedLxd)
     assert place.member == "local"
+
+
+def two_of_one_name(tmp_path: Path) -> Bench:
+    """A host that was restored from a backup has the tenant as it was, beside the one that has gone on."""
+    solo = SimulatedLxd()
+    add_blueprint(solo)
+    bench = make_bench(tmp_path, others={"solo": solo})
+    bench.done("new client-x --host local")
+    solo._world.machines["client-x"] = deepcopy(bench.lxd._world.machines["client-x"])
+    return bench
+
+
+@pytest.mark.parametrize("text", ["status client-x", "delete client-x", "migrate client-x solo"])
+def test_of_two_tenants_of_one_name_none_is_taken(tmp_path: Path, text: str) -> None:
+    bench = two_of_one_name(tmp_path)
+    with pytest.raises(Refused, match="more than once: `client-x` on local and `client-x` on solo"):
+        bench.answer(text, OPERATOR)
+
+
+@pytest.mark.parametrize(("moving", "chosen"), [("local", "solo"), ("solo", "local")])
+def test_one_that_has_been_moved_away_is_no_second_tenant(tmp_path: Path, moving: str, chosen: str) -> None:
+    bench = two_of_one_name(tmp_path)
+    bench.context.fleet.servers[moving].update("client-x", stamps(state="moving"))
+    assert bench.context.fleet.tenant("client-x").server == chosen
+
+
+def test_of_two_archives_of_one_name_none_is_taken_back(tmp_path: Path) -> None:
+    bench = two_of_one_name(tmp_path)
+    for lxd in bench.context.fleet.servers.values():
+        lxd.update("client-x", stamps(role="archived", archived=1))
+    with pytest.raises(Refused, match="more than once: `client-x` on local and `client-x` on solo"):
+        bench.answer("unarchive client-x", OPERATOR)
 
 
 def test_a_name_that_two_servers_have_is_refused_and_the_doctor_says_so(tmp_path: Path) -> None:

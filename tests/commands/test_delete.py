@@ -118,6 +118,19 @@ def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench
     assert live(bench)
 
 
+@pytest.mark.parametrize("text", ["delete client-x", "unarchive client-x"])
+def test_a_stranger_that_has_the_name_is_left_alone(bench: Bench, text: str) -> None:
+    if text.startswith("unarchive"):
+        bench.done("delete client-x", OPERATOR)
+    stranger = "client-x--archived" if text.startswith("delete") else "client-x"
+    bench.lxd.create(stranger, "base", config={}, devices={})
+    before = bench.lxd.instance(stranger)
+    ended = bench.done(text, OPERATOR)
+    assert (ended.state, "that name is already taken" in ended.outcome) == ("failed", True), ended.outcome
+    assert bench.lxd.instance(stranger) == before
+    assert live(bench) == text.startswith("delete")
+
+
 def test_the_plan_says_what_will_be_and_what_can_be_undone(bench: Bench) -> None:
     plan = bench.answer("delete client-x", LEAD)
     assert plan.facts["Address"].endswith("client-x.mautic.localhost shows a polite page for as long as it is kept")
