@@ -160,6 +160,14 @@ class Operations:
         """Whether a delivery has made its operation already."""
         return bool(self.database.read("SELECT 1 FROM operations WHERE request_key = ?", request_key))
 
+    def ever_finished(self, operation: int, tenant: str, step: str) -> bool:
+        """Whether a step was ever done: a retry begins the steps anew, the audit log knows of those before."""
+        finished = (
+            "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = 'step.finished'"
+            " AND json_extract(detail, '$.step') = ?"
+        )
+        return bool(self.database.read(finished, tenant, operation, step))
+
     def number_after(self, number: int) -> None:
         """Give the next operation a higher number than this."""
         with self.database.transaction() as transaction:

@@ -11,7 +11,7 @@ from bot.errors import explain
 from bot.operations import SYSTEM, Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
-from bot.steps import patiently
+from bot.steps import PROBE, patiently
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
@@ -97,7 +97,7 @@ class Runner:
         plan: Plan | None = None
         try:
             plan = self._plan(operation)
-            if plan.fingerprint() != operation.fingerprint:
+            if not self._is_approved(operation, plan):
                 raise Refused("What it would do has changed since it was approved; ask again.")
             for position, step in enumerate(plan.steps):
                 if operation.steps[position].finished is not None:
@@ -127,6 +127,14 @@ class Runner:
             self.fault("before end")
             self.operations.finish(operation, "succeeded", outcome="done", note=words)
             self.fault("after end")
+
+    def _is_approved(self, operation: Operation, plan: Plan) -> bool:
+        """Whether it is what was approved. Where its page was seen there is no way back: then the same steps do."""
+        if plan.fingerprint() == operation.fingerprint:
+            return True
+        same = [step.title for step in plan.steps] == [step.title for step in operation.steps]
+        seen = operation.begun and self.operations.ever_finished(operation.id, operation.tenant, PROBE)
+        return bool(same and seen)
 
     def _plan(self, operation: Operation) -> Plan:
         """Build its plan again; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
