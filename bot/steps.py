@@ -41,11 +41,17 @@ def refuse_another(context: Context, found: Tenant) -> None:
         )
 
 
-def remove(lxd: Lxd, instance: str) -> None:
-    """Delete an instance for good, running or not, and protected as ours are."""
-    lxd.stop(instance, force=True)
-    lxd.update(instance, {"security.protection.delete": None})
-    lxd.delete(instance)
+def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False) -> None:
+    """Delete an instance for good, running or not, and protected as ours are; not any further once it is given up."""
+    calls: tuple[Callable[[], None], ...] = (
+        lambda: lxd.stop(instance, force=True),
+        lambda: lxd.update(instance, {"security.protection.delete": None}),
+        lambda: lxd.delete(instance),
+    )
+    for call in calls:
+        if given_up():
+            return
+        call()
 
 
 def wait_for_address(lxd: Lxd, instance: str) -> None:

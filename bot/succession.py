@@ -6,6 +6,7 @@ serves, everything can be taken back. Nothing is renamed: the heir is called `<t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,15 +43,18 @@ class Succession:
     Args:
         old: the tenant as it is; it stands on `source`, and the heir comes to `target`.
         verb: `restore` or `migrate`, which with the operation's number is the reason why the old one is a former one.
+        rests: the old one stands still on purpose, and does so again when it is given back.
     """
 
-    def __init__(self, context: Context, old: Tenant, target: Host, verb: str) -> None:
+    def __init__(self, context: Context, old: Tenant, target: Host, verb: str, *, rests: bool = False) -> None:
         self.context = context
         self.old = old
+        self.rests = rests
         self.source = context.fleet.of(old)
         self.target = target
         self.reason = f"{verb} {context.operation}"
         self.name = f"{old.name}--{context.operation}"
+        self._given_up = threading.Event()
 
     def old_instance(self) -> Instance:
         """Return the old container as it stands."""
@@ -93,11 +97,17 @@ class Succession:
         self.discard()
         return False
 
+    def probed(self) -> bool:
+        """Whether its page was seen, in whichever try: then the heir serves for good, and nothing is taken back."""
+        return self.context.operations.ever_finished(self.context.operation, self.old.name, PROBE)
+
     def serves(self) -> bool:
         """Whether the heir is open, and the old one has not gone on since: then what a retry begins anew is done."""
         instance = self.made()
         if instance is None or stamp(instance.config, "state") != "live":
             return False
+        if self.probed():
+            return True
         old = self.old_instance().config
         return (stamp(old, "role"), stamp(old, "state")) != ("tenant", "live")
 
@@ -106,9 +116,9 @@ class Succession:
         instance = self.made()
         if instance is None:
             return
-        if stamp(instance.config, "role") == "tenant":
+        if stamp(instance.config, "role") == "tenant" or self.probed():
             raise Refused(f"`{self.name}` is the tenant by now, and is not removed.")
-        remove(self.target.lxd, self.name)
+        remove(self.target.lxd, self.name, self._given_up.is_set)
 
     def start(self) -> str:
         """Start the heir, sealed, and wait until Mautic's login page is there inside and it has its address."""
@@ -145,13 +155,15 @@ class Succession:
 
         Raises Refused when the heir serves already: then only what comes after is to be tried again.
         """
-        # Asked of the audit log: a retry begins the steps anew.
-        served = (
-            "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = 'step.finished'"
-            " AND json_extract(detail, '$.step') = ?"
-        )
-        if self.context.database.read(served, self.old.name, self.context.operation, PROBE):
+        if self.probed():
             raise Refused("the new container serves, and only what comes after that failed; Retry goes on there.")
+        try:
+            return self._give_back()
+        finally:
+            # What comes late must not touch what a retry makes.
+            self._given_up.set()
+
+    def _give_back(self) -> str | None:
         # A host that is out of reach must not keep the old one waiting.
         thread = ThreadPoolExecutor(1, "discard")
         with suppress(TimeoutError, LxdError):
@@ -169,17 +181,19 @@ class Succession:
         return None
 
     def _stop(self) -> None:
-        if self.made() is not None:
+        if self.made() is not None and not self._given_up.is_set():
             self.target.lxd.stop(self.name, force=True)
 
     def _let_go_on(self) -> None:
         config = self.old_instance().config
         if (stamp(config, "role"), stamp(config, "state")) == ("tenant", "live"):
-            # Nothing was done to it yet; it may be one that somebody had stopped.
+            # Nothing was done to it yet.
             return
-        self.source.lxd.start(self.old.instance)
-        self.source.mautic.unquiesce(self.old.instance)
-        wait_for_address(self.source.lxd, self.old.instance)
         stamped = stamps(role="tenant", state="live", reason="", kept_until="")
-        self.source.lxd.update(self.old.instance, {**stamped, "boot.autostart": "true"})
+        if not self.rests:
+            self.source.lxd.start(self.old.instance)
+            self.source.mautic.unquiesce(self.old.instance)
+            wait_for_address(self.source.lxd, self.old.instance)
+            stamped["boot.autostart"] = "true"
+        self.source.lxd.update(self.old.instance, stamped)
         self.context.edge.apply()

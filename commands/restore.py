@@ -30,7 +30,9 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
     if old.state == "suspended":
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     source, chosen = _find(context, host, old, snapshot)
-    heir = Succession(context, old, host, "restore")
+    # Of the old one nothing of this is changed before the new one serves.
+    rests = old.role == "tenant" and old.stopped and old.status != "Running"
+    heir = Succession(context, old, host, "restore", rests=rests)
     plan = context.settings.plans.get(old.plan)
 
     def beside() -> str:
@@ -48,9 +50,10 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
             return of_now.result()
 
     def change() -> None:
+        # A retry learns from it that the new one may serve already.
+        host.lxd.update(old.instance, stamps(state="moving"))
         if host.lxd.instance(old.instance).running:
             # Only one of the two may send.
-            host.lxd.update(old.instance, stamps(state="moving"))
             host.mautic.hush(old.instance)
         heir.change()
 
@@ -62,8 +65,9 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
         facts={
             "To the snapshot": chosen.name,
             "Taken": context.renderer.moment(chosen.created),
+            **({"Runs": "it is stopped now, and runs afterwards"} if rests else {}),
             "Kept": f"a snapshot of now; and the present container, stopped, for {days} days",
-            "If it fails": "the present container goes on as it is",
+            "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
         remarks={} if context.operation else _loss(context, host, old, chosen),
         steps=(

@@ -16,7 +16,7 @@ from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamp
-from tests.support.bot import OPERATOR, Bench, live, make_bench
+from tests.support.bot import OPERATOR, Bench, live, make_bench, until
 
 
 @pytest.fixture
@@ -128,6 +128,29 @@ def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
     assert len(simulated_tenant.read(other, f"client-x--{failed.id}").writes) == 1
 
 
+def test_a_policy_that_is_changed_meanwhile_does_not_hold_up_what_serves_already(tmp_path: Path) -> None:
+    """The kept days stand on the card: before the page is seen another number is another plan, afterwards none."""
+    for cut, state in (("before 7", "failed"), ("before 8", "succeeded")):
+        folder, other = tmp_path / cut, SimulatedLxd()
+        bench = make_bench(folder, others={"solo": other})
+        bench.done("new client-x --host local")
+        bench.approve(bench.ask("migrate client-x solo", OPERATOR))
+
+        def die(moment: str, cut: str = cut) -> None:
+            if moment == cut:
+                raise SystemExit
+
+        bench.runner.fault = die
+        with pytest.raises(SystemExit):
+            bench.finish()
+        bench.context.database.close()
+        again = make_bench(folder, bench.lxd, others={"solo": other}, MAUTIC_OPS_RETENTION__FORMER_DAYS="14")
+        again.context.operations.recover()
+        again.finish()
+        assert again.context.operations.get(2).state == state
+        assert live(again)
+
+
 def test_the_copy_stays_until_the_source_goes_on(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +165,32 @@ def test_the_copy_stays_until_the_source_goes_on(
     bench.context.operations.retry(stuck, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(stuck.id).state == "succeeded"
+    assert live(bench)
+
+
+def test_what_was_given_up_touches_nothing_when_it_comes_late(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target was slow when the first try was taken back; by then a retry has made the heir anew."""
+    monkeypatch.setattr("bot.succession.ANSWER", 0.1)
+    answers = threading.Event()
+    late: list[str] = []
+
+    def slow(method: str, arguments: object) -> None:
+        if threading.current_thread().name.startswith("discard"):
+            if not answers.is_set():
+                answers.wait(30)
+            late.append(method)
+
+    other.on_call = slow
+    other.fail_next("start", LxdError("LXD could not start it."))
+    failed = bench.done("migrate client-x solo", OPERATOR)
+    bench.context.operations.retry(failed, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(failed.id).state == "succeeded"
+    answers.set()
+    until(lambda: len(late) == 2)
+    assert late == ["instance", "instance"], "looked for when it is stopped and when it is removed, and no more"
     assert live(bench)
 
 

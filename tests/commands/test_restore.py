@@ -9,6 +9,7 @@ import pytest
 from bot import simulated_tenant
 from bot.lxd import LxdError
 from bot.plan import Refused
+from bot.simulated_edge import SimulatedProbe
 from bot.snapshots import ours
 from bot.tenants import stamp
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
@@ -126,11 +127,52 @@ def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
     assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull(heir, "/var/lib/mautic-ops/resize.json")
 
 
+def test_the_card_says_that_a_stopped_tenant_runs_afterwards(bench: Bench) -> None:
+    assert "Runs" not in bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR).facts
+    bench.done("stop client-x", OPERATOR)
+    done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert done.state == "succeeded", done.outcome
+    assert done.plan["facts"]["Runs"] == "it is stopped now, and runs afterwards"
+    assert live(bench)
+
+
 def test_a_stopped_tenant_whose_restore_fails_stays_stopped(bench: Bench) -> None:
     bench.done("stop client-x", OPERATOR)
     bench.lxd.fail_next("start", LxdError("LXD could not start it."))
     assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "failed"
     assert not bench.lxd.instance("client-x").running
+
+
+def test_a_stopped_tenant_whose_restore_fails_at_its_page_stays_stopped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+    bench.done("stop client-x", OPERATOR)
+    assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "failed"
+    tenant = bench.context.fleet.tenant("client-x")
+    assert (tenant.instance, tenant.state, tenant.status, tenant.stopped) == ("client-x", "live", "Stopped", True)
+    assert containers(bench) == {"client-x"}
+
+
+@pytest.mark.parametrize("before", ["stop client-x", "restart client-x"])
+def test_a_retry_of_what_comes_last_keeps_what_clients_have_written_meanwhile(bench: Bench, before: str) -> None:
+    bench.done(before, OPERATOR)
+    operation = bench.approve(bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR))
+
+    def fail(moment: str) -> None:
+        if moment == "before 3":
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "needs_attention"
+    write(bench, f"client-x--{operation.id}")
+    bench.runner.fault = lambda moment: None
+    bench.context.operations.retry(operation, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
+    assert len(simulated_tenant.read(bench.lxd, bench.context.fleet.tenant("client-x").instance).writes) == 1
 
 
 def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
