@@ -148,7 +148,7 @@ class Runner:
         """End it, with what it had begun taken back."""
         why, identity = explain(error, f"running operation {operation.id}")
         operation = self.operations.get(operation.id)
-        if not operation.begun or (plan is not None and plan.undo is None):
+        if not operation.begun or not operation.plan["undoable"]:
             self._failed(operation, why, identity)
         elif plan is None:
             self._stuck(operation, why, "that could not be looked at", identity)

@@ -195,6 +195,31 @@ def test_a_retry_while_the_host_is_still_away_needs_attention_again(tmp_path: Pa
     assert bench.context.operations.get(operation.id).state == "needs_attention", "what it had begun stands there still"
 
 
+@pytest.mark.parametrize("command", ["snapshot", "prune"])
+def test_what_leaves_nothing_half_made_needs_nobody_when_its_host_is_away_after_a_crash(
+    tmp_path: Path, command: str
+) -> None:
+    bench = prepared(tmp_path, command)
+    operation = run(bench, command)
+
+    def dies(moment: str) -> None:
+        if moment == "started 0":
+            raise KeyboardInterrupt
+
+    bench.runner.fault = dies
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    bench.context.operations.recover()
+
+    def still_down(*_: Any) -> None:
+        raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = still_down
+    bench.finish()
+    ended = bench.context.operations.get(operation.id)
+    assert (ended.state, ended.outcome) == ("failed", "LXD does not answer.")
+
+
 @pytest.mark.parametrize("command", ["restore", "migrate"])
 def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
