@@ -16,19 +16,20 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
 
     def boot() -> None:
-        lxd.update(found.instance, {"boot.autostart": "true"})
         lxd.start(found.instance)
         wait_for_address(lxd, found.instance)
 
     def route() -> str:
         context.edge.apply()
-        if found.state == "suspended":
-            return "it is still suspended"
-        return see_login_page(context.edge, found.domain)
+        seen = "it is still suspended" if found.state == "suspended" else see_login_page(context.edge, found.domain)
+        # At the end: until then it shows whether the tenant had been stopped on purpose.
+        lxd.update(found.instance, {"boot.autostart": "true"})
+        return seen
 
     def undo() -> None:
-        lxd.update(found.instance, {"boot.autostart": "false"})
-        lxd.stop(found.instance, timeout=60)
+        """Stop again what had been stopped on purpose; one that had crashed may stay as far as it came."""
+        if lxd.instance(found.instance).config.get("boot.autostart") == "false":
+            lxd.stop(found.instance, timeout=60)
 
     return Plan(
         tenant=tenant,

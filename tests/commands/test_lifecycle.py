@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,25 @@ def test_a_stopped_tenant_stays_stopped_until_it_is_started(bench: Bench) -> Non
     assert not live(bench)
     assert bench.done("start client-x", OPERATOR).state == "succeeded"
     assert bench.lxd.instance("client-x").config["boot.autostart"] == "true"
+    assert live(bench)
+
+
+@pytest.mark.parametrize("on_purpose", [True, False])
+def test_a_start_that_fails_leaves_what_was_stopped_on_purpose_so_and_nothing_else(
+    bench: Bench, on_purpose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_purpose:
+        bench.done("stop client-x", OPERATOR)
+    bench.lxd.stop("client-x")
+    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    probe = bench.context.edge.probe
+    monkeypatch.setattr(bench.context.edge, "probe", lambda domain: replace(probe(domain), login=False))
+    assert bench.done("start client-x", OPERATOR).state == "failed"
+    tenant = bench.context.fleet.tenant("client-x")
+    assert (tenant.stopped, tenant.status) == (on_purpose, "Stopped" if on_purpose else "Running")
+    monkeypatch.undo()
+    if on_purpose:
+        assert bench.done("start client-x", OPERATOR).state == "succeeded"
     assert live(bench)
 
 
