@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bot.manifest import manifest
 from bot.registry import Registry
-from bot.settings import DEFAULTS
+from bot.settings import DEFAULTS, load
 
 
 def configuration() -> str:
@@ -45,11 +45,13 @@ def _section(text: str) -> list[str]:
 
 
 def command_table(registry: Registry) -> str:
-    """Return the README's table of commands."""
+    """Return the README's table of commands, with the shipped policies."""
+    settings = load(DEFAULTS, environment={})
     rows = ["| command | what it does | approval |", "|---|---|---|"]
     for command in registry.commands.values():
         usage = command.usage.replace("|", "\\|")
-        rows.append(f"| `/mautic {usage}` | {command.summary} | {'yes' if command.kind == 'operation' else ''} |")
+        changes = "yes" if settings.policy(command.name).approvals else "at once"
+        rows.append(f"| `/mautic {usage}` | {command.summary} | {changes if command.kind == 'operation' else ''} |")
     return "\n".join(rows)
 
 

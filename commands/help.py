@@ -10,9 +10,12 @@ from bot.registry import Context, query
 def help_(context: Context, command: str = "") -> Message:
     """Show what the bot can do, or how one command is used."""
     chosen = context.registry.command(command.lower()) if command else None
+    policy = context.settings.policy
+    commands = list(context.registry.commands.values())
     return context.renderer.message(
         "commands/help.j2",
         command=chosen,
-        commands=list(context.registry.commands.values()),
-        policy=context.settings.policy(chosen.name) if chosen else None,
+        commands=commands,
+        policy=policy(chosen.name) if chosen else None,
+        at_once=[one.name for one in commands if one.kind == "operation" and not policy(one.name).approvals],
     )

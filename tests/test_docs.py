@@ -26,6 +26,12 @@ def test_a_generated_page_is_fresh(path: Path) -> None:
     assert path.read_text() == docs.pages(ROOT, REGISTRY)[path], "run `make docs`"
 
 
+def test_the_table_of_commands_goes_by_the_policies() -> None:
+    rows = [row for row in docs.command_table(REGISTRY).splitlines() if row.endswith("| at once |")]
+    named = [re.match(r"\| `/mautic (\w+)", row) for row in rows]
+    assert [name and name[1] for name in named] == ["restart", "resume", "snapshot", "start"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())

@@ -134,7 +134,8 @@ def ended(command: str, arguments: dict[str, str] | None = None, /, **facts: str
 def helped(command: str) -> Message:
     chosen = REGISTRY.commands[command] if command else None
     everything = list(REGISTRY.commands.values())
-    return words("help", command=chosen, commands=everything, policy=SETTINGS.policy(command) if command else None)
+    policy = SETTINGS.policy(command) if command else None
+    return words("help", command=chosen, commands=everything, policy=policy, at_once=["restart", "resume", "start"])
 
 
 def listed(*tenants: Tenant, **state: object) -> Message:
@@ -328,6 +329,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-help": helped(""),
     "commands-help-operation": helped("new"),
+    "commands-help-at-once": helped("restart"),
     "commands-help-query": helped("list"),
     "commands-list": listed(TENANT, replace(TENANT, name="client-y", status="Stopped", note="")),
     "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
