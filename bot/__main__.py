@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from bot.settings import InvalidSettings, Settings, load
 from bot.vault import Vault
 
 log = logging.getLogger("bot")
+DRAIN = 30.0
+"""Seconds that all which is in hand at the end has together; what they cut goes on at the next start."""
 
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
@@ -74,15 +77,22 @@ class Bot:
     """The running parts, in the order in which they start."""
 
     context: Context
-    people: People
     announcer: Announcer
     runner: Runner
     inbox: Inbox
+    scheduler: Scheduler
 
     def stop(self) -> None:
-        """Drain: finish deliveries in hand and the steps that run, say what is left to say, close."""
-        self.inbox.stop()
-        self.runner.stop()
+        """Drain: begin nothing, give what is in hand its time, say what is left to say, close."""
+        give_up = time.monotonic() + DRAIN
+
+        def left() -> float:
+            return max(0.0, give_up - time.monotonic())
+
+        self.runner.stop(0)
+        self.scheduler.stop(min(left(), 10))
+        self.inbox.stop(left())
+        self.runner.stop(left())
         self.announcer.stop()
         self.context.database.close()
 
@@ -132,7 +142,8 @@ def run() -> int:
         runner.wake()
 
     context.operations.changed = changed
-    bot = Bot(context, people, announcer, runner, inbox)
+    scheduler = Scheduler(context)
+    bot = Bot(context, announcer, runner, inbox, scheduler)
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
@@ -143,7 +154,6 @@ def run() -> int:
     announcer.start()
     announcer.wake()
     runner.start()
-    scheduler = Scheduler(context)
     scheduler.start()
     context.approvals.expire()
     inbox.recover()
@@ -158,9 +168,10 @@ def run() -> int:
     log.info("stopping")
     ready.unlink(missing_ok=True)
     door.close()
-    scheduler.stop()
     bot.stop()
-    return 0
+    logging.shutdown()
+    # Python would wait for a delivery that was cut, however long it takes.
+    os._exit(0)
 
 
 def write_docs() -> int:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._waiting: list[_Delivery] = []
-        self._taken: set[int] = set()
+        self._taken: dict[int, Future[None]] = {}
 
     def put(self, kind: str, key: str, payload: dict[str, Any]) -> bool:
         """Write a delivery down and have it worked on; False when it was here before.
@@ -88,10 +88,8 @@ class Inbox:
 
     def _submit(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
         with self._lock:
-            if row in self._taken:
-                return
-            self._taken.add(row)
-        self._pool.submit(self._work, row, kind, key, payload)
+            if row not in self._taken:
+                self._taken[row] = self._pool.submit(self._work, row, kind, key, payload)
 
     def _work(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
         try:
@@ -103,13 +101,16 @@ class Inbox:
             log.exception("delivery %s could not be closed", row)
         finally:
             with self._lock:
-                self._taken.discard(row)
+                self._taken.pop(row)
 
     def recover(self) -> None:
         """After a start: work on what a crash left open."""
         for row in self.database.read("SELECT id, kind, key, payload FROM inbox WHERE done IS NULL ORDER BY id"):
             self._submit(row["id"], row["kind"], row["key"], json.loads(row["payload"]))
 
-    def stop(self) -> None:
-        """Finish what is in hand."""
-        self._pool.shutdown(wait=True)
+    def stop(self, timeout: float = 30.0) -> None:
+        """Finish what is in hand; what takes longer stays open, and is taken up at the next start."""
+        self._pool.shutdown(wait=False)
+        with self._lock:
+            left = list(self._taken.values())
+        wait(left, timeout)

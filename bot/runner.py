@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from bot.database import DatabaseUnavailable
@@ -45,13 +46,14 @@ class Runner:
             self._wake.notify()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """End each operation in hand after its current step; it goes on at the next start."""
+        """Claim no more; wait for the steps in hand, all together so long. Their operations go on at the next start."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        give_up = time.monotonic() + timeout
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(timeout)
+                thread.join(max(0.0, give_up - time.monotonic()))
 
     def _run(self) -> None:
         while True:

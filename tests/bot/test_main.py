@@ -6,16 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bot.__main__ import main, take
+from bot.__main__ import Bot, main, take
+from bot.inbox import Inbox
 from bot.runner import Runner
+from bot.scheduler import Scheduler
 from bot.workspace.people import TEAM
+from tests.support.bot import make_bench, make_desk
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
-from tests.support.world import BotProcess
+from tests.support.world import CHANNEL, BotProcess
 
 HOLDS = """
 import subprocess, sys, time
@@ -24,6 +29,15 @@ from bot.__main__ import take
 take(Path(sys.argv[1]))
 print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid, flush=True)
 time.sleep(60)
+"""
+
+HANGS = """
+import sys, time
+from bot import __main__
+from bot.invocations import Invocations
+Invocations.handle = lambda *_: time.sleep(600)
+__main__.DRAIN = 1.0
+sys.exit(__main__.main(["run"]))
 """
 
 
@@ -106,17 +120,59 @@ def bot(tmp_path: Path, workspace: WorkspaceServer) -> Iterator[BotProcess]:
         "SLACK_APP_TOKEN": APP_TOKEN,
     }
     process = BotProcess(environment, tmp_path, workspace)
-    process.start()
     yield process
     process.kill()
 
 
 def test_a_bot_notes_whose_state_it_is_and_leaves_in_peace(tmp_path: Path, bot: BotProcess) -> None:
+    bot.start()
     assert (tmp_path / "team").read_text() == TEAM
     assert bot.stop() == 0
     assert not (tmp_path / "ready").exists()
 
 
 def test_what_it_keeps_is_for_its_own_user_alone(tmp_path: Path, bot: BotProcess) -> None:
+    bot.start()
     kept = [*tmp_path.glob("bot.db*"), tmp_path / "vault.key", tmp_path / "team"]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in kept} == {path.name: "0o600" for path in kept}
+
+
+def test_a_delivery_that_takes_long_does_not_hold_up_the_end(bot: BotProcess, workspace: WorkspaceServer) -> None:
+    bot.start([sys.executable, "-c", HANGS])
+    workspace.command("operator", CHANNEL, "/mautic list")
+    assert bot.stop() == 0
+    assert [row["done"] for row in bot.rows("SELECT done FROM inbox")] == [None]
+
+
+def test_all_that_is_in_hand_has_one_deadline_and_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.__main__.DRAIN", 1.0)
+    go_on, begun = threading.Event(), threading.Barrier(5)
+
+    def stuck(moment: str) -> None:
+        if moment == "started 0":
+            begun.wait(30)
+            go_on.wait(60)
+
+    desk = make_desk(make_bench(tmp_path))
+    bench = desk.bench
+    for number in range(5):
+        bench.approve(bench.ask(f"new client-{number}"))
+    runner = Runner(bench.context, 4, stuck)
+    inbox = Inbox(bench.context.database, lambda *_: go_on.wait(60) and None)
+    inbox.put("command", "1", {})
+    scheduler = Scheduler(bench.context)
+    scheduler.start()
+    desk.announcer.start()
+    runner.start()
+    begun.wait(30)
+    since = time.monotonic()
+    Bot(bench.context, desk.announcer, runner, inbox, scheduler).stop()
+    took = time.monotonic() - since
+    go_on.set()
+    inbox.stop()
+    runner.stop()
+    assert took < 10
+    again = make_bench(tmp_path, lxd=bench.lxd)
+    assert sorted(one.state for one in again.context.operations.select("1")) == ["queued", *["running"] * 4]

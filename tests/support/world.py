@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,13 @@ class BotProcess:
         self.log = state / "bot.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, command: Sequence[str] = (sys.executable, "-m", "bot", "run")) -> None:
         """Start it and wait until it is connected."""
         self.state.mkdir(parents=True, exist_ok=True)
         ready = self.state / "ready"
         ready.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "bot", "run"], env=self.environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         process = self.process
 
         def is_ready() -> bool:
