@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 from slack_sdk import WebClient
@@ -15,17 +18,29 @@ from bot.settings import InvalidSettings, Settings
 
 MEMORY = 60.0
 """Seconds that an answer of Slack's is good for, where nobody decides on it."""
+JUST_NOW = 10.0
+"""Seconds that it is good for where somebody does: Slack tells a group's members twenty times a minute only, and tells
+by itself when they change."""
 NO_GROUPS = frozenset({"plan_upgrade_required", "no_such_subteam", "missing_scope"})
 """What a plan without user groups answers: then the configuration's user ids are all there is."""
 
 
+@dataclass
+class _Answer:
+    """The last answer to one question, good from `at` on; who asks while it is on its way waits for it."""
+
+    at: float = -math.inf
+    data: Any = None
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+
 class People:
-    """Asks Slack who somebody is; keeps answers for a minute, and asks afresh for a decision."""
+    """Asks Slack who somebody is; keeps answers for a minute, and for a decision for seconds."""
 
     def __init__(self, client: WebClient, settings: Settings) -> None:
         self.client = client
         self.settings = settings
-        self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._kept: defaultdict[tuple[str, str], _Answer] = defaultdict(_Answer)
         self._lock = threading.Lock()
         self.ours: frozenset[str] = frozenset()
 
@@ -43,20 +58,19 @@ class People:
             self._kept.clear()
 
     def _ask(self, method: str, subject: str, fresh: bool, **arguments: str) -> Any:
-        key = (method, subject)
         with self._lock:
-            at, answer = self._kept.get(key, (0.0, None))
-        if answer is not None and not fresh and time.monotonic() - at < MEMORY:
-            return answer
-        try:
-            answer = self.client.api_call(method, params=arguments).data
-        except SlackApiError as error:
-            if error.response.get("error") not in NO_GROUPS:
-                raise
-            answer = {"users": [], "usergroups": []}
-        with self._lock:
-            self._kept[key] = (time.monotonic(), answer)
-        return answer
+            kept = self._kept[method, subject]
+        with kept.asking:
+            if time.monotonic() - kept.at < (JUST_NOW if fresh else MEMORY):
+                return kept.data
+            try:
+                kept.data = self.client.api_call(method, params=arguments).data
+            except SlackApiError as error:
+                if error.response.get("error") not in NO_GROUPS:
+                    raise
+                kept.data = {"users": [], "usergroups": []}
+            kept.at = time.monotonic()
+            return kept.data
 
     def actor(self, user: str, team: str, channel: str, *, fresh: bool = False) -> Actor:
         """Return who acts, with their roles, or raise Refused when they have no say here."""

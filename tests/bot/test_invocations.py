@@ -60,7 +60,10 @@ WHAT_ROLES_LET_DO = ("approve 1", "deny 1", "audit", "console client-x", "logs c
 
 
 @pytest.mark.parametrize("text", WHAT_ROLES_LET_DO)
-def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(asked: Desk, text: str) -> None:
+def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
+    asked: Desk, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.people.JUST_NOW", 0.0)
     asked.command("list", LEAD)
     asked.slack.groups["mautic-approvers"] = []
     asked.command(text, LEAD)
@@ -68,7 +71,10 @@ def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(asked: Desk, text:
     assert re.search("Only an approver|ask one of them", last_answer(asked, LEAD.id))
 
 
-def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(asked: Desk) -> None:
+def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(
+    asked: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.people.JUST_NOW", 0.0)
     asked.command("list", OPERATOR)
     asked.slack.groups["mautic-operators"] = []
     asked.command("snapshot client-x", OPERATOR)
@@ -269,6 +275,7 @@ def test_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
     asked.bench.lxd.fail_next("stop", LxdError("broken"))
     asked.bench.finish()
     asked.slack.groups["mautic-operators"] = []
+    asked.invocations.people.forget()
     asked.click("retry", 2, OPERATOR)
     assert "asked for by an operator or an approver" in last_answer(asked, OPERATOR.id)
     assert asked.last().state == "failed"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +15,7 @@ from slack_sdk import WebClient
 from bot.people import People
 from bot.plan import Refused
 from bot.settings import Role
-from tests.support.bot import ASKER, LEAD, OPERATOR, FakeSlack, settings_in
+from tests.support.bot import ASKER, LEAD, OPERATOR, Clock, FakeSlack, settings_in
 
 
 @pytest.fixture
@@ -102,11 +105,55 @@ def test_when_slack_does_not_say_who_it_is_the_answer_is_no(people: People, slac
         people.actor(LEAD.id, "T0OURS", "C0OPS")
 
 
-def test_a_decision_asks_afresh_and_other_things_once_a_minute(people: People, slack: FakeSlack) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("bot.people.time", SimpleNamespace(monotonic=clock))
+    return clock
+
+
+def test_a_decision_asks_afresh_and_other_things_once_a_minute(people: People, slack: FakeSlack, clock: Clock) -> None:
     for _ in range(3):
         people.actor(LEAD.id, "T0OURS", "C0OPS")
+        clock.move(15)
     assert slack.calls["users.info"] == 1
     slack.groups["mautic-approvers"] = []
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester", "approver"}
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS", fresh=True).roles == {"requester"}
+
+
+def test_many_decisions_ask_slack_no_more_than_it_takes(people: People, slack: FakeSlack, clock: Clock) -> None:
+    for press in range(120):
+        people.actor(f"U0PRESSES{press}", "T0OURS", "C0OPS", fresh=True)
+        clock.move(0.5)
+    assert slack.calls["usergroups.users.list"] <= 20
+
+
+def test_those_who_decide_at_one_time_share_one_answer(people: People, slack: FakeSlack) -> None:
+    real = slack.api_call
+
+    def slow(method: str, params: dict[str, str]) -> Any:
+        time.sleep(0.02)
+        return real(method, params)
+
+    slack.api_call = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as presses:
+        list(presses.map(lambda n: people.actor(f"U0PRESSES{n}", "T0OURS", "C0OPS", fresh=True), range(8)))
+    assert slack.calls["usergroups.users.list"] == 2, "one a group"
+
+
+def test_an_answer_from_before_a_group_changed_is_not_kept(people: People, slack: FakeSlack) -> None:
+    real = slack.api_call
+
+    def overtaken(method: str, params: dict[str, str]) -> Any:
+        answer = real(method, params)
+        slack.groups["mautic-approvers"] = []
+        people.forget()
+        return answer
+
+    slack.api_call = overtaken  # type: ignore[method-assign]
+    people.actor(LEAD.id, "T0OURS", "C0OPS", fresh=True)
+    slack.api_call = real  # type: ignore[method-assign]
     assert people.actor(LEAD.id, "T0OURS", "C0OPS", fresh=True).roles == {"requester"}
 
 
