@@ -5,6 +5,7 @@ from __future__ import annotations
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, see_login_page, wait_for_address
+from bot.tenants import stamp, stamps
 
 
 @operation
@@ -16,19 +17,21 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
 
     def boot() -> None:
+        if found.stopped:
+            lxd.update(found.instance, {"boot.autostart": "true", **stamps(started_by=context.operation)})
         lxd.start(found.instance)
         wait_for_address(lxd, found.instance)
 
     def route() -> str:
         context.edge.apply()
-        seen = "it is still suspended" if found.state == "suspended" else see_login_page(context.edge, found.domain)
-        # At the end: until then it shows whether the tenant had been stopped on purpose.
-        lxd.update(found.instance, {"boot.autostart": "true"})
-        return seen
+        if found.state == "suspended":
+            return "it is still suspended"
+        return see_login_page(context.edge, found.domain)
 
     def undo() -> None:
         """Stop again what had been stopped on purpose; one that had crashed may stay as far as it came."""
-        if lxd.instance(found.instance).config.get("boot.autostart") == "false":
+        if stamp(lxd.instance(found.instance).config, "started-by") == str(context.operation):
+            lxd.update(found.instance, {"boot.autostart": "false"})
             lxd.stop(found.instance, timeout=60)
 
     return Plan(
