@@ -36,7 +36,7 @@ from bot.registry import Context, Registry
 from bot.registry import Edge as EdgeDoor
 from bot.runner import Runner
 from bot.scheduler import Scheduler, discover
-from bot.settings import InvalidSettings, Settings, load
+from bot.settings import InvalidSettings, Settings
 from bot.vault import Vault
 
 log = logging.getLogger("bot")
@@ -114,7 +114,7 @@ def take(state: Path) -> None:
 
 def run() -> int:
     """Run the bot until SIGTERM or SIGINT."""
-    settings = load()
+    settings = bring_up.load_to_begin()
     # Acknowledging is short work among longer work: let it have the interpreter sooner than after the usual 5 ms.
     sys.setswitchinterval(0.001)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -26,7 +26,7 @@ from bot.hosts import gateway, gateways, real_edges
 from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
 from bot.registry import Registry
-from bot.settings import Settings, load
+from bot.settings import InvalidSettings, Settings, load
 from bot.workspace.people import TEAM
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +38,8 @@ LOCAL_TOKENS = {
 }
 """What the local workspace takes for an installed app; no secrets."""
 LOCAL_CHANNEL = "C0OPS"
+ASK_ONLY = frozenset({"audit", "console", "logs", "schedule", "silence"})
+"""What is no operation, but may be asked for only by whom its policy names; `silence` is an incident's button."""
 
 
 class CannotBringUp(Exception):
@@ -64,9 +66,24 @@ class Parts:
         return "\n".join([*lines, f"  {sum(seconds for _, seconds in self.took):6.1f} s  in all"])
 
 
+def load_to_begin() -> Settings:
+    """Load the settings, and refuse a policy without effect, since it would only seem to guard."""
+    settings = load()
+    known = Registry(commands).commands
+    for name, policy in settings.policies.items():
+        if name in ASK_ONLY:
+            if policy.approvals or policy.step_up:
+                raise InvalidSettings(
+                    f'policies.{name}: it is not approved, only `ask` counts; set approvals to 0 and step_up to "".'
+                )
+        elif name != "default" and (name not in known or known[name].kind != "operation"):
+            raise InvalidSettings(f"policies.{name} guards nothing: there is no operation of that name.")
+    return settings
+
+
 def up() -> int:
     """Bring everything up that is missing, start the bot, and say where it is. The second time it is quick."""
-    settings = load()
+    settings = load_to_begin()
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     environment = dict(os.environ)
     local = not (settings.slack.bot_token or settings.slack.app_token)
@@ -102,7 +119,7 @@ def up() -> int:
 
 def prepare() -> int:
     """Bring up what the bot works with, and renew the edge; start no bot."""
-    settings = load()
+    settings = load_to_begin()
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     parts = Parts()
     if not settings.lxd.simulated:

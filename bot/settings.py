@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -206,13 +207,14 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
     for name, value in environment.items():
         if name.startswith(PREFIX) and "__" in name:
             table, _, key = name.removeprefix(PREFIX).lower().partition("__")
-            if table in merged and table not in OPEN_TABLES:
-                known = merged[table].get(key)
-                _lay_over(
-                    merged,
-                    {table: {key: int(value) if isinstance(known, int) and value.isdigit() else value}},
-                    name,
-                )
+            if table in OPEN_TABLES:
+                raise InvalidSettings(f"{name}: [{table}] is set in a file only.")
+            known = merged.get(table, {}).get(key)
+            _lay_over(
+                merged,
+                {table: {key: int(value) if isinstance(known, int) and value.isdigit() else value}},
+                name,
+            )
     merged["slack"] |= {
         "bot_token": environment.get("SLACK_BOT_TOKEN", ""),
         "app_token": environment.get("SLACK_APP_TOKEN", ""),
@@ -222,6 +224,10 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         raise InvalidSettings(f"The configuration cannot be used: {error}.") from error
+    try:
+        ZoneInfo(settings.bot.timezone)
+    except (KeyError, ValueError, OSError):
+        raise InvalidSettings(f"bot.timezone is {settings.bot.timezone!r}, which is no time zone.") from None
     for name, policy in settings.policies.items():
         unknown = sorted({*policy.ask, *policy.approve} - set(settings.roles))
         if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from bot import bring_up
+from bot.__main__ import run
+from bot.settings import InvalidSettings
 from bot.workspace.people import TEAM
 from tests.support.bot import settings_in, until
 
@@ -106,3 +109,34 @@ def test_its_own_processes_are_stopped(tmp_path: Path) -> None:
         bring_up._stop_processes(settings_in(tmp_path))
         assert process.wait(30)
     assert not (tmp_path / "honcho.pid").exists()
+
+
+ONE_MORE = '[policies.{}]\nask = ["approver"]\napprove = ["approver"]\nhours = 24\napprovals = {}\nstep_up = "{}"'
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        (ONE_MORE.format("migrat", 2, ""), "policies.migrat guards nothing"),
+        (ONE_MORE.format("list", 0, ""), "policies.list guards nothing"),
+        (ONE_MORE.format("console", 2, ""), "policies.console: it is not approved, only `ask` counts"),
+        (ONE_MORE.format("logs", 0, "typed-name"), "policies.logs: it is not approved, only `ask` counts"),
+    ],
+)
+def test_a_policy_without_effect_is_refused_before_anything_is_brought_up(
+    tmp_path: Path, environment: pytest.MonkeyPatch, policy: str, why: str
+) -> None:
+    (tmp_path / "own.toml").write_text(policy)
+    environment.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
+    for begin in (bring_up.up, bring_up.prepare, run):
+        with pytest.raises(InvalidSettings, match=why):
+            begin()
+
+
+def test_what_only_asks_is_known(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    sources = [*(bring_up.ROOT / "commands").glob("*.py"), *(bring_up.ROOT / "bot").glob("*.py")]
+    asked = re.compile(r'(?:refuse_to_ask|\.policy)\("(\w+)"')
+    assert {name for path in sources for name in asked.findall(path.read_text())} == bring_up.ASK_ONLY
+    (tmp_path / "own.toml").write_text("\n".join(ONE_MORE.format(name, 0, "") for name in bring_up.ASK_ONLY))
+    environment.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
+    assert bring_up.prepare() == 0

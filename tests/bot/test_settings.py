@@ -60,6 +60,10 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[policies.new]\napprovals = -1", "policies.new.approvals is -1"),
         ("[policies.new]\nstep_up = 'dance'", "step_up"),
         ("[plans.tiny]\ncpu = 1", "plans"),
+        ("[bot]\ntimezone = 'Europe/Berlinn'", "bot.timezone is 'Europe/Berlinn', which is no time zone"),
+        ("[bot]\ntimezone = '../etc/passwd'", "no time zone"),
+        ("[bot]\ntimezone = 'Europe'", "no time zone"),
+        ("[bot]\ntimezone = ''", "no time zone"),
         ("[bot\n", "not valid TOML"),
     ],
 )
@@ -78,6 +82,10 @@ def test_a_wrong_variable_is_named() -> None:
         load(environment={"MAUTIC_OPS_BOT__BASE_DOMIAN": "x"})
     with pytest.raises(InvalidSettings, match=r"bot\.workers"):
         load(environment={"MAUTIC_OPS_BOT__WORKERS": "many"})
+    with pytest.raises(InvalidSettings, match=r"MAUTIC_OPS_DIGETS__HOUR: there is no setting 'digets'"):
+        load(environment={"MAUTIC_OPS_DIGETS__HOUR": "7"})
+    with pytest.raises(InvalidSettings, match=r"MAUTIC_OPS_ROLES__APPROVER: \[roles\] is set in a file only"):
+        load(environment={"MAUTIC_OPS_ROLES__APPROVER": "U0OPSLEAD"})
 
 
 def test_tokens_come_from_the_environment_alone_and_are_not_shown(tmp_path: Path) -> None:
