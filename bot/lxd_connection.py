@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -95,28 +94,32 @@ class LxdConnection:
         self._certificate = certificate
         self._server_certificate = server_certificate
         self._timeout = timeout
-        self._lock = threading.Lock()
         self._client: Any = None
 
     def connected(self) -> Any:
-        """The pylxd client, made at the first use so that a bot can start while LXD is away."""
-        with self._lock:
-            if self._client is None:
-                endpoint = self.endpoint
-                session = requests.Session()
-                # Otherwise REQUESTS_CA_BUNDLE and proxies from the environment win over the pinned certificate.
-                session.trust_env = False
-                if endpoint.startswith("/"):
-                    endpoint = "http+unix://lxd"
-                    session.mount(endpoint, _UnixAdapter(self.endpoint))
-                else:
-                    _try_certificates(self._certificate, self._server_certificate)
-                    session.cert = self._certificate
-                    session.verify = self._server_certificate or True
-                    if self._server_certificate:
-                        session.mount("https://", LXDSSLAdapter(pool_maxsize=32))
-                self._client = Client(endpoint, session=session, timeout=self._timeout)
-            return self._client
+        """The pylxd client, made at the first use so that a bot can start while LXD is away.
+
+        Threads that come at the same time each make one: nobody waits for another's answer from a silent server.
+        """
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> Any:
+        endpoint = self.endpoint
+        session = requests.Session()
+        # Otherwise REQUESTS_CA_BUNDLE and proxies from the environment win over the pinned certificate.
+        session.trust_env = False
+        if endpoint.startswith("/"):
+            endpoint = "http+unix://lxd"
+            session.mount(endpoint, _UnixAdapter(self.endpoint))
+        else:
+            _try_certificates(self._certificate, self._server_certificate)
+            session.cert = self._certificate
+            session.verify = self._server_certificate or True
+            if self._server_certificate:
+                session.mount("https://", LXDSSLAdapter(pool_maxsize=32))
+        return Client(endpoint, session=session, timeout=self._timeout)
 
     def request(self, verb: str, path: str, doing: str, *, project: bool = True, **arguments: Any) -> Any:
         """Make one request, `arguments` as for requests. Returns the response, or raises a LxdError kind."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,16 +49,27 @@ def test_a_key_that_needs_a_password_is_named(tmp_path: Path) -> None:
     assert told.startswith(f"The bot cannot use {', '.join(files)}: ")
 
 
+def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent, ThreadPoolExecutor(5) as threads:
+        silent.bind(str(tmp_path / "unix.socket"))
+        silent.listen(50)
+        gateway = LxdGateway(str(tmp_path / "unix.socket"), timeout=1.0)
+        began = time.monotonic()
+        told = list(threads.map(said, [gateway] * 5))
+    assert all("did not answer in time" in one for one in told)
+    assert time.monotonic() - began < 4
+
+
 def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    socket = str(tmp_path / "unix.socket")
-    assert said(LxdGateway(socket)) == f"LXD at {socket} cannot be reached; is it running?"
+    path = str(tmp_path / "unix.socket")
+    assert said(LxdGateway(path)) == f"LXD at {path} cannot be reached; is it running?"
 
     def connect(_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(lxd_connection._UnixConnection, "connect", connect)
-    assert said(LxdGateway(socket)) == (
-        f"The bot may not open LXD's socket {socket}; put its user into the group that owns it."
+    assert said(LxdGateway(path)) == (
+        f"The bot may not open LXD's socket {path}; put its user into the group that owns it."
     )
