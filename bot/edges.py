@@ -11,6 +11,7 @@ from typing import TypeVar
 from bot.edge import Edge, Peer, ProbeResult
 from bot.lxd import LxdError, LxdUnavailable
 
+S = TypeVar("S")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 ANSWER = 5.0
@@ -22,6 +23,7 @@ class Edges:
 
     def __init__(self, known: Callable[[], Mapping[str, Edge]]) -> None:
         self._known = known
+        self._front: Edge | None = None
         self._authorities: dict[str, str] = {}
         self._numbers = itertools.count(1)
 
@@ -35,7 +37,7 @@ class Edges:
             edge.ensure(lambda text: progress(f"{host}: {text}"))
 
         known = self._known()
-        _, failed = _each(known, ensure)
+        _, failed = each(known, ensure)
         for host, error in failed.items():
             if host == next(iter(known)):
                 raise error
@@ -48,15 +50,16 @@ class Edges:
         One that cannot be reached is brought up to date by a later call: `schedules/routes.py` makes one a minute.
         """
         known = self._known()
+        self._front = next(iter(known.values()))
         if len(known) == 1:
             for edge in known.values():
                 edge.apply(fresh=fresh)
             return
         # Whoever looks later knows better, and may be the quicker one.
         number = next(self._numbers)
-        domains, silent = _each(known, lambda host, edge: edge.domains(), within=ANSWER)
+        domains, silent = each(known, lambda host, edge: edge.domains(), within=ANSWER)
         answered = {host: known[host] for host in domains}
-        _, unsure = _each(answered, lambda host, edge: self._learn(host, edge, fresh=fresh), within=ANSWER)
+        _, unsure = each(answered, lambda host, edge: self._learn(host, edge, fresh=fresh), within=ANSWER)
         peers = {
             host: Peer(edge.listen, self._authorities[host])
             for host, edge in answered.items()
@@ -74,7 +77,7 @@ class Edges:
             everyone = list(peers.values())
             edge.apply(fresh=fresh, elsewhere=elsewhere, peers=everyone, partly=bool(silent), number=number)
 
-        applied, failed = _each(answered, apply)
+        applied, failed = each(answered, apply)
         for host, error in {**silent, **failed}.items():
             log.warning("the edge of %s is not up to date: %s", host, error)
             if not applied:
@@ -87,18 +90,20 @@ class Edges:
 
     def probe(self, domain: str) -> ProbeResult:
         """Ask for a domain's login page through the front edge, once."""
-        return next(iter(self._known().values())).probe(domain)
+        # As it was known last: a probe is not to wait for a server that is silent.
+        front = self._front or next(iter(self._known().values()))
+        return front.probe(domain)
 
 
-def _each(
-    edges: Mapping[str, Edge], work: Callable[[str, Edge], T], *, within: float | None = None
+def each(
+    hosts: Mapping[str, S], work: Callable[[str, S], T], *, within: float | None = None
 ) -> tuple[dict[str, T], dict[str, LxdError]]:
-    """Do something with every edge at once; return what came of it, and the errors of the others, by host.
+    """Do something with every host at once; return what came of it, and the errors of the others, by host.
 
     `within`: seconds after which one is taken to be out of reach; nobody waits for what it may still say.
     """
-    threads = ThreadPoolExecutor(max(1, len(edges)), "edges")
-    asked = {host: threads.submit(work, host, edge) for host, edge in edges.items()}
+    threads = ThreadPoolExecutor(max(1, len(hosts)), "edges")
+    asked = {host: threads.submit(work, host, door) for host, door in hosts.items()}
     threads.shutdown(wait=False)
     wait(asked.values(), within)
     done: dict[str, T] = {}

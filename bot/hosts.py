@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from bot import local_lxd
 from bot.edge import Edge
-from bot.edges import Edges
-from bot.lxd import Lxd, LxdError, LxdUnavailable, Member
+from bot.edges import ANSWER, Edges, each
+from bot.lxd import Lxd, LxdUnavailable, Member
 from bot.lxd_gateway import LxdGateway
 from bot.registry import Edge as EdgeDoor
 from bot.settings import ServerSettings, Settings
@@ -84,10 +83,10 @@ def real_edges(settings: Settings, servers: Mapping[str, Lxd]) -> Edges:
 
     def known() -> dict[str, Edge]:
         found: dict[str, Edge] = {}
+        # Of a server that does not answer the members are taken to be those that it had.
+        told, _ = each(servers, lambda _, lxd: lxd.members(), within=ANSWER)
+        members.update(told)
         for server, lxd in servers.items():
-            # Of a server that does not answer the members are taken to be those that it had.
-            with suppress(LxdError):
-                members[server] = lxd.members()
             # A member's edge listens where the member itself does.
             places = {member.name: urlsplit(member.address).hostname or "" for member in members.get(server, ())}
             for member, listen in (places or {"": _listen(settings, server)}).items():

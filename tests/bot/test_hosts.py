@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 
 from bot import bring_up
+from bot.hosts import real_edges
 from bot.lxd import LxdUnavailable
+from bot.settings import ServerSettings
 from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import add_blueprint, settings_in
 
@@ -43,3 +47,23 @@ def test_without_the_first_server_nothing_is_brought_up(servers: dict[str, Simul
     silence(servers["local"])
     with pytest.raises(bring_up.CannotBringUp, match=r"192\.0\.2\.1 cannot be reached"):
         bring_up._prepare(settings_in(tmp_path), bring_up.Parts())
+
+
+def test_a_server_that_is_silent_keeps_no_edge_of_the_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.hosts.ANSWER", 0.2)
+    cluster = SimulatedLxd(members=("node1", "node2"))
+    settings = replace(settings_in(tmp_path), servers={"far": ServerSettings("https://192.0.2.1:8443")})
+    edges = real_edges(settings, {"local": SimulatedLxd(), "far": cluster})
+    assert list(edges._known()) == ["local", "node1", "node2"]
+    asked, over = [], threading.Event()
+
+    def silent(*_: Any) -> None:
+        asked.append(1)
+        assert over.wait(10)
+
+    cluster.on_call = silent
+    assert list(edges._known()) == ["local", "node1", "node2"], "as they were"
+    assert (asked, over.is_set()) == ([1], False)
+    over.set()
