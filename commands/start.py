@@ -12,15 +12,23 @@ from bot.tenants import stamp, stamps
 def start(context: Context, tenant: TenantArgument) -> Plan:
     """Start a tenant that was stopped."""
     found = context.fleet.tenant(tenant)
-    lxd = context.fleet.of(found).lxd
-    if found.status == "Running" and not context.operation:
+    lxd, mautic = context.fleet.of(found).lxd, context.fleet.of(found).mautic
+    # Left half way by a restore or move that no operation knows of any more: the database was lost.
+    left = found.state == "moving"
+    if left:
+        _refuse_beside_an_heir(context, tenant)
+    elif found.status == "Running" and not context.operation:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
 
     def boot() -> None:
         if found.stopped:
             lxd.update(found.instance, {"boot.autostart": "true", **stamps(started_by=context.operation)})
         lxd.start(found.instance)
+        if left:
+            mautic.unquiesce(found.instance)
         wait_for_address(lxd, found.instance)
+        if left:
+            lxd.update(found.instance, stamps(state="live"))
 
     def route() -> str:
         context.edge.apply()
@@ -44,3 +52,15 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
         seconds=5,
         undo=undo,
     )
+
+
+def _refuse_beside_an_heir(context: Context, tenant: str) -> None:
+    """Raise Refused where a container that was to take its place is open: clients may have written to it."""
+    seen = context.fleet.look("incoming")
+    for one in seen.tenants:
+        if (one.name, one.state, one.status) == (tenant, "live", "Running"):
+            raise Refused(
+                f"`{one.instance}` on {one.host} serves in its place, since operation {one.operation} was cut off; "
+                f"`/mautic purge {tenant} {one.instance}` first, if what was written to it is not wanted."
+            )
+    context.fleet.refuse_blindness(seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from bot.errands import Errands
+from bot.fleet import Look
 from bot.lxd import LxdError, LxdUnavailable
 from bot.plan import Plan, Refused
 from bot.registry import Context, call
@@ -17,12 +18,12 @@ DAY = 86_400
 @schedule(seconds=300)
 def purge(context: Context) -> None:
     """Remove archives and replaced containers when their days are over, and what a restore or migration left behind."""
-    look = context.fleet.look("archived", "former", "incoming")
+    look = context.fleet.look("tenant", "archived", "former", "incoming")
     errands = Errands(context)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     for one in look.tenants:
-        if _is_over(context, one) and errands.may(one.name, "purge"):
+        if _is_over(context, look, one) and errands.may(one.name, "purge"):
             try:
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))
@@ -32,10 +33,23 @@ def purge(context: Context) -> None:
         raise trouble[-1]
 
 
-def _is_over(context: Context, one: Tenant) -> bool:
+def _is_over(context: Context, look: Look, one: Tenant) -> bool:
     if one.role == "incoming":
-        # Its host was out of reach when its operation came to nothing.
-        return not any(operation.open for operation in context.operations.select("id = ?", one.operation))
+        return _is_left_over(context, look, one)
     if one.role == "archived":
         return bool(one.archived) and context.now() >= one.archived + context.settings.retention.archive_days * DAY
-    return bool(one.kept_until) and context.now() >= one.kept_until
+    return one.role == "former" and bool(one.kept_until) and context.now() >= one.kept_until
+
+
+def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:
+    """Whether an operation has come to nothing that made it; its host was out of reach when that was taken back.
+
+    The database may be lost, or of yesterday, and the heir all that serves: what else there is of the tenant counts.
+    """
+    made_by = context.operations.select("id = ?", one.operation)
+    others = [it for it in look.tenants if it.name == one.name and it.role in ("tenant", "archived")]
+    if any(operation.open for operation in made_by) or any(it.state == "moving" for it in others):
+        return False
+    if not made_by or (look.silent and not others):
+        return any(it.state == "live" and it.status == "Running" for it in others)
+    return True

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot import simulated_tenant
 from bot.lxd import LxdError, LxdUnavailable
+from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
+from schedules.numbers import numbers
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
 
@@ -126,3 +130,73 @@ def test_one_that_cannot_be_asked_for_does_not_keep_the_others_waiting(bench: Be
     bench.lxd.on_call = None
     bench.finish()
     assert containers(bench) == {"client-x--archived"}
+
+
+def cut_before_the_end_of_a_move(bench: Bench) -> None:
+    """Its page was seen, and the old container is not a former one yet."""
+
+    def die(moment: str) -> None:
+        if moment == "before 8":
+            raise SystemExit
+
+    bench.runner.fault = die
+    with pytest.raises(SystemExit):
+        bench.finish()
+
+
+def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Path) -> None:
+    """And the old one goes on only when somebody has said that what was written to the heir is not wanted."""
+    other = SimulatedLxd()
+    bench = make_bench(tmp_path / "lost", others={"solo": other})
+    bench.done("new client-x --host local")
+    bench.approve(bench.ask("migrate client-x solo", OPERATOR))
+    cut_before_the_end_of_a_move(bench)
+    again = make_bench(tmp_path / "new", bench.lxd, others={"solo": other})
+    numbers(again.context)
+    tick(again)
+    assert other.instance("client-x--2").running
+    assert live(again)
+    with pytest.raises(Refused, match="`client-x--2` on solo serves in its place"):
+        again.answer("start client-x", OPERATOR)
+    assert again.done("purge client-x client-x--2", OPERATOR).state == "succeeded"
+    assert again.done("start client-x", OPERATOR).state == "succeeded"
+    tenant = again.context.fleet.tenant("client-x")
+    assert (tenant.host, tenant.state, tenant.status, tenant.stopped) == ("local", "live", "Running", False)
+    assert not simulated_tenant.read(bench.lxd, "client-x").stopped
+    assert live(again)
+
+
+def test_an_heir_that_serves_outlives_its_request_in_yesterdays_database(tmp_path: Path) -> None:
+    other = SimulatedLxd()
+    bench = make_bench(tmp_path / "today", others={"solo": other})
+    bench.done("new client-x --host local")
+    bench.ask("migrate client-x solo", OPERATOR)
+    bench.context.database.close()
+    shutil.copytree(tmp_path / "today", tmp_path / "yesterday")
+    bench = make_bench(tmp_path / "today", bench.lxd, others={"solo": other})
+    bench.approve(bench.context.operations.get(2))
+    cut_before_the_end_of_a_move(bench)
+    again = make_bench(tmp_path / "yesterday", bench.lxd, others={"solo": other})
+    again.clock.move(2 * DAY)
+    assert again.context.approvals.expire() == 1
+    tick(again)
+    assert live(again)
+
+
+def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.succession.ANSWER", 0.2)
+    other = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"solo": other})
+    bench.done("new client-x --host local")
+
+    def answer(method: str, _: Any) -> None:
+        if other.calls["receive"] > 2:
+            raise LxdUnavailable("LXD on solo does not answer.")
+
+    other.on_call = answer
+    assert bench.done("migrate client-x solo", OPERATOR).state == "failed"
+    other.on_call = None
+    assert other.instance("client-x--2")
+    tick(bench)
+    assert [one.name for one in other.instances()] == []
+    assert live(bench)
