@@ -18,6 +18,8 @@ from bot.scheduler import schedule
 
 LATE = 30 * 60
 """Seconds after its hour from which on it says that it is late."""
+SET_RIGHT = 5 * 60
+"""Seconds that a clock may be set back by, and today's digest still is today's."""
 LONGEST = 7 * DAY
 """How far back a digest looks when there was none for long."""
 NEAR = 0.5
@@ -38,7 +40,7 @@ def digest(context: Context) -> None:
     due = datetime.combine(local, time(context.settings.digest.hour), context.renderer.zone).timestamp()
     if not context.settings.slack.channel or context.now() < due:
         return
-    row, unsure = _row(context, day := local.date().isoformat()), True
+    (row, day), unsure = _known(context, local.date().isoformat()), True
     if row is None or not row["posted"]:
         ts = row and _found(context, row, _head(day))
         row, unsure = _record(context, day, ts, 1) if ts else _write_down(context, day, due), False
@@ -50,8 +52,14 @@ def _head(day: str) -> str:
     return f"digest {day}"
 
 
-def _row(context: Context, day: str) -> sqlite3.Row | None:
-    return next(iter(context.database.read("SELECT * FROM digests WHERE day = ?", day)), None)
+def _known(context: Context, day: str) -> tuple[sqlite3.Row | None, str]:
+    """Return the digest of a day, if there is one, and the name by which its messages are found.
+
+    What a clock that was ahead made does not count, but its name is taken: its messages stand in Slack.
+    """
+    rows = context.database.read("SELECT * FROM digests WHERE day GLOB ? ORDER BY rowid DESC", f"{day}*")
+    made = [row for row in rows if row["at"] <= context.now() + SET_RIGHT]
+    return (made[0], made[0]["day"]) if made else (None, day + " again" * len(rows))
 
 
 def _found(context: Context, row: sqlite3.Row, key: str) -> str:
@@ -63,9 +71,10 @@ def _found(context: Context, row: sqlite3.Row, key: str) -> str:
 def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
     """Gather, draw, and write down what is to be said on a day on which nothing was yet."""
     now = context.now()
-    last = context.database.read("SELECT max(at) AS at FROM digests WHERE ts <> '' AND at < ?", now)[0]["at"]
+    before = "SELECT at FROM digests WHERE ts <> '' AND at < ? ORDER BY rowid DESC LIMIT 1"
+    last = next((row["at"] for row in context.database.read(before, now)), now - DAY)
     expected = bool(context.database.read("SELECT 1 FROM digests LIMIT 1"))
-    found = gather(context, max(last, now - LONGEST) if last else now - DAY)
+    found = gather(context, max(last, now - LONGEST))
     drawn, why = picture(found, context.settings.bot.timezone)
     head = context.renderer.message("digest.j2", digest=found, late=expected and now - due > LATE, due=due, missing=why)
     said = json.dumps([asdict(one) for one in (head, *pages(context.renderer, found.speaking))])

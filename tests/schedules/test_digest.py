@@ -105,6 +105,40 @@ def test_late_is_marked_late_and_missed_days_are_looked_back_at(tmp_path: Path) 
     assert "Late" not in text(first)
 
 
+def test_a_clock_that_was_ahead_takes_no_digest_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = morning(tmp_path)
+    digest(bench.context)
+    for ahead in ("2026-11-26 10:00", "2026-11-27 10:00"):
+        bench.clock.at = at(ahead)
+        digest(bench.context)
+    bench.clock.at = at("2026-11-25 10:05")
+    digest(bench.context)
+    said = len(bench.slack.said)
+
+    bench.clock.at = at("2026-11-26 08:00")
+    dying(bench, monkeypatch, 1, after=True)
+    with pytest.raises(Crash):
+        digest(bench.context)
+    assert "2026-11-25 08:00 CET" in text(bench.slack.said[said]), "since the last one before it"
+    for moment in ("2026-11-26 08:01", "2026-11-26 10:01", "2026-11-27 08:00", "2026-11-27 10:01"):
+        bench.clock.at = at(moment)
+        digest(bench.context)
+    heads = [one for one in bench.slack.said[said:] if not one.get("thread_ts")]
+    assert [one["text"].partition(":")[0] for one in heads] == ["Thursday, 26 November", "Friday, 27 November"]
+    assert "2026-11-26 08:00 CET" in text(heads[1])
+    posted = parts(bench.slack)
+    assert set(posted.values()) == {1}
+    assert len(posted) == 5 * len(WHOLE), "each is whole"
+
+
+def test_a_clock_that_is_put_right_by_minutes_makes_no_second_digest(tmp_path: Path) -> None:
+    bench = morning(tmp_path, "2026-11-25 08:10")
+    digest(bench.context)
+    bench.clock.move(-300)
+    digest(bench.context)
+    assert parts(bench.slack) == WHOLE
+
+
 def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
