@@ -129,8 +129,9 @@ class Mautic:
         """Look at all that Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
 
         Facts are: services {unit: state}, database (it answers), contacts, crons {command: {last_success, late, why}},
-        queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited), log_errors_day,
-        disk {total, free}, memory, sealed, version; what needs the database is not there when it does not answer.
+        queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited for its worker),
+        log_errors_day, disk {total, free}, memory, sealed, version; what needs the database is not there when it does
+        not answer.
         """
         return self.call(instance, "health", {}, timeout=timeout)
 

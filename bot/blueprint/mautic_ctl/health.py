@@ -16,6 +16,7 @@ from .workers import workers
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")
 CRON_RUNS = Path("/run/crond.pid")
 """What cron leaves at each start of its own."""
+UPTIME = Path("/proc/uptime")
 PAGE_LATE = 8.0
 """Seconds after which no login page is expected any more: who asks for all of this waits for twenty."""
 
@@ -47,6 +48,8 @@ UNCONFIGURED = frozenset(
 LOG_ERRORS = 20
 """Errors in a day that are no sign of trouble: each console command that ends with 1 leaves one."""
 
+CATCHES_UP = 2 * 900 + 900
+"""Seconds after which the jobs have done what waited for them while the tenant was closed or off."""
 QUEUE_LATE = 3600
 """Seconds after which a due message in a queue means that its worker does not work."""
 
@@ -78,6 +81,8 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
         # A timeout has no words of its own.
         check("login page", False, f"nginx does not answer ({error.strerror or 'it took too long'})")
 
+    began = float(known.get("since", time.time()))
+    since = max(began, _jobs_run_since())
     rows: dict[str, list[list[str]]] = {}
     for label, *values in sql(HEALTH_SQL, "mautic", force=True):
         rows.setdefault(label, []).append(values)
@@ -91,16 +96,18 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
         for name in (*late, "failed_events"):
             facts[name] = int(rows[name][0][0])
         waiting = [f"{facts[name]} {name.replace('_', ' ')}" for name in late if facts[name]]
-        check("work", not waiting, ", ".join(waiting) or "nothing overdue")
+        check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "nothing overdue")
         facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
-        facts["queue_age"] = max((queue["age"] for name, queue in queues.items() if name != "failed"), default=0)
+        # While the tenant was closed or off nothing waited for its worker.
+        open_for = int(time.time() - max(began, _open_since()))
+        waited = {name: min(queue["age"], open_for) for name, queue in queues.items()}
+        facts["queue_age"] = max((age for name, age in waited.items() if name != "failed"), default=0)
         bad = [f"{queue['due']} in {name}, the oldest {queue['age']} s" for name, queue in queues.items()
-               if name == "failed" or queue["age"] > QUEUE_LATE]  # fmt: skip
+               if name == "failed" or waited[name] > QUEUE_LATE]  # fmt: skip
         check("queues", not bad, "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting")
 
-    since = max(float(known.get("since", time.time())), _jobs_run_since())
     facts["crons"] = crons = cron_states(
-        cron_periods(CRONTAB.read_text()),
+        cron_times(CRONTAB.read_text()),
         {path.stem: read_json(path) for path in BEATS.glob("*.json")},
         since,
         time.time(),
@@ -125,13 +132,13 @@ def _unit_states() -> dict[str, str]:
     return dict(zip(units, run("systemctl", "is-active", *units).stdout.split(), strict=False))
 
 
-def cron_periods(crontab: str) -> dict[str, int]:
-    """Return {command: seconds between its runs} from the lines of a crontab that call mautic-cron."""
-    periods = {}
+def cron_times(crontab: str) -> dict[str, tuple[int, int]]:
+    """Return {command: (seconds between its runs, seconds that one may take)} of a crontab's calls of mautic-cron."""
+    times = {}
     for line in crontab.splitlines():
-        match = re.match(r"([\d*]\S*)\s+(\S+)\s+\S+\s+\S+\s+(\S+)\s+www-data\s+mautic-cron\s+\d+\s+\d+\s+(\S+)", line)
+        match = re.match(r"([\d*]\S*)\s+(\S+)\s+\S+\s+\S+\s+(\S+)\s+www-data\s+mautic-cron\s+\d+\s+(\d+)\s+(\S+)", line)
         if match:
-            minute, hour, weekday, command = match.groups()
+            minute, hour, weekday, limit, command = match.groups()
             if weekday != "*":
                 period = 7 * 86400
             elif hour != "*":
@@ -139,23 +146,25 @@ def cron_periods(crontab: str) -> dict[str, int]:
             else:
                 step = re.fullmatch(r"\*(?:/(\d+))?", minute)
                 period = 60 * int(step[1] or 1) if step else 3600 // len(minute.split(","))
-            periods[command] = period
-    return periods
+            times[command] = period, int(limit)
+    return times
 
 
 def cron_states(
-    periods: Mapping[str, int], beats: Mapping[str, Mapping[str, Any]], since: float, now: float
+    times: Mapping[str, tuple[int, int]], beats: Mapping[str, Mapping[str, Any]], since: float, now: float
 ) -> dict[str, dict[str, Any]]:
     """Return {command: {last_success, rc, late, why}}: late when no success came within two periods and a quarter.
 
-    `beats` are the heartbeats by command (`:` as `_`); times in epoch seconds. `since`: when the tenant began, or began
-    again: what it did not do while it was closed or off is late a period later only.
+    One that runs may take its time. `times` are what `cron_times` returns, `beats` the heartbeats by command (`:` as
+    `_`). `since`: when the tenant began, or began again: what it did not do while it was closed or off is late a period
+    later only.
     """
     states = {}
-    for command, period in periods.items():
+    for command, (period, limit) in times.items():
         beat = beats.get(command.replace(":", "_"), {})
         last = beat.get("last_success")
-        late = command not in UNCONFIGURED and now - max(last or 0, since) > 2 * period + 900
+        patience = 2 * period + (limit if beat.get("skipped") == "running" else 900)
+        late = command not in UNCONFIGURED and now - max(last or 0, since) > patience
         if not beat:
             why = "never ran"
         elif beat.get("skipped"):
@@ -166,9 +175,15 @@ def cron_states(
     return states
 
 
+def _open_since() -> float:
+    """When work could go on again: after the boot, or a seal was taken away, which is a change of its folder."""
+    boot = time.time() - float(UPTIME.read_text().split()[0])
+    return max(boot, SEAL.parent.stat().st_mtime)
+
+
 def _jobs_run_since() -> float:
-    """When jobs could run again: cron was started, or a seal was taken away, which is a change of its folder."""
-    return max((path.stat().st_mtime for path in (CRON_RUNS, SEAL.parent) if path.exists()), default=0.0)
+    """When jobs could run again: work could, or cron was started."""
+    return max(_open_since(), CRON_RUNS.stat().st_mtime if CRON_RUNS.exists() else 0.0)
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:

@@ -29,13 +29,13 @@ CRONTAB = """\
 NOW = 1_800_000_000.0
 
 
-def test_periods_are_read_from_the_crontab() -> None:
-    assert health.cron_periods(CRONTAB) == {
-        "mautic:segments:update": 900,
-        "mautic:import": 180,
-        "mautic:webhooks:process": 60,
-        "mautic:webhooks:delete_logs": 86400,
-        "mautic:iplookup:download": 7 * 86400,
+def test_periods_and_limits_are_read_from_the_crontab() -> None:
+    assert health.cron_times(CRONTAB) == {
+        "mautic:segments:update": (900, 7200),
+        "mautic:import": (180, 7200),
+        "mautic:webhooks:process": (60, 1800),
+        "mautic:webhooks:delete_logs": (86400, 3600),
+        "mautic:iplookup:download": (7 * 86400, 3600),
     }
 
 
@@ -46,27 +46,30 @@ def test_periods_are_read_from_the_crontab() -> None:
         ({}, NOW - 3600, True, "never ran"),
         ({"rc": 0, "skipped": False, "last_success": NOW - 1000}, 0, False, "exit code 0"),
         ({"rc": 1, "skipped": False, "last_success": NOW - 9000}, 0, True, "exit code 1"),
-        ({"rc": None, "skipped": "running", "last_success": NOW - 9000}, 0, True, "skipped: running"),
+        ({"rc": None, "skipped": "running", "last_success": NOW - 8900}, 0, False, "skipped: running"),
+        ({"rc": None, "skipped": "running", "last_success": NOW - 9100}, 0, True, "skipped: running"),
         ({"rc": 1, "skipped": False, "last_success": None}, NOW - 9000, True, "exit code 1"),
         ({"rc": None, "skipped": "sealed", "last_success": NOW - 9000}, NOW - 2600, False, "skipped: sealed"),
         ({"rc": None, "skipped": "sealed", "last_success": NOW - 9000}, NOW - 2800, True, "skipped: sealed"),
     ],
 )
-def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour(
+def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour_or_the_time_that_a_run_may_take(
     beat: dict[str, object], since: float, late: bool, why: str
 ) -> None:
-    states = health.cron_states({"mautic:segments:update": 900}, {"mautic_segments_update": beat}, since, NOW)
+    states = health.cron_states({"mautic:segments:update": (900, 7200)}, {"mautic_segments_update": beat}, since, NOW)
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
 
 
 def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nginx, pid = tmp_path / "nginx", tmp_path / "crond.pid"
+    nginx, pid, uptime = tmp_path / "nginx", tmp_path / "crond.pid", tmp_path / "uptime"
     nginx.mkdir()
+    uptime.write_text(f"{time.time():.2f} 1.00\n")
     seal = nginx / "sealed"
     monkeypatch.setattr(health, "SEAL", seal)
     monkeypatch.setattr(health, "CRON_RUNS", pid)
+    monkeypatch.setattr(health, "UPTIME", uptime)
     seal.touch()
     os.utime(nginx, (1000, 1000))
     assert health._jobs_run_since() == 1000, "where cron does not run"
@@ -75,6 +78,39 @@ def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
     assert health._jobs_run_since() == 2000
     seal.unlink()
     assert health._jobs_run_since() == nginx.stat().st_mtime > 2000
+    os.utime(nginx, (1000, 1000))
+    uptime.write_text("60.00 1.00\n")
+    assert health._jobs_run_since() == pytest.approx(time.time() - 60, abs=5), "it was off"
+
+
+@pytest.mark.parametrize(("open_for", "work", "queues", "age"), [(60, True, True, 60), (5000, False, False, 5000)])
+def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_for: int, work: bool, queues: bool, age: int
+) -> None:
+    def sql(*_: object, **__: object) -> list[list[str]]:
+        others = [[name, "0", "0"] for name in ("contacts", "users", "emails_day", "failed_events", "overdue_events")]
+        others += [[name, "0"] for name in ("message_queue", "webhook_queue", "stuck_imports", "late_reports")]
+        return [*others, ["stale_segments", "3"], ["queue", "email", "2", "9000"]]
+
+    for name in ("SEAL", "BEATS", "IDENTITY", "BASELINE", "CRON_RUNS"):
+        monkeypatch.setattr(health, name, tmp_path / "none" / name)
+    (tmp_path / "none").mkdir()
+    os.utime(tmp_path / "none", (1000, 1000))
+    (tmp_path / "uptime").write_text(f"{open_for}.00 1.00\n")
+    (tmp_path / "crontab").write_text(CRONTAB)
+    monkeypatch.setattr(health, "UPTIME", tmp_path / "uptime")
+    monkeypatch.setattr(health, "CRONTAB", tmp_path / "crontab")
+    monkeypatch.setattr(health, "MAUTIC", tmp_path)
+    monkeypatch.setattr(health, "read_json", lambda _: {"since": 1000})
+    monkeypatch.setattr(health, "mautic_version", lambda: "5.2.12")
+    monkeypatch.setattr(health, "_unit_states", dict)
+    monkeypatch.setattr(health, "login_page", lambda *_: (200, True, 0.1))
+    monkeypatch.setattr(health, "_memory", lambda: 0)
+    monkeypatch.setattr(health, "sql", sql)
+    told = health.health({})
+    assert (told["checks"]["work"]["ok"], told["checks"]["queues"]["ok"]) == (work, queues)
+    assert told["facts"]["queue_age"] == pytest.approx(age, abs=5)
+    assert told["facts"]["queues"]["email"]["age"] == 9000
 
 
 def test_a_page_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +133,9 @@ def test_what_systemctl_says_is_told_by_its_first_line(monkeypatch: pytest.Monke
 
 
 def test_a_job_for_what_nobody_has_set_up_is_never_late() -> None:
-    assert not health.cron_states({"mautic:email:fetch": 600}, {}, NOW - 90_000, NOW)["mautic:email:fetch"]["late"]
+    assert not health.cron_states({"mautic:email:fetch": (600, 1800)}, {}, NOW - 90_000, NOW)["mautic:email:fetch"][
+        "late"
+    ]
 
 
 def test_log_lines_of_an_error_or_worse_are_counted_since_a_time() -> None:
