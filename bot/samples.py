@@ -237,6 +237,16 @@ def looked_at(database: Database, now: float) -> dict[str, int]:
     return {row["tenant"]: row["at"] for row in rows}
 
 
+def down_since(database: Database, at: float) -> set[str]:
+    """Return the tenants that were down at a look until then, and up at none since."""
+    rows = database.read(
+        "SELECT tenant FROM tenant_samples WHERE span = 0 GROUP BY tenant"
+        " HAVING max(iif(up = 0 AND at <= ?, at, 0)) > max(iif(up > 0, at, 0))",
+        at,
+    )
+    return {row["tenant"] for row in rows}
+
+
 def awake_since(database: Database, now: float) -> float:
     """Return since when there has been a look at least every half hour; 0 without any."""
     rows = database.read(

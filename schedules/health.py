@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -25,6 +26,8 @@ BUDGET = 240.0
 """Seconds for all looks of a sweep; whom it does not come to is for the next one."""
 AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""
+SETTLES = 15 * 60
+"""Seconds that a host which was off has to start its tenants, one after the other."""
 EDGE = "the edge"
 """Whose trouble it is when no page answers; with a space, which no host's name has."""
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
@@ -37,8 +40,8 @@ def health(context: Context) -> None:
     """Look at every tenant and host, keep what is measured, and find what is wrong.
 
     A server is asked once for all its tenants; then each that runs is asked from inside and by its page, many side by
-    side. What may be over in a moment has to be seen twice. Who is suspended, was stopped on purpose, or is in the
-    hands of an operation is not sick.
+    side. What may be over in a moment has to be seen twice, and is passed over where a host was off until just now. Who
+    is suspended, was stopped on purpose, or is in the hands of an operation is not sick.
     """
     began = context.now()
     survey = context.fleet.survey()
@@ -56,6 +59,10 @@ def health(context: Context) -> None:
 
     opened = context.incidents.open()
     known = {(incident.subject, incident.kind) for incident in opened}
+    settling = _settling(context, looks, tenants, known)
+    for name, look in looks.items():
+        if {look.tenant.host, look.tenant.server} & settling:
+            tenants[name] = _believed(name, tenants[name], known)
     doubtful = set(_doubtful(tenants, known))
     edge_doubtful = bool(_doubtful({EDGE: hosts[EDGE]}, known))
     if edge_doubtful:
@@ -198,6 +205,37 @@ def _diagnosis(context: Context, look: Look) -> Diagnosis:
         return Diagnosis((Finding("inside", why),), frozenset(TITLES) - {"inside"})
 
 
+def _settling(
+    context: Context,
+    looks: Mapping[str, Look],
+    found: Mapping[str, Diagnosis],
+    known: Collection[tuple[str, str]],
+) -> set[str]:
+    """Return the hosts and servers that were off until just now, as it was seen, or as several tenants tell there."""
+    since = context.now() - SETTLES
+    off = {incident.server for incident in context.incidents.since(since) if incident.kind == "server"}
+    fell = {
+        name: looks[name].tenant.host
+        for name, diagnosis in found.items()
+        if (name, "stopped") not in known and any(finding.kind == "stopped" for finding in diagnosis.findings)
+    }
+    down = samples.down_since(context.database, since) if len(fell) > 1 else set()
+    several = Counter(host for name, host in fell.items() if name not in down)
+    return off | {host for host, tenants in several.items() if tenants > 1}
+
+
+def _believed(
+    subject: str, diagnosis: Diagnosis, known: Collection[tuple[str, str]], seen: Collection[str] = ()
+) -> Diagnosis:
+    """Leave out what may be a blip and is no incident yet, but for the kinds that were seen before."""
+    findings = tuple(
+        finding
+        for finding in diagnosis.findings
+        if finding.kind not in BLIPS or finding.kind in seen or (subject, finding.kind) in known
+    )
+    return replace(diagnosis, findings=findings)
+
+
 def _errands(context: Context, judged: Mapping[str, Diagnosis], known: Mapping[str, float]) -> Mapping[str, Diagnosis]:
     """Say whose errands fail, or failed until now: it is read from what was recorded, also where nobody can look.
 
@@ -244,13 +282,7 @@ def _doubtful(found: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]
 def _confirm(first: dict[str, Diagnosis], second: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> None:
     """Put the second look in the place of the first; a blip that only the second one has is not believed yet."""
     for subject, diagnosis in second.items():
-        before = {finding.kind for finding in first[subject].findings}
-        believed = tuple(
-            finding
-            for finding in diagnosis.findings
-            if finding.kind not in BLIPS or finding.kind in before or (subject, finding.kind) in known
-        )
-        first[subject] = replace(diagnosis, findings=believed)
+        first[subject] = _believed(subject, diagnosis, known, {finding.kind for finding in first[subject].findings})
 
 
 def _reading(look: Look) -> Reading:

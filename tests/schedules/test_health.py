@@ -222,6 +222,35 @@ def test_a_silent_server_is_one_incident_and_its_tenants_stay_as_they_were(bench
     assert len(heads(bench)) == 2
 
 
+def test_a_host_that_was_off_has_its_time_to_start_its_tenants(bench: Bench) -> None:
+    """LXD starts them one after the other; the bot may stand on it, so that nobody saw it off."""
+    look(bench)
+    bench.clock.move(3600)
+    for name in ("client-x", "client-y"):
+        bench.lxd.stop(name)
+    assert look(bench) == []
+    for name in ("client-x", "client-y"):
+        bench.lxd.start(name)
+    assert look(bench) == []
+    for name in ("client-x", "client-y"):
+        bench.lxd.stop(name)
+    for _ in range(3):
+        assert look(bench) == []
+    assert look(bench) == [("client-x", "stopped"), ("client-y", "stopped")], "it has had its time"
+
+
+def test_a_server_that_was_silent_has_its_time_to_start_its_tenants(bench: Bench) -> None:
+    silent = LxdUnavailable("LXD does not answer.")
+    bench.lxd.fail_next("survey", silent)
+    bench.lxd.fail_next("instances", silent)
+    assert look(bench) == [("local", "server")]
+    bench.lxd.stop("client-x")
+    change(bench.lxd, "client-y", stopped=["nginx"], log_errors=30)
+    for _ in range(4):
+        assert look(bench) == [("client-y", "log")], "which is no blip"
+    assert look(bench) == [("client-y", "log"), ("client-x", "stopped"), ("client-y", "web")]
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Bench:
     return make_bench(tmp_path, members=("node1", "node2", "node3"), MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
