@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,8 @@ from tests.support.bot import LEAD, make_bench
 from tests.support.judge import judge
 
 GOLDEN = Path(__file__).with_name("golden")
-TEMPLATES = Path(__file__).parents[2] / "templates"
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "templates"
 SETTINGS = load(environment={})
 RENDERER = Renderer()
 REGISTRY = Registry(commands)
@@ -503,6 +505,14 @@ def test_every_template_has_its_golden_message() -> None:
     shown = {file.stem for file in GOLDEN.glob("*.json")}
     without = {name for name in templates if not any(file.startswith(name.replace("/", "-")) for file in shown)}
     assert not without
+
+
+def test_the_local_workspace_shows_every_emoji_that_is_posted() -> None:
+    page = (ROOT / "bot" / "workspace" / "page" / "mrkdwn.js").read_text()
+    files = [*TEMPLATES.rglob("*.j2"), *(ROOT / "bot").glob("*.py"), *(ROOT / "commands").glob("*.py")]
+    used = {name for file in files for name in re.findall(r":([a-z_]{4,}):(?![:\w=])", file.read_text())}
+    assert {"satellite", "arrow_forward"} <= used
+    assert {name for name in used if f"{name}: " not in page} == set()
 
 
 def test_no_golden_message_is_left_over() -> None:
