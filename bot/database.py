@@ -186,12 +186,7 @@ def m011_tried_notes(db: sqlite_utils.Database) -> None:
 @migrations()
 def m012_figures(db: sqlite_utils.Database) -> None:
     """Since when the head of an incident shows figures that have changed."""
-    db.executescript(
-        """
-        ALTER TABLE incidents ADD COLUMN outdated REAL;
-        CREATE INDEX incidents_outdated ON incidents(outdated) WHERE outdated IS NOT NULL;
-        """
-    )
+    db.executescript("ALTER TABLE incidents ADD COLUMN outdated REAL;")
 
 
 @migrations()
