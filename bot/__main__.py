@@ -164,6 +164,8 @@ def run() -> int:
     door.connect()
     ready.write_text(str(os.getpid()))
     log.info("ready")
+    if not settings.slack.channel:
+        log.warning("slack.channel is not set: no digest and no incident will be posted")
     over.wait()
     log.info("stopping")
     ready.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from bot.blueprint.archive import ArchiveError, open_archive
 from bot.blueprint.base import BaseError
 from bot.blueprint.build import Blueprint, blueprints, build, export
 from bot.fleet import Fleet
-from bot.hosts import gateway, gateways, real_edges
+from bot.hosts import gateway, gateways, more_gateways, real_edges
 from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
 from bot.registry import Registry
@@ -93,7 +93,7 @@ def up() -> int:
     if _running(settings):
         if team == TEAM and not local:
             raise CannotBringUp("The local workspace runs here; `make down` ends it, then `make up` connects to Slack.")
-        print(f"It runs already. {_where(team == TEAM)}")
+        print(f"It runs already. {_where(settings, team == TEAM)}")
         return 0
     if local and team not in ("", TEAM):
         # Whoever can use this machine would be an approver.
@@ -111,7 +111,7 @@ def up() -> int:
         (settings.state / "commands.json").write_text(json.dumps(completions(Registry(commands))))
         _start(settings, environment, ["bot", "workspace"] if local else ["bot"])
     print(parts.summary())
-    print(_where(local))
+    print(_where(settings, local))
     if settings.lxd.simulated:
         print("Simulated: there is no LXD here, and no real Mautic; every message says so.")
     return 0
@@ -143,9 +143,10 @@ def port() -> int:
     return int(os.environ.get("WORKSPACE_PORT", "8765"))
 
 
-def _where(local: bool) -> str:
+def _where(settings: Settings, local: bool) -> str:
     if not local:
-        return "The bot is connected to Slack."
+        waits = "" if settings.slack.channel else "; digest and incidents wait for slack.channel"
+        return f"The bot is connected to Slack{waits}."
     return f"Local workspace: http://127.0.0.1:{port()} — type `/mautic new client-x` there."
 
 
@@ -273,17 +274,21 @@ def _stop_processes(settings: Settings) -> None:
 
 
 def clean_lab() -> int:
-    """Remove what `up` made, without a trace: everything of ours on this machine's LXD, its daemon, the state."""
+    """Remove what `up` made, without a trace: all of ours on every server, our own LXD, the state."""
     settings = load()
     _stop_processes(settings)
     if _running(settings):
         raise CannotBringUp("The bot runs as a service here; stop that first.")
     lxd = settings.lxd
-    if not lxd.simulated and lxd.endpoint:
-        for server in gateways(settings).values():
+    if not lxd.simulated:
+        for server in more_gateways(settings).values():
             server.remove_project()
-    elif not lxd.simulated:
-        local_lxd.remove(settings.state, project=lxd.project, pool=lxd.pool, network=lxd.network, profile=lxd.profile)
+        if lxd.endpoint:
+            gateway(settings).remove_project()
+        else:
+            local_lxd.remove(
+                settings.state, project=lxd.project, pool=lxd.pool, network=lxd.network, profile=lxd.profile
+            )
     shutil.rmtree(settings.state, ignore_errors=True)
     return 0
 

@@ -53,8 +53,12 @@ def _gateway(settings: Settings, server: ServerSettings) -> LxdGateway:
 
 def gateways(settings: Settings) -> dict[str, LxdGateway]:
     """Return the doors to all configured LXD servers by name, that of `[lxd]` first."""
-    more = {name: _gateway(settings, server) for name, server in settings.servers.items()}
-    return {settings.lxd.name: gateway(settings), **more}
+    return {settings.lxd.name: gateway(settings), **more_gateways(settings)}
+
+
+def more_gateways(settings: Settings) -> dict[str, LxdGateway]:
+    """Return the doors to the LXD servers beside that of `[lxd]`, by name."""
+    return {name: _gateway(settings, server) for name, server in settings.servers.items()}
 
 
 def open_servers(settings: Settings) -> Mapping[str, Lxd]:

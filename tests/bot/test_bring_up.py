@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bot import bring_up
+from bot import bring_up, local_lxd
 from bot.__main__ import run
+from bot.lxd_gateway import LxdGateway
 from bot.settings import InvalidSettings
 from bot.workspace.people import TEAM
 from tests.support.bot import settings_in, until
@@ -33,9 +34,11 @@ def a_bot(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "bot" / "__init__.py").touch()
     (folder / "bot" / "__main__.py").write_text("import time; time.sleep(60)")
     with running(folder, sys.executable, "-m", "bot", "run") as process:
-        until(lambda: bring_up._running(settings_in(folder)))
-        yield process
-        process.kill()
+        try:
+            until(lambda: bring_up._running(settings_in(folder)))
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -83,7 +86,11 @@ def test_it_says_what_runs_and_not_what_would(
             bring_up.up()
         (tmp_path / "team").write_text("T0AGENCY")
         assert bring_up.up() == 0
-        assert "It runs already. The bot is connected to Slack." in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "It runs already. The bot is connected to Slack; digest and incidents wait for slack.channel." in said
+        environment.setenv("MAUTIC_OPS_SLACK__CHANNEL", "C0OPS")
+        assert bring_up.up() == 0
+        assert "It runs already. The bot is connected to Slack.\n" in capsys.readouterr().out
 
 
 def test_the_state_of_a_real_team_is_not_opened_to_the_local_workspace(
@@ -140,3 +147,23 @@ def test_what_only_asks_is_known(tmp_path: Path, environment: pytest.MonkeyPatch
     (tmp_path / "own.toml").write_text("\n".join(ONE_MORE.format(name, 0, "") for name in bring_up.ASK_ONLY))
     environment.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
     assert bring_up.prepare() == 0
+
+
+SERVERS = '[servers.berlin]\nendpoint = "https://berlin:8443"\n[lxd]\nendpoint = "{}"'
+
+
+@pytest.mark.parametrize(("first", "cleaned"), [("", "local"), ("https://first:8443", "https://first:8443")])
+def test_clean_lab_goes_to_every_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, cleaned: str
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(LxdGateway, "remove_project", lambda self: gone.append(self.endpoint))
+    monkeypatch.setattr(local_lxd, "remove", lambda *_, **__: gone.append("local"))
+    state = tmp_path / "state"
+    state.mkdir()
+    (tmp_path / "own.toml").write_text(SERVERS.format(first))
+    monkeypatch.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
+    monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(state))
+    assert bring_up.clean_lab() == 0
+    assert sorted(gone) == sorted(["https://berlin:8443", cleaned])
+    assert not state.exists()
