@@ -51,6 +51,10 @@ ALLOWED: dict[str, dict[str, str]] = {
 """Each command's options: the pattern of an option's value, empty for one that takes none."""
 
 
+NAME = re.compile(r"[a-z]+(:[a-z_-]+)+")
+"""What all of Mautic's commands are called like."""
+
+
 class NotAllowed(LxdError):
     """These words may not be run; the text names what is nearest to them."""
 

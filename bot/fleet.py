@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Snapshot
 from bot.mautic import Mautic
-from bot.plan import Refused
+from bot.plan import Refused, UnknownWords
 from bot.tenants import Role, Tenant, stamp
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class Fleet:
             return self._host(*known[name])
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(f'`{one}`' for one in known)}."
-        raise Refused(f"There is no host “{name[:40]}”; {hint}")
+        raise UnknownWords(f"There is no host “{name[:40]}”; {hint}")
 
     def _hosts_by_name(self) -> dict[str, tuple[str, str]]:
         """Return the server of each host that is known, and its member; a server for as long as it told of none."""
@@ -238,7 +238,7 @@ class Fleet:
         self.refuse_blindness(seen)
         if known:
             offered = ", ".join(sorted({f"`{blueprint.version}`" for blueprint in known}))
-            raise Refused(f"There is no blueprint of Mautic {version}; there is {offered}.")
+            raise UnknownWords(f"There is no blueprint of Mautic {version}; there is {offered}.")
         raise Refused("There is no blueprint yet; `python -m bot blueprint build` on the bot's machine makes one.")
 
     # -- reading ------------------------------------------------------------------------------------------------

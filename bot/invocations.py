@@ -12,13 +12,14 @@ from typing import Any
 from bot import audit
 from bot.announcer import Announcer
 from bot.approvals import REPLY, Actor
+from bot.console import NAME
 from bot.errands import failing
 from bot.errors import explain
 from bot.health import LOGS, RESTART
 from bot.messages import Message, Modal, escape, modal, section, text_input, told
 from bot.operations import Operation
 from bot.people import People
-from bot.plan import Plan, Refused
+from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
 from bot.registry import Command, Context, call, plain
 from bot.runner import Runner
@@ -53,29 +54,34 @@ class Invocations:
             self._kinds[kind](key, payload)
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
+            kept = "What was typed is not known here, and not kept." if isinstance(error, UnknownWords) else why
             try:
-                self._record_refusal(kind, payload, why, identity)
+                self._record_refusal(kind, payload, kept, identity)
             except Exception:
-                log.exception("the refusal could not be recorded: %s", why)
+                log.exception("the refusal could not be recorded: %s", kept)
             typed = json.dumps([payload.get("text"), payload.get("values")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
         if payload.get("home"):
             self._show_home(payload)
 
     def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
-        event = audit.Event(
-            f"{kind}.refused",
-            payload["user"],
-            "",
-            0,
-            {
-                "what": str(payload.get("text") or payload.get("action_id") or "")[:200],
-                "why": why,
-                "error_id": identity,
-            },
-        )
+        what, tenant = str(payload.get("action_id") or payload.get("callback_id") or ""), ""
+        if kind == "command":
+            what, tenant = self._names(payload["text"])
+        detail = {"what": what, "why": why, "error_id": identity}
+        event = audit.Event(f"{kind}.refused", payload["user"], tenant, 0, detail)
         with self.context.database.transaction() as transaction:
             audit.record(transaction, event, self.context.now())
+
+    def _names(self, text: str) -> tuple[str, str]:
+        """Return the command and the tenant that were typed; what stands beside them may be a secret."""
+        try:
+            command, arguments = self.context.registry.parse(text)
+        except Exception:
+            first = text.split(maxsplit=1)[0].lower()
+            return first if first in self.context.registry.commands else "", ""
+        words = arguments.get("command", ()) if command.name == "console" else ()
+        return " ".join([command.name, *filter(NAME.fullmatch, words[:1])]), arguments.get("tenant", "")
 
     def _answer(self, payload: dict[str, Any], message: Message) -> None:
         try:

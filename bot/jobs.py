@@ -10,7 +10,7 @@ from typing import Any
 
 from bot import audit
 from bot.database import Database
-from bot.plan import Refused
+from bot.plan import Refused, UnknownWords
 
 LATE = 1800
 """Seconds past its time from which on a run that did not begin, or that goes on, wants a look: sweeps of many tenants
@@ -92,7 +92,7 @@ class Jobs:
                 return job
         near = get_close_matches(name, self.declared, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "`/mautic schedule list` shows all."
-        raise Refused(f"There is no job “{name[:40]}”; {hint}")
+        raise UnknownWords(f"There is no job “{name[:40]}”; {hint}")
 
     def _whole(self, job: Declared, row: dict[str, Any]) -> Job:
         now = self.clock()

@@ -12,6 +12,10 @@ class Refused(Exception):
     """A command that is not carried out; the text says why and what to do, in one sentence for a person."""
 
 
+class UnknownWords(Refused):
+    """Words that mean nothing here. The text quotes them, so it is for the person alone: they may be a secret."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One `ensure_…` of an operation: looks at the world before it acts, so that it is safe to run again.

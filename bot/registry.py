@@ -22,7 +22,7 @@ from bot.incidents import Incidents
 from bot.jobs import Jobs
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
-from bot.plan import Plan, Refused
+from bot.plan import Plan, Refused, UnknownWords
 from bot.post import Post
 from bot.settings import Settings
 from bot.tenants import InvalidName, domain_name, tenant_name
@@ -200,7 +200,7 @@ class Registry:
             return self.commands[name]
         near = get_close_matches(name, self.commands, n=1, cutoff=0.5)
         hint = f"did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists what there is."
-        raise Refused(f"There is no command “{name[:40]}”; {hint}")
+        raise UnknownWords(f"There is no command “{name[:40]}”; {hint}")
 
     def parse(self, text: str) -> tuple[Command, dict[str, Any]]:
         """Turn what was typed after `/mautic` into a command and its arguments, or refuse with the usage.
@@ -215,7 +215,7 @@ class Registry:
         try:
             _, bound, _ = self._app.parse_args([command.name, *words[1:]], exit_on_error=False, print_error=False)
         except (CycloptsError, InvalidName, ValueError) as error:
-            raise Refused(f"{_reason(error)} Usage: `/mautic {command.usage}`") from error
+            raise UnknownWords(f"{_reason(error)} Usage: `/mautic {command.usage}`") from error
         return command, {name: value for name, value in bound.arguments.items()}
 
     def plan(self, context: Context, stored: Operation) -> Plan:

@@ -8,7 +8,7 @@ from threading import BoundedSemaphore
 from bot import audit
 from bot.console import NotAllowed, allowed
 from bot.messages import Message
-from bot.plan import Refused
+from bot.plan import Refused, UnknownWords
 from bot.registry import Context, FreeWords, TenantArgument, fresh, query
 
 _RUNNING = BoundedSemaphore(2)
@@ -27,7 +27,7 @@ def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Me
     try:
         words = allowed(command)
     except NotAllowed as error:
-        raise Refused(str(error)) from error
+        raise UnknownWords(str(error)) from error
     if not _RUNNING.acquire(blocking=False):
         raise Refused("Two of Mautic's commands are running already; try again when one of them has ended.")
     try:

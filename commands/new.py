@@ -11,7 +11,7 @@ from bot.fleet import Host
 from bot.lxd import Instance, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import placement
-from bot.plan import Plan, Refused, Step
+from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.steps import remove, see_login_page, wait_for_address
 from bot.tenants import PlanSize, Tenant, stamp, stamps
@@ -43,7 +43,7 @@ def new(
     if size is None:
         near = get_close_matches(plan, context.settings.plans, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(context.settings.plans)}."
-        raise Refused(f"There is no plan “{plan[:40]}”; {hint}")
+        raise UnknownWords(f"There is no plan “{plan[:40]}”; {hint}")
     if len(note) > 200:
         raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from bot.plan import Plan, Refused
+from bot.plan import Plan, Refused, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import counted, ours, pruning, retention
 
@@ -35,4 +35,4 @@ def _refuse_unknown(tenant: str, names: list[str], known: list[str]) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {tenant}` lists them."
-            raise Refused(f"`{tenant}` has no snapshot “{name[:60]}” of the bot's; {hint}")
+            raise UnknownWords(f"`{tenant}` has no snapshot “{name[:60]}” of the bot's; {hint}")

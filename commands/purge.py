@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from bot.lxd import NotFound
-from bot.plan import Plan, Refused, Step
+from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_another, remove
 from bot.tenants import Tenant
@@ -64,7 +64,7 @@ def _chosen(context: Context, tenant: str, container: str) -> Tenant | None:
     if not kept:
         raise Refused(f"Nothing is kept of `{tenant}` that could be removed.")
     if container:
-        raise Refused(f"There is no container “{container[:60]}” kept of `{tenant}`; there is {names}.")
+        raise UnknownWords(f"There is no container “{container[:60]}” kept of `{tenant}`; there is {names}.")
     raise Refused(f"Which one? There is {names}: `/mautic purge {tenant} <container>`.")
 
 

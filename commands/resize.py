@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from bot.lxd import size_bytes
 from bot.messages import size as in_words
-from bot.plan import Plan, Refused, Step
+from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.settings import Settings
 from bot.tenants import PlanSize, stamp, stamps
@@ -71,4 +71,4 @@ def plan_named(settings: Settings, name: str) -> PlanSize:
         return settings.plans[name]
     near = get_close_matches(name, settings.plans, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(settings.plans)}."
-    raise Refused(f"There is no plan “{name[:40]}”; {hint}")
+    raise UnknownWords(f"There is no plan “{name[:40]}”; {hint}")

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
-from bot.plan import Plan, Refused, Step
+from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import take
 from bot.steps import PROBE, refuse_another
@@ -95,7 +95,7 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
                     return former.instance, found
     near = get_close_matches(name, [one.name for one in offered], n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {old.name}` lists them."
-    raise Refused(f"`{old.name}` has no snapshot “{name[:60]}”; {hint}")
+    raise UnknownWords(f"`{old.name}` has no snapshot “{name[:60]}”; {hint}")
 
 
 def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:

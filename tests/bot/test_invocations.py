@@ -28,6 +28,13 @@ def asked(desk: Desk) -> Desk:
     return desk
 
 
+@pytest.fixture
+def two_tenants(desk: Desk) -> Desk:
+    desk.bench.done("new client-x")
+    desk.bench.done("new client-y")
+    return desk
+
+
 def last_answer(desk: Desk, user: str) -> str:
     return desk.slack.to(user)[-1]
 
@@ -48,7 +55,59 @@ def test_a_refusal_is_told_and_recorded(desk: Desk) -> None:
     assert last_answer(desk, ASKER.id) == ":warning: There is no command “nwe”; did you mean `/mautic new`?"
     row = audit.recent(desk.bench.context.database, limit=1)[0]
     assert (row["event"], row["actor"]) == ("command.refused", ASKER.id)
-    assert json.loads(row["detail"])["what"] == "nwe <!channel>"
+    assert json.loads(row["detail"])["what"] == "", "there is no such command"
+
+
+def refused(desk: Desk) -> tuple[str, str, str]:
+    """What the latest refusal's row keeps: what was asked for, the tenant, and why it was refused."""
+    row = audit.recent(desk.bench.context.database, limit=1)[0]
+    assert row["event"].endswith(".refused")
+    detail = json.loads(row["detail"])
+    return detail["what"], row["tenant"], detail["why"]
+
+
+SECRET = "hunter2!"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "tenant"),
+    [
+        (f"console client-x mautic:user:create --password={SECRET}", "console mautic:user:create", "client-x"),
+        (f"console client-x cache:clear {SECRET}", "console cache:clear", "client-x"),
+        (f"console client-x {SECRET}", "console", "client-x"),
+        (f"delete client-x --password {SECRET}", "delete", ""),
+        (f"{SECRET} client-x", "", ""),
+    ],
+)
+def test_a_refusal_is_recorded_by_names_alone(two_tenants: Desk, text: str, what: str, tenant: str) -> None:
+    two_tenants.command(text, OPERATOR)
+    why = "What was typed is not known here, and not kept."
+    assert refused(two_tenants) == (what, tenant, why)
+    two_tenants.command("audit", OPERATOR)
+    assert f"{what} · What was typed" in str(two_tenants.slack.said[-1])
+
+
+def test_no_refusal_keeps_what_was_typed(two_tenants: Desk) -> None:
+    two_tenants.slack.groups["mautic-operators"] = [LEAD.id]
+    for command in two_tenants.bench.context.registry.commands.values():
+        options = re.findall(r"\[--([\w-]+)", command.usage)
+        for given in (
+            *("", "client-x", "1", "client-x client-x", "resume"),
+            *(f"client-x --{option}" for option in options),
+            *(f"client-x --{option} {SECRET}" for option in options),
+            "client-x -p",
+        ):
+            for text in (f"{command.name} {given} {SECRET}", f"{command.name} {given}={SECRET}", f"{SECRET} {given}"):
+                two_tenants.command(text, LEAD)
+    two_tenants.submit("command", {"command": "new"}, tenant=f"-x {SECRET}", plan="small")
+    two_tenants.submit("command", {"command": "new"}, tenant="client-z", plan=SECRET)
+    two_tenants.command("stop client-x", OPERATOR)
+    two_tenants.announce()
+    for text in (f"<@U0BOT> {SECRET}", f"approve {SECRET}", f"deny {SECRET}"):
+        two_tenants.reply(text, two_tenants.last().id, OPERATOR, mention=True)
+    rows = two_tenants.bench.context.database.read("SELECT * FROM audit WHERE event LIKE '%.refused'")
+    assert len(rows) > 300
+    assert [tuple(row) for row in rows if "hunter2" in str(tuple(row)).lower()] == []
 
 
 def test_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
@@ -197,13 +256,6 @@ def after_a_lost_database(desk: Desk, folder: Path) -> Desk:
     again.bench.clock.move(3600)
     again.bench.context.operations.number_after(2)
     return again
-
-
-@pytest.fixture
-def two_tenants(desk: Desk) -> Desk:
-    desk.bench.done("new client-x")
-    desk.bench.done("new client-y")
-    return desk
 
 
 @pytest.mark.parametrize("since", ["suspend client-y", "stop client-x"])
