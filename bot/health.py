@@ -36,8 +36,8 @@ class Look:
     """One look at a tenant, at epoch seconds `at`.
 
     `inside` are the facts and checks of `Mautic.health`, or None with the `trouble` of asking for them; `page` is None
-    where it was not asked for. `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are;
-    `awake`: since when the bot has been there to take them.
+    where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none. `snapshot_due`: seconds
+    within which snapshots are to follow each other, 0: none are; `awake`: since when the bot has been there for that.
     """
 
     tenant: Tenant
@@ -48,6 +48,7 @@ class Look:
     inside: Mapping[str, Any] | None = None
     trouble: str = ""
     page: Page | None = None
+    half_done: int = 0
     snapshot_due: float = 0
     awake: float = 0
 
@@ -90,6 +91,7 @@ TITLES = {
     "disk": "the disk is nearly full",
     "certificate": "the certificate is not renewed",
     "snapshot": "snapshots are missing",
+    "move": "a restore or move came to a halt",
     "errand": "what the bot does by itself fails",
     "server": "the server does not answer",
     "edge": "the edge does not answer",
@@ -140,7 +142,8 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     at_rest = tuple(found for found in findings if found.kind in AT_REST)
     if look.tenant.state not in ("live", "suspended"):
         # An operation left it half way.
-        return Diagnosis(at_rest, frozenset(TITLES) - AT_REST)
+        moving = (_move(look),) if look.tenant.state == "moving" else ()
+        return Diagnosis((*at_rest, *moving), frozenset(TITLES) - AT_REST - {"move"})
     suspended = look.tenant.state == "suspended"
     if suspended or (look.tenant.stopped and look.state.status != "Running"):
         return Diagnosis(at_rest, rests="suspended" if suspended else "stopped")
@@ -164,6 +167,13 @@ def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
         _disk(look, limits),
         _snapshot(look),
     ]
+
+
+def _move(look: Look) -> Finding:
+    page = f" ({'its page is there' if look.page.login else 'its page is not there'})" if look.page else ""
+    if look.half_done:
+        return Finding("move", f"Operation {look.half_done} left it half way{page}: Retry or Undo in its thread.")
+    return Finding("move", f"It was left half way{page}; `/mautic start {look.tenant.name}` lets it go on.")
 
 
 def _stopped(look: Look) -> Finding:

@@ -164,6 +164,8 @@ class Succession:
             self._given_up.set()
 
     def _give_back(self) -> str | None:
+        # While the old one cannot be asked, an open heir may be all that clients have.
+        patiently(self.old_instance)
         # A host that is out of reach must not keep the old one waiting.
         thread = ThreadPoolExecutor(1, "discard")
         with suppress(TimeoutError, LxdError):

@@ -166,7 +166,9 @@ def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awa
     try:
         if fresh:
             look = replace(look, state=host.lxd.state(tenant.instance))
-        if look.state.status == "Running" and tenant.state == "live":
+        if tenant.state == "moving":
+            look = replace(look, page=_page(context, tenant.domain), half_done=_half_done(context, tenant.name))
+        elif look.state.status == "Running" and tenant.state == "live":
             look = replace(look, page=_page(context, tenant.domain))
             look = replace(look, inside=host.mautic.health(tenant.instance, timeout=PATIENCE))
     except Exception as error:
@@ -174,6 +176,11 @@ def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awa
         why, _ = explain(error, f"looking at {tenant.name}")
         look = replace(look, trouble=why)
     return look
+
+
+def _half_done(context: Context, tenant: str) -> int:
+    waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", tenant, limit=1)
+    return waiting[0].id if waiting else 0
 
 
 def _page(context: Context, domain: str) -> Page:

@@ -161,6 +161,7 @@ def test_the_copy_stays_until_the_source_goes_on(
         stuck = bench.done("migrate client-x solo", OPERATOR)
     assert stuck.state == "needs_attention"
     assert roles(other) == {f"client-x--{stuck.id}": "incoming"}
+    assert live(bench)
     down.clear()
     bench.context.operations.retry(stuck, OPERATOR.id)
     bench.finish()

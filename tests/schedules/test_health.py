@@ -12,6 +12,7 @@ from bot import samples
 from bot.errands import DAY, Errands, forget
 from bot.jobs import Declared
 from bot.lxd import LxdError, LxdUnavailable, PoolSpace
+from bot.operations import MAX_ATTEMPTS
 from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from bot.tenants import stamps
@@ -155,15 +156,51 @@ def test_a_tenant_that_serves_is_looked_at_whatever_was_left_half_done_beside_it
     assert look(bench) == [("client-x", "stopped")]
 
 
-@pytest.mark.parametrize("stamped", [stamps(state="moving"), stamps(role="former", state="")])
-def test_of_a_tenant_that_was_left_half_way_nothing_tells(bench: Bench, stamped: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("stamped", "more"), [(stamps(state="moving"), [("client-x", "move")]), (stamps(role="former", state=""), [])]
+)
+def test_of_a_tenant_that_was_left_half_way_nothing_tells(
+    bench: Bench, stamped: dict[str, str], more: list[tuple[str, str]]
+) -> None:
     """Closed for its heir, or given up for one that is no tenant yet: its incidents stay as they are."""
     change(bench.lxd, "client-x", log_errors=30)
     assert look(bench) == [("client-x", "log")]
     left_half_done(bench, "stop client-x")
     bench.lxd.update("client-x", stamped)
     bench.lxd.stop("client-x")
-    assert look(bench) == [("client-x", "log")]
+    assert look(bench) == [("client-x", "log"), *more]
+
+
+def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    (snapshot,) = bench.lxd.snapshots("client-x")
+    operation = bench.approve(bench.ask(f"restore client-x {snapshot.name}", OPERATOR))
+
+    def die(moment: str) -> None:
+        if moment == "ran 1":
+            raise SystemExit
+
+    bench.runner.fault = die
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(SystemExit):
+            bench.finish()
+        bench.context.operations.recover()
+    bench.lxd.stop(f"client-x--{operation.id}")
+    assert look(bench) == [("client-x", "move")]
+    (incident,) = bench.context.incidents.open()
+    assert f"Operation {operation.id} left it half way (its page is not there): Retry or Undo" in incident.text
+    assert samples.latest(bench.context.database, bench.clock())["client-x"].up == 0
+    bench.runner.fault = lambda moment: None
+    bench.context.operations.undo(bench.context.operations.get(operation.id), OPERATOR.id)
+    bench.clock.move(60)
+    bench.finish()
+    assert look(bench) == []
+
+
+def test_of_a_move_that_no_operation_knows_of_it_says_how_the_tenant_goes_on(bench: Bench) -> None:
+    bench.lxd.update("client-x", stamps(state="moving"))
+    assert look(bench) == [("client-x", "move")]
+    assert "`/mautic start client-x` lets it go on" in bench.context.incidents.open()[0].text
 
 
 def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
