@@ -203,7 +203,7 @@ def gather(context: Context, since: float) -> Digest:
         silent=survey.silent,
         open=tuple(one for one in incidents if not one.closed and (one.kind, one.subject) not in told),
         taken=sum(taken.values()),
-        jobs=_ailing(context, survey.silent.values()),
+        jobs=ailing(context, survey.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
         pools=pools,
         full_pools=full_pools,
@@ -217,6 +217,15 @@ def gather(context: Context, since: float) -> Digest:
     )
 
 
+def ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
+    """Return the jobs that ail, but for those that fail of a silent server, and the digest that is being made."""
+    return tuple(
+        job
+        for job in context.jobs.ailing()
+        if job.paused or job.late or not (job.outcome in silent or (job.running and job.name == "digest"))
+    )
+
+
 def storage(database: Database, now: float) -> dict[str, Use]:
     """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
     pools = {}
@@ -225,15 +234,6 @@ def storage(database: Database, now: float) -> dict[str, Use]:
         shares = tuple((float(one.at), one.used / one.total) for one in past)
         pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
     return pools
-
-
-def _ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
-    """Return the jobs that ail, but for those that fail of a silent server, and the digest that is being made."""
-    return tuple(
-        job
-        for job in context.jobs.ailing()
-        if job.paused or job.late or not (job.outcome in silent or (job.running and job.name == "digest"))
-    )
 
 
 def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:

@@ -7,7 +7,7 @@ from collections import Counter
 from slack_sdk import WebClient
 
 from bot.approvals import Actor
-from bot.digest import storage
+from bot.digest import ailing, storage
 from bot.errors import explain
 from bot.messages import Block, actions, button, section, sentence
 from bot.operations import Operation
@@ -44,6 +44,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         states=Counter(tenant.standing for tenant in seen.tenants),
         hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == "tenant"),
         silent=seen.silent,
+        ailing=ailing(context, seen.silent.values()),
         storage=storage(context.database, context.now()),
         jobs=jobs,
         listed=LISTED,

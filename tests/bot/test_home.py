@@ -119,6 +119,18 @@ def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> Non
     assert f":double_vertical_bar: expiry · paused by <@{LEAD.id}>" in text
 
 
+def test_while_a_job_ails_it_does_not_say_that_nothing_is_wrong(desk: Desk) -> None:
+    jobs = desk.bench.context.jobs
+    jobs.pause("health", LEAD.id)
+    jobs.begin("purge")
+    desk.bench.clock.move(3600)
+    text = shown(desk, LEAD.id)
+    assert "Nothing is wrong" not in text
+    assert ":gear: *My job health* is paused" in text
+    assert ":gear: *My job purge* hangs" in text
+    assert ":x: purge · hangs" in text
+
+
 @pytest.mark.parametrize(
     ("profile", "team"),
     [({"is_restricted": True}, "T0OURS"), ({"is_ultra_restricted": True}, "T0OURS"), ({}, "T0HERS")],

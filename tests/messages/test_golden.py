@@ -178,7 +178,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    known: dict[str, object] = {name: [] for name in ("theirs", "others", "mine", "incidents", "jobs")}
+    known: dict[str, object] = {name: [] for name in ("theirs", "others", "mine", "incidents", "ailing", "jobs")}
     known |= {name: {} for name in ("silent", "storage")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": Counter(), "hosts": Counter(), **state})
 
@@ -424,6 +424,7 @@ MESSAGES: dict[str, Message] = {
         states=Counter({"running": 40, "suspended": 1}),
         hosts=Counter({"local": 40, "node-2": 1}),
         storage=SICK.pools,
+        ailing=SICK.jobs,
         jobs=[
             Job("digest", "", 60, NOW),
             Job("expiry", "", 15, NOW, started=NOW),
