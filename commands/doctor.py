@@ -13,7 +13,7 @@ from bot.registry import Context, query
 
 @query
 def doctor(context: Context) -> Message:
-    """Check the bot's own parts: LXD, room, blueprint, edge, audit log, operations and jobs."""
+    """Check the bot's own parts: LXD, room, blueprint, edge, audit log, operations, jobs and channel."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
         ("LXD", _lxd),
         ("Room", _room),
@@ -22,6 +22,7 @@ def doctor(context: Context) -> Message:
         ("Audit log", _audit),
         ("Operations", _operations),
         ("Jobs", _jobs),
+        ("Channel", _channel),
     )
     found = []
     for name, check in checks:
@@ -85,3 +86,10 @@ def _jobs(context: Context) -> str:
         told = "; ".join(f"`{job.name}` {job.trouble}" for job in ailing)
         raise Refused(f"{told}; `/mautic schedule list` says more")
     return f"all {len(context.jobs.all())} are run when they are due"
+
+
+def _channel(context: Context) -> str:
+    channel = context.settings.slack.channel
+    if not channel:
+        raise Refused("`slack.channel` is not set, so there is no digest, and nobody hears of troubles")
+    return f"digest and troubles are told in `{channel}`"

@@ -17,8 +17,8 @@ def parts(bench: Bench) -> str:
 
 
 def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
-    said = parts(make_bench(tmp_path))
-    for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations", "Jobs"):
+    said = parts(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS"))
+    for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations", "Jobs", "Channel"):
         assert part in said
     assert ":x:" not in said
 
@@ -36,6 +36,10 @@ def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
     bench.context.jobs.end("purge", "LXD does not answer.")
     said = parts(bench)
     assert ":x: *Jobs:* `health` is paused; `purge` failed: LXD does not answer; `/mautic schedule list`" in said
+
+
+def test_a_bot_without_a_channel_says_what_is_not_said(tmp_path: Path) -> None:
+    assert ":x: *Channel:* `slack.channel` is not set, so there is no digest" in parts(make_bench(tmp_path))
 
 
 def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
