@@ -156,7 +156,7 @@ def test_a_worker_and_a_cron_that_stand_still_are_found_and_restarted(
     assert "cron is inactive" in found["services"]
     facts = mautic.health(tenant.name)["facts"]
     assert 7100 < facts["queues"]["email"]["age"] < 7400
-    assert 0 < facts["queue_age"] < 7100, "it waits for its worker since the tenant was opened"
+    assert facts["queue_age"] < 7100, "it waits for its worker since the tenant was opened"
     mautic.restart_part(tenant.name, "worker")
     mautic.restart_part(tenant.name, "cron")
     mautic.restart_part(tenant.name, "web")
