@@ -166,7 +166,9 @@ def run() -> int:
     log.info("ready")
     if not settings.slack.channel:
         log.warning("slack.channel is not set: no digest and no incident will be posted")
-    over.wait()
+    while not over.wait(1):
+        # A signal that another thread took is handled by this one, which has to wake for it.
+        pass
     log.info("stopping")
     ready.unlink(missing_ok=True)
     door.close()

@@ -76,7 +76,7 @@ def up(state: Path, progress: Progress) -> LocalLxd:
 
     Quick when it already runs. Raises LxdUnavailable with a reason when no LXD can run here.
     """
-    with _alone(state):
+    with alone():
         found = find(state)
         if found is None:
             _refuse_where_impossible()
@@ -91,7 +91,7 @@ def up(state: Path, progress: Progress) -> LocalLxd:
 def stop(state: Path) -> bool:
     """End the bot's own daemon with its containers; tell whether one was there. Anybody else's server goes on."""
     folder = _folder(state)
-    with _alone(state):
+    with alone():
         pid = _pid(folder)
         if pid is None:
             return False
@@ -117,7 +117,7 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str) 
     found = find(state)
     if found is None and folder.exists():
         # Its parts of the kernel's tables can be named only by the daemon that made them.
-        with _alone(state):
+        with alone():
             found = _start(state, lambda _: None)
     if found is not None:
         LxdGateway(found.socket, project=project, pool=pool, network=network, profile=profile).remove_project()
@@ -128,11 +128,10 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str) 
         shutil.rmtree(folder)
     for suffix in (".log", ".pid"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
-    if not _another_server():
-        _stop_lxcfs()
-        _restore_limits()
-    if os.geteuid() == 0:
-        _lock(folder).unlink(missing_ok=True)
+    with alone():
+        if not _another_server():
+            _stop_lxcfs()
+            _restore_limits()
     with suppress(OSError):
         _HOME.rmdir()
 
@@ -172,14 +171,10 @@ def _service_manager() -> bool:
     return Path("/run/systemd/system").exists()
 
 
-def _lock(folder: Path) -> Path:
-    return Path(f"/run/mautic-ops-{folder.name}.lock" if os.geteuid() == 0 else os.devnull)
-
-
 @contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Keep two of us from starting or ending the same daemon at once."""
-    with _lock(_folder(state)).open("w") as file:
+def alone() -> Iterator[None]:
+    """Keep two of us from starting or ending daemons at once: all on a machine share its limits and its lxcfs."""
+    with Path("/run/mautic-ops.lock" if os.geteuid() == 0 else os.devnull).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.workspace import WorkspaceServer
 
 pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.world", "tests.support.lab_world"]
+
+# Seconds are no property: a busy machine may pause anything.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture

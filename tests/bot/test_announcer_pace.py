@@ -36,6 +36,7 @@ def go_on(desk: Desk, position: int) -> None:
 def test_progress_is_shown_of_all_cards_and_then_not_before_its_time(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(announcer, "PROGRESS", 3600.0)
     go_on(desk, 0)
     desk.announce()
     assert updates(desk) == 2

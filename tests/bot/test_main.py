@@ -138,7 +138,8 @@ def test_what_it_keeps_is_for_its_own_user_alone(tmp_path: Path, bot: BotProcess
 
 
 def test_a_delivery_that_takes_long_does_not_hold_up_the_end(bot: BotProcess, workspace: WorkspaceServer) -> None:
-    bot.start([sys.executable, "-c", HANGS])
+    bot.command = (sys.executable, "-c", HANGS)
+    bot.start()
     workspace.command("operator", CHANNEL, "/mautic list")
     assert bot.stop() == 0
     assert [row["done"] for row in bot.rows("SELECT done FROM inbox")] == [None]

@@ -70,7 +70,7 @@ def _mac(instance: Instance) -> str:
 
 
 def _address(lxd: Lxd, name: str) -> str:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (address := lxd.state(name).address):
         assert time.monotonic() < end, f"{name} got no address"
         time.sleep(0.05)

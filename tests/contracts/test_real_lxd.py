@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from bot.lxd import AlreadyExists, LxdUnavailable, PoolFull
 from bot.lxd_gateway import LxdGateway
 from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
+from tests.support.workspace import eventually
 
 Name = Callable[[], str]
 
@@ -48,7 +49,7 @@ def _started(lxd: LxdGateway, name: str, devices: dict[str, dict[str, str]] | No
     """Create and start a tiny instance; return its address once its page is there."""
     lxd.create(name, TINY, config={}, devices=devices or {})
     lxd.start(name)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (address := lxd.state(name).address):
         assert time.monotonic() < end, f"{name} got no address"
         time.sleep(0.05)
@@ -80,14 +81,14 @@ class TestIsolation:
     ) -> None:
         one, two = real_name(), real_name()
         address_one, address_two = _started(real_lxd, one), _started(real_lxd, two)
-        assert _reaches(real_lxd, edge, address_one, one)
-        assert _reaches(real_lxd, edge, address_two, two)
-        assert _reaches(real_lxd, one, EDGE, edge)
+        assert eventually(lambda: _reaches(real_lxd, edge, address_one, one))
+        assert eventually(lambda: _reaches(real_lxd, edge, address_two, two))
+        assert eventually(lambda: _reaches(real_lxd, one, EDGE, edge))
         assert not _reaches(real_lxd, one, address_two, two)
 
         # The way round: by the host, which would route it back onto the bridge.
         gateway = SUBNET.partition("/")[0]
-        assert real_lxd.execute(one, ["ping", "-c", "1", "-w", "2", gateway]).code == 0
+        assert real_lxd.execute(one, ["ping", "-c", "1", "-w", "20", gateway]).code == 0
         real_lxd.execute(one, ["ip", "route", "add", f"{address_two}/32", "via", gateway])
         real_lxd.execute(two, ["ip", "route", "add", f"{address_one}/32", "via", gateway])
         assert not _reaches(real_lxd, one, address_two, two)
@@ -247,6 +248,7 @@ class TestHttps:
     def test_a_remote_server_is_known_by_its_certificate(
         self,
         real_lxd: LxdGateway,
+        real_name: Name,
         address: str,
         certificate: tuple[str, str],
         pinned: str,
@@ -255,7 +257,9 @@ class TestHttps:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/hostname")
         remote = LxdGateway(address, project=PROJECT, pool=PROJECT, certificate=certificate, server_certificate=pinned)
         assert remote.server() == real_lxd.server()
-        assert remote.instances() == real_lxd.instances()
+        name = real_name()
+        real_lxd.create(name, "tiny", config={}, devices={})
+        assert remote.instance(name) == real_lxd.instance(name)
 
     def test_another_servers_certificate_is_refused(self, address: str, certificate: tuple[str, str]) -> None:
         remote = LxdGateway(address, certificate=certificate, server_certificate=certificate[0])

@@ -28,10 +28,7 @@ def heads(world: World) -> list[dict[str, Any]]:
 
 def sweep(world: World) -> None:
     """`/mautic schedule run health`, to its end, and what came of it told."""
-    done = "SELECT finished FROM jobs WHERE name = 'health' AND outcome = 'done' AND finished > 0"
-    before = [row["finished"] for row in world.bot.rows(done)]
-    world.workspace.command("operator", CHANNEL, "/mautic schedule run health")
-    eventually(lambda: [row["finished"] for row in world.bot.rows(done)] not in ([], before), 60)
+    world.run_job("health")
     world.workspace.command("operator", CHANNEL, "/mautic schedule run incidents")
     eventually(lambda: not world.bot.rows("SELECT 1 FROM incidents WHERE announced < revision"))
     eventually(lambda: not world.bot.rows("SELECT 1 FROM incident_notes WHERE posted IS NULL"))

@@ -16,9 +16,9 @@ from tests.support.world import CHANNEL, World, settings_for
 
 @pytest.fixture
 def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
-    """A bot whose schedule takes a snapshot every hour."""
+    """A bot whose schedule takes a snapshot every day: an hour might end while the test runs."""
     settings, environment = settings_for(host.endpoint, tmp_path / "state")
-    made = World(host, settings, environment | {"MAUTIC_OPS_SNAPSHOTS__HOURLY": "24"}, tmp_path)
+    made = World(host, settings, environment | {"MAUTIC_OPS_SNAPSHOTS__DAILY": "7"}, tmp_path)
     yield made
     made.close()
 
@@ -42,7 +42,7 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
         assert "before the sale" in shown
         assert "goes at the next pruning" in shown
 
-        # By hand, as it is paused: the older of the two is more than the policy keeps of this hour.
+        # By hand, as it is paused: the older of the two is more than the policy keeps of this day.
         world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
         eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1, 30)
         (left,) = world.lxd.snapshots("snap-x")

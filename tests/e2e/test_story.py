@@ -131,6 +131,7 @@ def test_the_bot_ends_in_peace_and_comes_back(world: World) -> None:
     try:
         card = world.ask("new again-x")
         world.approve(card)
+        eventually(lambda: world.bot.rows("SELECT 1 FROM decisions"))
         world.bot.stop()
         world.bot.start()
         world.wait_for(card, "is live")

@@ -207,12 +207,16 @@ def test_a_job_runs_by_the_clock_and_leaves_a_heartbeat(host: LxdGateway, tenant
 
 
 def cron(lxd: LxdGateway, clone: Clone, *job: str) -> dict[str, object]:
-    """Run a job as cron does, at once, and return its heartbeat."""
+    """Run a job as cron does, at once, and return its heartbeat; cron may be at it just then, and is waited for."""
     command = ["runuser", "-u", "www-data", "--", "/usr/local/bin/mautic-cron", "1", "30", *job]
-    assert lxd.execute(clone.name, command).code == 0
     name = job[0].replace(":", "_")
-    found: dict[str, object] = json.loads(lxd.pull(clone.name, f"/var/lib/mautic-ops/cron/{name}.json"))
-    return found
+
+    def beat() -> dict[str, object]:
+        assert lxd.execute(clone.name, command).code == 0
+        found: dict[str, object] = json.loads(lxd.pull(clone.name, f"/var/lib/mautic-ops/cron/{name}.json"))
+        return found
+
+    return eventually(beat, lambda seen: seen["skipped"] != "running")
 
 
 def test_a_failed_job_keeps_the_time_of_its_last_success(host: LxdGateway, tenant: Clone) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bot.tenants import stamp
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION
@@ -93,10 +94,18 @@ def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step:
     target = tiny.lab.nodes["solo2"]
     with client(tiny, "/cgi-bin/submit") as visitor:
         eventually(lambda: len(visitor.acknowledged) > 5)
+        hold = tiny.bot.state / "hold"
+        hold.write_text(f"started {STEPS.index(step)}")
         card = tiny.ask(f"migrate {TENANT} solo2", "operator")
         tiny.approve(card)
         tiny.begun(step)
-        (target.cut if fault == "the network is cut" else target.kill)()
+        with target.slow(megabits=80):
+            before = target.received()
+            if step == "Copy it while it runs":
+                hold.unlink()
+                eventually(lambda: target.received() > before + 5_000_000)
+            (target.cut if fault == "the network is cut" else target.kill)()
+            hold.unlink(missing_ok=True)
         tiny.wait_for(card, "it failed", 240)
         assert [one for one in tiny.instances_of(TENANT) if one.startswith("solo1")] == [
             f"solo1/{TENANT} tenant Running"
@@ -107,8 +116,8 @@ def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step:
     submitted = tiny.servers["solo1"].pull(TENANT, "/var/lib/mautic-ops/submitted").decode()
     assert [one for one in visitor.acknowledged if one not in submitted] == []
     (target.restore if fault == "the network is cut" else target.start)()
-    tiny.workspace.command("operator", CHANNEL, "/mautic schedule run purge")
-    eventually(lambda: [one for one in tiny.instances_of(TENANT) if one.startswith("solo2")] == [], 60)
+    tiny.run_job("purge")
+    eventually(lambda: all(stamp(one.config, "tenant") != TENANT for one in tiny.servers["solo2"].instances()), 60)
     tiny.done(f"migrate {TENANT} solo2", "runs on solo2")
     assert tiny.serves(TENANT) == "solo2"
 

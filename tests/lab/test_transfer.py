@@ -37,9 +37,9 @@ class Way:
     def broken(self, breaking: Callable[[], None], *, refresh: bool = False) -> None:
         """Let it come and break something in the middle; that must be told."""
         before = self.node.received()
-        with ThreadPoolExecutor(1) as thread, self.node.slow(megabits=800):
+        with ThreadPoolExecutor(1) as thread, self.node.slow(megabits=80):
             coming = thread.submit(self.receive, refresh=refresh)
-            eventually(self.node.received, lambda now: now > before + 20 * MB)
+            eventually(self.node.received, lambda now: now > before + 5 * MB)
             assert not coming.done()
             breaking()
             with pytest.raises(LxdUnavailable):
@@ -82,11 +82,11 @@ def test_a_copy_while_it_runs_leaves_little_for_the_end(way: Way) -> None:
 
 
 def test_a_copy_may_take_long_as_long_as_bytes_move(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    still = 5
+    still = 15
     monkeypatch.setattr("bot.lxd_transfer.STILL", still)
     way.source.snapshot(way.name, "s-1")
     began = time.monotonic()
-    with way.node.slow(megabits=240):
+    with way.node.slow(megabits=120):
         way.receive()
     assert time.monotonic() - began > 1.5 * still
     assert len(way.target.pull(way.copy, "/root/data-300")) == 300 << 20

@@ -1,6 +1,7 @@
 """Builds the Mautic double's archive, in the layout of Mautic's release zip: `build.py OUT.zip` prints its sha256."""
 
 import hashlib
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -14,7 +15,9 @@ FOLDER_MODE, FILE_MODE, PROGRAM_MODE = 0o40755, 0o100644, 0o100755
 def build(target: Path) -> str:
     """Writes the archive to `target` and returns its sha256, the same for the same tree on any machine."""
     files = {path.relative_to(TREE).as_posix(): path for path in TREE.rglob("*") if path.is_file()}
-    with zipfile.ZipFile(target, "w") as archive:
+    # Somebody may be reading the one that is there.
+    part = target.with_name(f"{target.name}.{os.getpid()}")
+    with zipfile.ZipFile(part, "w") as archive:
         for name in sorted([*files, *EMPTY_FOLDERS]):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3
@@ -24,7 +27,9 @@ def build(target: Path) -> str:
             else:
                 entry.external_attr = FOLDER_MODE << 16
                 archive.writestr(entry, b"")
-    return hashlib.sha256(target.read_bytes()).hexdigest()
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    part.replace(target)
+    return found
 
 
 if __name__ == "__main__":

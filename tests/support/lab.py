@@ -212,7 +212,8 @@ class Lab:
     def up(self) -> None:
         """Bring all up, with the bot's project and the tiny image on each server."""
         clean()
-        local_lxd.raise_limits(print)
+        with local_lxd.alone():
+            local_lxd.raise_limits(print)
         ROOT.mkdir()
         _run("ip", "link", "add", BRIDGE, "type", "bridge")
         _run("ip", "address", "add", "10.88.0.1/24", "dev", BRIDGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ BASE_DOMAIN = "lab.localhost"
 class LabWorld(World):
     """The world of a bot that has several servers."""
 
+    bot_command = (sys.executable, "-m", "tests.support.held_bot")
+
     def __init__(self, lab: Lab, environment: dict[str, str], folder: Path) -> None:
         settings = load(environment=environment)
         self.servers: dict[str, LxdGateway] = gateways(settings)
@@ -56,7 +59,8 @@ class LabWorld(World):
             return []
 
     def remove(self, *tenants: str) -> None:
-        """Delete what is left of tenants."""
+        """Delete what is left of tenants; the bot is ended first, as it may be at work on one where a test failed."""
+        self.kill()
         for lxd in self.servers.values():
             for one in lxd.instances():
                 if stamp(one.config, "tenant") in tenants:

@@ -47,8 +47,7 @@ def test_an_ack_held_back_counts_its_delay(app: App, connect: Connect, workspace
     connect()
     workspace.faults(late_acks={"count": 1, "seconds": 0.3})
 
-    held, free = (workspace.command("operator", "ops", "/mautic list")["ack_ms"] for _ in range(2))
-    assert 300 <= held > free
+    assert workspace.command("operator", "ops", "/mautic list")["ack_ms"] >= 300
 
 
 def test_without_an_app_a_command_fails_at_once(workspace: Workspace) -> None:

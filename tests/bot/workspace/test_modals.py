@@ -160,8 +160,8 @@ def test_a_trigger_serves_once_and_three_seconds(app: App, connect: Connect, wor
 
     @app.command("/mautic")
     def keep(ack: Ack, command: Json) -> None:
-        ack()
         triggers.append(command["trigger_id"])
+        ack()
 
     connect()
     client = workspace.web_client()

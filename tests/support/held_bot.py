@@ -1,0 +1,34 @@
+"""A bot that waits at the beginning of a step while `hold` in its state folder names it: `started 4`.
+
+So a test can break something just then, however slow the machine is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from bot import __main__ as program
+from bot.registry import Context
+from bot.runner import Runner
+
+
+class HeldRunner(Runner):
+    """The bot's, with a fault that only waits."""
+
+    def __init__(self, context: Context, workers: int) -> None:
+        super().__init__(context, workers, lambda moment: wait(context.settings.state / "hold", moment))
+
+
+def wait(hold: Path, moment: str) -> None:
+    """Wait as long as the file names the moment."""
+    with suppress(FileNotFoundError):
+        while hold.read_text() == moment:
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    program.Runner = HeldRunner  # type: ignore[misc]
+    sys.exit(program.main(["run"]))
