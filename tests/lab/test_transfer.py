@@ -82,7 +82,7 @@ def test_a_copy_while_it_runs_leaves_little_for_the_end(way: Way) -> None:
 
 
 def test_a_copy_may_take_long_as_long_as_bytes_move(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    still = 15
+    still = 10
     monkeypatch.setattr("bot.lxd_transfer.STILL", still)
     way.source.snapshot(way.name, "s-1")
     began = time.monotonic()
