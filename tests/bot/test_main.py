@@ -131,6 +131,14 @@ def test_a_bot_notes_whose_state_it_is_and_leaves_in_peace(tmp_path: Path, bot: 
     assert not (tmp_path / "ready").exists()
 
 
+def test_a_bot_that_was_frozen_when_it_was_told_to_end_does_so(bot: BotProcess) -> None:
+    bot.start()
+    assert bot.process
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+        bot.process.send_signal(number)
+    assert bot.process.wait(30) == 0
+
+
 def test_what_it_keeps_is_for_its_own_user_alone(tmp_path: Path, bot: BotProcess) -> None:
     bot.start()
     kept = [*tmp_path.glob("bot.db*"), tmp_path / "vault.key", tmp_path / "team"]
