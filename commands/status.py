@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bot.lxd import LxdError
@@ -16,10 +17,12 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     state = host.lxd.state(found.instance)
-    running = state.status == "Running"
+    found = replace(found, status=state.status)
+    # One that is closed on purpose is neither well nor sick.
+    live = found.standing == "running"
     health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
     trouble = ""
-    if running:
+    if live:
         try:
             health |= host.mautic.health(found.instance)
         except LxdError as error:
@@ -29,7 +32,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         tenant=found,
         state=state,
         plan=context.settings.plans.get(found.plan),
-        probe=context.edge.probe(found.domain) if running else None,
+        probe=context.edge.probe(found.domain) if live else None,
         health=health,
         trouble=trouble,
         url=context.settings.edge.url(found.domain),

@@ -94,6 +94,14 @@ def test_status_looks_at_one_tenant(bench: Bench) -> None:
         bench.answer("status client-y")
 
 
+def test_status_judges_no_tenant_that_is_closed_on_purpose(bench: Bench) -> None:
+    assert bench.done("suspend client-x", OPERATOR).state == "succeeded"
+    shown = said(bench.answer("status client-x"))
+    assert ":white_circle:" in shown
+    assert "suspended on local" in shown
+    assert ":x:" not in shown
+
+
 def test_history_shows_who_asked_who_decided_and_what_came_of_it(bench: Bench) -> None:
     shown = said(bench.answer("history client-x"))
     assert f"*succeeded* · asked by <@{ASKER.id}> · <@{LEAD.id}> approved" in shown

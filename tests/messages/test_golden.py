@@ -341,7 +341,12 @@ MESSAGES: dict[str, Message] = {
     "commands-status": status(),
     "commands-status-page-closed": status(probe=SimulatedProbe(502, False)),
     "commands-status-silent": status(health=SILENT, trouble="Inside `client-x`: the tool gave no reason."),
-    "commands-status-stopped": status(state=InstanceState("Stopped"), probe=None, health=SILENT | {"healthy": True}),
+    "commands-status-stopped": status(
+        tenant=replace(TENANT, status="Stopped"),
+        state=InstanceState("Stopped"),
+        probe=None,
+        health=SILENT | {"healthy": True},
+    ),
     "commands-history": words(
         "history", operations=[FAILED, replace(DONE, id=6), replace(ASKED, id=5)], tenant="client-x"
     ),
