@@ -99,7 +99,7 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
         check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "nothing overdue")
         facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
         # While the tenant was closed or off nothing waited for its worker.
-        open_for = int(time.time() - max(began, _open_since()))
+        open_for = int(time.time() - max(began, _workers_run_since()))
         waited = {name: min(queue["age"], open_for) for name, queue in queues.items()}
         facts["queue_age"] = max((age for name, age in waited.items() if name != "failed"), default=0)
         bad = [f"{queue['due']} in {name}, the oldest {queue['age']} s" for name, queue in queues.items()
@@ -175,15 +175,14 @@ def cron_states(
     return states
 
 
-def _open_since() -> float:
-    """When work could go on again: after the boot, or a seal was taken away, which is a change of its folder."""
-    boot = time.time() - float(UPTIME.read_text().split()[0])
-    return max(boot, SEAL.parent.stat().st_mtime)
-
-
 def _jobs_run_since() -> float:
-    """When jobs could run again: work could, or cron was started."""
-    return max(_open_since(), CRON_RUNS.stat().st_mtime if CRON_RUNS.exists() else 0.0)
+    """When jobs could run again: cron was started, or a seal was taken away, which is a change of its folder."""
+    return max((path.stat().st_mtime for path in (CRON_RUNS, SEAL.parent) if path.exists()), default=0.0)
+
+
+def _workers_run_since() -> float:
+    """When workers could run again: after the boot, or when a seal was taken away. Their own restarts are no excuse."""
+    return max(time.time() - float(UPTIME.read_text().split()[0]), SEAL.parent.stat().st_mtime)
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:
