@@ -101,7 +101,7 @@ class Operation:
     @property
     def mark(self) -> str:
         """What its card and buttons carry: after a loss of the database another request may get the same number."""
-        return f"{self.id}.{self.created:.0f}"
+        return f"{self.id}.{self.created:.0f}.{self.fingerprint[:8]}"
 
 
 class Operations:

@@ -250,23 +250,25 @@ def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
     assert asked.last().state == "queued"
 
 
-def after_a_lost_database(desk: Desk, folder: Path) -> Desk:
+def after_a_lost_database(desk: Desk, folder: Path, later: float = 3600) -> Desk:
     """The same Slack and servers, and a database that is new: its next operation is number 3 again."""
     again = make_desk(make_bench(folder / "new", desk.bench.lxd, slack=desk.slack))
-    again.bench.clock.move(3600)
+    again.bench.clock.move(later)
     again.bench.context.operations.number_after(2)
     return again
 
 
-@pytest.mark.parametrize("since", ["suspend client-y", "stop client-x"])
+@pytest.mark.parametrize(
+    ("later", "since"), [(0, "suspend client-y"), (3600, "stop client-x")], ids=["clock set back", "same request"]
+)
 @pytest.mark.parametrize("home", [False, True])
 def test_a_card_decides_nothing_of_another_request_that_was_given_its_number(
-    two_tenants: Desk, tmp_path: Path, since: str, home: bool
+    two_tenants: Desk, tmp_path: Path, later: float, since: str, home: bool
 ) -> None:
     two_tenants.command("stop client-x", OPERATOR)
     two_tenants.announce()
     approve, deny = two_tenants.announcer.card(two_tenants.last()).blocks[-2]["elements"]
-    again = after_a_lost_database(two_tenants, tmp_path)
+    again = after_a_lost_database(two_tenants, tmp_path, later)
     again.command(since, OPERATOR)
     assert again.last().id == 3
     for button in (approve, deny, approve | {"action_id": "retry"}, approve | {"value": "3"}):
