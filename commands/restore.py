@@ -9,7 +9,7 @@ from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
-from bot.snapshots import take
+from bot.snapshots import DAY, ours, take
 from bot.steps import PROBE, refuse_another
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamp, stamps
@@ -69,7 +69,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
             "Kept": f"a snapshot of now; and the present container, stopped, for {days} days",
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
-        remarks={} if context.operation else _loss(context, host, old, chosen),
+        remarks={} if context.operation else _loss(context, host, old, chosen) | _left(context, host, old),
         steps=(
             Step("Take a snapshot of now, and start the old state beside it, closed", beside),
             Step("Put it in place", change),
@@ -96,6 +96,17 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
     near = get_close_matches(name, [one.name for one in offered], n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {old.name}` lists them."
     raise UnknownWords(f"`{old.name}` has no snapshot “{name[:60]}”; {hint}")
+
+
+def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
+    """Return how long the snapshots of before can still be had, in words."""
+    left = ours(host.lxd.snapshots(old.instance))
+    if not left:
+        return {}
+    until = context.renderer.moment(context.now() + context.settings.retention.former_days * DAY)
+    if any(one.keep for one in left):
+        until = "it is purged: some are to be kept"
+    return {"Snapshots so far": f"{len(left)}, which stay with the present container, until {until}"}
 
 
 def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:

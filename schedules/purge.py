@@ -10,6 +10,7 @@ from bot.lxd import LxdError, LxdUnavailable
 from bot.plan import Plan, Refused
 from bot.registry import Context, call
 from bot.scheduler import schedule
+from bot.snapshots import ours
 from bot.tenants import Tenant
 
 DAY = 86_400
@@ -23,12 +24,12 @@ def purge(context: Context) -> None:
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     for one in look.tenants:
-        if _is_over(context, look, one) and errands.may(one.name, "purge"):
-            try:
+        try:
+            if errands.may(one.name, "purge") and _is_over(context, look, one):
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))
-            except (Refused, LxdError) as error:
-                trouble.append(error)
+        except (Refused, LxdError) as error:
+            trouble.append(error)
     if trouble:
         raise trouble[-1]
 
@@ -38,7 +39,15 @@ def _is_over(context: Context, look: Look, one: Tenant) -> bool:
         return _is_left_over(context, look, one)
     if one.role == "archived":
         return bool(one.archived) and context.now() >= one.archived + context.settings.retention.archive_days * DAY
-    return one.role == "former" and bool(one.kept_until) and context.now() >= one.kept_until
+    over = one.role == "former" and bool(one.kept_until) and context.now() >= one.kept_until
+    return over and not _has_kept(context, one)
+
+
+def _has_kept(context: Context, former: Tenant) -> bool:
+    """Whether it has a snapshot that stays until somebody removes it; a move takes those along, a restore does not."""
+    if not former.reason.startswith("restore"):
+        return False
+    return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
 
 def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:

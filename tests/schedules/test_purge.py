@@ -51,6 +51,9 @@ def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
 def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (snapshot,) = bench.lxd.snapshots("client-x")
+    until = bench.context.renderer.moment(bench.clock() + 7 * DAY)
+    plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
+    assert plan.remarks["Snapshots so far"] == f"1, which stay with the present container, until {until}"
     assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
     heir = "client-x--3"
     bench.clock.move(7 * DAY - 60)
@@ -60,6 +63,33 @@ def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None
     tick(bench)
     assert containers(bench) == {heir}
     assert live(bench)
+
+
+def test_what_a_restore_replaced_stays_with_the_snapshots_that_somebody_wants_kept(bench: Bench) -> None:
+    bench.done("snapshot client-x --keep", OPERATOR)
+    bench.clock.move(60)
+    bench.done("snapshot client-x", OPERATOR)
+    kept, snapshot = bench.lxd.snapshots("client-x")
+    plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
+    assert plan.remarks["Snapshots so far"] == (
+        "2, which stay with the present container, until it is purged: some are to be kept"
+    )
+    assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
+    bench.clock.move(70 * DAY)
+    tick(bench)
+    assert containers(bench) == {"client-x", "client-x--4"}
+    assert bench.done(f"restore client-x {kept.name}", OPERATOR).state == "succeeded"
+    assert bench.done("purge client-x client-x", OPERATOR).state == "succeeded"
+    assert containers(bench) == {"client-x--4", "client-x--5"}
+
+
+def test_what_was_moved_took_its_snapshots_along_and_goes(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, others={"solo": SimulatedLxd()})
+    for text in ("new client-x --host local", "snapshot client-x --keep", "migrate client-x solo"):
+        assert bench.done(text, OPERATOR).state == "succeeded"
+    bench.clock.move(7 * DAY)
+    tick(bench)
+    assert containers(bench) == set()
 
 
 def test_a_tenant_that_is_busy_or_comes_back_loses_nothing(bench: Bench) -> None:
