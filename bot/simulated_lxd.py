@@ -394,14 +394,16 @@ class SimulatedLxd:
         devices: Mapping[str, Mapping[str, str] | None] | None = None,
     ) -> None:
         """See `Lxd.update`."""
+        doing = f"update `{name}`"
         with self._call("update", name) as world:
-            machine = _find(world, name, f"update `{name}`")
+            machine = _find(world, name, doing)
             laid: Mapping[str, str | None] = {**machine.config, **config}
+            attached = {**machine.devices, **(devices or {})}
+            kept = {key: dict(device) for key, device in attached.items() if device}
+            # LXD writes it on the instance's own disk, once that has its new size.
+            _fits(machine, kept, 1, doing)
             machine.config = {key: value for key, value in laid.items() if value}
-            for key, device in (devices or {}).items():
-                machine.devices.pop(key, None)
-                if device:
-                    machine.devices[key] = dict(device)
+            machine.devices = kept
 
     def snapshot(
         self,
@@ -468,9 +470,7 @@ class SimulatedLxd:
         with self._call("push", name, path) as world:
             machine = _find(world, name, doing)
             _room(world, len(content), doing, machine.location)
-            limit = machine.devices.get("root", {}).get("size")
-            if limit and machine.bytes + len(content) > size_bytes(limit):
-                raise PoolFull(_FULL.format(doing))
+            _fits(machine, machine.devices, len(content), doing)
             machine.files[path] = _File(bytes(content), mode, uid, gid)
 
     def pull(self, name: str, path: str) -> bytes:
@@ -614,10 +614,20 @@ def _lasting(config: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in config.items() if not key.startswith("volatile.")}
 
 
+def _bytes(machine: _Machine) -> int:
+    return machine.bytes + sum(len(file.content) for file in machine.files.values())
+
+
+def _fits(machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: int, doing: str) -> None:
+    limit = devices.get("root", {}).get("size")
+    if limit and _bytes(machine) + needed > size_bytes(limit):
+        raise PoolFull(_FULL.format(doing))
+
+
 def _used(world: _World, member: str) -> int:
     """Bytes of the pool of a member, or of the server where there is no cluster."""
     return sum(
-        machine.bytes + len(machine.snapshots) * MIB + sum(len(file.content) for file in machine.files.values())
+        _bytes(machine) + len(machine.snapshots) * MIB
         for machine in world.machines.values()
         if member in ("", machine.location)
     )

@@ -18,30 +18,41 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     size = plan_named(context.settings, plan)
-    before = stamp(host.lxd.instance(found.instance).config, "was-plan") if context.operation else found.plan
-    if found.plan == plan and not context.operation:
+    config = host.lxd.instance(found.instance).config
+    before = stamp(config, "was-plan") if context.operation else found.plan
+    due = stamp(config, "sizes-due")
+    if found.plan == plan and not due and not context.operation:
         raise Refused(f"`{tenant}` has the plan {plan} already.")
+    had = context.settings.plans.get(found.plan)
+    smaller = had is not None and size_bytes(size.memory) < size_bytes(had.memory)
+    if smaller and found.status != "Running" and not context.begun:
+        raise Refused(f"`{tenant}` gives no memory back while it does not run; `/mautic start {tenant}` first.")
     used = host.lxd.state(found.instance).disk
     if used > 0.9 * size_bytes(size.disk) and not context.begun:
         raise Refused(f"`{tenant}` uses {in_words(used)} of disk, too much for {plan}'s {size.disk}.")
 
-    def give(name: str, given: PlanSize) -> None:
+    def give(name: str, given: PlanSize, **facts: str | int) -> None:
+        # All at once: where the disk is full LXD takes nothing that does not enlarge it.
         root = {"type": "disk", "path": "/", "pool": context.settings.lxd.pool, "size": given.disk}
-        host.lxd.update(found.instance, {**stamps(plan=name), **given.limits()}, {"root": root})
+        host.lxd.update(found.instance, {**stamps(plan=name, **facts), **given.limits()}, {"root": root})
 
     def limits() -> None:
-        if found.plan != plan:
-            host.lxd.update(found.instance, stamps(was_plan=found.plan, resized_by=context.operation))
-            had = context.settings.plans.get(found.plan)
-            if had and size_bytes(size.memory) < size_bytes(had.memory):
-                # What MariaDB holds it has to give back before it is taken away.
-                inside()
-        give(plan, size)
+        if found.plan == plan:
+            return
+        mark = {"was_plan": found.plan, "resized_by": context.operation}
+        if smaller:
+            # What MariaDB holds it has to give back before it is taken away.
+            host.lxd.update(found.instance, stamps(**mark))
+            host.mautic.resize(found.instance, size)
+        give(plan, size, **mark)
 
     def inside() -> str | None:
         if not host.lxd.instance(found.instance).running:
-            return "it does not run: its database takes its new size from the next resize"
+            host.lxd.update(found.instance, stamps(sizes_due=1))
+            return "it does not run: once it does, the same resize gives its database the new size"
         host.mautic.resize(found.instance, size)
+        if due:
+            host.lxd.update(found.instance, stamps(sizes_due=""))
         return None
 
     def undo() -> None:

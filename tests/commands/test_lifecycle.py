@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot import simulated_tenant
-from bot.lxd import LxdError
+from bot.lxd import LxdError, PoolFull, size_bytes
 from bot.plan import Refused
 from bot.tenants import stamp
 from tests.support.bot import OPERATOR, Bench, live, make_bench
@@ -90,6 +90,35 @@ def test_a_plan_that_cannot_be_given_leaves_the_one_of_before(bench: Bench) -> N
     assert (stamp(config, "plan"), config["limits.memory"]) == ("medium", "8GiB")
 
 
+def test_a_stopped_tenant_gets_no_smaller_plan(bench: Bench) -> None:
+    bench.done("resize client-x --plan medium", OPERATOR)
+    bench.done("stop client-x", OPERATOR)
+    with pytest.raises(Refused, match="gives no memory back while it does not run; `/mautic start client-x` first"):
+        bench.answer("resize client-x --plan small", OPERATOR)
+
+
+def test_a_tenant_that_crashes_before_it_is_resized_gets_no_smaller_plan(bench: Bench) -> None:
+    bench.done("resize client-x --plan medium", OPERATOR)
+    operation = bench.ask("resize client-x --plan small", OPERATOR)
+    bench.approve(operation)
+    bench.lxd.stop("client-x")
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "failed"
+    assert bench.context.fleet.tenant("client-x").plan == "medium"
+    assert bench.lxd.instance("client-x").config["limits.memory"] == "8GiB"
+
+
+def test_what_a_stopped_tenant_was_given_is_used_after_the_same_resize_while_it_runs(bench: Bench) -> None:
+    bench.done("stop client-x", OPERATOR)
+    done = bench.done("resize client-x --plan medium", OPERATOR)
+    assert "it does not run: once it does, the same resize" in done.steps[-1].note
+    bench.done("start client-x", OPERATOR)
+    assert bench.done("resize client-x --plan medium", OPERATOR).state == "succeeded"
+    assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull("client-x", "/var/lib/mautic-ops/resize.json")
+    with pytest.raises(Refused, match="has the plan medium already"):
+        bench.answer("resize client-x --plan medium", OPERATOR)
+
+
 def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     limits = []
@@ -121,6 +150,16 @@ def test_what_makes_no_sense_is_refused(bench: Bench, before: tuple[str, ...], t
         bench.done(earlier, OPERATOR)
     with pytest.raises(Refused, match=why):
         bench.answer(text, OPERATOR)
+
+
+def test_a_full_disk_is_enlarged_by_a_bigger_plan(bench: Bench) -> None:
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
+    bench.lxd._world.machines["client-x"].bytes = size_bytes(bench.context.settings.plans["small"].disk)
+    with pytest.raises(PoolFull):
+        bench.lxd.update("client-x", {"user.colour": "blue"})
+    ended = bench.done("resize client-x --plan medium", OPERATOR)
+    assert ended.state == "succeeded", ended.outcome
+    assert bench.context.fleet.tenant("client-x").plan == "medium"
 
 
 def test_a_disk_that_fills_while_it_is_resized_does_not_leave_it_half_way(bench: Bench) -> None:

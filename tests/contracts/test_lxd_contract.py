@@ -395,3 +395,22 @@ class TestRoom:
         )
         with pytest.raises(PoolFull, match="full"):
             lxd.push(made, "/root/much", secrets.token_bytes(40_000_000))
+
+    def test_a_full_disk_takes_facts_only_with_more_room(self, lxd: Lxd, name: Name) -> None:
+        made = name()
+        root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "16MiB"}
+        lxd.create(made, TINY, config={}, devices={"root": root})
+
+        def fill(size: int) -> None:
+            for _ in range(1000):
+                lxd.push(made, f"/root/{secrets.token_hex(8)}", secrets.token_bytes(size))
+
+        for size in (1 << 20, 1 << 16, 1 << 12, 1):
+            with pytest.raises(PoolFull):
+                fill(size)
+        # More than what btrfs had only reserved for the last files, and gives back.
+        fact = {"user.colour": "blue" * 50_000}
+        with pytest.raises(PoolFull):
+            lxd.update(made, fact)
+        lxd.update(made, fact, {"root": {**root, "size": "64MiB"}})
+        assert lxd.instance(made).config["user.colour"] == fact["user.colour"]
