@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from bot.lxd import size_bytes
@@ -31,20 +32,20 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     if used > 0.9 * size_bytes(size.disk) and not context.begun:
         raise Refused(f"`{tenant}` uses {in_words(used)} of disk, too much for {plan}'s {size.disk}.")
 
-    def give(name: str, given: PlanSize, **facts: str | int) -> None:
+    def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
         # All at once: where the disk is full LXD takes nothing that does not enlarge it.
         root = {"type": "disk", "path": "/", "pool": context.settings.lxd.pool, "size": given.disk}
-        host.lxd.update(found.instance, {**stamps(plan=name, **facts), **given.limits()}, {"root": root})
+        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, {"root": root})
 
     def limits() -> None:
         if found.plan == plan:
             return
-        mark = {"was_plan": found.plan, "resized_by": context.operation}
+        mark = stamps(was_plan=found.plan, resized_by=context.operation)
         if smaller:
             # What MariaDB holds it has to give back before it is taken away.
-            host.lxd.update(found.instance, stamps(**mark))
+            host.lxd.update(found.instance, mark)
             host.mautic.resize(found.instance, size)
-        give(plan, size, **mark)
+        give(plan, size, mark)
 
     def inside() -> str | None:
         if not host.lxd.instance(found.instance).running:
@@ -59,7 +60,7 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
         instance = host.lxd.instance(found.instance)
         was = stamp(instance.config, "was-plan")
         if stamp(instance.config, "resized-by") == str(context.operation) and was in context.settings.plans:
-            give(was, context.settings.plans[was])
+            give(was, context.settings.plans[was], {})
             if instance.running:
                 host.mautic.resize(found.instance, context.settings.plans[was])
 
