@@ -28,6 +28,8 @@ AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""
 SETTLES = 15 * 60
 """Seconds that a host which was off has to start its tenants, one after the other."""
+FEW = 5
+"""Tenants of a host that may stand still at once, each by a trouble of its own."""
 EDGE = "the edge"
 """Whose trouble it is when no page answers; with a space, which no host's name has."""
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
@@ -218,7 +220,7 @@ def _settling(
     found: Mapping[str, Diagnosis],
     known: Collection[tuple[str, str]],
 ) -> set[str]:
-    """Return the hosts and servers that were off until just now, as it was seen, or as several tenants tell there."""
+    """Return the hosts and servers that were off until just now, as it was seen, or as many tenants tell there."""
     since = context.now() - SETTLES
     off = {incident.server for incident in context.incidents.since(since) if incident.kind == "server"}
     fell = {
@@ -226,9 +228,9 @@ def _settling(
         for name, diagnosis in found.items()
         if (name, "stopped") not in known and any(finding.kind == "stopped" for finding in diagnosis.findings)
     }
-    down = samples.down_since(context.database, since) if len(fell) > 1 else set()
-    several = Counter(host for name, host in fell.items() if name not in down)
-    return off | {host for host, tenants in several.items() if tenants > 1}
+    down = samples.down_since(context.database, since) if len(fell) > FEW else set()
+    many = Counter(host for name, host in fell.items() if name not in down)
+    return off | {host for host, tenants in many.items() if tenants > FEW}
 
 
 def _believed(

@@ -260,8 +260,15 @@ def test_a_silent_server_is_one_incident_and_its_tenants_stay_as_they_were(bench
     assert len(heads(bench)) == 2
 
 
-def test_a_host_that_was_off_has_its_time_to_start_its_tenants(bench: Bench) -> None:
+def test_tenants_that_stop_at_once_are_told_at_once_where_they_are_few(bench: Bench) -> None:
+    for name in ("client-x", "client-y"):
+        bench.lxd.stop(name)
+    assert look(bench) == [("client-x", "stopped"), ("client-y", "stopped")]
+
+
+def test_a_host_that_was_off_has_its_time_to_start_its_tenants(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """LXD starts them one after the other; the bot may stand on it, so that nobody saw it off."""
+    monkeypatch.setattr(sweep, "FEW", 1)
     look(bench)
     bench.clock.move(3600)
     for name in ("client-x", "client-y"):
