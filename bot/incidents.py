@@ -60,6 +60,11 @@ class Incident:
         return self.tenant or self.server
 
     @property
+    def mark(self) -> str:
+        """What its buttons carry: after a loss of the database another may get the same number."""
+        return f"{self.id}.{self.opened:.0f}"
+
+    @property
     def title(self) -> str:
         """What is wrong, in the words of a headline."""
         return TITLES[self.kind]
@@ -97,11 +102,12 @@ class Incidents:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def get(self, incident: int) -> Incident:
-        """Return one incident, or refuse when there is none of that number."""
-        for found in self._select("id = ?", incident):
-            return found
-        raise Refused(f"There is no incident {incident}.")
+    def marked(self, mark: str) -> Incident:
+        """Return the incident that a button is of, or refuse when there is none, or its number is another's by now."""
+        for found in self._select("id = ?", int(mark.partition(".")[0])):
+            if found.mark == mark:
+                return found
+        raise Refused("This incident is of a database that was lost; the next sweep tells anew what is wrong.")
 
     def open(self) -> list[Incident]:
         """Return what is wrong now, oldest first."""
@@ -183,22 +189,22 @@ class Incidents:
         if incident.silenced_until <= now:
             _note(transaction, incident.id, f":large_green_circle: {words}")
 
-    def silence(self, number: int, actor: str) -> None:
+    def silence(self, mark: str, actor: str) -> None:
         """Let an incident say nothing more for a while, or raise Refused."""
-        incident, now = self.get(number), self.clock()
+        incident, now = self.marked(mark), self.clock()
         with self.database.transaction() as transaction:
             done = transaction.execute(
                 "UPDATE incidents SET silenced_until = ?, silenced_by = ?, revision = revision + 1"
                 " WHERE id = ? AND closed IS NULL AND silenced_until <= ?",
-                (now + SILENCE, actor, number, now),
+                (now + SILENCE, actor, incident.id, now),
             )
             if done.rowcount:
                 detail = {"kind": incident.kind, "until": now + SILENCE}
-                _record(transaction, "incident.silenced", actor, incident.tenant, number, detail, now)
+                _record(transaction, "incident.silenced", actor, incident.tenant, incident.id, detail, now)
         if not done.rowcount:
-            incident = self.get(number)
+            incident = self.marked(mark)
             how = "over" if incident.closed else f"silenced already, by <@{incident.silenced_by}>"
-            raise Refused(f"Incident {number} is {how}.")
+            raise Refused(f"Incident {incident.id} is {how}.")
 
     # -- telling ------------------------------------------------------------------------------------------------
 
@@ -275,13 +281,13 @@ class Incidents:
         if not incident.closed:
             part = RESTART.get(incident.kind)
             if part:
-                buttons.append(button("incident_restart", f"Restart {part}", incident.id, "primary"))
+                buttons.append(button("incident_restart", f"Restart {part}", incident.mark, "primary"))
             if incident.kind == "errand":
-                buttons.append(button("incident_retry", "Retry", incident.id, "primary"))
+                buttons.append(button("incident_retry", "Retry", incident.mark, "primary"))
             if incident.kind in LOGS:
-                buttons.append(button("incident_logs", "Logs", incident.id))
+                buttons.append(button("incident_logs", "Logs", incident.mark))
             if incident.silenced_until <= self.clock():
-                buttons.append(button("incident_silence", "Silence 4 h", incident.id))
+                buttons.append(button("incident_silence", "Silence 4 h", incident.mark))
         extra = [actions(f"incident-{incident.id}", *buttons)] if buttons else []
         silenced = incident.silenced_until > self.clock()
         return self.renderer.message("incident.j2", extra, incident=incident, silenced=silenced)

@@ -162,7 +162,7 @@ class Invocations:
             self._invoke(key, payload, actor, self.context.registry.command("credentials"), {"tenant": value})
             return
         if action.startswith("incident_"):
-            self._on_incident(key, payload, actor, action.removeprefix("incident_"), int(value))
+            self._on_incident(key, payload, actor, action.removeprefix("incident_"), value)
             return
         operation = self.context.operations.marked(value)
         if action == "approve" and self._asks_for_name(operation, actor):
@@ -179,14 +179,14 @@ class Invocations:
             else:
                 self.context.operations.undo(operation, actor.id)
 
-    def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, number: int) -> None:
+    def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, mark: str) -> None:
         """A button of an incident: a command on its tenant, as the person who pressed, or silence."""
-        incident = self.context.incidents.get(number)
+        incident = self.context.incidents.marked(mark)
         if action == "silence":
             may = self.context.settings.policy("silence").ask
             if not actor.roles & set(may):
                 raise Refused(f"Who may silence an incident is {' or '.join(may)}; ask one of them.")
-            self.context.incidents.silence(number, actor.id)
+            self.context.incidents.silence(mark, actor.id)
             self.context.incidents.announce()
             return
         if action == "retry":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,14 +193,14 @@ def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
     desk = make_desk(bench)
     sweep(bench, Finding("queue", "The oldest message has waited 61 min."))
     (incident,) = bench.context.incidents.open()
-    desk.click("incident_silence", incident.id, OPERATOR)
+    desk.click("incident_silence", incident.mark, OPERATOR)
     (head,) = heads(bench)
     assert "incident_silence" not in buttons(shown(bench, head))
     assert f"silenced by <@{OPERATOR.id}> until" in str(shown(bench, head)["blocks"])
     updates = bench.slack.calls["chat.update"]
     sweep(bench, Finding("queue", "The oldest message has waited 66 min."))
     assert bench.slack.calls["chat.update"] == updates
-    desk.click("incident_silence", incident.id, LEAD)
+    desk.click("incident_silence", incident.mark, LEAD)
     assert any("silenced already" in told for told in bench.slack.to(LEAD.id))
     bench.clock.move(SILENCE - 1)
     sweep(bench, Finding("queue", "The oldest message has waited 4 h."))
@@ -215,7 +216,7 @@ def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
 def test_a_silenced_incident_ends_and_comes_back_without_a_word(bench: Bench) -> None:
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
-    bench.context.incidents.silence(incident.id, LEAD.id)
+    bench.context.incidents.silence(incident.mark, LEAD.id)
     for findings in ((), (WORKER,), ()):
         sweep(bench, *findings)
     (head,) = heads(bench)
@@ -227,18 +228,26 @@ def test_who_may_not_operate_may_not_silence(bench: Bench) -> None:
     desk = make_desk(bench)
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
-    desk.click("incident_silence", incident.id, ASKER)
+    desk.click("incident_silence", incident.mark, ASKER)
     assert "operator" in bench.slack.to(ASKER.id)[-1]
-    assert bench.context.incidents.get(incident.id).silenced_until == 0
-    with pytest.raises(Refused, match="no incident 99"):
-        bench.context.incidents.get(99)
+    assert bench.context.incidents.marked(incident.mark).silenced_until == 0
+
+
+def test_a_button_of_a_lost_database_does_nothing_to_who_has_its_number_now(bench: Bench) -> None:
+    desk = make_desk(bench)
+    sweep(bench, WORKER)
+    (incident,) = bench.context.incidents.open()
+    desk.click("incident_restart", replace(incident, opened=incident.opened - 86_400).mark, OPERATOR)
+    assert "of a database that was lost" in bench.slack.to(OPERATOR.id)[-1]
+    assert [one for one in bench.context.operations.select("1 = 1") if one.command == "restart"] == []
 
 
 def test_an_incident_that_is_over_cannot_be_silenced(bench: Bench) -> None:
     sweep(bench, WORKER)
+    (incident,) = bench.context.incidents.open()
     sweep(bench)
     with pytest.raises(Refused, match="Incident 1 is over"):
-        bench.context.incidents.silence(1, LEAD.id)
+        bench.context.incidents.silence(incident.mark, LEAD.id)
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["answer lost", "not posted"])

@@ -443,10 +443,10 @@ def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
     change(bench.lxd, "client-x", stopped=["mautic-worker@email"])
     look(bench)
     (incident,) = bench.context.incidents.open()
-    desk.click("incident_logs", incident.id, OPERATOR)
+    desk.click("incident_logs", incident.mark, OPERATOR)
     assert "simulated line 40 of mautic" in str(bench.slack.said[-1]["blocks"])
     assert bench.slack.said[-1]["user"] == OPERATOR.id
-    desk.click("incident_restart", incident.id, OPERATOR)
+    desk.click("incident_restart", incident.mark, OPERATOR)
     operation = desk.last()
     assert (operation.command, operation.requester, operation.arguments["part"]) == ("restart", OPERATOR.id, "worker")
     bench.finish()
@@ -516,7 +516,7 @@ def test_an_errand_of_a_job_that_is_paused_is_not_over_until_it_is_done(bench: B
         forget(bench.context)
         assert look(bench) == [("client-x", "errand")]
     desk = make_desk(bench)
-    desk.click("incident_retry", bench.context.incidents.open()[0].id, LEAD)
+    desk.click("incident_retry", bench.context.incidents.open()[0].mark, LEAD)
     bench.finish()
     bench.clock.move(60)
     assert look(bench) == []
@@ -533,15 +533,15 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
     bench.clock.move(DAY)
     assert ("client-x", "errand") in look(bench), "it is half done until somebody acts"
     assert "`purge` was left half done, and holds the tenant until a retry succeeds." in incident.text
-    desk.click("incident_retry", incident.id, OPERATOR)
+    desk.click("incident_retry", incident.mark, OPERATOR)
     assert "Who may have it tried again is approver" in desk.slack.to(OPERATOR.id)[-1]
-    desk.click("incident_retry", incident.id, LEAD)
+    desk.click("incident_retry", incident.mark, LEAD)
     assert "Operation 4 is tried again" in desk.slack.to(LEAD.id)[-1]
     assert ("client-x", "errand") in look(bench), "it is not over while it waits"
     bench.finish()
     assert ("client-x", "errand") not in look(bench)
     assert ":large_green_circle: Recovered after 24 h." in notes(bench)
-    desk.click("incident_retry", incident.id, LEAD)
+    desk.click("incident_retry", incident.mark, LEAD)
     assert "nothing fails any more" in desk.slack.to(LEAD.id)[-1]
 
 
