@@ -11,6 +11,15 @@ LEAST = 1_000_000_000
 """Bytes that have to be free on a host's pool for it to take one more tenant."""
 
 
+def room(host: Host) -> str:
+    """Return what is free on a host's pool, in words; raises Refused when it is too little for one more tenant."""
+    space = host.lxd.pool()
+    free = space.total - space.used
+    if free < LEAST:
+        raise Refused(f"The storage pool of `{host.name}` is full; enlarge it, or choose another host.")
+    return f"{size(free)} of {size(space.total)} free"
+
+
 def placement(fleet: Fleet) -> tuple[Host, str]:
     """Return the host whose pool has the most room, and why it is that one; raises Refused when none has any."""
     rooms: list[tuple[int, PoolSpace, Host]] = []
@@ -23,7 +32,7 @@ def placement(fleet: Fleet) -> tuple[Host, str]:
         rooms.append((space.total - space.used, space, host))
     if not rooms:
         raise Refused("No host answers just now, so nothing can be placed; `/mautic doctor` says why.")
-    free, space, host = max(rooms, key=lambda room: room[0])
+    free, space, host = max(rooms, key=lambda one: one[0])
     if free < LEAST:
         raise Refused(f"The storage pool of `{host.name}` is full, and no other host has more room; enlarge a pool.")
     most = "" if len(rooms) == 1 else f", the most of {len(rooms)} hosts"

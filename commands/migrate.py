@@ -63,10 +63,11 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
 def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
     """Return what moves and what is free for it, or refuse when it does not fit.
 
-    All that it has moves, also what it shares with its blueprint.
+    All that it has moves, its snapshots too, also what it shares with its blueprint.
     """
     told = source.lxd.execute(old.instance, ["du", "-sxk", "/"]).stdout.split()
-    moves = 1024 * int(told[0]) if told else 0
+    snapshots = sum(one.size for one in source.lxd.snapshots(old.instance))
+    moves = snapshots + (1024 * int(told[0]) if told else 0)
     space = target.lxd.pool()
     free = space.total - space.used
     if free < moves + LEAST:

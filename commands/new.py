@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from bot.fleet import Host
 from bot.lxd import Instance, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
-from bot.placement import placement
+from bot.placement import placement, room
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.steps import remove, see_login_page, wait_for_address
@@ -51,9 +51,12 @@ def new(
     _refuse_if_taken(context, everything, tenant, domain)
     blueprint = context.fleet.blueprint(version)
     place = context.fleet.host(host) if host else None
-    room = ""
+    why: dict[str, str] = {}
     if place is None:
-        place, room = placement(context.fleet)
+        place, most = placement(context.fleet)
+        why = {"Why there": most}
+    elif not context.begun:
+        why = {"Room": room(place)}
     make = _New(context, place, tenant, domain, plan, size, blueprint, note)
     facts = {
         "Address": context.settings.edge.url(domain),
@@ -74,7 +77,7 @@ def new(
         },
         summary=f"Make the tenant {tenant}",
         facts=facts | ({"Note": note} if note else {}),
-        remarks={"Why there": room} if room else {},
+        remarks=why,
         steps=(
             *bring,
             Step("Clone the blueprint", make.clone),

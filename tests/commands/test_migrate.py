@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from bot import simulated_tenant
 from bot.lxd import LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
+from bot.placement import LEAST
 from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
@@ -216,6 +218,18 @@ def test_the_card_shows_what_moves_and_what_happens_if_it_fails(bench: Bench) ->
     assert plan.facts["To"] == "solo"
     assert "nothing is lost" in plan.facts["If it fails"]
     assert "free" in plan.remarks["Moves"]
+
+
+def test_the_room_for_its_snapshots_is_needed_too(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        bench.lxd.snapshot("client-x", name)
+    snapshots = [replace(one, size=200_000_000) for one in bench.lxd.snapshots("client-x")]
+    monkeypatch.setattr(bench.lxd, "snapshots", lambda _: snapshots)
+    other._world.pool_bytes = LEAST + 599_000_000
+    with pytest.raises(Refused, match=r"`solo` has .* free, and `client-x` needs 1\.6 GB"):
+        bench.answer("migrate client-x solo", OPERATOR)
 
 
 def test_what_cannot_move_is_refused(bench: Bench, other: SimulatedLxd) -> None:

@@ -81,6 +81,34 @@ def test_the_newest_blueprint_is_taken_or_the_one_that_is_named(bench: Bench) ->
         assert plan.arguments["version"] == version
 
 
+def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    assert "free" in bench.answer("new client-x --host local").remarks["Room"]
+    waiting = bench.ask("new client-x --host local")
+    bench.lxd._world.pool_bytes = 500_000_000
+    with pytest.raises(Refused, match="storage pool of `local` is full"):
+        bench.answer("new client-y --host local")
+    with pytest.raises(Refused, match=r"Things have changed .* storage pool of `local` is full"):
+        bench.approve(waiting)
+
+
+def test_a_pool_that_fills_up_meanwhile_does_not_leave_it_half_made(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    operation = bench.approve(bench.ask("new client-x --host local"))
+
+    def fault(moment: str) -> None:
+        if moment == "recorded 2":
+            bench.lxd._world.pool_bytes = 500_000_000
+            raise KeyboardInterrupt
+
+    bench.runner.fault = fault
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    bench.context.operations.recover()
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
+
+
 def test_a_full_pool_is_told_before_anybody_approves(tmp_path: Path) -> None:
     lxd = SimulatedLxd(pool_bytes=500_000_000)
     add_blueprint(lxd)
