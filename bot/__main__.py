@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import commands
 import schedules
@@ -204,6 +205,9 @@ def main(words: list[str]) -> int:
     except Exception as error:
         if isinstance(error, InvalidSettings | LxdError | bring_up.CannotBringUp):
             print(f"mautic-ops: {error}", file=sys.stderr)
+            return 1
+        if isinstance(error, URLError):
+            print(f"mautic-ops: Slack cannot be reached: {error.reason}.", file=sys.stderr)
             return 1
         raise
 

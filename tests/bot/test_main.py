@@ -98,6 +98,15 @@ def test_a_token_that_slack_does_not_take_is_named_before_anything_begins(
     assert capsys.readouterr().err == f"mautic-ops: Slack does not take {token}: invalid_auth.\n"
 
 
+def test_a_slack_out_of_reach_is_told_before_anything_begins(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("MAUTIC_OPS_SLACK__API", "http://127.0.0.1:1/api/")
+    environment.setattr(Runner, "start", lambda _: pytest.fail("it began"))
+    assert main(["run"]) == 1
+    assert capsys.readouterr().err == "mautic-ops: Slack cannot be reached: [Errno 111] Connection refused.\n"
+
+
 def test_a_bot_that_is_killed_leaves_its_state_to_the_next_whatever_its_children_do(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDS, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bot:
