@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
 from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Snapshot
 from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
-from bot.tenants import Role, Tenant, stamp
+from bot.tenants import ROLES, Role, Tenant, stamp
 
 T = TypeVar("T")
 
@@ -84,23 +84,33 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
     )
 
 
-def _of(server: str, instances: Sequence[Instance], roles: Sequence[Role]) -> list[Tenant]:
+def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
     return [
         _tenant(server, instance, role)
         for instance in instances
-        for role in roles
+        for role in ROLES
         if stamp(instance.config, "role") == role
     ]
 
 
-def only(found: Sequence[Tenant]) -> Tenant:
-    """Return the one there is of a name; Refused when there are more, as after a host came back from a backup.
+def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
+    """Take one for a former one that an heir has taken the place of, though its host could not be told of it yet."""
+    heirs = {one.name: one for one in found if one.role == "tenant" and one.state != "moving"}
 
-    One that is being moved away is none beside the one that has taken its place.
-    """
-    stays = [one for one in found if one.state != "moving"] if len(found) > 1 else found
-    if len(stays) == 1:
-        return stays[0]
+    def stands(one: Tenant) -> Tenant:
+        heir = heirs.get(one.name)
+        if heir is None or (one.role, one.state) != ("tenant", "moving"):
+            return one
+        verb = "restore" if (heir.server, heir.host) == (one.server, one.host) else "migrate"
+        return replace(one, role="former", reason=f"{verb} {heir.operation}")
+
+    return [stands(one) for one in found]
+
+
+def only(found: Sequence[Tenant]) -> Tenant:
+    """Return the one there is of a name; Refused when there are more, as after a host came back from a backup."""
+    if len(found) == 1:
+        return found[0]
     where = " and ".join(f"`{one.instance}` on {one.host}" for one in found)
     raise Refused(
         f"`{found[0].name}` is there more than once: {where}; remove all but the right one, with LXD's own tools, and "
@@ -174,7 +184,8 @@ class Fleet:
     def look(self, *roles: Role) -> Look:
         """Return the instances with one of the roles of every server that answers, sorted by name."""
         read, silent = self._each(lambda lxd: lxd.instances())
-        found = [tenant for server, instances in read.items() for tenant in _of(server, instances, roles)]
+        everything = [tenant for server, instances in read.items() for tenant in _of(server, instances)]
+        found = [tenant for tenant in _as_they_stand(everything) if tenant.role in roles]
         return Look(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
 
     def all(self, *roles: Role) -> list[Tenant]:
@@ -208,12 +219,14 @@ class Fleet:
     def survey(self) -> Survey:
         """Return every tenant with its state and snapshots; one request a server, a slow one on big fleets."""
         read, silent = self._each(lambda lxd: lxd.survey())
-        seen = [
+        wholes = [
             (tenant, whole)
-            for server, wholes in read.items()
-            for whole in wholes
-            for tenant in _of(server, [whole.instance], ["tenant", "former"])
+            for server, answered in read.items()
+            for whole in answered
+            for tenant in _of(server, [whole.instance])
         ]
+        stand = _as_they_stand([tenant for tenant, _ in wholes])
+        seen = [(tenant, whole) for tenant, (_, whole) in zip(stand, wholes, strict=True)]
         left: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
         for tenant, whole in seen:
             if tenant.role == "former":

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from bot.fleet import Host, only
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
@@ -25,16 +26,48 @@ _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created")
 """What is said of a tenant, whichever container it is in."""
 
 
-def present(context: Context, tenant: str, verb: str) -> Tenant:
+def present(context: Context, tenant: str) -> Tenant:
     """Return a tenant's present container, also when the operation that is going on has put an heir in its place."""
     seen = context.fleet.look("tenant", "former")
-    heir, reason = f"{tenant}--{context.operation}", f"{verb} {context.operation}"
+    heir, by = f"{tenant}--{context.operation}", f" {context.operation}"
     there = [one for one in seen.tenants if one.name == tenant and one.instance != heir]
-    if held := [one for one in there if one.role == "tenant" or one.reason == reason]:
+    if held := [one for one in there if one.role == "tenant" or one.reason.endswith(by)]:
         return only(held)
     for why in seen.silent.values():
+        if context.operations.ever_finished(context.operation, tenant, PROBE):
+            return _as_the_heir_tells(context, tenant, heir)
         raise LxdUnavailable(why)
     return context.fleet.tenant(tenant, seen.tenants)
+
+
+def _as_the_heir_tells(context: Context, tenant: str, heir: str) -> Tenant:
+    """Return the old one, whose host is silent, once nothing more is needed of it: the heir knows where it stands."""
+    seen = context.fleet.look("tenant", "incoming")
+    for one in seen.tenants:
+        if one.instance == heir:
+            told = stamp(context.fleet.of(one).lxd.instance(heir).config, "from")
+            server, member, instance = told.split("/")
+            return replace(
+                one,
+                server=server,
+                member=member,
+                host=member or server,
+                instance=instance,
+                role="tenant",
+                state="moving",
+            )
+    context.fleet.refuse_blindness(seen)
+    raise Refused(f"There is no container `{heir}` any more, which served as `{tenant}`.")
+
+
+def retire(context: Context, old: Tenant, reason: str) -> None:
+    """Keep a container that another has taken the place of, stopped, for the policy's days."""
+    lxd = context.fleet.of(old).lxd
+    if stamp(lxd.instance(old.instance).config, "role") == "tenant":
+        until = int(context.now()) + context.settings.retention.former_days * 86_400
+        former = stamps(role="former", state="", reason=reason, kept_until=until)
+        lxd.update(old.instance, {**former, "boot.autostart": "false"})
+    lxd.stop(old.instance, timeout=60)
 
 
 class Succession:
@@ -76,6 +109,7 @@ class Succession:
         own = {KEY + name: stamp(config, name) for name in _OWN}
         limits = {key: value for key, value in config.items() if key.startswith("limits.")}
         mark = stamps(role="incoming", state="moving", operation=self.context.operation, copied="")
+        mark[KEY + "from"] = f"{self.old.server}/{self.old.member}/{self.old.instance}"
         return {**own, **limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
 
     def devices(self) -> Mapping[str, Mapping[str, str]]:
@@ -138,17 +172,19 @@ class Succession:
         return see_login_page(self.context.edge, self.old.domain)
 
     def keep(self) -> str:
-        """Make the heir the tenant, let its workers begin, and keep the old one, stopped."""
-        days = self.context.settings.retention.former_days
-        if stamp(self.old_instance().config, "role") == "tenant":
-            # The old one first: at no moment are there two.
-            until = int(self.context.now()) + days * 86_400
-            former = stamps(role="former", state="", reason=self.reason, kept_until=until)
-            self.source.lxd.update(self.old.instance, {**former, "boot.autostart": "false"})
-        self.target.lxd.update(self.name, {**stamps(role="tenant"), "boot.autostart": "true"})
-        self.target.mautic.open(self.name)
-        self.source.lxd.stop(self.old.instance, timeout=60)
-        return f"{self.old.instance} is kept for {days} days"
+        """Let the heir's workers begin, make it the tenant, and keep the old one, stopped.
+
+        The old one's host may be out of reach for good: then nothing waits for it any longer.
+        """
+        patiently(lambda: self.target.mautic.open(self.name))
+        # The heir first: at no moment is there none.
+        tenant = {**stamps(role="tenant"), "boot.autostart": "true"}
+        patiently(lambda: self.target.lxd.update(self.name, tenant))
+        try:
+            patiently(lambda: retire(self.context, self.old, self.reason))
+        except LxdUnavailable as error:
+            return f"{self.old.instance} on {self.source.name} is kept as soon as that host answers: {error}"
+        return f"{self.old.instance} is kept for {self.context.settings.retention.former_days} days"
 
     def give_back(self) -> str | None:
         """Let the old one go on, as it was, and take the heir away; say what could not be taken away yet.

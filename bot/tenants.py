@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 KEY = "user.mautic-ops."
 """Every fact that the bot must know of a tenant stands on its instance under this prefix."""
@@ -62,6 +62,7 @@ Role = Literal["tenant", "incoming", "former", "archived", "blueprint", "edge"]
 `tenant`: the one that serves; `incoming`: being made by an operation, to take its place; `former`: stopped and kept
 since another took its place; `archived`: a deleted tenant, kept for a while.
 """
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class InvalidName(ValueError):

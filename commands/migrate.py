@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from bot.fleet import Host
-from bot.lxd import AlreadyExists
+from bot.lxd import AlreadyExists, LxdUnavailable
 from bot.messages import size
 from bot.placement import LEAST
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE
+from bot.steps import PROBE, patiently
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamps
 
@@ -21,7 +23,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
 
     Until its page answers from the new host everything can be taken back, and is when something fails.
     """
-    old = present(context, tenant, "migrate")
+    old = present(context, tenant)
     source, target = context.fleet.of(old), context.fleet.host(host)
     if source.name == target.name:
         raise Refused(f"`{tenant}` stands on {target.name} already.")
@@ -138,8 +140,10 @@ class _Move:
 
     def keep(self) -> str:
         told = self.heir.keep()
-        self._forget(self.target, self.heir.name)
-        self._forget(self.source, self.old.instance)
+        patiently(lambda: self._forget(self.target, self.heir.name))
+        with suppress(LxdUnavailable):
+            # They may go with it, too.
+            self._forget(self.source, self.old.instance)
         return told
 
     def _forget(self, host: Host, instance: str) -> None:

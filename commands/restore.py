@@ -24,7 +24,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
     A snapshot of now comes first. The old state starts in a new container beside the present one, is tried there, and
     takes its place only when it works; the present one is then kept, stopped. The approver types the tenant's name.
     """
-    old = present(context, tenant, "restore")
+    old = present(context, tenant)
     refuse_another(context, old)
     host = context.fleet.of(old)
     if old.state == "suspended":

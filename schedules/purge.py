@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import cast
 
+from bot import audit
 from bot.errands import Errands
 from bot.fleet import Look
 from bot.lxd import LxdError, LxdUnavailable
+from bot.operations import SYSTEM
 from bot.plan import Plan, Refused
 from bot.registry import Context, call
 from bot.scheduler import schedule
 from bot.snapshots import ours
+from bot.succession import retire
 from bot.tenants import Tenant
 
 DAY = 86_400
@@ -18,20 +21,32 @@ DAY = 86_400
 
 @schedule(seconds=300)
 def purge(context: Context) -> None:
-    """Remove archives and replaced containers when their days are over, and what a restore or migration left behind."""
+    """Remove archives and replaced containers when their days are over, and what a restore or migration left behind.
+
+    What was replaced while its host was out of reach is kept from now on.
+    """
     look = context.fleet.look("tenant", "archived", "former", "incoming")
     errands = Errands(context)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     for one in look.tenants:
         try:
-            if errands.may(one.name, "purge") and _is_over(context, look, one):
+            if (one.role, one.state) == ("former", "moving"):
+                _retire(context, one)
+            elif errands.may(one.name, "purge") and _is_over(context, look, one):
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))
         except (Refused, LxdError) as error:
             trouble.append(error)
     if trouble:
         raise trouble[-1]
+
+
+def _retire(context: Context, one: Tenant) -> None:
+    event = audit.Event("container.retired", SYSTEM, one.name, detail={"container": one.instance, "host": one.host})
+    with context.database.transaction() as transaction:
+        audit.record(transaction, event, context.now())
+    retire(context, one, one.reason)
 
 
 def _is_over(context: Context, look: Look, one: Tenant) -> bool:

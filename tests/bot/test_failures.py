@@ -84,10 +84,11 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             number += 1
             continue
         if any(step.title == PROBE and step.finished for step in ended.steps):
-            # The heir serves; there is no way back, but one on.
-            assert ended.state == "needs_attention", at
-            bench.context.operations.retry(ended, LEAD.id)
-            bench.finish()
+            # The heir serves; there is no way back, but one on. Nothing waits for a source that is silent.
+            assert ended.state == "needs_attention" or kind == "no LXD", at
+            if ended.state == "needs_attention":
+                bench.context.operations.retry(ended, LEAD.id)
+                bench.finish()
             assert bench.context.operations.get(operation.id).state == "succeeded", at
             bench = prepared(tmp_path / str(number), command)
             number += 1

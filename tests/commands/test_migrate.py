@@ -18,12 +18,18 @@ from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamp
+from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, live, make_bench, until
 
 
 @pytest.fixture
 def other() -> SimulatedLxd:
     return SimulatedLxd()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
 
 
 @pytest.fixture
@@ -169,6 +175,82 @@ def test_the_copy_stays_until_the_source_goes_on(
     bench.finish()
     assert bench.context.operations.get(stuck.id).state == "succeeded"
     assert live(bench)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0])
+def test_once_the_heir_serves_nothing_waits_for_the_source(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """It is silent for a moment, or for longer than one waits: then it is told when it answers again."""
+    down, real = switch(bench.lxd), bench.context.edge.probe
+
+    def probe(domain: str) -> SimulatedProbe:
+        seen = real(domain)
+        down.set()
+        if seconds:
+            threading.Timer(seconds, down.clear).start()
+        return seen
+
+    monkeypatch.setattr("bot.steps.PATIENCE", 2 * seconds)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.context.edge, "probe", probe)
+        done = bench.done("migrate client-x solo", OPERATOR)
+    assert done.state == "succeeded", done.outcome
+    heir = f"client-x--{done.id}"
+    assert roles(other) == {heir: "tenant"}
+    assert simulated_tenant.read(other, heir).stopped == []
+    told = done.steps[-1].note
+    if not seconds:
+        assert told == "client-x on local is kept as soon as that host answers: LXD does not answer."
+        down.clear()
+        assert stamp(bench.lxd.instance("client-x").config, "role") == "tenant"
+        assert [one.instance for one in bench.context.fleet.tenants()] == [heir]
+        assert [one.tenant.instance for one in bench.context.fleet.survey().tenants] == [heir]
+        purge(bench.context)
+    assert bench.context.fleet.tenant("client-x").instance == heir
+    former = bench.lxd.instance("client-x")
+    assert (former.running, stamp(former.config, "role")) == (False, "former")
+    assert int(stamp(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
+    assert live(bench)
+    purge(bench.context)
+    rows = bench.context.database.read("SELECT detail FROM audit WHERE event = 'container.retired'")
+    assert len(rows) == (0 if seconds else 1)
+
+
+def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, other: SimulatedLxd) -> None:
+    down = switch(bench.lxd)
+    operation = bench.approve(bench.ask("migrate client-x solo", OPERATOR))
+
+    def fail(moment: str) -> None:
+        if moment == "before 8":
+            down.set()
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "needs_attention"
+    bench.runner.fault = lambda moment: None
+    bench.context.operations.retry(operation, OPERATOR.id)
+    bench.finish()
+    ended = bench.context.operations.get(operation.id)
+    assert (ended.state, ended.plan["facts"]["From"]) == ("succeeded", "local"), ended.outcome
+    assert "client-x on local is kept as soon as" in ended.steps[-1].note
+    assert roles(other) == {f"client-x--{operation.id}": "tenant"}
+    down.clear()
+    purge(bench.context)
+    assert roles(bench.lxd) == {"client-x": "former"}
+    assert live(bench)
+
+
+def test_a_tenant_is_there_at_every_moment_of_its_move(bench: Bench, other: SimulatedLxd) -> None:
+    def look(method: str, arguments: tuple[Any, ...]) -> None:
+        if method in ("update", "start", "stop", "execute"):
+            bench.lxd.on_call = other.on_call = None
+            assert bench.context.fleet.tenant("client-x")
+            bench.lxd.on_call = other.on_call = look
+
+    bench.lxd.on_call = other.on_call = look
+    assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
 
 
 def test_what_was_given_up_touches_nothing_when_it_comes_late(
