@@ -270,8 +270,8 @@ class Edge:
             self._trust = None
 
     def domains(self) -> dict[str, int]:
-        """Return the domains that this host has, and how good its right to each is: 2 by an open tenant, 1 by an open
-        heir, 0 where what it has is not open.
+        """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
+        is closed, or an archive, 1 by an open heir, 0 by a tenant that is closed for its heir.
 
         Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
         """
@@ -379,20 +379,23 @@ class Edge:
         here = [one for one in self._lxd.instances() if not self._member or one.location == self._member]
         found: dict[str, tuple[int, Instance]] = {}
         for instance in here:
-            domain, role = stamp(instance.config, "domain"), stamp(instance.config, "role")
-            is_open = instance.running and stamp(instance.config, "state") == "live"
-            # An heir is open before it is the tenant. One that its operation could not take away may still be open
-            # when the tenant goes on, and what is written to it is lost.
-            right = {"tenant": 2, "incoming": 1}.get(role, 0) if is_open else 0
-            known = right or role in ("tenant", "archived")
-            if domain and known and (domain not in found or right > found[domain][0]):
+            domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
+            if role in ("tenant", "archived"):
+                right = 3 if _is_open(instance) else 0 if state == "moving" else 2
+            elif role == "incoming" and _is_open(instance):
+                # An heir is open before it is the tenant. One that its operation could not take away may still be open
+                # when the tenant goes on, or is closed, and what is written to it is lost.
+                right = 1
+            else:
+                continue
+            if domain and (domain not in found or right > found[domain][0]):
                 found[domain] = right, instance
         return found
 
     def _sites(self, fresh: bool) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether an address was learned."""
         found = self._tenants()
-        live = {domain: instance for domain, (right, instance) in found.items() if right}
+        live = {domain: instance for domain, (_, instance) in found.items() if _is_open(instance)}
         if fresh:
             self._addresses.clear()
         unknown = [instance for instance in live.values() if not self._addresses.get(_interface(instance))]
@@ -460,6 +463,10 @@ def _ways_elsewhere(config: str) -> dict[str, Peer]:
             authority = f"-----BEGIN CERTIFICATE-----{pem}-----END CERTIFICATE-----" if pem else ""
             found[route["match"][0]["host"][0]] = Peer(proxy["upstreams"][0]["dial"].rpartition(":")[0], authority)
     return found
+
+
+def _is_open(instance: Instance) -> bool:
+    return instance.running and stamp(instance.config, "state") == "live"
 
 
 def _interface(instance: Instance) -> tuple[str, str]:

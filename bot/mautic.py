@@ -22,6 +22,8 @@ FOLDER = "/run"
 TOOL = f"{FOLDER}/mautic-ctl"
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 SEAL = "/etc/nginx/sealed"
+MUTE = "/etc/nginx/muted"
+"""Mark of a copy that is not the tenant yet: it sends nothing, also when its seal is gone."""
 BOOTS = 5
 """How often the tool is put there: a container that has just been started lays a new FOLDER over the old."""
 _NOT_BEGUN = 2
@@ -178,7 +180,11 @@ class Mautic:
                     self.lxd.remove(instance, f"{files}.{end}")
 
     def seal(self, instance: str) -> None:
-        """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing."""
+        """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
+
+        Without SEAL it serves and sends nothing yet; `open` takes all away.
+        """
+        self.lxd.push(instance, MUTE, b"", mode=0o644)
         self.lxd.push(instance, SEAL, b"copy\n", mode=0o644)
 
     def close(self, instance: str, reason: str) -> None:

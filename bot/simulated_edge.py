@@ -30,7 +30,8 @@ class SimulatedEdge:
     def apply(self, *, fresh: bool = False) -> None:
         """Read the routes from what LXD says, a tenant before an heir; those to a server that is silent stay."""
         answered: list[Lxd] = []
-        ways: list[tuple[int, str, Lxd, str]] = []
+        ways: list[tuple[bool, str, Lxd, str]] = []
+        held: set[str] = set()
         for lxd in self._servers:
             try:
                 instances = lxd.instances()
@@ -40,13 +41,18 @@ class SimulatedEdge:
                 continue
             answered.append(lxd)
             for instance in instances:
-                role, state = stamp(instance.config, "role"), stamp(instance.config, "state")
+                domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
+                if role in ("tenant", "archived") and state != "moving":
+                    held.add(domain)
                 if role in ("tenant", "incoming") and state == "live":
-                    right = (1 + (role == "tenant")) * instance.running
-                    ways.append((right, stamp(instance.config, "domain"), lxd, instance.name))
+                    ways.append((role == "tenant", domain, lxd, instance.name))
         kept = {domain: way for domain, way in self._routes.items() if way[0] not in answered}
-        ways.sort(key=lambda way: way[0])
-        self._routes = kept | {domain: (lxd, name) for _, domain, lxd, name in ways}
+        routed = {
+            domain: (lxd, name)
+            for tenant, domain, lxd, name in sorted(ways, key=lambda way: way[0])
+            if tenant or domain not in held
+        }
+        self._routes = kept | routed
 
     def probe(self, domain: str) -> SimulatedProbe:
         """Say whether the page would be there."""

@@ -17,7 +17,7 @@ from bot.lxd import ExecResult, Lxd, NotFound
 from bot.tenants import stamp
 
 STATE = "/var/lib/mautic-ops/simulated.json"
-SEAL = "/etc/nginx/sealed"
+SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
 PARTS = {
     "worker": ["mautic-worker@email"],
@@ -140,11 +140,13 @@ class _Tenant:
         return {}
 
     def open(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.remove(self.name, MUTE)
         self.lxd.remove(self.name, SEAL)
         self.start(*SERVICES)
         return {}
 
     def quiesce(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.push(self.name, MUTE, b"", mode=0o644)
         if not self.sealed():
             self.seal("moving")
         self.stop("mariadb", "php8.2-fpm", "cron", "mautic-worker@email")
@@ -158,6 +160,7 @@ class _Tenant:
 
     def unquiesce(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self.sealed().startswith("closed"):
+            self.lxd.remove(self.name, MUTE)
             self.start("mariadb", "php8.2-fpm", "nginx", "cron")
             return {}
         return self.open(request)

@@ -162,7 +162,7 @@ class Succession:
         return f"login page inside in {took:.2f} s"
 
     def change(self) -> None:
-        """Open the heir and route to it. Until its page is seen the closed old one is still the tenant."""
+        """Open the heir's pages, and route to it. Until one is seen it is mute, and the closed old one the tenant."""
         self.target.lxd.remove(self.name, SEAL)
         self.target.lxd.update(self.name, stamps(state="live"))
         self.context.edge.apply()

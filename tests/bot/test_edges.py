@@ -23,6 +23,9 @@ CONFIG = "/etc/caddy/edge.json"
 ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
+CLOSED = [("tenant", "suspended", True), ("tenant", "live", False), ("archived", "", False)]
+
+
 def caddy(lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:
     """Takes every configuration."""
     loaded = re.search(r"mv (\S+) (\S+)'", command[-1])
@@ -110,6 +113,22 @@ def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_beside_it(
     world.add("only", "client-x--2", "incoming")
     world.edges.apply()
     assert world.way("only") == world.at("only", "client-x")
+
+
+@pytest.mark.parametrize(("role", "state", "runs"), CLOSED)
+def test_an_heir_that_was_left_open_gets_nothing_while_the_tenant_is_closed(role: str, state: str, runs: bool) -> None:
+    for names in (("front", "old", "new"), ("old",)):
+        world = World(*names)
+        heir = names[-1]
+        world.add("old", "client-x", role, state)
+        world.add(heir, "client-x--2", "incoming")
+        if not runs:
+            world.lxd["old"].stop("client-x")
+        world.edges.apply(fresh=True)
+        assert [world.way(host) for host in world.made] == [world.by("old") if it != "old" else "503" for it in names]
+        edge = SimulatedEdge(*world.lxd.values())
+        edge.apply()
+        assert not edge.probe(DOMAIN).login
 
 
 def test_the_simulated_edge_is_of_the_same_mind() -> None:

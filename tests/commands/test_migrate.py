@@ -12,7 +12,7 @@ import pytest
 
 from bot import simulated_tenant
 from bot.lxd import LxdError, LxdUnavailable, NotFound
-from bot.mautic import SEAL
+from bot.mautic import MUTE, SEAL
 from bot.placement import LEAST
 from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
@@ -240,6 +240,27 @@ def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, othe
     purge(bench.context)
     assert roles(bench.lxd) == {"client-x": "former"}
     assert live(bench)
+
+
+def test_the_heir_sends_nothing_before_there_is_no_way_back(bench: Bench, other: SimulatedLxd) -> None:
+    seen: list[tuple[bool, bool]] = []
+    real = bench.context.edge.probe
+
+    def probe(domain: str) -> SimulatedProbe:
+        files = other._world.machines["client-x--2"].files
+        seen.append((SEAL in files, MUTE in files))
+        return real(domain)
+
+    bench.context.edge.probe = probe  # type: ignore[method-assign]
+    assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
+    assert seen == [(False, True)]
+    assert MUTE not in other._world.machines["client-x--2"].files
+
+
+def test_a_source_that_goes_on_is_not_mute(bench: Bench, other: SimulatedLxd) -> None:
+    other.fail_next("start", LxdError("LXD could not start it."))
+    bench.done("migrate client-x solo", OPERATOR)
+    assert MUTE not in bench.lxd._world.machines["client-x"].files
 
 
 def test_a_tenant_is_there_at_every_moment_of_its_move(bench: Bench, other: SimulatedLxd) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bot import simulated_tenant
 from bot.lxd import LxdError
+from bot.mautic import MUTE, SEAL
 from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
 from bot.snapshots import ours
@@ -68,6 +69,21 @@ def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> 
         "asked",
         f"before restore {done.id}",
     ]
+
+
+def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+    real = bench.context.edge.probe
+
+    def probe(domain: str) -> SimulatedProbe:
+        files = bench.lxd._world.machines["client-x--3"].files
+        seen.append((SEAL in files, MUTE in files))
+        return real(domain)
+
+    monkeypatch.setattr(bench.context.edge, "probe", probe)
+    assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "succeeded"
+    assert seen == [(False, True)]
+    assert MUTE not in bench.lxd._world.machines["client-x--3"].files
 
 
 def test_a_restore_can_be_taken_back_by_another(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from bot.blueprint.build import Blueprint, blueprints, build, export
 from bot.edge import Edge
 from bot.lxd import NotFound
 from bot.lxd_gateway import LxdGateway
-from bot.mautic import Mautic
+from bot.mautic import MUTE, SEAL, Mautic
 from bot.tenants import stamp
 from tests.lab.conftest import CACHE, Clone, eventually
 from tests.support.real_lxd import SUBNET
@@ -237,8 +237,13 @@ def test_a_job_does_not_run_twice_at_once(host: LxdGateway, tenant: Clone) -> No
 
 
 def test_a_sealed_container_runs_no_job(host: LxdGateway, clone: Callable[..., Clone]) -> None:
-    beat = cron(host, clone(sealed=True), "mautic:messages:send", "--bypass-locking")
+    sealed = clone(sealed=True)
+    beat = cron(host, sealed, "mautic:messages:send", "--bypass-locking")
     assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("sealed", None, None)
+    host.push(sealed.name, MUTE, b"", mode=0o644)
+    host.remove(sealed.name, SEAL)
+    beat = cron(host, sealed, "mautic:messages:send", "--bypass-locking")
+    assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("muted", None, None)
 
 
 def test_the_worker_runs_and_comes_back_after_a_restart_with_no_stale_lock(

@@ -16,7 +16,7 @@ import pytest
 from bot.console import NotAllowed
 from bot.lxd import LxdError
 from bot.lxd_gateway import LxdGateway
-from bot.mautic import Mautic
+from bot.mautic import SEAL, Mautic
 from tests.lab.conftest import SIZE, Clone, eventually
 
 FORM = 77
@@ -277,6 +277,10 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
         host.start(copy)
         moved = replace(tenant, name=copy, address=eventually(lambda: host.state(copy).address, bool))
         assert eventually(lambda: _status(moved), bool) == 503
+        host.remove(copy, SEAL)
+        eventually(lambda: _status(moved), lambda status: status == 200)
+        host.execute(copy, ["systemctl", "start", "mautic-worker@email"])
+        assert host.execute(copy, ["systemctl", "is-active", "mautic-worker@email"]).stdout.strip() == "inactive"
         began = time.monotonic()
         mautic.unquiesce(copy)
         opened = time.monotonic() - began

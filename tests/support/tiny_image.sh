@@ -54,7 +54,7 @@ cat > "$R/usr/bin/python3" <<'I'
 # Plays `python3 mautic-ctl VERB REQUEST RESULT`.
 umask 077
 [ -r "$3" ] || exit 2
-seal=/etc/nginx/sealed
+seal=/etc/nginx/sealed mute=/etc/nginx/muted
 ok='"ok": true'
 case "$2" in
 identity)
@@ -64,13 +64,17 @@ identity)
     answer="$ok, \"changed\": true"
     ;;
 close) echo closed > $seal ;;
-open) rm -f $seal ;;
+open) rm -f $seal $mute ;;
 quiesce)
+    : > $mute
     [ -e $seal ] || echo moving > $seal
     answer="$ok, \"seconds\": 0"
     ;;
 hush) [ -e $seal ] || echo moving > $seal ;;
-unquiesce) grep -q closed $seal 2> /dev/null || rm -f $seal ;;
+unquiesce)
+    rm -f $mute
+    grep -q closed $seal 2> /dev/null || rm -f $seal
+    ;;
 hold)
     files=$(sed 's/.*"files": "\([^"]*\)".*/\1/' "$3")
     echo '{"seconds": 0}' > "$files.out"

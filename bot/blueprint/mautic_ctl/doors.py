@@ -1,7 +1,8 @@
 """`close`, `open`, `quiesce`, `unquiesce`: who is let in, and what works inside.
 
 The seal is what keeps visitors, jobs and workers out, over reboots too. Its text says whose it is: `closed …` is a
-person's, and stays when a move ends.
+person's, and stays when a move ends. A copy is muted too: without its seal visitors are let in, and jobs and workers
+not yet.
 """
 
 import os
@@ -12,7 +13,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .means import IDENTITY, MAUTIC, SEAL, CtlError, asked, await_database, await_systemd, run, sql, systemctl, write
+from .means import (
+    IDENTITY,
+    MAUTIC,
+    MUTE,
+    SEAL,
+    CtlError,
+    asked,
+    await_database,
+    await_systemd,
+    run,
+    sql,
+    systemctl,
+    write,
+)
 from .workers import start_workers
 
 STACK = ("mariadb", "php8.2-fpm", "nginx", "cron")
@@ -36,6 +50,7 @@ def close(request: Mapping[str, Any]) -> dict[str, Any]:
 def open_up(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Start all, and take the seal away."""
     _wake()
+    MUTE.unlink(missing_ok=True)
     SEAL.unlink(missing_ok=True)
     start_workers()
     return {}
@@ -50,6 +65,7 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     run("sync", "-f", str(MAUTIC))
     _await_clean_pages()
     began = time.monotonic()
+    write(MUTE, "")
     _seal()
     _end_requests()
     systemctl("stop", "php8.2-fpm", "mariadb.socket", "mariadb")
@@ -69,6 +85,7 @@ def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
     """Take `quiesce`, or `hush`, back."""
     if SEAL.exists() and SEAL.read_text().startswith("closed"):
         _wake()
+        MUTE.unlink(missing_ok=True)
         return {}
     return open_up(request)
 
