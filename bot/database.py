@@ -200,6 +200,19 @@ def m013_snapshots_taken(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m014_purges_pass(db: sqlite_utils.Database) -> None:
+    """A request that waits for its approval holds its tenant against neither snapshots nor purges of the bot's own."""
+    db.executescript(
+        """
+        DROP INDEX one_open_operation;
+        CREATE UNIQUE INDEX one_open_operation ON operations(tenant)
+          WHERE tenant <> '' AND state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')
+            AND NOT (requester = 'system' AND command IN ('snapshot', 'purge'));
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -108,9 +108,9 @@ class Errands:
         self._left_alone = {one.tenant for one in (*held, *failed) if one.state != "awaiting_approval"}
         self.room = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
 
-    def may(self, tenant: str, command: str) -> bool:
-        """Whether something may be asked for on a tenant now; a request that waits lets nothing pass but snapshots."""
-        waits = tenant in self._waiting and command != "snapshot"
+    def may(self, tenant: str, *, passes: bool = False) -> bool:
+        """Whether something may be asked for on a tenant now; `passes`: also while a request waits for its approval."""
+        waits = tenant in self._waiting and not passes
         return self.room > 0 and tenant not in self._left_alone and not waits
 
     def ask(self, command: str, plan: Plan) -> None:

@@ -33,7 +33,7 @@ def purge(context: Context) -> None:
         try:
             if (one.role, one.state) == ("former", "moving"):
                 _retire(context, one)
-            elif errands.may(one.name, "purge") and _is_over(context, look, one):
+            elif errands.may(one.name, passes=one.role == "incoming") and _is_over(context, look, one):
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))
         except (Refused, LxdError) as error:

@@ -22,11 +22,11 @@ def snapshots(context: Context) -> None:
     ]
     # Who has waited longest comes first, so that a big fleet has its turn as a whole.
     for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
-        if errands.may(tenant.name, "snapshot") and rule.due(points, now):
+        if errands.may(tenant.name, passes=True) and rule.due(points, now):
             errands.ask("snapshot", taking(context, tenant))
     # What is surplus can wait: one errand takes away all that has come together.
     for tenant, rule, points in sorted(seen, key=lambda one: len(one[2]), reverse=True):
-        if errands.may(tenant.name, "prune") and (surplus := rule.surplus(points, now)):
+        if errands.may(tenant.name) and (surplus := rule.surplus(points, now)):
             names = [one.name for one in surplus]
             errands.ask("prune", pruning(context, tenant, names, f"the policy keeps {rule.counts}"))
     for why in survey.silent.values():

@@ -227,6 +227,8 @@ def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch
     assert bench.done("migrate client-x solo", OPERATOR).state == "failed"
     other.on_call = None
     assert other.instance("client-x--2")
+    waiting = bench.ask("delete client-x", OPERATOR)
     tick(bench)
     assert [one.name for one in other.instances()] == []
     assert live(bench)
+    assert bench.approve(waiting).state == "queued"
