@@ -170,10 +170,13 @@ def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
 
 
 def _move(look: Look) -> Finding:
-    page = f" ({'its page is there' if look.page.login else 'its page is not there'})" if look.page else ""
-    if look.half_done:
-        return Finding("move", f"Operation {look.half_done} left it half way{page}: Retry or Undo in its thread.")
-    return Finding("move", f"It was left half way{page}; `/mautic start {look.tenant.name}` lets it go on.")
+    serves = look.page is not None and look.page.login
+    page = "the new container serves it" if serves else "its page is not there"
+    if not look.half_done:
+        return Finding("move", f"It was left half way, and {page}; `/mautic start {look.tenant.name}` lets it go on.")
+    loses = ", which loses what is written to it by then" if serves else ""
+    how = f"Retry or Undo{loses}, in its thread"
+    return Finding("move", f"Operation {look.half_done} left it half way, and {page}: {how}.")
 
 
 def _stopped(look: Look) -> Finding:
