@@ -65,7 +65,8 @@ class Decision:
 class Operation:
     """One row, with its steps and decisions.
 
-    `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already.
+    `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
+    `needs_attention`: it is as soon as a host that is silent answers.
     `begun`: a step of it began that nobody took back.
     """
 
@@ -382,8 +383,12 @@ class Operations:
         error_id: str = "",
         event: str = "",
         actor: str = SYSTEM,
+        undo_by: str = "",
     ) -> None:
-        """End a running operation: its outcome (a sentence), and what the thread is told."""
+        """End a running operation: its outcome (a sentence), and what the thread is told.
+
+        `undo_by`: who is to take it back, as soon as that can be done.
+        """
         begun = operation.begun if state == "needs_attention" else 0
         with self.database.transaction() as transaction:
             self.move(
@@ -397,7 +402,7 @@ class Operations:
                 note=note,
                 outcome=outcome,
                 error_id=error_id,
-                undo_by="",
+                undo_by=undo_by,
                 begun=begun,
                 finished=self.clock(),
             )
@@ -418,6 +423,7 @@ class Operations:
                     attempts=0,
                     outcome="",
                     error_id="",
+                    undo_by="",
                     started=None,
                     finished=None,
                 )

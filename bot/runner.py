@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
+from bot.lxd import LxdUnavailable
 from bot.operations import SYSTEM, Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
@@ -17,6 +18,8 @@ from bot.steps import PROBE, patiently
 log = logging.getLogger(__name__)
 PAUSE = 2.0
 """Seconds until a database that could not be written is tried again."""
+LEFT = " What it had begun could not be taken back: "
+"""What stands in an outcome between why it failed and why that could not be taken back."""
 
 
 class Runner:
@@ -153,7 +156,7 @@ class Runner:
         if not operation.begun or not operation.plan["undoable"]:
             self._failed(operation, why, identity)
         elif plan is None:
-            self._stuck(operation, why, "that could not be looked at", identity)
+            self._stuck(operation, why, "that could not be looked at", identity, error)
         else:
             # First the record: after a crash in the middle, its steps must not go on.
             self.operations.failing(operation, why, identity)
@@ -161,7 +164,7 @@ class Runner:
 
     def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
         """Undo what a run left, as a failed step or the Undo button asked."""
-        failed = operation.undo_by == SYSTEM
+        failed, failure = operation.undo_by == SYSTEM, operation.outcome.partition(LEFT)[0]
         try:
             plan = plan or self._plan(operation)
             if plan.undo is None:
@@ -172,7 +175,7 @@ class Runner:
         except Exception as error:
             why, identity = explain(error, f"undoing operation {operation.id}")
             if failed:
-                self._stuck(operation, operation.outcome, why, operation.error_id or identity)
+                self._stuck(operation, failure, why, operation.error_id or identity, error)
                 return
             self.operations.finish(
                 operation,
@@ -183,7 +186,7 @@ class Runner:
             )
         else:
             if failed:
-                self._failed(operation, operation.outcome, operation.error_id, later)
+                self._failed(operation, failure, operation.error_id, later)
                 return
             self.operations.finish(
                 operation,
@@ -204,14 +207,19 @@ class Runner:
             error_id=identity,
         )
 
-    def _stuck(self, operation: Operation, why: str, left: str, identity: str) -> None:
+    def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
+        """Leave it as it stands; what was only out of reach is taken back by schedules/undo.py."""
+        silent = isinstance(error, LxdUnavailable)
+        again = "; the bot does so by itself when the host answers" if silent else ""
         self.operations.finish(
             operation,
             "needs_attention",
-            outcome=f"{why} What it had begun could not be taken back: {left}",
+            outcome=f"{why}{LEFT}{left}",
             note=f":rotating_light: <@{operation.requester}>, it stopped{_where(operation)}, and what it had begun "
-            "could not be taken back. The card above says why; Retry goes on, Undo tries again to take it back.",
+            "could not be taken back. The card above says why; Retry goes on, Undo tries again to take it back"
+            f"{again}.",
             error_id=identity,
+            undo_by=SYSTEM if silent else "",
         )
 
 

@@ -1,0 +1,23 @@
+"""Takes back what could not be taken back while a host was out of reach."""
+
+from __future__ import annotations
+
+from bot.operations import SYSTEM
+from bot.registry import Context
+from bot.scheduler import schedule
+
+
+@schedule(seconds=60)
+def undo(context: Context) -> None:
+    """Take back what failed operations had begun, now that the host answers that was silent when it was tried.
+
+    Where an heir is open clients may have written to it: that is for a person to decide.
+    """
+    waiting = context.operations.select("state = 'needs_attention' AND undo_by = ?", SYSTEM)
+    seen = context.fleet.look("incoming") if waiting else None
+    if seen is None or seen.silent:
+        return
+    opened = {one.name for one in seen.tenants if (one.state, one.status) == ("live", "Running")}
+    for operation in waiting:
+        if operation.tenant not in opened:
+            context.operations.undo(operation, SYSTEM)

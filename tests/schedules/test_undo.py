@@ -1,0 +1,102 @@
+"""What could not be taken back while a host was silent is taken back when it answers."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import LxdError, LxdUnavailable
+from bot.simulated_edge import SimulatedProbe
+from bot.simulated_lxd import SimulatedLxd
+from schedules.undo import undo
+from tests.support.bot import OPERATOR, Bench, live, make_bench, notes
+
+
+@pytest.fixture
+def other() -> SimulatedLxd:
+    return SimulatedLxd()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Two servers, with a tenant on the first."""
+    monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
+    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    made = make_bench(tmp_path, others={"solo": other})
+    assert made.done("new client-x --host local").state == "succeeded"
+    return made
+
+
+def switch(lxd: SimulatedLxd) -> threading.Event:
+    """Let a server answer no more while this is set."""
+    down = threading.Event()
+
+    def call(method: str, arguments: object) -> None:
+        if down.is_set():
+            raise LxdUnavailable("LXD does not answer.")
+
+    lxd.on_call = call
+    return down
+
+
+def tick(bench: Bench) -> None:
+    undo(bench.context)
+    bench.finish()
+
+
+def test_a_source_that_was_silent_goes_on_by_itself(bench: Bench) -> None:
+    down = switch(bench.lxd)
+
+    def fail(moment: str) -> None:
+        if moment == "before 5":
+            down.set()
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    stuck = bench.done("migrate client-x solo", OPERATOR)
+    assert stuck.state == "needs_attention"
+    assert "the bot does so by itself when the host answers" in notes(bench, stuck)[-1]
+    tick(bench)
+    assert bench.context.operations.get(stuck.id).state == "needs_attention"
+    down.clear()
+    tick(bench)
+    ended = bench.context.operations.get(stuck.id)
+    assert (ended.state, ended.outcome) == ("failed", "LXD could not.")
+    assert live(bench)
+    assert bench.lxd.instance("client-x").running
+
+
+def test_an_heir_that_clients_may_have_written_to_is_left_to_a_person(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = switch(bench.lxd)
+
+    def probe(_: str) -> SimulatedProbe:
+        down.set()
+        return SimulatedProbe(0, False, "timed out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.context.edge, "probe", probe)
+        stuck = bench.done("migrate client-x solo", OPERATOR)
+    down.clear()
+    tick(bench)
+    assert bench.context.operations.get(stuck.id).state == "needs_attention"
+    assert other.instance(f"client-x--{stuck.id}").running
+    bench.context.operations.retry(stuck, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(stuck.id).state == "succeeded"
+
+
+def test_what_failed_for_another_reason_is_left_to_a_person(bench: Bench, other: SimulatedLxd) -> None:
+    def fail(moment: str) -> None:
+        if moment == "before 5":
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    bench.lxd.fail_next("start", LxdError("LXD could not start it."))
+    stuck = bench.done("migrate client-x solo", OPERATOR)
+    assert stuck.state == "needs_attention"
+    tick(bench)
+    assert bench.context.operations.get(stuck.id).state == "needs_attention"
