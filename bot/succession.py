@@ -32,7 +32,10 @@ def present(context: Context, tenant: str) -> Tenant:
     heir, by = f"{tenant}--{context.operation}", f" {context.operation}"
     there = [one for one in seen.tenants if one.name == tenant and one.instance != heir]
     if held := [one for one in there if one.role == "tenant" or one.reason.endswith(by)]:
-        return only(held)
+        old = only(held)
+        if old.state == "moving" and not context.begun:
+            raise Refused(f"`{tenant}` was left half way by a restore or move; `/mautic start {tenant}` first.")
+        return old
     for why in seen.silent.values():
         if context.operations.ever_finished(context.operation, tenant, PROBE):
             return _as_the_heir_tells(context, tenant, heir)
