@@ -191,7 +191,7 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
             threading.Timer(seconds, down.clear).start()
         return seen
 
-    monkeypatch.setattr("bot.steps.PATIENCE", 2 * seconds)
+    monkeypatch.setattr("bot.steps.PATIENCE", 60 * seconds)
     with monkeypatch.context() as patched:
         patched.setattr(bench.context.edge, "probe", probe)
         done = bench.done("migrate client-x solo", OPERATOR)
