@@ -41,6 +41,12 @@ def refuse_another(context: Context, found: Tenant) -> None:
         )
 
 
+def refuse_half_way(context: Context, found: Tenant) -> None:
+    """Raise Refused when a restore or move left a tenant half way, of which no operation knows: another may serve."""
+    if found.state == "moving" and not context.begun:
+        raise Refused(f"`{found.name}` was left half way by a restore or move; `/mautic start {found.name}` first.")
+
+
 def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False) -> None:
     """Delete an instance for good, running or not, and protected as ours are; not any further once it is given up."""
     calls: tuple[Callable[[], None], ...] = (

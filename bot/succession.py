@@ -17,7 +17,7 @@ from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.plan import Refused
 from bot.registry import Context
-from bot.steps import PROBE, patiently, remove, see_login_page, wait_for_address
+from bot.steps import PROBE, patiently, refuse_half_way, remove, see_login_page, wait_for_address
 from bot.tenants import KEY, Tenant, stamp, stamps
 
 ANSWER = 5.0
@@ -33,8 +33,7 @@ def present(context: Context, tenant: str) -> Tenant:
     there = [one for one in seen.tenants if one.name == tenant and one.instance != heir]
     if held := [one for one in there if one.role == "tenant" or one.reason.endswith(by)]:
         old = only(held)
-        if old.state == "moving" and not context.begun:
-            raise Refused(f"`{tenant}` was left half way by a restore or move; `/mautic start {tenant}` first.")
+        refuse_half_way(context, old)
         return old
     for why in seen.silent.values():
         if context.operations.ever_finished(context.operation, tenant, PROBE):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_another, wait_for_address
+from bot.steps import refuse_another, refuse_half_way, wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -20,6 +20,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
     archived = f"{tenant}--archived"
     found = _find(context, tenant, archived)
     refuse_another(context, found)
+    refuse_half_way(context, found)
     lxd = context.fleet.of(found).lxd
     days = context.settings.retention.archive_days
 

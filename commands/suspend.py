@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import wait_for_address
+from bot.steps import refuse_half_way, wait_for_address
 from bot.tenants import stamps
 
 
@@ -16,6 +16,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
+    refuse_half_way(context, found)
     if found.state == "suspended" and not context.operation:
         raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
     if found.status != "Running" and not context.begun:

@@ -189,6 +189,8 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     for text, why in (
         ("start client-x", "`client-x--2` on solo serves in its place"),
         ("migrate client-x solo", "left half way by a restore or move; `/mautic start client-x` first"),
+        ("delete client-x", "left half way"),
+        ("suspend client-x", "left half way"),
     ):
         with pytest.raises(Refused, match=why):
             again.answer(text, OPERATOR)
