@@ -42,13 +42,15 @@ sys.exit(__main__.main(["run"]))
 
 
 @pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """That of a bot which has all that it needs."""
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """That of a bot which has all that it needs; what `run` makes of the process's umask ends with the test."""
     monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
     monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
     monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-1")
     monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-1")
-    return monkeypatch
+    before = os.umask(0o022)
+    yield monkeypatch
+    os.umask(before)
 
 
 def test_a_second_bot_on_one_state_ends_with_a_sentence(
