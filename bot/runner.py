@@ -211,13 +211,16 @@ class Runner:
         """Leave it as it stands; what was only out of reach is taken back by schedules/undo.py."""
         silent = isinstance(error, LxdUnavailable)
         again = "; the bot does so by itself when the host answers" if silent else ""
+        words = (
+            f":rotating_light: <@{operation.requester}>, it stopped{_where(operation)}, and what it had begun could "
+            f"not be taken back. The card above says why; Retry goes on, Undo tries again to take it back{again}."
+        )
         self.operations.finish(
             operation,
             "needs_attention",
             outcome=f"{why}{LEFT}{left}",
-            note=f":rotating_light: <@{operation.requester}>, it stopped{_where(operation)}, and what it had begun "
-            "could not be taken back. The card above says why; Retry goes on, Undo tries again to take it back"
-            f"{again}.",
+            # Said once, however often the bot tries by itself.
+            note="" if LEFT in operation.outcome else words,
             error_id=identity,
             undo_by=SYSTEM if silent else "",
         )

@@ -68,6 +68,27 @@ def test_a_source_that_was_silent_goes_on_by_itself(bench: Bench) -> None:
     assert bench.lxd.instance("client-x").running
 
 
+def test_a_host_that_answers_and_does_nothing_is_told_of_once(bench: Bench) -> None:
+    def fail(moment: str) -> None:
+        if moment == "before 5":
+            raise LxdError("LXD could not.")
+
+    def call(method: str, arguments: object) -> None:
+        if method == "start":
+            raise LxdUnavailable("LXD did not start it in time.")
+
+    bench.runner.fault = fail
+    bench.lxd.on_call = call
+    stuck = bench.done("migrate client-x solo", OPERATOR)
+    told = notes(bench, stuck)
+    tick(bench)
+    assert bench.context.operations.get(stuck.id).state == "needs_attention"
+    assert notes(bench, stuck) == told
+    bench.lxd.on_call = None
+    tick(bench)
+    assert bench.context.operations.get(stuck.id).state == "failed"
+
+
 def test_an_heir_that_clients_may_have_written_to_is_left_to_a_person(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
