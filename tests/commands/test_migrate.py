@@ -19,7 +19,7 @@ from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamp
 from schedules.purge import purge
-from tests.support.bot import OPERATOR, Bench, live, make_bench, until
+from tests.support.bot import OPERATOR, Bench, live, make_bench, switch, until
 
 
 @pytest.fixture
@@ -93,18 +93,6 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     assert live(bench)
     said = bench.context.database.read("SELECT text FROM notes ORDER BY id DESC LIMIT 1")[0]["text"]
     assert "could not be removed yet" in said
-
-
-def switch(lxd: SimulatedLxd) -> threading.Event:
-    """Let a server answer no more while this is set."""
-    down = threading.Event()
-
-    def call(method: str, arguments: object) -> None:
-        if down.is_set():
-            raise LxdUnavailable("LXD does not answer.")
-
-    lxd.on_call = call
-    return down
 
 
 def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:

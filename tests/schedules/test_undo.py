@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from bot.lxd import LxdError, LxdUnavailable
 from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from schedules.undo import undo
-from tests.support.bot import OPERATOR, Bench, live, make_bench, notes
+from tests.support.bot import OPERATOR, Bench, live, make_bench, notes, switch
 
 
 @pytest.fixture
@@ -27,18 +26,6 @@ def bench(tmp_path: Path, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch) 
     made = make_bench(tmp_path, others={"solo": other})
     assert made.done("new client-x --host local").state == "succeeded"
     return made
-
-
-def switch(lxd: SimulatedLxd) -> threading.Event:
-    """Let a server answer no more while this is set."""
-    down = threading.Event()
-
-    def call(method: str, arguments: object) -> None:
-        if down.is_set():
-            raise LxdUnavailable("LXD does not answer.")
-
-    lxd.on_call = call
-    return down
 
 
 def tick(bench: Bench) -> None:

@@ -23,6 +23,7 @@ from bot.announcer import Announcer
 from bot.approvals import Actor
 from bot.inbox import Inbox
 from bot.invocations import Invocations
+from bot.lxd import LxdUnavailable
 from bot.manifest import manifest
 from bot.operations import Operation
 from bot.people import People
@@ -471,6 +472,18 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         lambda user, team: home.publish(client, context, people, user, team),
     )
     return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle))
+
+
+def switch(lxd: SimulatedLxd) -> threading.Event:
+    """Let a server answer no more while this is set."""
+    down = threading.Event()
+
+    def call(method: str, arguments: object) -> None:
+        if down.is_set():
+            raise LxdUnavailable("LXD does not answer.")
+
+    lxd.on_call = call
+    return down
 
 
 def until(true: Callable[[], bool]) -> None:
