@@ -94,6 +94,13 @@ def test_status_looks_at_one_tenant(bench: Bench) -> None:
         bench.answer("status client-y")
 
 
+def test_status_that_cannot_look_inside_does_not_call_the_tenant_well(bench: Bench) -> None:
+    bench.lxd.fail_next("execute", LxdUnavailable("LXD does not answer."))
+    shown = said(bench.answer("status client-x"))
+    assert ":x: LXD does not answer." in shown
+    assert ":large_orange_circle:" in shown
+
+
 def test_status_judges_no_tenant_that_is_closed_on_purpose(bench: Bench) -> None:
     assert bench.done("suspend client-x", OPERATOR).state == "succeeded"
     shown = said(bench.answer("status client-x"))
