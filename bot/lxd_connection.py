@@ -35,6 +35,8 @@ _POLL = 10
 """Seconds of one wait request: LXD answers `Running` after them, and the loop asks again."""
 _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
+FILES_GONE = "forkfile.sock"
+"""What LXD's words name when its helper for an instance's files ended just as it was asked."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
 _SENDING = ("could not set subvolume flags: operation not permitted", "volume that has snapshots")
 """What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up, and of the
@@ -49,6 +51,7 @@ _AWAY = (
     "cluster member is offline",
     "connection refused",
     "connection reset",
+    FILES_GONE,
     "connection timed out",
     "broken pipe",
     "no route to host",

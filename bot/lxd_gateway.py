@@ -30,7 +30,7 @@ from bot.lxd import (
     Whole,
     edge_address,
 )
-from bot.lxd_connection import LONG, SHORT, Busy, LxdConnection, Stale, path_of
+from bot.lxd_connection import FILES_GONE, LONG, SHORT, Busy, LxdConnection, Stale, path_of
 from bot.lxd_transfer import End, transfer
 
 
@@ -353,24 +353,13 @@ class LxdGateway:
         """See `Lxd.push`."""
         meta = {"type": "file", "write": "overwrite", "mode": f"{mode:04o}", "uid": str(uid), "gid": str(gid)}
         headers = {f"X-{kind}-{key}": value for kind in ("LXD", "Incus") for key, value in meta.items()}
-        with self._absent_file(name, path):
-            self._lxd.request(
-                "post",
-                f"{path_of(name)}/files",
-                f"write `{path}` in `{name}`",
-                params={"path": path},
-                data=content,
-                headers={**headers, "Content-Type": "application/octet-stream"},
-                timeout=SHORT,
-            )
+        headers["Content-Type"] = "application/octet-stream"
+        self._file("post", name, path, f"write `{path}` in `{name}`", data=content, headers=headers)
 
     def pull(self, name: str, path: str) -> bytes:
         """See `Lxd.pull`."""
         doing = f"read `{path}` in `{name}`"
-        with self._absent_file(name, path):
-            answer = self._lxd.request(
-                "get", f"{path_of(name)}/files", doing, params={"path": path}, is_api=False, timeout=SHORT
-            )
+        answer = self._file("get", name, path, doing, is_api=False)
         if "directory" in (answer.headers.get("X-LXD-type"), answer.headers.get("X-Incus-type")):
             raise LxdError(f"LXD could not {doing}: it is a folder.")
         content: bytes = answer.content
@@ -378,13 +367,22 @@ class LxdGateway:
 
     def remove(self, name: str, path: str) -> None:
         """See `Lxd.remove`."""
-        try:
-            with self._absent_file(name, path):
-                self._lxd.request(
-                    "delete", f"{path_of(name)}/files", f"delete `{path}` in `{name}`", params={"path": path}
-                )
-        except _FileNotThere:
-            return
+        with suppress(_FileNotThere):
+            self._file("delete", name, path, f"delete `{path}` in `{name}`")
+
+    def _file(self, verb: str, name: str, path: str, doing: str, **arguments: Any) -> Any:
+        """Make one request about a file; again, where LXD's helper for files ended just then, as it does when idle."""
+        tries = 3
+        while True:
+            try:
+                with self._absent_file(name, path):
+                    return self._lxd.request(
+                        verb, f"{path_of(name)}/files", doing, params={"path": path}, timeout=SHORT, **arguments
+                    )
+            except LxdUnavailable as error:
+                tries -= 1
+                if not tries or FILES_GONE not in str(error):
+                    raise
 
     # -- images -------------------------------------------------------------------------------------------------
 

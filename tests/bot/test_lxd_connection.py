@@ -7,6 +7,8 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,27 @@ def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -
         told = list(threads.map(said, [gateway] * 5))
     assert all("did not answer in time" in one for one in told)
     assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("said", ["read: connection reset by peer", "connect: no such file or directory"])
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
+    monkeypatch: pytest.MonkeyPatch, said: str, times: int
+) -> None:
+    gateway = LxdGateway(NOWHERE)
+    left = [gateway._lxd.refusal(f"unix /proc/self/fd/90/forkfile.sock: {said}", "read it", 500)] * times
+
+    def request(*_: Any, **__: Any) -> Any:
+        if left:
+            raise left.pop()
+        return SimpleNamespace(content=b"there", headers={})
+
+    monkeypatch.setattr(gateway._lxd, "request", request)
+    if times < 3:
+        assert gateway.pull("client-x", "/etc/hostname") == b"there"
+    else:
+        with pytest.raises(LxdUnavailable, match="LXD could not read it now"):
+            gateway.pull("client-x", "/etc/hostname")
 
 
 def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
