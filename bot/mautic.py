@@ -26,7 +26,9 @@ MUTE = "/etc/nginx/muted"
 """Mark of a copy that is not the tenant yet: it sends nothing, also when its seal is gone."""
 BOOTS = 5
 """How often the tool is put there: a container that has just been started lays a new FOLDER over the old."""
-_NOT_BEGUN = 2
+_NO_TOOL, _NOT_BEGUN = 1, 2
+"""How Python ends where the tool is not there as a whole, as while a call beside this one puts it there; and the tool,
+where its request is not there."""
 PATIENCE = 5.0
 """Seconds that a holder may take to say that it has let go."""
 
@@ -64,7 +66,8 @@ class Mautic:
         # Of what changes a tenant one runs at a time: the next takes away what a killed one left.
         token = secrets.token_hex(8) if verb in _SIDE_BY_SIDE else verb
         request_file, result_file = f"{TOOL}.{token}.in", f"{TOOL}.{token}.out"
-        command = ["/usr/bin/python3", TOOL, verb, request_file, result_file]
+        # A tool for each verb: a call beside this one, which puts its own there anew, would take it away for a moment.
+        command = ["/usr/bin/python3", f"{TOOL}.{verb}", verb, request_file, result_file]
         try:
             ended = self._run(instance, command, json.dumps(dict(request)).encode(), timeout)
             try:
@@ -82,15 +85,18 @@ class Mautic:
         return answer
 
     def _run(self, instance: str, command: list[str], request: bytes, timeout: int) -> ExecResult:
-        """Push the tool and its request, and run it; again where a boot hides what was pushed under a new FOLDER."""
+        """Push the tool and its request, and run it; again where nothing was begun.
+
+        A boot hides what was pushed under a new FOLDER, and a call of the same verb may be putting the tool there anew.
+        """
         tries = BOOTS
         while True:
             tries -= 1
             try:
-                self.lxd.push(instance, TOOL, self._tool, mode=0o755)
+                self.lxd.push(instance, command[1], self._tool, mode=0o755)
                 self.lxd.push(instance, command[-2], request)
                 ended = self.lxd.execute(instance, command, timeout=timeout)
-                if ended.code != _NOT_BEGUN or not tries:
+                if ended.code not in (_NO_TOOL, _NOT_BEGUN) or not tries:
                     return ended
             except NotFound:
                 if not tries:

@@ -70,7 +70,7 @@ def change(lxd: Lxd, instance: str, **fields: Any) -> None:
 
 def run_mautic_ctl(lxd: Lxd, name: str, command: list[str], now: float) -> ExecResult:
     """Play `python3 mautic-ctl VERB REQUEST RESULT`, at a time. All other commands end with 0, silent."""
-    if len(command) != 5 or PurePosixPath(command[1]).name != "mautic-ctl":
+    if len(command) != 5 or PurePosixPath(command[1]).stem != "mautic-ctl":
         return ExecResult(0, "", "")
     verb, request_file, result_file = command[2:]
     request = json.loads(lxd.pull(name, request_file))
@@ -84,7 +84,7 @@ def run_mautic_ctl(lxd: Lxd, name: str, command: list[str], now: float) -> ExecR
     else:
         answer = {"ok": False, "error": f"there is no verb {verb}"}
     lxd.push(name, result_file, json.dumps(answer).encode())
-    return ExecResult(0 if answer["ok"] else 1, "", "")
+    return ExecResult(0 if answer["ok"] else 3, "", "")
 
 
 class _Tenant:

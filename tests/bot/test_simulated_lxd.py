@@ -146,7 +146,7 @@ class TestCommandsInside:
         lxd.start("blueprint")
         lxd.push("blueprint", "/root/in", b"{}")
         command = ["/usr/bin/python3", "/usr/local/sbin/mautic-ctl", "dance", "/root/in", "/root/out"]
-        assert lxd.execute("blueprint", command).code == 1
+        assert lxd.execute("blueprint", command).code == 3
         assert json.loads(lxd.pull("blueprint", "/root/out")) == {"ok": False, "error": "there is no verb dance"}
 
     def test_a_test_may_answer_commands_itself(self, lxd: SimulatedLxd) -> None:

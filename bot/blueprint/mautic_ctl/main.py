@@ -36,7 +36,7 @@ SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health",
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; 0 when it did what was asked, 1 when the answer says why not, 2 when nothing was begun."""
+    """Run one verb; 0 when it did what was asked, 3 when the answer says why not, 2 when nothing was begun."""
     if len(argv) != 4 or argv[1] not in VERBS:
         print(f"usage: mautic-ctl {'|'.join(VERBS)} REQUEST_FILE RESULT_FILE", file=sys.stderr)
         return 2
@@ -67,4 +67,4 @@ def main(argv: list[str]) -> int:
             "error": f"mautic-ctl {verb} failed unexpectedly: {type(error).__name__} in {place.name}",
         }
     write(result_file, json.dumps(answer), 0o600)
-    return 0 if answer["ok"] else 1
+    return 0 if answer["ok"] else 3

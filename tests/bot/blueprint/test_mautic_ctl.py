@@ -14,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, page, parameters, sizes
+from bot.lxd import ExecResult
 from bot.mautic import TOOL, Mautic
 from bot.simulated_lxd import SimulatedLxd
 
@@ -223,12 +224,12 @@ def test_the_version_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_failure_is_an_answer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _ask(tmp_path, monkeypatch, "{}") == (1, {"ok": False, "error": f"there is no Mautic in {tmp_path}"})
+    assert _ask(tmp_path, monkeypatch, "{}") == (3, {"ok": False, "error": f"there is no Mautic in {tmp_path}"})
 
 
 def test_an_unexpected_error_says_where_and_keeps_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, answer = _ask(tmp_path, monkeypatch, '{"password": "hunter2"')
-    assert code == 1
+    assert code == 3
     assert "JSONDecodeError" in str(answer["error"])
     assert "hunter2" not in json.dumps(answer)
 
@@ -255,7 +256,7 @@ def tool(tmp_path: Path) -> Path:
     lxd.start("client-x")
     Mautic(lxd).health("client-x")
     tool = tmp_path / "mautic-ctl"
-    tool.write_bytes(lxd.pull("client-x", TOOL))
+    tool.write_bytes(lxd.pull("client-x", f"{TOOL}.health"))
     return tool
 
 
@@ -274,6 +275,32 @@ def test_where_a_boot_hides_the_tool_or_its_request_nothing_is_begun(tool: Path,
         request.write_text("{}")
     ended = subprocess.run([sys.executable, "-I", left, "version", request, tmp_path / "answer"], cwd="/")
     assert (ended.returncode, (tmp_path / "answer").exists()) == (2, False)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_where_the_tool_is_just_being_put_there_nothing_is_begun(tool: Path, tmp_path: Path, share: float) -> None:
+    whole = tool.read_bytes()
+    tool.write_bytes(whole[: int(share * len(whole))])
+    (tmp_path / "request").write_text("{}")
+    ended = subprocess.run(
+        [sys.executable, "-I", tool, "version", tmp_path / "request", tmp_path / "answer"], cwd="/", capture_output=True
+    )
+    assert (ended.returncode, (tmp_path / "answer").exists()) == (1, False)
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_call_is_made_again_where_nothing_was_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
+) -> None:
+    lxd = SimulatedLxd()
+    (tmp_path / "image").write_bytes(b"image")
+    lxd.import_image(str(tmp_path / "image"), "base", {})
+    lxd.create("client-x", "base", config={}, devices={})
+    lxd.start("client-x")
+    ended, real = [ExecResult(code, "", "")] * 2, lxd.execute
+    monkeypatch.setattr(lxd, "execute", lambda *words, **more: ended.pop() if ended else real(*words, **more))
+    assert Mautic(lxd).health("client-x")["healthy"]
+    assert ended == []
 
 
 @pytest.mark.parametrize(
