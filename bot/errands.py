@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -65,9 +66,10 @@ def given_up(context: Context, tenant: str, since: float) -> bool:
     """Whether of some errand on a tenant the last try since then failed."""
     rows = context.database.read(
         "SELECT state, max(id) FROM operations WHERE tenant = ? AND finished >= ?"
-        " AND state IN ('succeeded', 'failed') AND command IN ('snapshot', 'prune', 'purge') GROUP BY command",
+        " AND state IN ('succeeded', 'failed') AND command IN (SELECT value FROM json_each(?)) GROUP BY command",
         tenant,
         since,
+        json.dumps(list(JOBS)),
     )
     return any(row["state"] == "failed" for row in rows)
 

@@ -36,7 +36,10 @@ SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health",
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; 0 when it did what was asked, 3 when the answer says why not, 2 when nothing was begun."""
+    """Run one verb; 0 when it did what was asked, 2 when nothing was begun, 3 when the answer says why not.
+
+    1 is Python's own, where it does not find the tool as a whole.
+    """
     if len(argv) != 4 or argv[1] not in VERBS:
         print(f"usage: mautic-ctl {'|'.join(VERBS)} REQUEST_FILE RESULT_FILE", file=sys.stderr)
         return 2
