@@ -128,6 +128,11 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str) 
         shutil.rmtree(folder)
     for suffix in (".log", ".pid"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
+    leave()
+
+
+def leave() -> None:
+    """Take away what the servers of this machine share, once none is left."""
     with alone():
         if not _another_server():
             _stop_lxcfs()

@@ -315,6 +315,8 @@ def clean() -> None:
             with suppress(OSError):
                 os.rmdir(folder)
     shutil.rmtree(ROOT, ignore_errors=True)
+    # A server beside the lab may have ended before it, and left that to it.
+    local_lxd.leave()
 
 
 def _processes() -> list[int]:
