@@ -1,8 +1,8 @@
-"""An LXD server on this machine: found, or brought up where there is none, and taken away again without a trace.
+"""An LXD or Incus server on this machine: found, or brought up where there is none, and taken away without a trace.
 
-Where a service manager runs, LXD is the distribution's and stays. Elsewhere the bot runs a daemon of its own under
-`/var/lib/mautic-ops/lxd-<hash of the state folder>`: containers' root users must be able to walk there (which a
-checkout or a private state folder seldom allows), and its socket's path has to stay below 108 characters.
+Where a service manager runs, it is the distribution's and stays. Elsewhere the bot runs a daemon of its own under
+`/var/lib/mautic-ops/lxd-<hash of the state folder>` (or `incus-…`): containers' root users must be able to walk there
+(which a checkout or a private state folder seldom allows), and its socket's path has to stay below 108 characters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -25,15 +26,11 @@ from pathlib import Path
 
 from bot.lxd import LxdUnavailable
 from bot.lxd_gateway import LxdGateway
+from bot.products import INCUS, LXD, PRODUCTS, Product, at, called
 
 Progress = Callable[[str], None]
 
-_SYSTEM_SOCKETS = (
-    "/var/snap/lxd/common/lxd/unix.socket",
-    "/var/lib/lxd/unix.socket",
-    "/run/incus/unix.socket",
-    "/var/lib/incus/unix.socket",
-)
+_SYSTEM_SOCKETS = tuple(socket for product in PRODUCTS for socket in product.sockets)
 _LIMITS = {
     # Keys and watches are counted for all containers together, since they share one range of user ids.
     "kernel/keys/maxkeys": 20_000,
@@ -62,9 +59,8 @@ class LocalLxd:
 def find(state: Path) -> LocalLxd | None:
     """Return the server that answers on this machine, or None. `state`: the bot's state folder, for its own daemon."""
     own = str(_folder(state) / "unix.socket")
-    named = [os.environ.get("LXD_SOCKET", "")]
-    if "LXD_DIR" in os.environ:
-        named.append(str(Path(os.environ["LXD_DIR"], "unix.socket")))
+    named = [os.environ.get(product.socket, "") for product in PRODUCTS]
+    named += [str(Path(os.environ[one.folder], "unix.socket")) for one in PRODUCTS if one.folder in os.environ]
     for path in (*named, *_SYSTEM_SOCKETS, own):
         if path and _ask(path, "/1.0"):
             return LocalLxd(path, own=path == own)
@@ -74,15 +70,15 @@ def find(state: Path) -> LocalLxd | None:
 def up(state: Path, progress: Progress) -> LocalLxd:
     """Return a server of this machine, installed and started when there is none; `progress` gets lines for a person.
 
-    Quick when it already runs. Raises LxdUnavailable with a reason when no LXD can run here.
+    Quick when it already runs. Raises LxdUnavailable with a reason when none can run here.
     """
     with alone():
         found = find(state)
         if found is None:
             _refuse_where_impossible()
-            _install(progress)
+            product = _install(progress, _kept(state))
             # Where a service manager runs, the package has just started it.
-            found = _wait_for_service(state) if _service_manager() else _start(state, progress)
+            found = _wait_for_service(state, product) if _service_manager() else _start(state, product, progress)
         if os.geteuid() == 0:
             raise_limits(progress)
         return found
@@ -97,8 +93,8 @@ def stop(state: Path) -> bool:
             return False
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(
-                ["lxd", "shutdown", "--timeout", "60"],
-                env={**os.environ, "LXD_DIR": str(folder)},
+                [*_product(folder).shutdown, "--timeout", "60"],
+                env={**os.environ, _product(folder).folder: str(folder), "PATH": _PATH},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=90,
@@ -118,7 +114,7 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str) 
     if found is None and folder.exists():
         # Its parts of the kernel's tables can be named only by the daemon that made them.
         with alone():
-            found = _start(state, lambda _: None)
+            found = _start(state, _product(folder), lambda _: None)
     if found is not None:
         LxdGateway(found.socket, project=project, pool=pool, network=network, profile=profile).remove_project()
     stop(state)
@@ -167,9 +163,19 @@ def _ask(path: str, address: str) -> bool:
         connection.close()
 
 
-def _folder(state: Path) -> Path:
+def _folder(state: Path, product: Product | None = None) -> Path:
+    """The folder of the bot's own daemon: that of a product, or else the one that is there."""
     digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]
-    return _HOME / f"lxd-{digest}"
+    return _HOME / f"{(product or _kept(state) or LXD).key}-{digest}"
+
+
+def _kept(state: Path) -> Product | None:
+    """What the bot's own daemon of this state is, also while it does not run: it has the tenants."""
+    return next((product for product in PRODUCTS if _folder(state, product).exists()), None)
+
+
+def _product(folder: Path) -> Product:
+    return called(folder.name.partition("-")[0])
 
 
 def _service_manager() -> bool:
@@ -188,14 +194,17 @@ def alone() -> Iterator[None]:
 
 
 def _refuse_where_impossible() -> None:
-    instead = "try `make up LXD=simulated`, or point the bot at an LXD server"
+    instead = "try `make up LXD=simulated`, or point the bot at an LXD or Incus server"
     if sys.platform != "linux":
-        raise LxdUnavailable(f"LXD runs on Linux only, and this is {sys.platform}; {instead}.")
+        raise LxdUnavailable(f"LXD and Incus run on Linux only, and this is {sys.platform}; {instead}.")
     if os.geteuid() != 0:
         for path in _SYSTEM_SOCKETS:
             if Path(path).exists() and not os.access(path, os.W_OK):
-                raise LxdUnavailable(f"There is LXD at {path}, but you may not use it: join its group; or {instead}.")
-        raise LxdUnavailable(f"There is no LXD on this machine, and only root can start one; {instead}.")
+                name = at(path).name
+                raise LxdUnavailable(
+                    f"There is {name} at {path}, but you may not use it: join its group; or {instead}."
+                )
+        raise LxdUnavailable(f"There is neither LXD nor Incus on this machine, and only root can start one; {instead}.")
     probe = ["unshare", "--user", "--mount", "--net", "--pid", "--fork", "true"]
     try:
         subprocess.run(probe, check=True, capture_output=True)
@@ -205,8 +214,11 @@ def _refuse_where_impossible() -> None:
         raise LxdUnavailable(f"This machine has no control groups at /sys/fs/cgroup; {instead}.")
 
 
-def _install(progress: Progress) -> None:
-    """Install what is missing of LXD and what it needs."""
+def _install(progress: Progress, wanted: Product | None = None) -> Product:
+    """Install what is missing of a server and what it needs; return what the server is.
+
+    `wanted`, else what is installed, else what the distribution offers.
+    """
     # nftables first: a daemon that starts without it falls back to a firewall without our network's rules.
     needed = {
         "nft": "nftables",
@@ -219,53 +231,87 @@ def _install(progress: Progress) -> None:
     if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
         # Ubuntu's debootstrap checks no signature of Debian's without it.
         packages.append("debian-archive-keyring")
-    lxd = shutil.which("lxd", path=_PATH) is None
-    if not packages and not lxd:
-        return
+    there = [one for one in PRODUCTS if wanted in (None, one) and shutil.which(one.daemon, path=_PATH)]
+    if there and not packages:
+        return there[0]
     if shutil.which("apt-get") is None:
-        raise LxdUnavailable("LXD is not installed, and this is neither Debian nor Ubuntu: install it, then try again.")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    progress(f"installing {', '.join([*packages, *['lxd'] * lxd])}")
+        names = " and ".join(packages) if there else "LXD or Incus"
+        raise LxdUnavailable(f"This is neither Debian nor Ubuntu: install {names}, then try again.")
     apt = ["apt-get", "--quiet", "--yes", "--no-install-recommends"]
-    steps = [[*apt, "update"], *([[*apt, "install", *packages]] if packages else [])]
-    if lxd and shutil.which("snap") and _service_manager():
+    _run([*apt, "update"])
+    product = there[0] if there else wanted or _offered()
+    progress(f"installing {', '.join([*packages, *([] if there else product.packages)])}")
+    if packages:
+        _run([*apt, "install", *packages])
+    if not there:
         # Ubuntu has LXD as a snap only.
-        steps.append(["snap", "install", "lxd"])
-    elif lxd:
-        steps.append([*apt, "install", "lxd"])
-    for step in steps:
-        done = subprocess.run(step, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
-            raise LxdUnavailable(f"LXD could not be installed: `{' '.join(step)}` failed ({said.rstrip('.')}).")
+        snap = product is LXD and shutil.which("snap") and _service_manager()
+        _run(["snap", "install", "lxd"] if snap else [*apt, "install", *product.packages])
+    return product
 
 
-_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin", "/snap/bin"))
+def _offered() -> Product:
+    """What the distribution has: LXD, but Incus from Debian 13 on (which is the last with LXD) and where LXD is not."""
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        system = {}
+    # Debian's testing has no number.
+    incus_first = system.get("ID") == "debian" and system.get("VERSION_ID", "13") not in ("11", "12")
+    if not incus_first and shutil.which("snap") and _service_manager():
+        return LXD
+    for product in (INCUS, LXD) if incus_first else (LXD, INCUS):
+        if not subprocess.run(["apt-cache", "show", product.packages[0]], capture_output=True, check=False).returncode:
+            return product
+    raise LxdUnavailable("This system's package sources have neither LXD nor Incus: install one, then try again.")
 
 
-def _wait_for_service(state: Path) -> LocalLxd:
+def _run(command: list[str]) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
+        raise LxdUnavailable(f"The server could not be installed: `{' '.join(command)}` failed ({said.rstrip('.')}).")
+
+
+_PATH = os.pathsep.join(
+    (
+        os.environ.get("PATH", os.defpath),
+        "/usr/local/sbin",
+        "/usr/sbin",
+        "/sbin",
+        "/snap/bin",
+        # Where Debian has `incusd`.
+        "/usr/libexec/incus",
+    )
+)
+
+
+def _wait_for_service(state: Path, product: Product) -> LocalLxd:
     end = time.monotonic() + _READY_SECONDS
     while time.monotonic() < end:
         found = find(state)
         if found is not None:
             return found
         time.sleep(0.2)
-    raise LxdUnavailable("LXD is installed, but its service does not answer; `systemctl status lxd` says more.")
+    raise LxdUnavailable(
+        f"{product.name} is installed, but its service does not answer; `systemctl status {product.key}` says more."
+    )
 
 
-def _start(state: Path, progress: Progress) -> LocalLxd:
-    folder = _folder(state)
+def _start(state: Path, product: Product, progress: Progress) -> LocalLxd:
+    folder = _folder(state, product)
     folder.mkdir(parents=True, exist_ok=True)
     folder.parent.chmod(0o755)
     folder.chmod(0o711)
     raise_limits(progress)
     _start_lxcfs(folder.with_suffix(".log"), progress)
-    progress("starting LXD")
+    progress(f"starting {product.name}")
     with folder.with_suffix(".log").open("ab") as log:
         # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
         daemon = subprocess.Popen(
-            ["lxd", "--group", "root"],
-            env={**os.environ, "LXD_DIR": str(folder), "PATH": _PATH},
+            [product.daemon, "--group", "root"],
+            env={**os.environ, product.folder: str(folder), "PATH": _PATH},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -284,7 +330,7 @@ def _start(state: Path, progress: Progress) -> LocalLxd:
     _end([daemon.pid])
     said = [line for line in folder.with_suffix(".log").read_text().splitlines() if "level=error" in line]
     reason = said[-1].partition("msg=")[2].strip('"') if said else f"its log is {folder.with_suffix('.log')}"
-    raise LxdUnavailable(f"LXD does not start on this machine: {reason}.")
+    raise LxdUnavailable(f"{product.name} does not start on this machine: {reason}.")
 
 
 def raise_limits(progress: Progress) -> None:
@@ -362,7 +408,8 @@ def _pid(folder: Path) -> int | None:
     """The pid of the bot's own daemon when it runs."""
     try:
         pid = int(folder.with_suffix(".pid").read_text())
-        running = f"LXD_DIR={folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        mark = f"{_product(folder).folder}={folder}".encode()
+        running = mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
     return pid if running else None
