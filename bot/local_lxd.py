@@ -56,27 +56,33 @@ class LocalLxd:
     own: bool
 
 
-def find(state: Path) -> LocalLxd | None:
-    """Return the server that answers on this machine, or None. `state`: the bot's state folder, for its own daemon."""
-    own = str(_folder(state) / "unix.socket")
-    named = [os.environ.get(product.socket, "") for product in PRODUCTS]
-    named += [str(Path(os.environ[one.folder], "unix.socket")) for one in PRODUCTS if one.folder in os.environ]
-    for path in (*named, *_SYSTEM_SOCKETS, own):
-        if path and _ask(path, "/1.0"):
-            return LocalLxd(path, own=path == own)
+def find(state: Path, only: Product | None = None) -> LocalLxd | None:
+    """Return the server that answers on this machine, or None. `state`: the bot's state folder, for its own daemon.
+
+    `only`: one of this product, and no other.
+    """
+    own = _folder(state, only)
+    places = [(product, os.environ.get(product.socket, "")) for product in PRODUCTS]
+    places += [(one, str(Path(os.environ[one.folder], "unix.socket"))) for one in PRODUCTS if one.folder in os.environ]
+    places += [(at(path), path) for path in _SYSTEM_SOCKETS]
+    places.append((_product(own), str(own / "unix.socket")))
+    for product, path in places:
+        if path and only in (None, product) and _ask(path, "/1.0"):
+            return LocalLxd(path, own=path == str(own / "unix.socket"))
     return None
 
 
-def up(state: Path, progress: Progress) -> LocalLxd:
+def up(state: Path, progress: Progress, only: Product | None = None) -> LocalLxd:
     """Return a server of this machine, installed and started when there is none; `progress` gets lines for a person.
 
-    Quick when it already runs. Raises LxdUnavailable with a reason when none can run here.
+    `only`: one of this product, and no other. Quick when it already runs. Raises LxdUnavailable with a reason when none
+    can run here.
     """
     with alone():
-        found = find(state)
+        found = find(state, only)
         if found is None:
             _refuse_where_impossible()
-            product = _install(progress, _kept(state))
+            product = _install(progress, only or _kept(state))
             # Where a service manager runs, the package has just started it.
             found = _wait_for_service(state, product) if _service_manager() else _start(state, product, progress)
         if os.geteuid() == 0:
@@ -94,7 +100,7 @@ def stop(state: Path) -> bool:
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 [*_product(folder).shutdown, "--timeout", "60"],
-                env={**os.environ, _product(folder).folder: str(folder), "PATH": _PATH},
+                env={**os.environ, _product(folder).folder: str(folder), "PATH": _path()},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=90,
@@ -227,11 +233,11 @@ def _install(progress: Progress, wanted: Product | None = None) -> Product:
         "debootstrap": "debootstrap",
         "zstd": "zstd",
     }
-    packages = [package for program, package in needed.items() if shutil.which(program, path=_PATH) is None]
+    packages = [package for program, package in needed.items() if shutil.which(program, path=_path()) is None]
     if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
         # Ubuntu's debootstrap checks no signature of Debian's without it.
         packages.append("debian-archive-keyring")
-    there = [one for one in PRODUCTS if wanted in (None, one) and shutil.which(one.daemon, path=_PATH)]
+    there = [one for one in PRODUCTS if wanted in (None, one) and shutil.which(one.daemon, path=_path())]
     if there and not packages:
         return there[0]
     if shutil.which("apt-get") is None:
@@ -274,17 +280,11 @@ def _run(command: list[str]) -> None:
         raise LxdUnavailable(f"The server could not be installed: `{' '.join(command)}` failed ({said.rstrip('.')}).")
 
 
-_PATH = os.pathsep.join(
-    (
-        os.environ.get("PATH", os.defpath),
-        "/usr/local/sbin",
-        "/usr/sbin",
-        "/sbin",
-        "/snap/bin",
-        # Where Debian has `incusd`.
-        "/usr/libexec/incus",
-    )
-)
+def _path() -> str:
+    """Where programs are looked for: cron's and a service's PATH have less than a person's."""
+    # The last is where Debian has `incusd`.
+    more = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/snap/bin", "/usr/libexec/incus")
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), *more))
 
 
 def _wait_for_service(state: Path, product: Product) -> LocalLxd:
@@ -311,7 +311,7 @@ def _start(state: Path, product: Product, progress: Progress) -> LocalLxd:
         # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
         daemon = subprocess.Popen(
             [product.daemon, "--group", "root"],
-            env={**os.environ, product.folder: str(folder), "PATH": _PATH},
+            env={**os.environ, product.folder: str(folder), "PATH": _path()},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -366,7 +366,7 @@ def _restore_limits() -> None:
 
 def _start_lxcfs(log_file: Path, progress: Progress) -> None:
     """Start lxcfs when nobody did: without it tenants see the memory and CPUs of the whole machine."""
-    program = shutil.which("lxcfs", path=_PATH)
+    program = shutil.which("lxcfs", path=_path())
     if program is None or not Path("/dev/fuse").exists():
         progress("lxcfs cannot run here; tenants will see the whole machine's memory")
         return

@@ -69,7 +69,6 @@ class TestInstalling:
         script = f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{fails}\n'
         (tmp_path / "apt-get").write_text(script)
         (tmp_path / "apt-get").chmod(0o755)
-        monkeypatch.setattr(local_lxd, "_PATH", str(tmp_path))
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         monkeypatch.setattr(shutil, "which", _only_in(tmp_path))
         return tmp_path
