@@ -30,6 +30,12 @@ ANY = re.compile(r".*", re.S)
 SAYS = ("/chat.postMessage", "/files.completeUploadExternal")
 """The methods that say the same thing twice when they are called twice."""
 
+SPOKEN = frozenset({None, "thread_broadcast", "file_share"})
+"""The subtypes of a message that is a person's own words: typed, sent to the channel too, or with a file beside them.
+
+Named is what is taken: Slack has some thirty others (edits, joins, what apps say), and makes new ones.
+"""
+
 
 class _Again(RetryHandler):
     """Sends a request again whose answer a broken connection or Slack's servers lost, unless it may be said twice."""
@@ -117,8 +123,7 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
 
     @app.event("message")
     def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
-        # Edits, joins and broadcast copies carry a subtype; only people's own words count.
-        if event.get("subtype") or not _by_a_person(event) or not event.get("thread_ts"):
+        if not _by_a_person(event) or not event.get("thread_ts"):
             return
         reply = _reply(body, event, context.bot_user_id)
         # What people say to each other is none of ours, and is not kept.
@@ -151,7 +156,9 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
 
 
 def _by_a_person(event: dict[str, Any]) -> bool:
-    return bool(event.get("user")) and not event.get("bot_id")
+    """Whether these are the words of a person, as they first said them: what was edited since decides nothing."""
+    own = event.get("subtype") in SPOKEN and not event.get("edited")
+    return own and bool(event.get("user")) and not event.get("bot_id")
 
 
 def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict[str, Any]:

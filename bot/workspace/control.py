@@ -78,7 +78,8 @@ class Control:
     async def message(self, request: web.Request) -> web.Response:
         body, user = await self._body(request, "channel", "text")
         place = self.state.channel(body["channel"], user["id"])
-        seen = self.interactions.message(user, place, body["text"], body.get("thread_ts"))
+        text, thread_ts, too = body["text"], body.get("thread_ts"), bool(body.get("broadcast"))
+        seen = self.interactions.message(user, place, text, thread_ts, broadcast=too, file=body.get("file"))
         return web.json_response(seen)
 
     async def click(self, request: web.Request) -> web.Response:

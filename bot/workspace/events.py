@@ -21,8 +21,14 @@ class Events:
         """A message was posted, by a person or by the app itself."""
         event = public(message)
         if message.get("files"):
-            event["subtype"] = "file_share"
+            event.setdefault("subtype", "file_share")
+        broadcast = message.get("subtype") == "thread_broadcast"
+        if broadcast:
+            event["root"] = public(self.state.find(message["_channel"], message["thread_ts"]))
         self._message(message, event)
+        if broadcast:
+            # Slack tells of it a second time, as of a message that changed.
+            self.changed(message, message)
         in_channel = not self.state.channels[message["_channel"]]["is_im"]
         if in_channel and f"<@{BOT_USER}>" in message["text"]:
             self._send("app_mention", self._placed(message, event | {"type": "app_mention"}))

@@ -1,15 +1,56 @@
 """File bytes in and out: /upload/<id> and /files/<id>/<name>."""
 
 import mimetypes
+import re
+import secrets
+import time
 
 from aiohttp import web
 
-from bot.workspace.state import State
+from bot.workspace.people import Json
+from bot.workspace.state import State, public
 
 
 class Files:
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, base_url: str) -> None:
         self.state = state
+        self.base_url = base_url
+
+    def new(self, user_id: str, name: str, size: int, alt_txt: str | None = None) -> Json:
+        """Remember a file whose bytes (`size` of them) are still to come."""
+        name = re.sub(r"[^\w.-]", "_", name)
+        file_id = f"F{secrets.token_hex(5).upper()}"
+        url = f"{self.base_url}/files/{file_id}/{name}"
+        file: Json = {
+            "id": file_id,
+            "name": name,
+            "title": name,
+            "created": int(time.time()),
+            "user": user_id,
+            "size": size,
+            "alt_txt": alt_txt,
+            "filetype": name.rpartition(".")[2] or "text",
+            "mode": "hosted",
+            "is_external": False,
+            "is_public": True,
+            "url_private": url,
+            "url_private_download": url,
+            "permalink": url,
+            "_uploaded": False,
+        }
+        self.state.save_file(file)
+        return file
+
+    def shared_by(self, user_id: str, name: str) -> Json:
+        """An empty file that a person puts beside a message, as the app sees it."""
+        return public(self._arrived(self.new(user_id, name, 0), b""))
+
+    def _arrived(self, file: Json, content: bytes) -> Json:
+        (self.state.files_dir / file["id"]).write_bytes(content)
+        kind = mimetypes.guess_type(file["name"])[0] or "application/octet-stream"
+        arrived = file | {"_uploaded": True, "mimetype": kind}
+        self.state.save_file(arrived)
+        return arrived
 
     async def upload(self, request: web.Request) -> web.Response:
         """Raw bytes, or one part of a form; the address is the permission."""
@@ -23,9 +64,7 @@ class Files:
             content = await request.read()
         if len(content) != file["size"]:
             return web.Response(status=400, text=f"expected {file['size']} bytes, got {len(content)}")
-        (self.state.files_dir / file["id"]).write_bytes(content)
-        kind = mimetypes.guess_type(file["name"])[0] or "application/octet-stream"
-        self.state.save_file(file | {"_uploaded": True, "mimetype": kind})
+        self._arrived(file, content)
         return web.Response(text=f"OK - {len(content)}")
 
     async def download(self, request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from bot.workspace import block_kit, inputs
 from bot.workspace.delivery import Ack, Delivery
 from bot.workspace.errors import BadRequest, SlackError
 from bot.workspace.events import Events
+from bot.workspace.files import Files
 from bot.workspace.manifest import Manifest
 from bot.workspace.people import APP_ID, BOT_ID, BOT_USER, TEAM, TEAM_DOMAIN, Json
 from bot.workspace.state import State, public
@@ -32,8 +33,11 @@ class Trigger:
 class Interactions:
     """One method for each thing a person can do; each answers what that person would see."""
 
-    def __init__(self, state: State, delivery: Delivery, events: Events, manifest: Manifest, base_url: str) -> None:
+    def __init__(
+        self, state: State, delivery: Delivery, events: Events, files: Files, manifest: Manifest, base_url: str
+    ) -> None:
         self.state = state
+        self.files = files
         self.delivery = delivery
         self.events = events
         self.manifest = manifest
@@ -84,8 +88,20 @@ class Interactions:
             return self._seen(ack, f'{name} failed with the error "{refused.code}"')
         return self._seen(ack) | {"messages": said}
 
-    def message(self, user: Json, place: Json, typed: str, thread_ts: str | None) -> Json:
-        """A typed message; the app hears of it by its events."""
+    def message(
+        self,
+        user: Json,
+        place: Json,
+        typed: str,
+        thread_ts: str | None,
+        *,
+        broadcast: bool = False,
+        file: str | None = None,
+    ) -> Json:
+        """A typed message; the app hears of it by its events.
+
+        `broadcast`: a reply with "Also send to #channel"; `file`: with an (empty) file of that name beside it.
+        """
         self._must_be_member(user, place)
         if not typed.strip():
             raise BadRequest("A message needs some text.")
@@ -99,6 +115,8 @@ class Interactions:
             thread_ts=thread_ts,
             client_msg_id=secrets.token_hex(16),
             parent_user_id=self.state.find(place["id"], thread_ts)["user"] if thread_ts else None,
+            subtype="thread_broadcast" if thread_ts and broadcast else "file_share" if file else None,
+            files=[self.files.shared_by(user["id"], file)] if file else None,
         )
         self.events.posted(message)
         return {"ok": True, "ts": message["ts"]}

@@ -45,7 +45,8 @@ def build(settings: Settings) -> web.Application:
     http_mode = HttpMode(settings.app_url, settings.signing_secret) if settings.app_url else None
     delivery = Delivery(http_mode or socket_mode, faults, settings.retry_delays)
     events = Events(state, delivery, settings.manifest.events)
-    interactions = Interactions(state, delivery, events, settings.manifest, settings.base_url)
+    files = Files(state, settings.base_url)
+    interactions = Interactions(state, delivery, events, files, settings.manifest, settings.base_url)
     api = WebApi(
         state,
         interactions,
@@ -57,7 +58,6 @@ def build(settings: Settings) -> web.Application:
         settings.app_token,
     )
     control = Control(state, interactions, events, faults, socket_mode, settings.commands_file)
-    files = Files(state)
 
     app = web.Application(client_max_size=64 * 2**20, middlewares=[_same_origin, plain_refusals])
     app.add_routes(control.routes())

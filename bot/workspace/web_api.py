@@ -2,7 +2,6 @@
 
 import json
 import re
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -409,29 +408,8 @@ class WebApi:
             size = int(given["length"])
         except ValueError:
             raise SlackError("invalid_arguments", ["[ERROR] must be an integer: length"]) from None
-        name = re.sub(r"[^\w.-]", "_", str(given["filename"]))
-        file_id = f"F{secrets.token_hex(5).upper()}"
-        url = f"{self.base_url}/files/{file_id}/{name}"
-        self.state.save_file(
-            {
-                "id": file_id,
-                "name": name,
-                "title": name,
-                "created": int(time.time()),
-                "user": BOT_USER,
-                "size": size,
-                "alt_txt": given.get("alt_txt"),
-                "filetype": name.rpartition(".")[2] or "text",
-                "mode": "hosted",
-                "is_external": False,
-                "is_public": True,
-                "url_private": url,
-                "url_private_download": url,
-                "permalink": url,
-                "_uploaded": False,
-            }
-        )
-        return {"upload_url": f"{self.base_url}/upload/{file_id}", "file_id": file_id}
+        file = self.interactions.files.new(BOT_USER, str(given["filename"]), size, given.get("alt_txt"))
+        return {"upload_url": f"{self.base_url}/upload/{file['id']}", "file_id": file["id"]}
 
     def complete_upload(self, given: Json) -> Json:
         if not isinstance(given["files"], list):

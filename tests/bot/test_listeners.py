@@ -96,12 +96,35 @@ def test_a_mention_in_a_thread_is_one_delivery_whichever_event_is_first(deliveri
 
 def test_only_peoples_own_replies_in_threads_count(deliveries: Deliveries) -> None:
     deliveries.event(type="message", text="approve", **REPLY | {"thread_ts": ""})
-    deliveries.event(type="message", text="approve", subtype="message_changed", **REPLY)
-    deliveries.event(type="message", text="approve", subtype="thread_broadcast", **REPLY)
+    for subtype in ("message_changed", "message_deleted", "message_replied", "bot_message", "me_message", "new_one"):
+        deliveries.event(type="message", text="approve", subtype=subtype, **REPLY)
     deliveries.event(type="message", text="approve", bot_id="B0OTHER", **REPLY)
+    deliveries.event(type="message", text="approve", edited={"user": "U0OPSLEAD", "ts": "3.3"}, **REPLY)
+    deliveries.event(type="app_mention", text="<@U0BOT> approve", edited={"user": "U0OPSLEAD", "ts": "3.3"}, **REPLY)
     deliveries.event(type="message", text="approve", **REPLY)
     ((_, _, payload),) = deliveries.all()
     assert (payload["text"], payload["mention"], payload["team"]) == ("approve", False, "T0OURS")
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("approve", {"subtype": "thread_broadcast", "root": {"ts": "1.1", "text": "the card"}}),
+        ("deny because of this", {"subtype": "file_share", "files": [{"id": "F1"}], "upload": False}),
+        ("approve", {"files": [{"id": "F1"}]}),
+    ],
+)
+def test_a_reply_sent_to_the_channel_too_or_with_a_file_is_one_decision(
+    deliveries: Deliveries, text: str, more: dict[str, Any]
+) -> None:
+    deliveries.event(type="message", text=text, **REPLY, **more)
+    # Slack tells of a broadcast again, once its root knows of it.
+    deliveries.event(type="message", text=text, **REPLY, **more)
+    deliveries.event(
+        type="message", subtype="message_changed", hidden=True, channel="C0OPS", ts="4.4", message={**REPLY, **more}
+    )
+    ((_, key, payload),) = deliveries.all()
+    assert (key, payload["text"]) == ("C0OPS:2.2", text)
 
 
 @pytest.mark.parametrize("kind", ["message", "app_mention"])

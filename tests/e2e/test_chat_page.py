@@ -355,6 +355,30 @@ def test_a_reply_in_the_thread_reaches_the_app(tabs: Tabs, app: SmallApp, worksp
     expect(page.locator("#thread")).to_be_hidden()
 
 
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_a_reply_may_be_sent_to_the_channel_too(
+    tabs: Tabs, app: SmallApp, workspace: WorkspaceServer, size: tuple[int, int]
+) -> None:
+    ts = post_card(app)
+    page = tabs.open("ops-lead", size)
+    page.locator(f"#messages [data-ts='{ts}']").get_by_role("button", name="Reply in thread").click()
+    page.fill("#reply", "approve")
+    page.get_by_label("Also send to #mautic-ops").check()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    page.press("#reply", "Enter")
+    expect(page.locator("#thread-messages [data-ts]").last).to_contain_text("approve")
+    expect(page.get_by_label("Also send to #mautic-ops")).not_to_be_checked()
+    page.click("#close-thread")
+    said = page.locator("#messages [data-ts]").last
+    expect(said).to_contain_text("approve")
+    said.get_by_role("button", name="replied to a thread").click()
+    expect(page.locator("#thread-messages [data-ts]")).to_have_count(2)
+    page.fill("#reply", "just here")
+    page.press("#reply", "Enter")
+    expect(page.locator("#thread-messages [data-ts]")).to_have_count(3)
+    assert [one["text"] for one in workspace.messages("ops")][1:] == ["approve"]
+
+
 def test_the_home_tab_is_each_persons_own(tabs: Tabs, app: SmallApp) -> None:
     page = tabs.open("ops-lead", place="home")
     expect(page.locator("#home")).to_contain_text("Tenants of U0OPSLEAD")

@@ -54,8 +54,9 @@ class Workspace:
     def command(self, user: str, channel: str, text: str) -> Json:
         return self.post("command", user=user, channel=channel, text=text)
 
-    def message(self, user: str, channel: str, text: str, thread_ts: str | None = None) -> Json:
-        return self.post("message", user=user, channel=channel, text=text, thread_ts=thread_ts)
+    def message(self, user: str, channel: str, text: str, thread_ts: str | None = None, **more: Any) -> Json:
+        """`more`: `broadcast` (a reply with "Also send to #channel"), `file` (a name: with a file beside it)."""
+        return self.post("message", user=user, channel=channel, text=text, thread_ts=thread_ts, **more)
 
     def click(self, user: str, channel: str, ts: str, action_id: str, **chosen: Any) -> Json:
         """`chosen`: `value` or `selected`, where there is something to choose."""

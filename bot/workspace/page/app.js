@@ -73,6 +73,7 @@ function drawMessage(message, inThread) {
   const by = store.users.find((user) => user.id === (message.user || "")) || { id: "U0BOT", name: message.username || "mautic", real_name: "", is_bot: true };
   const at = new Date(Number(message.ts) * 1000);
   const content = element("div", { class: "content" });
+  if (!inThread && message.subtype === "thread_broadcast") content.append(element("button", { class: "replies", type: "button", onclick: () => openThread(message.thread_ts) }, "↳ replied to a thread"));
   if (message.blocks?.length) content.append(...message.blocks.map((one) => block(one, names, act(message))));
   else if (message.text) content.append(mrkdwn(message.text, names));
   for (const attachment of message.attachments || []) {
@@ -92,7 +93,7 @@ function drawMessage(message, inThread) {
     element("div", {}, element("div", { class: "by" }, element("b", {}, by.name), by.is_bot ? element("span", { class: "app" }, "APP") : null,
       element("small", { title: at.toString() }, at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
       message.is_ephemeral ? element("small", {}, "👁 Only visible to you") : null, message.edited && !by.is_bot ? element("small", {}, "(edited)") : null,
-      !inThread && !message.is_ephemeral ? element("button", { class: "button reply-here", type: "button", "aria-label": "Reply in thread", onclick: () => openThread(message.ts) }, "Reply") : null), content));
+      !inThread && !message.is_ephemeral ? element("button", { class: "button reply-here", type: "button", "aria-label": "Reply in thread", onclick: () => openThread(message.thread_ts || message.ts) }, "Reply") : null), content));
 }
 
 // Redraws only what changed, so that nothing flickers and a half-read list stays where it is.
@@ -166,6 +167,7 @@ function drawFrame() {
   $("thread").hidden = !store.thread || store.home;
   document.body.classList.toggle("with-thread", !$("thread").hidden);
   document.body.classList.remove("menu");
+  $("broadcast-to").textContent = channel?.is_im ? "Also send as direct message" : `Also send to #${channel?.name || ""}`;
   $("composer").placeholder = `Message #${channel?.name || ""} — or /mautic …`;
   $("me").textContent = initials(me());
   $("me").style.background = color(me().id);
@@ -263,8 +265,8 @@ async function reply() {
   if (!text) return;
   if (/^\/[a-z]/.test(text)) { note(`${text.split(/\s/)[0]} is not supported in threads. Sorry!`, store.thread); return; }
   $("reply").value = "";
-  const answer = await ask("message", { user: store.me, channel: store.channel, text, thread_ts: store.thread });
-  if (answer.ok) return;
+  const answer = await ask("message", { user: store.me, channel: store.channel, text, thread_ts: store.thread, broadcast: $("broadcast").checked });
+  if (answer.ok) { $("broadcast").checked = false; return; }
   toast(answer.error);
   if (!$("reply").value) $("reply").value = text;
 }

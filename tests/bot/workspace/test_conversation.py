@@ -5,7 +5,7 @@ from typing import Any
 
 from slack_bolt import Ack, App, Say
 
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, eventually
 
 APPROVE = {
     "type": "actions",
@@ -51,3 +51,27 @@ def test_from_a_slash_command_to_a_reply_in_the_thread(
     assert root["text"] == "Approved by <@U0OPSLEAD>"
     assert "blocks" not in root
     assert (root["reply_count"], root["latest_reply"]) == (1, live["ts"])
+
+
+def test_a_reply_sent_to_the_channel_too_and_one_with_a_file(
+    app: App, connect: Callable[[], object], workspace: Workspace
+) -> None:
+    heard: list[dict[str, Any]] = []
+    app.event("message")(lambda event: heard.append(event))
+    connect()
+    ts = app.client.chat_postMessage(channel="C0OPS", text="A plan")["ts"]
+
+    workspace.message("ops-lead", "ops", "approve", thread_ts=ts, broadcast=True)
+    workspace.message("ops-lead", "ops", "deny", thread_ts=ts, file="screen shot.png")
+
+    def of_people() -> dict[str, dict[str, Any]]:
+        return {event.get("subtype", ""): event for event in heard if not event.get("bot_id")}
+
+    eventually(lambda: {"thread_broadcast", "message_changed", "file_share"} <= set(of_people()))
+    said = of_people()
+    broadcast, again, with_file = said["thread_broadcast"], said["message_changed"], said["file_share"]
+    assert (broadcast["text"], broadcast["thread_ts"], broadcast["root"]["ts"]) == ("approve", ts, ts)
+    assert (again["message"]["ts"], again["message"]["subtype"]) == (broadcast["ts"], "thread_broadcast")
+    assert (with_file["text"], with_file["files"][0]["name"]) == ("deny", "screen_shot.png")
+    assert [one["text"] for one in workspace.messages("ops")] == ["A plan", "approve"], "the channel shows it too"
+    assert [one["text"] for one in workspace.messages("ops", thread_ts=ts)] == ["A plan", "approve", "deny"]
