@@ -45,6 +45,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "mautic:reports:scheduler": {"report": NUMBER},
     "mautic:segments:update": {"list-id": NUMBER, "batch-limit": NUMBER, "max-contacts": NUMBER, "timing": _FLAG},
     "mautic:webhooks:process": {"webhook-id": NUMBER, "min-id": NUMBER, "max-id": NUMBER},
+    "messenger:failed:retry": {},
     "messenger:failed:show": {"stats": _FLAG, "max": NUMBER},
     "messenger:stop-workers": {},
 }

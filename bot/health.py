@@ -85,6 +85,7 @@ TITLES = {
     "cron": "cron is down",
     "jobs": "jobs do not succeed",
     "queue": "mail waits too long",
+    "failed": "mails that Mautic gave up on",
     "work": "work is overdue",
     "log": "many errors in the log",
     "memory": "memory is nearly full",
@@ -102,12 +103,29 @@ TITLES = {
 AT_REST = frozenset(["disk", "errand"])
 """What is judged of a tenant that is meant to stand still too."""
 
-_INSIDE = frozenset(["database", "web", "worker", "cron", "jobs", "queue", "work", "log", "memory"])
+CHECKS: Mapping[str, tuple[str, ...]] = {
+    "open": ("page",),
+    "services": ("web", "database", "worker", "cron"),
+    "login page": ("page",),
+    "database": ("database",),
+    "work": ("work",),
+    "queues": ("queue",),
+    "failed mail": ("failed",),
+    "crons": ("jobs",),
+    "log": ("log",),
+    "disk": ("disk",),
+}
+"""The checks of the tool inside, as `status` shows them, and the kinds of finding that one which is red is told as.
+
+One that is red is always told: where nothing else has found it, as the first of its kinds, in the check's own words.
+"""
+
+_INSIDE = frozenset(["database", "web", "worker", "cron", "jobs", "queue", "failed", "work", "log", "memory"])
 _OUTSIDE = frozenset(["page", "certificate"])
 _HIDES: Mapping[str, frozenset[str]] = {
     "stopped": _INSIDE | _OUTSIDE | {"inside"},
     "inside": _INSIDE,
-    "database": frozenset(["page", "worker", "jobs", "queue", "work", "log"]),
+    "database": frozenset(["page", "worker", "jobs", "queue", "failed", "work", "log"]),
     "web": frozenset(["page"]),
     "certificate": frozenset(["page"]),
     "worker": frozenset(["queue"]),
@@ -131,7 +149,7 @@ RESTART = {
 """The part of a tenant whose restart may help."""
 
 LOGS = {"database": "mariadb", "web": "nginx", "cron": "cron", "jobs": "cron"} | dict.fromkeys(
-    ["page", "worker", "queue", "work", "log"], "mautic"
+    ["page", "worker", "queue", "failed", "work", "log"], "mautic"
 )
 """The log that tells most."""
 
@@ -159,7 +177,7 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
 def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
     if look.state.status != "Running":
         return [_stopped(look), _disk(look, limits), _snapshot(look)]
-    return [
+    found = [
         Finding("inside", look.trouble) if look.trouble else None,
         *(_inside(look, limits) if look.inside is not None else ()),
         _page(look.page) if look.page else None,
@@ -167,6 +185,18 @@ def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
         _disk(look, limits),
         _snapshot(look),
     ]
+    kinds = {one.kind for one in found if one}
+    return [*found, *_untold(look.inside["checks"] if look.inside else {}, kinds)]
+
+
+def _untold(checks: Mapping[str, Mapping[str, Any]], kinds: set[str]) -> list[Finding]:
+    """Tell of each check that is red, and that no finding of these kinds tells of."""
+    told: dict[str, Finding] = {}
+    for name, check in checks.items():
+        own = CHECKS.get(name, ("inside",))
+        if not check["ok"] and not kinds & {*own}:
+            told.setdefault(own[0], Finding(own[0], f"{name.capitalize()}: {check['text']}."))
+    return list(told.values())
 
 
 def _move(look: Look) -> Finding:
@@ -213,10 +243,24 @@ def _inside(look: Look, limits: HealthSettings) -> list[Finding | None]:
         Finding("queue", f"The oldest message in the queue has waited {seconds(age)} for its worker.")
         if age > limits.queue_minutes * 60
         else None,
+        _failed(look.tenant.name, facts),
         None if work["ok"] else Finding("work", f"Overdue although its jobs run: {work['text']}."),
         Finding("log", f"{errors} errors in Mautic's log within a day.") if errors > limits.log_errors else None,
         _memory(look, facts, limits),
     ]
+
+
+def _failed(tenant: str, facts: Mapping[str, Any]) -> Finding | None:
+    failed = facts.get("failed_mails") or {"day": 0, "kept": 0}
+    if not failed["day"]:
+        return None
+    again = (
+        f"; {failed['kept']} lie in its queue of failed ones: `/mautic console {tenant} messenger:failed:show` lists "
+        f"them, and `/mautic console {tenant} messenger:failed:retry` tries them again"
+        if failed["kept"]
+        else f"; `/mautic logs {tenant} mautic` tells why"
+    )
+    return Finding("failed", f"Mautic gave up on {failed['day']} mails within a day{again}.")
 
 
 def _more(rest: list[str]) -> str:

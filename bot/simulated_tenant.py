@@ -42,7 +42,7 @@ class State(msgspec.Struct):
 
     `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
     when they did not, the last time; `disk_free` is a share of the disk; `writes` are (contacts, submissions or
-    opt_outs; epoch seconds), on top of `contacts`.
+    opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each.
     """
 
     stopped: list[str] = []
@@ -53,6 +53,8 @@ class State(msgspec.Struct):
     disk_free: float = 0.8
     contacts: int = 1200
     writes: list[tuple[str, float]] = []
+    overdue: str = ""
+    failed_mails: list[float] = []
 
 
 def read(lxd: Lxd, instance: str) -> State:
@@ -226,8 +228,11 @@ class _Tenant:
             queue = {"due": 3 if state.queue_age else 0, "age": state.queue_age}
             facts |= {"contacts": state.contacts, "queues": {"email": queue}, "queue_age": state.queue_age}
             text = f"{queue['due']} in email, the oldest {queue['age']} s"
-            checks["work"] = (True, "nothing overdue")
+            checks["work"] = (not state.overdue, state.overdue or "nothing overdue")
             checks["queues"] = (state.queue_age <= 3600, text)
+            day = sum(1 for at in state.failed_mails if at > self.now - 86_400)
+            facts["failed_mails"] = {"day": day, "kept": len(state.failed_mails)}
+            checks["failed mail"] = (not day, f"{day} given up on within a day" if day else "none within a day")
         checks["crons"] = (
             not any(late.values()),
             ", ".join(f"{command} (exit code 0)" for command in CRONS if late[command]) or f"{len(crons)} on time",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bot.health import LOGS, RESTART, TITLES, Look, Page, diagnose, pool_finding
+from bot.blueprint.mautic_ctl import health as tool
+from bot.health import CHECKS, LOGS, RESTART, TITLES, Look, Page, diagnose, pool_finding
 from bot.lxd import InstanceState, PoolSpace, Snapshot
 from bot.settings import load
 from bot.tenants import Tenant
@@ -80,6 +83,11 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     "work": (
         replace(WELL, inside=inside() | {"checks": {"work": {"ok": False, "text": "3 overdue events"}}}),
         "3 overdue events",
+    ),
+    "failed": (
+        replace(WELL, inside=inside(failed_mails={"day": 40, "kept": 52})),
+        "gave up on 40 mails within a day; 52 lie in its queue of failed ones: "
+        "`/mautic console client-x messenger:failed:show`",
     ),
     "log": (replace(WELL, inside=inside(log_errors_day=21)), "21 errors"),
     "memory": (replace(WELL, inside=inside(memory=3 * GB)), "93% of its plan's memory"),
@@ -186,3 +194,38 @@ def test_a_pool_that_is_nearly_full_is_told() -> None:
 
 def test_every_kind_has_its_words() -> None:
     assert set(RESTART) | set(LOGS) <= set(TITLES)
+
+
+def _checks_of_the_tool() -> set[str]:
+    """The names of all checks that the tool inside makes, read from its code."""
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(tool))) if isinstance(node, ast.Call)]
+    named = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "check"]
+    return {one.value for one in named if isinstance(one, ast.Constant)}
+
+
+def test_every_check_of_the_tool_has_its_kinds_of_finding() -> None:
+    assert set(CHECKS) == _checks_of_the_tool()
+    assert {kind for kinds in CHECKS.values() for kind in kinds} <= set(TITLES)
+
+
+@pytest.mark.parametrize("name", sorted(_checks_of_the_tool()))
+def test_what_status_shows_red_is_told(name: str) -> None:
+    red = {"checks": {name: {"ok": False, "text": "as status has it"}}}
+    (finding,) = diagnose(replace(WELL, inside=inside() | red), LIMITS).findings
+    assert finding.kind in CHECKS[name]
+    assert "as status has it" in finding.text
+
+
+def test_a_check_that_is_red_is_no_second_trouble_beside_the_finding_that_tells_of_it() -> None:
+    red = {"checks": {"open": {"ok": False, "text": "closed"}, "login page": {"ok": False, "text": "502"}}}
+    assert kinds(replace(WELL, inside=inside() | red, page=GONE)) == ["page"]
+    assert kinds(replace(WELL, inside=inside() | red)) == ["page"]
+
+
+def test_mails_that_failed_longer_ago_are_no_trouble_any_more() -> None:
+    assert kinds(replace(WELL, inside=inside(failed_mails={"day": 0, "kept": 52}))) == []
+
+
+def test_mails_that_failed_and_are_nowhere_are_told_of_by_the_log() -> None:
+    (finding,) = diagnose(replace(WELL, inside=inside(failed_mails={"day": 2, "kept": 0})), LIMITS).findings
+    assert finding.text == "Mautic gave up on 2 mails within a day; `/mautic logs client-x mautic` tells why."

@@ -9,6 +9,8 @@ import json
 import re
 from collections.abc import Callable
 
+from bot.blueprint.mautic_ctl import due
+
 Execute = Callable[[list[str]], tuple[int, str, str]]
 """Runs argv as root in the tenant and returns (exit code, standard output, standard error)."""
 
@@ -198,6 +200,63 @@ def check_what_came_since_a_time_can_be_counted(execute: Execute) -> None:
         assert sql(execute, f"SELECT COUNT(*) >= 0 FROM {table} WHERE {column} >= {moment} AND {also}") == [["1"]]
 
 
+def check_what_no_job_takes_up_again_stays_and_is_not_due(execute: Execute) -> None:
+    """And so is never overdue: the bot counts by the conditions of due.py."""
+    past = "UTC_TIMESTAMP() - INTERVAL 3 HOUR"
+    # The columns that a real one has and that have no default do not matter here.
+    insert = "SET STATEMENT sql_mode = '' FOR INSERT INTO"
+    sql(
+        execute,
+        f"{insert} leads SET id = 4242, is_published = 1, points = 0, email = 'contract@example.test';"
+        f" {insert} message_queue SET id = 4242, lead_id = 4242, channel = 'email', channel_id = 1, priority = 2,"
+        f" max_attempts = 3, attempts = 3, success = 0, status = 'rescheduled', scheduled_date = {past};"
+        f" {insert} campaigns SET id = 4242, is_published = 1, name = 'contract', publish_down = {past};"
+        f" {insert} campaigns SET id = 4243, is_published = 1, name = 'contract',"
+        " publish_up = UTC_TIMESTAMP() + INTERVAL 1 HOUR;"
+        f" {insert} campaigns SET id = 4244, is_published = 0, name = 'contract';"
+        f" {insert} imports SET id = 4242, is_published = 1, dir = '/nowhere', file = 'f.csv', status = 2,"
+        f" object = 'lead', date_modified = {past};"
+        f" {insert} webhooks SET id = 4242, is_published = 0, name = 'contract', webhook_url = 'https://x.invalid'",
+    )
+    for campaign in (4242, 4243, 4244):
+        sql(
+            execute,
+            f"{insert} campaign_events SET id = {campaign}, campaign_id = {campaign}, name = 'e', type = 'email.send',"
+            f" event_type = 'action'; {insert} campaign_lead_event_log SET id = {campaign}, event_id = {campaign},"
+            f" lead_id = 4242, campaign_id = {campaign}, is_scheduled = 1, trigger_date = {past}, rotation = 1",
+        )
+    counted = sql(
+        execute,
+        f"SELECT COUNT(*) FROM message_queue m WHERE {due.MESSAGES};"
+        f" SELECT COUNT(*) FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id WHERE {due.EVENTS};"
+        f" SELECT COUNT(*) FROM imports WHERE {due.IMPORTS};"
+        f" SELECT COUNT(*) FROM webhooks w WHERE {due.WEBHOOKS}",
+    )
+    for command in ("mautic:messages:send", "mautic:campaigns:trigger", "mautic:import", "mautic:webhooks:process"):
+        console(execute, command)
+    left = sql(
+        execute,
+        "SELECT status, success, attempts FROM message_queue WHERE id = 4242;"
+        " SELECT COUNT(*) FROM campaign_lead_event_log WHERE lead_id = 4242 AND is_scheduled = 1;"
+        " SELECT status FROM imports WHERE id = 4242",
+    )
+    sql(
+        execute,
+        "DELETE FROM campaign_lead_event_log WHERE lead_id = 4242; DELETE FROM campaign_events WHERE name = 'e';"
+        " DELETE FROM campaigns WHERE name = 'contract'; DELETE FROM imports WHERE id = 4242;"
+        " DELETE FROM message_queue WHERE id = 4242; DELETE FROM webhooks WHERE id = 4242;"
+        " DELETE FROM leads WHERE id = 4242",
+    )
+    assert counted == [["0"]] * 4
+    assert left == [["rescheduled", "0", "3"], ["3"], ["2"]]
+
+
+def check_failed_mails_are_tried_again_by_their_ids(execute: Execute) -> None:
+    """And without any not at all, where nobody can be asked."""
+    code, _, errors = console(execute, "messenger:failed:retry")
+    assert (code, "non-interactive" in errors) == (1, True), errors
+
+
 def check_without_its_database_it_says_that_it_is_offline(execute: Execute) -> None:
     # The workers first: systemd starts them again, and the database with them; its socket would start it too.
     workers = execute(["systemctl", "list-units", "--plain", "--no-legend", "mautic-worker@*"])[1]
@@ -226,6 +285,8 @@ CONTRACT: tuple[Callable[[Execute], None], ...] = (
     check_pages_of_an_open_tenant,
     check_a_wrong_password_leads_back_to_the_login_page,
     check_what_came_since_a_time_can_be_counted,
+    check_what_no_job_takes_up_again_stays_and_is_not_due,
+    check_failed_mails_are_tried_again_by_their_ids,
     check_without_its_database_it_says_that_it_is_offline,
 )
 
@@ -245,7 +306,46 @@ def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
     sql(execute, "DELETE FROM forms WHERE id = 4242; DELETE FROM leads WHERE email = 'contract@example.test'")
 
 
-DOUBLE_CONTRACT: tuple[Callable[[Execute], None], ...] = (check_a_submitted_form_is_a_contact,)
+def check_what_is_due_is_counted_and_taken(execute: Execute) -> None:
+    """Of the double alone: a real Mautic needs whole emails, campaigns and a mail server for it."""
+    past = "UTC_TIMESTAMP() - INTERVAL 3 HOUR"
+    outbox = f"{ROOT}/var/double-outbox.log"
+    sql(
+        execute,
+        "INSERT INTO leads SET id = 4242, email = 'due@example.test';"
+        " INSERT INTO emails SET id = 4242, name = 'contract', email_type = 'list';"
+        " INSERT INTO lead_lists SET id = 4242, name = 'contract', alias = 'contract', filters = 'a:0:{}';"
+        " INSERT INTO lead_lists_leads SET leadlist_id = 4242, lead_id = 4242, date_added = UTC_TIMESTAMP();"
+        " INSERT INTO email_list_xref SET email_id = 4242, leadlist_id = 4242;"
+        " INSERT INTO message_queue SET id = 4242, lead_id = 4242, channel = 'email', channel_id = 1, priority = 2,"
+        f" max_attempts = 3, attempts = 0, success = 0, status = 'pending', scheduled_date = {past};"
+        " INSERT INTO campaigns SET id = 4242, name = 'contract';"
+        " INSERT INTO campaign_events SET id = 4242, campaign_id = 4242, name = 'e', type = 'email.send',"
+        " event_type = 'action', channel = 'email', channel_id = 4243;"
+        " INSERT INTO campaign_lead_event_log SET id = 4242, event_id = 4242, lead_id = 4242, campaign_id = 4242,"
+        f" is_scheduled = 1, trigger_date = {past}",
+    )
+    for command in ("mautic:messages:send", "mautic:campaigns:trigger", "mautic:broadcasts:send"):
+        assert console(execute, command)[0] == 0
+    console(execute, "messenger:consume", "email", "--time-limit=2")
+    assert execute(["grep", "-c", "due@example.test", outbox])[1] == "3\n"
+    stats = sql(execute, "SELECT COUNT(*) FROM email_stats WHERE lead_id = 4242")
+    again = console(execute, "mautic:broadcasts:send")[1]
+    sql(
+        execute,
+        "DELETE FROM email_stats WHERE lead_id = 4242; DELETE FROM campaign_lead_event_log WHERE lead_id = 4242;"
+        " DELETE FROM campaign_events WHERE id = 4242; DELETE FROM campaigns WHERE id = 4242;"
+        " DELETE FROM message_queue WHERE id = 4242; DELETE FROM emails WHERE id = 4242;"
+        " DELETE FROM lead_lists_leads WHERE lead_id = 4242; DELETE FROM lead_lists WHERE id = 4242;"
+        " DELETE FROM leads WHERE id = 4242",
+    )
+    assert (stats, "Email" in again) == ([["3"]], False)
+
+
+DOUBLE_CONTRACT: tuple[Callable[[Execute], None], ...] = (
+    check_a_submitted_form_is_a_contact,
+    check_what_is_due_is_counted_and_taken,
+)
 
 
 def _uninstall(execute: Execute, local: str = "") -> None:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .logs import known_secrets, masked
-from .means import BEATS, CRONTAB, MAUTIC, SEAL, CtlError, asked, run
+from .means import BEATS, CRONTAB, MAUTIC, SEAL, CtlError, asked, run, sql
 
 LIMIT = 20_000
 SECONDS = 300
+FAILED = "SELECT id FROM messenger_messages WHERE queue_name = 'failed' ORDER BY id LIMIT 500;"
 _RUNS, _LATE = 75, 124
 """Exit codes of flock and of timeout."""
 
@@ -20,6 +21,12 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError("it is closed, and nothing may be sent or changed until it is opened")
     job = re.search(rf"^[^#].* mautic-cron \d+ \d+ {re.escape(words[0])}(.*)$", CRONTAB.read_text(), re.MULTILINE)
     options = [option for option in (job[1].split() if job else []) if option not in words]
+    if words == ["messenger:failed:retry"]:
+        # It asks of each whether to try it, and there is nobody to ask: named, it tries them.
+        failed = [row[0] for row in sql(FAILED, "mautic")]
+        if not failed:
+            return {"code": 0, "output": "No mail is in the queue of failed ones."}
+        options = [*failed, "--force"]
     # Not by root, whose file the job could not open: it would never run again.
     lock = [
         "flock",

@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -79,14 +80,11 @@ def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
     assert health._jobs_run_since() == nginx.stat().st_mtime > 2000
 
 
-@pytest.mark.parametrize(("open_for", "work", "queues", "age"), [(60, True, True, 60), (5000, False, False, 5000)])
-def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_for: int, work: bool, queues: bool, age: int
-) -> None:
-    def sql(*_: object, **__: object) -> list[list[str]]:
-        others = [[name, "0", "0"] for name in ("contacts", "users", "emails_day", "failed_events", "overdue_events")]
-        others += [[name, "0"] for name in ("message_queue", "webhook_queue", "stuck_imports", "late_reports")]
-        return [*others, ["stale_segments", "3"], ["queue", "email", "2", "9000"]]
+def told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *rows: list[str], open_for: int = 9000, config: str = ""
+) -> dict[str, Any]:
+    """What `health` tells of a tenant whose database answers with these rows beside the usual ones."""
+    others = [["contacts", "0", "0"], ["users", "0", "0"]]
 
     for name in ("SEAL", "BEATS", "IDENTITY", "BASELINE", "CRON_RUNS"):
         monkeypatch.setattr(health, name, tmp_path / "none" / name)
@@ -96,6 +94,8 @@ def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
     os.utime(tmp_path / "none", (1000, 1000))
     (tmp_path / "uptime").write_text(f"{open_for}.00 1.00\n")
     (tmp_path / "crontab").write_text(CRONTAB)
+    (tmp_path / "local.php").write_text(config)
+    monkeypatch.setattr(health, "LOCAL", tmp_path / "local.php")
     monkeypatch.setattr(health, "UPTIME", tmp_path / "uptime")
     monkeypatch.setattr(health, "CRONTAB", tmp_path / "crontab")
     monkeypatch.setattr(health, "MAUTIC", tmp_path)
@@ -104,11 +104,46 @@ def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
     monkeypatch.setattr(health, "_unit_states", dict)
     monkeypatch.setattr(health, "login_page", lambda *_: (200, True, 0.1))
     monkeypatch.setattr(health, "_memory", lambda: 0)
-    monkeypatch.setattr(health, "sql", sql)
-    told = health.health({})
-    assert (told["checks"]["work"]["ok"], told["checks"]["queues"]["ok"]) == (work, queues)
-    assert told["facts"]["queue_age"] == pytest.approx(age, abs=5)
-    assert told["facts"]["queues"]["email"]["age"] == 9000
+    monkeypatch.setattr(health, "sql", lambda *_, **__: [*others, *rows])
+    return health.health({})
+
+
+@pytest.mark.parametrize(("open_for", "work", "queues", "age"), [(60, True, True, 60), (5000, False, False, 5000)])
+def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_for: int, work: bool, queues: bool, age: int
+) -> None:
+    found = told(tmp_path, monkeypatch, ["stale_segments", "3"], ["queue", "email", "2", "9000"], open_for=open_for)
+    assert (found["checks"]["work"]["ok"], found["checks"]["queues"]["ok"]) == (work, queues)
+    assert found["facts"]["queue_age"] == pytest.approx(age, abs=5)
+    assert found["facts"]["queues"]["email"]["age"] == 9000
+
+
+@pytest.mark.parametrize(
+    ("kept", "day", "refused", "ok", "text"),
+    [
+        ("0", "0", "0", True, "none within a day"),
+        ("40", "40", "0", False, "40 given up on within a day"),
+        ("40", "0", "0", True, "none within a day"),
+        ("0", "0", "7", False, "7 given up on within a day"),
+    ],
+)
+def test_mails_that_were_given_up_on_are_red_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, day: str, refused: str, ok: bool, text: str
+) -> None:
+    found = told(tmp_path, monkeypatch, ["failed_mails", kept, day], ["emails_day", "90", refused])
+    assert found["checks"]["failed mail"] == {"ok": ok, "text": text}
+    assert found["facts"]["failed_mails"] == {"day": int(day) + int(refused), "kept": int(kept)}
+
+
+@pytest.mark.parametrize(
+    ("config", "ok"),
+    [("", True), ("'queue_mode' => 'immediate_process',", True), ("'queue_mode' => 'command_process',", False)],
+)
+def test_webhooks_wait_for_a_job_only_where_it_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, ok: bool
+) -> None:
+    found = told(tmp_path, monkeypatch, ["webhook_queue", "5"], config=f"<?php $parameters = array({config});")
+    assert found["checks"]["work"]["ok"] == ok
 
 
 def test_a_page_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

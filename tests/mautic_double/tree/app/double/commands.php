@@ -69,6 +69,7 @@ function commands(): array
         'messenger:consume' => ['arguments' => [0, 9], 'options' => ['limit|l=', 'failure-limit|f=', 'memory-limit|m=', 'time-limit|t=', 'sleep=', 'bus|b=', 'queues=', 'no-reset'], 'run' => consume(...)],
         'messenger:setup-transports' => ['arguments' => [0, 1], 'run' => set_up_transports(...)],
         'messenger:failed:show' => ['arguments' => [0, 1], 'options' => ['max=', 'transport=', 'stats', 'class-filter='], 'run' => show_failed(...)],
+        'messenger:failed:retry' => ['arguments' => [0, 1000], 'options' => ['force', 'transport='], 'run' => retry_failed(...)],
         'messenger:stop-workers' => ['run' => function ($a, $o, $say): int {
             @mkdir(root() . '/var/cache/prod/pools', 0775, true);
             file_put_contents(root() . '/var/cache/prod/pools/workers.restart_requested_timestamp', (string) microtime(true));
@@ -105,9 +106,36 @@ function update_segments(array $a, array $o, callable $say): int
     return 0;
 }
 
+/** The condition of FormEntity::isPublished() for what has publish dates. */
+function is_published(string $alias): string
+{
+    return "$alias.is_published = 1 AND ($alias.publish_up IS NULL OR $alias.publish_up <= UTC_TIMESTAMP()) AND ($alias.publish_down IS NULL OR $alias.publish_down > UTC_TIMESTAMP())";
+}
+
 function published_campaigns(PDO $db, array $o): array
 {
-    return query($db, 'SELECT id FROM campaigns WHERE is_published = 1' . (isset($o['campaign-id']) ? ' AND id = ' . (int) $o['campaign-id'] : '') . ' ORDER BY id DESC')->fetchAll(PDO::FETCH_COLUMN);
+    return query($db, 'SELECT c.id FROM campaigns c WHERE ' . is_published('c') . (isset($o['campaign-id']) ? ' AND c.id = ' . (int) $o['campaign-id'] : '') . ' ORDER BY c.id DESC')->fetchAll(PDO::FETCH_COLUMN);
+}
+
+/** Puts a mail into the queue, as Mautic does: its statistics say from then on that it was sent. */
+function send_mail(PDO $db, ?int $email, int $lead): void
+{
+    $to = (string) query($db, 'SELECT email FROM leads WHERE id = ?', [$lead])->fetchColumn();
+    query($db, 'INSERT INTO email_stats (email_id, lead_id, email_address, date_sent) VALUES (?, ?, ?, UTC_TIMESTAMP())', [$email, $lead, $to]);
+    $dsn = parameters()['messenger_dsn_email'];
+    if (str_starts_with($dsn, 'sync://')) {
+        deliver($to);
+
+        return;
+    }
+    setup_transport($db);
+    query($db, 'INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, UTC_TIMESTAMP(), UTC_TIMESTAMP())', [json_encode(['to' => $to]), '[]', queue_of('email')]);
+}
+
+/** Hands a mail over; where a real one would go to the mail server, this one goes to a file. */
+function deliver(string $to): void
+{
+    file_put_contents(root() . '/var/double-outbox.log', gmdate('c') . " $to\n", FILE_APPEND | LOCK_EX);
 }
 
 function update_campaigns(array $a, array $o, callable $say): int
@@ -125,7 +153,14 @@ function trigger_campaigns(array $a, array $o, callable $say): int
     $db = database();
     foreach (published_campaigns($db, $o) as $campaign) {
         $say("Triggering events for campaign $campaign");
-        $done = query($db, 'UPDATE campaign_lead_event_log SET is_scheduled = 0, date_triggered = UTC_TIMESTAMP(), system_triggered = 1 WHERE campaign_id = ? AND is_scheduled = 1 AND trigger_date <= UTC_TIMESTAMP() LIMIT ' . (int) ($o['campaign-limit'] ?? 1000000), [$campaign])->rowCount();
+        $due = query($db, 'SELECT l.id, l.lead_id, e.type, e.channel_id FROM campaign_lead_event_log l LEFT JOIN campaign_events e ON e.id = l.event_id WHERE l.campaign_id = ? AND l.is_scheduled = 1 AND l.trigger_date <= UTC_TIMESTAMP() ORDER BY l.id LIMIT ' . (int) ($o['campaign-limit'] ?? 1000000), [$campaign])->fetchAll();
+        foreach ($due as $log) {
+            query($db, 'UPDATE campaign_lead_event_log SET is_scheduled = 0, date_triggered = UTC_TIMESTAMP(), system_triggered = 1 WHERE id = ?', [$log['id']]);
+            if ($log['type'] === 'email.send') {
+                send_mail($db, $log['channel_id'] === null ? null : (int) $log['channel_id'], (int) $log['lead_id']);
+            }
+        }
+        $done = count($due);
         $say("$done total events(s) were executed");
     }
 
@@ -134,7 +169,16 @@ function trigger_campaigns(array $a, array $o, callable $say): int
 
 function send_messages(array $a, array $o, callable $say): int
 {
-    $sent = query(database(), "UPDATE message_queue SET status = 'sent', success = 1, attempts = attempts + 1, date_sent = UTC_TIMESTAMP() WHERE status IN ('pending', 'rescheduled') AND scheduled_date <= UTC_TIMESTAMP()")->rowCount();
+    $db = database();
+    // What was tried as often as it may be is never looked at again; the status is looked at only to pass over what is sent.
+    $due = query($db, "SELECT id, lead_id, channel, channel_id FROM message_queue WHERE success = 0 AND attempts < max_attempts AND (last_attempt IS NULL OR last_attempt < UTC_TIMESTAMP()) AND scheduled_date <= UTC_TIMESTAMP() AND status <> 'sent' ORDER BY priority, scheduled_date LIMIT 50")->fetchAll();
+    foreach ($due as $message) {
+        query($db, "UPDATE message_queue SET status = 'sent', success = 1, last_attempt = UTC_TIMESTAMP(), date_sent = UTC_TIMESTAMP() WHERE id = ?", [$message['id']]);
+        if ($message['channel'] === 'email') {
+            send_mail($db, (int) $message['channel_id'], (int) $message['lead_id']);
+        }
+    }
+    $sent = count($due);
     $say("Messages sent: $sent");
 
     return 0;
@@ -142,8 +186,19 @@ function send_messages(array $a, array $o, callable $say): int
 
 function send_broadcasts(array $a, array $o, callable $say): int
 {
-    database();
+    $db = database();
+    $sent = 0;
+    foreach (query($db, "SELECT e.id FROM emails e WHERE e.email_type = 'list' AND " . is_published('e') . (isset($o['id']) ? ' AND e.id = ' . (int) $o['id'] : ''))->fetchAll(PDO::FETCH_COLUMN) as $email) {
+        $pending = query($db, "SELECT DISTINCT l.id FROM leads l JOIN lead_lists_leads ll ON ll.lead_id = l.id AND ll.manually_removed = 0 JOIN email_list_xref x ON x.leadlist_id = ll.leadlist_id AND x.email_id = ? WHERE l.email <> '' AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.lead_id = l.id AND s.email_id = x.email_id) AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = l.id AND d.channel = 'email') AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = l.id AND m.channel = 'email' AND m.channel_id = x.email_id AND m.status <> 'sent')", [$email])->fetchAll(PDO::FETCH_COLUMN);
+        foreach ($pending as $lead) {
+            send_mail($db, (int) $email, (int) $lead);
+            ++$sent;
+        }
+    }
     array_map($say, ['+---------+-----------+-----------+', '| Channel | # sent    | # failed  |', '+---------+-----------+-----------+']);
+    if ($sent) {
+        $say(sprintf('| Email   | %-9d | 0         |', $sent));
+    }
 
     return 0;
 }
@@ -151,9 +206,16 @@ function send_broadcasts(array $a, array $o, callable $say): int
 function import_contacts(array $a, array $o, callable $say): int
 {
     $db = database();
-    $import = query($db, 'SELECT * FROM imports WHERE ' . (isset($o['id']) ? 'id = ' . (int) $o['id'] : 'status = 1 AND is_published = 1') . ' ORDER BY priority, id LIMIT 1')->fetch();
+    // Published or not; one in progress that died is not among them.
+    $import = query($db, 'SELECT * FROM imports WHERE ' . (isset($o['id']) ? 'id = ' . (int) $o['id'] : 'status IN (1, 7)') . ' ORDER BY priority, date_added DESC LIMIT 1')->fetch();
     if (!$import) {
         return isset($o['id']) ? 1 : 0;
+    }
+    query($db, 'UPDATE imports SET status = 4 WHERE status = 2 AND date_modified < UTC_TIMESTAMP() - INTERVAL 2 HOUR');
+    if (query($db, 'SELECT COUNT(*) FROM imports WHERE status = 2')->fetchColumn() >= 1) {
+        query($db, 'UPDATE imports SET status = 7, date_modified = UTC_TIMESTAMP() WHERE id = ?', [$import['id']]);
+
+        return 1;
     }
     if (!is_file($import['dir'] . '/' . $import['file'])) {
         query($db, 'UPDATE imports SET status = 4, date_modified = UTC_TIMESTAMP() WHERE id = ?', [$import['id']]);
@@ -358,6 +420,9 @@ function handle(PDO $db, array $message): bool
 {
     $body = json_decode($message['body'], true) ?: [];
     if (empty($body['fail'])) {
+        if ($message['queue_name'] !== queue_of('hit')) {
+            deliver((string) ($body['to'] ?? '?'));
+        }
         query($db, "UPDATE messenger_messages SET delivered_at = '9999-12-31 23:59:59' WHERE id = ?", [$message['id']]);
 
         return true;
@@ -367,10 +432,10 @@ function handle(PDO $db, array $message): bool
     $retry = $tries < $p['messenger_retry_strategy_max_retries'];
     if ($retry || $p['messenger_dsn_failed'] !== null) {
         $delay = $retry ? (int) ceil($p['messenger_retry_strategy_delay'] * $p['messenger_retry_strategy_multiplier'] ** $tries / 1000) : 0;
-        query($db, 'UPDATE messenger_messages SET delivered_at = NULL, queue_name = ?, body = ?, available_at = UTC_TIMESTAMP() + INTERVAL ? SECOND WHERE id = ?', [$retry ? $message['queue_name'] : queue_of('failed'), json_encode(['tries' => $tries + 1] + $body), $delay, $message['id']]);
-    } else {
-        query($db, 'DELETE FROM messenger_messages WHERE id = ?', [$message['id']]);
+        // It is sent to the queue anew, so that it has a new time; what failed for good is not due anywhere.
+        query($db, 'INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL ? SECOND)', [json_encode(['tries' => $tries + 1] + $body), $message['headers'], $retry ? $message['queue_name'] : queue_of('failed'), $delay]);
     }
+    query($db, 'DELETE FROM messenger_messages WHERE id = ?', [$message['id']]);
     log_line('ERROR', 'Error thrown while handling message. ' . ($retry ? 'Sending for retry' : 'Removing from transport'));
 
     return false;
@@ -404,6 +469,29 @@ function show_failed(array $a, array $o, callable $say): int
     if (!$rows) {
         $say(' [OK] No failed messages were found.');
     }
+
+    return 0;
+}
+
+/** Tries named messages again; without names it asks of each, which needs somebody to ask. */
+function retry_failed(array $ids, array $o, callable $say): int
+{
+    if (!$ids) {
+        throw new RuntimeException('Message id must be passed when in non-interactive mode.');
+    }
+    $db = database();
+    foreach ($ids as $id) {
+        $message = query($db, 'SELECT * FROM messenger_messages WHERE id = ? AND queue_name = ?', [$id, queue_of('failed')])->fetch();
+        if (!$message) {
+            throw new RuntimeException("The message with id \"$id\" was not found.");
+        }
+        $body = json_decode($message['body'], true) ?: [];
+        if (empty($body['fail'])) {
+            deliver((string) ($body['to'] ?? '?'));
+            query($db, 'DELETE FROM messenger_messages WHERE id = ?', [$id]);
+        }
+    }
+    $say(' [OK] All done!');
 
     return 0;
 }
