@@ -204,6 +204,9 @@ class Announcer:
         elif operation.state == "succeeded" and operation.command == "new":
             buttons = [button("reveal", "Show first credentials", operation.tenant)]
         extra = [actions(f"operation-{operation.id}", *buttons)] if buttons else []
+        taken_back = bool(operation.undo_by) and operation.state in ("queued", "running")
+        ahead = operation.state in ("awaiting_approval", "queued", "running") and not taken_back
+        facts, asked = _promises(operation, ahead)
         return self.renderer.message(
             "card.j2",
             extra,
@@ -211,6 +214,12 @@ class Announcer:
             plan=operation.plan,
             policy=policy,
             given=len(operation.decisions),
+            taken_back=taken_back,
+            ahead=ahead,
+            hopes=ahead or operation.state == "succeeded",
+            facts=facts,
+            asked=asked,
+            steps=() if operation.state in ("denied", "expired", "cancelled") else operation.steps,
         )
 
     def answer(self, user: str, channel: str, response_url: str, message: Message, thread_ts: str = "") -> None:
@@ -243,6 +252,20 @@ class Announcer:
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""
         self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
+
+
+def _promises(operation: Operation, ahead: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the facts that are true of it, by label, and those that were of what was asked for only.
+
+    A plan tells what will be: of what came to nothing it is no fact that a page is closed, or what happens if it fails.
+    """
+    facts, remarks = operation.plan["facts"], operation.plan.get("remarks", {})
+    last = {label: value for label, value in facts.items() if label not in operation.plan.get("until_done", ())}
+    if ahead:
+        return {**facts, **remarks}, {}
+    if operation.state == "succeeded":
+        return last, remarks
+    return {}, {} if operation.state == "needs_attention" else last
 
 
 def _mark(message: dict[str, Any]) -> str:

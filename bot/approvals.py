@@ -225,6 +225,7 @@ class Approvals:
                 expect=("awaiting_approval",),
                 note=f":leftwards_arrow_with_hook: <@{actor.id}> withdrew it; nothing was done.",
                 outcome="Withdrawn",
+                ended_by=actor.id,
                 finished=self.operations.clock(),
             )
         if not moved:

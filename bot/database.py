@@ -213,6 +213,17 @@ def m014_purges_pass(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m015_aftermath(db: sqlite_utils.Database) -> None:
+    """Who ended an operation that was not carried out, and as JSON what one that failed left behind."""
+    db.executescript(
+        """
+        ALTER TABLE operations ADD COLUMN ended_by TEXT NOT NULL DEFAULT '';
+        ALTER TABLE operations ADD COLUMN aftermath TEXT NOT NULL DEFAULT '{}';
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

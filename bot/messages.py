@@ -106,11 +106,11 @@ def size(number: float) -> str:
 
 
 def seconds(number: float) -> str:
-    """A duration for people: `2.4 s`, `3 min`, `5 h`, `2 days`."""
+    """A duration for people: `2.4 s`, `3 min`, `5 h`, `2 days`; whole seconds were not measured: `5 s`."""
     for unit, length in (("days", 172_800), ("h", 7200), ("min", 120)):
         if number >= length:
             return f"{number / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
-    return f"{number:.0f} s" if number >= 10 else f"{number:.1f} s"
+    return f"{number:.0f} s" if number >= 10 or isinstance(number, int) else f"{number:.1f} s"
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Operation:
     `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
     `needs_attention`: it is as soon as a host that is silent answers.
     `begun`: a step of it began that nobody took back.
+    `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
+    `bot.halt.Halt`, and `left`, a sentence.
     """
 
     id: int
@@ -88,6 +90,8 @@ class Operation:
     error_id: str
     undo_by: str
     begun: int
+    ended_by: str
+    aftermath: Mapping[str, Any]
     message_ts: str
     revision: int
     announced: int
@@ -152,6 +156,7 @@ class Operations:
             | {
                 "arguments": json.loads(row["arguments"]),
                 "plan": json.loads(row["plan"]),
+                "aftermath": json.loads(row["aftermath"]),
                 "steps": tuple(StepRow(*step) for step in steps),
                 "decisions": tuple(Decision(*decision) for decision in decisions),
             }
@@ -384,6 +389,7 @@ class Operations:
         event: str = "",
         actor: str = SYSTEM,
         undo_by: str = "",
+        aftermath: Mapping[str, object] | None = None,
     ) -> None:
         """End a running operation: its outcome (a sentence), and what the thread is told.
 
@@ -404,6 +410,8 @@ class Operations:
                 error_id=error_id,
                 undo_by=undo_by,
                 begun=begun,
+                ended_by=actor if state == "cancelled" else "",
+                aftermath=json.dumps(dict(aftermath or {})),
                 finished=self.clock(),
             )
         self.changed()
@@ -424,6 +432,7 @@ class Operations:
                     outcome="",
                     error_id="",
                     undo_by="",
+                    aftermath="{}",
                     started=None,
                     finished=None,
                 )

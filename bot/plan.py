@@ -34,7 +34,8 @@ class Plan:
     `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
     for as long as the world that it was made from has not changed. `facts` are shown on the card, and are part
     of the fingerprint; `remarks` are shown too, and may change from minute to minute (room, bytes). `undo` takes back
-    what a failed run left, is itself safe to run again, and may say what is still to be taken back.
+    what a failed run left, is itself safe to run again, and may say what is still to be taken back. `until_done`: the
+    labels of facts that mean nothing any more once it is done.
     """
 
     tenant: str
@@ -46,6 +47,7 @@ class Plan:
     seconds: int
     undo: Callable[[], str | None] | None = field(default=None, repr=False)
     remarks: Mapping[str, str] = field(default_factory=dict)
+    until_done: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return a digest of everything that was shown; a different one means a different plan."""
@@ -68,5 +70,6 @@ class Plan:
                 "reversible": self.reversible,
                 "seconds": self.seconds,
                 "undoable": self.undo is not None,
+                "until_done": list(self.until_done),
             }
         )

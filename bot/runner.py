@@ -153,8 +153,10 @@ class Runner:
         """End it, with what it had begun taken back."""
         why, identity = explain(error, f"running operation {operation.id}")
         operation = self.operations.get(operation.id)
-        if not operation.begun or not operation.plan["undoable"]:
-            self._failed(operation, why, identity)
+        if not operation.begun:
+            self._failed(operation, why, identity, "nothing was changed")
+        elif not operation.plan["undoable"]:
+            self._failed(operation, why, identity, "what it had done by then stays")
         elif plan is None:
             self._stuck(operation, why, "that could not be looked at", identity, error)
         else:
@@ -186,7 +188,7 @@ class Runner:
             )
         else:
             if failed:
-                self._failed(operation, failure, operation.error_id, later)
+                self._failed(operation, failure, operation.error_id, later or "nothing half made was left")
                 return
             self.operations.finish(
                 operation,
@@ -197,14 +199,15 @@ class Runner:
                 note=f":leftwards_arrow_with_hook: <@{operation.undo_by}> had it taken back.",
             )
 
-    def _failed(self, operation: Operation, why: str, identity: str, later: str = "") -> None:
+    def _failed(self, operation: Operation, why: str, identity: str, left: str) -> None:
         self.operations.finish(
             operation,
             "failed",
             outcome=why,
-            note=f":x: <@{operation.requester}>, it failed{_where(operation)}; "
-            f"{later or 'nothing half made was left'}. The card above says why, and Retry tries again.",
+            note=f":x: <@{operation.requester}>, it failed{_where(operation)}; {left}. The card above says why, and "
+            "Retry tries again.",
             error_id=identity,
+            aftermath={"left": left},
         )
 
     def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:

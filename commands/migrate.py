@@ -43,6 +43,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
             "If it fails": f"it goes on, on {source.name}, by itself; nothing is lost",
             "Kept": f"the container on {source.name}, stopped, for {days} days",
         },
+        until_done=("If it fails",),
         # Looked at again by the first step: once it goes on, the target need not answer for there to be a plan.
         remarks={} if context.operation else _room(source, target, old) | {"Expected downtime": DOWNTIME},
         steps=(

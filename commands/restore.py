@@ -69,6 +69,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
             "Kept": f"a snapshot of now; and the present container, stopped, for {days} days",
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
+        until_done=("If it fails", "Runs"),
         remarks={} if context.operation else _loss(context, host, old, chosen) | _left(context, host, old),
         steps=(
             Step("Take a snapshot of now, and start the old state beside it, closed", beside),

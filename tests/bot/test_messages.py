@@ -89,8 +89,13 @@ def operation(state: str, note: str, step: str, outcome: str, requester: str) ->
             "expires": 1.9e9,
             "outcome": outcome,
             "error_id": "0badcafe",
+            "ended_by": requester,
+            "aftermath": {"left": outcome},
             "steps": (StepRow("Clone", 1.0, 2.0, step), StepRow("Start", 1.0, None, "")),
-            "decisions": (Decision("U0OPSLEAD", "approve", note, "button", 1.0),),
+            "decisions": (
+                Decision("U0OPSLEAD", "approve", note, "button", 1.0),
+                Decision("U0OPSLEAD", "deny", note, "reply", 1.0),
+            ),
         }
     )
     return cast(Operation, asked)

@@ -75,6 +75,8 @@ ASKED = Operation(
     error_id="",
     undo_by="",
     begun=0,
+    ended_by="",
+    aftermath={},
     message_ts="1800000000.000100",
     revision=1,
     announced=0,
@@ -101,6 +103,7 @@ DONE = replace(
     steps=tuple(replace(step, started=NOW + 60, finished=NOW + 61, note="it is there") for step in RUNNING.steps),
 )
 FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
+DENIED = replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no *room* <!here>", "reply", NOW),))
 TENANT = Tenant(
     name="client-x",
     server="local",
@@ -293,9 +296,19 @@ MESSAGES: dict[str, Message] = {
     "card-failed": card(FAILED),
     "card-needs-attention": card(replace(FAILED, state="needs_attention")),
     "card-being-taken-back": card(replace(FAILED, state="queued", undo_by="U0OPSLEAD")),
-    "card-denied": card(replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no", "reply", NOW),))),
+    "card-denied": card(DENIED),
+    "card-denied-without-a-reason": card(
+        replace(DENIED, decisions=(replace(DENIED.decisions[0], reason=""),), outcome="Denied")
+    ),
     "card-expired": card(replace(ASKED, state="expired")),
-    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Withdrawn")),
+    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Withdrawn", ended_by="U0ACCOUNT")),
+    "card-cancelled-by-drift": card(
+        replace(ASKED, state="cancelled", outcome="The domain `client-x.mautic.localhost` is `client-y`'s.")
+    ),
+    "card-taken-back": card(replace(FAILED, state="cancelled", outcome="Taken back", ended_by="U0OPSLEAD")),
+    "card-failed-with-something-left": card(
+        replace(FAILED, aftermath={"left": "`client-x--7` on node2 could not be removed yet"})
+    ),
     "commands-new": ended("new"),
     "commands-delete": ended("delete", Kept="for 30 days as an archive, with all its data"),
     "commands-unarchive": ended("unarchive"),

@@ -1,0 +1,56 @@
+"""The card of every operation in every state says only what is true of it then."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from bot.announcer import Announcer
+from bot.operations import Decision, Operation, State
+from tests.support.bot import CASES, LEAD, Bench, make_bench
+
+STATES = get_args(State)
+AHEAD = ("awaiting_approval", "queued", "running")
+
+
+def shown(bench: Bench, operation: Operation) -> str:
+    client = None
+    announcer = Announcer(client, bench.context.operations, bench.context.renderer, bench.context.settings)  # type: ignore[arg-type]
+    return json.dumps(announcer.card(operation).blocks, ensure_ascii=False)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Operation]:
+    """A bench, and the operation as it was asked for there."""
+    case = CASES[request.param]
+    bench = make_bench(tmp_path_factory.mktemp("cards"), members=case.members)
+    for text in case.before:
+        bench.done(text, case.actor)
+    return bench, bench.ask(case.text, case.actor)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_card_promises_nothing_once_there_is_nothing_to_hope_for(
+    asked: tuple[Bench, Operation], state: State
+) -> None:
+    bench, operation = asked
+    verdict = "deny" if state == "denied" else "approve"
+    decisions = (Decision(LEAD.id, verdict, "", "button", operation.created),)
+    begun = state not in ("awaiting_approval", "denied", "expired", "cancelled")
+    card = shown(
+        bench, replace(operation, state=state, decisions=decisions, started=1.0 if begun else None, ended_by=LEAD.id)
+    )
+    hopes = (*AHEAD, "succeeded")
+    assert (operation.plan["reversible"] in card) == (state in hopes)
+    assert ("takes about" in card) == (state in AHEAD)
+    assert ("*If it fails:*" in card) == (state in AHEAD and "If it fails" in operation.plan["facts"])
+    assert "If it fails" not in card or state in AHEAD
+    for label in operation.plan["remarks"]:
+        assert (f"*{label}:*" in card) == (state in AHEAD), "what was looked at for the approval only"
+    for label in operation.plan["facts"]:
+        assert f"*{label}:*" not in card or state in hopes, "it was not done"
+    assert (operation.steps[0].title in card) == (state not in ("denied", "expired", "cancelled"))
+    assert ("Nothing was changed." in card) == (state in ("denied", "expired", "cancelled"))
