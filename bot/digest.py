@@ -47,7 +47,9 @@ class Use:
         return self.used / self.limit if self.limit else 0.0
 
     def high(self, percent: int) -> bool:
-        """Whether it is nearly full, or will be soon."""
+        """Whether it is nearly full, or will be soon; of 0 percent never."""
+        if not percent:
+            return False
         return self.share * 100 >= percent or (self.days is not None and self.days <= SOON)
 
 

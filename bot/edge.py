@@ -236,9 +236,10 @@ class Edge:
             found = {instance.name: instance for instance in self._lxd.instances()}
             if self._unfinished in found:
                 self._delete(self._unfinished)
-            if self.listen in ("0.0.0.0", "::"):  # noqa: S104
+            if ":" in self.listen or self.listen == "0.0.0.0":  # noqa: S104
                 raise LxdError(
-                    "The edge listens on one address of its host, so that it sees who asks: set edge.listen to it."
+                    f"The edge listens on one IPv4 address of its host, so that it sees who asks, and not on "
+                    f"{self.listen}: set edge.listen, or the address of the cluster's member, to one."
                 )
             devices = self._devices()
             recipe = hashlib.sha256(recipe_tar("edge")).hexdigest()[:12]

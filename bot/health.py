@@ -156,7 +156,7 @@ LOGS = {"database": "mariadb", "web": "nginx", "cron": "cron", "jobs": "cron"} |
 
 def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     """Say what is wrong with a tenant. Of one that is not meant to be open only the disk counts."""
-    findings = [found for found in _all(look, limits) if found]
+    findings = [found for found in _all(look, limits) if found and limits.judges(found.kind)]
     at_rest = tuple(found for found in findings if found.kind in AT_REST)
     if look.tenant.state not in ("live", "suspended"):
         # An operation left it half way.
@@ -318,7 +318,7 @@ def _snapshot(look: Look) -> Finding | None:
 
 def pool_finding(host: str, space: PoolSpace, limits: HealthSettings) -> Finding | None:
     """Say whether the pool of a host is nearly full: all its tenants stop when it is."""
-    if space.used <= space.total * limits.pool / 100:
+    if not limits.judges("pool") or space.used <= space.total * limits.pool / 100:
         return None
     return Finding(
         "pool",

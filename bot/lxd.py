@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self
+
+from bot.forms import bridge_interface, lxd_bytes
 
 
 class LxdError(Exception):
@@ -138,9 +138,7 @@ def edge_address(subnet: str) -> str:
     Tenants get theirs from the sixteenth on. Raises LxdError for what is no subnet, or one too small.
     """
     try:
-        interface = ipaddress.IPv4Interface(subnet)
-        if interface.network.num_addresses < 32 or not 0 < int(interface.ip) - int(interface.network[0]) < 16:
-            raise ValueError
+        interface = bridge_interface(subnet)
     except ValueError as error:
         raise LxdError(f"“{subnet}” is not a bridge's address; write one such as `10.70.0.1/24`.") from error
     network = interface.network
@@ -149,12 +147,10 @@ def edge_address(subnet: str) -> str:
 
 def size_bytes(text: str) -> int:
     """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`), or raise LxdError."""
-    match = re.fullmatch(r"(\d+)\s*([kKMGTP]?)(i?B)?", text)
-    if match is None:
-        raise LxdError(f"“{text}” is not a size; write one such as `30GiB`.")
-    number, prefix, unit = match.groups()
-    scale: int = (1024 if unit == "iB" else 1000) ** " KMGTP".index(prefix.upper() or " ")
-    return int(number) * scale
+    try:
+        return lxd_bytes(text)
+    except ValueError as error:
+        raise LxdError(f"“{text}” is not a size; write one such as `30GiB`.") from error
 
 
 class Lxd(Protocol):

@@ -113,6 +113,11 @@ def seconds(number: float) -> str:
     return f"{number:.0f} s" if number >= 10 or isinstance(number, int) else f"{number:.1f} s"
 
 
+def kept_for(days: int) -> str:
+    """How long something is kept, for people; of no days it is never removed by itself."""
+    return f"for {days} days" if days else "until somebody removes it"
+
+
 @dataclass(frozen=True)
 class Message:
     """What is posted: the fallback text of notifications, and blocks."""

@@ -1,22 +1,34 @@
-"""Settings: the shipped `default.toml`, laid over by a file and by the environment. Frozen."""
+"""Settings: the shipped `default.toml`, laid over by a file and by the environment. Frozen.
+
+Each field names its form (`bot/forms.py`), by which it is read: a value of another form is refused, by its key.
+Of numbers that count or last, 0 means none, or never.
+"""
 
 from __future__ import annotations
 
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
-import msgspec
-
+from bot import forms
+from bot.forms import NAME, Form, bridge, form_of, ipv4, lxd_size, number, one_of, optional, path, secret, text, whole
 from bot.tenants import PlanSize
 
 DEFAULTS = Path(__file__).with_name("default.toml")
 PREFIX = "MAUTIC_OPS_"
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Port = Annotated[int, whole(1, 65535)]
+Percent = Annotated[int, whole(0, 100)]
+Days = Annotated[int, whole(0, 3650)]
+Count = Annotated[int, whole(0, 10_000)]
+File = Annotated[str, optional(path())]
+Named = Annotated[str, text("a name of letters, digits, dots, hyphens and underscores, of at most 63", NAME)]
+Endpoint = text(
+    "the path of a unix socket, or an address such as `https://10.0.0.5:8443`",
+    r"/[^\x00-\x1f]+|https://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?",
+)
 
 
 class InvalidSettings(Exception):
@@ -25,21 +37,31 @@ class InvalidSettings(Exception):
 
 @dataclass(frozen=True)
 class BotSettings:
-    state: str
-    base_domain: str
-    timezone: str
-    workers: int
+    state: Annotated[str, path()]
+    base_domain: Annotated[str, forms.domain()]
+    timezone: Annotated[str, forms.timezone()]
+    workers: Annotated[int, whole(1, 64)]
 
 
 @dataclass(frozen=True)
 class SlackSettings:
-    api: str
-    channel: str
-    http_port: int
+    api: Annotated[
+        str, text("the address of a Web API, such as `https://slack.com/api/`", r"https?://[^\s/]+/([^\s]*/)?")
+    ]
+    channel: Annotated[
+        str,
+        optional(
+            text(
+                "the id of a channel, such as `C0123456789` (Slack shows it at the end of the channel's details)",
+                r"[CG][A-Z0-9]{2,20}",
+            )
+        ),
+    ]
+    http_port: Annotated[int, whole(0, 65535)]
     # From the environment alone, and never shown.
-    bot_token: str = field(default="", repr=False)
-    app_token: str = field(default="", repr=False)
-    signing_secret: str = field(default="", repr=False)
+    bot_token: Annotated[str, secret()] = field(default="", repr=False)
+    app_token: Annotated[str, secret()] = field(default="", repr=False)
+    signing_secret: Annotated[str, secret()] = field(default="", repr=False)
 
     def check_tokens(self) -> None:
         """Raise InvalidSettings when something is missing that a bot needs to speak with Slack, or to believe it."""
@@ -53,18 +75,24 @@ class SlackSettings:
 
 @dataclass(frozen=True)
 class LxdSettings:
-    endpoint: str
-    name: str
-    certificate: str
-    key: str
-    server_certificate: str
-    project: str
-    pool: str
-    pool_driver: str
-    pool_size: str
-    network: str
-    subnet: str
-    profile: str
+    endpoint: Annotated[str, optional(forms.or_word("simulated", Endpoint))]
+    name: Named
+    certificate: File
+    key: File
+    server_certificate: File
+    project: Named
+    pool: Named
+    pool_driver: Annotated[str, one_of("btrfs", "zfs", "lvm", "dir", "ceph")]
+    pool_size: Annotated[str, lxd_size(1 << 30)]
+    network: Annotated[
+        str,
+        text(
+            "the name of a bridge: letters, digits and hyphens, of at most 15",
+            r"[A-Za-z0-9]([A-Za-z0-9-]{0,13}[A-Za-z0-9])?",
+        ),
+    ]
+    subnet: Annotated[str, bridge()]
+    profile: Named
 
     @property
     def simulated(self) -> bool:
@@ -76,20 +104,20 @@ class LxdSettings:
 class ServerSettings:
     """One more LXD server; project, pool, network, subnet and profile are those of `[lxd]`."""
 
-    endpoint: str
-    listen: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_certificate: str = ""
+    endpoint: Annotated[str, Endpoint]
+    listen: Annotated[str, optional(ipv4())] = ""
+    certificate: File = ""
+    key: File = ""
+    server_certificate: File = ""
 
 
 @dataclass(frozen=True)
 class EdgeSettings:
-    tls: Literal["internal", "automatic"]
-    email: str
-    listen: str
-    http_port: int
-    https_port: int
+    tls: Annotated[Literal["internal", "automatic"], one_of("internal", "automatic")]
+    email: Annotated[str, optional(text("an e-mail address", r"[^\s@<>,;]+@[^\s@<>,;]+\.[^\s@<>,;.]+"))]
+    listen: Annotated[str, ipv4()]
+    http_port: Port
+    https_port: Port
 
     def url(self, domain: str) -> str:
         """Return the public address of a domain behind the edge."""
@@ -98,9 +126,9 @@ class EdgeSettings:
 
 @dataclass(frozen=True)
 class BlueprintSettings:
-    archive: str
-    sha256: str
-    base: str
+    archive: File
+    sha256: Annotated[str, optional(forms.hexadecimal(64))]
+    base: Annotated[str, text('"debootstrap", or the alias of an image', r"[\w][\w./:-]{0,254}")]
 
 
 @dataclass(frozen=True)
@@ -119,32 +147,53 @@ class SnapshotSettings:
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    archive_days: int
-    former_days: int
-    credentials_hours: int
+    archive_days: Days
+    former_days: Days
+    credentials_hours: Annotated[int, whole(0, 8760)]
 
 
 @dataclass(frozen=True)
 class HealthSettings:
-    memory: int
-    disk: int
-    pool: int
-    queue_minutes: int
-    log_errors: int
+    memory: Percent
+    disk: Percent
+    pool: Percent
+    queue_minutes: Annotated[int, whole(0, 100_000)]
+    log_errors: Annotated[int, whole(0, 1_000_000)]
+
+    def judges(self, kind: str) -> bool:
+        """Whether people are to hear of a kind of finding: not where its measure is 0."""
+        measures = {"queue": self.queue_minutes, "log": self.log_errors}
+        measures |= {"memory": self.memory, "disk": self.disk, "pool": self.pool}
+        return bool(measures.get(kind, 1))
 
 
 @dataclass(frozen=True)
 class DigestSettings:
-    hour: Annotated[int, msgspec.Meta(ge=0, le=23)]
+    hour: Annotated[int, whole(0, 23)]
 
 
 @dataclass(frozen=True)
 class Role:
     """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: each full member."""
 
-    users: list[str]
-    groups: list[str]
-    everyone: bool
+    users: Annotated[
+        list[str],
+        forms.names(
+            "a list of Slack user ids, such as `U0123456789` (Slack shows it in a person's profile)",
+            r"(<@)?(?P<name>[UW][A-Z0-9]{2,20})(\|[^<>]*)?>?",
+        ),
+    ]
+    groups: Annotated[
+        list[str],
+        forms.names(
+            "a list of user groups by handle or id, such as `mautic-approvers` or `S0123456789`",
+            r"(<!subteam\^|@)?(?P<name>S[A-Z0-9]{2,20}|[^\s@<>#|^A-Z]{1,80})(\|[^<>]*)?>?",
+        ),
+    ]
+    everyone: Annotated[bool, forms.flag()]
+
+
+Roles = Annotated[list[str], forms.names("a list of names of roles, such as `approver`", r"(?P<name>[\w.-]{1,63})")]
 
 
 @dataclass(frozen=True)
@@ -154,11 +203,11 @@ class Policy:
     With no approvals it is done as soon as it is asked for.
     """
 
-    ask: list[str]
-    approve: list[str]
-    approvals: int
-    hours: float
-    step_up: Literal["", "typed-name"]
+    ask: Roles
+    approve: Roles
+    approvals: Annotated[int, whole(0, 10)]
+    hours: Annotated[float, number(0.1, 8760)]
+    step_up: Annotated[Literal["", "typed-name"], one_of("", "typed-name")]
 
 
 @dataclass(frozen=True)
@@ -194,6 +243,7 @@ OPEN_TABLES = frozenset({"servers", "roles", "policies", "plans"})
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings: default.toml ← `file` (or MAUTIC_OPS_CONFIG, or ./mautic-ops.toml) ← the environment."""
     merged = tomllib.loads(DEFAULTS.read_text())
+    sources: dict[str, str] = {}
     named = environment.get(PREFIX + "CONFIG")
     path = file or (Path(named) if named else Path("mautic-ops.toml"))
     if named or file or path.exists():
@@ -201,45 +251,28 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
             own = tomllib.loads(path.read_text())
         except OSError as error:
             raise InvalidSettings(f"The configuration {path} cannot be read: {error.strerror}.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidSettings(f"The configuration {path} is not valid TOML: {error}.") from error
-        _lay_over(merged, own, str(path))
+        _lay_over(merged, own, str(path), sources)
     for name, value in environment.items():
         if name.startswith(PREFIX) and "__" in name:
             table, _, key = name.removeprefix(PREFIX).lower().partition("__")
             if table in OPEN_TABLES:
                 raise InvalidSettings(f"{name}: [{table}] is set in a file only.")
-            known = merged.get(table, {}).get(key)
-            _lay_over(
-                merged,
-                {table: {key: int(value) if isinstance(known, int) and value.isdigit() else value}},
-                name,
-            )
-    merged["slack"] |= {
-        "bot_token": environment.get("SLACK_BOT_TOKEN", ""),
-        "app_token": environment.get("SLACK_APP_TOKEN", ""),
-        "signing_secret": environment.get("SLACK_SIGNING_SECRET", ""),
-    }
+            form = FORMS.get(f"{table}.{key}")
+            _lay_over(merged, {table: {key: form.parse(value) if form else value}}, name, sources)
+    if type(merged["slack"]) is dict:
+        tokens = ("bot_token", "app_token", "signing_secret")
+        merged["slack"] |= {name: environment.get(f"SLACK_{name.upper()}", "") for name in tokens}
     try:
-        settings = msgspec.convert(merged, Settings)
-    except msgspec.ValidationError as error:
-        raise InvalidSettings(f"The configuration cannot be used: {error}.") from error
-    try:
-        ZoneInfo(settings.bot.timezone)
-    except (KeyError, ValueError, OSError):
-        raise InvalidSettings(f"bot.timezone is {settings.bot.timezone!r}, which is no time zone.") from None
-    for name, policy in settings.policies.items():
-        unknown = sorted({*policy.ask, *policy.approve} - set(settings.roles))
-        if unknown:
-            raise InvalidSettings(f"policies.{name} names the role {unknown[0]!r}, which [roles] does not have.")
-        if policy.approvals < 0:
-            raise InvalidSettings(f"policies.{name}.approvals is {policy.approvals}; it is at least 0.")
-    if settings.lxd.name in settings.servers:
-        raise InvalidSettings(f"servers.{settings.lxd.name} has the name of the server of [lxd]; give it another.")
+        settings: Settings = forms.read(Settings, merged, sources)
+    except forms.WrongForm as error:
+        raise InvalidSettings(str(error)) from error
+    _agree(settings)
     return settings
 
 
-def _lay_over(base: dict[str, Any], own: dict[str, Any], source: str, place: str = "") -> None:
+def _lay_over(base: dict[str, Any], own: dict[str, Any], source: str, sources: dict[str, str], place: str = "") -> None:
     for key, value in own.items():
         where = f"{place}.{key}" if place else key
         if key not in base:
@@ -247,6 +280,51 @@ def _lay_over(base: dict[str, Any], own: dict[str, Any], source: str, place: str
                 raise InvalidSettings(f"{source}: there is no setting {where!r}; bot/default.toml lists them all.")
             base[key] = value
         elif isinstance(base[key], dict) and isinstance(value, dict):
-            _lay_over(base[key], value, source, where)
+            _lay_over(base[key], value, source, sources, where)
+            continue
         else:
             base[key] = value
+        sources[where] = source
+
+
+def _agree(settings: Settings) -> None:
+    """Refuse settings that are well each, and do not go together."""
+    for name, policy in settings.policies.items():
+        unknown = sorted({*policy.ask, *policy.approve} - set(settings.roles))
+        if unknown:
+            raise InvalidSettings(f"policies.{name} names the role {unknown[0]!r}, which [roles] does not have.")
+        if policy.approvals and not policy.approve:
+            raise InvalidSettings(f"policies.{name}.approve names no role, so nobody could ever approve.")
+        if not policy.ask:
+            raise InvalidSettings(f"policies.{name}.ask names no role, so nobody could ever ask.")
+    for name, size in settings.plans.items():
+        if forms.mariadb_bytes(size.innodb_buffer_pool) >= forms.lxd_bytes(size.memory):
+            raise InvalidSettings(
+                f"plans.{name}.innodb_buffer_pool is {size.innodb_buffer_pool}; it has to be less than the plan's "
+                f"memory, {size.memory}."
+            )
+    if settings.lxd.name in settings.servers:
+        raise InvalidSettings(f"servers.{settings.lxd.name} has the name of the server of [lxd]; give it another.")
+    servers: Mapping[str, LxdSettings | ServerSettings] = {
+        "lxd": settings.lxd,
+        **{f"servers.{name}": one for name, one in settings.servers.items()},
+    }
+    for name, server in servers.items():
+        if bool(server.certificate) != bool(server.key):
+            raise InvalidSettings(f"{name}.certificate and {name}.key go together; one of them is missing.")
+    if settings.edge.http_port == settings.edge.https_port:
+        raise InvalidSettings("edge.http_port and edge.https_port are the same; each needs a port of its own.")
+    if settings.blueprint.archive and not settings.blueprint.sha256:
+        raise InvalidSettings(
+            "blueprint.archive is set, and blueprint.sha256 is not; an archive is taken only with it."
+        )
+
+
+FORMS: Mapping[str, Form] = {
+    f"{table.name}.{key}": form
+    for table in fields(Settings)
+    if table.name not in OPEN_TABLES
+    for key, shape in forms.hints_of(forms.hints_of(Settings)[table.name]).items()
+    if (form := form_of(shape))
+}
+"""The form of each key of the tables that take no new entries, as `bot.workers`."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from bot.lxd import Snapshot
 from bot.mautic import Hold
-from bot.messages import seconds
+from bot.messages import kept_for, seconds
 from bot.plan import Plan, Step
 from bot.registry import Context
 from bot.retention import Point, Retention, spread
@@ -36,11 +36,14 @@ class Taken:
     size: int
 
     def protected(self, days: int, now: float) -> str:
-        """Return what keeps it from being pruned, in words, or ""; `days`: how long what comes before a restore is."""
+        """Return what keeps it from being pruned, in words, or "".
+
+        `days`: how long what comes before a restore is kept; 0: until somebody removes it.
+        """
         if self.keep:
             return KEPT
-        if self.why not in (SCHEDULED, ASKED) and now < self.at + days * DAY:
-            return f"kept for {days} days"
+        if self.why not in (SCHEDULED, ASKED) and (not days or now < self.at + days * DAY):
+            return f"kept {kept_for(days)}"
         return ""
 
 

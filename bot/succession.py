@@ -15,6 +15,7 @@ from dataclasses import replace
 from bot.fleet import Host, only
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
+from bot.messages import kept_for
 from bot.plan import Refused
 from bot.registry import Context
 from bot.steps import PROBE, patiently, refuse_half_way, remove, see_login_page, wait_for_address
@@ -66,7 +67,8 @@ def retire(context: Context, old: Tenant, reason: str) -> None:
     """Keep a container that another has taken the place of, stopped, for the policy's days."""
     lxd = context.fleet.of(old).lxd
     if stamp(lxd.instance(old.instance).config, "role") == "tenant":
-        until = int(context.now()) + context.settings.retention.former_days * 86_400
+        days = context.settings.retention.former_days
+        until = int(context.now()) + days * 86_400 if days else 0
         former = stamps(role="former", state="", reason=reason, kept_until=until)
         lxd.update(old.instance, {**former, "boot.autostart": "false"})
     lxd.stop(old.instance, timeout=60)
@@ -186,7 +188,7 @@ class Succession:
             patiently(lambda: retire(self.context, self.old, self.reason))
         except LxdUnavailable as error:
             return f"{self.old.instance} on {self.source.name} is kept as soon as that host answers: {error}"
-        return f"{self.old.instance} is kept for {self.context.settings.retention.former_days} days"
+        return f"{self.old.instance} is kept {kept_for(self.context.settings.retention.former_days)}"
 
     def give_back(self) -> str | None:
         """Let the old one go on, as it was, and take the heir away; say what could not be taken away yet.

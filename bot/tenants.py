@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from bot.forms import ascii_domain, lxd_size, mariadb_size, whole
 
 KEY = "user.mautic-ops."
 """Every fact that the bot must know of a tenant stands on its instance under this prefix."""
@@ -54,7 +56,6 @@ RESERVED = frozenset(
     ]
 )
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
-_DOMAIN = re.compile(r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 
 Role = Literal["tenant", "incoming", "former", "archived", "blueprint", "edge"]
 """What an instance of ours is, as its `user.mautic-ops.role` says.
@@ -97,26 +98,26 @@ def tenant_name(text: str) -> str:
 
 
 def domain_name(text: str) -> str:
-    """Return a fully qualified domain in its normal form, or raise InvalidName with the reason."""
-    domain = text.strip().lower().rstrip(".")
-    if not _DOMAIN.match(domain):
+    """Return a fully qualified domain as DNS has it (`müller.de` → `xn--mller-kva.de`), or raise InvalidName."""
+    try:
+        return ascii_domain(text)
+    except ValueError:
         raise InvalidName(
-            f"“{domain[:80]}” is not a domain; write it without https:// and with a dot, such as `m.client.com`."
-        )
-    return domain
+            f"“{text.strip()[:80]}” is not a domain; write it without https:// and with a dot, such as `m.client.com`."
+        ) from None
 
 
 @dataclass(frozen=True)
 class PlanSize:
     """What a plan gives a tenant. Memory and disk as LXD sizes (`4GiB`), MariaDB's pool as its own (`768M`)."""
 
-    cpu: int
-    memory: str
-    disk: str
-    processes: int
-    innodb_buffer_pool: str
-    fpm_children: int
-    email_workers: int
+    cpu: Annotated[int, whole(1, 512)]
+    memory: Annotated[str, lxd_size(256 << 20)]
+    disk: Annotated[str, lxd_size(1 << 30)]
+    processes: Annotated[int, whole(50, 1_000_000)]
+    innodb_buffer_pool: Annotated[str, mariadb_size()]
+    fpm_children: Annotated[int, whole(1, 10_000)]
+    email_workers: Annotated[int, whole(1, 100)]
 
     def limits(self) -> dict[str, str]:
         """Return the LXD configuration keys of the limits (the disk's is on the root device)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import sqlite3
@@ -33,7 +34,10 @@ class Vault:
         self._fernet = Fernet(key_file.read_bytes())
 
     def ensure(self, operation: int, tenant: str, owner: str, hours: float, **known: str) -> dict[str, str]:
-        """Return the credentials of an operation, made at the first call: `known` and a `password`."""
+        """Return the credentials of an operation, made at the first call: `known` and a `password`.
+
+        They wait for so many hours; 0: until they are revealed.
+        """
         rows = self.database.read("SELECT ciphertext FROM secrets WHERE operation = ?", operation)
         if rows:
             return self._open(rows[0]["ciphertext"])
@@ -46,7 +50,7 @@ class Vault:
                     tenant,
                     owner,
                     self._fernet.encrypt(json.dumps(held).encode()),
-                    self.clock() + hours * 3600,
+                    self.clock() + hours * 3600 if hours else math.inf,
                 ),
             )
         return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from bot.lxd import NotFound
+from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_another, refuse_half_way, wait_for_address
@@ -72,7 +73,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         summary=f"Delete the tenant {tenant}",
         facts={
             "Address": f"{context.settings.edge.url(found.domain)} shows a polite page for as long as it is kept",
-            "Kept": f"for {days} days as an archive, with all its data",
+            "Kept": f"{kept_for(days)} as an archive, with all its data",
         },
         steps=(
             Step("Close its page", close),

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from bot.fleet import Host
 from bot.lxd import AlreadyExists, LxdUnavailable
-from bot.messages import size
+from bot.messages import kept_for, size
 from bot.placement import LEAST
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
@@ -41,7 +41,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
             "From": source.name,
             "To": target.name,
             "If it fails": f"it goes on, on {source.name}, by itself; nothing is lost",
-            "Kept": f"the container on {source.name}, stopped, for {days} days",
+            "Kept": f"the container on {source.name}, stopped, {kept_for(days)}",
         },
         until_done=("If it fails",),
         # Looked at again by the first step: once it goes on, the target need not answer for there to be a plan.

@@ -8,13 +8,14 @@ from contextlib import suppress
 from difflib import get_close_matches
 
 from bot.fleet import Host
+from bot.forms import shown_domain
 from bot.lxd import Instance, NotFound, edge_address
 from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import placement, room
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.steps import remove, see_login_page, wait_for_address
-from bot.tenants import PlanSize, Tenant, stamp, stamps
+from bot.tenants import RESERVED, PlanSize, Tenant, stamp, stamps
 
 _BRINGING = threading.Lock()
 _TAKING = threading.Lock()
@@ -49,6 +50,8 @@ def new(
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
     everything = context.fleet.all("tenant", "former", "archived")
     _refuse_if_taken(context, everything, tenant, domain)
+    if not context.begun:
+        _refuse_under_ours(context, everything, tenant, domain)
     blueprint = context.fleet.blueprint(version)
     place = context.fleet.host(host) if host else None
     why: dict[str, str] = {}
@@ -58,6 +61,8 @@ def new(
     elif not context.begun:
         why = {"Room": room(place)}
     make = _New(context, place, tenant, domain, plan, size, blueprint, note)
+    if shown_domain(domain) != domain:
+        why = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} | why
     facts = {
         "Address": context.settings.edge.url(domain),
         "Mautic": blueprint.version + (" (a double, not the real Mautic)" if blueprint.double else ""),
@@ -126,6 +131,21 @@ def _refuse_if_taken(context: Context, everything: list[Tenant], tenant: str, do
             raise Refused(f"There is a tenant `{tenant}` already; choose another name.")
         if other.domain == domain:
             raise Refused(f"The domain `{domain}` is `{other.name}`'s; choose another.")
+
+
+def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, domain: str) -> None:
+    """Of the names under our own domain one is the tenant's; nobody takes another's, or a reserved one, around it."""
+    base = context.settings.bot.base_domain
+    own = f"{tenant}.{base}"
+    if domain == base:
+        raise Refused(f"`{domain}` is our own domain; without `--domain` it is `{own}`.")
+    if not domain.endswith(f".{base}") or domain == own or domain.endswith(f".{own}"):
+        return
+    label = domain.removesuffix(f".{base}").rpartition(".")[2]
+    if label in RESERVED or label.startswith("xn--"):
+        raise Refused(f"`{label}.{base}` is reserved; without `--domain` it is `{own}`.")
+    if any(one.name == label for one in everything):
+        raise Refused(f"`{label}.{base}` is the tenant `{label}`'s; without `--domain` it is `{own}`.")
 
 
 class _New:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
+from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import DAY, ours, take
@@ -66,7 +67,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
             "To the snapshot": chosen.name,
             "Taken": context.renderer.moment(chosen.created),
             **({"Runs": "it is stopped now, and runs afterwards"} if rests else {}),
-            "Kept": f"a snapshot of now; and the present container, stopped, for {days} days",
+            "Kept": f"a snapshot of now; and the present container, stopped, {kept_for(days)}",
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
         until_done=("If it fails", "Runs"),
@@ -104,7 +105,8 @@ def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
     left = ours(host.lxd.snapshots(old.instance))
     if not left:
         return {}
-    until = context.renderer.moment(context.now() + context.settings.retention.former_days * DAY)
+    days = context.settings.retention.former_days
+    until = context.renderer.moment(context.now() + days * DAY) if days else "it is purged"
     if any(one.keep for one in left):
         until = "it is purged: some are to be kept"
     return {"Snapshots so far": f"{len(left)}, which stay with the present container, until {until}"}

@@ -53,7 +53,8 @@ def _is_over(context: Context, look: Look, one: Tenant) -> bool:
     if one.role == "incoming":
         return _is_left_over(context, look, one)
     if one.role == "archived":
-        return bool(one.archived) and context.now() >= one.archived + context.settings.retention.archive_days * DAY
+        days = context.settings.retention.archive_days
+        return bool(days and one.archived) and context.now() >= one.archived + days * DAY
     over = one.role == "former" and bool(one.kept_until) and context.now() >= one.kept_until
     return over and not _has_kept(context, one)
 

@@ -184,12 +184,21 @@ def test_a_plan_that_is_no_more_has_no_limits() -> None:
     assert kinds(replace(WELL, size=None, state=InstanceState("Running", disk=10**15))) == []
 
 
+@pytest.mark.parametrize("measure", ["memory", "disk", "queue_minutes", "log_errors"])
+def test_of_a_measure_of_0_nobody_hears(measure: str) -> None:
+    kind = {"queue_minutes": "queue", "log_errors": "log"}.get(measure, measure)
+    look, _ = TROUBLE[kind]
+    assert [found.kind for found in diagnose(look, LIMITS).findings] == [kind]
+    assert diagnose(look, replace(LIMITS, **{measure: 0})).findings == ()
+
+
 def test_a_pool_that_is_nearly_full_is_told() -> None:
     assert pool_finding("node1", PoolSpace(85 * GB, 100 * GB), LIMITS) is None
     found = pool_finding("node1", PoolSpace(86 * GB, 100 * GB), LIMITS)
     assert found
     assert found.kind == "pool"
     assert "14.0 GB are left" in found.text
+    assert pool_finding("node1", PoolSpace(99 * GB, 100 * GB), replace(LIMITS, pool=0)) is None
 
 
 def test_every_kind_has_its_words() -> None:

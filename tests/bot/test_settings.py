@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bot.settings import InvalidSettings, Policy, load
+from bot.forms import form_of, hints_of
+from bot.settings import DEFAULTS, InvalidSettings, Policy, Settings, load
 
 
 def loaded(folder: Path, text: str, **environment: str) -> object:
@@ -60,10 +69,72 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[policies.new]\napprovals = -1", "policies.new.approvals is -1"),
         ("[policies.new]\nstep_up = 'dance'", "step_up"),
         ("[plans.tiny]\ncpu = 1", "plans"),
-        ("[bot]\ntimezone = 'Europe/Berlinn'", "bot.timezone is 'Europe/Berlinn', which is no time zone"),
-        ("[bot]\ntimezone = '../etc/passwd'", "no time zone"),
-        ("[bot]\ntimezone = 'Europe'", "no time zone"),
-        ("[bot]\ntimezone = ''", "no time zone"),
+        ("[bot]\ntimezone = 'Europe/Berlinn'", "bot.timezone is 'Europe/Berlinn', .* a time zone's name"),
+        ("[bot]\ntimezone = '../etc/passwd'", "a time zone's name"),
+        ("[bot]\ntimezone = 'Europe'", "a time zone's name"),
+        ("[bot]\ntimezone = ''", "a time zone's name"),
+        ("[bot]\nworkers = 0", r"bot\.workers is 0, .* a whole number from 1 to 64"),
+        ("[bot]\nworkers = true", r"bot\.workers is true, "),
+        ("[bot]\nworkers = 2.5", r"bot\.workers is 2\.5, "),
+        ("bot = 3", r"bot is 3; it has to be a table, `\[bot\]`"),
+        ("[bot.workers]\nx = 1", r"bot\.workers is \{'x': 1\}, "),
+        ("[bot]\nbase_domain = 'https://m.agency.com'", r"bot\.base_domain .* a domain without https://"),
+        ("[bot]\nbase_domain = 'm.agency.com/x'", r"bot\.base_domain"),
+        ("[bot]\nbase_domain = '203.0.113.7'", r"bot\.base_domain"),
+        ("[bot]\nbase_domain = 'agency'", r"bot\.base_domain"),
+        ("[bot]\nstate = ''", r"bot\.state"),
+        ("[slack]\nchannel = '#mautic-ops'", r"slack\.channel is '#mautic-ops', .* the id of a channel"),
+        ("[slack]\nchannel = 'mautic-ops'", r"slack\.channel .* the id of a channel"),
+        ("[slack]\nhttp_port = 65536", r"slack\.http_port is 65536"),
+        ("[slack]\napi = 'slack.com'", r"slack\.api is 'slack\.com'"),
+        ("[lxd]\nendpoint = '10.0.0.5:8443'", r"lxd\.endpoint"),
+        ("[lxd]\npool_size = '30G'", r"lxd\.pool_size is '30G', .* `4GiB`"),
+        ("[lxd]\nsubnet = '10.70.0.0/24'", r"lxd\.subnet"),
+        ("[lxd]\nsubnet = 'fd00::1/64'", r"lxd\.subnet"),
+        ("[lxd]\nnetwork = 'a-bridge-with-a-long-name'", r"lxd\.network"),
+        ("[lxd]\npool_driver = 'ext4'", r"lxd\.pool_driver"),
+        ("[lxd]\ncertificate = 'client.crt'", r"lxd\.certificate and lxd\.key go together"),
+        ("[servers.far]\nendpoint = 'far'", r"servers\.far\.endpoint"),
+        ("[servers.far]\nlisten = '10.0.0.5'", r"servers\.far\.endpoint is missing"),
+        ("[servers.'a/b']\nendpoint = '/x'", r"servers has 'a/b'; a name has letters"),
+        ("[servers.local]\nendpoint = '/x'", r"servers\.local has the name of the server of \[lxd\]"),
+        ("[edge]\nlisten = '::1'", r"edge\.listen is '::1', .* one IPv4 address"),
+        ("[edge]\nlisten = '0.0.0.0'", r"edge\.listen is '0\.0\.0\.0', .* one IPv4 address"),
+        ("[edge]\nlisten = 'eth0'", r"edge\.listen"),
+        ("[edge]\nhttps_port = 0", r"edge\.https_port is 0"),
+        ("[edge]\nhttps_port = 80", r"edge\.http_port and edge\.https_port are the same"),
+        ("[edge]\nemail = 'ops at agency'", r"edge\.email"),
+        ("[blueprint]\nsha256 = 'abc'", r"blueprint\.sha256 is 'abc', .* 64 hexadecimal digits"),
+        ("[blueprint]\narchive = '/x.zip'", r"blueprint\.archive is set, and blueprint\.sha256 is not"),
+        ("[retention]\narchive_days = -1", r"retention\.archive_days is -1, .* from 0 to 3650"),
+        ("[retention]\nformer_days = -1", r"retention\.former_days is -1"),
+        ("[retention]\ncredentials_hours = -1", r"retention\.credentials_hours is -1"),
+        ("[snapshots]\nhourly = -1", r"snapshots\.hourly is -1"),
+        ("[health]\ndisk = 101", r"health\.disk is 101, .* from 0 to 100"),
+        ("[health]\nqueue_minutes = -5", r"health\.queue_minutes is -5"),
+        ("[digest]\nhour = 24", r"digest\.hour is 24, .* from 0 to 23"),
+        ("[roles.approver]\nusers = ['ops-lead']", r"roles\.approver\.users"),
+        ("[roles.approver]\ngroups = ['Mautic approvers']", r"roles\.approver\.groups"),
+        (
+            "[roles.approver]\ngroups = 'mautic-approvers'",
+            r"roles\.approver\.groups is 'mautic-approvers', .* a list of",
+        ),
+        ("[policies.new]\nhours = 0", r"policies\.new\.hours is 0, .* from 0\.1 to 8760"),
+        ("[policies.new]\nhours = inf", r"policies\.new\.hours is inf"),
+        ("[policies.new]\napprove = []", r"policies\.new\.approve names no role, so nobody could ever approve"),
+        ("[policies.new]\nask = []", r"policies\.new\.ask names no role, so nobody could ever ask"),
+        ("[policies.stop]\nask = ['operator']", r"policies\.stop\.approve is missing; it has to be a list of names"),
+        ("[plans.small]\nmemory = '2G'", r"plans\.small\.memory is '2G', .* such as `4GiB` \(not `4G`\)"),
+        ("[plans.small]\nmemory = '50%'", r"plans\.small\.memory"),
+        ("[plans.small]\nmemory = '3'", r"plans\.small\.memory .* at least 256 MiB"),
+        ("[plans.small]\ninnodb_buffer_pool = '768MiB'", r"plans\.small\.innodb_buffer_pool .* as MariaDB writes it"),
+        (
+            "[plans.small]\ninnodb_buffer_pool = '3G'",
+            r"plans\.small\.innodb_buffer_pool is 3G; .* less than the plan's",
+        ),
+        ("[plans.small]\ncpu = 0", r"plans\.small\.cpu is 0"),
+        ("[plans.small]\ncpus = 2", r"no setting 'plans\.small\.cpus'"),
+        ("[plans.tiny]\ncpus = 2", r"no setting 'plans\.tiny\.cpus'"),
         ("[bot\n", "not valid TOML"),
     ],
 )
@@ -80,8 +151,12 @@ def test_a_file_that_is_named_but_not_there_is_a_mistake(tmp_path: Path) -> None
 def test_a_wrong_variable_is_named() -> None:
     with pytest.raises(InvalidSettings, match=r"MAUTIC_OPS_BOT__BASE_DOMIAN.*base_domian"):
         load(environment={"MAUTIC_OPS_BOT__BASE_DOMIAN": "x"})
-    with pytest.raises(InvalidSettings, match=r"bot\.workers"):
-        load(environment={"MAUTIC_OPS_BOT__WORKERS": "many"})
+    with pytest.raises(
+        InvalidSettings, match=r"bot\.workers is 'abc', from MAUTIC_OPS_BOT__WORKERS; it has to be a whole"
+    ):
+        load(environment={"MAUTIC_OPS_BOT__WORKERS": "abc"})
+    with pytest.raises(InvalidSettings, match=r"bot\.workers is '', from MAUTIC_OPS_BOT__WORKERS"):
+        load(environment={"MAUTIC_OPS_BOT__WORKERS": ""})
     with pytest.raises(InvalidSettings, match=r"MAUTIC_OPS_DIGETS__HOUR: there is no setting 'digets'"):
         load(environment={"MAUTIC_OPS_DIGETS__HOUR": "7"})
     with pytest.raises(InvalidSettings, match=r"MAUTIC_OPS_ROLES__APPROVER: \[roles\] is set in a file only"):
@@ -100,3 +175,116 @@ def test_tokens_come_from_the_environment_alone_and_are_not_shown(tmp_path: Path
 def test_an_address_names_the_port_only_where_it_is_not_the_usual_one() -> None:
     assert load(environment={}).edge.url("a.b") == "https://a.b"
     assert load(environment={"MAUTIC_OPS_EDGE__HTTPS_PORT": "8443"}).edge.url("a.b") == "https://a.b:8443"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("[bot]\nbase_domain = 'M.Agency.COM'", "bot.base_domain", "m.agency.com"),
+        ("[bot]\nbase_domain = 'müller.de'", "bot.base_domain", "xn--mller-kva.de"),
+        ("[bot]\nstate = '~/state'", "bot.state", str(Path.home() / "state")),
+        ("[edge]\nlisten = 'localhost'", "edge.listen", "127.0.0.1"),
+        ("[slack]\nchannel = 'C0123456789'", "slack.channel", "C0123456789"),
+        ("[blueprint]\nsha256 = ' " + "AB" * 32 + "'", "blueprint.sha256", "ab" * 32),
+        ("[plans.small]\nmemory = '3000MB'", "plans.small.memory", "3000MB"),
+        ("[policies.new]\nhours = 1", "policies.new.hours", 1.0),
+        ("[retention]\narchive_days = 0", "retention.archive_days", 0),
+        ("[roles.approver]\ngroups = ['@mautic-approvers']", "roles.approver.groups", ["mautic-approvers"]),
+        ("[roles.approver]\ngroups = ['a-b', '@a-b']", "roles.approver.groups", ["a-b"]),
+        ("[roles.approver]\ngroups = ['<!subteam^S01|@o>', 'S02']", "roles.approver.groups", ["S01", "S02"]),
+        ("[roles.approver]\nusers = ['<@U0123ABC>', 'W0123ABC']", "roles.approver.users", ["U0123ABC", "W0123ABC"]),
+    ],
+)  # fmt: skip
+def test_what_means_the_same_is_taken_in_one_form(tmp_path: Path, text: str, key: str, value: object) -> None:
+    found: Any = loaded(tmp_path, text)
+    for part in key.split("."):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    assert found == value
+
+
+def keys(shape: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that is no table, with its type: `bot.workers`, `plans.*.cpu`."""
+    if get_origin(shape) is Mapping:
+        yield from keys(get_args(shape)[1], f"{key}.*")
+        return
+    for name, hint in hints_of(shape).items():
+        where = f"{key}.{name}" if key else name
+        if hasattr(hint, "__dataclass_fields__") or get_origin(hint) is Mapping:
+            yield from keys(hint, where)
+        else:
+            yield where, hint
+
+
+KEYS = dict(keys(Settings))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_has_a_range_or_a_form(key: str) -> None:
+    assert form_of(KEYS[key]), f"{key} takes anything; give it a form of bot/forms.py, as its neighbours have"
+
+
+def test_the_shipped_file_names_every_key() -> None:
+    shipped = tomllib.loads(DEFAULTS.read_text())
+    secrets = {"slack.bot_token", "slack.app_token", "slack.signing_secret"}
+    for key in KEYS.keys() - secrets:
+        table, _, name = key.partition(".")
+        if table != "servers":
+            tables = shipped[table].values() if "*" in name else [shipped[table]]
+            assert all(name.removeprefix("*.") in one for one in tables), key
+
+
+VALUES = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.text(),
+    st.datetimes(),
+    st.dates(),
+    st.lists(st.one_of(st.text(), st.integers(), st.lists(st.text()))),
+    st.dictionaries(st.text(), st.one_of(st.text(), st.integers())),
+    st.sampled_from(["", "0", "-1", "2G", "https://a.b", "A.B", "::1", "10.70.0.1/24", "#ops", "C0OPS", "xn--a"]),
+)
+
+
+def toml(value: object) -> str:
+    """Write a value as TOML."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
+        case list():
+            return f"[{', '.join(map(toml, value))}]"
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case bool():
+            return str(value).lower()
+        case datetime.date():
+            return value.isoformat()
+    return repr(value)
+
+
+def refusal(file: Path | None = None, **environment: str) -> str:
+    """What a load is refused with, or "" when it is taken; anything else fails the test."""
+    try:
+        load(file, environment)
+    except InvalidSettings as error:
+        return str(error)
+    return ""
+
+
+@given(st.data())
+def test_whatever_value_a_key_is_given_it_is_taken_or_refused_by_name(data: st.DataObject) -> None:
+    """In a file or in the environment, and never with a traceback."""
+    key = data.draw(st.sampled_from(sorted(KEYS)))
+    *tables, name = key.replace("*", data.draw(st.sampled_from(["new", "small", "approver", "x"]))).split(".")
+    table = ".".join(tables)
+    value = data.draw(VALUES)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "own.toml"
+        for text in (f"{table} = {toml(value)}", f"[{table}]\n{name} = {toml(value)}"):
+            file.write_text(text)
+            said = refusal(file)
+            assert not said or tables[0] in said, said
+            assert "\n" not in said, said
+    words = data.draw(st.text(st.characters(exclude_characters="\0")))
+    said = refusal(**{f"MAUTIC_OPS_{tables[0]}__{name}".upper(): words})
+    assert not said or f"{tables[0]}.{name}" in said or f"[{tables[0]}]" in said, said

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.forms import shown_domain
 from bot.tenants import RESERVED, InvalidName, domain_name, stamp, stamps, tenant_name
 
 
@@ -61,10 +63,36 @@ def test_a_good_domain_is_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "ascii"),
+    [
+        ("müller-shop.de", "xn--mller-shop-9db.de"),
+        ("MÜLLER-Shop.DE", "xn--mller-shop-9db.de"),
+        ("mu\u0308ller-shop.de", "xn--mller-shop-9db.de"),
+        ("straße.de", "xn--strae-oqa.de"),
+        ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+    ],
+)
+def test_a_domain_of_other_letters_is_taken_as_dns_has_it(text: str, ascii: str) -> None:
+    assert domain_name(text) == ascii
+    assert domain_name(shown_domain(ascii)) == ascii
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_domain_of_dns_or_refused(text: str) -> None:
+    with suppress(InvalidName):
+        domain = domain_name(text)
+        assert re.fullmatch(r"[a-z0-9.-]{3,253}", domain)
+        assert domain_name(domain) == domain
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
         "localhost",
+        "a_b.com",
+        "\N{PILE OF POO}.com",
+        "xn--a.com",
         "https://m.client.com",
         "m.client.com/x",
         "-a.com",

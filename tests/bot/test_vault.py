@@ -54,6 +54,14 @@ def test_they_stand_nowhere_but_encrypted(bench: Bench, tmp_path: Path, caplog: 
     assert secret not in json.dumps([dict(row) for row in audit.recent(bench.context.database, limit=100)])
 
 
+def test_with_no_hours_they_wait_until_they_are_revealed(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_RETENTION__CREDENTIALS_HOURS="0")
+    bench.done("new client-x")
+    bench.clock.move(4000 * 86_400)
+    bench.context.vault.purge()
+    assert len(password(bench)) >= 20
+
+
 @pytest.mark.parametrize("method", ["views.open", "views.update"])
 @pytest.mark.parametrize("trouble", ["internal_error", TimeoutError("timed out")])
 def test_what_slack_did_not_show_is_not_lost(bench: Bench, method: str, trouble: str | Exception) -> None:

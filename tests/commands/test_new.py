@@ -59,6 +59,35 @@ def test_a_name_or_domain_is_given_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("domain", "why"),
+    [
+        ("www.mautic.localhost", r"`www\.mautic\.localhost` is reserved; .* it is `client-y\.mautic\.localhost`"),
+        ("a.mail.mautic.localhost", r"`mail\.mautic\.localhost` is reserved"),
+        ("xn--mller-kva.mautic.localhost", "is reserved"),
+        ("mautic.localhost", "`mautic.localhost` is our own domain"),
+        ("Client-X.mautic.localhost", r"`client-x\.mautic\.localhost` is the tenant `client-x`'s"),
+        ("shop.client-x.mautic.localhost", r"is the tenant `client-x`'s"),
+    ],
+)
+def test_nobody_goes_around_the_names_under_our_own_domain(bench: Bench, domain: str, why: str) -> None:
+    bench.done("new client-x --domain m.client.com")
+    with pytest.raises(Refused, match=why):
+        bench.ask(f"new client-y --domain {domain}")
+
+
+@pytest.mark.parametrize("domain", ["client-y.mautic.localhost", "www.client-y.mautic.localhost", "mautic.client.com"])
+def test_other_names_are_free(bench: Bench, domain: str) -> None:
+    assert bench.done(f"new client-y --domain {domain}").arguments["domain"] == domain
+
+
+def test_a_domain_of_other_letters_is_shown_in_both_its_forms(bench: Bench) -> None:
+    plan = bench.answer("new client-x --domain müller-shop.de")
+    assert plan.remarks["Domain"] == "müller-shop.de, which is xn--mller-shop-9db.de in DNS"
+    assert plan.facts["Address"] == "https://xn--mller-shop-9db.de"
+    assert bench.done("new client-x --domain müller-shop.de").state == "succeeded"
+
+
+@pytest.mark.parametrize(
     ("words", "why"),
     [
         ("--plan huge", "no plan “huge”; there is small, medium, large"),

@@ -48,6 +48,30 @@ def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
     assert len(bench.context.operations.select("command = 'purge'")) == 1
 
 
+def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> None:
+    never = {"MAUTIC_OPS_RETENTION__ARCHIVE_DAYS": "0", "MAUTIC_OPS_RETENTION__FORMER_DAYS": "0"}
+    bench = make_bench(tmp_path, **never)
+    bench.done("new client-x")
+    bench.done("new client-y")
+    bench.done("snapshot client-x", OPERATOR)
+    name = bench.lxd.snapshots("client-x")[0].name
+    restore = bench.answer(f"restore client-x {name}", OPERATOR)
+    assert restore.facts["Kept"].endswith("the present container, stopped, until somebody removes it")
+    assert restore.remarks["Snapshots so far"].endswith("until it is purged")
+    assert bench.done(f"restore client-x {name}", OPERATOR).state == "succeeded"
+    delete = bench.answer("delete client-y", OPERATOR)
+    assert delete.facts["Kept"] == "until somebody removes it as an archive, with all its data"
+    bench.done("delete client-y", OPERATOR)
+    kept = containers(bench)
+    for days in (1, 400, 4000):
+        bench.clock.move(days * DAY)
+        tick(bench)
+        assert containers(bench) == kept
+    assert "with client-x, until it is purged" in str(bench.answer("snapshots client-x", OPERATOR).blocks)
+    bench.done("purge client-y", OPERATOR)
+    assert containers(bench) == kept - {"client-y--archived"}
+
+
 def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (snapshot,) = bench.lxd.snapshots("client-x")

@@ -1,0 +1,307 @@
+"""What a setting may be: a range or a form for each, with the words that say so. Pure: nothing is looked up.
+
+A dataclass of settings names the form of each field: `workers: Annotated[int, whole(1, 64)]`. `bot/settings.py` reads
+by it, so that a value of the wrong form is refused at the start, in one sentence that names its key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+from zoneinfo import ZoneInfo
+
+import idna
+
+_UNITS: dict[str, int] = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base**power
+    for unit, base, prefixes in (("B", 1000, "kMGTPE"), ("iB", 1024, "KMGTPE"))
+    for power, prefix in enumerate(prefixes, 1)
+}
+_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
+NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+"""A name that is safe in paths, addresses and messages."""
+
+
+class WrongForm(Exception):
+    """A value has not the form of its key; the text is one sentence that names the key."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a value has to be.
+
+    Attributes:
+        takes: what follows “it has to be …” in a refusal.
+        read: returns the value in its normal form, or raises ValueError.
+        parse: reads the text of an environment variable; what it cannot read it returns as it is, for `read` to refuse.
+    """
+
+    takes: str
+    read: Callable[[Any], Any]
+    parse: Callable[[str], Any] = str
+
+
+def whole(least: int, most: int) -> Form:
+    """A whole number within a range."""
+
+    def read(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError
+        return value
+
+    return Form(f"a whole number from {least} to {most}", read, _parse_whole)
+
+
+def number(least: float, most: float) -> Form:
+    """A number within a range, with decimals or without."""
+
+    def read(value: Any) -> float:
+        if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
+            raise ValueError
+        return float(value)
+
+    def parse(text: str) -> Any:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d+)?", text.strip(), re.A) else text
+
+    return Form(f"a number from {least:g} to {most:g}", read, parse)
+
+
+def flag() -> Form:
+    """true or false."""
+
+    def read(value: Any) -> bool:
+        if type(value) is not bool:
+            raise ValueError
+        return value
+
+    return Form("true or false", read, lambda text: {"true": True, "false": False}.get(text.strip().lower(), text))
+
+
+def text(takes: str, pattern: str = r"[^\x00-\x1f]{1,4000}") -> Form:
+    """Text that a pattern fits in full."""
+    return _text(takes, lambda value: value if re.fullmatch(pattern, value) else None)
+
+
+def one_of(*words: str) -> Form:
+    """One of a few words."""
+    shown = [f'"{word}"' for word in words]
+    return _text(f"{', '.join(shown[:-1])} or {shown[-1]}", lambda value: value if value in words else None)
+
+
+def names(takes: str, pattern: str) -> Form:
+    """A list of names, each of which a pattern fits in full; what its group `name` holds is the name."""
+
+    def read(value: Any) -> list[str]:
+        if type(value) is not list or not all(type(one) is str for one in value):
+            raise ValueError
+        found = [re.fullmatch(pattern, one.strip()) for one in value]
+        if not all(found):
+            raise ValueError
+        return list(dict.fromkeys(one["name"] for one in found if one))
+
+    return Form(takes, read)
+
+
+def secret() -> Form:
+    """A secret of the environment; a refusal does not show it."""
+    return _text("text", lambda value: value)
+
+
+def optional(form: Form) -> Form:
+    """The same, or empty."""
+    return Form(f"{form.takes}, or empty", lambda value: "" if value == "" else form.read(value), form.parse)
+
+
+def or_word(word: str, form: Form) -> Form:
+    """A word, or what another form takes."""
+    return Form(f'"{word}", {form.takes}', lambda value: word if value == word else form.read(value), form.parse)
+
+
+def hexadecimal(digits: int) -> Form:
+    """So many hexadecimal digits, in lower case."""
+
+    def read(value: str) -> str | None:
+        found = value.strip().lower()
+        return found if re.fullmatch(rf"[0-9a-f]{{{digits}}}", found) else None
+
+    return _text(f"{digits} hexadecimal digits", read)
+
+
+def path() -> Form:
+    """A path; `~` is the home of who runs the bot."""
+    return _text("a path", lambda value: str(Path(value).expanduser()) if re.fullmatch(r"[^\x00\n]+", value) else None)
+
+
+def domain() -> Form:
+    """A domain in lower case, and in its ASCII form (RFC 5891)."""
+    return _text("a domain without https://, such as `mautic.agency.com`", ascii_domain)
+
+
+def ascii_domain(text: str) -> str:
+    """Return a domain as DNS has it: lower case, and `müller.de` as `xn--mller-kva.de`; raises ValueError."""
+    try:
+        # As people type it (UTS 46), then as IDNA 2008 allows it.
+        found = str(idna.encode(text.strip().rstrip(".").lower(), uts46=True), "ascii")
+    except (idna.IDNAError, UnicodeError) as error:
+        raise ValueError(str(error)) from error
+    labels = found.split(".")
+    if len(found) > 253 or len(labels) < 2 or labels[-1].isdigit() or not all(map(_LABEL.match, labels)):
+        raise ValueError(f"{text!r} is no domain")
+    return found
+
+
+def shown_domain(domain: str) -> str:
+    """Return a domain as people write it (`xn--mller-kva.de` → `müller.de`)."""
+    try:
+        return str(idna.decode(domain))
+    except (idna.IDNAError, UnicodeError):
+        return domain
+
+
+def ipv4() -> Form:
+    """One IPv4 address."""
+
+    def read(value: str) -> str | None:
+        address = ipaddress.IPv4Address("127.0.0.1" if value == "localhost" else value)
+        return None if address.is_unspecified or address.is_multicast else str(address)
+
+    return _text("one IPv4 address of its host, such as `203.0.113.7` (no IPv6, and not 0.0.0.0)", read)
+
+
+def bridge() -> Form:
+    """A bridge's address with its network."""
+
+    def read(value: str) -> str:
+        bridge_interface(value)
+        return value
+
+    return _text(
+        "the IPv4 address and network of a bridge, one of the first fifteen addresses of at least thirty-two, "
+        "such as `10.70.0.1/24`",
+        read,
+    )
+
+
+def bridge_interface(text: str) -> ipaddress.IPv4Interface:
+    """Return a bridge's address with its network; raises ValueError where there is no room for edge and tenants."""
+    interface = ipaddress.IPv4Interface(text)
+    if interface.network.num_addresses < 32 or not 0 < int(interface.ip) - int(interface.network[0]) < 16:
+        raise ValueError(f"{text!r} is not a bridge's address")
+    return interface
+
+
+def lxd_size(least: int) -> Form:
+    """A size as LXD writes it, of at least so many bytes."""
+    return _text(
+        f"a size as LXD writes it, of at least {least >> 20} MiB, such as `4GiB` (not `4G`)",
+        lambda value: value if lxd_bytes(value) >= least else None,
+    )
+
+
+def lxd_bytes(text: str) -> int:
+    """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`); raises ValueError for what LXD does not take."""
+    found = re.fullmatch(r"(\d{1,18})([A-Za-z]*)", text, re.A)
+    if not found or found[2] not in _UNITS:
+        raise ValueError(f"{text!r} is not a size")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def mariadb_size() -> Form:
+    """A size as MariaDB writes it."""
+    return _text(
+        "a size as MariaDB writes it, of at least 5M, such as `768M` (not `768MiB`)",
+        lambda value: value if mariadb_bytes(value) >= 5 << 20 else None,
+    )
+
+
+def mariadb_bytes(text: str) -> int:
+    """Return the bytes of a MariaDB size (`768M`); raises ValueError."""
+    found = re.fullmatch(r"([1-9]\d{0,17})([KMG]?)", text, re.A)
+    if not found:
+        raise ValueError(f"{text!r} is not a size for MariaDB")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
+
+
+def timezone() -> Form:
+    """A time zone of the IANA database."""
+
+    def read(value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"{value!r} is no time zone") from None
+        return value
+
+    return _text("a time zone's name, such as `Europe/Berlin`", read)
+
+
+def _text(takes: str, normal: Callable[[str], str | None]) -> Form:
+    def read(value: Any) -> str:
+        found = normal(value) if type(value) is str else None
+        if found is None:
+            raise ValueError
+        return found
+
+    return Form(takes, read)
+
+
+def _parse_whole(text: str) -> Any:
+    return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip(), re.A) else text
+
+
+def read(shape: Any, value: Any, sources: Mapping[str, str], key: str = "") -> Any:
+    """Return a value as its shape has it, or raise WrongForm.
+
+    Args:
+        shape: a dataclass whose fields have forms, a mapping of names to these, or a type with a form.
+        sources: where the value of each key was set, for the sentence; keys of the shipped file are not in it.
+    """
+    form = form_of(shape)
+    if form is not None:
+        try:
+            return form.read(value)
+        except ValueError:
+            where = f", from {sources[key]}" if key in sources else ""
+            raise WrongForm(f"{key} is {_shown(value)}{where}; it has to be {form.takes}.") from None
+    if type(value) is not dict:
+        raise WrongForm(f"{key} is {_shown(value)}; it has to be a table, `[{key}]`.")
+    if get_origin(shape) is Mapping:
+        for name in value:
+            if not re.fullmatch(NAME, name):
+                raise WrongForm(f"{key} has {_shown(name)}; a name has letters, digits, dots, hyphens and underscores.")
+        return {name: read(get_args(shape)[1], one, sources, f"{key}.{name}") for name, one in value.items()}
+    hints = hints_of(shape)
+    for name in value.keys() - hints.keys():
+        raise WrongForm(f"There is no setting '{key}.{name}'; [{key}] takes {', '.join(hints)}.")
+    found = {}
+    for one in fields(shape):
+        where = f"{key}.{one.name}" if key else one.name
+        if one.name in value:
+            found[one.name] = read(hints[one.name], value[one.name], sources, where)
+        elif one.default is MISSING:
+            what = form_of(hints[one.name])
+            raise WrongForm(f"{where} is missing; it has to be {what.takes if what else 'a table'}.")
+    return shape(**found)
+
+
+@cache
+def hints_of(shape: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name, with their forms."""
+    return get_type_hints(shape, include_extras=True)
+
+
+def form_of(shape: Any) -> Form | None:
+    """Return the form that a type is annotated with, if it is."""
+    return next((one for one in get_args(shape) if isinstance(one, Form)), None)
+
+
+def _shown(value: object) -> str:
+    """Show a value on one line, cut to a length that can be read; never what is secret, since that has any form."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
