@@ -7,13 +7,11 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.error import URLError
 
-from slack_bolt import Ack, App, BoltContext
-from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
+from slack_bolt import Ack, App, BoltContext, BoltRequest
 from slack_bolt.adapter.wsgi import SlackRequestHandler
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
@@ -24,6 +22,7 @@ from waitress import create_server, wasyncore
 from bot.approvals import REPLY
 from bot.inbox import Inbox
 from bot.settings import InvalidSettings, SlackSettings
+from bot.socket_mode import SocketMode as Connections
 
 log = logging.getLogger(__name__)
 ANY = re.compile(r".*", re.S)
@@ -204,46 +203,32 @@ class SignedHttp:
         self._server.task_dispatcher.shutdown()
 
 
-class SocketMode:
-    """The Socket Mode connection; by the websocket_client adapter, as the builtin client stalls at refreshes."""
+class SocketMode(Connections):
+    """The app's deliveries by Socket Mode. Slack is asked before anything begins; `connect` makes the connection."""
 
     def __init__(self, app: App, settings: SlackSettings) -> None:
-        # Nothing but writing a row is done in these threads, so that no acknowledgement queues behind work.
-        self._handler = SocketModeHandler(app, settings.app_token, ping_interval=10, concurrency=16)
-        self._greeted = threading.Event()
-        self._handler.client.message_listeners.append(self._listen)
+        def address() -> str:
+            return str(app.client.apps_connections_open(app_token=settings.app_token)["url"])
+
         try:
-            # Before anything begins; the connection is made there.
-            self._handler.client.wss_uri = self._handler.client.issue_new_wss_url()
+            first = [address()]
         except SlackApiError as error:
             raise InvalidSettings(f"Slack does not take SLACK_APP_TOKEN: {error.response['error']}.") from error
+        super().__init__(lambda: first.pop() if first else address(), lambda envelope: _dispatched(app, envelope))
 
-    def _listen(self, client: object, message: dict[str, Any], raw: str | None) -> None:
-        if message.get("type") == "hello":
-            self._greeted.set()
-            others = int(message.get("num_connections", 1)) - 1
-            if others:
-                # Each delivery goes to one connection only: one that nobody reads swallows people's commands.
-                log.warning("the app has %s other connections; deliveries go to them too", others)
 
-    def connect(self, timeout: float = 30.0) -> None:
-        """Connect, and return once Slack has greeted us: from then on deliveries come. Raises TimeoutError."""
-        client = self._handler.client
-        # The monitor takes a connection that is only being made for a lost one, and would make a second.
-        client.current_app_monitor_started = True
-        self._handler.connect()  # type: ignore[no-untyped-call]
-        if not self._greeted.wait(timeout):
-            raise TimeoutError(f"Slack did not greet the bot within {timeout:.0f} s; is the app-level token right?")
-        client.current_app_monitor.start()
-
-    def close(self) -> None:
-        """Take no more deliveries."""
-        session = self._handler.client.current_session
-        if session and session.sock and session.sock.sock:
-            # websocket-client would wait out its ping interval in select() on a socket that another thread closes.
-            self._handler.client.auto_reconnect_enabled = False
-            with suppress(OSError):
-                session.sock.sock.shutdown(socket.SHUT_RDWR)
-            # Closed before select() has seen that, it would be waited for all the same.
-            self._handler.client.current_session_runner.shutdown()  # type: ignore[no-untyped-call]
-        self._handler.close()  # type: ignore[no-untyped-call]
+def _dispatched(app: App, envelope: dict[str, Any]) -> dict[str, Any] | None:
+    """Hand a delivery to the app, with what a signed request has in its headers; its answer, None where it failed."""
+    known = {"x-slack-retry-num": "retry_attempt", "x-slack-retry-reason": "retry_reason"}
+    headers: dict[str, str | Sequence[str]] = {
+        name: str(envelope[field]) for name, field in known.items() if envelope.get(field) is not None
+    }
+    response = app.dispatch(BoltRequest(body=envelope["payload"], mode="socket_mode", headers=headers))
+    if response.status != 200:
+        log.info("a delivery was not taken (%s): %s", response.status, response.body)
+        return None
+    if not response.body:
+        return {}
+    is_json = response.first_headers().get("content-type", "").startswith("application/json")
+    answer: dict[str, Any] = json.loads(response.body) if is_json else {"text": response.body}
+    return answer

@@ -13,7 +13,7 @@ from bot.workspace.errors import BadRequest, SlackError
 from bot.workspace.events import Events
 from bot.workspace.interactions import Interactions
 from bot.workspace.people import Json
-from bot.workspace.socket_mode import SocketMode
+from bot.workspace.socket_mode import WARNING_SECONDS, SocketMode
 from bot.workspace.state import State, public
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -116,12 +116,12 @@ class Control:
 
     async def set_faults(self, request: web.Request) -> web.Response:
         body = await _json(request)
-        reason = body.get("disconnect")
-        if reason not in (None, "warning", "refresh_requested", "hard"):
+        reason, seconds = body.get("disconnect"), body.get("warning_seconds", WARNING_SECONDS)
+        if reason not in (None, "warning", "refresh_requested", "hard", "half_open"):
             raise BadRequest(f"There is no disconnect {reason!r}.")
         self.faults.configure(body)
         if reason:
-            await self.socket_mode.disconnect(reason)
+            await self.socket_mode.disconnect(reason, seconds)
         return web.json_response({"ok": True, "connections": len(self.socket_mode.connections)})
 
     # What people see

@@ -50,12 +50,12 @@ class Faults:
     api_down: int = 0
 
     def configure(self, wanted: Json) -> None:
-        """Take the body of POST /_control/faults (all but `disconnect`); BadRequest for a word unknown."""
+        """Take the body of POST /_control/faults (all but those of `disconnect`); BadRequest for a word unknown."""
         if wanted.get("reset"):
             vars(self).update(vars(Faults()))
         for name, value in wanted.items():
             match name, value:
-                case (("reset" | "disconnect"), _):
+                case (("reset" | "disconnect" | "warning_seconds"), _):
                     pass
                 case ("limits", bool()):
                     self.limits = value

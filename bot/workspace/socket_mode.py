@@ -3,35 +3,44 @@
 import asyncio
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aiohttp import WSMsgType, web
 
-from bot.workspace.delivery import Unreachable
+from bot.workspace.delivery import ACK_SECONDS, Unreachable
 from bot.workspace.errors import SlackError
 from bot.workspace.people import APP_ID, Json
 
 MAX_CONNECTIONS = 10
-WARNING_SECONDS = 10.0  # between a `disconnect` with reason `warning` and the end of the connection
-REFRESH_SECONDS = 0.5
+WARNING_SECONDS = 10.0  # between `disconnect` with reason `warning` and `refresh_requested`
+REFRESH_SECONDS = 0.5  # between `refresh_requested` and the end of the connection
 
 
 @dataclass(eq=False)
 class Connection:
+    """`leaving`: it was told so; `ended`: nothing is sent to it any more; `dead`: nobody knows that nobody hears it."""
+
     ws: web.WebSocketResponse
     request: web.Request
     leaving: bool = False
+    ended: bool = False
+    dead: bool = False
     waiting: dict[str, asyncio.Future[Json]] = field(default_factory=dict)
 
 
 class SocketMode:
-    """The transport to apps that called apps.connections.open."""
+    """The transport to apps that called apps.connections.open.
+
+    Slack tells nowhere whether it still delivers into a connection that it has told to leave. Here it does, in turn
+    with the others, until shortly before it ends it: who does not read an old one to its end loses deliveries.
+    """
 
     def __init__(self) -> None:
         self.tickets: set[str] = set()
         self.connections: list[Connection] = []
         self._turn = 0
-        self._closing: set[asyncio.Future[bool]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def open(self) -> str:
         """A new single-use ticket; SlackError `too_many_websockets` at ten connections."""
@@ -54,7 +63,8 @@ class SocketMode:
         acked: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         connection.waiting[envelope["envelope_id"]] = acked
         try:
-            await connection.ws.send_str(json.dumps(envelope))
+            if not connection.dead:
+                await connection.ws.send_str(json.dumps(envelope))
             return await acked
         except ConnectionError:
             raise Unreachable from None
@@ -62,8 +72,7 @@ class SocketMode:
             connection.waiting.pop(envelope["envelope_id"], None)
 
     def _next(self) -> Connection:
-        # One that was told to leave is used only while there is no other.
-        usable = [c for c in self.connections if not c.leaving] or self.connections
+        usable = [connection for connection in self.connections if not connection.ended]
         if not usable:
             raise Unreachable
         self._turn += 1
@@ -110,23 +119,46 @@ class SocketMode:
         if acked and not acked.done():
             acked.set_result(body.get("payload") or {})
 
-    async def disconnect(self, reason: str) -> None:
-        """End every connection: after notice (`warning`, `refresh_requested`), or `hard`, with none."""
-        for connection in list(self.connections):
+    async def disconnect(self, reason: str, seconds: float = WARNING_SECONDS) -> None:
+        """End every connection, or those of them that stay so far.
+
+        After notice, `refresh_requested`, or `warning` and that after so many `seconds`; with none, `hard`; or so that
+        neither side knows, as behind a router that forgot it: `half_open`.
+        """
+        for connection in [one for one in self.connections if not one.leaving]:
             if reason == "hard":
                 self.connections.remove(connection)
                 if connection.request.transport:
                     connection.request.transport.abort()
-                continue
-            connection.leaving = True
-            await connection.ws.send_json({"type": "disconnect", "reason": reason, "debug_info": {"host": "local"}})
-            seconds = WARNING_SECONDS if reason == "warning" else REFRESH_SECONDS
-            asyncio.get_running_loop().call_later(seconds, self._end, connection)
+            elif reason == "half_open":
+                connection.dead = True
+                if isinstance(connection.request.transport, asyncio.ReadTransport):
+                    connection.request.transport.pause_reading()
+            else:
+                connection.leaving = True
+                task = asyncio.create_task(self._end(connection, reason, seconds))
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
 
-    def _end(self, connection: Connection) -> None:
-        closing = asyncio.ensure_future(connection.ws.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+    async def _end(self, connection: Connection, reason: str, seconds: float) -> None:
+        with suppress(ConnectionError):
+            if reason == "warning":
+                await self._tell(connection, "warning")
+                await asyncio.sleep(seconds)
+            await self._tell(connection, "refresh_requested")
+            await asyncio.sleep(REFRESH_SECONDS)
+        connection.ended = True
+        # What was delivered by it is acknowledged by it.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ACK_SECONDS):
+                while connection.waiting:
+                    await asyncio.sleep(0.01)
+        await connection.ws.close()
+
+    async def _tell(self, connection: Connection, reason: str) -> None:
+        await connection.ws.send_json({"type": "disconnect", "reason": reason, "debug_info": {"host": "local"}})
 
     async def close(self) -> None:
+        for task in self._leaving:
+            task.cancel()
         await asyncio.gather(*(connection.ws.close() for connection in self.connections))

@@ -6,12 +6,14 @@ Not collected by `make test`: seconds are figures here, never assertions there.
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import math
 import os
 import re
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,8 @@ LIMITS = {
     "live_ratio": 1.7,
     "ack_p99_ms": 300,
     "acks_missed": 0,
+    "deaf_s": 1.0,
+    "deaf_lost": 0,
     "list_1000_s": 1.0,
     "list_1000_lxd_requests": 1,
     "digest_1000_s": 3.0,
@@ -109,6 +113,39 @@ def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dic
     figures["ack_p50_ms"] = round(statistics.median(answered), 1)
     figures["ack_p99_ms"] = round(answered[int(len(answered) * 0.99) - 1], 1)
     figures["acks_missed"] = 1000 - len(answered)
+
+
+def test_refreshes_of_the_connection_leave_it_not_deaf(
+    simulated: tuple[WorkspaceServer, BotProcess], figures: dict[str, Any]
+) -> None:
+    """A command every 50 ms while Slack renews the connection 20 times, by turns at once and with its warning ahead."""
+    workspace, bot = simulated
+    bot.start()
+    over = threading.Event()
+    acknowledged, lost = [time.monotonic()], []
+
+    def ask() -> None:
+        answer = workspace.command("account-manager", CHANNEL, "/mautic help")
+        (acknowledged if answer["ok"] else lost).append(time.monotonic())
+
+    def talk(people: ThreadPoolExecutor) -> None:
+        while not over.wait(0.05):
+            people.submit(ask)
+
+    with ThreadPoolExecutor(50) as people:
+        talking = threading.Thread(target=talk, args=(people,))
+        talking.start()
+        for number in range(20):
+            time.sleep(0.3)
+            reason = ("refresh_requested", "warning")[number % 2]
+            workspace.faults(disconnect=reason, warning_seconds=1)
+            eventually(lambda: workspace.faults()["connections"] == 1)
+        time.sleep(0.3)
+        over.set()
+        talking.join()
+    moments = sorted(acknowledged)
+    figures["deaf_s"] = round(max(after - before for before, after in itertools.pairwise(moments)), 2)
+    figures["deaf_lost"] = len(lost)
 
 
 def a_thousand(folder: Path) -> Bench:

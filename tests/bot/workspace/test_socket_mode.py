@@ -1,8 +1,11 @@
 """Connections: told to leave, cut, several at once."""
 
+from __future__ import annotations
+
 import asyncio
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,10 @@ import aiohttp
 import pytest
 from slack_bolt import Ack, App
 from slack_sdk.errors import SlackApiError
-from slack_sdk.socket_mode.websocket_client import SocketModeClient
 
 from bot.listeners import SocketMode
 from tests.support.bot import settings_in
-from tests.support.workspace import APP_TOKEN, Workspace, eventually
+from tests.support.workspace import APP_TOKEN, Workspace, WorkspaceServer, eventually
 
 Connect = Callable[[], Any]
 
@@ -33,23 +35,115 @@ def _answered(workspace: Workspace) -> bool:
     return bool(workspace.command("operator", "ops", "/mautic list")["ok"])
 
 
-def test_the_bot_takes_its_leave_at_once(app: App, workspace: Workspace, tmp_path: Path) -> None:
-    """It may wait a ping interval of 10 s for a socket that it closed itself, and be killed before it has drained."""
-    for _ in range(3):
-        mode = SocketMode(app, replace(settings_in(tmp_path).slack, app_token=APP_TOKEN))
-        mode.connect()
-        began = time.monotonic()
-        mode.close()
-        assert time.monotonic() - began < 8
+@pytest.fixture
+def bot(app: App, workspace: WorkspaceServer, tmp_path: Path) -> Iterator[SocketMode]:
+    """The bot's own Socket Mode, connected, over an app that answers every command."""
+    app.command("/mautic")(lambda ack: ack())
+    mode = SocketMode(app, replace(settings_in(tmp_path).slack, app_token=APP_TOKEN))
+    mode.connect()
+    yield mode
+    mode.close()
 
 
-def test_the_bot_opens_one_connection(
-    app: App, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+class Talk:
+    """Commands without a pause, from several people, while something happens; `lost` are those that failed."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.acknowledged = 0
+        self.lost: list[dict[str, Any]] = []
+        self._over = threading.Event()
+        self._people = [threading.Thread(target=self._ask) for _ in range(3)]
+
+    def _ask(self) -> None:
+        while not self._over.wait(0.02):
+            seen = self.workspace.command("operator", "ops", "/mautic list")
+            if seen["ok"]:
+                self.acknowledged += 1
+            else:
+                self.lost.append(seen)
+
+    def __enter__(self) -> Talk:
+        for one in self._people:
+            one.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for one in self._people:
+            one.join()
+
+
+def test_no_command_is_lost_over_refreshes(bot: SocketMode, workspace: Workspace) -> None:
+    with Talk(workspace) as talk:
+        for reason in ("refresh_requested", "warning", "refresh_requested", "warning"):
+            workspace.faults(disconnect=reason, warning_seconds=0.3)
+            before = talk.acknowledged
+            eventually(lambda: workspace.faults()["connections"] == 1)
+            eventually(lambda before=before: talk.acknowledged > before + 5)  # type: ignore[misc]
+    assert talk.lost == []
+
+
+def test_warnings_one_upon_the_other_open_no_more_connections_than_slack_takes(
+    bot: SocketMode, workspace: Workspace
 ) -> None:
+    for _ in range(9):
+        workspace.faults(disconnect="warning", warning_seconds=20)
+        eventually(lambda: _answered(workspace))
+    assert workspace.faults()["connections"] < 10
+    workspace.faults(disconnect="hard")
+    eventually(lambda: _answered(workspace), 60)
+
+
+@pytest.mark.parametrize("fault", ["hard", "half_open"])
+def test_the_bot_comes_back_when_its_connection_dies_without_a_word(
+    bot: SocketMode, workspace: Workspace, fault: str
+) -> None:
+    workspace.faults(disconnect=fault)
+    eventually(lambda: _answered(workspace), 60)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"fail": {"method": "apps.connections.open", "error": "internal_error", "count": 2}},
+        {"rate_limit": {"method": "apps.connections.open", "count": 2, "retry_after": 1}},
+        {"api_down": 2},
+    ],
+)
+def test_the_bot_comes_back_when_slack_gives_it_no_connection_for_a_while(
+    bot: SocketMode, workspace: Workspace, trouble: dict[str, Any]
+) -> None:
+    workspace.faults(disconnect="hard", **trouble)
+    eventually(lambda: _answered(workspace), 60)
+
+
+def test_while_slack_gives_no_other_connection_the_old_one_is_read_to_its_end(
+    bot: SocketMode, workspace: Workspace
+) -> None:
+    workspace.faults(fail={"method": "apps.connections.open", "error": "internal_error", "count": 2})
+    with Talk(workspace) as talk:
+        workspace.faults(disconnect="warning", warning_seconds=4)
+        eventually(lambda: workspace.faults()["connections"] == 2, 60)
+        eventually(lambda: workspace.faults()["connections"] == 1, 60)
+    assert talk.lost == []
+
+
+def test_the_bot_takes_its_leave_at_once(bot: SocketMode, workspace: Workspace) -> None:
+    """It would be killed before it has drained; what is in hand is acknowledged before."""
+    with Talk(workspace) as talk:
+        eventually(lambda: talk.acknowledged > 5)
+        began = time.monotonic()
+        bot.close()
+        assert time.monotonic() - began < 8
+    assert not bot._links
+
+
+def test_the_bot_opens_one_connection(app: App, tmp_path: Path, workspace: Workspace) -> None:
     """Slack lets an app open few in a minute, and would deliver into one that is about to be closed."""
     opened: list[str] = []
-    real = SocketModeClient.issue_new_wss_url
-    monkeypatch.setattr(SocketModeClient, "issue_new_wss_url", lambda client: opened.append(real(client)) or opened[-1])
+    real = app.client.apps_connections_open
+    app.client.apps_connections_open = lambda **given: opened.append("") or real(**given)  # type: ignore[method-assign]
     mode = SocketMode(app, replace(settings_in(tmp_path).slack, app_token=APP_TOKEN))
     mode.connect()
     mode.close()
