@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from bot import audit
 from bot.messages import clip, line
 from bot.operations import SYSTEM, Operation, Operations, TenantBusy
-from bot.plan import Refused
+from bot.plan import NoRoom, Refused
 from bot.settings import Policy, Settings
 
 Verdict = Literal["approve", "deny"]
@@ -41,6 +43,7 @@ class Approvals:
         self.operations = operations
         self.settings = settings
         self.check = check
+        self._approving = threading.Lock()
 
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
         """Raise Refused when the policy does not let this person ask for the command."""
@@ -83,8 +86,15 @@ class Approvals:
             )
         # The bot's own snapshots go on while a request waits.
         self.operations.wait_for_errand(operation.tenant)
+        # What takes memory is approved one after the other: the next is to see what this one was promised.
+        with self._approving if operation.plan.get("demand") else nullcontext():
+            return self._approve(operation, actor, reason, via, policy)
+
+    def _approve(self, operation: Operation, actor: Actor, reason: str, via: str, policy: Policy) -> Operation:
         try:
             fingerprint = self.check(operation)
+        except NoRoom as error:
+            raise NoRoom(f"{error} Operation {operation.id} goes on waiting for its approval.") from error
         except Refused as error:
             self._drifted(operation, actor, str(error))
         if fingerprint != operation.fingerprint:
@@ -92,7 +102,7 @@ class Approvals:
         try:
             return self._write(operation, actor, "approve", reason, via, policy)
         except sqlite3.IntegrityError as error:
-            self.operations.refuse_if_busy(operation.tenant, but=number)
+            self.operations.refuse_if_busy(operation.tenant, but=operation.id)
             raise TenantBusy(f"The bot is at work on `{operation.tenant}`; try again in a moment.") from error
 
     def _drifted(self, operation: Operation, actor: Actor, why: str) -> NoReturn:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
-from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Snapshot
+from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
 from bot.tenants import ROLES, Role, Tenant, stamp
 
 T = TypeVar("T")
+FRESH = 3.0
+"""Seconds for which what a host told of its memory is good: whoever judges by it counts what was begun meanwhile."""
+
+FEW = 8
+"""Instances that are asked one by one."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         kept_until=int(facts["kept-until"] or 0),
         double=facts["double"] == "1",
         member=instance.location,
+        started=instance.started,
     )
 
 
@@ -126,6 +133,9 @@ class Fleet:
         self._lock = threading.Lock()
         self._hosts: dict[tuple[str, str], Host] = {}
         self._members: dict[str, tuple[str, ...]] = {}
+        self._resources: dict[str, tuple[float, Resources]] = {}
+        self._memory: dict[str, dict[str, tuple[float, int]]] = {}
+        self.fresh = FRESH
 
     # -- hosts --------------------------------------------------------------------------------------------------
 
@@ -178,6 +188,25 @@ class Fleet:
                 lxd = self.servers[server].at(member) if member else self.servers[server]
                 self._hosts[server, member] = Host(member or server, server, lxd, Mautic(lxd))
             return self._hosts[server, member]
+
+    def resources(self, host: Host) -> Resources:
+        """Return the memory and load of a host, as it told some seconds ago at most."""
+        at, found = self._resources.get(host.name, (0.0, None))
+        if found is None or time.monotonic() - at >= self.fresh:
+            found = host.lxd.resources()
+            self._resources[host.name] = time.monotonic(), found
+        return found
+
+    def memory(self, host: Host, instances: Sequence[str]) -> dict[str, int]:
+        """Return the bytes that running instances of a host hold, with their cached files, some seconds old at most."""
+        known = self._memory.setdefault(host.name, {})
+        old = [name for name in instances if time.monotonic() - known.get(name, (0.0, 0))[0] >= self.fresh]
+        if old:
+            # One request for all takes as long as one for each of them.
+            told = host.lxd.states() if len(old) > FEW else {name: host.lxd.state(name) for name in old}
+            at = time.monotonic()
+            known |= {name: (at, told[name].memory) for name in old if name in told}
+        return {name: known[name][1] for name in instances if name in known}
 
     # -- tenants ------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,10 @@ class PoolFull(LxdError):
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance as LXD lists it. `devices` are its own, not its profiles'. `created` is epoch seconds."""
+    """An instance as LXD lists it. `devices` are its own, not its profiles'.
+
+    `created`, and `started` (its last start, 0: never), are epoch seconds.
+    """
 
     name: str
     status: str
@@ -45,6 +48,7 @@ class Instance:
     profiles: tuple[str, ...] = ()
     location: str = ""
     created: int = 0
+    started: int = 0
 
     @property
     def running(self) -> bool:
@@ -54,13 +58,17 @@ class Instance:
 
 @dataclass(frozen=True)
 class InstanceState:
-    """A moment of an instance: bytes, nanoseconds of CPU since its start, and its global IPv4 on eth0 (or "")."""
+    """A moment of an instance: bytes, nanoseconds of CPU since its start, and its global IPv4 on eth0 (or "").
+
+    `memory` is what its control group holds: with its files in the cache, unlike what the tool inside tells.
+    """
 
     status: str
     address: str = ""
     disk: int = 0
     cpu: int = 0
     processes: int = 0
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,29 @@ class PoolSpace:
 
     used: int
     total: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a host has, as LXD tells: bytes of memory, cores, and the load average of the last minute (None: not told).
+
+    `seconds` is how long the server took to answer.
+
+    `used` is neither free nor cache: LXD subtracts free pages, buffers and cached files from the installed memory. So
+    `available` may be off by some hundred megabytes from the kernel's own MemAvailable: higher, as it has what the
+    kernel keeps for itself and files in memory (tmpfs), or lower, as it lacks caches of the kernel's that can be freed.
+    """
+
+    total: int
+    used: int
+    cores: int
+    load: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def available(self) -> int:
+        """Bytes that can be had without taking any away."""
+        return self.total - self.used
 
 
 @dataclass(frozen=True)
@@ -288,6 +319,9 @@ class Lxd(Protocol):
 
     def pool(self) -> PoolSpace:
         """Return the room of the pool that tenants stand on."""
+
+    def resources(self) -> Resources:
+        """Return the memory and load of the server's machine, or of the member that this door is `at`."""
 
     def import_image(self, path: str, alias: str, properties: Mapping[str, str]) -> str:
         """Import a unified image tarball from a local file; return its fingerprint (the same for the same content)."""

@@ -25,6 +25,7 @@ from bot.lxd import (
     Member,
     NotFound,
     PoolSpace,
+    Resources,
     Server,
     Snapshot,
     Whole,
@@ -124,6 +125,19 @@ class LxdGateway:
         path = f"storage-pools/{self._pool}/resources"
         found = self._lxd.get(path, f"measure the pool `{self._pool}`", self._there(), project=False)
         return PoolSpace(used=found["space"]["used"], total=found["space"]["total"])
+
+    def resources(self) -> Resources:
+        """See `Lxd.resources`. Servers older than the extension `resources_load` tell no load."""
+        began = time.monotonic()
+        found = self._lxd.get("resources", "measure the host's memory", self._there(), project=False)
+        memory, load = found["memory"], found.get("load") or {}
+        return Resources(
+            total=memory["total"],
+            used=memory["used"],
+            cores=found["cpu"]["total"],
+            load=load.get("Average1Min"),
+            seconds=time.monotonic() - began,
+        )
 
     # -- reading instances --------------------------------------------------------------------------------------
 
@@ -658,6 +672,7 @@ def _instance(entry: Mapping[str, Any]) -> Instance:
         profiles=tuple(entry["profiles"] or ()),
         location=_location(entry),
         created=_epoch(entry["created_at"]),
+        started=_epoch(entry.get("last_used_at")),
     )
 
 
@@ -683,6 +698,7 @@ def _state(entry: Mapping[str, Any]) -> InstanceState:
         disk=((entry.get("disk") or {}).get("root") or {}).get("usage", 0),
         cpu=(entry.get("cpu") or {}).get("usage", 0),
         processes=max(0, entry.get("processes", 0)),
+        memory=max(0, (entry.get("memory") or {}).get("usage", 0)),
     )
 
 

@@ -6,10 +6,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Refused(Exception):
     """A command that is not carried out; the text says why and what to do, in one sentence for a person."""
+
+
+class NoRoom(Refused):
+    """A host has no room for it now: it may have in an hour, so that a request need not be asked anew."""
 
 
 class UnknownWords(Refused):
@@ -35,7 +40,8 @@ class Plan:
     for as long as the world that it was made from has not changed. `facts` are shown on the card, and are part
     of the fingerprint; `remarks` are shown too, and may change from minute to minute (room, bytes). `undo` takes back
     what a failed run left, is itself safe to run again, and may say what is still to be taken back. `until_done`: the
-    labels of facts that mean nothing any more once it is done.
+    labels of facts that mean nothing any more once it is done. `demand`: what it makes run or grow on a host, as
+    `bot.capacity.Demand` is stored, or None.
     """
 
     tenant: str
@@ -48,6 +54,7 @@ class Plan:
     undo: Callable[[], str | None] | None = field(default=None, repr=False)
     remarks: Mapping[str, str] = field(default_factory=dict)
     until_done: tuple[str, ...] = ()
+    demand: Mapping[str, Any] | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of everything that was shown; a different one means a different plan."""
@@ -71,5 +78,6 @@ class Plan:
                 "seconds": self.seconds,
                 "undoable": self.undo is not None,
                 "until_done": list(self.until_done),
+                "demand": self.demand and dict(self.demand),
             }
         )

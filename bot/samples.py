@@ -229,6 +229,19 @@ def latest(database: Database, now: float) -> dict[str, Sample]:
     return {row["tenant"]: Sample(**{name: row[name] for name in row.keys() if name != "cpu_time"}) for row in rows}  # noqa: SIM118
 
 
+def highest(database: Database, since: float, now: float) -> dict[str, int]:
+    """Return the most memory in bytes that each tenant used since then, by the hour and at the last look."""
+    rows = database.read(
+        "SELECT tenant, max(memory_max) AS most FROM tenant_samples"
+        " WHERE (span = 3600 AND at BETWEEN ?1 AND ?2 OR span = 0"
+        " AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0 AND at <= ?2))"
+        " AND memory_max IS NOT NULL GROUP BY tenant",
+        int(since) // HOUR * HOUR,
+        now,
+    )
+    return {row["tenant"]: row["most"] for row in rows}
+
+
 def looked_at(database: Database, now: float) -> dict[str, int]:
     """Return when each tenant was looked at last, of those that were in the last two days."""
     rows = database.read(

@@ -168,6 +168,22 @@ class HealthSettings:
 
 
 @dataclass(frozen=True)
+class CapacitySettings:
+    """How many tenants a host carries; `reserve` in percent of its memory, or an LXD size."""
+
+    reserve: Annotated[
+        str, text("a share of a host's memory, such as `10%`, or a size, such as `4GiB`", r"\d{1,2}%|\d+([kKMGT]i?B)?")
+    ]
+    overcommit: Annotated[float, number(0, 1000)]
+    tenants: Count
+    expected: Annotated[int, whole(1, 100)]
+    starts: Annotated[int, whole(1, 64)]
+    start_delay: Annotated[int, whole(0, 600)]
+    load: Annotated[float, number(0, 1000)]
+    slow: Annotated[float, number(0, 600)]
+
+
+@dataclass(frozen=True)
 class DigestSettings:
     hour: Annotated[int, whole(0, 23)]
 
@@ -221,6 +237,7 @@ class Settings:
     retention: RetentionSettings
     snapshots: SnapshotSettings
     health: HealthSettings
+    capacity: CapacitySettings
     digest: DigestSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]

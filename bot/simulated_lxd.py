@@ -28,6 +28,7 @@ from bot.lxd import (
     NotFound,
     PoolFull,
     PoolSpace,
+    Resources,
     Server,
     Snapshot,
     Whole,
@@ -39,6 +40,12 @@ from bot.simulated_tenant import run_mautic_ctl
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
 """What a copy-on-write clone owns at first."""
+TENANT_BYTES = 390 * MIB
+"""What a running instance takes of its host's memory: so much it was of real tenants, some 200 of which they see."""
+HOST_BYTES = 1024 * MIB
+"""What a host needs for itself."""
+START_SECONDS = 0.3
+"""What a start takes: after a boot LXD starts one after the other."""
 _FULL = "LXD could not {}: the storage pool (or the disk's limit) is full."
 _MEMBER_SAYS = {False: "Fully operational", True: "No heartbeat for 30s"}
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
@@ -73,6 +80,7 @@ class _Machine(msgspec.Struct):
     bytes: int
     location: str = ""
     address: str = ""
+    started: int = 0
     files: dict[str, _File] = {}
     snapshots: list[_Snapshot] = []
 
@@ -93,6 +101,8 @@ class _World(msgspec.Struct):
     machines: dict[str, _Machine] = {}
     images: dict[str, _Image] = {}
     aliases: dict[str, str] = {}
+    memory: int = 512 * 1024 * MIB
+    cores: int = 64
 
 
 class SimulatedLxd:
@@ -103,10 +113,15 @@ class SimulatedLxd:
         clock: epoch seconds.
         execute: answers commands inside instances; the default knows `mautic-ctl` and ends all else with 0.
         pool_bytes: size of the pool until `ensure_project` gives another.
+        memory: bytes of each host, which its running instances fill. One start too many, and LXD is killed: it answers
+            no more until `reboot`, and `killed` counts it.
+        cores: of each host.
         state: a JSON file that everything is kept in over restarts.
 
     For tests: `calls` counts the calls by method; `latency` is the seconds that every call takes, or that one
-    method takes (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise.
+    method takes (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise;
+    `memory_of` tells the bytes of memory that a running instance of a name takes, `load` is each host's (None, as of
+    LXD 5.0: it tells none).
     """
 
     member = ""
@@ -119,6 +134,8 @@ class SimulatedLxd:
         clock: Callable[[], float] = time.time,
         execute: Execute | None = None,
         pool_bytes: int = 30 * 1024 * MIB,
+        memory: int = 512 * 1024 * MIB,
+        cores: int = 64,
         state: Path | None = None,
     ) -> None:
         self.calls: Counter[str] = Counter()
@@ -129,7 +146,11 @@ class SimulatedLxd:
         self._state = state
         self._lock = threading.RLock()
         self._faults: list[tuple[str, Exception, bool]] = []
-        self._world = _World(pool_bytes=pool_bytes, members=sorted(members))
+        self.memory_of: Callable[[str], int] = lambda _: TENANT_BYTES
+        self.load: float | None = None
+        self.killed = 0
+        self._down = False
+        self._world = _World(pool_bytes=pool_bytes, members=sorted(members), memory=memory, cores=cores)
         if state is not None and state.exists():
             self._world = msgspec.json.decode(state.read_bytes(), type=_World)
 
@@ -147,6 +168,59 @@ class SimulatedLxd:
             others = [name for name in self._world.offline if name != member]
             self._world.offline = others if online else [*others, member]
 
+    def reboot(self) -> list[tuple[float, str]]:
+        """Start a host anew, and LXD its instances as it does; return each one's second since then, and its name.
+
+        One after the other, by `boot.autostart.priority`, and after each it waits for `boot.autostart.delay` seconds.
+        """
+        with self._lock:
+            self._down = False
+            started: list[tuple[float, str]] = []
+            for machine in self._world.machines.values():
+                machine.status = "Stopped"
+            wanted = [one for one in self._world.machines.values() if one.config.get("boot.autostart") == "true"]
+            at = 0.0
+            for machine in sorted(
+                wanted, key=lambda one: (-int(one.config.get("boot.autostart.priority") or 0), one.name)
+            ):
+                at += START_SECONDS
+                self._boot(self._world, machine, int(self._clock() + at))
+                started.append((at, machine.name))
+                at += float(machine.config.get("boot.autostart.delay") or 0)
+            return started
+
+    def _boot(self, world: _World, machine: _Machine, at: int) -> None:
+        """Let one run, if there is memory for it; else the kernel takes LXD's."""
+        machine.address = machine.address or _free_address(world, machine)
+        if machine.status != "Running":
+            machine.started = at
+        machine.status = "Running"
+        if self._used(world, machine.location) > world.memory:
+            machine.status = "Stopped"
+            self._down = True
+            self.killed += 1
+            raise LxdUnavailable("LXD does not answer: connection refused.")
+
+    def _used(self, world: _World, member: str) -> int:
+        """Bytes of memory in use on a host."""
+        return HOST_BYTES + sum(
+            self.memory_of(machine.name)
+            for machine in world.machines.values()
+            if machine.status == "Running" and machine.location == member
+        )
+
+    def _state_of(self, machine: _Machine) -> InstanceState:
+        if machine.status != "Running":
+            return InstanceState(status=machine.status, disk=machine.bytes)
+        return InstanceState(
+            status=machine.status,
+            address=machine.address,
+            disk=machine.bytes,
+            cpu=10**9,
+            processes=30,
+            memory=self.memory_of(machine.name),
+        )
+
     def _delay(self, method: str) -> float:
         return self.latency if isinstance(self.latency, (int, float)) else self.latency.get(method, 0.0)
 
@@ -160,6 +234,8 @@ class SimulatedLxd:
             time.sleep(delay)
         with self._lock:
             self.calls[method] += 1
+            if self._down:
+                raise LxdUnavailable("LXD does not answer: connection refused.")
             fault = next((fault for fault in self._faults if fault[0] == method), None)
             if fault is not None:
                 self._faults.remove(fault)
@@ -203,6 +279,15 @@ class SimulatedLxd:
         with self._call("pool") as world:
             return PoolSpace(used=_used(world, self.member), total=world.pool_bytes)
 
+    def resources(self) -> Resources:
+        """See `Lxd.resources`. Without a member, of a cluster the first one's, as the one that was asked."""
+        with self._call("resources") as world:
+            member = self.member or next(iter(world.members), "")
+            if member in world.offline:
+                raise LxdUnavailable(f"LXD could not measure the host's memory now: {member} is offline.")
+            used, took = self._used(world, member), self._delay("resources")
+            return Resources(world.memory, used, world.cores, self.load, took)
+
     def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
         """See `Lxd.ensure_project`."""
         edge_address(subnet)
@@ -225,18 +310,18 @@ class SimulatedLxd:
     def states(self) -> dict[str, InstanceState]:
         """See `Lxd.states`."""
         with self._call("states") as world:
-            return {name: _state(machine) for name, machine in world.machines.items()}
+            return {name: self._state_of(machine) for name, machine in world.machines.items()}
 
     def state(self, name: str) -> InstanceState:
         """See `Lxd.state`."""
         with self._call("state", name) as world:
-            return _state(_find(world, name, f"read the state of `{name}`"))
+            return self._state_of(_find(world, name, f"read the state of `{name}`"))
 
     def survey(self) -> list[Whole]:
         """See `Lxd.survey`."""
         with self._call("survey") as world:
             return [
-                Whole(_instance(world, machine), _state(machine), tuple(map(_snapshot, machine.snapshots)))
+                Whole(_instance(world, machine), self._state_of(machine), tuple(map(_snapshot, machine.snapshots)))
                 for _, machine in sorted(world.machines.items())
             ]
 
@@ -349,9 +434,7 @@ class SimulatedLxd:
     def start(self, name: str) -> None:
         """See `Lxd.start`."""
         with self._call("start", name) as world:
-            machine = _find(world, name, f"start `{name}`")
-            machine.address = machine.address or _free_address(world, machine)
-            machine.status = "Running"
+            self._boot(world, _find(world, name, f"start `{name}`"), int(self._clock()))
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
@@ -362,7 +445,9 @@ class SimulatedLxd:
         """See `Lxd.restart`."""
         doing = f"restart `{name}`"
         with self._call("restart", name) as world:
-            _running(_find(world, name, doing), doing)
+            machine = _find(world, name, doing)
+            _running(machine, doing)
+            machine.started = int(self._clock())
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
@@ -564,23 +649,12 @@ def _instance(world: _World, machine: _Machine) -> Instance:
         profiles=tuple(machine.profiles),
         location=machine.location,
         created=machine.created,
+        started=machine.started,
     )
 
 
 def _snapshot(found: _Snapshot) -> Snapshot:
     return Snapshot(name=found.name, created=found.created, config=dict(found.config), size=MIB)
-
-
-def _state(machine: _Machine) -> InstanceState:
-    if machine.status != "Running":
-        return InstanceState(status=machine.status, disk=machine.bytes)
-    return InstanceState(
-        status=machine.status,
-        address=machine.address,
-        disk=machine.bytes,
-        cpu=10**9,
-        processes=30,
-    )
 
 
 def _find(world: _World, name: str, doing: str) -> _Machine:

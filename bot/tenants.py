@@ -130,7 +130,8 @@ class PlanSize:
 
 @dataclass(frozen=True)
 class Tenant:
-    """One client's Mautic, as its instance tells. `created`, `archived` and `kept_until` are epoch seconds, 0: never.
+    """One client's Mautic, as its instance tells. `created`, `archived`, `kept_until` and `started` (its
+    container's last start) are epoch seconds, 0: never.
 
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
@@ -156,6 +157,7 @@ class Tenant:
     kept_until: int = 0
     double: bool = False
     member: str = ""
+    started: int = 0
 
     @property
     def standing(self) -> str:

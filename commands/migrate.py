@@ -7,7 +7,7 @@ from contextlib import suppress
 from bot.fleet import Host
 from bot.lxd import AlreadyExists, LxdUnavailable
 from bot.messages import kept_for, size
-from bot.placement import LEAST
+from bot.placement import LEAST, admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, patiently
@@ -32,6 +32,8 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     if old.status != "Running" and old.state == "live" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
     move = _Move(context, old, target)
+    demand = demand_of(context, old, target, move.heir.name, tenants=1)
+    memory = admit(context, target, demand, f"`{tenant}` cannot move to")
     days = context.settings.retention.former_days
     return Plan(
         tenant=tenant,
@@ -45,7 +47,8 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
         },
         until_done=("If it fails",),
         # Looked at again by the first step: once it goes on, the target need not answer for there to be a plan.
-        remarks={} if context.operation else _room(source, target, old) | {"Expected downtime": DOWNTIME},
+        remarks={} if context.operation else _room(source, target, old) | memory | {"Expected downtime": DOWNTIME},
+        demand=demand.stored(),
         steps=(
             Step("Check the target", move.check),
             Step("Copy it while it runs", move.copy),

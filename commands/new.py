@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 
+from bot.capacity import Demand
 from bot.fleet import Host
 from bot.forms import shown_domain
-from bot.lxd import Instance, NotFound, edge_address
+from bot.lxd import Instance, NotFound, edge_address, size_bytes
 from bot.messages import Modal, modal, select_input, text_input
-from bot.placement import placement, room
+from bot.placement import admit, placement, room_on, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.steps import remove, see_login_page, wait_for_address
@@ -54,12 +56,21 @@ def new(
         _refuse_under_ours(context, everything, tenant, domain)
     blueprint = context.fleet.blueprint(version)
     place = context.fleet.host(host) if host else None
+    demand = Demand(
+        place.name if place else "",
+        instance=tenant,
+        memory=use(context, everything).expected(plan),
+        plan=size_bytes(size.memory),
+        tenants=1,
+    )
     why: dict[str, str] = {}
     if place is None:
-        place, most = placement(context.fleet)
+        place, most = placement(context, demand)
+        demand = replace(demand, host=place.name)
         why = {"Why there": most}
     elif not context.begun:
-        why = {"Room": room(place)}
+        why = {"Room": room_on(place)}
+    why |= admit(context, place, demand, f"`{tenant}` finds no room on")
     make = _New(context, place, tenant, domain, plan, size, blueprint, note)
     if shown_domain(domain) != domain:
         why = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} | why
@@ -83,6 +94,7 @@ def new(
         summary=f"Make the tenant {tenant}",
         facts=facts | ({"Note": note} if note else {}),
         remarks=why,
+        demand=demand.stored(),
         steps=(
             *bring,
             Step("Clone the blueprint", make.clone),

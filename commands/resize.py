@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from bot.capacity import Demand
 from bot.lxd import size_bytes
 from bot.messages import size as in_words
+from bot.placement import admit, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.settings import Settings
@@ -31,6 +33,12 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     used = host.lxd.state(found.instance).disk
     if used > 0.9 * size_bytes(size.disk) and not context.begun:
         raise Refused(f"`{tenant}` uses {in_words(used)} of disk, too much for {plan}'s {size.disk}.")
+    demand, room = None, dict[str, str]()
+    if had and not smaller and found.status == "Running":
+        uses = use(context)
+        grows = max(0, uses.expected(plan, tenant) - uses.expected(before, tenant))
+        demand = Demand(host.name, memory=grows, plan=size_bytes(size.memory) - size_bytes(had.memory))
+        room = admit(context, host, demand, f"`{tenant}` cannot grow on")
 
     def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
         # All at once: where the disk is full LXD takes nothing that does not enlarge it.
@@ -69,7 +77,8 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
         arguments={"tenant": tenant, "plan": plan},
         summary=f"Give the tenant {tenant} the plan {plan}",
         facts={"Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk"},
-        remarks={"Before": before} if before else {},
+        remarks=({"Before": before} if before else {}) | room,
+        demand=demand.stored() if demand else None,
         steps=(Step("Set the container's limits", limits), Step("Set the sizes inside", inside)),
         reversible="can be undone with `resize` to the plan before",
         seconds=3,

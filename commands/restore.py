@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
 from bot.messages import kept_for
+from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import DAY, ours, take
@@ -35,6 +36,9 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
     rests = old.role == "tenant" and old.stopped and old.status != "Running"
     heir = Succession(context, old, host, "restore", rests=rests)
     plan = context.settings.plans.get(old.plan)
+    # Both run for a while.
+    demand = demand_of(context, old, host, heir.name, beside=not rests)
+    room = admit(context, host, demand, f"The old state of `{tenant}` cannot start beside the present one on")
 
     def beside() -> str:
         """Both at once: the one reads what the other leaves alone, and somebody waits for it."""
@@ -71,7 +75,8 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
         until_done=("If it fails", "Runs"),
-        remarks={} if context.operation else _loss(context, host, old, chosen) | _left(context, host, old),
+        remarks={} if context.operation else _loss(context, host, old, chosen) | _left(context, host, old) | room,
+        demand=demand.stored(),
         steps=(
             Step("Take a snapshot of now, and start the old state beside it, closed", beside),
             Step("Put it in place", change),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, see_login_page, wait_for_address
@@ -15,6 +16,10 @@ def resume(context: Context, tenant: TenantArgument) -> Plan:
     host = context.fleet.of(found)
     if found.state != "suspended" and not context.operation:
         raise Refused(f"`{tenant}` is not suspended; `/mautic status {tenant}` looks at it.")
+    demand, remarks = None, dict[str, str]()
+    if found.status != "Running":
+        demand = demand_of(context, found, host, found.instance)
+        remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
 
     def open_() -> None:
         host.lxd.start(found.instance)
@@ -35,6 +40,8 @@ def resume(context: Context, tenant: TenantArgument) -> Plan:
         arguments={"tenant": tenant},
         summary=f"Resume the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} is open again"},
+        remarks=remarks,
+        demand=demand.stored() if demand else None,
         steps=(
             Step("Start crons and workers", open_),
             Step("Route its domain", route),

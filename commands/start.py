@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, see_login_page, wait_for_address
@@ -19,6 +20,8 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
         _refuse_beside_an_heir(context, tenant)
     elif found.status == "Running" and not context.operation:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
+    demand = demand_of(context, found, context.fleet.of(found), found.instance)
+    remarks = admit(context, context.fleet.of(found), demand, f"`{tenant}` cannot be started on")
 
     def boot() -> None:
         if found.stopped:
@@ -47,6 +50,8 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
         arguments={"tenant": tenant},
         summary=f"Start the tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
+        remarks=remarks,
+        demand=demand.stored(),
         steps=(Step("Start the container", boot), Step(PROBE, route)),
         reversible="can be undone with `stop`",
         seconds=5,

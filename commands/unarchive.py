@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bot.fleet import only
 from bot.lxd import NotFound
+from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_another, see_login_page, wait_for_address
@@ -35,6 +38,11 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
     # As it was called: another container of the tenant's may have its own name.
     name = stamp(was, "was-called") or tenant
     stopped = stamp(was, "was-stopped") == "1"
+    host = context.fleet.of(found)
+    demand = demand_of(context, found, host, name, tenants=1)
+    if stopped:
+        demand = replace(demand, memory=0, plan=0)
+    room = admit(context, host, demand, f"`{tenant}` cannot be brought back on")
 
     def rename() -> None:
         if found.instance != name:
@@ -81,7 +89,8 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         arguments={"tenant": tenant},
         summary=f"Bring the tenant {tenant} back",
         facts={"Address": context.settings.edge.url(found.domain)},
-        remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"} if stopped else {},
+        remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"} if stopped else room,
+        demand=demand.stored(),
         steps=(
             Step("Take it out of the archive", rename),
             Step("Start the container", start),

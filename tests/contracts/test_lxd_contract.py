@@ -383,6 +383,32 @@ class TestImages:
 
 
 class TestRoom:
+    def test_the_host_tells_its_memory_and_cores(self, lxd: Lxd) -> None:
+        found = lxd.resources()
+        assert 0 < found.used < found.total
+        assert found.available == found.total - found.used
+        assert found.cores > 0
+        assert found.load is None or found.load >= 0
+        if not isinstance(lxd, SimulatedLxd):
+            told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+            kernels = int(told["MemAvailable"].split()[0]) * 1024
+            # What the kernel keeps for itself, and caches of its own, are counted otherwise.
+            assert abs(found.available - kernels) < 0.1 * found.total
+            assert found.cores == os.cpu_count()
+
+    def test_a_running_instance_tells_its_memory(self, lxd: Lxd, running: str) -> None:
+        assert lxd.state(running).memory > 0
+        assert lxd.states()[running].memory > 0
+        lxd.stop(running, force=True)
+        assert lxd.state(running).memory == 0
+
+    def test_an_instance_tells_when_it_was_started(self, lxd: Lxd, stopped: str) -> None:
+        assert lxd.instance(stopped).started == 0
+        before = int(time.time())
+        lxd.start(stopped)
+        assert before <= lxd.instance(stopped).started <= time.time()
+        assert {one.name: one.started for one in lxd.instances()}[stopped] == lxd.instance(stopped).started
+
     def test_the_pool_tells_its_room(self, lxd: Lxd, stopped: str) -> None:
         space = lxd.pool()
         assert 0 < space.used < space.total

@@ -1,0 +1,133 @@
+"""How much a host carries, for any host and any tenants; and what a full one says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.capacity import Demand, Occupant, Room, expected, reserved, room, strain
+from bot.lxd import Resources
+from bot.settings import CapacitySettings, load
+
+GIB = 1 << 30
+SETTINGS = load(environment={}).capacity
+NEW = Demand("local", "client-x", memory=GIB // 2, plan=3 * GIB, tenants=1)
+
+sizes = st.integers(0, 64 * GIB)
+hosts = st.builds(
+    lambda total, share, cores: Resources(total, total * share // 100, cores),
+    st.integers(GIB, 256 * GIB),
+    st.integers(0, 100),
+    st.integers(1, 64),
+)
+policies = st.builds(
+    lambda reserve, overcommit, tenants: replace(SETTINGS, reserve=reserve, overcommit=overcommit, tenants=tenants),
+    st.one_of(st.integers(0, 99).map("{}%".format), st.integers(0, 8).map("{}GiB".format)),
+    st.floats(0, 10),
+    st.integers(0, 100),
+)
+occupants = st.lists(st.builds(Occupant, st.text(max_size=3), st.booleans(), sizes, sizes, st.booleans()), max_size=20)
+demands = st.builds(
+    Demand, st.just("local"), st.text(max_size=3), st.integers(1, 8 * GIB), st.integers(0, 32 * GIB), st.integers(0, 1)
+)
+
+
+def on(policy: CapacitySettings, host: Resources, there: list[Occupant], coming: list[Demand]) -> Room:
+    return room("local", host, policy, there, coming)
+
+
+@given(policies, hosts, occupants, st.lists(demands, max_size=10), demands)
+def test_as_many_fit_as_are_let_in_one_after_the_other(
+    policy: CapacitySettings, host: Resources, there: list[Occupant], coming: list[Demand], demand: Demand
+) -> None:
+    fits = on(policy, host, there, coming).fits(demand)
+    if fits > 200:
+        return
+    for count in range(fits):
+        assert not on(policy, host, there, [*coming, *[demand] * count]).lacks(demand)
+    assert on(policy, host, there, [*coming, *[demand] * fits]).lacks(demand)
+
+
+@given(policies, hosts, occupants, st.lists(demands, max_size=30))
+def test_what_is_let_in_never_touches_the_reserve_or_a_limit(
+    policy: CapacitySettings, host: Resources, there: list[Occupant], asked: list[Demand]
+) -> None:
+    let_in: list[Demand] = []
+    for demand in asked:
+        if not on(policy, host, there, let_in).lacks(demand):
+            let_in.append(demand)
+    after = on(policy, host, there, let_in)
+    if let_in:
+        grown = sum(one.growth for one in there if one.runs) + sum(one.memory for one in let_in)
+        assert host.available - grown >= reserved(policy, host.total)
+    if policy.tenants and any(one.tenants for one in let_in):
+        assert after.tenants <= policy.tenants
+    if policy.overcommit and any(one.plan for one in let_in) and after.most_plans:
+        assert after.plans <= policy.overcommit * host.total
+
+
+@given(policies, hosts, occupants, st.lists(demands, max_size=10), demands, demands)
+def test_more_that_is_there_never_makes_more_fit(
+    policy: CapacitySettings,
+    host: Resources,
+    there: list[Occupant],
+    coming: list[Demand],
+    demand: Demand,
+    more: Demand,
+) -> None:
+    before = on(policy, host, there, coming).fits(demand)
+    assert on(policy, host, there, [*coming, more]).fits(demand) <= before
+    assert on(policy, replace(host, used=host.total), there, coming).fits(demand) == 0
+
+
+def test_a_refusal_says_what_is_there_and_what_would_be_needed() -> None:
+    host = Resources(total=8 * GIB, used=6 * GIB, cores=2)
+    full = on(SETTINGS, host, [Occupant("client-y", True, growth=GIB)], [])
+    said = full.lacks(NEW)
+    assert "would be needed" in said
+    assert "available, of which" in said
+    assert "promised to what is approved or was just started" in said
+    assert "kept in reserve" in said
+    roomy = on(SETTINGS, replace(host, used=GIB), [], [])
+    assert not roomy.lacks(NEW)
+    assert "left on local" in roomy.after(NEW)
+
+
+def test_limits_of_the_policy_are_named() -> None:
+    host = Resources(total=64 * GIB, used=GIB, cores=2)
+    there = [Occupant("client-y", True, plan=3 * GIB)]
+    assert "`capacity.tenants` allows 1" in on(replace(SETTINGS, tenants=1), host, there, []).lacks(NEW)
+    tight = replace(SETTINGS, overcommit=0.09)
+    assert "`capacity.overcommit` allows" in on(tight, host, there, []).lacks(NEW)
+    # One that stands still is a tenant, but takes no memory.
+    resting = [replace(there[0], runs=False)]
+    assert not on(tight, host, resting, []).lacks(NEW)
+    assert "`capacity.tenants`" in on(replace(SETTINGS, tenants=1), host, resting, []).lacks(NEW)
+
+
+def test_a_tenant_is_expected_to_use_what_its_like_do() -> None:
+    small = load(environment={}).plans["small"]
+    assert expected(SETTINGS, small) == 3 * GIB * 15 // 100
+    assert expected(SETTINGS, small, [GIB, 2 * GIB]) == 3 * GIB // 2
+    assert expected(SETTINGS, small, [1]) == 3 * GIB * 15 // 100
+
+
+@pytest.mark.parametrize(
+    ("resources", "why"),
+    [
+        (Resources(20 * GIB, 17 * GIB, 2), ""),
+        # The reserve is two: growth may take of it.
+        (Resources(20 * GIB, 18 * GIB + GIB // 2, 2), ""),
+        (Resources(20 * GIB, 19 * GIB + 1, 2), "less than half of its reserve"),
+        (Resources(20 * GIB, GIB, 2, load=16.0), ""),
+        (Resources(20 * GIB, GIB, 2, load=16.5), "its load is 16, and 16 is much for 2 cores"),
+        (Resources(20 * GIB, GIB, 2, load=None), ""),
+        (Resources(20 * GIB, GIB, 2, seconds=7.0), "its LXD took 7 s to answer"),
+    ],
+)
+def test_distress(resources: Resources, why: str) -> None:
+    assert why in strain(resources, SETTINGS)
+    assert bool(why) == bool(strain(resources, SETTINGS))

@@ -1,0 +1,252 @@
+"""A host that is full refuses: at the request, at the approval and when it would be begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bot.operations import Operation
+from bot.plan import NoRoom, Refused
+from bot.simulated_lxd import SimulatedLxd
+from schedules.health import health
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, make_bench
+
+GIB = 1 << 30
+SMALL = 3 * GIB * 15 // 100
+
+
+def host(memory: float, **more: object) -> SimulatedLxd:
+    lxd = SimulatedLxd(memory=int(memory * GIB), **more)  # type: ignore[arg-type]
+    add_blueprint(lxd)
+    return lxd
+
+
+def bench_of(folder: Path, memory: float, **environment: str) -> Bench:
+    bench = make_bench(folder, host(memory), **environment)
+    bench.context.fleet.fresh = 0
+    return bench
+
+
+def fill(bench: Bench, most: int = 100) -> None:
+    """Make tenants until one is refused; AssertionError when none is."""
+    for number in range(most):
+        try:
+            bench.done(f"new filler-{running(bench)}-{number}")
+        except NoRoom:
+            return
+    raise AssertionError(f"{most} were let in")
+
+
+def running(bench: Bench) -> int:
+    return sum(one.running for one in bench.lxd.instances())
+
+
+def test_a_hundred_that_are_asked_for_and_approved_leave_the_host_well(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, 24)
+    said: list[str] = []
+    asked: list[Operation] = []
+    for number in range(100):
+        try:
+            asked.append(bench.approve(bench.ask(f"new client-{number}")))
+        except NoRoom as error:
+            said.append(str(error))
+    bench.finish()
+    assert bench.lxd.killed == 0
+    found = bench.lxd.resources()
+    assert found.available >= 0.1 * found.total
+    assert 20 < running(bench) == len(asked) < 60
+    assert len(said) == 100 - len(asked)
+    assert "would be needed" in said[0]
+    assert {bench.context.operations.get(one.id).state for one in asked} == {"succeeded"}
+
+
+def test_what_was_approved_at_once_does_not_get_the_same_memory(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, 8)
+    asked = [bench.ask(f"new client-{number}") for number in range(30)]
+
+    def approve(operation: Operation) -> bool:
+        try:
+            bench.approve(operation)
+        except NoRoom:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as people:
+        passed = list(people.map(approve, asked))
+    # A reserve of 10 %, and what the host needs for itself.
+    fit = int((8 * 0.9 - 1) * GIB // SMALL)
+    assert sum(passed) == fit
+    bench.finish()
+    assert running(bench) == fit
+    # The others wait, and can be approved once there is room.
+    waiting = next(one for one, ok in zip(asked, passed, strict=True) if not ok)
+    assert bench.context.operations.get(waiting.id).state == "awaiting_approval"
+    bench.done("delete client-0" if passed[0] else "delete client-1", OPERATOR)
+
+
+def test_what_needs_no_approval_is_stopped_when_it_would_begin(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, 24)
+    for number in range(10):
+        bench.done(f"new client-{number}")
+        bench.done(f"stop client-{number}", OPERATOR)
+    asked = [bench.ask(f"start client-{number}", OPERATOR) for number in range(10)]
+    # Meanwhile somebody else took the host's memory.
+    bench.lxd.memory_of = lambda name: 18 * GIB if name == "client-0" else SMALL
+    bench.finish()
+    ended = [bench.context.operations.get(one.id) for one in asked]
+    assert ended[0].state == "succeeded"
+    failed = [one for one in ended if one.state == "failed"]
+    assert failed
+    assert all("cannot be started on `local`" in one.outcome for one in failed)
+    assert all(not one.begun for one in failed)
+    assert bench.lxd.killed == 0
+
+
+def _sized(bench: Bench) -> None:
+    bench.done("new client-x")
+    bench.done("snapshot client-x", OPERATOR)
+
+
+def _filled(bench: Bench) -> None:
+    """Let something else take all but the reserve."""
+    total = bench.lxd.resources().total
+    taken = bench.lxd.resources().used
+    bench.lxd.memory_of = lambda name: int(total * 0.89) - taken if name.startswith("blueprint") else SMALL
+    bench.lxd.start(bench.context.fleet.blueprint().instance)
+
+
+def _stopped(bench: Bench) -> None:
+    bench.done("stop client-x", OPERATOR)
+
+
+def _archived(bench: Bench) -> None:
+    bench.done("delete client-x", OPERATOR)
+
+
+def _suspended(bench: Bench) -> None:
+    bench.done("suspend client-x", OPERATOR)
+    bench.lxd.stop("client-x")
+
+
+def _nothing(_: Bench) -> None: ...
+
+
+FULL = {
+    "new client-y": _nothing,
+    "new client-y --host local": _nothing,
+    "start client-x": _stopped,
+    "unarchive client-x": _archived,
+    "resume client-x": _suspended,
+    "restore client-x {snapshot}": _nothing,
+    "resize client-x --plan large": _nothing,
+}
+
+
+@pytest.mark.parametrize("text", FULL)
+def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> None:
+    bench = bench_of(tmp_path, 24)
+    _sized(bench)
+    before: Callable[[Bench], None] = FULL[text]
+    before(bench)
+    instance = bench.lxd.instances()[-1].name
+    text = text.format(snapshot=bench.lxd.snapshots(instance)[0].name if "{" in text else "")
+    asked = bench.ask(text, OPERATOR)
+    if "client-y" in text or "resume" not in text:
+        assert "left on local" in str(asked.plan["remarks"])
+    _filled(bench)
+    with pytest.raises(NoRoom, match=r"of memory would be needed, and .* are available"):
+        bench.answer(text.replace("client-y", "client-z"), OPERATOR)
+    if asked.state == "awaiting_approval":
+        with pytest.raises(NoRoom, match="goes on waiting for its approval"):
+            bench.approve(asked, LEAD)
+    else:
+        bench.finish()
+        ended = bench.context.operations.get(asked.id)
+        assert (ended.state, ended.begun) == ("failed", 0)
+        assert "would be needed" in ended.outcome
+
+
+def test_a_move_asks_the_target(tmp_path: Path) -> None:
+    lxd = host(64, members=("node1", "node2"))
+    bench = make_bench(tmp_path, lxd)
+    bench.context.fleet.fresh = 0
+    bench.done("new client-x --host node1")
+    bench.done("new client-y --host node2")
+    lxd.memory_of = lambda name: 58 * GIB if name == "client-y" else SMALL
+    with pytest.raises(NoRoom, match="`client-x` cannot move to `node2`"):
+        bench.answer("migrate client-x node2", OPERATOR)
+
+
+def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
+    lxd = host(64, members=("node1", "node2"))
+    bench = make_bench(tmp_path, lxd)
+    bench.context.fleet.fresh = 0
+    bench.done("new client-x --host node1")
+    lxd.memory_of = lambda name: 60 * GIB
+    # Its disk has as much room as the other's.
+    assert bench.answer("new client-y").arguments["host"] == "node2"
+    with pytest.raises(NoRoom, match="There is room on `node2`"):
+        bench.answer("new client-y --host node1")
+    bench.done("new client-z --host node2")
+    with pytest.raises(NoRoom, match="No host has room for it"):
+        bench.answer("new client-y")
+
+
+def test_what_stands_still_can_be_stopped_and_deleted_on_a_full_host(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, 24)
+    _sized(bench)
+    _filled(bench)
+    assert bench.done("stop client-x", OPERATOR).state == "succeeded"
+    assert bench.done("delete client-x", OPERATOR).state == "succeeded"
+
+
+def test_a_tenant_that_stopped_by_itself_keeps_its_place(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, 3)
+    bench.done("new client-x")
+    bench.done("new client-y")
+    bench.lxd.stop("client-x", force=True)
+    # Its memory is free just now, and promised to it.
+    fill(bench, 6)
+    assert bench.done("start client-x", OPERATOR).state == "succeeded"
+
+
+def test_what_tenants_really_use_counts(tmp_path: Path) -> None:
+    """Measured to be small, more of them fit than the share of their plans says at first."""
+    bench = bench_of(tmp_path, 12, MAUTIC_OPS_CAPACITY__OVERCOMMIT="0")
+    bench.lxd.memory_of = lambda _: 210 << 20
+    counts = []
+    for _round in range(3):
+        fill(bench)
+        counts.append(running(bench))
+        bench.clock.move(300)
+        health(bench.context)
+    assert counts[0] < counts[1] <= counts[2]
+    assert bench.lxd.killed == 0
+
+
+def test_an_operation_that_has_begun_goes_on(tmp_path: Path) -> None:
+    """After a crash in the middle it is not stopped half way because the host is full by now."""
+
+    def fault(moment: str) -> None:
+        if moment == "ran 0":
+            raise KeyboardInterrupt
+
+    lxd = host(24)
+    bench = make_bench(tmp_path, lxd, fault)
+    bench.approve(bench.ask("new client-x", ASKER))
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    again = make_bench(tmp_path, lxd)
+    again.context.fleet.fresh = 0
+    _filled(again)
+    again.context.operations.recover()
+    again.finish()
+    assert again.context.operations.get(1).state == "succeeded"
+
+
+def test_an_unknown_host_is_still_no_host(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="There is no host"):
+        bench_of(tmp_path, 24).answer("new client-x --host nowhere")
