@@ -114,5 +114,5 @@ def each(
         except LxdError as error:
             failed[host] = error
         except TimeoutError:
-            failed[host] = LxdUnavailable(f"LXD on {host} did not answer within {within:.0f} seconds.")
+            failed[host] = LxdUnavailable(f"The server of {host} did not answer within {within:.0f} seconds.")
     return done, failed

@@ -24,7 +24,7 @@ def endpoint(settings: Settings) -> str:
     found = local_lxd.find(settings.state)
     if found is None:
         raise LxdUnavailable(
-            "There is no LXD server here; `make up` starts one where it may, `make up LXD=simulated` does without."
+            "Neither LXD nor Incus runs here; `make up` starts one where it may, `make up LXD=simulated` needs none."
         )
     return found.socket
 

@@ -62,7 +62,7 @@ def find(state: Path, only: Product | None = None) -> LocalLxd | None:
     `only`: one of this product, and no other.
     """
     own = _folder(state, only)
-    places = [(product, os.environ.get(product.socket, "")) for product in PRODUCTS]
+    places: list[tuple[Product | None, str]] = [(product, os.environ.get(product.socket, "")) for product in PRODUCTS]
     places += [(one, str(Path(os.environ[one.folder], "unix.socket"))) for one in PRODUCTS if one.folder in os.environ]
     places += [(at(path), path) for path in _SYSTEM_SOCKETS]
     places.append((_product(own), str(own / "unix.socket")))
@@ -206,7 +206,8 @@ def _refuse_where_impossible() -> None:
     if os.geteuid() != 0:
         for path in _SYSTEM_SOCKETS:
             if Path(path).exists() and not os.access(path, os.W_OK):
-                name = at(path).name
+                product = at(path)
+                name = product.name if product else "a server"
                 raise LxdUnavailable(
                     f"There is {name} at {path}, but you may not use it: join its group; or {instead}."
                 )

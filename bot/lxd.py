@@ -109,7 +109,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Server:
-    """The server itself. `extensions`: what its API can do; probe it, assume nothing.
+    """The server itself. `product`: LXD or Incus. `extensions`: what its API can do; probe it, assume nothing.
 
     `certificate`: its own (PEM), the same on all members of a cluster. `addresses`: where it answers over the network.
     """
@@ -118,6 +118,7 @@ class Server:
     version: str
     extensions: frozenset[str]
     clustered: bool = False
+    product: str = "LXD"
     simulated: bool = False
     certificate: str = ""
     addresses: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from pylxd import Client
 from pylxd.client import LXDSSLAdapter
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 
+from bot import products
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull
 
 LONG = 1800
@@ -32,7 +33,7 @@ LONG = 1800
 SHORT = 120
 """Seconds that everything else may take."""
 _POLL = 10
-"""Seconds of one wait request: LXD answers `Running` after them, and the loop asks again."""
+"""Seconds of one wait request: the operation stands as `Running` after them, and the loop asks again."""
 _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
 FILES_GONE = "forkfile.sock"
@@ -42,8 +43,8 @@ _SENDING = ("could not set subvolume flags: operation not permitted", "volume th
 """What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up, and of the
 instance, once it has tried to delete such a snapshot and has kept the reason to its log."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
-_TAKEN = ("already exists", '" already in use')
-_ABSENT = ("not found", "no such object")
+_TAKEN = ("already exists", '" already in use', "unique constraint failed")
+_ABSENT = ("not found", "no such object", "image not provided")
 _AWAY = (
     "database is locked",
     "failed to begin transaction",
@@ -124,6 +125,14 @@ class LxdConnection:
                 session.mount("https://", LXDSSLAdapter(pool_maxsize=32))
         return Client(endpoint, session=session, timeout=self._timeout)
 
+    @property
+    def product(self) -> str:
+        """The server's product as it says itself, or its socket's path does; at the beginning of a sentence."""
+        if self._client is not None and (environment := self._client.host_info.get("environment")):
+            return products.called(environment["server"]).name
+        found = products.at(self.endpoint)
+        return found.name if found else "The server"
+
     def request(self, verb: str, path: str, doing: str, *, project: bool = True, **arguments: Any) -> Any:
         """Make one request, `arguments` as for requests. Returns the response, or raises a LxdError kind."""
         if project:
@@ -182,26 +191,39 @@ class LxdConnection:
 
         The deadline is that of the whole, or with `moving` that of each change in what it returns.
         """
-        path = f"operations/{started['metadata']['id']}/wait"
         end = time.monotonic() + deadline
         before = None
         while True:
             piece = max(1, min(_GLANCE if moving else _POLL, math.ceil(end - time.monotonic())))
             patience = piece + (_POLL if moving else self._timeout)
-            answer = self.json("get", path, doing, params={"timeout": piece}, timeout=patience, project=False)
-            if answer["metadata"]["status"] not in ("Pending", "Running", "Cancelling"):
-                return answer["metadata"]
+            stands = self._wait(started, doing, piece, patience)
+            if stands["status"] not in ("Pending", "Running", "Cancelling"):
+                return stands
             if moving and (now := moving()) != before:
                 before, end = now, time.monotonic() + deadline
             if time.monotonic() >= end:
-                raise LxdUnavailable(f"LXD did not {doing} within {round(deadline)} seconds.")
+                raise LxdUnavailable(f"{self.product} did not {doing} within {round(deadline)} seconds.")
+
+    def _wait(self, started: Any, doing: str, seconds: int, patience: float) -> Any:
+        """Return how a background operation stands, at its end or after some seconds."""
+        path = f"operations/{started['metadata']['id']}/wait"
+        try:
+            answer = self.json("get", path, doing, params={"timeout": seconds}, timeout=patience, project=False)
+        except LxdUnavailable:
+            raise
+        except LxdError:
+            # Incus answers with an error, when the operation failed as when the time is over; it itself tells which.
+            return self.look(started, doing)
+        return answer["metadata"]
 
     def settle(self, name: str, doing: str) -> None:
         """Wait for the end of a copy to this name that the bot gave up: LXD goes on with it, and lets nobody cancel."""
         end = time.monotonic() + SHORT
         while self.under_way("Creating instance", name, doing):
             if time.monotonic() > end:
-                raise LxdUnavailable(f"LXD could not {doing} now: it still makes `{name}` for an earlier request.")
+                raise LxdUnavailable(
+                    f"{self.product} could not {doing} now: it still makes `{name}` for an earlier request."
+                )
             time.sleep(0.2)
 
     def under_way(self, description: str, instance: str, doing: str) -> list[Any]:
@@ -222,36 +244,41 @@ class LxdConnection:
         except LXDAPIException as error:
             raise self.refusal(_reason(error), doing, error.response.status_code) from error
         except (ClientConnectionFailed, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise LxdUnavailable(_unreachable(self.endpoint, doing, error)) from error
+            raise LxdUnavailable(_unreachable(self.product, self.endpoint, doing, error)) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise LxdUnavailable(f"LXD at {self.endpoint} gave an answer that makes no sense: not LXD?") from error
+            raise LxdUnavailable(f"What answers at {self.endpoint} makes no sense: neither LXD nor Incus?") from error
 
     def refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
         """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
         low = " ".join(reason.split()).lower()
         text = " ".join(reason.split())[:300].rstrip(". ")
         if status == 412:
-            return Stale(f"LXD could not {doing}: it was changed at the same time.")
+            return Stale(f"{self.product} could not {doing}: it was changed at the same time.")
         if any(word in low for word in _OCCUPIED):
-            return Busy(f"LXD could not {doing}: {text}.")
+            return Busy(f"{self.product} could not {doing}: {text}.")
         if any(word in low for word in _SENDING):
-            return Busy(f"LXD could not {doing}: it still holds a snapshot, as while it sends it to another host.")
+            return Busy(
+                f"{self.product} could not {doing}: it still holds a snapshot, as while it sends it to another host."
+            )
         if "could not get subvolume flags" in low:
             return LxdError(
-                f"LXD could not {doing}: LXD itself was ended while this was copied here, and it cannot delete such a "
-                "part; remove its empty folder from `containers` in the pool, on the host, and try again."
+                f"{self.product} could not {doing}: it was ended itself while this was copied here, and cannot delete "
+                "such a part; remove its empty folder from `containers` in the pool, on the host, and try again."
             )
         if any(word in low for word in _FULL):
-            return PoolFull(f"LXD could not {doing}: the storage pool `{self._pool}` (or the disk's limit) is full.")
+            return PoolFull(
+                f"{self.product} could not {doing}: the storage pool `{self._pool}` (or the disk's limit) is full."
+            )
         if status in (502, 503, 504) or any(word in low for word in _AWAY):
-            return LxdUnavailable(f"LXD could not {doing} now: {text}.")
+            return LxdUnavailable(f"{self.product} could not {doing} now: {text}.")
         if any(word in low for word in _TAKEN):
-            return AlreadyExists(f"LXD could not {doing}: that name is already taken.")
+            return AlreadyExists(f"{self.product} could not {doing}: that name is already taken.")
         if status == 404 or any(word in low for word in _ABSENT):
-            return NotFound(f"LXD could not {doing}: {text[:1].lower()}{text[1:]}.")
+            return NotFound(f"{self.product} could not {doing}: {text[:1].lower()}{text[1:]}.")
         if status == 403:
-            return LxdUnavailable(f"LXD at {self.endpoint} does not allow the bot to {doing}: check its certificate.")
-        return LxdError(f"LXD could not {doing}: {text}.")
+            server = f"{self.product} at {self.endpoint}"
+            return LxdUnavailable(f"{server} does not allow the bot to {doing}: check its certificate.")
+        return LxdError(f"{self.product} could not {doing}: {text}.")
 
 
 def _try_certificates(client: tuple[str, str] | None, server: str | None) -> None:
@@ -285,16 +312,16 @@ def _reason(error: LXDAPIException) -> str:
         return f"HTTP {error.response.status_code}"
 
 
-def _unreachable(endpoint: str, doing: str, error: Exception) -> str:
+def _unreachable(product: str, endpoint: str, doing: str, error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"The bot could not {doing} at {endpoint}: it cannot open {error.filename} ({error.strerror})."
     if endpoint.startswith("/") and "Permission denied" in str(error):
-        return f"The bot may not open LXD's socket {endpoint}; put its user into the group that owns it."
+        return f"The bot may not open the socket {endpoint}; put its user into the group that owns it."
     if isinstance(error, requests.Timeout):
-        return f"LXD at {endpoint} did not answer in time when asked to {doing}."
+        return f"{product} at {endpoint} did not answer in time when asked to {doing}."
     if isinstance(error, requests.exceptions.SSLError) or "fingerprint" in str(error).lower():
-        return f"LXD at {endpoint} shows another certificate than the one the bot was given for it."
-    return f"LXD at {endpoint} cannot be reached; is it running?"
+        return f"{product} at {endpoint} shows another certificate than the one the bot was given for it."
+    return f"{product} at {endpoint} cannot be reached; is it running?"
 
 
 class _UnixConnection(urllib3.connection.HTTPConnection):

@@ -33,6 +33,7 @@ from bot.lxd import (
 )
 from bot.lxd_connection import FILES_GONE, LONG, SHORT, Busy, LxdConnection, Stale, path_of
 from bot.lxd_transfer import End, transfer
+from bot.products import called
 
 
 class LxdGateway:
@@ -84,11 +85,12 @@ class LxdGateway:
         environment = info.get("environment")
         if not environment:
             raise LxdUnavailable(
-                f"LXD at {self.endpoint} does not trust this bot yet: add its client certificate there."
+                f"{self._lxd.product} at {self.endpoint} does not trust this bot yet: add its client certificate there."
             )
         return Server(
             name=environment["server_name"],
             version=environment["server_version"],
+            product=called(environment["server"]).name,
             extensions=frozenset(info["api_extensions"]),
             clustered=environment.get("server_clustered", False),
             certificate=environment["certificate"],
@@ -213,7 +215,7 @@ class LxdGateway:
             # LXD would copy all where nothing is, and make a second one on another member.
             member = self.instance(name).location
         elif name in [instance.name for instance in self.instances()]:
-            raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
+            raise AlreadyExists(f"{self._lxd.product} could not {doing}: that name is already taken.")
         body = {
             "name": name,
             "architecture": found["architecture"],
@@ -346,14 +348,19 @@ class LxdGateway:
             "interactive": False,
         }
         started = self._lxd.json("post", f"{path_of(name)}/exec", doing, json=body)
-        logs = [f"{path_of(name)}/logs/exec_{started['metadata']['id']}.{stream}" for stream in ("stdout", "stderr")]
+        # Where the output stands is told at the end only; before it is one of these, by product and version.
+        file = f"exec_{started['metadata']['id']}"
+        logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
+        logs = [f"{log}.{stream}" for log in logs for stream in ("stdout", "stderr")]
         output: list[str] = []
         try:
             ended = self._lxd.operation(started, doing, timeout)
-            code = (ended["metadata"] or {}).get("return")
+            found = ended["metadata"] or {}
+            code = found.get("return")
             # A command that is not there fails the operation, yet it has an exit code like any other.
             if code is None or (ended["status"] != "Success" and code not in (126, 127)):
                 raise self._lxd.refusal(ended["err"] or f"it ended as {ended['status']}", doing)
+            logs = [found["output"][stream].partition("?")[0].removeprefix("/1.0/") for stream in ("1", "2")]
             for log in logs:
                 output.append(self._lxd.request("get", log, doing, is_api=False).content.decode(errors="replace"))
         finally:
@@ -375,7 +382,7 @@ class LxdGateway:
         doing = f"read `{path}` in `{name}`"
         answer = self._file("get", name, path, doing, is_api=False)
         if "directory" in (answer.headers.get("X-LXD-type"), answer.headers.get("X-Incus-type")):
-            raise LxdError(f"LXD could not {doing}: it is a folder.")
+            raise LxdError(f"{self._lxd.product} could not {doing}: it is a folder.")
         content: bytes = answer.content
         return content
 
@@ -573,7 +580,7 @@ class LxdGateway:
             return True
         if not found.get("managed", True):
             raise AlreadyExists(
-                f"This machine has a network `{name}` that is not LXD's; choose another in `lxd.network`."
+                f"There is a network `{name}` that is not {self._lxd.product}'s; choose another in `lxd.network`."
             )
         return False
 

@@ -72,7 +72,9 @@ def transfer(
         sending = source.lxd.json("post", path_of(instance), doing, json=asked)
         _finish(source, sending, target, receiving, doing)
     else:
-        raise LxdError(f"LXD could not {doing}: no server listens to the other; set `core.https_address` on one.")
+        raise LxdError(
+            f"{source.lxd.product} could not {doing}: no server listens to the other; set `core.https_address` on one."
+        )
 
 
 def _ask(target: End, body: Mapping[str, Any], source: Mapping[str, Any], member: str, doing: str) -> Any:

@@ -59,6 +59,6 @@ def called(key: str) -> Product:
     return next((product for product in PRODUCTS if product.key == key), LXD)
 
 
-def at(socket: str) -> Product:
-    """Return the product that a socket's path speaks of."""
-    return INCUS if "incus" in socket else LXD
+def at(socket: str) -> Product | None:
+    """Return the product that a socket's path speaks of, if it does."""
+    return next((product for product in PRODUCTS if product.key in socket), None)

@@ -37,7 +37,7 @@ def _lxd(context: Context) -> str:
     told = []
     for name, lxd in context.fleet.servers.items():
         server = lxd.server()
-        told.append(f"{'simulated' if server.simulated else f'LXD {server.version}'} on {name}")
+        told.append(f"{'simulated' if server.simulated else f'{server.product} {server.version}'} on {name}")
     return f"{', '.join(told)}, tenants: {len(context.fleet.tenants())}"
 
 

@@ -79,7 +79,7 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
     if times < 3:
         assert gateway.pull("client-x", "/etc/hostname") == b"there"
     else:
-        with pytest.raises(LxdUnavailable, match="LXD could not read it now"):
+        with pytest.raises(LxdUnavailable, match="The server could not read it now"):
             gateway.pull("client-x", "/etc/hostname")
 
 
@@ -87,12 +87,18 @@ def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "unix.socket")
-    assert said(LxdGateway(path)) == f"LXD at {path} cannot be reached; is it running?"
+    assert said(LxdGateway(path)) == f"The server at {path} cannot be reached; is it running?"
 
     def connect(_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(lxd_connection._UnixConnection, "connect", connect)
     assert said(LxdGateway(path)) == (
-        f"The bot may not open LXD's socket {path}; put its user into the group that owns it."
+        f"The bot may not open the socket {path}; put its user into the group that owns it."
     )
+
+
+@pytest.mark.parametrize(("folder", "name"), [("lxd", "LXD"), ("incus", "Incus"), ("other", "The server")])
+def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Path, folder: str, name: str) -> None:
+    path = str(tmp_path / folder / "unix.socket")
+    assert said(LxdGateway(path)) == f"{name} at {path} cannot be reached; is it running?"

@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 
 from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull
 from bot.simulated_lxd import SimulatedLxd
-from tests.support.real_lxd import TINY
+from tests.support.real_lxd import PLACES, TINY, names_at
 
 Name = Callable[[], str]
 
@@ -28,11 +28,11 @@ def _on_this_machine(_: SimulatedLxd, __: str, command: list[str], environment: 
     return ExecResult(ended.returncode, ended.stdout, ended.stderr)
 
 
-@pytest.fixture(params=["simulated", "real"])
+@pytest.fixture(params=["simulated", *(place.fixture for place in PLACES)])
 def lxd(request: pytest.FixtureRequest, tmp_path: Path) -> Lxd:
     """A server with the tiny image."""
-    if request.param == "real":
-        real: Lxd = request.getfixturevalue("real_lxd")
+    if request.param != "simulated":
+        real: Lxd = request.getfixturevalue(request.param)
         return real
     simulated = SimulatedLxd(execute=_on_this_machine)
     simulated.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.71.0.1/24")
@@ -42,12 +42,10 @@ def lxd(request: pytest.FixtureRequest, tmp_path: Path) -> Lxd:
 
 
 @pytest.fixture
-def name(lxd: Lxd, request: pytest.FixtureRequest) -> Name:
+def name(lxd: Lxd) -> Iterator[Name]:
     """Makes names for instances, which are gone after the test."""
-    if isinstance(lxd, SimulatedLxd):
-        return lambda: f"t{secrets.token_hex(4)}"
-    made: Name = request.getfixturevalue("real_name")
-    return made
+    with names_at(lxd) as made:
+        yield made
 
 
 @pytest.fixture

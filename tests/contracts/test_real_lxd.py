@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import ipaddress
 import secrets
 import socket
 import time
@@ -19,15 +20,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bot.lxd import AlreadyExists, LxdUnavailable, PoolFull
+from bot.lxd import AlreadyExists, LxdUnavailable, NotFound, PoolFull
 from bot.lxd_gateway import LxdGateway
-from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
+from bot.products import INCUS
+from tests.support.real_lxd import PROJECT, SHARED, TINY, Place
 from tests.support.workspace import eventually
 
 Name = Callable[[], str]
 
-EDGE = "10.71.0.9"
-"""Below the tenants' range like the edge's own address, which another test may have taken at this moment."""
 FETCH = "printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc {} 80 | tail -n 1"
 
 
@@ -62,74 +62,82 @@ def _reaches(lxd: LxdGateway, source: str, address: str, target: str) -> bool:
 
 class TestIsolation:
     @pytest.fixture
-    def edge(self, real_lxd: LxdGateway, real_name: Name) -> str:
+    def address(self, place: Place) -> str:
+        """Below the tenants' range like the edge's own, which another test may have taken at this moment."""
+        return str(ipaddress.IPv4Interface(place.subnet).ip + 8)
+
+    @pytest.fixture
+    def edge(self, lxd: LxdGateway, new_name: Name, place: Place, address: str) -> str:
         """An instance with the edge's port: not isolated, at an address that no tenant gets."""
-        edge = real_name()
+        edge = new_name()
         port = {
             "type": "nic",
             "name": "eth0",
-            "network": NETWORK,
-            "ipv4.address": EDGE,
+            "network": place.network,
+            "ipv4.address": address,
             "security.mac_filtering": "true",
             "security.ipv4_filtering": "true",
         }
-        assert _started(real_lxd, edge, {"eth0": port}) == EDGE
+        assert _started(lxd, edge, {"eth0": port}) == address
         return edge
 
     def test_the_edge_reaches_every_tenant_and_no_tenant_another(
-        self, real_lxd: LxdGateway, real_name: Name, edge: str
+        self, lxd: LxdGateway, new_name: Name, place: Place, edge: str, address: str
     ) -> None:
-        one, two = real_name(), real_name()
-        address_one, address_two = _started(real_lxd, one), _started(real_lxd, two)
-        assert eventually(lambda: _reaches(real_lxd, edge, address_one, one))
-        assert eventually(lambda: _reaches(real_lxd, edge, address_two, two))
-        assert eventually(lambda: _reaches(real_lxd, one, EDGE, edge))
-        assert not _reaches(real_lxd, one, address_two, two)
+        one, two = new_name(), new_name()
+        address_one, address_two = _started(lxd, one), _started(lxd, two)
+        assert eventually(lambda: _reaches(lxd, edge, address_one, one))
+        assert eventually(lambda: _reaches(lxd, edge, address_two, two))
+        assert eventually(lambda: _reaches(lxd, one, address, edge))
+        assert not _reaches(lxd, one, address_two, two)
 
         # The way round: by the host, which would route it back onto the bridge.
-        gateway = SUBNET.partition("/")[0]
-        assert real_lxd.execute(one, ["ping", "-c", "1", "-w", "20", gateway]).code == 0
-        real_lxd.execute(one, ["ip", "route", "add", f"{address_two}/32", "via", gateway])
-        real_lxd.execute(two, ["ip", "route", "add", f"{address_one}/32", "via", gateway])
-        assert not _reaches(real_lxd, one, address_two, two)
+        gateway = place.subnet.partition("/")[0]
+        assert lxd.execute(one, ["ping", "-c", "1", "-w", "20", gateway]).code == 0
+        lxd.execute(one, ["ip", "route", "add", f"{address_two}/32", "via", gateway])
+        lxd.execute(two, ["ip", "route", "add", f"{address_one}/32", "via", gateway])
+        assert not _reaches(lxd, one, address_two, two)
 
         # In another's clothes: with the address of the edge.
-        real_lxd.stop(edge, force=True)
-        real_lxd.execute(one, ["ip", "address", "add", f"{EDGE}/24", "dev", "eth0"])
-        borrowed = f"timeout 2 ping -c 1 -I {EDGE} {gateway}"
-        assert real_lxd.execute(one, ["sh", "-c", borrowed]).code != 0
+        lxd.stop(edge, force=True)
+        lxd.execute(one, ["ip", "address", "add", f"{address}/24", "dev", "eth0"])
+        borrowed = f"timeout 2 ping -c 1 -I {address} {gateway}"
+        assert lxd.execute(one, ["sh", "-c", borrowed]).code != 0
 
 
 class TestDeadlines:
-    def test_a_command_that_takes_too_long_is_told_in_time(self, real_lxd: LxdGateway, real_name: Name) -> None:
-        name = real_name()
-        _started(real_lxd, name)
+    def test_a_command_that_takes_too_long_is_told_in_time(self, lxd: LxdGateway, new_name: Name) -> None:
+        name = new_name()
+        _started(lxd, name)
         with pytest.raises(LxdUnavailable, match=r"did not run `sleep` in .* within 1 seconds\."):
-            real_lxd.execute(name, ["sleep", "60"], timeout=1)
+            lxd.execute(name, ["sleep", "60"], timeout=1)
 
-    def test_a_command_may_take_longer_than_one_request(self, real_lxd: LxdGateway, real_name: Name) -> None:
-        name = real_name()
-        _started(real_lxd, name)
-        patient = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=3)
+    def test_a_command_may_take_longer_than_one_request(self, lxd: LxdGateway, new_name: Name) -> None:
+        name = new_name()
+        _started(lxd, name)
+        patient = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=3)
         assert patient.execute(name, ["sh", "-c", "sleep 4; echo done"]).stdout == "done\n"
 
 
 class TestWhatStaysBehind:
-    def test_no_output_of_commands_stays_on_the_host(self, real_lxd: LxdGateway, real_name: Name) -> None:
-        name = real_name()
-        _started(real_lxd, name)
-        real_lxd.execute(name, ["echo", "hello"])
+    def test_no_output_of_commands_stays_on_the_host(self, lxd: LxdGateway, new_name: Name, place: Place) -> None:
+        name = new_name()
+        _started(lxd, name)
+        lxd.execute(name, ["echo", "hello"])
         with pytest.raises(LxdUnavailable):
-            real_lxd.execute(name, ["sh", "-c", "echo hello; sleep 60"], timeout=1)
-        logs = real_lxd._lxd.get(f"instances/{name}/logs", "list the logs")
+            lxd.execute(name, ["sh", "-c", "echo hello; sleep 60"], timeout=1)
+        logs = lxd._lxd.get(f"instances/{name}/logs", "list the logs")
+        if place.product is INCUS:
+            logs += lxd._lxd.get(f"instances/{name}/logs/exec-output", "list the outputs")
         assert [log for log in logs if "exec_" in log] == []
 
-    def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, real_lxd: LxdGateway) -> None:
+    def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, lxd: LxdGateway, place: Place) -> None:
         other = "mautic-ops-full"
-        small = LxdGateway(real_lxd.endpoint, project=other, pool=other, network="mopstest1", profile=other)
+        network, subnet = place.other
+        small = LxdGateway(lxd.endpoint, project=other, pool=other, network=network, profile=other)
         try:
-            small.ensure_project(pool_driver="btrfs", pool_size="256MiB", subnet="10.72.0.1/24")
-            small.import_image(str(SHARED / "tiny.tar.gz"), TINY, {})
+            small.ensure_project(pool_driver="btrfs", pool_size="256MiB", subnet=subnet)
+            small.import_image(str(place.folder / "tiny.tar.gz"), TINY, {})
             small.create("full", TINY, config={}, devices={})
             with pytest.raises(PoolFull, match=f"`{other}`"):
                 small.push("full", "/root/much", secrets.token_bytes(300_000_000))
@@ -137,46 +145,52 @@ class TestWhatStaysBehind:
             small.remove_project()
         for kind in ("projects", "storage-pools", "networks", "network-acls"):
             assert not [
-                path for path in small._lxd.get(kind, "list", project=False) if "full" in path or "test1" in path
+                path for path in small._lxd.get(kind, "list", project=False) if "full" in path or network in path
             ]
-        assert not Path("/sys/class/net/mopstest1").exists()
+        assert not Path("/sys/class/net", network).exists()
 
-    def test_making_the_project_again_changes_nothing(self, real_lxd: LxdGateway) -> None:
-        before = real_lxd._lxd.get(f"networks/{NETWORK}", "read", project=False)["config"]
-        with _requests(real_lxd) as made:
-            real_lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
+    def test_making_the_project_again_changes_nothing(self, lxd: LxdGateway, place: Place) -> None:
+        before = lxd._lxd.get(f"networks/{place.network}", "read", project=False)["config"]
+        with _requests(lxd) as made:
+            lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
         assert {request.split()[0] for request in made} == {"GET"}
-        assert real_lxd._lxd.get(f"networks/{NETWORK}", "read", project=False)["config"] == before
+        assert lxd._lxd.get(f"networks/{place.network}", "read", project=False)["config"] == before
 
-    def test_a_bridge_of_somebody_else_is_not_taken(self, real_lxd: LxdGateway) -> None:
-        somebodys = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
-        with pytest.raises(AlreadyExists, match="that is not LXD's"):
+    def test_a_bridge_of_somebody_else_is_not_taken(self, lxd: LxdGateway, place: Place) -> None:
+        somebodys = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
+        with pytest.raises(AlreadyExists, match=f"that is not {place.product.name}'s"):
             somebodys.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
 
 
+def test_a_server_is_called_what_it_is(lxd: LxdGateway, place: Place) -> None:
+    assert lxd.server().product == place.product.name
+    with pytest.raises(NotFound, match=f"^{place.product.name} could not read `nobody`: .*nstance not found"):
+        lxd.instance("nobody")
+
+
 class TestRequests:
-    def test_a_fleet_is_read_in_one(self, real_lxd: LxdGateway, real_name: Name) -> None:
+    def test_a_fleet_is_read_in_one(self, lxd: LxdGateway, new_name: Name) -> None:
         for _ in range(3):
-            real_lxd.create(real_name(), TINY, config={}, devices={})
-        with _requests(real_lxd) as made:
-            assert len(real_lxd.instances()) >= 3
-            assert len(real_lxd.states()) >= 3
+            lxd.create(new_name(), TINY, config={}, devices={})
+        with _requests(lxd) as made:
+            assert len(lxd.instances()) >= 3
+            assert len(lxd.states()) >= 3
         assert len(made) == 2
 
-    def test_an_update_that_changes_nothing_writes_nothing(self, real_lxd: LxdGateway, real_name: Name) -> None:
-        name = real_name()
-        real_lxd.create(name, TINY, config={"user.a": "1"}, devices={})
-        with _requests(real_lxd) as made:
-            real_lxd.update(name, {"user.a": "1", "user.b": None}, {"none": None})
+    def test_an_update_that_changes_nothing_writes_nothing(self, lxd: LxdGateway, new_name: Name) -> None:
+        name = new_name()
+        lxd.create(name, TINY, config={"user.a": "1"}, devices={})
+        with _requests(lxd) as made:
+            lxd.update(name, {"user.a": "1", "user.b": None}, {"none": None})
         assert len(made) == 1
 
     def test_an_update_survives_a_change_by_somebody_else(
-        self, real_lxd: LxdGateway, real_name: Name, monkeypatch: pytest.MonkeyPatch
+        self, lxd: LxdGateway, new_name: Name, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        name = real_name()
-        real_lxd.create(name, TINY, config={}, devices={})
-        other = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
-        mine = LxdGateway(real_lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        name = new_name()
+        lxd.create(name, TINY, config={}, devices={})
+        other = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        mine = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
         ask = mine._lxd.request
 
         def between(verb: str, path: str, doing: str, **arguments: Any) -> Any:
@@ -188,29 +202,29 @@ class TestRequests:
 
         monkeypatch.setattr(mine._lxd, "request", between)
         mine.update(name, {"user.mine": "1"}, {"gone": None})
-        instance = real_lxd.instance(name)
+        instance = lxd.instance(name)
         assert (instance.config["user.mine"], instance.config["user.other"]) == ("1", "1")
         assert list(instance.devices) == ["none"]
 
 
 class TestHttps:
     @pytest.fixture
-    def address(self, real_lxd: LxdGateway) -> Iterator[str]:
+    def address(self, lxd: LxdGateway) -> Iterator[str]:
         """The server's address on this machine, where it listens for the time of the test; it has but one."""
         with socket.socket() as free, (SHARED / "https.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
             free.close()
-            before = real_lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
+            before = lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
             for value in (address, before):
                 config = {"core.https_address": value}
-                real_lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
+                lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
                 if value == address:
                     yield f"https://{address}"
 
     @pytest.fixture
-    def certificate(self, real_lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    def certificate(self, lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
         """A client certificate and its key that the server trusts."""
         key = ec.generate_private_key(ec.SECP384R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mautic-ops tests")])
@@ -233,22 +247,22 @@ class TestHttps:
             )
         )
         body = {"type": "client", "name": "tests", "certificate": "".join(pem.decode().splitlines()[1:-1])}
-        real_lxd._lxd.request("post", "certificates", "trust", json=body, project=False)
+        lxd._lxd.request("post", "certificates", "trust", json=body, project=False)
         yield str(tmp_path / "client.crt"), str(tmp_path / "client.key")
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        real_lxd._lxd.request("delete", f"certificates/{fingerprint}", "distrust", project=False)
+        lxd._lxd.request("delete", f"certificates/{fingerprint}", "distrust", project=False)
 
     @pytest.fixture
-    def pinned(self, real_lxd: LxdGateway, tmp_path: Path) -> str:
+    def pinned(self, lxd: LxdGateway, tmp_path: Path) -> str:
         """The server's own certificate, in a file."""
-        found = real_lxd._lxd.get("", "read", project=False)["environment"]["certificate"]
+        found = lxd._lxd.get("", "read", project=False)["environment"]["certificate"]
         (tmp_path / "server.crt").write_text(found)
         return str(tmp_path / "server.crt")
 
     def test_a_remote_server_is_known_by_its_certificate(
         self,
-        real_lxd: LxdGateway,
-        real_name: Name,
+        lxd: LxdGateway,
+        new_name: Name,
         address: str,
         certificate: tuple[str, str],
         pinned: str,
@@ -256,10 +270,10 @@ class TestHttps:
     ) -> None:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/hostname")
         remote = LxdGateway(address, project=PROJECT, pool=PROJECT, certificate=certificate, server_certificate=pinned)
-        assert remote.server() == real_lxd.server()
-        name = real_name()
-        real_lxd.create(name, "tiny", config={}, devices={})
-        assert remote.instance(name) == real_lxd.instance(name)
+        assert remote.server() == lxd.server()
+        name = new_name()
+        lxd.create(name, "tiny", config={}, devices={})
+        assert remote.instance(name) == lxd.instance(name)
 
     def test_another_servers_certificate_is_refused(self, address: str, certificate: tuple[str, str]) -> None:
         remote = LxdGateway(address, certificate=certificate, server_certificate=certificate[0])
@@ -287,18 +301,16 @@ class TestUnreachable:
                 LxdGateway(path, timeout=0.2).instances()
 
 
-def test_a_change_waits_for_the_operation_that_has_the_instance(
-    real_lxd: LxdGateway, real_name: Callable[[], str]
-) -> None:
-    name = real_name()
-    real_lxd.create(name, "tiny", config={}, devices={})
+def test_a_change_waits_for_the_operation_that_has_the_instance(lxd: LxdGateway, new_name: Callable[[], str]) -> None:
+    name = new_name()
+    lxd.create(name, "tiny", config={}, devices={})
     for _ in range(3):
         # As after a crash: an operation of ours still runs, and we come back to the same instance.
         with ThreadPoolExecutor(4) as pool:
-            starts = [pool.submit(real_lxd.start, name) for _ in range(2)]
-            updates = [pool.submit(real_lxd.update, name, {f"user.n{number}": "1"}) for number in range(2)]
+            starts = [pool.submit(lxd.start, name) for _ in range(2)]
+            updates = [pool.submit(lxd.update, name, {f"user.n{number}": "1"}) for number in range(2)]
         for done in (*starts, *updates):
             done.result()
-        assert real_lxd.instance(name).running
-        real_lxd.stop(name, force=True)
-        real_lxd.update(name, {"user.n0": None, "user.n1": None})
+        assert lxd.instance(name).running
+        lxd.stop(name, force=True)
+        lxd.update(name, {"user.n0": None, "user.n1": None})

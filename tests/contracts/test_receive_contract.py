@@ -12,7 +12,7 @@ import pytest
 
 from bot.lxd import AlreadyExists, Instance, Lxd, LxdError, NotFound
 from bot.simulated_lxd import SimulatedLxd
-from tests.support.real_lxd import TINY
+from tests.support.real_lxd import PLACES, TINY
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _simulated(tmp_path: Path, *members: str) -> SimulatedLxd:
     return lxd
 
 
-@pytest.fixture(params=["simulated servers", "simulated members", "one real server"])
+@pytest.fixture(params=["simulated servers", "simulated members", *(place.fixture for place in PLACES)])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     """Two hosts with the tiny image."""
     match request.param:
@@ -60,7 +60,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
             cluster = _simulated(tmp_path, "node1", "node2")
             made = Pair(cluster.at("node1"), cluster.at("node2"), [])
         case _:
-            real = request.getfixturevalue("real_lxd")
+            real = request.getfixturevalue(request.param)
             made = Pair(real, real, [])
     yield made
     made.remove()

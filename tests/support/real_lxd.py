@@ -1,7 +1,7 @@
-"""A real LXD server for the tests that need one: one daemon for all workers and sessions of this machine.
+"""Real servers for the tests that need one, LXD and Incus: one daemon of each for all sessions of this machine.
 
-The server that `MAUTIC_OPS_TEST_LXD` names (a unix socket) is used when it is set; else the one that is found or
-brought up here. The last process that uses it takes everything away again, a daemon of its own included.
+The server that `MAUTIC_OPS_TEST_LXD` (or `…_INCUS`) names, a unix socket, is used when it is set; else one that is
+found or brought up here. The last process that uses it takes everything away again, a daemon of its own included.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from bot import local_lxd
-from bot.lxd import LxdUnavailable, NotFound
+from bot.lxd import Lxd, LxdUnavailable, NotFound
 from bot.lxd_gateway import LxdGateway
+from bot.products import INCUS, LXD, Product
+from tests.support import incus_packages
 
 SHARED = Path("/tmp/mautic-ops-tests")
 PROJECT = "mautic-ops-test"
@@ -31,38 +34,114 @@ SUBNET = "10.71.0.1/24"
 TINY = "tiny"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the tests of one product are, apart from the other's: both daemons run on one machine.
+
+    `named`: the variable that names a server to use. `other`: a bridge for a second project, and its subnet.
+    """
+
+    product: Product
+    fixture: str
+    folder: Path
+    network: str
+    subnet: str
+    other: tuple[str, str]
+    named: str
+    programs: Callable[[], AbstractContextManager[None]]
+
+    def gateway(self, endpoint: str) -> LxdGateway:
+        """The door to the tests' project."""
+        return LxdGateway(endpoint, project=PROJECT, pool=PROJECT, network=self.network, profile=PROJECT)
+
+
+LXD_PLACE = Place(
+    LXD, "real_lxd", SHARED, NETWORK, SUBNET, ("mopstest1", "10.72.0.1/24"), "MAUTIC_OPS_TEST_LXD", nullcontext
+)
+INCUS_PLACE = Place(
+    INCUS,
+    "real_incus",
+    incus_packages.FOLDER,
+    "mopstesti0",
+    "10.74.0.1/24",
+    ("mopstesti1", "10.75.0.1/24"),
+    "MAUTIC_OPS_TEST_INCUS",
+    incus_packages.in_path,
+)
+PLACES = (LXD_PLACE, INCUS_PLACE)
+
+
 @pytest.fixture(scope="session")
 def real_lxd() -> Iterator[LxdGateway]:
     """A real server with a project, pool, bridge and profile for tests, and the tiny image as `tiny`.
 
     Skips where no LXD can run; fails instead under REQUIRE_LXD=1.
     """
+    yield from _served(LXD_PLACE)
+
+
+@pytest.fixture(scope="session")
+def real_incus() -> Iterator[LxdGateway]:
+    """The same of Incus; its packages are fetched from Debian's backports where it is not installed."""
+    yield from _served(INCUS_PLACE)
+
+
+def _served(place: Place) -> Iterator[LxdGateway]:
     try:
-        if os.environ.get("REQUIRE_LXD") != "1" and shutil.which("lxd") is None and _named() == "":
-            raise LxdUnavailable("LXD is not installed (`make up` does that).")
-        with _users() as users:
-            socket = _named() or local_lxd.up(SHARED, lambda _: None).socket
-            lxd = LxdGateway(socket, project=PROJECT, pool=PROJECT, network=NETWORK, profile=PROJECT)
+        with _users(place.folder) as users, place.programs():
+            daemon = shutil.which(place.product.daemon)
+            if os.environ.get("REQUIRE_LXD") != "1" and daemon is None and _named(place) == "":
+                raise LxdUnavailable("LXD is not installed (`make up` does that).")
+            socket = _named(place) or local_lxd.up(place.folder, lambda _: None, place.product).socket
+            lxd = place.gateway(socket)
             users.append(os.getpid())
-            lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet=SUBNET)
-            image = SHARED / "tiny.tar.gz"
+            lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet=place.subnet)
+            image = place.folder / "tiny.tar.gz"
             subprocess.run([str(Path(__file__).with_name("tiny_image.sh")), str(image)], check=True)
             lxd.import_image(str(image), TINY, {"os": "tiny"})
     except LxdUnavailable as error:
-        without_lxd(error)
+        without_lxd(error, place.product)
     yield lxd
-    with _users() as users:
+    with _users(place.folder) as users, place.programs():
         users.remove(os.getpid())
         if not users:
-            if _named():
+            if _named(place):
                 lxd.remove_project()
             else:
-                local_lxd.remove(SHARED, project=PROJECT, pool=PROJECT, network=NETWORK, profile=PROJECT)
+                local_lxd.remove(place.folder, project=PROJECT, pool=PROJECT, network=place.network, profile=PROJECT)
 
 
 @pytest.fixture
 def real_name(real_lxd: LxdGateway) -> Iterator[Callable[[], str]]:
     """Makes names that nobody else uses; the instances of these names are deleted after the test."""
+    with names_at(real_lxd) as name:
+        yield name
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place.product.name)
+def place(request: pytest.FixtureRequest) -> Place:
+    """Either product."""
+    found: Place = request.param
+    return found
+
+
+@pytest.fixture
+def lxd(place: Place, request: pytest.FixtureRequest) -> LxdGateway:
+    """A real server of either product."""
+    found: LxdGateway = request.getfixturevalue(place.fixture)
+    return found
+
+
+@pytest.fixture
+def new_name(lxd: LxdGateway) -> Iterator[Callable[[], str]]:
+    """As `real_name`."""
+    with names_at(lxd) as name:
+        yield name
+
+
+@contextmanager
+def names_at(lxd: Lxd) -> Iterator[Callable[[], str]]:
+    """Makes names that nobody else uses; the instances of these names are deleted at the end."""
     names: list[str] = []
 
     def name() -> str:
@@ -72,29 +151,29 @@ def real_name(real_lxd: LxdGateway) -> Iterator[Callable[[], str]]:
     yield name
     for made in names:
         with suppress(NotFound):
-            real_lxd.stop(made, force=True)
-            real_lxd.update(made, {"security.protection.delete": None})
-            real_lxd.delete(made)
+            lxd.stop(made, force=True)
+            lxd.update(made, {"security.protection.delete": None})
+            lxd.delete(made)
 
 
-def without_lxd(error: LxdUnavailable) -> NoReturn:
-    """Skip for want of LXD, or fail where it is required."""
+def without_lxd(error: LxdUnavailable, product: Product = LXD) -> NoReturn:
+    """Skip for want of a server, or fail where it is required."""
     if os.environ.get("REQUIRE_LXD") == "1":
-        pytest.fail(f"REQUIRE_LXD is set, and there is no LXD: {error}")
-    pytest.skip(f"NO REAL LXD: {error}")
+        pytest.fail(f"REQUIRE_LXD is set, and there is no {product.name}: {error}")
+    pytest.skip(f"NO REAL {product.name.upper()}: {error}")
 
 
-def _named() -> str:
-    return os.environ.get("MAUTIC_OPS_TEST_LXD", "")
+def _named(place: Place) -> str:
+    return os.environ.get(place.named, "")
 
 
 @contextmanager
-def _users() -> Iterator[list[int]]:
+def _users(folder: Path) -> Iterator[list[int]]:
     """The processes that use the server, those that died left out; one process at a time has the list."""
-    SHARED.mkdir(exist_ok=True)
-    with (SHARED / "users.lock").open("w") as lock:
+    folder.mkdir(exist_ok=True)
+    with (folder / "users.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = SHARED / "users.json"
+        path = folder / "users.json"
         users = [pid for pid in json.loads(path.read_text()) if Path(f"/proc/{pid}").exists()] if path.exists() else []
         yield users
         path.write_text(json.dumps(users))
