@@ -130,6 +130,7 @@ def run() -> int:
     context = compose(settings, servers, edge, Post(client))
     people = People(client, settings)
     announcer = Announcer(client, context.operations, context.renderer, settings)
+    announcer.mention = people.mention
     runner = Runner(context, settings.bot.workers)
 
     def show_home(user: str, team: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from typing import Any
 
@@ -13,7 +14,7 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
 from bot.messages import Block, Message, Modal, Renderer, actions, button
-from bot.operations import Operation, Operations
+from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
 
@@ -33,6 +34,8 @@ class Announcer:
         self.operations = operations
         self.renderer = renderer
         self.settings = settings
+        self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
+        """What rings for who has one of some roles, as mrkdwn."""
         self._since = operations.clock()
         self._uncertain: set[int] = set()
         self._waiting: dict[int, tuple[float, float]] = {}
@@ -98,9 +101,15 @@ class Announcer:
             if not (note["tried"] and self._stands_there(channel, key, ts)):
                 with self.operations.database.transaction() as transaction:
                     transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
-                self.post.post(channel, self.renderer.say(note["text"]), key=key, thread_ts=ts)
+                said = note["text"].replace(RESPONDERS, self._called(operation))
+                self.post.post(channel, self.renderer.say(said), key=key, thread_ts=ts)
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
+
+    def _called(self, operation: Operation) -> str:
+        """Return the mention of those who can put it right, to begin a sentence with."""
+        called = self.mention(self.settings.responders(operation.command))
+        return f"{called}: " if called else ""
 
     def _stands_there(self, channel: str, key: str, thread_ts: str) -> bool:
         """Whether a note was posted, but a crash came or the answer was lost before that was written down."""
@@ -198,9 +207,11 @@ class Announcer:
                 button("deny", "Deny", operation.mark, "danger"),
             ]
         elif operation.state in ("failed", "needs_attention"):
-            buttons = [button("retry", "Retry", operation.mark, "primary")]
+            # Where one of the two loses something the other is the one that is coloured.
+            safe = operation.aftermath.get("safe", "")
+            buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
             if operation.state == "needs_attention" and operation.plan["undoable"]:
-                buttons.append(button("undo", "Undo", operation.mark, "danger"))
+                buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger"))
         elif operation.state == "succeeded" and operation.command == "new":
             buttons = [button("reveal", "Show first credentials", operation.tenant)]
         extra = [actions(f"operation-{operation.id}", *buttons)] if buttons else []
@@ -214,6 +225,7 @@ class Announcer:
             plan=operation.plan,
             policy=policy,
             given=len(operation.decisions),
+            called=self._called(operation) if operation.state == "needs_attention" else "",
             taken_back=taken_back,
             ahead=ahead,
             hopes=ahead or operation.state == "succeeded",

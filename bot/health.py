@@ -36,7 +36,8 @@ class Look:
     """One look at a tenant, at epoch seconds `at`.
 
     `inside` are the facts and checks of `Mautic.health`, or None with the `trouble` of asking for them; `page` is None
-    where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none. `snapshot_due`: seconds
+    where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, and `left` what it
+    left, in sentences. `snapshot_due`: seconds
     within which snapshots are to follow each other, 0: none are; `awake`: since when the bot has been there for that.
     """
 
@@ -49,6 +50,7 @@ class Look:
     trouble: str = ""
     page: Page | None = None
     half_done: int = 0
+    left: str = ""
     snapshot_due: float = 0
     awake: float = 0
 
@@ -204,6 +206,8 @@ def _move(look: Look) -> Finding:
     page = "the new container serves it" if serves else "its page is not there"
     if not look.half_done:
         return Finding("move", f"It was left half way, and {page}; `/mautic start {look.tenant.name}` lets it go on.")
+    if look.left:
+        return Finding("move", f"{look.left} Retry and Undo are in the thread of operation {look.half_done}.")
     loses = ", which loses what is written to it by then" if serves else ""
     how = f"Retry or Undo{loses}, in its thread"
     return Finding("move", f"Operation {look.half_done} left it half way, and {page}: {how}.")

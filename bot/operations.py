@@ -30,6 +30,9 @@ WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'
 """The condition of all but the bot's own errands that went well: there are some every hour."""
 ERRAND = 10.0
 """Seconds that a person's request waits for an errand of the bot's own on the same tenant."""
+RESPONDERS = "\ue000responders\ue000"
+"""Stands in a note for those who can put an operation right; the announcer names them, as Slack knows who they are.
+In what people type there is no such character once it is escaped."""
 NEVER = 1 << 62
 """`announced` of an operation that has no card: no revision comes after it."""
 MAX_ATTEMPTS = 5
@@ -479,7 +482,8 @@ class Operations:
                         "needs_attention",
                         event="operation.needs_attention",
                         expect=("running",),
-                        note=":rotating_light: The bot was cut off in this operation too often; a person has to look.",
+                        note=f":rotating_light: {RESPONDERS}The bot was cut off in this operation too often; the card "
+                        "above says how it stands. Retry goes on with it.",
                         outcome=f"It was cut off {operation.attempts} times.",
                         undo_by="",
                     )

@@ -6,6 +6,8 @@ import math
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,8 +115,29 @@ class People:
                 found.add(name)
         return frozenset(found)
 
+    def mention(self, roles: Sequence[str]) -> str:
+        """Return mrkdwn that rings for who has one of these roles: user groups, and people by id.
+
+        A role that everyone has rings for nobody; "" where nobody is found.
+        """
+        named: dict[str, None] = {}
+        for role in (self.settings.roles[name] for name in roles):
+            if role.everyone:
+                continue
+            for group in role.groups:
+                with suppress(SlackApiError):
+                    if identity := self._group(group):
+                        named[f"<!subteam^{identity}>"] = None
+            named |= dict.fromkeys(f"<@{user}>" for user in role.users)
+        return " ".join(named)
+
+    def _group(self, group: str) -> str:
+        """Return the id of a group by its id or handle; "" when there is none."""
+        if group.startswith("S0"):
+            return group
+        groups = self._ask("usergroups.list", "", False)["usergroups"]
+        return next((str(found["id"]) for found in groups if found["handle"] == group.removeprefix("@")), "")
+
     def _members(self, group: str, fresh: bool) -> list[str]:
-        if not group.startswith("S0"):
-            groups = self._ask("usergroups.list", "", False)["usergroups"]
-            group = next((found["id"] for found in groups if found["handle"] == group), "")
+        group = self._group(group)
         return list(self._ask("usergroups.users.list", group, fresh, usergroup=group)["users"]) if group else []

@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+from bot import halt
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
 from bot.lxd import LxdUnavailable
-from bot.operations import SYSTEM, Operation
+from bot.operations import RESPONDERS, SYSTEM, Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
 from bot.steps import PROBE, patiently
@@ -179,12 +181,15 @@ class Runner:
             if failed:
                 self._stuck(operation, failure, why, operation.error_id or identity, error)
                 return
+            left = halt.look(self.context, operation)
             self.operations.finish(
                 operation,
                 "needs_attention",
                 outcome=f"It could not be taken back: {why}",
-                note=f":rotating_light: <@{operation.undo_by}>, it could not be taken back; the card above says why.",
+                note=f":rotating_light: <@{operation.undo_by}>, it could not be taken back; the card above says why. "
+                f"{halt.told(left, '*')}",
                 error_id=identity,
+                aftermath=left,
             )
         else:
             if failed:
@@ -213,10 +218,13 @@ class Runner:
     def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
         """Leave it as it stands; what was only out of reach is taken back by schedules/undo.py."""
         silent = isinstance(error, LxdUnavailable)
-        again = "; the bot does so by itself when the host answers" if silent else ""
+        aftermath = halt.look(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
+        told = halt.told(aftermath, "*")
+        ways = "" if aftermath["advice"] else " Retry goes on with it, Undo tries again to take it back."
+        again = " The bot takes it back by itself when the host answers." if silent else ""
         words = (
-            f":rotating_light: <@{operation.requester}>, it stopped{_where(operation)}, and what it had begun could "
-            f"not be taken back. The card above says why; Retry goes on, Undo tries again to take it back{again}."
+            f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, it stopped"
+            f"{_where(operation)}, and what it had begun could not be taken back; the card above says why.{ways}{again}"
         )
         self.operations.finish(
             operation,
@@ -226,6 +234,7 @@ class Runner:
             note="" if LEFT in operation.outcome else words,
             error_id=identity,
             undo_by=SYSTEM if silent else "",
+            aftermath=aftermath,
         )
 
 

@@ -243,6 +243,11 @@ class Settings:
     policies: Mapping[str, Policy]
     plans: Mapping[str, PlanSize]
 
+    def responders(self, command: str) -> list[str]:
+        """Return the roles of those who are called when an operation needs a person; not such as everyone has."""
+        policy = self.policy(command)
+        return [role for role in dict.fromkeys([*policy.ask, *policy.approve]) if not self.roles[role].everyone]
+
     def policy(self, command: str) -> Policy:
         """Return the policy of a command, or the default one."""
         return self.policies.get(command) or self.policies["default"]

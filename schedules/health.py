@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from bot import errands, samples
+from bot import errands, halt, samples
 from bot.errors import explain
 from bot.fleet import Surveyed
 from bot.health import BLIPS, TITLES, Diagnosis, Finding, Look, Page, diagnose, pool_finding
@@ -46,6 +46,7 @@ def health(context: Context) -> None:
     is suspended, was stopped on purpose, or is in the hands of an operation is not sick.
     """
     began = context.now()
+    halt.look_again(context)
     survey = context.fleet.survey()
     hosts, pools = _hosts(context, survey.silent)
     offline = {host for host, found in hosts.items() if any(finding.kind == "server" for finding in found.findings)}
@@ -169,7 +170,8 @@ def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awa
         if fresh:
             look = replace(look, state=host.lxd.state(tenant.instance))
         if tenant.state == "moving":
-            look = replace(look, page=_page(context, tenant.domain), half_done=_half_done(context, tenant.name))
+            number, left = _half_done(context, tenant.name)
+            look = replace(look, page=_page(context, tenant.domain), half_done=number, left=left)
         elif look.state.status == "Running" and tenant.state == "live":
             look = replace(look, page=_page(context, tenant.domain))
             look = replace(look, inside=host.mautic.health(tenant.instance, timeout=PATIENCE))
@@ -180,9 +182,9 @@ def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awa
     return look
 
 
-def _half_done(context: Context, tenant: str) -> int:
+def _half_done(context: Context, tenant: str) -> tuple[int, str]:
     waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", tenant, limit=1)
-    return waiting[0].id if waiting else 0
+    return (waiting[0].id, halt.told(waiting[0].aftermath)) if waiting else (0, "")
 
 
 def _page(context: Context, domain: str) -> Page:

@@ -295,6 +295,22 @@ MESSAGES: dict[str, Message] = {
     "card-succeeded": card(DONE),
     "card-failed": card(FAILED),
     "card-needs-attention": card(replace(FAILED, state="needs_attention")),
+    "card-needs-attention-offline": card(
+        replace(
+            FAILED,
+            command="migrate",
+            state="needs_attention",
+            plan=ASKED.plan | {"summary": "Move the tenant client-x from node1 to node2"},
+            aftermath={
+                "online": False,
+                "since": NOW + 61,
+                "headline": "client-x is offline",
+                "data": "All data is in `client-x` on node1; `client-x--7` on node2 is an unfinished copy of it.",
+                "advice": "Undo is safe: it goes on with `client-x` on node1. Retry goes on with the move.",
+                "safe": "undo",
+            },
+        )
+    ),
     "card-being-taken-back": card(replace(FAILED, state="queued", undo_by="U0OPSLEAD")),
     "card-denied": card(DENIED),
     "card-denied-without-a-reason": card(

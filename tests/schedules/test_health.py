@@ -192,7 +192,8 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
     bench.lxd.stop(f"client-x--{operation.id}")
     assert look(bench) == [("client-x", "move")]
     (incident,) = bench.context.incidents.open()
-    assert f"Operation {operation.id} left it half way, and its page is not there: Retry or Undo, in" in incident.text
+    assert incident.text.startswith("client-x is offline. The newest data is in ")
+    assert f"Retry and Undo are in the thread of operation {operation.id}." in incident.text
     assert samples.latest(bench.context.database, bench.clock())["client-x"].up == 0
     bench.runner.fault = lambda moment: None
     bench.context.operations.undo(bench.context.operations.get(operation.id), OPERATOR.id)

@@ -464,6 +464,7 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
     announcer = Announcer(client, context.operations, context.renderer, context.settings)
     people = People(client, context.settings)
     people.connect()
+    announcer.mention = people.mention
     invocations = Invocations(
         context,
         people,

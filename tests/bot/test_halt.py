@@ -1,0 +1,168 @@
+"""The worst moment: a move or restore that failed and could not be taken back says first how the client is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.lxd import LxdError
+from bot.operations import Operation
+from bot.simulated_edge import SimulatedProbe
+from bot.simulated_lxd import SimulatedLxd
+from schedules.health import health
+from tests.support.bot import LEAD, OPERATOR, Desk, live, make_bench, make_desk, notes, switch
+from tests.support.judge import mrkdwn
+
+SNAPSHOT = "s-20270115-080000-2"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.steps.PATIENCE", 0.0)
+    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("schedules.health.AGAIN", 0.0)
+
+
+@pytest.fixture
+def other() -> SimulatedLxd:
+    return SimulatedLxd()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, other: SimulatedLxd) -> Desk:
+    bench = make_bench(tmp_path, others={"solo": other})
+    bench.done("new client-x --host local")
+    bench.done("snapshot client-x", OPERATOR)
+    return make_desk(bench)
+
+
+def starts(yes: bool, *servers: SimulatedLxd) -> None:
+    """Whether containers start on these servers."""
+
+    def call(method: str, arguments: object) -> None:
+        if method == "start":
+            broken()
+
+    for lxd in servers:
+        lxd.on_call = None if yes else call
+
+
+def broken() -> None:
+    raise LxdError("LXD could not start it: dataset is busy.")
+
+
+def card(desk: Desk, operation: Operation) -> str:
+    return "\n".join(mrkdwn(desk.announcer.card(desk.bench.context.operations.get(operation.id)).blocks))
+
+
+def offline(desk: Desk, other: SimulatedLxd) -> Operation:
+    """A move that fails where the copy is to start, and the old container does not start either."""
+    starts(False, desk.bench.lxd, other)
+    stuck = desk.bench.done("migrate client-x solo", OPERATOR)
+    assert stuck.state == "needs_attention"
+    assert not live(desk.bench)
+    return stuck
+
+
+def test_a_move_that_left_a_client_offline_says_so_first_and_where_the_data_is(desk: Desk, other: SimulatedLxd) -> None:
+    stuck = offline(desk, other)
+    shown = card(desk, stuck)
+    assert shown.startswith(":rotating_light: *client-x is offline* since")
+    assert "*Data:* All data is in `client-x` on local; `client-x--3` on solo is an unfinished copy of it" in shown
+    assert "*What to do:* Undo is safe: it goes on with `client-x` on local, and nothing is lost." in shown
+    assert "If it fails" not in shown
+    assert "nothing is lost;" not in shown
+    assert "<!subteam^S0mautic-operators> <!subteam^S0mautic-approvers>: " in shown
+    styles = {one["action_id"]: one.get("style") for one in desk.announcer.card(stuck).blocks[-2]["elements"]}
+    assert styles == {"undo": "primary", "retry": None}
+
+
+def test_the_thread_calls_the_operators_once(desk: Desk, other: SimulatedLxd) -> None:
+    stuck = offline(desk, other)
+    desk.announce()
+    said = desk.slack.said[-1]
+    assert said["thread_ts"]
+    assert said["text"].startswith(
+        ":rotating_light: <!subteam^S0mautic-operators> <!subteam^S0mautic-approvers>: *client-x is offline.* All data"
+    )
+    assert f"<@{OPERATOR.id}>, it stopped at “Start it there, closed, and see its page inside”" in said["text"]
+    health(desk.bench.context)
+    health(desk.bench.context)
+    desk.announce()
+    told = [one for one in notes(desk.bench, stuck) if "offline" in one]
+    assert len(told) == 1
+
+
+def test_the_incident_says_the_same(desk: Desk, other: SimulatedLxd) -> None:
+    offline(desk, other)
+    desk.bench.clock.move(60)
+    health(desk.bench.context)
+    (incident,) = [one for one in desk.bench.context.incidents.open() if one.tenant == "client-x"]
+    assert incident.text.startswith("client-x is offline. All data is in `client-x` on local;")
+
+
+def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: SimulatedLxd) -> None:
+    stuck = offline(desk, other)
+    starts(True, desk.bench.lxd, other)
+    desk.bench.context.operations.undo(stuck, LEAD.id)
+    desk.bench.finish()
+    assert live(desk.bench)
+    shown = card(desk, stuck)
+    assert "— taken back" in shown
+    assert f"<@{LEAD.id}> had it taken back" in shown
+
+
+def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -> None:
+    stuck = offline(desk, other)
+    desk.bench.context.operations.undo(stuck, LEAD.id)
+    desk.bench.finish()
+    assert "client-x is offline" in card(desk, stuck)
+    assert f"<@{LEAD.id}>, it could not be taken back" in notes(desk.bench, stuck)[-1]
+    assert "*client-x is offline.*" in notes(desk.bench, stuck)[-1]
+
+
+def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a restore whose page did not come, and whose old container does not start."""
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+        patched.setattr("bot.succession.Succession._let_go_on", lambda _: broken())
+        stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert stuck.state == "needs_attention"
+    shown = card(desk, stuck)
+    assert shown.startswith(":rotating_light: *client-x is offline*")
+    assert "The newest data is in `client-x--3` on local, which was opened" in shown
+    assert "Retry is safe: it keeps that, and finishes the restore. Undo goes on with `client-x` on local, and" in shown
+
+
+def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
+    def fail(moment: str) -> None:
+        if moment == "before 3":
+            raise LxdError("LXD could not.")
+
+    desk.bench.runner.fault = fail
+    stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert stuck.state == "needs_attention"
+    shown = card(desk, stuck)
+    assert shown.startswith(":rotating_light: *client-x is online, served by `client-x--3` on local*\n")
+    assert "Retry is safe: it finishes the restore, and nothing is lost." in shown
+
+
+def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
+    desk: Desk, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = switch(desk.bench.lxd)
+    with monkeypatch.context() as patched:
+        patched.setattr("bot.succession.Succession._let_go_on", lambda _: down.set() or broken())
+        patched.setattr(desk.bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+        stuck = desk.bench.done("migrate client-x solo", OPERATOR)
+    assert stuck.state == "needs_attention"
+    assert "The container of before is on a host that cannot be seen just now: local." in card(desk, stuck)
+    before = desk.bench.context.operations.get(stuck.id).revision
+    down.clear()
+    health(desk.bench.context)
+    after = desk.bench.context.operations.get(stuck.id)
+    assert after.revision == before + 1
+    assert "`client-x` on local has all of before that" in card(desk, stuck)
+    health(desk.bench.context)
+    assert desk.bench.context.operations.get(stuck.id).revision == after.revision, "nothing has changed"
