@@ -45,7 +45,7 @@ def test_a_card_promises_nothing_once_there_is_nothing_to_hope_for(
     )
     hopes = (*AHEAD, "succeeded")
     assert (operation.plan["reversible"] in card) == (state in hopes)
-    assert ("takes about" in card) == (state in AHEAD)
+    assert ("· takes about" in card) == (state in AHEAD)
     assert ("*If it fails:*" in card) == (state in AHEAD and "If it fails" in operation.plan["facts"])
     assert "If it fails" not in card or state in AHEAD
     for label in operation.plan["remarks"]:
