@@ -59,7 +59,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     context = Context(
         settings=settings,
         database=database,
-        fleet=Fleet(servers),
+        fleet=Fleet(servers, starts=settings.capacity.starts, start_delay=settings.capacity.start_delay),
         edge=edge,
         vault=Vault(database, settings.state / "vault.key", operations.clock),
         operations=operations,

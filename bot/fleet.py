@@ -13,6 +13,7 @@ from typing import TypeVar
 from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
+from bot.starts import Starts
 from bot.tenants import ROLES, Role, Tenant, stamp
 
 T = TypeVar("T")
@@ -27,13 +28,20 @@ FEW = 8
 class Host:
     """What tenants run on: a standalone LXD server, or a member of a cluster. `server` is its name in the settings.
 
-    `lxd` is the door to the server, at this member: what is made by it is made here.
+    `lxd` is the door to the server, at this member: what is made by it is made here. `starts` keeps a tenant's start
+    waiting where too many just began.
     """
 
     name: str
     server: str
     lxd: Lxd
     mautic: Mautic
+    starts: Starts
+
+    def start(self, instance: str, *, urgent: bool = False) -> None:
+        """Start a tenant's container in its turn, or at once where clients wait for it; no effect when it runs."""
+        self.starts.wait(urgent=urgent)
+        self.lxd.start(instance)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         double=facts["double"] == "1",
         member=instance.location,
         started=instance.started,
+        boot=(
+            instance.config.get("boot.autostart.priority", ""),
+            instance.config.get("boot.autostart.delay", ""),
+        ),
     )
 
 
@@ -126,10 +138,16 @@ def only(found: Sequence[Tenant]) -> Tenant:
 
 
 class Fleet:
-    """All hosts and tenants. `servers`: the doors to the LXD servers by name; the first is the one of `[lxd]`."""
+    """All hosts and tenants.
 
-    def __init__(self, servers: Mapping[str, Lxd]) -> None:
+    Args:
+        servers: the doors to the LXD servers by name; the first is the one of `[lxd]`.
+        starts: how many tenants of a host may begin to start within `start_delay` seconds.
+    """
+
+    def __init__(self, servers: Mapping[str, Lxd], *, starts: int = 1, start_delay: float = 0) -> None:
         self.servers = dict(servers)
+        self._starts = starts, start_delay
         self._lock = threading.Lock()
         self._hosts: dict[tuple[str, str], Host] = {}
         self._members: dict[str, tuple[str, ...]] = {}
@@ -186,7 +204,7 @@ class Fleet:
         with self._lock:
             if (server, member) not in self._hosts:
                 lxd = self.servers[server].at(member) if member else self.servers[server]
-                self._hosts[server, member] = Host(member or server, server, lxd, Mautic(lxd))
+                self._hosts[server, member] = Host(member or server, server, lxd, Mautic(lxd), Starts(*self._starts))
             return self._hosts[server, member]
 
     def resources(self, host: Host) -> Resources:

@@ -242,6 +242,29 @@ def highest(database: Database, since: float, now: float) -> dict[str, int]:
     return {row["tenant"]: row["most"] for row in rows}
 
 
+def queued_since(database: Database, since: float, now: float) -> set[str]:
+    """Return the tenants in which mail was seen to wait for its worker since then, in the last two days."""
+    rows = database.read(
+        "SELECT DISTINCT tenant FROM tenant_samples WHERE span = 0 AND at BETWEEN ? AND ? AND queue_age > 0", since, now
+    )
+    return {row["tenant"] for row in rows}
+
+
+def busy_since(database: Database, since: float, now: float) -> set[str]:
+    """Return the tenants that got or lost contacts since then, or in which mail waited, by the hour and the last look.
+
+    Contacts are counted at their highest of each hour.
+    """
+    rows = database.read(
+        "SELECT tenant FROM tenant_samples WHERE (span = 3600 AND at BETWEEN ?1 AND ?2 OR span = 0"
+        " AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0 AND at <= ?2))"
+        " GROUP BY tenant HAVING max(contacts) > min(contacts) OR max(queue_age) > 0",
+        int(since) // HOUR * HOUR,
+        now,
+    )
+    return {row["tenant"] for row in rows}
+
+
 def looked_at(database: Database, now: float) -> dict[str, int]:
     """Return when each tenant was looked at last, of those that were in the last two days."""
     rows = database.read(

@@ -160,7 +160,8 @@ class Succession:
 
     def start(self) -> str:
         """Start the heir, sealed, and wait until Mautic's login page is there inside and it has its address."""
-        self.target.lxd.start(self.name)
+        # The page may be closed meanwhile.
+        self.target.start(self.name, urgent=True)
         took = self.target.mautic.wait_for_page(self.name)
         wait_for_address(self.target.lxd, self.name)
         return f"login page inside in {took:.2f} s"
@@ -233,7 +234,7 @@ class Succession:
             return
         stamped = stamps(role="tenant", state="live", reason="", kept_until="")
         if not self.rests:
-            self.source.lxd.start(self.old.instance)
+            self.source.start(self.old.instance, urgent=True)
             self.source.mautic.unquiesce(self.old.instance)
             wait_for_address(self.source.lxd, self.old.instance)
             stamped["boot.autostart"] = "true"

@@ -135,7 +135,7 @@ class Tenant:
 
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
-    `reason`: why a former one is one.
+    `reason`: why a former one is one. `boot`: the priority and delay of its start after a reboot, or "".
     """
 
     name: str
@@ -158,6 +158,7 @@ class Tenant:
     double: bool = False
     member: str = ""
     started: int = 0
+    boot: tuple[str, str] = ("", "")
 
     @property
     def standing(self) -> str:

@@ -60,7 +60,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         if instance.name != name:
             lxd.rename(instance.name, name)
         if stamp(instance.config, "was-running") == "1":
-            lxd.start(name)
+            context.fleet.of(found).start(name, urgent=True)
             wait_for_address(lxd, name)
         autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
         back = stamps(role="tenant", archived="", was_running="", was_stopped="", was_called="")

@@ -16,6 +16,7 @@ from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import admit, placement, room_on, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, DomainOption, TenantArgument, operation
+from bot.starts import boot
 from bot.steps import remove, see_login_page, wait_for_address
 from bot.tenants import RESERVED, PlanSize, Tenant, stamp, stamps
 
@@ -245,15 +246,20 @@ class _New:
         self.lxd.copy(
             f"{here.name}/golden",
             self.name,
-            config={**stamped, **self.size.limits(), "boot.autostart": "true", "security.protection.delete": "true"},
+            config={**stamped, **self.size.limits(), **self._lasting()},
             devices={
                 "root": {"type": "disk", "path": "/", "pool": self.context.settings.lxd.pool, "size": self.size.disk}
             },
         )
         self.lxd.update(self.name, stamps(copied=1))
 
+    def _lasting(self) -> dict[str, str]:
+        """It comes back after a reboot, in its turn; and nobody deletes it by mistake."""
+        turn = boot(self.context.settings.capacity, "idle")
+        return {"boot.autostart": "true", **turn, "security.protection.delete": "true"}
+
     def start(self) -> None:
-        self.lxd.start(self.name)
+        self.host.start(self.name)
 
     def identify(self) -> None:
         context = self.context

@@ -25,7 +25,7 @@ def restart(
             return
         # Cut in the middle it may be stopped.
         host.lxd.stop(found.instance, timeout=60)
-        host.lxd.start(found.instance)
+        host.start(found.instance, urgent=True)
         wait_for_address(host.lxd, found.instance)
 
     def route() -> str:
@@ -35,7 +35,7 @@ def restart(
         return see_login_page(context.edge, found.domain)
 
     def undo() -> None:
-        host.lxd.start(found.instance)
+        host.start(found.instance, urgent=True)
         wait_for_address(host.lxd, found.instance)
         context.edge.apply()
 

@@ -22,7 +22,7 @@ def resume(context: Context, tenant: TenantArgument) -> Plan:
         remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
 
     def open_() -> None:
-        host.lxd.start(found.instance)
+        host.start(found.instance)
         host.mautic.open(found.instance)
 
     def route() -> None:

@@ -13,20 +13,21 @@ from bot.tenants import stamp, stamps
 def start(context: Context, tenant: TenantArgument) -> Plan:
     """Start a tenant that was stopped."""
     found = context.fleet.tenant(tenant)
-    lxd, mautic = context.fleet.of(found).lxd, context.fleet.of(found).mautic
+    host = context.fleet.of(found)
+    lxd, mautic = host.lxd, host.mautic
     # Left half way by a restore or move that no operation knows of any more: the database was lost.
     left = found.state == "moving"
     if left:
         _refuse_beside_an_heir(context, tenant)
     elif found.status == "Running" and not context.operation:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
-    demand = demand_of(context, found, context.fleet.of(found), found.instance)
-    remarks = admit(context, context.fleet.of(found), demand, f"`{tenant}` cannot be started on")
+    demand = demand_of(context, found, host, found.instance)
+    remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
 
     def boot() -> None:
         if found.stopped:
             lxd.update(found.instance, {"boot.autostart": "true", **stamps(started_by=context.operation)})
-        lxd.start(found.instance)
+        host.start(found.instance)
         if left:
             mautic.unquiesce(found.instance)
         wait_for_address(lxd, found.instance)

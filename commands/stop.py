@@ -27,7 +27,7 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
     def undo() -> None:
         if stamp(lxd.instance(found.instance).config, "stopped-by") == str(context.operation):
             lxd.update(found.instance, {"boot.autostart": "true"})
-            lxd.start(found.instance)
+            context.fleet.of(found).start(found.instance, urgent=True)
 
     return Plan(
         tenant=tenant,

@@ -30,7 +30,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
         host.mautic.close(found.instance, "suspend")
 
     def undo() -> None:
-        host.lxd.start(found.instance)
+        host.start(found.instance, urgent=True)
         host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
         host.lxd.update(found.instance, stamps(state="live"))

@@ -51,7 +51,7 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
     def start() -> str | None:
         if stopped:
             return "it had been stopped"
-        lxd.start(name)
+        host.start(name)
         wait_for_address(lxd, name)
         return None
 

@@ -27,7 +27,7 @@ BUDGET = 240.0
 AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""
 SETTLES = 15 * 60
-"""Seconds that a host which was off has to start its tenants, one after the other."""
+"""Seconds that a host which was off has to start its tenants, beside those that it waits after each."""
 FEW = 5
 """Tenants of a host that may stand still at once, each by a trouble of its own."""
 EDGE = "the edge"
@@ -223,7 +223,8 @@ def _settling(
     known: Collection[tuple[str, str]],
 ) -> set[str]:
     """Return the hosts and servers that were off until just now, as it was seen, or as many tenants tell there."""
-    since = context.now() - SETTLES
+    hosts = Counter(look.tenant.host for look in looks.values())
+    since = context.now() - SETTLES - max(hosts.values(), default=0) * context.settings.capacity.start_delay
     off = {incident.server for incident in context.incidents.since(since) if incident.kind == "server"}
     fell = {
         name: looks[name].tenant.host

@@ -58,7 +58,13 @@ class Clock:
 def settings_in(folder: Path, **environment: str) -> Settings:
     """The shipped settings with their state in a folder."""
     return load(
-        environment={"MAUTIC_OPS_BOT__STATE": str(folder), "MAUTIC_OPS_LXD__ENDPOINT": "simulated"} | environment
+        environment={
+            "MAUTIC_OPS_BOT__STATE": str(folder),
+            "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
+            # Nobody waits for a turn to start: a test that is about that says so.
+            "MAUTIC_OPS_CAPACITY__START_DELAY": "0",
+        }
+        | environment
     )
 
 

@@ -1,0 +1,120 @@
+"""Starts of a host: so many within some seconds, and in order after a reboot."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from bot.lxd import PoolFull
+from bot.samples import Reading, record
+from bot.settings import load
+from bot.starts import Starts
+from bot.starts import boot as order
+from schedules.boot import boot
+from tests.support.bot import OPERATOR, Bench, make_bench
+
+ROOT = Path(__file__).parents[2]
+
+
+class Time:
+    """Seconds that pass only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def __call__(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+def test_so_many_begin_within_so_many_seconds() -> None:
+    time = Time()
+    starts = Starts(3, 10, time, time.sleep)
+    begun = []
+    for _ in range(9):
+        starts.wait()
+        begun.append(time.at - 100)
+    assert begun == [0, 0, 0, 10, 10, 10, 20, 20, 20]
+
+
+def test_who_is_urgent_waits_for_nobody_and_counts() -> None:
+    time = Time()
+    starts = Starts(2, 10, time, time.sleep)
+    for _ in range(5):
+        starts.wait(urgent=True)
+    assert time.at == 100
+    starts.wait()
+    assert time.at == 110
+
+
+def test_without_seconds_there_is_no_limit() -> None:
+    time = Time()
+    starts = Starts(1, 0, time, time.sleep)
+    for _ in range(5):
+        starts.wait()
+    assert time.at == 100
+
+
+def test_whatever_starts_a_tenant_waits_for_its_turn() -> None:
+    """All of the bot's own starts go by `Host.start`."""
+    places = [
+        *ROOT.glob("commands/*.py"),
+        *ROOT.glob("schedules/*.py"),
+        ROOT / "bot/succession.py",
+        ROOT / "bot/steps.py",
+    ]
+    past = [path.name for path in places if re.search(r"lxd\.start\(", path.read_text())]
+    assert past == []
+    assert "self.lxd.start(" in (ROOT / "bot/fleet.py").read_text()
+
+
+def seen(bench: Bench, **queue_ages: float) -> None:
+    """Write down one look at tenants, with the seconds that mail has waited in each."""
+    with bench.context.database.transaction() as transaction:
+        readings = [Reading(name.replace("_", "-"), queue_age=age, contacts=5) for name, age in queue_ages.items()]
+        record(transaction, bench.clock.at, readings, {})
+
+
+def test_after_a_reboot_they_start_one_after_the_other_and_the_busiest_first(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_CAPACITY__START_DELAY="3")
+    bench.context.fleet._starts = (64, 0)
+    for number in range(6):
+        bench.done(f"new client-{number}")
+    bench.done("stop client-5", OPERATOR)
+    # One of before this version.
+    bench.lxd.update("client-0", {"boot.autostart.priority": None, "boot.autostart.delay": None})
+    seen(bench, client_0=0, client_1=0, client_2=0, client_3=0, client_4=500)
+    bench.clock.move(3 * 3600)
+    seen(bench, client_0=0, client_1=0, client_2=90, client_3=0, client_4=0)
+    bench.clock.move(60)
+    boot(bench.context)
+    began = bench.lxd.reboot()
+    assert [name for _, name in began] == ["client-2", "client-4", "client-0", "client-1", "client-3"]
+    assert all(after - before >= 3 for (before, _), (after, _) in pairwise(began))
+    assert not bench.lxd.instance("client-5").running
+    # Nothing is written where nothing has changed.
+    updates = bench.lxd.calls["update"]
+    boot(bench.context)
+    assert bench.lxd.calls["update"] == updates
+
+
+def test_a_new_tenant_has_its_turn_from_the_first_moment(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_CAPACITY__START_DELAY="7")
+    bench.done("new client-x")
+    config = bench.lxd.instance("client-x").config
+    assert order(load(environment={"MAUTIC_OPS_CAPACITY__START_DELAY": "7"}).capacity, "idle").items() <= config.items()
+    assert config["boot.autostart.delay"] == "7"
+
+
+def test_one_that_takes_no_facts_holds_up_no_other(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    for number in range(2):
+        bench.done(f"new client-{number}")
+        bench.lxd.update(f"client-{number}", {"boot.autostart.priority": None})
+    bench.lxd.fail_next("update", PoolFull("LXD could not update `client-0`: the disk's limit is full."))
+    boot(bench.context)
+    assert "boot.autostart.priority" not in bench.lxd.instance("client-0").config
+    assert bench.lxd.instance("client-1").config["boot.autostart.priority"] == "2"
