@@ -16,6 +16,7 @@ class Row:
 
     name: str
     cluster: str = ""
+    product: str = ""
     version: str = ""
     trouble: str = ""
     space: PoolSpace | None = None
@@ -36,16 +37,16 @@ def hosts(context: Context) -> Message:
 
 def _rows(name: str, lxd: Lxd) -> list[Row]:
     try:
-        version = lxd.server().version
+        server = lxd.server()
         members = lxd.members()
     except LxdError as error:
         return [Row(name, trouble=str(error))]
     if not members:
-        return [_row(lxd, Row(name, "", version))]
+        return [_row(lxd, Row(name, "", server.product, server.version))]
     return [
-        _row(lxd.at(member.name), Row(member.name, name, version))
+        _row(lxd.at(member.name), Row(member.name, name, server.product, server.version))
         if member.online
-        else Row(member.name, name, version, trouble=member.status)
+        else Row(member.name, name, server.product, server.version, trouble=member.status)
         for member in members
     ]
 

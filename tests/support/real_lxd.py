@@ -38,7 +38,8 @@ TINY = "tiny"
 class Place:
     """Where the tests of one product are, apart from the other's: both daemons run on one machine.
 
-    `named`: the variable that names a server to use. `other`: a bridge for a second project, and its subnet.
+    `named`: the variable that names a server to use. `other`: a bridge for a second project, and its subnet. `listen`:
+    the address of its edge.
     """
 
     product: Product
@@ -47,6 +48,7 @@ class Place:
     network: str
     subnet: str
     other: tuple[str, str]
+    listen: str
     named: str
     programs: Callable[[], AbstractContextManager[None]]
 
@@ -56,7 +58,15 @@ class Place:
 
 
 LXD_PLACE = Place(
-    LXD, "real_lxd", SHARED, NETWORK, SUBNET, ("mopstest1", "10.72.0.1/24"), "MAUTIC_OPS_TEST_LXD", nullcontext
+    LXD,
+    "real_lxd",
+    SHARED,
+    NETWORK,
+    SUBNET,
+    ("mopstest1", "10.72.0.1/24"),
+    "127.0.0.71",
+    "MAUTIC_OPS_TEST_LXD",
+    nullcontext,
 )
 INCUS_PLACE = Place(
     INCUS,
@@ -65,6 +75,7 @@ INCUS_PLACE = Place(
     "mopstesti0",
     "10.74.0.1/24",
     ("mopstesti1", "10.75.0.1/24"),
+    "127.0.0.74",
     "MAUTIC_OPS_TEST_INCUS",
     incus_packages.in_path,
 )

@@ -25,17 +25,17 @@ from bot.lxd import NotFound
 from bot.lxd_gateway import LxdGateway
 from bot.settings import Settings, load
 from bot.tenants import stamp, stamps
-from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY
+from tests.support.real_lxd import INCUS_PLACE, LXD_PLACE, PROJECT, SHARED, TINY, Place
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, Workspace, WorkspaceServer, eventually
 
 CHANNEL = "mautic-ops"
 TINY_VERSION = "0.0.1-tiny"
-LISTEN = "127.0.0.71"
+LISTEN = LXD_PLACE.listen
 NO_SNAPSHOTS = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
 """None but those that a test asks for: one bot would take them of the tenants of all."""
 
 
-def settings_for(lxd_socket: str, state: Path) -> tuple[Settings, dict[str, str]]:
+def settings_for(lxd_socket: str, state: Path, place: Place = LXD_PLACE) -> tuple[Settings, dict[str, str]]:
     """The settings of a bot over the test's LXD project, and the environment that gives them to a process."""
     environment = {
         "MAUTIC_OPS_BOT__STATE": str(state),
@@ -44,9 +44,9 @@ def settings_for(lxd_socket: str, state: Path) -> tuple[Settings, dict[str, str]
         "MAUTIC_OPS_LXD__PROJECT": PROJECT,
         "MAUTIC_OPS_LXD__POOL": PROJECT,
         "MAUTIC_OPS_LXD__PROFILE": PROJECT,
-        "MAUTIC_OPS_LXD__NETWORK": NETWORK,
-        "MAUTIC_OPS_LXD__SUBNET": SUBNET,
-        "MAUTIC_OPS_EDGE__LISTEN": LISTEN,
+        "MAUTIC_OPS_LXD__NETWORK": place.network,
+        "MAUTIC_OPS_LXD__SUBNET": place.subnet,
+        "MAUTIC_OPS_EDGE__LISTEN": place.listen,
         **NO_SNAPSHOTS,
         "SLACK_BOT_TOKEN": BOT_TOKEN,
         "SLACK_APP_TOKEN": APP_TOKEN,
@@ -262,14 +262,26 @@ class World:
 @pytest.fixture(scope="session")
 def host(real_lxd: LxdGateway) -> LxdGateway:
     """The session's LXD with the double's blueprint, a tiny blueprint and the edge."""
-    settings, _ = settings_for(real_lxd.endpoint, SHARED / "host")
+    furnish(real_lxd, LXD_PLACE)
+    return real_lxd
+
+
+@pytest.fixture(scope="session")
+def incus_host(real_incus: LxdGateway) -> LxdGateway:
+    """The session's Incus with the same."""
+    furnish(real_incus, INCUS_PLACE)
+    return real_incus
+
+
+def furnish(lxd: LxdGateway, place: Place) -> None:
+    """Make the blueprints and the edge; Debian's base is in the one cache of both products."""
+    settings, _ = settings_for(lxd.endpoint, SHARED / "host", place)
     SHARED.mkdir(exist_ok=True)
     with (SHARED / "blueprint.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        make_tiny_blueprint(real_lxd)
-        build_blueprint(settings, real_lxd, print)
-        real_edge(settings, real_lxd).ensure()
-    return real_lxd
+        make_tiny_blueprint(lxd)
+        build_blueprint(settings, lxd, print)
+        real_edge(settings, lxd).ensure()
 
 
 def make_tiny_blueprint(lxd: LxdGateway) -> None:
@@ -288,5 +300,14 @@ def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
     """A fresh bot and workspace over the session's LXD."""
     settings, environment = settings_for(host.endpoint, tmp_path / "state")
     made = World(host, settings, environment, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def incus_world(incus_host: LxdGateway, tmp_path: Path) -> Iterator[World]:
+    """A fresh bot and workspace over the session's Incus."""
+    settings, environment = settings_for(incus_host.endpoint, tmp_path / "state", INCUS_PLACE)
+    made = World(incus_host, settings, environment, tmp_path)
     yield made
     made.close()
