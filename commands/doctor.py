@@ -13,9 +13,9 @@ from bot.registry import Context, query
 
 @query
 def doctor(context: Context) -> Message:
-    """Check the bot's own parts: LXD, room, blueprint, edge, audit log, operations, jobs and channel."""
+    """Check the bot's own parts: servers, room, blueprint, edge, audit log, operations, jobs and channel."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
-        ("LXD", _lxd),
+        ("Servers", _servers),
         ("Room", _room),
         ("Blueprint", _blueprint),
         ("Edge", _edge),
@@ -33,7 +33,7 @@ def doctor(context: Context) -> Message:
     return context.renderer.message("commands/doctor.j2", checks=found)
 
 
-def _lxd(context: Context) -> str:
+def _servers(context: Context) -> str:
     told = []
     for name, lxd in context.fleet.servers.items():
         server = lxd.server()

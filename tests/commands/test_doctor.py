@@ -18,7 +18,7 @@ def parts(bench: Bench) -> str:
 
 def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
     said = parts(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS"))
-    for part in ("LXD", "Room", "Blueprint", "Edge", "Audit log", "Operations", "Jobs", "Channel"):
+    for part in ("Servers", "Room", "Blueprint", "Edge", "Audit log", "Operations", "Jobs", "Channel"):
         assert part in said
     assert ":x:" not in said
 
@@ -50,4 +50,4 @@ def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
         transaction.execute("UPDATE audit SET actor = 'somebody else' WHERE seq = 2")
     said = parts(bench)
     assert "row 2 was changed" in said
-    assert "LXD" in said
+    assert "Servers" in said

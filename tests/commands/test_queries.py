@@ -145,7 +145,7 @@ def test_doctor_names_what_is_not_well(bench: Bench) -> None:
         transaction.execute("DROP TRIGGER audit_is_append_only_update")
         transaction.execute("UPDATE audit SET actor = 'U0FORGED' WHERE seq = 2")
     shown = said(bench.answer("doctor"))
-    assert ":x: *LXD:* LXD does not answer." in shown
+    assert ":x: *Servers:* LXD does not answer." in shown
     assert ":x: *Audit log:* row 2 was changed" in shown
 
 

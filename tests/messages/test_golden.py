@@ -352,8 +352,8 @@ MESSAGES: dict[str, Message] = {
     "commands-hosts": words(
         "hosts",
         hosts=[
-            Row("node1", "berlin", "5.0.2", space=PoolSpace(8 * 10**9, 30 * 10**9)),
-            Row("node2", "berlin", "5.0.2", trouble="no heartbeat since 1m"),
+            Row("node1", "berlin", "LXD", "5.0.2", space=PoolSpace(8 * 10**9, 30 * 10**9)),
+            Row("node2", "berlin", "Incus", "6.0.4", trouble="no heartbeat since 1m"),
             Row("solo1", trouble="LXD at https://solo1:8443 cannot be reached; is it running?"),
         ],
         tenants=Counter(node1=2, node2=1),
@@ -439,7 +439,8 @@ MESSAGES: dict[str, Message] = {
         ],
     ),
     "commands-doctor": words(
-        "doctor", checks=[("LXD", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1 GB of 30 GB free")]
+        "doctor",
+        checks=[("Servers", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1 GB of 30 GB free")],
     ),
     "digest-well": digested(WELL),
     "digest": digested(SICK),
