@@ -15,17 +15,23 @@ from bot.messages import clip, line
 from bot.operations import SYSTEM, Operation, Operations, TenantBusy
 from bot.plan import NoRoom, Refused
 from bot.settings import Policy, Settings
+from bot.words import heard
 
 Verdict = Literal["approve", "deny"]
-REPLY = re.compile(
-    r"(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]?\Z"
+_REPLY = re.compile(
+    r"(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]*\Z"
     r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*)"
-    r"|(?P<cancel>cancel)[.!]?\Z",
+    r"|(?P<cancel>cancel)[.!]*\Z",
     re.I | re.S,
 )
 """What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
 REASON = 500
 """Characters of a reason that are kept."""
+
+
+def decision(text: str) -> re.Match[str] | None:
+    """Return what a reply decides (groups: approve, typed; deny, reason; cancel), None when it is other talk."""
+    return _REPLY.match(heard(text))
 
 
 @dataclass(frozen=True)

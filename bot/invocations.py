@@ -11,7 +11,7 @@ from typing import Any
 
 from bot import audit
 from bot.announcer import Announcer
-from bot.approvals import REPLY, Actor
+from bot.approvals import Actor, decision
 from bot.console import NAME
 from bot.errands import failing
 from bot.errors import explain
@@ -21,8 +21,9 @@ from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
-from bot.registry import Command, Context, call, plain
+from bot.registry import Command, Context, call
 from bot.runner import Runner
+from bot.words import typed
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ class Invocations:
 
     def reply(self, key: str, payload: dict[str, Any]) -> None:
         """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
-        words = REPLY.match(payload["text"])
+        words = decision(payload["text"])
         thread = payload["thread_ts"]
         operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
         if not operation or not words:
@@ -245,7 +246,7 @@ class Invocations:
         if words["cancel"]:
             self.context.approvals.cancel(operation.id, actor)
         elif words["deny"]:
-            self._decide(operation, actor, "deny", reason=plain(words["reason"]), via="reply")
+            self._decide(operation, actor, "deny", reason=words["reason"], via="reply")
         elif words["typed"] and words["typed"].lower() != operation.tenant:
             raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
         else:
@@ -256,13 +257,13 @@ class Invocations:
         actor = self._actor(payload, fresh=True)
         if payload["callback_id"] == "typed_name":
             operation = self.context.operations.marked(payload["metadata"]["operation"])
-            self._decide(operation, actor, "approve", typed=payload["values"]["name"] or "", via="modal")
+            self._decide(operation, actor, "approve", typed=typed(payload["values"]["name"] or ""), via="modal")
             return
         command = self.context.registry.command(payload["metadata"]["command"])
         words = [command.name]
         for name, value in payload["values"].items():
             if value:
-                value = value.replace("`", "'")
+                value = typed(value).replace("`", "'")
                 words.append(value if name == "tenant" else f"--{name}={value}")
         parsed, arguments = self.context.registry.bind(words)
         self._invoke(key, payload, actor, parsed, arguments)

@@ -19,7 +19,7 @@ from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryHandler, RetryS
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 from waitress import create_server, wasyncore
 
-from bot.approvals import REPLY
+from bot.approvals import decision
 from bot.inbox import Inbox
 from bot.settings import InvalidSettings, SlackSettings
 from bot.socket_mode import SocketMode as Connections
@@ -126,7 +126,7 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
             return
         reply = _reply(body, event, context.bot_user_id)
         # What people say to each other is none of ours, and is not kept.
-        if reply["mention"] or REPLY.match(reply["text"]):
+        if reply["mention"] or decision(reply["text"]):
             # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is.
             inbox.put("reply", f"{event['channel']}:{event['ts']}", reply)
 
@@ -163,11 +163,13 @@ def _by_a_person(event: dict[str, Any]) -> bool:
 def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict[str, Any]:
     """Return what was typed; only our own mention may stand before it, as who asks another decides nothing."""
     text, ours = event.get("text", ""), f"<@{bot}>"
+    # Formatting may stand around all of it.
+    before = re.match(rf"[\s*_`\u200b]*{re.escape(ours)}[\s:,]*", text)
     return {
         "user": event["user"],
         "team": event.get("user_team") or event.get("team") or body["team_id"],
         "channel": event["channel"],
-        "text": text.strip().removeprefix(ours).strip(),
+        "text": (before[0].partition(ours)[0] + text[before.end() :] if before else text).strip(),
         "thread_ts": event.get("thread_ts", ""),
         "mention": ours in text,
     }

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -27,6 +26,7 @@ from bot.post import Post
 from bot.settings import Settings
 from bot.tenants import InvalidName, domain_name, tenant_name
 from bot.vault import Vault
+from bot.words import split
 
 
 class Probe(Protocol):
@@ -107,6 +107,8 @@ class Command:
     help: str
     fresh: bool
     """Whether it decides something, or shows what not everybody may see: then Slack is asked afresh who it is."""
+    options: frozenset[str]
+    """The names of its options, without hyphens before them."""
 
 
 def operation(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
@@ -147,7 +149,7 @@ def _named(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return lambda _type, tokens: convert(tokens[0].value)
 
 
-TenantArgument = Annotated[str, Parameter(converter=_named(tenant_name))]
+TenantArgument = Annotated[str, Parameter(converter=_named(lambda text: tenant_name(text.rstrip(".,"))))]
 OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
 FreeWords = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Words that are another program's, options too."""
@@ -156,10 +158,11 @@ DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 
 
 def _declare(name: str, function: Callable[..., Any]) -> Command:
-    parts = []
+    parts, options = [], []
     for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
         word = parameter.name.replace("_", "-")
         if parameter.kind is parameter.KEYWORD_ONLY:
+            options.append(word)
             parts.append(f"[--{word}]" if parameter.annotation is bool else f"[--{word} …]")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             parts.append(f"[{word}…]")
@@ -171,7 +174,7 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
     text = inspect.cleandoc(function.__doc__ or "")
     kind: Literal["operation", "query"] = function.declared  # type: ignore[attr-defined]
     usage, summary = " ".join([name, *parts]), text.split("\n")[0].rstrip(".")
-    return Command(name, kind, function, usage, summary, text, getattr(function, "fresh", False))
+    return Command(name, kind, function, usage, summary, text, getattr(function, "fresh", False), frozenset(options))
 
 
 class Registry:
@@ -203,17 +206,15 @@ class Registry:
         raise UnknownWords(f"There is no command “{name[:40]}”; {hint}")
 
     def parse(self, text: str) -> tuple[Command, dict[str, Any]]:
-        """Turn what was typed after `/mautic` into a command and its arguments, or refuse with the usage.
-
-        Undoes what Slack and phones do to text: entities, links, curly quotes, and dashes made of `--`.
-        """
+        """Turn what was typed after `/mautic` into a command and its arguments, or refuse with the usage."""
         return self.bind(split(text) or ["help"])
 
     def bind(self, words: Sequence[str]) -> tuple[Command, dict[str, Any]]:
         """Turn a command's name and the words after it into the command and its arguments, or refuse."""
         command = self.command(words[0].lower())
         try:
-            _, bound, _ = self._app.parse_args([command.name, *words[1:]], exit_on_error=False, print_error=False)
+            known = [_option(word, command.options) for word in words[1:]]
+            _, bound, _ = self._app.parse_args([command.name, *known], exit_on_error=False, print_error=False)
         except (CycloptsError, InvalidName, ValueError) as error:
             raise UnknownWords(f"{_reason(error)} Usage: `/mautic {command.usage}`") from error
         return command, {name: value for name, value in bound.arguments.items()}
@@ -256,23 +257,11 @@ def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def plain(text: str) -> str:
-    """Undo what Slack does to text: links of its own making, and entities."""
-    text = re.sub(r"<(?:https?://|mailto:)[^|>]*\|([^>]*)>", r"\1", text)
-    text = re.sub(r"<(https?://[^>]*)>", r"\1", text)
-    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
-
-def split(text: str) -> list[str]:
-    """Split typed text into words, after undoing what Slack and phones do to it."""
-    text = plain(text)
-    text = text.translate({0x60: "'", 0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2018: "'", 0x2019: "'", 0x00A0: " "})
-    text = re.sub(r"(^|\s)[\u2014\u2013](?=[a-z])", r"\1--", text)
-    try:
-        return shlex.split(text)
-    except ValueError:
-        # An apostrophe within a note is no quotation.
-        return text.split()
+def _option(word: str, options: frozenset[str]) -> str:
+    """Return an option's name in its own form: phones begin words with a capital."""
+    found = re.fullmatch(r"-{1,2}([A-Za-z][\w-]*)(=.*)?", word, re.S)
+    name = found[1].lower() if found else ""
+    return f"--{name}{found[2] or ''}" if found and name in options else word
 
 
 def _reason(error: Exception) -> str:

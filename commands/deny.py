@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, OperationNumber, fresh, query
+from bot.registry import Context, FreeWords, OperationNumber, fresh, query
 
 
 @fresh
 @query
-def deny(context: Context, id: OperationNumber, *because: str) -> Message:
+def deny(context: Context, id: OperationNumber, *because: FreeWords) -> Message:
     """Deny a request by its number, with a reason if you like."""
     context.approvals.decide(id, context.actor, "deny", reason=" ".join(because), via="command")
     return context.renderer.say(f":no_entry: You denied operation {id}.")

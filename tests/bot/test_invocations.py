@@ -368,6 +368,20 @@ def test_the_form_of_new_is_a_request_like_any_other(desk: Desk) -> None:
     assert desk.last().arguments["note"] == note.replace("`", "'")
 
 
+@pytest.mark.parametrize(
+    "typed", ["client-x\u200b", "client\u2011x", "`client-x`", "*client-x*", "\u2068client-x\u2069"]
+)
+def test_a_name_that_was_pasted_into_a_window_is_understood(desk: Desk, typed: str) -> None:
+    desk.submit("command", {"command": "new"}, tenant=typed, plan="small")
+    assert desk.last().tenant == "client-x"
+    desk.bench.approve(desk.last())
+    desk.bench.finish()
+    desk.command("delete client-x", OPERATOR)
+    desk.click("approve", 2)
+    desk.submit("typed_name", json.loads(desk.slack.views[-1]["private_metadata"]), LEAD, name=typed)
+    assert desk.last().state == "queued"
+
+
 def test_a_form_with_a_wrong_name_is_told_without_a_response_url(desk: Desk) -> None:
     desk.submit("command", {"command": "new"}, tenant="-x --plan", plan="small")
     assert "cannot be a tenant's name" in last_answer(desk, ASKER.id) or "Usage" in last_answer(desk, ASKER.id)

@@ -25,6 +25,7 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web import SlackResponse
 
+from bot.approvals import decision
 from bot.database import Database, DatabaseUnavailable
 from bot.inbox import Inbox
 from bot.listeners import SignedHttp, make_app, web_client
@@ -128,10 +129,21 @@ def test_a_reply_sent_to_the_channel_too_or_with_a_file_is_one_decision(
 
 
 @pytest.mark.parametrize("kind", ["message", "app_mention"])
-def test_our_own_mention_before_the_words_is_no_part_of_them(deliveries: Deliveries, kind: str) -> None:
-    deliveries.event(type=kind, text=" <@U0BOT> approve client-x ", **REPLY)
+@pytest.mark.parametrize(
+    "text", [" <@U0BOT> approve client-x ", "<@U0BOT>: approve client-x", "*<@U0BOT>, approve client\u200b-x*"]
+)
+def test_our_own_mention_before_the_words_is_no_part_of_them(deliveries: Deliveries, kind: str, text: str) -> None:
+    deliveries.event(type=kind, text=text, **REPLY)
     ((_, _, payload),) = deliveries.all()
-    assert (payload["text"], payload["mention"]) == ("approve client-x", True)
+    found = decision(payload["text"])
+    assert found
+    assert (found["typed"], payload["mention"]) == ("client-x", True)
+
+
+@pytest.mark.parametrize("text", ["\u200bapprove", "`approve client-x`", "*approve*", "*deny* because it\u2019s late"])
+def test_a_pasted_or_formatted_decision_is_written_down(deliveries: Deliveries, text: str) -> None:
+    deliveries.event(type="message", text=text, **REPLY)
+    assert len(deliveries.all()) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import commands
 from bot.messages import Renderer, told
 from bot.plan import Refused
-from bot.registry import Registry, plain, split
+from bot.registry import Registry
+from bot.words import plain, split
 from tests.support.judge import judge
 
 REGISTRY = Registry(commands)
@@ -32,6 +33,46 @@ RENDERER = Renderer()
         ("new client-x \N{EN DASH}plan medium", "new", {"tenant": "client-x", "plan": "medium"}),
         ("new “client-x” --note “it's spring”", "new", {"tenant": "client-x", "note": "it's spring"}),
         ("new `client-x`", "new", {"tenant": "client-x"}),
+        ("new client-x ——note due —Plan large", "new", {"tenant": "client-x", "note": "due", "plan": "large"}),
+        ("new client-x —Note=«due friday»", "new", {"tenant": "client-x", "note": "due friday"}),
+        ("new client-x --Note « due friday »", "new", {"tenant": "client-x", "note": "due friday"}),
+        (
+            "new client-x --note »due friday« --plan large",
+            "new",
+            {"tenant": "client-x", "note": "due friday", "plan": "large"},
+        ),
+        ("new client-x --note „due friday“", "new", {"tenant": "client-x", "note": "due friday"}),
+        ("new client-x --note \u2018due friday\u2019", "new", {"tenant": "client-x", "note": "due friday"}),
+        ("new client-x --note “see —Tom”", "new", {"tenant": "client-x", "note": "see —Tom"}),
+        ("new client-x --note=it\u2019s --plan=large", "new", {"tenant": "client-x", "note": "it's", "plan": "large"}),
+        (
+            "new client-x --note 'it\u2019s the clients\u2019 own'",
+            "new",
+            {"tenant": "client-x", "note": "it's the clients' own"},
+        ),
+        ("`status client-x`", "status", {"tenant": "client-x"}),
+        ("```status client-x```", "status", {"tenant": "client-x"}),
+        ("*status client-x*", "status", {"tenant": "client-x"}),
+        ("*status* _client-x_", "status", {"tenant": "client-x"}),
+        ("`/mautic status client-x`", "status", {"tenant": "client-x"}),
+        ("/mautic status client-x", "status", {"tenant": "client-x"}),
+        ("new client-x `--plan large`", "new", {"tenant": "client-x", "plan": "large"}),
+        ("new client-x --note `due friday`", "new", {"tenant": "client-x", "note": "due friday"}),
+        ("new client\u2011x\u200b", "new", {"tenant": "client-x"}),
+        ("\ufeffnew\u202fclient\u00adx", "new", {"tenant": "clientx"}),
+        (
+            "new client-x --note 'a b' --domain 'm.client.com'",
+            "new",
+            {"tenant": "client-x", "note": "a b", "domain": "m.client.com"},
+        ),
+        ("status client-x.", "status", {"tenant": "client-x"}),
+        ("snapshots client-x", "snapshots", {"tenant": "client-x"}),
+        (
+            "deny 3 because it\u2019s Bob\u2019s —Tom",
+            "deny",
+            {"id": 3, "because": ("because", "it's", "Bob's", "--Tom")},
+        ),
+        ("deny 3 --force is *bad*", "deny", {"id": 3, "because": ("--force", "is", "bad")}),
         ("new client-x --note 'R&amp;D &lt;3'", "new", {"tenant": "client-x", "note": "R&D <3"}),
         (
             "new client-x --domain <http://m.client.com|m.client.com>",

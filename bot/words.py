@@ -1,0 +1,89 @@
+"""What people type, freed of what Slack, phones and this bot's own messages put into it. Pure.
+
+Everything that people type comes in through here: the words of commands (`split`), replies (`heard`), modals (`clean`).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable
+
+_HYPHENS = dict.fromkeys(map(ord, "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}"), "-")
+_QUOTES = dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb"), '"')
+_APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u2032\u00b4\u2039\u203a"), "'")
+_GUILLEMETS = re.compile("\u00ab\\s*([^\u00ab\u00bb]*?)\\s*\u00bb")
+"""With a space on the inside, as French is written."""
+_DASHED = re.compile(r"-*[\u2012-\u2015][-\u2012-\u2015]*([A-Za-z][\w-]*(?:=.*)?)", re.S)
+"""What a phone makes of `--` before an option's name, once, or several times where one typed on."""
+_CODE = re.compile(r"```(.+?)```|`([^`\n]+)`", re.S)
+# The bot puts a zero-width space before each mark that stands for itself.
+_FORMAT = re.compile(r"(?<![^\s(\"'])([*_])(?=\S)(.+?)(?<=[^\s\u200b])\1(?![^\s.,;:!?)\"'])", re.S)
+# An apostrophe within a word, or a curled one between straight ones, is no quotation.
+_SINGLE_QUOTED = re.compile(
+    r"(?<![^\s=])(?:'((?:[^']|(?<=\w)'(?=\w))*)'"
+    r"|[\u2018\u201a\u2039\u203a]((?:[^\u2018\u2019\u2039\u203a]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019\u2039\u203a])(?!\S)"
+)
+
+
+def clean(text: str) -> str:
+    """Drop what nobody sees, such as our own zero-width spaces; of hyphens and spaces one kind is left."""
+    seen = (" " if unicodedata.category(c) == "Zs" else c for c in text if unicodedata.category(c) != "Cf")
+    return "".join(seen).translate(_HYPHENS)
+
+
+def plain(text: str) -> str:
+    """Undo what Slack does to text: links of its own making, and entities."""
+    text = re.sub(r"<(?:https?://|mailto:)[^|>]*\|([^>]*)>", r"\1", text)
+    text = re.sub(r"<(https?://[^>]*)>", r"\1", text)
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def heard(text: str) -> str:
+    """Return typed text as it was meant: without formatting, links of Slack's making, entities, or what nobody sees."""
+    return clean(plain(_bare(text, lambda code: code))).strip()
+
+
+def typed(text: str) -> str:
+    """Return what was typed into a field of a modal, which Slack hands on as it is, without formatting around it."""
+    text = text.strip()
+    while found := _CODE.fullmatch(text) or _FORMAT.fullmatch(text):
+        text = (found[2] or found[1]).strip()
+    return clean(text).strip()
+
+
+def split(text: str) -> list[str]:
+    """Split typed text into words; quotation marks of any kind, and code, hold some together."""
+    whole = _CODE.fullmatch(text.strip())
+
+    def unquoted(code: str) -> str:
+        # A command or option that was pasted as code; other code holds words together.
+        return code if whole or code.startswith("-") else '"' + code.replace('"', "'") + '"'
+
+    text = _GUILLEMETS.sub(r'"\1"', clean(plain(_bare(text, unquoted)))).translate(_QUOTES)
+    text = _SINGLE_QUOTED.sub(lambda found: '"' + (found[1] or found[2] or "").replace('"', '\\"') + '"', text)
+    lexer = shlex.shlex(text.translate(_APOSTROPHES), posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.quotes, lexer.commenters = True, '"', ""
+    try:
+        words = list(lexer)
+    except ValueError:
+        words = text.split()
+    words = [f"--{found[1]}" if (found := _DASHED.fullmatch(word)) else word for word in words]
+    # Advice names the command whole, and is pasted whole.
+    return words[1:] if words[:1] == ["/mautic"] else words
+
+
+def _bare(text: str, unquoted: Callable[[str], str]) -> str:
+    """Take the formatting away: bold, italic, and code, which `unquoted` gives another form."""
+    codes: list[str] = []
+
+    def keep(found: re.Match[str]) -> str:
+        codes.append((found[1] or found[2]).strip())
+        return f"\0{len(codes) - 1}\0"
+
+    text = _CODE.sub(keep, text.replace("\0", ""))
+    before = ""
+    while text != before:
+        before, text = text, _FORMAT.sub(r"\2", text)
+    return re.sub(r"\0(\d+)\0", lambda found: unquoted(codes[int(found[1])]), text)

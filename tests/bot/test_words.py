@@ -1,0 +1,96 @@
+"""What people type, and what Slack, phones and our own messages put into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bot.approvals import decision
+from bot.messages import Renderer
+from bot.words import clean, heard, split, typed
+
+RENDERER = Renderer()
+FILTERS = ("", "|code", "|line", "|sentence", "|block")
+UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u2068\u2069"
+NAMES = st.text("abcxyz019-_.*~", min_size=1, max_size=30).filter(
+    lambda name: name[0].isalnum() and name[-1] not in "`"
+)
+
+
+def shown(name: str, filtered: str) -> str:
+    """What a person who copies a name out of a message of ours has then."""
+    said = RENDERER.environment.from_string(f"{{{{ name{filtered} }}}}").render(name=name)
+    message = RENDERER.say(f"It is about {said} today.")
+    text = "".join(block["text"]["text"] for block in message.blocks)
+    return text.removeprefix("It is about ").removesuffix(" today.").strip()
+
+
+@given(NAMES, st.sampled_from(FILTERS), st.booleans())
+@example("_pre_upgrade_", "|line", True)
+@example("a*b*c~d~", "|sentence", False)
+def test_a_name_that_is_copied_from_a_message_is_understood(name: str, filtered: str, with_its_marks: bool) -> None:
+    copied = shown(name, filtered)
+    if not with_its_marks:
+        # Pasted as plain text; with its marks it is code again.
+        copied = copied.strip("`").strip()
+    assert split(f"snapshots {copied}") == ["snapshots", name]
+    assert typed(copied) == name
+
+
+@given(st.text("abc-", min_size=1, max_size=20), st.data())
+def test_what_nobody_sees_is_no_part_of_a_word(word: str, data: Any) -> None:
+    there = "".join(character + data.draw(st.text(UNSEEN, max_size=2)) for character in word)
+    for read in (clean, heard, typed):
+        assert read(there) == word
+    assert split(f"status {there}".replace("-", "\N{NON-BREAKING HYPHEN}")) == ["status", word]
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read(text: str) -> None:
+    assert isinstance(heard(text), str)
+    assert isinstance(typed(text), str)
+    assert all("\u200b" not in word for word in split(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("approve", {"approve": "approve"}),
+        ("Approved!!", {"approve": "Approved"}),
+        ("\u200bapprove client-x\u200b", {"approve": "approve", "typed": "client-x"}),
+        ("approve client\u2011x", {"approve": "approve", "typed": "client-x"}),
+        ("`approve client-x`", {"approve": "approve", "typed": "client-x"}),
+        ("```\napprove client-x\n```", {"approve": "approve", "typed": "client-x"}),
+        ("*approve*", {"approve": "approve"}),
+        ("*approve client-x*", {"approve": "approve", "typed": "client-x"}),
+        ("_*approve*_ `client-x`", {"approve": "approve", "typed": "client-x"}),
+        ("approve\u00a0client-x.", {"approve": "approve", "typed": "client-x"}),
+        ("*deny* because it\u2019s _late_ &amp; risky", {"deny": "deny", "reason": "because it\u2019s late & risky"}),
+        ("deny: see `a b`", {"deny": "deny", "reason": "see a b"}),
+        ("_cancel_", {"cancel": "cancel"}),
+    ],
+)
+def test_a_decision_is_understood_as_it_was_meant(text: str, meant: dict[str, str]) -> None:
+    found = decision(text)
+    assert found
+    assert {name: value for name, value in found.groupdict().items() if value} == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "~approve~",
+        "&gt; approve",
+        "approve if it rains",
+        "I would approve",
+        "don't approve",
+        "approval",
+        "<@U0OPSLEAD> approve",
+        "",
+    ],
+)
+def test_other_talk_is_no_decision(text: str) -> None:
+    assert decision(text) is None
