@@ -156,11 +156,13 @@ def _prepare(settings: Settings, parts: Parts) -> str:
     Servers beside that of `[lxd]` may be out of reach; the next `make up` brings them up.
     """
     try:
-        with parts.part("LXD") as tell:
+        with parts.part("Server") as tell:
             address = settings.lxd.endpoint or local_lxd.up(settings.state, tell).socket
             servers = gateways(settings)
             for name, lxd in servers.items():
                 try:
+                    server = lxd.server()
+                    tell(f"{name}: {server.product} {server.version}")
                     lxd.ensure_project(
                         pool_driver=settings.lxd.pool_driver,
                         pool_size=settings.lxd.pool_size,
@@ -176,7 +178,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
         with parts.part("Edge") as tell:
             real_edges(settings, servers).ensure(tell)
     except (LxdError, ArchiveError, BaseError) as error:
-        raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without LXD.)") from error
+        raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without a server.)") from error
     return address
 
 

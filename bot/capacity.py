@@ -156,5 +156,5 @@ def strain(resources: Resources, settings: CapacitySettings) -> str:
     if most and resources.load is not None and resources.load > most:
         return f"its load is {resources.load:.0f}, and {most:.0f} is much for {resources.cores} cores"
     if settings.slow and resources.seconds > settings.slow:
-        return f"its LXD took {resources.seconds:.0f} s to answer"
+        return f"its server took {resources.seconds:.0f} s to answer"
     return ""

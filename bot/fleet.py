@@ -132,7 +132,7 @@ def only(found: Sequence[Tenant]) -> Tenant:
         return found[0]
     where = " and ".join(f"`{one.instance}` on {one.host}" for one in found)
     raise Refused(
-        f"`{found[0].name}` is there more than once: {where}; remove all but the right one, with LXD's own tools, and "
+        f"`{found[0].name}` is there more than once: {where}; remove all but the right one, on the server itself, and "
         "ask again."
     )
 

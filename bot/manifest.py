@@ -27,7 +27,7 @@ def manifest() -> dict[str, Any]:
     return {
         "display_information": {
             "name": "Mautic",
-            "description": "A Mautic of its own for every client, in an LXD container.",
+            "description": "A Mautic of its own for every client, in a system container.",
             "background_color": "#4e5e9e",
         },
         "features": {

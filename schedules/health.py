@@ -127,7 +127,7 @@ def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagn
         found[server] = Diagnosis()
         for name in members or [server]:
             if name in members and not members[name].online:
-                text = f"LXD says of it, a member of `{server}`: {members[name].status}."
+                text = f"Its cluster says of it, a member of `{server}`: {members[name].status}."
                 found[name] = Diagnosis((Finding("server", text),), _NO_POOL)
                 continue
             try:

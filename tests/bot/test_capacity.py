@@ -125,7 +125,7 @@ def test_a_tenant_is_expected_to_use_what_its_like_do() -> None:
         (Resources(20 * GIB, GIB, 2, load=16.0), ""),
         (Resources(20 * GIB, GIB, 2, load=16.5), "its load is 16, and 16 is much for 2 cores"),
         (Resources(20 * GIB, GIB, 2, load=None), ""),
-        (Resources(20 * GIB, GIB, 2, seconds=7.0), "its LXD took 7 s to answer"),
+        (Resources(20 * GIB, GIB, 2, seconds=7.0), "its server took 7 s to answer"),
     ],
 )
 def test_distress(resources: Resources, why: str) -> None:

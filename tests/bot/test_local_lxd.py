@@ -1,13 +1,15 @@
-"""LXD on this machine: found, installed, started, ended, and gone without a trace."""
+"""LXD or Incus on this machine: found, installed, started, ended, and gone without a trace."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,15 @@ import pytest
 from bot import local_lxd
 from bot.lxd import LxdUnavailable
 from bot.lxd_gateway import LxdGateway
+from bot.products import INCUS, LXD, PRODUCTS, Product
+from tests.support.real_lxd import Place, without_lxd
 
 
 @pytest.fixture(autouse=True)
 def _nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LXD_DIR", raising=False)
-    monkeypatch.delenv("LXD_SOCKET", raising=False)
+    for product in PRODUCTS:
+        monkeypatch.delenv(product.folder, raising=False)
+        monkeypatch.delenv(product.socket, raising=False)
 
 
 @pytest.fixture
@@ -69,6 +74,9 @@ class TestInstalling:
         script = f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{fails}\n'
         (tmp_path / "apt-get").write_text(script)
         (tmp_path / "apt-get").chmod(0o755)
+        (tmp_path / "apt-cache").write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / "apt-cache").chmod(0o755)
+        monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "debian", "VERSION_ID": "12"})
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         monkeypatch.setattr(shutil, "which", _only_in(tmp_path))
         return tmp_path
@@ -88,6 +96,40 @@ class TestInstalling:
         with pytest.raises(LxdUnavailable, match=r"`apt-get .* update` failed \(no network\)\."):
             local_lxd._install(print)
 
+    def test_what_is_installed_is_taken(self, apt: Path) -> None:
+        for tool in ("incusd", "nft", "dnsmasq", "mkfs.btrfs", "debootstrap", "zstd"):
+            (apt / tool).touch()
+        assert local_lxd._install(print) is INCUS
+        (apt / "lxd").touch()
+        assert local_lxd._install(print) is LXD
+        assert local_lxd._install(print, INCUS) is INCUS
+        assert not (apt / "asked").exists()
+
+    @pytest.mark.parametrize(
+        ("system", "offered", "expected"),
+        [
+            ({"ID": "debian", "VERSION_ID": "12"}, "lxd incus-base", LXD),
+            ({"ID": "debian", "VERSION_ID": "13"}, "lxd incus-base", INCUS),
+            ({"ID": "debian"}, "incus-base", INCUS),
+            ({"ID": "debian", "VERSION_ID": "13"}, "lxd", LXD),
+            ({"ID": "ubuntu", "VERSION_ID": "24.04"}, "incus-base", INCUS),
+        ],
+    )
+    def test_what_the_distribution_offers_is_installed(
+        self, apt: Path, monkeypatch: pytest.MonkeyPatch, system: dict[str, str], offered: str, expected: Product
+    ) -> None:
+        monkeypatch.setattr(platform, "freedesktop_os_release", lambda: system)
+        (apt / "apt-cache").write_text(f'#!/bin/sh\ncase " {offered} " in *" $2 "*) exit 0 ;; esac\nexit 100\n')
+        told: list[str] = []
+        assert local_lxd._install(told.append) is expected
+        assert (apt / "asked").read_text().splitlines()[-1].endswith(f"install {' '.join(expected.packages)}")
+        assert told[0].endswith(", ".join(("zstd", *expected.packages)))
+
+    def test_a_distribution_without_either_is_told_so(self, apt: Path) -> None:
+        (apt / "apt-cache").write_text("#!/bin/sh\nexit 100\n")
+        with pytest.raises(LxdUnavailable, match="neither LXD nor Incus: install one"):
+            local_lxd._install(print)
+
     def test_another_distribution_is_told_to_install_it(self, apt: Path) -> None:
         (apt / "apt-get").unlink()
         with pytest.raises(LxdUnavailable, match="neither Debian nor Ubuntu"):
@@ -103,19 +145,31 @@ def _only_in(folder: Path) -> object:
 
 @pytest.mark.usefixtures("_no_system_lxd")
 class TestOwnDaemon:
+    @pytest.fixture(autouse=True)
+    def programs(self, place: Place) -> Iterator[None]:
+        """Those of either product."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(place.programs())
+                if os.geteuid() != 0 or shutil.which(place.product.daemon) is None:
+                    raise LxdUnavailable("it is not installed, or this is not root")
+            except LxdUnavailable as error:
+                without_lxd(error, place.product)
+            yield
+
     @pytest.fixture
-    def state(self, tmp_path: Path) -> Iterator[Path]:
-        """A state folder where a daemon may be started; it is removed in any case."""
-        if os.environ.get("REQUIRE_LXD") != "1" and (shutil.which("lxd") is None or os.geteuid() != 0):
-            pytest.skip("NO REAL LXD: it is not installed, or this is not root")
+    def state(self, place: Place, programs: None, tmp_path: Path) -> Iterator[Path]:
+        """A state folder where a daemon of one product may be started; it is removed in any case."""
+        # As where only this one is: which of two is chosen is asked elsewhere.
+        local_lxd._folder(tmp_path, place.product).mkdir(parents=True)
         yield tmp_path
         _remove(tmp_path)
 
-    def test_it_is_started_once_and_found_from_then_on(self, state: Path) -> None:
+    def test_it_is_started_once_and_found_from_then_on(self, state: Path, place: Place) -> None:
         told: list[str] = []
         first = local_lxd.up(state, told.append)
         assert first.own
-        assert "starting LXD" in told
+        assert f"starting {place.product.name}" in told
         told.clear()
         assert local_lxd.up(state, told.append) == first == local_lxd.find(state)
         assert told == []
@@ -173,12 +227,13 @@ class TestOwnDaemon:
             subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
     def test_removing_what_is_not_there_does_no_harm(self, state: Path) -> None:
+        local_lxd._folder(state).rmdir()
         _remove(state)
 
 
 def _tag(state: Path) -> str:
     """What tells the daemons of tests apart that run side by side: also their bridges and projects."""
-    return local_lxd._folder(state).name.removeprefix("lxd-")
+    return local_lxd._folder(state).name.rpartition("-")[2]
 
 
 def _remove(state: Path) -> None:
