@@ -23,25 +23,32 @@ down: .venv
 clean-lab: .venv
 	$(PYTHON) -m bot clean-lab
 
+# What the suite, the bench and the lab start, installed where it is missing; `tests/support/packages.py` is the list.
+packages: .venv
+	$(PYTHON) -m tests.support.packages $(REQUIRED)
+lab bench: REQUIRED = --required
+# The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
+test bench: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+
 # A cluster of three and two servers that stand alone, on this machine.
-lab: .venv
+lab: packages
 	$(PYTHON) -m tests.support.lab up
 
 lab-down: .venv
 	$(PYTHON) -m tests.support.lab down
 
 # First what can run side by side; then what shares one edge, beside what shares the lab, whose words come last.
-test: .venv
+test: packages
 	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
-	@mkdir -p .state
-	$(PYTHON) -m pytest --durations 10 -m lab tests/lab >.state/lab-tests.log 2>&1 & lab=$$!; \
+	log=$$(mktemp); \
+	  $(PYTHON) -m pytest --durations 10 -m lab tests/lab >$$log 2>&1 & lab=$$!; \
 	  $(PYTHON) -m pytest --durations 10 -m "not lab" tests/lab tests/e2e; edge=$$?; \
-	  wait $$lab; lab=$$?; cat .state/lab-tests.log; test $$edge$$lab = 00
+	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$edge$$lab = 00
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo
 
-bench: .venv
+bench: packages
 	REQUIRE_LXD=1 $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/run.py
 
 docs: .venv
@@ -54,11 +61,11 @@ lint: .venv
 	.venv/bin/lint-imports
 
 # uv makes .venv exactly what uv.lock says; it is installed into .venv itself, so that nothing else changes here.
-.venv: uv.lock pyproject.toml
-	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
-	  || { [ "$$(id -u)" = 0 ] && apt-get install -qq -y python3-venv; }
-	test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install -q 'uv>=0.5'; }
+.venv: .venv/whole
+.venv/whole: uv.lock pyproject.toml
+	@python3 -m bot.packages
+	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install -q 'uv>=0.5'; }
 	.venv/bin/uv sync -q --locked --inexact
-	@touch .venv
+	@touch .venv/whole
 
-.PHONY: up prepare down clean-lab lab lab-down test demo bench docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench docs lint

@@ -139,6 +139,15 @@ def _team(settings: Settings) -> str:
     return noted.read_text() if noted.exists() else ""
 
 
+def refuse_a_real_team() -> None:
+    """Raise CannotBringUp where `up` would speak with Slack, or already does: what makes believe has no place there."""
+    settings = load()
+    team = _team(settings)
+    if settings.slack.bot_token or settings.slack.app_token or team not in ("", TEAM):
+        whose = f"This state belongs to the Slack team {team}" if team else "SLACK_BOT_TOKEN or SLACK_APP_TOKEN is set"
+        raise CannotBringUp(f"{whose}, and this is for the local workspace alone: use another MAUTIC_OPS_BOT__STATE.")
+
+
 def port() -> int:
     return int(os.environ.get("WORKSPACE_PORT", "8765"))
 

@@ -24,8 +24,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bot import packages
 from bot.lxd import LxdUnavailable
 from bot.lxd_gateway import LxdGateway
+from bot.packages import CannotInstall
 from bot.products import INCUS, LXD, PRODUCTS, Product, at, called
 
 Progress = Callable[[str], None]
@@ -100,7 +102,7 @@ def stop(state: Path) -> bool:
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 [*_product(folder).shutdown, "--timeout", "60"],
-                env={**os.environ, _product(folder).folder: str(folder), "PATH": _path()},
+                env=_environment(folder),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=90,
@@ -226,34 +228,23 @@ def _install(progress: Progress, wanted: Product | None = None) -> Product:
 
     `wanted`, else what is installed, else what the distribution offers.
     """
-    # nftables first: a daemon that starts without it falls back to a firewall without our network's rules.
-    needed = {
-        "nft": "nftables",
-        "dnsmasq": "dnsmasq-base",
-        "mkfs.btrfs": "btrfs-progs",
-        "debootstrap": "debootstrap",
-        "zstd": "zstd",
-    }
-    packages = [package for program, package in needed.items() if shutil.which(program, path=_path()) is None]
-    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
-        # Ubuntu's debootstrap checks no signature of Debian's without it.
-        packages.append("debian-archive-keyring")
-    there = [one for one in PRODUCTS if wanted in (None, one) and shutil.which(one.daemon, path=_path())]
-    if there and not packages:
+    tools = packages.missing(packages.TOOLS)
+    there = [one for one in PRODUCTS if wanted in (None, one) and shutil.which(one.daemon, path=packages.path())]
+    if there and not tools:
         return there[0]
-    if shutil.which("apt-get") is None:
-        names = " and ".join(packages) if there else "LXD or Incus"
-        raise LxdUnavailable(f"This is neither Debian nor Ubuntu: install {names}, then try again.")
-    apt = ["apt-get", "--quiet", "--yes", "--no-install-recommends"]
-    _run([*apt, "update"])
-    product = there[0] if there else wanted or _offered()
-    progress(f"installing {', '.join([*packages, *([] if there else product.packages)])}")
-    if packages:
-        _run([*apt, "install", *packages])
-    if not there:
-        # Ubuntu has LXD as a snap only.
-        snap = product is LXD and shutil.which("snap") and _service_manager()
-        _run(["snap", "install", "lxd"] if snap else [*apt, "install", *product.packages])
+    try:
+        packages.refuse_where_none_can_be_installed(tools if there else [*tools, "LXD or Incus"])
+        packages.update()
+        product = there[0] if there else wanted or _offered()
+        progress(f"installing {', '.join([*tools, *([] if there else product.packages)])}")
+        if tools:
+            packages.install(tools)
+        if not there:
+            # Ubuntu has LXD as a snap only.
+            snap = product is LXD and shutil.which("snap") is not None and _service_manager()
+            packages.install(product.packages, snap=snap)
+    except CannotInstall as error:
+        raise LxdUnavailable(f"The server could not be installed: {error}") from error
     return product
 
 
@@ -271,21 +262,6 @@ def _offered() -> Product:
         if not subprocess.run(["apt-cache", "show", product.packages[0]], capture_output=True, check=False).returncode:
             return product
     raise LxdUnavailable("This system's package sources have neither LXD nor Incus: install one, then try again.")
-
-
-def _run(command: list[str]) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
-        raise LxdUnavailable(f"The server could not be installed: `{' '.join(command)}` failed ({said.rstrip('.')}).")
-
-
-def _path() -> str:
-    """Where programs are looked for: cron's and a service's PATH have less than a person's."""
-    # The last is where Debian has `incusd`.
-    more = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/snap/bin", "/usr/libexec/incus")
-    return os.pathsep.join((os.environ.get("PATH", os.defpath), *more))
 
 
 def _wait_for_service(state: Path, product: Product) -> LocalLxd:
@@ -312,7 +288,7 @@ def _start(state: Path, product: Product, progress: Progress) -> LocalLxd:
         # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
         daemon = subprocess.Popen(
             [product.daemon, "--group", "root"],
-            env={**os.environ, product.folder: str(folder), "PATH": _path()},
+            env=_environment(folder),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -332,6 +308,13 @@ def _start(state: Path, product: Product, progress: Progress) -> LocalLxd:
     said = [line for line in folder.with_suffix(".log").read_text().splitlines() if "level=error" in line]
     reason = said[-1].partition("msg=")[2].strip('"') if said else f"its log is {folder.with_suffix('.log')}"
     raise LxdUnavailable(f"{product.name} does not start on this machine: {reason}.")
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """What names one daemon to itself and to its tools, and no other that whoever runs this has in mind."""
+    product = _product(folder)
+    named = {name: value for name, value in os.environ.items() if name != product.socket}
+    return {**named, product.folder: str(folder), "PATH": packages.path()}
 
 
 def raise_limits(progress: Progress) -> None:
@@ -367,7 +350,7 @@ def _restore_limits() -> None:
 
 def _start_lxcfs(log_file: Path, progress: Progress) -> None:
     """Start lxcfs when nobody did: without it tenants see the memory and CPUs of the whole machine."""
-    program = shutil.which("lxcfs", path=_path())
+    program = shutil.which("lxcfs", path=packages.path())
     if program is None or not Path("/dev/fuse").exists():
         progress("lxcfs cannot run here; tenants will see the whole machine's memory")
         return
@@ -381,6 +364,8 @@ def _start_lxcfs(log_file: Path, progress: Progress) -> None:
         # With a pid file elsewhere than its default, which is the distribution's service's.
         lxcfs = subprocess.Popen(
             [program, "--foreground", f"--pidfile={own_file}", str(_LXCFS)],
+            # Of all servers here, and so of none's environment.
+            env={"PATH": packages.path()},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,

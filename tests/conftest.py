@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import own, programs
 from tests.support.workspace import WorkspaceServer
 
 pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.world", "tests.support.lab_world"]
@@ -13,6 +14,25 @@ pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.
 # Seconds are no property: a busy machine may pause anything.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+own.keep_to_it()
+programs.watch()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin apart from the checkout and from earlier runs."""
+    worker = hasattr(session.config, "workerinput")
+    if not worker:
+        own.end_killed_runs()
+    # Who only hands tests out starts its workers where it stands, and they look for the tests from there.
+    if worker or session.config.getoption("dist", "no") == "no":
+        own.leave_the_checkout()
+
+
+@pytest.fixture(autouse=True)
+def _only_programs_of_the_list() -> Iterator[None]:
+    yield
+    assert programs.look() == [], "give it a place in tests/support/packages.py"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from bot.__main__ import run
 from bot.lxd_gateway import LxdGateway
 from bot.settings import InvalidSettings
 from bot.workspace.people import TEAM
+from tests.support import demo
 from tests.support.bot import settings_in, until
 
 
@@ -167,3 +168,16 @@ def test_clean_lab_goes_to_every_server(
     assert bring_up.clean_lab() == 0
     assert sorted(gone) == sorted(["https://berlin:8443", cleaned])
     assert not state.exists()
+
+
+def test_the_demo_refuses_where_a_real_team_would_see_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    bring_up.refuse_a_real_team()
+    (tmp_path / "team").write_text(TEAM)
+    bring_up.refuse_a_real_team()
+    environment.setenv("SLACK_BOT_TOKEN", "xoxb-1")
+    with pytest.raises(bring_up.CannotBringUp, match="for the local workspace alone"):
+        demo.main()
+    environment.delenv("SLACK_BOT_TOKEN")
+    (tmp_path / "team").write_text("T0AGENCY")
+    with pytest.raises(bring_up.CannotBringUp, match=r"belongs to the Slack team T0AGENCY, .* for the local workspace"):
+        demo.main()

@@ -89,7 +89,7 @@ class TestInstalling:
         assert "nftables" in tools
         assert "lxd" not in tools.split()
         assert lxd.endswith("install lxd")
-        assert told == ["installing nftables, dnsmasq-base, btrfs-progs, debootstrap, zstd, lxd"]
+        assert told == ["installing nftables, iproute2, dnsmasq-base, btrfs-progs, debootstrap, zstd, lxd"]
 
     def test_a_failure_names_its_reason(self, apt: Path) -> None:
         (apt / "fails").touch()

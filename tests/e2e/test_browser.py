@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from tests.support.real_lxd import need
 from tests.support.world import LISTEN, World
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -16,12 +17,10 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, which finds every tenant's name at the test's edge."""
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("NO BROWSER: Debian's chromium is not installed")
+    need("chromium")
     with sync_playwright() as playwright:
         resolver = f"--host-resolver-rules=MAP *.e2e.localhost {LISTEN}"
-        started = playwright.chromium.launch(executable_path=chromium, args=[*QUIET, resolver])
+        started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=[*QUIET, resolver])
         yield started
         started.close()
 

@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, expect, sync_pla
 from slack_bolt import App
 from slack_bolt.adapter.socket_mode.websocket_client import SocketModeHandler
 
+from tests.support.real_lxd import need
 from tests.support.workspace import APP_TOKEN, SIGNING_SECRET, WorkspaceServer, eventually
 
-CHROMIUM = shutil.which("chromium")
 QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync"
@@ -162,10 +162,9 @@ def app(workspace: WorkspaceServer) -> Iterator[SmallApp]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("Chromium is missing: apt-get install chromium.")
+    need("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET.split())
         yield browser
         browser.close()
 

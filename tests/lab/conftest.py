@@ -17,11 +17,13 @@ from bot.hosts import real_edge
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
 from bot.tenants import PlanSize, stamps
+from tests.support.real_lxd import SHARED
 from tests.support.world import settings_for
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-CACHE = ROOT / ".state" / "cache"
+CACHE = SHARED / "host" / "cache"
+"""The suite's own: that of the checkout may be a bot's."""
 BASE_DOMAIN = "e2e.localhost"
 SIZE = PlanSize(2, "1GiB", "10GiB", 500, "128M", 4, 1)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.real_lxd import need
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
@@ -17,11 +17,8 @@ KINDS = {"modal": "ModalView", "home": "HomeView", "": "{ text: string; blocks: 
 
 @pytest.fixture(scope="module")
 def compiler() -> Path:
-    """Install what package-lock.json says; without npm there is no judge, and that is said aloud."""
-    if shutil.which("npm") is None:
-        if os.environ.get("REQUIRE_LXD") == "1":
-            pytest.fail("npm is missing; the golden messages must be read by Slack's types")
-        pytest.skip("NPM IS MISSING: Slack's own types have not read the golden messages")
+    """Install what package-lock.json says; without npm there is no judge, which is said aloud."""
+    need("npm")
     tsc = HERE / "node_modules" / ".bin" / "tsc"
     installed = HERE / "node_modules" / ".package-lock.json"
     lock = HERE / "package-lock.json"

@@ -8,7 +8,8 @@ import time
 
 from bot import bring_up
 from bot.hosts import open_edge, open_servers
-from bot.settings import load
+from bot.lxd import LxdError
+from bot.settings import InvalidSettings, load
 from tests.support.workspace import Json, Workspace, eventually
 
 CHANNEL = "mautic-ops"
@@ -85,6 +86,7 @@ class Story:
 
 def main() -> int:
     """Run the story; 0 only when the tenant really answered, or when all is simulated and says so."""
+    bring_up.refuse_a_real_team()
     bring_up.up()
     settings = load()
     edge = open_edge(settings, open_servers(settings))
@@ -125,4 +127,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (InvalidSettings, LxdError, bring_up.CannotBringUp) as error:
+        sys.exit(f"mautic-ops: {error}")

@@ -7,7 +7,6 @@ found or brought up here. The last process that uses it takes everything away ag
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -16,15 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import pytest
 
 from bot import local_lxd
 from bot.lxd import Lxd, LxdUnavailable, NotFound
 from bot.lxd_gateway import LxdGateway
+from bot.packages import missing
 from bot.products import INCUS, LXD, Product
 from tests.support import incus_packages
+from tests.support.packages import SUITE
 
 SHARED = Path("/tmp/mautic-ops-tests")
 PROJECT = "mautic-ops-test"
@@ -98,28 +99,30 @@ def real_incus() -> Iterator[LxdGateway]:
 
 
 def _served(place: Place) -> Iterator[LxdGateway]:
-    try:
-        with _users(place.folder) as users, place.programs():
-            daemon = shutil.which(place.product.daemon)
-            if os.environ.get("REQUIRE_LXD") != "1" and daemon is None and _named(place) == "":
-                raise LxdUnavailable("LXD is not installed (`make up` does that).")
-            socket = _named(place) or local_lxd.up(place.folder, lambda _: None, place.product).socket
-            lxd = place.gateway(socket)
-            users.append(os.getpid())
-            lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet=place.subnet)
-            image = place.folder / "tiny.tar.gz"
-            subprocess.run([str(Path(__file__).with_name("tiny_image.sh")), str(image)], check=True)
-            lxd.import_image(str(image), TINY, {"os": "tiny"})
-    except LxdUnavailable as error:
-        without_lxd(error, place.product)
-    yield lxd
-    with _users(place.folder) as users, place.programs():
-        users.remove(os.getpid())
-        if not users:
-            if _named(place):
-                lxd.remove_project()
-            else:
-                local_lxd.remove(place.folder, project=PROJECT, pool=PROJECT, network=place.network, profile=PROJECT)
+    if os.environ.get("REQUIRE_LXD") != "1" and shutil.which(place.product.daemon) is None and _named(place) == "":
+        without_lxd(LxdUnavailable("LXD is not installed (`make up` does that)."), place.product)
+    need("busybox")
+    place.folder.mkdir(exist_ok=True)
+    with (place.folder / "in-use").open("w") as in_use:
+        try:
+            with _turn(place), place.programs():
+                if _alone(in_use):
+                    # Whatever is there is a killed run's.
+                    _remove(place)
+                fcntl.flock(in_use, fcntl.LOCK_SH)
+                lxd = place.gateway(
+                    _named(place) or local_lxd.up(place.folder, lambda _: None, place.product).socket
+                )
+                lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet=place.subnet)
+                image = place.folder / "tiny.tar.gz"
+                subprocess.run([str(Path(__file__).with_name("tiny_image.sh")), str(image)], check=True)
+                lxd.import_image(str(image), TINY, {"os": "tiny"})
+        except LxdUnavailable as error:
+            without_lxd(error, place.product)
+        yield lxd
+        with _turn(place), place.programs():
+            if _alone(in_use):
+                _remove(place)
 
 
 @pytest.fixture
@@ -174,17 +177,38 @@ def without_lxd(error: LxdUnavailable, product: Product = LXD) -> NoReturn:
     pytest.skip(f"NO REAL {product.name.upper()}: {error}")
 
 
+def need(program: str) -> None:
+    """Skip for want of a program, or fail where all of the list is required."""
+    without = missing(package for package in SUITE if program in package.programs)
+    if without and os.environ.get("REQUIRE_LXD") == "1":
+        pytest.fail(f"REQUIRE_LXD is set, and {program} is not installed (apt-get install {without[0]}).")
+    if without:
+        pytest.skip(f"NOT RUN: {program} is not installed (apt-get install {without[0]}).")
+
+
 def _named(place: Place) -> str:
     return os.environ.get(place.named, "")
 
 
+def _remove(place: Place) -> None:
+    """Take all of it away; nothing happens where there is nothing."""
+    if _named(place):
+        place.gateway(_named(place)).remove_project()
+    else:
+        local_lxd.remove(place.folder, project=PROJECT, pool=PROJECT, network=place.network, profile=PROJECT)
+
+
 @contextmanager
-def _users(folder: Path) -> Iterator[list[int]]:
-    """The processes that use the server, those that died left out; one process at a time has the list."""
-    folder.mkdir(exist_ok=True)
-    with (folder / "users.lock").open("w") as lock:
+def _turn(place: Place) -> Iterator[None]:
+    """One process at a time looks whether it is alone, and acts on it."""
+    with (place.folder / "users.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = folder / "users.json"
-        users = [pid for pid in json.loads(path.read_text()) if Path(f"/proc/{pid}").exists()] if path.exists() else []
-        yield users
-        path.write_text(json.dumps(users))
+        yield
+
+
+def _alone(in_use: TextIO) -> bool:
+    """Whether no other living process uses the server: each has a share of this lock, and the dead have none."""
+    with suppress(BlockingIOError):
+        fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False

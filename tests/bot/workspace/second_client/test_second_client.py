@@ -1,13 +1,13 @@
 """Another maker's client, unmodified: @slack/bolt for JavaScript works with the workspace too."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.real_lxd import need
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
 
 HERE = Path(__file__).parent
@@ -16,14 +16,10 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def installed() -> Path:
     """The directory with the client's packages, as its lock file names them."""
-    npm = shutil.which("npm")
-    if npm is None:
-        if os.environ.get("REQUIRE_LXD") == "1":
-            pytest.fail("npm is needed to run the second client, and is not installed.")
-        pytest.skip("npm is not installed: the second client was NOT run.")
+    need("npm")
     lock, done = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
     if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
     return HERE
 
 

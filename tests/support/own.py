@@ -1,0 +1,84 @@
+"""The suite keeps to its own: it reads no configuration of whoever runs it, and takes away what a killed run left.
+
+Every process that a run starts has the run's mark in its environment. So the next one finds, and ends, what is left of
+a run that nobody could clean up after (`kill -9` of pytest, or of the `make` above it), and nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MARK = "MAUTIC_OPS_TEST_RUN"
+"""The run that a process belongs to: pid and start of who ends it, which is `make` (a pid alone) or pytest."""
+FOREIGN = ("MAUTIC_OPS_", "SLACK_", "LXD_", "INCUS_", "WORKSPACE_")
+OURS = "MAUTIC_OPS_TEST_"
+"""What is said to the suite itself."""
+_DAEMON = {b"LXD_DIR", b"INCUS_DIR", b"MAUTIC_OPS_LAB"}
+_SECONDS = 30
+
+
+def keep_to_it() -> None:
+    """Forget what the environment says of bots, Slack and LXD, and give this run's children their mark."""
+    for name in set(os.environ):
+        if name.startswith(FOREIGN) and not name.startswith(OURS):
+            del os.environ[name]
+    pid, _, start = os.environ.get(MARK, str(os.getpid())).partition(":")
+    os.environ[MARK] = f"{pid}:{start or _start(int(pid))}"
+    os.environ["PYTHONPATH"] = str(ROOT)
+
+
+def leave_the_checkout() -> None:
+    """Work in an empty folder: `./mautic-ops.toml` and `./.state` may be those of a bot that people rely on."""
+    empty = tempfile.mkdtemp(prefix="mautic-ops-test-")
+    atexit.register(shutil.rmtree, empty, ignore_errors=True)
+    os.chdir(empty)
+
+
+def end_killed_runs() -> list[int]:
+    """End the processes of runs that are over without having ended them; return their pids.
+
+    LXD's daemons are left to `local_lxd.remove` and to the lab's `clean`, which take their mounts and bridges away too.
+    """
+    left = [pid for pid, run in _marked().items() if not _lives(run)]
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    give_up = time.monotonic() + _SECONDS
+    while any(_start(pid) for pid in left):
+        assert time.monotonic() < give_up, f"what a killed run left does not end: {left}"
+        time.sleep(0.02)
+    return left
+
+
+def _marked() -> dict[int, str]:
+    """The runs of all processes that have a mark, by pid."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            words = dict(word.partition(b"=")[::2] for word in path.read_bytes().split(b"\0"))
+            if MARK.encode() in words and not words.keys() & _DAEMON:
+                found[int(path.parent.name)] = words[MARK.encode()].decode()
+    return found
+
+
+def _lives(run: str) -> bool:
+    pid, _, start = run.partition(":")
+    # What `make` starts has its pid alone, until pytest is there.
+    return bool(_start(int(pid))) and start in ("", _start(int(pid)))
+
+
+def _start(pid: int) -> str:
+    """When a process was started, in ticks since the machine was; "" when there is none, or only a zombie."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state == "Z" else fields[18]

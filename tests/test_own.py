@@ -1,0 +1,111 @@
+"""The suite reads nothing of whoever runs it, and a killed run leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import own
+from tests.support.bot import until
+
+POISON = {
+    "MAUTIC_OPS_BOT__STATE": "/nowhere",
+    "MAUTIC_OPS_NO__SUCH": "1",
+    "MAUTIC_OPS_CONFIG": "/nowhere.toml",
+    "SLACK_BOT_TOKEN": "xoxb-production",
+    "SLACK_APP_TOKEN": "xapp-production",
+    "SLACK_SIGNING_SECRET": "production",
+    "LXD_DIR": "/nowhere",
+    "LXD_SOCKET": "/nowhere/unix.socket",
+    "INCUS_SOCKET": "/nowhere/unix.socket",
+    "WORKSPACE_PORT": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with a configuration that nobody can use, and a state that nobody may."""
+    folder = tmp_path_factory.mktemp("production") / "mautic-ops"
+    folder.mkdir()
+    for name in ("bot", "commands", "schedules", "templates", "docs", "tests"):
+        shutil.copytree(own.ROOT / name, folder / name, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+    for name in ("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "Procfile"):
+        shutil.copy(own.ROOT / name, folder)
+    (folder / "mautic-ops.toml").write_text("[nonsense]\n")
+    (folder / ".state").write_text("not a folder")
+    return folder
+
+
+@pytest.mark.parametrize("more", [(), ("-n", "1")], ids=["alone", "with workers"])
+def test_a_configuration_and_an_environment_change_nothing(production: Path, more: tuple[str, ...]) -> None:
+    """Settings in this process, and in those of a bot and a workspace."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", own.MARK)}
+    bot = "tests/bot/test_main.py::test_a_bot_notes_whose_state_it_is_and_leaves_in_peace"
+    tests = ["tests/bot/test_settings.py", "tests/bot/test_health.py", bot]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(more or ("-n", "0")), *tests],
+        cwd=production,
+        env=environment | POISON,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_process_of_a_killed_run_is_ended_and_no_other(tmp_path: Path) -> None:
+    """Of two runs with a process each, one is killed: also of what its process started nothing is left."""
+    program = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+    runs = []
+    for _ in range(2):
+        environment = {name: value for name, value in os.environ.items() if name != own.MARK}
+        run = "import subprocess, sys, time; from tests.support import own; own.keep_to_it();"
+        run += "subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(600)"
+        runs.append(subprocess.Popen([sys.executable, "-c", run, program], env=environment, cwd=own.ROOT))
+    try:
+        until(lambda: all(len(of(run.pid)) == 2 for run in runs))
+        assert own.end_killed_runs() == []
+        killed, lives = runs
+        left = of(killed.pid)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert set(own.end_killed_runs()) == left
+        assert len(of(lives.pid)) == 2
+    finally:
+        for run in runs:
+            for pid in of(run.pid):
+                os.kill(pid, signal.SIGKILL)
+            run.kill()
+            run.wait()
+
+
+def of(pid: int) -> set[int]:
+    """The processes of the run of a process."""
+    return {one for one, run in own._marked().items() if run.partition(":")[0] == str(pid)}
+
+
+def test_a_run_belongs_to_the_make_that_started_it(tmp_path: Path) -> None:
+    """Who kills `make` kills the run, though pytest does not notice: the next one ends it."""
+    makefile = (own.ROOT / "Makefile").read_text().replace("$(PYTHON) -m tests.support.packages $(REQUIRED)", "true")
+    rule = makefile.partition("\ntest: packages\n")
+    rest = rule[2].partition("\n\n")[2]
+    (tmp_path / "Makefile").write_text(f"{rule[0]}\ntest: packages\n\tsleep 600; true\n\n{rest}")
+    shutil.copytree(own.ROOT / "bot", tmp_path / "bot", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "uv.lock", ".venv/bin/uv", ".venv/whole"):
+        (tmp_path / name).touch()
+    environment = {name: value for name, value in os.environ.items() if name != own.MARK}
+    make = subprocess.Popen(["make", "test"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    until(lambda: len(of(make.pid)) == 2)
+    assert own.end_killed_runs() == []
+    left = of(make.pid)
+    make.kill()
+    make.wait()
+    assert set(own.end_killed_runs()) == left
