@@ -118,7 +118,7 @@ def stop(state: Path) -> bool:
 def remove(state: Path, *, project: str, pool: str, network: str, profile: str) -> None:
     """Take away all that the bot made on this machine's server, and the server too when it is the bot's own."""
     folder = _folder(state)
-    found = find(state)
+    found = find(state, _kept(state))
     if found is None and folder.exists():
         # Its parts of the kernel's tables can be named only by the daemon that made them.
         with alone():

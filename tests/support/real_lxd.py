@@ -99,20 +99,19 @@ def real_incus() -> Iterator[LxdGateway]:
 
 
 def _served(place: Place) -> Iterator[LxdGateway]:
-    if os.environ.get("REQUIRE_LXD") != "1" and shutil.which(place.product.daemon) is None and _named(place) == "":
-        without_lxd(LxdUnavailable("LXD is not installed (`make up` does that)."), place.product)
     need("busybox")
     place.folder.mkdir(exist_ok=True)
     with (place.folder / "in-use").open("w") as in_use:
         try:
             with _turn(place), place.programs():
+                daemon = shutil.which(place.product.daemon)
+                if os.environ.get("REQUIRE_LXD") != "1" and daemon is None and _named(place) == "":
+                    raise LxdUnavailable("LXD is not installed (`make up` does that).")
                 if _alone(in_use):
                     # Whatever is there is a killed run's.
                     _remove(place)
                 fcntl.flock(in_use, fcntl.LOCK_SH)
-                lxd = place.gateway(
-                    _named(place) or local_lxd.up(place.folder, lambda _: None, place.product).socket
-                )
+                lxd = place.gateway(_named(place) or local_lxd.up(place.folder, lambda _: None, place.product).socket)
                 lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet=place.subnet)
                 image = place.folder / "tiny.tar.gz"
                 subprocess.run([str(Path(__file__).with_name("tiny_image.sh")), str(image)], check=True)
