@@ -17,7 +17,7 @@ from urllib.error import URLError
 
 import commands
 import schedules
-from bot import bring_up, docs, home
+from bot import bring_up, checks, docs, home
 from bot.announcer import Announcer
 from bot.approvals import Approvals
 from bot.database import Database
@@ -69,6 +69,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         incidents=Incidents(database, post, renderer, settings.slack.channel, operations.clock),
         renderer=renderer,
         post=post,
+        people=People(post.client, settings),
     )
     return context
 
@@ -128,7 +129,7 @@ def run() -> int:
     edge = open_edge(settings, servers)
     client = web_client(settings.slack)
     context = compose(settings, servers, edge, Post(client))
-    people = People(client, settings)
+    people = context.people
     announcer = Announcer(client, context.operations, context.renderer, settings)
     announcer.mention = people.mention
     runner = Runner(context, settings.bot.workers)
@@ -152,7 +153,11 @@ def run() -> int:
     people.connect()
     bring_up.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
-    door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
+    try:
+        door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
+    except OSError as error:
+        port = settings.slack.http_port
+        raise InvalidSettings(f"slack.http_port is {port}, which cannot be opened here: {error.strerror}.") from error
     announcer.start()
     announcer.wake()
     runner.start()
@@ -163,11 +168,10 @@ def run() -> int:
     gc.collect()
     gc.freeze()
     ready = settings.state / "ready"
+    warn(context)
     door.connect()
     ready.write_text(str(os.getpid()))
     log.info("ready")
-    if not settings.slack.channel:
-        log.warning("slack.channel is not set: no digest and no incident will be posted")
     while not over.wait(1):
         # A signal that another thread took is handled by this one, which has to wake for it.
         pass
@@ -178,6 +182,14 @@ def run() -> int:
     logging.shutdown()
     # Python would wait for a delivery that was cut, however long it takes.
     os._exit(0)
+
+
+def warn(context: Context) -> None:
+    """Say what is not well of the settings, in the log and, by way of a file, in `make up`."""
+    found = checks.warnings(context, within=5)
+    for one in found:
+        log.warning("%s", one)
+    (context.settings.state / bring_up.WARNINGS).write_text("".join(f"{one}\n" for one in found))
 
 
 def write_docs() -> int:

@@ -81,9 +81,24 @@ class Announcer:
             try:
                 self._announce(operation)
                 self._waiting.pop(operation.id, None)
+                if self.operations.database.read("SELECT 1 FROM unsaid WHERE operation = ?", operation.id):
+                    self._unsaid(operation, None)
             except Exception as error:
                 log.warning("cannot announce operation %s: %s", operation.id, error)
                 self._waiting[operation.id] = (time.monotonic() + pause, min(2 * pause, 300.0))
+                self._unsaid(operation, error)
+
+    def _unsaid(self, operation: Operation, error: Exception | None) -> None:
+        """Write down since when Slack does not take what is to be said of an operation, and why; or that it does."""
+        why = error.response.get("error") if isinstance(error, SlackApiError) else error
+        with self.operations.database.transaction() as transaction:
+            if error is None:
+                transaction.execute("DELETE FROM unsaid WHERE operation = ?", (operation.id,))
+            else:
+                transaction.execute(
+                    "INSERT INTO unsaid VALUES (?,?,?) ON CONFLICT (operation) DO UPDATE SET why = excluded.why",
+                    (operation.id, self.operations.clock(), str(why)),
+                )
 
     def _announce(self, operation: Operation) -> None:
         channel, ts = operation.channel, operation.message_ts
@@ -95,10 +110,12 @@ class Announcer:
                     (channel, ts, operation.revision, operation.id),
                 )
         for note in self.operations.database.read(
-            "SELECT id, text, tried FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id", operation.id
+            "SELECT id, text, tried, only_in FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id",
+            operation.id,
         ):
             key = f"notes {note['id']}"
-            if not (note["tried"] and self._stands_there(channel, key, ts)):
+            over = note["only_in"] not in ("", self.operations.get(operation.id).state)
+            if not (over or (note["tried"] and self._stands_there(channel, key, ts))):
                 with self.operations.database.transaction() as transaction:
                     transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
                 said = note["text"].replace(RESPONDERS, self._called(operation))

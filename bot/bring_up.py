@@ -38,6 +38,8 @@ LOCAL_TOKENS = {
 }
 """What the local workspace takes for an installed app; no secrets."""
 LOCAL_CHANNEL = "C0OPS"
+WARNINGS = "warnings"
+"""File in the state where a bot that starts says what is not well of its settings, a sentence a line."""
 ASK_ONLY = frozenset({"audit", "console", "logs", "schedule", "silence"})
 """What is no operation, but may be asked for only by whom its policy names; `silence` is an incident's button."""
 
@@ -94,6 +96,7 @@ def up() -> int:
         if team == TEAM and not local:
             raise CannotBringUp("The local workspace runs here; `make down` ends it, then `make up` connects to Slack.")
         print(f"It runs already. {_where(settings, team == TEAM)}")
+        _warn(settings)
         return 0
     if local and team not in ("", TEAM):
         # Whoever can use this machine would be an approver.
@@ -112,6 +115,7 @@ def up() -> int:
         _start(settings, environment, ["bot", "workspace"] if local else ["bot"])
     print(parts.summary())
     print(_where(settings, local))
+    _warn(settings)
     if settings.lxd.simulated:
         print("Simulated: there is no LXD here, and no real Mautic; every message says so.")
     return 0
@@ -157,6 +161,13 @@ def _where(settings: Settings, local: bool) -> str:
         waits = "" if settings.slack.channel else "; digest and incidents wait for slack.channel"
         return f"The bot is connected to Slack{waits}."
     return f"Local workspace: http://127.0.0.1:{port()} — type `/mautic new client-x` there."
+
+
+def _warn(settings: Settings) -> None:
+    """Say what the bot found when it started."""
+    warned = settings.state / WARNINGS
+    for line in warned.read_text().splitlines() if warned.exists() else ():
+        print(f"Warning: {line}")
 
 
 def _prepare(settings: Settings, parts: Parts) -> str:

@@ -224,6 +224,19 @@ def m015_aftermath(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m016_unsaid(db: sqlite_utils.Database) -> None:
+    """What is said only in one state of an operation, what Slack does not take, and who was warned of what."""
+    db.executescript(
+        """
+        ALTER TABLE notes ADD COLUMN only_in TEXT NOT NULL DEFAULT '';
+        CREATE TABLE unsaid (operation INTEGER PRIMARY KEY, since REAL NOT NULL, why TEXT NOT NULL);
+        CREATE TABLE warned (subject TEXT NOT NULL, person TEXT NOT NULL, at REAL NOT NULL,
+          PRIMARY KEY (subject, person));
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -27,6 +27,8 @@ FLAP = 15 * 60
 """Seconds within which the same trouble is the same incident again."""
 FIGURES = 30 * 60
 """Seconds that a head may show figures that have changed: Slack takes some fifty messages a minute."""
+LONG = 5 * 60
+"""Seconds that Slack may not take what is to be told, before somebody has to look."""
 SILENCE = 4 * 3600
 """Seconds that somebody who silences an incident hears no more of it."""
 
@@ -99,6 +101,8 @@ class Incidents:
         self.channel = channel
         self.clock = clock
         self._announcing = threading.Lock()
+        self._untold: dict[int, float] = {}
+        """Since when Slack does not take what is to be told of an incident."""
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -209,10 +213,14 @@ class Incidents:
     # -- telling ------------------------------------------------------------------------------------------------
 
     def announce(self) -> None:
-        """Bring every thread up to date; what Slack does not take now is said at the next call."""
+        """Bring every thread up to date; what Slack does not take now is said at the next call.
+
+        Raises NotPosted, once all were tried, where Slack has not taken one for minutes.
+        """
         if not self.channel or not self._announcing.acquire(blocking=False):
             return
         tried: list[int] = []
+        refused: list[str] = []
         try:
             # Asked anew for each: what is new does not wait behind hundreds of others.
             while todo := self._most_urgent(tried):
@@ -220,10 +228,16 @@ class Incidents:
                 tried.append(incident.id)
                 try:
                     self._announce(incident)
+                    self._untold.pop(incident.id, None)
                 except NotPosted as error:
                     log.warning("cannot tell of incident %s: %s", incident.id, error)
+                    if self.clock() - self._untold.setdefault(incident.id, self.clock()) >= LONG:
+                        refused.append(str(error))
         finally:
             self._announcing.release()
+        if refused:
+            count = f"{len(refused)} incident{'s' if len(refused) > 1 else ''}"
+            raise NotPosted(f"For minutes {count} could not be told: {refused[-1]}")
 
     def _most_urgent(self, tried: list[int]) -> list[Incident]:
         """Return the one that comes next: of what is new, then of what has a note for its thread, then of the rest."""

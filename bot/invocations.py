@@ -129,8 +129,10 @@ class Invocations:
             # Delivered again after a crash: the card tells the rest.
             return
         context = replace(self.context, actor=actor, channel=payload["channel"], delivery=key)
+        mention = ""
         if command.kind == "operation":
             context.approvals.refuse_to_ask(command.name, actor)
+            mention = self.people.refuse_unless_decidable(command.name, actor.id)
         result = call(command, context, arguments)
         if isinstance(result, Modal):
             if "trigger_id" not in payload:
@@ -151,6 +153,7 @@ class Invocations:
                 request_key=key,
                 hours=policy.hours,
                 approved=policy.approvals == 0,
+                tell=f":bell: {mention}, this waits for your decision." if mention else "",
             )
         else:
             self._answer(payload, result)
@@ -188,7 +191,8 @@ class Invocations:
             if not actor.roles & set(may):
                 raise Refused(f"Who may silence an incident is {' or '.join(may)}; ask one of them.")
             self.context.incidents.silence(mark, actor.id)
-            self.context.incidents.announce()
+            with suppress(NotPosted):
+                self.context.incidents.announce()
             return
         if action == "retry":
             self._retry_errands(payload, actor, incident.tenant)

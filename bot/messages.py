@@ -76,6 +76,8 @@ def told(why: str, typed: str) -> Mrkdwn:
 
 def sentence(text: object) -> Mrkdwn:
     """Show a recorded sentence on one line: code in it is code, and nobody in it is mentioned."""
+    if isinstance(text, Mrkdwn):
+        return text
     return told(str(text), str(text))
 
 

@@ -218,12 +218,14 @@ class Operations:
         request_key: str,
         hours: float,
         approved: bool = False,
+        tell: str = "",
     ) -> Operation:
         """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
 
         Args:
             channel: where its card stands; empty: nowhere, as of what a schedule asks for.
             approved: nobody has to approve it, so that it is queued at once.
+            tell: said in its thread while it waits for approval, to those who can give it.
 
         Raises TenantBusy.
         """
@@ -266,6 +268,8 @@ class Operations:
                     {"command": command, **plan.arguments, "fingerprint": plan.fingerprint(), "approved": approved},
                 )
                 audit.record(transaction, event, now)
+                if tell and not approved:
+                    self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(plan.tenant)
             raise TenantBusy(f"`{plan.tenant}` was just taken by another request; try again.") from error
@@ -299,11 +303,17 @@ class Operations:
             self.note(transaction, operation.id, note)
         return True
 
-    def note(self, transaction: sqlite3.Connection, operation: int, text: str) -> None:
-        """Leave a message for the operation's thread, if it has one; the announcer posts it."""
+    def note(
+        self, transaction: sqlite3.Connection, operation: int, text: str, *, only_in: State | Literal[""] = ""
+    ) -> None:
+        """Leave a message for the operation's thread, if it has one; the announcer posts it.
+
+        `only_in`: the state in which alone it is still worth saying.
+        """
         transaction.execute(
-            "INSERT INTO notes (operation, text) SELECT id, ? FROM operations WHERE id = ? AND channel <> ''",
-            (text, operation),
+            "INSERT INTO notes (operation, text, only_in)"
+            " SELECT id, ?, ? FROM operations WHERE id = ? AND channel <> ''",
+            (text, only_in, operation),
         )
 
     def claim(self) -> Operation | None:

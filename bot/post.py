@@ -59,6 +59,12 @@ class Post:
             )
         return str(posted["ts"])
 
+    def directly(self, person: str, message: Message, *, key: str) -> str:
+        """Post a message for one person, in their direct messages with the bot."""
+        with _told(person):
+            channel = str(self.client.conversations_open(users=person)["channel"]["id"])
+        return self.post(channel, message, key=key)
+
     def update(self, channel: str, ts: str, message: Message) -> bool:
         """Bring a message up to date; False when somebody removed it."""
         with _told(channel):

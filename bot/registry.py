@@ -21,6 +21,7 @@ from bot.incidents import Incidents
 from bot.jobs import Jobs
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
+from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import Post
 from bot.settings import Settings
@@ -78,6 +79,7 @@ class Context:
     registry: Registry
     renderer: Renderer
     post: Post
+    people: People
     actor: Actor = THE_BOT
     channel: str = ""
     delivery: str = ""

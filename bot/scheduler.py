@@ -162,7 +162,8 @@ class Scheduler:
             job.run(self.context)
         except Exception as error:
             why, identity = explain(error, f"running the job {job.name}")
-            log.warning("the job %s failed: %s", job.name, why)
+            if identity or self.jobs.job(job.name).outcome != why:
+                log.warning("the job %s failed: %s", job.name, why)
             self.jobs.end(job.name, why, identity)
         else:
             self.jobs.end(job.name, "done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from bot import audit
 from bot.approvals import Actor
 from bot.lxd import LxdError
-from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk
+from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Desk, make_bench, make_desk
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def card_before_slacks_answer(desk: Desk) -> dict[str, Any]:
     desk.announce()
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET message_ts = ''")
-    return desk.slack.said[-1]
+    return next(one for one in reversed(desk.slack.said) if not one.get("thread_ts"))
 
 
 def test_a_reply_that_is_faster_than_slacks_answer_to_the_card_decides(desk: Desk) -> None:
@@ -423,3 +424,141 @@ def test_a_strange_payload_is_answered_and_breaks_nothing(desk: Desk, kind: str,
 def test_a_delivery_without_a_person_is_only_logged(desk: Desk) -> None:
     desk.invocations.handle("command", "key", {"text": "list"})
     assert desk.slack.said == []
+
+
+def decided(desk: Desk, **changes: Any) -> None:
+    """Give the role that approves other people."""
+    settings = desk.bench.context.settings
+    role = replace(settings.roles["approver"], users=[], groups=[])
+    desk.invocations.people.settings = replace(
+        settings, roles=dict(settings.roles) | {"approver": replace(role, **changes)}
+    )
+    desk.invocations.people.forget()
+
+
+def bells(desk: Desk) -> list[str]:
+    return [one["text"] for one in desk.slack.said if "waits for your decision" in one["text"]]
+
+
+def test_who_can_approve_is_told_of_a_request_once_in_its_thread(asked: Desk) -> None:
+    asked.announce()
+    assert bells(asked) == [":bell: <!subteam^S0MAUTICAPPROVERS>, this waits for your decision."]
+    (bell,) = [one for one in asked.slack.said if one["text"] in bells(asked)]
+    assert bell["thread_ts"] == asked.last().message_ts
+
+
+@pytest.mark.parametrize(
+    ("approver", "mentioned"),
+    [
+        ({"users": [LEAD.id, OPERATOR.id]}, f"<@{OPERATOR.id}>"),
+        ({"groups": ["mautic-approvers"]}, f"<@{LEAD_2.id}>"),
+        ({"groups": ["mautic-approvers", "mautic-operators"]}, f"<!subteam^S0MAUTICOPERATORS> <@{LEAD_2.id}>"),
+        ({"groups": ["mautic-operators"], "users": [OPERATOR.id]}, "<!subteam^S0MAUTICOPERATORS>"),
+    ],
+)
+def test_who_asks_is_not_told_of_it_nor_anybody_twice(desk: Desk, approver: dict[str, Any], mentioned: str) -> None:
+    decided(desk, **approver)
+    desk.command("new client-x", LEAD)
+    desk.announce()
+    assert bells(desk) == [f":bell: {mentioned}, this waits for your decision."]
+
+
+def test_where_everybody_can_approve_nobody_is_mentioned(desk: Desk) -> None:
+    decided(desk, everyone=True)
+    desk.command("new client-x")
+    desk.announce()
+    assert desk.last().state == "awaiting_approval"
+    assert bells(desk) == []
+
+
+def test_what_is_decided_before_slack_answers_is_not_told_of(desk: Desk) -> None:
+    desk.command("new client-x")
+    desk.slack.fail("chat.postMessage", "fatal_error")
+    desk.announce()
+    desk.bench.approve(desk.last())
+    desk.announcer._waiting.clear()
+    desk.announce()
+    assert bells(desk) == []
+
+
+def test_a_mention_whose_answer_was_lost_is_not_made_again(desk: Desk) -> None:
+    real = desk.slack.chat_postMessage
+
+    def lost(**message: Any) -> Any:
+        answer = real(**message)
+        if message.get("thread_ts"):
+            raise TimeoutError
+        return answer
+
+    desk.command("new client-x")
+    desk.slack.chat_postMessage = lost  # type: ignore[method-assign]
+    desk.announce()
+    desk.slack.chat_postMessage = real  # type: ignore[method-assign]
+    make_desk(desk.bench, desk.slack).announce()
+    assert len(bells(desk)) == 1
+
+
+def test_what_takes_no_approval_is_told_to_nobody(desk: Desk) -> None:
+    desk.bench.done("new client-x")
+    desk.command("snapshot client-x", OPERATOR)
+    desk.announce()
+    assert desk.last().state == "queued"
+    assert bells(desk) == []
+
+
+@pytest.mark.parametrize(
+    ("approver", "why"),
+    [
+        ({}, r"`new` takes 1 approval, and beside <@U0OPSLEAD> nobody could approve\. Who runs the bot can add people"),
+        ({"users": [LEAD.id]}, r"beside <@U0OPSLEAD> nobody could approve\. Who runs"),
+        (
+            {"groups": ["nobody-has-it"]},
+            r"the user group `@nobody-has-it` is empty for me: Slack knows no user group of",
+        ),
+        ({"groups": ["S0GONE"]}, r"the user group `S0GONE` is empty for me: Slack knows no such user group"),
+        ({"groups": ["empty"]}, r"the user group `@empty` has no members"),
+        ({"users": ["U0GUEST"]}, r"<@U0GUEST> is a guest, a bot, deactivated, or of another organisation"),
+    ],
+)
+def test_what_nobody_could_approve_is_refused_when_it_is_asked_for(
+    desk: Desk, approver: dict[str, Any], why: str
+) -> None:
+    desk.slack.groups["empty"] = []
+    desk.slack.people["U0GUEST"] = {"is_restricted": True}
+    decided(desk, **approver)
+    desk.command("new client-x", LEAD)
+    assert re.search(why, last_answer(desk, LEAD.id))
+    assert desk.bench.context.operations.select("1 = 1") == []
+    desk.command("new", LEAD)
+    assert desk.slack.views == [], "no form that leads nowhere"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        ("plan_upgrade_required", "this Slack plan has no user groups"),
+        ("missing_scope", "the Slack app lacks the scope `usergroups:read`"),
+    ],
+)
+def test_a_group_that_cannot_be_read_is_the_reason(desk: Desk, error: str, why: str) -> None:
+    desk.slack.fail("usergroups.list", error, times=9)
+    desk.command("new client-x")
+    assert why in last_answer(desk, ASKER.id)
+
+
+def test_two_approvals_take_two_people_beside_who_asks(desk: Desk) -> None:
+    settings = desk.bench.context.settings
+    policies = dict(settings.policies)
+    policies["new"] = replace(policies["new"], approvals=2)
+    desk.invocations.people.settings = replace(settings, policies=policies)
+    desk.command("new client-x", LEAD)
+    assert "`new` takes 2 approvals, and beside <@U0OPSLEAD> only <@U0OPSLEAD2> could" in last_answer(desk, LEAD.id)
+    desk.command("new client-x")
+    assert desk.last().state == "awaiting_approval"
+
+
+def test_a_request_is_taken_where_slack_does_not_tell_who_could_approve(desk: Desk) -> None:
+    desk.invocations.people._roles = lambda user, fresh: frozenset(["requester"])  # type: ignore[method-assign]
+    desk.slack.fail("usergroups.list", "ratelimited", times=9)
+    desk.command("new client-x")
+    assert desk.last().state == "awaiting_approval"

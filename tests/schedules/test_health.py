@@ -94,8 +94,9 @@ def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
 
 
 def test_a_full_disk_is_found(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_HEALTH__DISK="0")
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
+    bench.lxd._world.machines["client-x"].bytes = 29 << 30
     bench.clock.move(60)
     assert look(bench) == [("client-x", "disk")]
 

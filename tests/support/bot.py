@@ -26,7 +26,6 @@ from bot.invocations import Invocations
 from bot.lxd import LxdUnavailable
 from bot.manifest import manifest
 from bot.operations import Operation
-from bot.people import People
 from bot.post import Post
 from bot.registry import Context, call
 from bot.runner import Runner
@@ -244,6 +243,7 @@ def make_bench(
     slack = slack or FakeSlack()
     servers = {"local": lxd, **(others or {})}
     context = compose(settings, servers, SimulatedEdge(*servers.values()), Post(cast(WebClient, slack)))
+    context.people.connect()
     context.operations.clock = clock
     context.incidents.clock = clock
     context.vault.clock = clock
@@ -366,14 +366,25 @@ class FakeSlack:
             "conversations.info": lambda: {
                 "channel": {"id": params["channel"], "is_member": True} | self.channels.get(params["channel"], {})
             },
-            "usergroups.list": lambda: {"usergroups": [{"id": f"S0{name}", "handle": name} for name in self.groups]},
-            "usergroups.users.list": lambda: {"users": self.groups[params["usergroup"].removeprefix("S0")]},
+            "usergroups.list": lambda: {"usergroups": [{"id": group_id(name), "handle": name} for name in self.groups]},
+            "usergroups.users.list": lambda: {"users": self._members(params["usergroup"])},
         }
         return SimpleNamespace(data={"ok": True, **answers[method]()})
+
+    def _members(self, group: str) -> list[str]:
+        for name, members in self.groups.items():
+            if group == group_id(name):
+                return members
+        raise slack_error("no_such_subteam")
 
     def to(self, user: str) -> list[str]:
         """What only this person was told."""
         return [one["text"] for one in self.said if one.get("user") == user or one["channel"] == f"D{user}"]
+
+
+def group_id(handle: str) -> str:
+    """The id of a user group."""
+    return "S0" + handle.replace("-", "").upper()
 
 
 def slack_error(error: str, status: int = 200) -> SlackApiError:
@@ -468,8 +479,7 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
     client = cast(WebClient, slack)
     context = bench.context
     announcer = Announcer(client, context.operations, context.renderer, context.settings)
-    people = People(client, context.settings)
-    people.connect()
+    people = context.people
     announcer.mention = people.mention
     invocations = Invocations(
         context,

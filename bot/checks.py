@@ -1,0 +1,213 @@
+"""What only trying tells: whether each setting works, on this machine and in Slack. For `doctor` and for the start.
+
+A check returns what is well, or raises Refused with what is not, and what helps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from bot.lxd import LxdError
+from bot.manifest import SCOPES
+from bot.messages import size
+from bot.people import Deciders, Untold, undecidable
+from bot.plan import Refused
+from bot.registry import Context
+
+ROOM = 500 << 20
+"""Bytes that the bot's own folder needs, for its database to go on."""
+ANSWER = 5.0
+"""Seconds that DNS has to answer."""
+SOON = timedelta(days=30)
+"""How long before its end a certificate is told of."""
+
+
+def state(context: Context) -> str:
+    """`bot.state` can be written, and there is room."""
+    folder = context.settings.state
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise Refused(f"`bot.state`, {folder}, cannot be written: {error.strerror}.") from error
+    if free < ROOM:
+        raise Refused(f"Only {size(free)} are free for `bot.state`, {folder}; without room the bot stops.")
+    return f"{folder} can be written, {size(free)} are free"
+
+
+def domain(context: Context) -> str:
+    """`bot.base_domain` leads somewhere, by a wildcard."""
+    base, edge = context.settings.bot.base_domain, context.settings.edge
+    if base.endswith(".localhost"):
+        if edge.tls == "automatic":
+            raise Refused(f"`edge.tls` is automatic, and nobody gives public certificates for `{base}`.")
+        return f"`*.{base}` is this machine itself"
+    with_wildcard = f"doctor.{base}"
+    found = ThreadPoolExecutor(1, "dns").submit(socket.getaddrinfo, with_wildcard, None, type=socket.SOCK_STREAM)
+    try:
+        addresses = sorted({str(one[4][0]) for one in found.result(ANSWER)})
+    except (OSError, TimeoutError) as error:
+        raise Refused(
+            f"`{with_wildcard}` leads nowhere, so no tenant under `bot.base_domain` is found: DNS needs `*.{base}`, "
+            "with the address of the edge."
+        ) from error
+    return f"`*.{base}` leads to {', '.join(addresses)}" + (
+        "" if edge.listen in addresses else f", and `edge.listen` is {edge.listen}"
+    )
+
+
+def listen(context: Context) -> str:
+    """`edge.listen` is an address of the host, where that is this machine."""
+    lxd, address = context.settings.lxd, context.settings.edge.listen
+    if lxd.simulated or lxd.endpoint.startswith("https://"):
+        return f"{address}, which is not this machine's to tell of"
+    try:
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        raise Refused(f"`edge.listen` is {address}, an address that this machine does not have.") from error
+    return f"{address} is an address of this machine"
+
+
+def certificates(context: Context) -> str:
+    """The certificates of `[lxd]` and `[servers]` can be read, go with their keys, and are valid."""
+    servers = {"lxd": context.settings.lxd} | {f"servers.{name}": one for name, one in context.settings.servers.items()}
+    told = []
+    for name, server in servers.items():
+        if server.certificate:
+            told.append(f"`{name}` until {_pair(name, server.certificate, server.key):%Y-%m-%d}")
+        elif server.endpoint.startswith("https://"):
+            raise Refused(
+                f"`{name}.certificate` is not set, and without one no LXD lets the bot in at {server.endpoint}."
+            )
+        if server.server_certificate:
+            _certificate(f"{name}.server_certificate", server.server_certificate)
+    return ", ".join(told) or "none is needed"
+
+
+def _pair(name: str, certificate: str, key: str) -> datetime:
+    found = _certificate(f"{name}.certificate", certificate)
+    _read(f"{name}.key", key)
+    try:
+        # No password: nobody is there to type it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise Refused(f"`{name}.key`, {key}, is not the key of {certificate}, or has a password.") from error
+    return found.not_valid_after_utc
+
+
+def _certificate(key: str, path: str) -> x509.Certificate:
+    try:
+        found = x509.load_pem_x509_certificate(_read(key, path))
+    except ValueError as error:
+        raise Refused(f"`{key}`, {path}, is no certificate in PEM form.") from error
+    if found.not_valid_after_utc < datetime.now(UTC) + SOON:
+        raise Refused(f"`{key}`, {path}, is valid until {found.not_valid_after_utc:%Y-%m-%d}; make a new one in time.")
+    return found
+
+
+def _read(key: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise Refused(f"`{key}`, {path}, cannot be read: {error.strerror}.") from error
+
+
+def archive(context: Context) -> str:
+    """`blueprint.archive` is there, and is what `blueprint.sha256` says."""
+    wanted = context.settings.blueprint
+    if not wanted.archive:
+        return "none is set, so new blueprints hold a double, not the real Mautic"
+    if wanted.archive.startswith(("http://", "https://")):
+        return f"{wanted.archive} is fetched when a blueprint is built"
+    try:
+        with open(wanted.archive, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Refused(f"`blueprint.archive`, {wanted.archive}, cannot be read: {error.strerror}.") from error
+    if digest != wanted.sha256:
+        raise Refused(
+            f"`blueprint.archive`, {wanted.archive}, is not what `blueprint.sha256` says; its own is {digest}."
+        )
+    return f"{wanted.archive} is what its sha256 says"
+
+
+def app(context: Context) -> str:
+    """The Slack app has the scopes that the bot uses."""
+    lacks = sorted(set(SCOPES) - context.people.scopes) if context.people.scopes else []
+    if lacks:
+        raise Refused(
+            f"The Slack app lacks {', '.join(f'`{scope}`' for scope in lacks)}: put `docs/slack-manifest.json` in as "
+            "its manifest, and install it anew."
+        )
+    return "it has all scopes"
+
+
+def channel(context: Context) -> str:
+    """`slack.channel` can be posted to."""
+    place = context.settings.slack.channel
+    if not place:
+        raise Refused("`slack.channel` is not set, so there is no digest, and nobody hears of troubles")
+    trouble = context.people.channel_trouble(place)
+    if trouble:
+        raise Refused(f"`slack.channel`: {trouble}, so there is no digest, and nobody hears of troubles.")
+    return f"digest and troubles are told in `{place}`"
+
+
+def approvers(context: Context) -> str:
+    """Whatever may be asked for, somebody else can approve."""
+    short: dict[tuple[Deciders, int, tuple[str, ...]], list[str]] = {}
+    for name, policy in context.settings.policies.items():
+        if not policy.approvals:
+            continue
+        try:
+            found = context.people.deciders(policy, policy.approvals + 1)
+        except Untold as error:
+            raise Refused("Slack does not tell just now who could approve; try again in a minute.") from error
+        # Nobody approves their own: where approvers may ask too, it takes one more of them.
+        needed = policy.approvals + context.people.may_ask(found.people, policy)
+        if not found.everyone and len(found.people) < needed:
+            short.setdefault((found, policy.approvals, tuple(policy.approve)), []).append(name)
+    if short:
+        raise Refused(" ".join(undecidable(names, *of) for of, names in short.items()))
+    return "whatever may be asked for, somebody else can approve it"
+
+
+CHECKS: Mapping[str, Callable[[Context], str]] = {
+    "State": state,
+    "Domain": domain,
+    "Address": listen,
+    "Certificates": certificates,
+    "Archive": archive,
+    "Slack app": app,
+    "Channel": channel,
+    "Approvers": approvers,
+}
+"""The checks of settings by the name that people read, which ask neither LXD nor the edge."""
+
+
+def warnings(context: Context, within: float) -> list[str]:
+    """Return what is not well of the settings, as sentences; what does not answer within some seconds is left out."""
+
+    def trouble(check: Callable[[Context], str]) -> str:
+        try:
+            check(context)
+        except (Refused, LxdError) as error:
+            return str(error)
+        return ""
+
+    threads = ThreadPoolExecutor(len(CHECKS), "checks")
+    asked = [threads.submit(trouble, check) for check in CHECKS.values()]
+    threads.shutdown(wait=False)
+    done, _ = wait(asked, within)
+    return [one.result() for one in asked if one in done and one.result()]

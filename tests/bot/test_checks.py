@@ -1,0 +1,207 @@
+"""What only trying tells of the settings: each check finds what it is for, and says what helps."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import checks
+from bot.lxd import LxdError
+from bot.plan import Refused
+from bot.registry import Context
+from bot.settings import OPEN_TABLES, Role, ServerSettings
+from tests.support.bot import LEAD, LEAD_2, OPERATOR, make_bench
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS").context
+
+
+def having(context: Context, **tables: Any) -> Context:
+    """The same bot with other settings, a table's as a dict or whole."""
+    settings = context.settings
+    for name, changes in tables.items():
+        whole = name in OPEN_TABLES
+        settings = replace(settings, **{name: changes if whole else replace(getattr(settings, name), **changes)})
+    context.people.settings = settings
+    context.people.forget()
+    return replace(context, settings=settings)
+
+
+def test_what_is_well_is_told(context: Context) -> None:
+    for name, check in checks.CHECKS.items():
+        assert check(context), name
+    assert checks.warnings(context, within=30) == []
+
+
+def test_a_state_that_cannot_be_written_is_found(context: Context) -> None:
+    with pytest.raises(Refused, match=r"`bot.state`, /nowhere, cannot be written: No such file"):
+        checks.state(having(context, bot={"state": "/nowhere"}))
+
+
+def test_a_domain_that_leads_nowhere_is_found(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unknown(name: str, *_: Any, **__: Any) -> Any:
+        asked.append(name)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(Refused, match=r"`doctor.m.agency.com` leads nowhere.* DNS needs `\*\.m\.agency\.com`"):
+        checks.domain(having(context, bot={"base_domain": "m.agency.com"}))
+    assert asked == ["doctor.m.agency.com"]
+
+
+def test_a_domain_of_which_dns_says_nothing_is_not_waited_for(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    monkeypatch.setattr(checks, "ANSWER", 0.01)
+    with pytest.raises(Refused, match=r"leads nowhere"):
+        checks.domain(having(context, bot={"base_domain": "m.agency.com"}))
+    over.set()
+
+
+def test_a_domain_is_told_with_where_it_leads(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("203.0.113.7", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
+    ours = having(context, bot={"base_domain": "m.agency.com"})
+    assert checks.domain(ours) == "`*.m.agency.com` leads to 203.0.113.7, and `edge.listen` is 127.0.0.1"
+    ours = having(ours, edge={"listen": "203.0.113.7"})
+    assert checks.domain(ours) == "`*.m.agency.com` leads to 203.0.113.7"
+
+
+def test_public_certificates_for_a_local_name_are_found(context: Context) -> None:
+    with pytest.raises(Refused, match=r"nobody gives public certificates for `mautic.localhost`"):
+        checks.domain(having(context, edge={"tls": "automatic"}))
+
+
+def test_an_address_of_another_machine_is_found(context: Context) -> None:
+    here = having(context, lxd={"endpoint": "/var/lib/lxd/unix.socket"})
+    assert checks.listen(here) == "127.0.0.1 is an address of this machine"
+    with pytest.raises(Refused, match=r"`edge.listen` is 192\.0\.2\.1, an address that this machine does not have"):
+        checks.listen(having(here, edge={"listen": "192.0.2.1"}))
+    far = having(here, lxd={"endpoint": "https://lxd.example:8443"}, edge={"listen": "192.0.2.1"})
+    assert "not this machine's" in checks.listen(far)
+
+
+def pair(folder: Path, name: str, days: int = 400) -> tuple[str, str]:
+    """A certificate and its key."""
+    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+    words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days {days} -subj /CN={name}".split()
+    subprocess.run(["openssl", *words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return str(certificate), str(key)
+
+
+def test_certificates_are_read_and_go_with_their_keys(context: Context, tmp_path: Path) -> None:
+    (certificate, key), (other, _) = pair(tmp_path, "bot"), pair(tmp_path, "other")
+    far = "https://lxd.example:8443"
+    lxd = {"endpoint": far, "certificate": certificate, "key": key, "server_certificate": other}
+    assert checks.certificates(context) == "none is needed"
+    assert checks.certificates(having(context, lxd=lxd)).startswith("`lxd` until 20")
+    for changes, why in (
+        ({"certificate": "", "key": ""}, "`lxd.certificate` is not set, and without one no LXD lets the bot in"),
+        ({"certificate": "/none.crt"}, r"`lxd.certificate`, /none.crt, cannot be read: No such file"),
+        ({"certificate": key}, "is no certificate in PEM form"),
+        ({"certificate": other}, "is not the key of"),
+        ({"key": "/none.key"}, r"`lxd.key`, /none.key, cannot be read"),
+        ({"server_certificate": "/none.crt"}, r"`lxd.server_certificate`, /none.crt, cannot be read"),
+    ):
+        with pytest.raises(Refused, match=why):
+            checks.certificates(having(context, lxd=lxd | changes))
+    with pytest.raises(Refused, match=r"`servers.far.certificate` is not set"):
+        checks.certificates(having(context, servers={"far": ServerSettings(far)}))
+
+
+def test_a_certificate_that_ends_soon_is_found(context: Context, tmp_path: Path) -> None:
+    certificate, key = pair(tmp_path, "bot", days=9)
+    lxd = {"endpoint": "https://lxd.example:8443", "certificate": certificate, "key": key}
+    with pytest.raises(Refused, match=r"is valid until .* make a new one in time"):
+        checks.certificates(having(context, lxd=lxd))
+
+
+def test_an_archive_is_there_and_is_what_its_sha256_says(context: Context, tmp_path: Path) -> None:
+    file = tmp_path / "mautic.zip"
+    file.write_bytes(b"Mautic")
+    named = {"archive": str(file), "sha256": hashlib.sha256(b"Mautic").hexdigest()}
+    assert checks.archive(having(context, blueprint=named)) == f"{file} is what its sha256 says"
+    with pytest.raises(Refused, match=r"is not what `blueprint.sha256` says; its own is"):
+        checks.archive(having(context, blueprint=named | {"sha256": "0" * 64}))
+    with pytest.raises(Refused, match=r"cannot be read: No such file"):
+        checks.archive(having(context, blueprint=named | {"archive": "/none.zip"}))
+    fetched = having(context, blueprint=named | {"archive": "https://mautic.example/5.zip"})
+    assert "is fetched" in checks.archive(fetched)
+
+
+def test_an_app_without_a_scope_is_found(context: Context) -> None:
+    context.people.scopes = frozenset(checks.SCOPES) - {"usergroups:read"}
+    with pytest.raises(Refused, match=r"The Slack app lacks `usergroups:read`: put `docs/slack-manifest.json`"):
+        checks.app(context)
+    context.people.scopes = frozenset(checks.SCOPES) | {"more"}
+    assert checks.app(context) == "it has all scopes"
+
+
+def test_a_bot_without_a_channel_says_what_is_not_said(context: Context) -> None:
+    with pytest.raises(Refused, match=r"`slack.channel` is not set, so there is no digest"):
+        checks.channel(having(context, slack={"channel": ""}))
+
+
+def roles(context: Context, **approver: Any) -> Context:
+    known = dict(context.settings.roles)
+    return having(context, roles=known | {"approver": replace(Role([], [], False), **approver)})
+
+
+def test_who_could_approve_is_asked_of_slack(context: Context) -> None:
+    assert checks.approvers(context) == "whatever may be asked for, somebody else can approve it"
+    assert checks.approvers(roles(context, everyone=True))
+    with pytest.raises(Refused) as refused:
+        checks.approvers(roles(context, groups=["mautic-aprovers"]))
+    assert str(refused.value) == (
+        "`default`, `new`, `delete`, `restore`, `purge` take 1 approval, and nobody could approve (the user group "
+        "`@mautic-aprovers` is empty for me: Slack knows no user group of this name). Who runs the bot can add people "
+        "to `roles.approver` in its settings, and who administers Slack to the user groups that stand there."
+    )
+    with pytest.raises(Refused, match=f"only <@{LEAD.id}> could approve, and nobody their own"):
+        checks.approvers(roles(context, users=[LEAD.id]))
+    assert checks.approvers(roles(context, users=[LEAD.id, LEAD_2.id]))
+
+
+def test_policies_that_take_two_approvals_need_three_people(context: Context) -> None:
+    policies = dict(context.settings.policies)
+    two = having(context, policies=policies | {"delete": replace(policies["delete"], approvals=2)})
+    with pytest.raises(Refused, match=r"`delete` takes 2 approvals, and only <@U0OPSLEAD> and <@U0OPSLEAD2> could"):
+        checks.approvers(two)
+    assert checks.approvers(roles(two, users=[LEAD.id, LEAD_2.id, OPERATOR.id]))
+    with pytest.raises(Refused, match=r"`delete` takes 2 approvals, and only <@U0OPSLEAD> could approve"):
+        checks.approvers(roles(two, users=[LEAD.id]))
+
+
+def test_when_slack_does_not_tell_that_is_said(context: Context) -> None:
+    slack: Any = context.post.client
+    slack.fail("usergroups.list", "ratelimited")
+    with pytest.raises(Refused, match=r"Slack does not tell just now who could approve"):
+        checks.approvers(context)
+
+
+def test_what_does_not_answer_is_left_out_of_the_warnings(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def fails(_: Context) -> str:
+        raise LxdError("It fails.")
+
+    def hangs(_: Context) -> str:
+        over.wait(30)
+        return ""
+
+    monkeypatch.setattr(checks, "CHECKS", {"fails": fails, "hangs": hangs, "is well": lambda _: "well"})
+    assert checks.warnings(context, within=0.2) == ["It fails."]
+    over.set()
