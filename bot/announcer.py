@@ -224,11 +224,7 @@ class Announcer:
                 button("deny", "Deny", operation.mark, "danger"),
             ]
         elif operation.state in ("failed", "needs_attention"):
-            # Where one of the two loses something the other is the one that is coloured.
-            safe = operation.aftermath.get("safe", "")
-            buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
-            if operation.state == "needs_attention" and operation.plan["undoable"]:
-                buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger"))
+            buttons = ways_out(operation)
         elif operation.state == "succeeded" and operation.command == "new":
             buttons = [button("reveal", "Show first credentials", operation.tenant)]
         extra = [actions(f"operation-{operation.id}", *buttons)] if buttons else []
@@ -281,6 +277,15 @@ class Announcer:
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""
         self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
+
+
+def ways_out(operation: Operation) -> list[Block]:
+    """Return the buttons of an operation that failed; where one of the two loses something, the other is coloured."""
+    safe = operation.aftermath.get("safe", "")
+    buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
+    if operation.state == "needs_attention" and operation.plan["undoable"]:
+        buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger"))
+    return buttons
 
 
 def _promises(operation: Operation, ahead: bool) -> tuple[dict[str, str], dict[str, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bot import audit, samples
+from bot.condition import Condition, conditions, counted
 from bot.database import Database
 from bot.fleet import Surveyed
+from bot.health import OFFLINE
 from bot.incidents import Incident
 from bot.jobs import Job
 from bot.lxd import size_bytes
@@ -64,7 +66,7 @@ class TenantDay:
 
     name: str
     host: str
-    status: str
+    condition: Condition
     disk: Use | None
     memory: Use | None
     high: tuple[str, ...]
@@ -77,13 +79,14 @@ class TenantDay:
     @property
     def speaks(self) -> bool:
         """Whether there is something to say of it."""
-        return bool(self.high or self.missing or self.incidents or self.operations)
+        unwell = self.condition.word in ("offline", "degraded")
+        return bool(self.high or self.missing or self.incidents or self.operations or unwell)
 
     @property
-    def urgency(self) -> tuple[bool, bool, float]:
+    def urgency(self) -> tuple[int, bool, float]:
         """What is sorted by, the worst highest."""
         fullest = max((use.share for use in (self.disk, self.memory) if use), default=0.0)
-        return any(not one.closed for one in self.incidents), self.missing, fullest
+        return -self.condition.urgency, self.missing, fullest
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,17 @@ class FailedErrands:
 class Digest:
     """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
 
-    `open` are the incidents that no other line here tells of, `jobs` those that ail; `taken` counts the snapshots that
-    were taken, also of tenants that are gone; `failed_errands` tells by command what the bot does by itself, `ended`
-    counts the operations of people by state and command; `head` is the audit chain's last row and hash.
+    `halted` came to a halt and wait for somebody; `open` are the incidents that no other line here tells of, the worst
+    first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
+    `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
+    command; `head` is the audit chain's last row and hash.
     """
 
     at: float
     since: float
     tenants: tuple[TenantDay, ...]
     silent: Mapping[str, str]
+    halted: tuple[Operation, ...]
     open: tuple[Incident, ...]
     jobs: tuple[Job, ...]
     taken: int
@@ -124,9 +129,14 @@ class Digest:
     head: tuple[int, str]
 
     @property
-    def running(self) -> int:
-        """How many tenants run."""
-        return sum(tenant.status == "Running" for tenant in self.tenants)
+    def words(self) -> list[tuple[str, int]]:
+        """How many tenants are how, the worst first."""
+        return counted(tenant.condition for tenant in self.tenants)
+
+    @property
+    def offline(self) -> list[str]:
+        """The tenants that are offline."""
+        return [tenant.name for tenant in self.tenants if tenant.condition.word == "offline"]
 
     @property
     def missing(self) -> list[TenantDay]:
@@ -147,7 +157,7 @@ class Digest:
     @property
     def troubles(self) -> int:
         """How many things need a look."""
-        told = (self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
+        told = (self.halted, self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
         return sum(len(things) for things in (*told, self.failed, self.failed_errands))
 
     @property
@@ -169,10 +179,12 @@ def gather(context: Context, since: float) -> Digest:
     grown = samples.growth(database, now - TREND, now)
     measured = samples.latest(database, now)
     taken = _taken(context, since)
+    known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
     tenants = tuple(
         _tenant(
             context,
             one,
+            known[one.tenant.instance],
             taken.get(one.tenant.name, 0),
             grown.get(one.tenant.name),
             measured.get(one.tenant.name),
@@ -188,22 +200,27 @@ def gather(context: Context, since: float) -> Digest:
     told |= {("snapshot", tenant.name) for tenant in tenants if tenant.missing}
     failed_errands = _failed_errands(context, since)
     told |= {("errand", tenant) for one in failed_errands for tenant in one.tenants}
+    halted = context.operations.select("state = 'needs_attention'", limit=SHOWN)
+    halted.sort(key=lambda one: one.aftermath.get("online") is not False)
+    told |= {(kind, one.tenant) for one in halted for kind in ("move", "stopped", "page")}
     failed = context.operations.select(
-        "state = 'needs_attention' OR state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
+        "state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
         SYSTEM,
         since,
         now,
         order="id DESC",
         limit=SHOWN,
     )
-    told |= {("errand", one.tenant) for one in failed if one.requester == SYSTEM}
+    told |= {("errand", one.tenant) for one in halted if one.requester == SYSTEM}
+    found = [one for one in incidents if not one.closed and (one.kind, one.subject) not in told]
     last = audit.recent(database, limit=1)
     return Digest(
         at=now,
         since=since,
         tenants=tenants,
         silent=survey.silent,
-        open=tuple(one for one in incidents if not one.closed and (one.kind, one.subject) not in told),
+        halted=tuple(halted),
+        open=tuple(sorted(found, key=lambda one: one.kind not in OFFLINE)),
         taken=sum(taken.values()),
         jobs=ailing(context, survey.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
@@ -248,6 +265,7 @@ def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:
 def _tenant(
     context: Context,
     one: Surveyed,
+    condition: Condition,
     taken: int,
     grown: Growth | None,
     measured: Sample | None,
@@ -272,7 +290,7 @@ def _tenant(
     return TenantDay(
         name=tenant.name,
         host=tenant.host,
-        status=one.state.status,
+        condition=condition,
         disk=uses.get("disk"),
         memory=uses.get("memory"),
         high=tuple(measure for measure, use in uses.items() if use.high(percents[measure])),

@@ -74,6 +74,7 @@ class Survey:
 
 
 def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
+    by = "suspended-by" if stamp(instance.config, "state") == "suspended" else "stopped-by"
     facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "double")}
     return Tenant(
         name=stamp(instance.config, "tenant") or instance.name,
@@ -96,6 +97,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         double=facts["double"] == "1",
         member=instance.location,
         started=instance.started,
+        closed_by=int(stamp(instance.config, by) or 0),
         boot=(
             instance.config.get("boot.autostart.priority", ""),
             instance.config.get("boot.autostart.delay", ""),

@@ -122,6 +122,12 @@ CHECKS: Mapping[str, tuple[str, ...]] = {
 One that is red is always told: where nothing else has found it, as the first of its kinds, in the check's own words.
 """
 
+OFFLINE = frozenset(["stopped", "database", "web", "page", "edge"])
+"""Kinds that leave a client without a page."""
+
+EDGE = "the edge"
+"""Whose trouble it is when no page answers; with a space, which no host's name has."""
+
 _INSIDE = frozenset(["database", "web", "worker", "cron", "jobs", "queue", "failed", "work", "log", "memory"])
 _OUTSIDE = frozenset(["page", "certificate"])
 _HIDES: Mapping[str, frozenset[str]] = {

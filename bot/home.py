@@ -6,7 +6,9 @@ from collections import Counter
 
 from slack_sdk import WebClient
 
+from bot.announcer import ways_out
 from bot.approvals import Actor
+from bot.condition import conditions, counted
 from bot.digest import ailing, storage
 from bot.errors import explain
 from bot.messages import Block, actions, button, section, sentence
@@ -33,6 +35,9 @@ def home(context: Context, actor: Actor) -> list[Block]:
     seen = context.fleet.look("tenant", "archived")
     waiting = context.operations.select("state = 'awaiting_approval'", limit=100)
     theirs = [operation for operation in waiting if _may_decide(context, actor, operation)]
+    halted = context.operations.select("state = 'needs_attention'", limit=100)
+    halted.sort(key=lambda one: one.aftermath.get("online") is not False)
+    responsible = [one for one in halted if _may_put_right(context, actor, one)]
     jobs = sorted(context.jobs.all(), key=lambda job: job.next)
     blocks = context.renderer.message(
         "home.j2",
@@ -41,7 +46,9 @@ def home(context: Context, actor: Actor) -> list[Block]:
         others=[operation for operation in waiting if operation not in theirs],
         mine=context.operations.select("requester = ?", actor.id, order="id DESC", limit=LISTED),
         incidents=context.incidents.open(),
-        states=Counter(tenant.standing for tenant in seen.tenants),
+        halted=halted,
+        responsible=responsible,
+        states=counted(conditions(context, seen.tenants).values()),
         hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == "tenant"),
         silent=seen.silent,
         ailing=ailing(context, seen.silent.values()),
@@ -49,8 +56,20 @@ def home(context: Context, actor: Actor) -> list[Block]:
         jobs=jobs,
         listed=LISTED,
     ).blocks
+    first = [block for operation in responsible[:DECIDED] for block in _halted(context, operation)]
     asked = [block for operation in theirs[:DECIDED] for block in _request(context, operation)]
-    return [*blocks[:1], *asked, *blocks[1:]]
+    return [*blocks[:1], *first, *asked, *blocks[1:]]
+
+
+def _may_put_right(context: Context, actor: Actor, operation: Operation) -> bool:
+    return actor.id == operation.requester or bool(actor.roles & set(context.settings.responders(operation.command)))
+
+
+def _halted(context: Context, operation: Operation) -> list[Block]:
+    return [
+        section(context.renderer.words("home-halted.j2", operation=operation, left=operation.aftermath)),
+        actions(f"operation-{operation.id}", *ways_out(operation)),
+    ]
 
 
 def _may_decide(context: Context, actor: Actor, operation: Operation) -> bool:

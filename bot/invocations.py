@@ -174,8 +174,11 @@ class Invocations:
         elif action in ("approve", "deny"):
             self._decide(operation, actor, action, via="button")
         elif action in ("retry", "undo"):
-            policy = self.context.settings.policy(operation.command)
-            if actor.id != operation.requester and not actor.roles & set(policy.approve):
+            may = set(self.context.settings.policy(operation.command).approve)
+            if operation.state == "needs_attention":
+                # Whom it calls may do what it calls them for.
+                may |= set(self.context.settings.responders(operation.command))
+            if actor.id != operation.requester and not actor.roles & may:
                 raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
             if action == "retry":
                 self.context.approvals.refuse_to_retry(operation, actor)

@@ -273,6 +273,12 @@ def looked_at(database: Database, now: float) -> dict[str, int]:
     return {row["tenant"]: row["at"] for row in rows}
 
 
+def looked_since(database: Database, at: float) -> set[str]:
+    """Return the tenants that were looked at since then."""
+    rows = database.read("SELECT DISTINCT tenant FROM tenant_samples WHERE span = 0 AND at >= ?", at)
+    return {row["tenant"] for row in rows}
+
+
 def down_since(database: Database, at: float) -> set[str]:
     """Return the tenants that were down at a look until then, and up at none since."""
     rows = database.read(

@@ -135,7 +135,8 @@ class Tenant:
 
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
-    `reason`: why a former one is one. `boot`: the priority and delay of its start after a reboot, or "".
+    `reason`: why a former one is one. `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the
+    priority and delay of its start after a reboot, or "".
     """
 
     name: str
@@ -158,6 +159,7 @@ class Tenant:
     double: bool = False
     member: str = ""
     started: int = 0
+    closed_by: int = 0
     boot: tuple[str, str] = ("", "")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from bot.condition import conditions, counted
 from bot.lxd import Lxd, LxdError, PoolSpace
 from bot.messages import Message
 from bot.registry import Context, query
@@ -32,7 +33,16 @@ def hosts(context: Context) -> Message:
         for name, lxd in context.fleet.servers.items()
         for row in ([Row(name, trouble=seen.silent[name])] if name in seen.silent else _rows(name, lxd))
     ]
-    return context.renderer.message("commands/hosts.j2", hosts=rows, tenants=tenants)
+    known = conditions(context, seen.tenants)
+    unwell = {
+        host: counted(
+            found
+            for one in seen.tenants
+            if one.host == host and (found := known[one.instance]).word in ("offline", "degraded", "unknown")
+        )
+        for host in tenants
+    }
+    return context.renderer.message("commands/hosts.j2", hosts=rows, tenants=tenants, unwell=unwell)
 
 
 def _rows(name: str, lxd: Lxd) -> list[Row]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 
+from bot.condition import conditions, counted
 from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, query
@@ -14,12 +14,15 @@ PAGE = 25
 
 @query
 def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = False) -> Message:
-    """Show the tenants, with state, plan and version.
+    """Show the tenants, those that are not well first, with state, plan and version.
 
     `part` keeps the names and domains that contain it; `--archived` shows those that were deleted but are kept.
     """
     seen = context.fleet.look("archived" if archived else "tenant")
     found = [tenant for tenant in seen.tenants if part.lower() in tenant.name or part.lower() in tenant.domain]
+    known = conditions(context, found)
+    # What needs somebody must not stand on the last page.
+    found.sort(key=lambda tenant: known[tenant.instance].urgency)
     pages = max(1, -(-len(found) // PAGE))
     if not 1 <= page <= pages:
         raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
@@ -28,8 +31,9 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
     return context.renderer.message(
         "commands/list.j2",
         tenants=found[(page - 1) * PAGE : page * PAGE],
+        conditions=known,
         total=len(found),
-        states=Counter(tenant.standing for tenant in found),
+        states=counted(known.values()),
         part=part,
         page=page,
         pages=pages,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bot.condition import conditions, looked_at_now
 from bot.lxd import LxdError
 from bot.messages import Message
 from bot.operations import WORTH_TELLING
@@ -27,14 +28,20 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             health |= host.mautic.health(found.instance)
         except LxdError as error:
             trouble = str(error)
+    probe = context.edge.probe(found.domain) if live else None
     return context.renderer.message(
         "commands/status.j2",
         tenant=found,
         state=state,
         plan=context.settings.plans.get(found.plan),
-        probe=context.edge.probe(found.domain) if live else None,
+        probe=probe,
         health=health,
         trouble=trouble,
+        condition=looked_at_now(
+            conditions(context, [found], looked=True)[found.instance],
+            probe.login if probe else None,
+            ["the bot cannot look inside"] if trouble else [n for n, one in health["checks"].items() if not one["ok"]],
+        ),
         url=context.settings.edge.url(found.domain),
         last=context.operations.select(f"tenant = ? AND {WORTH_TELLING}", tenant, order="id DESC", limit=3),
     )

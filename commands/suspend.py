@@ -23,7 +23,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
 
     def close() -> None:
-        host.lxd.update(found.instance, stamps(state="suspended"))
+        host.lxd.update(found.instance, stamps(state="suspended", suspended_by=context.operation))
         context.edge.apply()
 
     def quiet() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from bot import errands, halt, samples
 from bot.errors import explain
 from bot.fleet import Surveyed
-from bot.health import BLIPS, TITLES, Diagnosis, Finding, Look, Page, diagnose, pool_finding
+from bot.health import BLIPS, EDGE, TITLES, Diagnosis, Finding, Look, Page, diagnose, pool_finding
 from bot.incidents import Seen
 from bot.lxd import LxdError
 from bot.registry import Context
@@ -30,8 +30,6 @@ SETTLES = 15 * 60
 """Seconds that a host which was off has to start its tenants, beside those that it waits after each."""
 FEW = 5
 """Tenants of a host that may stand still at once, each by a trouble of its own."""
-EDGE = "the edge"
-"""Whose trouble it is when no page answers; with a space, which no host's name has."""
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
 _NO_POOL = frozenset(["pool"])

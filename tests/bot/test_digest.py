@@ -63,7 +63,7 @@ def opened(bench: Bench, tenant: str, *kinds: str) -> None:
 def test_a_fleet_without_trouble_is_well(bench: Bench) -> None:
     found = gather(bench.context, bench.clock() - DAY)
     assert found.well
-    assert (found.running, len(found.tenants), found.taken) == (2, 2, 2)
+    assert (found.words, len(found.tenants), found.taken) == ([("unknown", 2)], 2, 2)
     assert found.speaking == []
 
 

@@ -113,7 +113,7 @@ def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> Non
     assert isinstance(other, SimulatedLxd)
     other.fail_next("instances", LxdUnavailable("The server `other` does not answer."))
     text = shown(desk, LEAD.id)
-    assert "Tenants: 1 running, 1 suspended, 1 archived" in text
+    assert "Tenants: 1 degraded, 1 suspended, 1 archived" in text
     assert ":red_circle: *client-x:* cron is down since" in text
     assert ":satellite: *other* does not answer just now: The server `other` does not answer." in text
     assert f":double_vertical_bar: expiry · paused by <@{LEAD.id}>" in text

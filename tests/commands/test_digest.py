@@ -38,7 +38,7 @@ def test_the_fleet_since_yesterday_or_as_far_back_as_one_asks(bench: Bench) -> N
 
 def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: Bench) -> None:
     text = said(bench.answer("digest client-x"))
-    assert "*client-x* · local · running" in text
+    assert "*client-x* · local · healthy" in text
     assert "no snapshot at all · disk" in text
     assert "memory" not in text, "it was not measured yet"
     assert "operation 1: new, done" in text

@@ -35,8 +35,8 @@ def test_list_shows_tenants_and_filters_them(bench: Bench) -> None:
     bench.done("new other --domain m.client.com")
     bench.lxd.stop("other")
     everything = said(bench.answer("list"))
-    assert "*2 tenants*, 1 running, 1 stopped" in everything
-    assert ":white_circle: *other* · stopped · https://m.client.com" in everything
+    assert "*2 tenants*, 1 offline, 1 healthy" in everything
+    assert ":red_circle: *other* · offline: the container does not run · https://m.client.com" in everything
     assert "*client-x*" not in said(bench.answer("list m.client"))
     assert "No tenant's name or domain contains `zzz`" in said(bench.answer("list zzz"))
     assert said(bench.answer("list --archived")).startswith("No tenant is archived.")
@@ -46,9 +46,9 @@ def test_list_tells_suspended_tenants_from_open_ones(bench: Bench) -> None:
     bench.done("new client-y")
     bench.done("suspend client-x", OPERATOR)
     everything = said(bench.answer("list"))
-    assert "*2 tenants*, 1 suspended, 1 running" in everything
-    assert ":white_circle: *client-x* · suspended · " in everything
-    assert ":large_green_circle: *client-y* · running · " in everything
+    assert "*2 tenants*, 1 suspended, 1 healthy" in everything
+    assert f":white_circle: *client-x* · suspended by <@{OPERATOR.id}> · " in everything
+    assert ":large_green_circle: *client-y* · healthy · " in everything
 
 
 def test_the_next_page_of_a_list_is_of_the_same_tenants(bench: Bench) -> None:
@@ -89,7 +89,7 @@ def test_status_looks_at_one_tenant(bench: Bench) -> None:
     assert "&lt;!channel&gt; spring" in shown
     assert " · memory 210 MB of 3GiB · " in shown, "as measured inside"
     bench.lxd.stop("client-x")
-    assert ":white_circle:" in said(bench.answer("status client-x"))
+    assert ":red_circle:" in said(bench.answer("status client-x"))
     with pytest.raises(Refused, match="Did you mean `client-x`"):
         bench.answer("status client-y")
 
@@ -105,14 +105,14 @@ def test_status_judges_no_tenant_that_is_closed_on_purpose(bench: Bench) -> None
     assert bench.done("suspend client-x", OPERATOR).state == "succeeded"
     shown = said(bench.answer("status client-x"))
     assert ":white_circle:" in shown
-    assert "suspended on local" in shown
+    assert f"*suspended by <@{OPERATOR.id}>* · on local" in shown
     assert ":x:" not in shown
 
 
 def test_history_shows_who_asked_who_decided_and_what_came_of_it(bench: Bench) -> None:
     shown = said(bench.answer("history client-x"))
     assert f"*succeeded* · asked by <@{ASKER.id}> · <@{LEAD.id}> approved" in shown
-    assert "Nothing has been asked for for `client-y` yet" in said(bench.answer("history client-y"))
+    assert "No operation of `client-y` yet" in said(bench.answer("history client-y"))
 
 
 def test_audit_is_for_operators_and_approvers(bench: Bench) -> None:

@@ -21,6 +21,7 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
+from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
@@ -104,6 +105,29 @@ DONE = replace(
 )
 FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
 DENIED = replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no *room* <!here>", "reply", NOW),))
+HALTED = replace(
+    FAILED,
+    command="migrate",
+    state="needs_attention",
+    plan=ASKED.plan | {"summary": "Move the tenant client-x from node1 to node2"},
+    aftermath={
+        "online": False,
+        "since": NOW + 61,
+        "headline": "client-x is offline",
+        "data": "All data is in `client-x` on node1; `client-x--7` on node2 is an unfinished copy of it.",
+        "advice": "Undo is safe: it goes on with `client-x` on node1. Retry goes on with the move.",
+        "safe": "undo",
+    },
+)
+CONDITIONS = {
+    "a": Condition("offline", "migrate came to a halt, operation 7"),
+    "b": Condition("degraded", "mail is not sent, the disk is nearly full"),
+    "c": Condition("unknown", "its host does not answer"),
+    "d": Condition("moving", "migrate is under way, operation 8"),
+    "e": Condition("stopped", by="U0OPSLEAD"),
+    "f": Condition("suspended"),
+    "g": Condition("healthy"),
+}
 TENANT = Tenant(
     name="client-x",
     server="local",
@@ -150,7 +174,8 @@ def listed(*tenants: Tenant, **state: object) -> Message:
         "page": 1,
         "pages": 1,
         "archived": False,
-        "states": Counter(tenant.standing for tenant in tenants),
+        "states": [("healthy", len(tenants))],
+        "conditions": {tenant.instance: Condition("healthy") for tenant in tenants},
         "again": "/mautic list --page 3",
         "total": len(tenants),
     }
@@ -174,6 +199,7 @@ def status(**state: object) -> Message:
             "facts": {"contacts": 12, "memory": 210_000_000},
         },
         "trouble": "",
+        "condition": Condition("healthy"),
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
     }
@@ -181,9 +207,10 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    known: dict[str, object] = {name: [] for name in ("theirs", "others", "mine", "incidents", "ailing", "jobs")}
+    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible")
+    known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage")} | {"decided": 8, "listed": 10}
-    return RENDERER.message("home.j2", **known | {"states": Counter(), "hosts": Counter(), **state})
+    return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
 
 
 TROUBLE = Incident(
@@ -216,7 +243,7 @@ CRON = replace(
 WELL_DAY = TenantDay(
     name="client-w",
     host="local",
-    status="Running",
+    condition=Condition("healthy"),
     disk=Use(4 * GB, 32 * GB, None),
     memory=Use(GB, 3 * GB, None),
     high=(),
@@ -229,6 +256,7 @@ WELL_DAY = TenantDay(
 SICK_DAY = replace(
     WELL_DAY,
     name="client-x",
+    condition=Condition("degraded", "cron is down"),
     disk=Use(31 * GB, 32 * GB, 3.4),
     high=("disk", "memory"),
     memory=Use(3 * GB, 3 * GB, 0.0),
@@ -243,6 +271,7 @@ WELL = Digest(
     since=NOW - 86_400,
     tenants=(WELL_DAY,),
     silent={},
+    halted=(),
     open=(),
     jobs=(),
     taken=24,
@@ -271,7 +300,8 @@ SICK = replace(
     pools={"local": Use(29 * GB, 30 * GB, 1.4), "node-2": Use(12 * GB, 30 * GB, None)},
     full_pools=("local",),
     waiting=(ASKED,) * 11,
-    failed=(replace(FAILED, state="needs_attention"), *(FAILED,) * 5),
+    halted=(HALTED, replace(FAILED, state="needs_attention")),
+    failed=(FAILED,) * 6,
     failed_errands=(
         FailedErrands("snapshot", 12, tuple(f"client-{n}" for n in range(10)), "LXD could not take it: <no room>."),
         FailedErrands("purge", 1, ("client-x",), "LXD does not answer."),
@@ -295,22 +325,7 @@ MESSAGES: dict[str, Message] = {
     "card-succeeded": card(DONE),
     "card-failed": card(FAILED),
     "card-needs-attention": card(replace(FAILED, state="needs_attention")),
-    "card-needs-attention-offline": card(
-        replace(
-            FAILED,
-            command="migrate",
-            state="needs_attention",
-            plan=ASKED.plan | {"summary": "Move the tenant client-x from node1 to node2"},
-            aftermath={
-                "online": False,
-                "since": NOW + 61,
-                "headline": "client-x is offline",
-                "data": "All data is in `client-x` on node1; `client-x--7` on node2 is an unfinished copy of it.",
-                "advice": "Undo is safe: it goes on with `client-x` on node1. Retry goes on with the move.",
-                "safe": "undo",
-            },
-        )
-    ),
+    "card-needs-attention-offline": card(HALTED),
     "card-being-taken-back": card(replace(FAILED, state="queued", undo_by="U0OPSLEAD")),
     "card-denied": card(DENIED),
     "card-denied-without-a-reason": card(
@@ -357,21 +372,33 @@ MESSAGES: dict[str, Message] = {
             Row("solo1", trouble="LXD at https://solo1:8443 cannot be reached; is it running?"),
         ],
         tenants=Counter(node1=2, node2=1),
+        unwell={"node1": [("offline", 1)]},
     ),
     "commands-help": helped(""),
     "commands-help-operation": helped("new"),
     "commands-help-at-once": helped("restart"),
     "commands-help-query": helped("list"),
-    "commands-list": listed(TENANT, replace(TENANT, name="client-y", status="Stopped", note="")),
+    "commands-list": listed(
+        *(replace(TENANT, name=f"client-{word}", instance=f"client-{word}", note="") for word in CONDITIONS),
+        conditions={f"client-{word}": one for word, one in CONDITIONS.items()},
+        states=[("offline", 1), ("healthy", 2)],
+    ),
     "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
     "commands-list-empty": listed(),
     "commands-list-archived-empty": listed(archived=True),
     "commands-list-nothing-found": listed(part="<!channel>`x"),
     "commands-status": status(),
-    "commands-status-page-closed": status(probe=SimulatedProbe(502, False)),
-    "commands-status-silent": status(health=SILENT, trouble="Inside `client-x`: the tool gave no reason."),
+    "commands-status-page-closed": status(
+        probe=SimulatedProbe(502, False), condition=Condition("offline", "the page is not there")
+    ),
+    "commands-status-silent": status(
+        health=SILENT,
+        trouble="Inside `client-x`: the tool gave no reason.",
+        condition=Condition("degraded", "the bot cannot look inside"),
+    ),
     "commands-status-stopped": status(
         tenant=replace(TENANT, status="Stopped"),
+        condition=Condition("stopped", by="U0OPSLEAD"),
         state=InstanceState("Stopped"),
         probe=None,
         health=SILENT | {"healthy": True},
@@ -456,7 +483,7 @@ MESSAGES: dict[str, Message] = {
         others=[ASKED] * 11,
         mine=[ASKED, DONE],
         incidents=[CRON] * 11,
-        states=Counter({"running": 40, "suspended": 1}),
+        states=[("degraded", 1), ("suspended", 1), ("healthy", 39)],
         hosts=Counter({"local": 40, "node-2": 1}),
         storage=SICK.pools,
         ailing=SICK.jobs,
@@ -469,6 +496,9 @@ MESSAGES: dict[str, Message] = {
     ),
     "home-empty": homepage(),
     "home-without-lxd": homepage(silent=SICK.silent),
+    "home-offline": homepage(halted=[HALTED], responsible=[HALTED], theirs=[ASKED]),
+    "home-offline-of-others": homepage(halted=[HALTED], responsible=[]),
+    "home-halted": RENDERER.say(RENDERER.words("home-halted.j2", operation=HALTED, left=HALTED.aftermath)),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
     "incident": incident(),
     "incident-without-a-part": incident(kind="disk", text="93% of its plan's disk is in use: <30 GB> of 32.2 GB."),
@@ -478,6 +508,12 @@ MESSAGES: dict[str, Message] = {
     ),
     "incident-silenced": incident(silenced_until=NOW + 14_400, silenced_by="U0OPSLEAD"),
     "incident-over": incident(closed=NOW),
+    "condition": RENDERER.say(
+        "\n".join(
+            RENDERER.environment.from_string('{% from "condition.j2" import word %}{{ word(it) }}').render(it=one)
+            for one in CONDITIONS.values()
+        )
+    ),
     "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
 }

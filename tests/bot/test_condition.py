@@ -1,0 +1,153 @@
+"""A tenant's state is its health in a word, the same wherever it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot import digest, home
+from bot.condition import STALE, WORDS, Condition, condition, conditions, looked_at_now
+from bot.health import TITLES, Diagnosis, Finding
+from bot.incidents import Seen
+from bot.operations import Operation
+from bot.tenants import ROLES, Tenant
+from schedules.health import health
+from tests.bot.test_messages import operation as made
+from tests.support.bot import LEAD, OPERATOR, Bench, make_bench
+from tests.support.judge import mrkdwn
+
+TENANT = Tenant("client-x", "local", "local", "client-x", "Running", "x.localhost", "small", "5", "tenant", "live")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    made.done("new client-x")
+    return made
+
+
+def now(bench: Bench) -> Condition:
+    (tenant,) = bench.context.fleet.tenants()
+    return conditions(bench.context, [tenant])["client-x"]
+
+
+def trouble(bench: Bench, *kinds: str, server: str = "") -> None:
+    found = Diagnosis(tuple(Finding(kind, "It is so.") for kind in kinds))
+    seen = Seen({} if server else {"client-x": found}, {server: found} if server else {})
+    with bench.context.database.transaction() as transaction:
+        bench.context.incidents.judge(transaction, seen)
+
+
+def said(bench: Bench, text: str) -> str:
+    return "\n".join(mrkdwn(bench.answer(text).blocks))
+
+
+halted = st.builds(
+    lambda state, command, online, headline: replace(
+        made(state, "", "", "", "U0ACCOUNT"), command=command, aftermath={"online": online, "headline": headline}
+    ),
+    st.sampled_from(["queued", "running", "needs_attention"]),
+    st.sampled_from(["restore", "migrate", "restart", "purge", "new"]),
+    st.sampled_from([True, False, None]),
+    st.sampled_from(["", "client-x is offline"]),
+)
+tenants = st.builds(
+    lambda status, role, state, stopped, member: replace(
+        TENANT, status=status, role=role, state=state, stopped=stopped, member=member
+    ),
+    st.sampled_from(["Running", "Stopped", "Frozen", "Error"]),
+    st.sampled_from(ROLES),
+    st.sampled_from(["", "live", "moving", "suspended"]),
+    st.booleans(),
+    st.sampled_from(["", "node1"]),
+)
+
+
+@given(tenants, st.sets(st.sampled_from(sorted(TITLES))), st.none() | halted, st.booleans())
+def test_nobody_is_healthy_with_an_open_incident_or_a_halt_or_a_container_that_does_not_run(
+    tenant: Tenant, troubles: set[str], operation: Operation | None, looked: bool
+) -> None:
+    found = condition(tenant, troubles=troubles, operation=operation, looked=looked)
+    assert found.word in WORDS
+    if found.word == "healthy":
+        assert not troubles
+        assert looked
+        assert (tenant.status, tenant.state) in (("Running", "live"), ("Running", ""))
+        assert operation is None or operation.state != "needs_attention"
+    seen = looked_at_now(found, True, [])
+    assert seen.word != "healthy" or not troubles
+    assert looked_at_now(found, False, []).word != "healthy"
+    assert looked_at_now(found, None, []) == found
+
+
+def test_the_same_word_everywhere_while_mail_is_down(bench: Bench) -> None:
+    trouble(bench, "worker")
+    assert now(bench) == Condition("degraded", "mail is not sent")
+    shown = said(bench, "list")
+    assert "*1 tenant*, 1 degraded" in shown
+    assert ":large_orange_circle: *client-x* · degraded: mail is not sent · " in shown
+    assert "degraded: mail is not sent" in said(bench, "status client-x")
+    assert ":large_orange_circle: *local* · LXD 5.0.2 · 1 tenant, 1 degraded" in said(bench, "hosts").replace(
+        "LXD simulated", "LXD 5.0.2"
+    )
+    assert "Tenants: 1 degraded" in "\n".join(mrkdwn(home.home(bench.context, LEAD)))
+    (day,) = digest.gather(bench.context, bench.clock() - 86_400).tenants
+    assert day.condition == now(bench)
+
+
+def test_who_crashed_is_told_from_who_was_stopped_and_by_whom(bench: Bench) -> None:
+    bench.lxd.stop("client-x")
+    assert now(bench) == Condition("offline", "the container does not run")
+    assert ":red_circle: *client-x* · offline: the container does not run" in said(bench, "list")
+    bench.done("start client-x", OPERATOR)
+    bench.done("stop client-x", OPERATOR)
+    assert now(bench) == Condition("stopped", by=OPERATOR.id)
+    assert f":white_circle: *client-x* · stopped by <@{OPERATOR.id}>" in said(bench, "list")
+    bench.done("start client-x", OPERATOR)
+    bench.done("suspend client-x", OPERATOR)
+    assert now(bench) == Condition("suspended", by=OPERATOR.id)
+
+
+def test_one_that_was_suspended_before_there_was_a_record_of_who_is_only_suspended(bench: Bench) -> None:
+    bench.lxd.update("client-x", {"user.mautic-ops.state": "suspended"})
+    assert now(bench) == Condition("suspended")
+
+
+def test_a_look_that_is_old_proves_nothing(bench: Bench) -> None:
+    health(bench.context)
+    assert now(bench) == Condition("healthy")
+    bench.clock.move(STALE + 7200)
+    assert now(bench).word == "unknown"
+    assert "it runs, but nobody has looked at it yet" in said(bench, "list")
+    health(bench.context)
+    assert now(bench).word != "unknown"
+
+
+def test_what_is_worst_stands_first_in_the_list(bench: Bench) -> None:
+    bench.done("new aaa")
+    trouble(bench, "page")
+    shown = said(bench, "list")
+    assert shown.index("*client-x*") < shown.index("*aaa*")
+
+
+def test_where_its_host_or_the_edge_does_not_answer_nobody_is_well(bench: Bench) -> None:
+    trouble(bench, "server", server="local")
+    assert now(bench) == Condition("unknown", "its host does not answer")
+    trouble(bench, server="local")
+    trouble(bench, "edge", server="the edge")
+    assert now(bench) == Condition("offline", "the edge does not answer")
+
+
+def test_a_status_that_finds_it_well_again_does_not_forget_the_incident(bench: Bench) -> None:
+    trouble(bench, "page")
+    assert "degraded: the page is not there, at the last sweep" in said(bench, "status client-x")
+
+
+def test_what_is_under_way_is_told(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    operation = bench.approve(bench.ask("restore client-x s-20270115-080000-2", OPERATOR))
+    assert now(bench) == Condition("moving", f"restore is under way, operation {operation.id}")
