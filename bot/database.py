@@ -237,6 +237,21 @@ def m016_unsaid(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m017_disks(db: sqlite_utils.Database) -> None:
+    """What was measured of disks so far was of another measure than their limits: it is compared with nothing any more.
+
+    And what is known last of each tenant's disk, which no sweep can measure where it does not run.
+    """
+    db.executescript(
+        """
+        UPDATE tenant_samples SET disk = NULL;
+        CREATE TABLE tenant_disks (
+          tenant TEXT PRIMARY KEY, at INTEGER NOT NULL, used INTEGER NOT NULL, size INTEGER) WITHOUT ROWID;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -16,7 +16,7 @@ from bot.jobs import Job
 from bot.lxd import size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.registry import Context
-from bot.samples import DAY, Growth, Sample
+from bot.samples import DAY, Growth, KnownDisk, Sample
 
 T = TypeVar("T", Incident, Operation)
 SNAPSHOT_DUE = 25 * 3600
@@ -35,13 +35,14 @@ class Use:
     """Bytes used of a limit, and in how many days it is full; None: it does not grow, or nothing tells.
 
     Of memory nothing tells: what was just started warms up. `past`: of a pool, the share of it that was used, at epoch
-    seconds, oldest first.
+    seconds, oldest first. `at`: when it was measured, where the last sweep could not; 0: it did.
     """
 
     used: int
     limit: int
     days: float | None
     past: tuple[tuple[float, float], ...] = ()
+    at: float = 0
 
     @property
     def share(self) -> float:
@@ -60,8 +61,8 @@ class TenantDay:
     """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: how many, also of
     those that are gone.
 
-    `disk` and `memory` are None where its plan is not known any more, `memory` also where the last sweep did not
-    measure it; `high`: which of them are nearly full.
+    `disk` is None where it was never measured, `memory` where the last sweep did not; both where nothing limits them.
+    `high`: which of them are nearly full.
     """
 
     name: str
@@ -177,7 +178,7 @@ def gather(context: Context, since: float) -> Digest:
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
     grown = samples.growth(database, now - TREND, now)
-    measured = samples.latest(database, now)
+    measured, disks = samples.latest(database, now), samples.disks(database)
     taken = _taken(context, since)
     known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
     tenants = tuple(
@@ -188,6 +189,7 @@ def gather(context: Context, since: float) -> Digest:
             taken.get(one.tenant.name, 0),
             grown.get(one.tenant.name),
             measured.get(one.tenant.name),
+            disks.get(one.tenant.name),
             tuple(troubles.get(one.tenant.name, ())),
             tuple(asked.get(one.tenant.name, ())),
         )
@@ -269,18 +271,21 @@ def _tenant(
     taken: int,
     grown: Growth | None,
     measured: Sample | None,
+    known: KnownDisk | None,
     incidents: tuple[Incident, ...],
     operations: tuple[Operation, ...],
 ) -> TenantDay:
     tenant, now, settings = one.tenant, context.now(), context.settings
     plan = settings.plans.get(tenant.plan)
     uses = {}
-    if plan:
-        limit = size_bytes(plan.disk)
-        uses["disk"] = Use(one.state.disk, limit, grown.days_to_full(limit) if grown else None)
-        # LXD counts cached files too, and these fill whatever is left over time.
-        if measured and measured.memory:
-            uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
+    limit = (known and known.limit) or (size_bytes(plan.disk) if plan else 0)
+    if known and limit and known.at >= tenant.created:
+        now_measured = measured is not None and measured.disk is not None
+        days = grown.days_to_full(limit) if grown and now_measured else None
+        uses["disk"] = Use(known.used, limit, days, at=0 if now_measured else known.at)
+    # LXD counts cached files too, and these fill whatever is left over time.
+    if plan and measured and measured.memory:
+        uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
     percents = {"disk": settings.health.disk, "memory": settings.health.memory}
     # A restore leaves them in the container that it replaced.
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot.lxd import InstanceState, PoolSpace, Snapshot, size_bytes
+from bot.mautic import Disk
 from bot.messages import seconds, size
 from bot.settings import HealthSettings
 from bot.tenants import PlanSize, Tenant
@@ -39,6 +40,8 @@ class Look:
     where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, and `left` what it
     left, in sentences. `snapshot_due`: seconds
     within which snapshots are to follow each other, 0: none are; `awake`: since when the bot has been there for that.
+    `disk`: what it uses of its disk, as it was measured now, or with `disk_at` at an earlier time, as of one that does
+    not run. `larger`: the names of the next larger plans, by what they have more of: `disk`, `memory`.
     """
 
     tenant: Tenant
@@ -49,6 +52,9 @@ class Look:
     inside: Mapping[str, Any] | None = None
     trouble: str = ""
     page: Page | None = None
+    disk: Disk | None = None
+    disk_at: float = 0
+    larger: Mapping[str, str] = field(default_factory=dict)
     half_done: int = 0
     left: str = ""
     snapshot_due: float = 0
@@ -116,6 +122,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = {
     "crons": ("jobs",),
     "log": ("log",),
     "disk": ("disk",),
+    "memory": ("memory",),
 }
 """The checks of the tool inside, as `status` shows them, and the kinds of finding that one which is red is told as.
 
@@ -141,6 +148,9 @@ _HIDES: Mapping[str, frozenset[str]] = {
     "jobs": frozenset(["work"]),
 }
 """Effects of a cause: true as they may be, they are no news beside it."""
+
+FULL = 64 << 20
+"""Bytes that a tenant has to be able to write, or nothing in it works: then that is the cause of all else."""
 
 BLIPS = frozenset(["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "server", "edge"])
 """What may be over in a moment (a restart, an update), so that a second look has to find it too."""
@@ -169,12 +179,18 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     if look.tenant.state not in ("live", "suspended"):
         # An operation left it half way.
         moving = (_move(look),) if look.tenant.state == "moving" else ()
-        return Diagnosis((*at_rest, *moving), frozenset(TITLES) - AT_REST - {"move"})
+        blind = frozenset(["disk"]) if look.disk is None else frozenset()
+        return Diagnosis((*at_rest, *moving), frozenset(TITLES) - AT_REST - {"move"} | blind)
     suspended = look.tenant.state == "suspended"
     if suspended or (look.tenant.stopped and look.state.status != "Running"):
-        return Diagnosis(at_rest, rests="suspended" if suspended else "stopped")
+        blind = frozenset(["disk"]) if look.disk is None else frozenset()
+        return Diagnosis(at_rest, blind, rests="suspended" if suspended else "stopped")
     hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
+    if _is_full(look) and any(found.kind == "disk" for found in findings):
+        hidden |= _INSIDE - {"memory"} | {"page"}
     unseen = hidden | (_INSIDE if look.inside is None else frozenset())
+    if look.disk is None:
+        unseen |= {"disk"}
     if look.page is None:
         unseen |= _OUTSIDE
     elif not look.page.valid_until:
@@ -278,23 +294,49 @@ def _more(rest: list[str]) -> str:
 
 
 def _memory(look: Look, facts: Mapping[str, Any], limits: HealthSettings) -> Finding | None:
-    limit = size_bytes(look.size.memory) if look.size else 0
+    limit = facts.get("memory_limit") or (size_bytes(look.size.memory) if look.size else 0)
     used = facts["memory"]
-    if not limit or used <= limit * limits.memory / 100:
+    if not limit or used * 100 <= limit * limits.memory:
         return None
-    return Finding("memory", f"{used / limit:.0%} of its plan's memory is in use: {size(used)} of {size(limit)}.")
+    return Finding(
+        "memory",
+        f"{used / limit:.0%} of its memory is in use: {size(used)} of {size(limit)}; {_more_of('memory', look)}.",
+    )
+
+
+def _is_full(look: Look) -> bool:
+    return look.disk is not None and look.disk.known and look.disk.free < FULL
 
 
 def _disk(look: Look, limits: HealthSettings) -> Finding | None:
-    limit = size_bytes(look.size.disk) if look.size else 0
-    used = look.state.disk
-    if not limit or used <= limit * limits.disk / 100:
+    disk = look.disk
+    if disk is None or disk.used is None or not disk.limit or disk.used * 100 <= disk.limit * limits.disk:
         return None
-    return Finding(
-        "disk",
-        f"{used / limit:.0%} of its plan's disk is in use: {size(used)} of {size(limit)}; "
-        f"`/mautic resize {look.tenant.name}` gives it more.",
-    )
+    known = f"{size(disk.used)} of {size(disk.limit)}"
+    if look.disk_at:
+        known += ", when it was measured last"
+    elif _is_full(look):
+        known += ", so nothing in it can write"
+    return Finding("disk", f"{disk.used / disk.limit:.0%} of its disk is in use: {known}; {_more_of('disk', look)}.")
+
+
+def larger(plans: Mapping[str, PlanSize], disk: int, memory: int) -> dict[str, str]:
+    """Return the names of the next larger plans than these bytes, by what they have more of: `disk`, `memory`."""
+    sizes = {name: {"disk": size_bytes(plan.disk), "memory": size_bytes(plan.memory)} for name, plan in plans.items()}
+    have = {"disk": disk, "memory": memory}
+    found = {}
+    for what, other in (("disk", "memory"), ("memory", "disk")):
+        more = [name for name, size in sizes.items() if size[what] > have[what] and size[other] >= have[other]]
+        if more and have[what]:
+            found[what] = min(more, key=lambda name: (sizes[name][what], sizes[name][other]))
+    return found
+
+
+def _more_of(what: str, look: Look) -> str:
+    """Say how a tenant gets more of what it is short of."""
+    if what in look.larger:
+        return f"`/mautic resize {look.tenant.name} --plan {look.larger[what]}` gives it more"
+    return f"no plan has more {what}: whoever keeps the bot's settings can add one, under `[plans]`"
 
 
 def _page(page: Page) -> Finding | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bot.console import allowed
-from bot.lxd import ExecResult, Lxd, LxdError, LxdUnavailable, NotFound
+from bot.lxd import ExecResult, Lxd, LxdError, LxdUnavailable, NotFound, size_bytes
+from bot.settings import HealthSettings
 from bot.tenants import PlanSize
 
 FOLDER = "/run"
@@ -35,7 +36,7 @@ PATIENCE = 5.0
 Part = Literal["worker", "cron", "web", "database"]
 Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
 
-_SIDE_BY_SIDE = frozenset(["health", "version", "page", "counts", "logs", "hold", "console"])
+_SIDE_BY_SIDE = frozenset(["health", "disk", "version", "page", "counts", "logs", "hold", "console"])
 """Verbs that may run beside others."""
 
 
@@ -49,6 +50,23 @@ class Hold:
     consistent: bool
     why: str = ""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a tenant uses of its disk, in bytes, counted as its limit counts; None: that cannot be known, or no limit.
+
+    `free`: what it can still write; the pool's end is its own too.
+    """
+
+    used: int | None
+    limit: int | None
+    free: int
+
+    @property
+    def known(self) -> bool:
+        """Whether there are two figures that can be held against each other."""
+        return self.used is not None and bool(self.limit)
 
 
 class Mautic:
@@ -133,15 +151,37 @@ class Mautic:
             },
         )
 
-    def health(self, instance: str, *, timeout: int = 20) -> dict[str, Any]:
+    def health(
+        self,
+        instance: str,
+        limits: HealthSettings,
+        size: PlanSize | None = None,
+        *,
+        usage: int = 0,
+        timeout: int = 20,
+    ) -> dict[str, Any]:
         """Look at all that Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
 
         Facts are: services {unit: state}, database (it answers), contacts, crons {command: {last_success, late, why}},
         queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited for its worker),
-        log_errors_day, disk {total, free}, memory, sealed, version; what needs the database is not there when it does
-        not answer.
+        log_errors_day, disk {used, limit, free}, memory, memory_limit, sealed, version; what needs the database is not
+        there when it does not answer.
+
+        Args:
+            limits: from where on a check fails.
+            size: the tenant's plan, whose limits count where its own cannot be seen.
+            usage: the bytes that LXD says it uses, which count where they are what its limit counts.
         """
-        return self.call(instance, "health", {}, timeout=timeout)
+        request = {
+            "limits": {name: getattr(limits, name) for name in ("disk", "memory", "queue_minutes", "log_errors")},
+            "disk": _disk_known(size, usage),
+            "memory": size_bytes(size.memory) if size else None,
+        }
+        return self.call(instance, "health", request, timeout=timeout)
+
+    def disk(self, instance: str, size: PlanSize | None = None, *, usage: int = 0, timeout: int = 20) -> Disk:
+        """Measure a running tenant's disk; `size` and `usage` as in `health`."""
+        return disk_of(self.call(instance, "disk", {"disk": _disk_known(size, usage)}, timeout=timeout))
 
     @contextmanager
     def hold(self, instance: str) -> Iterator[Hold]:
@@ -281,6 +321,15 @@ sys.exit(main(sys.argv))
 """
         tool.writestr(zipfile.ZipInfo("__main__.py"), start)
     return buffer.getvalue()
+
+
+def disk_of(told: Mapping[str, Any]) -> Disk:
+    """Read what the tool tells of a disk."""
+    return Disk(told["used"], told["limit"], told["free"])
+
+
+def _disk_known(size: PlanSize | None, usage: int) -> dict[str, int | None]:
+    return {"used": usage or None, "limit": size_bytes(size.disk) if size else None}
 
 
 def _sizes(size: PlanSize) -> dict[str, Any]:

@@ -99,12 +99,12 @@ def clip(text: str, limit: int) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes for people: `1.3 GB`, in powers of 1,000 as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
+    """Bytes for people: `1.3 GiB`, in powers of 1,024 as the sizes of plans and pools are given."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(number) < 1000:
             return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
+        number /= 1024
+    return f"{number:.1f} TiB"
 
 
 def seconds(number: float) -> str:

@@ -22,8 +22,8 @@ KEEP = {RAW: 2 * DAY, HOUR: 60 * DAY}
 class Reading:
     """What one look at a tenant measured; None is what could not be seen. `up`: its page was there.
 
-    `disk` in bytes as LXD counts them, `memory` as the tenant itself does, without cached files; `cpu_time` in
-    nanoseconds since the container's start, `page` and `queue_age` in seconds.
+    `disk` in bytes as its limit counts them, `disk_limit`; `memory` as the tenant itself counts it, without what gives
+    way; `cpu_time` in nanoseconds since the container's start, `page` and `queue_age` in seconds.
     """
 
     tenant: str
@@ -31,6 +31,7 @@ class Reading:
     page: float | None = None
     memory: int | None = None
     disk: int | None = None
+    disk_limit: int | None = None
     cpu_time: int | None = None
     queue_age: float | None = None
     contacts: int | None = None
@@ -60,6 +61,15 @@ class Sample:
     queue_age: float | None
     contacts: int | None
     log_errors: int | None
+
+
+@dataclass(frozen=True)
+class KnownDisk:
+    """What a tenant used of its disk, in bytes, and its limit (None: not known), as measured last, at epoch seconds."""
+
+    at: int
+    used: int
+    limit: int | None
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,10 @@ def record(
     transaction.executemany(
         "INSERT OR REPLACE INTO host_samples (span, at, host, looks, used, total) VALUES (0,?,?,1,?,?)",
         [(now, host, used, total) for host, (used, total) in pools.items()],
+    )
+    transaction.executemany(
+        "INSERT OR REPLACE INTO tenant_disks (tenant, at, used, size) VALUES (?,?,?,?)",
+        [(one.tenant, now, one.disk, one.disk_limit) for one in readings if one.disk is not None],
     )
     roll_up(transaction, at)
 
@@ -263,6 +277,12 @@ def busy_since(database: Database, since: float, now: float) -> set[str]:
         now,
     )
     return {row["tenant"] for row in rows}
+
+
+def disks(database: Database) -> dict[str, KnownDisk]:
+    """Return what is known of each tenant's disk, also of those that no sweep can measure now, as they do not run."""
+    rows = database.read("SELECT * FROM tenant_disks")
+    return {row["tenant"]: KnownDisk(row["at"], row["used"], row["size"]) for row in rows}
 
 
 def looked_at(database: Database, now: float) -> dict[str, int]:

@@ -35,7 +35,7 @@ from bot.lxd import (
     edge_address,
     size_bytes,
 )
-from bot.simulated_tenant import run_mautic_ctl
+from bot.simulated_tenant import STATE, run_mautic_ctl
 
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
@@ -46,6 +46,8 @@ HOST_BYTES = 1024 * MIB
 """What a host needs for itself."""
 START_SECONDS = 0.3
 """What a start takes: after a boot LXD starts one after the other."""
+_UNCOUNTED = ("/run/", STATE)
+"""What lies in a running instance's memory, and what only a simulated one has."""
 _FULL = "LXD could not {}: the storage pool (or the disk's limit) is full."
 _MEMBER_SAYS = {False: "Fully operational", True: "No heartbeat for 30s"}
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
@@ -71,6 +73,9 @@ class _Snapshot(msgspec.Struct):
 
 
 class _Machine(msgspec.Struct):
+    """An instance. Of its disk it refers to `base` bytes, which it shares with what it was cloned from, and to `bytes`
+    of its own, of which `frozen` are in snapshots too; and its files."""
+
     name: str
     status: str
     config: dict[str, str]
@@ -78,6 +83,8 @@ class _Machine(msgspec.Struct):
     profiles: list[str]
     created: int
     bytes: int
+    base: int = 0
+    frozen: int = 0
     location: str = ""
     address: str = ""
     started: int = 0
@@ -210,12 +217,14 @@ class SimulatedLxd:
         )
 
     def _state_of(self, machine: _Machine) -> InstanceState:
+        # As on btrfs: what nothing else shares, whatever the limit counts.
+        own = _bytes(machine) - machine.frozen
         if machine.status != "Running":
-            return InstanceState(status=machine.status, disk=machine.bytes)
+            return InstanceState(status=machine.status, disk=own)
         return InstanceState(
             status=machine.status,
             address=machine.address,
-            disk=machine.bytes,
+            disk=own,
             cpu=10**9,
             processes=30,
             memory=self.memory_of(machine.name),
@@ -343,7 +352,7 @@ class SimulatedLxd:
             if snapshot:
                 found = _find_snapshot(_find(world, origin, doing), snapshot, doing)
             member = self.member or world.machines[origin].location
-            self._add(
+            made = self._add(
                 world,
                 name,
                 {**_lasting(found.config), **config},
@@ -352,7 +361,8 @@ class SimulatedLxd:
                 CLONE_BYTES,
                 doing,
                 member,
-            ).files = dict(found.files)
+            )
+            made.files, made.base = dict(found.files), world.machines[origin].base + world.machines[origin].bytes
 
     def receive(
         self,
@@ -385,7 +395,9 @@ class SimulatedLxd:
                     doing,
                     self.member,
                 )
-            machine.bytes, machine.files, machine.snapshots = sent.bytes, sent.files, sent.snapshots
+            # Nothing is shared with what it was cloned from over there.
+            machine.bytes, machine.files, machine.snapshots = sent.base + sent.bytes, sent.files, sent.snapshots
+            machine.frozen = machine.bytes if machine.snapshots else 0
 
     def create(
         self, name: str, image: str, *, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]
@@ -434,12 +446,20 @@ class SimulatedLxd:
     def start(self, name: str) -> None:
         """See `Lxd.start`."""
         with self._call("start", name) as world:
-            self._boot(world, _find(world, name, f"start `{name}`"), int(self._clock()))
+            doing = f"start `{name}`"
+            machine = _find(world, name, doing)
+            _fits(machine, machine.devices, 1, doing)
+            self._boot(world, machine, int(self._clock()))
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
         with self._call("stop", name) as world:
-            _find(world, name, f"stop `{name}`").status = "Stopped"
+            doing = f"stop `{name}`"
+            machine = _find(world, name, doing)
+            if machine.status != "Stopped":
+                # Nothing inside can write that it ends, nor LXD that it has ended.
+                _fits(machine, machine.devices, 1, doing)
+            machine.status = "Stopped"
 
     def restart(self, name: str, *, timeout: int = 60) -> None:
         """See `Lxd.restart`."""
@@ -485,8 +505,13 @@ class SimulatedLxd:
             laid: Mapping[str, str | None] = {**machine.config, **config}
             attached = {**machine.devices, **(devices or {})}
             kept = {key: dict(device) for key, device in attached.items() if device}
-            # LXD writes it on the instance's own disk, once that has its new size.
-            _fits(machine, kept, 1, doing)
+            try:
+                # LXD writes it on the instance's own disk, once that has its new size.
+                _fits(machine, kept, 1, doing)
+            except PoolFull:
+                # Too small a size holds all the same.
+                machine.devices = kept
+                raise
             machine.config = {key: value for key, value in laid.items() if value}
             machine.devices = kept
 
@@ -515,6 +540,7 @@ class SimulatedLxd:
                     files=dict(machine.files),
                 )
             )
+            machine.frozen = machine.bytes
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """See `Lxd.snapshots`."""
@@ -528,8 +554,25 @@ class SimulatedLxd:
         with self._call("delete_snapshot", name, snapshot) as world:
             machine = _find(world, name, doing)
             machine.snapshots.remove(_find_snapshot(machine, snapshot, doing))
+            if not machine.snapshots:
+                machine.frozen = 0
 
     # -- inside instances ---------------------------------------------------------------------------------------
+
+    def fill(self, name: str, amount: int) -> None:
+        """Let an instance's own bytes be so many, for tests; more than its limit lets it have are not taken."""
+        with self._lock:
+            machine = _find(self._world, name, f"fill `{name}`")
+            machine.bytes = amount
+            used, limit = self.quota(name)
+            machine.bytes -= max(0, used - limit) if limit else 0
+
+    def quota(self, name: str) -> tuple[int, int | None]:
+        """Return the bytes that an instance refers to and the limit on them, as can be seen inside."""
+        with self._lock:
+            machine = _find(self._world, name, f"read `{name}`")
+            limit = machine.devices.get("root", {}).get("size")
+            return machine.base + _bytes(machine), size_bytes(limit) if limit else None
 
     def execute(
         self,
@@ -554,8 +597,9 @@ class SimulatedLxd:
         doing = f"write `{path}` in `{name}`"
         with self._call("push", name, path) as world:
             machine = _find(world, name, doing)
-            _room(world, len(content), doing, machine.location)
-            _fits(machine, machine.devices, len(content), doing)
+            if not path.startswith(_UNCOUNTED):
+                _room(world, len(content), doing, machine.location)
+                _fits(machine, machine.devices, len(content), doing)
             machine.files[path] = _File(bytes(content), mode, uid, gid)
 
     def pull(self, name: str, path: str) -> bytes:
@@ -689,12 +733,14 @@ def _lasting(config: Mapping[str, str]) -> dict[str, str]:
 
 
 def _bytes(machine: _Machine) -> int:
-    return machine.bytes + sum(len(file.content) for file in machine.files.values())
+    counted = (file for path, file in machine.files.items() if not path.startswith(_UNCOUNTED))
+    return machine.bytes + sum(len(file.content) for file in counted)
 
 
 def _fits(machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: int, doing: str) -> None:
+    """Raise PoolFull where the limit of its disk is reached: it counts all that it refers to."""
     limit = devices.get("root", {}).get("size")
-    if limit and _bytes(machine) + needed > size_bytes(limit):
+    if limit and machine.base + _bytes(machine) + needed > size_bytes(limit):
         raise PoolFull(_FULL.format(doing))
 
 

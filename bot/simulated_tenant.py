@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from bot.lxd import ExecResult, Lxd, NotFound
+from bot.lxd import ExecResult, Lxd, NotFound, PoolFull, size_bytes
 from bot.tenants import stamp
 
 STATE = "/var/lib/mautic-ops/simulated.json"
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
+FULL = "its disk is full"
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
 PARTS = {
     "worker": ["mautic-worker@email"],
@@ -37,11 +38,18 @@ CRONS = {
 """Each job's seconds between its runs."""
 
 
+class Quotas(Lxd, Protocol):
+    """A server of whose instances can be seen inside what they have of their disk."""
+
+    def quota(self, name: str) -> tuple[int, int | None]:
+        """Return the bytes that an instance refers to and the limit on them."""
+
+
 class State(msgspec.Struct):
     """What can be otherwise than well.
 
     `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
-    when they did not, the last time; `disk_free` is a share of the disk; `writes` are (contacts, submissions or
+    when they did not, the last time; `memory` in bytes; `writes` are (contacts, submissions or
     opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each.
     """
 
@@ -50,7 +58,7 @@ class State(msgspec.Struct):
     rested: tuple[float, float] = (0, 0)
     queue_age: int = 0
     log_errors: int = 0
-    disk_free: float = 0.8
+    memory: int = 200 << 20
     contacts: int = 1200
     writes: list[tuple[str, float]] = []
     overdue: str = ""
@@ -70,21 +78,25 @@ def change(lxd: Lxd, instance: str, **fields: Any) -> None:
     lxd.push(instance, STATE, msgspec.json.encode(msgspec.structs.replace(read(lxd, instance), **fields)))
 
 
-def run_mautic_ctl(lxd: Lxd, name: str, command: list[str], now: float) -> ExecResult:
+def run_mautic_ctl(lxd: Quotas, name: str, command: list[str], now: float) -> ExecResult:
     """Play `python3 mautic-ctl VERB REQUEST RESULT`, at a time. All other commands end with 0, silent."""
     if len(command) != 5 or PurePosixPath(command[1]).stem != "mautic-ctl":
         return ExecResult(0, "", "")
     verb, request_file, result_file = command[2:]
     request = json.loads(lxd.pull(name, request_file))
-    tenant = _Tenant(lxd, name, now)
-    if verb in _CHANGES:
-        # What was asked stays in the instance, without its secrets, for a test to look at.
-        asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
-        lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
-    if verb in _VERBS:
-        answer = {"ok": True, **_VERBS[verb](tenant, request)}
-    else:
-        answer = {"ok": False, "error": f"there is no verb {verb}"}
+    answer: dict[str, Any]
+    try:
+        tenant = _Tenant(lxd, name, now)
+        if verb in _CHANGES:
+            # What was asked stays in the instance, without its secrets, for a test to look at.
+            asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
+            lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
+        if verb in _VERBS:
+            answer = {"ok": True, **_VERBS[verb](tenant, request)}
+        else:
+            answer = {"ok": False, "error": f"there is no verb {verb}"}
+    except PoolFull:
+        answer = {"ok": False, "error": FULL}
     lxd.push(name, result_file, json.dumps(answer).encode())
     return ExecResult(0 if answer["ok"] else 3, "", "")
 
@@ -92,11 +104,19 @@ def run_mautic_ctl(lxd: Lxd, name: str, command: list[str], now: float) -> ExecR
 class _Tenant:
     """One tenant at one moment: its verbs."""
 
-    def __init__(self, lxd: Lxd, name: str, now: float) -> None:
+    def __init__(self, lxd: Quotas, name: str, now: float) -> None:
         self.lxd = lxd
         self.name = name
         self.now = now
         self.state = read(lxd, name)
+        if self.full() and "mariadb" not in self.state.stopped:
+            # It ends where it cannot write, and nobody starts it again once it can.
+            self.stop("mariadb")
+            self.state = read(lxd, name)
+
+    def full(self) -> bool:
+        used, limit = self.lxd.quota(self.name)
+        return limit is not None and used >= limit
 
     def sealed(self) -> str:
         """Why it is closed, empty when it is open."""
@@ -180,6 +200,8 @@ class _Tenant:
         return {**found, "last_write": int(max((at for _, at in self.state.writes), default=0))}
 
     def restart(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self.full():
+            raise PoolFull(FULL)
         self.start(*PARTS[request["part"]])
         return {}
 
@@ -191,12 +213,21 @@ class _Tenant:
         return {"code": 0, "output": f"simulated: {' '.join(request['words'])}"}
 
     def resize(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.start("mariadb")
         return {}
+
+    def disk(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        used, limit = self.lxd.quota(self.name)
+        limit = limit or (request.get("disk") or {}).get("limit")
+        space = self.lxd.pool()
+        room = space.total - space.used
+        return {"used": used, "limit": limit, "free": max(0, room if limit is None else min(room, limit - used))}
 
     def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"version": stamp(self.lxd.instance(self.name).config, "version")}
 
-    def health(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+    def health(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        limits = request["limits"]
         state, sealed = self.state, bool(self.sealed())
         services = {name: "inactive" if name in state.stopped else "active" for name in SERVICES}
         down = [f"{name} is inactive" for name in state.stopped]
@@ -229,7 +260,7 @@ class _Tenant:
             facts |= {"contacts": state.contacts, "queues": {"email": queue}, "queue_age": state.queue_age}
             text = f"{queue['due']} in email, the oldest {queue['age']} s"
             checks["work"] = (not state.overdue, state.overdue or "nothing overdue")
-            checks["queues"] = (state.queue_age <= 3600, text)
+            checks["queues"] = (not 0 < limits["queue_minutes"] * 60 < state.queue_age, text)
             day = sum(1 for at in state.failed_mails if at > self.now - 86_400)
             facts["failed_mails"] = {"day": day, "kept": len(state.failed_mails)}
             checks["failed mail"] = (not day, f"{day} given up on within a day" if day else "none within a day")
@@ -237,11 +268,14 @@ class _Tenant:
             not any(late.values()),
             ", ".join(f"{command} (exit code 0)" for command in CRONS if late[command]) or f"{len(crons)} on time",
         )
-        checks["log"] = (state.log_errors <= 20, f"{state.log_errors} errors in a day")
-        checks["disk"] = (state.disk_free > 0.1, f"{state.disk_free:.0%} free")
-        total = 30 << 30
-        facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": 200 << 20}
-        facts |= {"disk": {"total": total, "free": int(total * state.disk_free)}}
+        checks["log"] = (not 0 < limits["log_errors"] < state.log_errors, f"{state.log_errors} errors in a day")
+        disk, memory = self.disk(request), self.lxd.instance(self.name).config.get("limits.memory")
+        most = size_bytes(memory) if memory else request.get("memory")
+        for name, used, limit in (("disk", disk["used"], disk["limit"]), ("memory", state.memory, most)):
+            ok = not limit or not 0 < limit * limits[name] < used * 100
+            checks[name] = (ok, f"{used / limit:.0%} in use" if limit else "nothing limits it")
+        facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": state.memory, "memory_limit": most}
+        facts |= {"disk": disk}
         return {
             "healthy": all(ok for ok, _ in checks.values()),
             "checks": {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()},
@@ -264,6 +298,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "console": _Tenant.console,
     "resize": _Tenant.resize,
     "health": _Tenant.health,
+    "disk": _Tenant.disk,
     "version": _Tenant.version,
 }
 _CHANGES = frozenset(["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize"])

@@ -71,13 +71,17 @@ def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
 
     All that it has moves, its snapshots too, also what it shares with its blueprint.
     """
-    told = source.lxd.execute(old.instance, ["du", "-sxk", "/"]).stdout.split()
-    snapshots = sum(one.size for one in source.lxd.snapshots(old.instance))
-    moves = snapshots + (1024 * int(told[0]) if told else 0)
+    has = source.mautic.disk(old.instance, usage=source.lxd.state(old.instance).disk).used
+    if has is None:
+        told = source.lxd.execute(old.instance, ["du", "-sxk", "/"]).stdout.split()
+        has = 1024 * int(told[0]) if told else 0
+    moves = has + sum(one.size for one in source.lxd.snapshots(old.instance))
     space = target.lxd.pool()
     free = space.total - space.used
     if free < moves + LEAST:
-        raise Refused(f"`{target.name}` has {size(free)} free, and `{old.name}` needs {size(moves + LEAST)}.")
+        raise Refused(
+            f"`{target.name}` has {size(free)} free; `{old.name}` needs {size(moves)}, and {size(LEAST)} have to stay free."
+        )
     return {"Moves": f"{size(moves)}; {target.name} has {size(free)} of {size(space.total)} free"}
 
 

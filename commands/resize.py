@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from bot.capacity import Demand
-from bot.lxd import size_bytes
+from bot.fleet import Host
+from bot.lxd import LxdError, size_bytes
 from bot.messages import size as in_words
 from bot.placement import admit, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.settings import Settings
-from bot.tenants import PlanSize, stamp, stamps
+from bot.tenants import PlanSize, Tenant, stamp, stamps
+
+MARGIN = 0.9
+"""Share of a smaller disk that may be in use: MariaDB and LXD write on, and one that is full kills the tenant."""
 
 
 @operation
@@ -21,18 +25,17 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     size = plan_named(context.settings, plan)
-    config = host.lxd.instance(found.instance).config
-    before = stamp(config, "was-plan") if context.operation else found.plan
-    due = stamp(config, "sizes-due")
+    instance = host.lxd.instance(found.instance)
+    before = stamp(instance.config, "was-plan") if context.operation else found.plan
+    due = stamp(instance.config, "sizes-due")
     if found.plan == plan and not due and not context.operation:
         raise Refused(f"`{tenant}` has the plan {plan} already.")
     had = context.settings.plans.get(found.plan)
     smaller = had is not None and size_bytes(size.memory) < size_bytes(had.memory)
     if smaller and found.status != "Running" and not context.begun:
         raise Refused(f"`{tenant}` gives no memory back while it does not run; `/mautic start {tenant}` first.")
-    used = host.lxd.state(found.instance).disk
-    if used > 0.9 * size_bytes(size.disk) and not context.begun:
-        raise Refused(f"`{tenant}` uses {in_words(used)} of disk, too much for {plan}'s {size.disk}.")
+    if not context.begun:
+        _refuse_too_small(host, found, plan, size)
     demand, room = None, dict[str, str]()
     if had and not smaller and found.status == "Running":
         uses = use(context)
@@ -42,12 +45,16 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
 
     def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
         # All at once: where the disk is full LXD takes nothing that does not enlarge it.
-        root = {"type": "disk", "path": "/", "pool": context.settings.lxd.pool, "size": given.disk}
-        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, {"root": root})
+        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, root(given.disk))
+
+    def root(disk: str) -> dict[str, dict[str, str]]:
+        return {"root": {"type": "disk", "path": "/", "pool": context.settings.lxd.pool, "size": disk}}
 
     def limits() -> None:
         if found.plan == plan:
             return
+        # It may have grown since it was looked at, and LXD lets a limit hold that it says it refused.
+        _refuse_too_small(host, found, plan, size)
         mark = stamps(was_plan=found.plan, resized_by=context.operation)
         if smaller:
             # What MariaDB holds it has to give back before it is taken away.
@@ -64,13 +71,22 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
             host.lxd.update(found.instance, stamps(sizes_due=""))
         return None
 
-    def undo() -> None:
+    def undo() -> str | None:
+        """Give back the plan before, but never take a disk away that is needed by now: what failed comes after it."""
         instance = host.lxd.instance(found.instance)
         was = stamp(instance.config, "was-plan")
-        if stamp(instance.config, "resized-by") == str(context.operation) and was in context.settings.plans:
-            give(was, context.settings.plans[was], {})
-            if instance.running:
-                host.mautic.resize(found.instance, context.settings.plans[was])
+        if stamp(instance.config, "resized-by") != str(context.operation) or was not in context.settings.plans:
+            return None
+        old = context.settings.plans[was]
+        try:
+            _refuse_too_small(host, found, was, old)
+        except (Refused, LxdError):
+            host.lxd.update(found.instance, stamps(sizes_due=1))
+            return f"it keeps the plan {plan}, as what it has on its disk may not fit into {was}"
+        give(was, old, {})
+        if instance.running:
+            host.mautic.resize(found.instance, old)
+        return None
 
     return Plan(
         tenant=tenant,
@@ -84,6 +100,28 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
         seconds=3,
         undo=undo,
     )
+
+
+def _refuse_too_small(host: Host, found: Tenant, plan: str, size: PlanSize) -> None:
+    """Raise Refused when the disk would become too small for what is on it, or nobody can tell what that is."""
+    instance = host.lxd.instance(found.instance)
+    limit = instance.devices.get("root", {}).get("size")
+    if limit and size_bytes(size.disk) >= size_bytes(limit):
+        return
+    stays = f"so `{found.name}` cannot get the smaller disk of {plan}"
+    if not instance.running:
+        raise Refused(
+            f"What it uses of its disk cannot be measured while it does not run, {stays}; "
+            f"`/mautic start {found.name}` first."
+        )
+    used = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk).used
+    if used is None:
+        raise Refused(f"What it uses of its disk cannot be measured on {found.host}, {stays}.")
+    if used > MARGIN * size_bytes(size.disk):
+        raise Refused(
+            f"`{found.name}` uses {in_words(used)} of disk, too much for {plan}'s {in_words(size_bytes(size.disk))}, "
+            f"of which at most {MARGIN:.0%} may be in use then."
+        )
 
 
 def plan_named(settings: Settings, name: str) -> PlanSize:

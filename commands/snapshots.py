@@ -35,8 +35,6 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
         "commands/snapshots.j2",
         tenant=tenant,
         total=len(known),
-        own=sum(one.size for one, _ in known),
-        used=lxd.state(found.instance).disk,
         shown=[(one, max(0.0, now - one.at), kept) for one, kept in known[(page - 1) * PAGE : page * PAGE]],
         page=page,
         pages=pages,

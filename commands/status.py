@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bot import samples
 from bot.condition import conditions, looked_at_now
 from bot.lxd import LxdError
+from bot.mautic import Disk
 from bot.messages import Message
 from bot.operations import WORTH_TELLING
 from bot.registry import Context, TenantArgument, query
@@ -22,18 +24,23 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     # One that is closed on purpose is neither well nor sick.
     live = found.standing == "running"
     health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
-    trouble = ""
-    if live:
-        try:
-            health |= host.mautic.health(found.instance)
-        except LxdError as error:
-            trouble = str(error)
+    trouble, size = "", context.settings.plans.get(found.plan)
+    disk: Disk | None = None
+    known = samples.disks(context.database).get(found.name)
+    try:
+        if live:
+            health |= host.mautic.health(found.instance, context.settings.health, size, usage=state.disk)
+        elif state.status == "Running":
+            disk = host.mautic.disk(found.instance, size, usage=state.disk)
+    except LxdError as error:
+        trouble = str(error)
     probe = context.edge.probe(found.domain) if live else None
     return context.renderer.message(
         "commands/status.j2",
         tenant=found,
         state=state,
-        plan=context.settings.plans.get(found.plan),
+        disk=disk,
+        known=known if state.status != "Running" and known and known.at >= found.created else None,
         probe=probe,
         health=health,
         trouble=trouble,

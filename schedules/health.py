@@ -11,11 +11,12 @@ from dataclasses import replace
 from bot import errands, halt, samples
 from bot.errors import explain
 from bot.fleet import Surveyed
-from bot.health import BLIPS, EDGE, TITLES, Diagnosis, Finding, Look, Page, diagnose, pool_finding
+from bot.health import BLIPS, EDGE, TITLES, Diagnosis, Finding, Look, Page, diagnose, larger, pool_finding
 from bot.incidents import Seen
-from bot.lxd import LxdError
+from bot.lxd import LxdError, size_bytes
+from bot.mautic import Disk, disk_of
 from bot.registry import Context
-from bot.samples import DAY, Reading
+from bot.samples import DAY, KnownDisk, Reading
 from bot.scheduler import schedule
 
 WIDTH = 16
@@ -144,40 +145,54 @@ def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict
     threads = ThreadPoolExecutor(WIDTH)
     now = context.now()
     due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
-    looked = samples.looked_at(context.database, now)
+    looked, disks = samples.looked_at(context.database, now), samples.disks(context.database)
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
-    under_way = [threads.submit(_look, context, one, fresh, due, awake) for one in in_turn]
+    under_way = [threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name)) for one in in_turn]
     done, _ = wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
     return {look.tenant.name: look for look in (future.result() for future in under_way if future in done)}
 
 
-def _look(context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awake: float) -> Look:
+def _look(
+    context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awake: float, known: KnownDisk | None
+) -> Look:
     """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
     tenant, host = one.tenant, context.fleet.of(one.tenant)
+    size, limits = context.settings.plans.get(tenant.plan), context.settings.health
     look = Look(
         tenant,
         context.now(),
         one.state,
         (*one.left, *one.snapshots),
-        size=context.settings.plans.get(tenant.plan),
+        size=size,
         snapshot_due=snapshot_due,
         awake=awake,
     )
     try:
         if fresh:
             look = replace(look, state=host.lxd.state(tenant.instance))
+        usage = look.state.disk
         if tenant.state == "moving":
             number, left = _half_done(context, tenant.name)
             look = replace(look, page=_page(context, tenant.domain), half_done=number, left=left)
         elif look.state.status == "Running" and tenant.state == "live":
             look = replace(look, page=_page(context, tenant.domain))
-            look = replace(look, inside=host.mautic.health(tenant.instance, timeout=PATIENCE))
+            inside = host.mautic.health(tenant.instance, limits, size, usage=usage, timeout=PATIENCE)
+            look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
+        if look.state.status != "Running" and known and known.at >= tenant.created:
+            least = known.limit or (size_bytes(size.disk) if size else 0)
+            look = replace(look, disk=Disk(known.used, least, max(0, least - known.used)), disk_at=known.at)
+        elif look.state.status == "Running" and tenant.state != "live":
+            look = replace(look, disk=host.mautic.disk(tenant.instance, size, usage=usage, timeout=PATIENCE))
     except Exception as error:
         # Whatever it is, it is this tenant's trouble, and holds up no other.
         why, _ = explain(error, f"looking at {tenant.name}")
         look = replace(look, trouble=why)
-    return look
+    limit = look.disk.limit if look.disk else None
+    memory = (look.inside or {"facts": {}})["facts"].get("memory_limit")
+    if size:
+        limit, memory = limit or size_bytes(size.disk), memory or size_bytes(size.memory)
+    return replace(look, larger=larger(context.settings.plans, limit or 0, memory or 0))
 
 
 def _half_done(context: Context, tenant: str) -> tuple[int, str]:
@@ -299,12 +314,14 @@ def _reading(look: Look) -> Reading:
     """What of a look is kept. Who stands still by itself is down; who is meant to is neither up nor down."""
     facts = look.inside["facts"] if look.inside else {}
     down = look.state.status != "Running" and look.tenant.state == "live" and not look.tenant.stopped
+    disk = None if look.disk_at else look.disk
     return Reading(
         look.tenant.name,
         up=look.page.login if look.page else False if down else None,
         page=look.page.seconds if look.page and look.page.login else None,
         memory=facts.get("memory") or None,
-        disk=look.state.disk or None,
+        disk=disk.used if disk else None,
+        disk_limit=disk.limit if disk else None,
         cpu_time=look.state.cpu or None,
         queue_age=facts.get("queue_age"),
         contacts=facts.get("contacts"),

@@ -12,6 +12,7 @@ import pytest
 from bot.blueprint.mautic_ctl import health as tool
 from bot.health import CHECKS, LOGS, RESTART, TITLES, Look, Page, diagnose, pool_finding
 from bot.lxd import InstanceState, PoolSpace, Snapshot
+from bot.mautic import Disk
 from bot.settings import load
 from bot.tenants import Tenant
 
@@ -19,6 +20,7 @@ SETTINGS = load(environment={})
 LIMITS = SETTINGS.health
 NOW = 1_800_000_000.0
 GB = 10**9
+LIMIT = 30 << 30
 SERVICES = {name: "active" for name in ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")}
 TENANT = Tenant(
     name="client-x",
@@ -50,7 +52,9 @@ def inside(*down: str, **facts: Any) -> dict[str, Any]:
 WELL = Look(
     tenant=TENANT,
     at=NOW,
-    state=InstanceState("Running", disk=10 * GB),
+    state=InstanceState("Running"),
+    disk=Disk(10 * GB, LIMIT, LIMIT - 10 * GB),
+    larger={"disk": "medium", "memory": "medium"},
     snapshots=(Snapshot("s-1", int(NOW) - 3600),),
     size=SETTINGS.plans["small"],
     inside=inside(),
@@ -90,8 +94,8 @@ TROUBLE: dict[str, tuple[Look, str]] = {
         "`/mautic console client-x messenger:failed:show`",
     ),
     "log": (replace(WELL, inside=inside(log_errors_day=21)), "21 errors"),
-    "memory": (replace(WELL, inside=inside(memory=3 * GB)), "93% of its plan's memory"),
-    "disk": (replace(WELL, state=InstanceState("Running", disk=30 * GB)), "93% of its plan's disk"),
+    "memory": (replace(WELL, inside=inside(memory=3 * GB)), "93% of its memory"),
+    "disk": (replace(WELL, disk=Disk(30 * GB, LIMIT, LIMIT - 30 * GB)), "`/mautic resize client-x --plan medium`"),
     "certificate": (replace(WELL, page=replace(GONE, login=True, valid_until=NOW + 9 * 86_400)), "ends in 9 days"),
     "snapshot": (replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)), "one is due every 60 min"),
 }
@@ -125,7 +129,7 @@ def test_what_a_cause_hides_is_neither_sick_nor_well(look: Look, hidden: set[str
 
 def test_troubles_that_do_not_cause_each_other_are_all_told() -> None:
     look = replace(
-        WELL, inside=inside("mautic-worker@email", "cron"), state=InstanceState("Running", disk=31 * GB), page=GONE
+        WELL, inside=inside("mautic-worker@email", "cron"), disk=Disk(31 * GB, LIMIT, LIMIT - 31 * GB), page=GONE
     )
     assert kinds(look) == ["worker", "cron", "page", "disk"]
 
@@ -181,7 +185,7 @@ def test_a_service_that_is_about_to_run_is_not_down() -> None:
 
 
 def test_a_plan_that_is_no_more_has_no_limits() -> None:
-    assert kinds(replace(WELL, size=None, state=InstanceState("Running", disk=10**15))) == []
+    assert kinds(replace(WELL, size=None, disk=Disk(10**15, None, GB))) == []
 
 
 @pytest.mark.parametrize("measure", ["memory", "disk", "queue_minutes", "log_errors"])
@@ -197,7 +201,7 @@ def test_a_pool_that_is_nearly_full_is_told() -> None:
     found = pool_finding("node1", PoolSpace(86 * GB, 100 * GB), LIMITS)
     assert found
     assert found.kind == "pool"
-    assert "14.0 GB are left" in found.text
+    assert "13.0 GiB are left" in found.text
     assert pool_finding("node1", PoolSpace(99 * GB, 100 * GB), replace(LIMITS, pool=0)) is None
 
 

@@ -8,12 +8,14 @@ import pytest
 
 from bot.lxd import ExecResult, LxdError, LxdUnavailable, NotFound
 from bot.mautic import Mautic
+from bot.settings import load
 from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import SEAL, change
 from bot.tenants import PlanSize
 
 NOW = 1_800_000_000.0
 NAME = "client-x"
+LIMITS = load(environment={}).health
 
 
 @pytest.fixture
@@ -21,7 +23,8 @@ def lxd(tmp_path: Path) -> SimulatedLxd:
     server = SimulatedLxd(clock=lambda: NOW)
     (tmp_path / "image").write_bytes(b"image")
     server.import_image(str(tmp_path / "image"), "base", {})
-    server.create(NAME, "base", config={"user.mautic-ops.version": "5.2.12"}, devices={})
+    config = {"user.mautic-ops.version": "5.2.12", "limits.memory": "3GiB"}
+    server.create(NAME, "base", config=config, devices={})
     server.start(NAME)
     return server
 
@@ -32,15 +35,31 @@ def mautic(lxd: SimulatedLxd) -> Mautic:
 
 
 def wrong(mautic: Mautic) -> dict[str, str]:
-    checks = mautic.health(NAME)["checks"]
+    checks = mautic.health(NAME, LIMITS)["checks"]
     return {name: check["text"] for name, check in checks.items() if not check["ok"]}
 
 
 def test_one_that_nobody_changed_is_well(mautic: Mautic) -> None:
-    health = mautic.health(NAME)
+    health = mautic.health(NAME, LIMITS)
     assert (health["healthy"], wrong(mautic)) == (True, {})
     assert health["facts"]["services"]["mautic-worker@email"] == "active"
     assert (health["facts"]["queue_age"], health["facts"]["database"]) == (0, True)
+
+
+def test_one_whose_disk_is_full_has_no_database_until_it_is_enlarged(lxd: SimulatedLxd, mautic: Mautic) -> None:
+    root = {"type": "disk", "path": "/", "pool": "pool", "size": "1GiB"}
+    lxd.update(NAME, {}, {"root": root})
+    lxd.snapshot(NAME, "s-1")
+    lxd.fill(NAME, 2 << 30)
+    assert mautic.disk(NAME).free == 0
+    assert {"disk", "database"} <= set(wrong(mautic))
+    for call in (lambda: mautic.restart_part(NAME, "database"), lambda: mautic.close(NAME, "suspended")):
+        with pytest.raises(LxdError, match="its disk is full"):
+            call()
+    lxd.update(NAME, {}, {"root": {**root, "size": "4GiB"}})
+    assert "database" in wrong(mautic), "nobody has started it again"
+    mautic.resize(NAME, PlanSize(2, "1GiB", "4GiB", 500, "128M", 4, 1))
+    assert wrong(mautic) == {}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +68,7 @@ def test_one_that_nobody_changed_is_well(mautic: Mautic) -> None:
         ({"stopped": ["mautic-worker@email"], "queue_age": 4000}, {"services", "queues"}),
         ({"stopped": ["cron"], "crons_ended": NOW - 4000}, {"services", "crons"}),
         ({"stopped": ["mariadb"]}, {"services", "database", "login page"}),
-        ({"disk_free": 0.02}, {"disk"}),
+        ({"memory": 3 << 30}, {"memory"}),
         ({"log_errors": 400}, {"log"}),
     ],
 )
@@ -103,7 +122,7 @@ def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
     mautic: Mautic, end: Callable[[Mautic, str], object]
 ) -> None:
     end(mautic, NAME)
-    assert mautic.health(NAME)["facts"]["sealed"]
+    assert mautic.health(NAME, LIMITS)["facts"]["sealed"]
     mautic.unquiesce(NAME)
     assert wrong(mautic) == {}
     mautic.close(NAME, "suspend")
@@ -119,7 +138,7 @@ def test_jobs_that_did_not_run_under_a_seal_are_not_late_once_it_is_gone(lxd: Si
     lxd._clock = lambda: NOW + 4 * 3600
     assert "mautic:import (exit code 0)" in wrong(mautic)["crons"]
     mautic.open(NAME)
-    assert mautic.health(NAME)["facts"]["crons"]["mautic:import"]["last_success"] == NOW
+    assert mautic.health(NAME, LIMITS)["facts"]["crons"]["mautic:import"]["last_success"] == NOW
     assert wrong(mautic) == {}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from bot.messages import Message
 from bot.plan import Refused
+from schedules.health import health
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
 from tests.support.judge import judge, mrkdwn
 
@@ -39,8 +40,12 @@ def test_the_fleet_since_yesterday_or_as_far_back_as_one_asks(bench: Bench) -> N
 def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: Bench) -> None:
     text = said(bench.answer("digest client-x"))
     assert "*client-x* · local · healthy" in text
-    assert "no snapshot at all · disk" in text
-    assert "memory" not in text, "it was not measured yet"
+    assert "no snapshot at all\n" in text
+    assert "disk" not in text, "it was not measured yet"
+    health(bench.context)
+    assert "no snapshot at all · disk 12.2 MiB of 30.0 GiB · memory 200 MiB of 3.0 GiB" in said(
+        bench.answer("digest client-x")
+    )
     assert "operation 1: new, done" in text
 
 

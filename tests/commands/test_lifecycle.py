@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,8 +124,8 @@ def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench) -> No
     bench.done("resize client-x --plan medium", OPERATOR)
     limits = []
 
-    def look(method: str, _: object) -> None:
-        if method == "execute":
+    def look(method: str, arguments: tuple[Any, ...]) -> None:
+        if method == "execute" and "resize" in arguments[1]:
             limits.append(bench.lxd._world.machines["client-x"].config["limits.memory"])
 
     bench.lxd.on_call = look
@@ -154,7 +155,7 @@ def test_what_makes_no_sense_is_refused(bench: Bench, before: tuple[str, ...], t
 
 def test_a_full_disk_is_enlarged_by_a_bigger_plan(bench: Bench) -> None:
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
-    bench.lxd._world.machines["client-x"].bytes = size_bytes(bench.context.settings.plans["small"].disk)
+    bench.lxd.fill("client-x", size_bytes(bench.context.settings.plans["small"].disk))
     with pytest.raises(PoolFull):
         bench.lxd.update("client-x", {"user.colour": "blue"})
     ended = bench.done("resize client-x --plan medium", OPERATOR)
@@ -168,7 +169,7 @@ def test_a_disk_that_fills_while_it_is_resized_does_not_leave_it_half_way(bench:
 
     def fault(moment: str) -> None:
         if moment == "recorded 0":
-            bench.lxd._world.machines["client-x"].bytes = 79 << 30
+            bench.lxd.fill("client-x", 79 << 30)
             raise KeyboardInterrupt
 
     bench.runner.fault = fault

@@ -87,7 +87,8 @@ def test_status_looks_at_one_tenant(bench: Bench) -> None:
     shown = said(bench.answer("status client-x"))
     assert ":white_check_mark: *Page through the edge:*" in shown
     assert "&lt;!channel&gt; spring" in shown
-    assert " · memory 210 MB of 3GiB · " in shown, "as measured inside"
+    assert ":white_check_mark: *Memory:* 7% in use" in shown, "as measured inside"
+    assert ":white_check_mark: *Disk:* 0% in use" in shown
     bench.lxd.stop("client-x")
     assert ":red_circle:" in said(bench.answer("status client-x"))
     with pytest.raises(Refused, match="Did you mean `client-x`"):

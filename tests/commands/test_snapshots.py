@@ -63,7 +63,7 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     bench.lxd.snapshot("client-x", "by-hand")
     shown = said(bench.answer("snapshots client-x"))
     newest, older, kept = [line for line in shown.splitlines() if line.startswith("`s-")]
-    assert f"2 h old · 1.0 MB · by <@{OPERATOR.id}> · hourly, daily, weekly, monthly" in newest
+    assert f"2 h old · 1.0 MiB · by <@{OPERATOR.id}> · hourly, daily, weekly, monthly" in newest
     assert "goes at the next pruning" in older
     assert "kept until somebody removes it" in kept
     assert "&lt;!channel&gt;" in kept

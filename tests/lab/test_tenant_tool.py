@@ -17,9 +17,11 @@ from bot.console import NotAllowed
 from bot.lxd import LxdError
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import SEAL, Mautic
+from bot.settings import load
 from tests.lab.conftest import SIZE, Clone, eventually
 
 FORM = 77
+LIMITS = load(environment={}).health
 
 
 def sql(host: LxdGateway, instance: str, statements: str) -> str:
@@ -85,7 +87,7 @@ def tenant(host: LxdGateway, clone: Callable[..., Clone]) -> Clone:
 
 
 def wrong(mautic: Mautic, tenant: Clone) -> dict[str, str]:
-    checks = mautic.health(tenant.name)["checks"]
+    checks = mautic.health(tenant.name, LIMITS)["checks"]
     return {name: check["text"] for name, check in checks.items() if not check["ok"]}
 
 
@@ -132,7 +134,7 @@ def test_without_its_database_it_is_copied_as_it_is_and_health_says_what_is_wron
     host.execute(tenant.name, ["systemctl", "stop", *workers])
     with mautic.hold(tenant.name) as hold:
         assert (hold.consistent, hold.why) == (False, "MariaDB does not answer")
-    found = mautic.health(tenant.name)
+    found = mautic.health(tenant.name, LIMITS)
     assert {name for name, check in found["checks"].items() if not check["ok"]} >= {"database", "services"}
     assert found["facts"]["database"] is False
     mautic.restart_part(tenant.name, "database")
@@ -154,7 +156,7 @@ def test_a_worker_and_a_cron_that_stand_still_are_found_and_restarted(
     found = wrong(mautic, tenant)
     assert "mautic-worker@email is inactive" in found["services"]
     assert "cron is inactive" in found["services"]
-    facts = mautic.health(tenant.name)["facts"]
+    facts = mautic.health(tenant.name, LIMITS)["facts"]
     assert 7100 < facts["queues"]["email"]["age"] < 7400
     assert facts["queue_age"] < 7100, "it waits for its worker since the tenant was opened"
     mautic.restart_part(tenant.name, "worker")

@@ -26,9 +26,11 @@ from bot.digest import Digest, FailedErrands, TenantDay, Use
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
 from bot.lxd import InstanceState, PoolSpace
+from bot.mautic import Disk
 from bot.messages import Message, Modal, Renderer
 from bot.operations import Decision, Operation, StepRow
 from bot.registry import Registry
+from bot.samples import KnownDisk
 from bot.settings import load
 from bot.simulated_edge import SimulatedProbe
 from bot.snapshots import Taken
@@ -183,7 +185,7 @@ def listed(*tenants: Tenant, **state: object) -> Message:
 
 
 def snapshots_of(*shown: tuple[Taken, float, str], **state: object) -> Message:
-    known = {"total": len(shown), "own": 4_000_000, "used": 31_000_000, "page": 1, "pages": 1}
+    known = {"total": len(shown), "page": 1, "pages": 1}
     return words("snapshots", tenant="client-x", shown=shown, **known | state)
 
 
@@ -191,7 +193,8 @@ def status(**state: object) -> Message:
     known: dict[str, object] = {
         "tenant": TENANT,
         "state": InstanceState("Running", disk=31_000_000, processes=30),
-        "plan": SETTINGS.plans["small"],
+        "disk": None,
+        "known": None,
         "probe": SimulatedProbe(200, True, seconds=0.12),
         "health": {
             "healthy": True,
@@ -396,7 +399,15 @@ MESSAGES: dict[str, Message] = {
         trouble="Inside `client-x`: the tool gave no reason.",
         condition=Condition("degraded", "the bot cannot look inside"),
     ),
+    "commands-status-suspended": status(
+        tenant=replace(TENANT, state="suspended"),
+        condition=Condition("suspended"),
+        probe=None,
+        health=SILENT,
+        disk=Disk(28 << 30, 30 << 30, 2 << 30),
+    ),
     "commands-status-stopped": status(
+        known=KnownDisk(int(NOW), 28 << 30, 30 << 30),
         tenant=replace(TENANT, status="Stopped"),
         condition=Condition("stopped", by="U0OPSLEAD"),
         state=InstanceState("Stopped"),

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bot import chart
+from bot import chart, samples
 from bot.post import NotPosted
 from bot.samples import DAY
 from bot.tenants import stamps
@@ -48,7 +48,9 @@ def morning(folder: Path, when: str = "2026-11-25 08:00", **environment: str) ->
     bench = make_bench(folder, **SETTINGS | environment)
     bench.clock.at = at(when) - 2 * DAY
     bench.done("new client-x")
-    bench.lxd._world.machines["client-x"].bytes = 29 << 30
+    with bench.context.database.transaction() as transaction:
+        full = samples.Reading("client-x", disk=29 << 30, disk_limit=30 << 30)
+        samples.record(transaction, bench.clock(), [full], {})
     bench.clock.at = at(when)
     return bench
 

@@ -96,7 +96,9 @@ def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
 def test_a_full_disk_is_found(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
-    bench.lxd._world.machines["client-x"].bytes = 29 << 30
+    bench.lxd.fill("client-x", 26 << 30)
+    bench.lxd.snapshot("client-x", "all-of-it")
+    assert bench.lxd.state("client-x").disk < 1 << 20, "as LXD counts it"
     bench.clock.move(60)
     assert look(bench) == [("client-x", "disk")]
 

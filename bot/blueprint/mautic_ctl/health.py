@@ -1,7 +1,6 @@
 # ruff: noqa: S608 - SQL is made of constants
 """`health`: everything that Mautic itself never reports."""
 
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from . import due
+from .disk import measure
 from .install import BASELINE
-from .means import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, mautic_version, read_json, run, sql
+from .means import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, asked, in_words, mautic_version, read_json, run, sql
 from .page import login_page
 from .parameters import LOCAL, PROVIDER
 from .workers import workers
@@ -75,17 +75,20 @@ UNCONFIGURED = frozenset(
 )
 """Jobs that fail where a client has not set up what they are for: never late."""
 
-LOG_ERRORS = 20
-"""Errors in a day that are no sign of trouble: each console command that ends with 1 leaves one."""
-
 CATCHES_UP = 2 * 900 + 900
 """Seconds after which the jobs have done what waited for them while the tenant was closed or off."""
-QUEUE_LATE = 3600
-"""Seconds after which a due message in a queue means that its worker does not work."""
+ABOUT_TO_RUN = frozenset(["active", "activating", "reloading"])
+"""States of a service that is none that is down: a worker ends each hour and waits for its restart; one that cannot
+start shows in what it should do."""
 
 
-def health(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Look at everything that Mautic itself never reports: services, crons, queues, logs, space."""
+def health(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Look at everything that Mautic itself never reports: services, crons, queues, logs, space.
+
+    The request says from where on each figure is bad (`limits`, as the settings' [health] has them, 0: never), the plan's
+    `memory` in bytes, and what the bot knows of the `disk` (see `disk.measure`).
+    """
+    (limits,) = asked(request, "limits")
     checks: dict[str, dict[str, Any]] = {}
 
     def check(name: str, ok: bool, text: str) -> None:
@@ -97,12 +100,7 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
     check("open", not SEAL.exists(), "closed to the outside" if SEAL.exists() else "open")
 
     facts["services"] = states = _unit_states()
-    # A worker ends each hour and waits for its restart; one that cannot start shows in the age of its queue.
-    down = [
-        f"{name} is {state}"
-        for name, state in states.items()
-        if state != "active" and not (state == "activating" and name.startswith("mautic-worker@"))
-    ]
+    down = [f"{name} is {state}" for name, state in states.items() if state not in ABOUT_TO_RUN]
     check("services", not down, ", ".join(down) or f"{len(states)} active")
     try:
         status, is_login, seconds = login_page(known.get("domain", "localhost"), PAGE_LATE)
@@ -136,7 +134,7 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
         waited = {name: min(queue["age"], open_for) for name, queue in queues.items()}
         facts["queue_age"] = max(waited.values(), default=0)
         bad = [f"{queue['due']} in {name}, the oldest {queue['age']} s" for name, queue in queues.items()
-               if waited[name] > QUEUE_LATE]  # fmt: skip
+               if above(waited[name], limits["queue_minutes"] * 60)]  # fmt: skip
         check("queues", not bad, "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting")
         kept, given_up = map(int, rows.get("failed_mails", [["0", "0"]])[0])
         failed = given_up + facts["emails_failed_day"]
@@ -153,12 +151,12 @@ def health(_request: Mapping[str, Any]) -> dict[str, Any]:
     check("crons", not late_jobs, ", ".join(late_jobs) or f"{len(crons)} on time")
 
     facts["log_errors_day"] = errors = _log_errors()
-    check("log", errors <= LOG_ERRORS, f"{errors} errors in a day")
-    space = os.statvfs(MAUTIC)
-    facts["disk"] = {"total": space.f_blocks * space.f_frsize, "free": space.f_bavail * space.f_frsize}
-    free = space.f_bavail / max(space.f_blocks, 1)
-    check("disk", free > 0.1, f"{free:.0%} free")
-    facts["memory"] = _memory()
+    check("log", not above(errors, limits["log_errors"]), f"{errors} errors in a day")
+    facts["disk"] = disk = measure(request.get("disk") or {})
+    check("disk", *within(disk["used"], disk["limit"], limits["disk"], f", {in_words(disk['free'])} can be written"))
+    facts["memory"], most = _memory()
+    facts["memory_limit"] = most = most or request.get("memory")
+    check("memory", *within(facts["memory"], most, limits["memory"]))
     facts["migrations_baseline"] = read_json(BASELINE)
     facts["migrations_executed"] = int(rows["migrations"][0][0]) if "migrations" in rows else 0
     return {"healthy": all(item["ok"] for item in checks.values()), "checks": checks, "facts": facts}
@@ -250,16 +248,42 @@ def _log_errors() -> int:
     return total
 
 
-def _memory() -> int:
-    """Bytes in use by the container, by its own control group where that can be seen.
+def above(figure: float, limit: float) -> bool:
+    """Whether a figure is bad; a limit of 0 means that none is."""
+    return bool(limit) and figure > limit
 
-    Without the cached files: these give way, and fill whatever is left over time.
+
+def within(used: int | None, limit: int | None, percent: float, more: str = "") -> tuple[bool, str]:
+    """Whether a figure is not above so many percent of its limit, and in words; what is not known is no trouble."""
+    if used is None:
+        return True, f"what it uses cannot be measured here{more}"
+    if not limit:
+        return True, f"{in_words(used)} in use, and nothing limits it{more}"
+    return not above(
+        used * 100, limit * percent
+    ), f"{in_words(used)} of {in_words(limit)} in use ({used / limit:.0%}){more}"
+
+
+def _memory() -> tuple[int, int | None]:
+    """Bytes in use by the container and the most that it may have, by its control group where that can be seen.
+
+    Without what gives way, and fills whatever is left over time: cached files (shared memory, which a control group
+    counts as such, does not) and the kernel's own caches.
     """
-    for folder, usage, cache in (
-        (Path("/sys/fs/cgroup"), "memory.current", "file"),
-        (Path("/sys/fs/cgroup/memory"), "memory.usage_in_bytes", "total_cache"),
+    for folder, usage, most, gives_way in (
+        (Path("/sys/fs/cgroup"), "memory.current", "memory.max", ("active_file", "inactive_file", "slab_reclaimable")),
+        (
+            Path("/sys/fs/cgroup/memory"),
+            "memory.usage_in_bytes",
+            "memory.limit_in_bytes",
+            ("total_active_file", "total_inactive_file"),
+        ),
     ):
         if (folder / usage).exists():
             figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            return int((folder / usage).read_text()) - int(figures.get(cache, 0))
-    return 0
+            cached = sum(int(figures.get(name, 0)) for name in gives_way)
+            limit = (folder / most).read_text().strip()
+            # Without one it is "max", or as much as can be addressed.
+            limited = limit.isdecimal() and int(limit) < 1 << 60
+            return max(0, int((folder / usage).read_text()) - cached), int(limit) if limited else None
+    return 0, None

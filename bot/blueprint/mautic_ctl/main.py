@@ -1,5 +1,6 @@
 """The door: one verb, its request and its answer."""
 
+import errno
 import fcntl
 import json
 import os
@@ -28,10 +29,11 @@ VERBS = {
     "logs": "logs.logs",
     "console": "console.run_console",
     "health": "health.health",
+    "disk": "disk.disk",
     "version": "version.version",
 }
 """The module and function of each; a module is loaded when it is asked for."""
-SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health", "version"])
+SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health", "disk", "version"])
 """Verbs that may run beside others."""
 
 
@@ -63,11 +65,14 @@ def main(argv: list[str]) -> int:
     except CtlError as error:
         answer = {"ok": False, "error": str(error)}
     except Exception as error:
-        # Only where, not what: the text of an unexpected error may hold a secret.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        answer = {
-            "ok": False,
-            "error": f"mautic-ctl {verb} failed unexpectedly: {type(error).__name__} in {place.name}",
-        }
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            answer = {"ok": False, "error": "its disk is full"}
+        else:
+            # Only where, not what: the text of an unexpected error may hold a secret.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            answer = {
+                "ok": False,
+                "error": f"mautic-ctl {verb} failed unexpectedly: {type(error).__name__} in {place.name}",
+            }
     write(result_file, json.dumps(answer), 0o600)
     return 0 if answer["ok"] else 3

@@ -33,6 +33,16 @@ def asked(request: Mapping[str, Any], *keys: str) -> list[Any]:
     return [request[key] for key in keys]
 
 
+def in_words(number: float) -> str:
+    """Bytes for people, in the units that sizes are given in: `1.3 GiB`."""
+    unit = "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1000 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+
+
 def sql_text(value: str) -> str:
     """Return a string as an SQL literal."""
     if "\0" in value:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .means import CtlError, asked, sql, systemctl, write
+from .means import CtlError, asked, await_database, run, sql, systemctl, write
 from .workers import set_workers
 
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
@@ -34,13 +34,18 @@ def write_sizes(pool: str, children: int) -> None:
 def resize(request: Mapping[str, Any]) -> dict[str, Any]:
     """Go by other sizes, without a break: MariaDB resizes its pool in use, PHP finishes what it is at.
 
-    What MariaDB holds of a bigger pool is given back by the end of it.
+    What does not run is started: where the disk was full until now it ended. What MariaDB holds of a bigger pool is
+    given back by the end of it.
     """
     pool, children, workers = asked(request, "innodb_buffer_pool", "fpm_children", "email_workers")
     pool_bytes = bytes_of(pool)
     write_sizes(pool, int(children))
+    if run("systemctl", "is-active", "--quiet", "mariadb").returncode:
+        run("systemctl", "reset-failed", "mariadb")
+        systemctl("start", "mariadb")
+    await_database()
     sql(f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};")
-    systemctl("reload", "php8.2-fpm")
+    systemctl("reload-or-restart", "php8.2-fpm")
     set_workers(int(workers))
     give_up = time.monotonic() + PATIENCE
     while _pool_in_use() > pool_bytes + CHUNK:

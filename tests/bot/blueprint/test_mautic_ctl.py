@@ -17,6 +17,7 @@ import pytest
 from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, page, parameters, sizes
 from bot.lxd import ExecResult
 from bot.mautic import TOOL, Mautic
+from bot.settings import load
 from bot.simulated_lxd import SimulatedLxd
 
 CRONTAB = """\
@@ -29,6 +30,8 @@ CRONTAB = """\
 50 2 * * *   root /usr/sbin/logrotate /etc/logrotate.conf
 """
 NOW = 1_800_000_000.0
+LIMITS = load(environment={}).health
+ASKED = {"limits": {name: getattr(LIMITS, name) for name in ("disk", "memory", "queue_minutes", "log_errors")}}
 
 
 def test_periods_and_limits_are_read_from_the_crontab() -> None:
@@ -103,9 +106,10 @@ def told(
     monkeypatch.setattr(health, "mautic_version", lambda: "5.2.12")
     monkeypatch.setattr(health, "_unit_states", dict)
     monkeypatch.setattr(health, "login_page", lambda *_: (200, True, 0.1))
-    monkeypatch.setattr(health, "_memory", lambda: 0)
+    monkeypatch.setattr(health, "_memory", lambda: (0, None))
+    monkeypatch.setattr(health, "measure", lambda _: {"used": None, "limit": None, "free": 1 << 30})
     monkeypatch.setattr(health, "sql", lambda *_, **__: [*others, *rows])
-    return health.health({})
+    return health.health(ASKED)
 
 
 @pytest.mark.parametrize(("open_for", "work", "queues", "age"), [(60, True, True, 60), (5000, False, False, 5000)])
@@ -289,7 +293,7 @@ def tool(tmp_path: Path) -> Path:
     lxd.import_image(str(tmp_path / "image"), "base", {})
     lxd.create("client-x", "base", config={}, devices={})
     lxd.start("client-x")
-    Mautic(lxd).health("client-x")
+    Mautic(lxd).health("client-x", LIMITS)
     tool = tmp_path / "mautic-ctl"
     tool.write_bytes(lxd.pull("client-x", f"{TOOL}.health"))
     return tool
@@ -334,7 +338,7 @@ def test_a_call_is_made_again_where_nothing_was_begun(
     lxd.start("client-x")
     ended, real = [ExecResult(code, "", "")] * 2, lxd.execute
     monkeypatch.setattr(lxd, "execute", lambda *words, **more: ended.pop() if ended else real(*words, **more))
-    assert Mautic(lxd).health("client-x")["healthy"]
+    assert Mautic(lxd).health("client-x", LIMITS)["healthy"]
     assert ended == []
 
 

@@ -1,0 +1,75 @@
+"""`disk`: what a tenant has of its disk, counted as that counts which limits it."""
+
+import fcntl
+import os
+import struct
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/")
+QGROUPS = Path("/sys/fs/btrfs")
+"""Where the kernel (5.9 and later) tells of the quota groups of btrfs, to who is in a container too."""
+_FS_INFO, _INO_LOOKUP = 0x8400941F, 0xD0009412
+"""ioctls of btrfs that anybody may ask: which filesystem, and which subvolume of it."""
+_ROOT_FOLDER = 256
+_HAS_LIMIT = 1
+
+
+def disk(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {used, limit, free}, in bytes: see `measure`."""
+    return measure(request.get("disk") or {})
+
+
+def measure(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is used of which limit (each None where that cannot be known), and what can still be written.
+
+    On btrfs a limit counts all that a subvolume refers to, shared with snapshots and clones or not, and that stands in
+    its quota group, where LXD's own figure does not count what is shared. Elsewhere `known`, LXD's used and the plan's
+    limit, are of one measure. What can be written ends where the pool does, too.
+    """
+    space = os.statvfs(ROOT)
+    room = space.f_bavail * space.f_frsize
+    group = _quota_group()
+    if group is not None:
+        used, limit = _counted(group)
+    elif _subvolume() is not None:
+        used, limit = None, known.get("limit")
+    else:
+        used, limit = known.get("used") or None, known.get("limit")
+    left = room if used is None or limit is None else min(room, limit - used)
+    return {"used": used, "limit": limit, "free": max(0, left)}
+
+
+def _counted(group: Path) -> tuple[int, int | None]:
+    def figure(name: str) -> int:
+        return int((group / name).read_text())
+
+    # What is reserved is written, and counted with the next commit.
+    used = figure("referenced") + figure("rsv_data")
+    return used, figure("max_referenced") if figure("limit_flags") & _HAS_LIMIT else None
+
+
+def _quota_group() -> Path | None:
+    found = _subvolume()
+    if found is None:
+        return None
+    group = QGROUPS / str(found[0]) / "qgroups" / f"0_{found[1]}"
+    return group if (group / "referenced").exists() else None
+
+
+def _subvolume() -> tuple[uuid.UUID, int] | None:
+    """Return the filesystem and the number of the subvolume, None where it is not btrfs."""
+    folder = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        asked = bytearray(4096)
+        struct.pack_into("=QQ", asked, 0, 0, _ROOT_FOLDER)
+        fcntl.ioctl(folder, _INO_LOOKUP, asked)
+        told = bytearray(1024)
+        fcntl.ioctl(folder, _FS_INFO, told)
+    except OSError:
+        return None
+    finally:
+        os.close(folder)
+    return uuid.UUID(bytes=bytes(told[16:32])), int(struct.unpack_from("=Q", asked)[0])
