@@ -20,7 +20,7 @@ from bot.registry import Context
 from bot.samples import DAY, Sample
 from bot.tenants import Tenant
 
-LEAST = 1_000_000_000
+LEAST = 1 << 30
 """Bytes that have to be free on a host's pool for it to take one more tenant."""
 
 

@@ -79,9 +79,8 @@ def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
     space = target.lxd.pool()
     free = space.total - space.used
     if free < moves + LEAST:
-        raise Refused(
-            f"`{target.name}` has {size(free)} free; `{old.name}` needs {size(moves)}, and {size(LEAST)} have to stay free."
-        )
+        needs = f"`{old.name}` needs {size(moves)}, and {size(LEAST)} have to stay free"
+        raise Refused(f"`{target.name}` has {size(free)} free; {needs}.")
     return {"Moves": f"{size(moves)}; {target.name} has {size(free)} of {size(space.total)} free"}
 
 

@@ -319,7 +319,7 @@ def test_the_room_for_its_snapshots_is_needed_too(
     snapshots = [replace(one, size=200_000_000) for one in bench.lxd.snapshots("client-x")]
     monkeypatch.setattr(bench.lxd, "snapshots", lambda _: snapshots)
     other._world.pool_bytes = LEAST + 599_000_000
-    with pytest.raises(Refused, match=r"`solo` has .* free, and `client-x` needs 1\.5 GiB"):
+    with pytest.raises(Refused, match=r"`solo` has .* free; `client-x` needs 5\d\d MiB, and"):
         bench.answer("migrate client-x solo", OPERATOR)
 
 

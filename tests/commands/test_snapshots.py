@@ -67,7 +67,7 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     assert "goes at the next pruning" in older
     assert "kept until somebody removes it" in kept
     assert "&lt;!channel&gt;" in kept
-    assert "*3 snapshots* of `client-x`: 3.1 MB of their own" in shown
+    assert "*3 snapshots* of `client-x`. A size is what removing that one alone frees" in shown
 
 
 def test_where_the_policy_keeps_nothing_nothing_is_pruned_and_the_list_says_so(tmp_path: Path) -> None:

@@ -48,11 +48,16 @@ def morning(folder: Path, when: str = "2026-11-25 08:00", **environment: str) ->
     bench = make_bench(folder, **SETTINGS | environment)
     bench.clock.at = at(when) - 2 * DAY
     bench.done("new client-x")
-    with bench.context.database.transaction() as transaction:
-        full = samples.Reading("client-x", disk=29 << 30, disk_limit=30 << 30)
-        samples.record(transaction, bench.clock(), [full], {})
+    measured(bench, "client-x", 29 << 30)
     bench.clock.at = at(when)
     return bench
+
+
+def measured(bench: Bench, tenant: str, used: int) -> None:
+    """Let a sweep have measured a tenant's disk just now."""
+    with bench.context.database.transaction() as transaction:
+        full = samples.Reading(tenant, disk=used, disk_limit=30 << 30)
+        samples.record(transaction, bench.clock(), [full], {})
 
 
 def parts(slack: FakeSlack) -> Counter[str]:
@@ -215,7 +220,7 @@ def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Char
         config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
         bench.lxd.create(name, "base", config=config, devices={})
         bench.lxd.start(name)
-    bench.lxd._world.machines["client-7"].bytes = 31 << 30
+    measured(bench, "client-7", 31 << 30)
     bench.clock.at = at("2026-11-25 08:00")
     digest(bench.context)
     details = [one for one in bench.slack.said if "details" in str(one.get("metadata"))]
@@ -302,7 +307,7 @@ class Year:
         self.environment = SETTINGS | {"MAUTIC_OPS_DIGEST__HOUR": str(hour)}
         self.bench = make_bench(folder, **self.environment)
         self.bench.done("new client-x")
-        self.bench.lxd._world.machines["client-x"].bytes = 29 << 30
+        measured(self.bench, "client-x", 29 << 30)
         self.ended: set[str] = set()
         self.marked: dict[str, bool] = {}
 

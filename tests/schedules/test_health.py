@@ -95,6 +95,7 @@ def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
 
 def test_a_full_disk_is_found(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
     bench.done("new client-x")
     bench.lxd.fill("client-x", 26 << 30)
     bench.lxd.snapshot("client-x", "all-of-it")

@@ -85,8 +85,8 @@ start shows in what it should do."""
 def health(request: Mapping[str, Any]) -> dict[str, Any]:
     """Look at everything that Mautic itself never reports: services, crons, queues, logs, space.
 
-    The request says from where on each figure is bad (`limits`, as the settings' [health] has them, 0: never), the plan's
-    `memory` in bytes, and what the bot knows of the `disk` (see `disk.measure`).
+    The request says from where on each figure is bad (`limits`, as the settings' [health] has them, 0: never), the
+    plan's `memory` in bytes, and what the bot knows of the `disk` (see `disk.measure`).
     """
     (limits,) = asked(request, "limits")
     checks: dict[str, dict[str, Any]] = {}
