@@ -36,9 +36,12 @@ class Failing:
     @property
     def text(self) -> str:
         """What is wrong, for who can help."""
+        what = f"`{self.command}`"
+        if self.command == "purge":
+            what += f" (of what is kept beside {self.tenant}, which is not affected)"
         if self.state == "needs_attention":
-            return f"`{self.command}` was left half done, and holds the tenant until a retry succeeds. {self.outcome}"
-        return f"`{self.command}` has failed {self.times} times in a row. {self.outcome}"
+            return f"{what} was left half done, and holds the tenant until a retry succeeds. {self.outcome}"
+        return f"{what} has failed {self.times} times in a row. {self.outcome}"
 
 
 def failing(context: Context) -> list[Failing]:

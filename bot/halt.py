@@ -15,7 +15,7 @@ from bot.fleet import Look
 from bot.operations import Operation
 from bot.registry import Context
 from bot.steps import PROBE
-from bot.tenants import Tenant
+from bot.tenants import Tenant, serves
 
 log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot"])
@@ -71,11 +71,6 @@ def look_again(context: Context) -> None:
             context.operations.changed()
 
 
-def _open(one: Tenant) -> bool:
-    """Whether the edge routes to it."""
-    return one.role in ("tenant", "incoming") and one.state == "live" and one.status == "Running"
-
-
 def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> tuple[str, bool | None]:
     tenant = operation.tenant
     if operation.command == "new":
@@ -89,8 +84,8 @@ def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> t
         return f"{tenant} may be offline: it cannot be seen just now", None
     if not page:
         return f"{tenant} is offline", False
-    serves = next((one for one in sorted(found, key=lambda one: one.role != "tenant") if _open(one)), None)
-    return f"{tenant} is online" + (f", served by {_named(serves)}" if serves else ""), True
+    by = serves(found)
+    return f"{tenant} is online" + (f", served by {_named(by)}" if by else ""), True
 
 
 def _rests(one: Tenant) -> str:
@@ -136,7 +131,7 @@ def _told(
         holds = "an unfinished copy of it" if what == "move" else "a copy of the snapshot"
         data = f"All data is in {_named(old)}; {_named(heir)} is {holds}, which nobody has used."
         return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry goes on with the {what}.", "undo"
-    if _open(old):
+    if serves([old]):
         data = f"The data is in {_named(old)}, which goes on; {_named(heir)} is left over."
         return data, f"Undo is safe: it removes what is left over. Retry begins the {what} anew.", "undo"
     data = (

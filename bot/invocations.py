@@ -16,7 +16,7 @@ from bot.console import NAME
 from bot.errands import failing
 from bot.errors import explain
 from bot.health import LOGS, RESTART
-from bot.messages import Message, Modal, escape, modal, section, text_input, told
+from bot.messages import Message, Modal, escape, line, modal, section, text_input, told
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
@@ -276,12 +276,17 @@ class Invocations:
         self._invoke(key, payload, actor, parsed, arguments)
 
 
+def _facts(operation: Operation) -> list[str]:
+    facts = {**operation.plan["facts"], **operation.plan.get("remarks", {})}
+    return [f"*{escape(label)}:* {line(value)}" for label, value in facts.items()]
+
+
 def _name_modal(operation: Operation, channel: str) -> Modal:
     return modal(
         "typed_name",
         "Approve",
         [
-            section(f"*{escape(operation.plan['summary'])}*"),
+            section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
             text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
         ],
         submit="Approve",

@@ -185,11 +185,12 @@ class Succession:
         # The heir first: at no moment is there none.
         tenant = {**stamps(role="tenant"), "boot.autostart": "true"}
         patiently(lambda: self.target.lxd.update(self.name, tenant))
+        before = f"the container of before, {self.old.instance},"
         try:
             patiently(lambda: retire(self.context, self.old, self.reason))
         except LxdUnavailable as error:
-            return f"{self.old.instance} on {self.source.name} is kept as soon as that host answers: {error}"
-        return f"{self.old.instance} is kept {kept_for(self.context.settings.retention.former_days)}"
+            return f"{before} on {self.source.name} is kept as soon as that host answers: {error}"
+        return f"{before} is kept, stopped, {kept_for(self.context.settings.retention.former_days)}"
 
     def give_back(self) -> str | None:
         """Let the old one go on, as it was, and take the heir away; say what could not be taken away yet.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -168,6 +168,15 @@ class Tenant:
         if self.role == "archived":
             return "archived"
         return self.status.lower() if self.state in ("", "live") else self.state
+
+
+def serves(its: Sequence[Tenant]) -> Tenant | None:
+    """Return which of the containers of one tenant clients come to, as the edge routes them; None: none is open."""
+    open_ = [one for one in its if (one.state, one.status) == ("live", "Running")]
+    for role in ("tenant", "incoming"):
+        if found := next((one for one in open_ if one.role == role), None):
+            return found
+    return None
 
 
 def stamps(**facts: str | int | bool) -> dict[str, str]:

@@ -92,5 +92,8 @@ def _find(context: Context, tenant: str, archived: str) -> Tenant:
         if one.name == tenant and context.operation and one.operation == str(context.operation):
             return one
     if any(one.instance == archived for one in everything):
-        raise Refused(f"An archived `{tenant}` stands in the way; it has to go, or come back, first.")
+        raise Refused(
+            f"The archive of an earlier `{tenant}` is still kept, as `{archived}`, and a tenant has one archive only. "
+            f"`/mautic purge {tenant} {archived}` removes that one for good; the live `{tenant}` is not affected."
+        )
     return context.fleet.tenant(tenant, [one for one in everything if one.role == "tenant"])

@@ -8,21 +8,23 @@ from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_another, remove
-from bot.tenants import Tenant
+from bot.tenants import Tenant, serves, stamp
 
 
 @operation
 def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan:
     """Remove for good what is kept of a tenant: its archive, or a container that another took the place of.
 
-    By itself the bot does this when the policy's days are over. The approver types the tenant's name.
+    The live tenant is not touched. By itself the bot does this when the policy's days are over. The approver types the
+    tenant's name.
     """
-    found = _chosen(context, tenant, container)
+    found, serving = _chosen(context, tenant, container)
 
     def take_away() -> str | None:
         if found is None:
             return "it was gone already"
         try:
+            _refuse_the_tenant(context, found)
             remove(context.fleet.of(found).lxd, found.instance)
         except NotFound:
             return "it was gone already"
@@ -39,8 +41,11 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
         tenant=tenant,
         arguments={"tenant": tenant, "container": name},
         summary=f"Remove for good what is kept of the tenant {tenant}",
-        facts={"Removes": f"the container {name}, with all its data and snapshots"},
-        remarks={"It is": _what(context, found)} if found else {},
+        facts={
+            "Removes": f"the container {name}, with all its data and snapshots",
+            **({"Goes offline": _goes_offline(tenant, found)} if found and found == serving else {}),
+        },
+        remarks={"It is": _what(context, found), "Not affected": _not_affected(context, found)} if found else {},
         steps=(Step("Remove the container", take_away), Step("Route without it", context.edge.apply)),
         reversible="cannot be undone",
         seconds=5,
@@ -48,24 +53,64 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     )
 
 
-def _chosen(context: Context, tenant: str, container: str) -> Tenant | None:
-    """Return the one that is meant; None when an operation that goes on has removed it."""
-    seen = context.fleet.look("archived", "former", "incoming")
-    kept = [one for one in seen.tenants if one.name == tenant]
+def _chosen(context: Context, tenant: str, container: str) -> tuple[Tenant | None, Tenant | None]:
+    """Return the one that is meant, None when an operation that goes on has removed it; and the one that serves."""
+    seen = context.fleet.look("tenant", "archived", "former", "incoming")
+    its = [one for one in seen.tenants if one.name == tenant]
+    kept = [one for one in its if one.role != "tenant"]
+    serving = serves(its)
     meant = [one for one in kept if container in ("", one.instance)]
     if len(meant) == 1:
         refuse_another(context, meant[0])
-        return meant[0]
+        if meant[0] == serving and not container:
+            raise Refused(
+                f"`{serving.instance}` on {serving.host} is what serves `{tenant}` now; nothing else is kept of it. If "
+                f"it is to go all the same, name it: `/mautic purge {tenant} {serving.instance}`."
+            )
+        return meant[0], serving
     if not meant:
         context.fleet.refuse_blindness(seen)
     if context.operation:
-        return None
-    names = ", ".join(f"`{one.instance}`" for one in kept)
+        return None, serving
+    names = ", ".join(f"`{one.instance}` ({_what(context, one)})" for one in kept)
+    live = f" The live `{tenant}` is not among them." if len(its) > len(kept) else ""
     if not kept:
-        raise Refused(f"Nothing is kept of `{tenant}` that could be removed.")
+        raise Refused(f"Nothing is kept of `{tenant}` that could be removed; the live one goes with `/mautic delete`.")
+    if container and any(container == one.instance for one in its):
+        raise Refused(
+            f"`{container[:60]}` is the live `{tenant}`, and is never purged: `/mautic delete {tenant}` archives it. "
+            f"What is kept beside it: {names}."
+        )
     if container:
         raise UnknownWords(f"There is no container “{container[:60]}” kept of `{tenant}`; there is {names}.")
-    raise Refused(f"Which one? There is {names}: `/mautic purge {tenant} <container>`.")
+    raise Refused(f"Which one?{live} There is {names}: `/mautic purge {tenant} <container>`.")
+
+
+def _refuse_the_tenant(context: Context, found: Tenant) -> None:
+    """Raise Refused when it is the tenant by now: only one that an heir took the place of may be called so still."""
+    config = context.fleet.of(found).lxd.instance(found.instance).config
+    if (stamp(config, "role"), found.role) == ("tenant", "former") and stamp(config, "state") == "moving":
+        return
+    if stamp(config, "role") == "tenant":
+        raise Refused(f"`{found.instance}` is the live `{found.name}`, and is not removed.")
+
+
+def _goes_offline(tenant: str, found: Tenant) -> str:
+    return (
+        f"{tenant}, which {found.instance} on {found.host} serves now; what clients have written to it is lost, and "
+        f"the container of before goes on with `/mautic start {tenant}`"
+    )
+
+
+def _not_affected(context: Context, found: Tenant) -> str:
+    """Name the live one: after a restore it is the old container that is called as the tenant."""
+    seen = context.fleet.look("tenant")
+    live = [one for one in seen.tenants if one.name == found.name]
+    if live:
+        return f"the live {found.name}, container {' and '.join(f'{one.instance} on {one.host}' for one in live)}"
+    if seen.silent:
+        return f"the live {found.name}, if there is one: it cannot be seen, as {', '.join(seen.silent)} does not answer"
+    return f"nothing: there is no live {found.name}, and this is what is left of it"
 
 
 def _what(context: Context, found: Tenant) -> str:

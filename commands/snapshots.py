@@ -25,7 +25,7 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
         # Those that a restore left in the container that it replaced can be restored too.
         if (former.name, former.host) == (found.name, found.host):
             end = context.renderer.moment(former.kept_until) if former.kept_until else "it is purged"
-            until = f"with {former.instance}, until {end}"
+            until = f"in the container of before {former.reason}, until {end}"
             known += [(one, until) for one in ours(lxd.snapshots(former.instance))]
     known.sort(key=lambda row: (row[0].at, row[0].name), reverse=True)
     pages = max(1, -(-len(known) // PAGE))

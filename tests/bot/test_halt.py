@@ -73,7 +73,7 @@ def test_a_move_that_left_a_client_offline_says_so_first_and_where_the_data_is(d
     assert "*What to do:* Undo is safe: it goes on with `client-x` on local, and nothing is lost." in shown
     assert "If it fails" not in shown
     assert "nothing is lost;" not in shown
-    assert "<!subteam^S0mautic-operators> <!subteam^S0mautic-approvers>: " in shown
+    assert "<!subteam^S0MAUTICOPERATORS> <!subteam^S0MAUTICAPPROVERS>: " in shown
     styles = {one["action_id"]: one.get("style") for one in desk.announcer.card(stuck).blocks[-2]["elements"]}
     assert styles == {"undo": "primary", "retry": None}
 
@@ -84,7 +84,7 @@ def test_the_thread_calls_the_operators_once(desk: Desk, other: SimulatedLxd) ->
     said = desk.slack.said[-1]
     assert said["thread_ts"]
     assert said["text"].startswith(
-        ":rotating_light: <!subteam^S0mautic-operators> <!subteam^S0mautic-approvers>: *client-x is offline.* All data"
+        ":rotating_light: <!subteam^S0MAUTICOPERATORS> <!subteam^S0MAUTICAPPROVERS>: *client-x is offline.* All data"
     )
     assert f"<@{OPERATOR.id}>, it stopped at “Start it there, closed, and see its page inside”" in said["text"]
     health(desk.bench.context)

@@ -189,7 +189,10 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
     assert simulated_tenant.read(other, heir).stopped == []
     told = done.steps[-1].note
     if not seconds:
-        assert told == "client-x on local is kept as soon as that host answers: LXD does not answer."
+        assert (
+            told
+            == "the container of before, client-x, on local is kept as soon as that host answers: LXD does not answer."
+        )
         down.clear()
         assert stamp(bench.lxd.instance("client-x").config, "role") == "tenant"
         assert [one.instance for one in bench.context.fleet.tenants()] == [heir]
@@ -222,7 +225,7 @@ def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, othe
     bench.finish()
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, ended.plan["facts"]["From"]) == ("succeeded", "local"), ended.outcome
-    assert "client-x on local is kept as soon as" in ended.steps[-1].note
+    assert "the container of before, client-x, on local is kept as soon as" in ended.steps[-1].note
     assert roles(other) == {f"client-x--{operation.id}": "tenant"}
     down.clear()
     purge(bench.context)

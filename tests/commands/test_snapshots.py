@@ -90,7 +90,7 @@ def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench)
     assert own.endswith("hourly, daily, weekly, monthly")
     assert "before restore" in before
     assert older.startswith(f"`{name}`")
-    assert "with client-x, until 2027-01-22 09:00 UTC" in older
+    assert "in the container of before restore 3, until 2027-01-22 09:00 UTC" in older
 
 
 def test_a_long_list_has_pages(bench: Bench) -> None:
@@ -162,9 +162,11 @@ def test_of_several_containers_one_is_named(bench: Bench) -> None:
     for number in (7, 9):
         config = stamps(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
         bench.lxd.create(f"client-x--{number}", "base", config=config, devices={})
-    with pytest.raises(Refused, match=r"Which one\? There is `client-x--7`, `client-x--9`"):
+    with pytest.raises(
+        Refused, match=r"Which one\? The live `client-x` is not among them. There is `client-x--7` \(what was"
+    ):
         bench.answer("purge client-x", OPERATOR)
-    with pytest.raises(Refused, match="no container “client-x” kept"):
+    with pytest.raises(Refused, match="`client-x` is the live `client-x`, and is never purged"):
         bench.answer("purge client-x client-x", OPERATOR)
     assert bench.done("purge client-x client-x--7", OPERATOR).state == "succeeded"
     assert containers(bench) == {"client-x", "client-x--9"}

@@ -449,6 +449,19 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-prune": ended("prune", Removes="s-20270115-080000-2, s-20270115-080000-3"),
     "commands-purge": ended("purge", Removes="the container client-x--archived, with all its data and snapshots"),
+    "commands-purge-beside-a-live-one": words(
+        "purge",
+        operation=DONE,
+        plan=DONE.plan
+        | {
+            "facts": {"Removes": "the container client-x, with all its data and snapshots"},
+            "remarks": {
+                "It is": "what was there before restore 30",
+                "Not affected": "the live client-x, container client-x--30 on node2",
+            },
+        },
+        took=4.2,
+    ),
     "commands-snapshots": snapshots_of(
         (
             Taken("s-20270115-080000-9", 0, "before restore 9", "U0OPSLEAD", "", False, 2_100_000),

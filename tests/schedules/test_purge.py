@@ -67,7 +67,9 @@ def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> 
         bench.clock.move(days * DAY)
         tick(bench)
         assert containers(bench) == kept
-    assert "with client-x, until it is purged" in str(bench.answer("snapshots client-x", OPERATOR).blocks)
+    assert "in the container of before restore 4, until it is purged" in str(
+        bench.answer("snapshots client-x", OPERATOR).blocks
+    )
     bench.done("purge client-y", OPERATOR)
     assert containers(bench) == kept - {"client-y--archived"}
 
@@ -218,6 +220,13 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     ):
         with pytest.raises(Refused, match=why):
             again.answer(text, OPERATOR)
+    with pytest.raises(Refused, match="`client-x--2` on solo is what serves `client-x` now"):
+        again.answer("purge client-x", OPERATOR)
+    assert (
+        again.answer("purge client-x client-x--2", OPERATOR)
+        .facts["Goes offline"]
+        .startswith("client-x, which client-x--2 on solo serves now; what clients have written to it is lost")
+    )
     assert again.done("purge client-x client-x--2", OPERATOR).state == "succeeded"
     assert again.done("start client-x", OPERATOR).state == "succeeded"
     tenant = again.context.fleet.tenant("client-x")
