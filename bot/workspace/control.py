@@ -58,6 +58,7 @@ class Control:
             web.post("/_control/close", self.close),
             web.post("/_control/home", self.open_home),
             web.post("/_control/group", self.set_group),
+            web.post("/_control/channel", self.set_channel),
             web.post("/_control/faults", self.set_faults),
             web.get("/_control/messages", self.messages),
             web.get("/_control/views", self.views),
@@ -114,6 +115,12 @@ class Control:
         self.events.group_changed(*self.state.set_group(_field(body, "group"), users))
         return web.json_response({"ok": True})
 
+    async def set_channel(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        archived, has_bot = bool(body.get("archived")), bool(body.get("bot", True))
+        self.state.set_channel(_field(body, "channel"), archived=archived, has_bot=has_bot)
+        return web.json_response({"ok": True})
+
     async def set_faults(self, request: web.Request) -> web.Response:
         body = await _json(request)
         reason, seconds = body.get("disconnect"), body.get("warning_seconds", WARNING_SECONDS)
@@ -152,9 +159,10 @@ class Control:
         people = []
         for user in self.state.users.values():
             person = {key: user[key] for key in ("id", "name", "real_name", "team_id", "is_restricted", "is_bot")}
-            groups = [group["handle"] for group in self.state.groups.values() if user["id"] in group["users"]]
-            people.append(person | {"title": user["profile"]["title"], "groups": groups})
-        return web.json_response({"ok": True, "users": people})
+            member = [group["handle"] for group in self.state.groups.values() if user["id"] in group["users"]]
+            people.append(person | {"title": user["profile"]["title"], "groups": member})
+        groups = {group["id"]: group["handle"] for group in self.state.groups.values()}
+        return web.json_response({"ok": True, "users": people, "groups": groups})
 
     async def channels(self, request: web.Request) -> web.Response:
         shown = ("id", "name", "is_ext_shared", "is_private", "is_im", "members")

@@ -41,6 +41,8 @@ class Faults:
     """What is to go wrong next; counters run down to nothing."""
 
     limits: bool = True
+    user_groups: bool = True
+    """A free plan has none."""
     rate_limit: dict[str, list[int]] = field(default_factory=dict)
     fail: dict[str, tuple[str, int]] = field(default_factory=dict)
     drop_acks: int = 0
@@ -57,8 +59,8 @@ class Faults:
             match name, value:
                 case (("reset" | "disconnect" | "warning_seconds"), _):
                     pass
-                case ("limits", bool()):
-                    self.limits = value
+                case (("limits" | "user_groups"), bool()):
+                    setattr(self, name, value)
                 case ("rate_limit", {"method": str(method)}):
                     self.rate_limit[method] = [value.get("count", 1), value.get("retry_after", 1)]
                 case ("fail", {"method": str(method), "error": str(error)}):

@@ -6,6 +6,7 @@ never leave the server.
 
 import asyncio
 import json
+import re
 import secrets
 import sqlite3
 import time
@@ -124,6 +125,23 @@ class State:
                 return group, changed
         raise BadRequest(f"There is no group called {handle_or_id!r} in this workspace.")
 
+    def set_channel(self, name_or_id: str, *, archived: bool, has_bot: bool) -> Json:
+        """Put the channel into the archive or out of it, and the bot into it or out of it."""
+        place = self.channel(name_or_id)
+        members = [user for user in place["members"] if user != BOT_USER] + [BOT_USER] * has_bot
+        changed = place | {"is_archived": archived, "is_member": has_bot, "members": members}
+        self.channels[place["id"]] = changed
+        self.store.put("channel", place["id"], changed)
+        return changed
+
+    def mentioned(self, message: Json) -> list[str]:
+        """The people whom a message mentions, by themselves or by a group."""
+        said = json.dumps([message.get("text"), message.get("blocks")])
+        found = re.findall(r"<@([UW][A-Z0-9]+)", said)
+        for group in re.findall(r"<!subteam\^(S[A-Z0-9]+)", said):
+            found += self.groups.get(group, {"users": []})["users"]
+        return sorted(set(found))
+
     # Messages
 
     def next_ts(self) -> str:
@@ -159,6 +177,7 @@ class State:
             channel=channel_id,
             ts=message["ts"],
             thread_ts=message.get("thread_ts"),
+            mentions=self.mentioned(message),
         )
         self._count_replies(message)
         return message

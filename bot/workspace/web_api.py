@@ -201,7 +201,7 @@ class WebApi:
     # Messages
 
     def post_message(self, given: Json) -> Json:
-        place = self._place(given["channel"], open_im=True)
+        place = self._open_place(given["channel"], open_im=True)
         if place["is_im"] and not self.interactions.manifest.messages_tab:
             raise SlackError("messages_tab_disabled")
         content = self._content(given)
@@ -215,7 +215,7 @@ class WebApi:
         return {"channel": place["id"], "ts": message["ts"], "message": public(message)}
 
     def post_ephemeral(self, given: Json) -> Json:
-        place = self._place(given["channel"])
+        place = self._open_place(given["channel"])
         if given["user"] not in place["members"]:
             raise SlackError("user_not_in_channel")
         content = self._content(given)
@@ -333,6 +333,7 @@ class WebApi:
         raise SlackError("users_not_found")
 
     def group_list(self, given: Json) -> Json:
+        self._refuse_on_a_free_plan()
         groups = [dict(group) for group in self.state.groups.values()]
         if not _flag(given.get("include_users")):
             for group in groups:
@@ -340,6 +341,7 @@ class WebApi:
         return {"usergroups": groups}
 
     def group_users(self, given: Json) -> Json:
+        self._refuse_on_a_free_plan()
         group = self.state.groups.get(given["usergroup"])
         if group is None:
             raise SlackError("no_such_subteam")
@@ -348,7 +350,10 @@ class WebApi:
     # Conversations
 
     def conversation_info(self, given: Json) -> Json:
-        place = self._place(given["channel"])
+        # Unlike others it takes no name, and tells of public channels that the app is not in.
+        place = self.state.channels.get(given["channel"])
+        if place is None or (place["is_private"] and BOT_USER not in place["members"]):
+            raise SlackError("channel_not_found")
         channel = _without_members(place)
         if _flag(given.get("include_num_members")):
             channel["num_members"] = len(place["members"])
@@ -424,7 +429,7 @@ class WebApi:
             files.append(public(file))
         channel = given.get("channel_id") or str(given.get("channels") or "").split(",")[0]
         if channel:
-            place = self._place(channel)
+            place = self._open_place(channel)
             message = self.state.add_message(
                 place["id"],
                 BOT_USER,
@@ -448,6 +453,17 @@ class WebApi:
         if open_im and wanted in self.state.users:
             return self.state.direct_messages([wanted, BOT_USER])
         raise SlackError("channel_not_found")
+
+    def _open_place(self, channel: Any, open_im: bool = False) -> Json:
+        """A channel that takes new messages."""
+        place = self._place(channel, open_im)
+        if place["is_archived"]:
+            raise SlackError("is_archived")
+        return place
+
+    def _refuse_on_a_free_plan(self) -> None:
+        if not self.faults.user_groups:
+            raise SlackError("plan_upgrade_required")
 
     def _user(self, user_id: Any) -> Json:
         user = self.state.users.get(str(user_id))

@@ -269,6 +269,23 @@ def test_another_person_approves_and_everybody_sees_it(tabs: Tabs, app: SmallApp
     expect(page.locator("#person")).to_have_value("ops-lead")
 
 
+def test_a_group_is_mentioned_by_its_handle_and_its_people_hear_of_it(tabs: Tabs, app: SmallApp) -> None:
+    ts = post_card(app)
+    lead, other = tabs.open("ops-lead"), tabs.open("account-manager")
+    for page in (lead, other):
+        expect(page.locator(f"#messages [data-ts='{ts}']")).to_be_visible()
+    said = "<!subteam^S0APPROVERS> and <@U0OPERATOR>, this waits for your decision."
+    app.bolt.client.chat_postMessage(channel="C0OPS", text=said, thread_ts=ts)
+    expect(lead.locator("#sidebar .badge")).to_have_text("1")
+    expect(lead.locator("#toast")).to_have_text("You are mentioned in #mautic-ops.")
+    expect(other.locator(f"#messages [data-ts='{ts}']")).to_contain_text("1 reply")
+    expect(other.locator("#sidebar .badge")).to_have_count(0)
+    lead.locator(f"#messages [data-ts='{ts}'] .replies").click()
+    expect(lead.locator("#thread-messages .mention").nth(1)).to_have_text("@mautic-approvers")
+    expect(lead.locator("#thread-messages .mention").nth(2)).to_have_text("@operator")
+    expect(lead.locator("#sidebar .badge")).to_have_count(0)
+
+
 def test_a_button_that_asks_first_does_nothing_until_confirmed(tabs: Tabs, app: SmallApp) -> None:
     page = tabs.open("ops-lead")
     card = page.locator(f"#messages [data-ts='{post_card(app)}']")

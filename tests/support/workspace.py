@@ -79,6 +79,10 @@ class Workspace:
         """Who is in a user group, by its handle or id."""
         return self.post("group", group=group, users=users)
 
+    def set_channel(self, channel: str, *, archived: bool = False, bot: bool = True) -> Json:
+        """Whether a channel is archived, and whether the bot is in it."""
+        return self.post("channel", channel=channel, archived=archived, bot=bot)
+
     def faults(self, **faults: Any) -> Json:
         return self.post("faults", **faults)
 

@@ -4,7 +4,7 @@ import { modals } from "/modal.js";
 import { element, mrkdwn, plain } from "/mrkdwn.js";
 
 const $ = (id) => document.getElementById(id);
-const store = { users: [], channels: [], commands: [], me: "", channel: "", thread: "", seen: {}, latest: {}, home: false, homeDrawn: "", notes: [], drawn: new Map() };
+const store = { users: [], channels: [], commands: [], me: "", channel: "", thread: "", seen: {}, latest: {}, groups: {}, mentions: {}, home: false, homeDrawn: "", notes: [], drawn: new Map() };
 const onPhone = matchMedia("(max-width: 760px)");
 
 async function ask(what, body) {
@@ -19,6 +19,7 @@ const get = (what, query) => ask(`${what}?${new URLSearchParams(query)}`);
 const names = {
   user: (id) => store.users.find((user) => user.id === id)?.name,
   channel: (id) => store.channels.find((channel) => channel.id === id)?.name,
+  group: (id) => store.groups[id],
   people: () => store.users.filter((user) => !user.is_bot),
 };
 const me = () => store.users.find((user) => user.name === store.me);
@@ -153,11 +154,11 @@ const showModals = modals($("dialog"), names, (what, body) => ask(what, { user: 
 function drawFrame() {
   const channel = store.channels.find((one) => one.id === store.channel);
   const mine = store.channels.filter((one) => one.members.includes(me().id));
-  const row = (label, on, open, unread) => element("button", { type: "button", class: `${on ? "on" : ""} ${unread ? "unread" : ""}`, "aria-current": on ? "page" : null, onclick: () => { open(); if (!onPhone.matches && !store.home) $("composer").focus(); } }, label, unread ? element("span", { class: "dot", role: "img", "aria-label": "unread" }, "●") : null);
+  const row = (label, on, open, unread, called) => element("button", { type: "button", class: `${on ? "on" : ""} ${unread || called ? "unread" : ""}`, "aria-current": on ? "page" : null, onclick: () => { open(); if (!onPhone.matches && !store.home) $("composer").focus(); } }, label, called ? element("span", { class: "badge", "aria-label": `${called} mention${called > 1 ? "s" : ""}` }, called) : unread ? element("span", { class: "dot", role: "img", "aria-label": "unread" }, "●") : null);
   const unread = (one) => store.latest[one.id] && store.latest[one.id] > (store.seen[one.id] || "") && one.id !== store.channel;
   $("sidebar").replaceChildren(
     row("🏠 Mautic Home", store.home, () => go({ home: true })), element("h2", {}, "Channels"),
-    ...mine.filter((one) => !one.is_im).map((one) => row(`${one.is_private ? "🔒" : "#"} ${one.name}${one.is_ext_shared ? " ⇄" : ""}`, !store.home && one.id === store.channel, () => go({ channel: one.id }), unread(one))),
+    ...mine.filter((one) => !one.is_im).map((one) => row(`${one.is_private ? "🔒" : "#"} ${one.name}${one.is_ext_shared ? " ⇄" : ""}`, !store.home && one.id === store.channel, () => go({ channel: one.id }), unread(one), store.mentions[one.id]?.length)),
     ...(mine.some((one) => one.is_im) ? [element("h2", {}, "Direct messages")] : []),
     ...mine.filter((one) => one.is_im).map((one) => row(`@ ${one.members.filter((id) => id !== me().id).map(names.user).join(", ") || "mautic"}`, !store.home && one.id === store.channel, () => go({ channel: one.id }), unread(one))));
   $("title").replaceChildren(element("strong", {}, store.home ? "Mautic · Home" : channel?.is_im ? "@ direct message" : `# ${channel?.name || "?"}`),
@@ -176,6 +177,7 @@ function drawFrame() {
 
 async function go(to) {
   Object.assign(store, { home: false, thread: "" }, to);
+  if (!store.home) delete store.mentions[store.channel];
   remember();
   drawFrame();
   if (store.home) await ask("home", { user: store.me });
@@ -183,6 +185,7 @@ async function go(to) {
 }
 function openThread(ts) {
   store.thread = ts;
+  delete store.mentions[store.channel];
   remember();
   drawFrame();
   refresh().then(() => { if (!onPhone.matches) $("reply").focus(); });
@@ -281,12 +284,22 @@ document.addEventListener("keydown", (event) => {
 });
 $("person").addEventListener("change", (event) => {
   store.me = event.target.value;
+  store.mentions = {};
   localStorage.setItem("person", store.me);
   const channel = store.channels.find((one) => one.id === store.channel);
   const first = store.channels.find((one) => one.members.includes(me().id));
   watch();
   go({ home: store.home, channel: channel?.members.includes(me().id) ? store.channel : first?.id, thread: channel?.members.includes(me().id) ? store.thread : "" });
 });
+
+// Who is mentioned hears of it, also in a thread: as a count at the channel until they look, and at once; whether they had to be told.
+function called(change) {
+  const looking = !store.home && change.channel === store.channel && (change.thread_ts || change.ts) === (change.thread_ts ? store.thread : change.ts);
+  if (looking) return false;
+  (store.mentions[change.channel] ||= []).push(change.ts);
+  toast(`You are mentioned in #${names.channel(change.channel) || "a conversation"}.`);
+  return true;
+}
 
 let stream, due;
 function watch() {
@@ -303,7 +316,8 @@ function watch() {
     if (change.channel && change.ts) {
       store.latest[change.channel] = change.ts;
       if (!store.channels.some((one) => one.id === change.channel)) store.channels = (await get("channels", {})).channels;
-      if (change.channel !== store.channel || store.home) drawFrame();
+      const heard = change.mentions?.includes(me().id) && called(change);
+      if (heard || change.channel !== store.channel || store.home) drawFrame();
     }
     // Many changes come in one breath: one look shows them all.
     clearTimeout(due);
@@ -311,7 +325,7 @@ function watch() {
   };
 }
 
-[store.users, store.channels, store.commands] = await Promise.all([get("users", {}), get("channels", {}), get("commands", {})]).then((all) => [all[0].users, all[1].channels, all[2].commands]);
+[store.users, store.channels, store.commands] = await Promise.all([get("users", {}), get("channels", {}), get("commands", {})]).then((all) => { store.groups = all[0].groups; return [all[0].users, all[1].channels, all[2].commands]; });
 recall();
 watch();
 await go({ home: store.home, thread: store.thread });

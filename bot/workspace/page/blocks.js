@@ -70,7 +70,7 @@ function rich(node, names) {
   if (node.type === "link") return link(node.url, {}, node.text || node.url);
   if (node.type === "user") return element("span", { class: "mention" }, "@" + (names.user(node.user_id) || node.user_id));
   if (node.type === "channel") return element("span", { class: "mention" }, "#" + (names.channel(node.channel_id) || node.channel_id));
-  if (node.type === "usergroup" || node.type === "broadcast") return element("span", { class: "mention" }, "@" + (node.usergroup_id || node.range));
+  if (node.type === "usergroup" || node.type === "broadcast") return element("span", { class: "mention" }, "@" + (names.group(node.usergroup_id) || node.usergroup_id || node.range));
   if (node.type === "emoji") return document.createTextNode(plain(`:${node.name}:`));
   const tag = { rich_text_list: node.style === "ordered" ? "ol" : "ul", rich_text_preformatted: "pre", rich_text_quote: "blockquote" }[node.type] || "div";
   return element(tag, {}, ...(node.elements || []).map((child) => (tag === "ul" || tag === "ol" ? element("li", {}, rich(child, names)) : rich(child, names))));

@@ -50,6 +50,7 @@ function reference(inner, names) {
     if (isNaN(moment) || !format) return document.createTextNode(decode(label || ""));
     return element("time", { datetime: moment.toISOString(), title: moment.toString() }, date(moment, decode(format)));
   }
+  if (target.startsWith("!subteam^")) return element("span", { class: "mention" }, "@" + (names.group(target.slice(9)) || label || target.slice(9)));
   if (target.startsWith("!")) return element("span", { class: "mention" }, "@" + (label || target.slice(1).split("^")[0]));
   return link(decode(target), {}, decode(label || target));
 }

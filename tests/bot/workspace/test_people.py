@@ -3,6 +3,7 @@
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,6 +117,42 @@ def test_roles(workspace: Workspace) -> None:
     workspace.faults(fail={"method": "usergroups.users.list", "error": "plan_upgrade_required"})
     with pytest.raises(SlackApiError, match="plan_upgrade_required"):
         client.usergroups_users_list(usergroup="S0APPROVERS")
+
+
+def test_a_free_plan_has_no_user_groups(workspace: Workspace) -> None:
+    client = workspace.web_client()
+    workspace.faults(user_groups=False)
+    for _ in range(2):
+        with pytest.raises(SlackApiError, match="plan_upgrade_required"):
+            client.usergroups_list()
+        with pytest.raises(SlackApiError, match="plan_upgrade_required"):
+            client.usergroups_users_list(usergroup="S0APPROVERS")
+
+
+def test_a_channel_without_the_bot_is_told_of_and_takes_nothing(workspace: Workspace) -> None:
+    client = workspace.web_client()
+    assert client.conversations_info(channel="C0OPS")["channel"]["is_member"] is True
+    workspace.set_channel("ops", bot=False)
+    assert client.conversations_info(channel="C0OPS")["channel"]["is_member"] is False
+    with pytest.raises(SlackApiError, match="not_in_channel"):
+        client.chat_postMessage(channel="C0OPS", text="x")
+    with pytest.raises(SlackApiError, match="channel_not_found"):
+        client.conversations_info(channel="#mautic-ops")
+
+
+def test_an_archived_channel_can_be_read_and_takes_nothing(workspace: Workspace) -> None:
+    client = workspace.web_client()
+    ts = client.chat_postMessage(channel="C0OPS", text="before")["ts"]
+    workspace.set_channel("ops", archived=True)
+    assert client.conversations_info(channel="C0OPS")["channel"]["is_archived"] is True
+    assert client.conversations_history(channel="C0OPS")["messages"][0]["ts"] == ts
+    for post in (client.chat_postMessage, partial(client.chat_postEphemeral, user="U0OPERATOR")):
+        with pytest.raises(SlackApiError, match="is_archived"):
+            post(channel="C0OPS", text="x")
+    with pytest.raises(SlackApiError, match="is_archived"):
+        client.files_upload_v2(channel="C0OPS", content="x", filename="x.txt")
+    workspace.set_channel("ops")
+    assert client.chat_postMessage(channel="C0OPS", text="after")["ok"]
 
 
 def test_a_group_changes_and_the_app_hears_of_it(app: App, connect: Connect, workspace: Workspace) -> None:
