@@ -138,7 +138,7 @@ def run() -> int:
         home.publish(client, context, people, user, team)
 
     invocations = Invocations(context, people, announcer, runner, show_home)
-    inbox = Inbox(context.database, invocations.handle)
+    inbox = Inbox(context.database, invocations.handle, invocations.lane)
 
     def changed() -> None:
         announcer.wake()

@@ -6,16 +6,24 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bot.database import Database
 
 log = logging.getLogger(__name__)
 KEEP = 86_400.0
 """Seconds that the key of a handled delivery is kept, to know its duplicates (Slack retries for minutes)."""
+
+Lane = Literal["quick", "change", "question"]
+"""Whose workers a delivery is for, so that none waits behind what takes longer.
+
+`quick`: asks no server: it opens a window, for which Slack gives three seconds, denies or withdraws. `change`: asks for
+one or approves it, for which a plan is built. `question`: looks, into tenants too, which may hang.
+"""
+WORKERS: Mapping[Lane, int] = {"quick": 4, "change": 8, "question": 8}
 
 
 def forget(database: Database, now: float) -> None:
@@ -37,14 +45,23 @@ class _Delivery:
 
 
 class Inbox:
-    """The table of deliveries and the workers on it. `handle(kind, key, payload)` never raises."""
+    """The table of deliveries and the workers on it.
+
+    `handle(kind, key, payload)` and `lane(kind, payload)` never raise.
+    What one person sends is worked on side by side, in no order: a decision is taken once, whichever comes first.
+    """
 
     def __init__(
-        self, database: Database, handle: Callable[[str, str, dict[str, Any]], None], workers: int = 4
+        self,
+        database: Database,
+        handle: Callable[[str, str, dict[str, Any]], None],
+        lane: Callable[[str, dict[str, Any]], Lane] = lambda kind, payload: "change",
+        workers: Mapping[Lane, int] = WORKERS,
     ) -> None:
         self.database = database
         self.handle = handle
-        self._pool = ThreadPoolExecutor(workers, "inbox")
+        self.lane = lane
+        self._pools = {lane: ThreadPoolExecutor(number, lane) for lane, number in workers.items()}
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._waiting: list[_Delivery] = []
@@ -89,7 +106,8 @@ class Inbox:
     def _submit(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
         with self._lock:
             if row not in self._taken:
-                self._taken[row] = self._pool.submit(self._work, row, kind, key, payload)
+                pool = self._pools[self.lane(kind, payload)]
+                self._taken[row] = pool.submit(self._work, row, kind, key, payload)
 
     def _work(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
         try:
@@ -104,13 +122,16 @@ class Inbox:
                 self._taken.pop(row)
 
     def recover(self) -> None:
-        """After a start: work on what a crash left open."""
-        for row in self.database.read("SELECT id, kind, key, payload FROM inbox WHERE done IS NULL ORDER BY id"):
-            self._submit(row["id"], row["kind"], row["key"], json.loads(row["payload"]))
+        """After a start: work on what a crash left open; `late` in a payload says how many seconds after it came."""
+        now = time.time()
+        for row in self.database.read("SELECT * FROM inbox WHERE done IS NULL ORDER BY id"):
+            payload = json.loads(row["payload"]) | {"late": now - row["received"]}
+            self._submit(row["id"], row["kind"], row["key"], payload)
 
     def stop(self, timeout: float = 30.0) -> None:
         """Finish what is in hand; what takes longer stays open, and is taken up at the next start."""
-        self._pool.shutdown(wait=False)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
         with self._lock:
             left = list(self._taken.values())
         wait(left, timeout)

@@ -16,16 +16,21 @@ from bot.console import NAME
 from bot.errands import failing
 from bot.errors import explain
 from bot.health import LOGS, RESTART
-from bot.messages import Message, Modal, escape, line, modal, section, text_input, told
+from bot.inbox import Lane
+from bot.messages import Message, Modal, escape, line, modal, seconds, section, text_input, told
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
 from bot.registry import Command, Context, call
 from bot.runner import Runner
-from bot.words import typed
+from bot.words import split, typed
 
 log = logging.getLogger(__name__)
+QUICK = frozenset({"cancel", "deny", "incident_retry", "incident_silence", "retry", "reveal", "undo"})
+"""Commands and buttons that ask no server."""
+LATE = 60.0
+"""Seconds after which a question that an outage left open is not answered any more."""
 
 
 class Invocations:
@@ -47,10 +52,39 @@ class Invocations:
             "home": lambda _, payload: self._show_home(payload),
         }
 
+    def lane(self, kind: str, payload: dict[str, Any]) -> Lane:
+        """Tell whose workers a delivery is for; it asks no server, as the acknowledgement waits for it."""
+        try:
+            return self._lane(kind, payload)
+        except Exception:
+            # It will be refused, by whoever works on it.
+            return "change"
+
+    def _lane(self, kind: str, payload: dict[str, Any]) -> Lane:
+        if kind == "home":
+            return "question"
+        if kind == "command":
+            words = split(payload["text"]) or ["help"]
+            command = self.context.registry.command(words[0].lower())
+            opens = command.window == "always" or (command.window == "bare" and len(words) == 1)
+            if opens or command.name in QUICK:
+                return "quick"
+            return "question" if command.kind == "query" and not command.decides else "change"
+        if kind == "reply":
+            found = decision(payload["text"])
+            return "change" if found and found["approve"] else "quick"
+        action = payload.get("action_id")
+        if action == "approve":
+            operation = self.context.operations.marked(payload["value"])
+            return "quick" if self.context.settings.policy(operation.command).step_up else "change"
+        return "quick" if action in QUICK else "question" if action == "incident_logs" else "change"
+
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
         """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
         # Half a character, which JSON can carry, could not be recorded.
         payload = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
+        if payload.get("late", 0) > LATE and self._is_stale(kind, payload):
+            return
         try:
             self._kinds[kind](key, payload)
         except Exception as error:
@@ -64,6 +98,18 @@ class Invocations:
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
         if payload.get("home"):
             self._show_home(payload)
+
+    def _is_stale(self, kind: str, payload: dict[str, Any]) -> bool:
+        """Whether nobody waits for the answer any more: a question of before an outage. Who asked is told so."""
+        if kind == "home":
+            return True
+        words = split(payload["text"]) if kind == "command" else []
+        command = self.context.registry.commands.get(words[0].lower()) if words else None
+        if not command or command.kind != "query" or command.decides:
+            return False
+        asked = f"I was not running when you asked `/mautic {command.name} …` {seconds(payload['late'])} ago"
+        self._answer(payload, self.context.renderer.say(f":zzz: {asked}, so it was not answered; ask again."))
+        return True
 
     def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
         what, tenant = str(payload.get("action_id") or payload.get("callback_id") or ""), ""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import ModuleType
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -109,6 +109,10 @@ class Command:
     help: str
     fresh: bool
     """Whether it decides something, or shows what not everybody may see: then Slack is asked afresh who it is."""
+    decides: bool
+    """Whether it is a query that decides or orders something: that is done however late, and behind no question."""
+    window: Literal["always", "bare", "never"]
+    """When it opens a window, for which Slack gives three seconds; `bare`: where nothing stands after its name."""
     options: frozenset[str]
     """The names of its options, without hyphens before them."""
 
@@ -129,6 +133,12 @@ def fresh(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """Declare that a query decides something, or shows what not everybody may see."""
     function.fresh = True  # type: ignore[attr-defined]
     return function
+
+
+def decides(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Declare that a query decides or orders something: Slack is asked afresh who it is, too."""
+    function.decides = True  # type: ignore[attr-defined]
+    return fresh(function)
 
 
 def _number(text: str) -> int:
@@ -176,7 +186,19 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
     text = inspect.cleandoc(function.__doc__ or "")
     kind: Literal["operation", "query"] = function.declared  # type: ignore[attr-defined]
     usage, summary = " ".join([name, *parts]), text.split("\n")[0].rstrip(".")
-    return Command(name, kind, function, usage, summary, text, getattr(function, "fresh", False), frozenset(options))
+    answers = inspect.signature(function, eval_str=True).return_annotation
+    return Command(
+        name,
+        kind,
+        function,
+        usage,
+        summary,
+        text,
+        fresh=getattr(function, "fresh", False),
+        decides=getattr(function, "decides", False),
+        window="always" if answers is Modal else "bare" if Modal in get_args(answers) else "never",
+        options=frozenset(options),
+    )
 
 
 class Registry:

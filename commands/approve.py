@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, OperationNumber, TenantArgument, fresh, query
+from bot.registry import Context, OperationNumber, TenantArgument, decides, query
 
 
-@fresh
+@decides
 @query
 def approve(context: Context, id: OperationNumber, tenant: TenantArgument = "") -> Message:
     """Approve a request by its number; for a dangerous one, type the tenant's name after it."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, OperationNumber, fresh, query
+from bot.registry import Context, OperationNumber, decides, query
 
 
-@fresh
+@decides
 @query
 def cancel(context: Context, id: OperationNumber) -> Message:
     """Withdraw a request that still waits: your own, or one that you may decide on."""

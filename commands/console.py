@@ -9,13 +9,13 @@ from bot import audit
 from bot.console import NotAllowed, allowed
 from bot.messages import Message
 from bot.plan import Refused, UnknownWords
-from bot.registry import Context, FreeWords, TenantArgument, fresh, query
+from bot.registry import Context, FreeWords, TenantArgument, decides, query
 
 _RUNNING = BoundedSemaphore(2)
 """One may take minutes, and people's decisions must not wait behind them all."""
 
 
-@fresh
+@decides
 @query
 def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Message:
     """Run one of Mautic's own commands in a tenant, from a list of those that do no harm.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, FreeWords, OperationNumber, fresh, query
+from bot.registry import Context, FreeWords, OperationNumber, decides, query
 
 
-@fresh
+@decides
 @query
 def deny(context: Context, id: OperationNumber, *because: FreeWords) -> Message:
     """Deny a request by its number, with a reason if you like."""

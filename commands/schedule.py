@@ -6,10 +6,10 @@ from typing import Literal
 
 from bot.messages import Message
 from bot.plan import Refused
-from bot.registry import Context, fresh, query
+from bot.registry import Context, decides, query
 
 
-@fresh
+@decides
 @query
 def schedule(context: Context, what: Literal["list", "run", "pause", "resume"] = "list", job: str = "") -> Message:
     """Show what the bot does by itself and when; let one of these jobs run now, pause it, or resume it.

@@ -50,7 +50,7 @@ class Deliveries:
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.seen: list[tuple[str, str, dict[str, Any]]] = []
-        self.inbox = Inbox(Database(folder / "bot.db"), lambda *delivery: self.seen.append(delivery), workers=1)
+        self.inbox = Inbox(Database(folder / "bot.db"), lambda *delivery: self.seen.append(delivery))
         self.slack = settings_in(folder, **environment).slack
         self.app: App = make_app(self.slack, WebClient(token="xoxb-1"), self.inbox, lambda: None)
 

@@ -488,7 +488,7 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         bench.runner,
         lambda user, team: home.publish(client, context, people, user, team),
     )
-    return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle))
+    return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle, invocations.lane))
 
 
 def switch(lxd: SimulatedLxd) -> threading.Event:
