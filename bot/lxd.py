@@ -248,7 +248,7 @@ class Lxd(Protocol):
 
         It may take as long as bytes move; when none do, it ends in LxdUnavailable. What was cut short may leave a part
         under `name`: whoever asked deletes it. Raises AlreadyExists, NotFound (also for a refresh of nothing),
-        PoolFull, LxdUnavailable.
+        PoolFull, LxdUnavailable; LxdError at once where the one product takes nothing from the other.
         """
 
     def create(

@@ -33,7 +33,7 @@ from bot.lxd import (
 )
 from bot.lxd_connection import FILES_GONE, LONG, SHORT, Busy, LxdConnection, Stale, path_of
 from bot.lxd_transfer import End, transfer
-from bot.products import called
+from bot.products import called, takes
 
 
 class LxdGateway:
@@ -210,6 +210,9 @@ class LxdGateway:
         doing = f"copy `{instance}` to `{name}`"
         self._lxd.settle(name, doing)
         found = source._lxd.get(path_of(instance), doing)
+        here, there = self._lxd.product, source._lxd.product
+        if not takes(here, there):
+            raise LxdError(f"{here} could not {doing}: it takes no containers from {there}.")
         member = self._member
         if refresh:
             # LXD would copy all where nothing is, and make a second one on another member.

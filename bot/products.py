@@ -62,3 +62,11 @@ def called(key: str) -> Product:
 def at(socket: str) -> Product | None:
     """Return the product that a socket's path speaks of, if it does."""
     return next((product for product in PRODUCTS if product.key in socket), None)
+
+
+def takes(target: str, source: str) -> bool:
+    """Whether a server takes copies with their snapshots from another, by the names of their products.
+
+    Incus takes them from LXD. LXD refuses keys that Incus writes into every snapshot (`volatile.uuid.generation`).
+    """
+    return (target, source) != (LXD.name, INCUS.name)

@@ -35,6 +35,7 @@ from bot.lxd import (
     edge_address,
     size_bytes,
 )
+from bot.products import LXD, takes
 from bot.simulated_tenant import STATE, run_mautic_ctl
 
 MIB = 1024**2
@@ -128,7 +129,7 @@ class SimulatedLxd:
     For tests: `calls` counts the calls by method; `latency` is the seconds that every call takes, or that one
     method takes (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise;
     `memory_of` tells the bytes of memory that a running instance of a name takes, `load` is each host's (None, as of
-    LXD 5.0: it tells none).
+    LXD 5.0: it tells none); `product` is what the server says it is.
     """
 
     member = ""
@@ -156,6 +157,7 @@ class SimulatedLxd:
         self.memory_of: Callable[[str], int] = lambda _: TENANT_BYTES
         self.load: float | None = None
         self.killed = 0
+        self.product = LXD.name
         self._down = False
         self._world = _World(pool_bytes=pool_bytes, members=sorted(members), memory=memory, cores=cores)
         if state is not None and state.exists():
@@ -268,6 +270,7 @@ class SimulatedLxd:
                 version="simulated",
                 extensions=frozenset(),
                 clustered=bool(world.members),
+                product=self.product,
                 simulated=True,
             )
 
@@ -378,6 +381,8 @@ class SimulatedLxd:
         doing = f"copy `{instance}` to `{name}`"
         with source._call("send", instance) as theirs:
             sent = deepcopy(_find(theirs, instance, doing))
+        if not takes(self.product, source.product):
+            raise LxdError(f"{self.product} could not {doing}: it takes no containers from {source.product}.")
         with self._call("receive", instance, name) as world:
             if refresh:
                 machine = _find(world, name, doing)

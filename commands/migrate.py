@@ -9,6 +9,7 @@ from bot.lxd import AlreadyExists, LxdUnavailable
 from bot.messages import kept_for, size
 from bot.placement import LEAST, admit, demand_of
 from bot.plan import Plan, Refused, Step
+from bot.products import takes
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, patiently
 from bot.succession import Succession, present
@@ -31,6 +32,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     if old.status != "Running" and old.state == "live" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
+    way_back = _way_back(context, tenant, source, target)
     move = _Move(context, old, target)
     demand = demand_of(context, old, target, move.heir.name, tenants=1)
     memory = admit(context, target, demand, f"`{tenant}` cannot move to")
@@ -60,10 +62,23 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
             Step(PROBE, move.heir.probe),
             Step("Keep the old container", move.keep),
         ),
-        reversible=f"can be undone with `migrate {tenant} {source.name}`",
+        reversible=way_back,
         seconds=60,
         undo=move.undo,
     )
+
+
+def _way_back(context: Context, tenant: str, source: Host, target: Host) -> str:
+    """Return how it can be undone, or refuse where one product takes nothing from the other."""
+    if context.operation:
+        # As it was shown: once it goes on, the target need not answer for there to be a plan.
+        return str(context.operations.get(context.operation).plan["reversible"])
+    here, there = source.lxd.server().product, target.lxd.server().product
+    if not takes(there, here):
+        raise Refused(f"`{tenant}` cannot move to {target.name}: {there} takes no containers from {here}.")
+    if not takes(here, there):
+        return f"cannot be undone: {here} on {source.name} takes no containers from {there}"
+    return f"can be undone with `migrate {tenant} {source.name}`"
 
 
 def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:

@@ -15,6 +15,7 @@ from bot.lxd import Instance, NotFound, edge_address, size_bytes
 from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import admit, placement, room_on, use
 from bot.plan import Plan, Refused, Step, UnknownWords
+from bot.products import takes
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.starts import boot
 from bot.steps import remove, see_login_page, wait_for_address
@@ -82,6 +83,8 @@ def new(
         "Host": place.name,
     }
     bring = () if place.name == blueprint.host else (Step("Have the blueprint there", make.bring_blueprint),)
+    if bring and not context.operation:
+        make.refuse_wrong_way()
     return Plan(
         tenant=tenant,
         arguments={
@@ -202,6 +205,15 @@ class _New:
             if facts == ("blueprint", self.blueprint.version, self.host.name):
                 return one
         return None
+
+    def refuse_wrong_way(self) -> None:
+        """Refuse a host whose server takes no blueprint from the one that has it."""
+        source = self.context.fleet.of(self.blueprint)
+        here, there = self.lxd.server().product, source.lxd.server().product
+        if not takes(here, there) and self._blueprint_here() is None:
+            raise Refused(
+                f"`{self.host.name}` has no blueprint, and {here} takes none from {there}: `--host {source.name}`."
+            )
 
     def bring_blueprint(self) -> None:
         with _BRINGING:

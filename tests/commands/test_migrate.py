@@ -359,3 +359,20 @@ def test_a_server_that_does_not_answer_does_not_stop_the_others(bench: Bench, ot
         bench.answer("status client-y")
     with pytest.raises(LxdUnavailable, match="does not answer"):
         bench.answer("new client-y")
+
+
+def test_a_move_from_lxd_to_incus_says_that_there_is_no_way_back(bench: Bench, other: SimulatedLxd) -> None:
+    other.product = "Incus"
+    other.calls.clear()
+    done = bench.done("migrate client-x solo", OPERATOR)
+    assert done.state == "succeeded", done.outcome
+    assert other.calls["server"] == 1, "once it was asked for, the target need not answer for there to be a plan"
+    assert done.plan["reversible"] == "cannot be undone: LXD on local takes no containers from Incus"
+    with pytest.raises(Refused, match="`client-x` cannot move to local: LXD takes no containers from Incus"):
+        bench.ask("migrate client-x local", OPERATOR)
+
+
+def test_a_blueprint_is_not_brought_from_incus_to_lxd(bench: Bench, other: SimulatedLxd) -> None:
+    bench.lxd.product = "Incus"
+    with pytest.raises(Refused, match="`solo` has no blueprint, and LXD takes none from Incus: `--host local`"):
+        bench.ask("new client-y --host solo")

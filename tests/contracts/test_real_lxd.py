@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import ipaddress
 import secrets
 import socket
@@ -23,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from bot.lxd import AlreadyExists, LxdUnavailable, NotFound, PoolFull
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
-from tests.support.real_lxd import PROJECT, SHARED, TINY, Place
+from tests.support.real_lxd import PROJECT, TINY, Place, listening
 from tests.support.workspace import eventually
 
 Name = Callable[[], str]
@@ -209,19 +208,10 @@ class TestRequests:
 
 class TestHttps:
     @pytest.fixture
-    def address(self, lxd: LxdGateway) -> Iterator[str]:
-        """The server's address on this machine, where it listens for the time of the test; it has but one."""
-        with socket.socket() as free, (SHARED / "https.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-            free.close()
-            before = lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
-            for value in (address, before):
-                config = {"core.https_address": value}
-                lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
-                if value == address:
-                    yield f"https://{address}"
+    def address(self, lxd: LxdGateway, place: Place) -> Iterator[str]:
+        """The server's address on this machine, where it listens for the time of the test."""
+        with listening(lxd, place) as address:
+            yield address
 
     @pytest.fixture
     def certificate(self, lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:

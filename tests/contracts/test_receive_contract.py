@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from bot.lxd import AlreadyExists, Instance, Lxd, LxdError, NotFound
 from bot.simulated_lxd import SimulatedLxd
-from tests.support.real_lxd import PLACES, TINY
+from tests.support.real_lxd import PLACES, TINY, listening
 
 
 @dataclass(frozen=True)
@@ -170,3 +170,41 @@ def test_a_survey_says_the_same_as_each_reading(pair: Pair, running: str) -> Non
     assert found[running].instance == pair.source.instance(running)
     assert [snapshot.name for snapshot in found[running].snapshots] == ["one", "two"]
     assert found[running].state.status == "Running"
+
+
+@pytest.fixture(params=["simulated", "real"])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    """LXD as the source, Incus as the target."""
+    with ExitStack() as stack:
+        if request.param == "simulated":
+            incus = _simulated(tmp_path)
+            incus.product = "Incus"
+            made = Pair(_simulated(tmp_path), incus, [])
+        else:
+            servers = [request.getfixturevalue(place.fixture) for place in PLACES]
+            for server, place in zip(servers, PLACES, strict=True):
+                stack.enter_context(listening(server, place))
+            made = Pair(*servers, [])
+        yield made
+        made.remove()
+
+
+def test_incus_takes_what_runs_on_lxd_and_lxd_nothing_from_incus(both: Pair) -> None:
+    name = both.name()
+    both.source.create(name, TINY, config={"user.colour": "red"}, devices={})
+    both.source.start(name)
+    both.source.snapshot(name, "one")
+    copied = both.receive(name)
+    both.source.push(name, "/root/kept", b"later")
+    both.source.stop(name, force=True)
+    both.source.snapshot(name, "two")
+    both.target.receive(both.source, name, copied, config={}, devices={}, refresh=True)
+    assert [snapshot.name for snapshot in both.target.snapshots(copied)] == ["one", "two"]
+    both.target.start(copied)
+    assert both.target.pull(copied, "/root/kept") == b"later"
+    back = both.name()
+    with pytest.raises(
+        LxdError, match=f"^LXD could not copy `{copied}` to `{back}`: it takes no containers from Incus"
+    ):
+        both.source.receive(both.target, copied, back, config={}, devices={})
+    assert back not in [instance.name for instance in both.source.instances()]

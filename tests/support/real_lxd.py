@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -167,6 +168,27 @@ def names_at(lxd: Lxd) -> Iterator[Callable[[], str]]:
             lxd.stop(made, force=True)
             lxd.update(made, {"security.protection.delete": None})
             lxd.delete(made)
+
+
+@contextmanager
+def listening(lxd: LxdGateway, place: Place) -> Iterator[str]:
+    """Let a server listen on this machine for a while, at the address that is yielded; it has but one at a time."""
+    with socket.socket() as free, (place.folder / "https.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        before = lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
+
+        def listen(at: str) -> None:
+            config = {"core.https_address": at}
+            lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
+
+        listen(address)
+        try:
+            yield f"https://{address}"
+        finally:
+            listen(before)
 
 
 def without_lxd(error: LxdUnavailable, product: Product = LXD) -> NoReturn:
