@@ -285,6 +285,8 @@ def ways_out(operation: Operation) -> list[Block]:
     buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
     if operation.state == "needs_attention" and operation.plan["undoable"]:
         buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger"))
+    if operation.state == "needs_attention":
+        buttons.append(button("give_up", "Give up …", operation.mark))
     return buttons
 
 

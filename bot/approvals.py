@@ -68,6 +68,25 @@ class Approvals:
                 f"`/mautic {operation.command}`."
             )
 
+    def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
+        """Raise Refused when this person may not end it as it stands: who looks after halts, or decides on its kind."""
+        may = {*self.settings.policy("give-up").ask, *self.settings.policy(operation.command).approve}
+        if not actor.roles & may:
+            raise Refused(f"Only {_names(sorted(may))} can give operation {operation.id} up.")
+        if operation.state != "needs_attention":
+            raise Refused(f"Operation {operation.id} {_decided(operation)}; only what needs attention can be given up.")
+
+    def give_up(self, operation: Operation, actor: Actor, reason: str, left: str) -> None:
+        """End what needs attention as it stands, or raise Refused; `left`: what is there of its tenant, for people."""
+        self.refuse_to_give_up(operation, actor)
+        reason = _reason(reason)
+        if not reason:
+            raise Refused(
+                "Giving up needs a reason, which the audit log keeps: "
+                f"`/mautic give-up {operation.id} because …` with it in place of the dots."
+            )
+        self.operations.give_up(operation, actor.id, reason, left)
+
     def decide(
         self, number: int, actor: Actor, verdict: Verdict, *, reason: str = "", typed_name: str = "", via: str
     ) -> Operation:
@@ -83,7 +102,7 @@ class Approvals:
                 f"`/mautic cancel {number}` withdraws it."
             )
         if verdict == "deny":
-            reason = re.sub(r"^because\b[\s,:]*", "", " ".join(reason.split()), flags=re.I)[:REASON]
+            reason = _reason(reason)
             return self._write(operation, actor, "deny", reason, via, policy)
         if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.tenant:
             raise Refused(
@@ -269,6 +288,11 @@ class Approvals:
         if ended:
             self.operations.changed()
         return ended
+
+
+def _reason(text: str) -> str:
+    """Return what stands after `because`, which may be left out, on one line."""
+    return re.sub(r"^because\b[\s,:…]*", "", " ".join(text.split()), flags=re.I)[:REASON]
 
 
 def _decided(operation: Operation) -> str:

@@ -252,6 +252,12 @@ def m017_disks(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m018_given_up(db: sqlite_utils.Database) -> None:
+    """Why somebody ended an operation as it stood."""
+    db.executescript("ALTER TABLE operations ADD COLUMN reason TEXT NOT NULL DEFAULT '';")
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -40,7 +40,10 @@ class Failing:
         if self.command == "purge":
             what += f" (of what is kept beside {self.tenant}, which is not affected)"
         if self.state == "needs_attention":
-            return f"{what} was left half done, and holds the tenant until a retry succeeds. {self.outcome}"
+            return (
+                f"{what} was left half done, and holds the tenant until a retry succeeds, or "
+                f"`/mautic give-up {self.operation} because …` ends it as it stands. {self.outcome}"
+            )
         return f"{what} has failed {self.times} times in a row. {self.outcome}"
 
 

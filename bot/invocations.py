@@ -15,9 +15,10 @@ from bot.approvals import Actor, decision
 from bot.console import NAME
 from bot.errands import failing
 from bot.errors import explain
+from bot.halt import told as aftermath_told
 from bot.health import LOGS, RESTART
 from bot.inbox import Lane
-from bot.messages import Message, Modal, escape, line, modal, seconds, section, text_input, told
+from bot.messages import Message, Modal, escape, line, modal, seconds, section, sentence, text_input, told
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
@@ -219,6 +220,9 @@ class Invocations:
             self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"]))
         elif action in ("approve", "deny"):
             self._decide(operation, actor, action, via="button")
+        elif action == "give_up":
+            self.context.approvals.refuse_to_give_up(operation, actor)
+            self.announcer.open_modal(payload["trigger_id"], _give_up_modal(operation, payload["channel"]))
         elif action in ("retry", "undo"):
             may = set(self.context.settings.policy(operation.command).approve)
             if operation.state == "needs_attention":
@@ -312,6 +316,12 @@ class Invocations:
             operation = self.context.operations.marked(payload["metadata"]["operation"])
             self._decide(operation, actor, "approve", typed=typed(payload["values"]["name"] or ""), via="modal")
             return
+        if payload["callback_id"] == "give_up":
+            operation = self.context.operations.marked(payload["metadata"]["operation"])
+            because = (typed(payload["values"]["reason"] or ""),)
+            command = self.context.registry.command("give-up")
+            self._invoke(key, payload, actor, command, {"id": operation.id, "because": because})
+            return
         command = self.context.registry.command(payload["metadata"]["command"])
         words = [command.name]
         for name, value in payload["values"].items():
@@ -325,6 +335,21 @@ class Invocations:
 def _facts(operation: Operation) -> list[str]:
     facts = {**operation.plan["facts"], **operation.plan.get("remarks", {})}
     return [f"*{escape(label)}:* {line(value)}" for label, value in facts.items()]
+
+
+def _give_up_modal(operation: Operation, channel: str) -> Modal:
+    left = aftermath_told(operation.aftermath)
+    return modal(
+        "give_up",
+        "Give up",
+        [
+            section(f"*{escape(operation.plan['summary'])}* ends as it stands: nothing more is done or taken back."),
+            *([section(sentence(left))] if left else []),
+            text_input("reason", "Why? The audit log keeps it."),
+        ],
+        submit="Give up",
+        metadata=json.dumps({"operation": operation.mark, "channel": channel}),
+    )
 
 
 def _name_modal(operation: Operation, channel: str) -> Modal:

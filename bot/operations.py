@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bot import audit
 from bot.database import Database
+from bot.messages import line, sentence
 from bot.plan import Plan, Refused
 
 State = Literal[
@@ -23,6 +24,7 @@ State = Literal[
     "denied",
     "expired",
     "cancelled",
+    "given_up",
 ]
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 SYSTEM = "system"
@@ -70,7 +72,7 @@ class Operation:
 
     `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
     `needs_attention`: it is as soon as a host that is silent answers.
-    `begun`: a step of it began that nobody took back.
+    `reason`: why it was given up. `begun`: a step of it began that nobody took back.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Halt`, and `left`, a sentence.
     """
@@ -100,6 +102,7 @@ class Operation:
     announced: int
     steps: tuple[StepRow, ...]
     decisions: tuple[Decision, ...]
+    reason: str = ""
 
     @property
     def open(self) -> bool:
@@ -194,7 +197,8 @@ class Operations:
         for holder in self.select(f"tenant = ? AND id <> ? AND state IN ({marks})", tenant, but, *OPEN, limit=1):
             doing = {
                 "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
-                "needs_attention": "needs attention first: see its thread",
+                "needs_attention": f"needs attention first: see its thread, or end it as it stands with "
+                f"`/mautic give-up {holder.id} because …`",
             }.get(holder.state, "is under way; try again when it is done")
             by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
             raise TenantBusy(
@@ -477,6 +481,32 @@ class Operations:
         if not moved:
             now = self.get(operation.id).state.replace("_", " ")
             raise Refused(f"Operation {operation.id} is {now}; there is nothing to undo.")
+        self.changed()
+
+    def give_up(self, operation: Operation, actor: str, reason: str, left: str = "") -> None:
+        """End an operation that needs attention as it stands: nothing of it is done or taken back, the tenant is free.
+
+        `left`: what is there of its tenant now, for its thread. What a retry or an undo won is refused.
+        """
+        with self.database.transaction() as transaction:
+            moved = self.move(
+                transaction,
+                operation,
+                "given_up",
+                event="operation.given_up",
+                actor=actor,
+                expect=("needs_attention",),
+                detail={"reason": reason, "outcome": operation.outcome},
+                note=f":checkered_flag: <@{actor}> gave it up: {line(reason)}. "
+                f"It stays as it stands. {sentence(left)}".strip(),
+                undo_by="",
+                ended_by=actor,
+                reason=reason,
+                finished=self.clock(),
+            )
+        if not moved:
+            now = self.get(operation.id).state.replace("_", " ")
+            raise Refused(f"Operation {operation.id} is {now}; only what needs attention can be given up.")
         self.changed()
 
     def recover(self) -> list[Operation]:

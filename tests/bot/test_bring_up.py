@@ -143,7 +143,7 @@ def test_a_policy_without_effect_is_refused_before_anything_is_brought_up(
 
 def test_what_only_asks_is_known(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     sources = [*(bring_up.ROOT / "commands").glob("*.py"), *(bring_up.ROOT / "bot").glob("*.py")]
-    asked = re.compile(r'(?:refuse_to_ask|\.policy)\("(\w+)"')
+    asked = re.compile(r'(?:refuse_to_ask|\.policy)\("([\w-]+)"')
     assert {name for path in sources for name in asked.findall(path.read_text())} == bring_up.ASK_ONLY
     (tmp_path / "own.toml").write_text("\n".join(ONE_MORE.format(name, 0, "") for name in bring_up.ASK_ONLY))
     environment.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))

@@ -75,7 +75,7 @@ def test_a_move_that_left_a_client_offline_says_so_first_and_where_the_data_is(d
     assert "nothing is lost;" not in shown
     assert "<!subteam^S0MAUTICOPERATORS> <!subteam^S0MAUTICAPPROVERS>: " in shown
     styles = {one["action_id"]: one.get("style") for one in desk.announcer.card(stuck).blocks[-2]["elements"]}
-    assert styles == {"undo": "primary", "retry": None}
+    assert styles == {"undo": "primary", "retry": None, "give_up": None}
 
 
 def test_the_thread_calls_the_operators_once(desk: Desk, other: SimulatedLxd) -> None:

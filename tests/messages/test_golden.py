@@ -106,6 +106,9 @@ DONE = replace(
     steps=tuple(replace(step, started=NOW + 60, finished=NOW + 61, note="it is there") for step in RUNNING.steps),
 )
 FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
+GIVEN_UP = replace(
+    RUNNING, state="given_up", reason="the *disk* is gone <!here>", ended_by="U0OPERATOR", outcome="LXD could not."
+)
 DENIED = replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no *room* <!here>", "reply", NOW),))
 HALTED = replace(
     FAILED,
@@ -330,6 +333,7 @@ MESSAGES: dict[str, Message] = {
     "card-needs-attention": card(replace(FAILED, state="needs_attention")),
     "card-needs-attention-offline": card(HALTED),
     "card-being-taken-back": card(replace(FAILED, state="queued", undo_by="U0OPSLEAD")),
+    "card-given-up": card(GIVEN_UP),
     "card-denied": card(DENIED),
     "card-denied-without-a-reason": card(
         replace(DENIED, decisions=(replace(DENIED.decisions[0], reason=""),), outcome="Denied")
@@ -390,6 +394,9 @@ MESSAGES: dict[str, Message] = {
     "commands-list-empty": listed(),
     "commands-list-archived-empty": listed(archived=True),
     "commands-list-nothing-found": listed(part="<!channel>`x"),
+    "commands-give_up": words(
+        "give_up", operation=GIVEN_UP, left="client-x is offline. All its data is in `client-x`."
+    ),
     "commands-status": status(),
     "commands-status-page-closed": status(
         probe=SimulatedProbe(502, False), condition=Condition("offline", "the page is not there")

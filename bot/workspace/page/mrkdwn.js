@@ -1,6 +1,6 @@
 // Slack's mrkdwn as DOM nodes. Nothing is ever parsed as HTML: what comes from messages becomes text nodes.
 const EMOJI = { white_check_mark: "✅", heavy_check_mark: "✔️", x: "❌", warning: "⚠️", hourglass: "⌛", hourglass_flowing_sand: "⏳", gear: "⚙️",
-  raised_hand: "✋", no_entry: "⛔", no_entry_sign: "🚫", tada: "🎉", rocket: "🚀", package: "📦", camera: "📷", file_cabinet: "🗄️", rotating_light: "🚨",
+  raised_hand: "✋", checkered_flag: "🏁", no_entry: "⛔", no_entry_sign: "🚫", tada: "🎉", rocket: "🚀", package: "📦", camera: "📷", file_cabinet: "🗄️", rotating_light: "🚨",
   leftwards_arrow_with_hook: "↩️", arrows_counterclockwise: "🔄", arrow_forward: "▶️", arrow_right: "➡️", white_small_square: "▫️", black_small_square: "▪️",
   large_green_circle: "🟢", large_orange_circle: "🟠", large_yellow_circle: "🟡", red_circle: "🔴", white_circle: "⚪", large_blue_circle: "🔵",
   ballot_box_with_check: "☑️", test_tube: "🧪", twisted_rightwards_arrows: "🔀", bell: "🔔", no_bell: "🔕", mag: "🔍", lock: "🔒", unlock: "🔓", key: "🔑",

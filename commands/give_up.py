@@ -1,0 +1,39 @@
+"""`/mautic give-up`: end what needs attention as it stands."""
+
+from __future__ import annotations
+
+from bot import halt
+from bot.messages import Message
+from bot.plan import Refused
+from bot.registry import Context, OperationNumber, fresh, query
+from bot.steps import PROBE
+
+
+@fresh
+@query
+def give_up(context: Context, id: OperationNumber, *because: str) -> Message:
+    """End an operation that needs attention as it stands, with a reason: its tenant is free for the next request.
+
+    Nothing more of it is done, and nothing is taken back; Retry and Undo are over with it.
+    """
+    operation = context.operations.get(id)
+    context.approvals.refuse_to_give_up(operation, context.actor)
+    moves = operation.command in ("restore", "migrate")
+    if moves and context.operations.ever_finished(id, operation.tenant, PROBE):
+        raise Refused(
+            f"Operation {id} cannot be given up any more: the new container serves, and only what comes after that is "
+            "missing. Retry, on its card, finishes it and loses nothing."
+        )
+    left = halt.look(context, operation)
+    headline = left["headline"] and f"{left['headline']}."
+    kept = " ".join(filter(None, [headline, left["data"], _next(context, operation.tenant)]))
+    context.approvals.give_up(operation, context.actor, " ".join(because), kept)
+    return context.renderer.message("commands/give_up.j2", operation=context.operations.get(id), left=kept)
+
+
+def _next(context: Context, tenant: str) -> str:
+    """Say how a tenant goes on that was left half way."""
+    for one in context.fleet.look("tenant").tenants:
+        if (one.name, one.state) == (tenant, "moving"):
+            return f"`/mautic start {tenant}` lets it go on."
+    return ""

@@ -1,0 +1,227 @@
+"""What needs attention is ended as it stands: by whom, with which reason, and what becomes of what it left."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import audit
+from bot.approvals import Actor
+from bot.errands import Errands, failing
+from bot.lxd import LxdError
+from bot.operations import MAX_ATTEMPTS, Operation
+from bot.plan import Refused
+from bot.simulated_lxd import SimulatedLxd
+from schedules.health import health
+from schedules.purge import purge
+from schedules.undo import undo
+from tests.support.bot import ASKER, CASES, LEAD, OPERATOR, Bench, live, make_bench, make_desk, notes
+from tests.support.judge import mrkdwn
+
+BECAUSE = "give-up {} because the disk of solo is gone"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.steps.PATIENCE", 0.0)
+    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("schedules.health.AGAIN", 0.0)
+
+
+@pytest.fixture
+def other() -> SimulatedLxd:
+    return SimulatedLxd()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, other: SimulatedLxd) -> Bench:
+    made = make_bench(tmp_path, others={"solo": other})
+    made.done("new client-x --host local")
+    return made
+
+
+def stuck(bench: Bench, other: SimulatedLxd) -> Operation:
+    """A move that failed where the copy was to start, when the old container does not start either."""
+
+    def call(method: str, _: object) -> None:
+        if method == "start":
+            raise LxdError("LXD could not start it: dataset is busy.")
+
+    bench.lxd.on_call = other.on_call = call
+    operation = bench.done("migrate client-x solo", OPERATOR)
+    bench.lxd.on_call = other.on_call = None
+    assert operation.state == "needs_attention"
+    return operation
+
+
+def said(message: Any) -> str:
+    return "\n".join(mrkdwn(message.blocks))
+
+
+def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench, other: SimulatedLxd) -> None:
+    operation = stuck(bench, other)
+    with pytest.raises(Refused, match=f"`/mautic give-up {operation.id} because …`"):
+        bench.context.operations.refuse_if_busy("client-x")
+    bench.clock.move(60)
+    answer = said(bench.answer(BECAUSE.format(operation.id), OPERATOR))
+    assert "the disk of solo is gone" in answer
+    assert "`/mautic start client-x` lets it go on" in answer
+    ended = bench.context.operations.get(operation.id)
+    assert (ended.state, ended.reason, ended.ended_by) == ("given_up", "the disk of solo is gone", OPERATOR.id)
+    assert "gave it up: the disk of solo is gone" in notes(bench, operation)[-1]
+    last = audit.recent(bench.context.database, limit=1)[0]
+    assert (last["event"], last["actor"]) == ("operation.given_up", OPERATOR.id)
+    assert "the disk of solo is gone" in str(last["detail"])
+    card = "\n".join(mrkdwn(make_desk(bench).announcer.card(ended).blocks))
+    assert "given up, as it stood" in card
+    assert f"*Given up by <@{OPERATOR.id}>:* the disk of solo is gone" in card
+
+
+def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench, other: SimulatedLxd) -> None:
+    operation = stuck(bench, other)
+    heir = f"client-x--{operation.id}"
+    bench.answer(BECAUSE.format(operation.id), OPERATOR)
+    undo(bench.context)
+    purge(bench.context)
+    bench.finish()
+    assert heir in [one.name for one in other.instances()], "while the old one is half way it may be needed"
+    bench.clock.move(60)
+    health(bench.context)
+    (told,) = [one.text for one in bench.context.incidents.open() if one.kind == "move"]
+    assert "`/mautic start client-x` lets it go on" in told
+    assert bench.done("start client-x", OPERATOR).state == "succeeded"
+    assert live(bench)
+    purge(bench.context)
+    bench.finish()
+    assert heir not in [one.name for one in other.instances()]
+    assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("words", "actor", "why"),
+    [
+        ("", OPERATOR, "needs a reason"),
+        (" because", OPERATOR, "needs a reason"),
+        (" because …", OPERATOR, "needs a reason"),
+        (" because I may not", ASKER, "Only an approver or an operator can give operation"),
+    ],
+)
+def test_who_may_not_and_what_has_no_reason_is_refused(
+    bench: Bench, other: SimulatedLxd, words: str, actor: Actor, why: str
+) -> None:
+    operation = stuck(bench, other)
+    with pytest.raises(Refused, match=why):
+        bench.answer(f"give-up {operation.id}{words}", actor)
+    assert bench.context.operations.get(operation.id).state == "needs_attention"
+
+
+def test_only_what_needs_attention_can_be_given_up(bench: Bench) -> None:
+    for operation in (bench.ask("stop client-x", OPERATOR), bench.context.operations.get(1)):
+        with pytest.raises(Refused, match="only what needs attention"):
+            bench.answer(BECAUSE.format(operation.id), LEAD)
+
+
+@pytest.mark.parametrize("first", ["retry", "undo", "give_up"])
+def test_of_retry_undo_and_giving_up_one_wins(bench: Bench, other: SimulatedLxd, first: str) -> None:
+    operation = stuck(bench, other)
+    ways = {
+        "retry": lambda: bench.context.operations.retry(operation, LEAD.id),
+        "undo": lambda: bench.context.operations.undo(operation, LEAD.id),
+        "give_up": lambda: bench.context.operations.give_up(operation, LEAD.id, "it is over"),
+    }
+    ways.pop(first)()
+    for late in ways.values():
+        with pytest.raises(Refused):
+            late()
+
+
+def test_where_the_new_container_serves_only_retry_finishes_it(bench: Bench, other: SimulatedLxd) -> None:
+    def fail(moment: str) -> None:
+        if moment == "before 8":
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    operation = bench.done("migrate client-x solo", OPERATOR)
+    assert operation.state == "needs_attention"
+    with pytest.raises(Refused, match="Retry, on its card, finishes it"):
+        bench.answer(BECAUSE.format(operation.id), OPERATOR)
+
+
+def test_what_cannot_be_recorded_does_not_happen(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = stuck(bench, other)
+
+    def record(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(audit, "record", record)
+    with pytest.raises(Exception, match="disk I/O error"):
+        bench.answer(BECAUSE.format(operation.id), OPERATOR)
+    assert bench.context.operations.get(operation.id).state == "needs_attention"
+
+
+def test_the_button_asks_for_the_reason_and_gives_up(bench: Bench, other: SimulatedLxd) -> None:
+    operation = stuck(bench, other)
+    desk = make_desk(bench)
+    desk.click("give_up", operation.id, OPERATOR)
+    (view,) = desk.slack.views
+    assert "client-x" in str(view["blocks"])
+    desk.submit(view["callback_id"], json.loads(view["private_metadata"]), OPERATOR, reason="because solo burned down")
+    ended = bench.context.operations.get(operation.id)
+    assert (ended.state, ended.reason) == ("given_up", "solo burned down")
+
+
+def test_what_the_bot_does_by_itself_can_be_given_up_too(bench: Bench) -> None:
+    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x", OPERATOR))
+    with bench.context.database.transaction() as transaction:
+        transaction.execute(
+            "UPDATE operations SET state = 'running', attempts = ?, begun = 1 WHERE requester = 'system'",
+            (MAX_ATTEMPTS,),
+        )
+    (cut,) = bench.context.operations.select("requester = 'system'")
+    bench.context.operations.recover()
+    (one,) = failing(bench.context)
+    assert f"`/mautic give-up {cut.id} because …`" in one.text
+    bench.answer(BECAUSE.format(cut.id), OPERATOR)
+    assert failing(bench.context) == []
+    assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_every_operation_that_was_cut_too_often_can_be_given_up_and_its_tenant_helped(
+    tmp_path: Path, command: str
+) -> None:
+    case = CASES[command]
+    bench = make_bench(tmp_path, members=case.members)
+    for text in case.before:
+        assert bench.done(text, case.actor).state == "succeeded"
+    operation = bench.approve(bench.ask(case.text, case.actor))
+
+    def cut(moment: str) -> None:
+        if moment == "ran 0":
+            raise KeyboardInterrupt
+
+    bench.runner.fault = cut
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    bench.runner.fault = lambda moment: None
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET attempts = ? WHERE id = ?", (MAX_ATTEMPTS, operation.id))
+    bench.context.operations.recover()
+    assert bench.context.operations.get(operation.id).state == "needs_attention"
+    bench.clock.move(60)
+    bench.answer(BECAUSE.format(operation.id), LEAD)
+    bench.context.operations.refuse_if_busy(operation.tenant)
+    for schedule in (undo, purge, health):
+        schedule(bench.context)
+        bench.finish()
+    if any(one.name == "client-x" and one.state == "moving" for one in bench.context.fleet.tenants()):
+        assert bench.done("start client-x", OPERATOR).state == "succeeded"
+        assert live(bench)
+    if any(one.name == "client-x" for one in bench.context.fleet.tenants()):
+        assert bench.done("delete client-x", OPERATOR).state == "succeeded"
