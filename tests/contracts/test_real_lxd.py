@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import ipaddress
+import json
 import secrets
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -214,8 +217,8 @@ class TestHttps:
             yield address
 
     @pytest.fixture
-    def certificate(self, lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
-        """A client certificate and its key that the server trusts."""
+    def stranger(self, lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
+        """A client certificate and its key; the server forgets it in the end."""
         key = ec.generate_private_key(ec.SECP384R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mautic-ops tests")])
         now = datetime.datetime.now(datetime.UTC)
@@ -236,11 +239,17 @@ class TestHttps:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        body = {"type": "client", "name": "tests", "certificate": "".join(pem.decode().splitlines()[1:-1])}
-        lxd._lxd.request("post", "certificates", "trust", json=body, project=False)
         yield str(tmp_path / "client.crt"), str(tmp_path / "client.key")
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
         lxd._lxd.request("delete", f"certificates/{fingerprint}", "distrust", project=False)
+
+    @pytest.fixture
+    def certificate(self, lxd: LxdGateway, stranger: tuple[str, str]) -> tuple[str, str]:
+        """A client certificate and its key that the server trusts."""
+        pem = Path(stranger[0]).read_text()
+        body = {"type": "client", "name": "tests", "certificate": "".join(pem.splitlines()[1:-1])}
+        lxd._lxd.request("post", "certificates", "trust", json=body, project=False)
+        return stranger
 
     @pytest.fixture
     def pinned(self, lxd: LxdGateway, tmp_path: Path) -> str:
@@ -264,6 +273,24 @@ class TestHttps:
         name = new_name()
         lxd.create(name, "tiny", config={}, devices={})
         assert remote.instance(name) == lxd.instance(name)
+
+    def test_a_token_makes_the_bot_trusted(
+        self, lxd: LxdGateway, address: str, stranger: tuple[str, str], pinned: str
+    ) -> None:
+        """As `lxc config trust add` and `incus config trust add` print one, and as the README sends it."""
+        asked = {"type": "client", "name": "bot", "token": True}
+        made = lxd._lxd.json("post", "certificates", "make a token", json=asked, project=False)["metadata"]["metadata"]
+        parts = {
+            "client_name": made["request"]["name"],
+            **{key: made[key] for key in ("fingerprint", "addresses", "secret", "expires_at") if key in made},
+        }
+        token = base64.b64encode(json.dumps(parts).encode()).decode()
+        body = json.dumps({"type": "client", "name": "mautic-ops", "trust_token": token, "password": token})
+        who = ["--insecure", "--cert", stranger[0], "--key", stranger[1]]
+        sent = ["curl", "--silent", "--fail", *who, "--data", "@-", f"{address}/1.0/certificates"]
+        subprocess.run(sent, input=body, text=True, check=True)
+        remote = LxdGateway(address, project=PROJECT, certificate=stranger, server_certificate=pinned)
+        assert remote.server() == lxd.server()
 
     def test_another_servers_certificate_is_refused(self, address: str, certificate: tuple[str, str]) -> None:
         remote = LxdGateway(address, certificate=certificate, server_certificate=certificate[0])

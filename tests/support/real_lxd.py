@@ -107,7 +107,7 @@ def _served(place: Place) -> Iterator[LxdGateway]:
             with _turn(place), place.programs():
                 daemon = shutil.which(place.product.daemon)
                 if os.environ.get("REQUIRE_LXD") != "1" and daemon is None and _named(place) == "":
-                    raise LxdUnavailable("LXD is not installed (`make up` does that).")
+                    raise LxdUnavailable(f"{place.product.name} is not installed (`make up` does that).")
                 if _alone(in_use):
                     # Whatever is there is a killed run's.
                     _remove(place)
