@@ -107,7 +107,7 @@ DONE = replace(
 )
 FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
 GIVEN_UP = replace(
-    RUNNING, state="given_up", reason="the *disk* is gone <!here>", ended_by="U0OPERATOR", outcome="LXD could not."
+    RUNNING, state="given_up", reason="the *disk* is gone <!here>", ended_by="U0OPSLEAD", outcome="LXD could not."
 )
 DENIED = replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no *room* <!here>", "reply", NOW),))
 HALTED = replace(
