@@ -13,7 +13,7 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
-from bot.messages import Block, Message, Modal, Renderer, actions, button
+from bot.messages import Block, Message, Modal, Renderer, actions, button, decision_buttons
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
@@ -219,10 +219,7 @@ class Announcer:
         policy = self.settings.policy(operation.command)
         buttons: list[Block] = []
         if operation.state == "awaiting_approval":
-            buttons = [
-                button("approve", "Approve", operation.mark, "primary"),
-                button("deny", "Deny", operation.mark, "danger"),
-            ]
+            buttons = decision_buttons(operation.mark, operation.options, operation.chosen)
         elif operation.state in ("failed", "needs_attention"):
             buttons = ways_out(operation)
         elif operation.state == "succeeded" and operation.command == "new":

@@ -19,7 +19,7 @@ from bot.words import heard
 
 Verdict = Literal["approve", "deny"]
 _REPLY = re.compile(
-    r"(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?[.!]*\Z"
+    r"(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?(?:\s+(?P<choice>send|drop|off))?[.!]*\Z"
     r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*)"
     r"|(?P<cancel>cancel)[.!]*\Z",
     re.I | re.S,
@@ -30,7 +30,7 @@ REASON = 500
 
 
 def decision(text: str) -> re.Match[str] | None:
-    """Return what a reply decides (groups: approve, typed; deny, reason; cancel), None when it is other talk."""
+    """Return what a reply decides (groups: approve, typed, choice; deny, reason; cancel), or None."""
     return _REPLY.match(heard(text))
 
 
@@ -88,9 +88,20 @@ class Approvals:
         self.operations.give_up(operation, actor.id, reason, left)
 
     def decide(
-        self, number: int, actor: Actor, verdict: Verdict, *, reason: str = "", typed_name: str = "", via: str
+        self,
+        number: int,
+        actor: Actor,
+        verdict: Verdict,
+        *,
+        reason: str = "",
+        typed_name: str = "",
+        choice: str = "",
+        via: str,
     ) -> Operation:
-        """Approve or deny, or raise Refused with the reason. One winner: a later decision is told who was first."""
+        """Approve or deny, or raise Refused with the reason. One winner: a later decision is told who was first.
+
+        `choice`: of a plan that leaves something to the approver, what they decided; it becomes the operation's own.
+        """
         operation = self.operations.get(number)
         policy = self.settings.policy(operation.command)
         self._refuse_unless_pending(operation, actor, verdict)
@@ -104,6 +115,9 @@ class Approvals:
         if verdict == "deny":
             reason = _reason(reason)
             return self._write(operation, actor, "deny", reason, via, policy)
+        if choice and choice not in operation.options:
+            offered = " or ".join(f"`approve {option}`" for option in operation.options)
+            raise Refused(f"Operation {number} has no “{choice[:20]}” to choose; reply {offered or '`approve`'}.")
         if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.tenant:
             raise Refused(
                 f"To approve operation {number}, type the tenant's name with it: `approve {operation.tenant}` in its "
@@ -113,9 +127,11 @@ class Approvals:
         self.operations.wait_for_errand(operation.tenant)
         # What takes memory is approved one after the other: the next is to see what this one was promised.
         with self._approving if operation.plan.get("demand") else nullcontext():
-            return self._approve(operation, actor, reason, via, policy)
+            return self._approve(operation, actor, reason, via, policy, choice)
 
-    def _approve(self, operation: Operation, actor: Actor, reason: str, via: str, policy: Policy) -> Operation:
+    def _approve(
+        self, operation: Operation, actor: Actor, reason: str, via: str, policy: Policy, choice: str
+    ) -> Operation:
         try:
             fingerprint = self.check(operation)
         except NoRoom as error:
@@ -125,7 +141,7 @@ class Approvals:
         if fingerprint != operation.fingerprint:
             self._drifted(operation, actor, "What it would do is no longer what was asked for.")
         try:
-            return self._write(operation, actor, "approve", reason, via, policy)
+            return self._write(operation, actor, "approve", reason, via, policy, choice)
         except sqlite3.IntegrityError as error:
             self.operations.refuse_if_busy(operation.tenant, but=operation.id)
             raise TenantBusy(f"The bot is at work on `{operation.tenant}`; try again in a moment.") from error
@@ -169,15 +185,19 @@ class Approvals:
         reason: str,
         via: str,
         policy: Policy,
+        choice: str = "",
     ) -> Operation:
         now = self.operations.clock()
-        detail = {"reason": reason, "via": via}
+        detail = {"reason": reason, "via": via} | ({"choice": choice} if choice else {})
+        chosen = f": {operation.options[choice]}" if choice else ""
         with self.operations.database.transaction() as transaction:
             # Within the write lock nobody else decides: what is read here holds until the commit.
             state = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[
                 "state"
             ]
             if state == "awaiting_approval":
+                if choice:
+                    self._choose(transaction, operation, choice)
                 self._enter(transaction, operation, actor, verdict, reason, via, now)
                 given = transaction.execute(
                     "SELECT count(*) FROM decisions WHERE operation = ? AND verdict = 'approve'",
@@ -207,7 +227,7 @@ class Approvals:
                         actor=actor.id,
                         expect=("awaiting_approval",),
                         detail=detail,
-                        note=f":white_check_mark: <@{actor.id}> approved it.",
+                        note=f":white_check_mark: <@{actor.id}> approved it{chosen}.",
                     )
                 else:
                     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
@@ -217,7 +237,7 @@ class Approvals:
                     self.operations.note(
                         transaction,
                         operation.id,
-                        f":ballot_box_with_check: <@{actor.id}> approved it; {missing} more.",
+                        f":ballot_box_with_check: <@{actor.id}> approved it{chosen}; {missing} more.",
                     )
                 won = True
             else:
@@ -227,6 +247,22 @@ class Approvals:
             raise Refused(f"Operation {operation.id} {_decided(after)}.")
         self.operations.changed()
         return after
+
+    def _choose(self, transaction: sqlite3.Connection, operation: Operation, choice: str) -> None:
+        """Write the choice down as the operation's own; who approves as well agrees with who was first, or denies."""
+        argument = operation.plan["choice"]["argument"]
+        stands, first = transaction.execute(
+            "SELECT json_extract(arguments, '$.' || ?), (SELECT actor FROM decisions WHERE operation = operations.id"
+            " AND verdict = 'approve' ORDER BY at, rowid LIMIT 1) FROM operations WHERE id = ?",
+            (argument, operation.id),
+        ).fetchone()
+        if first and stands != choice:
+            so = f"`{stands}`" if stands else "no choice"
+            raise Refused(f"<@{first}> approved operation {operation.id} with {so}; approve it so too, or deny it.")
+        transaction.execute(
+            "UPDATE operations SET arguments = json_set(arguments, '$.' || ?, ?) WHERE id = ?",
+            (argument, choice, operation.id),
+        )
 
     def _enter(
         self,

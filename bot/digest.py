@@ -107,7 +107,7 @@ class Digest:
     `halted` came to a halt and wait for somebody; `open` are the incidents that no other line here tells of, the worst
     first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
     `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
-    command; `head` is the audit chain's last row and hash.
+    command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail.
     """
 
     at: float
@@ -128,6 +128,7 @@ class Digest:
     new: tuple[str, ...]
     gone: tuple[str, ...]
     head: tuple[int, str]
+    outbound_off: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[tuple[str, int]]:
@@ -234,6 +235,7 @@ def gather(context: Context, since: float) -> Digest:
         ended=_ended(context, since),
         new=_succeeded(context, since, ("new", "unarchive")),
         gone=_succeeded(context, since, ("delete",)),
+        outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
         head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
     )
 

@@ -102,6 +102,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
             instance.config.get("boot.autostart.priority", ""),
             instance.config.get("boot.autostart.delay", ""),
         ),
+        outbound_off=stamp(instance.config, "outbound") == "off",
     )
 
 

@@ -11,7 +11,7 @@ from bot.approvals import Actor
 from bot.condition import conditions, counted
 from bot.digest import ailing, storage
 from bot.errors import explain
-from bot.messages import Block, actions, button, section, sentence
+from bot.messages import Block, actions, decision_buttons, section, sentence
 from bot.operations import Operation
 from bot.people import People
 from bot.registry import Context
@@ -83,7 +83,6 @@ def _request(context: Context, operation: Operation) -> list[Block]:
         section(context.renderer.words("home-request.j2", operation=operation)),
         actions(
             f"operation-{operation.id}",
-            button("approve", "Approve", operation.mark, "primary"),
-            button("deny", "Deny", operation.mark, "danger"),
+            *decision_buttons(operation.mark, operation.options, operation.chosen),
         ),
     ]

@@ -18,7 +18,19 @@ from bot.errors import explain
 from bot.halt import told as aftermath_told
 from bot.health import LOGS, RESTART
 from bot.inbox import Lane
-from bot.messages import Message, Modal, escape, line, modal, seconds, section, sentence, text_input, told
+from bot.messages import (
+    Message,
+    Modal,
+    escape,
+    line,
+    modal,
+    seconds,
+    section,
+    select_input,
+    sentence,
+    text_input,
+    told,
+)
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
@@ -74,8 +86,8 @@ class Invocations:
         if kind == "reply":
             found = decision(payload["text"])
             return "change" if found and found["approve"] else "quick"
-        action = payload.get("action_id")
-        if action == "approve":
+        action = str(payload.get("action_id") or "")
+        if action.partition("_")[0] == "approve":
             operation = self.context.operations.marked(payload["value"])
             return "quick" if self.context.settings.policy(operation.command).step_up else "change"
         return "quick" if action in QUICK else "question" if action == "incident_logs" else "change"
@@ -216,10 +228,11 @@ class Invocations:
             self._on_incident(key, payload, actor, action.removeprefix("incident_"), value)
             return
         operation = self.context.operations.marked(value)
-        if action == "approve" and self._asks_for_name(operation, actor):
-            self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"]))
-        elif action in ("approve", "deny"):
-            self._decide(operation, actor, action, via="button")
+        verdict, _, choice = action.partition("_")
+        if verdict == "approve" and self._asks_for_name(operation, actor):
+            self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"], choice))
+        elif verdict in ("approve", "deny"):
+            self._decide(operation, actor, verdict, choice=choice, via="button")
         elif action == "give_up":
             self.context.approvals.refuse_to_give_up(operation, actor)
             self.announcer.open_modal(payload["trigger_id"], _give_up_modal(operation, payload["channel"]))
@@ -276,7 +289,15 @@ class Invocations:
         return bool(policy.step_up) and pending and may
 
     def _decide(
-        self, operation: Operation, actor: Actor, verdict: str, *, reason: str = "", typed: str = "", via: str
+        self,
+        operation: Operation,
+        actor: Actor,
+        verdict: str,
+        *,
+        reason: str = "",
+        typed: str = "",
+        choice: str = "",
+        via: str,
     ) -> None:
         self.context.approvals.decide(
             operation.id,
@@ -284,6 +305,7 @@ class Invocations:
             "approve" if verdict == "approve" else "deny",
             reason=reason,
             typed_name=typed,
+            choice=choice,
             via=via,
         )
 
@@ -304,17 +326,21 @@ class Invocations:
             self.context.approvals.cancel(operation.id, actor)
         elif words["deny"]:
             self._decide(operation, actor, "deny", reason=words["reason"], via="reply")
-        elif words["typed"] and words["typed"].lower() != operation.tenant:
-            raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
         else:
-            self._decide(operation, actor, "approve", typed=words["typed"] or "", via="reply")
+            name, choice = (words["typed"] or "").lower(), (words["choice"] or "").lower()
+            if not choice and name != operation.tenant and name in operation.options:
+                name, choice = "", name
+            if name not in ("", operation.tenant):
+                raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
+            self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
         """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
         actor = self._actor(payload, fresh=True)
         if payload["callback_id"] == "typed_name":
             operation = self.context.operations.marked(payload["metadata"]["operation"])
-            self._decide(operation, actor, "approve", typed=typed(payload["values"]["name"] or ""), via="modal")
+            name, choice = typed(payload["values"]["name"] or ""), payload["values"].get("choice") or ""
+            self._decide(operation, actor, "approve", typed=name, choice=choice, via="modal")
             return
         if payload["callback_id"] == "give_up":
             operation = self.context.operations.marked(payload["metadata"]["operation"])
@@ -352,13 +378,17 @@ def _give_up_modal(operation: Operation, channel: str) -> Modal:
     )
 
 
-def _name_modal(operation: Operation, channel: str) -> Modal:
+def _name_modal(operation: Operation, channel: str, choice: str = "") -> Modal:
+    """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
+    chosen = choice or operation.chosen
+    options = operation.options if chosen else {}
     return modal(
         "typed_name",
         "Approve",
         [
             section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
             text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
+            *([select_input("choice", "And", options, initial=chosen)] if options else []),
         ],
         submit="Approve",
         metadata=json.dumps({"operation": operation.mark, "channel": channel}),

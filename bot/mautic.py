@@ -33,10 +33,13 @@ where its request is not there."""
 PATIENCE = 5.0
 """Seconds that a holder may take to say that it has let go."""
 
+Mail = Literal["", "send", "drop", "off", "back"]
+"""What becomes of mail that waits: it goes, it is kept in a table and goes no more, it waits until somebody decides, or
+what was dropped is put back and waits. Empty: it waits where the tenant stood still for long, and goes elsewhere."""
 Part = Literal["worker", "cron", "web", "database"]
 Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
 
-_SIDE_BY_SIDE = frozenset(["health", "disk", "version", "page", "counts", "logs", "hold", "console"])
+_SIDE_BY_SIDE = frozenset(["health", "disk", "mail", "version", "page", "counts", "logs", "hold", "console"])
 """Verbs that may run beside others."""
 
 
@@ -282,6 +285,33 @@ class Mautic:
         """Return the contacts, submissions and opt_outs since then (epoch seconds), and the time of last_write."""
         answer = self.call(instance, "counts", {"since": int(since)})
         return {name: answer[name] for name in ("contacts", "submissions", "opt_outs", "last_write")}
+
+    def mail(self, instance: str, since: float = 0) -> dict[str, Any]:
+        """Count the mail that would go out now, and what was sent since then (epoch seconds).
+
+        Returns waits, oldest (epoch seconds, 0: nothing waits), kinds {queue, messages, events, broadcasts: n}, sent,
+        and whether outbound mail is off.
+        """
+        return self.call(instance, "mail", {"since": int(since)})
+
+    def release(
+        self, instance: str, choice: Mail, *, late: float = 0, batch: int = 0, unmute: bool = False
+    ) -> dict[str, Any]:
+        """Do with the mail that waits what was chosen; `waits`, `oldest` and `kinds` are what was found.
+
+        Args:
+            choice: without one, mail waits on where nothing has worked for `late` seconds.
+            batch: what is dropped is kept under this number, and counted by it: again it drops nothing twice.
+            unmute: a mute instance begins to work with it.
+
+        Returns the `choice` that was made, and how many rows were `dropped`.
+        """
+        request = {"choice": choice, "late": int(late), "batch": batch, "unmute": unmute}
+        return self.call(instance, "release", request, timeout=300)
+
+    def mute(self, instance: str) -> None:
+        """Let a stopped instance boot without jobs and workers, until `release` or `open`; visitors are served."""
+        self.lxd.push(instance, MUTE, b"", mode=0o644)
 
     def restart_part(self, instance: str, part: Part) -> None:
         """Restart what does one job in a tenant."""

@@ -280,6 +280,18 @@ def button(action: str, label: str, value: object, style: str = "") -> Block:
     return made | {"style": style} if style else made
 
 
+def decision_buttons(mark: str, options: Mapping[str, str], chosen: str) -> list[Block]:
+    """The buttons of a request: one to approve with each option, what was asked for first, and one to deny."""
+    approve = [button("approve", "Approve", mark, "primary")]
+    if options:
+        first = sorted(options, key=lambda option: option != chosen)
+        approve = [
+            button(f"approve_{option}", f"Approve: {options[option]}", mark, "primary" if option == chosen else "")
+            for option in first
+        ]
+    return [*approve, button("deny", "Deny", mark, "danger")]
+
+
 def actions(block_id: str, *buttons: Block) -> Block:
     """A row of buttons."""
     return {"type": "actions", "block_id": block_id, "elements": list(buttons)}

@@ -110,6 +110,18 @@ class Operation:
         return self.state in OPEN
 
     @property
+    def options(self) -> Mapping[str, str]:
+        """What the approver may choose beside yes and no, each in words; empty: nothing."""
+        choice: Mapping[str, Any] = self.plan.get("choice") or {}
+        options: Mapping[str, str] = choice.get("options", {})
+        return options
+
+    @property
+    def chosen(self) -> str:
+        """What was chosen of the options, or asked for; empty: nothing yet."""
+        return str(self.arguments.get(self.plan["choice"]["argument"], "")) if self.options else ""
+
+    @property
     def mark(self) -> str:
         """What its card and buttons carry: after a loss of the database another request may get the same number."""
         return f"{self.id}.{self.created:.0f}.{self.fingerprint[:8]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -33,6 +33,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What the approver may decide beside yes and no: the value of one of the command's arguments.
+
+    `options`: each value that may be chosen, in words. Who approves and says nothing leaves what was asked for.
+    """
+
+    argument: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What people approve, and what then runs.
 
@@ -41,7 +52,8 @@ class Plan:
     of the fingerprint; `remarks` are shown too, and may change from minute to minute (room, bytes). `undo` takes back
     what a failed run left, is itself safe to run again, and may say what is still to be taken back. `until_done`: the
     labels of facts that mean nothing any more once it is done. `demand`: what it makes run or grow on a host, as
-    `bot.capacity.Demand` is stored, or None.
+    `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither facts nor steps tell what
+    was chosen, so that the plan stays the one that was shown.
     """
 
     tenant: str
@@ -55,6 +67,7 @@ class Plan:
     remarks: Mapping[str, str] = field(default_factory=dict)
     until_done: tuple[str, ...] = ()
     demand: Mapping[str, Any] | None = None
+    choice: Choice | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of everything that was shown; a different one means a different plan."""
@@ -77,6 +90,7 @@ class Plan:
                 "reversible": self.reversible,
                 "seconds": self.seconds,
                 "undoable": self.undo is not None,
+                "choice": asdict(self.choice) if self.choice else None,
                 "until_done": list(self.until_done),
                 "demand": self.demand and dict(self.demand),
             }

@@ -19,6 +19,7 @@ from bot.tenants import stamp
 STATE = "/var/lib/mautic-ops/simulated.json"
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
+OUTBOUND_OFF = "/var/lib/mautic-ops/outbound-off"
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
 PARTS = {
     "worker": ["mautic-worker@email"],
@@ -50,7 +51,8 @@ class State(msgspec.Struct):
 
     `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
     when they did not, the last time; `memory` in bytes; `writes` are (contacts, submissions or
-    opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each.
+    opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each, `mails` when each
+    that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due).
     """
 
     stopped: list[str] = []
@@ -63,6 +65,9 @@ class State(msgspec.Struct):
     writes: list[tuple[str, float]] = []
     overdue: str = ""
     failed_mails: list[float] = []
+    mails: list[float] = []
+    sent: list[float] = []
+    dropped: list[tuple[int, float]] = []
 
 
 def read(lxd: Lxd, instance: str) -> State:
@@ -73,9 +78,11 @@ def read(lxd: Lxd, instance: str) -> State:
         return State()
 
 
-def change(lxd: Lxd, instance: str, **fields: Any) -> None:
-    """Change some of a tenant's state."""
-    lxd.push(instance, STATE, msgspec.json.encode(msgspec.structs.replace(read(lxd, instance), **fields)))
+def change(lxd: Lxd, instance: str, **fields: Any) -> State:
+    """Change some of a tenant's state, and return it."""
+    state = msgspec.structs.replace(read(lxd, instance), **fields)
+    lxd.push(instance, STATE, msgspec.json.encode(state))
+    return state
 
 
 def run_mautic_ctl(lxd: Quotas, name: str, command: list[str], now: float) -> ExecResult:
@@ -87,12 +94,14 @@ def run_mautic_ctl(lxd: Quotas, name: str, command: list[str], now: float) -> Ex
     answer: dict[str, Any]
     try:
         tenant = _Tenant(lxd, name, now)
+        tenant.work()
         if verb in _CHANGES:
             # What was asked stays in the instance, without its secrets, for a test to look at.
             asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
             lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
         if verb in _VERBS:
             answer = {"ok": True, **_VERBS[verb](tenant, request)}
+            _Tenant(lxd, name, now).work()
         else:
             answer = {"ok": False, "error": f"there is no verb {verb}"}
     except PoolFull:
@@ -124,6 +133,52 @@ class _Tenant:
             return self.lxd.pull(self.name, SEAL).decode().strip() or "blueprint"
         except NotFound:
             return ""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        try:
+            self.lxd.pull(self.name, path)
+        except NotFound:
+            return False
+        return True
+
+    def work(self) -> None:
+        """Send what is due where nothing keeps it from that, as a worker does within a second."""
+        due = [at for at in self.state.mails if at <= self.now]
+        if due and not self.state.stopped and not any(map(self.has, (SEAL, MUTE, OUTBOUND_OFF))):
+            left = [at for at in self.state.mails if at > self.now]
+            self.state = change(self.lxd, self.name, mails=left, sent=[*self.state.sent, *[self.now] * len(due)])
+
+    def counted(self) -> dict[str, Any]:
+        due = [at for at in self.state.mails if at <= self.now]
+        kinds = {"queue": len(due), "messages": 0, "events": 0, "broadcasts": 0}
+        return {"kinds": kinds, "waits": len(due), "oldest": int(min(due, default=0))}
+
+    def mail(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        since = request.get("since")
+        sent = sum(1 for at in self.state.sent if since and at >= since)
+        return {**self.counted(), "off": self.has(OUTBOUND_OFF), "sent": sent}
+
+    def release(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        counted, choice, batch = self.counted(), request["choice"], request["batch"]
+        if not choice:
+            waits_late = counted["waits"] and counted["oldest"] < self.now - request["late"]
+            choice = "off" if self.has(OUTBOUND_OFF) or waits_late else "send"
+        due = [at for at in self.state.mails if at <= self.now]
+        if choice == "drop":
+            left = [at for at in self.state.mails if at > self.now]
+            change(self.lxd, self.name, mails=left, dropped=[*self.state.dropped, *[(batch, at) for at in due]])
+        if choice == "back":
+            back = [at for _, at in self.state.dropped]
+            change(self.lxd, self.name, mails=[*self.state.mails, *back], dropped=[])
+        if choice in ("off", "back"):
+            self.lxd.push(self.name, OUTBOUND_OFF, b"", mode=0o644)
+        else:
+            self.lxd.remove(self.name, OUTBOUND_OFF)
+        if request["unmute"]:
+            self.lxd.remove(self.name, MUTE)
+        dropped = sum(1 for one, _ in read(self.lxd, self.name).dropped if one == batch) if choice == "drop" else 0
+        return {**counted, "choice": choice, "dropped": dropped}
 
     def seal(self, reason: str) -> None:
         self.lxd.push(self.name, SEAL, f"{reason}\n".encode(), mode=0o644)
@@ -252,6 +307,7 @@ class _Tenant:
         facts: dict[str, Any] = {
             "version": stamp(self.lxd.instance(self.name).config, "version"),
             "sealed": sealed,
+            "outbound_off": {"since": 0, "waits": self.counted()["waits"]} if self.has(OUTBOUND_OFF) else None,
             "services": services,
             "database": database,
         }
@@ -292,6 +348,8 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "hush": _Tenant.hush,
     "unquiesce": _Tenant.unquiesce,
     "page": _Tenant.page,
+    "mail": _Tenant.mail,
+    "release": _Tenant.release,
     "counts": _Tenant.counts,
     "restart": _Tenant.restart,
     "logs": _Tenant.logs,

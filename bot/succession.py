@@ -16,6 +16,7 @@ from bot.fleet import Host, only
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.messages import kept_for
+from bot.outbound import settle
 from bot.plan import Refused
 from bot.registry import Context
 from bot.steps import PROBE, patiently, refuse_half_way, remove, see_login_page, wait_for_address
@@ -23,7 +24,7 @@ from bot.tenants import KEY, Tenant, stamp, stamps
 
 ANSWER = 5.0
 """Seconds that a host may take to answer while a tenant waits for it."""
-_OWN = ("tenant", "domain", "plan", "note", "version", "double", "created")
+_OWN = ("tenant", "domain", "plan", "note", "version", "double", "created", "outbound")
 """What is said of a tenant, whichever container it is in."""
 
 
@@ -236,6 +237,8 @@ class Succession:
         stamped = stamps(role="tenant", state="live", reason="", kept_until="")
         if not self.rests:
             self.source.start(self.old.instance, urgent=True)
+            # It may have stood half way for days.
+            settle(self.context, self.source, self.old.instance, "off" if self.old.outbound_off else "")
             self.source.mautic.unquiesce(self.old.instance)
             wait_for_address(self.source.lxd, self.old.instance)
             stamped["boot.autostart"] = "true"

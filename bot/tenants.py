@@ -136,7 +136,8 @@ class Tenant:
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
     `reason`: why a former one is one. `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the
-    priority and delay of its start after a reboot, or "".
+    priority and delay of its start after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on
+    what waits.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Tenant:
     started: int = 0
     closed_by: int = 0
     boot: tuple[str, str] = ("", "")
+    outbound_off: bool = False
 
     @property
     def standing(self) -> str:

@@ -8,7 +8,13 @@ from bot.registry import Context, OperationNumber, TenantArgument, decides, quer
 
 @decides
 @query
-def approve(context: Context, id: OperationNumber, tenant: TenantArgument = "") -> Message:
-    """Approve a request by its number; for a dangerous one, type the tenant's name after it."""
-    context.approvals.decide(id, context.actor, "approve", typed_name=tenant, via="command")
+def approve(context: Context, id: OperationNumber, tenant: TenantArgument = "", choice: str = "") -> Message:
+    """Approve a request by its number; for a dangerous one, type the tenant's name after it.
+
+    Where the card leaves something to choose, the choice comes last: `approve 12 drop`, `approve 12 client-x drop`.
+    """
+    operation = context.operations.get(id)
+    if not choice and tenant != operation.tenant and tenant in operation.options:
+        tenant, choice = "", tenant
+    context.approvals.decide(id, context.actor, "approve", typed_name=tenant, choice=choice.lower(), via="command")
     return context.renderer.say(f":white_check_mark: You approved operation {id}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from bot import outbound
 from bot.lxd import NotFound
 from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step
@@ -42,6 +43,8 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         context.edge.apply()
 
     def stop() -> None:
+        if lxd.instance(name_now()).running:
+            outbound.record(context, context.fleet.of(found), name_now())
         lxd.stop(name_now(), timeout=60)
 
     def rename() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 
+from bot import outbound
 from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
+from bot.mautic import Mail
 from bot.messages import kept_for
+from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
@@ -20,11 +23,13 @@ _COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt
 
 
 @operation
-def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
+def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: MailOption = "") -> Plan:
     """Bring a tenant back to a snapshot: what was changed since then is lost to it, and kept beside it for a while.
 
     A snapshot of now comes first. The old state starts in a new container beside the present one, is tried there, and
     takes its place only when it works; the present one is then kept, stopped. The approver types the tenant's name.
+    Mail that waited in the snapshot, and may have been sent since, is sent, dropped (and kept in a table) or stays off
+    as the approver chooses, or `--mail` proposes; without a choice it stays off if any waits.
     """
     old = present(context, tenant)
     refuse_another(context, old)
@@ -54,18 +59,23 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
                 host.mautic.resize(heir.name, plan)
             return of_now.result()
 
-    def change() -> None:
+    def change() -> str | None:
+        # Before anybody is turned away, and while nothing works in it. Whoever decided that it sends nothing decided it
+        # of the tenant, not of one of its containers.
+        chosen: Mail = mail or ("off" if old.outbound_off else "")
+        became = None if heir.serves() else outbound.settle(context, host, heir.name, chosen, late=0)
         # A retry learns from it that the new one may serve already.
         host.lxd.update(old.instance, stamps(state="moving"))
         if host.lxd.instance(old.instance).running:
             # Only one of the two may send.
             host.mautic.hush(old.instance)
         heir.change()
+        return became
 
     days = context.settings.retention.former_days
     return Plan(
         tenant=tenant,
-        arguments={"tenant": tenant, "snapshot": chosen.name},
+        arguments={"tenant": tenant, "snapshot": chosen.name, "mail": mail},
         summary=f"Restore the tenant {tenant}",
         facts={
             "To the snapshot": chosen.name,
@@ -75,8 +85,14 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str) -> Plan:
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
         until_done=("If it fails", "Runs"),
-        remarks={} if context.operation else _loss(context, host, old, chosen) | _left(context, host, old) | room,
+        remarks={}
+        if context.operation
+        else _loss(context, host, old, chosen)
+        | _mail(context, host, old, chosen, mail)
+        | _left(context, host, old)
+        | room,
         demand=demand.stored(),
+        choice=outbound.CHOICE,
         steps=(
             Step("Take a snapshot of now, and start the old state beside it, closed", beside),
             Step("Put it in place", change),
@@ -115,6 +131,18 @@ def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
     if any(one.keep for one in left):
         until = "it is purged: some are to be kept"
     return {"Snapshots so far": f"{len(left)}, which stay with the present container, until {until}"}
+
+
+def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str) -> dict[str, str]:
+    """Return what may go out a second time: what was sent since then, if it waited in the snapshot."""
+    try:
+        now = host.mautic.mail(old.instance, since=chosen.created)
+        sent, waits = now["sent"], outbound.told(context, now)
+        words = f"{sent} sent since then, of which what waited in the snapshot would go out again; now {waits}, here"
+    except LxdError:
+        words = "what was sent since then would go out again if it waited in the snapshot; it cannot be counted"
+    unsaid = "if any waits in the snapshot it stays, with outbound mail off"
+    return outbound.remarks(context, lambda: words, mail, first=unsaid)
 
 
 def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:

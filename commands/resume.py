@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bot import outbound
+from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
@@ -10,8 +12,12 @@ from bot.tenants import stamps
 
 
 @operation
-def resume(context: Context, tenant: TenantArgument) -> Plan:
-    """Open a suspended tenant again: its page, its crons and its mails."""
+def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
+    """Open a suspended tenant again: its page, its crons and its mails.
+
+    Mail that waited meanwhile is sent, dropped (and kept in a table) or stays off with `--mail`; without it, what
+    waited for more than an hour waits on.
+    """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     if found.state != "suspended" and not context.operation:
@@ -21,9 +27,12 @@ def resume(context: Context, tenant: TenantArgument) -> Plan:
         demand = demand_of(context, found, host, found.instance)
         remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
 
-    def open_() -> None:
+    def open_() -> str | None:
         host.start(found.instance)
+        # Before it is opened, while nothing works in it.
+        became = outbound.settle(context, host, found.instance, mail)
         host.mautic.open(found.instance)
+        return became
 
     def route() -> None:
         wait_for_address(host.lxd, found.instance)
@@ -37,11 +46,12 @@ def resume(context: Context, tenant: TenantArgument) -> Plan:
 
     return Plan(
         tenant=tenant,
-        arguments={"tenant": tenant},
+        arguments={"tenant": tenant, "mail": mail},
         summary=f"Resume the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} is open again"},
-        remarks=remarks,
+        remarks=outbound.remarks(context, lambda: outbound.counted(context, host, found.instance), mail) | remarks,
         demand=demand.stored() if demand else None,
+        choice=outbound.CHOICE,
         steps=(
             Step("Start crons and workers", open_),
             Step("Route its domain", route),

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from bot import outbound
+from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, see_login_page, wait_for_address
-from bot.tenants import stamp, stamps
+from bot.tenants import Tenant, stamp, stamps
 
 
 @operation
-def start(context: Context, tenant: TenantArgument) -> Plan:
-    """Start a tenant that was stopped."""
+def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
+    """Start a tenant that was stopped.
+
+    Mail that waited meanwhile is sent, dropped (and kept in a table) or stays off with `--mail`; without it, what
+    waited for more than an hour waits on.
+    """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     lxd, mautic = host.lxd, host.mautic
+    # One that is suspended sends nothing before it is resumed.
+    suspended = found.state == "suspended"
     # Left half way by a restore or move that no operation knows of any more: the database was lost.
     left = found.state == "moving"
     if left:
@@ -24,15 +32,21 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
     demand = demand_of(context, found, host, found.instance)
     remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
 
-    def boot() -> None:
+    def boot() -> str | None:
         if found.stopped:
             lxd.update(found.instance, {"boot.autostart": "true", **stamps(started_by=context.operation)})
-        host.start(found.instance)
+        if suspended:
+            host.start(found.instance)
+            wait_for_address(lxd, found.instance)
+            return None
+        outbound.start(context, found)
+        became = outbound.settle(context, host, found.instance, mail, unmute=not left)
         if left:
             mautic.unquiesce(found.instance)
         wait_for_address(lxd, found.instance)
         if left:
             lxd.update(found.instance, stamps(state="live"))
+        return became
 
     def route() -> str:
         context.edge.apply()
@@ -45,19 +59,27 @@ def start(context: Context, tenant: TenantArgument) -> Plan:
         if stamp(lxd.instance(found.instance).config, "started-by") == str(context.operation):
             lxd.update(found.instance, {"boot.autostart": "false"})
             lxd.stop(found.instance, timeout=60)
+        elif not left:
+            outbound.unmute(context, found)
 
     return Plan(
         tenant=tenant,
-        arguments={"tenant": tenant},
+        arguments={"tenant": tenant, "mail": mail},
         summary=f"Start the tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
-        remarks=remarks,
+        remarks=remarks | ({} if suspended else outbound.remarks(context, lambda: _waits(context, found), mail)),
         demand=demand.stored(),
+        choice=None if suspended else outbound.CHOICE,
         steps=(Step("Start the container", boot), Step(PROBE, route)),
         reversible="can be undone with `stop`",
         seconds=5,
         undo=undo,
     )
+
+
+def _waits(context: Context, found: Tenant) -> str:
+    """Say what mail waits, as far as it can be told of one that does not run."""
+    return outbound.recorded(context, context.fleet.of(found).lxd.instance(found.instance).config)
 
 
 def _refuse_beside_an_heir(context: Context, tenant: str) -> None:

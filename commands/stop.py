@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot import outbound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.tenants import stamp, stamps
@@ -19,6 +20,7 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
 
     def halt() -> None:
+        outbound.record(context, context.fleet.of(found), found.instance)
         # Not even a restart of the host is to start it.
         lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=context.operation)})
         lxd.stop(found.instance, timeout=60)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bot import outbound
 from bot.fleet import only
 from bot.lxd import NotFound
+from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
@@ -14,10 +16,11 @@ from bot.tenants import stamp, stamps
 
 
 @operation
-def unarchive(context: Context, tenant: TenantArgument) -> Plan:
+def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
     """Bring a deleted tenant back, as it was, while its archive is still kept.
 
-    One that had been stopped stays so until `start`.
+    One that had been stopped stays so until `start`. Mail that waited meanwhile is sent, dropped (and kept in a table)
+    or stays off with `--mail`, or as the approver chooses; without a choice, what waited for long waits on.
     """
     everything = context.fleet.all("tenant", "archived")
     ours = [one for one in everything if one.name == tenant and one.operation == str(context.operation or "-")]
@@ -33,7 +36,8 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
         if other.role == "tenant" and other.domain == found.domain and other.name != tenant:
             raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")
     archived = f"{tenant}--archived"
-    lxd = context.fleet.of(found).lxd
+    host = context.fleet.of(found)
+    lxd = host.lxd
     was = lxd.instance(found.instance).config
     # As it was called: another container of the tenant's may have its own name.
     name = stamp(was, "was-called") or tenant
@@ -51,9 +55,14 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
     def start() -> str | None:
         if stopped:
             return "it had been stopped"
-        host.start(name)
+        if found.state == "suspended":
+            host.start(name)
+            wait_for_address(lxd, name)
+            return None
+        outbound.start(context, replace(found, instance=name))
+        became = outbound.settle(context, host, name, mail, unmute=True)
         wait_for_address(lxd, name)
-        return None
+        return became
 
     def route() -> None:
         instance = lxd.instance(name)
@@ -86,11 +95,16 @@ def unarchive(context: Context, tenant: TenantArgument) -> Plan:
 
     return Plan(
         tenant=tenant,
-        arguments={"tenant": tenant},
+        arguments={"tenant": tenant, "mail": mail},
         summary=f"Bring the tenant {tenant} back",
         facts={"Address": context.settings.edge.url(found.domain)},
-        remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"} if stopped else room,
+        remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"}
+        if stopped
+        else room
+        if found.state == "suspended"
+        else outbound.remarks(context, lambda: outbound.recorded(context, was), mail) | room,
         demand=demand.stored(),
+        choice=None if stopped or found.state == "suspended" else outbound.CHOICE,
         steps=(
             Step("Take it out of the archive", rename),
             Step("Start the container", start),

@@ -31,6 +31,8 @@ READS = ("instance", "instances", "members", "pool", "pull", "snapshots", "state
 HOLDS = ("push", "execute", "instance", "pull", "remove")
 """What holding writes for a snapshot asks of LXD, and looking at a page inside: the one is done without, and says so;
 the other is asked again."""
+COUNTS_OR_HOLDS = ("snapshot", "restore", "migrate", "stop", "delete")
+"""Operations that look inside for what they can do without: `stop` and `delete` count the mail that waits."""
 LONG = ("new", "delete", "unarchive", "suspend", "resume", "restore", "migrate")
 """Operations of several steps that have something to take back."""
 
@@ -77,7 +79,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         if len(made) <= number:
             break
         at = (command, number, made[number], ended.outcome)
-        if ended.state == "succeeded" and command in ("snapshot", "restore", "migrate") and made[number] in HOLDS:
+        if ended.state == "succeeded" and command in COUNTS_OR_HOLDS and made[number] in HOLDS:
             if command == "snapshot" and made[number] != "remove":
                 assert "as after a power cut" in ended.steps[0].note, at
             bench = prepared(tmp_path / str(number), command)

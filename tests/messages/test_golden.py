@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,6 +29,7 @@ from bot.lxd import InstanceState, PoolSpace
 from bot.mautic import Disk
 from bot.messages import Message, Modal, Renderer
 from bot.operations import Decision, Operation, StepRow
+from bot.outbound import CHOICE
 from bot.registry import Registry
 from bot.samples import KnownDisk
 from bot.settings import load
@@ -108,6 +109,20 @@ DONE = replace(
 FAILED = replace(RUNNING, state="failed", outcome="LXD could not start `client-x`: no room.", error_id="0badcafe")
 GIVEN_UP = replace(
     RUNNING, state="given_up", reason="the *disk* is gone <!here>", ended_by="U0OPSLEAD", outcome="LXD could not."
+)
+CHOOSING = replace(
+    ASKED,
+    command="restore",
+    arguments={"tenant": "client-x", "snapshot": "s-1", "mail": "drop"},
+    plan=ASKED.plan
+    | {
+        "summary": "Restore the tenant client-x",
+        "remarks": {
+            "Mail": "30 sent since then, of which what waited in the snapshot would go out again; now none waits, here",
+            "Asked for": "drop waiting mail",
+        },
+        "choice": asdict(CHOICE),
+    },
 )
 DENIED = replace(ASKED, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "no *room* <!here>", "reply", NOW),))
 HALTED = replace(
@@ -305,6 +320,7 @@ SICK = replace(
     recovered=2,
     pools={"local": Use(29 * GB, 30 * GB, 1.4), "node-2": Use(12 * GB, 30 * GB, None)},
     full_pools=("local",),
+    outbound_off=tuple(f"client-{n}" for n in range(11)),
     waiting=(ASKED,) * 11,
     halted=(HALTED, replace(FAILED, state="needs_attention")),
     failed=(FAILED,) * 6,
@@ -326,6 +342,8 @@ SILENT = {"healthy": False, "checks": {}, "facts": {}}
 MESSAGES: dict[str, Message] = {
     "card-awaiting-approval": card(ASKED),
     "card-awaiting-approval-step-up": card(replace(ASKED, command="delete")),
+    "card-awaiting-approval-choice": card(CHOOSING),
+    "card-chosen": card(replace(CHOOSING, state="queued", decisions=APPROVED.decisions)),
     "card-queued": card(APPROVED),
     "card-running": card(RUNNING),
     "card-succeeded": card(DONE),
@@ -359,6 +377,7 @@ MESSAGES: dict[str, Message] = {
     "commands-resize": ended("resize", {"plan": "medium"}),
     "commands-snapshot": ended("snapshot"),
     "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, Kept="a snapshot of now"),
+    "commands-mail": ended("mail", {"what": "off"}),
     "commands-migrate": ended("migrate", From="node1", To="node2", Kept="the container on node1, stopped, for 7 days"),
     "commands-console": words(
         "console",
@@ -390,6 +409,7 @@ MESSAGES: dict[str, Message] = {
         conditions={f"client-{word}": one for word, one in CONDITIONS.items()},
         states=[("offline", 1), ("healthy", 2)],
     ),
+    "commands-list-outbound-off": listed(replace(TENANT, outbound_off=True)),
     "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
     "commands-list-empty": listed(),
     "commands-list-archived-empty": listed(archived=True),
@@ -412,6 +432,14 @@ MESSAGES: dict[str, Message] = {
         probe=None,
         health=SILENT,
         disk=Disk(28 << 30, 30 << 30, 2 << 30),
+    ),
+    "commands-status-outbound-off": status(
+        tenant=replace(TENANT, outbound_off=True),
+        health={
+            "healthy": True,
+            "checks": {"database": {"ok": True, "text": "answers"}},
+            "facts": {"outbound_off": {"since": NOW, "waits": 30}},
+        },
     ),
     "commands-status-stopped": status(
         known=KnownDisk(int(NOW), 28 << 30, 30 << 30),
@@ -568,6 +596,7 @@ def modals(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         "modal-new": form.view,
         "modal-typed-name": _name_modal(ASKED, "C0OPS").view,
+        "modal-typed-name-choice": _name_modal(CHOOSING, "C0OPS", "send").view,
         "modal-credentials-opening": reveal.view,
         "modal-credentials": shown,
     }
@@ -619,5 +648,6 @@ def test_the_local_workspace_shows_every_emoji_that_is_posted() -> None:
 
 
 def test_no_golden_message_is_left_over() -> None:
-    names = {*MESSAGES, "modal-new", "modal-typed-name", "modal-credentials-opening", "modal-credentials", "view-home"}
+    windows = {"modal-new", "modal-typed-name", "modal-typed-name-choice", "modal-credentials-opening"}
+    names = {*MESSAGES, *windows, "modal-credentials", "view-home"}
     assert {file.stem for file in GOLDEN.glob("*.json")} == names

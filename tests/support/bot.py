@@ -193,6 +193,7 @@ CASES = {
         CLIENT_X,
         True,
     ),
+    "mail": Case("mail client-x off", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),
     "migrate": Case(
         "migrate client-x node2",
         OPERATOR,

@@ -22,5 +22,7 @@ Verbs, with what they ask (`?` may be absent) and answer:
 - `logs`       what, lines → text.
 - `console`    words → code, output: one of Mautic's own commands.
 - `health`     → healthy, checks {name: {ok, text}}, facts {…}.
+- `mail`       since? → waits, oldest, kinds {kind: n}, off, sent since then: the mail that would go out.
+- `release`    choice, late?, batch?, unmute? → choice, waits, oldest, kinds, dropped: send, drop, hold or bring back.
 - `version`    → version, double.
 """

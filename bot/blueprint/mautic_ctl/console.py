@@ -6,6 +6,7 @@ from typing import Any
 
 from .logs import known_secrets, masked
 from .means import BEATS, CRONTAB, MAUTIC, SEAL, CtlError, asked, run, sql
+from .outbound import OFF, SENDERS
 
 LIMIT = 20_000
 SECONDS = 300
@@ -19,6 +20,8 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
     (words,) = asked(request, "words")
     if SEAL.exists():
         raise CtlError("it is closed, and nothing may be sent or changed until it is opened")
+    if OFF.exists() and words[0] in (*SENDERS, "messenger:failed:retry"):
+        raise CtlError("its outbound mail is off, and nothing is sent until `/mautic mail` turns it on")
     job = re.search(rf"^[^#].* mautic-cron \d+ \d+ {re.escape(words[0])}(.*)$", CRONTAB.read_text(), re.MULTILINE)
     options = [option for option in (job[1].split() if job else []) if option not in words]
     if words == ["messenger:failed:retry"]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from . import due
+from . import due, outbound
 from .disk import measure
 from .install import BASELINE
 from .means import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, asked, in_words, mautic_version, read_json, run, sql
@@ -70,6 +70,8 @@ OVERDUE = (
     "late_reports",
 )
 """What of it means that work is overdue. An import that died is taken up by nobody: people are told of it for a day."""
+HELD = ("overdue_events", "message_queue", "late_exports", "late_reports")
+"""What of it waits on purpose while outbound mail is off."""
 UNCONFIGURED = frozenset(
     ["mautic:email:fetch", "mautic:iplookup:download", "mautic:donotsell:download", "mautic:max-mind:purge"]
 )
@@ -126,12 +128,18 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
             facts[name] = int(rows.get(name, [["0"]])[0][0])
         if not _queues_webhooks():
             facts["webhook_queue"] = 0
+        if outbound.OFF.exists():
+            facts |= dict.fromkeys(HELD, 0)
         waiting = [f"{facts[name]} {name.replace('_', ' ')}" for name in OVERDUE if facts[name]]
         check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "nothing overdue")
         facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
         # While the tenant was closed or off nothing waited for its worker.
         open_for = int(time.time() - max(began, _workers_run_since()))
         waited = {name: min(queue["age"], open_for) for name, queue in queues.items()}
+        facts["outbound_off"] = off = outbound.held()
+        if off:
+            # What waits does so on purpose.
+            waited["email"] = 0
         facts["queue_age"] = max(waited.values(), default=0)
         bad = [f"{queue['due']} in {name}, the oldest {queue['age']} s" for name, queue in queues.items()
                if above(waited[name], limits["queue_minutes"] * 60)]  # fmt: skip

@@ -30,10 +30,12 @@ VERBS = {
     "console": "console.run_console",
     "health": "health.health",
     "disk": "disk.disk",
+    "mail": "outbound.mail",
+    "release": "outbound.release",
     "version": "version.version",
 }
 """The module and function of each; a module is loaded when it is asked for."""
-SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health", "disk", "version"])
+SIDE_BY_SIDE = frozenset(["hold", "page", "counts", "logs", "console", "health", "disk", "mail", "version"])
 """Verbs that may run beside others."""
 
 

@@ -1,0 +1,255 @@
+# ruff: noqa: S608 - SQL is made of constants, column names and numbers
+"""`mail`, `release`: the mail that waits is counted, and sent, dropped or held.
+
+While outbound mail is off, the jobs that send stand as comments in the crontab, and the workers take page hits only.
+Both lie on the disk, so that they outlive a boot, and need nothing of the image that the tenant was made from. What
+Mautic sends at once (a form's answer, a test mail) goes through the same queue, so it waits too.
+"""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from . import due
+from .means import (
+    BEATS,
+    CRONTAB,
+    MUTE,
+    STATE,
+    CtlError,
+    await_database,
+    await_systemd,
+    read_json,
+    sql,
+    systemctl,
+    write,
+)
+from .workers import start_workers
+
+OFF = STATE / "outbound-off"
+"""While this is there outbound mail is off; since when it tells."""
+DROP_IN = Path("/etc/systemd/system/mautic-worker@.service.d/outbound-off.conf")
+PAGE_HITS = "# Outbound mail is off.\n[Service]\nExecStart=\nExecStart=/usr/local/bin/mautic-worker hit\n"
+SENDERS = (
+    "mautic:campaigns:trigger",
+    "mautic:messages:send",
+    "mautic:broadcasts:send",
+    "mautic:reports:scheduler",
+    "mautic:contacts:scheduled_export",
+)
+"""The jobs that send, or put into the queue what is sent."""
+COMMENTED = "#outbound-off# "
+
+PENDING = f"""emails e JOIN email_list_xref x ON x.email_id = e.id
+  JOIN lead_lists_leads ll ON ll.leadlist_id = x.leadlist_id AND ll.manually_removed = 0
+  JOIN leads l ON l.id = ll.lead_id AND l.email <> ''
+  WHERE e.email_type = 'list' AND {due.published("e")}
+  AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.lead_id = l.id AND s.email_id = e.id)
+  AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = l.id AND d.channel = 'email')
+  AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = l.id AND m.channel = 'email'
+    AND m.channel_id = e.id AND m.status <> 'sent')"""
+"""Contacts that mautic:broadcasts:send sends a segment email to: EmailBundle/Entity/EmailRepository,
+getPublishedBroadcastsQuery and getEmailPendingQuery, without variants, exclusions and categories."""
+
+QUEUED = "queue_name = 'email' AND (delivered_at IS NULL OR delivered_at < '9999-12-31')"
+"""`messenger_messages` that a worker sends: what is handled stays for a moment, with a time of the year 9999."""
+
+COUNTS = f"""
+SET time_zone = '+00:00';
+SET max_statement_time = 10;
+SELECT 'queue', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(created_at)), 0) FROM messenger_messages WHERE {QUEUED};
+SELECT 'messages', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(m.scheduled_date)), 0) FROM message_queue m
+  WHERE {due.MESSAGES} AND m.scheduled_date <= {due.NOW};
+SELECT 'events', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(l.trigger_date)), 0)
+  FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id
+  WHERE {due.EVENTS} AND l.trigger_date <= {due.NOW};
+SELECT 'broadcasts', COUNT(DISTINCT e.id, l.id), COALESCE(UNIX_TIMESTAMP(MIN(GREATEST(
+  COALESCE(e.publish_up, e.date_added, ll.date_added), ll.date_added))), 0) FROM {PENDING};
+"""
+KINDS = ("queue", "messages", "events", "broadcasts")
+
+TABLE = """CREATE TABLE IF NOT EXISTS mautic_ops_dropped (
+  id BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY, batch BIGINT NOT NULL, dropped DATETIME NOT NULL,
+  source VARCHAR(64) NOT NULL, row_id BIGINT UNSIGNED NOT NULL, content LONGTEXT NOT NULL, KEY (batch))
+  DEFAULT CHARSET = utf8mb4;"""
+WHY = "Dropped by the operators of this Mautic"
+
+DROPS: dict[str, tuple[str, str, str]] = {
+    "messenger_messages": (QUEUED, "DELETE FROM messenger_messages WHERE id IN ({ids});", ""),
+    # Tried as often as it may be: it is never taken up again, and still counts as one that this contact has.
+    "message_queue": (
+        f"{due.MESSAGES.replace('m.', '')} AND scheduled_date <= {due.NOW}",
+        "UPDATE message_queue SET attempts = max_attempts WHERE id IN ({ids});",
+        "UPDATE message_queue t JOIN mautic_ops_dropped d ON d.row_id = t.id AND d.source = 'message_queue'"
+        " SET t.attempts = JSON_VALUE(d.content, '$.attempts');",
+    ),
+    # As Mautic does itself where a contact leaves a campaign: its history tells why.
+    "campaign_lead_event_log": (
+        "id IN (SELECT l.id FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id"
+        f" WHERE {due.EVENTS} AND l.trigger_date <= {due.NOW})",
+        "REPLACE INTO campaign_lead_event_failed_log (log_id, date_added, reason)"
+        f" SELECT id, {due.NOW}, '{WHY}' FROM campaign_lead_event_log WHERE id IN ({{ids}});"
+        " UPDATE campaign_lead_event_log SET is_scheduled = 0 WHERE id IN ({ids});",
+        f"DELETE f FROM campaign_lead_event_failed_log f JOIN mautic_ops_dropped d ON d.row_id = f.log_id"
+        f" AND d.source = 'campaign_lead_event_log' WHERE f.reason = '{WHY}';"
+        " UPDATE campaign_lead_event_log t JOIN mautic_ops_dropped d ON d.row_id = t.id"
+        " AND d.source = 'campaign_lead_event_log' SET t.is_scheduled = 1;",
+    ),
+    "emails": (
+        f"id IN (SELECT e.id FROM {PENDING})",
+        "UPDATE emails SET is_published = 0 WHERE id IN ({ids});",
+        "UPDATE emails t JOIN mautic_ops_dropped d ON d.row_id = t.id AND d.source = 'emails' SET t.is_published = 1;",
+    ),
+}
+"""Of each table: which rows wait, and what drops them, and what brings them back, where that is not to put them back.
+
+A segment email is unpublished, since whom it would go to stands in no table.
+"""
+
+
+def mail(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Count the mail that waits, and what was sent since a time."""
+    since = int(request.get("since") or 0)
+    sent = sql(
+        "SELECT COUNT(*) FROM email_stats WHERE is_failed = 0"
+        f" AND date_sent >= '1970-01-01' + INTERVAL {since} SECOND;",
+        "mautic",
+        force=True,
+    )
+    return {**_counted(), "off": OFF.exists(), "sent": int(sent[0][0]) if since and sent else 0}
+
+
+def release(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send, drop or hold what waits, or bring back what was dropped, which is then held.
+
+    Without a choice mail is held where any waits and nothing has worked for `late` seconds. Safe to run again: a batch
+    that was dropped stays one. `unmute`: jobs and workers, which had been kept from it, begin.
+    """
+    choice, late, batch = request.get("choice") or "", int(request.get("late") or 0), int(request.get("batch") or 0)
+    if choice not in ("", "send", "drop", "off", "back"):
+        raise CtlError("`choice` is none of send, drop, off and back")
+    await_systemd()
+    systemctl("start", "mariadb")
+    await_database()
+    counted = _counted()
+    if not choice:
+        waits_late = counted["waits"] and _last_worked() < time.time() - late
+        choice = "off" if OFF.exists() or waits_late else "send"
+    dropped = 0
+    if choice == "back":
+        _bring_back()
+    if choice == "drop":
+        dropped = _drop(batch)
+    if choice in ("off", "back"):
+        _hold()
+    else:
+        _let_go()
+    if request.get("unmute"):
+        MUTE.unlink(missing_ok=True)
+        start_workers()
+    return {**counted, "choice": choice, "dropped": dropped}
+
+
+def held() -> dict[str, Any] | None:
+    """Return since when outbound mail is off (epoch seconds) and how much waits, or None where it is on."""
+    if not OFF.exists():
+        return None
+    return {"since": int(OFF.stat().st_mtime), "waits": _counted()["waits"]}
+
+
+def _last_worked() -> float:
+    """When a job last succeeded: some run each minute, and none while the tenant is closed or off."""
+    return max((float(read_json(beat).get("last_success") or 0) for beat in BEATS.glob("*.json")), default=0.0)
+
+
+def _counted() -> dict[str, Any]:
+    rows = {label: (int(n), int(float(oldest))) for label, n, oldest in sql(COUNTS, "mautic", force=True)}
+    kinds = {kind: rows[kind][0] for kind in KINDS if kind in rows}
+    times = [oldest for n, oldest in rows.values() if n and oldest]
+    return {"kinds": kinds, "waits": sum(kinds.values()), "oldest": min(times, default=0)}
+
+
+def _drop(batch: int) -> int:
+    """Keep the rows that wait in a table of ours, and take them from Mautic's; return how many the batch has."""
+    sql(TABLE, "mautic")
+    for table, (waits, drop, _) in DROPS.items():
+        columns = [row[0] for row in sql(f"SHOW COLUMNS FROM {table};", "mautic", force=True)]
+        if not columns:
+            continue
+        ids = ",".join(row[0] for row in sql(f"SELECT id FROM {table} WHERE {waits};", "mautic"))
+        if ids:
+            content = ", ".join(f"'{name}', `{name}`" for name in columns)
+            sql(
+                f"START TRANSACTION; INSERT INTO mautic_ops_dropped (batch, dropped, source, row_id, content)"
+                f" SELECT {batch}, {due.NOW}, '{table}', id, JSON_OBJECT({content}) FROM {table} WHERE id IN ({ids});"
+                f" {drop.format(ids=ids)} COMMIT;",
+                "mautic",
+            )
+    return int(sql(f"SELECT COUNT(*) FROM mautic_ops_dropped WHERE batch = {batch};", "mautic")[0][0])
+
+
+def _bring_back() -> None:
+    """Put all that was dropped back where it waited."""
+    if not sql("SHOW TABLES LIKE 'mautic_ops_dropped';", "mautic"):
+        return
+    statements = ["START TRANSACTION;"]
+    for table, (_, _, back) in DROPS.items():
+        columns = [row[0] for row in sql(f"SHOW COLUMNS FROM {table};", "mautic", force=True)]
+        if not columns:
+            continue
+        names = ", ".join(f"`{name}`" for name in columns)
+        values = ", ".join(f"JSON_VALUE(content, '$.{name}')" for name in columns)
+        statements.append(
+            back
+            or f"INSERT IGNORE INTO {table} ({names}) SELECT {values} FROM mautic_ops_dropped WHERE source = '{table}';"
+        )
+    sql(" ".join([*statements, "DELETE FROM mautic_ops_dropped; COMMIT;"]), "mautic")
+
+
+def _hold() -> None:
+    if not OFF.exists():
+        write(OFF, "outbound mail is off\n")
+    DROP_IN.parent.mkdir(exist_ok=True)
+    write(DROP_IN, PAGE_HITS)
+    crontab = CRONTAB.read_text()
+    lines = rf"^(?=[^#\n].* mautic-cron \d+ \d+ (?:{'|'.join(SENDERS)})\b)"
+    write(CRONTAB, re.sub(lines, COMMENTED, crontab, flags=re.MULTILINE))
+    systemctl("daemon-reload")
+    # Those that a seal keeps from running stay as they are.
+    systemctl("try-restart", "mautic-worker@*")
+    _end_senders()
+
+
+def _let_go() -> None:
+    if not OFF.exists() and not DROP_IN.exists():
+        return
+    DROP_IN.unlink(missing_ok=True)
+    write(CRONTAB, CRONTAB.read_text().replace(COMMENTED, ""))
+    OFF.unlink(missing_ok=True)
+    systemctl("daemon-reload")
+    systemctl("try-restart", "mautic-worker@*")
+
+
+def _end_senders() -> None:
+    """End the sending jobs that run, or wait for their second."""
+    give_up = time.monotonic() + 5
+    while jobs := _senders():
+        for job in jobs:
+            with suppress(ProcessLookupError):
+                os.kill(job, signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _senders() -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[1-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if any(sender.encode() in words for sender in SENDERS):
+                found.append(int(folder.name))
+    return found

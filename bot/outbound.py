@@ -1,0 +1,111 @@
+"""Mail that waits where a tenant begins to work again: counted for the card, and sent, dropped or held as was chosen.
+
+Nobody's mail is to go out twice after a restore, or weeks late after a stop, unasked. Where nobody says what becomes of
+it, none is lost and none goes: it waits on, with outbound mail off, until `/mautic mail` decides. A refusal instead
+would keep the site down for the sake of the mail, and what waits in a stopped tenant is known only once it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Literal
+
+from bot.fleet import Host
+from bot.lxd import LxdError
+from bot.mautic import MUTE, Mail
+from bot.plan import Choice
+from bot.registry import Context
+from bot.tenants import Tenant, stamp, stamps
+
+MailOption = Literal["", "send", "drop", "off"]
+CHOICE = Choice(
+    "mail",
+    {
+        "send": "send waiting mail",
+        "drop": "drop waiting mail",
+        "off": "leave mail off",
+    },
+)
+LATE = 3600
+"""Seconds of standing still after which mail is late: people expect that of just now, and not that of last week."""
+_KINDS = {
+    "queue": "in the queue",
+    "messages": "held by a frequency rule",
+    "events": "of campaigns",
+    "broadcasts": "of segment emails",
+}
+
+
+def told(context: Context, found: Mapping[str, Any]) -> str:
+    """Say how much mail waits, of what kind and since when."""
+    if not found["waits"]:
+        return "none waits"
+    kinds = ", ".join(f"{found['kinds'][kind]} {words}" for kind, words in _KINDS.items() if found["kinds"].get(kind))
+    since = f", the oldest since {context.renderer.moment(found['oldest'])}" if found["oldest"] else ""
+    return f"{found['waits']} wait{'s' if found['waits'] == 1 else ''} ({kinds}){since}"
+
+
+def remarks(context: Context, words: Callable[[], str], mail: str, *, first: str = "") -> dict[str, str]:
+    """Return what the card says of mail that waits, and of what becomes of it; only who asks is told, and counted for.
+
+    `first`: what becomes of it where nothing was said, another thing than where a tenant just stood still.
+    """
+    if context.operation:
+        return {}
+    unsaid = first or "if it stood still for over an hour, what waits stays, with outbound mail off"
+    return {"Mail": words(), **({"Asked for": CHOICE.options[mail]} if mail else {"Without a choice": unsaid})}
+
+
+def counted(context: Context, host: Host, instance: str) -> str:
+    """Say how much waits in an instance whose database runs."""
+    try:
+        return told(context, host.mautic.mail(instance))
+    except LxdError:
+        return "what waits cannot be counted"
+
+
+def record(context: Context, host: Host, instance: str) -> None:
+    """Stamp on an instance that is about to stop how much waits in it: once it stands still nobody can count."""
+    try:
+        found = host.mautic.mail(instance)
+    except LxdError:
+        return
+    host.lxd.update(instance, stamps(mail_waits=told(context, found), mail_counted=int(context.now())))
+
+
+def recorded(context: Context, config: Mapping[str, str]) -> str:
+    """Say how much waited when it was stopped."""
+    waited, at = stamp(config, "mail-waits"), stamp(config, "mail-counted")
+    if not waited:
+        return "what waits is known once it runs"
+    return f"when it was stopped, {context.renderer.moment(int(at or 0))}: {waited}; what came due since is not in it"
+
+
+def settle(
+    context: Context, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False
+) -> str | None:
+    """Do with the mail that waits in an instance as was chosen, and say what was done where there was any."""
+    done = host.mautic.release(instance, mail, late=late, batch=context.operation, unmute=unmute)
+    host.lxd.update(instance, stamps(outbound="off" if done["choice"] in ("off", "back") else "", mail_waits=""))
+    if done["choice"] in ("off", "back"):
+        return f"outbound mail is off; {told(context, done)}"
+    if done["choice"] == "drop":
+        return f"{done['dropped']} dropped, and kept until somebody has them put back"
+    return f"mail goes on; {told(context, done)}" if done["waits"] else None
+
+
+def start(context: Context, tenant: Tenant) -> None:
+    """Start a tenant's container, mute until `settle` or `unmute`; one that runs stays as it is."""
+    host = context.fleet.of(tenant)
+    if not host.lxd.instance(tenant.instance).running:
+        host.mautic.mute(tenant.instance)
+    host.start(tenant.instance)
+
+
+def unmute(context: Context, tenant: Tenant) -> None:
+    """Take `start`'s mute back where `settle` did not come to it, as far as that can be done."""
+    host = context.fleet.of(tenant)
+    host.lxd.remove(tenant.instance, MUTE)
+    with suppress(LxdError):
+        host.mautic.restart_part(tenant.instance, "worker")

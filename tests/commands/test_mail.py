@@ -1,0 +1,353 @@
+"""Mail that waits where a tenant works again: counted, and sent, dropped or held, as who decides has chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import simulated_tenant
+from bot.lxd import LxdError
+from bot.operations import Operation
+from bot.plan import Refused
+from bot.simulated_lxd import SimulatedLxd
+from bot.tenants import stamp
+from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, notes
+
+SNAPSHOT = "s-20270115-080000-2"
+DAY = 86_400
+HOLDERS = ("resume", "start", "unarchive")
+
+
+def bench_in(folder: Path, **environment: str) -> Bench:
+    """A bench with a tenant, whose LXD goes by the bench's clock."""
+    benches: list[Bench] = []
+    lxd = SimulatedLxd(clock=lambda: benches[0].clock() if benches else 1_800_000_000.0)
+    add_blueprint(lxd)
+    made = make_bench(folder, lxd, **environment)
+    benches.append(made)
+    made.done("new client-x")
+    return made
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return bench_in(tmp_path)
+
+
+@pytest.fixture
+def desk(bench: Bench) -> Desk:
+    return make_desk(bench)
+
+
+def state(bench: Bench) -> simulated_tenant.State:
+    """What is in the container that serves."""
+    return simulated_tenant.read(bench.lxd, bench.context.fleet.tenant("client-x").instance)
+
+
+def wait(bench: Bench, *due: float, instance: str = "client-x") -> None:
+    """Let mail come due at these times."""
+    simulated_tenant.change(bench.lxd, instance, mails=[*simulated_tenant.read(bench.lxd, instance).mails, *due])
+
+
+def look(bench: Bench) -> dict[str, Any]:
+    """Look inside, as the sweep does: what nothing keeps from being sent is sent by then."""
+    tenant = bench.context.fleet.tenant("client-x")
+    limits = bench.context.settings.health
+    return bench.context.fleet.of(tenant).mautic.health(tenant.instance, limits)
+
+
+def off(bench: Bench) -> bool:
+    """Whether outbound mail is off, as the label says, and as it is inside."""
+    found = bench.context.fleet.tenant("client-x").outbound_off
+    assert bool(look(bench)["facts"]["outbound_off"]) == found
+    return found
+
+
+def with_thirty(bench: Bench) -> None:
+    """Thirty mails wait when a snapshot is taken, and are sent after it."""
+    wait(bench, *[bench.clock() + 60] * 30)
+    assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    bench.clock.move(3600)
+    look(bench)
+    assert len(state(bench).sent) == 30
+
+
+def restored(bench: Bench, choice: str = "", words: str = "") -> Operation:
+    operation = bench.ask(f"restore client-x {SNAPSHOT}{words}", OPERATOR)
+    bench.context.approvals.decide(operation.id, LEAD, "approve", typed_name="client-x", choice=choice, via="test")
+    bench.finish()
+    done = bench.context.operations.get(operation.id)
+    assert done.state == "succeeded", done.outcome
+    look(bench)
+    return done
+
+
+def test_the_card_of_a_restore_counts_what_may_go_out_again(bench: Bench) -> None:
+    with_thirty(bench)
+    plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert plan.remarks["Mail"].startswith(
+        "30 sent since then, of which what waited in the snapshot would go out again"
+    )
+    assert "stays, with outbound mail off" in plan.remarks["Without a choice"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent", "dropped", "held", "told"),
+    [
+        ("send", 30, 0, False, "mail goes on; 30 wait (30 in the queue)"),
+        ("drop", 0, 30, False, "30 dropped, and kept until somebody has them put back"),
+        ("off", 0, 0, True, "outbound mail is off; 30 wait (30 in the queue)"),
+        ("", 0, 0, True, "outbound mail is off; 30 wait (30 in the queue)"),
+    ],
+)
+def test_what_waited_in_a_snapshot_goes_out_again_only_if_the_approver_says_so(
+    bench: Bench, choice: str, sent: int, dropped: int, held: bool, told: str
+) -> None:
+    with_thirty(bench)
+    done = restored(bench, choice)
+    after = state(bench)
+    assert (len(after.sent), len(after.dropped), off(bench)) == (sent, dropped, held)
+    assert done.steps[1].note.startswith(told)
+    assert told in notes(bench, done)[-1]
+    (row,) = bench.context.database.read(
+        "SELECT detail FROM audit WHERE event = 'operation.approved' AND operation = 3"
+    )
+    assert json.loads(row["detail"]).get("choice", "") == choice
+
+
+def test_a_restore_without_mail_leaves_it_on(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    assert restored(bench).steps[1].note == ""
+    assert not off(bench)
+
+
+def test_what_is_held_stays_so_over_a_restore_a_restart_and_a_stop(bench: Bench) -> None:
+    bench.done("snapshot client-x", OPERATOR)
+    assert bench.done("mail client-x off", OPERATOR).state == "succeeded"
+    restored(bench)
+    assert off(bench)
+    for text in ("restart client-x", "stop client-x", "start client-x"):
+        assert bench.done(text, OPERATOR).state == "succeeded"
+        wait(bench, bench.clock(), instance="client-x--4")
+    assert (off(bench), state(bench).sent) == (True, [])
+
+
+def test_the_requester_proposes_and_the_approver_has_the_last_word(bench: Bench) -> None:
+    with_thirty(bench)
+    assert len(state(bench).sent) == 30
+    operation = bench.ask(f"restore client-x {SNAPSHOT} --mail send", OPERATOR)
+    assert operation.chosen == "send"
+    bench.context.approvals.decide(operation.id, LEAD, "approve", typed_name="client-x", choice="drop", via="test")
+    bench.finish()
+    look(bench)
+    assert (len(state(bench).sent), len(state(bench).dropped)) == (0, 30)
+
+
+def stand_still(bench: Bench, command: str, seconds: float, *, mails: int = 500) -> None:
+    """Let the tenant stand still for so long, with mail that waits, as `command` finds it."""
+    before = {"resume": "suspend client-x", "start": "stop client-x", "unarchive": "delete client-x"}[command]
+    assert bench.done(before, OPERATOR).state == "succeeded"
+    instance = "client-x--archived" if command == "unarchive" else "client-x"
+    wait(bench, *[bench.clock() + 1] * mails, instance=instance)
+    bench.clock.move(seconds)
+
+
+@pytest.mark.parametrize("command", HOLDERS)
+def test_mail_of_weeks_ago_does_not_go_out_unasked(bench: Bench, command: str) -> None:
+    stand_still(bench, command, 20 * DAY)
+    done = bench.done(f"{command} client-x", OPERATOR)
+    assert done.state == "succeeded", done.outcome
+    assert (state(bench).sent, off(bench)) == ([], True)
+    assert "outbound mail is off; 500 wait (500 in the queue)" in notes(bench, done)[-1]
+    assert "outbound mail off" in bench.answer("list").text + str(bench.answer("list").blocks)
+    status = str(bench.answer("status client-x").blocks)
+    assert "`/mautic mail client-x send` or `/mautic mail client-x drop` decides" in status
+    assert "500 wait" in status
+
+
+@pytest.mark.parametrize("command", HOLDERS)
+def test_mail_of_just_now_goes_out_by_itself(bench: Bench, command: str) -> None:
+    stand_still(bench, command, 600)
+    assert bench.done(f"{command} client-x", OPERATOR).state == "succeeded"
+    assert (off(bench), len(state(bench).sent)) == (False, 500)
+
+
+@pytest.mark.parametrize("command", HOLDERS)
+@pytest.mark.parametrize(("choice", "sent", "dropped"), [("send", 500, 0), ("drop", 0, 500), ("off", 0, 0)])
+def test_who_asks_may_say_what_becomes_of_it(bench: Bench, command: str, choice: str, sent: int, dropped: int) -> None:
+    stand_still(bench, command, 20 * DAY)
+    assert bench.done(f"{command} client-x --mail {choice}", OPERATOR).state == "succeeded"
+    assert off(bench) == (choice == "off")
+    assert (len(state(bench).sent), len(state(bench).dropped)) == (sent, dropped)
+
+
+def test_what_waits_is_counted_before_it_stands_still(bench: Bench) -> None:
+    bench.done("mail client-x off", OPERATOR)
+    wait(bench, *[bench.clock()] * 7)
+    bench.done("stop client-x", OPERATOR)
+    told = bench.answer("start client-x", OPERATOR).remarks["Mail"]
+    assert told.startswith("when it was stopped, 2027-01-15 08:00 UTC: 7 wait (7 in the queue)")
+
+
+def test_one_that_crashed_and_could_not_be_started_is_not_left_mute(bench: Bench) -> None:
+    bench.lxd.stop("client-x")
+    operation = bench.ask("start client-x", OPERATOR)
+    bench.lxd.fail_next("start", LxdError("LXD could not."))
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "failed"
+    bench.lxd.start("client-x")
+    wait(bench, bench.clock())
+    look(bench)
+    assert len(state(bench).sent) == 1
+
+
+def test_mail_is_held_decided_on_and_put_back_by_a_command_of_its_own(bench: Bench) -> None:
+    assert bench.done("mail client-x off", OPERATOR).state == "succeeded"
+    wait(bench, *[bench.clock()] * 3)
+    assert off(bench)
+    with pytest.raises(Refused, match="is off already"):
+        bench.answer("mail client-x off", OPERATOR)
+    dropped = bench.done("mail client-x drop", OPERATOR)
+    assert "3 dropped" in notes(bench, dropped)[-1]
+    assert (off(bench), state(bench).sent, len(state(bench).dropped)) == (False, [], 3)
+    assert bench.done("mail client-x back", OPERATOR).state == "succeeded"
+    assert (off(bench), len(state(bench).mails), state(bench).dropped) == (True, 3, [])
+    bench.done("mail client-x send", OPERATOR)
+    assert (off(bench), len(state(bench).sent)) == (False, 3)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_decision_that_failed_is_taken_back(bench: Bench, before: bool) -> None:
+    bench.done("mail client-x off", OPERATOR)
+    wait(bench, bench.clock())
+    if not before:
+        bench.done("mail client-x send", OPERATOR)
+    bench.runner.fault = lambda moment: (_ for _ in ()).throw(LxdError("LXD could not.")) if moment == "ran 0" else None
+    failed = bench.done("mail client-x drop", OPERATOR)
+    assert failed.state == "failed"
+    assert off(bench) == before
+    assert state(bench).dropped == []
+
+
+def test_one_that_does_not_run_says_how_it_is_started_so(bench: Bench) -> None:
+    bench.done("stop client-x", OPERATOR)
+    with pytest.raises(Refused, match=r"`/mautic start client-x --mail drop` starts it so"):
+        bench.answer("mail client-x drop", OPERATOR)
+
+
+# -- how the approver chooses -------------------------------------------------------------------------------------
+
+
+def asked(desk: Desk) -> Operation:
+    with_thirty(desk.bench)
+    desk.command(f"restore client-x {SNAPSHOT}", OPERATOR)
+    desk.announce()
+    return desk.last()
+
+
+def test_the_card_has_a_button_for_each_choice_and_the_window_keeps_it(desk: Desk) -> None:
+    operation = asked(desk)
+    card = next(one for one in reversed(desk.slack.said) if one["ts"] == operation.message_ts)
+    shown = [element["action_id"] for block in card["blocks"] for element in block.get("elements", [])
+             if "action_id" in element]  # fmt: skip
+    assert shown == ["approve_send", "approve_drop", "approve_off", "deny"]
+    desk.click("approve_drop", operation.id)
+    view = desk.slack.views[-1]
+    assert view["blocks"][-1]["element"]["initial_option"]["value"] == "drop"
+    desk.submit("typed_name", {"operation": operation.mark}, LEAD, name="client-x", choice="off")
+    assert desk.last().state == "queued"
+    assert desk.last().chosen == "off"
+
+
+@pytest.mark.parametrize("words", ["approve client-x drop", "Approved client-x DROP!"])
+def test_it_is_chosen_in_a_typed_reply(desk: Desk, words: str) -> None:
+    operation = asked(desk)
+    desk.reply(words, operation.id)
+    assert (desk.last().state, desk.last().chosen) == ("queued", "drop")
+    desk.announce()
+    assert ":white_check_mark: <@U0OPSLEAD> approved it: drop waiting mail." in notes(desk.bench, operation)
+
+
+def test_without_a_step_up_the_choice_follows_at_once(desk: Desk) -> None:
+    stand_still(desk.bench, "unarchive", 20 * DAY)
+    desk.command("unarchive client-x", OPERATOR)
+    desk.announce()
+    desk.reply("approve off", desk.last().id)
+    assert (desk.last().state, desk.last().chosen) == ("queued", "off")
+
+
+@pytest.mark.parametrize("words", ["approve 3 client-x drop", "approve 3 client-x DROP"])
+def test_it_is_chosen_by_the_command(desk: Desk, words: str) -> None:
+    asked(desk)
+    desk.command(words, LEAD)
+    assert (desk.last().state, desk.last().chosen) == ("queued", "drop")
+
+
+def test_a_choice_that_there_is_not_is_refused(desk: Desk) -> None:
+    desk.command("suspend client-x", OPERATOR)
+    desk.announce()
+    number = desk.last().id
+    with pytest.raises(Refused, match="has no “drop” to choose; reply `approve`"):
+        desk.bench.context.approvals.decide(number, LEAD, "approve", choice="drop", via="test")
+    desk.reply("approve drop", number)
+    assert desk.last().state == "awaiting_approval"
+
+
+def test_two_who_approve_agree_on_it(tmp_path: Path) -> None:
+    config = tmp_path / "mautic-ops.toml"
+    config.write_text("[policies.restore]\napprovals = 2\n")
+    bench = bench_in(tmp_path, MAUTIC_OPS_CONFIG=str(config))
+    bench.done("snapshot client-x", OPERATOR)
+    operation = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
+    decide = bench.context.approvals.decide
+    decide(operation.id, LEAD, "approve", typed_name="client-x", choice="drop", via="test")
+    with pytest.raises(Refused, match=r"<@U0OPSLEAD> approved operation 3 with `drop`; approve it so too, or deny it"):
+        decide(operation.id, LEAD_2, "approve", typed_name="client-x", choice="send", via="test")
+    assert decide(operation.id, LEAD_2, "approve", typed_name="client-x", via="test").state == "queued"
+    assert bench.context.operations.get(operation.id).chosen == "drop"
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: Path) -> None:
+    moments: list[str] = []
+    for number in range(100):
+        bench = bench_in(tmp_path / str(number))
+        with_thirty(bench)
+        operation = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
+        bench.context.approvals.decide(operation.id, LEAD, "approve", typed_name="client-x", choice="drop", via="test")
+        made: list[str] = []
+
+        def die(method: str, _: tuple[Any, ...], made: list[str] = made, number: int = number) -> None:
+            made.append(method)
+            # Each fifth call of LXD: the durability suite tries them all, without mail.
+            if len(made) > 5 * number:
+                raise Killed
+
+        bench.lxd.on_call = die
+        try:
+            bench.finish()
+        except Killed:
+            bench.context.database.close()
+            bench.lxd.on_call = None
+            again = make_bench(tmp_path / str(number), bench.lxd)
+            again.clock.at = bench.clock.at
+            again.context.operations.recover()
+            again.finish()
+            bench = again
+        bench.lxd.on_call = None
+        look(bench)
+        assert bench.context.operations.get(operation.id).state == "succeeded", number
+        assert (len(state(bench).dropped), len(state(bench).sent), off(bench)) == (30, 0, False), number
+        config = bench.lxd.instance(bench.context.fleet.tenant("client-x").instance).config
+        assert stamp(config, "outbound") == ""
+        moments = made
+        bench.context.database.close()
+        if len(made) <= 5 * number:
+            break
+    assert len(moments) > 20
