@@ -95,6 +95,9 @@ def up() -> int:
     if _running(settings):
         if team == TEAM and not local:
             raise CannotBringUp("The local workspace runs here; `make down` ends it, then `make up` connects to Slack.")
+        if not settings.lxd.simulated:
+            # The bot may run while something under it is broken.
+            _prepare(settings, Parts())
         print(f"It runs already. {_where(settings, team == TEAM)}")
         _warn(settings)
         return 0

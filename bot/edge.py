@@ -306,6 +306,10 @@ class Edge:
             self._applied = max(number, self._applied)
 
     def _apply(self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool) -> None:
+        if fresh and not self._lxd.instance(self._name).running:
+            # Nobody stops it on purpose.
+            self._lxd.start(self._name)
+            until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
         here, learned = self._sites(fresh)
         present = self._lxd.pull(self._name, _CONFIG).decode()
         kept = _ways_elsewhere(present) if partly else {}

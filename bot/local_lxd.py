@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -20,12 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bot import packages
-from bot.lxd import LxdUnavailable
+from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.packages import CannotInstall
 from bot.products import INCUS, LXD, PRODUCTS, Product, at, called
@@ -47,7 +49,12 @@ _HOME = Path("/var/lib/mautic-ops")
 _LIMITS_BEFORE = _HOME / "limits.json"
 _LXCFS_PID = _HOME / "lxcfs.pid"
 _READY_SECONDS = 60
+"""How long a server may stand still on its way up: nothing said, no container more, no time spent on a core."""
+_READY_LIMIT = 1800
+"""How long it may take in all; sixty tenants that are to be started take minutes."""
 _LXCFS = Path("/var/lib/lxcfs")
+_SUBVOLUME = 256
+"""The inode of a subvolume's root, on btrfs; no folder has it."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +89,47 @@ def up(state: Path, progress: Progress, only: Product | None = None) -> LocalLxd
     """
     with alone():
         found = find(state, only)
-        if found is None:
-            _refuse_where_impossible()
-            product = _install(progress, only or _kept(state))
-            # Where a service manager runs, the package has just started it.
-            found = _wait_for_service(state, product) if _service_manager() else _start(state, product, progress)
+        if found is not None and found.own and (pid := _pid(_folder(state, only))) is not None:
+            # It answers before it has started its containers.
+            found = _wait(_folder(state, only), pid, progress)
+        elif found is None:
+            found = _bring_up(state, progress, only)
         if os.geteuid() == 0:
             raise_limits(progress)
         return found
+
+
+def _bring_up(state: Path, progress: Progress, only: Product | None) -> LocalLxd:
+    kept = _folder(state, only)
+    if (pid := _pid(kept)) is not None:
+        # It lives, and is slow to answer: a second one beside it would do harm.
+        with suppress(LxdUnavailable):
+            return _wait(kept, pid, progress)
+    _refuse_where_impossible()
+    product = _install(progress, only or _kept(state))
+    # Where a service manager runs, the package has just started it.
+    return _wait_for_service(state, product) if _service_manager() else _start(state, product, progress)
+
+
+def keep(state: Path, endpoint: str, progress: Progress) -> bool:
+    """Start what is the bot's own on this machine and has died: its server at `endpoint`, and lxcfs.
+
+    Tell whether the server was started. One that `stop` ended stays so, and anybody else's is not touched.
+    """
+    folder = _folder(state)
+    if endpoint not in ("", str(folder / "unix.socket")) or not folder.with_suffix(".pid").exists():
+        return False
+    if _pid(folder) is not None and not _lxcfs_died():
+        return False
+    with alone():
+        if not folder.with_suffix(".pid").exists():
+            return False
+        if _lxcfs_died():
+            _start_lxcfs(folder.with_suffix(".log"), progress)
+        if _pid(folder) is not None:
+            return False
+        _start(state, _product(folder), progress)
+        return True
 
 
 def stop(state: Path) -> bool:
@@ -115,23 +155,25 @@ def stop(state: Path) -> bool:
         return True
 
 
-def remove(state: Path, *, project: str, pool: str, network: str, profile: str) -> None:
-    """Take away all that the bot made on this machine's server, and the server too when it is the bot's own."""
-    folder = _folder(state)
-    found = find(state, _kept(state))
-    if found is None and folder.exists():
-        # Its parts of the kernel's tables can be named only by the daemon that made them.
-        with alone():
-            found = _start(state, _product(folder), lambda _: None)
+def remove(state: Path, *, project: str, pool: str, network: str, profile: str, only: Product | None = None) -> None:
+    """Take away all that the bot made on this machine's server, and the server too when it is the bot's own.
+
+    The own one goes whatever state it is in: it may be dead, hang, or not be able to start any more. `only`: a server
+    of this product, and no other.
+    """
+    folder = _folder(state, only)
+    found = find(state, only or _kept(state))
     if found is not None:
-        LxdGateway(found.socket, project=project, pool=pool, network=network, profile=profile).remove_project()
-    stop(state)
-    if folder.exists():
-        _unmount(folder)
-        _end(_processes(folder))
-        shutil.rmtree(folder)
-    for suffix in (".log", ".pid"):
-        folder.with_suffix(suffix).unlink(missing_ok=True)
+        lxd = LxdGateway(found.socket, project=project, pool=pool, network=network, profile=profile)
+        try:
+            lxd.remove_project()
+        except LxdError:
+            _fill_gaps(found.socket, project, pool)
+            # What the own one cannot take away goes with it.
+            with suppress(LxdError) if found.own else nullcontext():
+                lxd.remove_project()
+    with alone():
+        _take_away(folder, network)
     leave()
 
 
@@ -161,12 +203,18 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def _ask(path: str, address: str) -> bool:
     """Whether a server answers 200 at a unix socket."""
+    return _get(path, address) is not None
+
+
+def _get(path: str, address: str) -> Any:
+    """What a server says at an address of its unix socket, {} where that is nothing; None when it does not answer."""
     connection = _UnixConnection(path)
     try:
         connection.request("GET", address)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        return (json.loads(answer.read()).get("metadata") or {}) if answer.status == 200 else None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
     finally:
         connection.close()
 
@@ -285,6 +333,7 @@ def _start(state: Path, product: Product, progress: Progress) -> LocalLxd:
     _start_lxcfs(folder.with_suffix(".log"), progress)
     progress(f"starting {product.name}")
     with folder.with_suffix(".log").open("ab") as log:
+        began = log.tell()
         # In a session of its own, so that a Ctrl-C that ends the bot leaves the tenants running.
         daemon = subprocess.Popen(
             [product.daemon, "--group", "root"],
@@ -295,19 +344,75 @@ def _start(state: Path, product: Product, progress: Progress) -> LocalLxd:
             stderr=log,
             start_new_session=True,
         )
-    folder.with_suffix(".pid").write_text(str(daemon.pid))
+    # With where its words begin in the log, which has those of earlier ones too.
+    folder.with_suffix(".pid").write_text(f"{daemon.pid} {began}")
+    try:
+        return _wait(folder, daemon.pid, progress)
+    finally:
+        # It outlives this process, which need not be told of its end.
+        daemon.returncode = 0
+
+
+def _wait(folder: Path, pid: int, progress: Progress) -> LocalLxd:
+    """Wait until the own daemon is ready, as long as it gets on with it, and tell what it does.
+
+    One that does not is ended; raises LxdUnavailable with what it said since it was started.
+    """
     path = str(folder / "unix.socket")
-    end = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < end and daemon.poll() is None:
+    give_up = time.monotonic() + _READY_LIMIT
+    moved, seen, told = time.monotonic(), None, ""
+    while _alive(pid):
         if _ask(path, "/internal/ready"):
-            # It outlives this process, which need not be told of its end.
-            daemon.returncode = 0
             return LocalLxd(path, own=True)
-        time.sleep(0.05)
-    _end([daemon.pid])
-    said = [line for line in folder.with_suffix(".log").read_text().splitlines() if "level=error" in line]
-    reason = said[-1].partition("msg=")[2].strip('"') if said else f"its log is {folder.with_suffix('.log')}"
-    raise LxdUnavailable(f"{product.name} does not start on this machine: {reason}.")
+        doing = _doing(path)
+        if doing and doing != told:
+            progress(f"{_product(folder).name} {doing}")
+            told = doing
+        now = (doing, _said(folder), len(_processes(folder)), _spent(pid))
+        if now != seen:
+            seen, moved = now, time.monotonic()
+        if time.monotonic() > min(give_up, moved + _READY_SECONDS):
+            _end([pid])
+            break
+        time.sleep(0.1)
+    lines = [line for line in _said(folder).splitlines() if re.search("level=(error|fatal)", line)]
+    words = [
+        word for part in ("msg", "err", "error") for word in re.findall(rf'\b{part}="([^"]*)"', (lines or [""])[-1])
+    ]
+    reason = ": ".join(words) or f"its log is {folder.with_suffix('.log')}"
+    raise LxdUnavailable(f"{_product(folder).name} does not start on this machine: {reason.rstrip('.')}.")
+
+
+def _doing(path: str) -> str:
+    """What a server that is not ready does: how many of its containers run already; "" when it does not say."""
+    instances = _get(path, "/1.0/instances?recursion=1&all-projects=true")
+    if not isinstance(instances, list):
+        return ""
+    runs = [one.get("status") == "Running" for one in instances]
+    # As it was before the server ended.
+    to_run = [one.get("config", {}).get("volatile.last_state.power") == "RUNNING" for one in instances]
+    wanted = sum(now or before for now, before in zip(runs, to_run, strict=True))
+    return f"starts its containers: {sum(runs)} of {wanted} run" if wanted else ""
+
+
+def _said(folder: Path) -> str:
+    """What the own daemon has said since it was started."""
+    try:
+        began = int(folder.with_suffix(".pid").read_text().split()[1])
+        with folder.with_suffix(".log").open("rb") as log:
+            log.seek(began)
+            return log.read().decode(errors="replace")
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _spent(pid: int) -> int:
+    """The whole seconds that a process has spent on a core."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return (int(fields[11]) + int(fields[12])) // os.sysconf("SC_CLK_TCK")
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -381,6 +486,11 @@ def _start_lxcfs(log_file: Path, progress: Progress) -> None:
         lxcfs.returncode = 0
 
 
+def _lxcfs_died() -> bool:
+    """Whether there was one that we started."""
+    return _LXCFS_PID.exists() and not _lxcfs_serves()
+
+
 def _lxcfs_serves() -> bool:
     with suppress(OSError):
         return bool((_LXCFS / "proc" / "meminfo").read_bytes())
@@ -393,10 +503,10 @@ def _lxcfs_serves() -> bool:
 def _pid(folder: Path) -> int | None:
     """The pid of the bot's own daemon when it runs."""
     try:
-        pid = int(folder.with_suffix(".pid").read_text())
+        pid = int(folder.with_suffix(".pid").read_text().split()[0])
         mark = f"{_product(folder).folder}={folder}".encode()
         running = mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return None
     return pid if running else None
 
@@ -437,6 +547,96 @@ def _unmount(folder: Path) -> None:
     for mount in reversed(mounts):
         if mount.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+
+
+def _fill_gaps(path: str, project: str, pool: str) -> None:
+    """Give instances without a volume an empty one, since LXD deletes no other; on btrfs only a folder is there.
+
+    It leaves such a one when it is killed while it copies. `path`: its socket, on this machine.
+    """
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        door.connect(path)
+        pid = int.from_bytes(door.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
+        # The pool is mounted where the server sees it, which need not be where we are.
+        folder = Path(f"/proc/{pid}/root", *Path(path).parent.parts[1:], "storage-pools", pool)
+        if folder.stat().st_ino != _SUBVOLUME:
+            return
+        for volume in (
+            *folder.glob(f"containers/{project}_*"),
+            *folder.glob(f"containers-snapshots/{project}_*/*"),
+        ):
+            if volume.stat().st_ino != _SUBVOLUME:
+                # What is in it LXD wrote there beside the volume that it was about to make.
+                shutil.rmtree(volume)
+                _quietly("btrfs", "subvolume", "create", str(volume))
+
+
+def _take_away(folder: Path, network: str) -> None:
+    """End the own daemon and all that it started, and remove all that it made in the kernel and in its folder."""
+    instances = [path.name for kind in ("containers", "logs") for path in folder.glob(f"{kind}/*")]
+    networks = {network, *(path.name for path in folder.glob("networks/*"))} if folder.exists() else set()
+    if (pid := _pid(folder)) is not None:
+        _end([pid])
+    monitors = _processes(folder)
+    # Their children are the containers' first processes, which outlive them; with these all of a container ends.
+    _end([*monitors, *(pid for pid, parent in _parents().items() if parent in monitors)])
+    _unmount(folder)
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            if device.read_text().startswith(f"{folder}/"):
+                _quietly("losetup", "--detach", f"/dev/{device.parent.parent.name}")
+    for name in networks:
+        # The kernel takes a cable away with the container at its other end, but not at once.
+        cables = [path.name for path in Path("/sys/class/net", name, "brif").glob("*")]
+        for link in (*cables, name):
+            if Path("/sys/class/net", link).exists():
+                _quietly("ip", "link", "delete", link)
+    _forget_rules(networks, set(instances))
+    for name in {one for one in instances if "_" in one}:
+        for group in Path("/sys/fs/cgroup").glob(f"**/lxc.*.{name}"):
+            for inner, _, _ in os.walk(group, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(inner)
+    if folder.exists():
+        shutil.rmtree(folder)
+    for suffix in (".log", ".pid"):
+        folder.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _forget_rules(networks: set[str], instances: set[str]) -> None:
+    """Remove what a firewall still has of networks and instances; LXD and Incus name their chains after them."""
+    with suppress(OSError, ValueError):
+        listed = subprocess.run(
+            ["nft", "--json", "list", "chains"],
+            env={**os.environ, "PATH": packages.path()},
+            capture_output=True,
+            check=False,
+        )
+        chains = [entry["chain"] for entry in json.loads(listed.stdout)["nftables"] if "chain" in entry]
+        ours = []
+        for chain in chains:
+            of = chain["name"].partition(".")[2]
+            if chain["table"] in ("lxd", "incus") and (of in networks or of.partition(".")[0] in instances):
+                ours.append((chain["family"], chain["table"], chain["name"]))
+        # Emptied first, since they lead to each other.
+        for doing in ("flush", "delete"):
+            for chain in ours:
+                _quietly("nft", doing, "chain", *chain)
+
+
+def _quietly(*command: str) -> None:
+    """Run what may find nothing to do."""
+    with suppress(FileNotFoundError):
+        subprocess.run(command, env={**os.environ, "PATH": packages.path()}, check=False, capture_output=True)
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process of this machine."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return found
 
 
 def _stop_lxcfs() -> None:

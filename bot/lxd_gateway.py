@@ -513,7 +513,10 @@ class LxdGateway:
         """Take away what `ensure_project` made, with every instance and image in it; all else stays."""
         with suppress(NotFound):
             with ThreadPoolExecutor(8) as threads:
-                list(threads.map(self._remove, [instance.name for instance in self.instances()]))
+                removing = [threads.submit(self._remove, instance.name) for instance in self.instances()]
+            # All others are gone when one cannot be removed.
+            for removed in removing:
+                removed.result()
             doing = "list the images"
             for image in self._lxd.get("images", doing, params={"recursion": "1"}):
                 self._lxd.change("delete", f"images/{image['fingerprint']}", "delete an image")
@@ -530,9 +533,10 @@ class LxdGateway:
                 self._lxd.request("delete", path, f"delete {path}", project=kind == "profiles", timeout=SHORT)
 
     def _remove(self, name: str) -> None:
-        self.stop(name, force=True)
-        self.update(name, {"security.protection.delete": None})
-        self.delete(name)
+        with suppress(NotFound):
+            self.stop(name, force=True)
+            self.update(name, {"security.protection.delete": None})
+            self.delete(name)
 
     def _devices(self) -> dict[str, dict[str, str]]:
         return {

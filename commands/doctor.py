@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
-from bot import audit
+from bot import audit, local_lxd
 from bot.checks import CHECKS
 from bot.lxd import LxdError
 from bot.messages import Message, size, told
 from bot.plan import Refused
 from bot.registry import Context, query
+
+log = logging.getLogger(__name__)
 
 
 @query
@@ -36,11 +39,14 @@ def doctor(context: Context) -> Message:
 
 
 def _servers(context: Context) -> str:
+    settings = context.settings
+    own = not settings.lxd.simulated and local_lxd.keep(settings.state, settings.lxd.endpoint, log.warning)
     told = []
     for name, lxd in context.fleet.servers.items():
         server = lxd.server()
         told.append(f"{'simulated' if server.simulated else f'{server.product} {server.version}'} on {name}")
-    return f"{', '.join(told)}, tenants: {len(context.fleet.tenants())}"
+    again = "; the bot's own had died, and was started again" if own else ""
+    return f"{', '.join(told)}, tenants: {len(context.fleet.tenants())}{again}"
 
 
 def _room(context: Context) -> str:
@@ -61,10 +67,14 @@ def _blueprint(context: Context) -> str:
 
 
 def _edge(context: Context) -> str:
-    probe = context.edge.probe(f"doctor.{context.settings.bot.base_domain}")
+    domain = f"doctor.{context.settings.bot.base_domain}"
+    if context.edge.probe(domain).status:
+        return "it answers"
+    context.edge.apply(fresh=True)
+    probe = context.edge.probe(domain)
     if not probe.status:
         raise Refused(probe.error or "it does not answer")
-    return "it answers"
+    return "it did not answer, and was brought back"
 
 
 def _audit(context: Context) -> str:

@@ -94,6 +94,18 @@ def test_it_says_what_runs_and_not_what_would(
         assert "It runs already. The bot is connected to Slack.\n" in capsys.readouterr().out
 
 
+def test_what_is_broken_under_a_bot_that_runs_is_repaired(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brought: list[str] = []
+    environment.delenv("MAUTIC_OPS_LXD__ENDPOINT")
+    environment.setattr(bring_up, "_prepare", lambda *_: brought.append("LXD"))
+    with a_bot(tmp_path):
+        assert bring_up.up() == 0
+        assert brought == ["LXD"]
+        assert "It runs already." in capsys.readouterr().out
+
+
 def test_the_state_of_a_real_team_is_not_opened_to_the_local_workspace(
     tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:

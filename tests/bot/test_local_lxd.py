@@ -8,17 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bot import local_lxd
-from bot.lxd import LxdUnavailable
+from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS, LXD, PRODUCTS, Product
 from tests.support.real_lxd import Place, without_lxd
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
+from tests.support.world import BotProcess
 
 
 @pytest.fixture(autouse=True)
@@ -194,22 +198,101 @@ class TestOwnDaemon:
         # The same first process, by the moment of its start (field 22).
         assert before.split()[22] == after.split()[22]
 
-    @pytest.mark.parametrize("ended_first", [False, True])
-    def test_it_goes_without_a_trace(self, state: Path, ended_first: bool) -> None:
-        folder = local_lxd._folder(state)
+    @pytest.mark.parametrize("spoil", ["runs", "ended", "killed", "hangs", "cannot start", "lacks a volume"])
+    def test_it_goes_without_a_trace_whatever_state_it_is_in(self, state: Path, spoil: str) -> None:
+        folder, tag = local_lxd._folder(state), _tag(state)
         lxd = _prepared(state)
         lxd.update("tenant", {"security.protection.delete": "true"})
-        if ended_first:
-            local_lxd.stop(state)
+        (veth,) = [path.name for path in Path("/sys/class/net", f"mops{tag}", "brif").iterdir()]
+        init = int(Path(_init(folder)).name)
+        _spoil(lxd, state, spoil)
         _remove(state)
         assert not list(folder.parent.glob(f"{folder.name}*"))
         assert str(folder) not in Path("/proc/self/mounts").read_text()
         assert local_lxd._processes(folder) == []
-        assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
+        assert not local_lxd._alive(init)
+        assert [name for name in (f"mops{tag}", veth) if Path("/sys/class/net", name).exists()] == []
         loops = subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True).stdout
         assert str(folder) not in loops
         rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
-        assert _tag(state) not in rules
+        assert tag not in rules
+        assert list(Path("/sys/fs/cgroup").glob(f"**/lxc.*.{tag}_*")) == []
+
+    def test_one_that_lacks_a_volume_still_serves_the_others_and_loses_its_project(self, state: Path) -> None:
+        """As a server does that is not the bot's, and that goes on."""
+        lxd = _prepared(state)
+        _spoil(lxd, state, "lacks a volume")
+        with pytest.raises(LxdError, match="could not delete"):
+            lxd.remove_project()
+        local_lxd._fill_gaps(lxd.endpoint, _tag(state), _tag(state))
+        lxd.remove_project()
+        assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
+
+    def test_one_that_died_is_kept_and_one_that_was_ended_is_not(self, state: Path, place: Place) -> None:
+        lxd = _prepared(state)
+        told: list[str] = []
+        assert not local_lxd.keep(state, lxd.endpoint, told.append), "it runs"
+        _kill(state)
+        assert not local_lxd.keep(state, "/var/lib/lxd/unix.socket", told.append), "that of another is not the bot's"
+        assert local_lxd.keep(state, lxd.endpoint, told.append)
+        assert f"starting {place.product.name}" in told
+        assert lxd.instance("tenant").running
+        local_lxd.stop(state)
+        assert not local_lxd.keep(state, lxd.endpoint, told.append)
+        assert local_lxd.find(state) is None
+
+    def test_a_bot_starts_again_what_is_killed_under_it(
+        self, state: Path, tmp_path: Path, workspace: WorkspaceServer
+    ) -> None:
+        lxd = _prepared(state)
+        environment = {
+            "MAUTIC_OPS_BOT__STATE": str(state),
+            "MAUTIC_OPS_LXD__ENDPOINT": lxd.endpoint,
+            "MAUTIC_OPS_LXD__PROJECT": _tag(state),
+            "MAUTIC_OPS_LXD__POOL": _tag(state),
+            "MAUTIC_OPS_LXD__PROFILE": _tag(state),
+            "SLACK_BOT_TOKEN": BOT_TOKEN,
+            "SLACK_APP_TOKEN": APP_TOKEN,
+        }
+        bot = BotProcess(environment, state, workspace)
+        bot.start()
+        try:
+            before = _init(local_lxd._folder(state))
+            _kill(state)
+            eventually(lambda: local_lxd.find(state), 60)
+            assert lxd.instance("tenant").running
+            assert _init(local_lxd._folder(state)) == before, "tenants went on meanwhile"
+            assert bot.process
+            bot.stop()
+            assert lxd.instance("tenant").running, "it does not end with the bot"
+        finally:
+            bot.process.kill() if bot.process else None
+
+    def test_it_is_waited_for_while_it_gets_on_and_only_its_own_words_are_told(
+        self, state: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A daemon of the test's own: it is busy for longer than it may stand still, then ends with a reason."""
+        folder = local_lxd._folder(state, place.product)
+        monkeypatch.setattr(local_lxd, "_READY_SECONDS", 0.6)
+        log = folder.with_suffix(".log")
+        log.parent.mkdir(exist_ok=True)
+        log.write_text('time="then" level=error msg="Of another time"\n')
+        daemon = state / "lxd"
+        busy = "for i in 1 2 3 4 5 6 7 8; do sleep 0.2; echo $i; done"
+        says = """echo 'level=error msg="Failed to start the daemon" err="no room"'"""
+        daemon.write_text(f"#!/bin/sh\n{busy}\n{says}\n")
+        daemon.chmod(0o755)
+        product = replace(place.product, daemon=str(daemon))
+        began = time.monotonic()
+        with pytest.raises(
+            LxdUnavailable, match=r"does not start on this machine: Failed to start the daemon: no room\.$"
+        ):
+            local_lxd._start(state, product, print)
+        assert time.monotonic() - began > 1.5, "it was given up while it got on"
+        daemon.write_text("#!/bin/sh\nexec sleep 600\n")
+        with pytest.raises(LxdUnavailable, match=rf"does not start on this machine: its log is {log}\.$"):
+            local_lxd._start(state, product, print)
+        assert local_lxd._pid(folder) is None, "it was left behind"
 
     def test_an_lxcfs_that_was_killed_is_replaced(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mount, pid_file = state / "lxcfs", state / "lxcfs.pid"
@@ -239,6 +322,49 @@ def _tag(state: Path) -> str:
 def _remove(state: Path) -> None:
     tag = _tag(state)
     local_lxd.remove(state, project=tag, pool=tag, network=f"mops{tag}", profile=tag)
+
+
+def _init(folder: Path) -> str:
+    """The folder in /proc of the first process of the one container."""
+    monitors = [
+        pid for pid in local_lxd._processes(folder) if b"[lxc monitor]" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    (init,) = [pid for pid, parent in local_lxd._parents().items() if parent in monitors]
+    return f"/proc/{init}"
+
+
+def _kill(state: Path) -> None:
+    """kill -9 the daemon, which this process may have started."""
+    pid = local_lxd._pid(local_lxd._folder(state))
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not local_lxd._alive(pid))
+
+
+def _spoil(lxd: LxdGateway, state: Path, how: str) -> None:
+    """Bring a daemon into a state in which somebody wants to be rid of it."""
+    folder = local_lxd._folder(state)
+    if how == "ended":
+        local_lxd.stop(state)
+    elif how == "killed":
+        _kill(state)
+    elif how == "hangs":
+        pid = local_lxd._pid(folder)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+    elif how == "cannot start":
+        _kill(state)
+        (folder / "database" / "local.db").write_text("no database")
+    elif how == "lacks a volume":
+        lxd.snapshot("tenant", "s")
+        lxd.copy("tenant/s", "copy", config={}, devices={})
+        lxd.snapshot("copy", "s")
+        pid = local_lxd._pid(folder)
+        volume = Path(f"/proc/{pid}/root", folder.relative_to("/"), "storage-pools", _tag(state), "containers")
+        volume /= f"{_tag(state)}_copy"
+        subprocess.run(["btrfs", "subvolume", "delete", str(volume)], check=True, capture_output=True)
+        # As LXD has it that was killed in a copy: it makes the folder first.
+        volume.mkdir()
 
 
 def _prepared(state: Path) -> LxdGateway:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.edge import ProbeResult
 from bot.lxd import PoolSpace
 from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import OPERATOR, Bench, make_bench
@@ -51,3 +52,25 @@ def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
     said = parts(bench)
     assert "row 2 was changed" in said
     assert "Servers" in said
+
+
+def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_LXD__ENDPOINT="/run/own.socket")
+    asked: list[str] = []
+
+    def keep(_: Path, endpoint: str, __: object) -> bool:
+        asked.append(endpoint)
+        return True
+
+    monkeypatch.setattr("bot.local_lxd.keep", keep)
+    gone = [True]
+
+    def probe(domain: str) -> ProbeResult:
+        return ProbeResult(0 if gone else 404, False, 0.0)
+
+    monkeypatch.setattr(bench.context.edge, "probe", probe)
+    monkeypatch.setattr(bench.context.edge, "apply", lambda **_: gone.clear())
+    said = parts(bench)
+    assert asked == ["/run/own.socket"]
+    assert "the bot's own had died, and was started again" in said
+    assert ":white_check_mark: *Edge:* it did not answer, and was brought back" in said

@@ -57,11 +57,13 @@ BASE = frozenset(
 """What a Debian without any other package has, of what we start."""
 ASKED_FOR = frozenset({"git", "make"})
 """What the README asks for beside Python."""
+UNPACKED = frozenset({"incus", "incusd"})
+"""What `incus_packages.py` puts into the PATH for the time of a test."""
 
 
 def known(program: str) -> bool:
     """Whether a program is given by a package of the list, or by Debian itself."""
-    return program in BASE | ASKED_FOR or any(program in package.programs for package in SUITE)
+    return program in BASE | ASKED_FOR | UNPACKED or any(program in package.programs for package in SUITE)
 
 
 def install() -> None:

@@ -1,0 +1,18 @@
+"""The bot's own LXD is started again when it died; whether it has is asked of `local_lxd` (see its tests)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schedules.lxd import lxd
+from tests.support.bot import make_bench
+
+
+@pytest.mark.parametrize("endpoint", ["simulated", "/run/own.socket"])
+def test_it_is_looked_after_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    asked: list[tuple[Path, str]] = []
+    monkeypatch.setattr("bot.local_lxd.keep", lambda state, at, _: asked.append((state, at)))
+    lxd(make_bench(tmp_path, MAUTIC_OPS_LXD__ENDPOINT=endpoint).context)
+    assert asked == [(tmp_path, endpoint)] * (endpoint != "simulated")
