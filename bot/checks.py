@@ -70,7 +70,7 @@ def listen(context: Context) -> str:
     """`edge.listen` is an address of the host, where that is this machine."""
     lxd, address = context.settings.lxd, context.settings.edge.listen
     if lxd.simulated or lxd.endpoint.startswith("https://"):
-        return f"{address}, which is not this machine's to tell of"
+        return f"{address} is not looked for: LXD is not on this machine"
     try:
         with socket.socket() as probe:
             probe.bind((address, 0))

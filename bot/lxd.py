@@ -209,6 +209,9 @@ class Lxd(Protocol):
     def survey(self) -> list[Whole]:
         """Return every instance with state and snapshots, in one request (recursion=2), sorted by name."""
 
+    def subnet(self) -> str:
+        """Return the address of the bot's bridge with its network, `10.70.0.1/24`; raises NotFound where it is not."""
+
     def members(self) -> list[Member]:
         """List the members of the cluster, sorted by name; none where there is no cluster."""
 

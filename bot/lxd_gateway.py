@@ -97,6 +97,11 @@ class LxdGateway:
             addresses=tuple(f"https://{address}" for address in environment["addresses"]),
         )
 
+    def subnet(self) -> str:
+        """See `Lxd.subnet`."""
+        found = self._lxd.get(f"networks/{self._network}", f"look at the bridge `{self._network}`", project=False)
+        return str(found["config"].get("ipv4.address", ""))
+
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
         if not self._clustered():

@@ -297,7 +297,8 @@ def undecidable(
     beside = f" beside <@{requester}>" if requester else ""
     who = "nobody could approve"
     if found.people:
-        who = f"only {' and '.join(f'<@{user}>' for user in found.people)} could approve, and nobody their own"
+        some = " and ".join(f"<@{user}>" for user in found.people)
+        who = f"only {some} could approve, and nobody approves their own request"
     why = f" ({'; '.join(found.missing[:3])})" if found.missing else ""
     places = " or ".join(f"`roles.{role}`" for role in roles)
     return (

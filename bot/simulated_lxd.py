@@ -274,6 +274,11 @@ class SimulatedLxd:
                 simulated=True,
             )
 
+    def subnet(self) -> str:
+        """See `Lxd.subnet`."""
+        with self._call("subnet") as world:
+            return world.subnet
+
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
         with self._call("members") as world:

@@ -20,6 +20,7 @@ def doctor(context: Context) -> Message:
     """Check the bot's own parts: servers, room, blueprint, edge, audit log, operations, jobs and channel."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
         ("Servers", _servers),
+        ("Network", _network),
         ("Room", _room),
         ("Blueprint", _blueprint),
         ("Edge", _edge),
@@ -47,6 +48,19 @@ def _servers(context: Context) -> str:
         told.append(f"{'simulated' if server.simulated else f'{server.product} {server.version}'} on {name}")
     again = "; the bot's own had died, and was started again" if own else ""
     return f"{', '.join(told)}, tenants: {len(context.fleet.tenants())}{again}"
+
+
+def _network(context: Context) -> str:
+    wanted = context.settings.lxd.subnet
+    for name, lxd in context.fleet.servers.items():
+        found = lxd.subnet()
+        if found != wanted:
+            bridge = context.settings.lxd.network
+            raise Refused(
+                f"the bridge `{bridge}` on {name} is {found or 'without an IPv4 address'}, and `lxd.subnet` says "
+                f"{wanted}; set it to what the bridge is"
+            )
+    return f"the bridge of each server is {wanted}"
 
 
 def _room(context: Context) -> str:

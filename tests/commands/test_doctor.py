@@ -30,6 +30,13 @@ def test_every_host_that_is_short_of_room_is_named(tmp_path: Path, monkeypatch: 
     assert "only 5 B of 100 B free on local, 5 B of 100 B free on solo; enlarge the pool" in said
 
 
+def test_a_bridge_that_is_not_what_the_settings_say_is_named(tmp_path: Path) -> None:
+    other = SimulatedLxd()
+    other.ensure_project(pool_driver="btrfs", pool_size="30GiB", subnet="10.9.0.1/24")
+    said = parts(make_bench(tmp_path, others={"solo": other}))
+    assert ":x: *Network:* the bridge `mopsbr0` on solo is 10.9.0.1/24, and `lxd.subnet` says 10.70.0.1/24" in said
+
+
 def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.context.jobs.pause("health", OPERATOR.id)

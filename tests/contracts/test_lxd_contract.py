@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import subprocess
@@ -406,6 +407,11 @@ class TestRoom:
         lxd.start(stopped)
         assert before <= lxd.instance(stopped).started <= time.time()
         assert {one.name: one.started for one in lxd.instances()}[stopped] == lxd.instance(stopped).started
+
+    def test_the_bridge_tells_its_subnet(self, lxd: Lxd) -> None:
+        network = ipaddress.IPv4Interface(lxd.subnet())
+        assert network.network.num_addresses == 256
+        assert str(network.ip).endswith(".1")
 
     def test_the_pool_tells_its_room(self, lxd: Lxd, stopped: str) -> None:
         space = lxd.pool()

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bot.lxd import AlreadyExists, LxdUnavailable, NotFound, PoolFull
+from bot.forms import lxd_bytes
+from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
 from tests.support.real_lxd import PROJECT, TINY, Place, listening
@@ -168,6 +169,25 @@ def test_a_server_is_called_what_it_is(lxd: LxdGateway, place: Place) -> None:
     assert lxd.server().product == place.product.name
     with pytest.raises(NotFound, match=f"^{place.product.name} could not read `nobody`: .*nstance not found"):
         lxd.instance("nobody")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3GiB", "3000MB", "512MiB", "3221225472", "4000000kB", "1TiB", "2G", "2g", "2gib", "2KB", "1.5GiB", "2 GiB"],
+)
+def test_a_plan_may_have_the_sizes_that_the_server_takes(lxd: LxdGateway, new_name: Name, text: str) -> None:
+    """What the settings take as an LXD size is one, and what they refuse is none."""
+
+    refused = ours = False
+    try:
+        lxd_bytes(text)
+    except ValueError:
+        ours = True
+    try:
+        lxd.create(new_name(), TINY, config={"limits.memory": text}, devices={})
+    except LxdError:
+        refused = True
+    assert refused == ours
 
 
 class TestRequests:
