@@ -55,7 +55,7 @@ class Approvals:
         """Raise Refused when the policy does not let this person ask for the command."""
         policy = self.settings.policy(command)
         if not actor.roles & set(policy.ask):
-            raise Refused(f"`/mautic {command}` may be asked for by {_names(policy.ask)}; ask one of them.")
+            raise Refused(f"`/mautic {command}` may be asked for by {names(policy.ask)}; ask one of them.")
 
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused when this person might not ask for it today, or it has failed and its approval is too old."""
@@ -72,7 +72,7 @@ class Approvals:
         """Raise Refused when this person may not end it as it stands: who looks after halts, or decides on its kind."""
         may = {*self.settings.policy("give-up").ask, *self.settings.policy(operation.command).approve}
         if not actor.roles & may:
-            raise Refused(f"Only {_names(sorted(may))} can give operation {operation.id} up.")
+            raise Refused(f"Only {names(sorted(may))} can give operation {operation.id} up.")
         if operation.state != "needs_attention":
             raise Refused(f"Operation {operation.id} {_decided(operation)}; only what needs attention can be given up.")
 
@@ -106,7 +106,7 @@ class Approvals:
         policy = self.settings.policy(operation.command)
         self._refuse_unless_pending(operation, actor, verdict)
         if not actor.roles & set(policy.approve):
-            raise Refused(f"Only {_names(policy.approve)} can decide on operation {number}.")
+            raise Refused(f"Only {names(policy.approve)} can decide on operation {number}.")
         if actor.id == operation.requester:
             raise Refused(
                 f"You asked for operation {number} yourself, so somebody else has to decide; "
@@ -285,7 +285,7 @@ class Approvals:
         operation = self.operations.get(number)
         policy = self.settings.policy(operation.command)
         if actor.id != operation.requester and not actor.roles & set(policy.approve):
-            raise Refused(f"Only <@{operation.requester}> or {_names(policy.approve)} can cancel operation {number}.")
+            raise Refused(f"Only <@{operation.requester}> or {names(policy.approve)} can cancel operation {number}.")
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
                 transaction,
@@ -340,9 +340,17 @@ def _decided(operation: Operation) -> str:
         return "still waits for approval"
     if operation.state in ("expired", "cancelled"):
         return f"is {operation.state}"
-    who = f"was approved by <@{by}> and " if by else ""
-    return f"{who}is {operation.state.replace('_', ' ')}"
+    stands = {
+        "queued": "is about to start",
+        "running": "is under way",
+        "succeeded": "is done",
+        "failed": "has failed",
+        "needs_attention": "needs attention",
+        "given_up": "was given up",
+    }[operation.state]
+    return f"was approved by <@{by}> and {stands}" if by else stands
 
 
-def _names(roles: list[str]) -> str:
+def names(roles: list[str]) -> str:
+    """Name roles as those who have one: "an operator or an approver"."""
     return " or ".join(f"a{'n' if role[0] in 'aeiou' else ''} {role}" for role in roles)

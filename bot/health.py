@@ -265,7 +265,7 @@ def _inside(look: Look, limits: HealthSettings) -> list[Finding | None]:
         Finding("web", f"{web}, so no page is there.") if web else None,
         Finding("worker", f"{worker}, so mail waits in the queue.") if worker else None,
         Finding("cron", f"{cron}, so segments, campaigns and imports stand still.") if cron else None,
-        Finding("jobs", f"Without a success in time: {', '.join(late[:3])}{_more(late[3:])}.") if late else None,
+        Finding("jobs", f"Not done in time: {', '.join(late[:3])}{_more(late[3:])}.") if late else None,
         Finding("queue", f"The oldest message in the queue has waited {seconds(age)} for its worker.")
         if age > limits.queue_minutes * 60
         else None,

@@ -11,7 +11,7 @@ from typing import Any
 
 from bot import audit
 from bot.announcer import Announcer
-from bot.approvals import Actor, decision
+from bot.approvals import Actor, decision, names
 from bot.console import NAME
 from bot.errands import failing
 from bot.errors import explain
@@ -255,7 +255,7 @@ class Invocations:
         if action == "silence":
             may = self.context.settings.policy("silence").ask
             if not actor.roles & set(may):
-                raise Refused(f"Who may silence an incident is {' or '.join(may)}; ask one of them.")
+                raise Refused(f"An incident may be silenced by {names(may)}; ask one of them.")
             self.context.incidents.silence(mark, actor.id)
             with suppress(NotPosted):
                 self.context.incidents.announce()
@@ -271,11 +271,11 @@ class Invocations:
         """Try again what the bot does not get done by itself; it has no card with a button of its own."""
         failed = [one for one in failing(self.context) if one.tenant == tenant]
         if not failed:
-            raise Refused(f"Of what the bot does by itself on `{tenant}` nothing fails any more.")
+            raise Refused(f"Nothing that the bot does by itself on `{tenant}` fails any more.")
         last = max(failed, key=lambda one: one.operation)
         may = self.context.settings.policy(last.command).approve
         if not actor.roles & set(may):
-            raise Refused(f"Who may have it tried again is {' or '.join(may)}; ask one of them.")
+            raise Refused(f"It may be tried again by {names(may)}; ask one of them.")
         self.context.operations.retry(self.context.operations.get(last.operation), actor.id)
         said = (
             f":arrows_counterclockwise: Operation {last.operation} is tried again; this thread tells when it went well."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -175,7 +176,8 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
         word = parameter.name.replace("_", "-")
         if parameter.kind is parameter.KEYWORD_ONLY:
             options.append(word)
-            parts.append(f"[--{word}]" if parameter.annotation is bool else f"[--{word} …]")
+            shown = f"--{word}" if parameter.annotation is bool else f"--{word} …"
+            parts.append(shown if parameter.default is parameter.empty else f"[{shown}]")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             parts.append(f"[{word}…]")
         else:
@@ -221,12 +223,17 @@ class Registry:
         for command in self.commands.values():
             self._app.command(_without_context(command.function), name=command.name)
 
-    def command(self, name: str) -> Command:
-        """Return a command by name, or refuse with the nearest right word."""
+    def command(self, name: str, more: Sequence[str] = ()) -> Command:
+        """Return a command by name, or refuse with the nearest right word; `more` words came after it."""
         if name in self.commands:
             return self.commands[name]
-        near = get_close_matches(name, self.commands, n=1, cutoff=0.5)
+        # Not lower: “please make me a mautic” is not a `resume` that was mistyped.
+        near = get_close_matches(name, self.commands, n=1, cutoff=0.65)
         hint = f"did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists what there is."
+        if not near and more:
+            hint = (
+                "`/mautic new` makes a tenant, `/mautic list` shows all, and `/mautic help` tells what else there is."
+            )
         raise UnknownWords(f"There is no command “{name[:40]}”; {hint}")
 
     def parse(self, text: str) -> tuple[Command, dict[str, Any]]:
@@ -235,11 +242,13 @@ class Registry:
 
     def bind(self, words: Sequence[str]) -> tuple[Command, dict[str, Any]]:
         """Turn a command's name and the words after it into the command and its arguments, or refuse."""
-        command = self.command(words[0].lower())
+        command = self.command(words[0].lower(), words[1:])
         try:
             known = [_option(word, command.options) for word in words[1:]]
             _, bound, _ = self._app.parse_args([command.name, *known], exit_on_error=False, print_error=False)
         except (CycloptsError, InvalidName, ValueError) as error:
+            if isinstance(error.__cause__, InvalidName):
+                raise UnknownWords(f"{error.__cause__}{_joined(command, words[1:])}") from error
             raise UnknownWords(f"{_reason(error)} Usage: `/mautic {command.usage}`") from error
         return command, {name: value for name, value in bound.arguments.items()}
 
@@ -288,12 +297,43 @@ def _option(word: str, options: frozenset[str]) -> str:
     return f"--{name}{found[2] or ''}" if found and name in options else word
 
 
+def _joined(command: Command, words: Sequence[str]) -> str:
+    """Offer one name where somebody typed a new one with spaces in it."""
+    typed = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    if command.name != "new" or len(typed) < 2:
+        return ""
+    try:
+        return f" A name has no spaces; did you mean `{tenant_name('-'.join(typed))}`?"
+    except InvalidName:
+        return ""
+
+
+def _no_option(found: re.Match[str]) -> str:
+    return f"There is no option “{found[1]}”{f'; did you mean “{found[2]}”?' if found[2] else '.'}"
+
+
+def _none_of(found: re.Match[str]) -> str:
+    near = f" Did you mean “{found[3]}”?" if found[3] else ""
+    return f"“{found[1]}” is none of {found[2].replace(chr(34), '')}.{near}"
+
+
+_PLAIN: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
+    (r'^Command "[^"]*" parameter ', ""),
+    (r"^--(\S+) requires an argument\.$", r"“\1” is missing."),
+    (r"^Invalid value for ID: ", ""),
+    (r"^Unused Tokens: \[(.*)\]\.$", r"I do not know what to do with \1."),
+    (r'^Invalid value for (\S+): unable to convert "(.*)" into int\.$', r"\1 takes a whole number, and “\2” is none."),
+    (r'^Invalid value "(.*)" for (\S+)\. Must be <= (\d+)\.$', r"\2 is at most \3, and not \1."),
+    (r'^Invalid value "(.*)" for (\S+)\. Must be >= (\d+)\.$', r"\2 is at least \3, and not \1."),
+    (r'^Invalid value "(.*?)" for \S+?\. Choose from: (.*?)\.(?: Did you mean "(.*?)"\?)?$', _none_of),
+    (r"^Unknown option: (\S+?)\.(?: Did you mean (--\S+?)\?)?.*$", _no_option),
+)
+"""What the parser says, and what people are told."""
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error.__cause__, InvalidName):
-        return str(error.__cause__)
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    text = re.sub(r'^Command "[^"]*" parameter ', "", text)
-    text = re.sub(r"^--(\S+) requires an argument\.$", r"“\1” is missing.", text)
-    text = re.sub(r"^Invalid value for ID: ", "", text)
-    text = re.sub(r"^Unused Tokens: \[(.*)\]\.$", r"I do not know what to do with \1.", text)
-    return text.replace("`", "'")[:300]
+    """Say what is wrong with the words, in a sentence for a person."""
+    text = re.sub(r"\s+", " ", str(error)).strip().replace("`", "'")
+    for parsed, said in _PLAIN:
+        text = re.sub(parsed, said, text)
+    return text[:300]

@@ -83,8 +83,11 @@ def tenant_name(text: str) -> str:
     if len(name) > 40:
         raise InvalidName(f"“{shown}…” is {len(name)} characters long; a tenant's name has at most 40.")
     if not _LABEL.match(name):
+        near = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+        hint = f" Did you mean `{near}`?" if near[:1].isalpha() and near not in RESERVED else ""
         raise InvalidName(
-            f"“{shown}” cannot be a tenant's name: use letters a-z, digits and hyphens, with no hyphen at either end."
+            f"“{shown}” cannot be a tenant's name: use letters a-z, digits and hyphens, with no hyphen at either "
+            f"end.{hint}"
         )
     if not name[0].isalpha():
         raise InvalidName(f"“{shown}” cannot be a tenant's name: it has to begin with a letter.")
@@ -93,7 +96,7 @@ def tenant_name(text: str) -> str:
             f"“{shown}” cannot be a tenant's name: two hyphens in a row are kept for the bot's own names."
         )
     if name in RESERVED:
-        raise InvalidName(f"“{shown}” is a reserved word; choose another name, such as `{name}-client`.")
+        raise InvalidName(f"“{shown}” is a reserved word; choose another name, such as `{name}-shop`.")
     return name
 
 

@@ -27,7 +27,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     old = present(context, tenant)
     source, target = context.fleet.of(old), context.fleet.host(host)
     if source.name == target.name:
-        raise Refused(f"`{tenant}` stands on {target.name} already.")
+        raise Refused(f"`{tenant}` is on {target.name} already.")
     if old.state == "suspended":
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     if old.status != "Running" and old.state == "live" and not context.begun:

@@ -26,7 +26,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     ours = [one for one in everything if one.name == tenant and one.operation == str(context.operation or "-")]
     if not ours:
         if any(one.name == tenant and one.role == "tenant" for one in everything):
-            raise Refused(f"`{tenant}` is not archived: it is a tenant as it stands.")
+            raise Refused(f"`{tenant}` is not archived; `/mautic status {tenant}` looks at it.")
         ours = [one for one in everything if one.name == tenant]
     if not ours:
         raise Refused(f"There is no archived `{tenant}`; `/mautic list --archived` shows what is kept.")

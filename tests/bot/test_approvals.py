@@ -184,7 +184,7 @@ def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench)
     with pytest.raises(Refused, match=r"Only <@U0ACCOUNT> or an approver"):
         bench.context.approvals.cancel(operation.id, OPERATOR)
     bench.approve(operation)
-    with pytest.raises(Refused, match=r"was approved by <@U0OPSLEAD> and is queued"):
+    with pytest.raises(Refused, match=r"was approved by <@U0OPSLEAD> and is about to start"):
         bench.context.approvals.cancel(operation.id, ASKER)
 
 
@@ -214,7 +214,7 @@ def test_two_hundred_decisions_at_once_have_one_winner(bench: Bench) -> None:
     assert len(after.decisions) == 1
     assert said.pop(winner) == 1
     assert sum(said.values()) == 199
-    expected = f"was denied by <@{winner}>" if after.state == "denied" else f"was approved by <@{winner}> and is queued"
+    expected = f"was denied by <@{winner}>" if after.state == "denied" else f"was approved by <@{winner}> and is about to start"
     assert set(said) == {f"Operation 1 {expected}."}
     assert events(bench, operation) == [
         "operation.requested",

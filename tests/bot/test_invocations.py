@@ -236,7 +236,7 @@ def test_a_click_decides_and_the_second_is_told(asked: Desk) -> None:
     asked.click("approve", 1)
     assert asked.last().state == "queued"
     asked.click("deny", 1)
-    assert last_answer(asked, LEAD.id) == f":warning: Operation 1 was approved by <@{LEAD.id}> and is queued."
+    assert last_answer(asked, LEAD.id) == f":warning: Operation 1 was approved by <@{LEAD.id}> and is about to start."
 
 
 def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
