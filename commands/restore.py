@@ -134,13 +134,18 @@ def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
 
 
 def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str) -> dict[str, str]:
-    """Return what may go out a second time: what was sent since then, if it waited in the snapshot."""
+    """Return what may go out a second time: what came due since then, and what the snapshot had waiting.
+
+    That of the snapshot can be counted only once it runs; Mautic calls a mail sent when it is put into the queue.
+    """
     try:
         now = host.mautic.mail(old.instance, since=chosen.created)
         sent, waits = now["sent"], outbound.told(context, now)
-        words = f"{sent} sent since then, of which what waited in the snapshot would go out again; now {waits}, here"
+        words = f"{sent} sent since then may go out again, and so may what waited in the snapshot; now {waits}"
     except LxdError:
-        words = "what was sent since then would go out again if it waited in the snapshot; it cannot be counted"
+        words = (
+            "what was sent since then may go out again, and so may what waited in the snapshot; it cannot be counted"
+        )
     unsaid = "if any waits in the snapshot it stays, with outbound mail off"
     return outbound.remarks(context, lambda: words, mail, first=unsaid)
 

@@ -214,7 +214,8 @@ def test_two_hundred_decisions_at_once_have_one_winner(bench: Bench) -> None:
     assert len(after.decisions) == 1
     assert said.pop(winner) == 1
     assert sum(said.values()) == 199
-    expected = f"was denied by <@{winner}>" if after.state == "denied" else f"was approved by <@{winner}> and is about to start"
+    approved = f"was approved by <@{winner}> and is about to start"
+    expected = f"was denied by <@{winner}>" if after.state == "denied" else approved
     assert set(said) == {f"Operation 1 {expected}."}
     assert events(bench, operation) == [
         "operation.requested",

@@ -118,7 +118,7 @@ CHOOSING = replace(
     | {
         "summary": "Restore the tenant client-x",
         "remarks": {
-            "Mail": "30 sent since then, of which what waited in the snapshot would go out again; now none waits, here",
+            "Mail": "30 sent since then may go out again, and so may what waited in the snapshot; now none waits",
             "Asked for": "drop waiting mail",
         },
         "choice": asdict(CHOICE),

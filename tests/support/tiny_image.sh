@@ -80,6 +80,11 @@ hold)
     echo '{"seconds": 0}' > "$files.out"
     answer="$ok, \"held\": true, \"why\": \"\""
     ;;
+mail) answer="$ok, \"kinds\": {}, \"waits\": 0, \"oldest\": 0, \"off\": false, \"sent\": 0" ;;
+release)
+    grep -q '"unmute": true' "$3" && rm -f $mute
+    answer="$ok, \"choice\": \"send\", \"kinds\": {}, \"waits\": 0, \"oldest\": 0, \"dropped\": 0"
+    ;;
 counts)
     lines=$(cat /var/lib/mautic-ops/submitted 2> /dev/null | wc -l)
     answer="$ok, \"contacts\": $lines, \"submissions\": $lines, \"opt_outs\": 0, \"last_write\": 0"
