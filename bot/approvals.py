@@ -286,6 +286,8 @@ class Approvals:
         policy = self.settings.policy(operation.command)
         if actor.id != operation.requester and not actor.roles & set(policy.approve):
             raise Refused(f"Only <@{operation.requester}> or {names(policy.approve)} can cancel operation {number}.")
+        # One that was approved and waits for its host has changed nothing yet.
+        held = operation.state == "queued" and operation.outcome and not operation.begun
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
                 transaction,
@@ -293,7 +295,7 @@ class Approvals:
                 "cancelled",
                 event="operation.cancelled",
                 actor=actor.id,
-                expect=("awaiting_approval",),
+                expect=("queued",) if held else ("awaiting_approval",),
                 note=f":leftwards_arrow_with_hook: <@{actor.id}> withdrew it; nothing was done.",
                 outcome="Withdrawn",
                 ended_by=actor.id,

@@ -258,6 +258,18 @@ def m018_given_up(db: sqlite_utils.Database) -> None:
     db.executescript("ALTER TABLE operations ADD COLUMN reason TEXT NOT NULL DEFAULT '';")
 
 
+@migrations()
+def m019_host_memory(db: sqlite_utils.Database) -> None:
+    """What was measured of a host's memory, and its load."""
+    db.executescript(
+        """
+        ALTER TABLE host_samples ADD COLUMN memory INTEGER;
+        ALTER TABLE host_samples ADD COLUMN memory_total INTEGER;
+        ALTER TABLE host_samples ADD COLUMN load REAL;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

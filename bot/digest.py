@@ -13,10 +13,12 @@ from bot.fleet import Surveyed
 from bot.health import OFFLINE
 from bot.incidents import Incident
 from bot.jobs import Job
-from bot.lxd import size_bytes
+from bot.lxd import Resources, size_bytes
 from bot.operations import SYSTEM, Operation
+from bot.placement import Carries, carries
 from bot.registry import Context
 from bot.samples import DAY, Growth, KnownDisk, Sample
+from bot.tenants import Tenant
 
 T = TypeVar("T", Incident, Operation)
 SNAPSHOT_DUE = 25 * 3600
@@ -121,6 +123,7 @@ class Digest:
     recovered: int
     pools: Mapping[str, Use]
     full_pools: tuple[str, ...]
+    carries: Mapping[str, Carries]
     waiting: tuple[Operation, ...]
     failed: tuple[Operation, ...]
     failed_errands: tuple[FailedErrands, ...]
@@ -229,6 +232,7 @@ def gather(context: Context, since: float) -> Digest:
         recovered=sum(bool(one.closed) for one in incidents),
         pools=pools,
         full_pools=full_pools,
+        carries=carried(context, [one.tenant for one in survey.tenants], pools),
         waiting=tuple(context.operations.select("state = 'awaiting_approval'", limit=SHOWN)),
         failed=tuple(failed),
         failed_errands=failed_errands,
@@ -247,6 +251,17 @@ def ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
         for job in context.jobs.ailing()
         if job.paused or job.late or not (job.outcome in silent or (job.running and job.name == "digest"))
     )
+
+
+def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use]) -> dict[str, Carries]:
+    """Return what each host still carries, as the last sweep found it; no LXD is asked."""
+    resources = {
+        host: Resources(one.memory_total, one.memory or 0, cores=1, load=one.load)
+        for host, one in samples.hosts(context.database, context.now()).items()
+        if one.memory_total
+    }
+    free = {host: use.limit - use.used for host, use in pools.items()}
+    return carries(context, list(tenants), resources, free)
 
 
 def storage(database: Database, now: float) -> dict[str, Use]:

@@ -105,6 +105,7 @@ TITLES = {
     "server": "the server does not answer",
     "edge": "the edge does not answer",
     "pool": "the storage pool is nearly full",
+    "strain": "the host is in distress",
 }
 """Every kind of finding, and its words in a headline."""
 
@@ -152,7 +153,9 @@ _HIDES: Mapping[str, frozenset[str]] = {
 FULL = 64 << 20
 """Bytes that a tenant has to be able to write, or nothing in it works: then that is the cause of all else."""
 
-BLIPS = frozenset(["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "server", "edge"])
+BLIPS = frozenset(
+    ["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "server", "edge", "strain"]
+)
 """What may be over in a moment (a restart, an update), so that a second look has to find it too."""
 
 RESTART = {

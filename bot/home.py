@@ -9,7 +9,7 @@ from slack_sdk import WebClient
 from bot.announcer import ways_out
 from bot.approvals import Actor
 from bot.condition import conditions, counted
-from bot.digest import ailing, storage
+from bot.digest import ailing, carried, storage
 from bot.errors import explain
 from bot.messages import Block, actions, decision_buttons, section, sentence
 from bot.operations import Operation
@@ -38,6 +38,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
     halted = context.operations.select("state = 'needs_attention'", limit=100)
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
     responsible = [one for one in halted if _may_put_right(context, actor, one)]
+    pools = storage(context.database, context.now())
     jobs = sorted(context.jobs.all(), key=lambda job: job.next)
     blocks = context.renderer.message(
         "home.j2",
@@ -52,7 +53,8 @@ def home(context: Context, actor: Actor) -> list[Block]:
         hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == "tenant"),
         silent=seen.silent,
         ailing=ailing(context, seen.silent.values()),
-        storage=storage(context.database, context.now()),
+        storage=pools,
+        carries=carried(context, [tenant for tenant in seen.tenants if tenant.role == "tenant"], pools),
         jobs=jobs,
         listed=LISTED,
     ).blocks

@@ -332,9 +332,19 @@ class Operations:
             (text, only_in, operation),
         )
 
-    def claim(self) -> Operation | None:
-        """Take the oldest queued operation to run it, or None."""
-        for candidate in self.select("state = 'queued'", limit=1):
+    def claim(self, hold: Callable[[Operation], str] = lambda _: "") -> Operation | None:
+        """Take the oldest queued operation that can go on, to run it, or None.
+
+        Args:
+            hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
+        """
+        for row in self.database.read("SELECT id FROM operations WHERE state = 'queued' ORDER BY id"):
+            candidate = self.get(row["id"])
+            if candidate.state != "queued":
+                continue
+            if why := hold(candidate):
+                self._wait(candidate, why)
+                continue
             with self.database.transaction() as transaction:
                 moved = self.move(
                     transaction,
@@ -344,12 +354,30 @@ class Operations:
                     expect=("queued",),
                     attempts=candidate.attempts + 1,
                     started=candidate.started or self.clock(),
+                    # Why it waited; of one that is to be taken back it is why it failed.
+                    outcome=candidate.outcome if candidate.undo_by else "",
                 )
             if moved:
                 self.changed()
                 return self.get(candidate.id)
-            return self.claim()
         return None
+
+    def _wait(self, operation: Operation, why: str) -> None:
+        """Record once that a queued operation has to wait."""
+        if operation.outcome:
+            return
+        with self.database.transaction() as transaction:
+            self.move(
+                transaction,
+                operation,
+                "queued",
+                event="operation.held",
+                expect=("queued",),
+                detail={"why": why},
+                note=f":hourglass: It waits, and begins by itself: {why}.",
+                outcome=why,
+            )
+        self.changed()
 
     def step_started(self, operation: Operation, position: int) -> None:
         """Record that a step begins, once."""

@@ -7,13 +7,14 @@ that many that are approved at once do not all get the same memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bot import samples
 from bot.capacity import Demand, Occupant, Room, expected, room, strain
 from bot.fleet import Host
-from bot.lxd import LxdError, PoolSpace, size_bytes
+from bot.lxd import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
 from bot.messages import size
 from bot.plan import NoRoom, Refused
 from bot.registry import Context
@@ -65,6 +66,20 @@ class Use:
         return Occupant(one.instance, runs, growth, plan_memory, one.role == "tenant")
 
 
+@dataclass(frozen=True)
+class Carries:
+    """What is left on a host, and how many more tenants of each plan fit there."""
+
+    room: Room
+    fits: Mapping[str, int]
+
+    @property
+    def words(self) -> str:
+        """How many more fit, as in "23 small, 8 medium or 2 large more"."""
+        told = [f"{count} {plan}" for plan, count in self.fits.items() if count]
+        return f"{', '.join(told[:-1])}{' or ' if told[:-1] else ''}{told[-1]} more" if told else "no more"
+
+
 def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
     """Read what tenants use; `tenants` tell who is of which plan, so that what is new is expected to be as its like."""
     now = context.now()
@@ -75,32 +90,62 @@ def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
     return found
 
 
+def carries(
+    context: Context, tenants: Sequence[Tenant], resources: Mapping[str, Resources], free: Mapping[str, int]
+) -> dict[str, Carries]:
+    """Return what each host still carries, by name, from what was read of it: no LXD is asked.
+
+    Args:
+        tenants: with the role `tenant` or `incoming`, of all hosts.
+        free: bytes that are free on each host's pool; what is not known does not count.
+    """
+    used, approved = use(context, tenants), [demand for _, demand in pending(context)]
+    found = {}
+    for host, has in resources.items():
+        there = [used.occupant(one, {}) for one in tenants if one.host == host]
+        # One that runs by now is counted twice for as long as its operation goes on.
+        coming = [demand for demand in approved if demand.host == host]
+        left = room(host, has, context.settings.capacity, there, coming)
+        fits = {
+            name: left.fits(Demand(host, memory=used.expected(name), plan=size_bytes(plan.memory), tenants=1))
+            if free.get(host, LEAST) >= LEAST
+            else 0
+            for name, plan in context.settings.plans.items()
+        }
+        found[host] = Carries(left, fits)
+    return found
+
+
 def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, Room]:
     """Return what is left on each host that answers, by name; `but`: an instance that is not counted."""
-    seen = context.fleet.look("tenant", "incoming", "former").tenants
-    used, approved = use(context, seen), pending(context)
     found = {}
     for host in hosts:
-        here = [one for one in seen if (one.server, one.host) == (host.server, host.name)]
-        running = {one.instance for one in here if one.status == "Running"}
-        unmeasured = [one.instance for one in here if one.instance in running and used.measured(one) is None]
-        try:
-            resources = context.fleet.resources(host)
-            holds = context.fleet.memory(host, unmeasured)
-        except LxdError:
-            continue
-        there = [
-            used.occupant(one, holds)
-            for one in here
-            if one.instance != but and (one.role != "former" or one.instance in running)
-        ]
-        coming = [
-            demand
-            for instances, demand in approved
-            if demand.host == host.name and not (demand.instance and running.intersection(instances))
-        ]
-        found[host.name] = room(host.name, resources, context.settings.capacity, there, coming)
+        with suppress(LxdError):
+            found[host.name] = room_on(context, host, but)
     return found
+
+
+def room_on(context: Context, host: Host, but: str = "") -> Room:
+    """Return what is left on a host; `but`: an instance that is not counted. Raises LxdError where it does not tell."""
+    seen = context.fleet.look("tenant", "incoming", "former")
+    if host.server in seen.silent:
+        raise LxdUnavailable(seen.silent[host.server])
+    used = use(context, seen.tenants)
+    here = [one for one in seen.tenants if (one.server, one.host) == (host.server, host.name)]
+    running = {one.instance for one in here if one.status == "Running"}
+    unmeasured = [one.instance for one in here if one.instance in running and used.measured(one) is None]
+    resources, holds = context.fleet.resources(host), context.fleet.memory(host, unmeasured)
+    there = [
+        used.occupant(one, holds)
+        for one in here
+        if one.instance != but and (one.role != "former" or one.instance in running)
+    ]
+    coming = [
+        demand
+        for instances, demand in pending(context)
+        if demand.host == host.name and not (demand.instance and running.intersection(instances))
+    ]
+    return room(host.name, resources, context.settings.capacity, there, coming)
 
 
 def pending(context: Context) -> list[tuple[set[str], Demand]]:
@@ -150,10 +195,7 @@ def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str,
     """
     if context.begun or not (demand.memory or demand.tenants):
         return {}
-    found = rooms(context, [host], but=demand.instance).get(host.name)
-    if found is None:
-        # It tells no figures just now: what comes next says so better.
-        return {}
+    found = room_on(context, host, but=demand.instance)
     if lacks := found.lacks(demand):
         raise NoRoom(f"{doing} `{host.name}`: {lacks}. {_way_out(context, host, demand)}")
     return {"Memory": found.after(demand)}
@@ -168,7 +210,7 @@ def _way_out(context: Context, host: Host, demand: Demand) -> str:
     return "Stop, shrink or delete a tenant, or give it more memory or another host; `/mautic hosts` shows all."
 
 
-def room_on(host: Host) -> str:
+def free_on(host: Host) -> str:
     """Return what is free on a host's pool, in words; raises Refused when it is too little for one more tenant."""
     space = host.lxd.pool()
     free = space.total - space.used

@@ -13,6 +13,7 @@ from bot.database import DatabaseUnavailable
 from bot.errors import explain
 from bot.lxd import LxdUnavailable
 from bot.operations import RESPONDERS, SYSTEM, Operation
+from bot.placement import strained
 from bot.plan import Plan, Refused
 from bot.registry import Context
 from bot.steps import PROBE, patiently
@@ -77,13 +78,21 @@ class Runner:
 
     def run_one(self) -> bool:
         """Claim one operation and bring it to its end; False when none is queued."""
-        operation = self.operations.claim()
+        operation = self.operations.claim(self._hold)
         if operation is None:
             return False
         # Another may be waiting: let another worker look while this one is busy.
         self.wake()
         self._carry_out(operation)
         return True
+
+    def _hold(self, operation: Operation) -> str:
+        """Say why an operation has to wait: on a host in distress nothing new is made to run, nor to grow."""
+        demand = operation.plan.get("demand")
+        if not demand or not demand["memory"] or operation.begun or operation.undo_by:
+            return ""
+        why = strained(self.context, demand["host"])
+        return f"`{demand['host']}` is in distress: {why}" if why else ""
 
     def _carry_out(self, operation: Operation) -> None:
         """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""

@@ -73,8 +73,19 @@ class KnownDisk:
 
 
 @dataclass(frozen=True)
-class PoolSample:
-    """The pool of a host at a moment, or at its fullest in the hour or day that begins at `at`."""
+class HostReading:
+    """What one look at a host measured: bytes of its pool and of its memory (None: not told), and its load."""
+
+    used: int
+    total: int
+    memory: int | None = None
+    memory_total: int | None = None
+    load: float | None = None
+
+
+@dataclass(frozen=True)
+class HostSample:
+    """A host at a moment, or at its fullest in the hour or day that begins at `at`: as in a `HostReading`."""
 
     span: int
     at: int
@@ -82,6 +93,9 @@ class PoolSample:
     looks: int
     used: int
     total: int
+    memory: int | None = None
+    memory_total: int | None = None
+    load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,13 +132,13 @@ _TENANTS: Mapping[str, str] = {
     "contacts": "max",
     "log_errors": "max",
 }
-_HOSTS: Mapping[str, str] = {"used": "max", "total": "max"}
+_HOSTS: Mapping[str, str] = {"used": "max", "total": "max", "memory": "max", "memory_total": "max", "load": "max"}
 
 
 def record(
-    transaction: sqlite3.Connection, at: float, readings: Sequence[Reading], pools: Mapping[str, tuple[int, int]]
+    transaction: sqlite3.Connection, at: float, readings: Sequence[Reading], hosts: Mapping[str, HostReading]
 ) -> None:
-    """Write down one sweep: its readings, and (used, total) bytes of each host's pool. Then roll up what is over."""
+    """Write down one sweep: its readings of tenants, and of hosts by name. Then roll up what is over."""
     now = int(at)
     before = {
         row["tenant"]: row
@@ -158,8 +172,9 @@ def record(
         ],
     )
     transaction.executemany(
-        "INSERT OR REPLACE INTO host_samples (span, at, host, looks, used, total) VALUES (0,?,?,1,?,?)",
-        [(now, host, used, total) for host, (used, total) in pools.items()],
+        "INSERT OR REPLACE INTO host_samples (span, at, host, looks, used, total, memory, memory_total, load)"
+        " VALUES (0,?,?,1,?,?,?,?,?)",
+        [(now, host, one.used, one.total, one.memory, one.memory_total, one.load) for host, one in hosts.items()],
     )
     transaction.executemany(
         "INSERT OR REPLACE INTO tenant_disks (tenant, at, used, size) VALUES (?,?,?,?)",
@@ -209,9 +224,9 @@ def history(database: Database, tenant: str, since: float, now: float, span: int
     return [Sample(**row) for row in _past(database, "tenant_samples", "tenant", tenant, since, now, span)]
 
 
-def pool_history(database: Database, host: str, since: float, now: float, span: int = HOUR) -> list[PoolSample]:
+def pool_history(database: Database, host: str, since: float, now: float, span: int = HOUR) -> list[HostSample]:
     """Return the past of a host's pool, oldest first, as `history` does."""
-    return [PoolSample(**row) for row in _past(database, "host_samples", "host", host, since, now, span)]
+    return [HostSample(**row) for row in _past(database, "host_samples", "host", host, since, now, span)]
 
 
 def _past(
@@ -241,6 +256,16 @@ def latest(database: Database, now: float) -> dict[str, Sample]:
         now,
     )
     return {row["tenant"]: Sample(**{name: row[name] for name in row.keys() if name != "cpu_time"}) for row in rows}  # noqa: SIM118
+
+
+def hosts(database: Database, now: float) -> dict[str, HostSample]:
+    """Return what the last sweep measured of hosts, by name."""
+    rows = database.read(
+        "SELECT * FROM host_samples"
+        " WHERE span = 0 AND at = (SELECT max(at) FROM host_samples WHERE span = 0 AND at <= ?)",
+        now,
+    )
+    return {row["host"]: HostSample(**dict(row)) for row in rows}
 
 
 def highest(database: Database, since: float, now: float) -> dict[str, int]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from bot import audit, local_lxd
+from bot.capacity import strain
 from bot.checks import CHECKS
 from bot.lxd import LxdError
 from bot.messages import Message, size, told
@@ -22,6 +23,7 @@ def doctor(context: Context) -> Message:
         ("Servers", _servers),
         ("Network", _network),
         ("Room", _room),
+        ("Memory", _memory),
         ("Blueprint", _blueprint),
         ("Edge", _edge),
         ("Audit log", _audit),
@@ -72,6 +74,19 @@ def _room(context: Context) -> str:
         (short if space.total - space.used < 0.1 * space.total else told).append(free)
     if short:
         raise Refused(f"only {', '.join(short)}; enlarge the pool")
+    return ", ".join(told)
+
+
+def _memory(context: Context) -> str:
+    told: list[str] = []
+    short: list[str] = []
+    for host in context.fleet.hosts():
+        has = context.fleet.resources(host)
+        if why := strain(has, context.settings.capacity):
+            short.append(f"{host.name} is in distress: {why}")
+        told.append(f"{size(has.available)} of {size(has.total)} available on {host.name}")
+    if short:
+        raise Refused("; ".join(short))
     return ", ".join(told)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from bot.capacity import strain
 from bot.condition import conditions, counted
-from bot.lxd import Lxd, LxdError, PoolSpace
+from bot.lxd import Lxd, LxdError, PoolSpace, Resources
 from bot.messages import Message
+from bot.placement import carries
 from bot.registry import Context, query
 
 
@@ -21,28 +23,39 @@ class Row:
     version: str = ""
     trouble: str = ""
     space: PoolSpace | None = None
+    resources: Resources | None = None
 
 
 @query
 def hosts(context: Context) -> Message:
-    """Show the hosts that tenants run on: state, room, tenants and versions."""
-    seen = context.fleet.look("tenant")
-    tenants = Counter(tenant.host for tenant in seen.tenants)
+    """Show the hosts that tenants run on: state, disk and memory, how many more tenants fit, and versions."""
+    seen = context.fleet.look("tenant", "incoming")
+    serving = [tenant for tenant in seen.tenants if tenant.role == "tenant"]
+    tenants = Counter(tenant.host for tenant in serving)
     rows = [
         row
         for name, lxd in context.fleet.servers.items()
         for row in ([Row(name, trouble=seen.silent[name])] if name in seen.silent else _rows(name, lxd))
     ]
-    known = conditions(context, seen.tenants)
+    known = conditions(context, serving)
     unwell = {
         host: counted(
             found
-            for one in seen.tenants
+            for one in serving
             if one.host == host and (found := known[one.instance]).word in ("offline", "degraded", "unknown")
         )
         for host in tenants
     }
-    return context.renderer.message("commands/hosts.j2", hosts=rows, tenants=tenants, unwell=unwell)
+    memory = {row.name: row.resources for row in rows if row.resources}
+    free = {row.name: row.space.total - row.space.used for row in rows if row.space}
+    return context.renderer.message(
+        "commands/hosts.j2",
+        hosts=rows,
+        tenants=tenants,
+        unwell=unwell,
+        carries=carries(context, seen.tenants, memory, free),
+        strained={host: strain(one, context.settings.capacity) for host, one in memory.items()},
+    )
 
 
 def _rows(name: str, lxd: Lxd) -> list[Row]:
@@ -63,6 +76,6 @@ def _rows(name: str, lxd: Lxd) -> list[Row]:
 
 def _row(lxd: Lxd, row: Row) -> Row:
     try:
-        return replace(row, space=lxd.pool())
+        return replace(row, space=lxd.pool(), resources=lxd.resources())
     except LxdError as error:
         return replace(row, trouble=str(error))

@@ -13,7 +13,7 @@ from bot.fleet import Host
 from bot.forms import shown_domain
 from bot.lxd import Instance, NotFound, edge_address, size_bytes
 from bot.messages import Modal, modal, select_input, text_input
-from bot.placement import admit, placement, room_on, use
+from bot.placement import admit, free_on, placement, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.products import takes
 from bot.registry import Context, DomainOption, TenantArgument, operation
@@ -71,7 +71,7 @@ def new(
         demand = replace(demand, host=place.name)
         why = {"Why there": most}
     elif not context.begun:
-        why = {"Room": room_on(place)}
+        why = {"Room": free_on(place)}
     why |= admit(context, place, demand, f"`{tenant}` finds no room on")
     make = _New(context, place, tenant, domain, plan, size, blueprint, note)
     if shown_domain(domain) != domain:

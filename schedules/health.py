@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from bot import errands, halt, samples
+from bot.capacity import strain
 from bot.errors import explain
 from bot.fleet import Surveyed
 from bot.health import BLIPS, EDGE, TITLES, Diagnosis, Finding, Look, Page, diagnose, larger, pool_finding
@@ -16,7 +17,7 @@ from bot.incidents import Seen
 from bot.lxd import LxdError, size_bytes
 from bot.mautic import Disk, disk_of
 from bot.registry import Context
-from bot.samples import DAY, KnownDisk, Reading
+from bot.samples import DAY, HostReading, KnownDisk, Reading
 from bot.scheduler import schedule
 
 WIDTH = 16
@@ -33,7 +34,12 @@ FEW = 5
 """Tenants of a host that may stand still at once, each by a trouble of its own."""
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
-_NO_POOL = frozenset(["pool"])
+_HOLDS_BACK = (
+    "Nothing new is begun there until that is over. If it lasts, stop a tenant or move it: `/mautic hosts` shows the "
+    "others."
+)
+_UNTOLD = frozenset(["pool", "strain"])
+"""What a host that does not answer does not tell."""
 
 
 @schedule(seconds=300)
@@ -47,7 +53,7 @@ def health(context: Context) -> None:
     began = context.now()
     halt.look_again(context)
     survey = context.fleet.survey()
-    hosts, pools = _hosts(context, survey.silent)
+    hosts, measured = _hosts(context, survey.silent)
     offline = {host for host, found in hosts.items() if any(finding.kind == "server" for finding in found.findings)}
     all_known = not offline & context.fleet.servers.keys()
     held = _held(context, began)
@@ -93,7 +99,7 @@ def health(context: Context) -> None:
     if all_known:
         gone |= {("", one.server) for one in opened if one.server and one.server not in hosts}
     with context.database.transaction() as transaction:
-        samples.record(transaction, began, readings, pools)
+        samples.record(transaction, began, readings, measured)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
 
 
@@ -111,33 +117,36 @@ def _held(context: Context, since: float) -> set[str]:
     return {row["tenant"] for row in rows}
 
 
-def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagnosis], dict[str, tuple[int, int]]]:
-    """Say what is wrong with each server and each member of a cluster; and (used, total) bytes of their pools."""
-    found = {server: Diagnosis((Finding("server", why),), _NO_POOL) for server, why in silent.items()}
-    pools: dict[str, tuple[int, int]] = {}
+def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagnosis], dict[str, HostReading]]:
+    """Say what is wrong with each server and each member of a cluster; and what was measured of those that answer."""
+    found = {server: Diagnosis((Finding("server", why),), _UNTOLD) for server, why in silent.items()}
+    readings: dict[str, HostReading] = {}
     for server, lxd in context.fleet.servers.items():
         if server in silent:
             continue
         try:
             members = {member.name: member for member in lxd.members()}
         except LxdError as error:
-            found[server] = Diagnosis((Finding("server", str(error)),), _NO_POOL)
+            found[server] = Diagnosis((Finding("server", str(error)),), _UNTOLD)
             continue
         found[server] = Diagnosis()
         for name in members or [server]:
             if name in members and not members[name].online:
                 text = f"Its cluster says of it, a member of `{server}`: {members[name].status}."
-                found[name] = Diagnosis((Finding("server", text),), _NO_POOL)
+                found[name] = Diagnosis((Finding("server", text),), _UNTOLD)
                 continue
+            there = lxd.at(name) if members else lxd
             try:
-                space = (lxd.at(name) if members else lxd).pool()
+                space, has = there.pool(), there.resources()
             except LxdError as error:
-                found[name] = Diagnosis((Finding("server", str(error)),), _NO_POOL)
+                found[name] = Diagnosis((Finding("server", str(error)),), _UNTOLD)
                 continue
-            pools[name] = (space.used, space.total)
+            readings[name] = HostReading(space.used, space.total, has.used, has.total, has.load)
             full = pool_finding(name, space, context.settings.health)
-            found[name] = Diagnosis((full,) if full else ())
-    return found, pools
+            why = strain(has, context.settings.capacity)
+            distress = Finding("strain", f"On `{name}`: {why}. {_HOLDS_BACK}") if why else None
+            found[name] = Diagnosis(tuple(one for one in (full, distress) if one))
+    return found, readings
 
 
 def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:

@@ -50,7 +50,7 @@ def sampled(bench: Bench, days: int, disk: Mapping[str, list[int]], pool: list[i
         at = now - (days - 1 - day) * DAY
         with bench.context.database.transaction() as transaction:
             readings = [Reading(name, disk=each[day] * GIB, memory=each[day] << 27) for name, each in disk.items()]
-            samples.record(transaction, at, readings, {"local": (pool[day] * GIB, 30 * GIB)})
+            samples.record(transaction, at, readings, {"local": samples.HostReading(pool[day] * GIB, 30 * GIB)})
 
 
 def opened(bench: Bench, tenant: str, *kinds: str) -> None:

@@ -23,7 +23,7 @@ def database(tmp_path: Path) -> Database:
 
 def sweep(database: Database, at: float, *readings: Reading, pool: int = 0) -> None:
     with database.transaction() as transaction:
-        samples.record(transaction, at, readings, {"local": (pool, 100 * GIB)})
+        samples.record(transaction, at, readings, {"local": samples.HostReading(pool, 100 * GIB)})
 
 
 def rows(database: Database) -> list[tuple[object, ...]]:

@@ -21,15 +21,17 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
+from bot.capacity import Room
 from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
-from bot.lxd import InstanceState, PoolSpace
+from bot.lxd import InstanceState, PoolSpace, Resources
 from bot.mautic import Disk
 from bot.messages import Message, Modal, Renderer
 from bot.operations import Decision, Operation, StepRow
 from bot.outbound import CHOICE
+from bot.placement import Carries
 from bot.registry import Registry
 from bot.samples import KnownDisk
 from bot.settings import load
@@ -230,7 +232,7 @@ def status(**state: object) -> Message:
 def homepage(**state: object) -> Message:
     lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible")
     known: dict[str, object] = {name: [] for name in lists}
-    known |= {name: {} for name in ("silent", "storage")} | {"decided": 8, "listed": 10}
+    known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
 
 
@@ -287,6 +289,11 @@ SICK_DAY = replace(
     incidents=(CRON, replace(CRON, kind="web", closed=NOW - 60)),
     operations=(DONE, FAILED),
 )
+CARRIES = Carries(
+    Room("local", Resources(24 * GB, 9 * GB, 2), 2 * GB, GB, 60 * GB, 144 * GB, 20, 0),
+    {"small": 23, "medium": 8, "large": 2},
+)
+FULL = Carries(replace(CARRIES.room, resources=Resources(24 * GB, 22 * GB, 2)), {"small": 0, "medium": 0, "large": 0})
 WELL = Digest(
     at=NOW,
     since=NOW - 86_400,
@@ -299,6 +306,7 @@ WELL = Digest(
     recovered=0,
     pools={"local": Use(12 * GB, 30 * GB, 61.0)},
     full_pools=(),
+    carries={"local": CARRIES},
     waiting=(),
     failed=(),
     failed_errands=(),
@@ -321,6 +329,7 @@ SICK = replace(
     pools={"local": Use(29 * GB, 30 * GB, 1.4), "node-2": Use(12 * GB, 30 * GB, None)},
     full_pools=("local",),
     outbound_off=tuple(f"client-{n}" for n in range(11)),
+    carries={"local": FULL, "node-2": CARRIES},
     waiting=(ASKED,) * 11,
     halted=(HALTED, replace(FAILED, state="needs_attention")),
     failed=(FAILED,) * 6,
@@ -393,12 +402,22 @@ MESSAGES: dict[str, Message] = {
     "commands-hosts": words(
         "hosts",
         hosts=[
-            Row("node1", "berlin", "LXD", "5.0.2", space=PoolSpace(8 * 10**9, 30 * 10**9)),
+            Row(
+                "node1",
+                "berlin",
+                "LXD",
+                "5.0.2",
+                space=PoolSpace(8 * 10**9, 30 * 10**9),
+                resources=CARRIES.room.resources,
+            ),
+            Row("full-1", product="LXD", version="5.0.2", resources=FULL.room.resources),
             Row("node2", "berlin", "Incus", "6.0.4", trouble="no heartbeat since 1m"),
             Row("solo1", trouble="LXD at https://solo1:8443 cannot be reached; is it running?"),
         ],
         tenants=Counter(node1=2, node2=1),
         unwell={"node1": [("offline", 1)]},
+        carries={"node1": CARRIES, "full-1": FULL},
+        strained={"full-1": "1.0 GiB of 24 GiB of memory are available, less than half of its reserve"},
     ),
     "commands-help": helped(""),
     "commands-help-operation": helped("new"),
@@ -545,6 +564,7 @@ MESSAGES: dict[str, Message] = {
         states=[("degraded", 1), ("suspended", 1), ("healthy", 39)],
         hosts=Counter({"local": 40, "node-2": 1}),
         storage=SICK.pools,
+        carries=SICK.carries,
         ailing=SICK.jobs,
         jobs=[
             Job("digest", "", 60, NOW),

@@ -1,0 +1,194 @@
+"""A host in distress: nothing new is begun there, it is said once, and all goes on by itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.lxd import Resources
+from bot.plan import Refused
+from bot.samples import HostReading, pool_history, record
+from bot.simulated_lxd import SimulatedLxd
+from schedules.health import health
+from schedules.snapshots import snapshots
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, events, make_bench, make_desk, notes
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A host of 64 GiB in a cluster of two, with one tenant on the first."""
+    lxd = SimulatedLxd(memory=64 * GIB, members=("node1", "node2"))
+    add_blueprint(lxd)
+    made = make_bench(tmp_path, lxd, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    made.context.fleet.fresh = 0
+    made.done("new client-x --host node1")
+    return made
+
+
+def distress(bench: Bench, *, over: bool = False) -> None:
+    """Let something else on node1 take nearly all of its memory, or give it back."""
+    bench.lxd.memory_of = lambda name: GIB if over or name != "client-x" else 61 * GIB
+
+
+def shown(message: Any) -> str:
+    return json.dumps(message.blocks, ensure_ascii=False)
+
+
+def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> None:
+    held = bench.approve(bench.ask("new client-y --host node1"))
+    elsewhere = bench.approve(bench.ask("new client-z --host node2"))
+    distress(bench)
+    bench.finish()
+    get = bench.context.operations.get
+    # It waits, and blocks nobody.
+    assert get(held.id).state == "queued"
+    assert get(elsewhere.id).state == "succeeded"
+    assert "`node1` is in distress: " in get(held.id).outcome
+    for _ in range(3):
+        bench.finish()
+    assert events(bench, held).count("operation.held") == 1
+    assert sum("It waits, and begins by itself" in note for note in notes(bench, held)) == 1
+    distress(bench, over=True)
+    bench.finish()
+    ended = get(held.id)
+    assert (ended.state, ended.outcome, ended.attempts) == ("succeeded", "done", 1)
+
+
+def test_the_card_says_that_it_waits(bench: Bench) -> None:
+    desk = make_desk(bench)
+    desk.command("new client-y --host node1")
+    desk.click("approve", desk.last().id)
+    distress(bench)
+    bench.finish()
+    desk.announce()
+    assert "Waits, and begins by itself:" in str(bench.slack.said[-1]) or any(
+        "Waits, and begins by itself:" in str(one) for one in bench.slack.said
+    )
+
+
+def test_what_gives_memory_back_is_done_at_once(bench: Bench) -> None:
+    distress(bench)
+    assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    assert bench.done("stop client-x", OPERATOR).state == "succeeded"
+
+
+def test_what_waits_can_be_withdrawn(bench: Bench) -> None:
+    held = bench.approve(bench.ask("new client-y --host node1"))
+    distress(bench)
+    bench.finish()
+    bench.context.approvals.cancel(held.id, ASKER)
+    assert bench.context.operations.get(held.id).state == "cancelled"
+    # What is about to start, and does not wait, cannot.
+    other = bench.approve(bench.ask("new client-z --host node2"))
+    with pytest.raises(Refused):
+        bench.context.approvals.cancel(other.id, ASKER)
+
+
+def test_what_has_begun_goes_on(tmp_path: Path) -> None:
+    lxd = SimulatedLxd(memory=64 * GIB)
+    add_blueprint(lxd)
+
+    def fault(moment: str) -> None:
+        if moment == "ran 0":
+            raise KeyboardInterrupt
+
+    bench = make_bench(tmp_path, lxd, fault)
+    bench.approve(bench.ask("new client-y"))
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    again = make_bench(tmp_path, lxd)
+    again.context.fleet.fresh = 0
+    lxd.load = 10_000.0
+    again.context.operations.recover()
+    again.finish()
+    assert again.context.operations.get(1).state == "succeeded"
+
+
+def test_maintenance_holds_back(bench: Bench) -> None:
+    bench.done("new client-y --host node2")
+    distress(bench)
+    bench.clock.move(2 * 86_400)
+    snapshots(bench.context)
+    asked = bench.context.operations.select("requester = 'system'")
+    assert {one.tenant for one in asked} == {"client-y"}
+    distress(bench, over=True)
+    snapshots(bench.context)
+    asked = bench.context.operations.select("requester = 'system'")
+    assert {one.tenant for one in asked} == {"client-y", "client-x"}
+
+
+def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedules.health.AGAIN", 0)
+    distress(bench)
+    for _ in range(3):
+        health(bench.context)
+        bench.clock.move(300)
+    (incident,) = [one for one in bench.context.incidents.open() if one.kind == "strain"]
+    assert (incident.server, incident.title) == ("node1", "the host is in distress")
+    assert "less than half of its reserve" in incident.text
+    assert "Nothing new is begun there" in incident.text
+    distress(bench, over=True)
+    health(bench.context)
+    assert [one for one in bench.context.incidents.open() if one.kind == "strain"] == []
+    opened = bench.context.database.read("SELECT count(*) AS n FROM incidents WHERE kind = 'strain'")
+    assert opened[0]["n"] == 1
+
+
+def test_load_and_slowness_count_where_lxd_tells_them(bench: Bench) -> None:
+    bench.lxd.load = 64 * 8.0 + 1
+    assert "its load is 513" in shown(bench.answer("hosts"))
+    bench.lxd.load = None
+    bench.lxd.latency = {"resources": 0.02}
+    assert "In distress" not in shown(bench.answer("hosts"))
+
+
+def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -> None:
+    text = shown(bench.answer("hosts"))
+    assert "memory available · room for " in text
+    assert " small, " in text
+    assert " large more" in text
+    health(bench.context)
+    desk = make_desk(bench)
+    calls = sum(bench.lxd.calls.values())
+    digest = shown(bench.answer("digest", OPERATOR))
+    assert "Memory of node1: " in digest
+    # One request for the survey; the rest is what the last sweep found.
+    assert sum(bench.lxd.calls.values()) - calls == 1
+    desk.invocations.handle("home", "home-1", {"user": LEAD.id, "team": "T0OURS"})
+    assert "memory available; room for " in str(bench.slack.homes[LEAD.id])
+    assert "memory available" not in shown(bench.answer("list"))
+    assert "available on node1" in shown(bench.answer("doctor"))
+
+
+def test_the_smallest_fits_most_often_and_a_full_host_takes_none(bench: Bench) -> None:
+    bench.lxd.memory_of = lambda name: 57 * GIB if name == "client-x" else GIB
+    (line,) = [one for one in shown(bench.answer("hosts")).split("*node") if one.startswith("1*")]
+    assert "room for no more" in line
+
+
+def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
+    """Figures of hosts from before memory was measured stay, and what comes is beside them."""
+    bench = make_bench(tmp_path)
+    bench.context.database.close()
+    with sqlite3.connect(tmp_path / "bot.db") as old:
+        for column in ("memory", "memory_total", "load"):
+            old.execute(f"ALTER TABLE host_samples DROP COLUMN {column}")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = 'm019_host_memory'")
+        old.execute(
+            "INSERT INTO host_samples (span, at, host, looks, used, total) VALUES (0, 1799999000, 'local', 1, 5, 9)"
+        )
+    again = make_bench(tmp_path, bench.lxd)
+    now = again.clock.at
+    assert "Memory of" not in shown(again.answer("digest", OPERATOR))
+    with again.context.database.transaction() as transaction:
+        record(transaction, now, [], {"local": HostReading(6, 9, memory=3, memory_total=8, load=0.5)})
+    before, after = pool_history(again.context.database, "local", now - 3600, now, 0)
+    assert (before.used, before.memory) == (5, None)
+    assert (after.used, after.memory, after.memory_total, after.load) == (6, 3, 8, 0.5)
+    assert Resources(8, 3, 1).available == 5
