@@ -70,7 +70,7 @@ def listen(context: Context) -> str:
     """`edge.listen` is an address of the host, where that is this machine."""
     lxd, address = context.settings.lxd, context.settings.edge.listen
     if lxd.simulated or lxd.endpoint.startswith("https://"):
-        return f"{address} is not looked for: LXD is not on this machine"
+        return f"{address} is not looked for: the server is not on this machine"
     try:
         with socket.socket() as probe:
             probe.bind((address, 0))
@@ -88,7 +88,7 @@ def certificates(context: Context) -> str:
             told.append(f"`{name}` until {_pair(name, server.certificate, server.key):%Y-%m-%d}")
         elif server.endpoint.startswith("https://"):
             raise Refused(
-                f"`{name}.certificate` is not set, and without one no LXD lets the bot in at {server.endpoint}."
+                f"`{name}.certificate` is not set, and without one no server lets the bot in at {server.endpoint}."
             )
         if server.server_certificate:
             _certificate(f"{name}.server_certificate", server.server_certificate)

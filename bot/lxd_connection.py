@@ -49,6 +49,7 @@ _AWAY = (
     "database is locked",
     "failed to begin transaction",
     "no available dqlite leader",
+    "no available cowsql leader",
     "cluster member is offline",
     "connection refused",
     "connection reset",

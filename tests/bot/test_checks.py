@@ -109,7 +109,7 @@ def test_certificates_are_read_and_go_with_their_keys(context: Context, tmp_path
     assert checks.certificates(context) == "none is needed"
     assert checks.certificates(having(context, lxd=lxd)).startswith("`lxd` until 20")
     for changes, why in (
-        ({"certificate": "", "key": ""}, "`lxd.certificate` is not set, and without one no LXD lets the bot in"),
+        ({"certificate": "", "key": ""}, "`lxd.certificate` is not set, and without one no server lets the bot in"),
         ({"certificate": "/none.crt"}, r"`lxd.certificate`, /none.crt, cannot be read: No such file"),
         ({"certificate": key}, "is no certificate in PEM form"),
         ({"certificate": other}, "is not the key of"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bot import lxd_connection
-from bot.lxd import LxdUnavailable
+from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound
 from bot.lxd_gateway import LxdGateway
 
 NOWHERE = "https://127.0.0.1:1"
@@ -102,3 +102,19 @@ def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers
 def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Path, folder: str, name: str) -> None:
     path = str(tmp_path / folder / "unix.socket")
     assert said(LxdGateway(path)) == f"{name} at {path} cannot be reached; is it running?"
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        # LXD's words, and Incus's for the same.
+        ("no available dqlite leader server found", LxdUnavailable),
+        ("no available cowsql leader server found", LxdUnavailable),
+        ("Instance 'x' already exists", AlreadyExists),
+        ('Failed to create "instances" entry: UNIQUE constraint failed: instances.project_id', AlreadyExists),
+        ("Failed creating instance record: Image not found", NotFound),
+        ("Image not provided for instance creation", NotFound),
+    ],
+)
+def test_a_refusal_is_known_by_the_words_of_either_product(reason: str, kind: type[LxdError]) -> None:
+    assert type(LxdGateway(NOWHERE)._lxd.refusal(reason, "make it")) is kind
