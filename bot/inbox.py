@@ -24,6 +24,8 @@ Lane = Literal["quick", "change", "question"]
 one or approves it, for which a plan is built. `question`: looks, into tenants too, which may hang.
 """
 WORKERS: Mapping[Lane, int] = {"quick": 4, "change": 8, "question": 8}
+COURTESY = 0.25
+"""Seconds that work lets those go first who only want to be acknowledged."""
 
 
 def forget(database: Database, now: float) -> None:
@@ -64,6 +66,8 @@ class Inbox:
         self._pools = {lane: ThreadPoolExecutor(number, lane) for lane, number in workers.items()}
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._lull = threading.Condition(self._lock)
+        self._arriving = 0
         self._waiting: list[_Delivery] = []
         self._taken: dict[int, Future[None]] = {}
 
@@ -75,11 +79,18 @@ class Inbox:
         mine = _Delivery(kind, key, payload)
         with self._lock:
             self._waiting.append(mine)
-        with self._writing:
-            if not mine.done:
-                with self._lock:
-                    together, self._waiting = self._waiting, []
-                self._write(together)
+            self._arriving += 1
+        try:
+            with self._writing:
+                if not mine.done:
+                    with self._lock:
+                        together, self._waiting = self._waiting, []
+                    self._write(together)
+        finally:
+            with self._lull:
+                self._arriving -= 1
+                if not self._arriving:
+                    self._lull.notify_all()
         if mine.error:
             raise mine.error
         if not mine.row:
@@ -110,6 +121,8 @@ class Inbox:
                 self._taken[row] = pool.submit(self._work, row, kind, key, payload)
 
     def _work(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
+        with self._lull:
+            self._lull.wait_for(lambda: not self._arriving, COURTESY)
         try:
             self.handle(kind, key, payload)
             with self.database.transaction() as transaction:
