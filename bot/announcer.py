@@ -13,7 +13,7 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
-from bot.messages import Block, Message, Modal, Renderer, actions, button, decision_buttons
+from bot.messages import Block, Message, Modal, Renderer, actions, button, escape, decision_buttons
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
@@ -279,9 +279,10 @@ class Announcer:
 def ways_out(operation: Operation) -> list[Block]:
     """Return the buttons of an operation that failed; where one of the two loses something, the other is coloured."""
     safe = operation.aftermath.get("safe", "")
+    loses = escape(operation.aftermath["advice"]) if safe == "retry" else ""
     buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
     if operation.state == "needs_attention" and operation.plan["undoable"]:
-        buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger"))
+        buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger", sure=loses))
     if operation.state == "needs_attention":
         buttons.append(button("give_up", "Give up …", operation.mark))
     return buttons

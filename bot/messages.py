@@ -273,11 +273,23 @@ def small_print(text: str) -> Block:
     return {"type": "context", "elements": [{"type": "mrkdwn", "text": clip(text, CONTEXT)}]}
 
 
-def button(action: str, label: str, value: object, style: str = "") -> Block:
-    """A button whose value is an opaque id; who presses it is authorised on the server."""
+def button(action: str, label: str, value: object, style: str = "", *, sure: str = "") -> Block:
+    """A button whose value is an opaque id; who presses it is authorised on the server.
+
+    `sure`: what is asked before it is taken, as mrkdwn.
+    """
     text = {"type": "plain_text", "text": clip(label, BUTTON), "emoji": True}
     made: Block = {"type": "button", "action_id": action, "text": text, "value": str(value)}
-    return made | {"style": style} if style else made
+    if style:
+        made["style"] = style
+    if sure:
+        made["confirm"] = {
+            "title": {"type": "plain_text", "text": clip(f"{label}?", 100)},
+            "text": {"type": "mrkdwn", "text": clip(sure, 300)},
+            "confirm": {"type": "plain_text", "text": clip(label, 30)},
+            "deny": {"type": "plain_text", "text": "Cancel"},
+        }
+    return made
 
 
 def decision_buttons(mark: str, options: Mapping[str, str], chosen: str) -> list[Block]:

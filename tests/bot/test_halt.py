@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from bot.announcer import ways_out
+from bot.approvals import Actor
 from bot.lxd import LxdError
 from bot.operations import Operation
 from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from schedules.health import health
-from tests.support.bot import LEAD, OPERATOR, Desk, live, make_bench, make_desk, notes, switch
+from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Desk, live, make_bench, make_desk, notes, switch
 from tests.support.judge import mrkdwn
 
 SNAPSHOT = "s-20270115-080000-2"
@@ -166,3 +169,76 @@ def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
     assert "`client-x` on local has all of before that" in card(desk, stuck)
     health(desk.bench.context)
     assert desk.bench.context.operations.get(stuck.id).revision == after.revision, "nothing has changed"
+
+
+def home_of(desk: Desk, user: str) -> str:
+    desk.invocations.handle("home", uuid4().hex, {"user": user, "team": "T0OURS"})
+    blocks = desk.slack.homes[user]
+    return "\n".join([*(one["text"]["text"] for one in blocks if one["type"] == "header"), *mrkdwn(blocks)])
+
+
+def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, other: SimulatedLxd) -> None:
+    desk.bench.ask("new client-y")
+    stuck = offline(desk, other)
+    for person in (OPERATOR, LEAD, LEAD_2):
+        shown = home_of(desk, person.id)
+        assert shown.startswith("client-x is offline"), person
+        assert "Nothing waits for you" not in shown
+        first = desk.slack.homes[person.id][2]
+        assert [one["action_id"] for one in first["elements"]][:2] == ["retry", "undo"]
+    assert home_of(desk, LEAD.id).startswith("client-x is offline; 1 request waits for you")
+    assert "*client-x is offline:* operation 4 came to a halt" in home_of(desk, ASKER.id)
+    starts(True, desk.bench.lxd, other)
+    second = Actor("U0OPERATOR2", frozenset())
+    desk.slack.groups["mautic-operators"].append(second.id)
+    desk.click("undo", stuck.id, second, home=True)
+    desk.bench.finish()
+    assert live(desk.bench)
+    assert "Nothing waits for you" in home_of(desk, second.id)
+
+
+def test_who_is_not_called_cannot_undo(desk: Desk, other: SimulatedLxd) -> None:
+    stuck = offline(desk, other)
+    desk.click("undo", stuck.id, ASKER)
+    assert "can do that" in desk.slack.to(ASKER.id)[-1]
+    assert desk.bench.context.operations.get(stuck.id).state == "needs_attention"
+
+
+def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> None:
+    desk.bench.done("new aaa --host local", OPERATOR)
+    desk.bench.lxd.stop("aaa")
+    offline(desk, other)
+    desk.bench.clock.move(60)
+    health(desk.bench.context)
+    blocks = desk.bench.answer("digest", OPERATOR).blocks
+    assert "2 clients are offline" in blocks[0]["text"]["text"]
+    assert blocks[1]["text"]["text"].startswith(":rotating_light: *client-x is offline* since")
+    assert "Undo is safe" in blocks[1]["text"]["text"].splitlines()[0]
+    assert blocks[1]["text"]["text"].count("client-x is offline") == 1, "and not again as an incident"
+    shown = "\n".join(mrkdwn(desk.bench.answer("list").blocks))
+    assert ":red_circle: *client-x* · offline: migrate came to a halt, operation 4" in shown
+
+
+def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_sweep(
+    desk: Desk, other: SimulatedLxd
+) -> None:
+    """A database of yesterday's bot: its column is empty."""
+    stuck = offline(desk, other)
+    with desk.bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET aftermath = '{}'")
+    assert card(desk, stuck).startswith(":rotating_light: *Move the tenant client-x from local to solo* — needs att")
+    assert "If it fails" not in card(desk, stuck)
+    assert "needs attention" in home_of(desk, LEAD.id)
+    assert ":red_circle: *client-x* · offline" in "\n".join(mrkdwn(desk.bench.answer("list").blocks))
+    health(desk.bench.context)
+    assert card(desk, stuck).startswith(":rotating_light: *client-x is offline*")
+
+
+def test_the_way_that_loses_something_asks_once_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+        patched.setattr("bot.succession.Succession._let_go_on", lambda _: broken())
+        stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
+    ways = {one["action_id"]: one for one in ways_out(stuck)}
+    assert "confirm" not in ways["retry"]
+    assert "loses what was written to the new one" in ways["undo"]["confirm"]["text"]["text"]
