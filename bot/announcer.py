@@ -13,7 +13,7 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
-from bot.messages import Block, Message, Modal, Renderer, actions, button, escape, decision_buttons
+from bot.messages import Block, Message, Modal, Renderer, actions, button, decision_buttons, escape
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
