@@ -26,9 +26,9 @@ clean-lab: .venv
 # What the suite, the bench and the lab start, installed where it is missing; `tests/support/packages.py` is the list.
 packages: .venv
 	$(PYTHON) -m tests.support.packages $(REQUIRED)
-lab bench: REQUIRED = --required
+lab bench crowd: REQUIRED = --required
 # The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
-test bench: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+test bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
 
 # A cluster of three and two servers that stand alone, on this machine.
 lab: packages
@@ -51,6 +51,10 @@ demo: .venv
 bench: packages
 	REQUIRE_LXD=1 $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/run.py
 
+# A host filled until it refuses, and restarted; `TENANTS=8` lets it refuse at about eight.
+crowd: packages
+	REQUIRE_LXD=1 TENANTS=$(TENANTS) $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/crowd.py
+
 docs: .venv
 	$(PYTHON) -m bot docs
 
@@ -68,4 +72,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench crowd docs lint

@@ -7,6 +7,7 @@ that many that are approved at once do not all get the same memory.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -257,7 +258,9 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
 
 def strained(context: Context, host: str) -> str:
     """Say why a host is in distress, "" when it is not or cannot be asked: then what is begun there says why."""
+    began, slow = time.monotonic(), context.settings.capacity.slow
     try:
         return strain(context.fleet.resources(context.fleet.host(host)), context.settings.capacity)
     except (LxdError, Refused):
-        return ""
+        took = time.monotonic() - began
+        return f"it has not answered within {took:.0f} s" if slow and took > slow else ""

@@ -247,6 +247,18 @@ def test_an_operation_that_has_begun_goes_on(tmp_path: Path) -> None:
     assert again.context.operations.get(1).state == "succeeded"
 
 
+def test_a_request_of_before_is_approved_and_done(tmp_path: Path) -> None:
+    """One that was asked for when nobody counted memory has no demand kept with its plan."""
+    bench = bench_of(tmp_path, 24)
+    asked = bench.ask("new client-x")
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET plan = json_remove(plan, '$.demand')")
+    bench.approve(bench.context.operations.get(asked.id))
+    assert bench.answer("new client-y").demand
+    bench.finish()
+    assert bench.context.operations.get(asked.id).state == "succeeded"
+
+
 def test_an_unknown_host_is_still_no_host(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="There is no host"):
         bench_of(tmp_path, 24).answer("new client-x --host nowhere")
