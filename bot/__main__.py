@@ -153,11 +153,7 @@ def run() -> int:
     people.connect()
     bring_up.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
-    try:
-        door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
-    except OSError as error:
-        port = settings.slack.http_port
-        raise InvalidSettings(f"slack.http_port is {port}, which cannot be opened here: {error.strerror}.") from error
+    door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
     announcer.start()
     announcer.wake()
     runner.start()

@@ -115,11 +115,16 @@ class Announcer:
         ):
             key = f"notes {note['id']}"
             over = note["only_in"] not in ("", self.operations.get(operation.id).state)
-            if not (over or (note["tried"] and self._stands_there(channel, key, ts))):
+            # What calls for others is not said where nobody but who asked would read it.
+            elsewhere = bool(note["only_in"] and channel.startswith("D") and self.settings.slack.channel)
+            place, thread = (self.settings.slack.channel, "") if elsewhere else (channel, ts)
+            since = operation.created - 60 if elsewhere else 0
+            if not (over or (note["tried"] and self._stands_there(place, key, thread, since))):
                 with self.operations.database.transaction() as transaction:
                     transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
                 said = note["text"].replace(RESPONDERS, self._called(operation))
-                self.post.post(channel, self.renderer.say(said), key=key, thread_ts=ts)
+                said += f" {self.renderer.words('card-elsewhere.j2', operation=operation)}" if elsewhere else ""
+                self.post.post(place, self.renderer.say(said), key=key, thread_ts=thread)
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
 
@@ -128,10 +133,10 @@ class Announcer:
         called = self.mention(self.settings.responders(operation.command))
         return f"{called}: " if called else ""
 
-    def _stands_there(self, channel: str, key: str, thread_ts: str) -> bool:
+    def _stands_there(self, channel: str, key: str, thread_ts: str, since: float) -> bool:
         """Whether a note was posted, but a crash came or the answer was lost before that was written down."""
         try:
-            return bool(self.post.find(channel, key, since=0, thread_ts=thread_ts))
+            return bool(self.post.find(channel, key, since=since, thread_ts=thread_ts))
         except Refusal as error:
             # Rather twice than never.
             log.info("cannot look for a note: %s", error)

@@ -67,6 +67,9 @@ class SlackSettings:
         """Raise InvalidSettings when something is missing that a bot needs to speak with Slack, or to believe it."""
         if not self.bot_token:
             raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without tokens starts the local workspace.")
+        for name, token, kind in (("BOT", self.bot_token, "xoxb"), ("APP", self.app_token, "xapp")):
+            if token and not token.startswith(kind):
+                raise InvalidSettings(f"SLACK_{name}_TOKEN does not begin with `{kind}-`; it is another token.")
         if self.http_port and not self.signing_secret:
             raise InvalidSettings("SLACK_SIGNING_SECRET is not set; slack.http_port needs it.")
         if not self.http_port and not self.app_token:

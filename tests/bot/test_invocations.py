@@ -463,6 +463,20 @@ def test_who_asks_is_not_told_of_it_nor_anybody_twice(desk: Desk, approver: dict
     assert bells(desk) == [f":bell: {mentioned}, this waits for your decision."]
 
 
+def test_who_can_approve_what_is_asked_for_in_a_direct_message_is_told_in_the_channel(tmp_path: Path) -> None:
+    desk = make_desk(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0MAIN"))
+    desk.command("new client-x", channel="D0ASKER")
+    desk.announce()
+    card, bell = desk.slack.said
+    assert (card["channel"], bell["channel"], bell.get("thread_ts")) == ("D0ASKER", "C0MAIN", None)
+    assert bell["text"] == (
+        ":bell: <!subteam^S0MAUTICAPPROVERS>, this waits for your decision. <@U0ACCOUNT> asked in a direct message: "
+        "*Make the tenant client-x*. Its card stands there; decide in my Home, or with `/mautic approve 1`."
+    )
+    desk.announce()
+    assert len(desk.slack.said) == 2
+
+
 def test_where_everybody_can_approve_nobody_is_mentioned(desk: Desk) -> None:
     decided(desk, everyone=True)
     desk.command("new client-x")

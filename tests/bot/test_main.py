@@ -71,6 +71,8 @@ def test_a_second_bot_on_one_state_ends_with_a_sentence(
         ({"SLACK_APP_TOKEN": ""}, "SLACK_APP_TOKEN is not set"),
         ({"SLACK_BOT_TOKEN": ""}, "SLACK_BOT_TOKEN is not set"),
         ({"MAUTIC_OPS_SLACK__HTTP_PORT": "3000"}, "SLACK_SIGNING_SECRET is not set"),
+        ({"SLACK_BOT_TOKEN": "xapp-1"}, "SLACK_BOT_TOKEN does not begin with `xoxb-`; it is another token"),
+        ({"SLACK_APP_TOKEN": "xoxb-1"}, "SLACK_APP_TOKEN does not begin with `xapp-`; it is another token"),
     ],
 )
 def test_what_slack_needs_is_missed_before_anything_begins(
@@ -92,8 +94,8 @@ def test_what_slack_needs_is_missed_before_anything_begins(
 def test_a_token_that_slack_does_not_take_is_named_before_anything_begins(
     workspace: WorkspaceServer, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], token: str
 ) -> None:
-    for name, value in {"SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN, token: "x-wrong"}.items():
-        environment.setenv(name, value)
+    for name, value in {"SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN}.items():
+        environment.setenv(name, f"{value}-wrong" if name == token else value)
     environment.setenv("MAUTIC_OPS_SLACK__API", workspace.api_url)
     environment.setattr(Runner, "start", lambda _: pytest.fail("it began"))
     assert main(["run"]) == 1
