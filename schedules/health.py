@@ -57,8 +57,10 @@ def health(context: Context) -> None:
     offline = {host for host, found in hosts.items() if any(finding.kind == "server" for finding in found.findings)}
     all_known = not offline & context.fleet.servers.keys()
     held = _held(context, began)
+    # A look into each is work too, and what is found on a host in distress is its distress.
+    passed = offline | {host for host, found in hosts.items() if any(one.kind == "strain" for one in found.findings)}
     chosen = {
-        one.tenant.name: one for one in survey.tenants if one.tenant.name not in held and one.tenant.host not in offline
+        one.tenant.name: one for one in survey.tenants if one.tenant.name not in held and one.tenant.host not in passed
     }
     looks = _looks(context, chosen.values(), fresh=False)
     readings = [_reading(look) for look in looks.values()]

@@ -13,6 +13,7 @@ from bot.lxd import Resources
 from bot.plan import Refused
 from bot.samples import HostReading, pool_history, record
 from bot.simulated_lxd import SimulatedLxd
+from bot.simulated_tenant import change
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, events, make_bench, make_desk, notes
@@ -138,6 +139,19 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
     assert [one for one in bench.context.incidents.open() if one.kind == "strain"] == []
     opened = bench.context.database.read("SELECT count(*) AS n FROM incidents WHERE kind = 'strain'")
     assert opened[0]["n"] == 1
+
+
+def test_a_sweep_adds_nothing_to_it_and_closes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedules.health.AGAIN", 0)
+    change(bench.lxd, "client-x", stopped=["cron"])
+    for _ in range(2):
+        health(bench.context)
+        bench.clock.move(300)
+    distress(bench)
+    executed = bench.lxd.calls["execute"]
+    health(bench.context)
+    assert bench.lxd.calls["execute"] == executed
+    assert {one.kind for one in bench.context.incidents.open()} == {"cron", "strain"}
 
 
 def test_load_and_slowness_count_where_lxd_tells_them(bench: Bench) -> None:
