@@ -82,14 +82,14 @@ class TenantDay:
     @property
     def speaks(self) -> bool:
         """Whether there is something to say of it."""
-        unwell = self.condition.word in ("offline", "degraded")
-        return bool(self.high or self.missing or self.incidents or self.operations or unwell)
+        return bool(self.high or self.missing or self.incidents or self.operations or self.urgency[0])
 
     @property
     def urgency(self) -> tuple[int, bool, float]:
         """What is sorted by, the worst highest."""
         fullest = max((use.share for use in (self.disk, self.memory) if use), default=0.0)
-        return -self.condition.urgency, self.missing, fullest
+        unwell = {"offline": 2, "degraded": 1}.get(self.condition.word, 0)
+        return unwell, self.missing, fullest
 
 
 @dataclass(frozen=True)

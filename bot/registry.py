@@ -145,7 +145,7 @@ def decides(function: Callable[..., Answer]) -> Callable[..., Answer]:
 def _number(text: str) -> int:
     """Read an operation's number; `3.5` is none, rather than a neighbour's."""
     if not re.fullmatch(r"#?[0-9]{1,15}", text):
-        raise InvalidName(f"“{text[:40]}” is not the number of an operation; it stands on its card.")
+        raise InvalidName(f"“{text[:40]}” is not the number of an operation; its card shows it, such as `80`.")
     return int(text.removeprefix("#"))
 
 
@@ -154,7 +154,7 @@ def _period(text: str) -> float:
     found = re.fullmatch(r"([0-9]{1,4})\s*([hdw])", text.strip().lower())
     period = int(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]] if found else 0
     if not 0 < period <= 60 * 86_400:
-        raise InvalidName(f"“{text[:40]}” is no time to look back; write `12h`, `7d` or `2w`, at most 60 days.")
+        raise InvalidName(f"“{text[:40]}” is not a period to look back over; write `12h`, `7d` or `2w`, at most 60 days.")
     return float(period)
 
 

@@ -129,8 +129,8 @@ def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
     days = context.settings.retention.former_days
     until = context.renderer.moment(context.now() + days * DAY) if days else "it is purged"
     if any(one.keep for one in left):
-        until = "it is purged: some are to be kept"
-    return {"Snapshots so far": f"{len(left)}, which stay with the present container, until {until}"}
+        until = "somebody purges it, as some of them are protected"
+    return {"Snapshots so far": f"{len(left)}, which stay in the present container until {until}"}
 
 
 def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str) -> dict[str, str]:

@@ -638,6 +638,13 @@ def test_a_message_is_as_it_was_agreed_and_slack_takes_it(name: str) -> None:
     compare(name, {"text": message.text, "blocks": message.blocks})
 
 
+@pytest.mark.parametrize("name", MESSAGES)
+def test_no_word_stands_twice_and_no_state_is_told_by_its_key(name: str) -> None:
+    said = json.dumps(MESSAGES[name].blocks)
+    assert not re.search(r"\b([a-z]{2,}) \1\b", said)
+    assert not re.search(r"is (succeeded|queued|running)\b|needs_attention|awaiting_approval|given_up", said)
+
+
 def test_the_windows_are_as_they_were_agreed_and_slack_takes_them(tmp_path: Path) -> None:
     for name, view in modals(tmp_path).items():
         block_kit.view(view, "modal")

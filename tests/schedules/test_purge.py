@@ -98,7 +98,7 @@ def test_what_a_restore_replaced_stays_with_the_snapshots_that_somebody_wants_ke
     kept, snapshot = bench.lxd.snapshots("client-x")
     plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
     assert plan.remarks["Snapshots so far"] == (
-        "2, which stay with the present container, until it is purged: some are to be kept"
+        "2, which stay in the present container until somebody purges it, as some of them are protected"
     )
     assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
     bench.clock.move(70 * DAY)
