@@ -154,7 +154,7 @@ def _period(text: str) -> float:
     found = re.fullmatch(r"([0-9]{1,4})\s*([hdw])", text.strip().lower())
     period = int(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]] if found else 0
     if not 0 < period <= 60 * 86_400:
-        raise InvalidName(f"“{text[:40]}” is not a period to look back over; write `12h`, `7d` or `2w`, at most 60 days.")
+        raise InvalidName(f"“{text[:40]}” is no period to look back over; write `12h`, `7d` or `2w`, at most 60 days.")
     return float(period)
 
 

@@ -79,7 +79,7 @@ def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None
     (snapshot,) = bench.lxd.snapshots("client-x")
     until = bench.context.renderer.moment(bench.clock() + 7 * DAY)
     plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
-    assert plan.remarks["Snapshots so far"] == f"1, which stay with the present container, until {until}"
+    assert plan.remarks["Snapshots so far"] == f"1, which stay in the present container until {until}"
     assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
     heir = "client-x--3"
     bench.clock.move(7 * DAY - 60)
