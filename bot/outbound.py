@@ -7,17 +7,19 @@ would keep the site down for the sake of the mail, and what waits in a stopped t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
 from bot.fleet import Host
-from bot.lxd import LxdError
+from bot.lxd import LxdError, LxdUnavailable
 from bot.mautic import MUTE, Mail
 from bot.plan import Choice
 from bot.registry import Context
 from bot.tenants import Tenant, stamp, stamps
 
+log = logging.getLogger(__name__)
 MailOption = Literal["", "send", "drop", "off"]
 CHOICE = Choice(
     "mail",
@@ -87,20 +89,24 @@ def settle(
 ) -> str | None:
     """Do with the mail that waits in an instance as was chosen, and say what was done where there was any."""
     done = host.mautic.release(instance, mail, late=late, batch=context.operation, unmute=unmute)
-    host.lxd.update(instance, stamps(outbound="off" if done["choice"] in ("off", "back") else "", mail_waits=""))
-    if done["choice"] in ("off", "back"):
+    off = done["choice"] in ("off", "back")
+    config = host.lxd.instance(instance).config
+    # Of one whose disk is full LXD takes nothing, so it is told only what is new.
+    if (stamp(config, "outbound") == "off") != off or stamp(config, "mail-waits"):
+        host.lxd.update(instance, stamps(outbound="off" if off else "", mail_waits=""))
+    if off:
         return f"outbound mail is off; {told(context, done)}"
     if done["choice"] == "drop":
         return f"{done['dropped']} dropped, and kept until somebody has them put back"
     return f"mail goes on; {told(context, done)}" if done["waits"] else None
 
 
-def start(context: Context, tenant: Tenant) -> None:
+def start(context: Context, tenant: Tenant, *, urgent: bool = False) -> None:
     """Start a tenant's container, mute until `settle` or `unmute`; one that runs stays as it is."""
     host = context.fleet.of(tenant)
     if not host.lxd.instance(tenant.instance).running:
         host.mautic.mute(tenant.instance)
-    host.start(tenant.instance)
+    host.start(tenant.instance, urgent=urgent)
 
 
 def unmute(context: Context, tenant: Tenant) -> None:
@@ -109,3 +115,25 @@ def unmute(context: Context, tenant: Tenant) -> None:
     host.lxd.remove(tenant.instance, MUTE)
     with suppress(LxdError):
         host.mautic.restart_part(tenant.instance, "worker")
+
+
+def settle_again(context: Context, tenant: Tenant, *, unmute: bool = False) -> bool:
+    """Hold the mail of one that goes on after an operation was taken back, if it stood still for long.
+
+    Whatever keeps it from that must not keep the tenant offline: then False is returned.
+    """
+    try:
+        settle(context, context.fleet.of(tenant), tenant.instance, "off" if tenant.outbound_off else "", unmute=unmute)
+    except LxdUnavailable:
+        raise
+    except LxdError as error:
+        log.warning("what mail waits in %s could not be looked at: %s", tenant.instance, error)
+        return False
+    return True
+
+
+def start_again(context: Context, tenant: Tenant) -> None:
+    """Start one whose stop is taken back, which may have come to a halt days ago."""
+    start(context, tenant, urgent=True)
+    if not settle_again(context, tenant, unmute=True):
+        unmute(context, tenant)

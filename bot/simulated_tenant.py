@@ -170,7 +170,8 @@ class _Tenant:
             change(self.lxd, self.name, mails=left, dropped=[*self.state.dropped, *[(batch, at) for at in due]])
         if choice == "back":
             back = [at for _, at in self.state.dropped]
-            change(self.lxd, self.name, mails=[*self.state.mails, *back], dropped=[])
+            self.state = change(self.lxd, self.name, mails=[*self.state.mails, *back], dropped=[])
+            counted = self.counted()
         if choice in ("off", "back"):
             self.lxd.push(self.name, OUTBOUND_OFF, b"", mode=0o644)
         else:

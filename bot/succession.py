@@ -6,7 +6,6 @@ serves, everything can be taken back. Nothing is renamed: the heir is called `<t
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,12 @@ from bot.fleet import Host, only
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
 from bot.mautic import SEAL
 from bot.messages import kept_for
-from bot.outbound import settle
+from bot.outbound import settle_again
 from bot.plan import Refused
 from bot.registry import Context
 from bot.steps import PROBE, patiently, refuse_half_way, remove, see_login_page, wait_for_address
 from bot.tenants import KEY, Tenant, stamp, stamps
 
-log = logging.getLogger(__name__)
 ANSWER = 5.0
 """Seconds that a host may take to answer while a tenant waits for it."""
 _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created", "outbound")
@@ -231,15 +229,6 @@ class Succession:
         if self.made() is not None and not self._given_up.is_set():
             self.target.lxd.stop(self.name, force=True)
 
-    def _settle(self) -> None:
-        """Hold the mail of one that stood half way for long; whatever keeps it from that must not keep it offline."""
-        try:
-            settle(self.context, self.source, self.old.instance, "off" if self.old.outbound_off else "")
-        except LxdUnavailable:
-            raise
-        except LxdError as error:
-            log.warning("what mail waits in %s could not be looked at: %s", self.old.instance, error)
-
     def _let_go_on(self) -> None:
         config = self.old_instance().config
         if (stamp(config, "role"), stamp(config, "state")) == ("tenant", "live"):
@@ -249,7 +238,7 @@ class Succession:
         if not self.rests:
             self.source.start(self.old.instance, urgent=True)
             # It may have stood half way for days.
-            self._settle()
+            settle_again(self.context, self.old)
             self.source.mautic.unquiesce(self.old.instance)
             wait_for_address(self.source.lxd, self.old.instance)
             stamped["boot.autostart"] = "true"

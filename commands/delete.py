@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from bot import outbound
 from bot.lxd import NotFound
@@ -63,7 +64,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         if instance.name != name:
             lxd.rename(instance.name, name)
         if stamp(instance.config, "was-running") == "1":
-            context.fleet.of(found).start(name, urgent=True)
+            outbound.start_again(context, replace(found, instance=name))
             wait_for_address(lxd, name)
         autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
         back = stamps(role="tenant", archived="", was_running="", was_stopped="", was_called="")

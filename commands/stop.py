@@ -29,7 +29,7 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
     def undo() -> None:
         if stamp(lxd.instance(found.instance).config, "stopped-by") == str(context.operation):
             lxd.update(found.instance, {"boot.autostart": "true"})
-            context.fleet.of(found).start(found.instance, urgent=True)
+            outbound.start_again(context, found)
 
     return Plan(
         tenant=tenant,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot import outbound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_half_way, wait_for_address
@@ -31,6 +32,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
 
     def undo() -> None:
         host.start(found.instance, urgent=True)
+        outbound.settle_again(context, found)
         host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
         host.lxd.update(found.instance, stamps(state="live"))

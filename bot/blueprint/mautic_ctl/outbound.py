@@ -20,6 +20,7 @@ from .means import (
     BEATS,
     CRONTAB,
     MUTE,
+    SEAL,
     STATE,
     CtlError,
     await_database,
@@ -141,13 +142,16 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
         waits_late = counted["waits"] and _last_worked() < time.time() - late
         choice = "off" if OFF.exists() or waits_late else "send"
     dropped = 0
+    works = not (MUTE.exists() or SEAL.exists())
+    if choice in ("off", "back") or (choice == "drop" and works):
+        # First of all: a worker would send what is being put back, or is about to be dropped.
+        _hold()
     if choice == "back":
         _bring_back()
+        counted = _counted()
     if choice == "drop":
         dropped = _drop(batch)
-    if choice in ("off", "back"):
-        _hold()
-    else:
+    if choice in ("send", "drop"):
         _let_go()
     if request.get("unmute"):
         MUTE.unlink(missing_ok=True)
