@@ -29,6 +29,9 @@ packages: .venv
 lab bench crowd: REQUIRED = --required
 # The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
 test bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+# `make bench ARCHIVE=… SHA256=…` measures with a real Mautic's release.
+bench: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
+bench: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
 
 # A cluster of three and two servers that stand alone, on this machine.
 lab: packages
@@ -55,6 +58,10 @@ bench: packages
 crowd: packages
 	REQUIRE_LXD=1 TENANTS=$(TENANTS) $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/crowd.py
 
+# The suite's quick part with the lowest versions that pyproject.toml allows.
+lowest: packages
+	$(PYTHON) -m tests.support.lowest
+
 docs: .venv
 	$(PYTHON) -m bot docs
 
@@ -69,7 +76,7 @@ lint: .venv
 .venv/whole: uv.lock pyproject.toml
 	@python3 -m bot.packages
 	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install -q 'uv>=0.5'; }
-	.venv/bin/uv sync -q --locked --inexact
+	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench crowd docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench crowd lowest docs lint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import runpy
@@ -91,6 +92,9 @@ def up() -> int:
     local = not (settings.slack.bot_token or settings.slack.app_token)
     if not local:
         settings.slack.check_tokens()
+    lacking = [name for name in ("honcho", *(["aiohttp"] if local else [])) if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise CannotBringUp(f"`make up` needs {' and '.join(lacking)}: not installed; `make .venv` does that.")
     team = _team(settings)
     if _running(settings):
         if team == TEAM and not local:

@@ -6,6 +6,7 @@ nothing is drawn, and threads do not share its globals.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import subprocess
 import sys
@@ -70,6 +71,8 @@ def chart(lines: list[Line], bars: list[Bar], timezone: str) -> Chart | None:
 
 def png(wanted: Chart, deadline: float = DEADLINE) -> bytes:
     """Draw it in a process of its own; raises CannotDraw."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CannotDraw("matplotlib is not installed; `make .venv` does that.")
     command = [sys.executable, "-m", "bot.chart"]
     try:
         made = subprocess.run(

@@ -5,7 +5,6 @@ Not collected by `make test`: seconds are figures here, never assertions there.
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import json
 import math
@@ -23,13 +22,13 @@ from typing import Any
 import pytest
 
 from bot import audit, samples
-from bot.lxd import LxdError
 from bot.lxd_gateway import LxdGateway
 from bot.tenants import stamps
 from schedules.digest import digest
 from schedules.health import health
-from tests.bench.migration import migration_floor
+from tests.bench.floor import PATIENCE, login_page, migration_floor
 from tests.support.bot import Bench, make_bench
+from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.real_lxd import PROJECT
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
@@ -247,28 +246,13 @@ def floor(lxd: LxdGateway, blueprint: str, name: str) -> float:
     began = time.perf_counter()
     lxd.copy(f"{blueprint}/golden", name, config={}, devices={})
     lxd.start(name)
-    while not (address := lxd.state(name).address):
-        time.sleep(0.02)
+    eventually(lambda: lxd.state(name).address, PATIENCE)
     lxd.remove(name, "/etc/nginx/sealed")
-    while not login_page(address):
-        time.sleep(0.02)
+    eventually(lambda: login_page(lxd, name), PATIENCE)
     took = time.perf_counter() - began
     lxd.stop(name, force=True)
     lxd.delete(name)
     return took
-
-
-def login_page(address: str, domain: str = "localhost") -> bool:
-    """Whether the login page is there, asked for directly."""
-    connection = http.client.HTTPConnection(address, 80, timeout=10)
-    try:
-        connection.request("GET", "/s/login", headers={"Host": domain, "Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status == 200 and b'name="_username"' in answer.read()
-    except (OSError, http.client.HTTPException, LxdError):
-        return False
-    finally:
-        connection.close()
 
 
 def own_bytes(world: World) -> int:
@@ -310,10 +294,8 @@ def raw_copy(lxd: LxdGateway, source: str, name: str, domain: str) -> float:
     began = time.perf_counter()
     lxd.copy(source, name, config={"security.protection.delete": ""}, devices={})
     lxd.start(name)
-    while not (address := lxd.state(name).address):
-        time.sleep(0.02)
-    while not login_page(address, domain):
-        time.sleep(0.02)
+    eventually(lambda: lxd.state(name).address, PATIENCE)
+    eventually(lambda: login_page(lxd, name, domain), PATIENCE)
     took = time.perf_counter() - began
     lxd.stop(name, force=True)
     lxd.delete(name)
@@ -326,15 +308,14 @@ def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
     try:
         lab_world.done(f"new {name} --host solo1", "is live", user="account-manager")
         fill = "dd if=/dev/urandom of=/var/lib/data bs=1M count=300 && sync"
-        form = "mariadb mautic -e \"INSERT INTO forms SET id = 1, is_published = 1, name = 'f', alias = 'f'\""
-        assert lab_world.servers["solo1"].execute(name, ["sh", "-c", f"{fill} && {form}"]).code == 0
+        assert lab_world.servers["solo1"].execute(name, ["sh", "-c", fill]).code == 0
+        make_form(lab_world.servers["solo1"], name)
         away, floors = [], []
         for number in range(3):
             source, target = (lab_world.servers[side] for side in (sides[number % 2], sides[(number + 1) % 2]))
             present = lab_world.present(name, source)
             domain = f"{name}.{BASE_DOMAIN}"
-            node = lab_world.lab.nodes[sides[(number + 1) % 2]]
-            floors.append(migration_floor(source, target, node, present, domain))
+            floors.append(migration_floor(source, target, present, domain))
             front, authority = lab_world.settings.edge.listen, lab_world.edge.authority()
             eventually(lambda domain=domain: lab_world.edge.probe(domain).login)  # type: ignore[misc]
             with Client(front, authority, domain, "/form/submit?formId=1") as visitor:

@@ -10,6 +10,7 @@ import urllib.parse
 
 import pytest
 
+from tests.support.forms import make_form
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, LISTEN, World
 
@@ -41,8 +42,7 @@ def contacts(world: World, tenant: str) -> set[str]:
 def make(world: World, tenant: str) -> None:
     """A tenant with a form."""
     world.done(f"new {tenant}", "is live")
-    form = "INSERT INTO forms SET id = 1, is_published = 1, name = 'f', alias = 'f'"
-    assert world.lxd.execute(tenant, ["mariadb", "mautic", "-e", form]).code == 0
+    make_form(world.lxd, tenant)
 
 
 def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bot.tenants import stamp
+from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION
@@ -47,8 +48,7 @@ def test_no_acknowledged_write_is_lost(lab_world: LabWorld, source: str, target:
     try:
         lab_world.done(f"new {TENANT} --host {source}", "is live")
         host = lab_world.lab.host(source)
-        form = "INSERT INTO forms SET id = 1, is_published = 1, name = 'f', alias = 'f'"
-        assert host.execute(TENANT, ["mariadb", "mautic", "-e", form]).code == 0
+        make_form(host, TENANT)
         with client(lab_world, "/form/submit?formId=1") as visitor:
             eventually(lambda: len(visitor.acknowledged) > 20)
             card = lab_world.done(f"migrate {TENANT} {target}", f"runs on {target}")

@@ -19,6 +19,7 @@ from bot.lxd_gateway import LxdGateway
 from bot.mautic import SEAL, Mautic
 from bot.settings import load
 from tests.lab.conftest import SIZE, Clone, eventually
+from tests.support.forms import make_form
 
 FORM = 77
 LIMITS = load(environment={}).health
@@ -82,7 +83,7 @@ def mautic(host: LxdGateway) -> Mautic:
 def tenant(host: LxdGateway, clone: Callable[..., Clone]) -> Clone:
     """An open tenant with a published form."""
     made = clone()
-    sql(host, made.name, f"INSERT INTO forms SET id = {FORM}, is_published = 1, name = 'f', alias = 'f'")
+    make_form(host, made.name, FORM)
     return made
 
 

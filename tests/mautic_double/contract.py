@@ -292,8 +292,14 @@ CONTRACT: tuple[Callable[[Execute], None], ...] = (
 
 
 def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
-    """Of the double alone: a real form needs fields and a table of results, which only its editor makes."""
-    sql(execute, "INSERT INTO forms SET id = 4242, is_published = 1, name = 'contract', alias = 'contract'")
+    sql(
+        execute,
+        "INSERT INTO forms SET id = 4242, is_published = 1, name = 'contract', alias = 'contract',"
+        " post_action = 'message'; INSERT INTO form_fields SET form_id = 4242, label = 'Email', alias = 'email',"
+        " type = 'email', is_custom = 0, is_required = 1, save_result = 1, mapped_object = 'contact',"
+        " mapped_field = 'email', field_order = 1, properties = 'a:0:{}', validation = '[]', conditions = '[]';"
+        " CREATE TABLE form_results_4242_contract (submission_id INT PRIMARY KEY, form_id INT, email LONGTEXT)",
+    )
     email = "mauticform[email]=contract@example.test"
     assert http(execute, "/form/submit?formId=4242", "--data-urlencode", email)[0] == 200
     found = sql(
@@ -303,7 +309,11 @@ def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
     )
     assert found == [["1"]]
     assert http(execute, "/form/submit?formId=4243", "--data-urlencode", email)[0] == 404
-    sql(execute, "DELETE FROM forms WHERE id = 4242; DELETE FROM leads WHERE email = 'contract@example.test'")
+    sql(
+        execute,
+        "DROP TABLE form_results_4242_contract; DELETE FROM forms WHERE id = 4242;"
+        " DELETE FROM leads WHERE email = 'contract@example.test'",
+    )
 
 
 def check_what_is_due_is_counted_and_taken(execute: Execute) -> None:

@@ -35,6 +35,12 @@ NO_SNAPSHOTS = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAI
 """None but those that a test asks for: one bot would take them of the tenants of all."""
 
 
+def archive() -> dict[str, str]:
+    """The release of Mautic that `make bench ARCHIVE=… SHA256=…` names, as settings; the double where it names none."""
+    named = {key: os.environ.get(f"MAUTIC_OPS_TEST_{key}", "") for key in ("ARCHIVE", "SHA256")}
+    return {f"MAUTIC_OPS_BLUEPRINT__{key}": value for key, value in named.items() if value}
+
+
 def settings_for(lxd_socket: str, state: Path, place: Place = LXD_PLACE) -> tuple[Settings, dict[str, str]]:
     """The settings of a bot over the test's LXD project, and the environment that gives them to a process."""
     environment = {
@@ -48,6 +54,7 @@ def settings_for(lxd_socket: str, state: Path, place: Place = LXD_PLACE) -> tupl
         "MAUTIC_OPS_LXD__SUBNET": place.subnet,
         "MAUTIC_OPS_EDGE__LISTEN": place.listen,
         **NO_SNAPSHOTS,
+        **archive(),
         "SLACK_BOT_TOKEN": BOT_TOKEN,
         "SLACK_APP_TOKEN": APP_TOKEN,
     }

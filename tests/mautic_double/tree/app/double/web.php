@@ -154,7 +154,8 @@ function submit_form(array $p, PDO $db): void
     if (!$form) {
         respond(404, page('Form', '<p>The form is unavailable.</p>'));
     }
-    $email = (string) ($fields['email'] ?? '');
+    $mapped = query($db, "SELECT alias FROM form_fields WHERE form_id = ? AND mapped_object = 'contact' AND mapped_field = 'email'", [$form['id']])->fetchColumn();
+    $email = (string) ($fields[$mapped] ?? '');
     if (!filter_var($email, FILTER_VALIDATE_EMAIL)) {
         respond(400, page('Form', "<p>'Email' is required.</p>"));
     }
@@ -167,8 +168,11 @@ function submit_form(array $p, PDO $db): void
         query($db, 'UPDATE leads SET last_active = UTC_TIMESTAMP() WHERE id = ?', [$lead]);
     }
     query($db, 'INSERT INTO form_submissions (form_id, ip_id, lead_id, date_submitted, referer) VALUES (?, ?, ?, UTC_TIMESTAMP(), ?)', [$form['id'], ip_id($db, client_address($p)), $lead, $_SERVER['HTTP_REFERER'] ?? '']);
+    $submission = $db->lastInsertId();
+    // A table of its own for each form, which its editor makes.
+    query($db, "INSERT INTO form_results_{$form['id']}_{$form['alias']} (submission_id, form_id, $mapped) VALUES (?, ?, ?)", [$submission, $form['id'], $email]);
     $db->commit();
-    respond(200, page('Form', '<p>Thank you.</p>'));
+    respond(200, empty($fields['messenger']) ? page('Form', '<p>Thank you.</p>') : json_encode(['success' => 1]));
 }
 
 function ip_id(PDO $db, string $address): int

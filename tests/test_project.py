@@ -1,0 +1,98 @@
+"""What `pyproject.toml` says of the project is true: what it needs, what it does without, and that it is no package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.own import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+EXTRAS = {
+    name: [Requirement(line) for line in lines] for name, lines in PROJECT["project"]["optional-dependencies"].items()
+}
+# What runs inside a tenant has the tenant's Python alone.
+SOURCES = [
+    path
+    for folder in ("bot", "commands", "schedules")
+    for path in (ROOT / folder).rglob("*.py")
+    if "mautic_ctl" not in path.parts
+]
+
+
+def imported(path: Path) -> set[str]:
+    """The distributions that a source imports, by their names."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    known = packages_distributions()
+    return {canonicalize_name(known[name][0]) for name in names if name in known} - {"mautic-ops"}
+
+
+def test_every_import_is_declared_and_in_the_part_that_may_have_it() -> None:
+    core = {canonicalize_name(one.name) for one in CORE}
+    of = {name: {canonicalize_name(one.name) for one in EXTRAS[name]} for name in EXTRAS}
+    allowed = {"chart.py": of["chart"]}
+    for path in SOURCES:
+        more = of["local"] if "workspace" in path.parts else allowed.get(path.name, set())
+        assert imported(path) - core - more == set(), path
+
+
+def test_every_dependency_says_how_old_it_may_be() -> None:
+    """That it is true `make lowest` tells, which runs the suite with all of them at their lowest."""
+    for one in (*CORE, *(one for extra in EXTRAS.values() for one in extra)):
+        assert any(bound.operator == ">=" for bound in one.specifier), one
+
+
+def test_make_installs_the_extras() -> None:
+    assert "uv sync -q --locked --inexact --all-extras" in (ROOT / "Makefile").read_text()
+
+
+WITHOUT = """
+import sys
+for name in {lacking!r}:
+    sys.modules[name] = None
+from importlib import util
+found = util.find_spec
+util.find_spec = lambda name, *more: None if name in {lacking!r} else found(name, *more)
+from bot import __main__, chart
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("chart.png(chart.Chart((), (), 'UTC'))", "CannotDraw: matplotlib is not installed; `make .venv` does that."),
+        (
+            "sys.exit(__main__.main(['up']))",
+            "mautic-ops: `make up` needs honcho and aiohttp: not installed; `make .venv` does that.",
+        ),
+        ("print(__main__.main(['docs', 'x']) if 0 else 'runs', file=sys.stderr)", "runs"),
+    ],
+)
+def test_the_bot_runs_without_its_extras_or_says_what_is_missing(then: str, told: str) -> None:
+    lacking = [one.name for extra in EXTRAS.values() for one in extra]
+    program = WITHOUT.format(lacking=lacking, then=then)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip().endswith(told)
+
+
+def test_it_is_no_package_and_says_so(tmp_path: Path) -> None:
+    assert PROJECT["tool"]["uv"]["package"] is False
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--wheel-dir", str(tmp_path), str(ROOT)]
+    ran = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert "mautic-ops is no package: run it from its checkout, where `make up` installs" in ran.stdout + ran.stderr
