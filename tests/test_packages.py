@@ -19,7 +19,7 @@ from tests.support import programs
 from tests.support.own import ROOT
 
 OURS = {"python", "npx"}
-SCRIPTS = [*(ROOT / "tests").rglob("*.sh"), *(ROOT / ".ci").iterdir()]
+SCRIPTS = [*(ROOT / "tests").rglob("*.sh"), ROOT / ".ci" / "run"]
 SOURCES = [
     path
     for folder in ("bot", "tests")
