@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 from zoneinfo import ZoneInfo
 
@@ -135,7 +135,7 @@ def hexadecimal(digits: int) -> Form:
 
 def path() -> Form:
     """A path; `~` is the home of who runs the bot."""
-    return _text("a path", lambda value: str(Path(value).expanduser()) if re.fullmatch(r"[^\x00\n]+", value) else None)
+    return _text("a path", lambda value: os.path.expanduser(value) if re.fullmatch(r"[^\x00\n]+", value) else None)
 
 
 def domain() -> Form:

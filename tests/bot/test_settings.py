@@ -188,6 +188,12 @@ def test_an_address_names_the_port_only_where_it_is_not_the_usual_one() -> None:
         ("[bot]\nbase_domain = 'M.Agency.COM'", "bot.base_domain", "m.agency.com"),
         ("[bot]\nbase_domain = 'müller.de'", "bot.base_domain", "xn--mller-kva.de"),
         ("[bot]\nstate = '~/state'", "bot.state", str(Path.home() / "state")),
+        ("[lxd]\ncertificate = '~nobody-here/a'\nkey = 'b'", "lxd.certificate", "~nobody-here/a"),
+        (
+            f"[blueprint]\narchive = 'https://a.b/5.zip'\nsha256 = '{'0' * 64}'",
+            "blueprint.archive",
+            "https://a.b/5.zip",
+        ),
         ("[edge]\nlisten = 'localhost'", "edge.listen", "127.0.0.1"),
         ("[slack]\nchannel = 'C0123456789'", "slack.channel", "C0123456789"),
         ("[blueprint]\nsha256 = ' " + "AB" * 32 + "'", "blueprint.sha256", "ab" * 32),
