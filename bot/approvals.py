@@ -55,7 +55,7 @@ class Approvals:
         """Raise Refused when the policy does not let this person ask for the command."""
         policy = self.settings.policy(command)
         if not actor.roles & set(policy.ask):
-            raise Refused(f"`/mautic {command}` may be asked for by {names(policy.ask)}; ask one of them.")
+            raise Refused(f"`{command}` may be asked for by {names(policy.ask)}; ask one of them.")
 
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused when this person might not ask for it today, or it has failed and its approval is too old."""
@@ -65,7 +65,7 @@ class Approvals:
         if operation.state == "failed" and self.operations.clock() >= approved + hours * 3600:
             raise Refused(
                 f"What was approved more than {hours:g} hours ago is not tried again; ask anew with "
-                f"`/mautic {operation.command}`."
+                f"`/mautic {operation.again}`."
             )
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
@@ -172,7 +172,7 @@ class Approvals:
             raise Refused(f"Operation {operation.id} {_decided(operation)}.")
         if self.operations.clock() >= operation.expires:
             self.expire()
-            raise Refused(f"Operation {operation.id} has expired; ask again with `/mautic {operation.command}`.")
+            raise Refused(f"Operation {operation.id} has expired; ask again with `/mautic {operation.again}`.")
         for decision in operation.decisions:
             if decision.actor == actor.id and decision.verdict == verdict:
                 raise Refused(f"You have approved operation {operation.id} already; it waits for somebody else too.")

@@ -10,7 +10,7 @@ from bot import audit, samples
 from bot.condition import Condition, conditions, counted
 from bot.database import Database
 from bot.fleet import Surveyed
-from bot.health import OFFLINE
+from bot.health import OFFLINE, last_known
 from bot.incidents import Incident
 from bot.jobs import Job
 from bot.lxd import Resources, size_bytes
@@ -295,11 +295,11 @@ def _tenant(
     tenant, now, settings = one.tenant, context.now(), context.settings
     plan = settings.plans.get(tenant.plan)
     uses = {}
-    limit = (known and known.limit) or (size_bytes(plan.disk) if plan else 0)
-    if known and limit and known.at >= tenant.created:
+    disk = last_known(tenant, known, plan)
+    if disk and disk.used is not None and disk.limit and known:
         now_measured = measured is not None and measured.disk is not None
-        days = grown.days_to_full(limit) if grown and now_measured else None
-        uses["disk"] = Use(known.used, limit, days, at=0 if now_measured else known.at)
+        days = grown.days_to_full(disk.limit) if grown and now_measured else None
+        uses["disk"] = Use(disk.used, disk.limit, days, at=0 if now_measured else known.at)
     # LXD counts cached files too, and these fill whatever is left over time.
     if plan and measured and measured.memory:
         uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)

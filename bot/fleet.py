@@ -96,6 +96,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         kept_until=int(facts["kept-until"] or 0),
         double=facts["double"] == "1",
         member=instance.location,
+        disk=instance.devices.get("root", {}).get("size", ""),
         started=instance.started,
         closed_by=int(stamp(instance.config, by) or 0),
         boot=(

@@ -13,6 +13,7 @@ from typing import Any
 from bot.lxd import InstanceState, PoolSpace, Snapshot, size_bytes
 from bot.mautic import Disk
 from bot.messages import seconds, size
+from bot.samples import KnownDisk
 from bot.settings import HealthSettings
 from bot.tenants import PlanSize, Tenant
 
@@ -189,7 +190,7 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
         blind = frozenset(["disk"]) if look.disk is None else frozenset()
         return Diagnosis(at_rest, blind, rests="suspended" if suspended else "stopped")
     hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
-    if _is_full(look) and any(found.kind == "disk" for found in findings):
+    if is_full(look.disk) and any(found.kind == "disk" for found in findings):
         hidden |= _INSIDE - {"memory"} | {"page"}
     unseen = hidden | (_INSIDE if look.inside is None else frozenset())
     if look.disk is None:
@@ -239,9 +240,13 @@ def _move(look: Look) -> Finding:
 
 
 def _stopped(look: Look) -> Finding:
+    name = look.tenant.name
+    way = f"`/mautic start {name}` starts it"
+    if is_full(look.disk):
+        way = f"its disk is full: {more_of('disk', name, look.larger)}, and then {way}"
     return Finding(
         "stopped",
-        f"It is {look.state.status.lower()} though it should run; `/mautic start {look.tenant.name}` starts it.",
+        f"It is {look.state.status.lower()} though it should run; {way}.",
     )
 
 
@@ -301,14 +306,21 @@ def _memory(look: Look, facts: Mapping[str, Any], limits: HealthSettings) -> Fin
     used = facts["memory"]
     if not limit or used * 100 <= limit * limits.memory:
         return None
-    return Finding(
-        "memory",
-        f"{used / limit:.0%} of its memory is in use: {size(used)} of {size(limit)}; {_more_of('memory', look)}.",
-    )
+    more = more_of("memory", look.tenant.name, look.larger)
+    return Finding("memory", f"{used / limit:.0%} of its memory is in use: {size(used)} of {size(limit)}; {more}.")
 
 
-def _is_full(look: Look) -> bool:
-    return look.disk is not None and look.disk.known and look.disk.free < FULL
+def last_known(tenant: Tenant, known: KnownDisk | None, size: PlanSize | None) -> Disk | None:
+    """Return what was measured last of the disk of a tenant that does not run, with the limit that it has now."""
+    if known is None or known.at < tenant.created:
+        return None
+    limit = size_bytes(tenant.disk) if tenant.disk else known.limit or (size_bytes(size.disk) if size else None)
+    return Disk(known.used, limit, max(0, limit - known.used) if limit else 0)
+
+
+def is_full(disk: Disk | None) -> bool:
+    """Whether a tenant can write no more, by its own limit."""
+    return disk is not None and disk.used is not None and bool(disk.limit) and (disk.limit or 0) - disk.used < FULL
 
 
 def _disk(look: Look, limits: HealthSettings) -> Finding | None:
@@ -318,12 +330,13 @@ def _disk(look: Look, limits: HealthSettings) -> Finding | None:
     known = f"{size(disk.used)} of {size(disk.limit)}"
     if look.disk_at:
         known += ", when it was measured last"
-    elif _is_full(look):
+    elif is_full(look.disk):
         known += ", so nothing in it can write"
-    return Finding("disk", f"{disk.used / disk.limit:.0%} of its disk is in use: {known}; {_more_of('disk', look)}.")
+    more = more_of("disk", look.tenant.name, look.larger)
+    return Finding("disk", f"{disk.used / disk.limit:.0%} of its disk is in use: {known}; {more}.")
 
 
-def larger(plans: Mapping[str, PlanSize], disk: int, memory: int) -> dict[str, str]:
+def larger_plans(plans: Mapping[str, PlanSize], disk: int, memory: int) -> dict[str, str]:
     """Return the names of the next larger plans than these bytes, by what they have more of: `disk`, `memory`."""
     sizes = {name: {"disk": size_bytes(plan.disk), "memory": size_bytes(plan.memory)} for name, plan in plans.items()}
     have = {"disk": disk, "memory": memory}
@@ -335,10 +348,10 @@ def larger(plans: Mapping[str, PlanSize], disk: int, memory: int) -> dict[str, s
     return found
 
 
-def _more_of(what: str, look: Look) -> str:
-    """Say how a tenant gets more of what it is short of."""
-    if what in look.larger:
-        return f"`/mautic resize {look.tenant.name} --plan {look.larger[what]}` gives it more"
+def more_of(what: str, tenant: str, larger: Mapping[str, str]) -> str:
+    """Say how a tenant gets more of what it is short of; `larger` as `larger_plans` returns it."""
+    if what in larger:
+        return f"`/mautic resize {tenant} --plan {larger[what]}` gives it more"
     return f"no plan has more {what}: whoever keeps the bot's settings can add one, under `[plans]`"
 
 
@@ -371,12 +384,16 @@ def _snapshot(look: Look) -> Finding | None:
     return Finding("snapshot", f"{ago}; one is due every {seconds(look.snapshot_due)}.")
 
 
-def pool_finding(host: str, space: PoolSpace, limits: HealthSettings) -> Finding | None:
-    """Say whether the pool of a host is nearly full: all its tenants stop when it is."""
+def pool_finding(host: str, space: PoolSpace, limits: HealthSettings, move: str = "") -> Finding | None:
+    """Say whether the pool of a host is nearly full: all its tenants stop when it is.
+
+    `move`: the tenant and the host of a move that would help, where there is one.
+    """
+    way_out = f", or `/mautic migrate {move}` takes a tenant away" if move else ""
     if not limits.judges("pool") or space.used <= space.total * limits.pool / 100:
         return None
     return Finding(
         "pool",
         f"{space.used / space.total:.0%} of the pool of `{host}` is in use, {size(space.total - space.used)} are left; "
-        f"enlarge it, or `/mautic migrate` tenants away.",
+        f"enlarge it{way_out}.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -120,6 +121,16 @@ class Operation:
     def chosen(self) -> str:
         """What was chosen of the options, or asked for; empty: nothing yet."""
         return str(self.arguments.get(self.plan["choice"]["argument"], "")) if self.options else ""
+
+    @property
+    def again(self) -> str:
+        """What is typed after `/mautic` to ask for the same anew."""
+        words = [self.command, self.tenant]
+        for name, value in self.arguments.items():
+            option = f"--{name.replace('_', '-')}"
+            if name != "tenant" and value:
+                words.append(option if value is True else f"{option}={shlex.quote(str(value))}".replace("`", "'"))
+        return " ".join(words)
 
     @property
     def mark(self) -> str:

@@ -220,7 +220,7 @@ class SimulatedLxd:
 
     def _state_of(self, machine: _Machine) -> InstanceState:
         # As on btrfs: what nothing else shares, whatever the limit counts.
-        own = _bytes(machine) - machine.frozen
+        own = max(0, _bytes(machine) - machine.frozen)
         if machine.status != "Running":
             return InstanceState(status=machine.status, disk=own)
         return InstanceState(
@@ -515,6 +515,9 @@ class SimulatedLxd:
             laid: Mapping[str, str | None] = {**machine.config, **config}
             attached = {**machine.devices, **(devices or {})}
             kept = {key: dict(device) for key, device in attached.items() if device}
+            if kept.get("root") != machine.devices.get("root"):
+                # Not even another limit can be written down where the present one is exceeded.
+                _fits(machine, machine.devices, 0, doing)
             try:
                 # LXD writes it on the instance's own disk, once that has its new size.
                 _fits(machine, kept, 1, doing)
@@ -550,7 +553,7 @@ class SimulatedLxd:
                     files=dict(machine.files),
                 )
             )
-            machine.frozen = machine.bytes
+            machine.frozen = _bytes(machine)
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """See `Lxd.snapshots`."""

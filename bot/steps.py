@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from bot.lxd import Lxd, LxdError, LxdUnavailable
+from bot import samples
+from bot.health import is_full, larger_plans, last_known, more_of
+from bot.lxd import Lxd, LxdError, LxdUnavailable, size_bytes
+from bot.messages import size as in_words
 from bot.plan import Refused
 from bot.registry import Context, Edge
 from bot.tenants import Tenant
@@ -38,6 +41,27 @@ def refuse_another(context: Context, found: Tenant) -> None:
     if context.operation and int(found.operation or 0) > context.operation:
         raise Refused(
             f"`{found.instance}` is not what was approved: operation {found.operation} came after that; ask again."
+        )
+
+
+def refuse_full(context: Context, found: Tenant) -> None:
+    """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
+
+    Where it cannot be looked into nothing is known of it, and what is asked for may be what helps.
+    """
+    host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
+    disk = last_known(found, samples.disks(context.database).get(found.name), size)
+    if found.status == "Running":
+        try:
+            disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)
+        except LxdError:
+            return
+    if is_full(disk) and disk and disk.used is not None:
+        memory = size_bytes(size.memory) if size else 0
+        more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory))
+        raise Refused(
+            f"The disk of `{found.name}` is full, {in_words(disk.used)} of {in_words(disk.limit or 0)}, and it would "
+            f"not come back; first {more}."
         )
 
 

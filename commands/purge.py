@@ -75,7 +75,9 @@ def _chosen(context: Context, tenant: str, container: str) -> tuple[Tenant | Non
     names = ", ".join(f"`{one.instance}` ({_what(context, one)})" for one in kept)
     live = f" The live `{tenant}` is not among them." if len(its) > len(kept) else ""
     if not kept:
-        raise Refused(f"Nothing is kept of `{tenant}` that could be removed; the live one goes with `/mautic delete`.")
+        raise Refused(
+            f"Nothing is kept of `{tenant}` that could be removed; the live one goes with `/mautic delete {tenant}`."
+        )
     if container and any(container == one.instance for one in its):
         raise Refused(
             f"`{container[:60]}` is the live `{tenant}`, and is never purged: `/mautic delete {tenant}` archives it. "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 
 from bot.capacity import Demand
 from bot.fleet import Host
-from bot.lxd import LxdError, size_bytes
+from bot.lxd import LxdError, PoolFull, size_bytes
 from bot.messages import size as in_words
 from bot.placement import admit, use
 from bot.plan import Plan, Refused, Step, UnknownWords
@@ -17,6 +19,17 @@ from bot.tenants import PlanSize, Tenant, stamp, stamps
 
 MARGIN = 0.9
 """Share of a smaller disk that may be in use: MariaDB and LXD write on, and one that is full kills the tenant."""
+
+
+NOBODY_MISSES = (
+    "/var/lib/dpkg/status-old",
+    "/var/cache/debconf/templates.dat-old",
+    "/var/cache/apt/pkgcache.bin",
+    "/var/cache/apt/srcpkgcache.bin",
+)
+"""Files of Debian's that are made again, or never read."""
+COUNTED = 45.0
+"""Seconds within which a filesystem counts no more what was removed."""
 
 
 @operation
@@ -60,7 +73,11 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
             # What MariaDB holds it has to give back before it is taken away.
             host.lxd.update(found.instance, mark)
             host.mautic.resize(found.instance, size)
-        give(plan, size, mark)
+        try:
+            give(plan, size, mark)
+        except PoolFull:
+            _give_way(host, found)
+            _until_it_is_counted(lambda: give(plan, size, mark))
 
     def inside() -> str | None:
         if not host.lxd.instance(found.instance).running:
@@ -100,6 +117,26 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
         seconds=3,
         undo=undo,
     )
+
+
+def _give_way(host: Host, found: Tenant) -> None:
+    """Remove what nobody misses, where a disk is so full that not even a larger limit can be written down on it."""
+    for path in NOBODY_MISSES:
+        host.lxd.remove(found.instance, path)
+    with suppress(LxdError):
+        host.lxd.execute(found.instance, ["sync"])
+
+
+def _until_it_is_counted(work: Callable[[], None]) -> None:
+    """Do it once what was removed counts no more: a filesystem writes that down every half minute."""
+    give_up = time.monotonic() + COUNTED
+    while True:
+        try:
+            return work()
+        except PoolFull:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)
 
 
 def _refuse_too_small(host: Host, found: Tenant, plan: str, size: PlanSize) -> None:

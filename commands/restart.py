@@ -6,7 +6,7 @@ from typing import Literal
 
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, see_login_page, wait_for_address
+from bot.steps import PROBE, refuse_full, see_login_page, wait_for_address
 
 
 @operation
@@ -18,6 +18,8 @@ def restart(
     host = context.fleet.of(found)
     if found.status != "Running" and not context.operation:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
+    if not context.begun:
+        refuse_full(context, found)
 
     def again() -> None:
         if part != "all":

@@ -7,7 +7,7 @@ from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, see_login_page, wait_for_address
+from bot.steps import PROBE, refuse_full, see_login_page, wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -29,6 +29,8 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
         _refuse_beside_an_heir(context, tenant)
     elif found.status == "Running" and not context.operation:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
+    if not context.begun and not left:
+        refuse_full(context, found)
     demand = demand_of(context, found, host, found.instance)
     remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bot import outbound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
+from bot.steps import refuse_full
 from bot.tenants import stamp, stamps
 
 
@@ -18,6 +19,8 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
     lxd = context.fleet.of(found).lxd
     if found.status != "Running" and not context.operation:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
+    if not context.begun:
+        refuse_full(context, found)
 
     def halt() -> None:
         outbound.record(context, context.fleet.of(found), found.instance)

@@ -12,13 +12,27 @@ from bot import errands, halt, samples
 from bot.capacity import strain
 from bot.errors import explain
 from bot.fleet import Surveyed
-from bot.health import BLIPS, EDGE, TITLES, Diagnosis, Finding, Look, Page, diagnose, larger, pool_finding
+from bot.health import (
+    BLIPS,
+    EDGE,
+    TITLES,
+    Diagnosis,
+    Finding,
+    Look,
+    Page,
+    diagnose,
+    larger_plans,
+    last_known,
+    pool_finding,
+)
 from bot.incidents import Seen
-from bot.lxd import LxdError, size_bytes
-from bot.mautic import Disk, disk_of
+from bot.lxd import LxdError, PoolSpace, size_bytes
+from bot.mautic import disk_of
+from bot.placement import LEAST
 from bot.registry import Context
 from bot.samples import DAY, HostReading, KnownDisk, Reading
 from bot.scheduler import schedule
+from bot.tenants import Tenant
 
 WIDTH = 16
 """Tenants that are looked at side by side."""
@@ -53,7 +67,7 @@ def health(context: Context) -> None:
     began = context.now()
     halt.look_again(context)
     survey = context.fleet.survey()
-    hosts, measured = _hosts(context, survey.silent)
+    hosts, measured = _hosts(context, survey.silent, [one.tenant for one in survey.tenants])
     offline = {host for host, found in hosts.items() if any(finding.kind == "server" for finding in found.findings)}
     all_known = not offline & context.fleet.servers.keys()
     held = _held(context, began)
@@ -81,7 +95,8 @@ def health(context: Context) -> None:
     if doubtful or _doubtful(hosts, known):
         time.sleep(AGAIN)
         again = _looks(context, [chosen[name] for name in sorted(doubtful)], fresh=True)
-        second, _ = _hosts(context, context.fleet.look("tenant").silent)
+        seen = context.fleet.look("tenant")
+        second, _ = _hosts(context, seen.silent, seen.tenants)
         second[EDGE] = _edge(again.values()) if edge_doubtful else hosts[EDGE]
         _confirm(tenants, _diagnoses(context, again, second[EDGE]), known)
         _confirm(hosts, {host: found for host, found in second.items() if host in hosts}, known)
@@ -119,7 +134,9 @@ def _held(context: Context, since: float) -> set[str]:
     return {row["tenant"] for row in rows}
 
 
-def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagnosis], dict[str, HostReading]]:
+def _hosts(
+    context: Context, silent: Mapping[str, str], tenants: Collection[Tenant]
+) -> tuple[dict[str, Diagnosis], dict[str, HostReading]]:
     """Say what is wrong with each server and each member of a cluster; and what was measured of those that answer."""
     found = {server: Diagnosis((Finding("server", why),), _UNTOLD) for server, why in silent.items()}
     readings: dict[str, HostReading] = {}
@@ -144,11 +161,24 @@ def _hosts(context: Context, silent: Mapping[str, str]) -> tuple[dict[str, Diagn
                 found[name] = Diagnosis((Finding("server", str(error)),), _UNTOLD)
                 continue
             readings[name] = HostReading(space.used, space.total, has.used, has.total, has.load)
-            full = pool_finding(name, space, context.settings.health)
             why = strain(has, context.settings.capacity)
-            distress = Finding("strain", f"On `{name}`: {why}. {_HOLDS_BACK}") if why else None
-            found[name] = Diagnosis(tuple(one for one in (full, distress) if one))
+            found[name] = Diagnosis((Finding("strain", f"On `{name}`: {why}. {_HOLDS_BACK}"),) if why else ())
+    free = {name: one.total - one.used for name, one in readings.items()}
+    for name, one in readings.items():
+        space = PoolSpace(one.used, one.total)
+        if pool_finding(name, space, context.settings.health):
+            full = pool_finding(name, space, context.settings.health, _way_out(context, name, free, tenants))
+            found[name] = replace(found[name], findings=tuple(filter(None, (full, *found[name].findings))))
     return found, readings
+
+
+def _way_out(context: Context, host: str, free: Mapping[str, int], tenants: Collection[Tenant]) -> str:
+    """Return the largest tenant of a host that another one has room for, and which, as `migrate` takes them; or ""."""
+    target = max((name for name in free if name != host), key=lambda name: free[name], default="")
+    disks = samples.disks(context.database) if target else {}
+    has = {one.name: disks[one.name].used for one in tenants if one.host == host and one.name in disks}
+    fit = [name for name, used in has.items() if used + LEAST < free[target] and used < free[target] - free[host]]
+    return f"{max(fit, key=lambda name: has[name])} {target}" if fit else ""
 
 
 def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:
@@ -190,9 +220,8 @@ def _look(
             look = replace(look, page=_page(context, tenant.domain))
             inside = host.mautic.health(tenant.instance, limits, size, usage=usage, timeout=PATIENCE)
             look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
-        if look.state.status != "Running" and known and known.at >= tenant.created:
-            least = known.limit or (size_bytes(size.disk) if size else 0)
-            look = replace(look, disk=Disk(known.used, least, max(0, least - known.used)), disk_at=known.at)
+        if look.state.status != "Running" and known:
+            look = replace(look, disk=last_known(tenant, known, size), disk_at=known.at)
         elif look.state.status == "Running" and tenant.state != "live":
             look = replace(look, disk=host.mautic.disk(tenant.instance, size, usage=usage, timeout=PATIENCE))
     except Exception as error:
@@ -203,7 +232,7 @@ def _look(
     memory = (look.inside or {"facts": {}})["facts"].get("memory_limit")
     if size:
         limit, memory = limit or size_bytes(size.disk), memory or size_bytes(size.memory)
-    return replace(look, larger=larger(context.settings.plans, limit or 0, memory or 0))
+    return replace(look, larger=larger_plans(context.settings.plans, limit or 0, memory or 0))
 
 
 def _half_done(context: Context, tenant: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull
 from bot.simulated_lxd import SimulatedLxd
 from tests.support.real_lxd import PLACES, TINY, names_at
+from tests.support.workspace import eventually
 
 Name = Callable[[], str]
 
@@ -425,6 +427,38 @@ class TestRoom:
         )
         with pytest.raises(PoolFull, match="full"):
             lxd.push(made, "/root/much", secrets.token_bytes(40_000_000))
+
+    def test_a_limit_counts_what_is_shared_and_one_that_is_refused_holds_all_the_same(
+        self, lxd: Lxd, name: Name
+    ) -> None:
+        made = name()
+        root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "128MiB"}
+        lxd.create(made, TINY, config={}, devices={"root": root})
+        for number in range(10):
+            lxd.push(made, f"/root/{number}", secrets.token_bytes(4 << 20))
+        lxd.snapshot(made, "all-of-it")
+        assert lxd.state(made).disk < 20 << 20, "what nothing else shares"
+        with pytest.raises(PoolFull):
+            lxd.update(made, {}, {"root": {**root, "size": "24MiB"}})
+        with pytest.raises(PoolFull):
+            lxd.push(made, "/root/more", secrets.token_bytes(4 << 20))
+        with pytest.raises(LxdError):
+            # In whatever words.
+            lxd.start(made)
+        with pytest.raises(PoolFull):
+            lxd.update(made, {}, {"root": {**root, "size": "256MiB"}})
+        for number in range(8):
+            lxd.remove(made, f"/root/{number}")
+
+        def enlarged() -> bool:
+            with suppress(PoolFull):
+                lxd.update(made, {}, {"root": {**root, "size": "256MiB"}})
+                return True
+            return False
+
+        # What was removed counts until the filesystem has written that down.
+        eventually(enlarged, 90)
+        lxd.push(made, "/root/more", secrets.token_bytes(4 << 20))
 
     def test_a_full_disk_takes_facts_only_with_more_room(self, lxd: Lxd, name: Name) -> None:
         made = name()
