@@ -40,7 +40,7 @@ from bot.runner import Runner
 from bot.words import split, typed
 
 log = logging.getLogger(__name__)
-QUICK = frozenset({"cancel", "deny", "incident_retry", "incident_silence", "retry", "reveal", "undo"})
+QUICK = frozenset({"cancel", "deny", "give_up", "incident_retry", "incident_silence", "retry", "reveal", "undo"})
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bot import halt
 from bot.messages import Message
 from bot.plan import Refused
-from bot.registry import Context, OperationNumber, fresh, query
+from bot.registry import Context, FreeWords, OperationNumber, decides, query
 from bot.steps import PROBE
 
 
-@fresh
+@decides
 @query
-def give_up(context: Context, id: OperationNumber, *because: str) -> Message:
+def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Message:
     """End an operation that needs attention as it stands, with a reason: its tenant is free for the next request.
 
     Nothing more of it is done, and nothing is taken back; Retry and Undo are over with it.

@@ -70,6 +70,7 @@ def test_a_decision_waits_for_no_question(asked: Hanging) -> None:
 
 def test_a_window_opens_at_once(asked: Hanging) -> None:
     delete = asked.desk.bench.ask("delete client-x", OPERATOR)
+    assert asked.desk.invocations.lane("action", {"action_id": "approve_send", "value": delete.mark}) == "quick"
     asked.deliver("action", LEAD, action_id="approve", value=delete.mark)
     asked.deliver("command", ASKER, text="new")
     asked.deliver("command", ASKER, text="credentials client-x")
@@ -125,7 +126,9 @@ LANES = {
     ("action", "incident_logs"): "question",
     ("action", "incident_restart"): "change",
     ("action", "approve"): "change",
+    ("action", "give_up"): "quick",
     ("action", "no_such_button"): "change",
+    ("command", "give-up 3 --force did not help"): "change",
 }
 
 
