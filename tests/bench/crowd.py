@@ -43,7 +43,7 @@ class Watch:
     """Keeps the least memory available (bytes) and the highest load that were seen, by phase."""
 
     def __init__(self) -> None:
-        self.phase = ""
+        self.phase = "asking"
         self.seen: dict[str, dict[str, float]] = {}
         self.over = threading.Event()
         self.suffers = ""
@@ -114,27 +114,44 @@ def crowd(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def outcome(crowd: World, name: str) -> tuple[str, str]:
+def ask(crowd: World, name: str) -> tuple[str, str]:
     """Ask for a tenant; the ts of its card and "", or "" and why it is refused."""
     before = {one["ts"] for one in crowd.workspace.messages(CHANNEL, "account-manager")}
     crowd.workspace.command("account-manager", CHANNEL, f"/mautic new {name}")
 
-    def answer() -> tuple[str, str]:
+    def answer() -> tuple[str, str] | None:
         for one in crowd.workspace.messages(CHANNEL, "account-manager"):
             if one["ts"] not in before and one.get("is_ephemeral"):
                 return "", one["text"]
             if one["ts"] not in before and f"tenant {name}*" in one["text"]:
                 return one["ts"], ""
-        return "", ""
+        return None
 
-    return eventually(lambda: found if any(found := answer()) else None, 120) or ("", "")
+    answered = eventually(answer, 120)
+    assert answered
+    return answered
+
+
+def approve(crowd: World, name: str, card: str) -> str:
+    """Have it approved; "", or why it is refused now."""
+    crowd.workspace.click("ops-lead", CHANNEL, card, "approve")
+
+    def refusal() -> str:
+        whispers = [one["text"] for one in crowd.workspace.messages(CHANNEL, "ops-lead") if one.get("is_ephemeral")]
+        return next((text for text in whispers if f"`{name}`" in text), "")
+
+    def decided() -> bool:
+        (row,) = crowd.bot.rows("SELECT state FROM operations WHERE tenant = ?", name)
+        return row["state"] != "awaiting_approval" or bool(refusal())
+
+    eventually(decided, 120)
+    return refusal()
 
 
 def test_a_crowd(crowd: World, watch: Watch) -> None:
-    watch.phase = "asking"
     cards: dict[str, str] = {}
     live: set[str] = set()
-    refused = ""
+    refused, load_before = "", os.getloadavg()[0]
     began = time.monotonic()
 
     def under_way() -> int:
@@ -148,11 +165,13 @@ def test_a_crowd(crowd: World, watch: Watch) -> None:
     for number in range(MOST):
         eventually(lambda: under_way() < AT_ONCE, 300)
         name = f"crowd-{number}"
-        card, refused = outcome(crowd, name)
+        card, refused = ask(crowd, name)
+        if refused:
+            break
+        refused = approve(crowd, name, card)
         if refused:
             break
         cards[name] = card
-        crowd.workspace.click("ops-lead", CHANNEL, card, "approve")
     assert refused, f"{MOST} were let in"
     eventually(lambda: not under_way(), 600)
     asked_s = time.monotonic() - began
@@ -163,7 +182,7 @@ def test_a_crowd(crowd: World, watch: Watch) -> None:
     config = crowd.lxd.instance("crowd-0").config
 
     watch.phase = "restart"
-    local_lxd.stop(SHARED)
+    assert local_lxd.stop(SHARED), "it takes a daemon of the suite's own to restart"
     began = time.monotonic()
     local_lxd.up(SHARED, lambda _: None)
     lxd_s = time.monotonic() - began
@@ -179,6 +198,7 @@ def test_a_crowd(crowd: World, watch: Watch) -> None:
     assert {one.name for one in crowd.lxd.instances() if one.running} >= set(cards)
     figures: dict[str, Any] = {
         "cores": os.cpu_count(),
+        "load_before": round(load_before, 1),
         "tenants": len(cards),
         "refused": refused,
         "asked_s": round(asked_s, 1),
@@ -188,7 +208,9 @@ def test_a_crowd(crowd: World, watch: Watch) -> None:
         "killed": watch.killed,
         **watch.seen,
     }
-    figures["ok"] = not watch.killed and all(phase["max_load"] < SUFFERS for phase in watch.seen.values())
+    # Of a few the load is somebody else's.
+    suffered = not FEW and any(phase["max_load"] >= SUFFERS for phase in watch.seen.values())
+    figures["ok"] = not watch.killed and not suffered
     print(f"\n{json.dumps(figures, indent=2, ensure_ascii=False)}")
     assert "would be needed" in refused or "capacity.overcommit" in refused, refused
     assert figures["ok"]
