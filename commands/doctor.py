@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bot import audit, local_lxd
 from bot.capacity import strain
 from bot.checks import CHECKS
+from bot.health import pool_finding
 from bot.lxd import LxdError
 from bot.messages import Message, size, told
 from bot.plan import Refused
@@ -71,7 +72,7 @@ def _room(context: Context) -> str:
     for host in context.fleet.hosts():
         space = host.lxd.pool()
         free = f"{size(space.total - space.used)} of {size(space.total)} free on {host.name}"
-        (short if space.total - space.used < 0.1 * space.total else told).append(free)
+        (short if pool_finding(host.name, space, context.settings.health) else told).append(free)
     if short:
         raise Refused(f"only {', '.join(short)}; enlarge the pool")
     return ", ".join(told)

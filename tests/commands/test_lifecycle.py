@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 from bot import simulated_tenant
 from bot.lxd import LxdError, PoolFull, size_bytes
+from bot.mautic import Disk, Mautic
 from bot.plan import Refused
 from bot.tenants import stamp
-from tests.support.bot import OPERATOR, Bench, live, make_bench
+from schedules.health import health
+from tests.support.bot import OPERATOR, Bench, live, make_bench, notes
 
 
 @pytest.fixture
@@ -161,6 +164,113 @@ def test_a_full_disk_is_enlarged_by_a_bigger_plan(bench: Bench) -> None:
     ended = bench.done("resize client-x --plan medium", OPERATOR)
     assert ended.state == "succeeded", ended.outcome
     assert bench.context.fleet.tenant("client-x").plan == "medium"
+
+
+@pytest.fixture
+def roomy(bench: Bench) -> Bench:
+    """A pool in which every plan fits."""
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
+    return bench
+
+
+def grown(bench: Bench, used: int) -> None:
+    """Let the tenant have the plan medium and use so much of it, all of it in a snapshot too."""
+    bench.done("resize client-x --plan medium", OPERATOR)
+    bench.lxd.fill("client-x", used)
+    bench.lxd.snapshot("client-x", "all-of-it")
+    assert bench.lxd.state("client-x").disk < 1 << 20, "as LXD counts it"
+
+
+def test_a_disk_is_not_made_smaller_than_what_is_on_it_and_a_margin(roomy: Bench) -> None:
+    grown(roomy, 28 << 30)
+    with pytest.raises(Refused, match=r"uses 28\.0 GiB of disk, too much for small's 30\.0 GiB, of which at most 90%"):
+        roomy.answer("resize client-x --plan small", OPERATOR)
+    roomy.lxd.fill("client-x", 26 << 30)
+    assert roomy.done("resize client-x --plan small", OPERATOR).state == "succeeded"
+
+
+def test_what_fills_up_after_the_request_is_looked_at_again_at_the_approval_and_at_the_run(roomy: Bench) -> None:
+    grown(roomy, 20 << 30)
+    asked = roomy.ask("resize client-x --plan small", OPERATOR)
+    roomy.lxd.fill("client-x", 29 << 30)
+    with pytest.raises(Refused, match="too much for small"):
+        roomy.approve(asked)
+    roomy.lxd.fill("client-x", 20 << 30)
+    approved = roomy.approve(roomy.ask("resize client-x --plan small", OPERATOR))
+
+    def fault(moment: str) -> None:
+        if moment == "started 0":
+            roomy.lxd.fill("client-x", 29 << 30)
+
+    roomy.runner.fault = fault
+    roomy.finish()
+    ended = roomy.context.operations.get(approved.id)
+    assert (ended.state, "too much for small" in ended.outcome) == ("failed", True)
+    assert roomy.lxd.instance("client-x").devices["root"]["size"] == "80GiB"
+    assert roomy.context.fleet.tenant("client-x").plan == "medium"
+
+
+def test_what_cannot_be_measured_is_not_made_smaller(roomy: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown(roomy, 1 << 30)
+    unknown = Disk(None, 80 << 30, 1 << 30)
+    monkeypatch.setattr(Mautic, "disk", lambda *_, **__: unknown)
+    with pytest.raises(Refused, match="cannot be measured on local, so `client-x` cannot get the smaller disk"):
+        roomy.answer("resize client-x --plan small", OPERATOR)
+
+
+def test_a_full_tenant_is_helped_by_what_its_incident_says(roomy: Bench) -> None:
+    roomy.lxd.fill("client-x", 40 << 30)
+    roomy.clock.move(60)
+    health(roomy.context)
+    (incident,) = roomy.context.incidents.open()
+    assert incident.kind == "disk"
+    assert "mariadb" in simulated_tenant.read(roomy.lxd, "client-x").stopped
+    for useless in ("restart client-x", "restart client-x --part database", "stop client-x"):
+        with pytest.raises(
+            Refused, match=r"disk of `client-x` is full, .* first `/mautic resize client-x --plan m"
+        ):
+            roomy.answer(useless, OPERATOR)
+    (advice,) = re.findall(r"`/mautic ([^`]+)`", incident.text)
+    assert roomy.done(advice, OPERATOR).state == "succeeded"
+    assert simulated_tenant.read(roomy.lxd, "client-x").stopped == []
+    roomy.clock.move(60)
+    health(roomy.context)
+    assert roomy.context.incidents.open() == []
+
+
+def test_a_full_tenant_that_crashed_is_enlarged_and_then_started(roomy: Bench) -> None:
+    roomy.lxd.fill("client-x", 40 << 30)
+    roomy.clock.move(60)
+    health(roomy.context)
+    roomy.lxd._world.machines["client-x"].status = "Stopped"
+    roomy.clock.move(300)
+    health(roomy.context)
+    told = {one.kind: one.text for one in roomy.context.incidents.open()}
+    assert "when it was measured last" in told["disk"]
+    first, then = re.findall(r"`/mautic ([^`]+)`", told["stopped"])
+    with pytest.raises(Refused, match=f"first `/mautic {first}`"):
+        roomy.answer(then, OPERATOR)
+    assert roomy.done(first, OPERATOR).state == "succeeded"
+    assert roomy.done(then, OPERATOR).state == "succeeded"
+
+
+def test_space_that_was_just_given_to_a_full_tenant_is_not_taken_back(roomy: Bench) -> None:
+    roomy.lxd.fill("client-x", 40 << 30)
+
+    def fail(moment: str) -> None:
+        if moment == "started 1":
+            raise LxdError("MariaDB did not start within 60 s.")
+
+    roomy.runner.fault = fail
+    ended = roomy.done("resize client-x --plan medium", OPERATOR)
+    assert (ended.state, ended.outcome) == ("failed", "MariaDB did not start within 60 s.")
+    assert roomy.lxd.instance("client-x").devices["root"]["size"] == "80GiB"
+    assert "it keeps the plan medium" in str(ended.aftermath) + notes(roomy, ended)[-1]
+    roomy.runner.fault = lambda moment: None
+    roomy.context.operations.retry(ended, OPERATOR.id)
+    roomy.finish()
+    assert roomy.context.operations.get(ended.id).state == "succeeded"
+    assert live(roomy)
 
 
 def test_a_disk_that_fills_while_it_is_resized_does_not_leave_it_half_way(bench: Bench) -> None:
