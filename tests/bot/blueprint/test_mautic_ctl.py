@@ -14,7 +14,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, page, parameters, sizes
+from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, outbound, page, parameters, sizes
 from bot.lxd import ExecResult
 from bot.mautic import TOOL, Mautic
 from bot.settings import load
@@ -371,3 +371,72 @@ def test_another_edge_is_an_address() -> None:
     assert edge.checked_address("10.0.0.2") == "10.0.0.2"
     with pytest.raises(means.CtlError):
         edge.checked_address("10.0.0.2; }")
+
+
+def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_hits_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = Path(outbound.__file__).parents[1] / "files/tenant/etc/cron.d/mautic"
+    crontab = tmp_path / "crontab"
+    crontab.write_text(shipped.read_text())
+    jobs = set(health.cron_times(shipped.read_text()))
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(outbound, "CRONTAB", crontab)
+    monkeypatch.setattr(outbound, "OFF", tmp_path / "off")
+    monkeypatch.setattr(outbound, "DROP_IN", tmp_path / "mautic-worker@.service.d/off.conf")
+    monkeypatch.setattr(outbound, "systemctl", lambda *words: calls.append(words))
+    monkeypatch.setattr(outbound, "_senders", list)
+    for _ in range(2):
+        outbound._hold()
+        assert jobs - set(health.cron_times(crontab.read_text())) == set(outbound.SENDERS)
+    assert outbound.DROP_IN.read_text().splitlines()[-1] == "ExecStart=/usr/local/bin/mautic-worker hit"
+    assert calls[:2] == [("daemon-reload",), ("try-restart", "mautic-worker@*")]
+    outbound._let_go()
+    assert crontab.read_text() == shipped.read_text()
+    assert not outbound.OFF.exists()
+    assert not outbound.DROP_IN.exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "waits", "worked", "was_off", "becomes"),
+    [
+        ("", 30, 20 * 86_400, False, "off"),
+        ("", 30, 60, False, "send"),
+        ("", 0, 20 * 86_400, False, "send"),
+        ("", 0, 60, True, "off"),
+        ("send", 30, 20 * 86_400, True, "send"),
+        ("drop", 30, 60, False, "drop"),
+        ("back", 0, 60, False, "back"),
+    ],
+)
+def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str, waits: int, worked: float, was_off: bool, becomes: str
+) -> None:
+    done: list[str] = []
+    beat = tmp_path / "cron"
+    beat.mkdir()
+    (beat / "mautic_import.json").write_text(json.dumps({"last_success": time.time() - worked}))
+    for name in ("OFF", "MUTE", "SEAL"):
+        monkeypatch.setattr(outbound, name, tmp_path / name)
+    if was_off:
+        outbound.OFF.touch()
+    monkeypatch.setattr(outbound, "BEATS", beat)
+    for name in ("await_systemd", "await_database"):
+        monkeypatch.setattr(outbound, name, lambda: None)
+    monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
+    monkeypatch.setattr(outbound, "_counted", lambda: {"waits": waits, "oldest": 0, "kinds": {}})
+    monkeypatch.setattr(outbound, "_hold", lambda: done.append("hold"))
+    monkeypatch.setattr(outbound, "_let_go", lambda: done.append("let go"))
+    monkeypatch.setattr(outbound, "_drop", lambda batch: done.append("drop") or 30)
+    monkeypatch.setattr(outbound, "_bring_back", lambda: done.append("bring back"))
+    answer = outbound.release({"choice": choice, "late": 3600, "batch": 7})
+    assert answer["choice"] == becomes
+    assert (
+        done
+        == {
+            "off": ["hold"],
+            "send": ["let go"],
+            "drop": ["hold", "drop", "let go"],
+            "back": ["hold", "bring back"],
+        }[becomes]
+    )
