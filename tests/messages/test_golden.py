@@ -578,6 +578,10 @@ MESSAGES: dict[str, Message] = {
     "home-offline": homepage(halted=[HALTED], responsible=[HALTED], theirs=[ASKED]),
     "home-offline-of-others": homepage(halted=[HALTED], responsible=[]),
     "home-halted": RENDERER.say(RENDERER.words("home-halted.j2", operation=HALTED, left=HALTED.aftermath)),
+    "card-elsewhere": RENDERER.say(
+        ":bell: <!subteam^S0APPROVERS>, this waits for your decision. "
+        f"{RENDERER.words('card-elsewhere.j2', operation=ASKED)}"
+    ),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
     "incident": incident(),
     "incident-without-a-part": incident(kind="disk", text="93% of its plan's disk is in use: <30 GB> of 32.2 GB."),
