@@ -40,7 +40,9 @@ from bot.runner import Runner
 from bot.words import split, typed
 
 log = logging.getLogger(__name__)
-QUICK = frozenset({"cancel", "deny", "give_up", "incident_retry", "incident_silence", "retry", "reveal", "undo"})
+WINDOWS = frozenset({"give_up", "reveal"})
+"""Buttons that only open a window."""
+QUICK = WINDOWS | {"cancel", "deny", "incident_retry", "incident_silence", "retry", "undo"}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
@@ -90,7 +92,14 @@ class Invocations:
         if action.partition("_")[0] == "approve":
             operation = self.context.operations.marked(payload["value"])
             return "quick" if self.context.settings.policy(operation.command).step_up else "change"
-        return "quick" if action in QUICK else "question" if action == "incident_logs" else "change"
+        # What is pressed in the Home tab shows all of it anew, and the fleet is part of it.
+        return (
+            "quick"
+            if action in (WINDOWS if payload.get("home") else QUICK)
+            else "question"
+            if action == "incident_logs"
+            else "change"
+        )
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
         """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
@@ -109,7 +118,7 @@ class Invocations:
                 log.exception("the refusal could not be recorded: %s", kept)
             typed = json.dumps([payload.get("text"), payload.get("values")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
-        if payload.get("home"):
+        if payload.get("home") and self.lane(kind, payload) != "quick":
             self._show_home(payload)
 
     def _is_stale(self, kind: str, payload: dict[str, Any]) -> bool:

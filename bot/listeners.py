@@ -162,16 +162,16 @@ def _by_a_person(event: dict[str, Any]) -> bool:
 
 def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict[str, Any]:
     """Return what was typed; only our own mention may stand before it, as who asks another decides nothing."""
-    text, ours = event.get("text", ""), f"<@{bot}>"
+    text, ours = event.get("text", ""), rf"<@{bot}(?:\|[^>]*)?>"
     # Formatting may stand around all of it.
-    before = re.match(rf"[\s*_`\u200b]*{re.escape(ours)}[\s:,]*", text)
+    before = re.match(rf"([\s*_`\u200b]*){ours}[\s:,]*", text)
     return {
         "user": event["user"],
         "team": event.get("user_team") or event.get("team") or body["team_id"],
         "channel": event["channel"],
-        "text": (before[0].partition(ours)[0] + text[before.end() :] if before else text).strip(),
+        "text": (before[1] + text[before.end() :] if before else text).strip(),
         "thread_ts": event.get("thread_ts", ""),
-        "mention": ours in text,
+        "mention": bool(re.search(ours, text)),
     }
 
 

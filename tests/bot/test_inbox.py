@@ -132,6 +132,13 @@ LANES = {
 }
 
 
+def test_what_shows_the_home_tab_anew_is_not_quick(tmp_path: Path) -> None:
+    """The fleet is part of it, and a server may hang."""
+    desk = make_desk(make_bench(tmp_path))
+    for action, lane in {"deny": "change", "retry": "change", "reveal": "quick", "give_up": "quick"}.items():
+        assert desk.invocations.lane("action", {"action_id": action, "value": "1", "home": True}) == lane
+
+
 @pytest.mark.parametrize(("kind", "text"), LANES)
 def test_each_delivery_has_its_workers(tmp_path: Path, kind: str, text: str) -> None:
     desk = make_desk(make_bench(tmp_path))

@@ -130,7 +130,13 @@ def test_a_reply_sent_to_the_channel_too_or_with_a_file_is_one_decision(
 
 @pytest.mark.parametrize("kind", ["message", "app_mention"])
 @pytest.mark.parametrize(
-    "text", [" <@U0BOT> approve client-x ", "<@U0BOT>: approve client-x", "*<@U0BOT>, approve client\u200b-x*"]
+    "text",
+    [
+        " <@U0BOT> approve client-x ",
+        "<@U0BOT>: approve client-x",
+        "<@U0BOT|mautic> approve client-x",
+        "*<@U0BOT>, approve client\u200b-x*",
+    ],
 )
 def test_our_own_mention_before_the_words_is_no_part_of_them(deliveries: Deliveries, kind: str, text: str) -> None:
     deliveries.event(type=kind, text=text, **REPLY)
