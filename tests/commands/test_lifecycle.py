@@ -226,9 +226,7 @@ def test_a_full_tenant_is_helped_by_what_its_incident_says(roomy: Bench) -> None
     assert incident.kind == "disk"
     assert "mariadb" in simulated_tenant.read(roomy.lxd, "client-x").stopped
     for useless in ("restart client-x", "restart client-x --part database", "stop client-x"):
-        with pytest.raises(
-            Refused, match=r"disk of `client-x` is full, .* first `/mautic resize client-x --plan m"
-        ):
+        with pytest.raises(Refused, match=r"disk of `client-x` is full, .* first `/mautic resize client-x --plan m"):
             roomy.answer(useless, OPERATOR)
     (advice,) = re.findall(r"`/mautic ([^`]+)`", incident.text)
     assert roomy.done(advice, OPERATOR).state == "succeeded"

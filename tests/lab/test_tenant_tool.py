@@ -166,6 +166,34 @@ def test_a_worker_and_a_cron_that_stand_still_are_found_and_restarted(
     well(mautic, tenant)
 
 
+def test_mails_that_were_given_up_on_are_told_and_tried_again_and_what_nobody_takes_up_is_not_overdue(
+    mautic: Mautic, host: LxdGateway, tenant: Clone
+) -> None:
+    past = "UTC_TIMESTAMP() - INTERVAL 3 HOUR"
+    queued = "messenger_messages (body, headers, queue_name, created_at, available_at)"
+    sql(
+        host,
+        tenant.name,
+        f"INSERT INTO {queued} VALUES ('{{\"to\":\"failed@example.test\"}}', '[]', 'failed', {past}, {past});"
+        " INSERT INTO leads SET id = 77, email = 'x@example.test';"
+        " INSERT INTO message_queue SET lead_id = 77, channel = 'email', channel_id = 1, priority = 2,"
+        f" max_attempts = 3, attempts = 3, success = 0, status = 'rescheduled', scheduled_date = {past};"
+        f" INSERT INTO campaigns SET id = 77, name = 'over', publish_down = {past};"
+        " INSERT INTO campaign_lead_event_log SET event_id = 77, lead_id = 77, campaign_id = 77, is_scheduled = 1,"
+        f" trigger_date = {past};"
+        " INSERT INTO webhooks SET id = 77, is_published = 0, name = 'off', webhook_url = 'https://x.invalid';"
+        f" INSERT INTO webhook_queue SET webhook_id = 77, date_added = {past}",
+    )
+    host.execute(tenant.name, ["sh", "-c", "touch -c -d '9 hours ago' /etc/nginx /run/crond.pid"])
+    found = wrong(mautic, tenant)
+    assert (found.get("failed mail"), found.get("work")) == ("1 given up on within a day", None)
+    assert mautic.console(tenant.name, ["messenger:failed:retry"])[0] == 0
+    outbox = host.execute(tenant.name, ["cat", "/var/www/mautic/var/double-outbox.log"]).stdout
+    assert "failed@example.test" in outbox
+    sql(host, tenant.name, "DELETE FROM campaign_lead_event_log; DELETE FROM campaigns; DELETE FROM webhooks")
+    well(mautic, tenant)
+
+
 def test_what_came_since_a_time_is_counted(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     sql(
         host,

@@ -424,7 +424,7 @@ def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
     for name in ("await_systemd", "await_database"):
         monkeypatch.setattr(outbound, name, lambda: None)
     monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
-    monkeypatch.setattr(outbound, "_counted", lambda: {"waits": waits, "oldest": 0, "kinds": {}})
+    monkeypatch.setattr(outbound, "_counted", lambda: {"waits": waits, "oldest": 0, "kinds": {"broadcasts": 0}})
     monkeypatch.setattr(outbound, "_hold", lambda: done.append("hold"))
     monkeypatch.setattr(outbound, "_let_go", lambda: done.append("let go"))
     monkeypatch.setattr(outbound, "_drop", lambda batch: done.append("drop") or 30)
