@@ -184,13 +184,20 @@ def test_mails_that_were_given_up_on_are_told_and_tried_again_and_what_nobody_ta
         " INSERT INTO webhooks SET id = 77, is_published = 0, name = 'off', webhook_url = 'https://x.invalid';"
         f" INSERT INTO webhook_queue SET webhook_id = 77, date_added = {past}",
     )
-    host.execute(tenant.name, ["sh", "-c", "touch -c -d '9 hours ago' /etc/nginx /run/crond.pid"])
+    identity = "/var/lib/mautic-ops/identity.json"
+    aged = f"""sed -i -E 's/"since": [0-9]+/"since": 1000/' {identity}; touch -c -d @1000 /etc/nginx /run/crond.pid"""
+    host.execute(tenant.name, ["sh", "-c", aged])
     found = wrong(mautic, tenant)
     assert (found.get("failed mail"), found.get("work")) == ("1 given up on within a day", None)
+    sql(host, tenant.name, "UPDATE message_queue SET attempts = 2")
+    assert wrong(mautic, tenant)["work"] == "1 message queue"
     assert mautic.console(tenant.name, ["messenger:failed:retry"])[0] == 0
     outbox = host.execute(tenant.name, ["cat", "/var/www/mautic/var/double-outbox.log"]).stdout
     assert "failed@example.test" in outbox
-    sql(host, tenant.name, "DELETE FROM campaign_lead_event_log; DELETE FROM campaigns; DELETE FROM webhooks")
+    statements = "DELETE FROM campaign_lead_event_log; DELETE FROM campaigns; DELETE FROM webhooks; DELETE FROM leads"
+    sql(host, tenant.name, f"{statements}; DELETE FROM message_queue")
+    young = f"""sed -i -E "s/\"since\": 1000/\"since\": $(date +%s)/" {identity}; touch /etc/nginx /run/crond.pid"""
+    host.execute(tenant.name, ["sh", "-c", young])
     well(mautic, tenant)
 
 
