@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,31 @@ def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Datab
     assert samples.awake_since(database, now) == now
     ahead = database.read("SELECT sum(looks) AS looks FROM tenant_samples WHERE at > ? AND span = 0", now)
     assert ahead[0]["looks"] == 36
+
+
+def test_what_was_counted_otherwise_before_is_no_growth(database: Database, tmp_path: Path) -> None:
+    """LXD's exclusive bytes of before, of a tenant with a snapshot, beside what its limit counts: no huge growth."""
+    for day in range(6):
+        sweep(database, START + day * DAY, Reading("client-x", disk=(day + 1) << 20))
+    database.close()
+    with sqlite3.connect(tmp_path / "bot.db") as old:
+        old.execute("UPDATE tenant_samples SET disk = (at - ?) / 86400 * 1048576", (START - DAY,))
+        old.executescript("DROP TABLE tenant_disks; ALTER TABLE operations DROP COLUMN reason;")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name IN ('m017_disks', 'm018_given_up')")
+    again = Database(tmp_path / "bot.db")
+    now = START + 6 * DAY
+    assert samples.disks(again) == {}
+    assert samples.growth(again, START, now) == {}
+    for hour in range(3):
+        sweep(again, now + hour * HOUR, Reading("client-x", disk=28 * GIB, disk_limit=30 * GIB))
+    later = now + 2 * HOUR
+    assert samples.growth(again, START, later)["client-x"].days_to_full(30 * GIB) is None
+    assert samples.disks(again) == {"client-x": samples.KnownDisk(later, 28 * GIB, 30 * GIB)}
+    assert [one.disk for one in samples.history(again, "client-x", START, later, DAY)][:6] == [None] * 6
+    assert again.read("SELECT reason FROM operations") == []
+
+
+def test_what_is_known_of_a_disk_stays_while_nobody_can_measure_it(database: Database) -> None:
+    sweep(database, START, Reading("client-x", disk=5 * GIB, disk_limit=30 * GIB))
+    sweep(database, START + DAY, Reading("client-x"))
+    assert samples.disks(database) == {"client-x": samples.KnownDisk(START, 5 * GIB, 30 * GIB)}

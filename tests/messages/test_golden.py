@@ -545,7 +545,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-doctor": words(
         "doctor",
-        checks=[("Servers", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1 GB of 30 GB free")],
+        checks=[("Servers", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1.0 GiB of 30.0 GiB free")],
     ),
     "digest-well": digested(WELL),
     "digest": digested(SICK),
@@ -584,7 +584,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
     "incident": incident(),
-    "incident-without-a-part": incident(kind="disk", text="93% of its plan's disk is in use: <30 GB> of 32.2 GB."),
+    "incident-without-a-part": incident(kind="disk", text="93% of its disk is in use: <28.0 GiB> of 30.0 GiB."),
     "incident-of-a-server": incident(tenant="", server="node1", kind="server", text="LXD does not answer."),
     "incident-of-an-errand": incident(
         kind="errand", text="`snapshot` has failed 3 times in a row. LXD could not take it: <no room>."
