@@ -385,7 +385,7 @@ class Operations:
                 event="operation.held",
                 expect=("queued",),
                 detail={"why": why},
-                note=f":hourglass: It waits, and begins by itself: {why}.",
+                note=f":hourglass: Operation {operation.id} waits: {why}. It starts when the host recovers.",
                 outcome=why,
             )
         self.changed()

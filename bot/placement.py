@@ -207,7 +207,7 @@ def _way_out(context: Context, host: Host, demand: Demand) -> str:
     others = [one for one in context.fleet.hosts() if one.name != host.name]
     roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
     if roomy:
-        return f"There is room on {' and '.join(f'`{name}`' for name in roomy[:3])}."
+        return f"It would fit on {' or '.join(f'`{name}`' for name in roomy[:3])}."
     return "Stop, shrink or delete a tenant, or give it more memory or another host; `/mautic hosts` shows all."
 
 
@@ -247,8 +247,8 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
     if not fitting and found:
         why = "; ".join(f"`{name}`: {one.lacks(demand)}" for name, one in found.items())
         raise NoRoom(
-            f"No host has room for it. {why}. Stop, shrink or delete a tenant, or add memory or a host; "
-            "`/mautic hosts` shows all."
+            f"No host has capacity for one more tenant of this plan. {why}. Stop, shrink or delete a tenant, or add "
+            "memory or a host; `/mautic hosts` shows all."
         )
     if fitting:
         _, host, space = max(fitting, key=lambda one: one[0])

@@ -72,7 +72,7 @@ def new(
         why = {"Why there": most}
     elif not context.begun:
         why = {"Room": free_on(place)}
-    why |= admit(context, place, demand, f"`{tenant}` finds no room on")
+    why |= admit(context, place, demand, f"Tenant `{tenant}` does not fit on")
     make = _New(context, place, tenant, domain, plan, size, blueprint, note)
     if shown_domain(domain) != domain:
         why = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} | why

@@ -49,8 +49,8 @@ FEW = 5
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
 _HOLDS_BACK = (
-    "Nothing new is begun there until that is over. If it lasts, stop a tenant or move it: `/mautic hosts` shows the "
-    "others."
+    "No operation that needs memory starts there until it recovers. If it lasts, stop or move a tenant; "
+    "`/mautic hosts` shows the other hosts."
 )
 _UNTOLD = frozenset(["pool", "strain"])
 """What a host that does not answer does not tell."""
@@ -162,7 +162,9 @@ def _hosts(
                 continue
             readings[name] = HostReading(space.used, space.total, has.used, has.total, has.load)
             why = strain(has, context.settings.capacity)
-            found[name] = Diagnosis((Finding("strain", f"On `{name}`: {why}. {_HOLDS_BACK}"),) if why else ())
+            found[name] = Diagnosis(
+                (Finding("strain", f"Host `{name}` is in distress: {why}. {_HOLDS_BACK}"),) if why else ()
+            )
     free = {name: one.total - one.used for name, one in readings.items()}
     for name, one in readings.items():
         space = PoolSpace(one.used, one.total)

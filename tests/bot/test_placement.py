@@ -188,10 +188,10 @@ def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
     lxd.memory_of = lambda name: 60 * GIB
     # Its disk has as much room as the other's.
     assert bench.answer("new client-y").arguments["host"] == "node2"
-    with pytest.raises(NoRoom, match="There is room on `node2`"):
+    with pytest.raises(NoRoom, match="It would fit on `node2`"):
         bench.answer("new client-y --host node1")
     bench.done("new client-z --host node2")
-    with pytest.raises(NoRoom, match="No host has room for it"):
+    with pytest.raises(NoRoom, match="No host has capacity for one more tenant"):
         bench.answer("new client-y")
 
 

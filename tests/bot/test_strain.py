@@ -54,7 +54,7 @@ def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> N
     for _ in range(3):
         bench.finish()
     assert events(bench, held).count("operation.held") == 1
-    assert sum("It waits, and begins by itself" in note for note in notes(bench, held)) == 1
+    assert sum("It starts when the host recovers" in note for note in notes(bench, held)) == 1
     distress(bench, over=True)
     bench.finish()
     ended = get(held.id)
@@ -68,8 +68,8 @@ def test_the_card_says_that_it_waits(bench: Bench) -> None:
     distress(bench)
     bench.finish()
     desk.announce()
-    assert "Waits, and begins by itself:" in str(bench.slack.said[-1]) or any(
-        "Waits, and begins by itself:" in str(one) for one in bench.slack.said
+    assert "Waits for the host:" in str(bench.slack.said[-1]) or any(
+        "Waits for the host:" in str(one) for one in bench.slack.said
     )
 
 
@@ -133,7 +133,7 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
     (incident,) = [one for one in bench.context.incidents.open() if one.kind == "strain"]
     assert (incident.server, incident.title) == ("node1", "the host is in distress")
     assert "less than half of its reserve" in incident.text
-    assert "Nothing new is begun there" in incident.text
+    assert "No operation that needs memory starts there" in incident.text
     distress(bench, over=True)
     health(bench.context)
     assert [one for one in bench.context.incidents.open() if one.kind == "strain"] == []
@@ -164,7 +164,7 @@ def test_load_and_slowness_count_where_lxd_tells_them(bench: Bench) -> None:
 
 def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -> None:
     text = shown(bench.answer("hosts"))
-    assert "memory available · room for " in text
+    assert "memory available · fits " in text
     assert " small, " in text
     assert " large more" in text
     health(bench.context)
@@ -175,7 +175,7 @@ def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -
     # One request for the survey; the rest is what the last sweep found.
     assert sum(bench.lxd.calls.values()) - calls == 1
     desk.invocations.handle("home", "home-1", {"user": LEAD.id, "team": "T0OURS"})
-    assert "memory available; room for " in str(bench.slack.homes[LEAD.id])
+    assert "memory available; fits " in str(bench.slack.homes[LEAD.id])
     assert "memory available" not in shown(bench.answer("list"))
     assert "available on node1" in shown(bench.answer("doctor"))
 
@@ -183,7 +183,7 @@ def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -
 def test_the_smallest_fits_most_often_and_a_full_host_takes_none(bench: Bench) -> None:
     bench.lxd.memory_of = lambda name: 57 * GIB if name == "client-x" else GIB
     (line,) = [one for one in shown(bench.answer("hosts")).split("*node") if one.startswith("1*")]
-    assert "room for no more" in line
+    assert "fits no more" in line
 
 
 def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
