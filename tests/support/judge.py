@@ -8,7 +8,7 @@ from typing import Any
 from bot.messages import Message
 from bot.workspace import block_kit
 
-OWN_MARK = re.compile(r"<@[UW][A-Z0-9]+>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[^<>|]*>")
+OWN_MARK = re.compile(r"<!subteam\^S0APPROVERS>|<@[UW][A-Z0-9]+>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[^<>|]*>")
 EMOJI = re.compile(r":[a-z0-9_+-]+:")
 ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
 
