@@ -367,6 +367,9 @@ class Invocations:
         self._invoke(key, payload, actor, parsed, arguments)
 
 
+_CHOOSE = "What else do you decide?"
+
+
 def _facts(operation: Operation) -> list[str]:
     facts = {**operation.plan["facts"], **operation.plan.get("remarks", {})}
     return [f"*{escape(label)}:* {line(value)}" for label, value in facts.items()]
@@ -397,7 +400,7 @@ def _name_modal(operation: Operation, channel: str, choice: str = "") -> Modal:
         [
             section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
             text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
-            *([select_input("choice", "And", options, initial=chosen)] if options else []),
+            *([select_input("choice", _CHOOSE, options, initial=chosen)] if options else []),
         ],
         submit="Approve",
         metadata=json.dumps({"operation": operation.mark, "channel": channel}),

@@ -297,6 +297,19 @@ def test_a_choice_that_there_is_not_is_refused(desk: Desk) -> None:
     assert desk.last().state == "awaiting_approval"
 
 
+def test_a_request_of_before_there_was_a_choice_is_approved_and_run_as_it_stands(desk: Desk) -> None:
+    operation = asked(desk)
+    with desk.bench.context.database.transaction() as transaction:
+        transaction.execute(
+            "UPDATE operations SET plan = json_remove(plan, '$.choice'), arguments = json_remove(arguments, '$.mail')"
+        )
+    assert "approve_send" not in str(desk.announcer.card(desk.last()).blocks)
+    desk.reply("approve client-x", operation.id)
+    desk.bench.finish()
+    assert desk.last().state == "succeeded"
+    assert off(desk.bench)
+
+
 def test_two_who_approve_agree_on_it(tmp_path: Path) -> None:
     config = tmp_path / "mautic-ops.toml"
     config.write_text("[policies.restore]\napprovals = 2\n")
