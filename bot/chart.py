@@ -25,8 +25,6 @@ BLUE, RED, GREY, SOFT, TEXT = "#1264a3", "#d1293d", "#c9c9ce", "#696871", "#1d1c
 HUES = (BLUE, "#b26a00", "#007a5a", "#7b3fa0")
 WIDTH, POOLS, MARGIN, ABOVE, BELOW = 5.0, 2.75, 0.15, 0.5, 0.3
 """Inches: of the picture, of the lines in it, about a panel, over it for its title, and under it."""
-HIGH = 0.85
-"""From this share on it is red."""
 
 
 class CannotDraw(Exception):
@@ -43,11 +41,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A tenant's use of its plan, as a share, with a few words to it."""
+    """A tenant's use of its plan, as a share, with a few words to it; `high`: by the settings, so that it is red."""
 
     name: str
     share: float
     words: str
+    high: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _tenants(axes: Any, bars: tuple[Bar, ...]) -> None:
     _title(axes, "Nearest to their plans")
     rows = range(len(bars))
     axes.barh(rows, [1.0] * len(bars), height=0.22, color="#ececef")
-    hues = [RED if bar.share >= HIGH else BLUE for bar in bars]
+    hues = [RED if bar.high else BLUE for bar in bars]
     axes.barh(rows, [min(bar.share, 1.0) for bar in bars], height=0.22, color=hues)
     for row, bar in zip(rows, bars, strict=True):
         axes.text(0, row - 0.18, _short(bar.name, 18), fontweight="bold", va="bottom")

@@ -149,7 +149,8 @@ def picture(found: Digest, timezone: str) -> tuple[bytes, str]:
         if name and uses[name].share >= NEAR:
             days = uses[name].days
             soon = f" · {seconds(days * DAY)}" if days is not None and days < 365 else ""
-            bars.append(chart.Bar(tenant.name, uses[name].share, f"{name} {uses[name].share:.0%}{soon}"))
+            words = f"{name} {uses[name].share:.0%}{soon}"
+            bars.append(chart.Bar(tenant.name, uses[name].share, words, name in tenant.high))
     wanted = chart.chart([chart.Line(host, use.past) for host, use in found.pools.items()], bars, timezone)
     try:
         return chart.png(wanted) if wanted else b"", ""

@@ -1,0 +1,106 @@
+"""Each remedy that an incident names is tried while its trouble is real, and the next sweep finds nothing more."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.health import RESTART
+from bot.simulated_lxd import SimulatedLxd
+from bot.simulated_tenant import change
+from schedules.health import health
+from tests.support.bot import OPERATOR, Bench, live, make_bench, make_desk
+
+GIB = 1 << 30
+TROUBLES: dict[str, dict[str, Any]] = {
+    "database": {"stopped": ["mariadb"]},
+    "web": {"stopped": ["nginx"]},
+    "worker": {"stopped": ["mautic-worker@email"], "queue_age": 9000},
+    "queue": {"queue_age": 9000},
+    "cron": {"stopped": ["cron"], "crons_ended": 1.0},
+    "jobs": {"crons_ended": 1.0},
+}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedules.health.AGAIN", 0.0)
+
+
+def sweep(bench: Bench) -> dict[str, str]:
+    """One sweep; what is wrong then."""
+    bench.clock.move(300)
+    health(bench.context)
+    return {one.kind: one.text for one in bench.context.incidents.open()}
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_the_button_of_an_incident_helps(tmp_path: Path, kind: str) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench.done("new client-x")
+    change(bench.lxd, "client-x", **TROUBLES[kind])
+    assert set(sweep(bench)) == {kind}
+    (incident,) = bench.context.incidents.open()
+    desk = make_desk(bench)
+    labels = [one["text"]["text"] for one in bench.context.incidents.head(incident).blocks[-2]["elements"]]
+    assert f"Restart {RESTART[kind]}" in labels
+    desk.click("incident_restart", incident.mark, OPERATOR)
+    bench.finish()
+    assert bench.context.operations.select("1 = 1", order="id DESC")[0].state == "succeeded"
+    assert sweep(bench) == {}
+
+
+def test_a_container_that_does_not_run_is_started_by_what_is_said(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    bench.lxd.stop("client-x")
+    (advice,) = re.findall(r"`/mautic ([^`]+)`", sweep(bench)["stopped"])
+    assert bench.done(advice, OPERATOR).state == "succeeded"
+    assert live(bench)
+    assert sweep(bench) == {}
+
+
+def test_a_full_pool_is_relieved_by_the_move_that_is_named(tmp_path: Path) -> None:
+    other = SimulatedLxd(pool_bytes=100 * GIB)
+    bench = make_bench(tmp_path, others={"solo": other})
+    for name in ("client-x", "client-y"):
+        bench.done(f"new {name} --host local")
+    bench.lxd.fill("client-x", 20 * GIB)
+    bench.lxd.fill("client-y", 5 * GIB)
+    assert sweep(bench) == {}
+    bench.lxd.fill("client-y", 6 * GIB)
+    (advice,) = re.findall(r"`/mautic ([^`]+)`", sweep(bench)["pool"])
+    assert advice == "migrate client-x solo", "the largest that fits there"
+    moved = bench.done(advice, OPERATOR)
+    assert moved.state == "succeeded", moved.outcome
+    bench.done("purge client-x client-x", OPERATOR)
+    assert sweep(bench) == {}
+
+
+def test_where_no_host_has_room_no_move_is_named(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, others={"solo": SimulatedLxd(pool_bytes=2 * GIB)})
+    bench.done("new client-x --host local")
+    bench.lxd.fill("client-x", 27 * GIB)
+    assert "/mautic" not in sweep(bench)["pool"]
+    assert "enlarge it." in sweep(bench)["pool"]
+
+
+def test_more_memory_is_given_by_what_is_said(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    change(bench.lxd, "client-x", memory=int(2.9 * GIB))
+    (advice,) = re.findall(r"`/mautic ([^`]+)`", sweep(bench)["memory"])
+    assert advice == "resize client-x --plan medium"
+    assert bench.done(advice, OPERATOR).state == "succeeded"
+    assert sweep(bench) == {}
+
+
+def test_where_no_plan_is_larger_the_settings_are_named(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
+    bench.done("new client-x --plan large")
+    bench.lxd.fill("client-x", 249 * GIB)
+    assert "no plan has more disk" in sweep(bench)["disk"]
