@@ -59,10 +59,12 @@ class Inbox:
         handle: Callable[[str, str, dict[str, Any]], None],
         lane: Callable[[str, dict[str, Any]], Lane] = lambda kind, payload: "change",
         workers: Mapping[Lane, int] = WORKERS,
+        courtesy: float = COURTESY,
     ) -> None:
         self.database = database
         self.handle = handle
         self.lane = lane
+        self.courtesy = courtesy
         self._pools = {lane: ThreadPoolExecutor(number, lane) for lane, number in workers.items()}
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -122,7 +124,7 @@ class Inbox:
 
     def _work(self, row: int, kind: str, key: str, payload: dict[str, Any]) -> None:
         with self._lull:
-            self._lull.wait_for(lambda: not self._arriving, COURTESY)
+            self._lull.wait_for(lambda: not self._arriving, self.courtesy)
         try:
             self.handle(kind, key, payload)
             with self.database.transaction() as transaction:

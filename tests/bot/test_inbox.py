@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +15,8 @@ from uuid import uuid4
 import pytest
 
 from bot.approvals import Actor
-from bot.inbox import WORKERS
+from bot.database import Database
+from bot.inbox import WORKERS, Inbox
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, until
 
 
@@ -145,6 +148,42 @@ def test_each_delivery_has_its_workers(tmp_path: Path, kind: str, text: str) -> 
     payload = {"text": text, "action_id": text, "value": "1"}
     assert desk.invocations.lane(kind, payload) == LANES[kind, text]
     assert desk.invocations.lane(kind, {}) in WORKERS
+
+
+class Gated(Database):
+    """One in which the thread `arriving` may not write until `go_on` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.arrived, self.go_on = threading.Event(), threading.Event()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        if threading.current_thread().name == "arriving":
+            self.arrived.set()
+            self.go_on.wait(60)
+        with super().transaction() as transaction:
+            yield transaction
+
+
+def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) -> None:
+    database = Gated(tmp_path / "bot.db")
+    written: dict[str, list[str]] = {}
+
+    def handle(kind: str, key: str, payload: dict[str, Any]) -> None:
+        written[key] = [row["key"] for row in database.read("SELECT key FROM inbox ORDER BY id")]
+
+    inbox = Inbox(database, handle, courtesy=60)
+    with database.transaction() as transaction:
+        transaction.execute("INSERT INTO inbox (key, kind, payload, received) VALUES ('first', 'command', '{}', 0)")
+    arriving = threading.Thread(target=inbox.put, args=("command", "second", {}), name="arriving")
+    arriving.start()
+    assert database.arrived.wait(30)
+    inbox.recover()
+    database.go_on.set()
+    arriving.join()
+    inbox.stop()
+    assert written["first"] == ["first", "second"]
 
 
 def left_open(desk: Desk, kind: str, seconds: float, **payload: str) -> None:
