@@ -14,7 +14,7 @@ from slack_sdk import WebClient
 
 from bot.people import People
 from bot.plan import Refused
-from bot.settings import Role
+from bot.settings import Role, load
 from tests.support.bot import ASKER, LEAD, OPERATOR, Clock, FakeSlack, settings_in
 
 
@@ -45,6 +45,24 @@ def test_roles_come_from_user_ids_where_the_plan_has_no_groups(slack: FakeSlack,
     assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester", "approver"}
     assert people.actor(OPERATOR.id, "T0OURS", "C0OPS").roles == {"requester"}
     assert slack.calls["usergroups.list"] == 1, "what a plan lacks is not asked for again and again"
+
+
+@pytest.mark.parametrize("written", ["@mautic-approvers", "mautic-approvers", "S0MAUTICAPPROVERS"])
+def test_a_group_is_found_however_it_is_written(slack: FakeSlack, tmp_path: Path, written: str) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'[roles.approver]\ngroups = ["{written}"]\n')
+    people = People(cast(WebClient, slack), load(file, {}))
+    people.connect()
+    assert "approver" in people.actor(LEAD.id, "T0OURS", "C0OPS").roles
+    assert people.mention(["approver"]) == "<!subteam^S0MAUTICAPPROVERS>"
+
+
+def test_an_id_that_does_not_begin_as_most_do_is_no_handle(slack: FakeSlack, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    people = People(cast(WebClient, slack), replace(settings, roles={"approver": Role([], ["SAZ94GDB8"], False)}))
+    people.connect()
+    assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == frozenset()
+    assert (slack.calls["usergroups.list"], slack.calls["usergroups.users.list"]) == (0, 1)
 
 
 @pytest.mark.parametrize("mark", ["deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_stranger"])
