@@ -23,9 +23,10 @@ class HeldRunner(Runner):
 
 
 def wait(hold: Path, moment: str) -> None:
-    """Wait as long as the file names the moment."""
+    """Wait as long as the file names the moment, and no longer than a test may take that has died meanwhile."""
+    give_up = time.monotonic() + 600
     with suppress(FileNotFoundError):
-        while hold.read_text() == moment:
+        while hold.read_text() == moment and time.monotonic() < give_up:
             time.sleep(0.01)
 
 

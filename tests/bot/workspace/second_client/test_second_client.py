@@ -19,7 +19,7 @@ def installed() -> Path:
     need("npm")
     lock, done = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
     if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True, timeout=300)
     return HERE
 
 
