@@ -164,8 +164,8 @@ def run() -> int:
     gc.collect()
     gc.freeze()
     ready = settings.state / "ready"
-    warn(context)
     door.connect()
+    warn(context)
     ready.write_text(str(os.getpid()))
     log.info("ready")
     while not over.wait(1):

@@ -230,7 +230,8 @@ class Incidents:
                     self._announce(incident)
                     self._untold.pop(incident.id, None)
                 except NotPosted as error:
-                    log.warning("cannot tell of incident %s: %s", incident.id, error)
+                    if incident.id not in self._untold:
+                        log.warning("cannot tell of incident %s: %s", incident.id, error)
                     if self.clock() - self._untold.setdefault(incident.id, self.clock()) >= LONG:
                         refused.append(str(error))
         finally:
