@@ -331,6 +331,12 @@ class Invocations:
                 )
             return
         actor = self._actor(payload, fresh=True)
+        if payload.get("edited"):
+            if operation.state != "awaiting_approval":
+                return
+            raise Refused(
+                "What is edited later decides nothing, so nothing was done: reply anew, with the right words."
+            )
         if words["cancel"]:
             self.context.approvals.cancel(operation.id, actor)
         elif words["deny"]:

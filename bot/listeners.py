@@ -99,8 +99,7 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
         key = ":".join((payload["user"], clicked["action_id"], str(clicked.get("action_ts", body["trigger_id"]))))
         _write_down(inbox, ack, "action", key, payload)
 
-    @app.view({"type": "view_submission", "callback_id": "typed_name"})
-    @app.view({"type": "view_submission", "callback_id": "command"})
+    @app.view_submission(ANY)
     def submission(ack: Ack, body: dict[str, Any]) -> None:
         view = body["view"]
         metadata = json.loads(view["private_metadata"])
@@ -122,6 +121,9 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
 
     @app.event("message")
     def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
+        if event.get("subtype") == "message_changed":
+            _hear_an_edit(inbox, body, event, context.bot_user_id)
+            return
         if not _by_a_person(event) or not event.get("thread_ts"):
             return
         reply = _reply(body, event, context.bot_user_id)
@@ -158,6 +160,16 @@ def _by_a_person(event: dict[str, Any]) -> bool:
     """Whether these are the words of a person, as they first said them: what was edited since decides nothing."""
     own = event.get("subtype") in SPOKEN and not event.get("edited")
     return own and bool(event.get("user")) and not event.get("bot_id")
+
+
+def _hear_an_edit(inbox: Inbox, body: dict[str, Any], event: dict[str, Any], bot: str | None) -> None:
+    """Write down a reply that was made a decision by an edit: it is none, but who edited it would wait for ever."""
+    now, before = ({**event.get(name, {}), "channel": event["channel"]} for name in ("message", "previous_message"))
+    if not now.get("thread_ts") or not _by_a_person(now | {"edited": None}) or now.get("text") == before.get("text"):
+        return
+    reply = _reply(body, now, bot)
+    if decision(reply["text"]):
+        inbox.put("reply", f"{event['channel']}:{now['ts']}:{event['ts']}", reply | {"mention": False, "edited": True})
 
 
 def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict[str, Any]:

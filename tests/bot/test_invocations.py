@@ -383,6 +383,17 @@ def test_a_name_that_was_pasted_into_a_window_is_understood(desk: Desk, typed: s
     assert desk.last().state == "queued"
 
 
+def test_an_edited_reply_decides_nothing_and_says_so(asked: Desk) -> None:
+    asked.reply("approve", edited=True)
+    assert asked.last().state == "awaiting_approval"
+    assert "What is edited later decides nothing" in last_answer(asked, LEAD.id)
+    asked.reply("approve")
+    assert asked.last().state == "queued"
+    told = len(asked.slack.to(LEAD.id))
+    asked.reply("approve", edited=True)
+    assert len(asked.slack.to(LEAD.id)) == told
+
+
 def test_a_form_with_a_wrong_name_is_told_without_a_response_url(desk: Desk) -> None:
     desk.submit("command", {"command": "new"}, tenant="-x --plan", plan="small")
     assert "cannot be a tenant's name" in last_answer(desk, ASKER.id) or "Usage" in last_answer(desk, ASKER.id)

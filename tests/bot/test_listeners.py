@@ -226,6 +226,49 @@ def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries)
     assert (payload["team"], payload["value"]) == ("T0OTHER", "7")
 
 
+@pytest.mark.parametrize("callback", ["typed_name", "command", "give_up", "one_of_tomorrow"])
+def test_every_window_of_ours_can_be_submitted(deliveries: Deliveries, callback: str) -> None:
+    state = {"values": {"name": {"name": {"type": "plain_text_input", "value": "client-x"}}}}
+    view = {
+        "id": "V1",
+        "type": "modal",
+        "callback_id": callback,
+        "private_metadata": '{"channel": "C0OPS"}',
+        "state": state,
+    }
+    person = {"id": "U0OPSLEAD", "team_id": "T0OURS"}
+    body = {"type": "view_submission", "user": person, "team": {"id": "T0OURS"}, "view": view}
+    assert deliveries.deliver(body) == 200
+    ((kind, _, payload),) = deliveries.all()
+    assert (kind, payload["callback_id"], payload["values"]) == ("submission", callback, {"name": "client-x"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "heard"),
+    [
+        ("aprove", "approve", [("approve", True)]),
+        ("looks fine", "<@U0BOT> approve", [("approve", True)]),
+        ("approve", "approve", []),
+        ("fine", "very fine", []),
+    ],
+)
+def test_a_reply_that_an_edit_makes_a_decision_is_heard_as_that(
+    deliveries: Deliveries, before: str, after: str, heard: list[tuple[str, bool]]
+) -> None:
+    edited = {"edited": {"user": "U0OPSLEAD", "ts": "3.3"}}
+    known = {key: value for key, value in REPLY.items() if key != "channel"}
+    deliveries.event(
+        type="message",
+        subtype="message_changed",
+        channel="C0OPS",
+        ts="3.3",
+        message={"type": "message", **known, "text": after, **edited},
+        previous_message={"type": "message", **known, "text": before},
+    )
+    deliveries.event(type="app_mention", text=after, **REPLY, **edited)
+    assert [(payload["text"], payload["edited"]) for _, _, payload in deliveries.all()] == heard
+
+
 def test_what_nobody_asked_for_is_taken_all_the_same(deliveries: Deliveries) -> None:
     assert deliveries.event(type="channel_rename", channel={"id": "C0OPS"}) == 200
     assert deliveries.all() == []

@@ -442,7 +442,14 @@ class Desk:
         self.invocations.handle("action", uuid4().hex, payload)
 
     def reply(
-        self, text: str, operation: int = 1, actor: Actor = LEAD, *, mention: bool = False, thread_ts: str = ""
+        self,
+        text: str,
+        operation: int = 1,
+        actor: Actor = LEAD,
+        *,
+        mention: bool = False,
+        edited: bool = False,
+        thread_ts: str = "",
     ) -> None:
         """Deliver a typed reply in an operation's thread, or the thread at a place, and have it worked on."""
         payload = {
@@ -452,6 +459,7 @@ class Desk:
             "text": text,
             "thread_ts": thread_ts or self.bench.context.operations.get(operation).message_ts,
             "mention": mention,
+            "edited": edited,
         }
         self.invocations.handle("reply", uuid4().hex, payload)
 

@@ -136,7 +136,7 @@ def test_the_bot_takes_its_leave_at_once(bot: SocketMode, workspace: Workspace) 
         began = time.monotonic()
         bot.close()
         assert time.monotonic() - began < 8
-    assert not bot._links
+    eventually(lambda: workspace.faults()["connections"] == 0)
 
 
 def test_the_bot_opens_one_connection(app: App, tmp_path: Path, workspace: Workspace) -> None:
