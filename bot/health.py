@@ -189,9 +189,11 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     if suspended or (look.tenant.stopped and look.state.status != "Running"):
         blind = frozenset(["disk"]) if look.disk is None else frozenset()
         return Diagnosis(at_rest, blind, rests="suspended" if suspended else "stopped")
-    hidden = frozenset[str]().union(*(_HIDES.get(found.kind, frozenset()) for found in findings))
-    if is_full(look.disk) and any(found.kind == "disk" for found in findings):
-        hidden |= _INSIDE - {"memory"} | {"page"}
+    full = is_full(look.disk) and any(found.kind == "disk" for found in findings)
+    # Where nothing can be written, what fell is no trouble of its own. That the page is not there is one all the same.
+    fell = _INSIDE - {"memory"} if full else frozenset()
+    causes = [found.kind for found in findings if found.kind not in fell]
+    hidden = fell.union(*(_HIDES.get(kind, frozenset()) for kind in causes))
     unseen = hidden | (_INSIDE if look.inside is None else frozenset())
     if look.disk is None:
         unseen |= {"disk"}

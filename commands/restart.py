@@ -18,7 +18,7 @@ def restart(
     host = context.fleet.of(found)
     if found.status != "Running" and not context.operation:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
-    if not context.begun:
+    if not context.operation:
         refuse_full(context, found)
 
     def again() -> None:

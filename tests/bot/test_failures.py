@@ -90,6 +90,11 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
+        if ended.state == "succeeded" and (command, kind, made[number]) == ("resize", "a full pool", "update"):
+            # A full disk is what it is there for: it makes room, and does it again.
+            bench = prepared(tmp_path / str(number), command)
+            number += 1
+            continue
         if any(step.title == PROBE and step.finished for step in ended.steps):
             # The heir serves; there is no way back, but one on. Nothing waits for a source that is silent.
             assert ended.state == "needs_attention" or kind == "no LXD", at

@@ -127,6 +127,16 @@ def test_what_a_cause_hides_is_neither_sick_nor_well(look: Look, hidden: set[str
     assert hidden <= diagnose(look, LIMITS).unseen
 
 
+def test_a_full_disk_is_the_cause_of_what_fell_but_that_the_page_is_gone_is_told() -> None:
+    full = replace(WELL, disk=Disk(LIMIT - 1000, LIMIT, 1000), inside=inside("mariadb", "cron"), page=GONE)
+    found = diagnose(full, LIMITS)
+    assert [one.kind for one in found.findings] == ["page", "disk"]
+    assert "so nothing in it can write; `/mautic resize client-x --plan medium` gives it more" in found.findings[1].text
+    assert {"database", "cron", "worker"} <= found.unseen
+    nearly = replace(full, disk=Disk(28 * GB, LIMIT, 2 * GB))
+    assert "database" in kinds(nearly)
+
+
 def test_troubles_that_do_not_cause_each_other_are_all_told() -> None:
     look = replace(
         WELL, inside=inside("mautic-worker@email", "cron"), disk=Disk(31 * GB, LIMIT, LIMIT - 31 * GB), page=GONE
