@@ -38,7 +38,7 @@ class Failing:
         """What is wrong, for who can help."""
         what = f"`{self.command}`"
         if self.command == "purge":
-            what += f" (of what is kept beside {self.tenant}, which is not affected)"
+            what += f" (of what is kept of {self.tenant}; a live one is not affected)"
         if self.state == "needs_attention":
             return (
                 f"{what} was left half done, and holds the tenant until a retry succeeds, or "
