@@ -53,6 +53,7 @@ class Control:
         return [
             web.post("/_control/command", self.command),
             web.post("/_control/message", self.message),
+            web.post("/_control/edit", self.edit),
             web.post("/_control/click", self.click),
             web.post("/_control/submit", self.submit),
             web.post("/_control/close", self.close),
@@ -82,6 +83,11 @@ class Control:
         text, thread_ts, too = body["text"], body.get("thread_ts"), bool(body.get("broadcast"))
         seen = self.interactions.message(user, place, text, thread_ts, broadcast=too, file=body.get("file"))
         return web.json_response(seen)
+
+    async def edit(self, request: web.Request) -> web.Response:
+        body, user = await self._body(request, "channel", "ts", "text")
+        place = self.state.channel(body["channel"], user["id"])
+        return web.json_response(self.interactions.edit(user, place, body["ts"], body["text"]))
 
     async def click(self, request: web.Request) -> web.Response:
         body, user = await self._body(request, "action_id")

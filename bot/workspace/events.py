@@ -29,11 +29,17 @@ class Events:
         if broadcast:
             # Slack tells of it a second time, as of a message that changed.
             self.changed(message, message)
+        self._mentioned(message, event)
+
+    def _mentioned(self, message: Json, event: Json) -> None:
         in_channel = not self.state.channels[message["_channel"]]["is_im"]
         if in_channel and f"<@{BOT_USER}>" in message["text"]:
             self._send("app_mention", self._placed(message, event | {"type": "app_mention"}))
 
     def changed(self, message: Json, before: Json) -> None:
+        """A message changed; one with a mention is a mention again where its author edited it, as with Slack."""
+        if message.get("edited") != before.get("edited") and not message.get("bot_id"):
+            self._mentioned(message, public(message))
         self._message(
             message,
             {

@@ -121,6 +121,18 @@ class Interactions:
         self.events.posted(message)
         return {"ok": True, "ts": message["ts"]}
 
+    def edit(self, user: Json, place: Json, ts: str, typed: str) -> Json:
+        """Other words for a message that this person has posted."""
+        message = self.state.find(place["id"], ts)
+        if message["user"] != user["id"]:
+            raise SlackError("cant_update_message")
+        before = dict(message)
+        message["text"] = as_sent(self.state, typed, labels=False)
+        message["edited"] = {"user": user["id"], "ts": self.state.next_ts()}
+        self.state.change_message(message)
+        self.events.changed(message, before)
+        return {"ok": True, "ts": ts}
+
     async def click(self, user: Json, place: Json, ts: str, action_id: str, chosen: Any) -> Json:
         """A press of an element of a message."""
         self._must_be_member(user, place)

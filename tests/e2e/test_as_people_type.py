@@ -59,6 +59,12 @@ def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) 
     card = conversation.ask("new client-y", "Make the tenant client-y")
     conversation.reply(card, "deny because of this", "denied it because: of this", file="why.png")
 
+    card = conversation.ask("new client-z", "Make the tenant client-z")
+    said = conversation.workspace.message("ops-lead", CHANNEL, "looks fine", thread_ts=card)["ts"]
+    conversation.workspace.edit("ops-lead", CHANNEL, said, "approve")
+    conversation.workspace.wait_for_message(CHANNEL, "edited later decides nothing", "ops-lead", card)
+    conversation.reply(card, "deny", "denied it")
+
     card = conversation.ask("`delete client\u2011x`", "Delete the tenant client-x")
     conversation.reply(card, "*approve* `client-x\u200b`", "is archived")
 

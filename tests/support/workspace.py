@@ -58,6 +58,9 @@ class Workspace:
         """`more`: `broadcast` (a reply with "Also send to #channel"), `file` (a name: with a file beside it)."""
         return self.post("message", user=user, channel=channel, text=text, thread_ts=thread_ts, **more)
 
+    def edit(self, user: str, channel: str, ts: str, text: str) -> Json:
+        return self.post("edit", user=user, channel=channel, ts=ts, text=text)
+
     def click(self, user: str, channel: str, ts: str, action_id: str, **chosen: Any) -> Json:
         """`chosen`: `value` or `selected`, where there is something to choose."""
         return self.post("click", user=user, channel=channel, ts=ts, action_id=action_id, **chosen)

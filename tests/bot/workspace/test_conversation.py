@@ -75,3 +75,22 @@ def test_a_reply_sent_to_the_channel_too_and_one_with_a_file(
     assert (with_file["text"], with_file["files"][0]["name"]) == ("deny", "screen_shot.png")
     assert [one["text"] for one in workspace.messages("ops")] == ["A plan", "approve"], "the channel shows it too"
     assert [one["text"] for one in workspace.messages("ops", thread_ts=ts)] == ["A plan", "approve", "deny"]
+
+
+def test_an_edited_message_is_told_of_as_changed_and_a_mention_in_it_once_more(
+    app: App, connect: Callable[[], object], workspace: Workspace
+) -> None:
+    heard: list[dict[str, Any]] = []
+    app.event("message")(lambda event: heard.append(event))
+    app.event("app_mention")(lambda event: heard.append(event))
+    connect()
+    ts = workspace.message("ops-lead", "ops", "looks fine")["ts"]
+    assert workspace.edit("operator", "ops", ts, "mine")["error"] == "cant_update_message"
+    workspace.edit("ops-lead", "ops", ts, "@mautic approve")
+
+    eventually(lambda: len(heard) == 3)
+    changed = next(event for event in heard if event.get("subtype") == "message_changed")
+    mention = next(event for event in heard if event["type"] == "app_mention")
+    assert (changed["previous_message"]["text"], changed["message"]["text"]) == ("looks fine", "<@U0BOT> approve")
+    assert (mention["ts"], mention["text"]) == (ts, "<@U0BOT> approve")
+    assert mention["edited"]["user"] == changed["message"]["edited"]["user"] == "U0OPSLEAD"
