@@ -402,3 +402,29 @@ def test_a_tenant_takes_the_sizes_of_another_plan_while_it_serves(
     assert pool_in_use() < 200 << 20
     eventually(lambda: host.execute(tenant.name, worker).stdout, lambda state: state == "inactive\n")
     well(mautic, tenant)
+
+
+def test_a_disk_is_measured_as_its_limit_counts_it(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
+    root = {"type": "disk", "path": "/", "pool": host._pool, "size": "4GiB"}
+    host.update(tenant.name, {}, {"root": root})
+    before = mautic.disk(tenant.name)
+    assert (before.limit, before.used is not None) == (4 << 30, True)
+    assert host.execute(tenant.name, ["sh", "-c", "head -c 200M /dev/urandom >/var/lib/filled; sync"]).code == 0
+    host.snapshot(tenant.name, "all-of-it")
+    try:
+        after = mautic.disk(tenant.name)
+        assert 190 << 20 < (after.used or 0) - (before.used or 0) < 230 << 20
+        assert host.state(tenant.name).disk < 100 << 20, "LXD counts what nothing else shares"
+        assert after.free <= (4 << 30) - (after.used or 0)
+        checks = mautic.health(tenant.name, replace(LIMITS, disk=1), SIZE)["checks"]
+        assert not checks["disk"]["ok"]
+        assert checks["memory"]["ok"]
+    finally:
+        host.delete_snapshot(tenant.name, "all-of-it")
+        host.execute(tenant.name, ["rm", "/var/lib/filled"])
+
+
+def test_sizes_are_given_also_where_the_database_is_down(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
+    assert host.execute(tenant.name, ["systemctl", "stop", "mautic-worker@email", "mariadb"]).code == 0
+    mautic.resize(tenant.name, SIZE)
+    assert mautic.health(tenant.name, LIMITS, SIZE)["facts"]["database"]
