@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,17 @@ def test_an_answer_where_the_bot_is_not_goes_directly_to_the_person(desk: Desk) 
     desk.slack.closed.add("C0ELSEWHERE")
     desk.announcer.answer(LEAD.id, "C0ELSEWHERE", "", Message("Hello", []))
     assert desk.slack.said[-1]["channel"] == f"D{LEAD.id}"
+
+
+def test_what_a_bot_of_before_left_unsaid_is_said(desk: Desk, tmp_path: Path) -> None:
+    """A state of before notes had a state of their own is taken over."""
+    desk.bench.approve(desk.bench.ask("new client-x"))
+    desk.bench.context.database.close()
+    with closing(sqlite3.connect(tmp_path / "bot.db")) as before:
+        before.executescript(
+            "ALTER TABLE notes DROP COLUMN only_in; DROP TABLE unsaid; DROP TABLE warned;"
+            "DELETE FROM _sqlite_migrations WHERE name = 'm016_unsaid';"
+        )
+    again = make_desk(make_bench(tmp_path, desk.bench.lxd, slack=desk.slack))
+    again.announce()
+    assert [one["text"] for one in thread(again)] == [f":white_check_mark: <@{LEAD.id}> approved it."]
