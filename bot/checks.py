@@ -164,6 +164,23 @@ def channel(context: Context) -> str:
     return f"digest and troubles are told in `{place}`"
 
 
+def roles(context: Context) -> str:
+    """Somebody has each role that a policy names."""
+    empty = []
+    named = dict.fromkeys(role for one in context.settings.policies.values() for role in (*one.ask, *one.approve))
+    for role in named:
+        try:
+            found = context.people.deciders([role], 1)
+        except Untold as error:
+            raise Refused("Slack does not tell just now who has which role; try again in a minute.") from error
+        if not (found.everyone or found.people):
+            why = f": {'; '.join(found.missing[:3])}" if found.missing else ""
+            empty.append(f"Nobody has the role `{role}`{why}.")
+    if empty:
+        raise Refused(" ".join(empty))
+    return f"somebody has each: {', '.join(f'`{role}`' for role in named)}"
+
+
 def approvers(context: Context) -> str:
     """Whatever may be asked for, somebody else can approve."""
     short: dict[tuple[Deciders, int, tuple[str, ...]], list[str]] = {}
@@ -171,7 +188,7 @@ def approvers(context: Context) -> str:
         if not policy.approvals:
             continue
         try:
-            found = context.people.deciders(policy, policy.approvals + 1)
+            found = context.people.deciders(policy.approve, policy.approvals + 1)
         except Untold as error:
             raise Refused("Slack does not tell just now who could approve; try again in a minute.") from error
         # Nobody approves their own: where approvers may ask too, it takes one more of them.
@@ -191,6 +208,7 @@ CHECKS: Mapping[str, Callable[[Context], str]] = {
     "Archive": archive,
     "Slack app": app,
     "Channel": channel,
+    "Roles": roles,
     "Approvers": approvers,
 }
 """The checks of settings by the name that people read, which ask neither LXD nor the edge."""

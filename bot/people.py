@@ -18,7 +18,7 @@ from slack_sdk.errors import SlackApiError
 
 from bot.approvals import Actor
 from bot.plan import Refused
-from bot.settings import InvalidSettings, Policy, Settings
+from bot.settings import InvalidSettings, Policy, Role, Settings
 
 log = logging.getLogger(__name__)
 
@@ -214,9 +214,8 @@ class People:
 
     def operators(self) -> tuple[str, ...]:
         """Return who looks after the bot, who may ask for `schedule`; nobody where Slack does not tell."""
-        policy = self.settings.policy("schedule")
         try:
-            return self.deciders(replace(policy, approve=policy.ask), MENTIONED).people
+            return self.deciders(self.settings.policy("schedule").ask, MENTIONED).people
         except Untold as error:
             log.warning("Slack does not tell who looks after the bot: %s", error)
             return ()
@@ -227,20 +226,19 @@ class People:
 
     # -- who could decide ---------------------------------------------------------------------------------------
 
-    def deciders(self, policy: Policy, enough: int, *, but: str = "") -> Deciders:
-        """Return who can approve under a policy, beside one person; some more than `enough` need not be found.
+    def deciders(self, roles: Sequence[str], enough: int, *, but: str = "") -> Deciders:
+        """Return who has one of these roles, beside one person; some more than `enough` need not be found.
 
         Raises Untold.
         """
         try:
-            return self._deciders(policy, enough, but)
+            return self._deciders([self.settings.roles[name] for name in roles], enough, but)
         except SlackApiError as error:
             raise Untold(str(error.response.get("error"))) from error
         except OSError as error:
             raise Untold(str(error)) from error
 
-    def _deciders(self, policy: Policy, enough: int, but: str) -> Deciders:
-        roles = [self.settings.roles[name] for name in policy.approve]
+    def _deciders(self, roles: Sequence[Role], enough: int, but: str) -> Deciders:
         if any(role.everyone for role in roles):
             return Deciders((), True, "", ())
         groups = [self._group(name) for name in dict.fromkeys(name for role in roles for name in role.groups)]
@@ -279,7 +277,7 @@ class People:
         if not policy.approvals:
             return ""
         try:
-            found = self.deciders(policy, policy.approvals, but=requester)
+            found = self.deciders(policy.approve, policy.approvals, but=requester)
         except Untold as error:
             log.warning("Slack does not tell who could approve `%s`: %s", command, error)
             return ""

@@ -155,16 +155,16 @@ def test_a_bot_without_a_channel_says_what_is_not_said(context: Context) -> None
         checks.channel(having(context, slack={"channel": ""}))
 
 
-def roles(context: Context, **approver: Any) -> Context:
+def having_approver(context: Context, **approver: Any) -> Context:
     known = dict(context.settings.roles)
     return having(context, roles=known | {"approver": replace(Role([], [], False), **approver)})
 
 
 def test_who_could_approve_is_asked_of_slack(context: Context) -> None:
     assert checks.approvers(context) == "whatever may be asked for, somebody else can approve it"
-    assert checks.approvers(roles(context, everyone=True))
+    assert checks.approvers(having_approver(context, everyone=True))
     with pytest.raises(Refused) as refused:
-        checks.approvers(roles(context, groups=["mautic-aprovers"]))
+        checks.approvers(having_approver(context, groups=["mautic-aprovers"]))
     guarded = [name for name, policy in context.settings.policies.items() if policy.approvals]
     assert str(refused.value) == (
         f"{', '.join(f'`{name}`' for name in guarded)} take 1 approval, and nobody could approve (the user group "
@@ -172,8 +172,21 @@ def test_who_could_approve_is_asked_of_slack(context: Context) -> None:
         "to `roles.approver` in its settings, and who administers Slack to the user groups that stand there."
     )
     with pytest.raises(Refused, match=f"only <@{LEAD.id}> could approve, and nobody approves their own request"):
-        checks.approvers(roles(context, users=[LEAD.id]))
-    assert checks.approvers(roles(context, users=[LEAD.id, LEAD_2.id]))
+        checks.approvers(having_approver(context, users=[LEAD.id]))
+    assert checks.approvers(having_approver(context, users=[LEAD.id, LEAD_2.id]))
+
+
+def test_a_role_that_nobody_has_is_found(context: Context) -> None:
+    assert checks.roles(context) == "somebody has each: `operator`, `approver`, `requester`"
+    slack: Any = context.post.client
+    del slack.groups["mautic-operators"]
+    context.people.forget()
+    with pytest.raises(Refused, match=r"^Nobody has the role `operator`: the user group `@mautic-operators` is empty"):
+        checks.roles(context)
+    slack.fail("usergroups.list", "ratelimited")
+    context.people.forget()
+    with pytest.raises(Refused, match="Slack does not tell just now who has which role"):
+        checks.roles(context)
 
 
 def test_policies_that_take_two_approvals_need_three_people(context: Context) -> None:
@@ -181,9 +194,9 @@ def test_policies_that_take_two_approvals_need_three_people(context: Context) ->
     two = having(context, policies=policies | {"delete": replace(policies["delete"], approvals=2)})
     with pytest.raises(Refused, match=r"`delete` takes 2 approvals, and only <@U0OPSLEAD> and <@U0OPSLEAD2> could"):
         checks.approvers(two)
-    assert checks.approvers(roles(two, users=[LEAD.id, LEAD_2.id, OPERATOR.id]))
+    assert checks.approvers(having_approver(two, users=[LEAD.id, LEAD_2.id, OPERATOR.id]))
     with pytest.raises(Refused, match=r"`delete` takes 2 approvals, and only <@U0OPSLEAD> could approve"):
-        checks.approvers(roles(two, users=[LEAD.id]))
+        checks.approvers(having_approver(two, users=[LEAD.id]))
 
 
 def test_when_slack_does_not_tell_that_is_said(context: Context) -> None:
