@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from bot.lxd import LxdError
 from bot.manifest import SCOPES
@@ -23,6 +22,9 @@ from bot.messages import size
 from bot.people import Deciders, Untold, undecidable
 from bot.plan import Refused
 from bot.registry import Context
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 ROOM = 500 << 20
 """Bytes that the bot's own folder needs, for its database to go on."""
@@ -107,6 +109,9 @@ def _pair(name: str, certificate: str, key: str) -> datetime:
 
 
 def _certificate(key: str, path: str) -> x509.Certificate:
+    # It takes a while, and most bots speak to LXD by its socket.
+    from cryptography import x509
+
     try:
         found = x509.load_pem_x509_certificate(_read(key, path))
     except ValueError as error:
