@@ -543,6 +543,7 @@ class SimulatedLxd:
             if any(known.name == snapshot for known in machine.snapshots):
                 raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
             _room(world, MIB, doing, machine.location)
+            _fits(machine, machine.devices, 1, doing)
             machine.snapshots.append(
                 _Snapshot(
                     name=snapshot,

@@ -47,8 +47,11 @@ def refuse_another(context: Context, found: Tenant) -> None:
 def refuse_full(context: Context, found: Tenant) -> None:
     """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
 
-    Where it cannot be looked into nothing is known of it, and what is asked for may be what helps.
+    Looked at when it is asked for. Where it cannot be looked into nothing is known of it, and what is asked for may be
+    what helps.
     """
+    if context.operation:
+        return
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
     disk = last_known(found, samples.disks(context.database).get(found.name), size)
     if found.status == "Running":

@@ -10,7 +10,7 @@ from bot.lxd import NotFound
 from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_another, refuse_half_way, wait_for_address
+from bot.steps import refuse_another, refuse_full, refuse_half_way, wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -24,6 +24,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
     found = _find(context, tenant, archived)
     refuse_another(context, found)
     refuse_half_way(context, found)
+    refuse_full(context, found)
     lxd = context.fleet.of(found).lxd
     days = context.settings.retention.archive_days
 

@@ -11,7 +11,7 @@ from bot.placement import LEAST, admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.products import takes
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, patiently
+from bot.steps import PROBE, patiently, refuse_full
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamps
 
@@ -33,6 +33,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     if old.status != "Running" and old.state == "live" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
     way_back = _way_back(context, tenant, source, target)
+    refuse_full(context, old)
     move = _Move(context, old, target)
     demand = demand_of(context, old, target, move.heir.name, tenants=1)
     memory = admit(context, target, demand, f"`{tenant}` cannot move to")

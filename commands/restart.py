@@ -18,8 +18,7 @@ def restart(
     host = context.fleet.of(found)
     if found.status != "Running" and not context.operation:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
-    if not context.operation:
-        refuse_full(context, found)
+    refuse_full(context, found)
 
     def again() -> None:
         if part != "all":

@@ -15,7 +15,7 @@ from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import DAY, ours, take
-from bot.steps import PROBE, refuse_another
+from bot.steps import PROBE, refuse_another, refuse_full
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamp, stamps
 
@@ -37,6 +37,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     if old.state == "suspended":
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     source, chosen = _find(context, host, old, snapshot)
+    refuse_full(context, old)
     # Of the old one nothing of this is changed before the new one serves.
     rests = old.role == "tenant" and old.stopped and old.status != "Running"
     heir = Succession(context, old, host, "restore", rests=rests)

@@ -29,7 +29,7 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
         _refuse_beside_an_heir(context, tenant)
     elif found.status == "Running" and not context.operation:
         raise Refused(f"`{tenant}` runs already; `/mautic status {tenant}` looks at it.")
-    if not context.operation and not left:
+    if not left:
         refuse_full(context, found)
     demand = demand_of(context, found, host, found.instance)
     remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")

@@ -19,8 +19,7 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
     lxd = context.fleet.of(found).lxd
     if found.status != "Running" and not context.operation:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
-    if not context.operation:
-        refuse_full(context, found)
+    refuse_full(context, found)
 
     def halt() -> None:
         outbound.record(context, context.fleet.of(found), found.instance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot import outbound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_half_way, wait_for_address
+from bot.steps import refuse_full, refuse_half_way, wait_for_address
 from bot.tenants import stamps
 
 
@@ -22,6 +22,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
         raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
     if found.status != "Running" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
+    refuse_full(context, found)
 
     def close() -> None:
         host.lxd.update(found.instance, stamps(state="suspended", suspended_by=context.operation))

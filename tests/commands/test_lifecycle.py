@@ -225,7 +225,8 @@ def test_a_full_tenant_is_helped_by_what_its_incident_says(roomy: Bench) -> None
     told = {one.kind: one.text for one in roomy.context.incidents.open()}
     assert set(told) == {"disk", "page"}, "one cause, and that the client is offline"
     assert "mariadb" in simulated_tenant.read(roomy.lxd, "client-x").stopped
-    for useless in ("restart client-x", "restart client-x --part database", "stop client-x"):
+    closing = ("stop client-x", "suspend client-x", "delete client-x")
+    for useless in ("restart client-x", "restart client-x --part database", *closing):
         with pytest.raises(Refused, match=r"disk of `client-x` is full, .* first `/mautic resize client-x --plan m"):
             roomy.answer(useless, OPERATOR)
     (advice,) = re.findall(r"`/mautic ([^`]+)`", told["disk"])
