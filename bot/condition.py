@@ -59,6 +59,7 @@ def condition(
     operation: Operation | None = None,
     by: str = "",
     looked: bool = True,
+    served: bool = False,
     last: str = "",
 ) -> Condition:
     """Say how a tenant is. Pure.
@@ -68,6 +69,7 @@ def condition(
         operation: the one that is under way on it, or needs attention.
         by: who has it stopped or suspended.
         looked: whether somebody has looked at it lately; `last` says when, in words.
+        served: whether its page was there then.
     """
     titles = ", ".join(TITLES[kind] for kind in TITLES if kind in troubles)
     if tenant.role == "archived":
@@ -80,14 +82,20 @@ def condition(
         return Condition("unknown", "its host does not answer")
     if tenant.state == "suspended":
         return Condition("suspended", _and(AT_REST & set(troubles)), by)
+    if tenant.state == "moving":
+        # Of which no operation knows any more: an heir may serve in its place.
+        half_way = "a restore or move left it half way"
+        return (
+            Condition("degraded", f"{half_way}, and what was to replace it serves")
+            if served
+            else Condition("offline", half_way)
+        )
     if tenant.status != "Running":
         if tenant.stopped and tenant.state in ("", "live"):
             return Condition("stopped", _and(AT_REST & set(troubles)), by)
         if operation:
             return Condition("busy", f"{operation.command} is under way, operation {operation.id}")
         return Condition("offline", titles or TITLES["stopped"])
-    if tenant.state == "moving":
-        return Condition("offline", "a restore or move left it half way")
     if OFFLINE & set(troubles):
         return Condition("offline", titles)
     if titles:
@@ -152,6 +160,7 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
             operation=operations.get(tenant.name),
             by=by.get(tenant.closed_by, ""),
             looked=looked or tenant.name in lately or tenant.created > now - STALE,
+            served=lately.get(tenant.name, False),
             last=last,
         )
 

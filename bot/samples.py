@@ -318,10 +318,11 @@ def looked_at(database: Database, now: float) -> dict[str, int]:
     return {row["tenant"]: row["at"] for row in rows}
 
 
-def looked_since(database: Database, at: float) -> set[str]:
-    """Return the tenants that were looked at since then."""
-    rows = database.read("SELECT DISTINCT tenant FROM tenant_samples WHERE span = 0 AND at >= ?", at)
-    return {row["tenant"] for row in rows}
+def looked_since(database: Database, at: float) -> dict[str, bool]:
+    """Return the tenants that were looked at since then, and whether their page was there the last time."""
+    # SQLite gives the other columns of the row that has the maximum.
+    sql = "SELECT tenant, up, max(at) FROM tenant_samples WHERE span = 0 AND at >= ? GROUP BY tenant"
+    return {row["tenant"]: bool(row["up"]) for row in database.read(sql, at)}
 
 
 def down_since(database: Database, at: float) -> set[str]:

@@ -14,7 +14,7 @@ from bot.condition import STALE, WORDS, Condition, condition, conditions, looked
 from bot.health import TITLES, Diagnosis, Finding
 from bot.incidents import Seen
 from bot.operations import Operation
-from bot.tenants import ROLES, Tenant
+from bot.tenants import ROLES, Tenant, stamps
 from schedules.health import health
 from tests.bot.test_messages import operation as made
 from tests.support.bot import LEAD, OPERATOR, Bench, make_bench
@@ -151,3 +151,16 @@ def test_what_is_under_way_is_told(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     operation = bench.approve(bench.ask("restore client-x s-20270115-080000-2", OPERATOR))
     assert now(bench) == Condition("moving", f"restore is under way, operation {operation.id}")
+
+
+def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: Bench) -> None:
+    """As after a halt was given up, or the database was lost: the heir may serve."""
+    bench.lxd.update("client-x", {"user.mautic-ops.state": "moving"})
+    assert now(bench) == Condition("offline", "a restore or move left it half way")
+    config = stamps(role="incoming", tenant="client-x", domain="client-x.mautic.localhost", state="live", operation=9)
+    bench.lxd.create("client-x--9", "base", config=config, devices={})
+    bench.lxd.start("client-x--9")
+    bench.clock.move(60)
+    health(bench.context)
+    assert now(bench).word == "degraded"
+    assert now(bench).why.startswith("a restore or move left it half way, and what was to replace it serves")
