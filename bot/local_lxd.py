@@ -183,6 +183,7 @@ def leave() -> None:
         if not _another_server():
             _stop_lxcfs()
             _restore_limits()
+            _remove_loose_cables()
     with suppress(OSError):
         _HOME.rmdir()
 
@@ -547,6 +548,19 @@ def _unmount(folder: Path) -> None:
     for mount in reversed(mounts):
         if mount.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+
+
+def _remove_loose_cables() -> None:
+    """Remove the cables of containers that never started: both ends are still here, and neither is plugged in."""
+    links = {path.name: path for path in Path("/sys/class/net").glob("veth*")}
+    with suppress(OSError):
+        numbers = {(path / "ifindex").read_text(): name for name, path in links.items()}
+        for name, path in links.items():
+            other = numbers.get((path / "iflink").read_text(), "")
+            plugged = any((links[end] / "master").exists() for end in (name, other) if end)
+            # Their end has an address as LXD and Incus give them.
+            if other and not plugged and (path / "address").read_text().startswith(("00:16:3e", "10:66:6a")):
+                _quietly("ip", "link", "delete", name)
 
 
 def _fill_gaps(path: str, project: str, pool: str) -> None:

@@ -140,6 +140,24 @@ class TestInstalling:
             local_lxd._install(print)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may plug cables")
+def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -> None:
+    """In a network of its own."""
+    script = """
+        mount -t sysfs sysfs /sys
+        ip link add br0 type bridge
+        ip link add vetha type veth peer name vethb address 00:16:3e:00:00:01
+        ip link add vethc type veth peer name vethd address 00:16:3e:00:00:02
+        ip link set vethc master br0
+        ip link add vethe type veth peer name vethf
+        "$1" -c 'from bot import local_lxd; local_lxd._remove_loose_cables()'
+        ls /sys/class/net
+    """
+    command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable]
+    left = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert left == ["br0", "lo", "vethc", "vethd", "vethe", "vethf"]
+
+
 def _only_in(folder: Path) -> object:
     def which(program: str, path: str | None = None) -> str | None:
         return str(folder / program) if (folder / program).exists() else None
