@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ from .means import (
 )
 from .page import login_page
 from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
+
+PATIENCE = 30.0
+"""Seconds within which the login page has to be there after a reload."""
 
 BASELINE = STATE / "migrations-baseline.json"
 WRITABLE = ("config", "var", "media", "translations")
@@ -87,9 +91,12 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError("messenger:setup-transports made no table messenger_messages")
     _record_migrations()
     systemctl("reload", "php8.2-fpm", "nginx")
-    status, is_login, _ = login_page(site_url.split("//")[-1].split("/")[0])
-    if not is_login:
-        raise CtlError(f"after the installation the login page answers {status}")
+    # PHP is away for a moment while it is reloaded.
+    give_up = time.monotonic() + PATIENCE
+    while not (seen := login_page(site_url.split("//")[-1].split("/")[0]))[1]:
+        if time.monotonic() > give_up:
+            raise CtlError(f"after the installation the login page answers {seen[0]}")
+        time.sleep(0.1)
     return {"version": version, "already": False}
 
 
