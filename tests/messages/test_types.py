@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,13 @@ def read_by_types(compiler: Path, name: str, source: str) -> str:
     file = HERE / "node_modules" / f"{name}.ts"
     file.write_text(source)
     words = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", file.name]
-    ended = subprocess.run(
-        [compiler.absolute(), *words], cwd=file.parent, capture_output=True, text=True, timeout=120, check=False
-    )
-    return ended.stdout + ended.stderr
+    # Into a file: what Node has not yet written into a pipe may be lost when it ends.
+    with tempfile.TemporaryFile("w+") as said:
+        subprocess.run(
+            [compiler.absolute(), *words], cwd=file.parent, stdout=said, stderr=said, timeout=120, check=False
+        )
+        said.seek(0)
+        return said.read()
 
 
 def declared(name: str, shown: dict[str, object]) -> str:
