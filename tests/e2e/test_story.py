@@ -24,7 +24,7 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
         world.whisper("guest", "Guests")
         assert world.instances_of("story-x") == [], "nothing is made before somebody else approves"
 
-        world.approve(card)
+        world.workspace.message("ops-lead", CHANNEL, "approve", thread_ts=card, broadcast=True)
         live = world.wait_for(card, "is live")
         assert "https://story-x.e2e.localhost/s/login" in live
         found = world.edge.probe("story-x.e2e.localhost")
@@ -41,7 +41,9 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
         card = world.ask("delete story-x", user="operator")
         world.approve(card, "approve")
         world.whisper("ops-lead", "type the tenant's name", thread=card)
-        world.approve(card, "approve story-x")
+        # Pasted from the card, bold, and while Slack renews the connection.
+        world.workspace.faults(disconnect="refresh_requested")
+        world.approve(card, "*approve* `story-x\u200b`")
         world.wait_for(card, "is archived")
         assert world.edge.probe("story-x.e2e.localhost").login is False
         assert world.instances_of("story-x") == ["story-x--archived"]
