@@ -47,7 +47,13 @@ def end_killed_runs() -> list[int]:
 
     LXD's daemons are left to `local_lxd.remove` and to the lab's `clean`, which take their mounts and bridges away too.
     """
-    left = [pid for pid, run in _marked().items() if not _lives(run)]
+    seen = {pid: run for pid, run in _marked().items() if not _lives(run)}
+    if seen:
+        # Twice, as one that has just begun may not be what it seems.
+        time.sleep(0.5)
+        again = _marked()
+        seen = {pid: run for pid, run in seen.items() if again.get(pid) == run and not _lives(run)}
+    left = list(seen)
     for pid in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
