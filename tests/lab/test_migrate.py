@@ -42,28 +42,43 @@ def tiny(lab_world: LabWorld) -> Iterator[LabWorld]:
         lab_world.remove(TENANT)
 
 
+def moves(world: LabWorld, source: str, target: str) -> None:
+    """Make a tenant of the whole stack on one host and move it to another, while a visitor submits a form."""
+    world.done(f"new {TENANT} --host {source}", "is live")
+    host = world.lab.host(source)
+    make_form(host, TENANT)
+    with client(world, "/form/submit?formId=1") as visitor:
+        eventually(lambda: len(visitor.acknowledged) > 20)
+        card = world.done(f"migrate {TENANT} {target}", f"runs on {target}")
+        after = len(visitor.acknowledged)
+        eventually(lambda: len(visitor.acknowledged) > after + 20)
+    assert world.serves(TENANT) == target
+    heir = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
+    rows = world.lab.host(target).execute(
+        f"{TENANT}--{heir}",
+        ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", "SELECT email FROM leads"],
+    )
+    assert set(visitor.acknowledged) - set(rows.stdout.split()) == set()
+    print(f"away for {max(visitor.gaps):.1f} s; {world.thread(card)[-1]}")
+
+
 @pytest.mark.parametrize(("source", "target"), [("node1", "node2"), ("solo1", "solo2")])
 def test_no_acknowledged_write_is_lost(lab_world: LabWorld, source: str, target: str) -> None:
     """Member to member, and server to server, with the whole stack."""
     try:
-        lab_world.done(f"new {TENANT} --host {source}", "is live")
-        host = lab_world.lab.host(source)
-        make_form(host, TENANT)
-        with client(lab_world, "/form/submit?formId=1") as visitor:
-            eventually(lambda: len(visitor.acknowledged) > 20)
-            card = lab_world.done(f"migrate {TENANT} {target}", f"runs on {target}")
-            after = len(visitor.acknowledged)
-            eventually(lambda: len(visitor.acknowledged) > after + 20)
-        assert lab_world.serves(TENANT) == target
-        heir = lab_world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
-        rows = lab_world.lab.host(target).execute(
-            f"{TENANT}--{heir}",
-            ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", "SELECT email FROM leads"],
-        )
-        assert set(visitor.acknowledged) - set(rows.stdout.split()) == set()
-        print(f"away for {max(visitor.gaps):.1f} s; {lab_world.thread(card)[-1]}")
+        moves(lab_world, source, target)
     finally:
         lab_world.remove(TENANT)
+
+
+def test_a_tenant_moves_from_lxd_to_incus_and_not_back(lab_world_with_incus: LabWorld) -> None:
+    world = lab_world_with_incus
+    try:
+        moves(world, "solo1", "incus1")
+        world.workspace.command("operator", CHANNEL, f"/mautic migrate {TENANT} solo1")
+        world.whisper("operator", "cannot move to solo1: LXD takes no containers from Incus")
+    finally:
+        world.remove(TENANT)
 
 
 def test_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:

@@ -1,5 +1,7 @@
 """A lab on one machine: a cluster of three and two servers that stand alone, each in namespaces of its own.
 
+All are LXD; for the tests that want it an Incus server stands beside them.
+
     python -m tests.support.lab up | down          (`make lab`, `make lab-down`)
 
 Every daemon sees a machine of its own: a network namespace, joined to the others by a bridge, and a mount namespace. So
@@ -17,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +33,8 @@ from cryptography.x509.oid import NameOID
 from bot import local_lxd
 from bot.lxd import LxdUnavailable
 from bot.lxd_gateway import LxdGateway
+from bot.products import INCUS, LXD, Product
+from tests.support import incus_packages
 from tests.support.real_lxd import TINY, without_lxd
 
 ROOT = Path("/tmp/mautic-ops-lab")
@@ -38,6 +42,7 @@ BRIDGE = "mopslab"
 MEMBERS = ("node1", "node2", "node3")
 SINGLE = ("solo1", "solo2")
 ADDRESS = {name: f"10.88.0.{101 + number}" for number, name in enumerate(MEMBERS + SINGLE)}
+INCUS_NODE = ("incus1", "10.88.0.106")
 SUBNET = "10.70.0.1/24"
 """Of the tenants' bridge, inside each namespace."""
 _BY_HAND = ROOT / "by-hand"
@@ -59,19 +64,20 @@ exec sleep infinity
 class Node:
     """One machine of the lab: its namespaces, its daemon, and its cable."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, address: str = "", product: Product = LXD) -> None:
         self.name = name
-        self.address = ADDRESS[name]
+        self.address = address or ADDRESS[name]
+        self.product = product
         self.url = f"https://{self.address}:8443"
         self.folder = ROOT / name
-        self.socket = str(self.folder / "lxd" / "unix.socket")
+        self.socket = str(self.folder / product.key / "unix.socket")
         self._cable = f"{BRIDGE}{self.address[-1]}"
         self._holder: subprocess.Popen[str] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:
         """Make the namespaces, plug the cable in, start the daemon."""
-        (self.folder / "lxd").mkdir(parents=True, mode=0o711)
+        (self.folder / self.product.key).mkdir(parents=True, mode=0o711)
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--net", "sh", "-c", _ALONE],
             env=_environment(),
@@ -97,16 +103,18 @@ class Node:
     def start(self) -> None:
         """Start the daemon and wait until it is ready."""
         assert self._holder
-        with (self.folder / "lxd.log").open("ab") as log:
+        inside = ["nsenter", "--net", "--mount", "--target", str(self._holder.pid)]
+        with (self.folder / f"{self.product.key}.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                ["nsenter", "--net", "--mount", "--target", str(self._holder.pid), "lxd", "--group", "root"],
-                env={**_environment(), "LXD_DIR": str(self.folder / "lxd")},
+                [*inside, self.product.daemon, "--group", "root"],
+                env={**_environment(), self.product.folder: str(self.folder / self.product.key)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self.lxd("lxd", "waitready", f"--timeout={_SECONDS}")
+        waitready = {LXD: ("lxd",), INCUS: ("incus", "admin")}[self.product]
+        self.lxd(*waitready, "waitready", f"--timeout={_SECONDS}")
 
     def kill(self) -> None:
         """kill -9 the daemon; its containers go on."""
@@ -175,8 +183,8 @@ class Node:
         return int(Path("/sys/class/net", self._cable, "statistics", "tx_bytes").read_text())
 
     def lxd(self, *command: str, text: str = "") -> str:
-        """Run a command of LXD's own against this daemon; what it prints."""
-        return _run(*command, text=text, environment={"LXD_DIR": str(self.folder / "lxd")})
+        """Run a command of the product's own against this daemon; what it prints."""
+        return _run(*command, text=text, environment={self.product.folder: str(self.folder / self.product.key)})
 
     def let_go(self) -> None:
         """Let the processes outlive this one."""
@@ -249,6 +257,20 @@ class Lab:
         lxd.ensure_project(pool_driver="btrfs", pool_size="10GiB", subnet=SUBNET)
         lxd.import_image(str(ROOT / "tiny.tar.gz"), TINY, {"os": "tiny"})
 
+    def add_incus(self) -> Node:
+        """Bring up the Incus server beside the others, as `up` does them, unless it is there."""
+        name, address = INCUS_NODE
+        if name not in self.nodes:
+            node = Node(name, address, INCUS)
+            with incus_packages.in_path():
+                node.boot()
+                node.lxd("incus", "config", "set", "core.https_address", f"{address}:8443")
+                node.lxd("incus", "config", "trust", "add-certificate", str(ROOT / "client.crt"))
+            shutil.copy(node.folder / INCUS.key / "server.crt", ROOT / f"{name}.crt")
+            self.nodes[name] = node
+            self.gateway(name).ensure_project(pool_driver="btrfs", pool_size="10GiB", subnet=SUBNET)
+        return self.nodes[name]
+
     def down(self) -> None:
         """Take all away."""
         clean()
@@ -306,7 +328,7 @@ def clean() -> None:
         if time.monotonic() > end:
             raise LxdUnavailable(f"The lab's processes {pids} do not end.")
         time.sleep(0.02)
-    for link in (BRIDGE, *(f"{BRIDGE}{address[-1]}" for address in ADDRESS.values())):
+    for link in (BRIDGE, *(f"{BRIDGE}{address[-1]}" for address in (*ADDRESS.values(), INCUS_NODE[1]))):
         if Path("/sys/class/net", link).exists():
             _run("ip", "link", "delete", link)
     for group in (found for depth in ("", "*/") for found in Path("/sys/fs/cgroup").glob(f"{depth}lxc.*.mautic-ops_*")):
@@ -379,8 +401,8 @@ def _make_certificate() -> None:
     )
 
 
-def configuration(lab: Lab) -> str:
-    """A mautic-ops.toml for a bot over the lab."""
+def configuration(lab: Lab, single: Iterable[str] = SINGLE) -> str:
+    """A mautic-ops.toml for a bot over the lab; `single`: which of the servers that stand alone it has."""
 
     def door(name: str) -> str:
         return (
@@ -388,7 +410,7 @@ def configuration(lab: Lab) -> str:
             f'server_certificate = "{ROOT}/{name}.crt"\n'
         )
 
-    servers = "".join(f'\n[servers.{name}]\n{door(name)}listen = "{lab.nodes[name].address}"\n' for name in SINGLE)
+    servers = "".join(f'\n[servers.{name}]\n{door(name)}listen = "{lab.nodes[name].address}"\n' for name in single)
     return (
         f'[bot]\nstate = "{ROOT}/state"\n\n[lxd]\nname = "cluster"\n{door("node1")}subnet = "{SUBNET}"\n{servers}\n'
         f'[edge]\nlisten = "{lab.nodes["node1"].address}"\n'

@@ -17,12 +17,13 @@ import pytest
 
 from bot.bring_up import build_blueprint
 from bot.hosts import gateways, real_edge, real_edges
-from bot.lxd import Instance, LxdError
+from bot.lxd import Instance, LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
+from bot.products import INCUS
 from bot.settings import load
 from bot.tenants import stamp
-from tests.support.lab import ROOT, Lab, configuration
-from tests.support.real_lxd import SHARED
+from tests.support.lab import ROOT, SINGLE, Lab, configuration
+from tests.support.real_lxd import SHARED, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN
 from tests.support.world import NO_SNAPSHOTS, World, archive, make_tiny_blueprint
 
@@ -111,6 +112,23 @@ def fleet(lab: Lab) -> Lab:
 def lab_world(fleet: Lab, tmp_path: Path) -> Iterator[LabWorld]:
     """A fresh bot and workspace over the lab."""
     made = LabWorld(fleet, environment_of(tmp_path / "state"), tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lab_world_with_incus(fleet: Lab, tmp_path: Path) -> Iterator[LabWorld]:
+    """A fresh bot over the lab and an Incus server beside it."""
+    try:
+        node = fleet.add_incus()
+    except LxdUnavailable as error:
+        without_lxd(error, INCUS)
+    file = ROOT / "with-incus.toml"
+    file.write_text(configuration(fleet, (*SINGLE, node.name)))
+    environment = environment_of(tmp_path / "state") | {"MAUTIC_OPS_CONFIG": str(file)}
+    settings = load(environment=environment)
+    real_edges(settings, gateways(settings)).ensure()
+    made = LabWorld(fleet, environment, tmp_path)
     yield made
     made.close()
 
