@@ -19,6 +19,7 @@ import pytest
 from bot import local_lxd
 from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
+from bot.packages import TOOLS
 from bot.products import INCUS, LXD, PRODUCTS, Product
 from tests.support.real_lxd import Place, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
@@ -101,7 +102,7 @@ class TestInstalling:
             local_lxd._install(print)
 
     def test_what_is_installed_is_taken(self, apt: Path) -> None:
-        for tool in ("incusd", "nft", "dnsmasq", "mkfs.btrfs", "debootstrap", "zstd"):
+        for tool in ("incusd", *(program for package in TOOLS for program in package.programs)):
             (apt / tool).touch()
         assert local_lxd._install(print) is INCUS
         (apt / "lxd").touch()
