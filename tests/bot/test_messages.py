@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from slack_sdk import WebClient
 
 from bot.announcer import Announcer
+from bot.condition import Condition, counted
 from bot.lxd import InstanceState
 from bot.messages import Message, Renderer, clip, code, escape, line, modal, person, seconds, section, size, told
 from bot.operations import Decision, Operation, StepRow
@@ -131,10 +131,12 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         note=note,
     )
     listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "total": 1}
-    listed |= {"states": Counter([word]), "again": word}
+    condition = Condition("degraded", word, word)
+    listed |= {"states": counted([condition]), "again": word, "conditions": {tenant.instance: condition}}
     judge(RENDERER.message("commands/list.j2", tenants=[tenant], url=SETTINGS.edge.url, **listed))
     shown = RENDERER.message(
         "commands/status.j2",
+        condition=condition,
         tenant=tenant,
         state=InstanceState("Running", disk=1, processes=1),
         disk=None,
@@ -175,7 +177,8 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
     )
     tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
     listed = {"part": "", "page": 1, "pages": 1, "archived": False, "total": 1000, "silent": {}, "again": ""}
-    listed["states"] = Counter(running=1000)
+    condition = Condition("healthy")
+    listed |= {"states": counted([condition] * 1000), "conditions": {tenant.instance: condition}}
     shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)
     judge(shown)
     assert "cut here" in str(shown.blocks), "what does not fit is not left out in silence"
