@@ -8,7 +8,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -164,20 +163,14 @@ class People:
         return frozenset(found)
 
     def mention(self, roles: Sequence[str]) -> str:
-        """Return mrkdwn that rings for who has one of these roles: user groups, and people by id.
-
-        A role that everyone has rings for nobody; "" where nobody is found.
-        """
-        named: dict[str, None] = {}
-        for role in (self.settings.roles[name] for name in roles):
-            if role.everyone:
-                continue
-            for group in role.groups:
-                with suppress(SlackApiError):
-                    if identity := self._group(group).id:
-                        named[f"<!subteam^{identity}>"] = None
-            named |= dict.fromkeys(f"<@{user}>" for user in role.users)
-        return " ".join(named)
+        """Return mrkdwn that rings for who has one of these roles; a role that everyone has rings for nobody."""
+        few = [name for name in roles if not self.settings.roles[name].everyone]
+        try:
+            return self.deciders(few, MENTIONED).mention
+        except Untold as error:
+            # Better somebody too many than nobody.
+            log.warning("Slack does not tell whom to call: %s", error)
+            return " ".join(dict.fromkeys(f"<@{user}>" for name in few for user in self.settings.roles[name].users))
 
     def _group(self, name: str, fresh: bool = False) -> _Group:
         # As it is written in the settings: an id, or a handle, which is in lower case.
