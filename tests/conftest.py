@@ -26,6 +26,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         own.end_killed_runs()
     # Who only hands tests out starts its workers where it stands, and they look for the tests from there.
     if worker or session.config.getoption("dist", "no") == "no":
+        # pytest looks for what it is to pass over from where it stands by then.
+        ignored = session.config.getoption("ignore") or []
+        session.config.option.ignore = [str(Path(path).resolve()) for path in ignored]
         own.leave_the_checkout()
 
 

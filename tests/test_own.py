@@ -60,6 +60,23 @@ def test_a_configuration_and_an_environment_change_nothing(production: Path, mor
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.parametrize("more", [("-n", "0"), ("-n", "1")], ids=["alone", "with workers"])
+def test_what_is_to_be_passed_over_is(production: Path, more: tuple[str, ...]) -> None:
+    """Also by workers, which have left the checkout when they look for tests."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", own.MARK)}
+    words = [*more, "-q", "-p", "no:cacheprovider", "--ignore", "tests/schedules/test_year.py", "tests/schedules", "-k"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "test_year"],
+        cwd=production,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, ran.stdout
+
+
 def test_a_process_of_a_killed_run_is_ended_and_no_other(tmp_path: Path) -> None:
     """Of two runs with a process each, one is killed: also of what its process started nothing is left."""
     program = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
