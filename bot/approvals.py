@@ -19,7 +19,7 @@ from bot.words import heard
 
 Verdict = Literal["approve", "deny"]
 _REPLY = re.compile(
-    r"(?P<approve>approved?)(?:\s+(?P<typed>\S+?))?(?:\s+(?P<choice>send|drop|off))?[.!]*\Z"
+    r"(?P<approve>approved?)(?:\s+(?P<typed>\S{1,100}?))?(?:\s+(?P<choice>send|drop|off))?[.!]*\Z"
     r"|(?P<deny>deny|denied)\b[\s,:]*(?P<reason>.*)"
     r"|(?P<cancel>cancel)[.!]*\Z",
     re.I | re.S,
@@ -54,6 +54,8 @@ class Approvals:
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
         """Raise Refused when the policy does not let this person ask for the command."""
         policy = self.settings.policy(command)
+        if not policy.ask:
+            raise Refused(f"`{command}` is switched off: the settings name no role that may ask for it.")
         if not actor.roles & set(policy.ask):
             raise Refused(f"`{command}` may be asked for by {names(policy.ask)}; ask one of them.")
 

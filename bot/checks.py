@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot.errors import explain
 from bot.lxd import LxdError
 from bot.manifest import SCOPES
 from bot.messages import size
@@ -163,7 +164,10 @@ def channel(context: Context) -> str:
     place = context.settings.slack.channel
     if not place:
         raise Refused("`slack.channel` is not set, so there is no digest, and nobody hears of troubles")
-    trouble = context.people.channel_trouble(place)
+    try:
+        trouble = context.people.channel_trouble(place)
+    except Untold as error:
+        raise Refused(f"`slack.channel`: {error}; try again in a minute.") from error
     if trouble:
         raise Refused(f"`slack.channel`: {trouble}, so there is no digest, and nobody hears of troubles.")
     return f"digest and troubles are told in `{place}`"
@@ -190,14 +194,14 @@ def approvers(context: Context) -> str:
     """Whatever may be asked for, somebody else can approve."""
     short: dict[tuple[Deciders, int, tuple[str, ...]], list[str]] = {}
     for name, policy in context.settings.policies.items():
-        if not policy.approvals:
+        if not (policy.ask and policy.approvals):
             continue
         try:
             found = context.people.deciders(policy.approve, policy.approvals + 1)
+            # Nobody approves their own: where approvers may ask too, it takes one more of them.
+            needed = policy.approvals + context.people.may_ask(found.people, policy)
         except Untold as error:
             raise Refused("Slack does not tell just now who could approve; try again in a minute.") from error
-        # Nobody approves their own: where approvers may ask too, it takes one more of them.
-        needed = policy.approvals + context.people.may_ask(found.people, policy)
         if not found.everyone and len(found.people) < needed:
             short.setdefault((found, policy.approvals, tuple(policy.approve)), []).append(name)
     if short:
@@ -227,6 +231,9 @@ def warnings(context: Context, within: float) -> list[str]:
             check(context)
         except (Refused, LxdError) as error:
             return str(error)
+        except Exception as error:
+            # It only warns: whatever it is, the bot starts all the same.
+            return explain(error, f"checking {check.__name__}")[0]
         return ""
 
     threads = ThreadPoolExecutor(len(CHECKS), "checks")

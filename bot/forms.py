@@ -67,7 +67,8 @@ def number(least: float, most: float) -> Form:
         return float(value)
 
     def parse(text: str) -> Any:
-        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d+)?", text.strip(), re.A) else text
+        text = text.strip()
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d+)?", text, re.A) else text
 
     return Form(f"a number from {least:g} to {most:g}", read, parse)
 
@@ -252,7 +253,8 @@ def _text(takes: str, normal: Callable[[str], str | None]) -> Form:
 
 
 def _parse_whole(text: str) -> Any:
-    return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip(), re.A) else text
+    text = text.strip()
+    return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text, re.A) else text
 
 
 def read(shape: Any, value: Any, sources: Mapping[str, str], key: str = "") -> Any:

@@ -32,7 +32,7 @@ from bot.messages import (
     told,
 )
 from bot.operations import Operation
-from bot.people import People
+from bot.people import MENTIONED, People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
 from bot.registry import Command, Context, call
@@ -200,7 +200,9 @@ class Invocations:
         mention = ""
         if command.kind == "operation":
             context.approvals.refuse_to_ask(command.name, actor)
-            mention = self.people.refuse_unless_decidable(command.name, actor.id)
+            # A window has three seconds, and nobody is told of it: not all of them are asked of.
+            opens = command.window == "always" or (command.window == "bare" and not arguments)
+            mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)
         result = call(command, context, arguments)
         if isinstance(result, Modal):
             if "trigger_id" not in payload:

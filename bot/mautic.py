@@ -295,7 +295,7 @@ class Mautic:
         return self.call(instance, "mail", {"since": int(since)})
 
     def release(
-        self, instance: str, choice: Mail, *, late: float = 0, batch: int = 0, unmute: bool = False
+        self, instance: str, choice: Mail, *, late: float = 0, batch: int = 0, unmute: bool = False, only: int = 0
     ) -> dict[str, Any]:
         """Do with the mail that waits what was chosen; `waits`, `oldest` and `kinds` are what was found.
 
@@ -303,10 +303,11 @@ class Mautic:
             choice: without one, mail waits on where nothing has worked for `late` seconds.
             batch: what is dropped is kept under this number, and counted by it: again it drops nothing twice.
             unmute: a mute instance begins to work with it.
+            only: the batch that `back` brings back; 0: all that was ever dropped.
 
         Returns the `choice` that was made, and how many rows were `dropped`.
         """
-        request = {"choice": choice, "late": int(late), "batch": batch, "unmute": unmute}
+        request = {"choice": choice, "late": int(late), "batch": batch, "unmute": unmute, "only": only}
         return self.call(instance, "release", request, timeout=300)
 
     def mute(self, instance: str) -> None:

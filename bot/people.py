@@ -39,7 +39,7 @@ UNFIT = ("deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_strang
 
 
 class Untold(Exception):
-    """Slack does not tell just now who is in a group, or who somebody is."""
+    """Slack does not tell just now who is in a group, who somebody is, or of a channel."""
 
 
 @dataclass
@@ -184,7 +184,10 @@ class People:
         return _Group("", f"@{name}", (), known.get("why") or "Slack knows no user group of this name")
 
     def channel_trouble(self, channel: str) -> str:
-        """Return why nothing can, or should, be posted in a channel, as a clause, and what helps; "" if it can."""
+        """Return why nothing can, or should, be posted in a channel, as a clause, and what helps; "" if it can.
+
+        Raises Untold.
+        """
         try:
             info = self._ask("conversations.info", channel, True, channel=channel)["channel"]
         except SlackApiError as error:
@@ -193,9 +196,9 @@ class People:
                     f"Slack knows no channel `{channel}`, or it is a private one without me; set its id, which stands "
                     "at the end of its details, and `/invite` me there"
                 )
-            return f"Slack does not tell of `{channel}` ({error.response.get('error')})"
-        except OSError:
-            return "Slack does not answer"
+            raise Untold(f"Slack does not tell of `{channel}` ({error.response.get('error')})") from error
+        except OSError as error:
+            raise Untold("Slack does not answer") from error
         name = f"`#{info['name']}`" if info.get("name") else f"`{channel}`"
         if info.get("is_archived"):
             return f"{name} is archived; take it out of the archive, or name another"
@@ -214,24 +217,29 @@ class People:
             return ()
 
     def may_ask(self, users: Iterable[str], policy: Policy) -> bool:
-        """Whether one of these people may ask for what a policy is of."""
-        return any(self._roles(user, False) & set(policy.ask) for user in users)
-
-    # -- who could decide ---------------------------------------------------------------------------------------
-
-    def deciders(self, roles: Sequence[str], enough: int, *, but: str = "") -> Deciders:
-        """Return who has one of these roles, beside one person; some more than `enough` need not be found.
-
-        Raises Untold.
-        """
+        """Whether one of these people may ask for what a policy is of. Raises Untold."""
         try:
-            return self._deciders([self.settings.roles[name] for name in roles], enough, but)
+            return any(self._roles(user, False) & set(policy.ask) for user in users)
         except SlackApiError as error:
             raise Untold(str(error.response.get("error"))) from error
         except OSError as error:
             raise Untold(str(error)) from error
 
-    def _deciders(self, roles: Sequence[Role], enough: int, but: str) -> Deciders:
+    # -- who could decide ---------------------------------------------------------------------------------------
+
+    def deciders(self, roles: Sequence[str], enough: int, *, but: str = "", mentioned: int = MENTIONED) -> Deciders:
+        """Return who has one of these roles, beside one person; some more than `enough` need not be found.
+
+        Raises Untold.
+        """
+        try:
+            return self._deciders([self.settings.roles[name] for name in roles], enough, but, mentioned)
+        except SlackApiError as error:
+            raise Untold(str(error.response.get("error"))) from error
+        except OSError as error:
+            raise Untold(str(error)) from error
+
+    def _deciders(self, roles: Sequence[Role], enough: int, but: str, mentioned: int) -> Deciders:
         if any(role.everyone for role in roles):
             return Deciders((), True, "", ())
         groups = [self._group(name) for name in dict.fromkeys(name for role in roles for name in role.groups)]
@@ -244,7 +252,7 @@ class People:
         in_whole = list(dict.fromkeys(user for group in whole for user in group.users))
         named = [*(user for role in roles for user in role.users), *(user for group in groups for user in group.users)]
         alone = [user for user in dict.fromkeys(named) if user != but and user not in in_whole]
-        able = list(islice(self._able(alone, missing), MENTIONED))
+        able = list(islice(self._able(alone, missing), max(mentioned, enough)))
         marks = [f"<!subteam^{group.id}>" for group in whole] + [f"<@{user}>" for user in able]
         able += islice(self._able(in_whole, missing), max(0, enough - len(able)))
         return Deciders(tuple(able), False, " ".join(marks) if able else "", tuple(missing))
@@ -261,7 +269,7 @@ class People:
                     raise
                 missing.append(f"Slack knows nobody with the id `{user}`")
 
-    def refuse_unless_decidable(self, command: str, requester: str) -> str:
+    def refuse_unless_decidable(self, command: str, requester: str, mentioned: int = MENTIONED) -> str:
         """Refuse what nobody could approve for who asks for it; return the mention of those who can, or "".
 
         Where Slack does not tell who is in a group, the request is taken as it is.
@@ -270,7 +278,7 @@ class People:
         if not policy.approvals:
             return ""
         try:
-            found = self.deciders(policy.approve, policy.approvals, but=requester)
+            found = self.deciders(policy.approve, policy.approvals, but=requester, mentioned=mentioned)
         except Untold as error:
             log.warning("Slack does not tell who could approve `%s`: %s", command, error)
             return ""

@@ -21,6 +21,8 @@ from bot.steps import PROBE, patiently
 log = logging.getLogger(__name__)
 PAUSE = 2.0
 """Seconds until a database that could not be written is tried again."""
+ASKED_AGAIN = 10.0
+"""Seconds after which a host that is slow to tell is asked again whether it is in distress."""
 LEFT = " What it had begun could not be taken back: "
 """What stands in an outcome between why it failed and why that could not be taken back."""
 
@@ -35,6 +37,7 @@ class Runner:
         self._wake = threading.Condition()
         self._dirty = True
         self._stopping = False
+        self._distress: dict[str, tuple[float, str]] = {}
         self._threads = [
             threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
         ]
@@ -91,8 +94,15 @@ class Runner:
         demand = operation.plan.get("demand")
         if not demand or not demand["memory"] or operation.begun or operation.undo_by:
             return ""
-        why = strained(self.context, demand["host"])
-        return f"`{demand['host']}` is in distress: {why}" if why else ""
+        host = demand["host"]
+        until, why = self._distress.get(host, (0.0, ""))
+        if time.monotonic() >= until:
+            began = time.monotonic()
+            why = strained(self.context, host)
+            if (now := time.monotonic()) - began > 1:
+                # A host that does not answer takes its time to: what else is queued does not wait for that each time.
+                self._distress[host] = now + ASKED_AGAIN, why
+        return f"`{host}` is in distress: {why}" if why else ""
 
     def _carry_out(self, operation: Operation) -> None:
         """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""

@@ -21,7 +21,7 @@ DEFAULTS = Path(__file__).with_name("default.toml")
 PREFIX = "MAUTIC_OPS_"
 Port = Annotated[int, whole(1, 65535)]
 Percent = Annotated[int, whole(0, 100)]
-Days = Annotated[int, whole(0, 3650)]
+Days = Annotated[int, whole(0, 100_000)]
 Count = Annotated[int, whole(0, 10_000)]
 File = Annotated[str, optional(path())]
 Named = Annotated[str, text("a name of letters, digits, dots, hyphens and underscores, of at most 63", NAME)]
@@ -318,10 +318,11 @@ def _agree(settings: Settings) -> None:
         unknown = sorted({*policy.ask, *policy.approve} - set(settings.roles))
         if unknown:
             raise InvalidSettings(f"policies.{name} names the role {unknown[0]!r}, which [roles] does not have.")
-        if policy.approvals and not policy.approve:
-            raise InvalidSettings(f"policies.{name}.approve names no role, so nobody could ever approve.")
-        if not policy.ask:
-            raise InvalidSettings(f"policies.{name}.ask names no role, so nobody could ever ask.")
+        # With nobody who may ask, a command is switched off.
+        if policy.ask and policy.approvals and not policy.approve:
+            raise InvalidSettings(
+                f"policies.{name}.approve names no role, so nobody could ever approve; an empty `ask` switches it off."
+            )
     for name, size in settings.plans.items():
         if forms.mariadb_bytes(size.innodb_buffer_pool) >= forms.lxd_bytes(size.memory):
             raise InvalidSettings(

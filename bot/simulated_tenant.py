@@ -169,8 +169,10 @@ class _Tenant:
             left = [at for at in self.state.mails if at > self.now]
             change(self.lxd, self.name, mails=left, dropped=[*self.state.dropped, *[(batch, at) for at in due]])
         if choice == "back":
-            back = [at for _, at in self.state.dropped]
-            self.state = change(self.lxd, self.name, mails=[*self.state.mails, *back], dropped=[])
+            only = request.get("only") or 0
+            back = [at for of, at in self.state.dropped if only in (0, of)]
+            kept = [one for one in self.state.dropped if only not in (0, one[0])]
+            self.state = change(self.lxd, self.name, mails=[*self.state.mails, *back], dropped=kept)
             counted = self.counted()
         if choice in ("off", "back"):
             self.lxd.push(self.name, OUTBOUND_OFF, b"", mode=0o644)

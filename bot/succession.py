@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from bot.fleet import Host, only
-from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound
+from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound, PoolFull
 from bot.mautic import SEAL
 from bot.messages import kept_for
 from bot.outbound import settle_again
@@ -236,6 +236,10 @@ class Succession:
             return
         stamped = stamps(role="tenant", state="live", reason="", kept_until="")
         if not self.rests:
+            if not self.old_instance().running:
+                with suppress(PoolFull):
+                    # Until it is settled what becomes of its mail; `unquiesce` takes it away.
+                    self.source.mautic.mute(self.old.instance)
             self.source.start(self.old.instance, urgent=True)
             # It may have stood half way for days.
             settle_again(self.context, self.old)

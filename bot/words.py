@@ -13,18 +13,21 @@ from collections.abc import Callable
 _HYPHENS = dict.fromkeys(map(ord, "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}"), "-")
 _QUOTES = dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb"), '"')
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u2032\u00b4\u2039\u203a"), "'")
-_GUILLEMETS = re.compile("\u00ab\\s*([^\u00ab\u00bb]*?)\\s*\u00bb")
+_GUILLEMETS = re.compile("\u00ab([^\u00ab\u00bb]*)\u00bb")
 """With a space on the inside, as French is written."""
 _DASHED = re.compile(r"-*[\u2012-\u2015][-\u2012-\u2015]*([A-Za-z][\w-]*(?:=.*)?)", re.S)
 """What a phone makes of `--` before an option's name, once, or several times where one typed on."""
 _CODE = re.compile(r"```(.+?)```|`([^`\n]+)`", re.S)
 # The bot puts a zero-width space before each mark that stands for itself.
-_FORMAT = re.compile(r"(?<![^\s(\"'])([*_])(?=\S)(.+?)(?<=[^\s\u200b])\1(?![^\s.,;:!?)\"'])", re.S)
+_FORMAT = re.compile(r"(?<![^\s(\"'])([*_])(?=\S)(.{1,1000}?)(?<=[^\s\u200b])\1(?![^\s.,;:!?)\"'])", re.S)
 # An apostrophe within a word, or a curled one between straight ones, is no quotation.
 _SINGLE_QUOTED = re.compile(
     r"(?<![^\s=])(?:'((?:[^']|(?<=\w)'(?=\w))*)'"
     r"|[\u2018\u201a\u2039\u203a]((?:[^\u2018\u2019\u2039\u203a]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019\u2039\u203a])(?!\S)"
 )
+
+NESTED = 3
+"""Formats that may stand around one another: Slack's own, each once."""
 
 
 def clean(text: str) -> str:
@@ -61,7 +64,8 @@ def split(text: str) -> list[str]:
         # A command or option that was pasted as code; other code holds words together.
         return code if whole or code.startswith("-") else '"' + code.replace('"', "'") + '"'
 
-    text = _GUILLEMETS.sub(r'"\1"', clean(plain(_bare(text, unquoted)))).translate(_QUOTES)
+    text = clean(plain(_bare(text, unquoted)))
+    text = _GUILLEMETS.sub(lambda found: f'"{found[1].strip()}"', text).translate(_QUOTES)
     text = _SINGLE_QUOTED.sub(lambda found: '"' + (found[1] or found[2] or "").replace('"', '\\"') + '"', text)
     lexer = shlex.shlex(text.translate(_APOSTROPHES), posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.quotes, lexer.commenters = True, '"', ""
@@ -83,7 +87,7 @@ def _bare(text: str, unquoted: Callable[[str], str]) -> str:
         return f"\0{len(codes) - 1}\0"
 
     text = _CODE.sub(keep, text.replace("\0", ""))
-    before = ""
-    while text != before:
-        before, text = text, _FORMAT.sub(r"\2", text)
+    # This is done before an acknowledgement: of what nobody formats so, no more is taken away.
+    for _ in range(NESTED):
+        text = _FORMAT.sub(r"\2", text)
     return re.sub(r"\0(\d+)\0", lambda found: unquoted(codes[int(found[1])]), text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bot import halt
 from bot.messages import Message
+from bot.operations import Operation
 from bot.plan import Refused
 from bot.registry import Context, FreeWords, OperationNumber, decides, query
 from bot.steps import PROBE
@@ -19,16 +20,23 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
     operation = context.operations.get(id)
     context.approvals.refuse_to_give_up(operation, context.actor)
     moves = operation.command in ("restore", "migrate")
-    if moves and context.operations.ever_finished(id, operation.tenant, PROBE):
+    if moves and context.operations.ever_finished(id, operation.tenant, PROBE) and _may_serve(context, operation):
         raise Refused(
             f"Operation {id} cannot be given up any more: the new container serves, and only what comes after that is "
-            "missing. Retry, on its card, finishes it and loses nothing."
+            "missing. Retry, on its card, finishes it and loses nothing; a host that is lost for good has to be taken "
+            "out of the settings first."
         )
     left = halt.look(context, operation)
     headline = left["headline"] and f"{left['headline']}."
     kept = " ".join(filter(None, [headline, left["data"], _next(context, operation.tenant)]))
     context.approvals.give_up(operation, context.actor, " ".join(because), kept)
     return context.renderer.message("commands/give_up.j2", operation=context.operations.get(id), left=kept)
+
+
+def _may_serve(context: Context, operation: Operation) -> bool:
+    """Whether its new container is there, or may be: a host that is lost for good is in the settings no more."""
+    seen = context.fleet.look("tenant", "incoming")
+    return bool(seen.silent) or any(one.instance == f"{operation.tenant}--{operation.id}" for one in seen.tenants)
 
 
 def _next(context: Context, tenant: str) -> str:

@@ -50,8 +50,11 @@ def mail(context: Context, tenant: TenantArgument, what: Literal["send", "drop",
         if stamp(config, "mail-by") != str(context.operation):
             return
         if what == "drop":
-            host.mautic.release(found.instance, "back")
-        outbound.settle(context, host, found.instance, "off" if stamp(config, "was-outbound") else "send")
+            # Of earlier ones somebody decided, and a `send` below is not to overrule that.
+            host.mautic.release(found.instance, "back", only=context.operation)
+        # What was put back waits by now, and is not to go out for the sake of how it was.
+        stays = what == "back" or stamp(config, "was-outbound")
+        outbound.settle(context, host, found.instance, "off" if stays else "send")
 
     return Plan(
         tenant=tenant,

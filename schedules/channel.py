@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from bot.messages import sentence
+from bot.people import Untold
 from bot.plan import Refused
 from bot.post import NotPosted
 from bot.registry import Context
@@ -24,7 +25,11 @@ def channel(context: Context) -> None:
     Who may ask for `schedule` is told directly, once each time that the channel is lost.
     """
     place = context.settings.slack.channel
-    trouble = context.people.channel_trouble(place) if place else ""
+    try:
+        trouble = context.people.channel_trouble(place) if place else ""
+    except Untold as error:
+        # A hiccup of Slack's is no lost channel: nobody is called for it.
+        raise Refused(f"{error}, so whether `slack.channel` can be posted to is not known.") from error
     if trouble:
         said = f"Nothing can be said in `slack.channel`: {trouble}."
         _warn(context, said)

@@ -77,7 +77,8 @@ def health(context: Context) -> None:
         one.tenant.name: one for one in survey.tenants if one.tenant.name not in held and one.tenant.host not in passed
     }
     looks = _looks(context, chosen.values(), fresh=False)
-    readings = [_reading(look) for look in looks.values()]
+    fallen = _fallen(context, survey.tenants, passed - offline, held)
+    readings = [_reading(look) for look in (*looks.values(), *fallen.values())]
     hosts[EDGE] = _edge(looks.values())
     tenants = _diagnoses(context, looks, hosts[EDGE])
 
@@ -101,6 +102,7 @@ def health(context: Context) -> None:
         _confirm(tenants, _diagnoses(context, again, second[EDGE]), known)
         _confirm(hosts, {host: found for host, found in second.items() if host in hosts}, known)
 
+    tenants |= _fallen_long(context, fallen)
     # What an operation took in hand meanwhile is not judged either.
     held = _held(context, began)
     half_done = {operation.tenant for operation in context.operations.select("state = 'needs_attention'")}
@@ -118,6 +120,33 @@ def health(context: Context) -> None:
     with context.database.transaction() as transaction:
         samples.record(transaction, began, readings, measured)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
+
+
+def _fallen(
+    context: Context, tenants: Iterable[Surveyed], strained: Collection[str], held: Collection[str]
+) -> dict[str, Look]:
+    """Return who stands still on a host in distress, and should run: the survey told, so that it is no work there."""
+    return {
+        one.tenant.name: Look(one.tenant, context.now(), one.state)
+        for one in tenants
+        if one.tenant.host in strained
+        and one.tenant.name not in held
+        and (one.tenant.state, one.tenant.stopped) == ("live", False)
+        and one.state.status != "Running"
+    }
+
+
+def _fallen_long(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diagnosis]:
+    """Say of whom has stood still for longer than a host needs to start all again that it does; and nothing else."""
+    settles = SETTLES + len(fallen) * context.settings.capacity.start_delay
+    down = samples.down_since(context.database, context.now() - settles)
+    return {
+        name: Diagnosis(
+            tuple(finding for finding in one.findings if finding.kind == "stopped"), frozenset(TITLES) - {"stopped"}
+        )
+        for name, one in _diagnoses(context, fallen, Diagnosis()).items()
+        if name in down
+    }
 
 
 def _held(context: Context, since: float) -> set[str]:

@@ -46,7 +46,7 @@ def named(path: Path) -> Iterator[str]:
 
 def test_every_program_that_a_source_names_is_on_the_list() -> None:
     found = {(path.name, program) for path in SOURCES for program in named(path)}
-    assert {"nsenter", "npm", "losetup", "chromium"} <= {program for _, program in found}, "it finds none"
+    assert {"unshare", "npm", "losetup", "chromium"} <= {program for _, program in found}, "it finds none"
     strangers = {(name, program) for name, program in found if not suite.known(program)}
     # Ubuntu's own way to LXD, of which the sources ask whether it is there.
     assert strangers - {("local_lxd.py", "snap"), ("packages.py", "snap")} == set()

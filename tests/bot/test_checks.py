@@ -219,3 +219,11 @@ def test_what_does_not_answer_is_left_out_of_the_warnings(context: Context, monk
     monkeypatch.setattr(checks, "CHECKS", {"fails": fails, "hangs": hangs, "is well": lambda _: "well"})
     assert checks.warnings(context, within=0.2) == ["It fails."]
     over.set()
+
+
+def test_a_slack_that_does_not_tell_who_may_ask_keeps_no_bot_from_its_start(context: Context) -> None:
+    ours = having_approver(context, users=[LEAD.id, LEAD_2.id])
+    slack: Any = context.post.client
+    slack.fail("usergroups.list", "internal_error", times=50)
+    ours.people.forget()
+    assert any("Slack does not tell just now who could approve" in one for one in checks.warnings(ours, within=30))

@@ -586,3 +586,19 @@ def test_a_request_is_taken_where_slack_does_not_tell_who_could_approve(desk: De
     desk.slack.fail("usergroups.list", "ratelimited", times=9)
     desk.command("new client-x")
     assert desk.last().state == "awaiting_approval"
+
+
+def test_a_window_waits_for_no_question_of_who_could_approve(desk: Desk) -> None:
+    # Slack gives three seconds for it, and many are to be asked of.
+    many = [f"U0LEAD{number}" for number in range(9)]
+    desk.slack.groups["mautic-approvers"] = [LEAD.id, *many]
+    desk.invocations.people.forget()
+    desk.slack.calls.clear()
+    before: list[int] = []
+    opened = desk.slack.views_open
+    desk.slack.views_open = lambda **view: before.append(desk.slack.calls.total()) or opened(**view)  # type: ignore
+    desk.command("new", LEAD)
+    assert before[0] <= 6
+    desk.invocations.people.forget()
+    desk.command("new client-x", LEAD)
+    assert desk.slack.calls["users.info"] > 9

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot import runner
 from bot.lxd import Resources
 from bot.plan import Refused
+from bot.registry import Context
 from bot.samples import HostReading, pool_history, record
 from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
@@ -206,3 +209,38 @@ def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
     assert (before.used, before.memory) == (5, None)
     assert (after.used, after.memory, after.memory_total, after.load) == (6, 3, 8, 0.5)
     assert Resources(8, 3, 1).available == 5
+
+
+def test_who_fell_on_a_host_in_distress_is_told_of_all_the_same(bench: Bench) -> None:
+    """The survey tells, without any work there; but not at once, as a host may be starting all of them."""
+    bench.done("new client-y --host node1")
+    distress(bench)
+    bench.lxd.stop("client-y", force=True)
+    health(bench.context)
+    assert [one.kind for one in bench.context.incidents.open()] == ["strain"]
+    for _ in range(60):
+        bench.clock.move(60)
+        health(bench.context)
+    found = {(one.subject, one.kind) for one in bench.context.incidents.open()}
+    assert found == {("node1", "strain"), ("client-y", "stopped")}
+
+
+def test_a_host_that_is_slow_to_tell_is_asked_once_for_all_that_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        bench.approve(bench.ask(f"new client-{name} --host node1"))
+    elsewhere = bench.approve(bench.ask("new client-z --host node2"))
+    asked: list[str] = []
+
+    def slow(context: Context, host: str) -> str:
+        asked.append(host)
+        if host == "node2":
+            return ""
+        time.sleep(1.1)
+        return "its LXD does not answer"
+
+    monkeypatch.setattr(runner, "strained", slow)
+    assert bench.runner.run_one()
+    assert bench.context.operations.get(elsewhere.id).state == "succeeded"
+    assert asked.count("node1") == 1

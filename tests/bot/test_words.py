@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -94,3 +95,20 @@ def test_a_decision_is_understood_as_it_was_meant(text: str, meant: dict[str, st
 )
 def test_other_talk_is_no_decision(text: str) -> None:
     assert decision(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*_" * 500 + "x" + "_*" * 500 + " _a" * 3000,
+        " _a" * 4000,
+        "«" + " " * 8000 + "x",
+        "approve " + "!" * 12000 + " x",
+    ],
+)
+def test_no_text_takes_long_to_read(text: str) -> None:
+    # It is read before an acknowledgement, whoever wrote it, and no other thread runs meanwhile.
+    began = time.thread_time()
+    decision(text)
+    split(f"list {text}")
+    assert time.thread_time() - began < 1.5

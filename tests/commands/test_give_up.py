@@ -16,6 +16,7 @@ from bot.lxd import LxdError
 from bot.operations import MAX_ATTEMPTS, Operation
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
+from bot.steps import remove
 from schedules.health import health
 from schedules.purge import purge
 from schedules.undo import undo
@@ -225,3 +226,26 @@ def test_every_operation_that_was_cut_too_often_can_be_given_up_and_its_tenant_h
         assert live(bench)
     if any(one.name == "client-x" for one in bench.context.fleet.tenants()):
         assert bench.done("delete client-x", OPERATOR).state == "succeeded"
+
+
+def test_a_move_to_a_host_that_is_lost_for_good_can_be_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its page was seen there, but there is no such container any more: the source is all there is."""
+    bench = make_bench(tmp_path, members=("node1", "node2"))
+    bench.done("new client-x --host node1")
+
+    def fault(moment: str) -> None:
+        if moment == "before 8":
+            raise LxdError("The host is on fire.")
+
+    bench.runner.fault = fault
+    operation = bench.done("migrate client-x node2")
+    assert operation.state == "needs_attention"
+    bench.runner.fault = lambda moment: None
+    with pytest.raises(Refused, match="the new container serves"):
+        bench.answer(f"give-up {operation.id} because node2 burnt", LEAD)
+    remove(bench.lxd, f"client-x--{operation.id}")
+    bench.answer(f"give-up {operation.id} because node2 burnt", LEAD)
+    assert bench.context.operations.get(operation.id).state == "given_up"
+    assert bench.done("start client-x").state == "succeeded"

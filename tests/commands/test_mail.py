@@ -13,7 +13,7 @@ from bot.lxd import LxdError
 from bot.operations import Operation
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamp
+from bot.tenants import stamp, stamps
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, notes
 
 SNAPSHOT = "s-20270115-080000-2"
@@ -365,3 +365,48 @@ def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: P
         if len(made) <= 5 * number:
             break
     assert len(moments) > 20
+
+
+@pytest.mark.parametrize("command", ["drop", "back"])
+def test_a_decision_that_failed_sends_nothing_of_earlier_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """What somebody had dropped does not go out because a later word on it failed."""
+    bench.done("mail client-x off")
+    wait(bench, *[bench.clock() - DAY] * 3)
+    dropped = bench.done("mail client-x drop")
+    bench.lxd.update("client-x", stamps(mail_waits="as somebody counted"))
+    real = bench.lxd.update
+
+    def fails(name: str, config: dict[str, str], devices: dict[str, dict[str, str]] | None = None) -> None:
+        # The mark that follows what was done inside.
+        marks = {"user.mautic-ops.outbound", "user.mautic-ops.mail-waits"}
+        if marks & config.keys() and "user.mautic-ops.mail-by" not in config:
+            monkeypatch.undo()
+            raise LxdError("LXD could not do it.")
+        real(name, config, devices)
+
+    monkeypatch.setattr(bench.lxd, "update", fails)
+    assert bench.done(f"mail client-x {command}").state == "failed"
+    look(bench)
+    waiting = state(bench)
+    assert not waiting.sent
+    assert len(waiting.mails) + len(waiting.dropped) == 3
+    assert {batch for batch, _ in waiting.dropped} <= {dropped.id}
+
+
+def test_a_restore_of_a_crashed_tenant_that_is_given_back_sends_nothing_late(bench: Bench) -> None:
+    bench.done("snapshot client-x")
+    taken = bench.lxd.snapshots("client-x")[-1].name
+    bench.lxd.stop("client-x", force=True)
+    wait(bench, *[bench.clock()] * 5)
+    bench.clock.move(3 * DAY)
+
+    def fault(moment: str) -> None:
+        if moment == "before 2":
+            raise LxdError("LXD could not do it.")
+
+    bench.runner.fault = fault
+    assert bench.done(f"restore client-x {taken}").state == "failed"
+    look(bench)
+    assert (len(state(bench).mails), state(bench).sent) == (5, [])

@@ -14,6 +14,7 @@ from bot.edge import Edge
 from bot.lxd import NotFound
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import MUTE, SEAL, Mautic
+from bot.settings import load
 from bot.tenants import stamp
 from tests.lab.conftest import CACHE, Clone, eventually
 from tests.support.real_lxd import SUBNET
@@ -267,7 +268,7 @@ def test_health_finds_a_fresh_tenant_well(host: LxdGateway, clone: Callable[...,
     one = clone()
 
     def health() -> list[str]:
-        checks = Mautic(host).call(one.name, "health", {})["checks"]
+        checks = Mautic(host).health(one.name, load(environment={}).health)["checks"]
         return [f"{name}: {check['text']}" for name, check in checks.items() if not check["ok"]]
 
     assert eventually(health, lambda bad: not bad) == []

@@ -202,6 +202,7 @@ def test_mails_that_were_given_up_on_are_told_and_tried_again_and_what_nobody_ta
 
 
 def test_what_came_since_a_time_is_counted(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    assert submit(tenant, "of-before@example.test") == 200
     sql(
         host,
         tenant.name,

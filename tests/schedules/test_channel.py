@@ -64,6 +64,12 @@ def test_a_channel_that_slack_does_not_know_is_told_with_what_helps(bench: Bench
     assert "Slack knows no channel `C0OPS`, or it is a private one without me; set its id" in look(bench)
 
 
+def test_a_hiccup_of_slack_s_is_no_lost_channel(bench: Bench) -> None:
+    bench.slack.fail("conversations.info", "internal_error")
+    assert "whether `slack.channel` can be posted to is not known" in look(bench)
+    assert warned(bench) == []
+
+
 def test_whom_slack_does_not_let_through_is_warned_by_the_next_run(bench: Bench) -> None:
     bench.slack.channels["C0OPS"] = {"is_archived": True}
     bench.slack.fail("conversations.open", "internal_error")

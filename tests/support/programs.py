@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.support.own import ROOT
 from tests.support.packages import known
 
-_OURS = (str(ROOT), sys.prefix, sys.base_prefix, tempfile.gettempdir(), "/proc/self/fd")
+_OURS = (str(ROOT), sys.prefix, sys.base_prefix, tempfile.gettempdir(), "/proc/self/fd", "/no/such/")
+"""Where programs are that need no package; the last is where the contract of commands looks for one in vain."""
 strangers: list[str] = []
 """What was started since the last look, and is given neither by a package of the list nor by Debian itself."""
 

@@ -149,7 +149,7 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
         # First of all: a worker would send what is being put back, or is about to be dropped.
         _hold()
     if choice == "back":
-        _bring_back()
+        _bring_back(int(request.get("only") or 0))
         counted = _counted()
     if choice == "drop":
         dropped = _drop(batch)
@@ -199,10 +199,12 @@ def _drop(batch: int) -> int:
     return int(sql(f"SELECT COUNT(*) FROM mautic_ops_dropped WHERE batch = {batch};", "mautic")[0][0])
 
 
-def _bring_back() -> None:
-    """Put all that was dropped back where it waited."""
+def _bring_back(only: int = 0) -> None:
+    """Put all that was dropped, or only one batch of it, back where it waited."""
     if not sql("SHOW TABLES LIKE 'mautic_ops_dropped';", "mautic"):
         return
+    which = f"batch = {only}" if only else "TRUE"
+    chosen = f"(SELECT * FROM mautic_ops_dropped WHERE {which}) d"
     statements = ["START TRANSACTION;"]
     for table, (_, _, back) in DROPS.items():
         columns = [row[0] for row in sql(f"SHOW COLUMNS FROM {table};", "mautic", force=True)]
@@ -211,10 +213,11 @@ def _bring_back() -> None:
         names = ", ".join(f"`{name}`" for name in columns)
         values = ", ".join(f"JSON_VALUE(content, '$.{name}')" for name in columns)
         statements.append(
-            back
-            or f"INSERT IGNORE INTO {table} ({names}) SELECT {values} FROM mautic_ops_dropped WHERE source = '{table}';"
+            back.replace("mautic_ops_dropped d", chosen)
+            or f"INSERT IGNORE INTO {table} ({names}) SELECT {values} FROM mautic_ops_dropped"
+            f" WHERE source = '{table}' AND {which};"
         )
-    sql(" ".join([*statements, "DELETE FROM mautic_ops_dropped; COMMIT;"]), "mautic")
+    sql(" ".join([*statements, f"DELETE FROM mautic_ops_dropped WHERE {which}; COMMIT;"]), "mautic")
 
 
 def _hold() -> None:
@@ -236,9 +239,10 @@ def _let_go() -> None:
         return
     DROP_IN.unlink(missing_ok=True)
     write(CRONTAB, CRONTAB.read_text().replace(COMMENTED, ""))
-    OFF.unlink(missing_ok=True)
     systemctl("daemon-reload")
     systemctl("try-restart", "mautic-worker@*")
+    # Last: while it is there, what was cut before is done again.
+    OFF.unlink(missing_ok=True)
 
 
 def _end_senders() -> None:

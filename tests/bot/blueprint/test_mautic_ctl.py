@@ -15,6 +15,7 @@ from zipfile import ZipFile
 import pytest
 
 from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, outbound, page, parameters, sizes
+from bot.blueprint.mautic_ctl.means import CtlError
 from bot.lxd import ExecResult
 from bot.mautic import TOOL, Mautic
 from bot.settings import load
@@ -428,7 +429,7 @@ def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
     monkeypatch.setattr(outbound, "_hold", lambda: done.append("hold"))
     monkeypatch.setattr(outbound, "_let_go", lambda: done.append("let go"))
     monkeypatch.setattr(outbound, "_drop", lambda batch: done.append("drop") or 30)
-    monkeypatch.setattr(outbound, "_bring_back", lambda: done.append("bring back"))
+    monkeypatch.setattr(outbound, "_bring_back", lambda _: done.append("bring back"))
     answer = outbound.release({"choice": choice, "late": 3600, "batch": 7})
     assert answer["choice"] == becomes
     assert (
@@ -440,3 +441,22 @@ def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
             "back": ["hold", "bring back"],
         }[becomes]
     )
+
+
+def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd goes by what it read last, so that a mark which is gone too soon leaves workers without mail."""
+    told: list[tuple[str, ...]] = []
+
+    def systemctl(*words: str) -> None:
+        told.append(words)
+        if len(told) == 1:
+            raise CtlError("systemd does not answer")
+
+    for name in ("CRONTAB", "OFF", "DROP_IN"):
+        monkeypatch.setattr(outbound, name, tmp_path / name)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(outbound, "systemctl", systemctl)
+    with pytest.raises(CtlError):
+        outbound._let_go()
+    outbound._let_go()
+    assert told[1:] == [("daemon-reload",), ("try-restart", "mautic-worker@*")]
