@@ -51,6 +51,8 @@ _AWAY = (
     "no available dqlite leader",
     "no available cowsql leader",
     "cluster member is offline",
+    # For some seconds after a member was started again.
+    "missing event connection",
     "connection refused",
     "connection reset",
     FILES_GONE,

@@ -110,6 +110,7 @@ def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Pat
         # LXD's words, and Incus's for the same.
         ("no available dqlite leader server found", LxdUnavailable),
         ("no available cowsql leader server found", LxdUnavailable),
+        ("Missing event connection with target cluster member", LxdUnavailable),
         ("Instance 'x' already exists", AlreadyExists),
         ('Failed to create "instances" entry: UNIQUE constraint failed: instances.project_id', AlreadyExists),
         ("Failed creating instance record: Image not found", NotFound),

@@ -10,6 +10,7 @@ import pytest
 
 from bot.lxd import LxdError, LxdUnavailable, NotFound, PoolFull
 from bot.lxd_gateway import LxdGateway
+from bot.steps import patiently
 from tests.lab.conftest import eventually
 from tests.support.lab import Lab
 from tests.support.real_lxd import TINY
@@ -114,7 +115,7 @@ class TestBrokenCopy:
             way.node.start()
         # LXD keeps a part that it cannot delete itself: another name it has to be, and a person that helps.
         with pytest.raises(LxdError, match="remove its empty folder"):
-            way.target.delete(way.copy)
+            patiently(lambda: way.target.delete(way.copy))
         way.receive(name=way.again)
         way.node.stored(way.copy).rmdir()
         way.target.delete(way.copy)
@@ -149,7 +150,8 @@ class TestBrokenRefresh:
             way.source.start(way.name)
         finally:
             way.node.start()
-        way.receive(refresh=True)
+        # A member that was just started again is no target for a moment.
+        patiently(lambda: way.receive(refresh=True))
         way.target.start(way.copy)
         assert len(way.target.pull(way.copy, "/root/data-200")) == 200 << 20
 
