@@ -342,13 +342,17 @@ def clean() -> None:
 
 
 def _processes() -> list[int]:
-    """The lab's: those with the mark, and the first processes of its containers, whose monitors have it."""
+    """The lab's: those with the mark, and the first processes of its containers, whose monitors have it.
+
+    Incus starts its monitors without our environment: they are known by the folder that they name.
+    """
     marked, parents = [], {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             pid = int(path.name)
             parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if pid != os.getpid() and _MARK.encode() in (path / "environ").read_bytes().split(b"\0"):
+            ours = _MARK.encode() in (path / "environ").read_bytes().split(b"\0")
+            if pid != os.getpid() and (ours or f"[lxc monitor] {ROOT}/".encode() in (path / "cmdline").read_bytes()):
                 marked.append(pid)
     return marked + [pid for pid, parent in parents.items() if parent in marked and pid not in marked]
 
