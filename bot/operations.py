@@ -75,7 +75,7 @@ class Operation:
     `needs_attention`: it is as soon as a host that is silent answers.
     `reason`: why it was given up. `begun`: a step of it began that nobody took back.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
-    `bot.halt.Halt`, and `left`, a sentence.
+    `bot.halt.Aftermath`, and `left`, a sentence.
     """
 
     id: int
