@@ -28,6 +28,7 @@ from bot.incidents import Incidents
 from bot.invocations import Invocations
 from bot.jobs import Jobs
 from bot.listeners import SignedHttp, SocketMode, make_app, web_client
+from bot.lived import Lived
 from bot.lxd import Lxd, LxdError
 from bot.messages import Renderer
 from bot.operations import Operation, Operations
@@ -48,7 +49,7 @@ DRAIN = 30.0
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
     """Build what commands use, over given LXD servers, their edges and the door to Slack."""
     database = Database(settings.state / "bot.db")
-    operations = Operations(database)
+    operations, lived = Operations(database), Lived(database)
     registry = Registry(commands)
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
@@ -59,6 +60,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     context = Context(
         settings=settings,
         database=database,
+        lived=lived,
         fleet=Fleet(servers, starts=settings.capacity.starts, start_delay=settings.capacity.start_delay),
         edge=edge,
         vault=Vault(database, settings.state / "vault.key", operations.clock),

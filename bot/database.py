@@ -270,6 +270,23 @@ def m019_host_memory(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m020_lived(db: sqlite_utils.Database) -> None:
+    """The seconds lived through, how far ahead of them the wall clock was, and what was found once and waits.
+
+    What was written down before counts as lived through from now on only.
+    """
+    db.executescript(
+        """
+        CREATE TABLE lived (
+          id INTEGER PRIMARY KEY CHECK (id = 1), boot TEXT NOT NULL, ticks REAL NOT NULL, seconds REAL NOT NULL);
+        CREATE TABLE stretches (began REAL PRIMARY KEY, ended REAL NOT NULL, ahead REAL NOT NULL) WITHOUT ROWID;
+        CREATE TABLE second_looks (
+          kind TEXT NOT NULL, subject TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (kind, subject)) WITHOUT ROWID;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

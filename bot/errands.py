@@ -86,7 +86,7 @@ def forget(context: Context) -> None:
     done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
     with context.database.transaction() as transaction:
         for command, since in _since(context).items():
-            values = (since + DAY - REMEMBERED, SYSTEM, command)
+            values = (min(since + DAY - REMEMBERED, context.lived.before(REMEMBERED)), SYSTEM, command)
             transaction.execute(
                 f"DELETE FROM steps WHERE operation IN (SELECT id FROM {done})",  # noqa: S608
                 values,

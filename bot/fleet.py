@@ -75,7 +75,7 @@ class Survey:
 
 def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
     by = "suspended-by" if stamp(instance.config, "state") == "suspended" else "stopped-by"
-    facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "double")}
+    facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "retired", "double")}
     return Tenant(
         name=stamp(instance.config, "tenant") or instance.name,
         server=server,
@@ -94,6 +94,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         created=int(facts["created"] or 0),
         archived=int(facts["archived"] or 0),
         kept_until=int(facts["kept-until"] or 0),
+        retired=int(facts["retired"] or 0),
         double=facts["double"] == "1",
         member=instance.location,
         disk=instance.devices.get("root", {}).get("size", ""),

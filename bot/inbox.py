@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot.database import Database
+from bot.lived import Lived
 
 log = logging.getLogger(__name__)
 KEEP = 86_400.0
@@ -28,10 +29,10 @@ COURTESY = 0.25
 """Seconds that work lets those go first who only want to be acknowledged."""
 
 
-def forget(database: Database, now: float) -> None:
+def forget(database: Database, lived: Lived) -> None:
     """Forget the deliveries that were handled long ago."""
     with database.transaction() as transaction:
-        transaction.execute("DELETE FROM inbox WHERE done < ?", (now - KEEP,))
+        transaction.execute("DELETE FROM inbox WHERE done < ?", (lived.before(KEEP),))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from bot.database import Database
 from bot.fleet import Fleet
 from bot.incidents import Incidents
 from bot.jobs import Jobs
+from bot.lived import Lived
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
 from bot.people import People
@@ -70,6 +71,7 @@ class Context:
 
     settings: Settings
     database: Database
+    lived: Lived
     fleet: Fleet
     edge: Edge
     vault: Vault

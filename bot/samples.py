@@ -7,7 +7,7 @@ highest is kept.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,9 +136,16 @@ _HOSTS: Mapping[str, str] = {"used": "max", "total": "max", "memory": "max", "me
 
 
 def record(
-    transaction: sqlite3.Connection, at: float, readings: Sequence[Reading], hosts: Mapping[str, HostReading]
+    transaction: sqlite3.Connection,
+    at: float,
+    readings: Sequence[Reading],
+    hosts: Mapping[str, HostReading],
+    until: Callable[[float], float] | None = None,
 ) -> None:
-    """Write down one sweep: its readings of tenants, and of hosts by name. Then roll up what is over."""
+    """Write down one sweep: its readings of tenants, and of hosts by name. Then roll up what is over.
+
+    `until` as `Lived.before`, for what is forgotten; None: by the wall clock alone.
+    """
     now = int(at)
     before = {
         row["tenant"]: row
@@ -180,7 +187,7 @@ def record(
         "INSERT OR REPLACE INTO tenant_disks (tenant, at, used, size) VALUES (?,?,?,?)",
         [(one.tenant, now, one.disk, one.disk_limit) for one in readings if one.disk is not None],
     )
-    roll_up(transaction, at)
+    roll_up(transaction, at, until or (lambda age: at - age))
 
 
 def _cores(reading: Reading, at: int, before: sqlite3.Row | None) -> float | None:
@@ -191,7 +198,7 @@ def _cores(reading: Reading, at: int, before: sqlite3.Row | None) -> float | Non
     return used / 1e9 / (at - before["at"]) if used >= 0 else None
 
 
-def roll_up(transaction: sqlite3.Connection, now: float) -> None:
+def roll_up(transaction: sqlite3.Connection, now: float, until: Callable[[float], float]) -> None:
     """Make hours of looks and days of hours, once they are over, and forget what is older than its keeping.
 
     Decides from what there is: after any downtime the next call makes all that is missing, and twice changes nothing.
@@ -215,7 +222,7 @@ def roll_up(transaction: sqlite3.Connection, now: float) -> None:
             # Never what is not rolled up yet: the hour or day that it belongs to is over.
             transaction.execute(
                 f"DELETE FROM {table} WHERE span = ? AND at < ?",  # noqa: S608
-                (finer, (int(now) - KEEP[finer]) // span * span),
+                (finer, max(until(KEEP[finer]), 0) // span * span),
             )
 
 

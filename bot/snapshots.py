@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,14 +35,14 @@ class Taken:
     keep: bool
     size: int
 
-    def protected(self, days: int, now: float) -> str:
+    def protected(self, days: int, before: Callable[[float], float]) -> str:
         """Return what keeps it from being pruned, in words, or "".
 
-        `days`: how long what comes before a restore is kept; 0: until somebody removes it.
+        `days`: how long what comes before a restore is kept; 0: until somebody removes it. `before` as `Lived.before`.
         """
         if self.keep:
             return KEPT
-        if self.why not in (SCHEDULED, ASKED) and (not days or now < self.at + days * DAY):
+        if self.why not in (SCHEDULED, ASKED) and (not days or self.at > before(days * DAY)):
             return f"kept {kept_for(days)}"
         return ""
 
@@ -59,8 +59,8 @@ def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
 
 def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
     """Return the snapshots that the tiers count: those that nothing else protects."""
-    days, now = context.settings.retention.former_days, context.now()
-    return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, now)]
+    days, before = context.settings.retention.former_days, context.lived.before
+    return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, before)]
 
 
 def retention(context: Context, tenant: str) -> Retention:

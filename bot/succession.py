@@ -69,8 +69,9 @@ def retire(context: Context, old: Tenant, reason: str) -> None:
     lxd = context.fleet.of(old).lxd
     if stamp(lxd.instance(old.instance).config, "role") == "tenant":
         days = context.settings.retention.former_days
-        until = int(context.now()) + days * 86_400 if days else 0
-        former = stamps(role="former", state="", reason=reason, kept_until=until)
+        now = int(context.now())
+        until = now + days * 86_400 if days else 0
+        former = stamps(role="former", state="", reason=reason, kept_until=until, retired=now)
         lxd.update(old.instance, {**former, "boot.autostart": "false"})
     lxd.stop(old.instance, timeout=60)
 
@@ -234,7 +235,7 @@ class Succession:
         if (stamp(config, "role"), stamp(config, "state")) == ("tenant", "live"):
             # Nothing was done to it yet.
             return
-        stamped = stamps(role="tenant", state="live", reason="", kept_until="")
+        stamped = stamps(role="tenant", state="live", reason="", kept_until="", retired="")
         if not self.rests:
             if not self.old_instance().running:
                 with suppress(PoolFull):

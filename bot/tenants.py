@@ -133,8 +133,8 @@ class PlanSize:
 
 @dataclass(frozen=True)
 class Tenant:
-    """One client's Mautic, as its instance tells. `created`, `archived`, `kept_until` and `started` (its
-    container's last start) are epoch seconds, 0: never.
+    """One client's Mautic, as its instance tells. `created`, `archived`, `retired`, `kept_until` and
+    `started` (its container's last start) are epoch seconds, 0: never.
 
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
@@ -160,6 +160,7 @@ class Tenant:
     created: int = 0
     archived: int = 0
     kept_until: int = 0
+    retired: int = 0
     double: bool = False
     member: str = ""
     started: int = 0

@@ -20,7 +20,7 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
     rule, points = retention(context, tenant), counted(context, existing)
     kept = {name: ", ".join(tiers) for name, tiers in rule.kept(points, now).items()}
     kept |= {point.name: "goes at the next pruning" for point in rule.surplus(points, now)}
-    known = [(one, one.protected(days, now) or kept.get(one.name) or KEPT) for one in ours(existing)]
+    known = [(one, one.protected(days, context.lived.before) or kept.get(one.name) or KEPT) for one in ours(existing)]
     for former in context.fleet.look("former").tenants:
         # Those that a restore left in the container that it replaced can be restored too.
         if (former.name, former.host) == (found.name, found.host):

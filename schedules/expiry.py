@@ -13,7 +13,8 @@ def expiry(context: Context) -> None:
 
     A restart or downtime changes nothing, as only the clock and the rows are looked at.
     """
+    context.lived.note()
     context.approvals.expire()
     context.vault.purge()
     errands.forget(context)
-    inbox.forget(context.database, context.now())
+    inbox.forget(context.database, context.lived)

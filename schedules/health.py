@@ -118,7 +118,7 @@ def health(context: Context) -> None:
     if all_known:
         gone |= {("", one.server) for one in opened if one.server and one.server not in hosts}
     with context.database.transaction() as transaction:
-        samples.record(transaction, began, readings, measured)
+        samples.record(transaction, began, readings, measured, context.lived.before)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
 
 

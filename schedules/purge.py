@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 
 from bot import audit
@@ -23,17 +24,19 @@ DAY = 86_400
 def purge(context: Context) -> None:
     """Remove archives and replaced containers when their days are over, and what a restore or migration left behind.
 
+    The days have to be over by every clock, and still when it looks again hours later.
     What was replaced while its host was out of reach is kept from now on.
     """
     look = context.fleet.look("tenant", "archived", "former", "incoming")
     errands = Errands(context)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
+    over = _over(context, look)
     for one in look.tenants:
         try:
             if (one.role, one.state) == ("former", "moving"):
                 _retire(context, one)
-            elif errands.may(one.name, passes=one.role == "incoming") and _is_over(context, look, one):
+            elif errands.may(one.name, passes=one.role == "incoming") and _goes(context, look, one, over):
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))
         except (Refused, LxdError) as error:
@@ -49,14 +52,31 @@ def _retire(context: Context, one: Tenant) -> None:
     retire(context, one, one.reason)
 
 
-def _is_over(context: Context, look: Look, one: Tenant) -> bool:
+def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
     if one.role == "incoming":
         return _is_left_over(context, look, one)
+    return _known_as(one) in over and not (one.role == "former" and _has_kept(context, one))
+
+
+def _over(context: Context, look: Look) -> set[str]:
+    """Return what was kept for its days, as it was seen hours ago already: no clock alone ends it."""
+    over = {_known_as(one) for one in look.tenants if one.state != "moving" and _is_over(context, one)}
+    return context.lived.confirmed("purge", over)
+
+
+def _known_as(one: Tenant) -> str:
+    return f"{one.host}/{one.instance} {one.archived or one.kept_until}"
+
+
+def _is_over(context: Context, one: Tenant) -> bool:
+    retention, before = context.settings.retention, context.lived.before
     if one.role == "archived":
-        days = context.settings.retention.archive_days
-        return bool(days and one.archived) and context.now() >= one.archived + days * DAY
-    over = one.role == "former" and bool(one.kept_until) and context.now() >= one.kept_until
-    return over and not _has_kept(context, one)
+        return bool(retention.archive_days and one.archived) and one.archived <= before(retention.archive_days * DAY)
+    if one.role != "former" or not one.kept_until or context.now() < one.kept_until:
+        return False
+    # One of before this was written down was kept from some day on that only the policy tells.
+    since = one.retired or one.kept_until - max(retention.former_days, 1) * DAY
+    return since <= before(one.kept_until - since)
 
 
 def _has_kept(context: Context, former: Tenant) -> bool:

@@ -33,8 +33,11 @@ def snapshots(context: Context) -> None:
     for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
         if errands.may(tenant.name, passes=True) and rule.due(points, now) and not in_distress(tenant.host):
             errands.ask("snapshot", taking(context, tenant))
-    # What is surplus can wait: one errand takes away all that has come together.
-    for tenant, rule, points in sorted(seen, key=lambda one: len(one[2]), reverse=True):
+    # What is surplus can wait: one errand takes away all that has come together. By a calendar that was just set,
+    # days and months may seem to be over that are not.
+    for tenant, rule, points in (
+        sorted(seen, key=lambda one: len(one[2]), reverse=True) if context.lived.is_steady() else ()
+    ):
         if errands.may(tenant.name) and (surplus := rule.surplus(points, now)) and not in_distress(tenant.host):
             names = [one.name for one in surplus]
             errands.ask("prune", pruning(context, tenant, names, f"the policy keeps {rule.counts}"))

@@ -83,7 +83,7 @@ def test_rolling_up_late_or_twice_changes_nothing(tmp_path: Path, monkeypatch: p
         if chance.random() < 0.1 or now >= START + 70 * DAY:
             for database in (late, late, steady):
                 with database.transaction() as transaction:
-                    roll_up(transaction, now)
+                    roll_up(transaction, now, lambda age, now=now: now - age)
     assert rows(steady) == rows(late)
     kept = samples.history(steady, "client-x", 0, now, DAY)
     assert kept[0].at == START

@@ -59,6 +59,7 @@ def test_errands_that_went_well_are_listed_for_some_days_and_audited_for_ever(tm
 
 def test_deliveries_are_known_for_a_day_after_they_were_worked_on(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
+    bench.clock.move(2 * 86_400)
     with bench.context.database.transaction() as transaction:
         transaction.executemany(
             "INSERT INTO inbox (key, kind, payload, received, done) VALUES (?, 'reply', '', 0, ?)",

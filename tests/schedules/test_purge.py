@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bot import simulated_tenant
+from bot.lived import LOOK_AGAIN
 from bot.lxd import LxdError, LxdUnavailable
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
@@ -32,9 +34,20 @@ def tick(bench: Bench) -> None:
     bench.finish()
 
 
+def seen_before(bench: Bench) -> None:
+    """It was looked at hours ago: nothing goes at the first look that finds its days over."""
+    with suppress(LxdUnavailable):
+        tick(bench)
+    bench.clock.move(LOOK_AGAIN)
+
+
 def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(30 * DAY - 1)
+    tick(bench)
+    bench.clock.move(1)
+    tick(bench)
+    bench.clock.move(LOOK_AGAIN - 1)
     tick(bench)
     assert containers(bench) == {"client-x--archived"}
     bench.clock.move(1)
@@ -46,6 +59,68 @@ def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
     assert '"container": "client-x--archived"' in rows[0]["detail"]
     tick(bench)
     assert len(bench.context.operations.select("command = 'purge'")) == 1
+
+
+@pytest.mark.parametrize("while_it_is_wrong", [True, False])
+@pytest.mark.parametrize("days", [40, 4000, -40])
+def test_no_clock_alone_ends_what_is_kept(bench: Bench, days: int, while_it_is_wrong: bool) -> None:
+    bench.clock.move(DAY)
+    if while_it_is_wrong:
+        bench.clock.set(days * DAY)
+    bench.done("delete client-x", OPERATOR)
+    for _ in range(7):
+        bench.clock.move(DAY)
+        tick(bench)
+    bench.clock.set((-days if while_it_is_wrong else days) * DAY)
+    for _ in range(88):
+        bench.clock.move(LOOK_AGAIN)
+        tick(bench)
+    assert containers(bench) == {"client-x--archived"}
+
+
+@pytest.mark.parametrize("days", [40, -40])
+def test_once_the_clock_is_right_and_the_days_were_lived_through_it_goes(bench: Bench, days: int) -> None:
+    bench.clock.move(DAY)
+    bench.done("delete client-x", OPERATOR)
+    bench.clock.move(20 * DAY)
+    bench.clock.set(days * DAY)
+    tick(bench)
+    bench.clock.move(3600)
+    tick(bench)
+    bench.clock.set(-days * DAY)
+    bench.clock.move(15)
+    tick(bench)
+    # One that was back has had the moment of the archive twice, and the later one counts.
+    bench.clock.move((10 if days > 0 else 30) * DAY)
+    seen_before(bench)
+    tick(bench)
+    assert containers(bench) == set()
+
+
+def test_a_clock_ahead_for_an_hour_of_the_last_day_ends_nothing(bench: Bench) -> None:
+    bench.done("delete client-x", OPERATOR)
+    bench.clock.move(29 * DAY)
+    bench.clock.set(2 * DAY)
+    tick(bench)
+    bench.clock.move(LOOK_AGAIN)
+    tick(bench)
+    assert containers(bench) == {"client-x--archived"}
+
+
+def test_what_is_kept_in_a_database_that_knew_of_no_clocks_is_kept_for_its_days_from_then_on(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.done("delete client-x", OPERATOR)
+    bench.clock.move(60 * DAY)
+    with bench.context.database.transaction() as transaction:
+        for table in ("lived", "stretches", "second_looks"):
+            transaction.execute(f"DELETE FROM {table}")
+    again = make_bench(tmp_path, bench.lxd)
+    again.clock.at = bench.clock.at
+    for days, kept in ((1, True), (28, True), (2, True), (1, False)):
+        again.clock.move(days * DAY)
+        tick(again)
+        assert bool(containers(again)) is kept
 
 
 def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> None:
@@ -86,6 +161,7 @@ def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None
     tick(bench)
     assert containers(bench) == {"client-x", heir}
     bench.clock.move(120)
+    seen_before(bench)
     tick(bench)
     assert containers(bench) == {heir}
     assert live(bench)
@@ -114,6 +190,7 @@ def test_what_was_moved_took_its_snapshots_along_and_goes(tmp_path: Path) -> Non
     for text in ("new client-x --host local", "snapshot client-x --keep", "migrate client-x solo"):
         assert bench.done(text, OPERATOR).state == "succeeded"
     bench.clock.move(7 * DAY)
+    seen_before(bench)
     tick(bench)
     assert containers(bench) == set()
 
@@ -134,6 +211,7 @@ def test_a_tenant_that_is_busy_or_comes_back_loses_nothing(bench: Bench) -> None
 def test_what_cannot_be_removed_now_is_tried_again_later(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(31 * DAY)
+    seen_before(bench)
     bench.lxd.fail_next("delete", LxdError("LXD could not delete it: busy."))
     tick(bench)
     tick(bench)
@@ -155,6 +233,7 @@ def test_a_server_that_is_silent_keeps_nothing_on_the_others(tmp_path: Path) -> 
         raise LxdUnavailable("LXD on solo does not answer.")
 
     silent.on_call = answer
+    seen_before(bench)
     with pytest.raises(LxdUnavailable, match="LXD on solo does not answer"):
         purge(bench.context)
     bench.finish()
@@ -174,6 +253,7 @@ def test_one_that_cannot_be_asked_for_does_not_keep_the_others_waiting(bench: Be
     for tenant in ("client-x", "client-y"):
         bench.done(f"delete {tenant}", OPERATOR)
     bench.clock.move(31 * DAY)
+    seen_before(bench)
     looks = itertools.count()
 
     def fail_for_the_first(method: str, _: tuple[Any, ...]) -> None:

@@ -42,16 +42,25 @@ LEAD_2 = Actor("U0OPSLEAD2", frozenset({"requester", "operator", "approver"}))
 
 
 class Clock:
-    """Epoch seconds that stand still until they are moved."""
+    """Epoch seconds that stand still until they are moved: with what is lived through, or set without it."""
 
     def __init__(self) -> None:
         self.at = 1_800_000_000.0
+        self.lived = 0.0
+
+    def ticks(self) -> tuple[str, float]:
+        return str(id(self)), self.lived
+
+    def set(self, seconds: float) -> None:
+        """Set it ahead, or back: nothing of that is lived through."""
+        self.at += seconds
 
     def __call__(self) -> float:
         return self.at
 
     def move(self, seconds: float) -> None:
         self.at += seconds
+        self.lived += seconds
 
 
 def settings_in(folder: Path, **environment: str) -> Settings:
@@ -249,6 +258,8 @@ def make_bench(
     context.incidents.clock = clock
     context.vault.clock = clock
     context.jobs.clock = clock
+    context.lived.wall, context.lived.ticks = clock, clock.ticks
+    context.lived.now()
     return Bench(context, lxd, clock, Runner(context, 1, fault), slack)
 
 

@@ -1,0 +1,148 @@
+"""What was lived through is counted whatever the clock is set to, and over every start."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bot.database import Database
+from bot.lived import EVEN, LOOK_AGAIN, Lived, ticks
+
+HOUR, DAY = 3600.0, 86_400.0
+
+
+class Machine:
+    """A machine with a wall clock that is set, and a kernel's that is not; it reboots, and the bot restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(folder / "bot.db")
+        self.wall, self.since_boot, self.boot = 1_800_000_000.0, 500.0, 1
+        self.true = 0.0
+        """Seconds in which the bot ran, or the machine was on with it."""
+        self.restart()
+
+    def restart(self) -> None:
+        self.lived = Lived(self.database, lambda: self.wall, lambda: (str(self.boot), self.since_boot))
+        self.lived.now()
+
+    def move(self, seconds: float) -> None:
+        self.wall, self.since_boot, self.true = self.wall + seconds, self.since_boot + seconds, self.true + seconds
+
+    def reboot(self, away: float) -> None:
+        self.lived.note()
+        self.wall, self.since_boot, self.boot = self.wall + away, 20.0, self.boot + 1
+        self.restart()
+
+
+def test_it_counts_over_restarts_of_the_bot_and_not_while_the_machine_is_off(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.move(HOUR)
+    machine.lived.note()
+    machine.move(DAY)
+    machine.restart()
+    assert machine.lived.now() == HOUR + DAY, "the bot was away, the machine was not"
+    machine.reboot(away=30 * DAY)
+    machine.move(60)
+    assert machine.lived.now() == HOUR + DAY + 60
+
+
+def test_a_clock_that_is_set_lives_through_nothing(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.move(DAY)
+    stamp = machine.wall
+    machine.wall += 40 * DAY
+    machine.move(HOUR)
+    assert machine.lived.now() == DAY + HOUR
+    assert not stamp <= machine.lived.before(2 * HOUR)
+    assert stamp <= machine.lived.before(HOUR)
+    assert machine.lived.before(30 * DAY) == -math.inf
+
+
+def test_what_was_written_down_by_a_clock_ahead_is_as_old_as_it_is(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.move(DAY)
+    machine.wall += 40 * DAY
+    machine.move(HOUR)
+    stamp = machine.wall
+    machine.move(HOUR)
+    machine.lived.note()
+    machine.wall -= 40 * DAY
+    machine.move(50 * DAY)
+    machine.restart()
+    assert not stamp <= machine.lived.before(30 * DAY), "the wall's own clock has to say so as well"
+    machine.move(22 * DAY)
+    assert stamp <= machine.lived.before(30 * DAY)
+
+
+def test_a_step_of_the_clock_is_known_for_what_it_was(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert machine.lived.step() == (0.0, math.inf)
+    machine.move(HOUR)
+    machine.lived.note()
+    machine.wall -= 7 * HOUR
+    machine.move(60)
+    assert not machine.lived.is_steady()
+    step, ago = machine.lived.step()
+    assert (round(step), round(ago)) == (-7 * HOUR, 60)
+    machine.lived.note()
+    machine.restart()
+    assert machine.lived.step()[0] == -7 * HOUR
+    machine.move(LOOK_AGAIN)
+    assert machine.lived.is_steady()
+
+
+def test_what_is_found_has_to_be_found_again_hours_later_and_all_the_time(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert machine.lived.confirmed("purge", {"a", "b"}) == set()
+    machine.move(LOOK_AGAIN - 1)
+    assert machine.lived.confirmed("purge", {"a"}) == set()
+    machine.move(1)
+    assert machine.lived.confirmed("expiry", set()) == set(), "another kind knows nothing of it"
+    assert machine.lived.confirmed("purge", {"a", "b"}) == {"a"}
+    machine.lived.note()
+    machine.restart()
+    machine.move(LOOK_AGAIN)
+    assert machine.lived.confirmed("purge", {"a", "b"}) == {"a", "b"}
+
+
+def test_the_kernel_tells_its_boot_and_a_time_that_grows() -> None:
+    boot, at = ticks()
+    again, later = ticks()
+    assert boot == again
+    assert len(boot) == 36
+    assert 0 < at <= later
+
+
+steps = st.one_of(
+    st.tuples(st.just("move"), st.floats(1, 20 * DAY)),
+    st.tuples(st.just("set"), st.floats(-50 * DAY, 50 * DAY)),
+    st.tuples(st.just("reboot"), st.floats(0, 50 * DAY)),
+    st.tuples(st.just("restart"), st.just(0.0)),
+    st.tuples(st.just("stamp"), st.just(0.0)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(steps, max_size=30), st.floats(HOUR, 60 * DAY))
+def test_whatever_becomes_of_the_clock_nothing_is_older_than_it_is(did: list[tuple[str, float]], age: float) -> None:
+    with TemporaryDirectory() as folder:
+        machine = Machine(Path(folder))
+        stamps: list[tuple[float, float]] = []
+        for what, seconds in did:
+            if what == "stamp":
+                stamps.append((machine.wall, machine.true))
+            elif what == "set":
+                machine.wall += seconds
+            else:
+                getattr(machine, what)(*[seconds] * (what != "restart"))
+            # A job looks every some seconds.
+            machine.lived.note()
+            told = machine.lived.before(age)
+            for wall, true in stamps:
+                if wall <= told:
+                    assert machine.true - true >= age - EVEN
+        machine.database.close()
