@@ -63,7 +63,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         lived=lived,
         fleet=Fleet(servers, starts=settings.capacity.starts, start_delay=settings.capacity.start_delay),
         edge=edge,
-        vault=Vault(database, settings.state / "vault.key", operations.clock),
+        vault=Vault(database, settings.state / "vault.key", operations.clock, lived),
         operations=operations,
         approvals=Approvals(operations, settings, check),
         jobs=Jobs(database, discover(schedules), operations.clock),

@@ -19,6 +19,9 @@ if sys.modules["numpy"] is None:
     # Who looks for it later is to find it.
     del sys.modules["numpy"]
 
+BUSY = 10
+"""Seconds that a connection waits for another process that has the file."""
+
 migrations = Migrations("mautic-ops")
 
 
@@ -287,6 +290,17 @@ def m020_lived(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m021_held_since(db: sqlite_utils.Database) -> None:
+    """When credentials were made, as it takes the time from then on to forget them."""
+    db.executescript(
+        """
+        ALTER TABLE secrets ADD COLUMN made REAL NOT NULL DEFAULT 0;
+        UPDATE secrets SET made = (SELECT created FROM operations WHERE id = operation);
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 
@@ -306,11 +320,13 @@ class Database:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             # Autocommit: transactions begin where transaction() says, nowhere else.
-            connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys=ON")
             # WAL with NORMAL keeps every commit over kill -9; FULL also over a power cut, which an audit log wants.
             connection.execute("PRAGMA synchronous=FULL")
+            # What is deleted is overwritten: held logins, and what people typed.
+            connection.execute("PRAGMA secure_delete=ON")
             self._local.connection = connection
             # Every run of a job is a thread of its own.
             self._close([thread for thread in list(self._connections) if not thread.is_alive()])
@@ -342,6 +358,23 @@ class Database:
             return self._connection().execute(sql, values).fetchall()
         except sqlite3.OperationalError as error:
             raise DatabaseUnavailable(f"The bot's own database could not be read ({error}); try again.") from error
+
+    def scrub(self) -> bool:
+        """Move all that was written into the file itself and empty the log beside it; False while somebody reads.
+
+        What was deleted stands in that log until then.
+        """
+        with self._writing:
+            connection = self._connection()
+            try:
+                # Nobody waits for readers, as who writes would wait with them.
+                connection.execute("PRAGMA busy_timeout=0")
+                busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={BUSY * 1000}")
+        return not busy
 
     def close(self) -> None:
         """Close the connections of every thread."""

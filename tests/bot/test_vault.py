@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from bot import audit
 from bot.approvals import Actor
 from bot.messages import Modal
 from bot.plan import Refused
+from schedules.expiry import expiry
 from tests.support.bot import ASKER, LEAD, Bench, make_bench, make_desk
 
 
@@ -72,6 +78,89 @@ def test_what_slack_did_not_show_is_not_lost(bench: Bench, method: str, trouble:
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "command.refused"
     desk.command("credentials client-x")
     assert "*Password:*" in str(desk.slack.views[-1])
+
+
+def test_of_many_who_press_at_once_one_sees_them_and_each_time_has_its_row(bench: Bench) -> None:
+    """All have read that they wait before the first has shown them."""
+    together = threading.Barrier(6)
+    shown: list[str] = []
+
+    def press(_: int) -> None:
+        waiting = bench.context.vault._waiting
+
+        def slow(tenant: str, actor: str) -> sqlite3.Row:
+            found = waiting(tenant, actor)
+            together.wait(30)
+            return found
+
+        vault = copy(bench.context.vault)
+        vault._waiting = slow  # type: ignore[method-assign]
+        with suppress(Refused), vault.reveal("client-x", ASKER.id) as known:
+            shown.append(known["password"])
+
+    with ThreadPoolExecutor(6) as presses:
+        list(presses.map(press, range(6)))
+    assert len(shown) == 1
+    rows = bench.context.database.read("SELECT 1 FROM audit WHERE event = 'credentials.revealed'")
+    assert len(rows) == 1
+
+
+def test_what_cannot_be_recorded_is_not_shown(bench: Bench) -> None:
+    with bench.context.database.transaction() as transaction:
+        transaction.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON audit WHEN NEW.event = 'credentials.revealed'"
+            " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    desk = make_desk(bench)
+    for _ in range(3):
+        desk.command("credentials client-x")
+    assert "Password" not in str(desk.slack.views)
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("DROP TRIGGER full")
+    desk.command("credentials client-x")
+    assert "*Password:*" in str(desk.slack.views[-1])
+
+
+def test_nothing_of_them_stays_in_the_files(bench: Bench, tmp_path: Path) -> None:
+    (row,) = bench.context.database.read("SELECT ciphertext FROM secrets")
+    held = bytes(row["ciphertext"])
+
+    def found() -> bool:
+        return any(held in file.read_bytes() for file in tmp_path.glob("bot.db*"))
+
+    assert found()
+    # Somebody reads the while, so that the log beside the database cannot be emptied.
+    reader = sqlite3.connect(tmp_path / "bot.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM secrets").fetchall()
+    password(bench)
+    reader.close()
+    expiry(bench.context)
+    assert not found()
+
+
+def test_no_clock_that_is_ahead_forgets_them(bench: Bench) -> None:
+    bench.clock.set(40 * 86_400)
+    bench.context.vault.purge()
+    bench.clock.move(71 * 3600)
+    bench.context.vault.purge()
+    assert len(password(bench)) >= 20
+
+
+def test_those_of_a_database_that_knew_of_no_clocks_wait_on(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    with bench.context.database.transaction() as transaction:
+        for column in ("made",):
+            transaction.execute(f"ALTER TABLE secrets DROP COLUMN {column}")
+        transaction.execute("DELETE FROM _sqlite_migrations WHERE name = 'm021_held_since'")
+        for table in ("lived", "stretches"):
+            transaction.execute(f"DELETE FROM {table}")
+    bench.context.database.close()
+    again = make_bench(tmp_path, bench.lxd)
+    again.clock.move(71 * 3600)
+    again.context.vault.purge()
+    assert len(password(again)) >= 20
 
 
 def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
