@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bot.database import Database
+from bot.words import tame
 
 GENESIS = "0" * 64
+TEXT, DETAIL = 4000, 60_000
+"""Characters of a text, and of a whole detail: what is written here stays for ever."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,23 @@ def record(transaction: sqlite3.Connection, event: Event, at: float) -> str:
     """Append an event within a transaction; return its hash, the new head of the chain. `at`: epoch seconds."""
     last = transaction.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
     seq, previous = (last["seq"] + 1, last["hash"]) if last else (1, GENESIS)
-    detail = json.dumps(dict(event.detail or {}), ensure_ascii=False, sort_keys=True)
-    row = (seq, at, event.name, event.actor, event.tenant, event.operation, detail, previous)
+    detail = json.dumps(_tamed(dict(event.detail or {})), ensure_ascii=False, sort_keys=True)
+    if len(detail) > DETAIL:
+        detail = json.dumps({"cut": detail[: DETAIL // 2]}, ensure_ascii=False)
+    who = tame(event.name, 200), tame(event.actor, 200), tame(event.tenant, 200)
+    row = (seq, at, *who, event.operation, detail, previous)
     digest = _digest(row)
     transaction.execute("INSERT INTO audit VALUES (?,?,?,?,?,?,?,?,?)", (*row, digest))
     return digest
+
+
+def _tamed(value: object) -> object:
+    """The last belt: whatever a text holds must not keep what happened from being recorded."""
+    if isinstance(value, str):
+        return tame(value, TEXT)
+    if isinstance(value, Mapping):
+        return {tame(str(key), TEXT): _tamed(found) for key, found in value.items()}
+    return [_tamed(found) for found in value] if isinstance(value, list | tuple) else value
 
 
 def verify(database: Database, head: str = "") -> Verdict:

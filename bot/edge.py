@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import re
 import secrets
@@ -14,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from bot.blueprint.base import ensure_base
 from bot.blueprint.build import install_packages, lay, run, until
 from bot.blueprint.recipe import EDGE, recipe_tar
 from bot.lxd import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.tenants import stamp, stamps
+from bot.words import tame
 
 NAME = "edge"
 _CONFIG = "/etc/caddy/edge.json"
@@ -39,8 +41,10 @@ _PRETENCES = (
 """Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
 _HOP = "Mautic-Ops-Hop"
 """Header of a request that one edge has passed on to another."""
-_SECONDS = 30.0
-"""How long the login page may take."""
+PAGE_SECONDS = 30.0
+"""How long the login page may take, to its last byte."""
+MOST = 1 << 20
+"""Bytes of a login page; Mautic's own has some twenty thousand."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,30 @@ class Peer:
 
     address: str
     authority: str
+
+
+class _Read:
+    """What http.client reads an answer of that is there as a whole."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
+def read_page(content: bytes) -> tuple[int, str, bytes]:
+    """Return status, the double's mark and body of an answer over HTTP; what is cut short counts as far as it goes.
+
+    Raises HTTPException for what is none.
+    """
+    answer = http.client.HTTPResponse(cast(socket.socket, _Read(content)), method="GET")
+    answer.begin()
+    try:
+        body = answer.read()
+    except http.client.IncompleteRead as cut:
+        body = cut.partial
+    return answer.status, answer.getheader("X-Mautic-Double", ""), body
 
 
 def routes(
@@ -337,17 +365,22 @@ class Edge:
         # Another bot, or `make up`, may be at it too.
         run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
 
-    def probe(self, domain: str) -> ProbeResult:
-        """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate."""
+    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
+        """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate.
+
+        It has so many seconds until it is there as a whole, and is read up to MOST bytes: a tenant serves what it will.
+        """
         began = time.monotonic()
         try:
-            status, header, body, valid = self._get(domain, "/s/login")
+            page, why, valid = self._get(domain, "/s/login", seconds)
+            status, header, body = read_page(page) if page else (0, "", b"")
         except (OSError, http.client.HTTPException, LxdError) as error:
             if isinstance(error, ssl.SSLCertVerificationError):
                 self._trust = None
-            return ProbeResult(0, False, time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:200])
-        login = status == 200 and b'name="_username"' in body
-        return ProbeResult(status, login, time.monotonic() - began, bool(header), "", *valid)
+            why = tame(f"{type(error).__name__}: {error}", 200)
+            return ProbeResult(0, False, time.monotonic() - began, error=why)
+        login = status == 200 and not why and b'name="_username"' in body
+        return ProbeResult(status, login, time.monotonic() - began, bool(header), why, *valid)
 
     def authority(self) -> str:
         """Return the certificate of the edge's own authority (PEM), for those who are to trust it; empty: none yet."""
@@ -356,19 +389,40 @@ class Edge:
         except NotFound:
             return ""
 
-    def _get(self, domain: str, path: str) -> tuple[int, str, bytes, tuple[float, float]]:
+    def _get(self, domain: str, path: str, seconds: float) -> tuple[bytes, str, tuple[float, float]]:
+        """Return what comes, with its headers; why that is not all ("" when it is); and the certificate's times."""
+        end = time.monotonic() + seconds
+
+        def left() -> float:
+            found = end - time.monotonic()
+            if found <= 0:
+                raise TimeoutError(f"nothing came within {seconds:.0f} s")
+            return found
+
         port = self._ports["https"][0]
-        connection = http.client.HTTPConnection(domain, port, timeout=_SECONDS)
-        with (
-            socket.create_connection((self._connect, port), timeout=_SECONDS) as plain,
-            self._trusting().wrap_socket(plain, server_hostname=domain) as secure,
-        ):
-            certificate = secure.getpeercert() or {}
-            begins, ends = (ssl.cert_time_to_seconds(str(certificate[end])) for end in ("notBefore", "notAfter"))
-            connection.sock = secure
-            connection.request("GET", path, headers={"User-Agent": "mautic-ops", "Connection": "close"})
-            answer = connection.getresponse()
-            return answer.status, answer.getheader("X-Mautic-Double", ""), answer.read(), (begins, ends)
+        host = domain if port == 443 else f"{domain}:{port}"
+        asked = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mautic-ops\r\nConnection: close\r\n\r\n"
+        page = bytearray()
+        with socket.create_connection((self._connect, port), timeout=left()) as plain:
+            trust = self._trusting()
+            # Each call has what is left of the time, as a whole.
+            plain.settimeout(left())
+            with trust.wrap_socket(plain, server_hostname=domain) as secure:
+                certificate = secure.getpeercert() or {}
+                begins, ends = (ssl.cert_time_to_seconds(str(certificate[end])) for end in ("notBefore", "notAfter"))
+                valid = begins, ends
+                try:
+                    secure.settimeout(left())
+                    secure.sendall(asked.encode())
+                    while len(page) <= MOST:
+                        secure.settimeout(left())
+                        piece = secure.recv(1 << 16)
+                        if not piece:
+                            return bytes(page), "", valid
+                        page += piece
+                except TimeoutError:
+                    return bytes(page), f"a page that is not whole within {seconds:.0f} s", valid
+        return bytes(page), f"a page of more than {MOST >> 20} MiB", valid
 
     def _trusting(self) -> ssl.SSLContext:
         trust = self._trust

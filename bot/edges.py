@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from bot.edge import Edge, Peer, ProbeResult
+from bot.edge import PAGE_SECONDS, Edge, Peer, ProbeResult
 from bot.lxd import LxdError, LxdUnavailable
 
 S = TypeVar("S")
@@ -88,11 +88,11 @@ class Edges:
         if fresh or not self._authorities.get(host):
             self._authorities[host] = edge.authority()
 
-    def probe(self, domain: str) -> ProbeResult:
-        """Ask for a domain's login page through the front edge, once."""
+    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
+        """Ask for a domain's login page through the front edge, once, with so many seconds for all of it."""
         # As it was known last: a probe is not to wait for a server that is silent.
         front = self._front or next(iter(self._known().values()))
-        return front.probe(domain)
+        return front.probe(domain, seconds)
 
 
 def each(

@@ -16,6 +16,7 @@ from bot.messages import seconds, size
 from bot.samples import KnownDisk
 from bot.settings import HealthSettings
 from bot.tenants import PlanSize, Tenant
+from bot.words import tame
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ _HIDES: Mapping[str, frozenset[str]] = {
 FULL = 64 << 20
 """Bytes that a tenant has to be able to write, or nothing in it works: then that is the cause of all else."""
 
+SENTENCE = 1000
+"""Characters of a finding: it stands in messages, and for ever in the audit log."""
+
 BLIPS = frozenset(
     ["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "server", "edge", "strain"]
 )
@@ -178,7 +182,11 @@ LOGS = {"database": "mariadb", "web": "nginx", "cron": "cron", "jobs": "cron"} |
 
 def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     """Say what is wrong with a tenant. Of one that is not meant to be open only the disk counts."""
-    findings = [found for found in _all(look, limits) if found and limits.judges(found.kind)]
+    findings = [
+        Finding(found.kind, tame(found.text, SENTENCE))
+        for found in _all(look, limits)
+        if found and limits.judges(found.kind)
+    ]
     at_rest = tuple(found for found in findings if found.kind in AT_REST)
     if look.tenant.state not in ("live", "suspended"):
         # An operation left it half way.

@@ -18,13 +18,14 @@ log = logging.getLogger(__name__)
 KEEP = 86_400.0
 """Seconds that the key of a handled delivery is kept, to know its duplicates (Slack retries for minutes)."""
 
-Lane = Literal["quick", "change", "question"]
+Lane = Literal["quick", "decision", "change", "question"]
 """Whose workers a delivery is for, so that none waits behind what takes longer.
 
-`quick`: asks no server: it opens a window, for which Slack gives three seconds, denies or withdraws. `change`: asks for
-one or approves it, for which a plan is built. `question`: looks, into tenants too, which may hang.
+`quick`: asks no server: it opens a window, for which Slack gives three seconds, denies or withdraws. `decision`:
+approves, for which the plan is built again. `change`: asks for one, and what is planned may look into a tenant, which
+answers when it will. `question`: looks, into tenants too.
 """
-WORKERS: Mapping[Lane, int] = {"quick": 4, "change": 8, "question": 8}
+WORKERS: Mapping[Lane, int] = {"quick": 4, "decision": 4, "change": 8, "question": 8}
 COURTESY = 0.25
 """Seconds that work lets those go first who only want to be acknowledged."""
 

@@ -84,14 +84,18 @@ class Invocations:
             opens = command.window == "always" or (command.window == "bare" and len(words) == 1)
             if opens or command.name in QUICK:
                 return "quick"
+            if command.name == "approve":
+                return "decision"
             return "question" if command.kind == "query" and not command.decides else "change"
         if kind == "reply":
             found = decision(payload["text"])
-            return "change" if found and found["approve"] else "quick"
+            return "decision" if found and found["approve"] else "quick"
+        if kind == "submission":
+            return "decision" if payload["callback_id"] == "typed_name" else "change"
         action = str(payload.get("action_id") or "")
         if action.partition("_")[0] == "approve":
             operation = self.context.operations.marked(payload["value"])
-            return "quick" if self.context.settings.policy(operation.command).step_up else "change"
+            return "quick" if self.context.settings.policy(operation.command).step_up else "decision"
         # What is pressed in the Home tab shows all of it anew, and the fleet is part of it.
         return (
             "quick"

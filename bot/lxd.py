@@ -34,6 +34,10 @@ class PoolFull(LxdError):
     """The storage pool has no room for what was asked."""
 
 
+class TenantAnswerError(LxdError):
+    """What is inside an instance answers too much, too late, nothing, or nonsense; the sentence names the instance."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """An instance as LXD lists it. `devices` are its own, not its profiles'.
@@ -185,6 +189,16 @@ def size_bytes(text: str) -> int:
         raise LxdError(f"“{text}” is not a size; write one such as `30GiB`.") from error
 
 
+class Talk(Protocol):
+    """A command inside an instance that is spoken with."""
+
+    def send(self, content: bytes) -> None:
+        """Write to its standard input."""
+
+    def line(self) -> bytes:
+        """Return the next line that it writes, without its end, or raise TenantAnswerError."""
+
+
 class Lxd(Protocol):
     """One LXD server, within the bot's own LXD project. Every call has a deadline and raises LxdError kinds.
 
@@ -307,16 +321,27 @@ class Lxd(Protocol):
         user: int = 0,
         timeout: int = 120,
     ) -> ExecResult:
-        """Run a command inside a running instance (record-output). Its output is taken off the host again.
+        """Run a command inside a running instance of our own, never a tenant; return its end and output.
 
-        The output stands on the host until read: nothing secret may be printed. Raises LxdUnavailable on timeout.
+        All of the output stands on the host until it is read, and what did not end in time goes on: so nothing secret
+        may be printed, and it must be a command that ends. Raises LxdUnavailable on timeout.
+        """
+
+    def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
+        """Speak with a command inside a running instance, which is believed in nothing.
+
+        What is said is nowhere on the host, and whatever was begun ends with the conversation: that takes no more than
+        so many seconds as a whole, and all lines together have no more than so many bytes.
         """
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """Write a file inside an instance (running or not). Its folder must exist."""
 
     def pull(self, name: str, path: str) -> bytes:
-        """Read a file from inside an instance, or raise NotFound."""
+        """Read a file from inside an instance of our own, never a tenant, or raise NotFound.
+
+        A tenant may lay anything there: a pipe that never ends, or more than any memory holds.
+        """
 
     def remove(self, name: str, path: str) -> None:
         """Delete a file inside an instance; no effect when it is not there."""

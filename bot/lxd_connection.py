@@ -15,18 +15,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import requests.adapters
 import urllib3
 import urllib3.connection
+import websocket
 from pylxd import Client
 from pylxd.client import LXDSSLAdapter
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 
 from bot import products
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull
+from bot.words import tame
 
 LONG = 1800
 """Seconds that work on whole file systems (copy, image, publish) may take."""
@@ -144,6 +146,40 @@ class LxdConnection:
             api = self.connected().api
             return getattr(api[path] if path else api, verb)(**arguments)
 
+    def stream(self, path: str, doing: str) -> Any:
+        """Open one of the WebSockets of a background operation; raises LxdUnavailable."""
+        with self.words(doing):
+            plain = self._plain()
+            try:
+                return websocket.create_connection(f"ws://lxd/1.0/{path}", socket=plain)
+            except BaseException as error:
+                plain.close()
+                if isinstance(error, websocket.WebSocketException):
+                    raise LxdUnavailable(f"{self.product} could not {doing} now: {error}.") from error
+                raise
+
+    def _plain(self) -> socket.socket:
+        """A connection to the server, secured where it is not its socket."""
+        if self.endpoint.startswith("/"):
+            local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            local.settimeout(self._timeout)
+            local.connect(self.endpoint)
+            return local
+        context = ssl.create_default_context()
+        if self._server_certificate:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if self._certificate:
+            context.load_cert_chain(*self._certificate)
+        where = urlsplit(self.endpoint)
+        plain = socket.create_connection((where.hostname or "", where.port or 443), self._timeout)
+        secure = context.wrap_socket(plain, server_hostname=where.hostname)
+        if self._server_certificate:
+            pinned = ssl.PEM_cert_to_DER_cert(Path(self._server_certificate).read_text())
+            if secure.getpeercert(binary_form=True) != pinned:
+                secure.close()
+                raise ssl.SSLError("another fingerprint")
+        return secure
+
     def json(self, verb: str, path: str, doing: str, **arguments: Any) -> Any:
         """Make one request and return the whole answer."""
         return self.request(verb, path, doing, **arguments).json()
@@ -254,7 +290,8 @@ class LxdConnection:
     def refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
         """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
         low = " ".join(reason.split()).lower()
-        text = " ".join(reason.split())[:300].rstrip(". ")
+        # It may name a file of a tenant's.
+        text = tame(" ".join(reason.split()), 300).rstrip(". ")
         if status == 412:
             return Stale(f"{self.product} could not {doing}: it was changed at the same time.")
         if any(word in low for word in _OCCUPIED):

@@ -28,10 +28,12 @@ from bot.lxd import (
     Resources,
     Server,
     Snapshot,
+    Talk,
     Whole,
     edge_address,
 )
 from bot.lxd_connection import FILES_GONE, LONG, SHORT, Busy, LxdConnection, Stale, path_of
+from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
 from bot.products import called, takes
 
@@ -377,6 +379,10 @@ class LxdGateway:
                 with suppress(LxdError):
                     self._lxd.request("delete", log, doing)
         return ExecResult(code=code, stdout=output[0], stderr=output[1] or ended["err"])
+
+    def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
+        """See `Lxd.talk`."""
+        return conversation(self._lxd, name, command, timeout=timeout, limit=limit)
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """See `Lxd.push`."""

@@ -1,46 +1,51 @@
-"""What is done inside a tenant, by way of the in-tenant tool `mautic-ctl`, which is pushed anew before each use."""
+"""What is done inside a tenant, by way of the in-tenant tool `mautic-ctl`, which is sent with each request."""
 
 from __future__ import annotations
 
 import io
 import json
-import secrets
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bot.answers import LIMIT, decode
 from bot.console import allowed
-from bot.lxd import ExecResult, Lxd, LxdError, LxdUnavailable, NotFound, size_bytes
+from bot.lxd import Lxd, LxdError, LxdUnavailable, NotFound, Talk, size_bytes
 from bot.settings import HealthSettings
 from bot.tenants import PlanSize
 
-FOLDER = "/run"
-"""Where the tool and its files lie: in memory, so that a tenant whose disk is full can be helped too."""
-TOOL = f"{FOLDER}/mautic-ctl"
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 SEAL = "/etc/nginx/sealed"
 MUTE = "/etc/nginx/muted"
 """Mark of a copy that is not the tenant yet: it sends nothing, also when its seal is gone."""
-BOOTS = 5
-"""How often the tool is put there: a container that has just been started lays a new FOLDER over the old."""
-_NO_TOOL, _NOT_BEGUN = 1, 2
-"""How Python ends where the tool is not there as a whole, as while a call beside this one puts it there; and the tool,
-where its request is not there."""
-PATIENCE = 5.0
-"""Seconds that a holder may take to say that it has let go."""
+_START = """
+import os, sys
+asking, answering, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
+for number in range(3):
+    os.dup2(nowhere, number)
+with open(asking, "rb", closefd=False) as pipe:
+    request = pipe.readline()
+    tool = os.memfd_create("mautic-ctl")
+    with open(tool, "wb", closefd=False) as file:
+        file.write(pipe.read(int(pipe.readline())))
+sys.path.insert(0, f"/proc/self/fd/{tool}")
+from mautic_ctl.main import main
+from mautic_ctl.wire import Wire
+main(sys.argv[1], request, Wire(asking, answering))
+"""
+"""What reads the request and the tool. Nothing that the tool starts can speak in its place."""
+_LET_GO = 20
+"""Seconds for which writes are held at most, and what it takes to say so."""
 
 Mail = Literal["", "send", "drop", "off", "back"]
 """What becomes of mail that waits: it goes, it is kept in a table and goes no more, it waits until somebody decides, or
 what was dropped is put back and waits. Empty: it waits where the tenant stood still for long, and goes elsewhere."""
 Part = Literal["worker", "cron", "web", "database"]
 Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
-
-_SIDE_BY_SIDE = frozenset(["health", "disk", "mail", "version", "page", "counts", "logs", "hold", "console"])
-"""Verbs that may run beside others."""
 
 
 @dataclass
@@ -79,50 +84,23 @@ class Mautic:
         self.lxd = lxd
         self._tool = _packed()
 
-    def call(self, instance: str, verb: str, request: Mapping[str, Any], *, timeout: int = 120) -> dict[str, Any]:
-        """Run one verb of the tool and return its answer; raises LxdError with the tool's sentence when it fails.
+    def call(self, instance: str, verb: str, request: Mapping[str, Any], *, timeout: float = 120) -> dict[str, Any]:
+        """Run one verb of the tool and return its answer, of the shape that `bot.answers` gives it.
 
-        Request and answer travel as files of mode 0600 that do not stay: nothing secret is in argv or output.
+        Raises LxdError with the tool's sentence when it fails, TenantAnswerError where its answer is no answer, or is
+        not there in so many seconds. Nothing of request and answer is in argv, or stands anywhere on a disk.
         """
-        # Of what changes a tenant one runs at a time: the next takes away what a killed one left.
-        token = secrets.token_hex(8) if verb in _SIDE_BY_SIDE else verb
-        request_file, result_file = f"{TOOL}.{token}.in", f"{TOOL}.{token}.out"
-        # A tool for each verb: a call beside this one, which puts its own there anew, would take it away for a moment.
-        command = ["/usr/bin/python3", f"{TOOL}.{verb}", verb, request_file, result_file]
-        try:
-            ended = self._run(instance, command, json.dumps(dict(request)).encode(), timeout)
-            try:
-                answer: dict[str, Any] = json.loads(self.lxd.pull(instance, result_file))
-            except NotFound:
-                answer = {
-                    "ok": False,
-                    "error": f"mautic-ctl {verb} ended with {ended.code} and left no answer",
-                }
-        finally:
-            for path in (request_file, result_file):
-                self.lxd.remove(instance, path)
-        if not answer.get("ok"):
-            raise LxdError(f"Inside `{instance}`: {answer.get('error', 'the tool gave no reason')}.")
-        return answer
+        with self._asked(instance, verb, request, timeout) as talk:
+            return decode(instance, verb, talk.line())
 
-    def _run(self, instance: str, command: list[str], request: bytes, timeout: int) -> ExecResult:
-        """Push the tool and its request, and run it; again where nothing was begun.
-
-        A boot hides what was pushed under a new FOLDER, and a call of the same verb may be putting the tool there anew.
-        """
-        tries = BOOTS
-        while True:
-            tries -= 1
-            try:
-                self.lxd.push(instance, command[1], self._tool, mode=0o755)
-                self.lxd.push(instance, command[-2], request)
-                ended = self.lxd.execute(instance, command, timeout=timeout)
-                if ended.code not in (_NO_TOOL, _NOT_BEGUN) or not tries:
-                    return ended
-            except NotFound:
-                if not tries:
-                    raise
-            time.sleep(0.05)
+    @contextmanager
+    def _asked(self, instance: str, verb: str, request: Mapping[str, Any], timeout: float) -> Iterator[Talk]:
+        """Have the tool at work on a request."""
+        command = ["/usr/bin/python3", "-c", _START, verb]
+        with self.lxd.talk(instance, command, timeout=timeout, limit=LIMIT) as talk:
+            length = f"\n{len(self._tool)}\n"
+            talk.send(json.dumps(dict(request)).encode() + length.encode() + self._tool)
+            yield talk
 
     def identity(
         self,
@@ -161,7 +139,7 @@ class Mautic:
         size: PlanSize | None = None,
         *,
         usage: int = 0,
-        timeout: int = 20,
+        timeout: float = 20,
     ) -> dict[str, Any]:
         """Look at all that Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
 
@@ -182,7 +160,7 @@ class Mautic:
         }
         return self.call(instance, "health", request, timeout=timeout)
 
-    def disk(self, instance: str, size: PlanSize | None = None, *, usage: int = 0, timeout: int = 20) -> Disk:
+    def disk(self, instance: str, size: PlanSize | None = None, *, usage: int = 0, timeout: float = 20) -> Disk:
         """Measure a running tenant's disk; `size` and `usage` as in `health`."""
         return disk_of(self.call(instance, "disk", {"disk": _disk_known(size, usage)}, timeout=timeout))
 
@@ -193,40 +171,21 @@ class Mautic:
         They wait for as long as the body runs, at most some 15 seconds, even if the bot dies. A tenant that cannot hold
         is no reason against a snapshot: then `Hold.consistent` is false, and `why` says why.
         """
-        token = secrets.token_hex(8)
-        files = f"{TOOL}.hold-{token}"
-        try:
-            answer = self.call(instance, "hold", {"files": files}, timeout=60)
-            hold = Hold(answer["held"], answer["why"])
-        except (LxdUnavailable, NotFound):
-            raise
-        except LxdError as error:
-            hold = Hold(False, str(error))
-        held = hold.consistent
-        try:
-            yield hold
-        finally:
-            if held:
-                self._let_go(instance, files, hold)
-
-    def _let_go(self, instance: str, files: str, hold: Hold) -> None:
-        """Tell the holder to let go, and learn how long writes waited, or that it had let go before it was told."""
-        try:
-            self.lxd.push(instance, f"{files}.go", b"")
-            give_up = time.monotonic() + PATIENCE
-            while time.monotonic() < give_up:
-                try:
-                    hold.seconds = json.loads(self.lxd.pull(instance, f"{files}.out"))["seconds"]
-                    return
-                except NotFound:
-                    time.sleep(0.02)
-            hold.consistent, hold.why = False, "writes were let go before the snapshot had ended"
-        except LxdError as error:
-            hold.consistent, hold.why = False, str(error)
-        finally:
-            for end in ("go", "out"):
-                with suppress(LxdError):
-                    self.lxd.remove(instance, f"{files}.{end}")
+        with ExitStack() as stack:
+            try:
+                talk = stack.enter_context(self._asked(instance, "hold", {}, 60 + _LET_GO))
+                answer = decode(instance, "hold", talk.line())
+                hold = Hold(answer["held"], answer["why"])
+            except (LxdUnavailable, NotFound):
+                raise
+            except LxdError as error:
+                hold = Hold(False, str(error))
+            held = hold.consistent
+            try:
+                yield hold
+            finally:
+                if held:
+                    _let_go(instance, talk, hold)
 
     def seal(self, instance: str) -> None:
         """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
@@ -318,6 +277,15 @@ class Mautic:
         """Restart what does one job in a tenant."""
         self.call(instance, "restart", {"part": part}, timeout=300)
 
+    def used(self, instance: str) -> int:
+        """Count the bytes of all files, one by one, which takes its time."""
+        used: int = self.call(instance, "used", {})["used"]
+        return used
+
+    def sync(self, instance: str) -> None:
+        """Have put on disk what is not there yet, so that it is counted."""
+        self.call(instance, "sync", {})
+
     def logs(self, instance: str, what: Log, lines: int = 50) -> str:
         """Return the last lines of a log, without secrets, 60,000 characters at most."""
         text: str = self.call(instance, "logs", {"what": what, "lines": lines})["text"]
@@ -336,21 +304,25 @@ class Mautic:
         self.call(instance, "resize", _sizes(size))
 
 
+def _let_go(instance: str, talk: Talk, hold: Hold) -> None:
+    """Tell the holder to let go, and learn how long writes waited, or that it had let go before it was told."""
+    try:
+        talk.send(b"\n")
+        answer = decode(instance, "let go", talk.line())
+    except LxdError as error:
+        hold.consistent, hold.why = False, str(error)
+        return
+    hold.seconds = answer["seconds"]
+    if not answer["kept"]:
+        hold.consistent, hold.why = False, "writes were let go before the snapshot had ended"
+
+
 def _packed() -> bytes:
-    """The tool as one file that Python runs: a zip of its package, and what starts it."""
+    """The tool as one file: a zip of its package."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as tool:
         for module in sorted(SOURCE.glob("*.py")):
-            tool.writestr(zipfile.ZipInfo(f"{SOURCE.name}/{module.name}"), module.read_bytes())
-        start = f"""
-import sys
-try:
-    from {SOURCE.name}.main import main
-except (ImportError, OSError):
-    sys.exit({_NOT_BEGUN})
-sys.exit(main(sys.argv))
-"""
-        tool.writestr(zipfile.ZipInfo("__main__.py"), start)
+            tool.writestr(zipfile.ZipInfo(f"{SOURCE.name}/{module.name}"), module.read_bytes(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 

@@ -58,7 +58,7 @@ class Edge(Protocol):
     def apply(self, *, fresh: bool = False) -> None:
         """Make routes and certificates what LXD says; nothing happens when they are. `fresh`: forget what is known."""
 
-    def probe(self, domain: str) -> Probe:
+    def probe(self, domain: str, seconds: float = 30.0) -> Probe:
         """Ask for a domain's login page through the edge that clients come to, once."""
 
 

@@ -205,7 +205,7 @@ def roll_up(transaction: sqlite3.Connection, now: float, until: Callable[[float]
     """
     for table, subject, kinds in (("tenant_samples", "tenant", _TENANTS), ("host_samples", "host", _HOSTS)):
         merged = ", ".join(
-            f"sum({name} * looks) / sum(looks * ({name} IS NOT NULL))" if kind == "mean" else f"max({name})"
+            f"total(1.0 * {name} * looks) / sum(looks * ({name} IS NOT NULL))" if kind == "mean" else f"max({name})"
             for name, kind in kinds.items()
         )
         for finer, span in ((RAW, HOUR), (HOUR, DAY)):
@@ -371,7 +371,7 @@ def _growth(database: Database, table: str, column: str, measure: str, since: fl
           WHERE {measure} IS NOT NULL AND at BETWEEN ?1 AND ?2 AND (span = 3600 OR span = 0
             AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600 AND at <= ?2)))
         SELECT last.{column} AS subject, last.{measure} AS latest, max(x) - min(x) AS days, count(*) AS n,
-          sum(x) AS sx, sum(y) AS sy, sum(x * x) AS sxx, sum(x * y) AS sxy
+          total(x) AS sx, total(y) AS sy, total(x * x) AS sxx, total(x * y) AS sxy
         FROM {table} AS last JOIN past ON past.subject = last.{column}
         WHERE last.span = 0 AND last.at = (SELECT max(at) FROM {table} WHERE span = 0 AND at <= ?2)
           AND latest IS NOT NULL

@@ -54,7 +54,7 @@ class SimulatedEdge:
         }
         self._routes = kept | routed
 
-    def probe(self, domain: str) -> SimulatedProbe:
+    def probe(self, domain: str, seconds: float = 0) -> SimulatedProbe:
         """Say whether the page would be there."""
         if domain not in self._routes:
             self.apply()

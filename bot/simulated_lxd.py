@@ -31,6 +31,7 @@ from bot.lxd import (
     Resources,
     Server,
     Snapshot,
+    TenantAnswerError,
     Whole,
     edge_address,
     size_bytes,
@@ -55,6 +56,36 @@ _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 
 Execute = Callable[["SimulatedLxd", str, list[str], Mapping[str, str]], ExecResult]
 """Answers a command inside an instance: (server, instance, command, environment). It may push and pull files."""
+
+
+Speak = Callable[["SimulatedLxd", str, list[str], bytes], Iterator[bytes]]
+"""Plays a command that is spoken with: (server, instance, command, what was sent to it first). Yields its lines, the
+next whenever another is waited for."""
+
+
+class _Talk:
+    """See `Talk`; a command begins to speak with what is sent to it first."""
+
+    def __init__(self, name: str, speak: Callable[[bytes], Iterator[bytes]], limit: int) -> None:
+        self._name = name
+        self._speak = speak
+        self._limit = limit
+        self._lines: Iterator[bytes] | None = None
+
+    def send(self, content: bytes) -> None:
+        """See `Talk.send`."""
+        if self._lines is None:
+            self._lines = self._speak(content)
+
+    def line(self) -> bytes:
+        """See `Talk.line`."""
+        line = next(self._lines or iter(()), None)
+        if line is None:
+            raise TenantAnswerError(f"What was asked of `{self._name}` ended and left no answer.")
+        self._limit -= len(line) + 1
+        if self._limit < 0:
+            raise TenantAnswerError(f"`{self._name}` answers more than is read of it.")
+        return line
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -119,7 +150,8 @@ class SimulatedLxd:
     Args:
         members: of a cluster; each has a pool of its own.
         clock: epoch seconds.
-        execute: answers commands inside instances; the default knows `mautic-ctl` and ends all else with 0.
+        execute: answers commands inside instances; the default ends all with 0.
+        speak: plays commands that are spoken with; the default knows `mautic-ctl`.
         pool_bytes: size of the pool until `ensure_project` gives another.
         memory: bytes of each host, which its running instances fill. One start too many, and LXD is killed: it answers
             no more until `reboot`, and `killed` counts it.
@@ -141,6 +173,7 @@ class SimulatedLxd:
         members: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
         execute: Execute | None = None,
+        speak: Speak | None = None,
         pool_bytes: int = 30 * 1024 * MIB,
         memory: int = 512 * 1024 * MIB,
         cores: int = 64,
@@ -149,7 +182,8 @@ class SimulatedLxd:
         self.calls: Counter[str] = Counter()
         self.latency: float | Mapping[str, float] = 0.0
         self.on_call: Callable[[str, tuple[Any, ...]], None] | None = None
-        self.run: Execute = execute or self._tenant
+        self.run: Execute = execute or (lambda *_: ExecResult(0, "", ""))
+        self.speak: Speak = speak or self._tenant
         self._clock = clock
         self._state = state
         self._lock = threading.RLock()
@@ -163,8 +197,8 @@ class SimulatedLxd:
         if state is not None and state.exists():
             self._world = msgspec.json.decode(state.read_bytes(), type=_World)
 
-    def _tenant(self, _lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:
-        return run_mautic_ctl(self, name, command, self._clock())
+    def _tenant(self, _lxd: SimulatedLxd, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
+        return run_mautic_ctl(self, name, command, sent, self._clock())
 
     def fail_next(self, method: str, error: Exception, times: int = 1, *, after: bool = False) -> None:
         """Let the next calls of a method raise; `after`: only when the change is done, as when an answer is lost."""
@@ -605,6 +639,16 @@ class SimulatedLxd:
             _running(_find(world, name, doing), doing)
         # Outside the lock: other instances go on while a command runs.
         return self.run(self, name, command, environment or {})
+
+    @contextmanager
+    def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> Iterator[_Talk]:
+        """See `Lxd.talk`. It is an `execute` to who counts, delays or breaks calls."""
+        doing = f"run `{PurePosixPath(command[0]).name}` in `{name}`"
+        if self._delay("execute") > timeout:
+            raise TenantAnswerError(f"`{name}` did not answer within {timeout:.0f} seconds.")
+        with self._call("execute", name, command) as world:
+            _running(_find(world, name, doing), doing)
+        yield _Talk(name, lambda sent: self.speak(self, name, command, sent), limit)
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """See `Lxd.push`. Every folder is taken to be there."""

@@ -89,8 +89,7 @@ def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
     """
     has = source.mautic.disk(old.instance, usage=source.lxd.state(old.instance).disk).used
     if has is None:
-        told = source.lxd.execute(old.instance, ["du", "-sxk", "/"]).stdout.split()
-        has = 1024 * int(told[0]) if told else 0
+        has = source.mautic.used(old.instance)
     moves = has + sum(one.size for one in source.lxd.snapshots(old.instance))
     space = target.lxd.pool()
     free = space.total - space.used

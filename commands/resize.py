@@ -124,7 +124,7 @@ def _give_way(host: Host, found: Tenant) -> None:
     for path in NOBODY_MISSES:
         host.lxd.remove(found.instance, path)
     with suppress(LxdError):
-        host.lxd.execute(found.instance, ["sync"])
+        host.mautic.sync(found.instance)
 
 
 def _until_it_is_counted(work: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from bot import errands, halt, samples
@@ -36,8 +36,10 @@ from bot.tenants import Tenant
 
 WIDTH = 16
 """Tenants that are looked at side by side."""
-PATIENCE = 20
-"""Seconds that a tenant has to tell of itself."""
+PATIENCE = 25.0
+"""Seconds that a tenant has for a look, which is its page and what it tells of itself: twice that fits a minute."""
+PAGE = 15.0
+"""Seconds of these that its page may take."""
 BUDGET = 240.0
 """Seconds for all looks of a sweep; whom it does not come to is for the next one."""
 AGAIN = 3.0
@@ -78,7 +80,7 @@ def health(context: Context) -> None:
     }
     looks = _looks(context, chosen.values(), fresh=False)
     fallen = _fallen(context, survey.tenants, passed - offline, held)
-    readings = [_reading(look) for look in (*looks.values(), *fallen.values())]
+    readings = _readings([*looks.values(), *fallen.values()])
     hosts[EDGE] = _edge(looks.values())
     tenants = _diagnoses(context, looks, hosts[EDGE])
 
@@ -220,15 +222,28 @@ def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict
     looked, disks = samples.looked_at(context.database, now), samples.disks(context.database)
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
     under_way = [threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name)) for one in in_turn]
-    done, _ = wait(under_way, BUDGET)
+    wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
-    return {look.tenant.name: look for look in (future.result() for future in under_way if future in done)}
+    pairs = zip(in_turn, under_way, strict=True)
+    return {one.tenant.name: _result(context, one, future) for one, future in pairs if not future.cancelled()}
+
+
+def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
+    """Return a look, whatever became of it: it is this tenant's trouble, and holds up no other."""
+    try:
+        return future.result(0)
+    except TimeoutError:
+        why = f"it did not answer within {BUDGET:.0f} seconds."
+    except Exception as error:
+        why, _ = explain(error, f"looking at {one.tenant.name}")
+    return Look(one.tenant, context.now(), one.state, trouble=why)
 
 
 def _look(
     context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awake: float, known: KnownDisk | None
 ) -> Look:
     """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
+    end = time.monotonic() + PATIENCE
     tenant, host = one.tenant, context.fleet.of(one.tenant)
     size, limits = context.settings.plans.get(tenant.plan), context.settings.health
     look = Look(
@@ -249,7 +264,8 @@ def _look(
             look = replace(look, page=_page(context, tenant.domain), half_done=number, left=left)
         elif look.state.status == "Running" and tenant.state == "live":
             look = replace(look, page=_page(context, tenant.domain))
-            inside = host.mautic.health(tenant.instance, limits, size, usage=usage, timeout=PATIENCE)
+            rest = end - time.monotonic()
+            inside = host.mautic.health(tenant.instance, limits, size, usage=usage, timeout=rest)
             look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
         if look.state.status != "Running" and known:
             look = replace(look, disk=last_known(tenant, known, size), disk_at=known.at)
@@ -272,9 +288,11 @@ def _half_done(context: Context, tenant: str) -> tuple[int, str]:
 
 
 def _page(context: Context, domain: str) -> Page:
-    probe = context.edge.probe(domain)
+    probe = context.edge.probe(domain, PAGE)
     answer = probe.error or f"HTTP {probe.status}"
-    return Page(probe.login, answer, probe.seconds, probe.status > 0, probe.valid_from, probe.valid_until)
+    # A tenant that says nothing behind an edge that shows its certificate is no trouble of the edge.
+    answered = probe.status > 0 or probe.valid_until > 0
+    return Page(probe.login, answer, probe.seconds, answered, probe.valid_from, probe.valid_until)
 
 
 def _snapshot_due(context: Context) -> float:
@@ -379,6 +397,18 @@ def _confirm(first: dict[str, Diagnosis], second: Mapping[str, Diagnosis], known
     """Put the second look in the place of the first; a blip that only the second one has is not believed yet."""
     for subject, diagnosis in second.items():
         first[subject] = _believed(subject, diagnosis, known, {finding.kind for finding in first[subject].findings})
+
+
+def _readings(looks: Collection[Look]) -> list[Reading]:
+    """Return what is kept of each look; of one that makes no sense, that there was one."""
+    readings = []
+    for look in looks:
+        try:
+            readings.append(_reading(look))
+        except Exception as error:
+            explain(error, f"measuring {look.tenant.name}")
+            readings.append(Reading(look.tenant.name))
+    return readings
 
 
 def _reading(look: Look) -> Reading:

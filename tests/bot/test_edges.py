@@ -208,6 +208,6 @@ def test_an_edge_that_cannot_be_made_is_told_of_unless_it_is_the_front(
 def test_a_probe_asks_the_front_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World("front", "other")
     world.edges.apply(fresh=True)
-    monkeypatch.setattr(world.made["front"], "probe", lambda domain: f"the page of {domain}")
+    monkeypatch.setattr(world.made["front"], "probe", lambda domain, _: f"the page of {domain}")
     monkeypatch.setattr(world.edges, "_known", lambda: pytest.fail("it would wait for a server that is silent"))
     assert world.edges.probe(DOMAIN) == f"the page of {DOMAIN}"  # type: ignore[comparison-overlap]

@@ -91,7 +91,7 @@ def test_nothing_quick_waits_while_every_approval_hangs(hanging: Hanging, monkey
         hanging.go_on.wait(60)
         return ""
 
-    requests = [desk.bench.ask(f"new client-{number}") for number in range(WORKERS["change"] + 4)]
+    requests = [desk.bench.ask(f"new client-{number}") for number in range(WORKERS["decision"] + 4)]
     delete = desk.bench.ask("delete client-x", OPERATOR)
     monkeypatch.setattr(desk.bench.context.approvals, "check", check)
     for request in requests:
@@ -107,7 +107,7 @@ LANES = {
     ("command", "status client-x"): "question",
     ("command", "digest"): "question",
     ("command", "list"): "question",
-    ("command", "*approve* 3"): "change",
+    ("command", "*approve* 3"): "decision",
     ("command", "cancel 3"): "quick",
     ("command", "deny 3 because it is late"): "quick",
     ("command", "schedule run health"): "change",
@@ -120,15 +120,16 @@ LANES = {
     ("command", "no such thing"): "change",
     ("command", ""): "question",
     ("home", ""): "question",
-    ("reply", "approve"): "change",
+    ("reply", "approve"): "decision",
     ("reply", "deny, it is late"): "quick",
-    ("submission", "typed_name"): "change",
+    ("submission", "typed_name"): "decision",
+    ("submission", "command"): "change",
     ("action", "reveal"): "quick",
     ("action", "deny"): "quick",
     ("action", "incident_silence"): "quick",
     ("action", "incident_logs"): "question",
     ("action", "incident_restart"): "change",
-    ("action", "approve"): "change",
+    ("action", "approve"): "decision",
     ("action", "give_up"): "quick",
     ("action", "no_such_button"): "change",
     ("command", "give-up 3 --force did not help"): "change",
@@ -145,7 +146,7 @@ def test_what_shows_the_home_tab_anew_is_not_quick(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "text"), LANES)
 def test_each_delivery_has_its_workers(tmp_path: Path, kind: str, text: str) -> None:
     desk = make_desk(make_bench(tmp_path))
-    payload = {"text": text, "action_id": text, "value": "1"}
+    payload = {"text": text, "action_id": text, "callback_id": text, "value": "1"}
     assert desk.invocations.lane(kind, payload) == LANES[kind, text]
     assert desk.invocations.lane(kind, {}) in WORKERS
 

@@ -132,22 +132,24 @@ class TestAddresses:
             lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet=subnet)
 
 
+def _ask(lxd: SimulatedLxd, verb: str, request: dict[str, str]) -> dict[str, object]:
+    with lxd.talk("blueprint", ["/usr/bin/python3", "-c", "start", verb], limit=10_000) as talk:
+        talk.send(json.dumps(request).encode() + b"\n0\n")
+        found: dict[str, object] = json.loads(talk.line())
+    return found
+
+
 class TestCommandsInside:
     def test_mautic_ctl_is_played(self, lxd: SimulatedLxd) -> None:
         lxd.start("blueprint")
-        lxd.push("blueprint", "/root/in", json.dumps({"domain": "x.example", "password": "hidden"}).encode())
-        command = ["/usr/bin/python3", "/usr/local/sbin/mautic-ctl", "identity", "/root/in", "/root/out"]
-        assert lxd.execute("blueprint", command).code == 0
-        assert json.loads(lxd.pull("blueprint", "/root/out"))["ok"] is True
+        answer = _ask(lxd, "identity", {"domain": "x.example", "password": "hidden"})
+        assert answer["ok"] is True
         asked = lxd.pull("blueprint", "/var/lib/mautic-ops/identity.json")
         assert json.loads(asked) == {"domain": "x.example"}
 
     def test_an_unknown_verb_fails_as_the_tool_does(self, lxd: SimulatedLxd) -> None:
         lxd.start("blueprint")
-        lxd.push("blueprint", "/root/in", b"{}")
-        command = ["/usr/bin/python3", "/usr/local/sbin/mautic-ctl", "dance", "/root/in", "/root/out"]
-        assert lxd.execute("blueprint", command).code == 3
-        assert json.loads(lxd.pull("blueprint", "/root/out")) == {"ok": False, "error": "there is no verb dance"}
+        assert _ask(lxd, "dance", {}) == {"ok": False, "error": "there is no verb dance"}
 
     def test_a_test_may_answer_commands_itself(self, lxd: SimulatedLxd) -> None:
         def answer(_: SimulatedLxd, name: str, command: list[str], __: Mapping[str, str]) -> ExecResult:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot.lxd import ExecResult, LxdError, LxdUnavailable, NotFound
+from bot.lxd import LxdError, LxdUnavailable, NotFound
 from bot.mautic import Mautic
 from bot.settings import load
 from bot.simulated_lxd import SimulatedLxd
@@ -91,19 +91,22 @@ def test_writes_are_held_and_the_time_is_told(lxd: SimulatedLxd, mautic: Mautic)
         assert (hold.consistent, hold.why) == (False, "MariaDB does not answer")
 
 
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (b'{"ok": true, "kept": false, "seconds": 15}', "writes were let go before the snapshot had ended"),
+        (None, "What was asked of `client-x` ended and left no answer."),
+        (b'{"ok": true, "kept": "yes", "seconds": 1}', "`client-x` answers nonsense to `let go`: "),
+    ],
+)
 def test_a_hold_that_was_let_go_too_soon_is_no_consistent_one(
-    lxd: SimulatedLxd, mautic: Mautic, monkeypatch: pytest.MonkeyPatch
+    lxd: SimulatedLxd, mautic: Mautic, end: bytes | None, why: str
 ) -> None:
-    monkeypatch.setattr("bot.mautic.PATIENCE", 0.1)
-
-    def say_nothing(method: str, arguments: tuple[Any, ...]) -> None:
-        if method == "pull" and "hold-" in arguments[1]:
-            raise NotFound(arguments[1])
-
-    lxd.on_call = say_nothing
+    lxd.speak = lambda *_: iter([b'{"ok": true, "held": true, "why": ""}', *([end] if end else [])])
     with mautic.hold(NAME) as hold:
-        pass
-    assert (hold.consistent, hold.why) == (False, "writes were let go before the snapshot had ended")
+        assert hold.consistent
+    assert not hold.consistent
+    assert hold.why.startswith(why)
 
 
 def test_a_tenant_that_cannot_hold_is_copied_all_the_same_but_not_one_that_is_out_of_reach(
@@ -166,14 +169,6 @@ def test_the_rest_of_the_verbs_answer(lxd: SimulatedLxd, mautic: Mautic) -> None
     assert b"768M" in lxd.pull(NAME, "/var/lib/mautic-ops/resize.json")
 
 
-def test_the_tool_is_put_there_again_when_a_boot_has_hidden_it(mautic: Mautic, lxd: SimulatedLxd) -> None:
-    ran = lxd.run
-    ends = iter([ExecResult(2, "", "python3: can't open file"), None])
-    lxd.run = lambda *call: next(ends) or ran(*call)
-    mautic.open(NAME)
-    assert lxd.calls["execute"] == 2
-    lxd.run = ran
-    lxd.fail_next("push", NotFound("There is no `/run/mautic-ctl` in `client-x`."))
-    mautic.open(NAME)
+def test_whom_nobody_knows_is_not_found(mautic: Mautic) -> None:
     with pytest.raises(NotFound):
         mautic.open("nobody")

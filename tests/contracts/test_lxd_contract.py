@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull
+from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull, TenantAnswerError
 from bot.simulated_lxd import SimulatedLxd
 from tests.support.real_lxd import PLACES, TINY, names_at
 from tests.support.workspace import eventually
@@ -31,13 +31,19 @@ def _on_this_machine(_: SimulatedLxd, __: str, command: list[str], environment: 
     return ExecResult(ended.returncode, ended.stdout, ended.stderr)
 
 
+def _spoken_with_here(_: SimulatedLxd, __: str, command: list[str], sent: bytes) -> Iterator[bytes]:
+    with suppress(FileNotFoundError):
+        ended = subprocess.run(command, input=sent, capture_output=True, check=False)
+        yield from ended.stdout.split(b"\n")[:-1]
+
+
 @pytest.fixture(params=["simulated", *(place.fixture for place in PLACES)])
 def lxd(request: pytest.FixtureRequest, tmp_path: Path) -> Lxd:
     """A server with the tiny image."""
     if request.param != "simulated":
         real: Lxd = request.getfixturevalue(request.param)
         return real
-    simulated = SimulatedLxd(execute=_on_this_machine)
+    simulated = SimulatedLxd(execute=_on_this_machine, speak=_spoken_with_here)
     simulated.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.71.0.1/24")
     (tmp_path / "tiny").write_bytes(b"tiny")
     simulated.import_image(str(tmp_path / "tiny"), TINY, {"os": "tiny"})
@@ -330,6 +336,46 @@ class TestCommandsInside:
 
         with ThreadPoolExecutor(16) as threads:
             assert all(ended == ExecResult(0, whole, "") for ended in threads.map(count, range(160)))
+
+
+class TestTalks:
+    def test_a_command_hears_and_is_heard_line_by_line(self, lxd: Lxd, running: str) -> None:
+        with lxd.talk(running, ["sh", "-c", "read a; read b; echo $b; echo $a; read more"], limit=1000) as talk:
+            talk.send(b"one\ntwo\n")
+            assert talk.line() == b"two"
+            assert talk.line() == b"one"
+
+    def test_much_is_sent_and_much_comes_back(self, lxd: Lxd, running: str) -> None:
+        with lxd.talk(running, ["sh", "-c", "read a; echo $a; read more"], limit=1 << 20) as talk:
+            talk.send(b"x" * 900_000 + b"\n")
+            assert talk.line() == b"x" * 900_000
+
+    def test_no_more_is_read_than_was_said(self, lxd: Lxd, running: str) -> None:
+        with lxd.talk(running, ["sh", "-c", "head -c 9000000 /dev/zero; echo"], limit=100_000) as talk:
+            talk.send(b"\n")
+            with pytest.raises(TenantAnswerError, match=f"`{running}` answers more than"):
+                talk.line()
+
+    @pytest.mark.parametrize("command", [["sh", "-c", "printf half; exit 7"], ["true"], ["/no/such/command"]])
+    def test_what_ends_without_a_line_has_left_no_answer(self, lxd: Lxd, running: str, command: list[str]) -> None:
+        with lxd.talk(running, command, limit=1000) as talk:
+            with suppress(TenantAnswerError):
+                talk.send(b"\n")
+            with pytest.raises(TenantAnswerError, match=f"asked of `{running}` ended.* and left no answer"):
+                talk.line()
+
+    def test_nothing_is_said_in_a_stopped_instance(self, lxd: Lxd, stopped: str) -> None:
+        with pytest.raises(LxdError, match="not running"), lxd.talk(stopped, ["true"], limit=1000):
+            pass
+
+    def test_no_line_is_lost_under_load(self, lxd: Lxd, running: str) -> None:
+        def say(number: int) -> bytes:
+            with lxd.talk(running, ["sh", "-c", "read a; echo $a; read more"], limit=1000) as talk:
+                talk.send(b"%d\n" % number)
+                return talk.line()
+
+        with ThreadPoolExecutor(16) as threads:
+            assert list(threads.map(say, range(160))) == [b"%d" % number for number in range(160)]
 
 
 class TestFiles:

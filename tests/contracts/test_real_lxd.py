@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bot.forms import lxd_bytes
-from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull
+from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, TenantAnswerError
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
 from tests.support.real_lxd import PROJECT, TINY, Place, listening
@@ -121,8 +121,32 @@ class TestDeadlines:
         patient = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT, timeout=3)
         assert patient.execute(name, ["sh", "-c", "sleep 4; echo done"]).stdout == "done\n"
 
+    @pytest.mark.parametrize("script", ["sleep 60", "while printf x; do sleep 0.1; done", "exec >&-; sleep 60"])
+    def test_a_talk_ends_in_time_whatever_comes(self, lxd: LxdGateway, new_name: Name, script: str) -> None:
+        name = new_name()
+        _started(lxd, name)
+        with (
+            lxd.talk(name, ["sh", "-c", script], timeout=1, limit=1000) as talk,
+            pytest.raises(TenantAnswerError, match=f"`{name}` did not answer within 1 seconds|no answer"),
+        ):
+            talk.line()
+
 
 class TestWhatStaysBehind:
+    @pytest.mark.parametrize("command", [["sleep", "61"], ["cat", "/dev/zero"]])
+    def test_of_a_talk_nothing_stays(self, lxd: LxdGateway, new_name: Name, command: list[str]) -> None:
+        name = new_name()
+        _started(lxd, name)
+        with (
+            suppress(TenantAnswerError),
+            lxd.talk(name, command, timeout=1, limit=1 << 20) as talk,
+        ):
+            talk.line()
+        words = " ".join(command)
+        eventually(lambda: words not in lxd.execute(name, ["ps"]).stdout)
+        eventually(lambda: not lxd._lxd.under_way("Executing command", name, "look"))
+        assert [log for log in lxd._lxd.get(f"instances/{name}/logs", "list the logs") if "exec_" in log] == []
+
     def test_no_output_of_commands_stays_on_the_host(self, lxd: LxdGateway, new_name: Name, place: Place) -> None:
         name = new_name()
         _started(lxd, name)

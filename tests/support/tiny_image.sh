@@ -1,8 +1,7 @@
 #!/bin/sh
 # tiny_image.sh OUT.tar.gz: a 1 MB LXD container image that starts in 0.3 s: busybox, DHCP on eth0, httpd on :80.
-# It plays a tenant where the stack does not matter: `/usr/bin/python3 …/mautic-ctl VERB REQUEST RESULT` answers as
-# the in-tenant tool does, and the login page is there once `identity` was asked for. What is posted to
-# /cgi-bin/submit stands in /var/lib/mautic-ops/submitted once it is acknowledged, and is refused while it is sealed.
+# It plays a tenant where the stack does not matter: `/usr/bin/python3 -c … VERB` answers as the in-tenant tool does,
+# and the login page is there once `identity` was asked for. What is posted to /cgi-bin/submit stands in /var/lib/mautic-ops/submitted once it is acknowledged, and is refused while it is sealed.
 set -eu
 OUT=$1
 BB=${BUSYBOX:-/bin/busybox}
@@ -51,17 +50,17 @@ I
 
 cat > "$R/usr/bin/python3" <<'I'
 #!/bin/sh
-# Plays `python3 mautic-ctl VERB REQUEST RESULT`.
+# Plays `python3 -c START VERB`: a line of JSON comes in, the tool itself, which stays unread, and a line goes out.
 umask 077
-[ -r "$3" ] || exit 2
+read -r request
 seal=/etc/nginx/sealed mute=/etc/nginx/muted
 ok='"ok": true'
-case "$2" in
+case "$3" in
 identity)
-    grep -q . "$3" && echo '<form><input name="_username"><input name="_password"></form> Mautic' > /srv/www/s/login
+    echo '<form><input name="_username"><input name="_password"></form> Mautic' > /srv/www/s/login
     chmod 644 /srv/www/s/login
     rm -f $seal
-    answer="$ok, \"changed\": true"
+    answer="$ok, \"seconds\": 0"
     ;;
 close) echo closed > $seal ;;
 open) rm -f $seal $mute ;;
@@ -76,28 +75,37 @@ unquiesce)
     grep -q closed $seal 2> /dev/null || rm -f $seal
     ;;
 hold)
-    files=$(sed 's/.*"files": "\([^"]*\)".*/\1/' "$3")
-    echo '{"seconds": 0}' > "$files.out"
+    more="{$ok, \"kept\": true, \"seconds\": 0}"
     answer="$ok, \"held\": true, \"why\": \"\""
     ;;
 mail) answer="$ok, \"kinds\": {}, \"waits\": 0, \"oldest\": 0, \"off\": false, \"sent\": 0" ;;
 release)
-    grep -q '"unmute": true' "$3" && rm -f $mute
+    case "$request" in *'"unmute": true'*) rm -f $mute ;; esac
     answer="$ok, \"choice\": \"send\", \"kinds\": {}, \"waits\": 0, \"oldest\": 0, \"dropped\": 0"
     ;;
 counts)
     lines=$(cat /var/lib/mautic-ops/submitted 2> /dev/null | wc -l)
     answer="$ok, \"contacts\": $lines, \"submissions\": $lines, \"opt_outs\": 0, \"last_write\": 0"
     ;;
+used) answer="$ok, \"used\": 1000000" ;;
 disk) answer="$ok, \"used\": null, \"limit\": null, \"free\": 1000000000000" ;;
 logs) answer="$ok, \"text\": \"tiny\"" ;;
 console) answer="$ok, \"code\": 0, \"output\": \"tiny\"" ;;
-restart | resize | page) ;;
-health) answer="$ok, \"healthy\": true, \"checks\": {}, \"facts\": {}" ;;
+restart | resize | sync) ;;
+page) answer="$ok, \"seconds\": 0" ;;
+health)
+    memory='"memory": 1000000, "memory_limit": null, "log_errors_day": 0'
+    facts="\"services\": {}, \"database\": true, \"crons\": {}, $memory, \"sealed\": false, \"version\": \"tiny\""
+    disk='"disk": {"used": null, "limit": null, "free": 1000000000000}'
+    answer="$ok, \"healthy\": true, \"checks\": {}, \"facts\": {$facts, $disk}"
+    ;;
 version) answer="$ok, \"version\": \"tiny\"" ;;
-*) answer='"ok": false, "error": "there is no verb '"$2"'"' ;;
+*) answer='"ok": false, "error": "there is no verb '"$3"'"' ;;
 esac
-echo "{${answer:-$ok}}" > "$4"
+echo "{${answer:-$ok}}"
+[ -z "$more" ] || echo "$more"
+# Who asked ends it.
+exec sleep 60
 I
 
 cat > "$R/srv/www/cgi-bin/submit" <<'I'

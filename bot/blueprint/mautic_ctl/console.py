@@ -45,4 +45,4 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
     if ended.returncode == _LATE:
         raise CtlError(f"{words[0]} did not end within {SECONDS} seconds and was stopped")
     said = (ended.stdout + ended.stderr).strip()
-    return {"code": ended.returncode, "output": masked(said, known_secrets())[-LIMIT:]}
+    return {"code": ended.returncode, "output": masked(said[-4 * LIMIT :], known_secrets())[-LIMIT:]}

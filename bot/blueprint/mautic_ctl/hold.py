@@ -1,47 +1,26 @@
 """`hold`: writes to the database wait while somebody takes a snapshot."""
 
-import json
-import os
 import re
 import subprocess
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any, cast
 
-from .means import ENVIRONMENT, MAUTIC, asked, run, write
+from .means import ENVIRONMENT, MAUTIC, run
+from .wire import Wire
 
 DEADLINE = 15.0
 """Seconds after which writes go on, whoever may have forgotten them."""
 
 
-def hold(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Start a holder that goes on after this call, and say whether it holds.
+def hold(_request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
+    """Hold, say so, and let go at a word, or when who asked is gone; then tell whether it held by then, and how long.
 
-    BACKUP STAGE, unlike FLUSH TABLES WITH READ LOCK, does not wait for long reads. Two holders wait for each other.
+    BACKUP STAGE, unlike FLUSH TABLES WITH READ LOCK, does not wait for long reads. Two holders wait for each other. It
+    is one session that holds, which ends with this process.
     """
-    (files,) = asked(request, "files")
     # A snapshot puts on disk what is not there yet, and writes need not wait for what can be put there before.
     run("sync", "-f", str(MAUTIC))
-    hearing, telling = os.pipe()
-    if os.fork() == 0:
-        try:
-            os.setsid()
-            os.close(hearing)
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            for number in range(3):
-                os.dup2(nowhere, number)
-            _hold(Path(f"{files}.go"), Path(f"{files}.out"), telling)
-        finally:
-            os._exit(0)
-    os.close(telling)
-    with open(hearing) as pipe:
-        why = pipe.read()
-    return {"held": why == "held", "why": why if why != "held" else ""}
-
-
-def _hold(go: Path, out: Path, telling: int) -> None:
-    """Hold from one session, which ends with this process, until `go` is there; then write to `out` how long it was."""
     session = subprocess.Popen(
         ["mariadb", "--batch", "--skip-column-names", "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
@@ -68,15 +47,12 @@ def _hold(go: Path, out: Path, telling: int) -> None:
         began = time.monotonic()
         held = done("SET SESSION lock_wait_timeout = 2", "BACKUP STAGE BLOCK_COMMIT")
         why = "held" if held else _reason(errors.read())
-    os.write(telling, why.encode())
-    os.close(telling)
     if why != "held":
-        return
-    while not go.exists() and time.monotonic() - began < DEADLINE:
-        time.sleep(0.005)
-    was_told = go.exists()
-    if done("BACKUP STAGE END") and was_told:
-        write(out, json.dumps({"seconds": round(time.monotonic() - began, 3)}), 0o600)
+        return {"held": False, "why": why}
+    wire.tell({"ok": True, "held": True, "why": ""})
+    in_time = wire.goes_on(DEADLINE)
+    ended = done("BACKUP STAGE END")
+    return {"kept": ended and in_time, "seconds": round(time.monotonic() - began, 3)}
 
 
 def _reason(said: str) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from .means import IDENTITY, CtlError, read_json
 
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
+MOST = 1 << 20
 
 
 def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
     """Ask for the login page by the inside socket; return (status, it is a login page, seconds).
 
-    Raises TimeoutError when nothing comes for `patience` seconds.
+    Raises TimeoutError when it is not whole within `patience` seconds. Of one without end the first MOST bytes count.
     """
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -26,8 +27,9 @@ def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
             "X-Forwarded-Proto: https\r\n\r\n".encode()
         )
         answer = b""
-        while part := connection.recv(65536):
+        while len(answer) < MOST and (part := connection.recv(65536)):
             answer += part
+            connection.settimeout(max(0.001, began + patience - time.monotonic()))
     status = re.match(rb"HTTP/1\.\d (\d+)", answer)
     return int(status[1]) if status else 0, b'name="_username"' in answer, time.monotonic() - began
 
