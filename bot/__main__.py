@@ -140,7 +140,9 @@ def run() -> int:
         home.publish(client, context, people, user, team)
 
     invocations = Invocations(context, people, announcer, runner, show_home)
-    inbox = Inbox(context.database, invocations.handle, invocations.lane)
+    inbox = Inbox(
+        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, lived=context.lived
+    )
 
     def changed() -> None:
         announcer.wake()

@@ -301,6 +301,12 @@ def m021_held_since(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m022_lived_deliveries(db: sqlite_utils.Database) -> None:
+    """When a delivery came, by the time lived through; 0: not known."""
+    db.executescript("ALTER TABLE inbox ADD COLUMN lived REAL NOT NULL DEFAULT 0;")
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -13,11 +14,12 @@ from bot import audit
 from bot.announcer import Announcer
 from bot.approvals import Actor, decision, names
 from bot.console import NAME
+from bot.database import DatabaseUnavailable
 from bot.errands import failing
 from bot.errors import explain
 from bot.halt import told as aftermath_told
 from bot.health import LOGS, RESTART
-from bot.inbox import Lane
+from bot.inbox import OF_ONE, Lane, close
 from bot.messages import (
     Message,
     Modal,
@@ -46,6 +48,8 @@ QUICK = WINDOWS | {"cancel", "deny", "incident_retry", "incident_silence", "retr
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
+TOO_LATE = 300.0
+"""Seconds after which nothing is done any more that waited so long: who sent it may have thought again."""
 
 
 class Invocations:
@@ -109,35 +113,66 @@ class Invocations:
         """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
         # Half a character, which JSON can carry, could not be recorded.
         payload = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
-        if payload.get("late", 0) > LATE and self._is_stale(kind, payload):
+        if why := self._stale(kind, payload):
+            if kind != "home":
+                self._record_refusal(kind, key, payload, why, "")
+                self._answer(payload, self.context.renderer.say(f":zzz: {told(why, '')}"))
             return
         try:
             self._kinds[kind](key, payload)
+        except DatabaseUnavailable:
+            # Nothing was done, and nobody is told so: it comes again as soon as it can be recorded.
+            raise
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
             kept = "What was typed is not known here, and not kept." if isinstance(error, UnknownWords) else why
-            try:
-                self._record_refusal(kind, payload, kept, identity)
-            except Exception:
-                log.exception("the refusal could not be recorded: %s", kept)
+            self._record_refusal(kind, key, payload, kept, identity)
             typed = json.dumps([payload.get("text"), payload.get("values")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
         if payload.get("home") and self.lane(kind, payload) != "quick":
             self._show_home(payload)
 
-    def _is_stale(self, kind: str, payload: dict[str, Any]) -> bool:
-        """Whether nobody waits for the answer any more: a question of before an outage. Who asked is told so."""
-        if kind == "home":
-            return True
-        words = split(payload["text"]) if kind == "command" else []
+    def _stale(self, kind: str, payload: dict[str, Any]) -> str:
+        """Say why it is not done any more: nobody waits for the answer, or may want it no more; else ""."""
+        late = payload.get("late", 0.0)
+        words = split(payload.get("text", "")) if kind == "command" else []
         command = self.context.registry.commands.get(words[0].lower()) if words else None
-        if not command or command.kind != "query" or command.decides:
-            return False
-        asked = f"I was not running when you asked `/mautic {command.name} …` {seconds(payload['late'])} ago"
-        self._answer(payload, self.context.renderer.say(f":zzz: {asked}, so it was not answered; ask again."))
-        return True
+        asks = kind == "home" or (command is not None and command.kind == "query" and not command.decides)
+        if late <= (LATE if asks and payload.get("taken_up") else TOO_LATE):
+            return ""
+        if asks:
+            asked = f"`/mautic {command.name} …`" if command else "for the Home tab"
+            return f"I was not running when you asked {asked} {seconds(late)} ago, so it was not answered; ask again."
+        did = {
+            "command": f"sent `/mautic {command.name if command else ''} …`",
+            "action": "pressed a button",
+            "reply": "replied in a thread",
+        }.get(kind, "sent a window")
+        return (
+            f"You {did} {seconds(late)} ago, when I could not do it, so nothing was done; look at how it stands now, "
+            "and do it again if it is still wanted."
+        )
 
-    def _record_refusal(self, kind: str, payload: dict[str, Any], why: str, identity: str) -> None:
+    def excuse(self, payload: dict[str, Any], why: str) -> None:
+        """Tell who sent a delivery that it has to wait, or is not taken."""
+        said = {
+            "database": ":hourglass: The bot's own database cannot be written just now. What you sent is done as soon "
+            f"as it can be, within {seconds(int(TOO_LATE))}, or not at all; you will hear of it.",
+            "crowd": f":hourglass: {OF_ONE} things that you sent wait already, so this one was not taken; send it "
+            "again when some of them are done.",
+        }[why]
+        self._answer(payload, self.context.renderer.say(said))
+
+    def _record_refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str) -> None:
+        """Write down that it is not done, and close it with that: what somebody is told now is not done later."""
+        try:
+            self._refusal(kind, key, payload, why, identity)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            log.exception("the refusal could not be recorded: %s", why)
+
+    def _refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str) -> None:
         what, tenant = str(payload.get("action_id") or payload.get("callback_id") or ""), ""
         if kind == "command":
             what, tenant = self._names(payload["text"])
@@ -145,6 +180,7 @@ class Invocations:
         event = audit.Event(f"{kind}.refused", payload["user"], tenant, 0, detail)
         with self.context.database.transaction() as transaction:
             audit.record(transaction, event, self.context.now())
+            close(transaction, key, time.time())
 
     def _names(self, text: str) -> tuple[str, str]:
         """Return the command and the tenant that were typed; what stands beside them may be a secret."""

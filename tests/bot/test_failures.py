@@ -17,7 +17,19 @@ from bot.lxd import LxdError, LxdUnavailable, PoolFull
 from bot.operations import Operation, StepRow
 from bot.plan import Refused
 from bot.steps import PROBE
-from tests.support.bot import CASES, LEAD, Bench, as_it_was, containers, events, live, make_bench, make_desk, notes
+from tests.support.bot import (
+    CASES,
+    LEAD,
+    Bench,
+    as_it_was,
+    containers,
+    events,
+    live,
+    make_bench,
+    make_desk,
+    notes,
+    until,
+)
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "an error of LXD": lambda: LxdError("LXD could not do it: the moon is full."),
@@ -379,11 +391,17 @@ def test_a_person_is_told_that_the_database_cannot_be_written(tmp_path: Path, mo
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(audit, "record", full)
-    desk.command("new client-x")
+    monkeypatch.setattr("bot.inbox.PAUSE", 0.01)
+    payload = {"user": "U0ACCOUNT", "team": "T0OURS", "channel": "C0OPS", "text": "new client-x", "trigger_id": "1.2"}
+    desk.inbox.put("command", "1", payload)
+    until(lambda: bool(desk.slack.to("U0ACCOUNT")))
+    monkeypatch.undo()
+    desk.inbox.stop()
     assert desk.slack.to("U0ACCOUNT") == [
-        ":warning: The bot's own database could not be written (database or disk is full), so nothing was done; "
-        "try again in a minute."
+        ":hourglass: The bot's own database cannot be written just now. What you sent is done as soon as it can be, "
+        "within 5 min, or not at all; you will hear of it."
     ]
+    assert desk.last().tenant == "client-x"
 
 
 def test_an_unexpected_error_in_a_command_carries_an_id_that_is_in_the_log(

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from uuid import uuid4
 import pytest
 
 from bot.approvals import Actor
-from bot.database import Database
-from bot.inbox import WORKERS, Inbox
+from bot.database import Database, DatabaseUnavailable
+from bot.inbox import OF_ONE, WORKERS, Inbox
+from bot.operations import Operation
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, until
 
 
@@ -54,7 +56,7 @@ def asked(hanging: Hanging) -> Hanging:
     """With more questions than anybody works on at once, all of which look into a tenant that hangs."""
     for number in range(WORKERS["question"] + 12):
         text = ("status client-x", "logs client-x mautic")[number % 2]
-        hanging.deliver("command", OPERATOR, text=text)
+        hanging.deliver("command", (OPERATOR, LEAD)[number % 4 // 2], text=text)
     until(lambda: hanging.looking == WORKERS["question"])
     return hanging
 
@@ -187,7 +189,7 @@ def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) ->
     assert written["first"] == ["first", "second"]
 
 
-def left_open(desk: Desk, kind: str, seconds: float, **payload: str) -> None:
+def left_open(desk: Desk, kind: str, seconds: float, **payload: Any) -> None:
     """A delivery that a crash left open so long ago."""
     known = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "response_url": "", "trigger_id": "1.2"}
     with desk.bench.context.database.transaction() as transaction:
@@ -200,7 +202,7 @@ def left_open(desk: Desk, kind: str, seconds: float, **payload: str) -> None:
 def test_after_an_outage_a_decision_is_still_taken_and_a_question_is_not_answered(tmp_path: Path) -> None:
     desk = make_desk(make_bench(tmp_path))
     request = desk.bench.ask("new client-x")
-    left_open(desk, "command", 300, text=f"approve {request.id}")
+    left_open(desk, "command", 120, text=f"approve {request.id}")
     left_open(desk, "command", 300, text="list")
     left_open(desk, "home", 300)
     left_open(desk, "command", 10, text="history")
@@ -214,3 +216,168 @@ def test_after_an_outage_a_decision_is_still_taken_and_a_question_is_not_answere
     assert len(told) == 3, "the approval, the list, the history"
     assert desk.slack.homes == {}
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
+
+
+@pytest.mark.parametrize("by", ["the wall clock", "what was lived through"])
+@pytest.mark.parametrize(
+    ("kind", "did"),
+    [
+        ("command", "sent `/mautic approve …`"),
+        ("action", "pressed a button"),
+        ("reply", "replied in a thread"),
+        ("submission", "sent a window"),
+    ],
+)
+def test_what_waited_for_longer_than_minutes_is_not_done(tmp_path: Path, kind: str, did: str, by: str) -> None:
+    desk = make_desk(make_bench(tmp_path))
+    request = desk.bench.ask("new client-x")
+    desk.announce()
+    payload: dict[str, Any] = {
+        "command": {"text": f"approve {request.id}"},
+        "action": {"action_id": "approve", "value": request.mark},
+        "reply": {"text": "approve", "thread_ts": desk.last().message_ts},
+        "submission": {
+            "callback_id": "typed_name",
+            "metadata": {"operation": request.mark},
+            "values": {"name": "client-x"},
+            "text": "",
+        },
+    }[kind]
+    left_open(desk, kind, 400 if by == "the wall clock" else -3600, **payload)
+    if by != "the wall clock":
+        # The clock was set back meanwhile.
+        desk.bench.clock.move(400)
+        with desk.bench.context.database.transaction() as transaction:
+            transaction.execute("UPDATE inbox SET lived = 1")
+    desk.inbox.recover()
+    desk.inbox.stop()
+    assert desk.bench.context.operations.get(request.id).state == "awaiting_approval"
+    assert f":zzz: You {did} 7 min ago, when I could not do it, so nothing was done" in desk.slack.to(LEAD.id)[-1]
+    assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
+
+
+class Full:
+    """A disk that is full while this is set: nothing can be written, all can be read."""
+
+    def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = threading.Event()
+        self.waits = threading.Event()
+        real = desk.bench.context.database.transaction
+
+        @contextmanager
+        def transaction() -> Iterator[sqlite3.Connection]:
+            if self.now.is_set():
+                self.waits.set()
+                raise DatabaseUnavailable("The bot's own database could not be written (database or disk is full).")
+            with real() as made:
+                yield made
+
+        monkeypatch.setattr(desk.bench.context.database, "transaction", transaction)
+        monkeypatch.setattr("bot.inbox.PAUSE", 0.01)
+
+
+def stop_that_is_approved(desk: Desk) -> tuple[Operation, dict[str, str]]:
+    """A request to stop client-x, and the press that approves it."""
+    desk.bench.done("new client-x")
+    request = desk.bench.ask("delete client-x", OPERATOR)
+    known = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "response_url": "", "trigger_id": "1.2"}
+    return request, known | {"text": f"approve {request.id} client-x"}
+
+
+@pytest.mark.parametrize("later", [10, 400])
+def test_what_cannot_be_recorded_is_done_within_minutes_or_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """The disk fills up between the press and its handling."""
+    desk = make_desk(make_bench(tmp_path))
+    request, press = stop_that_is_approved(desk)
+    disk, held = Full(desk, monkeypatch), desk.inbox.handle
+
+    def handle(*delivery: Any) -> None:
+        if not disk.waits.is_set():
+            disk.now.set()
+        held(*delivery)
+
+    desk.inbox.handle = handle
+    desk.inbox.put("command", "press", press)
+    assert disk.waits.wait(30)
+    until(lambda: len(desk.slack.to(LEAD.id)) == 1)
+    (told,) = desk.slack.to(LEAD.id)
+    assert "nothing was done" not in told, "as it may be done yet"
+    assert "is done as soon as it can be, within 5 min, or not at all" in told
+    desk.bench.clock.move(later)
+    disk.now.clear()
+    desk.inbox.stop()
+    state = desk.bench.context.operations.get(request.id).state
+    assert state == ("queued" if later < 300 else "awaiting_approval")
+    assert ("so nothing was done" in desk.slack.to(LEAD.id)[-1]) is (later > 300)
+    assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
+
+
+def test_what_was_answered_is_not_done_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is told once it is recorded; with a full disk it is neither, and the press is as old as it is."""
+    desk = make_desk(make_bench(tmp_path))
+    request, press = stop_that_is_approved(desk)
+    disk = Full(desk, monkeypatch)
+    desk.slack.groups["mautic-approvers"] = []
+    real = desk.bench.context.approvals.decide
+
+    def decide(*arguments: Any, **more: Any) -> Any:
+        disk.now.set()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(desk.bench.context.approvals, "decide", decide)
+    desk.inbox.put("command", "press", press)
+    assert disk.waits.wait(30)
+    # It dies so.
+    desk.inbox._stopping.set()
+    desk.inbox.stop()
+    assert not any("Only an approver" in told for told in desk.slack.to(LEAD.id))
+    monkeypatch.undo()
+    desk.slack.groups["mautic-approvers"] = [LEAD.id]
+    again = make_desk(make_bench(tmp_path, desk.bench.lxd, slack=desk.slack))
+    again.bench.clock.move(3600)
+    with again.bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE inbox SET received = received - 3600")
+    again.inbox.recover()
+    again.inbox.stop()
+    assert again.bench.context.operations.get(request.id).state == "awaiting_approval"
+
+
+def test_who_sends_a_lot_waits_for_themself(tmp_path: Path) -> None:
+    """Half of the workers at most hang for one, and who comes then has a turn before the rest of it."""
+    database = Database(tmp_path / "bot.db")
+    go_on, done = threading.Event(), list[str]()
+
+    def handle(kind: str, key: str, payload: dict[str, Any]) -> None:
+        if payload["user"] == "U0MANY":
+            go_on.wait(60)
+        done.append(key)
+
+    inbox = Inbox(database, handle, workers={"change": 2, "quick": 1, "question": 1})
+    for number in range(40):
+        inbox.put("command", f"many {number}", {"user": "U0MANY"})
+    inbox.put("command", "one", {"user": "U0ONE"})
+    until(lambda: done == ["one"])
+    go_on.set()
+    inbox.stop()
+    assert len(done) == 41
+
+
+def test_of_one_person_only_so_much_waits(tmp_path: Path) -> None:
+    go_on, done, told = threading.Event(), list[str](), list[tuple[str, str]]()
+
+    def handle(kind: str, key: str, payload: dict[str, Any]) -> None:
+        go_on.wait(60)
+        done.append(payload["user"])
+
+    inbox = Inbox(
+        Database(tmp_path / "bot.db"), handle, excuse=lambda payload, why: told.append((payload["user"], why))
+    )
+    taken = [inbox.put("command", f"many {number}", {"user": "U0MANY"}) for number in range(120)]
+    assert taken == [True] * OF_ONE + [False] * (120 - OF_ONE)
+    assert inbox.put("command", "one", {"user": "U0ONE"})
+    until(lambda: told == [("U0MANY", "crowd")])
+    go_on.set()
+    inbox.stop()
+    assert Counter(done) == {"U0MANY": OF_ONE, "U0ONE": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -74,8 +75,8 @@ def test_a_command_that_a_crash_cut_before_it_was_closed_is_not_done_twice(desk:
 def test_a_delivery_that_nobody_worked_on_is_taken_up_at_the_next_start(desk: Desk) -> None:
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute(
-            "INSERT INTO inbox (key, kind, payload, received) VALUES ('k', 'command', ?, 0)",
-            (f'{{"user": "{ASKER.id}", "team": "T0OURS", "channel": "C0OPS", "text": "new client-x"}}',),
+            "INSERT INTO inbox (key, kind, payload, received) VALUES ('k', 'command', ?, ?)",
+            (f'{{"user": "{ASKER.id}", "team": "T0OURS", "channel": "C0OPS", "text": "new client-x"}}', time.time()),
         )
     desk.inbox.recover()
     desk.inbox.stop()

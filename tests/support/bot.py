@@ -508,7 +508,10 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         bench.runner,
         lambda user, team: home.publish(client, context, people, user, team),
     )
-    return Desk(bench, slack, announcer, invocations, Inbox(context.database, invocations.handle, invocations.lane))
+    inbox = Inbox(
+        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, lived=context.lived
+    )
+    return Desk(bench, slack, announcer, invocations, inbox)
 
 
 def switch(lxd: SimulatedLxd) -> threading.Event:
