@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import json
 import os
 import runpy
@@ -13,15 +14,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import commands
 from bot import local_lxd
 from bot.blueprint.archive import ArchiveError, open_archive
 from bot.blueprint.base import BaseError
 from bot.blueprint.build import Blueprint, blueprints, build, export
+from bot.edges import each
 from bot.fleet import Fleet
 from bot.hosts import gateway, gateways, more_gateways, real_edges
 from bot.lxd import Lxd, LxdError
@@ -186,6 +189,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
         with parts.part("Server") as tell:
             address = settings.lxd.endpoint or local_lxd.up(settings.state, tell).socket
             servers = gateways(settings)
+            ways = [*settings.lxd.reachable, *_edges(settings, servers)]
             for name, lxd in servers.items():
                 try:
                     server = lxd.server()
@@ -194,6 +198,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
                         pool_driver=settings.lxd.pool_driver,
                         pool_size=settings.lxd.pool_size,
                         subnet=settings.lxd.subnet,
+                        ways=ways,
                     )
                 except LxdError as error:
                     if name == settings.lxd.name:
@@ -207,6 +212,23 @@ def _prepare(settings: Settings, parts: Parts) -> str:
     except (LxdError, ArchiveError, BaseError) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without a server.)") from error
     return address
+
+
+def _edges(settings: Settings, servers: Mapping[str, Lxd]) -> list[str]:
+    """Return where the fleet's edges listen: a tenant may ask for its own pages, on whichever host they come in."""
+    listen = {settings.edge.listen, *(server.listen for server in settings.servers.values())}
+    members, _ = each(servers, lambda _, lxd: lxd.members())
+    listen |= {urlsplit(member.address).hostname or "" for found in members.values() for member in found}
+    ports = (settings.edge.http_port, settings.edge.https_port)
+    return [f"{address}:{port}" for address in sorted(listen) if _is_outside(address) for port in ports]
+
+
+def _is_outside(address: str) -> bool:
+    """Whether it is an IPv4 address that others can reach."""
+    try:
+        return not ipaddress.IPv4Address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -> Blueprint:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import ipaddress
 import json
+import logging
 import re
 import secrets
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,10 +24,13 @@ from bot.blueprint.build import install_packages, lay, run, until
 from bot.blueprint.recipe import EDGE, recipe_tar
 from bot.lxd import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.tenants import stamp, stamps
+from bot.wire import NIC, given, trusted
 from bot.words import tame
 
+log = logging.getLogger(__name__)
 NAME = "edge"
 _CONFIG = "/etc/caddy/edge.json"
+_NETWORK = "/etc/edge-network"
 _ADMIN = "unix//run/caddy/admin.sock"
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 _PRETENCES = (
@@ -249,13 +254,14 @@ class Edge:
         self.listen = listen
         self._ports = {"http": (http_port, 80), "https": (https_port, 443)}
         self._network = network
+        self._subnet = subnet
         self.address = edge_address(subnet)
         self._cache = cache
         self._base = base
         self._connect = connect or listen
         self._lock = threading.Lock()
         self._applied = 0
-        self._addresses: dict[tuple[str, str], str] = {}
+        self._met: set[tuple[str, str, str]] = set()
         self._trust: ssl.SSLContext | None = None
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -280,13 +286,16 @@ class Edge:
                 progress("renewing the edge")
                 self._lxd.start(self._name)
                 self._furnish(self._name)
+                self._lxd.update(self._name, {}, devices)
                 self._lxd.restart(self._name)
-                self._lxd.update(self._name, stamps(recipe=recipe), devices)
+                self._lxd.update(self._name, stamps(recipe=recipe))
             elif found[self._name].devices != devices:
                 gone = dict.fromkeys(found[self._name].devices.keys() - devices.keys())
                 self._lxd.update(self._name, {}, {**devices, **gone})
             self._lxd.start(self._name)
+            # What was plugged in anew has no address.
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
+            run(self._lxd, self._name, f"ip -4 address show {NIC} | grep -q inet || systemctl restart network")
             self._trust = None
         self.apply(fresh=True, partly=True)
 
@@ -319,9 +328,11 @@ class Edge:
     ) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
 
-        A tenant's address is asked of LXD once for each of its interfaces; `fresh` asks for all anew.
+        A tenant is routed to where its configuration says, whatever it tells of itself. Where it was given no address
+        yet, it is now.
 
         Args:
+            fresh: see to it that the edge runs, too.
             elsewhere: the edges of the domains that other hosts have a better right to.
             peers: the edges of all hosts.
             partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
@@ -338,7 +349,7 @@ class Edge:
             # Nobody stops it on purpose.
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
-        here, learned = self._sites(fresh)
+        here, learned = self._sites()
         present = self._lxd.pull(self._name, _CONFIG).decode()
         kept = _ways_elsewhere(present) if partly else {}
         config = json.dumps(
@@ -353,7 +364,7 @@ class Edge:
             indent=1,
         )
         # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
-        forget = "ip neigh flush dev eth0; " if learned else ""
+        forget = f"ip neigh flush dev {NIC}; " if learned else ""
         if config == present:
             if forget:
                 run(self._lxd, self._name, forget)
@@ -435,9 +446,8 @@ class Edge:
 
     def _tenants(self) -> dict[str, tuple[int, Instance]]:
         """Return each domain's right, as `domains` does, and who has it."""
-        here = [one for one in self._lxd.instances() if not self._member or one.location == self._member]
         found: dict[str, tuple[int, Instance]] = {}
-        for instance in here:
+        for instance in self._here():
             domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
             if role in ("tenant", "archived"):
                 right = 3 if _is_open(instance) else 0 if state == "moving" else 2
@@ -451,20 +461,36 @@ class Edge:
                 found[domain] = right, instance
         return found
 
-    def _sites(self, fresh: bool) -> tuple[dict[str, str], bool]:
-        """Return the address of each domain, empty where it is not open, and whether an address was learned."""
+    def _sites(self) -> tuple[dict[str, str], bool]:
+        """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
         found = self._tenants()
+        if self._pin(instance for _, instance in found.values() if _is_open(instance) and not given(instance)):
+            found = self._tenants()
+        addresses = trusted(self._here(), self._subnet)
         live = {domain: instance for domain, (_, instance) in found.items() if _is_open(instance)}
-        if fresh:
-            self._addresses.clear()
-        unknown = [instance for instance in live.values() if not self._addresses.get(_interface(instance))]
-        # The state of one costs a request; that of all costs one too, but a slow one.
-        states = self._lxd.states() if len(unknown) > 4 else {it.name: self._lxd.state(it.name) for it in unknown}
-        for instance in unknown:
-            if instance.name in states:
-                self._addresses[_interface(instance)] = states[instance.name].address
-        opened = {domain: self._addresses.get(_interface(instance), "") for domain, instance in live.items()}
-        return {**dict.fromkeys(found, ""), **opened}, bool(unknown)
+        opened = {domain: addresses.get(instance.name, "") for domain, instance in live.items()}
+        for domain in sorted(domain for domain, address in opened.items() if not address):
+            log.error("%s is not routed to: it has no address that is its own", live[domain].name)
+        interfaces = {
+            (it.name, it.config.get(f"volatile.{NIC}.hwaddr", ""), addresses.get(it.name, "")) for it in live.values()
+        }
+        learned, self._met = bool(interfaces - self._met), interfaces
+        return {**dict.fromkeys(found, ""), **opened}, learned
+
+    def _pin(self, nameless: Iterable[Instance]) -> bool:
+        """Give those an address that come from a time when LXD alone did; tell whether there was any."""
+        some = False
+        for instance in nameless:
+            some = True
+            try:
+                self._lxd.pin(instance.name)
+            except LxdError as error:
+                # The others are not to wait for it.
+                log.warning("%s has no address yet: %s", instance.name, error)
+        return some
+
+    def _here(self) -> list[Instance]:
+        return [one for one in self._lxd.instances() if not self._member or one.location == self._member]
 
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"
@@ -479,7 +505,6 @@ class Edge:
             first = routes({}, base_domain=self._base_domain, tls=self._tls, email=self._email)
             self._lxd.push(self._unfinished, _CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
             self._lxd.stop(self._unfinished)
-            # A running container may not be given an address: it would keep the one that it leased.
             self._lxd.update(self._unfinished, {}, devices)
             self._lxd.rename(self._unfinished, self._name)
         except BaseException:
@@ -489,6 +514,9 @@ class Edge:
     def _furnish(self, name: str) -> None:
         until(self._lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
         lay(self._lxd, name, "edge")
+        network = ipaddress.IPv4Interface(self._subnet)
+        words = f"ADDRESS={self.address}/{network.network.prefixlen}\nGATEWAY={network.ip}\n"
+        self._lxd.push(name, _NETWORK, words.encode(), mode=0o644)
 
     def _delete(self, name: str) -> None:
         self._lxd.stop(name, force=True)
@@ -497,7 +525,7 @@ class Edge:
     def _devices(self) -> dict[str, dict[str, str]]:
         # Not isolated as the tenants' ports are: this one is to reach them all.
         devices = {
-            "eth0": {"type": "nic", "name": "eth0", "network": self._network, "ipv4.address": self.address},
+            NIC: {"type": "nic", "name": NIC, "network": self._network, "ipv4.address": self.address},
         }
         loopback = re.match(r"127\.|::1$|localhost$", self.listen)
         for name, (outside, inside) in self._ports.items():
@@ -526,8 +554,3 @@ def _ways_elsewhere(config: str) -> dict[str, Peer]:
 
 def _is_open(instance: Instance) -> bool:
     return instance.running and stamp(instance.config, "state") == "live"
-
-
-def _interface(instance: Instance) -> tuple[str, str]:
-    """What an address belongs to: a clone has an interface of its own, and another name is another lease."""
-    return instance.name, instance.config.get("volatile.eth0.hwaddr", "")

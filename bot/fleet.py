@@ -15,6 +15,7 @@ from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
 from bot.tenants import ROLES, Role, Tenant, stamp
+from bot.wire import given
 
 T = TypeVar("T")
 FRESH = 3.0
@@ -56,13 +57,15 @@ class Look:
 class Surveyed:
     """A tenant with its state and its snapshots, oldest first.
 
-    `left`: those in the containers that it replaced on its host, which it can be restored to as well.
+    `left`: those in the containers that it replaced on its host, which it can be restored to as well. `rival`: another
+    instance of its host that has the address which it was given, "": none has.
     """
 
     tenant: Tenant
     state: InstanceState
     snapshots: tuple[Snapshot, ...]
     left: tuple[Snapshot, ...] = ()
+    rival: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
             instance.config.get("boot.autostart.delay", ""),
         ),
         outbound_off=stamp(instance.config, "outbound") == "off",
+        address=given(instance),
     )
 
 
@@ -283,8 +287,18 @@ class Fleet:
         for tenant, whole in seen:
             if tenant.role == "former":
                 left[tenant.name, tenant.host] = left.get((tenant.name, tenant.host), ()) + whole.snapshots
+        by_address: dict[tuple[str, str, str], list[str]] = {}
+        for server, answered in read.items():
+            for whole in answered:
+                place = server, whole.instance.location, given(whole.instance)
+                by_address.setdefault(place, []).append(whole.instance.name)
+
+        def rival(tenant: Tenant) -> str:
+            having = by_address[tenant.server, tenant.member, tenant.address] if tenant.address else []
+            return next((name for name in having if name != tenant.instance), "")
+
         found = [
-            Surveyed(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()))
+            Surveyed(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()), rival(tenant))
             for tenant, whole in seen
             if tenant.role == "tenant"
         ]

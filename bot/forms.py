@@ -175,6 +175,25 @@ def ipv4() -> Form:
     return _text("one IPv4 address of its host, such as `203.0.113.7` (no IPv6, and not 0.0.0.0)", read)
 
 
+def targets() -> Form:
+    """A list of IPv4 addresses or networks, each with a port or for all of them."""
+
+    def read(value: Any) -> list[str]:
+        if type(value) is not list or not all(type(one) is str for one in value):
+            raise ValueError
+        return [_target(one) for one in value]
+
+    return Form("a list of IPv4 addresses or networks, each with a port or without, such as `10.0.0.25:25`", read)
+
+
+def _target(text: str) -> str:
+    address, colon, port = text.partition(":")
+    network = ipaddress.IPv4Network(address)
+    if colon and (not re.fullmatch(r"\d{1,5}", port, re.A) or not 0 < int(port) < 65536):
+        raise ValueError(f"{text!r} has no port")
+    return (str(network) if "/" in address else address) + colon + port
+
+
 def bridge() -> Form:
     """A bridge's address with its network."""
 

@@ -42,6 +42,7 @@ class Look:
     where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, and `left` what it
     left, in sentences. `snapshot_due`: seconds
     within which snapshots are to follow each other, 0: none are; `awake`: since when the bot has been there for that.
+    `rival`: another instance that has its address, and `foreign`: the address of its own is not one that tenants have.
     `disk`: what it uses of its disk, as it was measured now, or with `disk_at` at an earlier time, as of one that does
     not run. `larger`: the names of the next larger plans, by what they have more of: `disk`, `memory`.
     """
@@ -61,6 +62,8 @@ class Look:
     left: str = ""
     snapshot_due: float = 0
     awake: float = 0
+    rival: str = ""
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ TITLES = {
     "disk": "the disk is nearly full",
     "certificate": "the certificate is not renewed",
     "snapshot": "snapshots are missing",
+    "address": "its address is not its own",
     "move": "a restore or move came to a halt",
     "errand": "what the bot does by itself fails",
     "server": "the server does not answer",
@@ -111,7 +115,7 @@ TITLES = {
 }
 """Every kind of finding, and its words in a headline."""
 
-AT_REST = frozenset(["disk", "errand"])
+AT_REST = frozenset(["disk", "errand", "address"])
 """What is judged of a tenant that is meant to stand still too."""
 
 CHECKS: Mapping[str, tuple[str, ...]] = {
@@ -159,7 +163,7 @@ SENTENCE = 1000
 """Characters of a finding: it stands in messages, and for ever in the audit log."""
 
 BLIPS = frozenset(
-    ["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "server", "edge", "strain"]
+    ["stopped", "inside", "database", "web", "page", "worker", "cron", "memory", "address", "server", "edge", "strain"]
 )
 """What may be over in a moment (a restart, an update), so that a second look has to find it too."""
 
@@ -222,6 +226,7 @@ def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
         _certificate(look.page, look.at) if look.page else None,
         _disk(look, limits),
         _snapshot(look),
+        _address(look),
     ]
     kinds = {one.kind for one in found if one}
     return [*found, *_untold(look.inside["checks"] if look.inside else {}, kinds)]
@@ -378,6 +383,30 @@ def _certificate(page: Page, at: float) -> Finding | None:
     if left > (page.valid_until - page.valid_from) / 4:
         return None
     return Finding("certificate", f"Its certificate ends in {seconds(left)} and has not been renewed.")
+
+
+def _address(look: Look) -> Finding | None:
+    """An address that it was not given alone is never routed to; one that it took itself leads nowhere."""
+    address, name = look.tenant.address, look.tenant.name
+    unrouted = f"Its address is {address}, so the edge sends nobody to it"
+    if look.rival:
+        return Finding(
+            "address", f"{unrouted}: `{look.rival}` has that too; `/mautic restart {name}` gives it another."
+        )
+    if look.foreign:
+        return Finding(
+            "address",
+            f"{unrouted}: it is not one that tenants have. Take the device `eth0` off `{look.tenant.instance}` on the "
+            "server, and it is given another.",
+        )
+    taken = [one for one in look.state.addresses if one != address] if address else []
+    if not taken:
+        return None
+    return Finding(
+        "address",
+        f"Inside it has taken {', '.join(taken[:3])}{_more(taken[3:])}, and was given {address}. It gets nothing by "
+        "that, since the edge goes by what was given; but only who is root in it can do so: take it for broken into.",
+    )
 
 
 def _snapshot(look: Look) -> Finding | None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -65,10 +65,13 @@ class InstanceState:
     """A moment of an instance: bytes, nanoseconds of CPU since its start, and its global IPv4 on eth0 (or "").
 
     `memory` is what its control group holds: with its files in the cache, unlike what the tool inside tells.
+    `addresses`: all of them on eth0. Both are what stands inside, where whoever is root there has written it: a sign
+    that it is up, and never where to send anything; for that there is `bot.wire.given`.
     """
 
     status: str
     address: str = ""
+    addresses: tuple[str, ...] = ()
     disk: int = 0
     cpu: int = 0
     processes: int = 0
@@ -243,7 +246,8 @@ class Lxd(Protocol):
         """Copy an instance (`blueprint`) or a snapshot of one (`blueprint/golden`) to a new, stopped one.
 
         Config and devices are laid over the source's. Profiles are kept, volatile keys (MAC) are not,
-        nor are snapshots. Raises AlreadyExists, NotFound, PoolFull.
+        nor are snapshots. Without an `eth0` in `devices` it gets one with an address of its own, as whatever is made
+        by `receive` and `create` does. Raises AlreadyExists, NotFound, PoolFull.
         """
 
     def receive(
@@ -273,8 +277,14 @@ class Lxd(Protocol):
     ) -> None:
         """Create a stopped container from a local image alias or fingerprint."""
 
+    def pin(self, name: str) -> str:
+        """Give it an address of its own where it has none yet, and return what it has.
+
+        One that runs keeps the address that LXD's DHCP leased to it. Raises LxdError where none is free.
+        """
+
     def start(self, name: str) -> None:
-        """Start it; no effect when it already runs."""
+        """Start it; no effect when it already runs. Where another has its address by now, it gets a new one."""
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """Stop it in peace within `timeout` seconds, or by force; no effect when it is stopped."""
@@ -361,9 +371,13 @@ class Lxd(Protocol):
     def image(self, alias: str) -> Mapping[str, str] | None:
         """Return the properties of a local image by alias (with its `fingerprint`), or None."""
 
-    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
+    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str, ways: Sequence[str] = ()) -> None:
         """Make the bot's own project, pool, bridge and profile where they are missing; leave all else alone.
 
-        `subnet` is the bridge's address (`10.70.0.1/24`). The bridge has NAT and DHCP, and its ports are isolated
-        from each other except for the edge's, so that tenants cannot reach each other.
+        `subnet` is the address of a new bridge (`10.70.0.1/24`). The bridge has NAT and DHCP, and its ports are
+        isolated from each other except for the edge's, so that tenants cannot reach each other. What a bridge, its
+        rules and the profile that are there lack of what keeps tenants in is laid over them.
+
+        From the bridge the outside can be reached, and neither the host nor private networks; `ways` names what is
+        open all the same (`10.0.0.25:25`, `10.1.0.0/16`).
         """

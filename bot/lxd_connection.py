@@ -76,6 +76,10 @@ class Stale(LxdError):
     """The instance changed between reading and writing."""
 
 
+class AddressTaken(LxdError):
+    """Another instance of the same host has the address that this one was given."""
+
+
 class LxdConnection:
     """The way to one LXD server (or cluster, through any member) and into one project there. Safe for many threads.
 
@@ -294,6 +298,8 @@ class LxdConnection:
         text = tame(" ".join(reason.split()), 300).rstrip(". ")
         if status == 412:
             return Stale(f"{self.product} could not {doing}: it was changed at the same time.")
+        if "ip address" in low and "already defined on another nic" in low:
+            return AddressTaken(f"{self.product} could not {doing}: another instance has its address.")
         if any(word in low for word in _OCCUPIED):
             return Busy(f"{self.product} could not {doing}: {text}.")
         if any(word in low for word in _SENDING):

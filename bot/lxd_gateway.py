@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import ipaddress
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -30,12 +29,13 @@ from bot.lxd import (
     Snapshot,
     Talk,
     Whole,
-    edge_address,
 )
-from bot.lxd_connection import FILES_GONE, LONG, SHORT, Busy, LxdConnection, Stale, path_of
+from bot.lxd_bridge import Bridge, unfiltered
+from bot.lxd_connection import FILES_GONE, LONG, SHORT, AddressTaken, Busy, LxdConnection, Stale, path_of
 from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
 from bot.products import called, takes
+from bot.wire import NIC, bounds, given
 
 
 class LxdGateway:
@@ -75,6 +75,7 @@ class LxdGateway:
         self._pool = pool
         self._network = network
         self._profile = profile
+        self._bridge = Bridge(self._lxd, network, profile)
         self._member = ""
         self._lock = threading.Lock()
         self._update_locks: dict[str, threading.Lock] = {}
@@ -101,8 +102,7 @@ class LxdGateway:
 
     def subnet(self) -> str:
         """See `Lxd.subnet`."""
-        found = self._lxd.get(f"networks/{self._network}", f"look at the bridge `{self._network}`", project=False)
-        return str(found["config"].get("ipv4.address", ""))
+        return self._bridge.subnet()
 
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
@@ -187,21 +187,25 @@ class LxdGateway:
         doing = f"copy `{source}` to `{name}`"
         # LXD keeps no profiles unless they are named, and a cluster wants the architecture too.
         found = self._lxd.get(path_of(*source.split("/", 1)), doing)
-        body = {
-            "name": name,
-            "architecture": found["architecture"],
-            "profiles": found["profiles"],
-            "source": {"type": "copy", "source": source, "instance_only": True, "container_only": True},
-            "config": dict(config),
-            "devices": {key: dict(device) for key, device in devices.items()},
-        }
         # Beside its source: a clone shares blocks within one pool only, and each member of a cluster has its own.
         member = self._member
         if not member and self._clustered():
             member = self.instance(source.partition("/")[0]).location
         params = {"target": member} if member else {}
-        started = self._lxd.json("post", "instances", doing, json=body, params=params, timeout=SHORT)
-        self._lxd.finish(started, doing, LONG)
+
+        def make(attached: Mapping[str, Mapping[str, str]]) -> None:
+            body = {
+                "name": name,
+                "architecture": found["architecture"],
+                "profiles": found["profiles"],
+                "source": {"type": "copy", "source": source, "instance_only": True, "container_only": True},
+                "config": dict(config),
+                "devices": {key: dict(device) for key, device in attached.items()},
+            }
+            started = self._lxd.json("post", "instances", doing, json=body, params=params, timeout=SHORT)
+            self._lxd.finish(started, doing, LONG)
+
+        self._addressed(name, devices, member, make)
 
     def receive(
         self,
@@ -223,21 +227,28 @@ class LxdGateway:
         member = self._member
         if refresh:
             # LXD would copy all where nothing is, and make a second one on another member.
-            member = self.instance(name).location
+            copy = self.instance(name)
+            member = copy.location
+            # The source's address is the source's.
+            devices = {key: device for key, device in copy.devices.items() if key == NIC} | dict(devices)
         elif name in [instance.name for instance in self.instances()]:
             raise AlreadyExists(f"{self._lxd.product} could not {doing}: that name is already taken.")
-        body = {
-            "name": name,
-            "architecture": found["architecture"],
-            "profiles": found["profiles"],
-            "config": {key: value for key, value in found["config"].items() if not key.startswith("volatile.")}
-            | dict(config),
-            "devices": found["devices"] | {key: dict(device) for key, device in devices.items()},
-        }
         ends = source._end(_location(found)), self._end(member)
-        transfer(*ends, instance, body, doing, member=member, refresh=refresh)
-        if refresh:
-            self.update(name, config, devices)
+
+        def make(attached: Mapping[str, Mapping[str, str]]) -> None:
+            body = {
+                "name": name,
+                "architecture": found["architecture"],
+                "profiles": found["profiles"],
+                "config": {key: value for key, value in found["config"].items() if not key.startswith("volatile.")}
+                | dict(config),
+                "devices": found["devices"] | {key: dict(device) for key, device in attached.items()},
+            }
+            transfer(*ends, instance, body, doing, member=member, refresh=refresh)
+            if refresh:
+                self.update(name, config, attached)
+
+        self._addressed(name, devices, member, make)
 
     def _end(self, member: str) -> End:
         """This server as one end of a transfer; of a cluster, the member that is to send or receive."""
@@ -252,21 +263,76 @@ class LxdGateway:
     ) -> None:
         """See `Lxd.create`."""
         fingerprint = len(image) >= 12 and set(image) <= set("0123456789abcdef")
-        body = {
-            "name": name,
-            "type": "container",
-            "source": {"type": "image", "fingerprint" if fingerprint else "alias": image},
-            "profiles": [self._profile],
-            "config": dict(config),
-            "devices": {key: dict(device) for key, device in devices.items()},
-        }
         doing = f"create `{name}` from the image `{image}`"
-        self._lxd.change("post", "instances", doing, body, params=self._there(), deadline=LONG)
+
+        def make(attached: Mapping[str, Mapping[str, str]]) -> None:
+            body = {
+                "name": name,
+                "type": "container",
+                "source": {"type": "image", "fingerprint" if fingerprint else "alias": image},
+                "profiles": [self._profile],
+                "config": dict(config),
+                "devices": {key: dict(device) for key, device in attached.items()},
+            }
+            self._lxd.change("post", "instances", doing, body, params=self._there(), deadline=LONG)
+
+        self._addressed(name, devices, self._member, make)
+
+    def _addressed(
+        self,
+        name: str,
+        devices: Mapping[str, Mapping[str, str]],
+        location: str,
+        make: Callable[[Mapping[str, Mapping[str, str]]], None],
+    ) -> None:
+        """Make an instance, or change one, with an address of its own on the bridge."""
+        if NIC in devices:
+            make(devices)
+            return
+        instances, refused = self.instances(), list[str]()
+        while True:
+            with self._bridge.address(name, instances, location, refused) as nic:
+                try:
+                    make({**devices, NIC: nic})
+                    return
+                except AddressTaken:
+                    # It is somebody's in another project.
+                    refused.append(nic["ipv4.address"])
+
+    def pin(self, name: str) -> str:
+        """See `Lxd.pin`."""
+        instances = self.instances()
+        found = next((one for one in instances if one.name == name), None) or self.instance(name)
+        if address := given(found):
+            return address
+        mac = found.config.get(f"volatile.{NIC}.hwaddr", "")
+        if found.running and (nic := self._bridge.leased(mac, instances)):
+            with suppress(AddressTaken):
+                self.update(name, {}, {NIC: nic})
+                return nic["ipv4.address"]
+        self._addressed(name, {}, found.location, lambda devices: self.update(name, {}, devices))
+        return given(self.instance(name))
 
     def start(self, name: str) -> None:
         """See `Lxd.start`."""
-        with _unless("already running"):
-            self._lxd.change("put", f"{path_of(name)}/state", f"start `{name}`", {"action": "start", "timeout": -1})
+        while True:
+            try:
+                with _unless("already running"):
+                    body = {"action": "start", "timeout": -1}
+                    self._lxd.change("put", f"{path_of(name)}/state", f"start `{name}`", body)
+                return
+            except AddressTaken:
+                # LXD looks for that only now.
+                found = self.instance(name)
+                refused = given(found)
+                self.update(name, {}, {NIC: None})
+                with self._bridge.address(name, self.instances(), found.location, [refused]) as nic:
+                    self.update(name, {}, {NIC: nic})
+            except LxdError as error:
+                filtered = self.instance(name).devices.get(NIC, {})
+                if not unfiltered(error) or filtered.get("security.ipv6_filtering") != "true":
+                    raise
+                self.update(name, {}, {NIC: {**filtered, "security.ipv6_filtering": "false"}})
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
@@ -277,7 +343,10 @@ class LxdGateway:
     def restart(self, name: str, *, timeout: int = 60) -> None:
         """See `Lxd.restart`."""
         body = {"action": "restart", "timeout": timeout, "force": False}
-        self._lxd.change("put", f"{path_of(name)}/state", f"restart `{name}`", body, deadline=timeout + SHORT)
+        try:
+            self._lxd.change("put", f"{path_of(name)}/state", f"restart `{name}`", body, deadline=timeout + SHORT)
+        except AddressTaken:
+            self.start(name)
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
@@ -492,25 +561,26 @@ class LxdGateway:
 
     # -- the bot's own part of the server -----------------------------------------------------------------------
 
-    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
+    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str, ways: Sequence[str] = ()) -> None:
         """See `Lxd.ensure_project`."""
         server = self.server()
-        members = [member.name for member in self.members()]
+        cluster = self.members()
+        members = [member.name for member in cluster]
         size = {} if pool_driver == "dir" else {"size": pool_size}
         self._ensure("storage-pools", {"name": self._pool, "driver": pool_driver}, members, each=size)
-        rules = _network_config(subnet)
+        if not (new := self._lacks("networks", self._network)):
+            subnet = self.subnet()
+        bounds(subnet)
+        acl = None
         if "network_bridge_acl" in server.extensions:
-            if self._lacks("networks", self._network):
+            if new:
                 # Rules of a bridge that is no more may be for another subnet.
                 with suppress(NotFound):
                     self._lxd.request("delete", f"network-acls/{self._network}", "remove old rules", project=False)
-            self._ensure("network-acls", {"name": self._network, "egress": [_no_way_round(subnet)]})
-            rules |= {
-                "security.acls": self._network,
-                "security.acls.default.egress.action": "allow",
-                "security.acls.default.ingress.action": "allow",
-            }
-        self._ensure("networks", {"name": self._network, "type": "bridge"}, members, config=rules)
+            acl = self._bridge.acl(subnet, [*server.addresses, *(member.address for member in cluster)], ways)
+            self._ensure("network-acls", acl)
+        config = self._bridge.config(subnet, acl=acl is not None)
+        self._ensure("networks", {"name": self._network, "type": "bridge"}, members, config=config)
         features = {
             "features.images": "true",
             "features.profiles": "true",
@@ -518,7 +588,10 @@ class LxdGateway:
             "features.networks": "false",
         }
         self._ensure("projects", {"name": self._project, "config": features})
-        self._ensure("profiles", {"name": self._profile, "devices": self._devices()}, project=True)
+        root = {"type": "disk", "path": "/", "pool": self._pool}
+        devices = {"root": root, NIC: self._bridge.device()}
+        self._ensure("profiles", {"name": self._profile, "devices": devices}, project=True)
+        self._bridge.align(acl)
 
     def remove_project(self) -> None:
         """Take away what `ensure_project` made, with every instance and image in it; all else stays."""
@@ -548,20 +621,6 @@ class LxdGateway:
             self.stop(name, force=True)
             self.update(name, {"security.protection.delete": None})
             self.delete(name)
-
-    def _devices(self) -> dict[str, dict[str, str]]:
-        return {
-            "root": {"type": "disk", "path": "/", "pool": self._pool},
-            "eth0": {
-                "type": "nic",
-                "name": "eth0",
-                "network": self._network,
-                # Isolation keeps the ports apart; the filters keep a tenant from borrowing the edge's address.
-                "security.port_isolation": "true",
-                "security.mac_filtering": "true",
-                "security.ipv4_filtering": "true",
-            },
-        }
 
     def _ensure(
         self,
@@ -720,6 +779,7 @@ def _state(entry: Mapping[str, Any]) -> InstanceState:
     return InstanceState(
         status=entry["status"],
         address=addresses[0] if addresses else "",
+        addresses=tuple(addresses),
         disk=((entry.get("disk") or {}).get("root") or {}).get("usage", 0),
         cpu=(entry.get("cpu") or {}).get("usage", 0),
         processes=max(0, entry.get("processes", 0)),
@@ -735,26 +795,3 @@ def _snapshot(entry: Mapping[str, Any]) -> Snapshot:
         config=entry["config"],
         size=max(0, entry.get("size", 0)),
     )
-
-
-def _network_config(subnet: str) -> dict[str, str]:
-    first, last = _tenant_range(subnet)
-    return {
-        "ipv4.address": subnet,
-        "ipv4.nat": "true",
-        "ipv4.dhcp.ranges": f"{first}-{last}",
-        "ipv6.address": "none",
-    }
-
-
-def _tenant_range(subnet: str) -> tuple[str, str]:
-    """The first and last address that tenants get; those below are kept for the bridge and the edge."""
-    network = ipaddress.ip_interface(subnet).network
-    edge_address(subnet)
-    return str(network[16]), str(network[-2])
-
-
-def _no_way_round(subnet: str) -> dict[str, str]:
-    """The rule against the way round isolated ports: a tenant may not reach another by way of the host."""
-    tenants = "-".join(_tenant_range(subnet))
-    return {"action": "reject", "source": tenants, "destination": tenants, "state": "enabled"}

@@ -95,6 +95,7 @@ class LxdSettings:
         ),
     ]
     subnet: Annotated[str, bridge()]
+    reachable: Annotated[list[str], forms.targets()]
     profile: Named
 
     @property

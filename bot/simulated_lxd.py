@@ -38,6 +38,7 @@ from bot.lxd import (
 )
 from bot.products import LXD, takes
 from bot.simulated_tenant import STATE, run_mautic_ctl
+from bot.wire import NIC, choose
 
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
@@ -234,7 +235,7 @@ class SimulatedLxd:
 
     def _boot(self, world: _World, machine: _Machine, at: int) -> None:
         """Let one run, if there is memory for it; else the kernel takes LXD's."""
-        machine.address = machine.address or _free_address(world, machine)
+        machine.address = machine.devices.get(NIC, {}).get("ipv4.address") or _free_address(world, machine)
         if machine.status != "Running":
             machine.started = at
         machine.status = "Running"
@@ -260,6 +261,7 @@ class SimulatedLxd:
         return InstanceState(
             status=machine.status,
             address=machine.address,
+            addresses=(machine.address,),
             disk=own,
             cpu=10**9,
             processes=30,
@@ -339,7 +341,7 @@ class SimulatedLxd:
             used, took = self._used(world, member), self._delay("resources")
             return Resources(world.memory, used, world.cores, self.load, took)
 
-    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str) -> None:
+    def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str, ways: Sequence[str] = ()) -> None:
         """See `Lxd.ensure_project`."""
         edge_address(subnet)
         with self._call("ensure_project") as world:
@@ -398,7 +400,7 @@ class SimulatedLxd:
                 world,
                 name,
                 {**_lasting(found.config), **config},
-                {**found.devices, **devices},
+                {**{key: device for key, device in found.devices.items() if key != NIC}, **devices},
                 found.profiles,
                 CLONE_BYTES,
                 doing,
@@ -433,7 +435,7 @@ class SimulatedLxd:
                     world,
                     name,
                     {**_lasting(sent.config), **config},
-                    {**sent.devices, **devices},
+                    {**{key: device for key, device in sent.devices.items() if key != NIC}, **devices},
                     sent.profiles,
                     sent.bytes,
                     doing,
@@ -485,13 +487,37 @@ class SimulatedLxd:
             bytes=size,
             location=member,
         )
+        if NIC not in machine.devices:
+            machine.devices[NIC] = {"type": "nic", "ipv4.address": _free_address(world, machine)}
         return machine
+
+    def pin(self, name: str) -> str:
+        """See `Lxd.pin`."""
+        with self._call("pin", name) as world:
+            machine = _find(world, name, f"give `{name}` an address")
+            nic = machine.devices.setdefault(NIC, {"type": "nic"})
+            if "ipv4.address" not in nic:
+                nic["ipv4.address"] = machine.address or _free_address(world, machine)
+            return nic["ipv4.address"]
+
+    def unpin(self, name: str) -> None:
+        """Let it be as one from a time when LXD alone gave addresses, for tests."""
+        with self._lock:
+            del _find(self._world, name, f"update `{name}`").devices[NIC]
+
+    def claim(self, name: str, address: str) -> None:
+        """Let an instance take an address inside, for tests; the network goes on as before."""
+        with self._lock:
+            _find(self._world, name, f"update `{name}`").address = address
 
     def start(self, name: str) -> None:
         """See `Lxd.start`."""
         with self._call("start", name) as world:
             doing = f"start `{name}`"
             machine = _find(world, name, doing)
+            nic = machine.devices.get(NIC, {})
+            if machine.status != "Running" and nic.get("ipv4.address") in _given(world, machine):
+                nic["ipv4.address"] = _free_address(world, machine)
             _fits(machine, machine.devices, 1, doing)
             self._boot(world, machine, int(self._clock()))
 
@@ -715,6 +741,7 @@ _CHANGES = frozenset(
         "ensure_project",
         "copy",
         "receive",
+        "pin",
         "create",
         "start",
         "stop",
@@ -816,14 +843,20 @@ def _room(world: _World, needed: int, doing: str, member: str) -> None:
         raise PoolFull(_FULL.format(doing))
 
 
+def _given(world: _World, machine: _Machine) -> set[str]:
+    """The addresses of all others."""
+    others = [other for other in world.machines.values() if other is not machine]
+    return {other.devices.get(NIC, {}).get("ipv4.address", other.address) for other in others}
+
+
 def _free_address(world: _World, machine: _Machine) -> str:
-    fixed = machine.devices.get("eth0", {}).get("ipv4.address")
-    if fixed:
-        return fixed
-    taken = {other.address for other in world.machines.values()}
+    taken = _given(world, machine)
     network = ipaddress.ip_interface(world.subnet).network
-    # A fleet larger than the bridge's subnet goes on in the addresses behind it: nothing here is ever routed.
-    address = network[16]
-    while str(address) in taken:
-        address += 1
-    return str(address)
+    try:
+        return choose(world.subnet, machine.name, taken)
+    except LxdError:
+        # A fleet larger than the bridge's subnet goes on in the addresses behind it: nothing here is ever routed.
+        address = network[-1] + 1
+        while str(address) in taken:
+            address += 1
+        return str(address)

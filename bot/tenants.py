@@ -140,7 +140,7 @@ class Tenant:
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
     `reason`: why a former one is one. `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the
     priority and delay of its start after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on
-    what waits. `disk`: the size of its own disk, as LXD limits it.
+    what waits. `disk`: the size of its own disk, as LXD limits it. `address`: what it was given on the bridge.
     """
 
     name: str
@@ -168,6 +168,7 @@ class Tenant:
     boot: tuple[str, str] = ("", "")
     disk: str = ""
     outbound_off: bool = False
+    address: str = ""
 
     @property
     def standing(self) -> str:

@@ -33,6 +33,7 @@ from bot.registry import Context
 from bot.samples import DAY, HostReading, KnownDisk, Reading
 from bot.scheduler import schedule
 from bot.tenants import Tenant
+from bot.wire import is_tenants
 
 WIDTH = 16
 """Tenants that are looked at side by side."""
@@ -254,6 +255,8 @@ def _look(
         size=size,
         snapshot_due=snapshot_due,
         awake=awake,
+        rival=one.rival,
+        foreign=bool(tenant.address) and not is_tenants(tenant.address, context.settings.lxd.subnet),
     )
     try:
         if fresh:

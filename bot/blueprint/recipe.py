@@ -96,9 +96,12 @@ MASKED = (
 """Units that a container of ours does without: a boot is what a person waits for."""
 
 
+INSTEAD = {"tenant": (), "edge": ("dhcp.service",)}
+"""What an earlier recipe enabled."""
+
 ENABLED = {
     "tenant": ("dhcp.service",),
-    "edge": ("dhcp.service", "edge.service"),
+    "edge": ("network.service", "edge.service"),
 }
 """Units of ours that start at boot."""
 
@@ -126,7 +129,7 @@ def recipe_tar(kind: Kind) -> bytes:
 
     The same recipe gives the same bytes.
     """
-    links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED}
+    links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in (*MASKED, *INSTEAD[kind])}
     links["etc/systemd/system/default.target"] = "/lib/systemd/system/multi-user.target"
     for unit in ENABLED[kind]:
         links[f"etc/systemd/system/multi-user.target.wants/{unit}"] = f"/etc/systemd/system/{unit}"

@@ -17,6 +17,7 @@ from bot.lxd import ExecResult, LxdUnavailable
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamps
+from bot.wire import NIC, given
 
 DOMAIN = "client-x.agency.com"
 CONFIG = "/etc/caddy/edge.json"
@@ -71,7 +72,7 @@ class World:
 
     def at(self, host: str, name: str) -> str:
         """Where the edge of a container's own host sends to."""
-        return f"{self.lxd[host].state(name).address}:80"
+        return f"{given(self.lxd[host].instance(name))}:80"
 
     def by(self, host: str) -> str:
         """Where the others' edges send to."""
@@ -129,6 +130,55 @@ def test_an_heir_that_was_left_open_gets_nothing_while_the_tenant_is_closed(role
         edge = SimulatedEdge(*world.lxd.values())
         edge.apply()
         assert not edge.probe(DOMAIN).login
+
+
+def test_what_a_tenant_tells_of_its_address_is_not_believed() -> None:
+    """One that takes its neighbour's address inside would else have the neighbour's pages at its own domain."""
+    world = World("only")
+    world.add("only", "neighbour", "former")
+    world.add("only", "evil", "tenant")
+    world.lxd["only"].claim("evil", given(world.lxd["only"].instance("neighbour")))
+    world.edges.apply(fresh=True)
+    assert world.way("only") == world.at("only", "evil")
+
+
+@pytest.mark.parametrize("address", ["10.70.0.1", "10.70.0.2", "169.254.169.254", "203.0.113.9"])
+def test_an_address_that_no_tenant_has_is_never_routed_to(address: str) -> None:
+    world = World("only")
+    world.add("only", "evil", "tenant")
+    world.lxd["only"].update("evil", {}, {NIC: {"type": "nic", "ipv4.address": address}})
+    world.edges.apply(fresh=True)
+    assert world.way("only") == "503"
+
+
+def test_who_has_the_address_of_another_is_not_routed_to_and_neither_is_that_one() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.add("only", "client-y", "tenant")
+    world.lxd["only"].update("client-y", {}, {NIC: world.lxd["only"].instance("client-x").devices[NIC]})
+    world.edges.apply(fresh=True)
+    assert world.way("only") == "503"
+
+
+def test_a_tenant_from_before_is_given_the_address_that_it_has() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    before = world.at("only", "client-x")
+    world.lxd["only"].unpin("client-x")
+    world.edges.apply()
+    assert (world.way("only"), world.at("only", "client-x")) == (before, before)
+
+
+def test_routes_are_read_from_the_list_of_instances_alone() -> None:
+    """However many tenants there are, and whatever was known before."""
+    world = World("only")
+    for number in range(20):
+        world.add("only", f"client-{number}", "tenant")
+    for fresh in (True, False, True):
+        before = world.lxd["only"].calls.copy()
+        world.edges.apply(fresh=fresh)
+        made = world.lxd["only"].calls - before
+        assert (made["state"], made["states"], made["pin"]) == (0, 0, 0)
 
 
 def test_the_simulated_edge_is_of_the_same_mind() -> None:

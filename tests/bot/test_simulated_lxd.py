@@ -11,6 +11,7 @@ import pytest
 
 from bot.lxd import AlreadyExists, ExecResult, LxdError, LxdUnavailable, NotFound, PoolFull, edge_address, size_bytes
 from bot.simulated_lxd import CLONE_BYTES, MIB, SimulatedLxd
+from bot.wire import given
 
 
 def _with_blueprint(lxd: SimulatedLxd, tmp_path: Path) -> SimulatedLxd:
@@ -115,7 +116,8 @@ class TestAddresses:
             lxd.copy("blueprint/golden", f"t{number}", config={}, devices={})
             lxd.start(f"t{number}")
         addresses = [lxd.state(f"t{number}").address for number in range(5)]
-        assert addresses == ["10.9.0.16", "10.9.0.17", "10.9.0.18", "10.9.0.19", "10.9.0.20"]
+        assert len(set(addresses)) == 5
+        assert addresses == [given(lxd.instance(f"t{number}")) for number in range(5)]
         lxd.stop("t0")
         lxd.start("t0")
         assert lxd.state("t0").address == addresses[0]

@@ -16,6 +16,7 @@ import pytest
 
 from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull, TenantAnswerError
 from bot.simulated_lxd import SimulatedLxd
+from bot.wire import NIC, bounds, given
 from tests.support.real_lxd import PLACES, TINY, names_at
 from tests.support.workspace import eventually
 
@@ -82,6 +83,52 @@ def _address(lxd: Lxd, name: str) -> str:
         assert time.monotonic() < end, f"{name} got no address"
         time.sleep(0.05)
     return address
+
+
+class TestAddresses:
+    def test_each_is_given_one_of_its_own_whichever_way_it_is_made(self, lxd: Lxd, stopped: str, name: Name) -> None:
+        lxd.snapshot(stopped, "one")
+        copies = [name(), name(), name()]
+        with ThreadPoolExecutor(3) as threads:
+            sources = (stopped, f"{stopped}/one", f"{stopped}/one")
+            made = [
+                threads.submit(lxd.copy, source, copy, config={}, devices={})
+                for source, copy in zip(sources, copies, strict=True)
+            ]
+            assert [one.result() for one in made] == [None] * 3
+        addresses = {given(lxd.instance(one)) for one in (stopped, *copies)}
+        assert len(addresses) == 4
+        first, last = bounds(lxd.subnet())
+        assert all(first <= ipaddress.IPv4Address(address) <= last for address in addresses)
+
+    def test_it_is_the_one_inside(self, lxd: Lxd, stopped: str) -> None:
+        address = given(lxd.instance(stopped))
+        lxd.start(stopped)
+        assert _address(lxd, stopped) == address
+        assert lxd.state(stopped).addresses == (address,)
+
+    def test_one_from_before_keeps_what_it_runs_with(self, lxd: Lxd, stopped: str) -> None:
+        lxd.update(stopped, {}, {NIC: None})
+        lxd.start(stopped)
+        before = _address(lxd, stopped)
+        assert lxd.pin(stopped) == before
+        assert given(lxd.instance(stopped)) == before
+        assert lxd.pin(stopped) == before
+
+    def test_one_from_before_that_does_not_run_is_given_one(self, lxd: Lxd, stopped: str) -> None:
+        lxd.update(stopped, {}, {NIC: None})
+        address = lxd.pin(stopped)
+        assert given(lxd.instance(stopped)) == address
+        lxd.start(stopped)
+        assert _address(lxd, stopped) == address
+
+    def test_who_starts_with_anothers_is_given_a_new_one(self, lxd: Lxd, running: str, name: Name) -> None:
+        theirs = lxd.instance(running).devices[NIC]
+        made = name()
+        lxd.create(made, TINY, config={}, devices={NIC: theirs})
+        lxd.start(made)
+        assert given(lxd.instance(made)) not in ("", theirs["ipv4.address"])
+        assert given(lxd.instance(running)) == theirs["ipv4.address"]
 
 
 class TestInstances:
@@ -209,7 +256,7 @@ class TestUpdating:
         lxd.update(stopped, {}, {"one": device, "two": device})
         lxd.update(stopped, {"user.shape": "round"}, {"one": None})
         instance = lxd.instance(stopped)
-        assert instance.devices == {"two": device}
+        assert {key: it for key, it in instance.devices.items() if key != NIC} == {"two": device}
         assert instance.config["user.colour"] == "red"
         assert instance.config["user.shape"] == "round"
         assert len(instance.profiles) == 1
@@ -248,7 +295,8 @@ class TestCopies:
         clone = name()
         lxd.copy(stopped, clone, config={"user.colour": "blue"}, devices={"two": device})
         assert lxd.instance(clone).config["user.colour"] == "blue"
-        assert lxd.instance(clone).devices == {"one": device, "two": device}
+        devices = lxd.instance(clone).devices
+        assert {key: it for key, it in devices.items() if key != NIC} == {"one": device, "two": device}
 
     def test_many_copies_at_once_all_come(self, lxd: Lxd, stopped: str, name: Name) -> None:
         lxd.snapshot(stopped, "golden")

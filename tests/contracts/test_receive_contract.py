@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 from bot.lxd import AlreadyExists, Instance, Lxd, LxdError, NotFound
 from bot.simulated_lxd import SimulatedLxd
+from bot.wire import NIC, given
 from tests.support.real_lxd import PLACES, TINY, listening
 
 
@@ -79,6 +80,11 @@ def _mac(instance: Instance) -> str:
     return instance.config["volatile.eth0.hwaddr"]
 
 
+def own(instance: Instance) -> dict[str, Mapping[str, str]]:
+    """Its devices, without the interface that each is given."""
+    return {key: device for key, device in instance.devices.items() if key != NIC}
+
+
 def test_a_running_instance_comes_with_its_snapshots_and_goes_on_running(pair: Pair, running: str) -> None:
     pair.source.push(running, "/root/kept", b"before")
     pair.source.snapshot(running, "one", config={"user.why": "asked"})
@@ -90,7 +96,7 @@ def test_a_running_instance_comes_with_its_snapshots_and_goes_on_running(pair: P
     assert received.status == "Stopped"
     assert received.profiles == before.profiles
     assert (received.config["user.colour"], received.config["user.shape"]) == ("red", "round")
-    assert received.devices == {"one": {"type": "none"}}
+    assert own(received) == {"one": {"type": "none"}}
     assert pair.target.pull(copied, "/root/kept") == b"now"
     [snapshot] = pair.target.snapshots(copied)
     assert (snapshot.name, snapshot.config["user.why"]) == ("one", "asked")
@@ -103,13 +109,23 @@ def test_both_have_an_identity_of_their_own(pair: Pair, running: str) -> None:
     assert _mac(pair.target.instance(copied)) != _mac(pair.source.instance(running))
 
 
+def test_each_has_an_address_of_its_own_and_keeps_it_when_it_is_refreshed(pair: Pair, running: str) -> None:
+    copied = pair.receive(running)
+    before, theirs = (given(one) for one in (pair.target.instance(copied), pair.source.instance(running)))
+    assert "" not in (before, theirs)
+    assert before != theirs
+    pair.source.snapshot(running, "again")
+    pair.target.receive(pair.source, running, copied, config={}, devices={}, refresh=True)
+    assert given(pair.target.instance(copied)) == before
+
+
 def test_config_and_devices_are_laid_over_the_sources(pair: Pair, running: str) -> None:
     name = pair.name()
     other = {"type": "none"}
     pair.target.receive(pair.source, running, name, config={"user.colour": "blue"}, devices={"two": other})
     received = pair.target.instance(name)
     assert received.config["user.colour"] == "blue"
-    assert received.devices == {"one": other, "two": other}
+    assert own(received) == {"one": other, "two": other}
 
 
 def test_a_refresh_brings_what_changed(pair: Pair, running: str) -> None:
@@ -131,7 +147,7 @@ def test_a_refresh_brings_what_changed(pair: Pair, running: str) -> None:
         pair.target.pull(copied, "/root/gone")
     received = pair.target.instance(copied)
     assert (received.config["user.colour"], received.config["user.shape"]) == ("red", "round")
-    assert received.devices.keys() == {"one", "two"}
+    assert own(received).keys() == {"one", "two"}
     assert received.status == "Stopped"
 
 

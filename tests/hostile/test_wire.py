@@ -1,0 +1,239 @@
+"""The wire: what a tenant whose root is an enemy reaches from inside, and what it can pretend to be."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
+
+import pytest
+
+from bot.edge import NAME, Edge
+from bot.hosts import real_edge
+from bot.lxd_gateway import LxdGateway
+from bot.tenants import stamps
+from bot.wire import NIC, given
+from tests.hostile.network import (
+    ADVERTISE,
+    LISTEN_FOR,
+    MAIL,
+    METADATA,
+    PRIVATE,
+    RELAY,
+    STARVE,
+    WEB,
+    elsewhere,
+    filters_ipv6,
+    inside_network,
+    open_port,
+    own_address,
+    reaches,
+)
+from tests.support.real_lxd import NETWORK, PROJECT, SHARED, SUBNET, TINY, names_at
+from tests.support.world import LISTEN, settings_for
+
+Name = Callable[[], str]
+HOST = SUBNET.partition("/")[0]
+REACHED = {
+    "the host, at the bridge": False,
+    "the host, at another address": False,
+    "a cloud's metadata": False,
+    "private networks": False,
+    "another tenant": False,
+    "another tenant, by IPv6": False,
+    "names of other clients": False,
+    "the bridge's DNS": True,
+    "mail outside": True,
+    "web outside": True,
+}
+"""As docs/security.md has it."""
+UNTIL_NOW = dict.fromkeys(REACHED, True) | dict.fromkeys(["another tenant", "another tenant, by IPv6"], False)
+
+
+def eventually(seen: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not seen():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def ensure(lxd: LxdGateway, *ways: str) -> None:
+    lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet=SUBNET, ways=ways)
+
+
+def tenant(lxd: LxdGateway, name: str, *, pinned: bool = True) -> str:
+    """A running tenant; or one of those that LXD alone gave an address."""
+    config = stamps(role="tenant", tenant=name, domain=f"{name}.e2e.localhost", state="live")
+    lxd.create(name, TINY, config=config, devices={})
+    if not pinned:
+        lxd.update(name, {}, {NIC: None})
+    lxd.start(name)
+    eventually(lambda: lxd.state(name).address)
+    return name
+
+
+def reached(lxd: LxdGateway, enemy: str, neighbour: str) -> dict[str, bool]:
+    """What the enemy reaches."""
+    own, victim = own_address(), lxd.state(neighbour).address
+    with ExitStack() as ports:
+        at_bridge, at_own = (f"{one}:{ports.enter_context(open_port(one))}" for one in (HOST, own))
+        named = lxd.execute(enemy, ["busybox", "nslookup", victim, HOST]).stdout
+        ping = ["ping", "-6", "-c", "1", "-W", "2", f"{link_local(lxd, neighbour)}%eth0"]
+        return {
+            "the host, at the bridge": reaches(lxd, enemy, at_bridge),
+            "the host, at another address": reaches(lxd, enemy, at_own),
+            "a cloud's metadata": reaches(lxd, enemy, METADATA),
+            "private networks": reaches(lxd, enemy, PRIVATE),
+            "another tenant": reaches(lxd, enemy, f"{victim}:80"),
+            "another tenant, by IPv6": lxd.execute(enemy, ping).code == 0,
+            "names of other clients": neighbour in named,
+            "the bridge's DNS": "Server:" in named,
+            "mail outside": reaches(lxd, enemy, MAIL),
+            "web outside": reaches(lxd, enemy, WEB),
+        }
+
+
+def link_local(lxd: LxdGateway, name: str) -> str:
+    """The address of IPv6 that each interface has by itself."""
+    mac = bytes.fromhex(lxd.instance(name).config["volatile.eth0.hwaddr"].replace(":", ""))
+    words = [(mac[0] ^ 2) << 8 | mac[1], mac[2] << 8 | 0xFF, 0xFE00 | mac[3], mac[4] << 8 | mac[5]]
+    return "fe80::" + ":".join(f"{word:x}" for word in words)
+
+
+@pytest.fixture(scope="module")
+def two(real_lxd: LxdGateway) -> Iterator[tuple[str, str]]:
+    """An enemy, and its neighbour."""
+    with names_at(real_lxd) as name:
+        yield tenant(real_lxd, name()), tenant(real_lxd, name())
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[None]:
+    """Other networks than the tenants'."""
+    with elsewhere():
+        yield
+
+
+@pytest.mark.usefixtures("outside")
+class TestReach:
+    def test_the_outside_and_nothing_of_ours(self, real_lxd: LxdGateway, two: tuple[str, str]) -> None:
+        assert reached(real_lxd, *two) == REACHED
+
+    def test_a_bridge_from_before_is_closed_while_its_tenants_run(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        """What was open is seen by the same looks, so that they can be trusted; and nobody is cut off meanwhile."""
+        lxd = real_lxd
+        with as_before(lxd):
+            enemy, neighbour = (tenant(lxd, real_name(), pinned=False) for _ in range(2))
+            addresses = {one: lxd.state(one).address for one in (enemy, neighbour)}
+            assert reached(lxd, enemy, neighbour) == UNTIL_NOW
+        assert {one: lxd.pin(one) for one in addresses} == addresses
+        # What DHCP was told before goes with its lease.
+        assert {**reached(lxd, enemy, neighbour), "names of other clients": False} == REACHED
+
+    def test_what_a_client_needs_can_be_opened_and_nothing_more(
+        self, real_lxd: LxdGateway, two: tuple[str, str]
+    ) -> None:
+        enemy, _ = two
+        try:
+            ensure(real_lxd, RELAY)
+            assert [reaches(real_lxd, enemy, one) for one in (RELAY, PRIVATE, METADATA)] == [True, False, False]
+        finally:
+            ensure(real_lxd)
+        assert not reaches(real_lxd, enemy, RELAY)
+
+
+@contextmanager
+def as_before(lxd: LxdGateway) -> Iterator[None]:
+    """The bridge, its rules and the profile as the bot made them until now; then they are brought up to date."""
+    ask, tenants = lxd._lxd, "10.71.0.16-10.71.0.254"
+    rule = {"action": "reject", "source": tenants, "destination": tenants, "state": "enabled"}
+    rules = {"config": {}, "description": "", "ingress": [], "egress": [rule]}
+    ask.request("put", f"network-acls/{NETWORK}", "go back", json=rules, project=False)
+    bridge = {"security.acls.default.egress.action": "allow", "dns.mode": "managed", "raw.dnsmasq": ""}
+    ask.request("patch", f"networks/{NETWORK}", "go back", json={"config": bridge}, project=False)
+    profile = ask.get(f"profiles/{PROJECT}", "read")
+    nic = {key: value for key, value in profile["devices"][NIC].items() if key != "security.ipv6_filtering"}
+    devices = {**profile["devices"], NIC: nic}
+    earlier = {"config": profile["config"], "description": profile["description"], "devices": devices}
+    ask.request("put", f"profiles/{PROJECT}", "go back", json=earlier)
+    try:
+        yield
+    finally:
+        ensure(lxd)
+
+
+class TestPretence:
+    @pytest.fixture(scope="class")
+    def edge(self, host: LxdGateway) -> Edge:
+        settings, _ = settings_for(host.endpoint, SHARED / "host")
+        return real_edge(settings, host)
+
+    def test_a_neighbours_address_gives_nothing(self, host: LxdGateway, edge: Edge, two: tuple[str, str]) -> None:
+        """It had its own domain serve the neighbour's files, while the edge went by what stands inside."""
+        enemy, neighbour = two
+        victim = given(host.instance(neighbour))
+        edge.apply()
+        eventually(lambda: page(edge, enemy) == (200, enemy))
+        host.execute(enemy, ["sh", "-c", f"ip addr flush dev eth0; ip addr add {victim}/24 dev eth0"])
+        try:
+            assert host.state(enemy).address == victim
+            edge.apply(fresh=True)
+            assert page(edge, enemy)[0] in (502, 503)
+            assert page(edge, neighbour) == (200, neighbour)
+        finally:
+            host.restart(enemy)
+            eventually(lambda: host.state(enemy).address == given(host.instance(enemy)))
+        eventually(lambda: page(edge, enemy) == (200, enemy))
+
+    def test_nobody_is_the_edges_dhcp_server(self, host: LxdGateway, edge: Edge, two: tuple[str, str]) -> None:
+        enemy, _ = two
+        offers = "start 10.71.0.200\nend 10.71.0.220\ninterface eth0\noption router 10.71.0.66\noption dns 10.71.0.66\n"
+        host.push(enemy, "/etc/udhcpd.conf", offers.encode())
+        host.execute(enemy, ["sh", "-c", "mkdir -p /var/lib/misc; : > /var/lib/misc/udhcpd.leases; busybox udhcpd"])
+        try:
+            assert "udhcpd" in host.execute(enemy, ["ps"]).stdout
+            host.restart(NAME)
+            eventually(lambda: host.execute(NAME, ["test", "-S", "/run/caddy/admin.sock"]).code == 0)
+            told = host.execute(NAME, ["sh", "-c", "ip -4 -o address; ip route; cat /etc/resolv.conf"]).stdout
+            assert f" {edge.address}/24 " in told
+            assert f"default via {HOST} " in told
+            assert "10.71.0.66" not in told
+            assert f"nameserver {HOST}" in told
+            assert host.execute(NAME, ["pidof", "udhcpc"]).code != 0
+        finally:
+            host.execute(enemy, ["sh", "-c", "kill $(cat /var/run/udhcpd.pid)"])
+
+    def test_nobody_is_a_router(self, host: LxdGateway, edge: Edge, two: tuple[str, str]) -> None:
+        enemy, _ = two
+        heard = inside_network(host, NAME, LISTEN_FOR, "router", "3")
+        assert heard.stdout
+        assert heard.stdout.readline() == "listening\n"
+        inside_network(host, enemy, ADVERTISE).communicate()
+        found, _ = heard.communicate()
+        told = host.execute(NAME, ["sh", "-c", "ip -6 address show dev eth0; ip -6 route show default"]).stdout
+        assert told == ""
+        if filters_ipv6():
+            assert found == "0\n"
+
+    def test_nobody_takes_the_addresses_of_all(self, real_lxd: LxdGateway, two: tuple[str, str]) -> None:
+        enemy, _ = two
+        inside_network(real_lxd, enemy, STARVE).communicate()
+        leases = real_lxd._lxd.get(f"networks/{NETWORK}/leases", "read")
+        assert [lease for lease in leases if lease["hwaddr"].startswith("00:16:3e:00:00:")] == []
+
+
+def page(edge: Edge, name: str) -> tuple[int, str]:
+    """The status, and the name, that a tenant's container gives at its domain."""
+    domain = f"{name}.e2e.localhost"
+    trust = ssl.create_default_context(cadata=edge.authority())
+    connection = HTTPConnection(domain, 443, timeout=30)
+    connection.sock = trust.wrap_socket(socket.create_connection((LISTEN, 443), 30), server_hostname=domain)
+    try:
+        connection.request("GET", "/hostname")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode().strip()
+    finally:
+        connection.close()
