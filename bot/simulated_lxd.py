@@ -537,6 +537,7 @@ class SimulatedLxd:
         with self._call("restart", name) as world:
             machine = _find(world, name, doing)
             _running(machine, doing)
+            self._boot(world, machine, int(self._clock()))
             machine.started = int(self._clock())
 
     def rename(self, name: str, new_name: str) -> None:

@@ -34,6 +34,7 @@ TENANT = Tenant(
     role="tenant",
     state="live",
     created=int(NOW) - 86_400,
+    address="10.70.0.20",
 )
 
 
@@ -69,6 +70,24 @@ def kinds(look: Look) -> list[str]:
     return [finding.kind for finding in diagnose(look, LIMITS).findings]
 
 
+@pytest.mark.parametrize(
+    ("unrouted", "words"),
+    [
+        ({"rival": "copy"}, "`copy` has that too; `/mautic restart client-x` gives it another"),
+        ({"foreign": True}, "Take the device `eth0` off `client-x`"),
+    ],
+)
+def test_whom_the_edge_does_not_route_to_is_told_with_what_helps(unrouted: dict[str, Any], words: str) -> None:
+    (finding,) = diagnose(replace(WELL, **unrouted), LIMITS).findings
+    assert (finding.kind, words in finding.text) == ("address", True)
+
+
+def test_who_was_given_no_address_yet_has_taken_none() -> None:
+    before = replace(TENANT, address="")
+    look = replace(WELL, tenant=before, state=InstanceState("Running", "10.70.0.20", ("10.70.0.20",)))
+    assert kinds(look) == []
+
+
 def test_nothing_is_said_of_who_is_well() -> None:
     found = diagnose(WELL, LIMITS)
     assert (found.findings, found.unseen) == ((), frozenset())
@@ -98,6 +117,10 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     "disk": (replace(WELL, disk=Disk(30 * GB, LIMIT, LIMIT - 30 * GB)), "`/mautic resize client-x --plan medium`"),
     "certificate": (replace(WELL, page=replace(GONE, login=True, valid_until=NOW + 9 * 86_400)), "ends in 9 days"),
     "snapshot": (replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)), "one is due every 60 min"),
+    "address": (
+        replace(WELL, state=InstanceState("Running", "10.70.0.20", ("10.70.0.20", "10.70.0.30"))),
+        "has taken 10.70.0.30, and was given 10.70.0.20",
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from bot.operations import MAX_ATTEMPTS
 from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from bot.tenants import stamps
+from bot.wire import NIC, given
 from schedules import health as sweep
 from schedules.health import health
 from schedules.incidents import incidents
@@ -91,6 +92,18 @@ def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
         assert look(bench) == []
     assert len(heads(bench)) == 1
     assert notes(bench) == [":large_green_circle: Recovered after 10 min."]
+
+
+def test_who_takes_anothers_address_is_found_and_the_other_is_not(bench: Bench) -> None:
+    bench.lxd.claim("client-x", given(bench.lxd.instance("client-y")))
+    assert look(bench) == [("client-x", "address")]
+    bench.lxd.restart("client-x")
+    assert look(bench) == []
+
+
+def test_who_was_given_the_address_of_another_is_found(bench: Bench) -> None:
+    bench.lxd.update("client-x", {}, {NIC: bench.lxd.instance("blueprint--5-2-12-double").devices[NIC]})
+    assert ("client-x", "address") in look(bench)
 
 
 def test_a_full_disk_is_found(tmp_path: Path) -> None:
