@@ -189,7 +189,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
         with parts.part("Server") as tell:
             address = settings.lxd.endpoint or local_lxd.up(settings.state, tell).socket
             servers = gateways(settings)
-            ways = [*settings.lxd.reachable, *_edges(settings, servers)]
+            ways = _ways(settings, servers)
             for name, lxd in servers.items():
                 try:
                     server = lxd.server()
@@ -214,13 +214,17 @@ def _prepare(settings: Settings, parts: Parts) -> str:
     return address
 
 
-def _edges(settings: Settings, servers: Mapping[str, Lxd]) -> list[str]:
-    """Return where the fleet's edges listen: a tenant may ask for its own pages, on whichever host they come in."""
+def _ways(settings: Settings, servers: Mapping[str, Lxd]) -> list[str]:
+    """Return where tenants may go beside the outside: what the settings open, and the edges of all hosts.
+
+    A tenant may ask for its own pages, on whichever host they come in.
+    """
     listen = {settings.edge.listen, *(server.listen for server in settings.servers.values())}
     members, _ = each(servers, lambda _, lxd: lxd.members())
     listen |= {urlsplit(member.address).hostname or "" for found in members.values() for member in found}
     ports = (settings.edge.http_port, settings.edge.https_port)
-    return [f"{address}:{port}" for address in sorted(listen) if _is_outside(address) for port in ports]
+    edges = [f"{address}:{port}" for address in sorted(listen) if _is_outside(address) for port in ports]
+    return [*settings.lxd.reachable, *edges]
 
 
 def _is_outside(address: str) -> bool:

@@ -313,9 +313,10 @@ class Edge:
 
         Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
         """
-        if any(one.status == "Error" for one in self._lxd.instances() if one.location == self._member != ""):
+        here = self._here()
+        if self._member and any(one.status == "Error" for one in here):
             raise LxdUnavailable(f"The cluster's member {self._member} is offline.")
-        return {domain: right for domain, (right, _) in self._tenants().items()}
+        return {domain: right for domain, (right, _) in _tenants(here).items()}
 
     def apply(
         self,
@@ -444,29 +445,14 @@ class Edge:
             self._trust = trust
         return trust
 
-    def _tenants(self) -> dict[str, tuple[int, Instance]]:
-        """Return each domain's right, as `domains` does, and who has it."""
-        found: dict[str, tuple[int, Instance]] = {}
-        for instance in self._here():
-            domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
-            if role in ("tenant", "archived"):
-                right = 3 if _is_open(instance) else 0 if state == "moving" else 2
-            elif role == "incoming" and _is_open(instance):
-                # An heir is open before it is the tenant. One that its operation could not take away may still be open
-                # when the tenant goes on, or is closed, and what is written to it is lost.
-                right = 1
-            else:
-                continue
-            if domain and (domain not in found or right > found[domain][0]):
-                found[domain] = right, instance
-        return found
-
     def _sites(self) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
-        found = self._tenants()
+        here = self._here()
+        found = _tenants(here)
         if self._pin(instance for _, instance in found.values() if _is_open(instance) and not given(instance)):
-            found = self._tenants()
-        addresses = trusted(self._here(), self._subnet)
+            here = self._here()
+            found = _tenants(here)
+        addresses = trusted(here, self._subnet)
         live = {domain: instance for domain, (_, instance) in found.items() if _is_open(instance)}
         opened = {domain: addresses.get(instance.name, "") for domain, instance in live.items()}
         for domain in sorted(domain for domain, address in opened.items() if not address):
@@ -537,6 +523,24 @@ class Edge:
                 device |= {"nat": "true", "connect": f"tcp:{self.address}:{inside}"}
             devices[name] = device
         return devices
+
+
+def _tenants(here: Sequence[Instance]) -> dict[str, tuple[int, Instance]]:
+    """Return each domain's right, as `domains` does, and who has it."""
+    found: dict[str, tuple[int, Instance]] = {}
+    for instance in here:
+        domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
+        if role in ("tenant", "archived"):
+            right = 3 if _is_open(instance) else 0 if state == "moving" else 2
+        elif role == "incoming" and _is_open(instance):
+            # An heir is open before it is the tenant. One that its operation could not take away may still be open
+            # when the tenant goes on, or is closed, and what is written to it is lost.
+            right = 1
+        else:
+            continue
+        if domain and (domain not in found or right > found[domain][0]):
+            found[domain] = right, instance
+    return found
 
 
 def _ways_elsewhere(config: str) -> dict[str, Peer]:

@@ -106,16 +106,21 @@ def outside(closed: Iterable[str]) -> str:
 def rules(subnet: str, own: Iterable[str], open_: Iterable[str]) -> list[dict[str, str]]:
     """Return where traffic may go that comes from the bridge, as the rules of an ACL that rejects all else.
 
+    The addresses below the tenants' are the edge's, and may go anywhere; of them a tenant reaches the pages.
+
     Args:
         own: the host's addresses, which are closed also where they are public.
         open_: what is open all the same, as `egress.open` writes it: `10.0.0.25:25`, `10.1.0.0/16`.
     """
     tenants = "-".join(map(str, bounds(subnet)))
-    edge, network = edge_address(subnet), str(ipaddress.IPv4Interface(subnet).network)
+    bridge = ipaddress.IPv4Interface(subnet)
+    network = bridge.network
+    ends = ((network[1], bridge.ip - 1), (bridge.ip + 1, network[15]))
+    ours = ",".join(f"{first}-{last}" for first, last in ends if first <= last)
     ways: list[Mapping[str, str]] = [
-        {"source": edge},
-        {"source": tenants, "destination": edge, "protocol": "tcp", "destination_port": "80,443"},
-        {"source": tenants, "destination": outside([*own, network])},
+        {"source": ours},
+        {"source": tenants, "destination": ours, "protocol": "tcp", "destination_port": "80,443"},
+        {"source": tenants, "destination": outside([*own, str(network)])},
     ]
     for target in open_:
         address, _, port = target.partition(":")

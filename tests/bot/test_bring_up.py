@@ -14,7 +14,8 @@ import pytest
 from bot import bring_up, local_lxd
 from bot.__main__ import run
 from bot.lxd_gateway import LxdGateway
-from bot.settings import InvalidSettings
+from bot.settings import InvalidSettings, load
+from bot.simulated_lxd import SimulatedLxd
 from bot.workspace.people import TEAM
 from tests.support import demo
 from tests.support.bot import settings_in, until
@@ -193,3 +194,15 @@ def test_the_demo_refuses_where_a_real_team_would_see_it(tmp_path: Path, environ
     (tmp_path / "team").write_text("T0AGENCY")
     with pytest.raises(bring_up.CannotBringUp, match=r"belongs to the Slack team T0AGENCY, .* for the local workspace"):
         demo.main()
+
+
+def test_a_tenant_may_reach_the_edges_of_all_hosts_and_what_the_settings_open(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        '[lxd]\nreachable = ["10.9.0.25:25"]\n[edge]\nlisten = "10.0.0.5"\n'
+        '[servers.far]\nendpoint = "/far"\nlisten = "10.0.0.6"\n[servers.near]\nendpoint = "/near"\n'
+    )
+    settings = load(tmp_path / "own.toml", {})
+    cluster = SimulatedLxd(members=["node1"])
+    found = bring_up._ways(settings, {"local": SimulatedLxd(), "far": SimulatedLxd(), "near": cluster})
+    edges = [f"{address}:{port}" for address in ("10.0.0.5", "10.0.0.6") for port in (80, 443)]
+    assert found == ["10.9.0.25:25", *edges]

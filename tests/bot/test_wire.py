@@ -87,4 +87,10 @@ class TestRules:
 
     def test_of_the_edge_a_tenant_reaches_the_pages(self) -> None:
         _, way, _ = rules(SUBNET, [], [])
-        assert (way["destination"], way["protocol"], way["destination_port"]) == ("10.70.0.2", "tcp", "80,443")
+        assert (way["destination"], way["protocol"], way["destination_port"]) == (
+            "10.70.0.2-10.70.0.15",
+            "tcp",
+            "80,443",
+        )
+        around = rules("10.70.0.5/24", [], [])[1]["destination"]
+        assert (covers(around, "10.70.0.2"), covers(around, "10.70.0.5")) == (True, False), "the bridge is the host"
