@@ -113,7 +113,9 @@ def test_each_has_an_address_of_its_own_and_keeps_it_when_it_is_refreshed(pair: 
     copied = pair.receive(running)
     before, theirs = (given(one) for one in (pair.target.instance(copied), pair.source.instance(running)))
     assert "" not in (before, theirs)
-    assert before != theirs
+    if running in [one.name for one in pair.target.instances()]:
+        # On servers that know nothing of each other they may be the same.
+        assert before != theirs
     pair.source.snapshot(running, "again")
     pair.target.receive(pair.source, running, copied, config={}, devices={}, refresh=True)
     assert given(pair.target.instance(copied)) == before
