@@ -30,6 +30,7 @@ from bot import packages
 from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.packages import CannotInstall
+from bot.pool_folder import is_subvolume, of_pool
 from bot.products import INCUS, LXD, PRODUCTS, Product, at, called
 
 Progress = Callable[[str], None]
@@ -53,8 +54,6 @@ _READY_SECONDS = 60
 _READY_LIMIT = 1800
 """How long it may take in all; sixty tenants that are to be started take minutes."""
 _LXCFS = Path("/var/lib/lxcfs")
-_SUBVOLUME = 256
-"""The inode of a subvolume's root, on btrfs; no folder has it."""
 
 
 @dataclass(frozen=True)
@@ -568,18 +567,17 @@ def _fill_gaps(path: str, project: str, pool: str) -> None:
 
     It leaves such a one when it is killed while it copies. `path`: its socket, on this machine.
     """
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        door.connect(path)
-        pid = int.from_bytes(door.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
-        # The pool is mounted where the server sees it, which need not be where we are.
-        folder = Path(f"/proc/{pid}/root", *Path(path).parent.parts[1:], "storage-pools", pool)
-        if folder.stat().st_ino != _SUBVOLUME:
+    folder = of_pool(path, pool)
+    if folder is None:
+        return
+    with suppress(OSError):
+        if not is_subvolume(folder):
             return
         for volume in (
             *folder.glob(f"containers/{project}_*"),
             *folder.glob(f"containers-snapshots/{project}_*/*"),
         ):
-            if volume.stat().st_ino != _SUBVOLUME:
+            if not is_subvolume(volume):
                 # What is in it LXD wrote there beside the volume that it was about to make.
                 shutil.rmtree(volume)
                 _quietly("btrfs", "subvolume", "create", str(volume))

@@ -38,6 +38,10 @@ class TenantAnswerError(LxdError):
     """What is inside an instance answers too much, too late, nothing, or nonsense; the sentence names the instance."""
 
 
+class Vanished(LxdError):
+    """Files of a running instance went away while LXD walked them: the next try may well succeed."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """An instance as LXD lists it. `devices` are its own, not its profiles'.
@@ -292,6 +296,15 @@ class Lxd(Protocol):
     def restart(self, name: str, *, timeout: int = 60) -> None:
         """Stop in peace, then start."""
 
+    def thaw(self, name: str) -> None:
+        """Let one go on that a snapshot which was cut short left frozen; no effect where none is."""
+
+    def isolate(self, name: str) -> None:
+        """Take an instance off the network, at its own end of the bridge and over restarts; nothing inside is asked."""
+
+    def rejoin(self, name: str) -> None:
+        """Take `isolate` back; no effect where there is nothing to take back."""
+
     def rename(self, name: str, new_name: str) -> None:
         """Rename a stopped instance."""
 
@@ -314,7 +327,11 @@ class Lxd(Protocol):
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
     ) -> None:
-        """Take a snapshot, with `config` stamped on it; `within` is entered only while it is taken itself."""
+        """Take a snapshot, with `config` stamped on it; `within` is entered only while it is taken itself.
+
+        Raises Vanished where files of a running instance went away meanwhile: then under another name, since what was
+        begun may be in the way.
+        """
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """List the snapshots of an instance, oldest first."""

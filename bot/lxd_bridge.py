@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from bot.lxd import Instance, LxdError, NotFound
 from bot.lxd_connection import SHORT, LxdConnection
-from bot.wire import FILTERS, NIC, bounds, choose, differs, given, rules
+from bot.wire import FILTERS, NIC, bounds, choose, differs, kept, rules
 
 _DNSMASQ = ("dhcp-ignore-names", "dhcp-ignore=tag:!known")
 """With the mode `dynamic`, nobody on the bridge learns clients' names by asking whose an address is; and nobody takes
@@ -59,9 +59,9 @@ class Bridge:
         with self._lock:
             taken = {*refused, *self._held}
             try:
-                address = choose(subnet, name, taken.union(map(given, others)))
+                address = choose(subnet, name, taken.union(map(_own, others)))
             except LxdError:
-                address = choose(subnet, name, taken.union(map(given, here)))
+                address = choose(subnet, name, taken.union(map(_own, here)))
             self._held.append(address)
         try:
             yield {**nic, "ipv4.address": address}
@@ -80,7 +80,7 @@ class Bridge:
         for lease in self._lxd.get(f"networks/{self._network}/leases", "read the leases"):
             address = lease["address"]
             if lease["hwaddr"] == mac and ":" not in address and first <= IPv4Address(address) <= last:
-                return None if address in map(given, instances) else {**nic, "ipv4.address": address}
+                return None if address in map(_own, instances) else {**nic, "ipv4.address": address}
         return None
 
     def _known_now(self) -> tuple[str, Mapping[str, str]]:
@@ -169,6 +169,10 @@ class Bridge:
                 state = self._lxd.get(path, "read the host's addresses", project=False)
                 found |= {one["address"] for one in state["addresses"] or () if one["family"] == "inet"}
         return found
+
+
+def _own(instance: Instance) -> str:
+    return kept(instance.config, instance.devices)
 
 
 def unfiltered(error: LxdError) -> bool:

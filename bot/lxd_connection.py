@@ -8,6 +8,7 @@ and lose output of commands under load.
 from __future__ import annotations
 
 import math
+import re
 import socket
 import ssl
 import time
@@ -27,7 +28,7 @@ from pylxd.client import LXDSSLAdapter
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 
 from bot import products
-from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull
+from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, Vanished
 from bot.words import tame
 
 LONG = 1800
@@ -40,10 +41,16 @@ _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
 FILES_GONE = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""
+_PATIENT = 120
+"""Seconds that something may be occupied by what was begun before, as by a bot that died: it is an error after them."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
-_SENDING = ("could not set subvolume flags: operation not permitted", "volume that has snapshots")
-"""What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up, and of the
-instance, once it has tried to delete such a snapshot and has kept the reason to its log."""
+_SENDING = "could not set subvolume flags: operation not permitted"
+"""What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up."""
+_HELD = "volume that has snapshots"
+"""What it says of an instance, once it has tried to delete such a snapshot and has kept the reason to its log; and of
+one with snapshots that it does not know."""
+_VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
+"""What it says of a file that went away while it looked for subvolumes among a running instance's files."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use', "unique constraint failed")
 _ABSENT = ("not found", "no such object", "image not provided")
@@ -70,6 +77,10 @@ _AWAY = (
 
 class Busy(LxdError):
     """Another operation has the instance, for a while."""
+
+
+class Held(Busy):
+    """There are snapshots in the pool that keep it from being deleted: sent to another host just now, or unknown."""
 
 
 class Stale(LxdError):
@@ -204,12 +215,15 @@ class LxdConnection:
     ) -> Any:
         """Make a request that LXD answers with a background operation, and see it to its end.
 
-        Where another operation has the instance (as after a crash of ours) it waits for that one's end first.
+        Where another operation has the instance (as after a crash of ours) it waits for that one's end first, though
+        not for ever: whoever waits keeps others from their turn.
         """
-        end, pause = time.monotonic() + deadline, 0.1
+        end, pause = time.monotonic() + min(deadline, _PATIENT), 0.1
         while True:
             try:
                 return self.finish(self.json(verb, path, doing, json=body, params=params or {}), doing, deadline)
+            except Held:
+                raise
             except Busy:
                 if time.monotonic() > end:
                     raise
@@ -300,10 +314,14 @@ class LxdConnection:
             return Stale(f"{self.product} could not {doing}: it was changed at the same time.")
         if "ip address" in low and "already defined on another nic" in low:
             return AddressTaken(f"{self.product} could not {doing}: another instance has its address.")
+        # First: it names a file, and whoever made that could have it say anything.
+        if _VANISHED.search(low):
+            return Vanished(f"{self.product} could not {doing}: files went away while it was taken.")
         if any(word in low for word in _OCCUPIED):
             return Busy(f"{self.product} could not {doing}: {text}.")
-        if any(word in low for word in _SENDING):
-            return Busy(
+        if _SENDING in low or _HELD in low:
+            kind = Held if _HELD in low else Busy
+            return kind(
                 f"{self.product} could not {doing}: it still holds a snapshot, as while it sends it to another host."
             )
         if "could not get subvolume flags" in low:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,19 +25,38 @@ from bot.lxd import (
     LxdUnavailable,
     Member,
     NotFound,
+    PoolFull,
     PoolSpace,
     Resources,
     Server,
     Snapshot,
     Talk,
+    Vanished,
     Whole,
 )
 from bot.lxd_bridge import Bridge, unfiltered
-from bot.lxd_connection import FILES_GONE, LONG, SHORT, AddressTaken, Busy, LxdConnection, Stale, path_of
+from bot.lxd_connection import FILES_GONE, LONG, SHORT, AddressTaken, Busy, Held, LxdConnection, Stale, path_of
 from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
+from bot.pool_folder import of_pool, remove_snapshots
 from bot.products import called, takes
+from bot.tenants import stamp, stamps
 from bot.wire import NIC, bounds, given
+
+log = logging.getLogger(__name__)
+
+FREEZING = 10
+"""Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
+_RELEASED = 60
+"""Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy that was given up."""
+_NO_TRAFFIC = {
+    "security.mac_filtering": "true",
+    "security.ipv4_filtering": "true",
+    "security.ipv6_filtering": "true",
+    "ipv4.address": "none",
+    "ipv6.address": "none",
+}
+"""What a network device lets through nothing with, also while its container runs."""
 
 
 class LxdGateway:
@@ -77,6 +98,7 @@ class LxdGateway:
         self._profile = profile
         self._bridge = Bridge(self._lxd, network, profile)
         self._member = ""
+        self._driver = ""
         self._lock = threading.Lock()
         self._update_locks: dict[str, threading.Lock] = {}
 
@@ -317,9 +339,8 @@ class LxdGateway:
         """See `Lxd.start`."""
         while True:
             try:
-                with _unless("already running"):
-                    body = {"action": "start", "timeout": -1}
-                    self._lxd.change("put", f"{path_of(name)}/state", f"start `{name}`", body)
+                body = {"action": "start", "timeout": -1}
+                self._lxd.change("put", f"{path_of(name)}/state", f"start `{name}`", body)
                 return
             except AddressTaken:
                 # LXD looks for that only now.
@@ -329,15 +350,75 @@ class LxdGateway:
                 with self._bridge.address(name, self.instances(), found.location, [refused]) as nic:
                     self.update(name, {}, {NIC: nic})
             except LxdError as error:
+                if "already running" in str(error).lower():
+                    # So it says of a frozen one as well.
+                    self.thaw(name)
+                    return
                 filtered = self.instance(name).devices.get(NIC, {})
                 if not unfiltered(error) or filtered.get("security.ipv6_filtering") != "true":
                     raise
                 self.update(name, {}, {NIC: {**filtered, "security.ipv6_filtering": "false"}})
 
+    def thaw(self, name: str) -> None:
+        """See `Lxd.thaw`."""
+        if self.instance(name).status == "Frozen":
+            self._state(name, "unfreeze")
+
+    def _state(self, name: str, action: str) -> None:
+        body = {"action": action, "timeout": FREEZING}
+        self._lxd.change("put", f"{path_of(name)}/state", f"{action} `{name}`", body, deadline=FREEZING)
+
+    @contextmanager
+    def _still(self, name: str) -> Iterator[None]:
+        """Let a running container stand still, where LXD walks through its files to take a snapshot: on btrfs.
+
+        It looks for subvolumes, and a file that goes away just then ends it, with a part of the snapshot left in the
+        pool that it knows nothing of. Of the other kinds of pool it does not walk, or stops the container itself.
+        """
+        if self._pool_driver() != "btrfs" or not self.instance(name).running:
+            yield
+            return
+        try:
+            try:
+                self._state(name, "freeze")
+            except LxdError as error:
+                # Something in it may keep itself from being stopped.
+                log.warning("%s does not stand still for a snapshot: %s", name, error)
+            yield
+        finally:
+            self.thaw(name)
+
+    def _pool_driver(self) -> str:
+        if not self._driver:
+            found = self._lxd.get(f"storage-pools/{self._pool}", f"look at the pool `{self._pool}`", project=False)
+            self._driver = str(found["driver"])
+        return self._driver
+
+    def isolate(self, name: str) -> None:
+        """See `Lxd.isolate`."""
+        instance = self.instance(name)
+        if stamp(instance.config, "network-before"):
+            return
+        own = dict(instance.devices.get(NIC, {}))
+        facts, nic = stamps(network_before=json.dumps(own)), {**(own or self._bridge.device()), **_NO_TRAFFIC}
+        try:
+            self.update(name, facts, {NIC: nic})
+        except LxdError as error:
+            if not unfiltered(error):
+                raise
+            filtered = {"security.ipv6_filtering", "ipv6.address"}
+            self.update(name, facts, {NIC: {key: value for key, value in nic.items() if key not in filtered}})
+
+    def rejoin(self, name: str) -> None:
+        """See `Lxd.rejoin`."""
+        before = stamp(self.instance(name).config, "network-before")
+        if before:
+            self.update(name, stamps(network_before=""), {NIC: json.loads(before) or None})
+
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
         body = {"action": "stop", "timeout": timeout, "force": force}
-        with _unless("already stopped"):
+        with _unless("already stopped"), _in_spite(lambda: self.instance(name).status == "Stopped"):
             self._lxd.change("put", f"{path_of(name)}/state", f"stop `{name}`", body, deadline=timeout + SHORT)
 
     def restart(self, name: str, *, timeout: int = 60) -> None:
@@ -350,12 +431,42 @@ class LxdGateway:
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
-        self._lxd.change("post", path_of(name), f"rename `{name}` to `{new_name}`", {"name": new_name})
+        with _in_spite(lambda: new_name in [instance.name for instance in self.instances()]):
+            self._lxd.change("post", path_of(name), f"rename `{name}` to `{new_name}`", {"name": new_name})
 
     def delete(self, name: str) -> None:
         """See `Lxd.delete`."""
         self._lxd.settle(name, f"delete `{name}`")
-        self._lxd.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
+        end = time.monotonic() + _RELEASED
+        while True:
+            try:
+                self._lxd.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
+                return
+            except Held as error:
+                if not self._drop_unknown(name) and time.monotonic() > end:
+                    if self.snapshots(name):
+                        raise
+                    raise LxdError(
+                        f"{self._lxd.product} could not delete `{name}`: the pool holds snapshots of it that "
+                        f"{self._lxd.product} does not know. On its host, `btrfs subvolume delete "
+                        f"{self._unknown_at(name)}` removes them; then try again."
+                    ) from error
+            time.sleep(0.5)
+
+    def _drop_unknown(self, name: str) -> bool:
+        """Remove from the pool, where that is on this machine, what failed snapshots left; tell whether any did."""
+        folder = of_pool(self.endpoint, self._pool)
+        if folder is None or self._pool_driver() != "btrfs":
+            return False
+        known = {snapshot.name for snapshot in self.snapshots(name)}
+        return remove_snapshots(folder, f"{self._project}_{name}", known)
+
+    def _unknown_at(self, name: str) -> str:
+        home = Path(self.endpoint).parent if self.endpoint.startswith("/") else Path("/var/lib", self._home())
+        return f"{home}/storage-pools/{self._pool}/containers-snapshots/{self._project}_{name}/*"
+
+    def _home(self) -> str:
+        return self._lxd.product.lower()
 
     def update(
         self,
@@ -385,8 +496,11 @@ class LxdGateway:
         with self._updating(name):
             before: Mapping[str, str] = self._lay_over(name, config, {}) if config else {}
             try:
-                with within or nullcontext():
+                with within or nullcontext(), self._still(name):
                     self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG)
+            except Vanished:
+                self._drop_unknown(name)
+                raise
             finally:
                 if config:
                     self._lay_over(name, {key: before.get(key) for key in config}, {})
@@ -401,9 +515,9 @@ class LxdGateway:
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """See `Lxd.delete_snapshot`."""
-        self._lxd.change(
-            "delete", path_of(name, snapshot), f"delete the snapshot `{snapshot}` of `{name}`", deadline=LONG
-        )
+        doing = f"delete the snapshot `{snapshot}` of `{name}`"
+        with _in_spite(lambda: snapshot not in [one.name for one in self.snapshots(name)]):
+            self._lxd.change("delete", path_of(name, snapshot), doing, deadline=LONG)
 
     # -- inside instances ---------------------------------------------------------------------------------------
 
@@ -680,8 +794,7 @@ class LxdGateway:
         while True:
             answer = self._lxd.request("get", path_of(name), doing)
             found = answer.json()["metadata"]
-            same = all(found["config"].get(key, "") == (value or "") for key, value in config.items())
-            if same and all(found["devices"].get(key) == device for key, device in devices.items()):
+            if _is_laid(found, config, devices):
                 # Nothing to write, which a full disk would refuse.
                 return dict(found["config"])
             body: dict[str, Any] = {
@@ -705,6 +818,10 @@ class LxdGateway:
                 )
                 if changed["type"] == "async":
                     self._lxd.finish(changed, doing, SHORT)
+            except PoolFull:
+                # A size that is too small holds too, and is to be told.
+                if "root" in devices or not _is_laid(self._lxd.get(path_of(name), doing), config, devices):
+                    raise
             except Stale:
                 continue
             except Busy:
@@ -730,6 +847,28 @@ class LxdGateway:
 
 class _FileNotThere(NotFound):
     """The instance is there, the file in it is not."""
+
+
+@contextmanager
+def _in_spite(done: Callable[[], bool]) -> Iterator[None]:
+    """Pass over a full disk where the change is made all the same.
+
+    Once it has made one LXD writes down, on the instance's own disk, how the instance is now; and what it has undone
+    of that is no matter to anybody.
+    """
+    try:
+        yield
+    except PoolFull:
+        if not done():
+            raise
+
+
+def _is_laid(
+    found: Mapping[str, Any], config: Mapping[str, str | None], devices: Mapping[str, Mapping[str, str] | None]
+) -> bool:
+    """Whether an instance already has these keys and devices."""
+    same = all(found["config"].get(key, "") == (value or "") for key, value in config.items())
+    return same and all(found["devices"].get(key) == device for key, device in devices.items())
 
 
 @contextmanager

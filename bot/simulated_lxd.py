@@ -32,13 +32,15 @@ from bot.lxd import (
     Server,
     Snapshot,
     TenantAnswerError,
+    Vanished,
     Whole,
     edge_address,
     size_bytes,
 )
 from bot.products import LXD, takes
 from bot.simulated_tenant import STATE, run_mautic_ctl
-from bot.wire import NIC, choose
+from bot.tenants import KEY, stamp, stamps
+from bot.wire import NIC, choose, kept
 
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
@@ -107,7 +109,8 @@ class _Snapshot(msgspec.Struct):
 
 class _Machine(msgspec.Struct):
     """An instance. Of its disk it refers to `base` bytes, which it shares with what it was cloned from, and to `bytes`
-    of its own, of which `frozen` are in snapshots too; and its files."""
+    of its own, of which `frozen` are in snapshots too; and its files. `unknown`: snapshots that failed, and that stand
+    in the pool without the server's knowledge."""
 
     name: str
     status: str
@@ -123,6 +126,7 @@ class _Machine(msgspec.Struct):
     started: int = 0
     files: dict[str, _File] = {}
     snapshots: list[_Snapshot] = []
+    unknown: list[str] = []
 
 
 class _Image(msgspec.Struct):
@@ -162,7 +166,8 @@ class SimulatedLxd:
     For tests: `calls` counts the calls by method; `latency` is the seconds that every call takes, or that one
     method takes (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise;
     `memory_of` tells the bytes of memory that a running instance of a name takes, `load` is each host's (None, as of
-    LXD 5.0: it tells none); `product` is what the server says it is.
+    LXD 5.0: it tells none); `product` is what the server says it is; `deaf` are instances that do not end by
+    themselves, `restless` those under which files vanish in so many snapshots.
     """
 
     member = ""
@@ -193,6 +198,8 @@ class SimulatedLxd:
         self.load: float | None = None
         self.killed = 0
         self.product = LXD.name
+        self.deaf: set[str] = set()
+        self.restless: Counter[str] = Counter()
         self._down = False
         self._world = _World(pool_bytes=pool_bytes, members=sorted(members), memory=memory, cores=cores)
         if state is not None and state.exists():
@@ -235,7 +242,8 @@ class SimulatedLxd:
 
     def _boot(self, world: _World, machine: _Machine, at: int) -> None:
         """Let one run, if there is memory for it; else the kernel takes LXD's."""
-        machine.address = machine.devices.get(NIC, {}).get("ipv4.address") or _free_address(world, machine)
+        given = machine.devices.get(NIC, {}).get("ipv4.address") or _free_address(world, machine)
+        machine.address = "" if stamp(machine.config, "network-before") else given
         if machine.status != "Running":
             machine.started = at
         machine.status = "Running"
@@ -516,7 +524,8 @@ class SimulatedLxd:
             doing = f"start `{name}`"
             machine = _find(world, name, doing)
             nic = machine.devices.get(NIC, {})
-            if machine.status != "Running" and nic.get("ipv4.address") in _given(world, machine):
+            taken = _given(world, machine)
+            if machine.status != "Running" and nic.get("ipv4.address") in taken - {"none"}:
                 nic["ipv4.address"] = _free_address(world, machine)
             _fits(machine, machine.devices, 1, doing)
             self._boot(world, machine, int(self._clock()))
@@ -526,9 +535,8 @@ class SimulatedLxd:
         with self._call("stop", name) as world:
             doing = f"stop `{name}`"
             machine = _find(world, name, doing)
-            if machine.status != "Stopped":
-                # Nothing inside can write that it ends, nor LXD that it has ended.
-                _fits(machine, machine.devices, 1, doing)
+            if machine.status != "Stopped" and name in self.deaf and not force:
+                raise LxdError(f'LXD could not {doing}: Failed shutting down instance, status is "Running".')
             machine.status = "Stopped"
 
     def restart(self, name: str, *, timeout: int = 60) -> None:
@@ -539,6 +547,33 @@ class SimulatedLxd:
             _running(machine, doing)
             self._boot(world, machine, int(self._clock()))
             machine.started = int(self._clock())
+
+    def thaw(self, name: str) -> None:
+        """See `Lxd.thaw`."""
+        with self._call("thaw", name) as world:
+            machine = _find(world, name, f"unfreeze `{name}`")
+            if machine.status == "Frozen":
+                machine.status = "Running"
+
+    def isolate(self, name: str) -> None:
+        """See `Lxd.isolate`."""
+        with self._call("isolate", name) as world:
+            machine = _find(world, name, f"update `{name}`")
+            if not stamp(machine.config, "network-before"):
+                before = machine.devices.get(NIC, {})
+                machine.config |= stamps(network_before=msgspec.json.encode(before).decode())
+                machine.devices[NIC] = {**before, "type": "nic", "ipv4.address": "none"}
+
+    def rejoin(self, name: str) -> None:
+        """See `Lxd.rejoin`."""
+        with self._call("rejoin", name) as world:
+            machine = _find(world, name, f"update `{name}`")
+            if before := machine.config.pop(f"{KEY}network-before", ""):
+                device: dict[str, str] = msgspec.json.decode(before)
+                machine.devices.pop(NIC)
+                machine.devices |= {NIC: device} if device else {}
+                if machine.status == "Running":
+                    machine.address = device.get("ipv4.address") or _free_address(world, machine)
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
@@ -561,6 +596,12 @@ class SimulatedLxd:
             if machine.config.get("security.protection.delete") == "true":
                 raise LxdError(f"LXD could not {doing}: Instance is protected.")
             _stopped(machine, doing)
+            if machine.unknown:
+                raise LxdError(
+                    f"LXD could not {doing}: the pool holds snapshots of it that LXD does not know. On its host, "
+                    f"`btrfs subvolume delete /var/lib/lxd/storage-pools/pool/containers-snapshots/{name}/*` removes "
+                    "them; then try again."
+                )
             del world.machines[name]
 
     def update(
@@ -579,13 +620,13 @@ class SimulatedLxd:
             if kept.get("root") != machine.devices.get("root"):
                 # Not even another limit can be written down where the present one is exceeded.
                 _fits(machine, machine.devices, 0, doing)
-            try:
-                # LXD writes it on the instance's own disk, once that has its new size.
-                _fits(machine, kept, 1, doing)
-            except PoolFull:
-                # Too small a size holds all the same.
-                machine.devices = kept
-                raise
+            if kept.get("root") != machine.devices.get("root"):
+                try:
+                    _fits(machine, kept, 1, doing)
+                except PoolFull:
+                    # Too small a size holds all the same.
+                    machine.devices = kept
+                    raise
             machine.config = {key: value for key, value in laid.items() if value}
             machine.devices = kept
 
@@ -605,6 +646,12 @@ class SimulatedLxd:
                 raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
             _room(world, MIB, doing, machine.location)
             _fits(machine, machine.devices, 1, doing)
+            if snapshot in machine.unknown:
+                raise LxdError(f"LXD could not {doing}: the pool holds one of that name already.")
+            if machine.status == "Running" and self.restless[name] > 0:
+                self.restless[name] -= 1
+                machine.unknown.append(snapshot)
+                raise Vanished(f"LXD could not {doing}: files went away while it was taken.")
             machine.snapshots.append(
                 _Snapshot(
                     name=snapshot,
@@ -747,6 +794,9 @@ _CHANGES = frozenset(
         "start",
         "stop",
         "restart",
+        "thaw",
+        "isolate",
+        "rejoin",
         "rename",
         "delete",
         "update",
@@ -809,7 +859,7 @@ def _running(machine: _Machine, doing: str) -> None:
 
 
 def _stopped(machine: _Machine, doing: str) -> None:
-    if machine.status == "Running":
+    if machine.status != "Stopped":
         raise LxdError(f"LXD could not {doing}: Instance is running.")
 
 
@@ -847,7 +897,7 @@ def _room(world: _World, needed: int, doing: str, member: str) -> None:
 def _given(world: _World, machine: _Machine) -> set[str]:
     """The addresses of all others."""
     others = [other for other in world.machines.values() if other is not machine]
-    return {other.devices.get(NIC, {}).get("ipv4.address", other.address) for other in others}
+    return {kept(other.config, other.devices) or other.address for other in others}
 
 
 def _free_address(world: _World, machine: _Machine) -> str:

@@ -49,12 +49,13 @@ class State(msgspec.Struct):
     """What can be otherwise than well.
 
     `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
-    when they did not, the last time; `memory` in bytes; `writes` are (contacts, submissions or
-    opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each, `mails` when each
-    that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due).
+    when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
+    submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
+    `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due).
     """
 
     stopped: list[str] = []
+    refuses: list[str] = []
     crons_ended: float = 0
     rested: tuple[float, float] = (0, 0)
     queue_age: int = 0
@@ -98,7 +99,9 @@ def run_mautic_ctl(lxd: Quotas, name: str, command: list[str], sent: bytes, now:
             # What was asked stays in the instance, without its secrets, for a test to look at.
             asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
             lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
-        if verb in _VERBS:
+        if verb in tenant.state.refuses:
+            answer = {"ok": False, "error": f"it does not {verb}"}
+        elif verb in _VERBS:
             answer = {"ok": True, **_VERBS[verb](tenant, request)}
             _Tenant(lxd, name, now).work()
         else:

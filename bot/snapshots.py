@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bot.lxd import Snapshot
+from bot.fleet import Host
+from bot.lxd import Snapshot, Vanished
 from bot.mautic import Hold
 from bot.messages import kept_for, seconds
 from bot.plan import Plan, Step
@@ -21,6 +22,8 @@ KEPT = "kept until somebody removes it"
 _NAME = re.compile(r"s-\d{8}-\d{6}-\d+\Z")
 """A snapshot of ours; what people made by hand, or a move needs, is left alone."""
 DAY = 86_400
+TRIES = 3
+"""How often a snapshot is tried under which files vanish."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,20 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     for known in ours(host.lxd.snapshots(tenant.instance)):
         if known.name.endswith(f"-{context.operation}") and known.at >= began:
             return f"{known.name} was taken already"
-    name = f"s-{datetime.fromtimestamp(context.now(), UTC):%Y%m%d-%H%M%S}-{context.operation}"
+    # What an earlier try that was cut off left as it is.
+    host.lxd.thaw(tenant.instance)
+    for later in range(TRIES - 1):
+        with suppress(Vanished):
+            return _take(context, tenant, host, int(context.now()) + later, why=why, note=note, keep=keep)
+    return _take(context, tenant, host, int(context.now()) + TRIES - 1, why=why, note=note, keep=keep)
+
+
+def _take(context: Context, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool) -> str:
+    """Take a snapshot, dated and named by a time: a try that failed keeps its name."""
+    name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{context.operation}"
     # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
     # may leave them there.
-    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=int(context.now()))
+    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=at)
     if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return f"{name}, of a stopped container"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bot import samples
+from bot.containment import is_closed
 from bot.health import is_full, larger_plans, last_known, more_of
 from bot.lxd import Lxd, LxdError, LxdUnavailable, size_bytes
 from bot.messages import size as in_words
@@ -88,9 +89,11 @@ def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False
 
 
 def wait_for_address(lxd: Lxd, instance: str) -> None:
-    """Wait until a started instance has its address: the edge routes to nothing less."""
+    """Wait until a started instance has its address: the edge routes to nothing less. A closed one gets none."""
     give_up = time.monotonic() + DEADLINE
     while not lxd.state(instance).address:
+        if is_closed(lxd, instance):
+            return
         if time.monotonic() > give_up:
             raise LxdError(f"`{instance}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
         time.sleep(0.05)

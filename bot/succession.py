@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
+from bot import containment
 from bot.fleet import Host, only
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound, PoolFull
 from bot.mautic import SEAL
@@ -73,7 +74,7 @@ def retire(context: Context, old: Tenant, reason: str) -> None:
         until = now + days * 86_400 if days else 0
         former = stamps(role="former", state="", reason=reason, kept_until=until, retired=now)
         lxd.update(old.instance, {**former, "boot.autostart": "false"})
-    lxd.stop(old.instance, timeout=60)
+    containment.stop(lxd, old.instance)
 
 
 class Succession:
@@ -115,6 +116,8 @@ class Succession:
         own = {KEY + name: stamp(config, name) for name in _OWN}
         limits = {key: value for key, value in config.items() if key.startswith("limits.")}
         mark = stamps(role="incoming", state="moving", operation=self.context.operation, copied="")
+        # One of a snapshot of while it was suspended would be none of the network; it has an address of its own.
+        mark[KEY + "network-before"] = ""
         mark[KEY + "from"] = f"{self.old.server}/{self.old.member}/{self.old.instance}"
         return {**own, **limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
 

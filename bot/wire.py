@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from bot.lxd import Instance, LxdError, edge_address
+from bot.tenants import stamp
 
 NIC = "eth0"
 """The device, and the name inside, of the one interface that an instance of ours has."""
@@ -44,6 +46,13 @@ CLOSED = (
 def given(instance: Instance) -> str:
     """Return the address that an instance was given, or "" while it has none."""
     return instance.devices.get(NIC, {}).get("ipv4.address", "")
+
+
+def kept(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the address that is an instance's own, also while it is off the network and goes without."""
+    before = stamp(config, "network-before")
+    nic = json.loads(before) if before else devices.get(NIC, {})
+    return str(nic.get("ipv4.address", ""))
 
 
 def bounds(subnet: str) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from bot import outbound
+from bot import containment, outbound
 from bot.lxd import NotFound
 from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_another, refuse_full, refuse_half_way, wait_for_address
+from bot.steps import refuse_another, refuse_half_way, wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -24,7 +24,6 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
     found = _find(context, tenant, archived)
     refuse_another(context, found)
     refuse_half_way(context, found)
-    refuse_full(context, found)
     lxd = context.fleet.of(found).lxd
     days = context.settings.retention.archive_days
 
@@ -44,10 +43,10 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
             lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
         context.edge.apply()
 
-    def stop() -> None:
+    def stop() -> str | None:
         if lxd.instance(name_now()).running:
             outbound.record(context, context.fleet.of(found), name_now())
-        lxd.stop(name_now(), timeout=60)
+        return containment.stop(lxd, name_now())
 
     def rename() -> None:
         if name_now() != archived:

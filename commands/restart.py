@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bot import containment
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, refuse_full, see_login_page, wait_for_address
@@ -20,14 +21,15 @@ def restart(
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
     refuse_full(context, found)
 
-    def again() -> None:
+    def again() -> str | None:
         if part != "all":
             host.mautic.restart_part(found.instance, part)
-            return
+            return None
         # Cut in the middle it may be stopped.
-        host.lxd.stop(found.instance, timeout=60)
+        how = containment.stop(host.lxd, found.instance)
         host.start(found.instance, urgent=True)
         wait_for_address(host.lxd, found.instance)
+        return how
 
     def route() -> str:
         context.edge.apply()

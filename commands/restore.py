@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 
-from bot import outbound
+from bot import containment, outbound
 from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
 from bot.mautic import Mail
@@ -68,8 +68,11 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
         # A retry learns from it that the new one may serve already.
         host.lxd.update(old.instance, stamps(state="moving"))
         if host.lxd.instance(old.instance).running:
-            # Only one of the two may send.
-            host.mautic.hush(old.instance)
+            # Only one of the two may send, and the old one may be what somebody has taken over.
+            try:
+                host.mautic.hush(old.instance)
+            except LxdError:
+                containment.stop(host.lxd, old.instance)
         heir.change()
         return became
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot import outbound
+from bot import containment, outbound
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
@@ -29,6 +29,7 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
 
     def open_() -> str | None:
         host.start(found.instance)
+        containment.let_out(host, found.instance)
         # Before it is opened, while nothing works in it.
         became = outbound.settle(context, host, found.instance, mail)
         host.mautic.open(found.instance)
@@ -41,7 +42,7 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
 
     def undo() -> None:
         host.lxd.update(found.instance, stamps(state="suspended"))
-        host.mautic.close(found.instance, "suspend")
+        containment.close(host, found.instance)
         context.edge.apply()
 
     return Plan(

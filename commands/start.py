@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot import outbound
+from bot import containment, outbound
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
@@ -60,7 +60,7 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
         """Stop again what had been stopped on purpose; one that had crashed may stay as far as it came."""
         if stamp(lxd.instance(found.instance).config, "started-by") == str(context.operation):
             lxd.update(found.instance, {"boot.autostart": "false"})
-            lxd.stop(found.instance, timeout=60)
+            containment.stop(lxd, found.instance)
         elif not left:
             outbound.unmute(context, found)
 

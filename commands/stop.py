@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bot import outbound
+from bot import containment, outbound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_full
 from bot.tenants import stamp, stamps
 
 
@@ -13,20 +12,21 @@ from bot.tenants import stamp, stamps
 def stop(context: Context, tenant: TenantArgument) -> Plan:
     """Stop a tenant's container: its page closes, nothing is sent, and it stays so until `start`.
 
+    One that does not end by itself within a minute is stopped by force.
     For a client that is to see a polite page for long, `suspend` is the better way.
     """
     found = context.fleet.tenant(tenant)
     lxd = context.fleet.of(found).lxd
     if found.status != "Running" and not context.operation:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
-    refuse_full(context, found)
 
-    def halt() -> None:
+    def halt() -> str | None:
         outbound.record(context, context.fleet.of(found), found.instance)
         # Not even a restart of the host is to start it.
         lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=context.operation)})
-        lxd.stop(found.instance, timeout=60)
+        how = containment.stop(lxd, found.instance)
         context.edge.apply()
+        return how
 
     def undo() -> None:
         if stamp(lxd.instance(found.instance).config, "stopped-by") == str(context.operation):

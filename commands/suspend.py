@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bot import outbound
+from bot import containment, outbound
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_full, refuse_half_way, wait_for_address
+from bot.steps import refuse_half_way, wait_for_address
 from bot.tenants import stamps
 
 
@@ -13,7 +13,7 @@ from bot.tenants import stamps
 def suspend(context: Context, tenant: TenantArgument) -> Plan:
     """Close a tenant for a while: a polite page outside, no crons, no mails sent, its data untouched.
 
-    It stays so over restarts, until `resume`.
+    It stays so over restarts, until `resume`. Its network is cut from outside, whether it agrees or not.
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
@@ -22,19 +22,20 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
         raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
     if found.status != "Running" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
-    refuse_full(context, found)
 
     def close() -> None:
         host.lxd.update(found.instance, stamps(state="suspended", suspended_by=context.operation))
         context.edge.apply()
 
-    def quiet() -> None:
-        host.mautic.close(found.instance, "suspend")
+    def quiet() -> str | None:
+        return containment.close(host, found.instance)
 
     def undo() -> None:
         host.start(found.instance, urgent=True)
+        containment.let_out(host, found.instance)
         outbound.settle_again(context, found)
-        host.mautic.open(found.instance)
+        with containment.unless_it_says_no():
+            host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
         host.lxd.update(found.instance, stamps(state="live"))
         context.edge.apply()

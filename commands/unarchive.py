@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot import outbound
+from bot import containment, outbound
 from bot.fleet import only
 from bot.lxd import NotFound
 from bot.outbound import MailOption
@@ -90,7 +90,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
             stamped = stamps(role="archived", archived=int(context.now()))
             lxd.update(name, {**stamped, "boot.autostart": "false"})
         context.edge.apply()
-        lxd.stop(name, timeout=60)
+        containment.stop(lxd, name)
         lxd.rename(name, archived)
 
     return Plan(

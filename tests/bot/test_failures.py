@@ -45,6 +45,16 @@ HOLDS = ("push", "execute", "instance", "pull", "remove")
 the other is asked again."""
 COUNTS_OR_HOLDS = ("snapshot", "restore", "migrate", "stop", "delete")
 """Operations that look inside for what they can do without: `stop` and `delete` count the mail that waits."""
+TOOL = ("push", "execute", "pull", "remove")
+CONTAINED = {
+    "stop": ("stop",),
+    "delete": ("stop",),
+    "restart": ("stop",),
+    "suspend": TOOL,
+    "restore": (*TOOL, "stop"),
+    "migrate": ("stop",),
+}
+"""Calls that may fail without an end of the operation: where a tenant does not agree it is done from outside."""
 LONG = ("new", "delete", "unarchive", "suspend", "resume", "restore", "migrate")
 """Operations of several steps that have something to take back."""
 
@@ -109,6 +119,12 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
+        if ended.state == "succeeded" and made[number] in CONTAINED.get(command, ()):
+            # Whom it needs no word of: it was stopped by force, or closed from outside.
+            assert containers(bench) == CASES[command].after, at
+            bench = prepared(tmp_path / str(number), command)
+            number += 1
+            continue
         if any(step.title == PROBE and step.finished for step in ended.steps):
             # The heir serves; there is no way back, but one on. Nothing waits for a source that is silent.
             assert ended.state == "needs_attention" or kind == "no LXD", at
@@ -152,8 +168,8 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
 def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
-    if command == "restore":
-        bench.lxd.fail_next("copy", LxdError("LXD could not."), after=True)
+    if call := {"restore": "copy", "suspend": "isolate"}.get(command):
+        bench.lxd.fail_next(call, LxdError("LXD could not."), after=True)
     else:
         failing_at(bench, 6, LxdError("LXD could not."), after=True)
     bench.finish()
@@ -277,8 +293,8 @@ def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path:
     assert bench.lxd.pull(heir, "/what-a-client-wrote") == b"a contact"
 
 
-@pytest.mark.parametrize(("command", "state"), [("suspend", "failed"), ("migrate", "succeeded")])
-def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Path, command: str, state: str) -> None:
+@pytest.mark.parametrize("command", ["suspend", "migrate"])
+def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
 
@@ -292,7 +308,7 @@ def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Pa
     bench.lxd.stop("client-x", force=True)
     bench.context.operations.recover()
     bench.finish()
-    assert bench.context.operations.get(operation.id).state == state
+    assert bench.context.operations.get(operation.id).state == "succeeded"
     assert live(bench), "it runs again where it was, or runs where it was to go"
 
 

@@ -107,7 +107,7 @@ def test_an_approval_for_one_archive_is_none_for_the_next(bench: Bench, text: st
 
 
 def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench) -> None:
-    bench.lxd.fail_next("stop", LxdError("LXD could not."))
+    bench.lxd.fail_next("rename", LxdError("LXD could not."))
     failed = bench.done("delete client-x", OPERATOR)
     for text in ("delete client-x", "purge client-x", "new client-x"):
         assert bench.done(text, OPERATOR).state == "succeeded"

@@ -513,6 +513,21 @@ class TestRoom:
         space = lxd.pool()
         assert 0 < space.used < space.total
 
+    def test_one_off_the_network_has_no_address_until_it_is_back(self, lxd: Lxd, running: str) -> None:
+        _address(lxd, running)
+        before = lxd.instance(running).devices
+        lxd.isolate(running)
+        lxd.isolate(running)
+        lxd.stop(running, force=True)
+        lxd.start(running)
+        assert lxd.state(running).address == ""
+        lxd.rejoin(running)
+        lxd.rejoin(running)
+        assert lxd.instance(running).devices == before
+        assert _address(lxd, running)
+        lxd.thaw(running)
+        assert lxd.instance(running).running
+
     def test_a_full_disk_is_told_as_such(self, lxd: Lxd, name: Name) -> None:
         made = name()
         pool = getattr(lxd, "_pool", "pool")
@@ -554,7 +569,7 @@ class TestRoom:
         eventually(enlarged, 90)
         lxd.push(made, "/root/more", secrets.token_bytes(4 << 20))
 
-    def test_a_full_disk_takes_facts_only_with_more_room(self, lxd: Lxd, name: Name) -> None:
+    def test_a_full_disk_takes_facts_ends_is_renamed_and_grows(self, lxd: Lxd, name: Name) -> None:
         made = name()
         root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "16MiB"}
         lxd.create(made, TINY, config={}, devices={"root": root})
@@ -568,7 +583,14 @@ class TestRoom:
                 fill(size)
         # More than what btrfs had only reserved for the last files, and gives back.
         fact = {"user.colour": "blue" * 50_000}
-        with pytest.raises(PoolFull):
-            lxd.update(made, fact)
-        lxd.update(made, fact, {"root": {**root, "size": "64MiB"}})
+        lxd.update(made, fact)
         assert lxd.instance(made).config["user.colour"] == fact["user.colour"]
+        lxd.isolate(made)
+        assert lxd.instance(made).devices["eth0"]["ipv4.address"] == "none"
+        other = name()
+        lxd.rename(made, other)
+        lxd.rejoin(other)
+        assert "eth0" not in lxd.instance(other).devices
+        lxd.update(other, {"user.shape": "round"}, {"root": {**root, "size": "64MiB"}})
+        assert lxd.instance(other).config["user.shape"] == "round"
+        lxd.push(other, "/root/more", b"x" * (1 << 20))

@@ -1,0 +1,134 @@
+"""A tenant whose root is somebody else's is stopped and closed all the same, on a real server."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from bot import containment
+from bot.fleet import Host
+from bot.lxd import PoolFull
+from bot.lxd_gateway import LxdGateway
+from bot.mautic import Mautic
+from bot.starts import Starts
+from bot.tenants import stamps
+from tests.support.real_lxd import PROJECT, TINY
+from tests.support.workspace import eventually
+
+Name = Callable[[], str]
+
+DEAF = b"""#!/bin/sh
+trap '' PWR TERM INT
+ip link set lo up
+httpd -f -p 80 -h /srv/www &
+udhcpc -f -t 20 -T 1 -A 1 -i eth0 -s /etc/lease > /dev/null 2>&1 &
+while :; do sleep 1000 & wait $!; done
+"""
+SAYS_NO = b"""#!/bin/sh
+echo '{"ok": false, "error": "no"}' > "$4"
+"""
+LIES = b"""#!/bin/sh
+echo '{"ok": true}' > "$4"
+"""
+
+
+@pytest.fixture
+def host(real_lxd: LxdGateway) -> Host:
+    """The tests' server as a host."""
+    return Host("local", "local", real_lxd, Mautic(real_lxd), Starts(1, 0))
+
+
+def _run(lxd: LxdGateway, name: str) -> str:
+    """Start it, and return its address once its page is there."""
+    lxd.start(name)
+    assert eventually(lambda: lxd.state(name).address)
+    address = lxd.state(name).address
+    assert eventually(lambda: _page(address))
+    return address
+
+
+def _page(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/", timeout=1) as answer:
+            return bool(answer.read() == b"ok\n")
+    except OSError:
+        return False
+
+
+def _gets_out(lxd: LxdGateway, name: str) -> bool:
+    gateway = lxd.subnet().partition("/")[0]
+    return lxd.execute(name, ["ping", "-c", "1", "-W", "1", gateway]).code == 0
+
+
+def test_one_that_does_not_end_by_itself_is_stopped_by_force(real_lxd: LxdGateway, real_name: Name) -> None:
+    """As with `halt.target` masked."""
+    name = real_name()
+    real_lxd.create(name, TINY, config={}, devices={})
+    real_lxd.push(name, "/sbin/init", DEAF, mode=0o755)
+    real_lxd.start(name)
+    assert "by force" in (containment.stop(real_lxd, name, peace=2) or "")
+    assert real_lxd.instance(name).status == "Stopped"
+
+
+@pytest.mark.parametrize("tool", [SAYS_NO, LIES], ids=["says no", "lies"])
+def test_one_that_does_not_agree_is_closed_over_restarts_until_it_is_let_out(
+    host: Host, real_name: Name, tool: bytes
+) -> None:
+    lxd, name = host.lxd, real_name()
+    assert isinstance(lxd, LxdGateway)
+    lxd.create(name, TINY, config={}, devices={})
+    lxd.push(name, "/usr/bin/python3", tool, mode=0o755)
+    address = _run(lxd, name)
+    assert _gets_out(lxd, name)
+    told = containment.close(host, name)
+    assert bool(told) == (tool is SAYS_NO)
+    assert not _page(address)
+    assert not _gets_out(lxd, name)
+    lxd.stop(name, force=True)
+    lxd.start(name)
+    # With the address that it knows.
+    prefix = lxd.subnet().partition("/")[2]
+    lxd.execute(name, ["sh", "-c", f"ip addr add {address}/{prefix} dev eth0; ip link set eth0 up"])
+    assert not _page(address)
+    assert not _gets_out(lxd, name)
+    containment.let_out(host, name)
+    assert eventually(lambda: _page(lxd.state(name).address or address))
+    assert "eth0" not in lxd.instance(name).devices
+
+
+def test_a_full_one_is_stamped_closed_stopped_and_archived(host: Host, real_name: Name) -> None:
+    lxd, name, archived = host.lxd, real_name(), real_name()
+    assert isinstance(lxd, LxdGateway)
+    root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "32MiB"}
+    lxd.create(name, TINY, config={}, devices={"root": root})
+    address = _run(lxd, name)
+    fill = "dd if=/dev/urandom of=/big bs=64k; sync; for i in $(seq 200); do echo x > /small.$i || break; done; sync"
+    lxd.execute(name, ["sh", "-c", fill])
+    with pytest.raises(PoolFull):
+        lxd.push(name, "/more", b"x" * (1 << 20))
+    lxd.update(name, stamps(state="suspended"))
+    assert lxd.instance(name).config["user.mautic-ops.state"] == "suspended"
+    containment.close(host, name)
+    assert not _page(address)
+    containment.stop(lxd, name, peace=5)
+    assert lxd.instance(name).status == "Stopped"
+    lxd.update(name, stamps(role="archived"))
+    lxd.rename(name, archived)
+    assert name not in {one.name for one in lxd.instances()}
+    assert lxd.instance(archived).config["user.mautic-ops.role"] == "archived"
+    lxd.delete(archived)
+
+
+def test_one_that_somebody_froze_is_stopped(real_lxd: LxdGateway, real_name: Name) -> None:
+    name = real_name()
+    real_lxd.create(name, TINY, config={}, devices={})
+    real_lxd.start(name)
+    real_lxd._state(name, "freeze")
+    assert real_lxd.instance(name).status == "Frozen"
+    real_lxd.start(name)
+    assert real_lxd.instance(name).status == "Running"
+    real_lxd._state(name, "freeze")
+    containment.stop(real_lxd, name, peace=2)
+    assert real_lxd.instance(name).status == "Stopped"

@@ -1,0 +1,117 @@
+"""Snapshots of a tenant that changes files as fast as it can, or fills the pool with its past, on a real server."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bot import pool_folder
+from bot.lxd import LxdError, PoolFull
+from bot.lxd_gateway import LxdGateway
+from bot.tenants import stamps
+from tests.support.real_lxd import LXD_PLACE, PROJECT, TINY
+
+Name = Callable[[], str]
+
+CHURN = """mkdir -p /c
+for w in 1 2 3 4; do
+    (i=0; while :; do
+        mkdir /c/$w.$i; for f in 1 2 3 4 5 6 7 8 9; do echo > /c/$w.$i/$f; done; rm -rf /c/$w.$i; i=$((i + 1))
+    done) > /dev/null 2>&1 &
+done"""
+
+
+def _in_pool(lxd: LxdGateway, name: str) -> Path:
+    pool = pool_folder.of_pool(lxd.endpoint, PROJECT)
+    if pool is None:
+        pytest.skip("The server is not on this machine: what is in its pool cannot be seen.")
+    return pool / "containers-snapshots" / f"{PROJECT}_{name}"
+
+
+def _orphan(lxd: LxdGateway, name: str, *, read_only: bool) -> Path:
+    """Leave what a snapshot leaves that LXD could not end."""
+    folder = _in_pool(lxd, name)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    source = folder.parent.parent / "containers" / folder.name
+    flags = ["-r"] if read_only else []
+    made = folder / f"orphan-{len(flags)}"
+    subprocess.run(["btrfs", "subvolume", "snapshot", *flags, source, made], check=True, capture_output=True)
+    return made
+
+
+def test_a_snapshot_of_one_whose_files_vanish_all_the_time_is_taken_and_leaves_nothing(
+    real_lxd: LxdGateway, real_name: Name
+) -> None:
+    name = real_name()
+    real_lxd.create(name, TINY, config={}, devices={})
+    real_lxd.start(name)
+    real_lxd.execute(name, ["sh", "-c", CHURN])
+    taken = [f"s{number}" for number in range(8)]
+    for snapshot in taken:
+        real_lxd.snapshot(name, snapshot, config=stamps(taken=1))
+    assert [one.name for one in real_lxd.snapshots(name)] == taken
+    assert sorted(one.name for one in _in_pool(real_lxd, name).iterdir()) == taken
+    assert real_lxd.instance(name).status == "Running"
+    real_lxd.execute(name, ["true"])
+    real_lxd.stop(name, force=True)
+    real_lxd.delete(name)
+
+
+def test_what_failed_snapshots_left_goes_with_the_instance(real_lxd: LxdGateway, real_name: Name) -> None:
+    name = real_name()
+    real_lxd.create(name, TINY, config={}, devices={})
+    real_lxd.snapshot(name, "known")
+    left = [_orphan(real_lxd, name, read_only=read_only) for read_only in (False, True)]
+    real_lxd.delete(name)
+    assert not any(one.exists() for one in left)
+
+
+def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
+    real_lxd: LxdGateway, real_name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = real_name()
+    real_lxd.create(name, TINY, config={}, devices={})
+    _orphan(real_lxd, name, read_only=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("bot.lxd_gateway.of_pool", lambda *_: None)
+        patched.setattr("bot.lxd_gateway._RELEASED", 1)
+        with pytest.raises(LxdError, match=r"does not know\. On its host, `btrfs subvolume delete /\S+/\*` removes"):
+            real_lxd.delete(name)
+
+
+class TestAFullPool:
+    @pytest.fixture(scope="class")
+    def small(self, real_lxd: LxdGateway) -> Iterator[LxdGateway]:
+        """A pool of its own that one tenant can fill."""
+        name = "mautic-ops-past"
+        network, subnet = LXD_PLACE.other
+        lxd = LxdGateway(real_lxd.endpoint, project=name, pool=name, network=network, profile=name)
+        try:
+            lxd.ensure_project(pool_driver="btrfs", pool_size="512MiB", subnet=subnet)
+            lxd.import_image(str(LXD_PLACE.folder / "tiny.tar.gz"), TINY, {})
+            yield lxd
+        finally:
+            lxd.remove_project()
+
+    def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(self, small: LxdGateway) -> None:
+        small.create("hog", TINY, config={}, devices={})
+        small.start("hog")
+        for past in ("one", "two"):
+            small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k count=1500; sync"])
+            small.snapshot("hog", past)
+        small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k; sync; echo x > /b; sync"])
+        with pytest.raises(PoolFull):
+            small.push("hog", "/more", b"x" * (4 << 20))
+        small.delete_snapshot("hog", "one")
+        assert [one.name for one in small.snapshots("hog")] == ["two"]
+        small.update("hog", stamps(role="archived"))
+        small.isolate("hog")
+        small.stop("hog", force=True)
+        small.rename("hog", "hog--archived")
+        small.delete_snapshot("hog--archived", "two")
+        assert small.instance("hog--archived").status == "Stopped"
+        assert small.snapshots("hog--archived") == []
+        small.delete("hog--archived")
