@@ -270,6 +270,12 @@ def m019_host_memory(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m020_uncounted(db: sqlite_utils.Database) -> None:
+    """The hosts whose pools are not counted, since when: the bot has had them counted anew once by then."""
+    db.executescript("CREATE TABLE uncounted (host TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;")
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -133,6 +133,17 @@ class PoolSpace:
 
 
 @dataclass(frozen=True)
+class Quotas:
+    """What the kernel says of the quotas of a pool on btrfs. `filesystem`: its uuid.
+
+    Where they do not count (they are “inconsistent”), all figures stand still and no limit is enforced.
+    """
+
+    filesystem: str
+    counts: bool
+
+
+@dataclass(frozen=True)
 class Resources:
     """What a host has, as LXD tells: bytes of memory, cores, and the load average of the last minute (None: not told).
 
@@ -323,6 +334,22 @@ class Lxd(Protocol):
 
     def pool(self) -> PoolSpace:
         """Return the room of the pool that tenants stand on."""
+
+    def quotas(self, name: str) -> Quotas | None:
+        """Return what the kernel says of the quotas of the pool that a running instance stands on.
+
+        None where it does not tell: it is no btrfs, has no quotas, or the kernel is older than 6.1.
+        """
+
+    def recount(self, name: str, filesystem: str) -> None:
+        """Have the kernel begin to count anew what is on the filesystem that a running instance stands on.
+
+        It returns at once, and also where that is under way. Raises LxdError where this program cannot do it: the
+        server is on another machine, or lets nobody but root.
+        """
+
+    def root_path(self, name: str) -> str:
+        """Return where the root of a running instance is found on its host, whatever is mounted where there."""
 
     def resources(self) -> Resources:
         """Return the memory and load of the server's machine, or of the member that this door is `at`."""

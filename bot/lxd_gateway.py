@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 from urllib.parse import quote, urlencode
 
+from bot import btrfs
 from bot.lxd import (
     AlreadyExists,
     ExecResult,
@@ -25,6 +26,7 @@ from bot.lxd import (
     Member,
     NotFound,
     PoolSpace,
+    Quotas,
     Resources,
     Server,
     Snapshot,
@@ -132,6 +134,27 @@ class LxdGateway:
         path = f"storage-pools/{self._pool}/resources"
         found = self._lxd.get(path, f"measure the pool `{self._pool}`", self._there(), project=False)
         return PoolSpace(used=found["space"]["used"], total=found["space"]["total"])
+
+    def quotas(self, name: str) -> Quotas | None:
+        """See `Lxd.quotas`."""
+        return btrfs.read(self.execute(name, btrfs.ASK, timeout=int(SHORT)).stdout)
+
+    def recount(self, name: str, filesystem: str) -> None:
+        """See `Lxd.recount`."""
+        doing = f"have the pool `{self._pool}` counted anew"
+        if self.endpoint.startswith("https://"):
+            raise LxdError(f"The bot cannot {doing}: its server is on another machine.")
+        try:
+            btrfs.recount(self.root_path(name), filesystem)
+        except OSError as error:
+            raise LxdError(f"The bot could not {doing}: {error.strerror or error}.") from error
+
+    def root_path(self, name: str) -> str:
+        """See `Lxd.root_path`."""
+        found = self._lxd.get(f"{path_of(name)}/state", f"read the state of `{name}`")
+        if found["pid"] <= 0:
+            raise LxdError(f"{self._lxd.product} has no root of `{name}`: it does not run.")
+        return f"/proc/{found['pid']}/root"
 
     def resources(self) -> Resources:
         """See `Lxd.resources`. Servers older than the extension `resources_load` tell no load."""
