@@ -1,4 +1,4 @@
-"""A pool whose kernel has stopped counting: no figure is shown as true, the bot has it counted anew, or says it once."""
+"""A pool whose kernel has stopped counting: no figure is shown as true, and it is counted anew, or told of once."""
 
 from __future__ import annotations
 
