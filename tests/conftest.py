@@ -9,7 +9,13 @@ from hypothesis import HealthCheck, settings
 from tests.support import own, programs
 from tests.support.workspace import WorkspaceServer
 
-pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.world", "tests.support.lab_world"]
+pytest_plugins = [
+    "tests.support.real_lxd",
+    "tests.support.lab",
+    "tests.support.world",
+    "tests.support.lab_world",
+    "tests.support.half_done",
+]
 
 # Seconds are no property: a busy machine may pause anything.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
