@@ -42,10 +42,10 @@ lab-down: .venv
 
 # First what can run side by side; then what shares one edge, beside what shares the lab, whose words come last.
 test: packages
-	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
+	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab"
 	log=$$(mktemp); \
-	  $(PYTHON) -m pytest --durations 10 -m lab tests/lab >$$log 2>&1 & lab=$$!; \
-	  $(PYTHON) -m pytest --durations 10 -m "not lab" tests/lab tests/e2e; edge=$$?; \
+	  $(PYTHON) -m pytest --durations 10 -m lab >$$log 2>&1 & lab=$$!; \
+	  $(PYTHON) -m pytest --durations 10 -m edge; edge=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$edge$$lab = 00
 
 demo: .venv

@@ -53,6 +53,9 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what needs the lab: it runs beside what shares one edge."""
-    if "lab" in getattr(item, "fixturenames", ()):
+    """Mark what shares one edge, and what needs the lab: the Makefile runs these beside each other."""
+    needs = getattr(item, "fixturenames", ())
+    if "lab" in needs:
         item.add_marker(pytest.mark.lab)
+    elif {"host", "incus_host"} & {*needs}:
+        item.add_marker(pytest.mark.edge)
