@@ -20,6 +20,8 @@ if sys.modules["numpy"] is None:
     del sys.modules["numpy"]
 
 migrations = Migrations("mautic-ops")
+SYNCHRONOUS = "FULL"
+"""WAL keeps every commit over kill -9 whatever this is; FULL also over a power cut, which an audit log wants."""
 
 
 class DatabaseUnavailable(Exception):
@@ -298,8 +300,7 @@ class Database:
             connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys=ON")
-            # WAL with NORMAL keeps every commit over kill -9; FULL also over a power cut, which an audit log wants.
-            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
             self._local.connection = connection
             # Every run of a job is a thread of its own.
             self._close([thread for thread in list(self._connections) if not thread.is_alive()])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bot import database
 from tests.support import own, programs
 from tests.support.workspace import WorkspaceServer
 
@@ -20,6 +21,9 @@ pytest_plugins = [
 # Seconds are no property: a busy machine may pause anything.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# No test cuts the power, and each of thousands of commits would wait for the disk.
+database.SYNCHRONOUS = "OFF"
 
 own.keep_to_it()
 programs.watch()
