@@ -519,7 +519,7 @@ def switch(lxd: SimulatedLxd) -> threading.Event:
 
 def until(true: Callable[[], bool]) -> None:
     """Wait for a condition."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while not true():
         assert time.monotonic() < give_up, "it did not come in time"
         time.sleep(0.01)
