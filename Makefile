@@ -2,6 +2,9 @@
 LXD ?=
 PYTHON := .venv/bin/python
 export MAUTIC_OPS_LXD__ENDPOINT := $(or $(LXD),$(MAUTIC_OPS_LXD__ENDPOINT))
+# What Python compiles is kept, apart from the sources: the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 # What is simulated keeps its state apart from what is real.
 ifeq ($(LXD),simulated)
 export MAUTIC_OPS_BOT__STATE ?= .state/simulated
