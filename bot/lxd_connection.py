@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +36,9 @@ _POLL = 10
 """Seconds of one wait request: the operation stands as `Running` after them, and the loop asks again."""
 _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
+_MOMENT = 0.01
+"""Seconds between two looks at what comes to be while an operation runs."""
+_GOING_ON = ("Pending", "Running", "Cancelling")
 FILES_GONE = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""
 _CUT = 20
@@ -162,15 +165,22 @@ class LxdConnection:
         *,
         params: Mapping[str, str] | None = None,
         deadline: float = SHORT,
+        until: Callable[[], bool] | None = None,
     ) -> Any:
         """Make a request that LXD answers with a background operation, and see it to its end.
 
-        Where another operation has the instance (as after a crash of ours) it waits for that one's end first.
+        Where another operation has the instance (as after a crash of ours) it waits for that one's end first. `until`:
+        asked again and again while the operation runs, until it is true.
         """
         end, pause = time.monotonic() + deadline, 0.1
         while True:
             try:
-                return self.finish(self.json(verb, path, doing, json=body, params=params or {}), doing, deadline)
+                started = self.json(verb, path, doing, json=body, params=params or {})
+                # If LXD goes away meanwhile, `finish` finds out what became of it.
+                with suppress(LxdUnavailable):
+                    while until and not until() and self.look(started, doing)["status"] in _GOING_ON:
+                        time.sleep(_MOMENT)
+                return self.finish(started, doing, deadline)
             except Busy:
                 if time.monotonic() > end:
                     raise
@@ -201,7 +211,7 @@ class LxdConnection:
             piece = max(1, min(_GLANCE if moving else _POLL, math.ceil(end - time.monotonic())))
             patience = piece + (_POLL if moving else self._timeout)
             stands = self._wait(started, doing, piece, patience)
-            if stands["status"] not in ("Pending", "Running", "Cancelling"):
+            if stands["status"] not in _GOING_ON:
                 return stands
             if moving and (now := moving()) != before:
                 before, end = now, time.monotonic() + deadline
