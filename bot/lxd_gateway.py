@@ -332,8 +332,8 @@ class LxdGateway:
 
         LXD keeps the instance's own configuration in a snapshot and takes none for it alone: the keys are laid on
         the instance while the snapshot is taken. `within` ends with the copy itself, a matter of milliseconds: after it
-        LXD goes through all files of the instance, twice, in search of subvolumes. Incus does not, and `within` lasts as
-        long as its operation.
+        LXD goes through all files of the instance, twice, in search of subvolumes. Incus does not, and `within` lasts
+        as long as its operation.
         """
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         body = {"name": snapshot, "stateful": False}
