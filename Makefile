@@ -43,8 +43,10 @@ lab: packages
 lab-down: .venv
 	$(PYTHON) -m tests.support.lab down
 
-# First what can run side by side; then what shares one edge, beside what shares the lab, whose words come last.
+# First what can run side by side, while Debian is put together for the others; then what shares one edge, beside what
+# shares the lab, whose words come last.
 test: packages
+	$(PYTHON) -m tests.support.base >/dev/null 2>&1 &
 	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab"
 	log=$$(mktemp); \
 	  $(PYTHON) -m pytest --durations 10 -m lab >$$log 2>&1 & lab=$$!; \
