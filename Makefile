@@ -2,6 +2,9 @@
 LXD ?=
 PYTHON := .venv/bin/python
 export MAUTIC_OPS_LXD__ENDPOINT := $(or $(LXD),$(MAUTIC_OPS_LXD__ENDPOINT))
+# What Python compiles is kept, apart from the sources: the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 # What is simulated keeps its state apart from what is real.
 ifeq ($(LXD),simulated)
 export MAUTIC_OPS_BOT__STATE ?= .state/simulated
@@ -40,12 +43,14 @@ lab: packages
 lab-down: .venv
 	$(PYTHON) -m tests.support.lab down
 
-# First what can run side by side; then what shares one edge, beside what shares the lab, whose words come last.
+# First what can run side by side, while Debian is put together for the others; then what shares one edge, beside what
+# shares the lab, whose words come last.
 test: packages
-	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
+	$(PYTHON) -m tests.support.base >/dev/null 2>&1 &
+	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab"
 	log=$$(mktemp); \
-	  $(PYTHON) -m pytest --durations 10 -m lab tests/lab >$$log 2>&1 & lab=$$!; \
-	  $(PYTHON) -m pytest --durations 10 -m "not lab" tests/lab tests/e2e; edge=$$?; \
+	  $(PYTHON) -m pytest --durations 10 -m lab >$$log 2>&1 & lab=$$!; \
+	  $(PYTHON) -m pytest --durations 10 -m edge; edge=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$edge$$lab = 00
 
 demo: .venv

@@ -52,10 +52,11 @@ class Outcome(Told):
 
 
 class Check(Told):
-    """One check of `health`."""
+    """One check of `health`; `known`: whether it could be looked at at all."""
 
     ok: bool
     text: str
+    known: bool = True
 
     def __post_init__(self) -> None:
         self.text = tame(self.text, TEXT)
@@ -92,11 +93,12 @@ class OutboundOff(Told):
 
 
 class DiskUse(Told):
-    """Bytes of a disk."""
+    """Bytes of a disk; `why` it is not known what is used, "" where it is."""
 
     free: Figure
     used: Figure | None
     limit: Figure | None
+    why: str = ""
 
 
 class Facts(Told):

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import commands
-from bot import local_lxd
+from bot import local_lxd, quotas
 from bot.blueprint.archive import ArchiveError, open_archive
 from bot.blueprint.base import BaseError
 from bot.blueprint.build import Blueprint, blueprints, build, export
@@ -209,6 +209,10 @@ def _prepare(settings: Settings, parts: Parts) -> str:
                 build_blueprint(settings, servers[settings.lxd.name], tell)
         with parts.part("Edge") as tell:
             real_edges(settings, servers).ensure(tell)
+        with parts.part("Quotas") as tell:
+            edges = Fleet(servers).edges()
+            for said in quotas.mend(settings.lxd.pool, edges, quotas.ask(edges)):
+                tell(said)
     except (LxdError, ArchiveError, BaseError) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without a server.)") from error
     return address

@@ -23,6 +23,8 @@ BUSY = 10
 """Seconds that a connection waits for another process that has the file."""
 
 migrations = Migrations("mautic-ops")
+SYNCHRONOUS = "FULL"
+"""WAL keeps every commit over kill -9 whatever this is; FULL also over a power cut, which an audit log wants."""
 
 
 class DatabaseUnavailable(Exception):
@@ -274,7 +276,13 @@ def m019_host_memory(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
-def m020_lived(db: sqlite_utils.Database) -> None:
+def m020_uncounted(db: sqlite_utils.Database) -> None:
+    """The hosts whose pools are not counted, since when: the bot has had them counted anew once by then."""
+    db.executescript("CREATE TABLE uncounted (host TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;")
+
+
+@migrations()
+def m021_lived(db: sqlite_utils.Database) -> None:
     """The seconds lived through, how far ahead of them the wall clock was, and what was found once and waits.
 
     What was written down before counts as lived through from now on only.
@@ -291,7 +299,7 @@ def m020_lived(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
-def m021_held_since(db: sqlite_utils.Database) -> None:
+def m022_held_since(db: sqlite_utils.Database) -> None:
     """When credentials were made, as it takes the time from then on to forget them."""
     db.executescript(
         """
@@ -302,7 +310,7 @@ def m021_held_since(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
-def m022_lived_deliveries(db: sqlite_utils.Database) -> None:
+def m023_lived_deliveries(db: sqlite_utils.Database) -> None:
     """When a delivery came, by the time lived through; 0: not known."""
     db.executescript("ALTER TABLE inbox ADD COLUMN lived REAL NOT NULL DEFAULT 0;")
 
@@ -329,8 +337,7 @@ class Database:
             connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys=ON")
-            # WAL with NORMAL keeps every commit over kill -9; FULL also over a power cut, which an audit log wants.
-            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
             # What is deleted is overwritten: held logins, and what people typed.
             connection.execute("PRAGMA secure_delete=ON")
             self._local.connection = connection

@@ -70,10 +70,11 @@ class Surveyed:
 
 @dataclass(frozen=True)
 class Survey:
-    """The tenants of all servers that answered, and of each that did not, why."""
+    """The tenants of all servers that answered, and of each that did not, why; and the edges, as `Fleet.edges`."""
 
     tenants: tuple[Surveyed, ...]
     silent: Mapping[str, str]
+    edges: tuple[tuple[Host, str], ...] = ()
 
 
 def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
@@ -302,7 +303,21 @@ class Fleet:
             for tenant, whole in seen
             if tenant.role == "tenant"
         ]
-        return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent)
+        edges = self._edges({server: [whole.instance for whole in answered] for server, answered in read.items()})
+        return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
+
+    def edges(self) -> tuple[tuple[Host, str], ...]:
+        """Return each host whose edge runs, with the edge's instance: ours, beside the tenants on the host's pool."""
+        read, _ = self._each(lambda lxd: lxd.instances())
+        return self._edges(read)
+
+    def _edges(self, read: Mapping[str, Sequence[Instance]]) -> tuple[tuple[Host, str], ...]:
+        return tuple(
+            (self._host(server, one.location), one.name)
+            for server, instances in read.items()
+            for one in instances
+            if one.running and stamp(one.config, "role") == "edge"
+        )
 
     # -- blueprints ---------------------------------------------------------------------------------------------
 

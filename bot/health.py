@@ -112,6 +112,7 @@ TITLES = {
     "edge": "the edge does not answer",
     "pool": "the storage pool is nearly full",
     "strain": "the host is in distress",
+    "quotas": "disks are not counted",
 }
 """Every kind of finding, and its words in a headline."""
 
@@ -195,25 +196,26 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     if look.tenant.state not in ("live", "suspended"):
         # An operation left it half way.
         moving = (_move(look),) if look.tenant.state == "moving" else ()
-        blind = frozenset(["disk"]) if look.disk is None else frozenset()
-        return Diagnosis((*at_rest, *moving), frozenset(TITLES) - AT_REST - {"move"} | blind)
+        return Diagnosis((*at_rest, *moving), frozenset(TITLES) - AT_REST - {"move"} | _blind(look))
     suspended = look.tenant.state == "suspended"
     if suspended or (look.tenant.stopped and look.state.status != "Running"):
-        blind = frozenset(["disk"]) if look.disk is None else frozenset()
-        return Diagnosis(at_rest, blind, rests="suspended" if suspended else "stopped")
+        return Diagnosis(at_rest, _blind(look), rests="suspended" if suspended else "stopped")
     full = is_full(look.disk) and any(found.kind == "disk" for found in findings)
     # Where nothing can be written, what fell is no trouble of its own. That the page is not there is one all the same.
     fell = _INSIDE - {"memory"} if full else frozenset()
     causes = [found.kind for found in findings if found.kind not in fell]
     hidden = fell.union(*(_HIDES.get(kind, frozenset()) for kind in causes))
-    unseen = hidden | (_INSIDE if look.inside is None else frozenset())
-    if look.disk is None:
-        unseen |= {"disk"}
+    unseen = hidden | (_INSIDE if look.inside is None else frozenset()) | _blind(look)
     if look.page is None:
         unseen |= _OUTSIDE
     elif not look.page.valid_until:
         unseen |= {"certificate"}
     return Diagnosis(tuple(found for found in findings if found.kind not in hidden), unseen)
+
+
+def _blind(look: Look) -> frozenset[str]:
+    """What cannot be told of its disk: that nothing is measured is no recovery."""
+    return frozenset(["disk"]) if look.disk is None or look.disk.used is None else frozenset()
 
 
 def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:

@@ -144,6 +144,17 @@ class PoolSpace:
 
 
 @dataclass(frozen=True)
+class Quotas:
+    """What the kernel says of the quotas of a pool on btrfs. `filesystem`: its uuid.
+
+    Where they do not count (they are “inconsistent”), all figures stand still and no limit is enforced.
+    """
+
+    filesystem: str
+    counts: bool
+
+
+@dataclass(frozen=True)
 class Resources:
     """What a host has, as LXD tells: bytes of memory, cores, and the load average of the last minute (None: not told).
 
@@ -326,11 +337,12 @@ class Lxd(Protocol):
         *,
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
+        still: bool = False,
     ) -> None:
         """Take a snapshot, with `config` stamped on it; `within` is entered only while it is taken itself.
 
         Raises Vanished where files of a running instance went away meanwhile: then under another name, since what was
-        begun may be in the way.
+        begun may be in the way. `still`: nothing in it runs meanwhile, and its visitors wait, so that none can go away.
         """
 
     def snapshots(self, name: str) -> list[Snapshot]:
@@ -375,6 +387,22 @@ class Lxd(Protocol):
 
     def pool(self) -> PoolSpace:
         """Return the room of the pool that tenants stand on."""
+
+    def quotas(self, name: str) -> Quotas | None:
+        """Return what the kernel says of the quotas of the pool that a running instance stands on.
+
+        None where it does not tell: it is no btrfs, has no quotas, or the kernel is older than 6.1.
+        """
+
+    def recount(self, name: str, filesystem: str) -> None:
+        """Have the kernel begin to count anew what is on the filesystem that a running instance stands on.
+
+        It returns at once, and also where that is under way. Raises LxdError where this program cannot do it: the
+        server is on another machine, or lets nobody but root.
+        """
+
+    def root_path(self, name: str) -> str:
+        """Return where the root of a running instance is found on its host, whatever is mounted where there."""
 
     def resources(self) -> Resources:
         """Return the memory and load of the server's machine, or of the member that this door is `at`."""

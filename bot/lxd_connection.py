@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -39,10 +39,15 @@ _POLL = 10
 """Seconds of one wait request: the operation stands as `Running` after them, and the loop asks again."""
 _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
+_MOMENT = 0.01
+"""Seconds between two looks at what comes to be while an operation runs."""
+_GOING_ON = ("Pending", "Running", "Cancelling")
 FILES_GONE = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""
 _PATIENT = 120
 """Seconds that something may be occupied by what was begun before, as by a bot that died: it is an error after them."""
+_CUT = 20
+"""Seconds after which a network that carries nothing is known as cut: an answer itself may take far longer."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
 _SENDING = "could not set subvolume flags: operation not permitted"
 """What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up."""
@@ -141,8 +146,7 @@ class LxdConnection:
             _try_certificates(self._certificate, self._server_certificate)
             session.cert = self._certificate
             session.verify = self._server_certificate or True
-            if self._server_certificate:
-                session.mount("https://", LXDSSLAdapter(pool_maxsize=32))
+            session.mount("https://", (_PinnedAdapter if self._server_certificate else _TcpAdapter)(pool_maxsize=32))
         return Client(endpoint, session=session, timeout=self._timeout)
 
     @property
@@ -212,16 +216,23 @@ class LxdConnection:
         *,
         params: Mapping[str, str] | None = None,
         deadline: float = SHORT,
+        until: Callable[[], bool] | None = None,
     ) -> Any:
         """Make a request that LXD answers with a background operation, and see it to its end.
 
         Where another operation has the instance (as after a crash of ours) it waits for that one's end first, though
-        not for ever: whoever waits keeps others from their turn.
+        not for ever: whoever waits keeps others from their turn. `until`: asked again and again while the operation
+        runs, until it is true.
         """
         end, pause = time.monotonic() + min(deadline, _PATIENT), 0.1
         while True:
             try:
-                return self.finish(self.json(verb, path, doing, json=body, params=params or {}), doing, deadline)
+                started = self.json(verb, path, doing, json=body, params=params or {})
+                # If LXD goes away meanwhile, `finish` finds out what became of it.
+                with suppress(LxdUnavailable):
+                    while until and not until() and self.look(started, doing)["status"] in _GOING_ON:
+                        time.sleep(_MOMENT)
+                return self.finish(started, doing, deadline)
             except Held:
                 raise
             except Busy:
@@ -254,7 +265,7 @@ class LxdConnection:
             piece = max(1, min(_GLANCE if moving else _POLL, math.ceil(end - time.monotonic())))
             patience = piece + (_POLL if moving else self._timeout)
             stands = self._wait(started, doing, piece, patience)
-            if stands["status"] not in ("Pending", "Running", "Cancelling"):
+            if stands["status"] not in _GOING_ON:
                 return stands
             if moving and (now := moving()) != before:
                 before, end = now, time.monotonic() + deadline
@@ -386,6 +397,29 @@ def _unreachable(product: str, endpoint: str, doing: str, error: Exception) -> s
     if isinstance(error, requests.exceptions.SSLError) or "fingerprint" in str(error).lower():
         return f"{product} at {endpoint} shows another certificate than the one the bot was given for it."
     return f"{product} at {endpoint} cannot be reached; is it running?"
+
+
+class _TcpAdapter(requests.adapters.HTTPAdapter):
+    """Gives a connection up when the other machine's kernel is silent; LXD itself may take its time.
+
+    Without it a request on a cut network waits for as long as the answer could have taken, minutes in which a tenant
+    that moves is closed.
+    """
+
+    OPTIONS = (
+        *urllib3.connection.HTTPConnection.default_socket_options,
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _CUT // 4),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _CUT // 4),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _CUT * 1000),
+    )
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
+        super().init_poolmanager(*arguments, socket_options=self.OPTIONS, **named)
+
+
+class _PinnedAdapter(_TcpAdapter, LXDSSLAdapter):  # type: ignore[misc]
+    """The same, for a server that is trusted by its own certificate."""
 
 
 class _UnixConnection(urllib3.connection.HTTPConnection):

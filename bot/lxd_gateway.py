@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 from urllib.parse import quote, urlencode
 
+from bot import btrfs
 from bot.lxd import (
     AlreadyExists,
     ExecResult,
@@ -27,6 +28,7 @@ from bot.lxd import (
     NotFound,
     PoolFull,
     PoolSpace,
+    Quotas,
     Resources,
     Server,
     Snapshot,
@@ -156,6 +158,27 @@ class LxdGateway:
         path = f"storage-pools/{self._pool}/resources"
         found = self._lxd.get(path, f"measure the pool `{self._pool}`", self._there(), project=False)
         return PoolSpace(used=found["space"]["used"], total=found["space"]["total"])
+
+    def quotas(self, name: str) -> Quotas | None:
+        """See `Lxd.quotas`."""
+        return btrfs.read(self.execute(name, btrfs.ASK, timeout=int(SHORT)).stdout)
+
+    def recount(self, name: str, filesystem: str) -> None:
+        """See `Lxd.recount`."""
+        doing = f"have the pool `{self._pool}` counted anew"
+        if self.endpoint.startswith("https://"):
+            raise LxdError(f"The bot cannot {doing}: its server is on another machine.")
+        try:
+            btrfs.recount(self.root_path(name), filesystem)
+        except OSError as error:
+            raise LxdError(f"The bot could not {doing}: {error.strerror or error}.") from error
+
+    def root_path(self, name: str) -> str:
+        """See `Lxd.root_path`."""
+        found = self._lxd.get(f"{path_of(name)}/state", f"read the state of `{name}`")
+        if found["pid"] <= 0:
+            raise LxdError(f"{self._lxd.product} has no root of `{name}`: it does not run.")
+        return f"/proc/{found['pid']}/root"
 
     def resources(self) -> Resources:
         """See `Lxd.resources`. Servers older than the extension `resources_load` tell no load."""
@@ -485,25 +508,47 @@ class LxdGateway:
         *,
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
+        still: bool = False,
     ) -> None:
         """See `Lxd.snapshot`.
 
         LXD keeps the instance's own configuration in a snapshot and takes none for it alone: the keys are laid on
-        the instance while the snapshot is taken.
+        the instance while the snapshot is taken. `within` ends with the copy itself, a matter of milliseconds: after it
+        LXD goes through all files of the instance, twice, in search of subvolumes. Incus does not, and `within` lasts
+        as long as its operation.
         """
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         body = {"name": snapshot, "stateful": False}
         with self._updating(name):
             before: Mapping[str, str] = self._lay_over(name, config, {}) if config else {}
             try:
-                with within or nullcontext(), self._still(name):
-                    self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG)
+                with ExitStack() as held:
+                    held.enter_context(within or nullcontext())
+
+                    def copied() -> bool:
+                        there = self._is_copied(name, snapshot)
+                        if there:
+                            held.close()
+                        return there
+
+                    # What stands still does not hear that it may go on.
+                    early = within and not still and self._pool_driver() in ("btrfs", "zfs")
+                    until = copied if early else None
+                    with self._still(name) if still else nullcontext():
+                        self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG, until=until)
             except Vanished:
                 self._drop_unknown(name)
                 raise
             finally:
                 if config:
                     self._lay_over(name, {key: before.get(key) for key in config}, {})
+
+    def _is_copied(self, name: str, snapshot: str) -> bool:
+        """Whether the files of a snapshot that is being taken are there; LXD tells no size before (-1)."""
+        try:
+            return bool(self._lxd.get(path_of(name, snapshot), f"look at the snapshot `{snapshot}`")["size"] >= 0)
+        except NotFound:
+            return False
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """See `Lxd.snapshots`."""

@@ -64,12 +64,13 @@ class Hold:
 class Disk:
     """What a tenant uses of its disk, in bytes, counted as its limit counts; None: that cannot be known, or no limit.
 
-    `free`: what it can still write; the pool's end is its own too.
+    `free`: what it can still write; the pool's end is its own too. `why`: for people, why `used` is not known.
     """
 
     used: int | None
     limit: int | None
     free: int
+    why: str = ""
 
     @property
     def known(self) -> bool:
@@ -145,8 +146,8 @@ class Mautic:
 
         Facts are: services {unit: state}, database (it answers), contacts, crons {command: {last_success, late, why}},
         queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited for its worker),
-        log_errors_day, disk {used, limit, free}, memory, memory_limit, sealed, version; what needs the database is not
-        there when it does not answer.
+        log_errors_day, disk {used, limit, free, why}, memory, memory_limit, sealed, version; what needs the database
+        is not there when it does not answer.
 
         Args:
             limits: from where on a check fails.
@@ -328,7 +329,7 @@ def _packed() -> bytes:
 
 def disk_of(told: Mapping[str, Any]) -> Disk:
     """Read what the tool tells of a disk."""
-    return Disk(told["used"], told["limit"], told["free"])
+    return Disk(told["used"], told["limit"], told["free"], told["why"])
 
 
 def _disk_known(size: PlanSize | None, usage: int) -> dict[str, int | None]:

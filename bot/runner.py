@@ -21,6 +21,8 @@ from bot.steps import PROBE, patiently
 log = logging.getLogger(__name__)
 PAUSE = 2.0
 """Seconds until a database that could not be written is tried again."""
+SLOW = 1.0
+"""Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
 """Seconds after which a host that is slow to tell is asked again whether it is in distress."""
 LEFT = " What it had begun could not be taken back: "
@@ -99,7 +101,7 @@ class Runner:
         if time.monotonic() >= until:
             began = time.monotonic()
             why = strained(self.context, host)
-            if (now := time.monotonic()) - began > 1:
+            if (now := time.monotonic()) - began > SLOW:
                 # A host that does not answer takes its time to: what else is queued does not wait for that each time.
                 self._distress[host] = now + ASKED_AGAIN, why
         return f"`{host}` is in distress: {why}" if why else ""

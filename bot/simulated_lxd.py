@@ -28,6 +28,7 @@ from bot.lxd import (
     NotFound,
     PoolFull,
     PoolSpace,
+    Quotas,
     Resources,
     Server,
     Snapshot,
@@ -142,6 +143,7 @@ class _World(msgspec.Struct):
     subnet: str = "10.70.0.1/24"
     members: list[str] = []
     offline: list[str] = []
+    uncounted: list[str] = []
     machines: dict[str, _Machine] = {}
     images: dict[str, _Image] = {}
     aliases: dict[str, str] = {}
@@ -340,6 +342,31 @@ class SimulatedLxd:
         with self._call("pool") as world:
             return PoolSpace(used=_used(world, self.member), total=world.pool_bytes)
 
+    def quotas(self, name: str) -> Quotas | None:
+        """See `Lxd.quotas`."""
+        doing = f"look at the quotas of `{name}`"
+        with self._call("quotas", name) as world:
+            machine = _find(world, name, doing)
+            _running(machine, doing)
+            return Quotas(f"simulated-{machine.location}", machine.location not in world.uncounted)
+
+    def recount(self, name: str, filesystem: str) -> None:
+        """See `Lxd.recount`."""
+        doing = f"count anew the pool of `{name}`"
+        with self._call("recount", name) as world:
+            machine = _find(world, name, doing)
+            _running(machine, doing)
+            if filesystem != f"simulated-{machine.location}":
+                raise LxdError(f"LXD could not {doing}: it is on another machine.")
+            world.uncounted = [member for member in world.uncounted if member != machine.location]
+
+    def root_path(self, name: str) -> str:
+        """See `Lxd.root_path`."""
+        doing = f"find the root of `{name}`"
+        with self._call("root_path", name) as world:
+            _running(_find(world, name, doing), doing)
+            return f"/proc/{1000 + sorted(world.machines).index(name)}/root"
+
     def resources(self) -> Resources:
         """See `Lxd.resources`. Without a member, of a cluster the first one's, as the one that was asked."""
         with self._call("resources") as world:
@@ -527,7 +554,7 @@ class SimulatedLxd:
             taken = _given(world, machine)
             if machine.status != "Running" and nic.get("ipv4.address") in taken - {"none"}:
                 nic["ipv4.address"] = _free_address(world, machine)
-            _fits(machine, machine.devices, 1, doing)
+            _fits(world, machine, machine.devices, 1, doing)
             self._boot(world, machine, int(self._clock()))
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
@@ -619,10 +646,10 @@ class SimulatedLxd:
             kept = {key: dict(device) for key, device in attached.items() if device}
             if kept.get("root") != machine.devices.get("root"):
                 # Not even another limit can be written down where the present one is exceeded.
-                _fits(machine, machine.devices, 0, doing)
+                _fits(world, machine, machine.devices, 0, doing)
             if kept.get("root") != machine.devices.get("root"):
                 try:
-                    _fits(machine, kept, 1, doing)
+                    _fits(world, machine, kept, 1, doing)
                 except PoolFull:
                     # Too small a size holds all the same.
                     machine.devices = kept
@@ -637,6 +664,7 @@ class SimulatedLxd:
         *,
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
+        still: bool = False,
     ) -> None:
         """See `Lxd.snapshot`."""
         doing = f"take the snapshot `{snapshot}` of `{name}`"
@@ -645,10 +673,10 @@ class SimulatedLxd:
             if any(known.name == snapshot for known in machine.snapshots):
                 raise AlreadyExists(f"LXD could not {doing}: that name is already taken.")
             _room(world, MIB, doing, machine.location)
-            _fits(machine, machine.devices, 1, doing)
+            _fits(world, machine, machine.devices, 1, doing)
             if snapshot in machine.unknown:
                 raise LxdError(f"LXD could not {doing}: the pool holds one of that name already.")
-            if machine.status == "Running" and self.restless[name] > 0:
+            if machine.status == "Running" and not still and self.restless[name] > 0:
                 self.restless[name] -= 1
                 machine.unknown.append(snapshot)
                 raise Vanished(f"LXD could not {doing}: files went away while it was taken.")
@@ -687,14 +715,20 @@ class SimulatedLxd:
             machine = _find(self._world, name, f"fill `{name}`")
             machine.bytes = amount
             used, limit = self.quota(name)
-            machine.bytes -= max(0, used - limit) if limit else 0
+            machine.bytes -= max(0, used - limit) if used and limit else 0
 
-    def quota(self, name: str) -> tuple[int, int | None]:
-        """Return the bytes that an instance refers to and the limit on them, as can be seen inside."""
+    def stop_counting(self, member: str = "") -> None:
+        """Let the quotas of a pool be inconsistent, as a kernel does that has deleted much, until they are counted."""
+        with self._lock:
+            self._world.uncounted.append(member)
+
+    def quota(self, name: str) -> tuple[int | None, int | None]:
+        """Return the bytes that an instance refers to (None: not counted) and their limit, as can be seen inside."""
         with self._lock:
             machine = _find(self._world, name, f"read `{name}`")
             limit = machine.devices.get("root", {}).get("size")
-            return machine.base + _bytes(machine), size_bytes(limit) if limit else None
+            used = None if machine.location in self._world.uncounted else machine.base + _bytes(machine)
+            return used, size_bytes(limit) if limit else None
 
     def execute(
         self,
@@ -731,7 +765,7 @@ class SimulatedLxd:
             machine = _find(world, name, doing)
             if not path.startswith(_UNCOUNTED):
                 _room(world, len(content), doing, machine.location)
-                _fits(machine, machine.devices, len(content), doing)
+                _fits(world, machine, machine.devices, len(content), doing)
             machine.files[path] = _File(bytes(content), mode, uid, gid)
 
     def pull(self, name: str, path: str) -> bytes:
@@ -787,6 +821,7 @@ class SimulatedLxd:
 _CHANGES = frozenset(
     [
         "ensure_project",
+        "recount",
         "copy",
         "receive",
         "pin",
@@ -873,10 +908,14 @@ def _bytes(machine: _Machine) -> int:
     return machine.bytes + sum(len(file.content) for file in counted)
 
 
-def _fits(machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: int, doing: str) -> None:
-    """Raise PoolFull where the limit of its disk is reached: it counts all that it refers to."""
+def _fits(world: _World, machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: int, doing: str) -> None:
+    """Raise PoolFull where the limit of its disk is reached: it counts all that it refers to, while it counts."""
     limit = devices.get("root", {}).get("size")
-    if limit and machine.base + _bytes(machine) + needed > size_bytes(limit):
+    if (
+        limit
+        and machine.location not in world.uncounted
+        and machine.base + _bytes(machine) + needed > size_bytes(limit)
+    ):
         raise PoolFull(_FULL.format(doing))
 
 

@@ -36,13 +36,15 @@ CRONS = {
     "mautic:webhooks:process": 60,
 }
 """Each job's seconds between its runs."""
+UNCOUNTED = "the kernel has stopped counting, as the quotas of the host's pool are inconsistent, and no limit holds"
+"""As the real tool says it."""
 
 
 class Quotas(Lxd, Protocol):
     """A server of whose instances can be seen inside what they have of their disk."""
 
-    def quota(self, name: str) -> tuple[int, int | None]:
-        """Return the bytes that an instance refers to and the limit on them."""
+    def quota(self, name: str) -> tuple[int | None, int | None]:
+        """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
 
 
 class State(msgspec.Struct):
@@ -128,7 +130,7 @@ class _Tenant:
 
     def full(self) -> bool:
         used, limit = self.lxd.quota(self.name)
-        return limit is not None and used >= limit
+        return limit is not None and used is not None and used >= limit
 
     def sealed(self) -> str:
         """Why it is closed, empty when it is open."""
@@ -281,7 +283,8 @@ class _Tenant:
         limit = limit or (request.get("disk") or {}).get("limit")
         space = self.lxd.pool()
         room = space.total - space.used
-        return {"used": used, "limit": limit, "free": max(0, room if limit is None else min(room, limit - used))}
+        left = room if limit is None or used is None else min(room, limit - used)
+        return {"used": used, "limit": limit, "free": max(0, left), "why": UNCOUNTED if used is None else ""}
 
     def used(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"used": self.lxd.quota(self.name)[0]}
@@ -339,15 +342,16 @@ class _Tenant:
         disk, memory = self.disk(request), self.lxd.instance(self.name).config.get("limits.memory")
         most = size_bytes(memory) if memory else request.get("memory")
         for name, used, limit in (("disk", disk["used"], disk["limit"]), ("memory", state.memory, most)):
+            if used is None:
+                checks[name] = (True, f"what it uses cannot be measured: {disk['why']}")
+                continue
             ok = not limit or not 0 < limit * limits[name] < used * 100
             checks[name] = (ok, f"{used / limit:.0%} in use" if limit else "nothing limits it")
         facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": state.memory, "memory_limit": most}
         facts |= {"disk": disk}
-        return {
-            "healthy": all(ok for ok, _ in checks.values()),
-            "checks": {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()},
-            "facts": facts,
-        }
+        told: dict[str, dict[str, Any]] = {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()}
+        told["disk"]["known"] = disk["used"] is not None
+        return {"healthy": all(ok for ok, _ in checks.values()), "checks": told, "facts": facts}
 
 
 _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {

@@ -104,10 +104,13 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     for later in range(TRIES - 1):
         with suppress(Vanished):
             return _take(context, tenant, host, int(context.now()) + later, why=why, note=note, keep=keep)
-    return _take(context, tenant, host, int(context.now()) + TRIES - 1, why=why, note=note, keep=keep)
+    at = int(context.now()) + TRIES - 1
+    return _take(context, tenant, host, at, why=why, note=note, keep=keep, still=True)
 
 
-def _take(context: Context, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool) -> str:
+def _take(
+    context: Context, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
+) -> str:
     """Take a snapshot, dated and named by a time: a try that failed keeps its name."""
     name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{context.operation}"
     # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
@@ -124,7 +127,7 @@ def _take(context: Context, tenant: Tenant, host: Host, at: int, *, why: str, no
             holds.append(hold)
             yield
 
-    host.lxd.snapshot(tenant.instance, name, config=facts, within=held())
+    host.lxd.snapshot(tenant.instance, name, config=facts, within=held(), still=still)
     (hold,) = holds
     if not hold.consistent:
         return f"{name}, as after a power cut: {hold.why}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from bot import audit, local_lxd
+from bot import audit, local_lxd, quotas
 from bot.capacity import strain
 from bot.checks import CHECKS
 from bot.health import pool_finding
@@ -24,6 +24,7 @@ def doctor(context: Context) -> Message:
         ("Servers", _servers),
         ("Network", _network),
         ("Room", _room),
+        ("Quotas", _quotas),
         ("Memory", _memory),
         ("Blueprint", _blueprint),
         ("Edge", _edge),
@@ -76,6 +77,15 @@ def _room(context: Context) -> str:
     if short:
         raise Refused(f"only {', '.join(short)}; enlarge the pool")
     return ", ".join(told)
+
+
+def _quotas(context: Context) -> str:
+    edges = context.fleet.edges()
+    told = quotas.ask(edges)
+    if said := quotas.mend(context.settings.lxd.pool, edges, told):
+        raise Refused(" ".join(said))
+    counted = [host for host, one in told.items() if one]
+    return f"disks are counted on {', '.join(counted)}" if counted else "no kernel tells whether it counts disks"
 
 
 def _memory(context: Context) -> str:

@@ -151,9 +151,11 @@ def _refuse_too_small(host: Host, found: Tenant, plan: str, size: PlanSize) -> N
             f"What it uses of its disk cannot be measured while it does not run, {stays}; "
             f"`/mautic start {found.name}` first."
         )
-    used = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk).used
+    disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)
+    used = disk.used
     if used is None:
-        raise Refused(f"What it uses of its disk cannot be measured on {found.host}, {stays}.")
+        why = f" ({disk.why})" if disk.why else ""
+        raise Refused(f"What it uses of its disk cannot be measured on {found.host}{why}, {stays}.")
     if used > MARGIN * size_bytes(size.disk):
         raise Refused(
             f"`{found.name}` uses {in_words(used)} of disk, too much for {plan}'s {in_words(size_bytes(size.disk))}, "

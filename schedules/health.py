@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from bot import errands, halt, samples
+from bot import errands, halt, quotas, samples
 from bot.capacity import strain
 from bot.errors import explain
 from bot.fleet import Surveyed
@@ -105,6 +105,10 @@ def health(context: Context) -> None:
         _confirm(tenants, _diagnoses(context, again, second[EDGE]), known)
         _confirm(hosts, {host: found for host, found in second.items() if host in hosts}, known)
 
+    counted = quotas.look(context, [one for one in survey.edges if one[0].name in hosts.keys() - passed])
+    for host, found in hosts.items():
+        told = counted.get(host, Diagnosis(unseen=frozenset(["quotas"])))
+        hosts[host] = replace(found, findings=(*found.findings, *told.findings), unseen=found.unseen | told.unseen)
     tenants |= _fallen_long(context, fallen)
     # What an operation took in hand meanwhile is not judged either.
     held = _held(context, began)

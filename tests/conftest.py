@@ -6,14 +6,24 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bot import database
 from tests.support import own, programs
 from tests.support.workspace import WorkspaceServer
 
-pytest_plugins = ["tests.support.real_lxd", "tests.support.lab", "tests.support.world", "tests.support.lab_world"]
+pytest_plugins = [
+    "tests.support.real_lxd",
+    "tests.support.lab",
+    "tests.support.world",
+    "tests.support.lab_world",
+    "tests.support.half_done",
+]
 
 # Seconds are no property: a busy machine may pause anything.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# No test cuts the power, and each of thousands of commits would wait for the disk.
+database.SYNCHRONOUS = "OFF"
 
 own.keep_to_it()
 programs.watch()
@@ -47,6 +57,9 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what needs the lab: it runs beside what shares one edge."""
-    if "lab" in getattr(item, "fixturenames", ()):
+    """Mark what shares one edge, and what needs the lab: the Makefile runs these beside each other."""
+    needs = getattr(item, "fixturenames", ())
+    if "lab" in needs:
         item.add_marker(pytest.mark.lab)
+    elif {"host", "incus_host"} & {*needs}:
+        item.add_marker(pytest.mark.edge)

@@ -30,16 +30,21 @@ class BaseError(Exception):
 
 def ensure_base(lxd: Lxd, kind: str, cache: Path, progress: Callable[[str], None]) -> str:
     """Return the alias of the image `tenant` or `edge` on the server; build or import it where it is missing."""
-    alias = f"mautic-ops-{kind}-{_digest()}"
+    alias = _alias(kind)
     # One at a time: another may be about to build it, or to import it by another member of the cluster.
     with alone(cache / "base.lock"):
         if lxd.image(alias) is None:
-            path = cache / f"{alias}.tar.zst"
-            if not path.exists():
-                _build(cache, progress)
+            path = _cached(kind, cache, progress)
             progress(f"importing the {kind} image")
             lxd.import_image(str(path), alias, {"os": "Debian", "release": SUITE, "description": f"Base of the {kind}"})
     return alias
+
+
+def prepare(cache: Path, progress: Callable[[str], None]) -> None:
+    """Have the images in the cache, so that who needs one next only imports it."""
+    with alone(cache / "base.lock"):
+        for kind in ("tenant", "edge"):
+            _cached(kind, cache, progress)
 
 
 @contextmanager
@@ -49,6 +54,17 @@ def alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _alias(kind: str) -> str:
+    return f"mautic-ops-{kind}-{_digest()}"
+
+
+def _cached(kind: str, cache: Path, progress: Callable[[str], None]) -> Path:
+    path = cache / f"{_alias(kind)}.tar.zst"
+    if not path.exists():
+        _build(cache, progress)
+    return path
 
 
 def _digest() -> str:
@@ -103,11 +119,11 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
         _run(["cp", "-a", "--reflink=auto", str(root), str(edge)])
         progress("installing Caddy")
         _install(edge, EDGE)
-        _pack(edge.parent, cache / f"mautic-ops-edge-{_digest()}.tar.zst")
+        _pack(edge.parent, cache / f"{_alias('edge')}.tar.zst")
         progress("installing nginx, PHP and MariaDB")
         _install(root, STACK)
         progress("packing the images")
-        _pack(root.parent, cache / f"mautic-ops-tenant-{_digest()}.tar.zst")
+        _pack(root.parent, cache / f"{_alias('tenant')}.tar.zst")
     finally:
         _clear(work)
 

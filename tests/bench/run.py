@@ -317,7 +317,7 @@ def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
             domain = f"{name}.{BASE_DOMAIN}"
             floors.append(migration_floor(source, target, present, domain))
             front, authority = lab_world.settings.edge.listen, lab_world.edge.authority()
-            eventually(lambda domain=domain: lab_world.edge.probe(domain).login)  # type: ignore[misc]
+            eventually(lambda domain=domain: lab_world.edge.probe(domain).login, PATIENCE)  # type: ignore[misc]
             with Client(front, authority, domain, "/form/submit?formId=1") as visitor:
                 eventually(lambda seen=visitor: len(seen.acknowledged) > 20)  # type: ignore[misc]
                 to = sides[(number + 1) % 2]

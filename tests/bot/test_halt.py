@@ -15,21 +15,13 @@ from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
 from schedules.health import health
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Desk, live, make_bench, make_desk, notes, switch
+from tests.support.half_done import broken, half_moved, starts
 from tests.support.judge import mrkdwn
 
 SNAPSHOT = "s-20270115-080000-2"
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.0)
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
-    monkeypatch.setattr("schedules.health.AGAIN", 0.0)
-
-
-@pytest.fixture
-def other() -> SimulatedLxd:
-    return SimulatedLxd()
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
@@ -40,30 +32,13 @@ def desk(tmp_path: Path, other: SimulatedLxd) -> Desk:
     return make_desk(bench)
 
 
-def starts(yes: bool, *servers: SimulatedLxd) -> None:
-    """Whether containers start on these servers."""
-
-    def call(method: str, arguments: object) -> None:
-        if method == "start":
-            broken()
-
-    for lxd in servers:
-        lxd.on_call = None if yes else call
-
-
-def broken() -> None:
-    raise LxdError("LXD could not start it: dataset is busy.")
-
-
 def card(desk: Desk, operation: Operation) -> str:
     return "\n".join(mrkdwn(desk.announcer.card(desk.bench.context.operations.get(operation.id)).blocks))
 
 
 def offline(desk: Desk, other: SimulatedLxd) -> Operation:
-    """A move that fails where the copy is to start, and the old container does not start either."""
-    starts(False, desk.bench.lxd, other)
-    stuck = desk.bench.done("migrate client-x solo", OPERATOR)
-    assert stuck.state == "needs_attention"
+    """A move that left nobody to serve the client."""
+    stuck = half_moved(desk.bench, other)
     assert not live(desk.bench)
     return stuck
 

@@ -62,6 +62,21 @@ def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -
     assert time.monotonic() - began < 4
 
 
+@pytest.mark.parametrize("adapter", [lxd_connection._TcpAdapter, lxd_connection._PinnedAdapter])
+def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
+    adapter: type[lxd_connection._TcpAdapter],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pool = adapter().poolmanager.connection_from_host(*server.getsockname(), scheme="http")
+        connection = pool._new_conn()
+        connection.connect()
+        told = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        alive = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        connection.close()
+    assert (told, alive) == (lxd_connection._CUT * 1000, 1)
+    assert lxd_connection._CUT < lxd_connection.SHORT / 4
+
+
 @pytest.mark.parametrize("said", ["read: connection reset by peer", "connect: no such file or directory"])
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(

@@ -21,21 +21,13 @@ from schedules.health import health
 from schedules.purge import purge
 from schedules.undo import undo
 from tests.support.bot import ASKER, CASES, LEAD, OPERATOR, Bench, live, make_bench, make_desk, notes
+from tests.support.half_done import half_moved, starts
 from tests.support.judge import mrkdwn
 
 BECAUSE = "give-up {} because the disk of solo is gone"
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.0)
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
-    monkeypatch.setattr("schedules.health.AGAIN", 0.0)
-
-
-@pytest.fixture
-def other() -> SimulatedLxd:
-    return SimulatedLxd()
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
@@ -46,16 +38,9 @@ def bench(tmp_path: Path, other: SimulatedLxd) -> Bench:
 
 
 def stuck(bench: Bench, other: SimulatedLxd) -> Operation:
-    """A move that failed where the copy was to start, when the old container does not start either."""
-
-    def call(method: str, _: object) -> None:
-        if method == "start":
-            raise LxdError("LXD could not start it: dataset is busy.")
-
-    bench.lxd.on_call = other.on_call = call
-    operation = bench.done("migrate client-x solo", OPERATOR)
-    bench.lxd.on_call = other.on_call = None
-    assert operation.state == "needs_attention"
+    """A move that came to a halt half way, after which containers start again."""
+    operation = half_moved(bench, other)
+    starts(True, bench.lxd, other)
     return operation
 
 

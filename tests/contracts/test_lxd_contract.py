@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -346,6 +346,20 @@ class TestSnapshots:
         assert snapshot.config["user.colour"] == "blue"
         assert "user.reason" not in lxd.instance(stopped).config
         assert lxd.instance(stopped).config["user.colour"] == "red"
+
+    def test_it_has_what_is_written_within_and_not_what_comes_after(self, lxd: Lxd, running: str, name: Name) -> None:
+        @contextmanager
+        def writing() -> Iterator[None]:
+            lxd.push(running, "/root/within", b"")
+            yield
+            lxd.push(running, "/root/after", b"")
+
+        lxd.snapshot(running, "taken", within=writing())
+        clone = name()
+        lxd.copy(f"{running}/taken", clone, config={}, devices={})
+        assert lxd.pull(clone, "/root/within") == b""
+        with pytest.raises(NotFound):
+            lxd.pull(clone, "/root/after")
 
     def test_a_taken_name_is_refused(self, lxd: Lxd, stopped: str) -> None:
         lxd.snapshot(stopped, "once")

@@ -109,6 +109,26 @@ class TestIsolation:
         assert lxd.execute(one, ["sh", "-c", dns.replace("-w 2", f"-w 2 -s {address}")]).code != 0
 
 
+class TestSnapshots:
+    def test_nobody_waits_while_lxd_goes_through_all_files(self, real_lxd: LxdGateway, real_name: Name) -> None:
+        lxd, name = real_lxd, real_name()
+        _started(lxd, name)
+        many = "mkdir /root/many; cd /root/many; i=0; while [ $i -lt 20000 ]; do : >$i; i=$((i+1)); done; sync"
+        assert lxd.execute(name, ["sh", "-c", many]).code == 0
+        going_on: list[str] = []
+
+        @contextmanager
+        def within() -> Iterator[None]:
+            yield
+            # Of a project, by the state that they are in.
+            going_on.extend(lxd._lxd.get("operations", "list the operations").get("running", []))
+
+        # On a busy machine LXD may have been told of the copy only when it was through.
+        for number in range(5):
+            lxd.snapshot(name, f"taken-{number}", within=within())
+        assert going_on
+
+
 class TestDeadlines:
     def test_a_command_that_takes_too_long_is_told_in_time(self, lxd: LxdGateway, new_name: Name) -> None:
         name = new_name()

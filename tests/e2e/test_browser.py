@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.support.real_lxd import need
 from tests.support.world import LISTEN, World
@@ -23,6 +24,15 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=[*QUIET, resolver])
         yield started
         started.close()
+
+
+def reveal(page: Page, card: Locator) -> None:
+    """Press for the first credentials until they are shown: a window that is later than Slack's 3 seconds is none."""
+    for _ in range(3):
+        card.locator('[data-action-id="reveal"]').click()
+        with suppress(AssertionError):
+            return expect(page.locator("dialog")).to_contain_text("Password", timeout=15_000)
+    raise AssertionError("the first credentials were not shown")
 
 
 def test_a_tenant_is_asked_for_approved_and_visited_by_hand(world: World, browser: Browser) -> None:
@@ -48,8 +58,7 @@ def test_a_tenant_is_asked_for_approved_and_visited_by_hand(world: World, browse
         assert answer.status == 200
         expect(tenant.locator('[name="_username"]')).to_be_visible()
 
-        card.locator('[data-action-id="reveal"]').click()
-        expect(page.locator("dialog")).to_contain_text("Password", timeout=15_000)
+        reveal(page, card)
         expect(phone.locator("dialog")).not_to_be_visible()
     finally:
         world.remove("browser-x")

@@ -249,7 +249,7 @@ def test_a_failed_command_says_why_and_keeps_the_words(tabs: Tabs, app: SmallApp
     expect(page.locator("#composer")).to_have_value("/nope at all")
     workspace.faults(drop_acks=1)
     send(page, "/mautic list")
-    expect(page.locator("#messages [data-ts]").last).to_contain_text("/mautic failed because", timeout=15_000)
+    expect(page.locator("#messages [data-ts]").last).to_contain_text("/mautic failed because")
     expect(page.locator("#messages [data-ts]").last).to_contain_text("Only visible to you")
 
 
@@ -482,5 +482,5 @@ def test_the_page_comes_back_by_itself(tabs: Tabs, workspace: WorkspaceServer) -
     expect(page.locator("#offline")).to_be_visible()
     workspace.start()
     workspace.message("ops-lead", "mautic-ops", "after the restart")
-    expect(page.locator("#messages")).to_contain_text("after the restart", timeout=20_000)
+    expect(page.locator("#messages")).to_contain_text("after the restart")
     expect(page.locator("#offline")).to_be_hidden()

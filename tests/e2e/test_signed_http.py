@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.support.workspace import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, WorkspaceServer
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, WorkspaceServer, free_port
 from tests.support.world import CHANNEL, BotProcess
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_commands_and_clicks_come_by_signed_http(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
 
         # By hand, as it is paused: the older of the two is more than the policy keeps of this day.
         world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
-        eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1, 30)
+        eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1)
         (left,) = world.lxd.snapshots("snap-x")
         assert stamp(left.config, "snapshot-note") == ""
         (errand,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")

@@ -98,3 +98,8 @@ def clone(host: LxdGateway, blueprint: Blueprint) -> Iterator[Callable[..., Clon
     for name in made:
         host.stop(name, force=True)
         host.delete(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the lab's blueprints comes last: those of the edge's host may be in the making beside it."""
+    items.sort(key=lambda item: "fleet" in getattr(item, "fixturenames", ()))

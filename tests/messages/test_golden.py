@@ -36,6 +36,7 @@ from bot.registry import Registry
 from bot.samples import KnownDisk
 from bot.settings import load
 from bot.simulated_edge import SimulatedProbe
+from bot.simulated_tenant import UNCOUNTED
 from bot.snapshots import Taken
 from bot.tenants import Tenant
 from bot.workspace import block_kit
@@ -451,6 +452,23 @@ MESSAGES: dict[str, Message] = {
         probe=None,
         health=SILENT,
         disk=Disk(28 << 30, 30 << 30, 2 << 30),
+    ),
+    "commands-status-uncounted": status(
+        tenant=replace(TENANT, state="suspended"),
+        condition=Condition("suspended"),
+        probe=None,
+        health=SILENT,
+        disk=Disk(None, 30 << 30, 2 << 30, UNCOUNTED),
+    ),
+    "commands-status-running-uncounted": status(
+        health={
+            "healthy": True,
+            "checks": {
+                "database": {"ok": True, "text": "answers"},
+                "disk": {"ok": True, "text": f"what it uses cannot be measured: {UNCOUNTED}", "known": False},
+            },
+            "facts": {},
+        },
     ),
     "commands-status-outbound-off": status(
         tenant=replace(TENANT, outbound_off=True),

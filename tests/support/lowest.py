@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.support.own import ROOT
 
-QUICK = ["-n", "2", "--dist", "loadfile", "--ignore", "tests/lab", "--ignore", "tests/e2e"]
+QUICK = ["-n", "4", "--dist", "loadfile", "-m", "not edge and not lab"]
 
 
 def main(words: list[str]) -> int:

@@ -10,7 +10,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -27,6 +26,7 @@ from bot.packages import missing
 from bot.products import INCUS, LXD, Product
 from tests.support import incus_packages
 from tests.support.packages import SUITE
+from tests.support.workspace import free_port
 
 SHARED = Path("/tmp/mautic-ops-tests")
 PROJECT = "mautic-ops-test"
@@ -173,11 +173,9 @@ def names_at(lxd: Lxd) -> Iterator[Callable[[], str]]:
 @contextmanager
 def listening(lxd: LxdGateway, place: Place) -> Iterator[str]:
     """Let a server listen on this machine for a while, at the address that is yielded; it has but one at a time."""
-    with socket.socket() as free, (place.folder / "https.lock").open("w") as lock:
+    with (place.folder / "https.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-        free.close()
+        address = f"127.0.0.1:{free_port()}"
         before = lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
 
         def listen(at: str) -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 import queue
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +26,7 @@ BOT_TOKEN, APP_TOKEN, SIGNING_SECRET = "xoxb-local", "xapp-local", "local-signin
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def eventually(look: Callable[[], T], seconds: float = 30.0) -> T:
+def eventually(look: Callable[[], T], seconds: float = 60.0) -> T:
     """The first truthy value of `look()`; AssertionError with the last one when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -119,7 +122,7 @@ class Workspace:
         text: str,
         user: str = "",
         thread_ts: str = "",
-        seconds: float = 30.0,
+        seconds: float = 60.0,
     ) -> Json:
         """The newest message whose text or blocks contain `text`."""
 
@@ -129,7 +132,7 @@ class Workspace:
 
         return _certain(eventually(look, seconds))
 
-    def wait_for_view(self, user: str, callback_id: str = "", seconds: float = 30.0) -> Json:
+    def wait_for_view(self, user: str, callback_id: str = "", seconds: float = 60.0) -> Json:
         """The modal on top, once it is there (and of that callback_id)."""
 
         def look() -> Json | None:
@@ -193,7 +196,16 @@ class WorkspaceServer(Workspace):
             self.process.stdout.close()
 
 
-def _first_line(process: "subprocess.Popen[str]", seconds: float = 20.0) -> str:
+def free_port() -> int:
+    """A port to listen at later: none of those that the kernel meanwhile gives to any connection that is made."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(first // 2, first)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def _first_line(process: "subprocess.Popen[str]", seconds: float = 60.0) -> str:
     lines: queue.Queue[str] = queue.Queue()
     assert process.stdout
     threading.Thread(target=lambda: lines.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]

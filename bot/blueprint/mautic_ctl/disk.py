@@ -17,10 +17,12 @@ _FS_INFO, _INO_LOOKUP = 0x8400941F, 0xD0009412
 """ioctls of btrfs that anybody may ask: which filesystem, and which subvolume of it."""
 _ROOT_FOLDER = 256
 _HAS_LIMIT = 1
+UNTOLD = "nothing here tells it"
+INCONSISTENT = "the kernel has stopped counting, as the quotas of the host's pool are inconsistent, and no limit holds"
 
 
 def disk(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {used, limit, free}, in bytes: see `measure`."""
+    """Return {used, limit, free, why}: see `measure`."""
     return measure(request.get("disk") or {})
 
 
@@ -37,26 +39,38 @@ def sync(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is used of which limit (each None where that cannot be known), and what can still be written.
+    """Return, in bytes, what is used of which limit (each None where that cannot be known), and what can still be
+    written (`free`). `why`, for people: why it is not known what is used, "" where it is.
 
     On btrfs a limit counts all that a subvolume refers to, shared with snapshots and clones or not, and that stands in
     its quota group, where LXD's own figure does not count what is shared. Elsewhere `known`, LXD's used and the plan's
     limit, are of one measure. What can be written ends where the pool does, too.
+
+    Where the kernel finds the quotas of a pool inconsistent the figures of its groups stand still, and no limit is
+    enforced, until they are counted anew.
     """
     space = os.statvfs(ROOT)
     room = space.f_bavail * space.f_frsize
-    group = _quota_group()
+    group, why = _quota_group(), UNTOLD
     if group is not None:
         used, limit = _counted(group)
+        if _is_inconsistent(group.parent):
+            used, why = None, INCONSISTENT
     elif _subvolume() is not None:
         used, limit = None, known.get("limit")
     else:
         used, limit = known.get("used") or None, known.get("limit")
     left = room if used is None or limit is None else min(room, limit - used)
-    return {"used": used, "limit": limit, "free": max(0, left)}
+    return {"used": used, "limit": limit, "free": max(0, left), "why": why if used is None else ""}
 
 
-def _counted(group: Path) -> tuple[int, int | None]:
+def _is_inconsistent(groups: Path) -> bool:
+    """Whether the figures of these groups stand still; False also of kernels before 6.1, which do not tell."""
+    told = groups / "inconsistent"
+    return told.exists() and told.read_text().strip() == "1"
+
+
+def _counted(group: Path) -> tuple[int | None, int | None]:
     def figure(name: str) -> int:
         return int((group / name).read_text())
 

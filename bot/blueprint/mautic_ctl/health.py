@@ -161,7 +161,9 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
     facts["log_errors_day"] = errors = _log_errors()
     check("log", not above(errors, limits["log_errors"]), f"{errors} errors in a day")
     facts["disk"] = disk = measure(request.get("disk") or {})
-    check("disk", *within(disk["used"], disk["limit"], limits["disk"], f", {in_words(disk['free'])} can be written"))
+    more = f", {in_words(disk['free'])} can be written"
+    check("disk", *within(disk["used"], disk["limit"], limits["disk"], more, disk["why"]))
+    checks["disk"]["known"] = disk["used"] is not None
     facts["memory"], most = _memory()
     facts["memory_limit"] = most = most or request.get("memory")
     check("memory", *within(facts["memory"], most, limits["memory"]))
@@ -261,10 +263,13 @@ def above(figure: float, limit: float) -> bool:
     return bool(limit) and figure > limit
 
 
-def within(used: int | None, limit: int | None, percent: float, more: str = "") -> tuple[bool, str]:
-    """Whether a figure is not above so many percent of its limit, and in words; what is not known is no trouble."""
+def within(used: int | None, limit: int | None, percent: float, more: str = "", why: str = "") -> tuple[bool, str]:
+    """Whether a figure is not above so many percent of its limit, and in words; what is not known is no trouble.
+
+    `more` is said of it in any case, and `why` is why it is not known.
+    """
     if used is None:
-        return True, f"what it uses cannot be measured here{more}"
+        return True, f"what it uses cannot be measured{f': {why}' if why else ' here'}{more}"
     if not limit:
         return True, f"{in_words(used)} in use, and nothing limits it{more}"
     return not above(

@@ -109,7 +109,8 @@ def told(
     monkeypatch.setattr(health, "_unit_states", dict)
     monkeypatch.setattr(health, "login_page", lambda *_: (200, True, 0.1))
     monkeypatch.setattr(health, "_memory", lambda: (0, None))
-    monkeypatch.setattr(health, "measure", lambda _: {"used": None, "limit": None, "free": 1 << 30})
+    unknown = {"used": None, "limit": None, "free": 1 << 30, "why": "it is away"}
+    monkeypatch.setattr(health, "measure", lambda _: unknown)
     monkeypatch.setattr(health, "sql", lambda *_, **__: [*others, *rows])
     return health.health(ASKED)
 

@@ -166,12 +166,12 @@ def test_a_trigger_serves_once_and_three_seconds(app: App, connect: Connect, wor
     connect()
     client = workspace.web_client()
     workspace.command("operator", "ops", "/mautic new")
-    workspace.command("operator", "ops", "/mautic new")
     client.views_open(trigger_id=triggers[0], view=modal("New"))
     with pytest.raises(SlackApiError, match="exchanged_trigger_id"):
         client.views_open(trigger_id=triggers[0], view=modal("New"))
     with pytest.raises(SlackApiError, match="invalid_trigger_id"):
         client.views_open(trigger_id="1.2.3", view=modal("New"))
+    workspace.command("operator", "ops", "/mautic new")
     with pytest.raises(SlackApiError, match="invalid_trigger_id"):
         client.views_push(trigger_id=triggers[1], view=modal("New"))  # from no modal
 

@@ -32,7 +32,7 @@ def slack(installed: Path, workspace: WorkspaceServer) -> Iterator[WorkspaceServ
         env=os.environ
         | {"SLACK_API_URL": workspace.api_url, "SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN},
     )
-    eventually(lambda: workspace.faults()["connections"] == 1, 30)
+    eventually(lambda: workspace.faults()["connections"] == 1)
     yield workspace
     process.terminate()
     process.wait(10)
