@@ -26,9 +26,9 @@ clean-lab: .venv
 # What the suite, the bench and the lab start, installed where it is missing; `tests/support/packages.py` is the list.
 packages: .venv
 	$(PYTHON) -m tests.support.packages $(REQUIRED)
-lab bench crowd: REQUIRED = --required
+lab hostile bench crowd: REQUIRED = --required
 # The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
-test bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+test hostile bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
 # `make bench ARCHIVE=… SHA256=…` measures with a real Mautic's release.
 bench: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
 bench: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
@@ -42,11 +42,15 @@ lab-down: .venv
 
 # First what can run side by side; then what shares one edge, beside what shares the lab, whose words come last.
 test: packages
-	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e
+	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/lab --ignore tests/e2e --ignore tests/hostile
 	log=$$(mktemp); \
 	  $(PYTHON) -m pytest --durations 10 -m lab tests/lab >$$log 2>&1 & lab=$$!; \
-	  $(PYTHON) -m pytest --durations 10 -m "not lab" tests/lab tests/e2e; edge=$$?; \
+	  $(PYTHON) -m pytest --durations 10 -m "not lab" tests/lab tests/e2e tests/hostile; edge=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$edge$$lab = 00
+
+# Tenants whose root is against us, on a real server.
+hostile: packages
+	REQUIRE_LXD=1 $(PYTHON) -m pytest --durations 10 tests/hostile
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo
@@ -79,4 +83,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench crowd lowest docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test hostile demo bench crowd lowest docs lint
