@@ -318,6 +318,10 @@ class TestHttps:
         name = new_name()
         lxd.create(name, "tiny", config={}, devices={})
         assert remote.instance(name) == lxd.instance(name)
+        lxd.start(name)
+        with remote.talk(name, ["sh", "-c", "read a; echo $a; read more"], limit=1000) as talk:
+            talk.send(b"hello\n")
+            assert talk.line() == b"hello"
 
     def test_a_token_makes_the_bot_trusted(
         self, lxd: LxdGateway, address: str, stranger: tuple[str, str], pinned: str
@@ -341,6 +345,8 @@ class TestHttps:
         remote = LxdGateway(address, certificate=certificate, server_certificate=certificate[0])
         with pytest.raises(LxdUnavailable, match="another certificate"):
             remote.server()
+        with pytest.raises(LxdUnavailable, match="another certificate"):
+            remote._lxd.stream("operations/none/websocket", "talk")
 
     def test_a_bot_that_is_not_trusted_yet_is_told_so(self, address: str, pinned: str) -> None:
         with pytest.raises(LxdUnavailable, match="does not trust this bot"):
