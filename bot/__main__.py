@@ -56,6 +56,9 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     def check(operation: Operation) -> str:
         return registry.plan(context, operation).fingerprint()
 
+    def roles(user: str) -> frozenset[str]:
+        return context.people.roles_now(user)
+
     renderer = Renderer(settings.bot.timezone, notice)
     context = Context(
         settings=settings,
@@ -65,7 +68,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         edge=edge,
         vault=Vault(database, settings.state / "vault.key", operations.clock, lived),
         operations=operations,
-        approvals=Approvals(operations, settings, check),
+        approvals=Approvals(operations, settings, check, roles),
         jobs=Jobs(database, discover(schedules), operations.clock),
         registry=registry,
         incidents=Incidents(database, post, renderer, settings.slack.channel, operations.clock),

@@ -343,11 +343,16 @@ class Operations:
             (text, only_in, operation),
         )
 
-    def claim(self, hold: Callable[[Operation], str] = lambda _: "") -> Operation | None:
+    def claim(
+        self,
+        hold: Callable[[Operation], str] = lambda _: "",
+        may: Callable[[Operation], bool] = lambda _: True,
+    ) -> Operation | None:
         """Take the oldest queued operation that can go on, to run it, or None.
 
         Args:
             hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
+            may: whether it may still begin; asked last.
         """
         for row in self.database.read("SELECT id FROM operations WHERE state = 'queued' ORDER BY id"):
             candidate = self.get(row["id"])
@@ -355,6 +360,8 @@ class Operations:
                 continue
             if why := hold(candidate):
                 self._wait(candidate, why)
+                continue
+            if not may(candidate):
                 continue
             with self.database.transaction() as transaction:
                 moved = self.move(
