@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from typing import Any
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 MARK = "mautic_operation"
 PROGRESS = 1.5
 """Seconds between two pictures of progress: Slack takes 50 updates a minute of all cards together."""
+TURN = 3.0
+"""Seconds after which it is looked anew whose turn it is: Slack takes one message a second in a channel."""
 NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
 
 
@@ -71,10 +74,21 @@ class Announcer:
                 time.sleep(0.2)
 
     def catch_up(self) -> None:
-        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else."""
-        where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
+        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else.
+
+        People take turns: who asks for a hundred things at once waits for themself.
+        """
         self._progress_now, self._progress_left = time.monotonic() >= self._progress_due, False
-        for operation in self.operations.select(where):
+        while not self._announced_all() and not self._stop:
+            pass
+
+    def _announced_all(self) -> bool:
+        """Go through what is behind, for some seconds; False: there is more of it, and others may have come."""
+        where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
+        over = time.monotonic() + TURN
+        for operation in _in_turn(self.operations.select(where)):
+            if time.monotonic() >= over:
+                return False
             due, pause = self._waiting.get(operation.id, (0.0, 1.0))
             if time.monotonic() < due:
                 continue
@@ -87,6 +101,7 @@ class Announcer:
                 log.warning("cannot announce operation %s: %s", operation.id, error)
                 self._waiting[operation.id] = (time.monotonic() + pause, min(2 * pause, 300.0))
                 self._unsaid(operation, error)
+        return True
 
     def _unsaid(self, operation: Operation, error: Exception | None) -> None:
         """Write down since when Slack does not take what is to be said of an operation, and why; or that it does."""
@@ -279,6 +294,16 @@ class Announcer:
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""
         self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
+
+
+def _in_turn(operations: Sequence[Operation]) -> list[Operation]:
+    """Return them by turns of who asked: the oldest of each, then the second of each."""
+    seen: Counter[str] = Counter()
+    turn = {}
+    for one in operations:
+        turn[one.id] = seen[one.requester]
+        seen[one.requester] += 1
+    return sorted(operations, key=lambda one: (turn[one.id], one.id))
 
 
 def ways_out(operation: Operation) -> list[Block]:
