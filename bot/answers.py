@@ -20,7 +20,7 @@ TEXT = 300
 """Characters of a sentence."""
 LONG = 60_000
 """Characters of a log, or of what a console command says."""
-ENTRIES = 100
+ENTRIES = 50
 """Services, queues, jobs, checks and kinds of each of which there are a handful."""
 
 Figure = Annotated[int, Meta(ge=0, le=2**53 - 1)]

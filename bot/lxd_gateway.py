@@ -58,6 +58,9 @@ _NO_TRAFFIC = {
 }
 """What a network device lets through nothing with, also while its container runs."""
 
+MOST = 64 << 20
+"""Bytes that a file, or a command's output, may have to be read."""
+
 
 class LxdGateway:
     """One LXD server (or cluster, through any member), within the bot's own project. Safe for many threads.
@@ -545,7 +548,7 @@ class LxdGateway:
         file = f"exec_{started['metadata']['id']}"
         logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
         logs = [f"{log}.{stream}" for log in logs for stream in ("stdout", "stderr")]
-        output: list[str] = []
+        output: list[bytes] = []
         try:
             ended = self._lxd.operation(started, doing, timeout)
             found = ended["metadata"] or {}
@@ -555,13 +558,14 @@ class LxdGateway:
                 raise self._lxd.refusal(ended["err"] or f"it ended as {ended['status']}", doing)
             logs = [found["output"][stream].partition("?")[0].removeprefix("/1.0/") for stream in ("1", "2")]
             for log in logs:
-                output.append(self._lxd.request("get", log, doing, is_api=False).content.decode(errors="replace"))
+                output.append(self._read(self._lxd.request("get", log, doing, is_api=False, stream=True), doing))
         finally:
             for log in logs:
                 # Nothing may stay on the host, and a failure to clean up must not hide the command's own end.
                 with suppress(LxdError):
                     self._lxd.request("delete", log, doing)
-        return ExecResult(code=code, stdout=output[0], stderr=output[1] or ended["err"])
+        said, complained = (found.decode(errors="replace") for found in output)
+        return ExecResult(code=code, stdout=said, stderr=complained or ended["err"])
 
     def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
         """See `Lxd.talk`."""
@@ -577,11 +581,25 @@ class LxdGateway:
     def pull(self, name: str, path: str) -> bytes:
         """See `Lxd.pull`."""
         doing = f"read `{path}` in `{name}`"
-        answer = self._file("get", name, path, doing, is_api=False)
-        if "directory" in (answer.headers.get("X-LXD-type"), answer.headers.get("X-Incus-type")):
-            raise LxdError(f"{self._lxd.product} could not {doing}: it is a folder.")
-        content: bytes = answer.content
-        return content
+        answer = self._file("get", name, path, doing, is_api=False, stream=True)
+        kind = answer.headers.get("X-LXD-type") or answer.headers.get("X-Incus-type")
+        if kind != "file":
+            answer.close()
+            raise LxdError(f"{self._lxd.product} could not {doing}: it is no file.")
+        return self._read(answer, doing)
+
+    def _read(self, answer: Any, doing: str) -> bytes:
+        """Read a file in pieces: no more than MOST bytes, and as a whole within SHORT seconds."""
+        end = time.monotonic() + SHORT
+        content = bytearray()
+        with self._lxd.words(doing), answer:
+            for piece in answer.iter_content(1 << 20):
+                content += piece
+                if len(content) > MOST:
+                    raise LxdError(f"{self._lxd.product} could not {doing}: it has more than {MOST >> 20} MiB.")
+                if time.monotonic() > end:
+                    raise LxdUnavailable(f"{self._lxd.product} did not {doing} within {SHORT} seconds.")
+        return bytes(content)
 
     def remove(self, name: str, path: str) -> None:
         """See `Lxd.remove`."""

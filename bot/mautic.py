@@ -192,8 +192,8 @@ class Mautic:
 
         Without SEAL it serves and sends nothing yet; `open` takes all away.
         """
-        self.lxd.push(instance, MUTE, b"", mode=0o644)
-        self.lxd.push(instance, SEAL, b"copy\n", mode=0o644)
+        self._mark(instance, MUTE, b"")
+        self._mark(instance, SEAL, b"copy\n")
 
     def close(self, instance: str, reason: str) -> None:
         """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
@@ -271,7 +271,12 @@ class Mautic:
 
     def mute(self, instance: str) -> None:
         """Let a stopped instance boot without jobs and workers, until `release` or `open`; visitors are served."""
-        self.lxd.push(instance, MUTE, b"", mode=0o644)
+        self._mark(instance, MUTE, b"")
+
+    def _mark(self, instance: str, path: str, content: bytes) -> None:
+        """Lay a file there in the place of whatever is: to write into a pipe that a tenant left would take for ever."""
+        self.lxd.remove(instance, path)
+        self.lxd.push(instance, path, content, mode=0o644)
 
     def restart_part(self, instance: str, part: Part) -> None:
         """Restart what does one job in a tenant."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot import audit, samples
+from bot import answers, audit, samples
 from bot.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
 from bot.lxd import LxdError, TenantAnswerError
 from bot.simulated_lxd import SimulatedLxd
@@ -21,7 +22,7 @@ from schedules import health as sweep
 from schedules.digest import digest
 from schedules.health import health
 from schedules.incidents import incidents
-from tests.support.bot import ASKER, OPERATOR, Bench, make_bench
+from tests.support.bot import ASKER, OPERATOR, Bench, make_bench, make_desk
 
 HOSTILE: tuple[Any, ...] = (
     None,
@@ -331,3 +332,31 @@ def test_what_happened_is_recorded_whatever_a_text_holds(fleet: Fleet) -> None:
         audit.record(transaction, audit.Event("incident.opened", ASKER.id, "client-x", 0, many), 1.0)
     assert audit.verify(database).broken == 0
     assert all(len(row["detail"]) <= audit.DETAIL for row in audit.recent(database, limit=5))
+
+
+def test_no_tenant_is_asked_but_at_this_door() -> None:
+    """What is recorded, or read from its files, has no bounds that it could not move."""
+    root = Path(answers.__file__).parents[1]
+    asks = re.compile(r"(lxd|server|source|target|there)\.(execute|pull)\(")
+    found = {
+        str(path.relative_to(root))
+        for folder in ("bot", "commands", "schedules")
+        for path in (root / folder).rglob("*.py")
+        if asks.search(path.read_text())
+    }
+    # The edge and the blueprint are the bot's own; a simulated tenant keeps its state in its files.
+    assert found == {"bot/blueprint/build.py", "bot/edge.py", "bot/simulated_tenant.py"}
+
+
+def test_a_tenant_with_much_to_say_is_shown_within_what_slack_takes(fleet: Fleet, honest: dict[str, Any]) -> None:
+    long = "<&>" * 200
+    facts = honest["health"]["facts"] | {"services": {f"{number}{long}": long for number in range(200)}}
+    checks = {f"{number}{long}": {"ok": False, "text": long} for number in range(200)}
+    line = text_of(honest["health"] | {"checks": checks, "facts": facts})
+    fleet.says = lambda verb: line if verb == "health" else None
+    assert "client-x" in fleet.swept()
+    fleet.bench.answer("status client-x")
+    desk = make_desk(fleet.bench, fleet.bench.slack)
+    desk.command("status client-x")
+    assert "client-x" in str(fleet.bench.slack.said[-1])
+    fleet.is_whole()

@@ -133,6 +133,19 @@ class TestDeadlines:
             talk.line()
 
 
+class TestFiles:
+    def test_what_is_no_file_or_too_much_is_not_read(self, lxd: LxdGateway, new_name: Name) -> None:
+        name = new_name()
+        _started(lxd, name)
+        assert lxd.execute(name, ["dd", "if=/dev/zero", "of=/root/much", "bs=1", "count=1", "seek=999999999"]).code == 0
+        with pytest.raises(LxdError, match="more than 64 MiB"):
+            lxd.pull(name, "/root/much")
+        assert lxd.execute(name, ["ln", "-s", "/root/much", "/root/link"]).code == 0
+        for path in ("/root", "/root/link"):
+            with pytest.raises(LxdError, match="it is no file"):
+                lxd.pull(name, path)
+
+
 class TestWhatStaysBehind:
     @pytest.mark.parametrize("command", [["sleep", "61"], ["cat", "/dev/zero"]])
     def test_of_a_talk_nothing_stays(self, lxd: LxdGateway, new_name: Name, command: list[str]) -> None:
