@@ -234,7 +234,7 @@ def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
     try:
         return future.result(0)
     except TimeoutError:
-        why = f"it did not answer within {BUDGET:.0f} seconds."
+        why = f"`{one.tenant.name}` did not answer within {BUDGET:.0f} seconds."
     except Exception as error:
         why, _ = explain(error, f"looking at {one.tenant.name}")
     return Look(one.tenant, context.now(), one.state, trouble=why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,21 @@ def test_a_tenant_that_answers_nonsense_harms_itself_alone(fleet: Fleet, line: b
     assert "`client-x` answers" in told.text
     fleet.says = lambda _: None
     assert fleet.swept() == {}
+
+
+def test_one_whose_look_never_ends_is_judged_and_holds_up_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "BUDGET", 1.0)
+    ended = threading.Event()
+    fleet.says = lambda _: b"" if ended.wait(60) else None
+    try:
+        fleet.bench.clock.move(300)
+        health(fleet.bench.context)
+        (found,) = fleet.bench.context.incidents.open()
+        assert (found.subject, found.kind) == ("client-x", "inside")
+        assert "did not answer within 1 seconds" in found.text
+        fleet.is_whole()
+    finally:
+        ended.set()
 
 
 def test_a_part_of_an_answer_may_be_anything_and_harms_its_tenant_alone(fleet: Fleet, honest: dict[str, Any]) -> None:

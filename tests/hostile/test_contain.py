@@ -27,10 +27,12 @@ udhcpc -f -t 20 -T 1 -A 1 -i eth0 -s /etc/lease > /dev/null 2>&1 &
 while :; do sleep 1000 & wait $!; done
 """
 SAYS_NO = b"""#!/bin/sh
-echo '{"ok": false, "error": "no"}' > "$4"
+echo '{"ok": false, "error": "no"}'
+exec sleep 60
 """
 LIES = b"""#!/bin/sh
-echo '{"ok": true}' > "$4"
+echo '{"ok": true}'
+exec sleep 60
 """
 
 
