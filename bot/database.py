@@ -307,6 +307,17 @@ def m022_lived_deliveries(db: sqlite_utils.Database) -> None:
     db.executescript("ALTER TABLE inbox ADD COLUMN lived REAL NOT NULL DEFAULT 0;")
 
 
+@migrations()
+def m023_tenant_snapshots(db: sqlite_utils.Database) -> None:
+    """What is known last of the bytes that each tenant's snapshots hold: only a request for each tells."""
+    db.executescript(
+        """
+        CREATE TABLE tenant_snapshots (
+          tenant TEXT PRIMARY KEY, at INTEGER NOT NULL, count INTEGER NOT NULL, held INTEGER NOT NULL) WITHOUT ROWID;
+        """
+    )
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -105,6 +105,7 @@ class _Snapshot(msgspec.Struct):
     devices: dict[str, dict[str, str]]
     profiles: list[str]
     files: dict[str, _File]
+    held: int = MIB
 
 
 class _Machine(msgspec.Struct):
@@ -689,6 +690,14 @@ class SimulatedLxd:
             used, limit = self.quota(name)
             machine.bytes -= max(0, used - limit) if limit else 0
 
+    def rewrite(self, name: str, amount: int) -> None:
+        """Let an instance write so many bytes anew, for tests: its newest snapshot alone still has the old ones."""
+        with self._lock:
+            machine = _find(self._world, name, f"fill `{name}`")
+            _room(self._world, amount, f"write in `{name}`", machine.location)
+            if machine.snapshots:
+                machine.snapshots[-1].held += amount
+
     def quota(self, name: str) -> tuple[int, int | None]:
         """Return the bytes that an instance refers to and the limit on them, as can be seen inside."""
         with self._lock:
@@ -834,7 +843,7 @@ def _instance(world: _World, machine: _Machine) -> Instance:
 
 
 def _snapshot(found: _Snapshot) -> Snapshot:
-    return Snapshot(name=found.name, created=found.created, config=dict(found.config), size=MIB)
+    return Snapshot(name=found.name, created=found.created, config=dict(found.config), size=found.held)
 
 
 def _find(world: _World, name: str, doing: str) -> _Machine:
@@ -883,7 +892,7 @@ def _fits(machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: i
 def _used(world: _World, member: str) -> int:
     """Bytes of the pool of a member, or of the server where there is no cluster."""
     return sum(
-        _bytes(machine) + len(machine.snapshots) * MIB
+        _bytes(machine) + sum(one.held for one in machine.snapshots)
         for machine in world.machines.values()
         if member in ("", machine.location)
     )

@@ -30,7 +30,7 @@ from bot.lxd import LxdError, PoolSpace, size_bytes
 from bot.mautic import disk_of
 from bot.placement import LEAST
 from bot.registry import Context
-from bot.samples import DAY, HostReading, KnownDisk, Reading
+from bot.samples import DAY, Held, HostReading, KnownDisk, Reading
 from bot.scheduler import schedule
 from bot.tenants import Tenant
 from bot.wire import is_tenants
@@ -201,7 +201,8 @@ def _hosts(
     for name, one in readings.items():
         space = PoolSpace(one.used, one.total)
         if pool_finding(name, space, context.settings.health):
-            full = pool_finding(name, space, context.settings.health, _way_out(context, name, free, tenants))
+            way_out, reserve = _way_out(context, name, free, tenants), context.settings.snapshots.reserve
+            full = pool_finding(name, space, context.settings.health, way_out, reserve=reserve)
             found[name] = replace(found[name], findings=tuple(filter(None, (full, *found[name].findings))))
     return found, readings
 
@@ -221,8 +222,12 @@ def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict
     now = context.now()
     due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
     looked, disks = samples.looked_at(context.database, now), samples.disks(context.database)
+    held = samples.snapshots(context.database)
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
-    under_way = [threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name)) for one in in_turn]
+    under_way = [
+        threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name), held.get(one.tenant.name))
+        for one in in_turn
+    ]
     wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
     pairs = zip(in_turn, under_way, strict=True)
@@ -241,7 +246,13 @@ def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
 
 
 def _look(
-    context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awake: float, known: KnownDisk | None
+    context: Context,
+    one: Surveyed,
+    fresh: bool,
+    snapshot_due: float,
+    awake: float,
+    known: KnownDisk | None,
+    held: Held | None,
 ) -> Look:
     """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
     end = time.monotonic() + PATIENCE
@@ -255,6 +266,8 @@ def _look(
         size=size,
         snapshot_due=snapshot_due,
         awake=awake,
+        held=held.held if held and held.at >= tenant.created else 0,
+        allowed=context.settings.snapshots_allowed(tenant.plan),
         rival=one.rival,
         foreign=bool(tenant.address) and not is_tenants(tenant.address, context.settings.lxd.subnet),
     )

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
+from bot import samples
 from bot.errands import Errands
 from bot.lxd import LxdUnavailable
 from bot.placement import strained
 from bot.registry import Context
 from bot.scheduler import schedule
-from bot.snapshots import counted, pruning, retention, taking
+from bot.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking
+from bot.tenants import Tenant
+
+AT_ONCE = 3
+"""Tenants of a host of which the oldest goes in one look, where the pool is short: room shows a little later."""
 
 
 @schedule(seconds=60)
 def snapshots(context: Context) -> None:
     """Take each tenant's snapshots when they are due, and remove those that the policy does not keep.
+
+    Where a host's pool is short of room, or a tenant's snapshots hold more than they may, none is taken and the oldest
+    go.
 
     Decided from the snapshots that there are, which one request a server tells.
     """
@@ -26,13 +35,42 @@ def snapshots(context: Context) -> None:
         """What can wait does not add to it."""
         return bool(strained(context, host))
 
+    @cache
+    def short(host: str) -> bool:
+        """No snapshot takes the room that all on a host need to go on."""
+        return is_short(context, context.fleet.host(host).lxd.pool())
+
+    for one in survey.tenants:
+        # The bot, or their server, died in the middle of a snapshot.
+        if one.state.status == "Frozen" and errands.may(one.tenant.name, passes=True):
+            let_go_on(context.fleet.of(one.tenant).lxd, one.tenant.instance)
+    held = samples.snapshots(context.database)
+
+    def too_much(tenant: Tenant) -> int:
+        """Bytes that a tenant's snapshots hold more than they may, or less, where that is below 0."""
+        known, most = held.get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
+        return known.held - most if known and most and known.at >= tenant.created else 0
+
     seen = [
         (one.tenant, retention(context, one.tenant.name), counted(context, one.snapshots)) for one in survey.tenants
     ]
     # Who has waited longest comes first, so that a big fleet has its turn as a whole.
     for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
-        if errands.may(tenant.name, passes=True) and rule.due(points, now) and not in_distress(tenant.host):
+        due = errands.may(tenant.name, passes=True) and rule.due(points, now) and too_much(tenant) <= 0
+        if due and not in_distress(tenant.host) and not short(tenant.host):
             errands.ask("snapshot", taking(context, tenant))
+    # Who holds most goes first: what it shares shows once the oldest is gone.
+    by_size = sorted(survey.tenants, key=lambda one: held[one.tenant.name].held if one.tenant.name in held else 0)
+    pruned: Counter[str] = Counter()
+    for one in reversed(by_size):
+        excess, host = too_much(one.tenant), one.tenant.host
+        if not errands.may(one.tenant.name) or (excess <= 0 and (pruned[host] >= AT_ONCE or not short(host))):
+            continue
+        there = context.fleet.of(one.tenant).lxd.snapshots(one.tenant.instance) if excess > 0 else one.snapshots
+        if names := oldest(context, one.tenant, there, max(excess, 0)):
+            why = "they hold more than its plan allows" if excess > 0 else f"the pool of {host} has no room to spare"
+            errands.ask("prune", pruning(context, one.tenant, names, why))
+            pruned[host] += 1
     # What is surplus can wait: one errand takes away all that has come together. By a calendar that was just set,
     # days and months may seem to be over that are not.
     for tenant, rule, points in (
