@@ -34,7 +34,7 @@ from bot.lxd import (
     Vanished,
     Whole,
 )
-from bot.lxd_bridge import Bridge, unfiltered
+from bot.lxd_bridge import PROFILE, Bridge, unfiltered
 from bot.lxd_connection import FILES_GONE, LONG, SHORT, AddressTaken, Busy, Held, LxdConnection, Stale, path_of
 from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
@@ -722,7 +722,7 @@ class LxdGateway:
         self._ensure("projects", {"name": self._project, "config": features})
         root = {"type": "disk", "path": "/", "pool": self._pool}
         devices = {"root": root, NIC: self._bridge.device()}
-        self._ensure("profiles", {"name": self._profile, "devices": devices}, project=True)
+        self._ensure("profiles", {"name": self._profile, "config": PROFILE, "devices": devices}, project=True)
         self._bridge.align(acl)
 
     def remove_project(self) -> None:

@@ -272,3 +272,12 @@ def test_health_finds_a_fresh_tenant_well(host: LxdGateway, clone: Callable[...,
         return [f"{name}: {check['text']}" for name, check in checks.items() if not check["ok"]]
 
     assert eventually(health, lambda bad: not bad) == []
+
+
+def test_a_tenant_makes_none_of_the_keys_that_the_kernel_counts_for_all(host: LxdGateway, tenant: Clone) -> None:
+    make_key = (
+        "import ctypes, errno, os; libc = ctypes.CDLL(None, use_errno=True); "
+        "made = libc.syscall({'x86_64': 248}.get(os.uname().machine, 217), b'user', b'mine', b'x', 1, -2); "
+        "print(made, errno.errorcode.get(ctypes.get_errno()))"
+    )
+    assert host.execute(tenant.name, ["python3", "-c", make_key]).stdout.strip() == "-1 ENOSYS"
