@@ -172,7 +172,8 @@ class Announcer:
         ts = operation.message_ts or self._posted_before_a_crash(operation)
         if ts:
             try:
-                self.client.chat_update(channel=operation.channel, ts=ts, **card)
+                metadata = self._metadata(operation)
+                self.client.chat_update(channel=operation.channel, ts=ts, metadata=metadata, **card)
                 return operation.channel, ts
             except SlackApiError as error:
                 if error.response.get("error") not in GONE | NO_ENTRY:
@@ -189,9 +190,11 @@ class Announcer:
         return posted
 
     def _post(self, operation: Operation, channel: str, card: dict[str, Any]) -> tuple[str, str]:
-        metadata = {"event_type": MARK, "event_payload": {"id": operation.mark}}
-        posted = self.client.chat_postMessage(channel=channel, metadata=metadata, **card)
+        posted = self.client.chat_postMessage(channel=channel, metadata=self._metadata(operation), **card)
         return channel, str(posted["ts"])
+
+    def _metadata(self, operation: Operation) -> dict[str, Any]:
+        return {"event_type": MARK, "event_payload": {"id": operation.mark, "audit": self.post.head()}}
 
     def _direct(self, user: str) -> str:
         """Return the channel of direct messages with a person."""

@@ -116,6 +116,7 @@ TITLES = {
     "edge": "the edge does not answer",
     "pool": "the storage pool is nearly full",
     "strain": "the host is in distress",
+    "audit": "it is not the one that Slack saw",
 }
 """Every kind of finding, and its words in a headline."""
 
@@ -143,6 +144,8 @@ One that is red is always told: where nothing else has found it, as the first of
 OFFLINE = frozenset(["stopped", "database", "web", "page", "edge"])
 """Kinds that leave a client without a page."""
 
+LOG = "the audit log"
+"""Whose trouble it is when the log is not the one that Slack saw."""
 EDGE = "the edge"
 """Whose trouble it is when no page answers; with a space, which no host's name has."""
 

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from bot import audit, local_lxd
 from bot.capacity import strain
 from bot.checks import CHECKS
+from bot.database import DatabaseUnavailable
 from bot.health import pool_finding
 from bot.lxd import LxdError
-from bot.messages import Message, size, told
+from bot.messages import Message, seconds, size, told
 from bot.plan import Refused
 from bot.registry import Context, query
+
+DAY = 86_400
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ def doctor(context: Context) -> Message:
         ("Blueprint", _blueprint),
         ("Edge", _edge),
         ("Audit log", _audit),
+        ("Clock", _clock),
         ("Operations", _operations),
         ("Jobs", _jobs),
     )
@@ -35,7 +39,7 @@ def doctor(context: Context) -> Message:
     for name, check in (*checks, *CHECKS.items()):
         try:
             well, words = True, check(context)
-        except (LxdError, Refused) as error:
+        except (LxdError, Refused, DatabaseUnavailable) as error:
             well, words = False, str(error)
         # The words of these are ours alone, and may name people.
         found.append((name, well, told(words, "") if name in CHECKS else words))
@@ -109,9 +113,28 @@ def _edge(context: Context) -> str:
 
 def _audit(context: Context) -> str:
     verdict = audit.verify(context.database)
+    if verdict.damaged:
+        raise Refused(
+            f"the bot's own database is damaged ({verdict.damaged}): keep a copy of `bot.db`, and bring back its "
+            "backup, as “Backup” in `docs/production.md` says"
+        )
     if verdict.broken:
         raise Refused(f"{verdict.reason}: somebody changed it; `/mautic audit verify`")
+    for incident in context.incidents.open():
+        if incident.kind == "audit":
+            raise Refused(incident.text)
     return f"{verdict.rows} rows, unbroken"
+
+
+def _clock(context: Context) -> str:
+    step, ago = context.lived.step()
+    if ago < DAY:
+        way = "ahead" if step > 0 else "back"
+        raise Refused(
+            f"the machine's clock was set {way} by {seconds(abs(step))} {seconds(ago)} ago, or the machine was off so "
+            "long; nothing that is kept ends by that alone, but see that the clock is right"
+        )
+    return "it goes evenly"
 
 
 def _operations(context: Context) -> str:

@@ -15,6 +15,7 @@ from bot.fleet import Surveyed
 from bot.health import (
     BLIPS,
     EDGE,
+    LOG,
     TITLES,
     Diagnosis,
     Finding,
@@ -119,7 +120,7 @@ def health(context: Context) -> None:
             (one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held, *half_done}
         }
     if all_known:
-        gone |= {("", one.server) for one in opened if one.server and one.server not in hosts}
+        gone |= {("", one.server) for one in opened if one.server and one.server not in {*hosts, LOG}}
     with context.database.transaction() as transaction:
         samples.record(transaction, began, readings, measured, context.lived.before)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))

@@ -260,6 +260,9 @@ class WebApi:
             if given.get(name) is not None or (name == "blocks" and given.get("text")):
                 message.pop(name, None)
         message |= {name: value for name, value in content.items() if value or name == "text"}
+        # Without it the metadata stays; an empty object takes it away.
+        if given.get("metadata") is not None:
+            message["metadata"] = given["metadata"] or None
         if blocks is None:
             message["edited"] = {"user": BOT_USER, "ts": self.state.next_ts()}
         self.state.change_message(message)
