@@ -357,10 +357,11 @@ class LxdGateway:
                     # So it says of a frozen one as well.
                     self.thaw(name)
                     return
-                filtered = self.instance(name).devices.get(NIC, {})
-                if not unfiltered(error) or filtered.get("security.ipv6_filtering") != "true":
+                filtered = dict(self.instance(name).devices.get(NIC, {}))
+                if not unfiltered(error) or filtered.pop("security.ipv6_filtering", "") != "true":
                     raise
-                self.update(name, {}, {NIC: {**filtered, "security.ipv6_filtering": "false"}})
+                filtered.pop("ipv6.address", None)
+                self.update(name, {}, {NIC: filtered})
 
     def thaw(self, name: str) -> None:
         """See `Lxd.thaw`."""
