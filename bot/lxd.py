@@ -233,6 +233,9 @@ class Lxd(Protocol):
     def subnet(self) -> str:
         """Return the address of the bot's bridge with its network, `10.70.0.1/24`; raises NotFound where it is not."""
 
+    def keeps_in(self) -> bool:
+        """Whether the bot's bridge is closed as `ensure_project` closes it; one that an earlier bot made is not yet."""
+
     def members(self) -> list[Member]:
         """List the members of the cluster, sorted by name; none where there is no cluster."""
 

@@ -124,6 +124,14 @@ class Bridge:
         egress = rules(subnet, {host for host in hosts if host and ":" not in host}, ways)
         return {"name": self._network, "egress": egress}
 
+    def keeps_in(self) -> bool:
+        """Whether the bridge itself is as `align` leaves it."""
+        doing = f"look at the bridge `{self._network}`"
+        found = self._lxd.get(f"networks/{self._network}", doing, project=False)["config"]
+        lines, wanted = found.get("raw.dnsmasq", "").splitlines(), self._lasting(acl=True)
+        del wanted["raw.dnsmasq"]
+        return not differs(found, wanted) and set(_DNSMASQ) <= {*lines}
+
     def align(self, acl: Mapping[str, Any] | None) -> None:
         """Lay what keeps tenants in over a bridge, rules and a profile that were there before."""
         if acl is not None:

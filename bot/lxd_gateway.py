@@ -129,6 +129,10 @@ class LxdGateway:
         """See `Lxd.subnet`."""
         return self._bridge.subnet()
 
+    def keeps_in(self) -> bool:
+        """See `Lxd.keeps_in`."""
+        return self._bridge.keeps_in()
+
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
         if not self._clustered():

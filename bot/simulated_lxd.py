@@ -141,6 +141,7 @@ class _World(msgspec.Struct):
 
     pool_bytes: int
     subnet: str = "10.70.0.1/24"
+    closed: bool = True
     members: list[str] = []
     offline: list[str] = []
     machines: dict[str, _Machine] = {}
@@ -324,6 +325,11 @@ class SimulatedLxd:
         with self._call("subnet") as world:
             return world.subnet
 
+    def keeps_in(self) -> bool:
+        """See `Lxd.keeps_in`."""
+        with self._call("keeps_in") as world:
+            return world.closed
+
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
         with self._call("members") as world:
@@ -356,6 +362,12 @@ class SimulatedLxd:
         with self._call("ensure_project") as world:
             world.pool_bytes = size_bytes(pool_size)
             world.subnet = subnet
+            world.closed = True
+
+    def unclose(self) -> None:
+        """Let the bridge be as an earlier bot made it, for tests."""
+        with self._lock:
+            self._world.closed = False
 
     # -- reading instances --------------------------------------------------------------------------------------
 

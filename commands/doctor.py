@@ -67,6 +67,11 @@ def _network(context: Context) -> str:
                 f"the bridge `{bridge}` on {name} is {found or 'without an IPv4 address'}, and `lxd.subnet` says "
                 f"{wanted}; set it to what the bridge is"
             )
+        if not lxd.keeps_in():
+            raise Refused(
+                f"the bridge on {name} is as an earlier version made it, and lets tenants reach the host and private "
+                "networks; `make prepare` on the bot's machine closes it"
+            )
     return f"the bridge of each server is {wanted}"
 
 
