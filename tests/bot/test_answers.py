@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from bot import answers, audit, samples
 from bot.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
 from bot.lxd import LxdError, TenantAnswerError
+from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
 from bot.words import tame
 from schedules import health as sweep
@@ -271,6 +273,7 @@ def test_a_part_of_an_answer_may_be_anything_and_harms_its_tenant_alone(fleet: F
         fleet.says = lambda verb, line=line: line if verb == "health" else None  # type: ignore[misc]
         fleet.bench.clock.move(300)
         health(fleet.bench.context)
+        fleet.bench.answer("status client-x")
         # Hours pass meanwhile, in which nobody takes a snapshot.
         found = {one.subject for one in fleet.bench.context.incidents.open() if one.kind != "snapshot"}
         assert found <= {"client-x"}, (path, value)
@@ -337,6 +340,46 @@ def test_every_question_has_an_answer_or_a_sentence(fleet: Fleet, text: str, lin
             fleet.bench.answer(text, OPERATOR)
     else:
         fleet.bench.answer(text, OPERATOR)
+
+
+@pytest.mark.parametrize(
+    "value", [-1, 2**37, 2**37 + 1, 2**53 - 1, 2**53, "x" * 9000, None, {}], ids=lambda value: str(value)[:9]
+)
+def test_a_figure_that_nobody_expects_keeps_no_operation_from_its_end(
+    fleet: Fleet, honest: dict[str, Any], value: Any
+) -> None:
+    """Neither in what is shown before it is approved (when the oldest mail is from), nor in what is done."""
+    said = {
+        verb: text_of(_everywhere(answer, value))
+        for verb, answer in honest.items()
+        if verb in ("mail", "release", "disk", "counts", "logs", "console", "version", "page")
+    }
+    fleet.bench.done("snapshot client-x", OPERATOR)
+    fleet.says = said.get
+    for text in (
+        "stop client-x",
+        "start client-x",
+        "suspend client-x",
+        "resume client-x",
+        "resize client-x --plan large",
+    ):
+        try:
+            done = fleet.bench.done(text, OPERATOR)
+        except (Refused, LxdError):
+            continue
+        assert done.state in ("succeeded", "failed", "needs_attention")
+        assert done.error_id == "", text
+    snapshot = fleet.bench.lxd.snapshots(fleet.bench.context.fleet.tenant("client-x").instance)[0].name
+    for text in (f"restore client-x {snapshot}", "delete client-x", "mail client-x drop", "status client-x"):
+        with suppress(Refused, LxdError):
+            fleet.bench.answer(text, OPERATOR)
+
+
+def _everywhere(answer: Any, value: Any) -> Any:
+    """The answer with this value in the place of each figure and text."""
+    if isinstance(answer, dict):
+        return {key: found if key in ("ok", "choice") else _everywhere(found, value) for key, found in answer.items()}
+    return value
 
 
 def test_what_happened_is_recorded_whatever_a_text_holds(fleet: Fleet) -> None:
