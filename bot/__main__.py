@@ -57,7 +57,8 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         # Who removed the old log is to find that it is known.
         with database.transaction() as transaction:
             audit.record(transaction, audit.Event(audit.ANEW, SYSTEM), time.time())
-    operations, lived = Operations(database), Lived(database)
+    lived = Lived(database)
+    operations = Operations(database, lived)
     registry = Registry(commands)
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 

@@ -25,6 +25,8 @@ _REPLY = re.compile(
     re.I | re.S,
 )
 """What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
+CONFIRM = 3600.0
+"""Seconds lived through after which a request has ended whose time is over by the wall clock alone."""
 REASON = 500
 """Characters of a reason that are kept."""
 
@@ -242,7 +244,7 @@ class Approvals:
     def _refuse_unless_pending(self, operation: Operation, actor: Actor, verdict: Verdict) -> None:
         if operation.state != "awaiting_approval":
             raise Refused(f"Operation {operation.id} {_decided(operation)}.")
-        if self.operations.clock() >= operation.expires:
+        if self._is_over(operation) or self.operations.clock() >= operation.expires:
             self.expire()
             raise Refused(f"Operation {operation.id} has expired; ask again with `/mautic {operation.again}`.")
         for decision in operation.decisions:
@@ -380,11 +382,25 @@ class Approvals:
         self.operations.changed()
         return self.operations.get(number)
 
+    def _is_over(self, operation: Operation) -> bool:
+        """Whether its hours were lived through: that a clock was set back gives it none."""
+        if operation.asked is None:
+            return False
+        return self.operations.lived.now() - operation.asked >= operation.expires - operation.created
+
     def expire(self) -> int:
-        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm."""
+        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm.
+
+        Nobody can decide on one that is over by the wall clock alone; it ends when that still says so an hour later.
+        """
         now = self.operations.clock()
+        waiting = self.operations.select("state = 'awaiting_approval'")
+        by_the_wall = {str(one.id) for one in waiting if now >= one.expires}
+        confirmed = self.operations.lived.confirmed("expiry", by_the_wall, CONFIRM)
         ended = 0
-        for operation in self.operations.select("state = 'awaiting_approval' AND expires <= ?", now):
+        for operation in waiting:
+            if not (self._is_over(operation) or str(operation.id) in confirmed):
+                continue
             with self.operations.database.transaction() as transaction:
                 ended += self.operations.move(
                     transaction,

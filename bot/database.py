@@ -328,6 +328,12 @@ def m023_tenant_snapshots(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m024_asked(db: sqlite_utils.Database) -> None:
+    """When an operation was asked for, by the time lived through; NULL: not known."""
+    db.executescript("ALTER TABLE operations ADD COLUMN asked REAL;")
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bot import audit
 from bot.database import Database
+from bot.lived import Lived
 from bot.messages import line, sentence
 from bot.plan import Plan, Refused
 
@@ -74,6 +75,7 @@ class Operation:
     `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
     `needs_attention`: it is as soon as a host that is silent answers.
     `reason`: why it was given up. `begun`: a step of it began that nobody took back.
+    `asked`: when, by the time lived through; None: not known.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
     """
@@ -104,6 +106,7 @@ class Operation:
     steps: tuple[StepRow, ...]
     decisions: tuple[Decision, ...]
     reason: str = ""
+    asked: float | None = None
 
     @property
     def open(self) -> bool:
@@ -141,8 +144,9 @@ class Operation:
 class Operations:
     """The table of operations. `changed` is called after each commit, so that the announcer and runner wake."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, lived: Lived, clock: Callable[[], float] = time.time) -> None:
         self.database = database
+        self.lived = lived
         self.clock = clock
         self.changed: Callable[[], None] = lambda: None
 
@@ -256,7 +260,7 @@ class Operations:
 
         Raises TenantBusy.
         """
-        now = self.clock()
+        now, lived = self.clock(), self.lived.now()
         try:
             with self.database.transaction() as transaction:
                 known = transaction.execute(
@@ -266,7 +270,7 @@ class Operations:
                     return self.get(known["id"])
                 cursor = transaction.execute(
                     "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-                    " request_key, created, expires, announced) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                    " request_key, created, expires, announced, asked) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         command,
                         plan.tenant,
@@ -280,6 +284,7 @@ class Operations:
                         now,
                         now + hours * 3600,
                         0 if channel else NEVER,
+                        lived,
                     ),
                 )
                 identity = int(cursor.lastrowid or 0)
