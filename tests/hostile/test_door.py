@@ -85,14 +85,15 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
     threads = _status(hostile)["Threads"]
 
     # People ask all the same, and decide.
-    for tenant in ("drip", "silent", "page-drips"):
-        for _ in range(4):
-            hostile.workspace.command("operator", CHANNEL, f"/mautic status {tenant}")
-    hostile.done("suspend good", r"suspended")
-    hostile.done("resume good", r"is open|resumed")
-    for what in ("status flood", "logs flood", "status page-huge", "help"):
+    for tenant in ("drip", "silent", "page-drips", "page-heads"):
+        hostile.workspace.command("account-manager", CHANNEL, f"/mautic status {tenant}")
+    hostile.workspace.command("account-manager", CHANNEL, "/mautic help")
+    hostile.whisper("account-manager", r"/mautic suspend")
+    for what in ("logs flood", "status page-huge"):
         hostile.workspace.command("operator", CHANNEL, f"/mautic {what}")
     hostile.whisper("operator", r"`flood` answers more than")
+    hostile.done("suspend good", r"is suspended")
+    hostile.done("resume good", r"is open again")
 
     hostile.run_job("health")
     assert "good" not in _found(hostile)
@@ -105,9 +106,9 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
 def test_nothing_that_is_done_to_it_hangs(hostile: World) -> None:
     """What cannot be done to a tenant that does not answer ends in a sentence, and others go on meanwhile."""
     cards = {tenant: hostile.ask(f"snapshot {tenant}", "operator") for tenant in SAYS}
-    hostile.done("snapshot good", r"snapshot|taken")
+    hostile.done("snapshot good", r"is taken", approve="")
     for tenant, card in cards.items():
-        hostile.wait_for(card, r"taken|failed|snapshot", 180)
+        hostile.wait_for(card, r"is taken|it failed", 240)
         assert hostile.bot.rows("SELECT 1 FROM operations WHERE tenant = ? AND state = 'running'", tenant) == []
     assert _status(hostile)["VmHWM"] < MOST
     assert _left_on_host(hostile) == []
