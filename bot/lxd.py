@@ -303,10 +303,13 @@ class Lxd(Protocol):
         """Let one go on that a snapshot which was cut short left frozen; no effect where none is."""
 
     def isolate(self, name: str) -> None:
-        """Take an instance off the network, at its own end of the bridge and over restarts; nothing inside is asked."""
+        """Take an instance off the network, by its interface and over restarts; nothing inside is asked."""
 
     def rejoin(self, name: str) -> None:
-        """Take `isolate` back; no effect where there is nothing to take back."""
+        """Take `isolate` back: the same address and MAC; no effect where there is nothing to take back.
+
+        What runs inside may ask for its address only at its next start.
+        """
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a stopped instance."""
@@ -363,6 +366,9 @@ class Lxd(Protocol):
         What is said is nowhere on the host, and whatever was begun ends with the conversation: that takes no more than
         so many seconds as a whole, and all lines together have no more than so many bytes.
         """
+
+    def sweep(self) -> None:
+        """Remove output of commands that nobody reads any more, as whoever ran them was killed."""
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """Write a file inside an instance (running or not). Its folder must exist."""

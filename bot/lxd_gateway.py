@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -40,8 +39,7 @@ from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
 from bot.pool_folder import of_pool, remove_snapshots
 from bot.products import called, takes
-from bot.tenants import stamp, stamps
-from bot.wire import NIC, bounds, given
+from bot.wire import NIC, bounds, given, kept, put_back, taken_off
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +47,8 @@ FREEZING = 10
 """Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
 _RELEASED = 60
 """Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy that was given up."""
-_NO_TRAFFIC = {
-    "security.mac_filtering": "true",
-    "security.ipv4_filtering": "true",
-    "security.ipv6_filtering": "true",
-    "ipv4.address": "none",
-    "ipv6.address": "none",
-}
-"""What a network device lets through nothing with, also while its container runs."""
-
+_BEGUN = 5
+"""Seconds after which a command that LXD began is known here."""
 MOST = 64 << 20
 """Bytes that a file, or a command's output, may have to be read."""
 
@@ -102,6 +93,8 @@ class LxdGateway:
         self._bridge = Bridge(self._lxd, network, profile)
         self._member = ""
         self._driver = ""
+        self._running: set[str] = set()
+        """Commands whose output is still to be read."""
         self._lock = threading.Lock()
         self._update_locks: dict[str, threading.Lock] = {}
 
@@ -332,7 +325,7 @@ class LxdGateway:
         """See `Lxd.pin`."""
         instances = self.instances()
         found = next((one for one in instances if one.name == name), None) or self.instance(name)
-        if address := given(found):
+        if address := kept(found.config, found.devices):
             return address
         mac = found.config.get(f"volatile.{NIC}.hwaddr", "")
         if found.running and (nic := self._bridge.leased(mac, instances)):
@@ -405,23 +398,15 @@ class LxdGateway:
     def isolate(self, name: str) -> None:
         """See `Lxd.isolate`."""
         instance = self.instance(name)
-        if stamp(instance.config, "network-before"):
-            return
-        own = dict(instance.devices.get(NIC, {}))
-        facts, nic = stamps(network_before=json.dumps(own)), {**(own or self._bridge.device()), **_NO_TRAFFIC}
-        try:
-            self.update(name, facts, {NIC: nic})
-        except LxdError as error:
-            if not unfiltered(error):
-                raise
-            filtered = {"security.ipv6_filtering", "ipv6.address"}
-            self.update(name, facts, {NIC: {key: value for key, value in nic.items() if key not in filtered}})
+        if not put_back(instance.config):
+            facts, device = taken_off(instance)
+            self.update(name, facts, {NIC: device})
 
     def rejoin(self, name: str) -> None:
         """See `Lxd.rejoin`."""
-        before = stamp(self.instance(name).config, "network-before")
-        if before:
-            self.update(name, stamps(network_before=""), {NIC: json.loads(before) or None})
+        if before := put_back(self.instance(name).config):
+            facts, device = before
+            self.update(name, facts, {NIC: device})
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
@@ -549,6 +534,7 @@ class LxdGateway:
             "interactive": False,
         }
         started = self._lxd.json("post", f"{path_of(name)}/exec", doing, json=body)
+        self._running.add(started["metadata"]["id"])
         # Where the output stands is told at the end only; before it is one of these, by product and version.
         file = f"exec_{started['metadata']['id']}"
         logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
@@ -569,8 +555,30 @@ class LxdGateway:
                 # Nothing may stay on the host, and a failure to clean up must not hide the command's own end.
                 with suppress(LxdError):
                     self._lxd.request("delete", log, doing)
+            self._running.discard(started["metadata"]["id"])
         said, complained = (found.decode(errors="replace") for found in output)
         return ExecResult(code=code, stdout=said, stderr=complained or ended["err"])
+
+    def sweep(self) -> None:
+        """See `Lxd.sweep`."""
+        doing = "look for what commands left"
+        left: list[str] = []
+        for instance in self.instances():
+            with suppress(LxdError):
+                # Incus has a folder more for them.
+                for folder in ("logs", "logs/exec-output"):
+                    left += self._lxd.get(f"{path_of(instance.name)}/{folder}", doing)
+        left = [path.removeprefix("/1.0/").partition("?")[0] for path in left if "/exec_" in path]
+        if not left:
+            return
+        # What was begun while they were listed is known by now.
+        time.sleep(_BEGUN)
+        under_way = self._lxd.get("operations", doing, project=False).get("running", [])
+        runs = {path.rsplit("/", 1)[-1] for path in under_way} | self._running
+        for path in left:
+            if path.rsplit("/exec_", 1)[-1].partition(".")[0] not in runs:
+                with suppress(LxdError):
+                    self._lxd.request("delete", path, doing)
 
     def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
         """See `Lxd.talk`."""

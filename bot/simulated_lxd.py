@@ -39,8 +39,8 @@ from bot.lxd import (
 )
 from bot.products import LXD, takes
 from bot.simulated_tenant import STATE, run_mautic_ctl
-from bot.tenants import KEY, stamp, stamps
-from bot.wire import NIC, choose, kept
+from bot.tenants import stamp
+from bot.wire import NIC, choose, kept, put_back, taken_off
 
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
@@ -537,8 +537,7 @@ class SimulatedLxd:
             doing = f"start `{name}`"
             machine = _find(world, name, doing)
             nic = machine.devices.get(NIC, {})
-            taken = _given(world, machine)
-            if machine.status != "Running" and nic.get("ipv4.address") in taken - {"none"}:
+            if machine.status != "Running" and nic.get("ipv4.address") in _given(world, machine):
                 nic["ipv4.address"] = _free_address(world, machine)
             _fits(machine, machine.devices, 1, doing)
             self._boot(world, machine, int(self._clock()))
@@ -572,21 +571,24 @@ class SimulatedLxd:
         """See `Lxd.isolate`."""
         with self._call("isolate", name) as world:
             machine = _find(world, name, f"update `{name}`")
-            if not stamp(machine.config, "network-before"):
-                before = machine.devices.get(NIC, {})
-                machine.config |= stamps(network_before=msgspec.json.encode(before).decode())
-                machine.devices[NIC] = {**before, "type": "nic", "ipv4.address": "none"}
+            if not put_back(machine.config):
+                facts, device = taken_off(_instance(world, machine))
+                machine.config |= facts
+                machine.devices[NIC] = device
+                machine.address = ""
 
     def rejoin(self, name: str) -> None:
         """See `Lxd.rejoin`."""
         with self._call("rejoin", name) as world:
             machine = _find(world, name, f"update `{name}`")
-            if before := machine.config.pop(f"{KEY}network-before", ""):
-                device: dict[str, str] = msgspec.json.decode(before)
-                machine.devices.pop(NIC)
+            if before := put_back(machine.config):
+                facts, device = before
+                laid = {**machine.config, **facts}
+                machine.config = {key: value for key, value in laid.items() if value}
+                del machine.devices[NIC]
                 machine.devices |= {NIC: device} if device else {}
                 if machine.status == "Running":
-                    machine.address = device.get("ipv4.address") or _free_address(world, machine)
+                    machine.address = (device or {}).get("ipv4.address") or _free_address(world, machine)
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
@@ -744,6 +746,11 @@ class SimulatedLxd:
         with self._call("execute", name, command) as world:
             _running(_find(world, name, doing), doing)
         yield _Talk(name, lambda sent: self.speak(self, name, command, sent), limit)
+
+    def sweep(self) -> None:
+        """See `Lxd.sweep`. Nothing stays here."""
+        with self._call("sweep"):
+            pass
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """See `Lxd.push`. Every folder is taken to be there."""

@@ -172,6 +172,34 @@ class TestWhatStaysBehind:
             logs += lxd._lxd.get(f"instances/{name}/logs/exec-output", "list the outputs")
         assert [log for log in logs if "exec_" in log] == []
 
+    def test_output_of_a_command_whose_bot_was_killed_is_swept(
+        self, lxd: LxdGateway, new_name: Name, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = new_name()
+        _started(lxd, name)
+        killed = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        monkeypatch.setattr(killed._lxd, "operation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        request = killed._lxd.request
+        monkeypatch.setattr(
+            killed._lxd, "request", lambda verb, *it, **more: verb == "delete" or request(verb, *it, **more)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            killed.execute(name, ["echo", "a secret"])
+
+        def outputs() -> list[str]:
+            logs: list[str] = []
+            for folder in ("logs", "logs/exec-output"):
+                with suppress(LxdError):
+                    logs += lxd._lxd.get(f"instances/{name}/{folder}", "list the logs")
+            return [log for log in logs if "exec_" in log]
+
+        assert eventually(outputs)
+        with ThreadPoolExecutor(1) as thread:
+            long = thread.submit(lxd.execute, name, ["sh", "-c", "sleep 8; echo done"])
+            lxd.sweep()
+            assert long.result().stdout == "done\n"
+        assert outputs() == []
+
     def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, lxd: LxdGateway, place: Place) -> None:
         other = "mautic-ops-full"
         network, subnet = place.other

@@ -82,36 +82,36 @@ def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
             real_lxd.delete(name)
 
 
-class TestAFullPool:
-    @pytest.fixture(scope="class")
-    def small(self, real_lxd: LxdGateway) -> Iterator[LxdGateway]:
-        """A pool of its own that one tenant can fill."""
-        name = "mautic-ops-past"
-        network, subnet = LXD_PLACE.other
-        lxd = LxdGateway(real_lxd.endpoint, project=name, pool=name, network=network, profile=name)
-        try:
-            lxd.ensure_project(pool_driver="btrfs", pool_size="512MiB", subnet=subnet)
-            lxd.import_image(str(LXD_PLACE.folder / "tiny.tar.gz"), TINY, {})
-            yield lxd
-        finally:
-            lxd.remove_project()
+@pytest.fixture
+def small(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
+    """A pool of its own that one tenant can fill."""
+    name = "mautic-ops-past"
+    network, subnet = LXD_PLACE.other
+    lxd = LxdGateway(real_lxd.endpoint, project=name, pool=name, network=network, profile=name)
+    try:
+        lxd.ensure_project(pool_driver="btrfs", pool_size="512MiB", subnet=subnet)
+        lxd.import_image(str(LXD_PLACE.folder / "tiny.tar.gz"), TINY, {})
+        yield lxd
+    finally:
+        lxd.remove_project()
 
-    def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(self, small: LxdGateway) -> None:
-        small.create("hog", TINY, config={}, devices={})
-        small.start("hog")
-        for past in ("one", "two"):
-            small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k count=1500; sync"])
-            small.snapshot("hog", past)
-        small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k; sync; echo x > /b; sync"])
-        with pytest.raises(PoolFull):
-            small.push("hog", "/more", b"x" * (4 << 20))
-        small.delete_snapshot("hog", "one")
-        assert [one.name for one in small.snapshots("hog")] == ["two"]
-        small.update("hog", stamps(role="archived"))
-        small.isolate("hog")
-        small.stop("hog", force=True)
-        small.rename("hog", "hog--archived")
-        small.delete_snapshot("hog--archived", "two")
-        assert small.instance("hog--archived").status == "Stopped"
-        assert small.snapshots("hog--archived") == []
-        small.delete("hog--archived")
+
+def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(small: LxdGateway) -> None:
+    small.create("hog", TINY, config={}, devices={})
+    small.start("hog")
+    for past in ("one", "two"):
+        small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k count=1500; sync"])
+        small.snapshot("hog", past)
+    small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k; sync; echo x > /b; sync"])
+    with pytest.raises(PoolFull):
+        small.push("hog", "/more", b"x" * (4 << 20))
+    small.delete_snapshot("hog", "one")
+    assert [one.name for one in small.snapshots("hog")] == ["two"]
+    small.update("hog", stamps(role="archived"))
+    small.isolate("hog")
+    small.stop("hog", force=True)
+    small.rename("hog", "hog--archived")
+    small.delete_snapshot("hog--archived", "two")
+    assert small.instance("hog--archived").status == "Stopped"
+    assert small.snapshots("hog--archived") == []
+    small.delete("hog--archived")
