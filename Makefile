@@ -1,6 +1,8 @@
 # Two commands: `make up` and `make test`. On a fresh Debian or Ubuntu machine they need nothing but Python >= 3.11.
 LXD ?=
 PYTHON := .venv/bin/python
+# What makes .venv is of one version as well.
+UV := 0.13.9
 export MAUTIC_OPS_LXD__ENDPOINT := $(or $(LXD),$(MAUTIC_OPS_LXD__ENDPOINT))
 # What is simulated keeps its state apart from what is real.
 ifeq ($(LXD),simulated)
@@ -79,7 +81,7 @@ lint: .venv
 .venv: .venv/whole
 .venv/whole: uv.lock pyproject.toml
 	@python3 -m bot.packages
-	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install -q 'uv>=0.5'; }
+	@.venv/bin/uv --version 2>/dev/null | grep -q '^uv $(UV) ' || { python3 -m venv .venv && .venv/bin/pip install -q uv==$(UV); }
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
