@@ -210,6 +210,7 @@ def test_a_bot_whose_database_was_deleted_tells_of_the_log_that_slack_saw(
     # The digest is what it says by itself.
     bot.environment |= {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS", "MAUTIC_OPS_DIGEST__HOUR": "0"}
     bot.start()
+    workspace.command("operator", CHANNEL, "/mautic schedule run digest")
     posted = eventually(lambda: [one["metadata"] for one in workspace.messages(CHANNEL) if one.get("metadata")], 60)
     seq, _, begin = posted[-1]["event_payload"]["audit"].partition(":")
     assert bot.rows("SELECT 1 FROM audit WHERE seq = ? AND hash LIKE ?", int(seq), f"{begin}%")
