@@ -368,10 +368,16 @@ class Lxd(Protocol):
         """
 
     def sweep(self) -> None:
-        """Remove output of commands that nobody reads any more, as whoever ran them was killed."""
+        """Remove what was cut off left: output of commands that nobody reads any more, and halves of snapshots.
+
+        The latter where the pool is on this machine; elsewhere `delete` says what is in its way.
+        """
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """Write a file inside an instance (running or not). Its folder must exist."""
+
+    def pad(self, name: str, path: str, size: int) -> None:
+        """Write a file of so many bytes inside an instance that say nothing and cannot be written shorter."""
 
     def pull(self, name: str, path: str) -> bytes:
         """Read a file from inside an instance of our own, never a tenant, or raise NotFound.

@@ -41,7 +41,7 @@ _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
 FILES_GONE = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""
-_PATIENT = 120
+PATIENT = 120
 """Seconds that something may be occupied by what was begun before, as by a bot that died: it is an error after them."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
 _SENDING = "could not set subvolume flags: operation not permitted"
@@ -218,7 +218,7 @@ class LxdConnection:
         Where another operation has the instance (as after a crash of ours) it waits for that one's end first, though
         not for ever: whoever waits keeps others from their turn.
         """
-        end, pause = time.monotonic() + min(deadline, _PATIENT), 0.1
+        end, pause = time.monotonic() + min(deadline, PATIENT), 0.1
         while True:
             try:
                 return self.finish(self.json(verb, path, doing, json=body, params=params or {}), doing, deadline)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from bot.lxd import (
     AlreadyExists,
@@ -45,7 +47,7 @@ log = logging.getLogger(__name__)
 
 FREEZING = 10
 """Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
-_RELEASED = 60
+RELEASED = 60
 """Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy that was given up."""
 _BEGUN = 5
 """Seconds after which a command that LXD began is known here."""
@@ -430,7 +432,7 @@ class LxdGateway:
     def delete(self, name: str) -> None:
         """See `Lxd.delete`."""
         self._lxd.settle(name, f"delete `{name}`")
-        end = time.monotonic() + _RELEASED
+        end = time.monotonic() + RELEASED
         while True:
             try:
                 self._lxd.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
@@ -451,7 +453,12 @@ class LxdGateway:
         folder = of_pool(self.endpoint, self._pool)
         if folder is None or self._pool_driver() != "btrfs":
             return False
-        known = {snapshot.name for snapshot in self.snapshots(name)}
+
+        def known() -> set[str]:
+            # Without their sizes, which take long.
+            found = self._lxd.get(f"{path_of(name)}/snapshots", f"list the snapshots of `{name}`")
+            return {unquote(path.partition("?")[0].rsplit("/", 1)[-1]) for path in found}
+
         return remove_snapshots(folder, f"{self._project}_{name}", known)
 
     def _unknown_at(self, name: str) -> str:
@@ -561,9 +568,18 @@ class LxdGateway:
 
     def sweep(self) -> None:
         """See `Lxd.sweep`."""
+        instances = self.instances()
+        self._sweep_output(instances)
+        busy = str(self._lxd.get("operations", "look for what runs", {"recursion": "1"}, project=False))
+        for instance in instances:
+            # What is on its way here from another host may come before the server knows it.
+            if not re.search(rf"/{re.escape(instance.name)}['?/]", busy) and self._drop_unknown(instance.name):
+                log.warning("removed from the pool what failed snapshots of %s left", instance.name)
+
+    def _sweep_output(self, instances: list[Instance]) -> None:
         doing = "look for what commands left"
         left: list[str] = []
-        for instance in self.instances():
+        for instance in instances:
             with suppress(LxdError):
                 # Incus has a folder more for them.
                 for folder in ("logs", "logs/exec-output"):
@@ -590,6 +606,10 @@ class LxdGateway:
         headers = {f"X-{kind}-{key}": value for kind in ("LXD", "Incus") for key, value in meta.items()}
         headers["Content-Type"] = "application/octet-stream"
         self._file("post", name, path, f"write `{path}` in `{name}`", data=content, headers=headers)
+
+    def pad(self, name: str, path: str, size: int) -> None:
+        """See `Lxd.pad`."""
+        self.push(name, path, os.urandom(size))
 
     def pull(self, name: str, path: str) -> bytes:
         """See `Lxd.pull`."""

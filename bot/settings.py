@@ -140,6 +140,7 @@ class SnapshotSettings:
     """How many of each tier are kept of a tenant's snapshots, and what room they may take.
 
     `reserve`: percent of a pool that is kept free of them; `limit`: percent of a plan's disk that a tenant's may hold.
+    `ballast`: room that is given up where a pool is full, as an LXD size.
     """
 
     hourly: Count
@@ -148,6 +149,7 @@ class SnapshotSettings:
     monthly: Count
     reserve: Percent = 10
     limit: Count = 100
+    ballast: Annotated[str, lxd_size(0)] = "256MiB"
 
     def __str__(self) -> str:
         tiers = ((self.hourly, "hourly"), (self.daily, "daily"), (self.weekly, "weekly"), (self.monthly, "monthly"))

@@ -128,6 +128,7 @@ class _Machine(msgspec.Struct):
     files: dict[str, _File] = {}
     snapshots: list[_Snapshot] = []
     unknown: list[str] = []
+    padding: dict[str, int] = {}
 
 
 class _Image(msgspec.Struct):
@@ -690,7 +691,10 @@ class SimulatedLxd:
         doing = f"delete the snapshot `{snapshot}` of `{name}`"
         with self._call("delete_snapshot", name, snapshot) as world:
             machine = _find(world, name, doing)
-            machine.snapshots.remove(_find_snapshot(machine, snapshot, doing))
+            found = _find_snapshot(machine, snapshot, doing)
+            # Removing needs a little room too.
+            _room(world, 1, doing, machine.location)
+            machine.snapshots.remove(found)
             if not machine.snapshots:
                 machine.frozen = 0
 
@@ -762,6 +766,14 @@ class SimulatedLxd:
                 _fits(machine, machine.devices, len(content), doing)
             machine.files[path] = _File(bytes(content), mode, uid, gid)
 
+    def pad(self, name: str, path: str, size: int) -> None:
+        """See `Lxd.pad`. It is counted, and not kept."""
+        doing = f"write `{path}` in `{name}`"
+        with self._call("pad", name, path) as world:
+            machine = _find(world, name, doing)
+            _room(world, size, doing, machine.location)
+            machine.padding[path] = size
+
     def pull(self, name: str, path: str) -> bytes:
         """See `Lxd.pull`."""
         with self._call("pull", name, path) as world:
@@ -773,7 +785,9 @@ class SimulatedLxd:
     def remove(self, name: str, path: str) -> None:
         """See `Lxd.remove`."""
         with self._call("remove", name, path) as world:
-            _find(world, name, f"delete `{path}` in `{name}`").files.pop(path, None)
+            machine = _find(world, name, f"delete `{path}` in `{name}`")
+            machine.files.pop(path, None)
+            machine.padding.pop(path, None)
 
     # -- images -------------------------------------------------------------------------------------------------
 
@@ -831,6 +845,7 @@ _CHANGES = frozenset(
         "snapshot",
         "delete_snapshot",
         "push",
+        "pad",
         "remove",
         "import_image",
         "export_image",
@@ -898,7 +913,7 @@ def _lasting(config: Mapping[str, str]) -> dict[str, str]:
 
 def _bytes(machine: _Machine) -> int:
     counted = (file for path, file in machine.files.items() if not path.startswith(_UNCOUNTED))
-    return machine.bytes + sum(len(file.content) for file in counted)
+    return machine.bytes + sum(len(file.content) for file in counted) + sum(machine.padding.values())
 
 
 def _fits(machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: int, doing: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
-from bot import samples
+from bot import ballast, samples
 from bot.fleet import Host
 from bot.lxd import Lxd, PoolSpace, Snapshot, Vanished
 from bot.mautic import Hold
@@ -189,7 +190,7 @@ def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) ->
         there = {one.name for one in host.lxd.snapshots(tenant.instance)}
         for name in names:
             if name in there:
-                host.lxd.delete_snapshot(tenant.instance, name)
+                ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
         left = host.lxd.snapshots(tenant.instance)
         samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in left])
 
