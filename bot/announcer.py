@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from typing import Any
@@ -18,6 +17,7 @@ from bot.messages import Block, Message, Modal, Renderer, actions, button, decis
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
+from bot.turns import in_turn
 
 log = logging.getLogger(__name__)
 MARK = "mautic_operation"
@@ -86,7 +86,7 @@ class Announcer:
         """Go through what is behind, for some seconds; False: there is more of it, and others may have come."""
         where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
         over = time.monotonic() + TURN
-        for operation in _in_turn(self.operations.select(where)):
+        for operation in in_turn(self.operations.select(where), lambda one: one.requester):
             if time.monotonic() >= over:
                 return False
             due, pause = self._waiting.get(operation.id, (0.0, 1.0))
@@ -297,16 +297,6 @@ class Announcer:
     def upload(self, channel: str, name: str, content: str, comment: str) -> None:
         """Share a text file in a channel."""
         self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
-
-
-def _in_turn(operations: Sequence[Operation]) -> list[Operation]:
-    """Return them by turns of who asked: the oldest of each, then the second of each."""
-    seen: Counter[str] = Counter()
-    turn = {}
-    for one in operations:
-        turn[one.id] = seen[one.requester]
-        seen[one.requester] += 1
-    return sorted(operations, key=lambda one: (turn[one.id], one.id))
 
 
 def ways_out(operation: Operation) -> list[Block]:

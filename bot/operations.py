@@ -6,6 +6,7 @@ import json
 import shlex
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from bot.database import Database
 from bot.lived import Lived
 from bot.messages import line, sentence
 from bot.plan import Plan, Refused
+from bot.turns import in_turn
 
 State = Literal[
     "awaiting_approval",
@@ -353,13 +355,15 @@ class Operations:
         hold: Callable[[Operation], str] = lambda _: "",
         may: Callable[[Operation], bool] = lambda _: True,
     ) -> Operation | None:
-        """Take the oldest queued operation that can go on, to run it, or None.
+        """Take the next queued operation that can go on, to run it, or None: people take turns, oldest first.
+
+        What has begun already comes before all else, as its tenant is half way.
 
         Args:
             hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
             may: whether it may still begin; asked last.
         """
-        for row in self.database.read("SELECT id FROM operations WHERE state = 'queued' ORDER BY id"):
+        for row in self._in_turn():
             candidate = self.get(row["id"])
             if candidate.state != "queued":
                 continue
@@ -384,6 +388,14 @@ class Operations:
                 self.changed()
                 return self.get(candidate.id)
         return None
+
+    def _in_turn(self) -> list[sqlite3.Row]:
+        under_way = self.database.read(
+            "SELECT id, requester, state, begun FROM operations WHERE state IN ('queued', 'running') ORDER BY id"
+        )
+        running = Counter(row["requester"] for row in under_way if row["state"] == "running")
+        queued = [row for row in under_way if row["state"] == "queued"]
+        return sorted(in_turn(queued, lambda row: str(row["requester"]), running), key=lambda row: not row["begun"])
 
     def _wait(self, operation: Operation, why: str) -> None:
         """Record once that a queued operation has to wait."""
