@@ -195,9 +195,9 @@ class Mautic:
         self._mark(instance, MUTE, b"")
         self._mark(instance, SEAL, b"copy\n")
 
-    def close(self, instance: str, reason: str) -> None:
+    def close(self, instance: str, reason: str, *, timeout: float = 180) -> None:
         """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
-        self.call(instance, "close", {"reason": reason}, timeout=180)
+        self.call(instance, "close", {"reason": reason}, timeout=timeout)
 
     def open(self, instance: str) -> None:
         """Start all that does not run, and open what was sealed or closed."""
@@ -245,13 +245,13 @@ class Mautic:
         answer = self.call(instance, "counts", {"since": int(since)})
         return {name: answer[name] for name in ("contacts", "submissions", "opt_outs", "last_write")}
 
-    def mail(self, instance: str, since: float = 0) -> dict[str, Any]:
+    def mail(self, instance: str, since: float = 0, *, timeout: float = 120) -> dict[str, Any]:
         """Count the mail that would go out now, and what was sent since then (epoch seconds).
 
         Returns waits, oldest (epoch seconds, 0: nothing waits), kinds {queue, messages, events, broadcasts: n}, sent,
         and whether outbound mail is off.
         """
-        return self.call(instance, "mail", {"since": int(since)})
+        return self.call(instance, "mail", {"since": int(since)}, timeout=timeout)
 
     def release(
         self, instance: str, choice: Mail, *, late: float = 0, batch: int = 0, unmute: bool = False, only: int = 0

@@ -106,6 +106,7 @@ class _Snapshot(msgspec.Struct):
     profiles: list[str]
     files: dict[str, _File]
     held: int = MIB
+    shared: int = 0
 
 
 class _Machine(msgspec.Struct):
@@ -708,12 +709,18 @@ class SimulatedLxd:
             used, limit = self.quota(name)
             machine.bytes -= max(0, used - limit) if limit else 0
 
-    def rewrite(self, name: str, amount: int) -> None:
-        """Let an instance write so many bytes anew, for tests: its newest snapshot alone still has the old ones."""
+    def rewrite(self, name: str, amount: int, *, shared: bool = False) -> None:
+        """Let an instance write so many bytes anew, for tests: its newest snapshot alone still has the old ones.
+
+        `shared`: it and the one before have them, so that no size tells of them.
+        """
         with self._lock:
             machine = _find(self._world, name, f"fill `{name}`")
             _room(self._world, amount, f"write in `{name}`", machine.location)
-            if machine.snapshots:
+            machine.frozen = max(0, machine.frozen - amount)
+            if machine.snapshots and shared:
+                machine.snapshots[-1].shared += amount
+            elif machine.snapshots:
                 machine.snapshots[-1].held += amount
 
     def quota(self, name: str) -> tuple[int, int | None]:
@@ -926,7 +933,7 @@ def _fits(machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: i
 def _used(world: _World, member: str) -> int:
     """Bytes of the pool of a member, or of the server where there is no cluster."""
     return sum(
-        _bytes(machine) + sum(one.held for one in machine.snapshots)
+        _bytes(machine) + sum(one.held + one.shared for one in machine.snapshots)
         for machine in world.machines.values()
         if member in ("", machine.location)
     )

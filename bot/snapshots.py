@@ -93,6 +93,15 @@ def oldest(context: Context, tenant: Tenant, snapshots: Sequence[Snapshot], exce
     return names
 
 
+def written(snapshots: Iterable[Snapshot]) -> int:
+    """Return the bytes that were written anew between a tenant's snapshots: more than these its past cannot hold.
+
+    It may be less, as what was written may still be there; and what LXD tells as the size of each is less than it
+    holds, where two share it. So who rewrites much is found by this, and what is surely held by that.
+    """
+    return sum(int(stamp(one.config, "wrote") or 0) for one in snapshots)
+
+
 def refuse_without_room(context: Context, tenant: Tenant) -> None:
     """Raise Refused where a snapshot has no place: the pool is short, or the tenant's hold all that they may."""
     if context.operation:
@@ -163,7 +172,9 @@ def _take(context: Context, tenant: Tenant, host: Host, at: int, *, why: str, no
     name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{context.operation}"
     # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
     # may leave them there.
-    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=at)
+    # What is no other's, on btrfs, was written since the snapshot before.
+    wrote = host.lxd.state(tenant.instance).disk
+    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=at, wrote=wrote)
     if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return f"{name}, of a stopped container"

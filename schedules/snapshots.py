@@ -11,7 +11,7 @@ from bot.lxd import LxdUnavailable
 from bot.placement import strained
 from bot.registry import Context
 from bot.scheduler import schedule
-from bot.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking
+from bot.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking, written
 from bot.tenants import Tenant
 
 AT_ONCE = 3
@@ -59,10 +59,9 @@ def snapshots(context: Context) -> None:
         due = errands.may(tenant.name, passes=True) and rule.due(points, now) and too_much(tenant) <= 0
         if due and not in_distress(tenant.host) and not short(tenant.host):
             errands.ask("snapshot", taking(context, tenant))
-    # Who holds most goes first: what it shares shows once the oldest is gone.
-    by_size = sorted(survey.tenants, key=lambda one: held[one.tenant.name].held if one.tenant.name in held else 0)
+    # Who writes most anew goes first: what its snapshots share would hide what they hold.
     pruned: Counter[str] = Counter()
-    for one in reversed(by_size):
+    for one in sorted(survey.tenants, key=lambda one: written(one.snapshots), reverse=True):
         excess, host = too_much(one.tenant), one.tenant.host
         if not errands.may(one.tenant.name) or (excess <= 0 and (pruned[host] >= AT_ONCE or not short(host))):
             continue

@@ -103,6 +103,26 @@ def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_
         bench.answer("snapshot client-x", OPERATOR)
 
 
+def test_who_hides_what_its_snapshots_hold_is_found_by_what_it_writes(bench: Bench) -> None:
+    """Of what two of them share, neither's size tells: so who rewrites all every second hour seems to hold nothing."""
+    bench.lxd.fill("client-x", 25 * GIB)
+    for _ in range(6):
+        hour(bench)
+        bench.lxd.rewrite("client-y", 100 << 20)
+        hour(bench)
+        bench.lxd.rewrite("client-x", 20 * GIB, shared=True)
+        if bench.lxd.pool().total - bench.lxd.pool().used < 30 * GIB:
+            break
+    bench.lxd._world.pool_bytes = bench.lxd.pool().used + GIB
+    others, before = names(bench, "client-y"), len(names(bench, "client-x"))
+    snapshots(bench.context)
+    asked = bench.context.operations.select("state = 'queued' AND command = 'prune'", order="id")
+    assert asked[0].tenant == "client-x"
+    bench.finish()
+    assert len(names(bench, "client-x")) < before
+    assert len(names(bench, "client-y")) >= len(others) - 1
+
+
 def test_a_person_is_told_why_there_is_no_snapshot_more(bench: Bench) -> None:
     hour(bench)
     bench.lxd.rewrite("client-x", 31 * GIB)
