@@ -6,7 +6,6 @@ import copy
 import hashlib
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, urlencode
 
 from bot.lxd import (
     AlreadyExists,
@@ -37,9 +36,9 @@ from bot.lxd import (
 )
 from bot.lxd_bridge import PROFILE, Bridge, unfiltered
 from bot.lxd_connection import FILES_GONE, LONG, SHORT, AddressTaken, Busy, Held, LxdConnection, Stale, path_of
+from bot.lxd_leftovers import Leftovers
 from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
-from bot.pool_folder import of_pool, remove_snapshots
 from bot.products import called, takes
 from bot.wire import NIC, bounds, given, kept, put_back, taken_off
 
@@ -49,8 +48,6 @@ FREEZING = 10
 """Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
 RELEASED = 60
 """Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy that was given up."""
-_BEGUN = 5
-"""Seconds after which a command that LXD began is known here."""
 MOST = 64 << 20
 """Bytes that a file, or a command's output, may have to be read."""
 
@@ -94,9 +91,7 @@ class LxdGateway:
         self._profile = profile
         self._bridge = Bridge(self._lxd, network, profile)
         self._member = ""
-        self._driver = ""
-        self._running: set[str] = set()
-        """Commands whose output is still to be read."""
+        self._leftovers = Leftovers(self._lxd, project, pool)
         self._lock = threading.Lock()
         self._update_locks: dict[str, threading.Lock] = {}
 
@@ -378,7 +373,7 @@ class LxdGateway:
         It looks for subvolumes, and a file that goes away just then ends it, with a part of the snapshot left in the
         pool that it knows nothing of. Of the other kinds of pool it does not walk, or stops the container itself.
         """
-        if self._pool_driver() != "btrfs" or not self.instance(name).running:
+        if self._leftovers.driver() != "btrfs" or not self.instance(name).running:
             yield
             return
         try:
@@ -390,12 +385,6 @@ class LxdGateway:
             yield
         finally:
             self.thaw(name)
-
-    def _pool_driver(self) -> str:
-        if not self._driver:
-            found = self._lxd.get(f"storage-pools/{self._pool}", f"look at the pool `{self._pool}`", project=False)
-            self._driver = str(found["driver"])
-        return self._driver
 
     def isolate(self, name: str) -> None:
         """See `Lxd.isolate`."""
@@ -438,35 +427,11 @@ class LxdGateway:
                 self._lxd.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
                 return
             except Held as error:
-                if not self._drop_unknown(name) and time.monotonic() > end:
+                if not self._leftovers.remove_snapshots(name) and time.monotonic() > end:
                     if self.snapshots(name):
                         raise
-                    raise LxdError(
-                        f"{self._lxd.product} could not delete `{name}`: the pool holds snapshots of it that "
-                        f"{self._lxd.product} does not know. On its host, `btrfs subvolume delete "
-                        f"{self._unknown_at(name)}` removes them; then try again."
-                    ) from error
+                    raise self._leftovers.in_the_way(name) from error
             time.sleep(0.5)
-
-    def _drop_unknown(self, name: str) -> bool:
-        """Remove from the pool, where that is on this machine, what failed snapshots left; tell whether any did."""
-        folder = of_pool(self.endpoint, self._pool)
-        if folder is None or self._pool_driver() != "btrfs":
-            return False
-
-        def known() -> set[str]:
-            # Without their sizes, which take long.
-            found = self._lxd.get(f"{path_of(name)}/snapshots", f"list the snapshots of `{name}`")
-            return {unquote(path.partition("?")[0].rsplit("/", 1)[-1]) for path in found}
-
-        return remove_snapshots(folder, f"{self._project}_{name}", known)
-
-    def _unknown_at(self, name: str) -> str:
-        home = Path(self.endpoint).parent if self.endpoint.startswith("/") else Path("/var/lib", self._home())
-        return f"{home}/storage-pools/{self._pool}/containers-snapshots/{self._project}_{name}/*"
-
-    def _home(self) -> str:
-        return self._lxd.product.lower()
 
     def update(
         self,
@@ -499,7 +464,7 @@ class LxdGateway:
                 with within or nullcontext(), self._still(name):
                     self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG)
             except Vanished:
-                self._drop_unknown(name)
+                self._leftovers.remove_snapshots(name)
                 raise
             finally:
                 if config:
@@ -541,7 +506,7 @@ class LxdGateway:
             "interactive": False,
         }
         started = self._lxd.json("post", f"{path_of(name)}/exec", doing, json=body)
-        self._running.add(started["metadata"]["id"])
+        self._leftovers.unread.add(started["metadata"]["id"])
         # Where the output stands is told at the end only; before it is one of these, by product and version.
         file = f"exec_{started['metadata']['id']}"
         logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
@@ -562,39 +527,13 @@ class LxdGateway:
                 # Nothing may stay on the host, and a failure to clean up must not hide the command's own end.
                 with suppress(LxdError):
                     self._lxd.request("delete", log, doing)
-            self._running.discard(started["metadata"]["id"])
+            self._leftovers.unread.discard(started["metadata"]["id"])
         said, complained = (found.decode(errors="replace") for found in output)
         return ExecResult(code=code, stdout=said, stderr=complained or ended["err"])
 
     def sweep(self) -> None:
         """See `Lxd.sweep`."""
-        instances = self.instances()
-        self._sweep_output(instances)
-        busy = str(self._lxd.get("operations", "look for what runs", {"recursion": "1"}, project=False))
-        for instance in instances:
-            # What is on its way here from another host may come before the server knows it.
-            if not re.search(rf"/{re.escape(instance.name)}['?/]", busy) and self._drop_unknown(instance.name):
-                log.warning("removed from the pool what failed snapshots of %s left", instance.name)
-
-    def _sweep_output(self, instances: list[Instance]) -> None:
-        doing = "look for what commands left"
-        left: list[str] = []
-        for instance in instances:
-            with suppress(LxdError):
-                # Incus has a folder more for them.
-                for folder in ("logs", "logs/exec-output"):
-                    left += self._lxd.get(f"{path_of(instance.name)}/{folder}", doing)
-        left = [path.removeprefix("/1.0/").partition("?")[0] for path in left if "/exec_" in path]
-        if not left:
-            return
-        # What was begun while they were listed is known by now.
-        time.sleep(_BEGUN)
-        under_way = self._lxd.get("operations", doing, project=False).get("running", [])
-        runs = {path.rsplit("/", 1)[-1] for path in under_way} | self._running
-        for path in left:
-            if path.rsplit("/exec_", 1)[-1].partition(".")[0] not in runs:
-                with suppress(LxdError):
-                    self._lxd.request("delete", path, doing)
+        self._leftovers.sweep([instance.name for instance in self.instances()])
 
     def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
         """See `Lxd.talk`."""
