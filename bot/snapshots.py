@@ -81,11 +81,14 @@ def is_short(context: Context, space: PoolSpace) -> bool:
 def oldest(context: Context, tenant: Tenant, snapshots: Sequence[Snapshot], excess: int) -> list[str]:
     """Return the oldest snapshots of a tenant, as many as hold what is too much; but for the newest and protected ones.
 
-    `excess`: bytes; the first goes in any case, since what it shares with the second is counted as neither's.
+    Args:
+        excess: bytes; 0: it is not known what holds them, and the oldest goes. What holds next to nothing stays, but
+            where nothing else does: what it shares with the second is counted as neither's.
     """
     names: list[str] = []
     sizes = {one.name: one.size for one in snapshots}
-    for point in sorted(counted(context, snapshots))[:-1]:
+    may_go = sorted(counted(context, snapshots))[:-1]
+    for point in [point for point in may_go if excess and sizes[point.name] * 100 >= excess] or may_go[:1]:
         if names and excess <= 0:
             break
         names.append(point.name)

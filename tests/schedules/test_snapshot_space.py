@@ -79,6 +79,19 @@ def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
     assert "plan allows" in prune.plan["remarks"]["Why"]
 
 
+def test_what_holds_nothing_does_not_go_for_what_holds_much(bench: Bench) -> None:
+    hour(bench)
+    hour(bench)
+    hour(bench)
+    bench.lxd.rewrite("client-x", 33 * GIB)
+    before = names(bench, "client-x")
+    for _ in range(3):
+        hour(bench)
+    left = names(bench, "client-x")
+    assert before[2] not in left
+    assert set(before[:2]) < set(left)
+
+
 def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_most_go(bench: Bench) -> None:
     for _ in range(4):
         hour(bench)
