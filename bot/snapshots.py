@@ -78,7 +78,7 @@ def is_short(context: Context, space: PoolSpace) -> bool:
     return (space.total - space.used) * 100 < space.total * context.settings.snapshots.reserve
 
 
-def oldest(context: Context, tenant: Tenant, snapshots: Sequence[Snapshot], excess: int) -> list[str]:
+def oldest(context: Context, snapshots: Sequence[Snapshot], excess: int) -> list[str]:
     """Return the oldest snapshots of a tenant, as many as hold what is too much; but for the newest and protected ones.
 
     Args:
