@@ -1,6 +1,8 @@
 # Two commands: `make up` and `make test`. On a fresh Debian or Ubuntu machine they need nothing but Python >= 3.11.
 LXD ?=
 PYTHON := .venv/bin/python
+# What makes .venv is of one version as well.
+UV := 0.13.9
 export MAUTIC_OPS_LXD__ENDPOINT := $(or $(LXD),$(MAUTIC_OPS_LXD__ENDPOINT))
 # What Python compiles is kept, apart from the sources: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,9 +31,9 @@ clean-lab: .venv
 # What the suite, the bench and the lab start, installed where it is missing; `tests/support/packages.py` is the list.
 packages: .venv
 	$(PYTHON) -m tests.support.packages $(REQUIRED)
-lab bench crowd: REQUIRED = --required
+lab hostile bench crowd: REQUIRED = --required
 # The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
-test bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+test hostile bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
 # `make bench ARCHIVE=… SHA256=…` measures with a real Mautic's release.
 bench: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
 bench: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
@@ -52,6 +54,10 @@ test: packages
 	  $(PYTHON) -m pytest --durations 10 -m lab >$$log 2>&1 & lab=$$!; \
 	  $(PYTHON) -m pytest --durations 10 -m edge; edge=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$edge$$lab = 00
+
+# Tenants whose root is against us, on a real server.
+hostile: packages
+	REQUIRE_LXD=1 $(PYTHON) -m pytest --durations 10 tests/hostile
 
 demo: .venv
 	$(PYTHON) -m tests.support.demo
@@ -80,8 +86,8 @@ lint: .venv
 .venv: .venv/whole
 .venv/whole: uv.lock pyproject.toml
 	@python3 -m bot.packages
-	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install -q 'uv>=0.5'; }
+	@.venv/bin/uv --version 2>/dev/null | grep -q '^uv $(UV) ' || { python3 -m venv .venv && .venv/bin/pip install -q uv==$(UV); }
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test demo bench crowd lowest docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test hostile demo bench crowd lowest docs lint

@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
 import commands
 import schedules
-from bot import bring_up, checks, docs, home
+from bot import audit, bring_up, checks, docs, home
 from bot.announcer import Announcer
 from bot.approvals import Approvals
-from bot.database import Database
+from bot.database import Database, DatabaseUnavailable
 from bot.fleet import Fleet
 from bot.hosts import open_edge, open_servers
 from bot.inbox import Inbox
@@ -31,7 +32,7 @@ from bot.listeners import SignedHttp, SocketMode, make_app, web_client
 from bot.lived import Lived
 from bot.lxd import Lxd, LxdError
 from bot.messages import Renderer
-from bot.operations import Operation, Operations
+from bot.operations import SYSTEM, Operation, Operations
 from bot.people import People
 from bot.post import Post
 from bot.registry import Context, Registry
@@ -48,13 +49,24 @@ DRAIN = 30.0
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
     """Build what commands use, over given LXD servers, their edges and the door to Slack."""
-    database = Database(settings.state / "bot.db")
-    operations, lived = Operations(database), Lived(database)
+    file, key = settings.state / "bot.db", settings.state / "vault.key"
+    anew = key.exists() and not file.exists()
+    database = Database(file)
+    post.head = partial(audit.newest, database)
+    if anew:
+        # Who removed the old log is to find that it is known.
+        with database.transaction() as transaction:
+            audit.record(transaction, audit.Event(audit.ANEW, SYSTEM), time.time())
+    lived = Lived(database)
+    operations = Operations(database, lived)
     registry = Registry(commands)
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
     def check(operation: Operation) -> str:
         return registry.plan(context, operation).fingerprint()
+
+    def roles(user: str) -> frozenset[str]:
+        return context.people.roles_now(user)
 
     renderer = Renderer(settings.bot.timezone, notice)
     context = Context(
@@ -63,9 +75,9 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         lived=lived,
         fleet=Fleet(servers, starts=settings.capacity.starts, start_delay=settings.capacity.start_delay),
         edge=edge,
-        vault=Vault(database, settings.state / "vault.key", operations.clock, lived),
+        vault=Vault(database, key, operations.clock, lived),
         operations=operations,
-        approvals=Approvals(operations, settings, check),
+        approvals=Approvals(operations, settings, check, roles),
         jobs=Jobs(database, discover(schedules), operations.clock),
         registry=registry,
         incidents=Incidents(database, post, renderer, settings.slack.channel, operations.clock),
@@ -133,6 +145,7 @@ def run() -> int:
     context = compose(settings, servers, edge, Post(client))
     people = context.people
     announcer = Announcer(client, context.operations, context.renderer, settings)
+    announcer.post = context.post
     announcer.mention = people.mention
     runner = Runner(context, settings.bot.workers)
 
@@ -216,7 +229,7 @@ def main(words: list[str]) -> int:
     try:
         return verbs[words[0]]() or 0
     except Exception as error:
-        if isinstance(error, InvalidSettings | LxdError | bring_up.CannotBringUp):
+        if isinstance(error, InvalidSettings | LxdError | bring_up.CannotBringUp | DatabaseUnavailable):
             print(f"mautic-ops: {error}", file=sys.stderr)
             return 1
         if isinstance(error, URLError):

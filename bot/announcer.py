@@ -17,11 +17,14 @@ from bot.messages import Block, Message, Modal, Renderer, actions, button, decis
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
+from bot.turns import in_turn
 
 log = logging.getLogger(__name__)
 MARK = "mautic_operation"
 PROGRESS = 1.5
 """Seconds between two pictures of progress: Slack takes 50 updates a minute of all cards together."""
+TURN = 3.0
+"""Seconds after which it is looked anew whose turn it is: Slack takes one message a second in a channel."""
 NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
 
 
@@ -71,10 +74,21 @@ class Announcer:
                 time.sleep(0.2)
 
     def catch_up(self) -> None:
-        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else."""
-        where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
+        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else.
+
+        People take turns: who asks for a hundred things at once waits for themself.
+        """
         self._progress_now, self._progress_left = time.monotonic() >= self._progress_due, False
-        for operation in self.operations.select(where):
+        while not self._announced_all() and not self._stop:
+            pass
+
+    def _announced_all(self) -> bool:
+        """Go through what is behind, for some seconds; False: there is more of it, and others may have come."""
+        where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
+        over = time.monotonic() + TURN
+        for operation in in_turn(self.operations.select(where), lambda one: one.requester):
+            if time.monotonic() >= over:
+                return False
             due, pause = self._waiting.get(operation.id, (0.0, 1.0))
             if time.monotonic() < due:
                 continue
@@ -87,6 +101,7 @@ class Announcer:
                 log.warning("cannot announce operation %s: %s", operation.id, error)
                 self._waiting[operation.id] = (time.monotonic() + pause, min(2 * pause, 300.0))
                 self._unsaid(operation, error)
+        return True
 
     def _unsaid(self, operation: Operation, error: Exception | None) -> None:
         """Write down since when Slack does not take what is to be said of an operation, and why; or that it does."""
@@ -157,7 +172,8 @@ class Announcer:
         ts = operation.message_ts or self._posted_before_a_crash(operation)
         if ts:
             try:
-                self.client.chat_update(channel=operation.channel, ts=ts, **card)
+                metadata = self._metadata(operation)
+                self.client.chat_update(channel=operation.channel, ts=ts, metadata=metadata, **card)
                 return operation.channel, ts
             except SlackApiError as error:
                 if error.response.get("error") not in GONE | NO_ENTRY:
@@ -174,9 +190,11 @@ class Announcer:
         return posted
 
     def _post(self, operation: Operation, channel: str, card: dict[str, Any]) -> tuple[str, str]:
-        metadata = {"event_type": MARK, "event_payload": {"id": operation.mark}}
-        posted = self.client.chat_postMessage(channel=channel, metadata=metadata, **card)
+        posted = self.client.chat_postMessage(channel=channel, metadata=self._metadata(operation), **card)
         return channel, str(posted["ts"])
+
+    def _metadata(self, operation: Operation) -> dict[str, Any]:
+        return {"event_type": MARK, "event_payload": {"id": operation.mark, "audit": self.post.head()}}
 
     def _direct(self, user: str) -> str:
         """Return the channel of direct messages with a person."""

@@ -20,11 +20,13 @@ TEXT = 300
 """Characters of a sentence."""
 LONG = 60_000
 """Characters of a log, or of what a console command says."""
-ENTRIES = 100
+ENTRIES = 50
 """Services, queues, jobs, checks and kinds of each of which there are a handful."""
 
 Figure = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-"""Bytes, a count, or epoch seconds: what JSON, floating point and SQLite all keep exactly, and can sum."""
+"""Bytes, seconds or a count: what JSON, floating point and SQLite all keep exactly, and can sum."""
+Moment = Annotated[int, Meta(ge=0, le=2**37)]
+"""Epoch seconds of a day that a calendar knows (until the year 6325)."""
 Seconds = Annotated[float, Meta(ge=0, le=2**53 - 1)]
 
 
@@ -67,7 +69,7 @@ class Job(Told):
 
     late: bool
     why: str
-    last_success: Seconds | None = None
+    last_success: Annotated[float, Meta(ge=0, le=2**37)] | None = None
     rc: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None = None
 
 
@@ -88,7 +90,7 @@ class FailedMails(Told):
 class OutboundOff(Told):
     """Since when outbound mail is off, and how much waits."""
 
-    since: Figure
+    since: Moment
     waits: Figure
 
 
@@ -116,8 +118,8 @@ class Facts(Told):
     double: bool = False
     contacts: Figure | UnsetType = UNSET
     identified: Figure | UnsetType = UNSET
-    last_login: Figure | UnsetType = UNSET
-    last_active: Figure | UnsetType = UNSET
+    last_login: Moment | UnsetType = UNSET
+    last_active: Moment | UnsetType = UNSET
     emails_day: Figure | UnsetType = UNSET
     emails_failed_day: Figure | UnsetType = UNSET
     stale_segments: Figure | UnsetType = UNSET
@@ -170,14 +172,14 @@ class Counts(Told):
     contacts: Figure
     submissions: Figure
     opt_outs: Figure
-    last_write: Figure
+    last_write: Moment
 
 
 class Waiting(Told):
     """Mail that waits; `oldest` in epoch seconds, 0: none waits."""
 
     waits: Figure
-    oldest: Figure
+    oldest: Moment
     kinds: dict[str, Figure]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -25,6 +25,8 @@ _REPLY = re.compile(
     re.I | re.S,
 )
 """What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
+CONFIRM = 3600.0
+"""Seconds lived through after which a request has ended whose time is over by the wall clock alone."""
 REASON = 500
 """Characters of a reason that are kept."""
 
@@ -43,12 +45,24 @@ class Actor:
 
 
 class Approvals:
-    """Decides on requests. `check` builds the plan again; it raises Refused or returns the fingerprint."""
+    """Decides on requests.
 
-    def __init__(self, operations: Operations, settings: Settings, check: Callable[[Operation], str]) -> None:
+    Args:
+        check: builds the plan again; it raises Refused or returns the fingerprint.
+        roles: the roles that somebody has now who approved before; it raises Refused where Slack does not tell.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        settings: Settings,
+        check: Callable[[Operation], str],
+        roles: Callable[[str], frozenset[str]],
+    ) -> None:
         self.operations = operations
         self.settings = settings
         self.check = check
+        self.roles = roles
         self._approving = threading.Lock()
 
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
@@ -69,6 +83,63 @@ class Approvals:
                 f"What was approved more than {hours:g} hours ago is not tried again; ask anew with "
                 f"`/mautic {operation.again}`."
             )
+        if operation.state == "failed" and (missing := self._missing(operation, self._lost(operation))):
+            raise Refused(
+                f"By now `{operation.command}` takes {missing} more {_approvals(missing)} than operation "
+                f"{operation.id} has of people who may still give one; ask anew with `/mautic {operation.again}`."
+            )
+
+    def _lost(self, operation: Operation) -> list[str]:
+        """Return who approved it and may not any more."""
+        may = set(self.settings.policy(operation.command).approve)
+        gave = [one.actor for one in operation.decisions if one.verdict == "approve"]
+        return [person for person in gave if not self.roles(person) & may]
+
+    def _missing(self, operation: Operation, lost: Sequence[str]) -> int:
+        """Return how many approvals it takes by now beside those that were given and not lost."""
+        takes = self.settings.policy(operation.command).approvals
+        if operation.requester == SYSTEM or not takes:
+            return 0
+        gave = sum(one.verdict == "approve" for one in operation.decisions)
+        return max(0, takes - gave + len(lost))
+
+    def confirm(self, operation: Operation) -> bool:
+        """Whether what is about to begin is still approved: else it waits for approval again, and its thread is told.
+
+        What has begun goes on: it would be left half way. Raises Refused where Slack does not tell who may approve.
+        """
+        if operation.begun or operation.undo_by:
+            return True
+        lost = self._lost(operation)
+        if not (missing := self._missing(operation, lost)):
+            return True
+        with self.operations.database.transaction() as transaction:
+            self._forget(transaction, operation, lost)
+            self.operations.move(
+                transaction,
+                operation,
+                "awaiting_approval",
+                event="operation.unapproved",
+                expect=("queued",),
+                detail={"missing": missing},
+                note=f":ballot_box_with_check: <@{operation.requester}>, it takes {missing} more {_approvals(missing)} "
+                "before it starts.",
+            )
+        self.operations.changed()
+        return False
+
+    def _forget(self, transaction: sqlite3.Connection, operation: Operation, lost: Sequence[str]) -> None:
+        """Take back the say of those who have none any more."""
+        for person in lost:
+            gone = transaction.execute(
+                "DELETE FROM decisions WHERE operation = ? AND actor = ? AND verdict = 'approve'",
+                (operation.id, person),
+            )
+            if gone.rowcount:
+                event = audit.Event("operation.voice_lost", person, operation.tenant, operation.id)
+                audit.record(transaction, event, self.operations.clock())
+                told = f":warning: <@{person}> may not approve it any more, so that approval does not count."
+                self.operations.note(transaction, operation.id, told)
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused when this person may not end it as it stands: who looks after halts, or decides on its kind."""
@@ -142,8 +213,9 @@ class Approvals:
             self._drifted(operation, actor, str(error))
         if fingerprint != operation.fingerprint:
             self._drifted(operation, actor, "What it would do is no longer what was asked for.")
+        lost = self._lost(operation)
         try:
-            return self._write(operation, actor, "approve", reason, via, policy, choice)
+            return self._write(operation, actor, "approve", reason, via, policy, choice, lost)
         except sqlite3.IntegrityError as error:
             self.operations.refuse_if_busy(operation.tenant, but=operation.id)
             raise TenantBusy(f"The bot is at work on `{operation.tenant}`; try again in a moment.") from error
@@ -172,7 +244,7 @@ class Approvals:
     def _refuse_unless_pending(self, operation: Operation, actor: Actor, verdict: Verdict) -> None:
         if operation.state != "awaiting_approval":
             raise Refused(f"Operation {operation.id} {_decided(operation)}.")
-        if self.operations.clock() >= operation.expires:
+        if self._is_over(operation) or self.operations.clock() >= operation.expires:
             self.expire()
             raise Refused(f"Operation {operation.id} has expired; ask again with `/mautic {operation.again}`.")
         for decision in operation.decisions:
@@ -188,6 +260,7 @@ class Approvals:
         via: str,
         policy: Policy,
         choice: str = "",
+        lost: Sequence[str] = (),
     ) -> Operation:
         now = self.operations.clock()
         detail = {"reason": reason, "via": via} | ({"choice": choice} if choice else {})
@@ -198,6 +271,7 @@ class Approvals:
                 "state"
             ]
             if state == "awaiting_approval":
+                self._forget(transaction, operation, lost)
                 if choice:
                     self._choose(transaction, operation, choice)
                 self._enter(transaction, operation, actor, verdict, reason, via, now)
@@ -308,11 +382,25 @@ class Approvals:
         self.operations.changed()
         return self.operations.get(number)
 
+    def _is_over(self, operation: Operation) -> bool:
+        """Whether its hours were lived through: that a clock was set back gives it none."""
+        if operation.asked is None:
+            return False
+        return self.operations.lived.now() - operation.asked >= operation.expires - operation.created
+
     def expire(self) -> int:
-        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm."""
+        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm.
+
+        Nobody can decide on one that is over by the wall clock alone; it ends when that still says so an hour later.
+        """
         now = self.operations.clock()
+        waiting = self.operations.select("state = 'awaiting_approval'")
+        by_the_wall = {str(one.id) for one in waiting if now >= one.expires}
+        confirmed = self.operations.lived.confirmed("expiry", by_the_wall, CONFIRM)
         ended = 0
-        for operation in self.operations.select("state = 'awaiting_approval' AND expires <= ?", now):
+        for operation in waiting:
+            if not (self._is_over(operation) or str(operation.id) in confirmed):
+                continue
             with self.operations.database.transaction() as transaction:
                 ended += self.operations.move(
                     transaction,
@@ -353,6 +441,10 @@ def _decided(operation: Operation) -> str:
         "given_up": "was given up",
     }[operation.state]
     return f"was approved by <@{by}> and {stands}" if by else stands
+
+
+def _approvals(number: int) -> str:
+    return "approval" if number == 1 else "approvals"
 
 
 def names(roles: list[str]) -> str:

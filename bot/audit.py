@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from bot.database import Database
+from bot.database import Database, DatabaseDamaged
 from bot.words import tame
 
 GENESIS = "0" * 64
+HEAD = 16
+"""Characters of a hash that are told."""
+ANEW = "audit.began_anew"
+"""The first event of a log before which there had been another."""
 TEXT, DETAIL = 4000, 60_000
 """Characters of a text, and of a whole detail: what is written here stays for ever."""
 
@@ -29,12 +33,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verify() found: `broken` is the first row that does not fit, 0 when all do; `head` the last hash."""
+    """What verify() found: `broken` is the first row that does not fit, 0 when all do; `head` the last hash.
+
+    `damaged`: what is wrong with the file, so that nothing can be said of the log.
+    """
 
     rows: int
     broken: int
     head: str
     reason: str = ""
+    damaged: str = ""
 
 
 def _digest(row: tuple[object, ...]) -> str:
@@ -70,6 +78,15 @@ def verify(database: Database, head: str = "") -> Verdict:
     A removed tail, or a chain that was computed anew, shows only against a `head` kept elsewhere: the hash (or its
     beginning) that verify gave at an earlier time, which must still be in the chain.
     """
+    if damaged := database.damage():
+        return Verdict(0, 0, "", damaged=damaged)
+    try:
+        return _walked(database, head)
+    except DatabaseDamaged as error:
+        return Verdict(0, 0, "", damaged=str(error))
+
+
+def _walked(database: Database, head: str) -> Verdict:
     met = not head
     expected, previous, seq = 1, GENESIS, 0
     for seq, row in _rows(database):
@@ -84,6 +101,28 @@ def verify(database: Database, head: str = "") -> Verdict:
     if not met:
         return Verdict(seq, expected, previous, f"the head {head[:16]} kept elsewhere is no longer in it")
     return Verdict(seq, 0, previous)
+
+
+def newest(database: Database) -> str:
+    """Return the head of the chain as it goes into a message: `<row>:<begin of its hash>`; "" of an empty log."""
+    for row in database.read("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"):
+        return f"{row['seq']}:{row['hash'][:HEAD]}"
+    return ""
+
+
+def unknown(database: Database, heads: Iterable[str]) -> list[tuple[int, str]]:
+    """Return those of some heads, as `newest` gave them, that are not in the log: row and begin of the hash."""
+    told = [(int(seq), begin) for seq, _, begin in (head.partition(":") for head in heads) if seq.isdecimal()]
+    return [
+        (seq, begin)
+        for seq, begin in told
+        if not database.read("SELECT 1 FROM audit WHERE seq = ? AND substr(hash, 1, ?) = ?", seq, len(begin), begin)
+    ]
+
+
+def began_anew(database: Database, since: float) -> bool:
+    """Whether the log is one that began since then, though there had been another."""
+    return bool(database.read("SELECT 1 FROM audit WHERE seq = 1 AND event = ? AND at >= ?", ANEW, since))
 
 
 def _rows(database: Database) -> Iterator[tuple[int, tuple[object, ...]]]:

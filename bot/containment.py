@@ -18,7 +18,7 @@ from bot.tenants import stamp
 log = logging.getLogger(__name__)
 
 PEACE = 60
-"""Seconds that a container may take to end by itself."""
+"""Seconds that a container may take to end by itself, or its tool to close it."""
 LEASE = 10.0
 """Seconds after which one that is back on the network should have an address, or is started anew to get one."""
 
@@ -42,7 +42,7 @@ def close(host: Host, instance: str) -> str | None:
     """
     told = None
     try:
-        host.mautic.close(instance, "suspend")
+        host.mautic.close(instance, "suspend", timeout=PEACE)
     except LxdError as error:
         log.warning("%s did not close itself: %s", instance, error)
         told = "it did not close itself; its network was cut all the same"

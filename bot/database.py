@@ -31,6 +31,16 @@ class DatabaseUnavailable(Exception):
     """The database is locked, full or gone: what cannot be recorded does not happen."""
 
 
+class DatabaseDamaged(DatabaseUnavailable):
+    """The file is no whole database any more."""
+
+    def __init__(self, error: sqlite3.DatabaseError) -> None:
+        super().__init__(
+            f"The bot's own database is damaged ({error}): keep a copy of `bot.db` and the files beside it, and bring "
+            "back its backup, as “Backup” in `docs/production.md` says."
+        )
+
+
 @migrations()
 def m001_begin(db: sqlite_utils.Database) -> None:
     """Operations, steps, decisions, thread notes, the inbox, held secrets, and the audit log."""
@@ -315,6 +325,23 @@ def m023_lived_deliveries(db: sqlite_utils.Database) -> None:
     db.executescript("ALTER TABLE inbox ADD COLUMN lived REAL NOT NULL DEFAULT 0;")
 
 
+@migrations()
+def m023_tenant_snapshots(db: sqlite_utils.Database) -> None:
+    """What is known last of the bytes that each tenant's snapshots hold: only a request for each tells."""
+    db.executescript(
+        """
+        CREATE TABLE tenant_snapshots (
+          tenant TEXT PRIMARY KEY, at INTEGER NOT NULL, count INTEGER NOT NULL, held INTEGER NOT NULL) WITHOUT ROWID;
+        """
+    )
+
+
+@migrations()
+def m024_asked(db: sqlite_utils.Database) -> None:
+    """When an operation was asked for, by the time lived through; NULL: not known."""
+    db.executescript("ALTER TABLE operations ADD COLUMN asked REAL;")
+
+
 class Database:
     """The file, with a connection for each thread that asks."""
 
@@ -325,10 +352,15 @@ class Database:
         self._connections: dict[threading.Thread, sqlite3.Connection] = {}
         # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
         self._writing = threading.RLock()
-        connection = self._connection()
-        connection.execute("PRAGMA journal_mode=WAL")
-        migrations.apply(sqlite_utils.Database(connection))
-        connection.commit()
+        try:
+            connection = self._connection()
+            connection.execute("PRAGMA journal_mode=WAL")
+            migrations.apply(sqlite_utils.Database(connection))
+            connection.commit()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -364,6 +396,8 @@ class Database:
             raise DatabaseUnavailable(
                 f"The bot's own database could not be written ({error}), so nothing was done; try again in a minute."
             ) from error
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
 
     def read(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """Run one SELECT and return its rows."""
@@ -371,6 +405,16 @@ class Database:
             return self._connection().execute(sql, values).fetchall()
         except sqlite3.OperationalError as error:
             raise DatabaseUnavailable(f"The bot's own database could not be read ({error}); try again.") from error
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
+
+    def damage(self) -> str:
+        """Return what is wrong with the file, "" when nothing is: SQLite's own quick check."""
+        try:
+            found = [str(row[0]) for row in self._connection().execute("PRAGMA quick_check(3)")]
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return "" if found == ["ok"] else "; ".join(" ".join(one.split()) for one in found)
 
     def scrub(self) -> bool:
         """Move all that was written into the file itself and empty the log beside it; False while somebody reads.
@@ -397,3 +441,8 @@ class Database:
         for thread in threads:
             if connection := self._connections.pop(thread, None):
                 connection.close()
+
+
+def _damaged(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError | DatabaseDamaged:
+    """Return what an error of the file is for people; one of what is asked of it stays as it is."""
+    return DatabaseDamaged(error) if type(error) is sqlite3.DatabaseError else error

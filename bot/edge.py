@@ -212,6 +212,10 @@ def _page(status: Literal[404, 503]) -> dict[str, Any]:
     }
 
 
+def _words(error: Exception) -> str:
+    return tame(f"{type(error).__name__}: {error}", 200)
+
+
 class Edge:
     """The edge of one host. Safe for many threads.
 
@@ -385,12 +389,15 @@ class Edge:
         began = time.monotonic()
         try:
             page, why, valid = self._get(domain, "/s/login", seconds)
-            status, header, body = read_page(page) if page else (0, "", b"")
-        except (OSError, http.client.HTTPException, LxdError) as error:
+        except (OSError, LxdError) as error:
             if isinstance(error, ssl.SSLCertVerificationError):
                 self._trust = None
-            why = tame(f"{type(error).__name__}: {error}", 200)
-            return ProbeResult(0, False, time.monotonic() - began, error=why)
+            return ProbeResult(0, False, time.monotonic() - began, error=_words(error))
+        status, header, body = 0, "", b""
+        try:
+            status, header, body = read_page(page)
+        except http.client.HTTPException as error:
+            why = why or _words(error)
         login = status == 200 and not why and b'name="_username"' in body
         return ProbeResult(status, login, time.monotonic() - began, bool(header), why, *valid)
 

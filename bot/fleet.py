@@ -15,7 +15,7 @@ from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
 from bot.tenants import ROLES, Role, Tenant, stamp
-from bot.wire import given
+from bot.wire import kept
 
 T = TypeVar("T")
 FRESH = 3.0
@@ -109,7 +109,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
             instance.config.get("boot.autostart.delay", ""),
         ),
         outbound_off=stamp(instance.config, "outbound") == "off",
-        address=given(instance),
+        address=kept(instance.config, instance.devices),
     )
 
 
@@ -291,7 +291,7 @@ class Fleet:
         by_address: dict[tuple[str, str, str], list[str]] = {}
         for server, answered in read.items():
             for whole in answered:
-                place = server, whole.instance.location, given(whole.instance)
+                place = server, whole.instance.location, kept(whole.instance.config, whole.instance.devices)
                 by_address.setdefault(place, []).append(whole.instance.name)
 
         def rival(tenant: Tenant) -> str:

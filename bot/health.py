@@ -43,6 +43,7 @@ class Look:
     left, in sentences. `snapshot_due`: seconds
     within which snapshots are to follow each other, 0: none are; `awake`: since when the bot has been there for that.
     `rival`: another instance that has its address, and `foreign`: the address of its own is not one that tenants have.
+    `held`: bytes that its snapshots hold at least, and `allowed`: that they may, 0: no limit.
     `disk`: what it uses of its disk, as it was measured now, or with `disk_at` at an earlier time, as of one that does
     not run. `larger`: the names of the next larger plans, by what they have more of: `disk`, `memory`.
     """
@@ -62,6 +63,8 @@ class Look:
     left: str = ""
     snapshot_due: float = 0
     awake: float = 0
+    held: int = 0
+    allowed: int = 0
     rival: str = ""
     foreign: bool = False
 
@@ -105,6 +108,7 @@ TITLES = {
     "disk": "the disk is nearly full",
     "certificate": "the certificate is not renewed",
     "snapshot": "snapshots are missing",
+    "snapshots": "its snapshots hold much",
     "address": "its address is not its own",
     "move": "a restore or move came to a halt",
     "errand": "what the bot does by itself fails",
@@ -113,6 +117,7 @@ TITLES = {
     "pool": "the storage pool is nearly full",
     "strain": "the host is in distress",
     "quotas": "disks are not counted",
+    "audit": "it is not the one that Slack saw",
 }
 """Every kind of finding, and its words in a headline."""
 
@@ -140,6 +145,8 @@ One that is red is always told: where nothing else has found it, as the first of
 OFFLINE = frozenset(["stopped", "database", "web", "page", "edge"])
 """Kinds that leave a client without a page."""
 
+LOG = "the audit log"
+"""Whose trouble it is when the log is not the one that Slack saw."""
 EDGE = "the edge"
 """Whose trouble it is when no page answers; with a space, which no host's name has."""
 
@@ -220,7 +227,7 @@ def _blind(look: Look) -> frozenset[str]:
 
 def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
     if look.state.status != "Running":
-        return [_stopped(look), _disk(look, limits), _snapshot(look)]
+        return [_stopped(look), _disk(look, limits), _snapshot(look), _snapshots(look, limits)]
     found = [
         Finding("inside", look.trouble) if look.trouble else None,
         *(_inside(look, limits) if look.inside is not None else ()),
@@ -228,6 +235,7 @@ def _all(look: Look, limits: HealthSettings) -> list[Finding | None]:
         _certificate(look.page, look.at) if look.page else None,
         _disk(look, limits),
         _snapshot(look),
+        _snapshots(look, limits),
         _address(look),
     ]
     kinds = {one.kind for one in found if one}
@@ -425,16 +433,34 @@ def _snapshot(look: Look) -> Finding | None:
     return Finding("snapshot", f"{ago}; one is due every {seconds(look.snapshot_due)}.")
 
 
-def pool_finding(host: str, space: PoolSpace, limits: HealthSettings, move: str = "") -> Finding | None:
+def _snapshots(look: Look, limits: HealthSettings) -> Finding | None:
+    """Its past takes room from all that stand on its host: told before the oldest of it has to go."""
+    if not look.allowed or look.held * 100 <= look.allowed * limits.snapshots:
+        return None
+    name = look.tenant.name
+    beyond = "so none is taken and the oldest go" if look.held > look.allowed else "and beyond that the oldest go"
+    return Finding(
+        "snapshots",
+        f"Its snapshots hold {size(look.held)} of the {size(look.allowed)} that its plan allows, {beyond}; "
+        f"`/mautic snapshots {name}` lists them, and `/mautic prune {name} <snapshot>` removes one.",
+    )
+
+
+def pool_finding(
+    host: str, space: PoolSpace, limits: HealthSettings, move: str = "", *, reserve: int = 0
+) -> Finding | None:
     """Say whether the pool of a host is nearly full: all its tenants stop when it is.
 
-    `move`: the tenant and the host of a move that would help, where there is one.
+    `move`: the tenant and the host of a move that would help, where there is one. `reserve`: percent that have to be
+    free for snapshots to be taken.
     """
+    short = (space.total - space.used) * 100 < space.total * reserve
+    held_back = f" No snapshot is taken there, and the oldest go, until {reserve}% are free." if short else ""
     way_out = f", or `/mautic migrate {move}` takes a tenant away" if move else ""
     if not limits.judges("pool") or space.used <= space.total * limits.pool / 100:
         return None
     return Finding(
         "pool",
         f"{space.used / space.total:.0%} of the pool of `{host}` is in use, {size(space.total - space.used)} are left; "
-        f"enlarge it{way_out}.",
+        f"enlarge it{way_out}.{held_back}",
     )

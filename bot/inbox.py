@@ -217,7 +217,8 @@ class Inbox:
         self._until_recorded(one, lambda: self._close(one))
 
     def _as_it_is(self, one: _Delivery) -> dict[str, Any]:
-        late = one.age + self.lived.now() - one.came
+        # Slack's own tries to deliver it may have taken minutes.
+        late = one.age + self.lived.now() - one.came + float(one.payload.get("age", 0))
         return one.payload | {"late": late} | ({"taken_up": True} if one.taken_up else {})
 
     def _close(self, one: _Delivery) -> None:

@@ -44,7 +44,7 @@ from bot.words import split, typed
 log = logging.getLogger(__name__)
 WINDOWS = frozenset({"give_up", "reveal"})
 """Buttons that only open a window."""
-QUICK = WINDOWS | {"cancel", "deny", "incident_retry", "incident_silence", "retry", "undo"}
+QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo"}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""

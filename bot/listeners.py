@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.error import URLError
@@ -120,24 +121,25 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
         _write_down(inbox, ack, "submission", f"{view['id']}:{view.get('hash', '')}", payload)
 
     @app.event("message")
-    def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
+    def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext, request: BoltRequest) -> None:
         if event.get("subtype") == "message_changed":
             _hear_an_edit(inbox, body, event, context.bot_user_id)
             return
         if not _by_a_person(event) or not event.get("thread_ts"):
             return
-        reply = _reply(body, event, context.bot_user_id)
+        reply = _reply(body, event, context.bot_user_id) | _age(request, event)
         # What people say to each other is none of ours, and is not kept.
         if reply["mention"] or decision(reply["text"]):
             # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is.
             inbox.put("reply", f"{event['channel']}:{event['ts']}", reply)
 
     @app.event("app_mention")
-    def mention(body: dict[str, Any], event: dict[str, Any], context: BoltContext) -> None:
+    def mention(body: dict[str, Any], event: dict[str, Any], context: BoltContext, request: BoltRequest) -> None:
         if _by_a_person(event):
             key = f"{event['channel']}:{event['ts']}"
             key = key if event.get("thread_ts") else f"mention:{key}"
-            inbox.put("reply", key, _reply(body, event, context.bot_user_id) | {"mention": True})
+            reply = _reply(body, event, context.bot_user_id) | _age(request, event)
+            inbox.put("reply", key, reply | {"mention": True})
 
     @app.event("app_home_opened")
     def opened(body: dict[str, Any], event: dict[str, Any]) -> None:
@@ -154,6 +156,13 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
         """Take what nobody asked for, or Slack delivers it again and again."""
 
     return app
+
+
+def _age(request: BoltRequest, event: dict[str, Any]) -> dict[str, float]:
+    """Return how many seconds ago it was typed, where Slack could not deliver it at once, but some tries later."""
+    if not request.headers.get("x-slack-retry-num"):
+        return {}
+    return {"age": max(0.0, time.time() - float(event["ts"]))}
 
 
 def _by_a_person(event: dict[str, Any]) -> bool:

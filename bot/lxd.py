@@ -244,6 +244,9 @@ class Lxd(Protocol):
     def subnet(self) -> str:
         """Return the address of the bot's bridge with its network, `10.70.0.1/24`; raises NotFound where it is not."""
 
+    def keeps_in(self) -> bool:
+        """Whether the bot's bridge is closed as `ensure_project` closes it; one that an earlier bot made is not yet."""
+
     def members(self) -> list[Member]:
         """List the members of the cluster, sorted by name; none where there is no cluster."""
 
@@ -311,10 +314,13 @@ class Lxd(Protocol):
         """Let one go on that a snapshot which was cut short left frozen; no effect where none is."""
 
     def isolate(self, name: str) -> None:
-        """Take an instance off the network, at its own end of the bridge and over restarts; nothing inside is asked."""
+        """Take an instance off the network, by its interface and over restarts; nothing inside is asked."""
 
     def rejoin(self, name: str) -> None:
-        """Take `isolate` back; no effect where there is nothing to take back."""
+        """Take `isolate` back: the same address and MAC; no effect where there is nothing to take back.
+
+        What runs inside may ask for its address only at its next start.
+        """
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a stopped instance."""
@@ -373,8 +379,17 @@ class Lxd(Protocol):
         so many seconds as a whole, and all lines together have no more than so many bytes.
         """
 
+    def sweep(self) -> None:
+        """Remove what was cut off left: output of commands that nobody reads any more, and halves of snapshots.
+
+        The latter where the pool is on this machine; elsewhere `delete` says what is in its way.
+        """
+
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """Write a file inside an instance (running or not). Its folder must exist."""
+
+    def pad(self, name: str, path: str, size: int) -> None:
+        """Write a file of so many bytes inside an instance that say nothing and cannot be written shorter."""
 
     def pull(self, name: str, path: str) -> bytes:
         """Read a file from inside an instance of our own, never a tenant, or raise NotFound.

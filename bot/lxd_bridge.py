@@ -20,6 +20,11 @@ addresses away by asking for some in the name of made-up MACs: only those that L
 
 LXD 5.0 with its mode `none` writes what it cannot read again, so that no container with a filter starts any more.
 """
+PROFILE = {"security.syscalls.deny": "add_key errno 38\nkeyctl errno 38\nrequest_key errno 38"}
+"""Configuration of the profile. All containers have the same range of uids, so the kernel counts their keys as of one:
+who makes as many as there may be would leave none for the others. Without these calls there are no keys (ENOSYS, as
+under Docker). Ranges of their own (`security.idmap.isolated`) cost each clone 5 s, since LXD 5.0 rewrites its files.
+"""
 _UNFILTERED = "requires bridge netfilter"
 """What LXD says where the host's kernel lets it not filter IPv6 (`br_netfilter` is not loaded)."""
 _FOR = 60.0
@@ -119,6 +124,14 @@ class Bridge:
         egress = rules(subnet, {host for host in hosts if host and ":" not in host}, ways)
         return {"name": self._network, "egress": egress}
 
+    def keeps_in(self) -> bool:
+        """Whether the bridge itself is as `align` leaves it."""
+        doing = f"look at the bridge `{self._network}`"
+        found = self._lxd.get(f"networks/{self._network}", doing, project=False)["config"]
+        lines, wanted = found.get("raw.dnsmasq", "").splitlines(), self._lasting(acl=True)
+        del wanted["raw.dnsmasq"]
+        return not differs(found, wanted) and set(_DNSMASQ) <= {*lines}
+
     def align(self, acl: Mapping[str, Any] | None) -> None:
         """Lay what keeps tenants in over a bridge, rules and a profile that were there before."""
         if acl is not None:
@@ -144,13 +157,14 @@ class Bridge:
 
     def _align_profile(self) -> None:
         path, doing = f"profiles/{self._profile}", f"renew the profile `{self._profile}`"
-        nic = self._lxd.get(path, doing)["devices"].get(NIC, {})
+        found = self._lxd.get(path, doing)
+        nic, config = found["devices"].get(NIC, {}), differs(found["config"], PROFILE)
         for wanted in (self.device(), {**self.device(), "security.ipv6_filtering": "false"}):
-            if not differs(nic, wanted):
+            if not config and not differs(nic, wanted):
                 break
+            body = {"config": config, "devices": {NIC: {**nic, **wanted}}}
             try:
-                devices = {NIC: {**nic, **wanted}}
-                self._lxd.request("patch", path, doing, json={"devices": devices}, timeout=SHORT)
+                self._lxd.request("patch", path, doing, json=body, timeout=SHORT)
                 break
             except LxdError as error:
                 if not unfiltered(error):

@@ -44,7 +44,7 @@ _MOMENT = 0.01
 _GOING_ON = ("Pending", "Running", "Cancelling")
 FILES_GONE = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""
-_PATIENT = 120
+PATIENT = 120
 """Seconds that something may be occupied by what was begun before, as by a bot that died: it is an error after them."""
 _CUT = 20
 """Seconds after which a network that carries nothing is known as cut: an answer itself may take far longer."""
@@ -224,7 +224,7 @@ class LxdConnection:
         not for ever: whoever waits keeps others from their turn. `until`: asked again and again while the operation
         runs, until it is true.
         """
-        end, pause = time.monotonic() + min(deadline, _PATIENT), 0.1
+        end, pause = time.monotonic() + min(deadline, PATIENT), 0.1
         while True:
             try:
                 started = self.json(verb, path, doing, json=body, params=params or {})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,29 +36,22 @@ from bot.lxd import (
     Vanished,
     Whole,
 )
-from bot.lxd_bridge import Bridge, unfiltered
+from bot.lxd_bridge import PROFILE, Bridge, unfiltered
 from bot.lxd_connection import FILES_GONE, LONG, SHORT, AddressTaken, Busy, Held, LxdConnection, Stale, path_of
+from bot.lxd_leftovers import Leftovers
 from bot.lxd_talk import conversation
 from bot.lxd_transfer import End, transfer
-from bot.pool_folder import of_pool, remove_snapshots
 from bot.products import called, takes
-from bot.tenants import stamp, stamps
-from bot.wire import NIC, bounds, given
+from bot.wire import NIC, bounds, given, kept, put_back, taken_off
 
 log = logging.getLogger(__name__)
 
 FREEZING = 10
 """Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
-_RELEASED = 60
+RELEASED = 60
 """Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy that was given up."""
-_NO_TRAFFIC = {
-    "security.mac_filtering": "true",
-    "security.ipv4_filtering": "true",
-    "security.ipv6_filtering": "true",
-    "ipv4.address": "none",
-    "ipv6.address": "none",
-}
-"""What a network device lets through nothing with, also while its container runs."""
+MOST = 64 << 20
+"""Bytes that a file, or a command's output, may have to be read."""
 
 
 class LxdGateway:
@@ -100,7 +93,7 @@ class LxdGateway:
         self._profile = profile
         self._bridge = Bridge(self._lxd, network, profile)
         self._member = ""
-        self._driver = ""
+        self._leftovers = Leftovers(self._lxd, project, pool)
         self._lock = threading.Lock()
         self._update_locks: dict[str, threading.Lock] = {}
 
@@ -127,6 +120,10 @@ class LxdGateway:
     def subnet(self) -> str:
         """See `Lxd.subnet`."""
         return self._bridge.subnet()
+
+    def keeps_in(self) -> bool:
+        """See `Lxd.keeps_in`."""
+        return self._bridge.keeps_in()
 
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
@@ -348,7 +345,7 @@ class LxdGateway:
         """See `Lxd.pin`."""
         instances = self.instances()
         found = next((one for one in instances if one.name == name), None) or self.instance(name)
-        if address := given(found):
+        if address := kept(found.config, found.devices):
             return address
         mac = found.config.get(f"volatile.{NIC}.hwaddr", "")
         if found.running and (nic := self._bridge.leased(mac, instances)):
@@ -377,10 +374,11 @@ class LxdGateway:
                     # So it says of a frozen one as well.
                     self.thaw(name)
                     return
-                filtered = self.instance(name).devices.get(NIC, {})
-                if not unfiltered(error) or filtered.get("security.ipv6_filtering") != "true":
+                filtered = dict(self.instance(name).devices.get(NIC, {}))
+                if not unfiltered(error) or filtered.pop("security.ipv6_filtering", "") != "true":
                     raise
-                self.update(name, {}, {NIC: {**filtered, "security.ipv6_filtering": "false"}})
+                filtered.pop("ipv6.address", None)
+                self.update(name, {}, {NIC: filtered})
 
     def thaw(self, name: str) -> None:
         """See `Lxd.thaw`."""
@@ -398,7 +396,7 @@ class LxdGateway:
         It looks for subvolumes, and a file that goes away just then ends it, with a part of the snapshot left in the
         pool that it knows nothing of. Of the other kinds of pool it does not walk, or stops the container itself.
         """
-        if self._pool_driver() != "btrfs" or not self.instance(name).running:
+        if self._leftovers.driver() != "btrfs" or not self.instance(name).running:
             yield
             return
         try:
@@ -411,32 +409,18 @@ class LxdGateway:
         finally:
             self.thaw(name)
 
-    def _pool_driver(self) -> str:
-        if not self._driver:
-            found = self._lxd.get(f"storage-pools/{self._pool}", f"look at the pool `{self._pool}`", project=False)
-            self._driver = str(found["driver"])
-        return self._driver
-
     def isolate(self, name: str) -> None:
         """See `Lxd.isolate`."""
         instance = self.instance(name)
-        if stamp(instance.config, "network-before"):
-            return
-        own = dict(instance.devices.get(NIC, {}))
-        facts, nic = stamps(network_before=json.dumps(own)), {**(own or self._bridge.device()), **_NO_TRAFFIC}
-        try:
-            self.update(name, facts, {NIC: nic})
-        except LxdError as error:
-            if not unfiltered(error):
-                raise
-            filtered = {"security.ipv6_filtering", "ipv6.address"}
-            self.update(name, facts, {NIC: {key: value for key, value in nic.items() if key not in filtered}})
+        if not put_back(instance.config):
+            facts, device = taken_off(instance)
+            self.update(name, facts, {NIC: device})
 
     def rejoin(self, name: str) -> None:
         """See `Lxd.rejoin`."""
-        before = stamp(self.instance(name).config, "network-before")
-        if before:
-            self.update(name, stamps(network_before=""), {NIC: json.loads(before) or None})
+        if before := put_back(self.instance(name).config):
+            facts, device = before
+            self.update(name, facts, {NIC: device})
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
@@ -460,36 +444,17 @@ class LxdGateway:
     def delete(self, name: str) -> None:
         """See `Lxd.delete`."""
         self._lxd.settle(name, f"delete `{name}`")
-        end = time.monotonic() + _RELEASED
+        end = time.monotonic() + RELEASED
         while True:
             try:
                 self._lxd.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
                 return
             except Held as error:
-                if not self._drop_unknown(name) and time.monotonic() > end:
+                if not self._leftovers.remove_snapshots(name) and time.monotonic() > end:
                     if self.snapshots(name):
                         raise
-                    raise LxdError(
-                        f"{self._lxd.product} could not delete `{name}`: the pool holds snapshots of it that "
-                        f"{self._lxd.product} does not know. On its host, `btrfs subvolume delete "
-                        f"{self._unknown_at(name)}` removes them; then try again."
-                    ) from error
+                    raise self._leftovers.in_the_way(name) from error
             time.sleep(0.5)
-
-    def _drop_unknown(self, name: str) -> bool:
-        """Remove from the pool, where that is on this machine, what failed snapshots left; tell whether any did."""
-        folder = of_pool(self.endpoint, self._pool)
-        if folder is None or self._pool_driver() != "btrfs":
-            return False
-        known = {snapshot.name for snapshot in self.snapshots(name)}
-        return remove_snapshots(folder, f"{self._project}_{name}", known)
-
-    def _unknown_at(self, name: str) -> str:
-        home = Path(self.endpoint).parent if self.endpoint.startswith("/") else Path("/var/lib", self._home())
-        return f"{home}/storage-pools/{self._pool}/containers-snapshots/{self._project}_{name}/*"
-
-    def _home(self) -> str:
-        return self._lxd.product.lower()
 
     def update(
         self,
@@ -532,12 +497,12 @@ class LxdGateway:
                         return there
 
                     # What stands still does not hear that it may go on.
-                    early = within and not still and self._pool_driver() in ("btrfs", "zfs")
+                    early = within and not still and self._leftovers.driver() in ("btrfs", "zfs")
                     until = copied if early else None
                     with self._still(name) if still else nullcontext():
                         self._lxd.change("post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG, until=until)
             except Vanished:
-                self._drop_unknown(name)
+                self._leftovers.remove_snapshots(name)
                 raise
             finally:
                 if config:
@@ -586,11 +551,12 @@ class LxdGateway:
             "interactive": False,
         }
         started = self._lxd.json("post", f"{path_of(name)}/exec", doing, json=body)
+        self._leftovers.unread.add(started["metadata"]["id"])
         # Where the output stands is told at the end only; before it is one of these, by product and version.
         file = f"exec_{started['metadata']['id']}"
         logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
         logs = [f"{log}.{stream}" for log in logs for stream in ("stdout", "stderr")]
-        output: list[str] = []
+        output: list[bytes] = []
         try:
             ended = self._lxd.operation(started, doing, timeout)
             found = ended["metadata"] or {}
@@ -600,13 +566,19 @@ class LxdGateway:
                 raise self._lxd.refusal(ended["err"] or f"it ended as {ended['status']}", doing)
             logs = [found["output"][stream].partition("?")[0].removeprefix("/1.0/") for stream in ("1", "2")]
             for log in logs:
-                output.append(self._lxd.request("get", log, doing, is_api=False).content.decode(errors="replace"))
+                output.append(self._read(self._lxd.request("get", log, doing, is_api=False, stream=True), doing))
         finally:
             for log in logs:
                 # Nothing may stay on the host, and a failure to clean up must not hide the command's own end.
                 with suppress(LxdError):
                     self._lxd.request("delete", log, doing)
-        return ExecResult(code=code, stdout=output[0], stderr=output[1] or ended["err"])
+            self._leftovers.unread.discard(started["metadata"]["id"])
+        said, complained = (found.decode(errors="replace") for found in output)
+        return ExecResult(code=code, stdout=said, stderr=complained or ended["err"])
+
+    def sweep(self) -> None:
+        """See `Lxd.sweep`."""
+        self._leftovers.sweep([instance.name for instance in self.instances()])
 
     def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
         """See `Lxd.talk`."""
@@ -619,14 +591,32 @@ class LxdGateway:
         headers["Content-Type"] = "application/octet-stream"
         self._file("post", name, path, f"write `{path}` in `{name}`", data=content, headers=headers)
 
+    def pad(self, name: str, path: str, size: int) -> None:
+        """See `Lxd.pad`."""
+        self.push(name, path, os.urandom(size))
+
     def pull(self, name: str, path: str) -> bytes:
         """See `Lxd.pull`."""
         doing = f"read `{path}` in `{name}`"
-        answer = self._file("get", name, path, doing, is_api=False)
-        if "directory" in (answer.headers.get("X-LXD-type"), answer.headers.get("X-Incus-type")):
-            raise LxdError(f"{self._lxd.product} could not {doing}: it is a folder.")
-        content: bytes = answer.content
-        return content
+        answer = self._file("get", name, path, doing, is_api=False, stream=True)
+        kind = answer.headers.get("X-LXD-type") or answer.headers.get("X-Incus-type")
+        if kind != "file":
+            answer.close()
+            raise LxdError(f"{self._lxd.product} could not {doing}: it is no file.")
+        return self._read(answer, doing)
+
+    def _read(self, answer: Any, doing: str) -> bytes:
+        """Read a file in pieces: no more than MOST bytes, and as a whole within SHORT seconds."""
+        end = time.monotonic() + SHORT
+        content = bytearray()
+        with self._lxd.words(doing), answer:
+            for piece in answer.iter_content(1 << 20):
+                content += piece
+                if len(content) > MOST:
+                    raise LxdError(f"{self._lxd.product} could not {doing}: it has more than {MOST >> 20} MiB.")
+                if time.monotonic() > end:
+                    raise LxdUnavailable(f"{self._lxd.product} did not {doing} within {SHORT} seconds.")
+        return bytes(content)
 
     def remove(self, name: str, path: str) -> None:
         """See `Lxd.remove`."""
@@ -749,7 +739,7 @@ class LxdGateway:
         self._ensure("projects", {"name": self._project, "config": features})
         root = {"type": "disk", "path": "/", "pool": self._pool}
         devices = {"root": root, NIC: self._bridge.device()}
-        self._ensure("profiles", {"name": self._profile, "devices": devices}, project=True)
+        self._ensure("profiles", {"name": self._profile, "config": PROFILE, "devices": devices}, project=True)
         self._bridge.align(acl)
 
     def remove_project(self) -> None:

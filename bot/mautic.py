@@ -193,12 +193,12 @@ class Mautic:
 
         Without SEAL it serves and sends nothing yet; `open` takes all away.
         """
-        self.lxd.push(instance, MUTE, b"", mode=0o644)
-        self.lxd.push(instance, SEAL, b"copy\n", mode=0o644)
+        self._mark(instance, MUTE, b"")
+        self._mark(instance, SEAL, b"copy\n")
 
-    def close(self, instance: str, reason: str) -> None:
+    def close(self, instance: str, reason: str, *, timeout: float = 180) -> None:
         """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
-        self.call(instance, "close", {"reason": reason}, timeout=180)
+        self.call(instance, "close", {"reason": reason}, timeout=timeout)
 
     def open(self, instance: str) -> None:
         """Start all that does not run, and open what was sealed or closed."""
@@ -246,13 +246,13 @@ class Mautic:
         answer = self.call(instance, "counts", {"since": int(since)})
         return {name: answer[name] for name in ("contacts", "submissions", "opt_outs", "last_write")}
 
-    def mail(self, instance: str, since: float = 0) -> dict[str, Any]:
+    def mail(self, instance: str, since: float = 0, *, timeout: float = 120) -> dict[str, Any]:
         """Count the mail that would go out now, and what was sent since then (epoch seconds).
 
         Returns waits, oldest (epoch seconds, 0: nothing waits), kinds {queue, messages, events, broadcasts: n}, sent,
         and whether outbound mail is off.
         """
-        return self.call(instance, "mail", {"since": int(since)})
+        return self.call(instance, "mail", {"since": int(since)}, timeout=timeout)
 
     def release(
         self, instance: str, choice: Mail, *, late: float = 0, batch: int = 0, unmute: bool = False, only: int = 0
@@ -272,7 +272,12 @@ class Mautic:
 
     def mute(self, instance: str) -> None:
         """Let a stopped instance boot without jobs and workers, until `release` or `open`; visitors are served."""
-        self.lxd.push(instance, MUTE, b"", mode=0o644)
+        self._mark(instance, MUTE, b"")
+
+    def _mark(self, instance: str, path: str, content: bytes) -> None:
+        """Lay a file there in the place of whatever is: to write into a pipe that a tenant left would take for ever."""
+        self.lxd.remove(instance, path)
+        self.lxd.push(instance, path, content, mode=0o644)
 
     def restart_part(self, instance: str, part: Part) -> None:
         """Restart what does one job in a tenant."""

@@ -6,14 +6,17 @@ import json
 import shlex
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
 from bot.database import Database
+from bot.lived import Lived
 from bot.messages import line, sentence
 from bot.plan import Plan, Refused
+from bot.turns import in_turn
 
 State = Literal[
     "awaiting_approval",
@@ -74,6 +77,7 @@ class Operation:
     `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
     `needs_attention`: it is as soon as a host that is silent answers.
     `reason`: why it was given up. `begun`: a step of it began that nobody took back.
+    `asked`: when, by the time lived through; None: not known.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
     """
@@ -104,6 +108,7 @@ class Operation:
     steps: tuple[StepRow, ...]
     decisions: tuple[Decision, ...]
     reason: str = ""
+    asked: float | None = None
 
     @property
     def open(self) -> bool:
@@ -141,8 +146,9 @@ class Operation:
 class Operations:
     """The table of operations. `changed` is called after each commit, so that the announcer and runner wake."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, lived: Lived, clock: Callable[[], float] = time.time) -> None:
         self.database = database
+        self.lived = lived
         self.clock = clock
         self.changed: Callable[[], None] = lambda: None
 
@@ -256,7 +262,7 @@ class Operations:
 
         Raises TenantBusy.
         """
-        now = self.clock()
+        now, lived = self.clock(), self.lived.now()
         try:
             with self.database.transaction() as transaction:
                 known = transaction.execute(
@@ -266,7 +272,7 @@ class Operations:
                     return self.get(known["id"])
                 cursor = transaction.execute(
                     "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-                    " request_key, created, expires, announced) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                    " request_key, created, expires, announced, asked) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         command,
                         plan.tenant,
@@ -280,6 +286,7 @@ class Operations:
                         now,
                         now + hours * 3600,
                         0 if channel else NEVER,
+                        lived,
                     ),
                 )
                 identity = int(cursor.lastrowid or 0)
@@ -343,18 +350,27 @@ class Operations:
             (text, only_in, operation),
         )
 
-    def claim(self, hold: Callable[[Operation], str] = lambda _: "") -> Operation | None:
-        """Take the oldest queued operation that can go on, to run it, or None.
+    def claim(
+        self,
+        hold: Callable[[Operation], str] = lambda _: "",
+        may: Callable[[Operation], bool] = lambda _: True,
+    ) -> Operation | None:
+        """Take the next queued operation that can go on, to run it, or None: people take turns, oldest first.
+
+        What has begun already comes before all else, as its tenant is half way.
 
         Args:
             hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
+            may: whether it may still begin; asked last.
         """
-        for row in self.database.read("SELECT id FROM operations WHERE state = 'queued' ORDER BY id"):
+        for row in self._in_turn():
             candidate = self.get(row["id"])
             if candidate.state != "queued":
                 continue
             if why := hold(candidate):
                 self._wait(candidate, why)
+                continue
+            if not may(candidate):
                 continue
             with self.database.transaction() as transaction:
                 moved = self.move(
@@ -372,6 +388,14 @@ class Operations:
                 self.changed()
                 return self.get(candidate.id)
         return None
+
+    def _in_turn(self) -> list[sqlite3.Row]:
+        under_way = self.database.read(
+            "SELECT id, requester, state, begun FROM operations WHERE state IN ('queued', 'running') ORDER BY id"
+        )
+        running = Counter(row["requester"] for row in under_way if row["state"] == "running")
+        queued = [row for row in under_way if row["state"] == "queued"]
+        return sorted(in_turn(queued, lambda row: str(row["requester"]), running), key=lambda row: not row["begun"])
 
     def _wait(self, operation: Operation, why: str) -> None:
         """Record once that a queued operation has to wait."""

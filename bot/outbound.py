@@ -31,6 +31,8 @@ CHOICE = Choice(
 )
 LATE = 3600
 """Seconds of standing still after which mail is late: people expect that of just now, and not that of last week."""
+COUNTING = 20.0
+"""Seconds that counting may take where what comes then must not wait for it."""
 _KINDS = {
     "queue": "in the queue",
     "messages": "held by a frequency rule",
@@ -70,7 +72,8 @@ def counted(context: Context, host: Host, instance: str) -> str:
 def record(context: Context, host: Host, instance: str) -> None:
     """Stamp on an instance that is about to stop how much waits in it: once it stands still nobody can count."""
     try:
-        found = host.mautic.mail(instance)
+        # Who is to be stopped may keep everybody waiting.
+        found = host.mautic.mail(instance, timeout=COUNTING)
     except LxdError:
         return
     host.lxd.update(instance, stamps(mail_waits=told(context, found), mail_counted=int(context.now())))

@@ -162,6 +162,20 @@ class People:
                 found.add(name)
         return frozenset(found)
 
+    def roles_now(self, user: str) -> frozenset[str]:
+        """Return the roles of somebody who is not at it now; none for who has no say here, or is nobody any more.
+
+        Raises Refused where Slack does not tell.
+        """
+        try:
+            return self._roles(user, True) if self._is_full_member(user, True) else frozenset()
+        except (SlackApiError, OSError) as error:
+            if isinstance(error, SlackApiError) and error.response.get("error") == "user_not_found":
+                return frozenset()
+            raise Refused(
+                f"Slack does not tell just now whether <@{user}>, who approved it, still may; try again in a minute."
+            ) from error
+
     def mention(self, roles: Sequence[str]) -> str:
         """Return mrkdwn that rings for who has one of these roles; a role that everyone has rings for nobody."""
         few = [name for name in roles if not self.settings.roles[name].everyone]

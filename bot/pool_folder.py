@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,12 +38,17 @@ def is_subvolume(folder: Path) -> bool:
     return folder.stat().st_ino == _SUBVOLUME
 
 
-def remove_snapshots(folder: Path, volume: str, known: set[str]) -> bool:
-    """Remove the snapshots of a container's volume but for those known; tell whether any was removed."""
+def remove_snapshots(folder: Path, volume: str, known: Callable[[], set[str]]) -> bool:
+    """Remove the snapshots of a container's volume but for those known; tell whether any was removed.
+
+    `known` is asked after they were listed: a server knows of a snapshot before it is there.
+    """
     removed = False
     with suppress(OSError):
-        for one in sorted(folder.joinpath("containers-snapshots", volume).iterdir()):
-            if one.name not in known and is_subvolume(one):
+        there = sorted(folder.joinpath("containers-snapshots", volume).iterdir())
+        names = known() if there else set()
+        for one in there:
+            if one.name not in names and is_subvolume(one):
                 # One that is being sent is refused by the kernel.
                 ended = subprocess.run(
                     ["btrfs", "subvolume", "delete", str(one)],

@@ -49,10 +49,12 @@ class Post:
 
     def __init__(self, client: WebClient) -> None:
         self.client = client
+        self.head: Callable[[], str] = lambda: ""
+        """The head of the audit log: what is posted carries it, so that Slack has seen it."""
 
     def post(self, channel: str, message: Message, *, key: str, thread_ts: str = "") -> str:
         """Post a message, marked with its key, and return its ts."""
-        metadata = {"event_type": MARK, "event_payload": {"key": key}}
+        metadata = {"event_type": MARK, "event_payload": {"key": key, "audit": self.head()}}
         with _told(channel):
             posted = self.client.chat_postMessage(
                 channel=channel, thread_ts=thread_ts or None, metadata=metadata, **message.arguments()
@@ -82,6 +84,18 @@ class Post:
             self.client.files_upload_v2(
                 channel=channel, thread_ts=thread_ts, filename=name, title=title, alt_txt=title, content=png
             )
+
+    def heads(self, channel: str, *, since: float) -> list[str]:
+        """Return the heads of the audit log that our latest messages in a channel carry, newest first."""
+        with _told(channel):
+            ours = self.client.auth_test()["user_id"]
+            page = self.client.conversations_history(
+                channel=channel, oldest=str(since), limit=200, include_all_metadata=True
+            )
+        # Anybody's app may mark a message as ours are marked.
+        carried = [(one.get("metadata") or {}) for one in page["messages"] if one.get("user") == ours]
+        heads = [str((one.get("event_payload") or {}).get("audit") or "") for one in carried]
+        return list(dict.fromkeys(filter(None, heads)))
 
     def find(self, channel: str, key: str, *, since: float, thread_ts: str = "") -> str:
         """Return the ts of the message or picture of a key, posted after `since`, or "" when there is none.

@@ -83,7 +83,7 @@ class Runner:
 
     def run_one(self) -> bool:
         """Claim one operation and bring it to its end; False when none is queued."""
-        operation = self.operations.claim(self._hold)
+        operation = self.operations.claim(self._hold, self._may)
         if operation is None:
             return False
         # Another may be waiting: let another worker look while this one is busy.
@@ -105,6 +105,14 @@ class Runner:
                 # A host that does not answer takes its time to: what else is queued does not wait for that each time.
                 self._distress[host] = now + ASKED_AGAIN, why
         return f"`{host}` is in distress: {why}" if why else ""
+
+    def _may(self, operation: Operation) -> bool:
+        """Whether it is approved as it has to be by now; where that cannot be known it waits."""
+        try:
+            return self.context.approvals.confirm(operation)
+        except Refused as error:
+            log.warning("operation %s waits: %s", operation.id, error)
+            return False
 
     def _carry_out(self, operation: Operation) -> None:
         """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""

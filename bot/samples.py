@@ -7,7 +7,7 @@ highest is kept.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,18 @@ class KnownDisk:
     at: int
     used: int
     limit: int | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """How many snapshots a tenant had, and the bytes that they held, when they were measured last, at epoch seconds.
+
+    At least so many: what several of them share, and nothing else has, is counted as no single one's.
+    """
+
+    at: int
+    count: int
+    held: int
 
 
 @dataclass(frozen=True)
@@ -315,6 +327,22 @@ def disks(database: Database) -> dict[str, KnownDisk]:
     """Return what is known of each tenant's disk, also of those that no sweep can measure now, as they do not run."""
     rows = database.read("SELECT * FROM tenant_disks")
     return {row["tenant"]: KnownDisk(row["at"], row["used"], row["size"]) for row in rows}
+
+
+def note_snapshots(database: Database, tenant: str, at: float, sizes: Iterable[int]) -> None:
+    """Keep what a tenant's snapshots hold, by the bytes that each of them alone does."""
+    held = list(sizes)
+    with database.transaction() as transaction:
+        transaction.execute(
+            "INSERT OR REPLACE INTO tenant_snapshots (tenant, at, count, held) VALUES (?,?,?,?)",
+            (tenant, int(at), len(held), sum(held)),
+        )
+
+
+def snapshots(database: Database) -> dict[str, Held]:
+    """Return what each tenant's snapshots were found to hold last."""
+    rows = database.read("SELECT * FROM tenant_snapshots")
+    return {row["tenant"]: Held(row["at"], row["count"], row["held"]) for row in rows}
 
 
 def looked_at(database: Database, now: float) -> dict[str, int]:

@@ -137,12 +137,19 @@ class BlueprintSettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """How many of each tier are kept of a tenant's snapshots."""
+    """How many of each tier are kept of a tenant's snapshots, and what room they may take.
+
+    `reserve`: percent of a pool that is kept free of them; `limit`: percent of a plan's disk that a tenant's may hold.
+    `ballast`: room that is given up where a pool is full, as an LXD size.
+    """
 
     hourly: Count
     daily: Count
     weekly: Count
     monthly: Count
+    reserve: Percent = 10
+    limit: Count = 100
+    ballast: Annotated[str, lxd_size(0)] = "256MiB"
 
     def __str__(self) -> str:
         tiers = ((self.hourly, "hourly"), (self.daily, "daily"), (self.weekly, "weekly"), (self.monthly, "monthly"))
@@ -161,13 +168,14 @@ class HealthSettings:
     memory: Percent
     disk: Percent
     pool: Percent
+    snapshots: Percent
     queue_minutes: Annotated[int, whole(0, 100_000)]
     log_errors: Annotated[int, whole(0, 1_000_000)]
 
     def judges(self, kind: str) -> bool:
         """Whether people are to hear of a kind of finding: not where its measure is 0."""
         measures = {"queue": self.queue_minutes, "log": self.log_errors}
-        measures |= {"memory": self.memory, "disk": self.disk, "pool": self.pool}
+        measures |= {"memory": self.memory, "disk": self.disk, "pool": self.pool, "snapshots": self.snapshots}
         return bool(measures.get(kind, 1))
 
 
@@ -255,6 +263,10 @@ class Settings:
     def policy(self, command: str) -> Policy:
         """Return the policy of a command, or the default one."""
         return self.policies.get(command) or self.policies["default"]
+
+    def snapshots_allowed(self, plan: str) -> int:
+        """Return the bytes that a tenant of a plan may have in snapshots beside what it has; 0: there is no limit."""
+        return forms.lxd_bytes(self.plans[plan].disk) * self.snapshots.limit // 100 if plan in self.plans else 0
 
     @property
     def state(self) -> Path:

@@ -40,8 +40,8 @@ from bot.lxd import (
 )
 from bot.products import LXD, takes
 from bot.simulated_tenant import STATE, run_mautic_ctl
-from bot.tenants import KEY, stamp, stamps
-from bot.wire import NIC, choose, kept
+from bot.tenants import stamp
+from bot.wire import NIC, choose, kept, put_back, taken_off
 
 MIB = 1024**2
 CLONE_BYTES = 12 * MIB
@@ -106,6 +106,8 @@ class _Snapshot(msgspec.Struct):
     devices: dict[str, dict[str, str]]
     profiles: list[str]
     files: dict[str, _File]
+    held: int = MIB
+    shared: int = 0
 
 
 class _Machine(msgspec.Struct):
@@ -128,6 +130,7 @@ class _Machine(msgspec.Struct):
     files: dict[str, _File] = {}
     snapshots: list[_Snapshot] = []
     unknown: list[str] = []
+    padding: dict[str, int] = {}
 
 
 class _Image(msgspec.Struct):
@@ -141,6 +144,7 @@ class _World(msgspec.Struct):
 
     pool_bytes: int
     subnet: str = "10.70.0.1/24"
+    closed: bool = True
     members: list[str] = []
     offline: list[str] = []
     uncounted: list[str] = []
@@ -325,6 +329,11 @@ class SimulatedLxd:
         with self._call("subnet") as world:
             return world.subnet
 
+    def keeps_in(self) -> bool:
+        """See `Lxd.keeps_in`."""
+        with self._call("keeps_in") as world:
+            return world.closed
+
     def members(self) -> list[Member]:
         """See `Lxd.members`."""
         with self._call("members") as world:
@@ -382,6 +391,12 @@ class SimulatedLxd:
         with self._call("ensure_project") as world:
             world.pool_bytes = size_bytes(pool_size)
             world.subnet = subnet
+            world.closed = True
+
+    def unclose(self) -> None:
+        """Let the bridge be as an earlier bot made it, for tests."""
+        with self._lock:
+            self._world.closed = False
 
     # -- reading instances --------------------------------------------------------------------------------------
 
@@ -551,8 +566,7 @@ class SimulatedLxd:
             doing = f"start `{name}`"
             machine = _find(world, name, doing)
             nic = machine.devices.get(NIC, {})
-            taken = _given(world, machine)
-            if machine.status != "Running" and nic.get("ipv4.address") in taken - {"none"}:
+            if machine.status != "Running" and nic.get("ipv4.address") in _given(world, machine):
                 nic["ipv4.address"] = _free_address(world, machine)
             _fits(world, machine, machine.devices, 1, doing)
             self._boot(world, machine, int(self._clock()))
@@ -586,21 +600,24 @@ class SimulatedLxd:
         """See `Lxd.isolate`."""
         with self._call("isolate", name) as world:
             machine = _find(world, name, f"update `{name}`")
-            if not stamp(machine.config, "network-before"):
-                before = machine.devices.get(NIC, {})
-                machine.config |= stamps(network_before=msgspec.json.encode(before).decode())
-                machine.devices[NIC] = {**before, "type": "nic", "ipv4.address": "none"}
+            if not put_back(machine.config):
+                facts, device = taken_off(_instance(world, machine))
+                machine.config |= facts
+                machine.devices[NIC] = device
+                machine.address = ""
 
     def rejoin(self, name: str) -> None:
         """See `Lxd.rejoin`."""
         with self._call("rejoin", name) as world:
             machine = _find(world, name, f"update `{name}`")
-            if before := machine.config.pop(f"{KEY}network-before", ""):
-                device: dict[str, str] = msgspec.json.decode(before)
-                machine.devices.pop(NIC)
+            if before := put_back(machine.config):
+                facts, device = before
+                laid = {**machine.config, **facts}
+                machine.config = {key: value for key, value in laid.items() if value}
+                del machine.devices[NIC]
                 machine.devices |= {NIC: device} if device else {}
                 if machine.status == "Running":
-                    machine.address = device.get("ipv4.address") or _free_address(world, machine)
+                    machine.address = (device or {}).get("ipv4.address") or _free_address(world, machine)
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
@@ -703,7 +720,10 @@ class SimulatedLxd:
         doing = f"delete the snapshot `{snapshot}` of `{name}`"
         with self._call("delete_snapshot", name, snapshot) as world:
             machine = _find(world, name, doing)
-            machine.snapshots.remove(_find_snapshot(machine, snapshot, doing))
+            found = _find_snapshot(machine, snapshot, doing)
+            # Removing needs a little room too.
+            _room(world, 1, doing, machine.location)
+            machine.snapshots.remove(found)
             if not machine.snapshots:
                 machine.frozen = 0
 
@@ -721,6 +741,20 @@ class SimulatedLxd:
         """Let the quotas of a pool be inconsistent, as a kernel does that has deleted much, until they are counted."""
         with self._lock:
             self._world.uncounted.append(member)
+
+    def rewrite(self, name: str, amount: int, *, shared: bool = False) -> None:
+        """Let an instance write so many bytes anew, for tests: its newest snapshot alone still has the old ones.
+
+        `shared`: it and the one before have them, so that no size tells of them.
+        """
+        with self._lock:
+            machine = _find(self._world, name, f"fill `{name}`")
+            _room(self._world, amount, f"write in `{name}`", machine.location)
+            machine.frozen = max(0, machine.frozen - amount)
+            if machine.snapshots and shared:
+                machine.snapshots[-1].shared += amount
+            elif machine.snapshots:
+                machine.snapshots[-1].held += amount
 
     def quota(self, name: str) -> tuple[int | None, int | None]:
         """Return the bytes that an instance refers to (None: not counted) and their limit, as can be seen inside."""
@@ -758,6 +792,11 @@ class SimulatedLxd:
             _running(_find(world, name, doing), doing)
         yield _Talk(name, lambda sent: self.speak(self, name, command, sent), limit)
 
+    def sweep(self) -> None:
+        """See `Lxd.sweep`. Nothing stays here."""
+        with self._call("sweep"):
+            pass
+
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """See `Lxd.push`. Every folder is taken to be there."""
         doing = f"write `{path}` in `{name}`"
@@ -767,6 +806,14 @@ class SimulatedLxd:
                 _room(world, len(content), doing, machine.location)
                 _fits(world, machine, machine.devices, len(content), doing)
             machine.files[path] = _File(bytes(content), mode, uid, gid)
+
+    def pad(self, name: str, path: str, size: int) -> None:
+        """See `Lxd.pad`. It is counted, and not kept."""
+        doing = f"write `{path}` in `{name}`"
+        with self._call("pad", name, path) as world:
+            machine = _find(world, name, doing)
+            _room(world, size, doing, machine.location)
+            machine.padding[path] = size
 
     def pull(self, name: str, path: str) -> bytes:
         """See `Lxd.pull`."""
@@ -779,7 +826,9 @@ class SimulatedLxd:
     def remove(self, name: str, path: str) -> None:
         """See `Lxd.remove`."""
         with self._call("remove", name, path) as world:
-            _find(world, name, f"delete `{path}` in `{name}`").files.pop(path, None)
+            machine = _find(world, name, f"delete `{path}` in `{name}`")
+            machine.files.pop(path, None)
+            machine.padding.pop(path, None)
 
     # -- images -------------------------------------------------------------------------------------------------
 
@@ -838,6 +887,7 @@ _CHANGES = frozenset(
         "snapshot",
         "delete_snapshot",
         "push",
+        "pad",
         "remove",
         "import_image",
         "export_image",
@@ -869,7 +919,7 @@ def _instance(world: _World, machine: _Machine) -> Instance:
 
 
 def _snapshot(found: _Snapshot) -> Snapshot:
-    return Snapshot(name=found.name, created=found.created, config=dict(found.config), size=MIB)
+    return Snapshot(name=found.name, created=found.created, config=dict(found.config), size=found.held)
 
 
 def _find(world: _World, name: str, doing: str) -> _Machine:
@@ -905,7 +955,7 @@ def _lasting(config: Mapping[str, str]) -> dict[str, str]:
 
 def _bytes(machine: _Machine) -> int:
     counted = (file for path, file in machine.files.items() if not path.startswith(_UNCOUNTED))
-    return machine.bytes + sum(len(file.content) for file in counted)
+    return machine.bytes + sum(len(file.content) for file in counted) + sum(machine.padding.values())
 
 
 def _fits(world: _World, machine: _Machine, devices: Mapping[str, Mapping[str, str]], needed: int, doing: str) -> None:
@@ -922,7 +972,7 @@ def _fits(world: _World, machine: _Machine, devices: Mapping[str, Mapping[str, s
 def _used(world: _World, member: str) -> int:
     """Bytes of the pool of a member, or of the server where there is no cluster."""
     return sum(
-        _bytes(machine) + len(machine.snapshots) * MIB
+        _bytes(machine) + sum(one.held + one.shared for one in machine.snapshots)
         for machine in world.machines.values()
         if member in ("", machine.location)
     )

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
+from bot import ballast, samples
 from bot.fleet import Host
-from bot.lxd import Snapshot, Vanished
+from bot.lxd import Lxd, PoolSpace, Snapshot, Vanished
 from bot.mautic import Hold
-from bot.messages import kept_for, seconds
-from bot.plan import Plan, Step
+from bot.messages import kept_for, seconds, size
+from bot.plan import Plan, Refused, Step
 from bot.registry import Context
 from bot.retention import Point, Retention, spread
 from bot.tenants import Tenant, stamp, stamps
@@ -71,6 +73,58 @@ def retention(context: Context, tenant: str) -> Retention:
     return Retention(context.settings.snapshots, context.renderer.zone, spread(tenant))
 
 
+def is_short(context: Context, space: PoolSpace) -> bool:
+    """Whether a pool has so little room that no snapshot is to be taken there."""
+    return (space.total - space.used) * 100 < space.total * context.settings.snapshots.reserve
+
+
+def oldest(context: Context, snapshots: Sequence[Snapshot], excess: int) -> list[str]:
+    """Return the oldest snapshots of a tenant, as many as hold what is too much; but for the newest and protected ones.
+
+    Args:
+        excess: bytes; 0: it is not known what holds them, and the oldest goes. What holds next to nothing stays, but
+            where nothing else does: what it shares with the second is counted as neither's.
+    """
+    names: list[str] = []
+    sizes = {one.name: one.size for one in snapshots}
+    may_go = sorted(counted(context, snapshots))[:-1]
+    for point in [point for point in may_go if excess and sizes[point.name] * 100 >= excess] or may_go[:1]:
+        if names and excess <= 0:
+            break
+        names.append(point.name)
+        excess -= sizes[point.name]
+    return names
+
+
+def written(snapshots: Iterable[Snapshot]) -> int:
+    """Return the bytes that were written anew between a tenant's snapshots: more than these its past cannot hold.
+
+    It may be less, as what was written may still be there; and what LXD tells as the size of each is less than it
+    holds, where two share it. So who rewrites much is found by this, and what is surely held by that.
+    """
+    return sum(int(stamp(one.config, "wrote") or 0) for one in snapshots)
+
+
+def refuse_without_room(context: Context, tenant: Tenant) -> None:
+    """Raise Refused where a snapshot has no place: the pool is short, or the tenant's hold all that they may."""
+    if context.operation:
+        return
+    host, limits = context.fleet.of(tenant), context.settings.snapshots
+    space = host.lxd.pool()
+    if is_short(context, space):
+        raise Refused(
+            f"The pool of `{host.name}` has {size(space.total - space.used)} free of {size(space.total)}, less than "
+            f"the {limits.reserve}% that snapshots leave; `/mautic prune {tenant.name} <snapshot>` removes one, and "
+            f"`/mautic snapshots {tenant.name}` lists them."
+        )
+    held, most = samples.snapshots(context.database).get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
+    if held and most and held.held > most:
+        raise Refused(
+            f"The snapshots of `{tenant.name}` hold {size(held.held)}, and its plan allows {size(most)}; "
+            f"`/mautic prune {tenant.name} <snapshot>` removes one, and `/mautic snapshots {tenant.name}` lists them."
+        )
+
+
 def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = False) -> Plan:
     """Return the plan of taking a snapshot, which a person asked for, or a schedule: that has no channel."""
     why = ASKED if context.channel else SCHEDULED
@@ -96,16 +150,25 @@ def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bo
     host = context.fleet.of(tenant)
     # A retry begins anew, and what is of now was of then.
     began = int(context.operations.get(context.operation).started or 0)
-    for known in ours(host.lxd.snapshots(tenant.instance)):
+    existing = host.lxd.snapshots(tenant.instance)
+    # Each asked for by itself they tell their sizes, which a look at the whole fleet does not.
+    samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in existing])
+    for known in ours(existing):
         if known.name.endswith(f"-{context.operation}") and known.at >= began:
             return f"{known.name} was taken already"
-    # What an earlier try that was cut off left as it is.
-    host.lxd.thaw(tenant.instance)
+    let_go_on(host.lxd, tenant.instance)
     for later in range(TRIES - 1):
         with suppress(Vanished):
             return _take(context, tenant, host, int(context.now()) + later, why=why, note=note, keep=keep)
     at = int(context.now()) + TRIES - 1
     return _take(context, tenant, host, at, why=why, note=note, keep=keep, still=True)
+
+
+def let_go_on(lxd: Lxd, instance: str) -> None:
+    """Let one go on that stood still for a snapshot when that was cut off; whom somebody else froze has no mark."""
+    found = lxd.instance(instance)
+    if found.status == "Frozen" and stamp(found.config, "taken"):
+        lxd.thaw(instance)
 
 
 def _take(
@@ -115,7 +178,9 @@ def _take(
     name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{context.operation}"
     # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
     # may leave them there.
-    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=at)
+    # What is no other's, on btrfs, was written since the snapshot before.
+    wrote = host.lxd.state(tenant.instance).disk
+    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=at, wrote=wrote)
     if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return f"{name}, of a stopped container"
@@ -142,7 +207,9 @@ def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) ->
         there = {one.name for one in host.lxd.snapshots(tenant.instance)}
         for name in names:
             if name in there:
-                host.lxd.delete_snapshot(tenant.instance, name)
+                ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
+        left = host.lxd.snapshots(tenant.instance)
+        samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in left])
 
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return Plan(

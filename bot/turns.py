@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def in_turn(
+    these: Iterable[T], person: Callable[[T], str], in_hand: Mapping[str, int] = MappingProxyType({})
+) -> list[T]:
+    """Return these, which are in order of age, by turns: the first of each person, then the second of each.
+
+    `in_hand`: how many of each person's have had their turn already.
+    """
+    had = Counter(in_hand)
+    turns = []
+    for one in these:
+        turns.append((had[person(one)], one))
+        had[person(one)] += 1
+    return [one for _, one in sorted(turns, key=lambda turn: turn[0])]
 
 
 class Turns(Generic[T]):

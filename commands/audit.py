@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 from typing import Literal
 
 from bot import audit as log
 from bot.approvals import Actor
 from bot.messages import Message
+from bot.post import NotPosted
 from bot.registry import Context, fresh, query
+
+told = logging.getLogger(__name__)
+WEEK = 7 * 86_400
+"""Seconds of Slack's messages that are looked at."""
 
 
 @fresh
@@ -17,11 +24,15 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
     """Show the latest of the audit log, prove that nobody changed it, or export it.
 
     `verify` walks the chain of hashes, and with `--head` sees that a head it gave before is still in the chain;
-    `export` writes the log as JSON lines on the bot's machine.
+    what Slack saw of it within a week has to be in it too. `export` writes the log as JSON lines on the bot's machine.
     """
     context.approvals.refuse_to_ask("audit", context.actor)
     if what == "verify":
-        return context.renderer.message("commands/audit.j2", what=what, verdict=log.verify(context.database, head))
+        verdict = log.verify(context.database, head)
+        if not (verdict.broken or verdict.damaged) and (lost := _unknown(context)):
+            reason = f"Slack saw the head {lost[0][1]} of row {lost[0][0]}, which is not in it"
+            verdict = replace(verdict, broken=lost[0][0], reason=reason)
+        return context.renderer.message("commands/audit.j2", what=what, verdict=verdict)
     if what == "export":
         path = context.settings.state / f"audit-{int(context.now())}.jsonl"
         with path.open("w") as file:
@@ -30,6 +41,17 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
         return context.renderer.message("commands/audit.j2", what=what, path=str(path), rows=rows)
     rows_shown = [dict(row) | {"detail": json.loads(row["detail"])} for row in log.recent(context.database, limit=15)]
     return context.renderer.message("commands/audit.j2", what=what, rows=rows_shown)
+
+
+def _unknown(context: Context) -> list[tuple[int, str]]:
+    """Return the heads that Slack saw within a week and that are not in the log; none where it does not tell."""
+    place = context.settings.slack.channel
+    try:
+        seen = context.post.heads(place, since=context.now() - WEEK) if place else []
+    except NotPosted as error:
+        told.info("what Slack saw of the audit log is not known: %s", error)
+        return []
+    return log.unknown(context.database, seen)
 
 
 def _record_export(context: Context, actor: Actor, rows: int) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from bot import audit, local_lxd, quotas
 from bot.capacity import strain
 from bot.checks import CHECKS
+from bot.database import DatabaseUnavailable
 from bot.health import pool_finding
 from bot.lxd import LxdError
-from bot.messages import Message, size, told
+from bot.messages import Message, seconds, size, told
 from bot.plan import Refused
 from bot.registry import Context, query
+
+DAY = 86_400
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ def doctor(context: Context) -> Message:
         ("Blueprint", _blueprint),
         ("Edge", _edge),
         ("Audit log", _audit),
+        ("Clock", _clock),
         ("Operations", _operations),
         ("Jobs", _jobs),
     )
@@ -36,7 +40,7 @@ def doctor(context: Context) -> Message:
     for name, check in (*checks, *CHECKS.items()):
         try:
             well, words = True, check(context)
-        except (LxdError, Refused) as error:
+        except (LxdError, Refused, DatabaseUnavailable) as error:
             well, words = False, str(error)
         # The words of these are ours alone, and may name people.
         found.append((name, well, told(words, "") if name in CHECKS else words))
@@ -63,6 +67,11 @@ def _network(context: Context) -> str:
             raise Refused(
                 f"the bridge `{bridge}` on {name} is {found or 'without an IPv4 address'}, and `lxd.subnet` says "
                 f"{wanted}; set it to what the bridge is"
+            )
+        if not lxd.keeps_in():
+            raise Refused(
+                f"the bridge on {name} is as an earlier version made it, and lets tenants reach the host and private "
+                "networks; `make prepare` on the bot's machine closes it"
             )
     return f"the bridge of each server is {wanted}"
 
@@ -119,9 +128,28 @@ def _edge(context: Context) -> str:
 
 def _audit(context: Context) -> str:
     verdict = audit.verify(context.database)
+    if verdict.damaged:
+        raise Refused(
+            f"the bot's own database is damaged ({verdict.damaged}): keep a copy of `bot.db`, and bring back its "
+            "backup, as “Backup” in `docs/production.md` says"
+        )
     if verdict.broken:
         raise Refused(f"{verdict.reason}: somebody changed it; `/mautic audit verify`")
+    for incident in context.incidents.open():
+        if incident.kind == "audit":
+            raise Refused(incident.text)
     return f"{verdict.rows} rows, unbroken"
+
+
+def _clock(context: Context) -> str:
+    step, ago = context.lived.step()
+    if ago < DAY:
+        way = "ahead" if step > 0 else "back"
+        raise Refused(
+            f"the machine's clock was set {way} by {seconds(abs(step))} {seconds(ago)} ago, or the machine was off so "
+            "long; nothing that is kept ends by that alone, but see that the clock is right"
+        )
+    return "it goes evenly"
 
 
 def _operations(context: Context) -> str:

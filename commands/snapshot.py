@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bot.plan import Plan, Refused
 from bot.registry import Context, TenantArgument, operation
-from bot.snapshots import taking
+from bot.snapshots import refuse_without_room, taking
 
 
 @operation
@@ -15,4 +15,6 @@ def snapshot(context: Context, tenant: TenantArgument, *, note: str = "", keep: 
     """
     if len(note) > 200:
         raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
-    return taking(context, context.fleet.tenant(tenant), note=note, keep=keep)
+    found = context.fleet.tenant(tenant)
+    refuse_without_room(context, found)
+    return taking(context, found, note=note, keep=keep)

@@ -35,6 +35,8 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
         "commands/snapshots.j2",
         tenant=tenant,
         total=len(known),
+        held=sum(one.size for one in existing),
+        allowed=context.settings.snapshots_allowed(found.plan),
         shown=[(one, max(0.0, now - one.at), kept) for one, kept in known[(page - 1) * PAGE : page * PAGE]],
         page=page,
         pages=pages,

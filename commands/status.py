@@ -27,6 +27,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     trouble, size = "", context.settings.plans.get(found.plan)
     disk: Disk | None = None
     known = samples.disks(context.database).get(found.name)
+    existing = host.lxd.snapshots(found.instance)
     try:
         if live:
             health |= host.mautic.health(found.instance, context.settings.health, size, usage=state.disk)
@@ -40,6 +41,9 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         tenant=found,
         state=state,
         disk=disk,
+        snapshots=len(existing),
+        held=sum(one.size for one in existing),
+        held_allowed=context.settings.snapshots_allowed(found.plan),
         known=known if state.status != "Running" and known and known.at >= found.created else None,
         probe=probe,
         health=health,

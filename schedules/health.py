@@ -15,6 +15,7 @@ from bot.fleet import Surveyed
 from bot.health import (
     BLIPS,
     EDGE,
+    LOG,
     TITLES,
     Diagnosis,
     Finding,
@@ -30,7 +31,7 @@ from bot.lxd import LxdError, PoolSpace, size_bytes
 from bot.mautic import disk_of
 from bot.placement import LEAST
 from bot.registry import Context
-from bot.samples import DAY, HostReading, KnownDisk, Reading
+from bot.samples import DAY, Held, HostReading, KnownDisk, Reading
 from bot.scheduler import schedule
 from bot.tenants import Tenant
 from bot.wire import is_tenants
@@ -123,7 +124,7 @@ def health(context: Context) -> None:
             (one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held, *half_done}
         }
     if all_known:
-        gone |= {("", one.server) for one in opened if one.server and one.server not in hosts}
+        gone |= {("", one.server) for one in opened if one.server and one.server not in {*hosts, LOG}}
     with context.database.transaction() as transaction:
         samples.record(transaction, began, readings, measured, context.lived.before)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
@@ -205,7 +206,8 @@ def _hosts(
     for name, one in readings.items():
         space = PoolSpace(one.used, one.total)
         if pool_finding(name, space, context.settings.health):
-            full = pool_finding(name, space, context.settings.health, _way_out(context, name, free, tenants))
+            way_out, reserve = _way_out(context, name, free, tenants), context.settings.snapshots.reserve
+            full = pool_finding(name, space, context.settings.health, way_out, reserve=reserve)
             found[name] = replace(found[name], findings=tuple(filter(None, (full, *found[name].findings))))
     return found, readings
 
@@ -225,8 +227,12 @@ def _looks(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict
     now = context.now()
     due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
     looked, disks = samples.looked_at(context.database, now), samples.disks(context.database)
+    held = samples.snapshots(context.database)
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
-    under_way = [threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name)) for one in in_turn]
+    under_way = [
+        threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name), held.get(one.tenant.name))
+        for one in in_turn
+    ]
     wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
     pairs = zip(in_turn, under_way, strict=True)
@@ -238,14 +244,20 @@ def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
     try:
         return future.result(0)
     except TimeoutError:
-        why = f"it did not answer within {BUDGET:.0f} seconds."
+        why = f"`{one.tenant.name}` did not answer within {BUDGET:.0f} seconds."
     except Exception as error:
         why, _ = explain(error, f"looking at {one.tenant.name}")
     return Look(one.tenant, context.now(), one.state, trouble=why)
 
 
 def _look(
-    context: Context, one: Surveyed, fresh: bool, snapshot_due: float, awake: float, known: KnownDisk | None
+    context: Context,
+    one: Surveyed,
+    fresh: bool,
+    snapshot_due: float,
+    awake: float,
+    known: KnownDisk | None,
+    held: Held | None,
 ) -> Look:
     """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
     end = time.monotonic() + PATIENCE
@@ -259,6 +271,8 @@ def _look(
         size=size,
         snapshot_due=snapshot_due,
         awake=awake,
+        held=held.held if held and held.at >= tenant.created else 0,
+        allowed=context.settings.snapshots_allowed(tenant.plan),
         rival=one.rival,
         foreign=bool(tenant.address) and not is_tenants(tenant.address, context.settings.lxd.subnet),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+from datetime import datetime, timedelta
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -58,6 +60,27 @@ def test_every_dependency_says_how_old_it_may_be() -> None:
 
 def test_make_installs_the_extras() -> None:
     assert "uv sync -q --locked --inexact --all-extras" in (ROOT / "Makefile").read_text()
+
+
+def test_make_installs_one_version_of_what_installs_all_else() -> None:
+    made = (ROOT / "Makefile").read_text()
+    (version,) = re.findall(r"^UV := (\d+\.\d+\.\d+)$", made, re.M)
+    assert re.findall(r"pip install (.*?);", made) == ["-q uv==$(UV)"]
+    assert "'^uv $(UV) '" in made, f"one of another version than {version} is replaced"
+
+
+def test_every_old_dependency_has_its_reason_to_stay() -> None:
+    """Old is what had no release in the year and a half before the newest one that is locked."""
+    locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    released = {
+        one["name"]: max(made["upload-time"] for made in (*one.get("wheels", ()), one.get("sdist") or {}) if made)
+        for one in locked
+        if one.get("wheels")
+    }
+    newest = datetime.fromisoformat(str(max(released.values())))
+    old = {name for name, at in released.items() if newest - datetime.fromisoformat(str(at)) > timedelta(days=548)}
+    told = set(re.findall(r"^\| ([a-z0-9-]+) \| \d{4}-", (ROOT / "docs" / "dependencies.md").read_text(), re.M))
+    assert told == old
 
 
 WITHOUT = """

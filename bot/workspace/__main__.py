@@ -12,12 +12,19 @@ from pathlib import Path
 from aiohttp import web
 
 from bot.workspace import manifest
-from bot.workspace.server import Settings, build
+from bot.workspace.server import LOOPBACK, Settings, build
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bot.workspace", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that it may be called by, beside localhost and the address that it listens on",
+    )
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one")
     parser.add_argument("--state", type=Path, required=True, help="directory that keeps the workspace's memory")
     parser.add_argument("--manifest", type=Path, help="the app's manifest (JSON)")
@@ -44,6 +51,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         bot_token=os.environ.get("SLACK_BOT_TOKEN", "xoxb-local"),
         app_token=os.environ.get("SLACK_APP_TOKEN", "xapp-local"),
         signing_secret=os.environ.get("SLACK_SIGNING_SECRET", "local-signing-secret"),
+        hosts=LOOPBACK | {arguments.host, *arguments.allow_host},
     )
     runner = web.AppRunner(build(settings), access_log=None, shutdown_timeout=1)
     await runner.setup()

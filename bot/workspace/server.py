@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from bot.workspace.control import Control, Handler, plain_refusals
 from bot.workspace.delivery import Delivery, Faults
@@ -20,11 +21,15 @@ from bot.workspace.state import State
 from bot.workspace.web_api import WebApi
 
 PAGE = Path(__file__).parent / "page"
+LOOPBACK = frozenset(["127.0.0.1", "localhost", "::1"])
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`base_url` has no slash at its end; `app_url` (the app's request URL) switches to signed HTTP."""
+    """`base_url` has no slash at its end; `app_url` (the app's request URL) switches to signed HTTP.
+
+    `hosts`: the names that it may be called by, without ports.
+    """
 
     base_url: str
     state_dir: Path
@@ -35,6 +40,7 @@ class Settings:
     bot_token: str
     app_token: str
     signing_secret: str
+    hosts: frozenset[str] = LOOPBACK
 
 
 def build(settings: Settings) -> web.Application:
@@ -59,11 +65,14 @@ def build(settings: Settings) -> web.Application:
     )
     control = Control(state, interactions, events, faults, socket_mode, settings.commands_file)
 
-    app = web.Application(client_max_size=64 * 2**20, middlewares=[_same_origin, plain_refusals])
+    app = web.Application(
+        client_max_size=64 * 2**20, middlewares=[_called_by(settings.hosts), _same_origin, plain_refusals]
+    )
     app.add_routes(control.routes())
     app.add_routes(
         [
-            web.route("*", "/api/{method}", api.handle),
+            web.get("/api/{method}", api.handle, allow_head=False),
+            web.post("/api/{method}", api.handle),
             web.get("/link/", socket_mode.handle),
             web.post("/response/{key}", ResponseUrls(state, events).handle),
             web.post("/upload/{file_id}", files.upload),
@@ -87,6 +96,22 @@ def build(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(leave)
     return app
+
+
+def _called_by(hosts: frozenset[str]) -> Middleware:
+    """Answer under our own names alone: a page of another site may have its name lead to this machine."""
+
+    @web.middleware
+    async def called_by(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            name = urlsplit(f"//{request.headers.get('Host', '')}").hostname
+        except ValueError:
+            name = None
+        if name not in hosts:
+            return web.json_response({"ok": False, "error": "The workspace is not called that."}, status=403)
+        return await handler(request)
+
+    return called_by
 
 
 @web.middleware

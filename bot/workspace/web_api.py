@@ -45,6 +45,25 @@ _SCOPES = {
 }
 
 
+_READS = frozenset(
+    [
+        "chat.getPermalink",
+        "conversations.history",
+        "conversations.info",
+        "conversations.list",
+        "conversations.members",
+        "conversations.replies",
+        "team.info",
+        "usergroups.list",
+        "usergroups.users.list",
+        "users.info",
+        "users.list",
+        "users.lookupByEmail",
+    ]
+)
+"""What slack_sdk asks for by GET; all else is taken by POST alone."""
+
+
 class WebApi:
     """`bot_token` opens every method but apps.connections.open, which takes `app_token` alone."""
 
@@ -101,7 +120,7 @@ class WebApi:
         }
 
     async def handle(self, request: web.Request) -> web.Response:
-        """POST /api/<method>"""
+        """POST /api/<method>, or GET of what changes nothing."""
         if self.faults.take("api_down"):
             return web.Response(status=503, text="<html>Service Unavailable</html>", content_type="text/html")
         name = request.match_info["method"]
@@ -109,6 +128,8 @@ class WebApi:
         try:
             if name not in self.methods:
                 raise SlackError("unknown_method", req_method=name)
+            if request.method != "POST" and name not in _READS:
+                raise web.HTTPMethodNotAllowed(request.method, ["POST"])
             method, required = self.methods[name]
             arguments = await self._arguments(request)
             self._authorise(name, request, arguments)
@@ -132,7 +153,8 @@ class WebApi:
     # The request
 
     async def _arguments(self, request: web.Request) -> Json:
-        arguments: Json = dict(request.query)
+        # Addresses stand in logs and histories: no token is taken from there.
+        arguments: Json = {name: value for name, value in request.query.items() if name != "token"}
         if request.content_type == "application/json":
             text = await request.text()
             try:
@@ -238,6 +260,9 @@ class WebApi:
             if given.get(name) is not None or (name == "blocks" and given.get("text")):
                 message.pop(name, None)
         message |= {name: value for name, value in content.items() if value or name == "text"}
+        # Without it the metadata stays; an empty object takes it away.
+        if given.get("metadata") is not None:
+            message["metadata"] = given["metadata"] or None
         if blocks is None:
             message["edited"] = {"user": BOT_USER, "ts": self.state.next_ts()}
         self.state.change_message(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,25 @@ def test_what_a_bot_of_before_left_unsaid_is_said(desk: Desk, tmp_path: Path) ->
     again = make_desk(make_bench(tmp_path, desk.bench.lxd, slack=desk.slack))
     again.announce()
     assert [one["text"] for one in thread(again)] == [f":white_check_mark: <@{LEAD.id}> approved it."]
+
+
+def test_the_card_of_one_waits_not_for_the_hundred_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slack takes a message a second; meanwhile somebody else asks for one thing."""
+    desk = make_desk(make_bench(tmp_path))
+    for number in range(30):
+        desk.bench.ask(f"new client-{number}")
+    monkeypatch.setattr("bot.announcer.TURN", 0.05)
+    real = desk.slack.chat_postMessage
+
+    def slow(**message: Any) -> dict[str, Any]:
+        if len(desk.slack.said) == 2:
+            desk.bench.ask("new theirs", LEAD)
+        time.sleep(0.02)
+        return real(**message)
+
+    monkeypatch.setattr(desk.slack, "chat_postMessage", slow)
+    desk.announce()
+    cards = [said["text"] for said in desk.slack.said]
+    assert len(cards) == 31
+    (place,) = [number for number, text in enumerate(cards) if "theirs" in text]
+    assert place < 10

@@ -16,6 +16,8 @@ from bot.operations import Operation
 from bot.plan import Refused
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, events, make_bench, notes
 
+LEAD_3 = Actor("U0OPSLEAD3", LEAD.roles)
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -74,6 +76,86 @@ def test_two_approvals_come_from_two_people(bench: Bench) -> None:
         decide(bench, operation, LEAD)
     assert decide(bench, operation, LEAD_2).state == "queued"
     assert events(bench, operation) == ["operation.requested", "operation.seconded", "operation.approved"]
+
+
+def test_a_voice_is_looked_at_again_when_the_last_one_comes(bench: Bench) -> None:
+    with_policy(bench, approvals=2)
+    operation = bench.ask("new client-x")
+    decide(bench, operation, LEAD)
+    bench.slack.groups["mautic-approvers"] = [LEAD_2.id, LEAD_3.id]
+    bench.context.people.forget()
+    assert decide(bench, operation, LEAD_2).state == "awaiting_approval"
+    assert f"<@{LEAD.id}> may not approve it any more, so that approval does not count" in notes(bench, operation)[-2]
+    assert notes(bench, operation)[-1].endswith("approved it; 1 more.")
+    assert decide(bench, operation, LEAD_3).state == "queued"
+    assert events(bench, operation)[-3:] == ["operation.voice_lost", "operation.seconded", "operation.approved"]
+
+
+@pytest.mark.parametrize("gone", ["role", "deleted", "unknown"])
+def test_a_voice_is_looked_at_again_before_it_begins(bench: Bench, gone: str) -> None:
+    operation = decide(bench, bench.ask("new client-x"), LEAD)
+    if gone == "role":
+        bench.slack.groups["mautic-approvers"] = [LEAD_2.id]
+    elif gone == "deleted":
+        bench.slack.people[LEAD.id] = {"deleted": True}
+    else:
+        bench.slack.fail("users.info", "user_not_found")
+    bench.context.people.forget()
+    assert not bench.runner.run_one()
+    assert state(bench, operation) == "awaiting_approval"
+    assert notes(bench, operation)[-1].endswith("it takes 1 more approval before it starts.")
+    assert decide(bench, operation, LEAD_2).state == "queued"
+    bench.finish()
+    assert state(bench, operation) == "succeeded"
+    assert events(bench, operation)[2:5] == ["operation.voice_lost", "operation.unapproved", "operation.approved"]
+
+
+def test_where_slack_does_not_tell_who_may_approve_it_waits(bench: Bench) -> None:
+    operation = decide(bench, bench.ask("new client-x"), LEAD)
+    bench.context.people.forget()
+    bench.slack.fail("users.info", TimeoutError())
+    assert not bench.runner.run_one()
+    assert state(bench, operation) == "queued"
+    bench.finish()
+    assert state(bench, operation) == "succeeded"
+
+
+def test_what_takes_more_approvals_by_now_waits_for_them(bench: Bench) -> None:
+    operation = decide(bench, bench.ask("new client-x"), LEAD)
+    with_policy(bench, approvals=2)
+    assert not bench.runner.run_one()
+    assert decide(bench, operation, LEAD_2).state == "queued"
+
+
+def test_what_began_goes_on_whoever_approved_it(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, fault=die_in_the_middle)
+    operation = decide(bench, bench.ask("new client-x"), LEAD)
+    with pytest.raises(KeyboardInterrupt):
+        bench.runner.run_one()
+    again = make_bench(tmp_path, bench.lxd, slack=bench.slack)
+    again.slack.groups["mautic-approvers"] = [LEAD_2.id]
+    again.context.operations.recover()
+    again.finish()
+    assert state(again, operation) == "succeeded"
+
+
+def die_in_the_middle(moment: str) -> None:
+    if moment == "recorded 0":
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("tightened", ["quorum", "role"])
+def test_retry_looks_at_who_approved_and_how_many_it_takes(bench: Bench, tightened: str) -> None:
+    bench.lxd.fail_next("start", OSError("broken"))
+    operation = bench.done("new client-x")
+    assert operation.state == "failed"
+    if tightened == "quorum":
+        with_policy(bench, approvals=2)
+    else:
+        bench.slack.groups["mautic-approvers"] = [LEAD_2.id]
+        bench.context.people.forget()
+    with pytest.raises(Refused, match="By now `new` takes 1 more approval than operation 1 has of people who may"):
+        bench.context.approvals.refuse_to_retry(operation, ASKER)
 
 
 def test_who_approved_first_may_still_deny_while_the_second_is_missing(bench: Bench) -> None:

@@ -77,6 +77,8 @@ def test_a_decision_waits_for_no_question(asked: Hanging) -> None:
 def test_a_window_opens_at_once(asked: Hanging) -> None:
     delete = asked.desk.bench.ask("delete client-x", OPERATOR)
     assert asked.desk.invocations.lane("action", {"action_id": "approve_send", "value": delete.mark}) == "quick"
+    new = asked.desk.bench.ask("new client-y")
+    assert asked.desk.invocations.lane("action", {"action_id": "approve", "value": new.mark}) == "decision"
     asked.deliver("action", LEAD, action_id="approve", value=delete.mark)
     asked.deliver("command", ASKER, text="new")
     asked.deliver("command", ASKER, text="credentials client-x")
@@ -121,7 +123,8 @@ LANES = {
     ("command", "new client-y"): "change",
     ("command", "credentials client-x"): "quick",
     ("command", "no such thing"): "change",
-    ("command", ""): "question",
+    ("command", ""): "quick",
+    ("command", "help status"): "quick",
     ("home", ""): "question",
     ("reply", "approve"): "decision",
     ("reply", "deny, it is late"): "quick",
@@ -132,7 +135,7 @@ LANES = {
     ("action", "incident_silence"): "quick",
     ("action", "incident_logs"): "question",
     ("action", "incident_restart"): "change",
-    ("action", "approve"): "decision",
+    ("action", "approve"): "change",
     ("action", "give_up"): "quick",
     ("action", "no_such_button"): "change",
     ("command", "give-up 3 --force did not help"): "change",

@@ -95,6 +95,17 @@ def test_a_mention_in_a_thread_is_one_delivery_whichever_event_is_first(deliveri
     assert (kind, key, payload["mention"]) == ("reply", "C0OPS:2.2", True)
 
 
+@pytest.mark.parametrize("kind", ["message", "app_mention"])
+def test_what_slack_delivers_after_some_tries_is_as_old_as_it_is(deliveries: Deliveries, kind: str) -> None:
+    """And no older than it is where it came at once, whatever the clock of this machine says."""
+    for number, headers in enumerate(({}, {"x-slack-retry-num": "2"})):
+        event = REPLY | {"type": kind, "text": "<@U0BOT> approve", "ts": f"{time.time() - 400 + number:.4f}"}
+        body = {"type": "event_callback", "team_id": "T0OURS", "event_id": f"Ev{next(EVENTS)}", "event": event}
+        assert deliveries.app.dispatch(BoltRequest(body=body, mode="socket_mode", headers=headers)).status == 200
+    late = [payload["late"] for _, _, payload in deliveries.all()]
+    assert sorted(round(seconds, -2) for seconds in late) == [0, 400]
+
+
 def test_only_peoples_own_replies_in_threads_count(deliveries: Deliveries) -> None:
     deliveries.event(type="message", text="approve", **REPLY | {"thread_ts": ""})
     for subtype in ("message_changed", "message_deleted", "message_replied", "bot_message", "me_message", "new_one"):
@@ -208,7 +219,7 @@ def test_an_opened_home_tab_is_a_delivery_like_any_other(deliveries: Deliveries)
     deliveries.event(type="app_home_opened", user="U0OPSLEAD", tab="home")
     deliveries.event(type="app_home_opened", user="U0OPSLEAD", tab="messages")
     ((kind, _, payload),) = deliveries.all()
-    assert (kind, payload) == ("home", {"user": "U0OPSLEAD", "team": "T0OURS"})
+    assert (kind, payload["user"], payload["team"]) == ("home", "U0OPSLEAD", "T0OURS")
 
 
 def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries) -> None:

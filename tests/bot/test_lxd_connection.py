@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 
 from bot import lxd_connection
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound
@@ -88,7 +89,9 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
     def request(*_: Any, **__: Any) -> Any:
         if left:
             raise left.pop()
-        return SimpleNamespace(content=b"there", headers={})
+        answer = requests.Response()
+        answer.raw, answer.headers["X-LXD-type"] = io.BytesIO(b"there"), "file"
+        return answer
 
     monkeypatch.setattr(gateway._lxd, "request", request)
     if times < 3:

@@ -19,7 +19,7 @@ from bot.runner import Runner
 from bot.scheduler import Scheduler
 from bot.workspace.people import TEAM
 from tests.support.bot import make_bench, make_desk
-from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
 from tests.support.world import CHANNEL, BotProcess
 
 HOLDS = """
@@ -198,3 +198,29 @@ def test_all_that_is_in_hand_has_one_deadline_and_nothing_is_begun(
     assert took < 10
     again = make_bench(tmp_path, lxd=bench.lxd)
     assert sorted(one.state for one in again.context.operations.select("1")) == ["queued", *["running"] * 4]
+
+
+def test_a_bot_whose_database_was_deleted_tells_of_the_log_that_slack_saw(
+    tmp_path: Path, bot: BotProcess, workspace: WorkspaceServer
+) -> None:
+    bot.start()
+    workspace.command("operator", CHANNEL, "/mautic schedule pause purge")
+    eventually(lambda: bot.rows("SELECT 1 FROM audit"))
+    assert bot.stop() == 0
+    # The digest is what it says by itself.
+    bot.environment |= {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS", "MAUTIC_OPS_DIGEST__HOUR": "0"}
+    bot.start()
+    workspace.command("operator", CHANNEL, "/mautic schedule run digest")
+    posted = eventually(lambda: [one["metadata"] for one in workspace.messages(CHANNEL) if one.get("metadata")], 60)
+    seq, _, begin = posted[-1]["event_payload"]["audit"].partition(":")
+    assert bot.rows("SELECT 1 FROM audit WHERE seq = ? AND hash LIKE ?", int(seq), f"{begin}%")
+    bot.kill()
+    for file in tmp_path.glob("bot.db*"):
+        file.unlink()
+    bot.start()
+
+    def told() -> list[str]:
+        return [one["text"] for one in workspace.messages(CHANNEL) if f"`{begin}`, of row {seq}" in one["text"]]
+
+    (said,) = eventually(told, 60)
+    assert "The audit log is not the one that Slack saw" in said

@@ -37,6 +37,14 @@ def test_a_bridge_that_is_not_what_the_settings_say_is_named(tmp_path: Path) -> 
     assert ":x: *Network:* the bridge `mopsbr0` on solo is 10.9.0.1/24, and `lxd.subnet` says 10.70.0.1/24" in said
 
 
+def test_a_bridge_that_an_earlier_bot_made_is_named_until_it_is_closed(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.lxd.unclose()
+    assert ":x: *Network:* the bridge on local is as an earlier version made it" in parts(bench)
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="30GiB", subnet="10.70.0.1/24")
+    assert ":x: *Network:*" not in parts(bench)
+
+
 def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.context.jobs.pause("health", OPERATOR.id)

@@ -153,6 +153,19 @@ class TestDeadlines:
             talk.line()
 
 
+class TestFiles:
+    def test_what_is_no_file_or_too_much_is_not_read(self, lxd: LxdGateway, new_name: Name) -> None:
+        name = new_name()
+        _started(lxd, name)
+        assert lxd.execute(name, ["dd", "if=/dev/zero", "of=/root/much", "bs=1", "count=1", "seek=999999999"]).code == 0
+        with pytest.raises(LxdError, match="more than 64 MiB"):
+            lxd.pull(name, "/root/much")
+        assert lxd.execute(name, ["ln", "-s", "/root/much", "/root/link"]).code == 0
+        for path in ("/root", "/root/link"):
+            with pytest.raises(LxdError, match="it is no file"):
+                lxd.pull(name, path)
+
+
 class TestWhatStaysBehind:
     @pytest.mark.parametrize("command", [["sleep", "61"], ["cat", "/dev/zero"]])
     def test_of_a_talk_nothing_stays(self, lxd: LxdGateway, new_name: Name, command: list[str]) -> None:
@@ -178,6 +191,34 @@ class TestWhatStaysBehind:
         if place.product is INCUS:
             logs += lxd._lxd.get(f"instances/{name}/logs/exec-output", "list the outputs")
         assert [log for log in logs if "exec_" in log] == []
+
+    def test_output_of_a_command_whose_bot_was_killed_is_swept(
+        self, lxd: LxdGateway, new_name: Name, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = new_name()
+        _started(lxd, name)
+        killed = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
+        monkeypatch.setattr(killed._lxd, "operation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        request = killed._lxd.request
+        monkeypatch.setattr(
+            killed._lxd, "request", lambda verb, *it, **more: verb == "delete" or request(verb, *it, **more)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            killed.execute(name, ["echo", "a secret"])
+
+        def outputs() -> list[str]:
+            logs: list[str] = []
+            for folder in ("logs", "logs/exec-output"):
+                with suppress(LxdError):
+                    logs += lxd._lxd.get(f"instances/{name}/{folder}", "list the logs")
+            return [log for log in logs if "exec_" in log]
+
+        assert eventually(outputs)
+        with ThreadPoolExecutor(1) as thread:
+            long = thread.submit(lxd.execute, name, ["sh", "-c", "sleep 8; echo done"])
+            lxd.sweep()
+            assert long.result().stdout == "done\n"
+        assert outputs() == []
 
     def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, lxd: LxdGateway, place: Place) -> None:
         other = "mautic-ops-full"
@@ -338,6 +379,10 @@ class TestHttps:
         name = new_name()
         lxd.create(name, "tiny", config={}, devices={})
         assert remote.instance(name) == lxd.instance(name)
+        lxd.start(name)
+        with remote.talk(name, ["sh", "-c", "read a; echo $a; read more"], limit=1000) as talk:
+            talk.send(b"hello\n")
+            assert talk.line() == b"hello"
 
     def test_a_token_makes_the_bot_trusted(
         self, lxd: LxdGateway, address: str, stranger: tuple[str, str], pinned: str
@@ -361,6 +406,8 @@ class TestHttps:
         remote = LxdGateway(address, certificate=certificate, server_certificate=certificate[0])
         with pytest.raises(LxdUnavailable, match="another certificate"):
             remote.server()
+        with pytest.raises(LxdUnavailable, match="another certificate"):
+            remote._lxd.stream("operations/none/websocket", "talk")
 
     def test_a_bot_that_is_not_trusted_yet_is_told_so(self, address: str, pinned: str) -> None:
         with pytest.raises(LxdUnavailable, match="does not trust this bot"):

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bot import pool_folder
-from bot.lxd import LxdError, PoolFull
+from bot import ballast, pool_folder
+from bot.fleet import Host
+from bot.lxd import LxdError, NotFound, PoolFull
 from bot.lxd_gateway import LxdGateway
+from bot.mautic import Mautic
+from bot.starts import Starts
 from bot.tenants import stamps
 from tests.support.real_lxd import LXD_PLACE, PROJECT, TINY
 
@@ -24,11 +27,11 @@ for w in 1 2 3 4; do
 done"""
 
 
-def _in_pool(lxd: LxdGateway, name: str) -> Path:
-    pool = pool_folder.of_pool(lxd.endpoint, PROJECT)
+def _in_pool(lxd: LxdGateway, name: str, project: str = PROJECT) -> Path:
+    pool = pool_folder.of_pool(lxd.endpoint, project)
     if pool is None:
         pytest.skip("The server is not on this machine: what is in its pool cannot be seen.")
-    return pool / "containers-snapshots" / f"{PROJECT}_{name}"
+    return pool / "containers-snapshots" / f"{project}_{name}"
 
 
 def _orphan(lxd: LxdGateway, name: str, *, read_only: bool) -> Path:
@@ -69,6 +72,19 @@ def test_what_failed_snapshots_left_goes_with_the_instance(real_lxd: LxdGateway,
     assert not any(one.exists() for one in left)
 
 
+def test_what_failed_snapshots_left_is_swept_and_what_the_server_knows_stays(
+    real_lxd: LxdGateway, real_name: Name
+) -> None:
+    name = real_name()
+    real_lxd.create(name, TINY, config={}, devices={})
+    real_lxd.snapshot(name, "known")
+    left = _orphan(real_lxd, name, read_only=True)
+    real_lxd.sweep()
+    assert not left.exists()
+    assert [one.name for one in real_lxd.snapshots(name)] == ["known"]
+    assert (left.parent / "known").exists()
+
+
 def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
     real_lxd: LxdGateway, real_name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,42 +92,65 @@ def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
     real_lxd.create(name, TINY, config={}, devices={})
     _orphan(real_lxd, name, read_only=True)
     with monkeypatch.context() as patched:
-        patched.setattr("bot.lxd_gateway.of_pool", lambda *_: None)
-        patched.setattr("bot.lxd_gateway._RELEASED", 1)
+        patched.setattr("bot.lxd_leftovers.of_pool", lambda *_: None)
+        patched.setattr("bot.lxd_gateway.RELEASED", 1)
         with pytest.raises(LxdError, match=r"does not know\. On its host, `btrfs subvolume delete /\S+/\*` removes"):
             real_lxd.delete(name)
 
 
-class TestAFullPool:
-    @pytest.fixture(scope="class")
-    def small(self, real_lxd: LxdGateway) -> Iterator[LxdGateway]:
-        """A pool of its own that one tenant can fill."""
-        name = "mautic-ops-past"
-        network, subnet = LXD_PLACE.other
-        lxd = LxdGateway(real_lxd.endpoint, project=name, pool=name, network=network, profile=name)
-        try:
-            lxd.ensure_project(pool_driver="btrfs", pool_size="512MiB", subnet=subnet)
-            lxd.import_image(str(LXD_PLACE.folder / "tiny.tar.gz"), TINY, {})
-            yield lxd
-        finally:
-            lxd.remove_project()
+@pytest.fixture
+def small(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
+    """A pool of its own that one tenant can fill."""
+    name = "mautic-ops-past"
+    network, subnet = LXD_PLACE.other
+    lxd = LxdGateway(real_lxd.endpoint, project=name, pool=name, network=network, profile=name)
+    try:
+        lxd.ensure_project(pool_driver="btrfs", pool_size="512MiB", subnet=subnet)
+        lxd.import_image(str(LXD_PLACE.folder / "tiny.tar.gz"), TINY, {})
+        yield lxd
+    finally:
+        lxd.remove_project()
 
-    def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(self, small: LxdGateway) -> None:
-        small.create("hog", TINY, config={}, devices={})
-        small.start("hog")
-        for past in ("one", "two"):
-            small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k count=1500; sync"])
-            small.snapshot("hog", past)
-        small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k; sync; echo x > /b; sync"])
-        with pytest.raises(PoolFull):
-            small.push("hog", "/more", b"x" * (4 << 20))
-        small.delete_snapshot("hog", "one")
-        assert [one.name for one in small.snapshots("hog")] == ["two"]
-        small.update("hog", stamps(role="archived"))
-        small.isolate("hog")
-        small.stop("hog", force=True)
-        small.rename("hog", "hog--archived")
-        small.delete_snapshot("hog--archived", "two")
-        assert small.instance("hog--archived").status == "Stopped"
-        assert small.snapshots("hog--archived") == []
-        small.delete("hog--archived")
+
+def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(
+    small: LxdGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ballast, "SHARE", 8)
+    host = Host("local", "local", small, Mautic(small), Starts(1, 0))
+    ballast.keep(host, 64 << 20, 0)
+    assert small.instance("ballast-local").config["user.mautic-ops.pieces"] == "4"
+    assert not small.instance("ballast-local").running
+    small.create("hog", TINY, config={}, devices={})
+    small.start("hog")
+    for past in ("one", "two"):
+        small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k count=1500; sync"])
+        small.snapshot("hog", past)
+    small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k; sync; echo x > /b; sync"])
+    with pytest.raises(PoolFull):
+        small.push("hog", "/more", b"x" * (4 << 20))
+    ballast.with_room(host, lambda: small.push("hog", "/little", b"x" * (1 << 20)))
+    assert small.instance("ballast-local").config["user.mautic-ops.pieces"] == "3"
+    small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/c bs=64k; sync"])
+    small.delete_snapshot("hog", "one")
+    assert [one.name for one in small.snapshots("hog")] == ["two"]
+    small.update("hog", stamps(role="archived"))
+    small.isolate("hog")
+    small.stop("hog", force=True)
+    small.rename("hog", "hog--archived")
+    small.delete_snapshot("hog--archived", "two")
+    assert small.instance("hog--archived").status == "Stopped"
+    assert small.snapshots("hog--archived") == []
+    small.delete("hog--archived")
+
+
+def test_all_of_ours_is_taken_away_though_snapshots_failed(small: LxdGateway) -> None:
+    """As `clean-lab` does: it once waited half an hour for each."""
+    small.create("left", TINY, config={}, devices={})
+    small.snapshot("left", "known")
+    folder = _in_pool(small, "left", "mautic-ops-past")
+    source = folder.parent.parent / "containers" / folder.name
+    command = ["btrfs", "subvolume", "snapshot", "-r", source, folder / "orphan"]
+    subprocess.run(command, check=True, capture_output=True)
+    small.remove_project()
+    with pytest.raises(NotFound):
+        small.instance("left")

@@ -118,12 +118,27 @@ def wire(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
         lxd.remove_project()
 
 
-class TestReach:
-    @pytest.fixture(scope="class")
-    def two(self, wire: LxdGateway) -> tuple[str, str]:
-        """An enemy, and its neighbour."""
-        return tenant(wire, "enemy"), tenant(wire, "neighbour")
+@pytest.fixture(scope="module")
+def two(wire: LxdGateway) -> tuple[str, str]:
+    """An enemy, and its neighbour."""
+    return tenant(wire, "enemy"), tenant(wire, "neighbour")
 
+
+@pytest.fixture(scope="module")
+def behind(host: LxdGateway) -> Iterator[tuple[str, str]]:
+    """An enemy, and its neighbour, behind the session's edge."""
+    with names_at(host) as name:
+        yield tenant(host, name()), tenant(host, name())
+
+
+@pytest.fixture(scope="module")
+def edge(host: LxdGateway) -> Edge:
+    """The session's edge."""
+    settings, _ = settings_for(host.endpoint, SHARED / "host")
+    return real_edge(settings, host)
+
+
+class TestReach:
     def test_the_outside_and_nothing_of_ours(self, wire: LxdGateway, two: tuple[str, str]) -> None:
         assert reached(wire, *two) == REACHED
 
@@ -134,6 +149,8 @@ class TestReach:
             enemy, neighbour = (tenant(lxd, name, pinned=False) for name in ("old-enemy", "old-neighbour"))
             addresses = {one: lxd.state(one).address for one in (enemy, neighbour)}
             assert reached(lxd, enemy, neighbour) == UNTIL_NOW
+            assert not lxd.keeps_in()
+        assert lxd.keeps_in()
         assert {one: lxd.pin(one) for one in addresses} == addresses
         # What DHCP was told before goes with its lease.
         assert {**reached(lxd, enemy, neighbour), "names of other clients": False} == REACHED
@@ -173,20 +190,9 @@ def as_before(lxd: LxdGateway) -> Iterator[None]:
 
 
 class TestPretence:
-    @pytest.fixture(scope="class")
-    def two(self, host: LxdGateway) -> Iterator[tuple[str, str]]:
-        """An enemy, and its neighbour, behind the session's edge."""
-        with names_at(host) as name:
-            yield tenant(host, name()), tenant(host, name())
-
-    @pytest.fixture(scope="class")
-    def edge(self, host: LxdGateway) -> Edge:
-        settings, _ = settings_for(host.endpoint, SHARED / "host")
-        return real_edge(settings, host)
-
-    def test_a_neighbours_address_gives_nothing(self, host: LxdGateway, edge: Edge, two: tuple[str, str]) -> None:
+    def test_a_neighbours_address_gives_nothing(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
         """It had its own domain serve the neighbour's files, while the edge went by what stands inside."""
-        enemy, neighbour = two
+        enemy, neighbour = behind
         victim = given(host.instance(neighbour))
         edge.apply()
         eventually(lambda: page(edge, enemy) == (200, enemy))
@@ -201,8 +207,8 @@ class TestPretence:
             eventually(lambda: host.state(enemy).address == given(host.instance(enemy)))
         eventually(lambda: page(edge, enemy) == (200, enemy))
 
-    def test_nobody_is_the_edges_dhcp_server(self, host: LxdGateway, edge: Edge, two: tuple[str, str]) -> None:
-        enemy, _ = two
+    def test_nobody_is_the_edges_dhcp_server(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
+        enemy, _ = behind
         offers = "start 10.71.0.200\nend 10.71.0.220\ninterface eth0\noption router 10.71.0.66\noption dns 10.71.0.66\n"
         host.push(enemy, "/etc/udhcpd.conf", offers.encode())
         host.execute(enemy, ["sh", "-c", "mkdir -p /var/lib/misc; : > /var/lib/misc/udhcpd.leases; busybox udhcpd"])
@@ -219,8 +225,8 @@ class TestPretence:
         finally:
             host.execute(enemy, ["sh", "-c", "kill $(cat /var/run/udhcpd.pid)"])
 
-    def test_nobody_is_a_router(self, host: LxdGateway, edge: Edge, two: tuple[str, str]) -> None:
-        enemy, _ = two
+    def test_nobody_is_a_router(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
+        enemy, _ = behind
         heard = inside_network(host, NAME, LISTEN_FOR, "router", "3")
         assert heard.stdout
         assert heard.stdout.readline() == "listening\n"

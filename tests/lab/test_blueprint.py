@@ -259,6 +259,15 @@ def test_health_finds_a_fresh_tenant_well(host: LxdGateway, clone: Callable[...,
     assert eventually(health, lambda bad: not bad) == []
 
 
+def test_a_tenant_makes_none_of_the_keys_that_the_kernel_counts_for_all(host: LxdGateway, tenant: Clone) -> None:
+    make_key = (
+        "import ctypes, errno, os; libc = ctypes.CDLL(None, use_errno=True); "
+        "made = libc.syscall({'x86_64': 248}.get(os.uname().machine, 217), b'user', b'mine', b'x', 1, -2); "
+        "print(made, errno.errorcode.get(ctypes.get_errno()))"
+    )
+    assert host.execute(tenant.name, ["python3", "-c", make_key]).stdout.strip() == "-1 ENOSYS"
+
+
 def test_a_job_runs_by_the_clock_and_leaves_a_heartbeat(host: LxdGateway, tenant: Clone) -> None:
     """Last, as the clock's minutes go by while the others run."""
     path = "/var/lib/mautic-ops/cron/mautic_webhooks_process.json"

@@ -206,7 +206,7 @@ def listed(*tenants: Tenant, **state: object) -> Message:
 
 
 def snapshots_of(*shown: tuple[Taken, float, str], **state: object) -> Message:
-    known = {"total": len(shown), "page": 1, "pages": 1}
+    known = {"total": len(shown), "page": 1, "pages": 1, "held": 4_000_000, "allowed": 30 << 30}
     return words("snapshots", tenant="client-x", shown=shown, **known | state)
 
 
@@ -216,6 +216,9 @@ def status(**state: object) -> Message:
         "state": InstanceState("Running", disk=31_000_000, processes=30),
         "disk": None,
         "known": None,
+        "snapshots": 31,
+        "held": 4_300_000_000,
+        "held_allowed": 30 << 30,
         "probe": SimulatedProbe(200, True, seconds=0.12),
         "health": {
             "healthy": True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from bot import audit
+from bot.approvals import CONFIRM
 from bot.plan import Refused
 from schedules.expiry import expiry
 from schedules.routes import routes
@@ -25,6 +27,10 @@ def test_a_request_expires_once_also_after_downtime(tmp_path: Path) -> None:
     later = make_bench(tmp_path, bench.lxd)
     later.clock.at = bench.clock.at + 7 * 86_400
     expiry(later.context)
+    with pytest.raises(Refused, match="expired"):
+        later.approve(operation)
+    later.clock.move(CONFIRM)
+    expiry(later.context)
     expiry(later.context)
     ended = later.context.operations.get(operation.id)
     assert ended.state == "expired"
@@ -32,6 +38,49 @@ def test_a_request_expires_once_also_after_downtime(tmp_path: Path) -> None:
     assert [row["event"] for row in events] == ["operation.requested", "operation.expired"]
     with pytest.raises(Refused, match="expired"):
         later.approve(operation)
+
+
+def test_a_clock_ahead_ends_no_request_but_nobody_decides_on_it_by_then(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.clock.move(60)
+    operation = bench.ask("new client-x")
+    bench.clock.set(40 * 86_400)
+    bench.clock.move(15)
+    expiry(bench.context)
+    with pytest.raises(Refused, match="expired"):
+        bench.approve(operation)
+    assert bench.context.operations.get(operation.id).state == "awaiting_approval"
+    bench.clock.set(-40 * 86_400)
+    bench.clock.move(CONFIRM)
+    expiry(bench.context)
+    assert bench.approve(operation).state == "queued"
+
+
+def test_a_clock_set_back_lets_no_request_live_on(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.clock.move(60)
+    operation = bench.ask("new client-x")
+    bench.clock.set(-40 * 86_400)
+    bench.clock.move(24 * 3600)
+    with pytest.raises(Refused, match="expired"):
+        bench.approve(operation)
+    assert bench.context.operations.get(operation.id).state == "expired"
+
+
+def test_a_request_of_before_this_was_counted_expires_by_the_wall_clock(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    operation = bench.ask("new client-x")
+    bench.context.database.close()
+    with sqlite3.connect(tmp_path / "bot.db") as old:
+        old.execute("ALTER TABLE operations DROP COLUMN asked")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = 'm024_asked'")
+    old.close()
+    again = make_bench(tmp_path, bench.lxd)
+    again.clock.move(24 * 3600)
+    expiry(again.context)
+    again.clock.move(CONFIRM)
+    expiry(again.context)
+    assert again.context.operations.get(operation.id).state == "expired"
 
 
 def test_credentials_that_nobody_fetched_are_forgotten(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_it_takes_one_request_a_server_however_many_tenants_there_are(bench: Ben
     bench.lxd.calls.clear()
     snapshots(bench.context)
     # And where something is due, one small one a host: one in distress is left alone.
-    assert dict(bench.lxd.calls) == {"survey": 1, "members": 1, "resources": 1}
+    assert dict(bench.lxd.calls) == {"survey": 1, "members": 1, "resources": 1, "pool": 1}
     asked = bench.context.operations.select("state = 'queued'")
     assert len(asked) == AT_ONCE
     snapshots(bench.context)

@@ -345,7 +345,8 @@ class FakeSlack:
 
     def conversations_history(self, channel: str, **_: Any) -> dict[str, Any]:
         self._called("conversations.history")
-        return {"messages": [one for one in self.said if one["channel"] == channel and not one.get("thread_ts")]}
+        said = [one for one in self.said if one["channel"] == channel and not one.get("thread_ts")]
+        return {"messages": [{"user": "U0BOT", **one} for one in reversed(said)]}
 
     def conversations_replies(self, channel: str, ts: str, **_: Any) -> dict[str, Any]:
         self._called("conversations.replies")
@@ -505,6 +506,7 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
     context = bench.context
     announcer = Announcer(client, context.operations, context.renderer, context.settings)
     people = context.people
+    announcer.post = context.post
     announcer.mention = people.mention
     invocations = Invocations(
         context,

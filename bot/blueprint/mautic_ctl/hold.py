@@ -4,6 +4,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Any, cast
 
 from .means import ENVIRONMENT, MAUTIC, run
@@ -25,6 +26,14 @@ def hold(_request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
         ["mariadb", "--batch", "--skip-column-names", "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
+    try:
+        return _held(session, wire)
+    finally:
+        with suppress(BrokenPipeError), session:
+            pass
+
+
+def _held(session: "subprocess.Popen[str]", wire: Wire) -> dict[str, Any]:
     to, of, errors = cast(IO[str], session.stdin), cast(IO[str], session.stdout), cast(IO[str], session.stderr)
 
     def done(*statements: str) -> bool:

@@ -339,6 +339,34 @@ def test_what_is_no_text_is_told_all_the_same() -> None:
         assert json.loads(answer.read()) == {"error": "?"}
 
 
+@pytest.mark.parametrize(("word", "kept"), [(b"\n", True), (b"", False)])
+def test_writes_are_held_until_a_word_or_until_who_asked_is_gone(tmp_path: Path, word: bytes, kept: bool) -> None:
+    (tmp_path / "mariadb").write_text(
+        f'#!/bin/sh\nwhile read -r line; do echo "$line" >> {tmp_path}/asked; echo done; done\n'
+    )
+    (tmp_path / "mariadb").chmod(0o755)
+    hold = f"""
+from pathlib import Path
+from bot.blueprint.mautic_ctl import main, means, wire
+means.ENVIRONMENT["PATH"] = "{tmp_path}:/usr/bin:/bin"
+main.LOCK = Path("{tmp_path}/lock")
+main.main("hold", b"{{}}", wire.Wire(0, 1))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(logs.__file__).parents[3]
+    ) as tool:
+        assert tool.stdin is not None
+        assert tool.stdout is not None
+        assert json.loads(tool.stdout.readline()) == {"ok": True, "held": True, "why": ""}
+        assert "BACKUP STAGE END" not in (tmp_path / "asked").read_text()
+        tool.stdin.write(word)
+        tool.stdin.flush()
+        if not word:
+            tool.stdin.close()
+        assert json.loads(tool.stdout.readline()).items() >= {"ok": True, "kept": kept}.items()
+        assert "BACKUP STAGE END" in (tmp_path / "asked").read_text()
+
+
 @pytest.mark.parametrize("piece", ["a", "secret", "password=", "://a:", 'token="', "x_secret ", "secret" + " " * 99])
 def test_a_long_line_is_masked_at_once(piece: str) -> None:
     """Visitors write into a log. A line of 40 kB took 52 seconds, and more grew as its square: this one took hours."""

@@ -1,16 +1,18 @@
 """Who may do and see what: members, guests, people of other organisations."""
 
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from slack_bolt import Ack, App
 from slack_sdk.errors import SlackApiError
 
-from tests.support.workspace import Workspace, eventually
+from tests.support.workspace import Workspace, WorkspaceServer, eventually
 
 Connect = Callable[[], object]
 Json = dict[str, Any]
@@ -172,6 +174,35 @@ def test_a_page_of_another_site_may_not_act_for_anybody(workspace: Workspace) ->
         urllib.request.urlopen(urllib.request.Request(f"{workspace.url}/_control/message", body, headers))
     refused.value.close()
     assert workspace.messages("ops") == []
+
+
+@pytest.mark.parametrize("what", ["_control/message", "_control/users", "api/auth.test", "link/?ticket=1", ""])
+def test_a_name_that_leads_here_is_not_ours(workspace: Workspace, what: str) -> None:
+    """A page of evil.test, whose name leads to this machine by now: of one origin, as the browser sees it."""
+    headers = {"Host": "evil.test:8765", "Origin": "http://evil.test:8765"}
+    body = b'{"user": "ops-lead", "channel": "ops", "text": "approve"}' if "message" in what else None
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{workspace.url}/{what}", body, headers))
+    assert b"not called that" in refused.value.read()
+    refused.value.close()
+    assert workspace.messages("ops") == []
+
+
+@pytest.mark.parametrize("name", ["localhost", "localhost:9000", "[::1]:8765", "127.0.0.1"])
+def test_this_machine_has_its_own_names_by_whatever_port_one_comes(workspace: Workspace, name: str) -> None:
+    asked = urllib.request.Request(f"{workspace.url}/_control/users", headers={"Host": name})
+    with urllib.request.urlopen(asked) as answer:
+        assert json.load(answer)["ok"]
+
+
+def test_another_name_can_be_allowed(tmp_path: Path) -> None:
+    server = WorkspaceServer(tmp_path, "--allow-host", "chat.example.com")
+    try:
+        asked = urllib.request.Request(f"{server.url}/_control/users", headers={"Host": "chat.example.com"})
+        with urllib.request.urlopen(asked) as answer:
+            assert json.load(answer)["ok"]
+    finally:
+        server.kill()
 
 
 def test_what_nobody_could_do_in_slack_is_a_bad_request(workspace: Workspace) -> None:

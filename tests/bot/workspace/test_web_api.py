@@ -255,3 +255,20 @@ def test_the_manifest_limits_scopes_commands_events_and_direct_messages(tmp_path
         assert server.get("commands")["commands"][0]["subcommands"][0]["name"] == "list"
     finally:
         server.stop()
+
+
+def test_a_token_in_the_address_opens_nothing(workspace: Workspace) -> None:
+    request = urllib.request.Request(f"{workspace.api_url}users.list?token=xoxb-local")
+    with urllib.request.urlopen(request) as answer:
+        assert json.load(answer)["error"] == "not_authed"
+
+
+@pytest.mark.parametrize("method", ["chat.postMessage", "views.publish", "conversations.open", "auth.test"])
+def test_what_changes_something_is_taken_by_post_alone(workspace: Workspace, method: str) -> None:
+    request = urllib.request.Request(
+        f"{workspace.api_url}{method}?channel=C0OPS&text=hello", headers={"Authorization": "Bearer xoxb-local"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="405") as refused:
+        urllib.request.urlopen(request)
+    refused.value.close()
+    assert workspace.messages("ops") == []

@@ -1,0 +1,39 @@
+"""Sees that the audit log still holds what Slack saw of it: a database that was lost begins a log of its own."""
+
+from __future__ import annotations
+
+from bot import audit
+from bot.health import LOG, Diagnosis, Finding
+from bot.incidents import Seen
+from bot.registry import Context
+from bot.scheduler import schedule
+
+WEEK = 7 * 86_400
+"""Seconds that an incident of it lasts, and that Slack's messages are looked at."""
+
+
+@schedule(seconds=3600)
+def audit_log(context: Context) -> None:
+    """Compare the audit log with its heads in the bot's own messages of a week; what is not in it is an incident."""
+    findings = _findings(context)
+    with context.database.transaction() as transaction:
+        context.incidents.judge(transaction, Seen({}, {LOG: Diagnosis(findings)}))
+
+
+def _findings(context: Context) -> tuple[Finding, ...]:
+    """Return what is wrong with the log as a whole; raises NotPosted where Slack does not tell what it saw."""
+    since, place = context.now() - WEEK, context.settings.slack.channel
+    ours = context.post.heads(place, since=since) if place else []
+    lost = audit.unknown(context.database, ours)
+    keep = "Keep what is there of `bot.db` and its backups, and find out who could remove it."
+    if lost:
+        seq, begin = lost[0]
+        return (
+            Finding(
+                "audit",
+                f"The audit log is not the one that Slack saw: the last head there that it does not hold is `{begin}`, "
+                f"of row {seq}. The database was lost, cut or brought back from a backup. {keep}",
+            ),
+        )
+    began = audit.began_anew(context.database, since)
+    return (Finding("audit", f"The bot began a new database, and had one before. {keep}"),) if began else ()

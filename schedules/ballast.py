@@ -1,0 +1,21 @@
+"""Keeps room on every host's pool that can be given up when the pool is full."""
+
+from __future__ import annotations
+
+from bot import ballast as room
+from bot.lxd import LxdError, size_bytes
+from bot.registry import Context
+from bot.scheduler import schedule
+
+
+@schedule(seconds=600)
+def ballast(context: Context) -> None:
+    """Keep some room of every pool taken, so that it can be given up to prune snapshots on a full one."""
+    settings, trouble = context.settings, list[LxdError]()
+    for host in context.fleet.hosts():
+        try:
+            room.keep(host, size_bytes(settings.snapshots.ballast), settings.snapshots.reserve)
+        except LxdError as error:
+            trouble.append(error)
+    if trouble:
+        raise trouble[0]

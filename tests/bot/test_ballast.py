@@ -1,0 +1,82 @@
+"""Room that is kept taken, and given up where a pool is full so that snapshots can be removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot import ballast
+from bot.lxd import LxdError, PoolFull
+from schedules.ballast import ballast as job
+from tests.support.bot import OPERATOR, Bench, make_bench
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A bot with client-x, on a pool of 100 GiB."""
+    bench = make_bench(tmp_path)
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="100GiB", subnet="10.70.0.1/24")
+    assert bench.done("new client-x", OPERATOR).state == "succeeded"
+    return bench
+
+
+def pieces(bench: Bench) -> int:
+    return len(bench.lxd._world.machines["ballast-local"].padding)
+
+
+def test_it_is_laid_once_and_is_nobodys_tenant(bench: Bench) -> None:
+    before, fleet = bench.lxd.pool().used, bench.context.fleet.all("tenant", "archived", "former", "incoming")
+    job(bench.context)
+    job(bench.context)
+    assert pieces(bench) == 16
+    assert 256 << 20 <= bench.lxd.pool().used - before < 300 << 20
+    assert bench.context.fleet.all("tenant", "archived", "former", "incoming") == fleet
+
+
+def test_of_a_small_pool_it_takes_a_fiftieth_and_of_a_short_one_nothing(bench: Bench) -> None:
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="4GiB", subnet="10.70.0.1/24")
+    job(bench.context)
+    assert pieces(bench) == 5
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="100GiB", subnet="10.70.0.1/24")
+    bench.lxd.fill("client-x", 29 * GIB)
+    bench.lxd._world.pool_bytes = 32 * GIB
+    job(bench.context)
+    assert pieces(bench) == 5
+
+
+def test_a_full_pool_is_pruned_by_what_it_gives_up_and_it_comes_back(bench: Bench) -> None:
+    job(bench.context)
+    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
+    bench.lxd.rewrite("client-x", 10 * GIB)
+    bench.lxd._world.pool_bytes = bench.lxd.pool().used
+    with pytest.raises(PoolFull):
+        bench.lxd.delete_snapshot("client-x", taken)
+    assert bench.done(f"prune client-x {taken}", OPERATOR).state == "succeeded"
+    assert pieces(bench) == 15
+    bench.lxd._world.pool_bytes = 100 * GIB
+    job(bench.context)
+    assert pieces(bench) == 16
+
+
+def test_without_ballast_a_full_pool_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
+    bench.lxd._world.pool_bytes = bench.lxd.pool().used
+    done = bench.done(f"prune client-x {taken}", OPERATOR)
+    assert (done.state, "full" in done.outcome) == ("failed", True)
+
+
+def test_none_is_wanted_any_more(tmp_path: Path, bench: Bench) -> None:
+    job(bench.context)
+    (host,) = bench.context.fleet.hosts()
+    ballast.keep(host, 0, 10)
+    assert pieces(bench) == 0
+    assert not ballast.give_up(host)
+
+
+def test_somebody_elses_of_the_name_is_left_alone(bench: Bench) -> None:
+    bench.lxd.create("ballast-local", "base", config={}, devices={})
+    with pytest.raises(LxdError, match="is not the bot's; rename it"):
+        job(bench.context)

@@ -1,0 +1,158 @@
+"""The look at a login page, of a server that serves whatever it will: bounded in bytes and in time."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bot.edge import MOST, Edge
+from bot.simulated_lxd import SimulatedLxd
+
+DOMAIN = "client-x.agency.com"
+LOGIN = b'<input name="_username">'
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for DOMAIN, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, DOMAIN)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    crt, pem = folder / "crt", folder / "key"
+    crt.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return crt, pem
+
+
+@contextmanager
+def serving(identity: tuple[Path, Path], serve: Callable[[socket.socket], None], *, tls: bool = True) -> Iterator[Edge]:
+    """An edge whose port one client is served at, by this."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            plain, _ = listener.accept()
+            with plain, suppress(OSError):
+                if not tls:
+                    serve(plain)
+                    return
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*identity)
+                with context.wrap_socket(plain, server_side=True) as secure:
+                    secure.recv(4096)
+                    serve(secure)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        edge = Edge(
+            SimulatedLxd(),
+            base_domain="agency.com",
+            tls="internal",
+            email="",
+            listen="127.0.0.1",
+            http_port=0,
+            https_port=listener.getsockname()[1],
+            network="bridge",
+            subnet="10.70.0.1/24",
+            cache=Path("/nowhere"),
+        )
+        edge._trust = ssl.create_default_context(cafile=str(identity[0]))
+        yield edge
+        thread.join()
+
+
+def dripping(first: bytes) -> Callable[[socket.socket], None]:
+    """Serve this, and then a byte now and then, for ever."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(first)
+        while True:
+            connection.sendall(b"x")
+            threading.Event().wait(0.1)
+
+    return serve
+
+
+def page(body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Callable[[socket.socket], None]:
+    return lambda connection: connection.sendall(head + body)
+
+
+def test_a_login_page_is_known_however_it_comes(identity: tuple[Path, Path]) -> None:
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (LOGIN[:9], LOGIN[9:])) + b"0\r\n\r\n"
+    for serve in (page(LOGIN), page(chunked, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")):
+        with serving(identity, serve) as edge:
+            found = edge.probe(DOMAIN)
+        assert (found.status, found.login, found.error) == (200, True, "")
+        assert found.valid_from < found.valid_until
+
+
+@pytest.mark.parametrize(
+    ("first", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + LOGIN, 200),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n" + LOGIN, 200),
+        (b"HTTP/1.1 200 OK\r\nX: ", 200),
+        (b"", 0),
+    ],
+)
+def test_a_page_that_drips_is_given_up_in_time(identity: tuple[Path, Path], first: bytes, status: int) -> None:
+    """Each byte came in time for the one before it, and four such pages stopped all workers for good."""
+    with serving(identity, dripping(first)) as edge:
+        found = edge.probe(DOMAIN, 1)
+    assert found.login is False
+    assert (found.status, found.error) == (status, "a page that is not whole within 1 s")
+    assert found.valid_until > 0, "the edge answers, whatever its tenant does"
+
+
+def test_a_handshake_that_drips_is_given_up_too(identity: tuple[Path, Path]) -> None:
+    with serving(identity, dripping(b"\x16\x03\x03\x40"), tls=False) as edge:
+        found = edge.probe(DOMAIN, 1)
+    assert (found.status, found.login) == (0, False)
+
+
+def test_of_a_page_without_end_no_more_is_read_than_any_login_page_has(identity: tuple[Path, Path]) -> None:
+    sent = 0
+
+    def serve(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + LOGIN)
+        while True:
+            sent += connection.send(b"x" * 65_536)
+
+    with serving(identity, serve) as edge:
+        found = edge.probe(DOMAIN)
+    assert (found.status, found.login, found.error) == (200, False, "a page of more than 1 MiB")
+    assert sent < 16 * MOST
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"nonsense", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 999]
+)
+def test_what_is_no_answer_is_no_page(identity: tuple[Path, Path], answer: bytes) -> None:
+    with serving(identity, page(answer, b"")) as edge:
+        assert edge.probe(DOMAIN, 5).login is False

@@ -1,0 +1,75 @@
+"""What LXD says, told as what it is; and nothing is busy for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot import lxd_connection
+from bot.lxd import LxdError, PoolFull, Vanished
+from bot.lxd_connection import Busy, Held, LxdConnection
+
+WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c/rootfs/{}: no such file or directory"
+
+
+@pytest.fixture
+def connection() -> LxdConnection:
+    """One that asks nobody."""
+    return LxdConnection("/nowhere", project="p", pool="p", certificate=None, server_certificate=None, timeout=1)
+
+
+@pytest.mark.parametrize("call", ["lstat", "readdirent", "open"])
+@pytest.mark.parametrize("name", ["c/1", "is busy running", "no space left on device", "not found", "x" * 400])
+def test_a_file_that_vanished_is_told_as_that_whatever_it_is_called(
+    connection: LxdConnection, call: str, name: str
+) -> None:
+    """Whoever has the tenant chooses the name, and would else choose what the bot takes it for."""
+    told = connection.refusal(WALK.format(call, name), "take the snapshot `s` of `c`")
+    assert type(told) is Vanished
+    assert str(told) == "The server could not take the snapshot `s` of `c`: files went away while it was taken."
+
+
+def test_a_file_that_is_not_there_is_no_snapshot(connection: LxdConnection) -> None:
+    text = "open /var/lib/lxd/containers/p_c/rootfs: no such file or directory"
+    assert type(connection.refusal(text, "read `/x` in `c`")) is LxdError
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Error deleting storage volume: Cannot remove a volume that has snapshots", Held),
+        ("Could not set subvolume flags: operation not permitted", Busy),
+        ("Instance is busy running a stop operation", Busy),
+        ("open backup.yaml: disk quota exceeded", PoolFull),
+    ],
+)
+def test_kinds(connection: LxdConnection, text: str, kind: type[LxdError]) -> None:
+    assert type(connection.refusal(text, "delete `c`")) is kind
+
+
+def test_what_is_busy_is_waited_for_and_not_for_ever(
+    connection: LxdConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def json(verb: str, *_: Any, **__: Any) -> None:
+        asked.append(verb)
+        raise connection.refusal("Instance is busy running a stop operation", "delete `c`")
+
+    monkeypatch.setattr(connection, "json", json)
+    monkeypatch.setattr(lxd_connection, "PATIENT", 0.3)
+    with pytest.raises(Busy):
+        connection.change("delete", "instances/c", "delete `c`", deadline=lxd_connection.LONG)
+    assert len(asked) > 1
+
+
+def test_who_is_held_is_told_at_once(connection: LxdConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds it is looked for; by itself it does not go."""
+
+    def json(*_: Any, **__: Any) -> None:
+        raise connection.refusal("Cannot remove a volume that has snapshots", "delete `c`")
+
+    monkeypatch.setattr(connection, "json", json)
+    with pytest.raises(Held):
+        connection.change("delete", "instances/c", "delete `c`", deadline=lxd_connection.LONG)

@@ -1,0 +1,114 @@
+"""Tenants whose root says whatever it will, on a real server: the bot stays small, quick and right about the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import eventually
+from tests.support.world import CHANNEL, TINY_VERSION, World
+
+MOST = 150 << 10
+"""kB of memory that the bot may have."""
+LINE = '{"ok": true, "healthy": true, "checks": {}, "facts": {}}'
+SAYS = {
+    "flood": "exec cat /dev/zero",
+    "lines": f"exec yes '{LINE}'",
+    "sparse": "exec head -c 1500000000 /dev/zero",
+    "nonsense": f"echo '{LINE}'; exec sleep 99",
+    "silent": "exec sleep 99",
+    "drip": "while printf x; do sleep 1; done",
+    "deaf": "exec <&- >&- 2>&-; exec sleep 99",
+    "lies": """printf '{"ok": false, "error": "%0200000d\\\\ud800"}\\n' 7; exec sleep 99""",
+}
+"""What stands in the place of Python in a tenant, by the tenant's name."""
+PAGES = {
+    "page-huge": "dd if=/dev/zero of=/srv/www/s/login bs=1 count=1 seek=2147483647 2> /dev/null",
+    "page-drips": "printf 'HTTP/1.1 200 OK\\r\\n\\r\\n'; while printf x; do sleep 1; done",
+    "page-heads": "printf 'HTTP/1.1 200 OK\\r\\nX: '; while printf x; do sleep 1; done",
+}
+"""What serves the login page of a tenant, by the tenant's name."""
+SERVES = (
+    "for one in /proc/[0-9]*; do ! grep -qs httpd $one/cmdline || kill ${one#/proc/}; done; nc -ll -p 80 -e /root/page"
+)
+
+
+@pytest.fixture
+def hostile(world: World) -> Iterator[World]:
+    """A bot with a tenant of each kind, and a good one."""
+    for tenant in ("good", *SAYS, *PAGES):
+        world.done(f"new {tenant} --version {TINY_VERSION}", r"is live", user="account-manager")
+    for tenant, script in SAYS.items():
+        world.lxd.push(world.present(tenant), "/usr/bin/python3", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
+    for tenant, script in PAGES.items():
+        name = world.present(tenant)
+        world.lxd.push(name, "/root/page", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
+        serves = "/root/page" if tenant == "page-huge" else SERVES
+        assert world.lxd.execute(name, ["sh", "-c", serves]).code == 0
+    yield world
+    world.remove("good", *SAYS, *PAGES)
+
+
+def _status(world: World) -> Mapping[str, int]:
+    """Figures of the bot's process, as the kernel has them: kB of memory at its most, and threads."""
+    assert world.bot.process
+    lines = Path(f"/proc/{world.bot.process.pid}/status").read_text()
+    return {name: int(found) for name, found in re.findall(r"(VmHWM|Threads):\s+(\d+)", lines)}
+
+
+def _found(world: World) -> dict[str, set[str]]:
+    """What is wrong with whom, as the bot has it."""
+    found: dict[str, set[str]] = {}
+    for row in world.bot.rows("SELECT tenant, kind FROM incidents WHERE closed IS NULL AND tenant <> ''"):
+        found.setdefault(row["tenant"], set()).add(row["kind"])
+    return found
+
+
+def _left_on_host(world: World) -> list[str]:
+    """Outputs that LXD keeps of commands."""
+    names = [one.name for one in world.lxd.instances()]
+    logs = [log for name in names for log in world.lxd._lxd.get(f"instances/{name}/logs", "list the logs")]
+    return [log for log in logs if "exec_" in log]
+
+
+def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
+    hostile.run_job("health")
+    assert _found(hostile) == {tenant: {"inside"} for tenant in SAYS} | {tenant: {"page"} for tenant in PAGES}
+    (good,) = hostile.bot.rows(
+        "SELECT up, memory FROM tenant_samples WHERE tenant = 'good' AND span = 0 ORDER BY at DESC LIMIT 1"
+    )
+    assert (good["up"], good["memory"]) == (1, 1_000_000)
+    assert _status(hostile)["VmHWM"] < MOST
+    threads = _status(hostile)["Threads"]
+
+    # People ask all the same, and decide.
+    for tenant in ("drip", "silent", "page-drips", "page-heads"):
+        hostile.workspace.command("account-manager", CHANNEL, f"/mautic status {tenant}")
+    hostile.workspace.command("account-manager", CHANNEL, "/mautic help")
+    hostile.whisper("account-manager", r"/mautic suspend")
+    for what in ("logs flood", "status page-huge"):
+        hostile.workspace.command("operator", CHANNEL, f"/mautic {what}")
+    hostile.whisper("operator", r"`flood` answers more than")
+    hostile.done("suspend good", r"is suspended")
+    hostile.done("resume good", r"is open again")
+
+    hostile.run_job("health")
+    assert "good" not in _found(hostile)
+    assert _status(hostile)["VmHWM"] < MOST
+    eventually(lambda: _status(hostile)["Threads"] <= threads + 16, 90)
+    assert _left_on_host(hostile) == []
+    assert Path(hostile.bot.state / "bot.db").stat().st_size < 8 << 20
+
+
+def test_nothing_that_is_done_to_it_hangs(hostile: World) -> None:
+    """What cannot be done to a tenant that does not answer ends in a sentence, and others go on meanwhile."""
+    cards = {tenant: hostile.ask(f"snapshot {tenant}", "operator") for tenant in SAYS}
+    hostile.done("snapshot good", r"is taken", approve="")
+    for tenant, card in cards.items():
+        hostile.wait_for(card, r"is taken|it failed", 240)
+        assert hostile.bot.rows("SELECT 1 FROM operations WHERE tenant = ? AND state = 'running'", tenant) == []
+    assert _status(hostile)["VmHWM"] < MOST
+    assert _left_on_host(hostile) == []

@@ -1,0 +1,170 @@
+"""A database that was lost, cut or damaged is told, with what Slack saw of it last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import audit
+from bot.__main__ import main
+from bot.database import Database, DatabaseDamaged
+from bot.post import NotPosted
+from schedules.audit_log import WEEK, audit_log
+from schedules.health import health
+from tests.support.bot import LEAD, OPERATOR, Bench, Desk, make_bench, make_desk
+
+CHANNEL = {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """With a card in Slack, and more in the log since."""
+    made = make_desk(make_bench(tmp_path / "state", **CHANNEL))
+    made.command("new client-x")
+    made.announce()
+    return made
+
+
+def again(desk: Desk, folder: Path) -> Bench:
+    return make_bench(folder, desk.bench.lxd, slack=desk.slack, **CHANNEL)
+
+
+def told(bench: Bench) -> str:
+    """Look twice, with a sweep between, which knows nothing of it: what is open of the log in the end."""
+    for _ in range(2):
+        audit_log(bench.context)
+        health(bench.context)
+    return " ".join(one.text for one in bench.context.incidents.open() if one.kind == "audit")
+
+
+def test_a_log_that_holds_what_slack_saw_is_well(desk: Desk) -> None:
+    desk.bench.approve(desk.last())
+    desk.bench.finish()
+    desk.announce()
+    assert told(desk.bench) == ""
+    assert "as they were written" in json.dumps(desk.bench.answer("audit verify", LEAD).blocks)
+
+
+@pytest.mark.parametrize("how", ["deleted", "of yesterday", "cut"])
+def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_head(
+    desk: Desk, tmp_path: Path, how: str
+) -> None:
+    state, context = tmp_path / "state", desk.bench.context
+    with sqlite3.connect(tmp_path / "yesterday.db") as copy:
+        sqlite3.connect(state / "bot.db").backup(copy)
+    copy.close()
+    desk.bench.approve(desk.last())
+    desk.bench.finish()
+    desk.announce()
+    first = context.post.heads("C0OPS", since=0)[0]
+    assert first == audit.newest(context.database)
+    if how == "cut":
+        with context.database.transaction() as transaction:
+            transaction.execute("DROP TRIGGER audit_is_append_only_delete")
+            transaction.execute("DELETE FROM audit WHERE seq > 2")
+    context.database.close()
+    if how != "cut":
+        for file in state.glob("bot.db*"):
+            file.unlink()
+    if how == "of yesterday":
+        shutil.copy(tmp_path / "yesterday.db", state / "bot.db")
+    bench = again(desk, state)
+    seq, _, begin = first.partition(":")
+    said = told(bench)
+    assert f"the last head there that it does not hold is `{begin}`, of row {seq}" in said
+    assert begin in json.dumps(bench.answer("doctor", OPERATOR).blocks)
+    verified = json.dumps(bench.answer("audit verify", LEAD).blocks)
+    assert f"Slack saw the head {begin} of row {seq}, which is not in it" in verified
+    # What is said of it carries heads of the new log, and does not hide it.
+    bench.context.incidents.announce()
+    assert begin in told(bench)
+    bench.clock.move(WEEK + 3600)
+    desk.slack.said.clear()
+    assert told(bench) == ""
+
+
+def test_a_log_that_begins_anew_is_told_also_where_slack_saw_none(tmp_path: Path) -> None:
+    make_bench(tmp_path).context.database.close()
+    for file in tmp_path.glob("bot.db*"):
+        file.unlink()
+    bench = make_bench(tmp_path)
+    assert "The bot began a new database, and had one before" in told_of_today(bench)
+    assert audit.recent(bench.context.database)[-1]["event"] == "audit.began_anew"
+
+
+def told_of_today(bench: Bench) -> str:
+    """What began just now, by the machine's own clock."""
+    bench.clock.at = float(bench.context.database.read("SELECT at FROM audit WHERE seq = 1")[0]["at"])
+    return told(bench)
+
+
+def test_a_bot_that_is_new_has_lost_nothing(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, **CHANNEL)
+    assert told(bench) == ""
+    assert audit.recent(bench.context.database) == []
+
+
+def test_where_slack_does_not_tell_nothing_is_over(desk: Desk, tmp_path: Path) -> None:
+    desk.bench.context.database.close()
+    for file in (tmp_path / "state").glob("bot.db*"):
+        file.unlink()
+    bench = again(desk, tmp_path / "state")
+    assert told(bench)
+    desk.slack.fail("conversations.history", TimeoutError())
+    with pytest.raises(NotPosted):
+        audit_log(bench.context)
+    health(bench.context)
+    assert [one.kind for one in bench.context.incidents.open()] == ["audit"]
+
+
+def test_what_another_app_marks_is_no_head_of_ours(desk: Desk) -> None:
+    metadata = {"event_type": "mautic_post", "event_payload": {"key": "x", "audit": "9:0123456789abcdef"}}
+    desk.slack.said.append(
+        {"channel": "C0OPS", "user": "U0OTHERAPP", "text": "x", "ts": "1.2", "method": "x", "metadata": metadata}
+    )
+    assert told(desk.bench) == ""
+
+
+def damage(file: Path, table: str) -> None:
+    """Overwrite the root page of a table, as a failing disk does."""
+    with sqlite3.connect(file) as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    with file.open("r+b") as raw:
+        raw.seek((page - 1) * size)
+        raw.write(b"\x5a" * size)
+
+
+@pytest.mark.parametrize("table", ["audit", "tenant_samples", "notes"])
+def test_a_damaged_database_is_told_in_a_sentence(desk: Desk, tmp_path: Path, table: str) -> None:
+    desk.bench.context.database.close()
+    damage(tmp_path / "state" / "bot.db", table)
+    bench = again(desk, tmp_path / "state")
+    said = json.dumps(bench.answer("doctor", OPERATOR).blocks)
+    assert ":x: *Audit log:* the bot's own database is damaged (" in said
+    verified: Any = bench.answer("audit verify", LEAD)
+    assert "The bot's database is damaged" in json.dumps(verified.blocks)
+    if table == "audit":
+        with pytest.raises(DatabaseDamaged, match="keep a copy of"):
+            bench.ask("new client-y")
+
+
+def test_a_bot_whose_database_is_none_says_so_and_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bot.db").write_bytes(b"what a restore left here" * 1000)
+
+    def run() -> int:
+        Database(tmp_path / "bot.db")
+        return 0
+
+    monkeypatch.setattr("bot.__main__.run", run)
+    assert main(["run"]) == 1
+    assert "The bot's own database is damaged (file is not a database)" in capsys.readouterr().err

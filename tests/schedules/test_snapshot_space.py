@@ -1,0 +1,190 @@
+"""What snapshots hold is counted and limited: nobody's past takes the room that all on a host need to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot import samples
+from bot.lxd import PoolFull
+from bot.plan import Refused
+from bot.settings import InvalidSettings, load
+from bot.snapshots import ours
+from bot.tenants import stamps
+from schedules.health import health
+from schedules.snapshots import snapshots
+from tests.support.bot import OPERATOR, Bench, make_bench
+
+HOUR = 3600
+GIB = 1 << 30
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """client-x and client-y, whose plan has 30 GiB of disk, on a pool of 100 GiB."""
+    bench = make_bench(tmp_path, MAUTIC_OPS_HEALTH__POOL="85")
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="100GiB", subnet="10.70.0.1/24")
+    for name in ("client-x", "client-y"):
+        assert bench.done(f"new {name}", OPERATOR).state == "succeeded"
+    return bench
+
+
+def hour(bench: Bench) -> None:
+    """An hour of the schedule, by the minute at its begin."""
+    bench.clock.move(HOUR)
+    for _ in range(3):
+        snapshots(bench.context)
+        bench.finish()
+
+
+def names(bench: Bench, tenant: str) -> list[str]:
+    return [one.name for one in bench.lxd.snapshots(tenant)]
+
+
+def incidents(bench: Bench) -> dict[tuple[str, str], str]:
+    bench.clock.move(60)
+    health(bench.context)
+    return {(one.subject, one.kind): one.text for one in bench.context.incidents.open()}
+
+
+def test_whoever_rewrites_its_disk_again_and_again_fills_no_pool_and_harms_no_other(bench: Bench) -> None:
+    """As six rounds of it once filled a pool of 12 GiB."""
+    for _ in range(24):
+        hour(bench)
+        bench.lxd.rewrite("client-x", 8 * GIB)
+    space = bench.lxd.pool()
+    assert space.total - space.used > 10 * GIB
+    assert len(names(bench, "client-y")) >= 20
+    assert names(bench, "client-x"), "the newest stays"
+    assert bench.done("stop client-y", OPERATOR).state == "succeeded"
+
+
+def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
+    hour(bench)
+    bench.lxd.rewrite("client-x", 14 * GIB)
+    hour(bench)
+    bench.lxd.rewrite("client-x", 13 * GIB)
+    hour(bench)
+    first = names(bench, "client-x")[0]
+    text = incidents(bench)["client-x", "snapshots"]
+    assert text.startswith("Its snapshots hold 27")
+    assert "beyond that the oldest go; `/mautic snapshots client-x` lists them" in text
+    bench.lxd.rewrite("client-x", 5 * GIB)
+    hour(bench)
+    hour(bench)
+    assert first not in names(bench, "client-x")
+    assert ("client-x", "snapshots") not in incidents(bench)
+    (prune,) = bench.context.operations.select("command = 'prune' AND tenant = 'client-x'", limit=1)
+    assert "plan allows" in prune.plan["remarks"]["Why"]
+
+
+def test_what_holds_nothing_does_not_go_for_what_holds_much(bench: Bench) -> None:
+    hour(bench)
+    hour(bench)
+    hour(bench)
+    bench.lxd.rewrite("client-x", 33 * GIB)
+    before = names(bench, "client-x")
+    for _ in range(3):
+        hour(bench)
+    left = names(bench, "client-x")
+    assert before[2] not in left
+    assert set(before[:2]) < set(left)
+
+
+def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_most_go(bench: Bench) -> None:
+    for _ in range(4):
+        hour(bench)
+    bench.done("snapshot client-x --keep", OPERATOR)
+    (kept,) = {one.name for one in ours(bench.lxd.snapshots("client-x")) if one.keep}
+    count = len(names(bench, "client-y"))
+    bench.lxd.rewrite("client-x", 20 * GIB)
+    bench.lxd.fill("client-y", 29 * GIB)
+    bench.lxd._world.pool_bytes = 53 * GIB
+    newest = [name for name in names(bench, "client-x") if name != kept][-1]
+    bench.clock.move(HOUR)
+    last = max(one.id for one in bench.context.operations.select("1 = 1"))
+    for _ in range(8):
+        snapshots(bench.context)
+        bench.finish()
+    assert {one.command for one in bench.context.operations.select("id > ?", last)} == {"prune"}
+    assert sorted(names(bench, "client-x")) == sorted([newest, kept]), "the newest and the protected one stay"
+    assert len(names(bench, "client-y")) < count
+    text = incidents(bench)["local", "pool"]
+    assert "No snapshot is taken there, and the oldest go, until 10% are free." in text
+    with pytest.raises(Refused, match=r"less than the 10% that snapshots leave; `/mautic prune client-x <snapshot>`"):
+        bench.answer("snapshot client-x", OPERATOR)
+
+
+def test_who_hides_what_its_snapshots_hold_is_found_by_what_it_writes(bench: Bench) -> None:
+    """Of what two of them share, neither's size tells: so who rewrites all every second hour seems to hold nothing."""
+    bench.lxd.fill("client-x", 25 * GIB)
+    for _ in range(6):
+        hour(bench)
+        bench.lxd.rewrite("client-y", 100 << 20)
+        hour(bench)
+        bench.lxd.rewrite("client-x", 20 * GIB, shared=True)
+        if bench.lxd.pool().total - bench.lxd.pool().used < 30 * GIB:
+            break
+    bench.lxd._world.pool_bytes = bench.lxd.pool().used + GIB
+    others, before = names(bench, "client-y"), len(names(bench, "client-x"))
+    snapshots(bench.context)
+    asked = bench.context.operations.select("state = 'queued' AND command = 'prune'", order="id")
+    assert asked[0].tenant == "client-x"
+    bench.finish()
+    assert len(names(bench, "client-x")) < before
+    assert len(names(bench, "client-y")) >= len(others) - 1
+
+
+def test_a_person_is_told_why_there_is_no_snapshot_more(bench: Bench) -> None:
+    hour(bench)
+    bench.lxd.rewrite("client-x", 31 * GIB)
+    samples.note_snapshots(bench.context.database, "client-x", bench.clock.at, [31 * GIB])
+    with pytest.raises(Refused, match=r"hold 31.* GiB, and its plan allows 30"):
+        bench.answer("snapshot client-x", OPERATOR)
+
+
+def test_zeros_are_no_limits(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SNAPSHOTS__RESERVE="0", MAUTIC_OPS_SNAPSHOTS__LIMIT="0")
+    bench.done("new client-x", OPERATOR)
+    hour(bench)
+    bench.lxd.rewrite("client-x", 25 * GIB)
+    with pytest.raises(PoolFull):
+        bench.lxd.rewrite("client-x", 25 * GIB)
+    hour(bench)
+    assert len(names(bench, "client-x")) == 2
+    assert "snapshots" not in {kind for _, kind in incidents(bench)}
+
+
+def test_who_was_left_standing_still_goes_on_and_whom_somebody_froze_does_not(bench: Bench) -> None:
+    for name in ("client-x", "client-y"):
+        bench.lxd._world.machines[name].status = "Frozen"
+    bench.lxd.update("client-x", stamps(taken=1))
+    snapshots(bench.context)
+    bench.finish()
+    assert [bench.lxd.instance(name).status for name in ("client-x", "client-y")] == ["Running", "Frozen"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_snapshot_under_which_files_vanish_is_tried_again_at_once(bench: Bench, times: int) -> None:
+    bench.lxd.restless["client-x"] = times
+    done = bench.done("snapshot client-x", OPERATOR)
+    assert done.state == "succeeded"
+    assert names(bench, "client-x") == [done.steps[0].note.partition(";")[0]]
+
+
+def test_it_is_not_tried_for_ever(bench: Bench) -> None:
+    bench.lxd.restless["client-x"] = 10
+    done = bench.done("snapshot client-x", OPERATOR)
+    assert (done.state, "files went away" in done.outcome) == ("failed", True)
+    assert bench.lxd.restless["client-x"] == 7
+
+
+def test_settings_from_before_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text("[snapshots]\nhourly = 2\n[health]\npool = 90\n")
+    settings = load(file, {})
+    assert (settings.snapshots.reserve, settings.snapshots.limit, settings.health.snapshots) == (10, 100, 85)
+    file.write_text("[snapshots]\nreserve = 101\n")
+    with pytest.raises(InvalidSettings):
+        load(file, {})
