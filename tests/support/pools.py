@@ -21,7 +21,7 @@ def count_anew(lxd: LxdGateway) -> None:
 
     An instance must have been given a size by then: the server has no quotas before.
     """
-    _btrfs("subvolume", "sync", str(folder(lxd)))
+    _delete_now(str(folder(lxd)))
     _btrfs("quota", "rescan", "-w", str(folder(lxd)))
 
 
@@ -53,10 +53,17 @@ def stops_counting(lxd: LxdGateway, name: str) -> Iterator[None]:
     threshold.write_text("0")
     try:
         lxd.delete_snapshot(name, "deleted")
+        _delete_now(lxd.root_path(name))
         eventually(lambda: lxd.quotas(name) != quotas)
         yield
     finally:
         threshold.write_text(before)
+
+
+def _delete_now(place: str) -> None:
+    """Wait until what was deleted of a pool is gone; without the first the kernel lets it lie for half a minute."""
+    _btrfs("filesystem", "sync", place)
+    _btrfs("subvolume", "sync", place)
 
 
 def _btrfs(*words: str) -> str:
