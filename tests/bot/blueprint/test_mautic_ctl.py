@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, outbound, page, parameters, sizes
+from bot.blueprint.mautic_ctl import disk, edge, health, install, logs, main, means, outbound, page, parameters, sizes
 from bot.blueprint.mautic_ctl.means import CtlError
 from bot.lxd import ExecResult
 from bot.mautic import TOOL, Mautic
@@ -461,3 +462,28 @@ def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatc
         outbound._let_go()
     outbound._let_go()
     assert told[1:] == [("daemon-reload",), ("try-restart", "mautic-worker@*")]
+
+
+@pytest.mark.parametrize(("inconsistent", "used"), [("1", None), ("0", 5 << 20), (None, 5 << 20)])
+def test_a_figure_that_stands_still_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inconsistent: str | None, used: int | None
+) -> None:
+    """As kernels tell it; those before 6.1 do not."""
+    filesystem = uuid.uuid4()
+    group = tmp_path / str(filesystem) / "qgroups" / "0_300"
+    group.mkdir(parents=True)
+    for name, figure in {
+        "referenced": 4 << 20,
+        "rsv_data": 1 << 20,
+        "max_referenced": 8 << 20,
+        "limit_flags": 1,
+    }.items():
+        (group / name).write_text(f"{figure}\n")
+    if inconsistent:
+        (group.parent / "inconsistent").write_text(f"{inconsistent}\n")
+    monkeypatch.setattr(disk, "QGROUPS", tmp_path)
+    monkeypatch.setattr(disk, "_subvolume", lambda: (filesystem, 300))
+    told = disk.measure({"used": 1, "limit": 2})
+    assert (told["used"], told["limit"]) == (used, 8 << 20)
+    assert ("no limit holds" in told["why"]) == (used is None)
+    assert (told["free"] > 8 << 20) == (used is None), "up to the pool's end"
