@@ -376,6 +376,19 @@ def test_another_edge_is_an_address() -> None:
         edge.checked_address("10.0.0.2; }")
 
 
+def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mautic would log an error each time, and the tenant be called degraded for a day after a restore."""
+    monkeypatch.setattr(means, "DATABASE_SOCKET", tmp_path / "mysqld.sock")
+    monkeypatch.setattr(page, "login_page", lambda *_: pytest.fail("it was asked for"))
+    with pytest.raises(means.CtlError, match="MariaDB did not start"):
+        page.wait_for_page({"seconds": 0.1})
+    with socket.socket(socket.AF_UNIX) as database:
+        database.bind(str(means.DATABASE_SOCKET))
+        database.listen()
+        monkeypatch.setattr(page, "login_page", lambda *_: (200, True, 0.1))
+        assert page.wait_for_page({"seconds": 0.1})["seconds"] >= 0
+
+
 def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_hits_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
