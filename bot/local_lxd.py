@@ -608,11 +608,7 @@ def _take_away(folder: Path) -> None:
             if Path("/sys/class/net", link).exists():
                 _quietly("ip", "link", "delete", link)
     _forget_rules(networks, set(instances) - others)
-    for name in {one for one in instances if "_" in one}:
-        for group in Path("/sys/fs/cgroup").glob(f"**/lxc.*.{name}"):
-            for inner, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(inner)
+    _forget_groups({one for one in instances if "_" in one})
     if folder.exists():
         shutil.rmtree(folder)
     for suffix in (".log", ".pid"):
@@ -633,6 +629,14 @@ def _served() -> set[str]:
             else:
                 found |= {word.removeprefix("--interface=") for word in words if word.startswith("--interface=")}
     return found
+
+
+def _forget_groups(instances: set[str]) -> None:
+    """Remove the control groups that instances left, the inner ones first; those of others come and go meanwhile."""
+    for group, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
+        if any(part.startswith("lxc.") and part.rpartition(".")[2] in instances for part in group.split("/")):
+            with suppress(OSError):
+                os.rmdir(group)
 
 
 def _forget_rules(networks: set[str], instances: set[str]) -> None:

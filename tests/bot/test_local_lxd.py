@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -185,6 +186,23 @@ END
     environment = {**os.environ, "PATH": packages.path()}
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     assert found == sorted(["lo", *left.split()])
+
+
+def test_a_control_group_that_vanishes_while_it_looks_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of all other programs of the machine do."""
+    scandir = os.scandir
+
+    def vanished(path: str) -> object:
+        if str(path).startswith("/sys/fs/cgroup/"):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    (tmp_path / "lxd-0" / "containers" / "mautic-ops_client-x").mkdir(parents=True)
+    local_lxd._take_away(tmp_path / "lxd-0")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _only_in(folder: Path) -> object:
