@@ -228,6 +228,9 @@ def main(words: list[str]) -> int:
         return 2
     try:
         return verbs[words[0]]() or 0
+    except KeyboardInterrupt:
+        print("\nmautic-ops: interrupted.", file=sys.stderr)
+        return 130
     except Exception as error:
         if isinstance(error, InvalidSettings | LxdError | bring_up.CannotBringUp | DatabaseUnavailable):
             print(f"mautic-ops: {error}", file=sys.stderr)

@@ -76,7 +76,7 @@ def verify(database: Database, head: str = "") -> Verdict:
     """Walk the whole chain. Finds a changed, removed (but for the tail), inserted or reordered row.
 
     A removed tail, or a chain that was computed anew, shows only against a `head` kept elsewhere: the hash (or its
-    beginning) that verify gave at an earlier time, which must still be in the chain.
+    beginning) that verify gave at an earlier time, which must still be in the chain. That of an empty log is in each.
     """
     if damaged := database.damage():
         return Verdict(0, 0, "", damaged=damaged)
@@ -87,7 +87,7 @@ def verify(database: Database, head: str = "") -> Verdict:
 
 
 def _walked(database: Database, head: str) -> Verdict:
-    met = not head
+    met = GENESIS.startswith(head)
     expected, previous, seq = 1, GENESIS, 0
     for seq, row in _rows(database):
         if seq != expected:

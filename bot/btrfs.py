@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import uuid
 from pathlib import PurePosixPath
 
@@ -17,6 +18,8 @@ ASK = [
     " grep -sH '' */qgroups/inconsistent */devices/*/dm/name; grep -sH DEVNAME= */devices/*/uevent",
 ]
 """What is run in a container of ours, so that it tells what `read` reads."""
+_ROOT = re.compile(r"(?:\S+ ){4}/ .* - btrfs (\S+) ")
+_ELSEWHERE = "it is on another machine"
 _FS_INFO, _RESCAN = 0x8400941F, 0x4040942C
 """ioctls: which filesystem, and count its quota groups anew (`btrfs quota rescan`), which needs no program."""
 
@@ -31,9 +34,8 @@ def read(told: str) -> Quotas | None:
         file, _, text = line.partition(":")
         filesystem, _, what = file.partition("/")
         if file == "/proc/self/mountinfo":
-            mount, _, rest = text.partition(" - btrfs ")
-            if mount.split()[4] == "/":
-                source = PurePosixPath(rest.split()[0]).name
+            if mount := _ROOT.match(text):
+                source = PurePosixPath(mount[1]).name
         elif what == "qgroups/inconsistent":
             states[filesystem] = text
         else:
@@ -47,15 +49,26 @@ def recount(folder: str, filesystem: str) -> None:
 
     Raises OSError where it is not this filesystem (its uuid), or the kernel does not let it.
     """
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        told = bytearray(1024)
-        fcntl.ioctl(place, _FS_INFO, told)
-        if str(uuid.UUID(bytes=bytes(told[16:32]))) != filesystem:
-            raise OSError(errno.EXDEV, "it is on another machine")
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError as error:
+        raise OSError(errno.EXDEV, _ELSEWHERE) from error
+    try:
+        if _filesystem(place) != filesystem:
+            raise OSError(errno.EXDEV, _ELSEWHERE)
         fcntl.ioctl(place, _RESCAN, bytes(64))
     except OSError as error:
         if error.errno != errno.EINPROGRESS:
             raise
     finally:
         os.close(place)
+
+
+def _filesystem(place: int) -> str:
+    """Return the uuid of the btrfs that an open folder is on, "" where it is none."""
+    told = bytearray(1024)
+    try:
+        fcntl.ioctl(place, _FS_INFO, told)
+    except OSError:
+        return ""
+    return str(uuid.UUID(bytes=bytes(told[16:32])))

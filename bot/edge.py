@@ -564,4 +564,6 @@ def _ways_elsewhere(config: str) -> dict[str, Peer]:
 
 
 def _is_open(instance: Instance) -> bool:
-    return instance.running and stamp(instance.config, "state") == "live"
+    """Whether visitors are led there; not to an archive that still runs, since what they write would go with it."""
+    live = stamp(instance.config, "state") == "live"
+    return live and instance.running and stamp(instance.config, "role") != "archived"

@@ -172,7 +172,7 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str, 
             with suppress(LxdError) if found.own else nullcontext():
                 lxd.remove_project()
     with alone():
-        _take_away(folder, network)
+        _take_away(folder)
     leave()
 
 
@@ -583,15 +583,17 @@ def _fill_gaps(path: str, project: str, pool: str) -> None:
                 _quietly("btrfs", "subvolume", "create", str(volume))
 
 
-def _take_away(folder: Path, network: str) -> None:
+def _take_away(folder: Path) -> None:
     """End the own daemon and all that it started, and remove all that it made in the kernel and in its folder."""
     instances = [path.name for kind in ("containers", "logs") for path in folder.glob(f"{kind}/*")]
-    networks = {network, *(path.name for path in folder.glob("networks/*"))} if folder.exists() else set()
     if (pid := _pid(folder)) is not None:
         _end([pid])
     monitors = _processes(folder)
     # Their children are the containers' first processes, which outlive them; with these all of a container ends.
     _end([*monitors, *(pid for pid, parent in _parents().items() if parent in monitors)])
+    # What still serves is of another checkout's bot, which calls its bridge and its tenants the same.
+    others = _served()
+    networks = {path.name for path in folder.glob("networks/*")} - others
     _unmount(folder)
     for device in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):
@@ -603,16 +605,36 @@ def _take_away(folder: Path, network: str) -> None:
         for link in (*cables, name):
             if Path("/sys/class/net", link).exists():
                 _quietly("ip", "link", "delete", link)
-    _forget_rules(networks, set(instances))
-    for name in {one for one in instances if "_" in one}:
-        for group in Path("/sys/fs/cgroup").glob(f"**/lxc.*.{name}"):
-            for inner, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(inner)
+    _forget_rules(networks, set(instances) - others)
+    _forget_groups({one for one in instances if "_" in one})
     if folder.exists():
         shutil.rmtree(folder)
     for suffix in (".log", ".pid"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _served() -> set[str]:
+    """The bridges and running instances of the servers in this network, by the dnsmasq or monitor that each has."""
+    here = os.readlink("/proc/self/ns/net")
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_text(errors="replace").rstrip("\0").replace("\0", " ").split(" ")
+            if Path(words[0]).name not in ("dnsmasq", "[lxc") or os.readlink(path.with_name("ns") / "net") != here:
+                continue
+            if words[0] == "[lxc":
+                found.add(words[-1])
+            else:
+                found |= {word.removeprefix("--interface=") for word in words if word.startswith("--interface=")}
+    return found
+
+
+def _forget_groups(instances: set[str]) -> None:
+    """Remove the control groups that instances left, the inner ones first; those of others come and go meanwhile."""
+    for group, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
+        if any(part.startswith("lxc.") and part.rpartition(".")[2] in instances for part in group.split("/")):
+            with suppress(OSError):
+                os.rmdir(group)
 
 
 def _forget_rules(networks: set[str], instances: set[str]) -> None:

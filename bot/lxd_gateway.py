@@ -806,7 +806,8 @@ class LxdGateway:
             return True
         if not found.get("managed", True):
             raise AlreadyExists(
-                f"There is a network `{name}` that is not {self._lxd.product}'s; choose another in `lxd.network`."
+                f"There is a network `{name}` that is not this {self._lxd.product}'s; choose another in `lxd.network`, "
+                "and another `lxd.subnet`."
             )
         return False
 

@@ -16,8 +16,6 @@ from bot.lxd import LxdError, Quotas
 from bot.operations import SYSTEM
 from bot.registry import Context
 
-_UNSEEN = Diagnosis(unseen=frozenset(["quotas"]))
-
 
 def ask(edges: Sequence[tuple[Host, str]]) -> dict[str, Quotas | None]:
     """Return what the kernel of each host says, by name, of those that answer; all are asked at once."""
@@ -52,19 +50,23 @@ def look(context: Context, edges: Sequence[tuple[Host, str]]) -> dict[str, Diagn
     known = {row["host"] for row in context.database.read("SELECT host FROM uncounted")}
     found = {}
     for host, edge in edges:
-        name, quotas = host.name, told.get(host.name)
-        # A pool that has no quotas has no trouble with them.
-        found[name] = Diagnosis() if name in told else _UNSEEN
-        if quotas and quotas.counts and name in known:
-            with context.database.transaction() as transaction:
-                transaction.execute("DELETE FROM uncounted WHERE host = ?", (name,))
-        if quotas and not quotas.counts:
-            if name not in known:
-                _note(context, name)
-            why = recount(host, edge, quotas)
-            if why or name in known:
-                why = why or "The bot had it counted anew, and it still does not."
-                found[name] = Diagnosis((Finding("quotas", trouble(context.settings.lxd.pool, host, edge, why)),))
+        name = host.name
+        if name not in told:
+            found[name] = Diagnosis(unseen=frozenset(["quotas"]))
+            continue
+        quotas, found[name] = told[name], Diagnosis()
+        if quotas is None or quotas.counts:
+            # A pool that has no quotas has no trouble with them.
+            if name in known:
+                with context.database.transaction() as transaction:
+                    transaction.execute("DELETE FROM uncounted WHERE host = ?", (name,))
+            continue
+        if name not in known:
+            _note(context, name)
+        why = recount(host, edge, quotas)
+        if why or name in known:
+            why = why or "The bot had it counted anew, which has not helped by now."
+            found[name] = Diagnosis((Finding("quotas", trouble(context.settings.lxd.pool, host, edge, why)),))
     return found
 
 

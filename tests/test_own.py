@@ -103,6 +103,23 @@ def test_a_process_of_a_killed_run_is_ended_and_no_other(tmp_path: Path) -> None
             run.wait()
 
 
+def test_a_run_in_a_container_is_none_of_ours() -> None:
+    """Its mark names a pid that is somebody else's here, or nobody's."""
+    # The mark is that of the inner process alone.
+    inner = f"{own.MARK}={2**22}:1 exec sleep 600"
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sh", "-c", inner]
+    environment = {name: value for name, value in os.environ.items() if name != own.MARK}
+    container = subprocess.Popen(command, env=environment)
+    try:
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+        until(children.read_text)
+        assert own.end_killed_runs() == []
+        assert container.poll() is None
+    finally:
+        container.kill()
+        container.wait()
+
+
 def of(pid: int) -> set[int]:
     """The processes of the run of a process."""
     return {one for one, run in own._marked().items() if run.partition(":")[0] == str(pid)}

@@ -101,6 +101,16 @@ def test_a_head_of_an_earlier_time_is_still_in_a_grown_log(log: Database) -> Non
     assert not audit.verify(log, head).broken
 
 
+def test_the_head_of_a_log_that_was_empty_is_no_alarm(tmp_path: Path) -> None:
+    """The first digest of a new bot gives it."""
+    with closing(Database(tmp_path / "new.db")) as log:
+        head = audit.verify(log).head
+        with log.transaction() as transaction:
+            audit.record(transaction, Event("operation.requested", "U1"), 5000.0)
+        assert not audit.verify(log, head[:16]).broken
+        assert audit.verify(log, "1" * 16).broken
+
+
 @pytest.mark.parametrize(
     "statement",
     [

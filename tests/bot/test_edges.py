@@ -24,7 +24,7 @@ CONFIG = "/etc/caddy/edge.json"
 ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
-CLOSED = [("tenant", "suspended", True), ("tenant", "live", False), ("archived", "", False)]
+CLOSED = [("tenant", "suspended", True), ("tenant", "live", False), ("archived", "", False), ("archived", "live", True)]
 
 
 def caddy(lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import local_lxd
+from bot import local_lxd, packages
 from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.packages import TOOLS
@@ -157,6 +158,51 @@ def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -
     command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable]
     left = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert left == ["br0", "lo", "vethc", "vethd", "vethe", "vethf"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("dnsmasq", path=packages.path()), reason="needs both")
+@pytest.mark.parametrize(("has", "left"), [("", "mopsbr0 own0"), ("own0", "mopsbr0"), ("own0 mopsbr0", "mopsbr0")])
+def test_a_bridge_that_only_has_the_same_name_stays(tmp_path: Path, has: str, left: str) -> None:
+    """In a network of its own, where the bot of another checkout has `mopsbr0`. `has`: what ours knows as its own."""
+    script = """
+        mount -t sysfs sysfs /sys
+        ip link add mopsbr0 type bridge
+        ip link add own0 type bridge
+        dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --port=0 --interface=mopsbr0 &
+        trap "kill $!" EXIT
+        until grep -q ^dnsmasq /proc/$!/cmdline; do sleep 0.01; done
+        "$1" - "$2" <<END
+import sys
+from pathlib import Path
+from bot import local_lxd
+local_lxd._HOME, local_lxd._SYSTEM_SOCKETS, local_lxd.leave = Path(sys.argv[1]), (), lambda: None
+local_lxd.remove(Path("state"), project="-", pool="-", network="mopsbr0", profile="-")
+END
+        ls /sys/class/net
+    """
+    for name in has.split():
+        (tmp_path / local_lxd._folder(Path("state")).name / "networks" / name).mkdir(parents=True)
+    command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable, str(tmp_path)]
+    environment = {**os.environ, "PATH": packages.path()}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    assert found == sorted(["lo", *left.split()])
+
+
+def test_a_control_group_that_vanishes_while_it_looks_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of all other programs of the machine do."""
+    scandir = os.scandir
+
+    def vanished(path: str) -> object:
+        if str(path).startswith("/sys/fs/cgroup/"):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    (tmp_path / "lxd-0" / "containers" / "mautic-ops_client-x").mkdir(parents=True)
+    local_lxd._take_away(tmp_path / "lxd-0")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _only_in(folder: Path) -> object:

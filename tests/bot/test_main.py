@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bot import bring_up
 from bot.__main__ import Bot, main, take
 from bot.inbox import Inbox
 from bot.runner import Runner
@@ -51,6 +52,17 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
     before = os.umask(0o022)
     yield monkeypatch
     os.umask(before)
+
+
+def test_who_interrupts_it_sees_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def up() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bring_up, "up", up)
+    assert main(["up"]) == 130
+    assert capsys.readouterr().err == "\nmautic-ops: interrupted.\n"
 
 
 def test_a_second_bot_on_one_state_ends_with_a_sentence(

@@ -199,6 +199,7 @@ def test_a_kernel_or_a_filesystem_that_does_not_tell_is_unknown() -> None:
     assert btrfs.read(TOLD.format(source="/dev/loop0").replace("inconsistent", "mode")) is None
 
 
-def test_what_is_no_btrfs_or_another_one_is_not_counted() -> None:
-    with pytest.raises(OSError, match="Inappropriate ioctl"):
-        btrfs.recount("/proc", ONE)
+@pytest.mark.parametrize("folder", ["/proc", "/proc/0/root"])
+def test_what_is_not_that_filesystem_is_taken_to_be_elsewhere(folder: str) -> None:
+    with pytest.raises(OSError, match="it is on another machine"):
+        btrfs.recount(folder, ONE)

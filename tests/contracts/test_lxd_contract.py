@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull, TenantAnswerError
+from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull, Quotas, TenantAnswerError
+from bot.lxd_gateway import LxdGateway
 from bot.simulated_lxd import SimulatedLxd
 from bot.wire import NIC, bounds, given
+from tests.support.pools import count_anew, mark_inconsistent
 from tests.support.real_lxd import PLACES, TINY, names_at
 from tests.support.workspace import eventually
 
@@ -49,6 +51,20 @@ def lxd(request: pytest.FixtureRequest, tmp_path: Path) -> Lxd:
     (tmp_path / "tiny").write_bytes(b"tiny")
     simulated.import_image(str(tmp_path / "tiny"), TINY, {"os": "tiny"})
     return simulated
+
+
+def count(lxd: Lxd) -> None:
+    """Let the pool count, whatever tests before have deleted: else no limit holds. Some instance must have a size."""
+    if isinstance(lxd, LxdGateway):
+        count_anew(lxd)
+
+
+def stop_counting(lxd: Lxd, name: str) -> None:
+    """Let the kernel say of the pool of a running instance that it does not count."""
+    if isinstance(lxd, LxdGateway):
+        mark_inconsistent(lxd, name)
+    elif isinstance(lxd, SimulatedLxd):
+        lxd.stop_counting()
 
 
 @pytest.fixture
@@ -330,6 +346,43 @@ class TestCopies:
             lxd.copy(f"{stopped}/no-such", name(), config={}, devices={})
 
 
+class TestQuotas:
+    @pytest.fixture
+    def limited(self, lxd: Lxd, name: Name) -> str:
+        """A running instance whose disk has a limit, on a pool that counts."""
+        made = name()
+        root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "64MiB"}
+        lxd.create(made, TINY, config={}, devices={"root": root})
+        lxd.start(made)
+        count(lxd)
+        return made
+
+    def test_they_count_until_they_do_not_and_then_anew(self, lxd: Lxd, limited: str) -> None:
+        counts = lxd.quotas(limited)
+        assert counts
+        assert counts.counts
+        stop_counting(lxd, limited)
+        assert lxd.quotas(limited) == Quotas(counts.filesystem, False)
+        lxd.recount(limited, counts.filesystem)
+        # While that is under way.
+        lxd.recount(limited, counts.filesystem)
+        eventually(lambda: lxd.quotas(limited) == counts)
+
+    def test_another_filesystem_is_left_alone(self, lxd: Lxd, limited: str) -> None:
+        stop_counting(lxd, limited)
+        with pytest.raises(LxdError, match="another machine"):
+            lxd.recount(limited, "05a3470d-4a6e-4329-af6a-9882b4503b2e")
+        quotas = lxd.quotas(limited)
+        assert quotas
+        assert not quotas.counts
+        lxd.recount(limited, quotas.filesystem)
+
+    def test_one_that_does_not_run_tells_nothing(self, lxd: Lxd, stopped: str) -> None:
+        for ask in (lxd.quotas, lxd.root_path, lambda name: lxd.recount(name, "")):
+            with pytest.raises(LxdError):
+                ask(stopped)
+
+
 class TestSnapshots:
     def test_they_are_listed_oldest_first_and_deleted_one_by_one(self, lxd: Lxd, stopped: str) -> None:
         for snapshot in ("b", "a", "c"):
@@ -551,6 +604,7 @@ class TestRoom:
         lxd.create(
             made, TINY, config={}, devices={"root": {"type": "disk", "path": "/", "pool": pool, "size": "16MiB"}}
         )
+        count(lxd)
         with pytest.raises(PoolFull, match="full"):
             lxd.push(made, "/root/much", secrets.token_bytes(40_000_000))
 
@@ -560,6 +614,7 @@ class TestRoom:
         made = name()
         root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "128MiB"}
         lxd.create(made, TINY, config={}, devices={"root": root})
+        count(lxd)
         for number in range(10):
             lxd.push(made, f"/root/{number}", secrets.token_bytes(4 << 20))
         lxd.snapshot(made, "all-of-it")
@@ -590,6 +645,7 @@ class TestRoom:
         made = name()
         root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "16MiB"}
         lxd.create(made, TINY, config={}, devices={"root": root})
+        count(lxd)
 
         def fill(size: int) -> None:
             for _ in range(1000):

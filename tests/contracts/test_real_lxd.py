@@ -6,6 +6,7 @@ import base64
 import datetime
 import ipaddress
 import json
+import re
 import secrets
 import socket
 import subprocess
@@ -22,10 +23,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from bot import quotas
+from bot.fleet import Fleet
 from bot.forms import lxd_bytes
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, TenantAnswerError
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
+from tests.support.pools import mark_inconsistent
 from tests.support.real_lxd import PROJECT, TINY, Place, listening
 from tests.support.workspace import eventually
 
@@ -383,6 +387,22 @@ class TestHttps:
         with remote.talk(name, ["sh", "-c", "read a; echo $a; read more"], limit=1000) as talk:
             talk.send(b"hello\n")
             assert talk.line() == b"hello"
+
+    def test_the_pool_of_another_machine_is_counted_by_what_a_person_is_told(
+        self, lxd: LxdGateway, new_name: Name, address: str, certificate: tuple[str, str], pinned: str
+    ) -> None:
+        remote = LxdGateway(address, project=PROJECT, pool=PROJECT, certificate=certificate, server_certificate=pinned)
+        name = new_name()
+        root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "64MiB"}
+        lxd.create(name, TINY, config={}, devices={"root": root})
+        lxd.start(name)
+        mark_inconsistent(lxd, name)
+        (host,) = Fleet({"far": remote}).hosts()
+        (said,) = quotas.mend(PROJECT, [(host, name)], quotas.ask([(host, name)]))
+        assert "its server is on another machine. On `far`, as root, `btrfs quota rescan -w /" in said
+        (command,) = re.findall(r"`(btrfs [^`]+)`", said)
+        subprocess.run(command.split(), check=True, capture_output=True)
+        assert quotas.mend(PROJECT, [(host, name)], quotas.ask([(host, name)])) == []
 
     def test_a_token_makes_the_bot_trusted(
         self, lxd: LxdGateway, address: str, stranger: tuple[str, str], pinned: str

@@ -2,5 +2,5 @@
 
 from playwright.sync_api import expect
 
-# A migration may run beside a browser on two cores.
-expect.set_options(timeout=30_000)
+# A migration, or three other tests, may run beside a browser on two cores.
+expect.set_options(timeout=60_000)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
+from tests.support.pools import count_anew
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World
 
@@ -50,8 +49,7 @@ def disk(world: World) -> int:
     Where btrfs has deleted what it had not counted to its end, as of the test before, it counts no more until a scan.
     """
     inside(world, "sync")
-    pool = Path(world.lxd.endpoint).parent / "storage-pools" / world.settings.lxd.pool
-    subprocess.run(["btrfs", "quota", "rescan", "-w", str(pool)], check=True, capture_output=True)
+    count_anew(world.lxd)
     return world.lxd.state("sick-x").disk
 
 

@@ -88,13 +88,17 @@ def test_a_tenant_that_is_stopped_or_archived_gets_a_polite_page(
     one = clone(edge_address=edge.address)
     edge.apply()
     eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
-    host.stop(one.name, force=True)
-    status, page = get(edge, one.domain, "/s/login")
-    assert status == 503, "it is gone, and the edge was not told yet"
-    assert "Not open at the moment" in page
+    # As a deletion does it: the page is closed while the container runs.
     host.update(one.name, stamps(role="archived"))
     edge.apply()
-    assert get(edge, one.domain, "/s/login") == (503, page)
+    status, page = get(edge, one.domain, "/s/login")
+    assert status == 503
+    assert "Not open at the moment" in page
+    host.update(one.name, stamps(role="tenant"))
+    edge.apply()
+    eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
+    host.stop(one.name, force=True)
+    assert get(edge, one.domain, "/s/login") == (503, page), "it is gone, and the edge was not told yet"
 
 
 def test_what_a_client_claims_of_itself_is_not_believed(edge: Edge, who: Clone) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 import time
@@ -31,6 +32,8 @@ class Story:
     def say(self, who: str, text: str) -> None:
         """Print a line of the conversation."""
         text = re.sub(r"<@(\w+)>", lambda found: "@" + self._name(found[1]), text)
+        # A date has what is shown where nobody knows better, a link what it leads to.
+        text = html.unescape(re.sub(r"<(?:!date[^|>]*\|([^>]*)|(http[^|>]*)[^>]*)>", r"\1\2", text))
         print(f"{who:>16}: " + text.replace("\n", "\n" + " " * 18), flush=True)
 
     def _name(self, user: str) -> str:

@@ -65,10 +65,12 @@ def end_killed_runs() -> list[int]:
 
 
 def _marked() -> dict[int, str]:
-    """The runs of all processes that have a mark, by pid."""
-    found = {}
+    """The runs of all processes that have a mark, by pid; those of containers count pids of their own."""
+    found, here = {}, os.readlink("/proc/self/ns/pid")
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
+            if os.readlink(path.with_name("ns") / "pid") != here:
+                continue
             words = dict(word.partition(b"=")[::2] for word in path.read_bytes().split(b"\0"))
             if MARK.encode() in words and not words.keys() & _DAEMON:
                 found[int(path.parent.name)] = words[MARK.encode()].decode()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .means import IDENTITY, CtlError, read_json
+from .means import IDENTITY, CtlError, await_database, read_json
 
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 MOST = 1 << 20
@@ -38,6 +38,8 @@ def wait_for_page(request: Mapping[str, Any]) -> dict[str, Any]:
     """Wait until the login page is there inside, sealed or not; raises CtlError after so many seconds."""
     domain = read_json(IDENTITY).get("domain", "localhost")
     began = time.monotonic()
+    # Mautic writes an error into its log for each request that finds no database, and so many are a finding for a day.
+    await_database(request["seconds"])
     while True:
         try:
             status, is_login, _ = login_page(domain)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from bot.answers import SHAPES
-from bot.blueprint.mautic_ctl import edge, health, install, logs, main, means, outbound, page, parameters, sizes
+from bot.blueprint.mautic_ctl import disk, edge, health, install, logs, main, means, outbound, page, parameters, sizes
 from bot.blueprint.mautic_ctl.means import CtlError
 from bot.blueprint.mautic_ctl.wire import Wire
 from bot.mautic import Mautic
@@ -406,6 +407,19 @@ def test_another_edge_is_an_address() -> None:
         edge.checked_address("10.0.0.2; }")
 
 
+def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mautic would log an error each time, and the tenant be called degraded for a day after a restore."""
+    monkeypatch.setattr(means, "DATABASE_SOCKET", tmp_path / "mysqld.sock")
+    monkeypatch.setattr(page, "login_page", lambda *_: pytest.fail("it was asked for"))
+    with pytest.raises(means.CtlError, match="MariaDB did not start"):
+        page.wait_for_page({"seconds": 0.1})
+    with socket.socket(socket.AF_UNIX) as database:
+        database.bind(str(means.DATABASE_SOCKET))
+        database.listen()
+        monkeypatch.setattr(page, "login_page", lambda *_: (200, True, 0.1))
+        assert page.wait_for_page({"seconds": 0.1})["seconds"] >= 0
+
+
 def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_hits_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,3 +506,28 @@ def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatc
         outbound._let_go()
     outbound._let_go()
     assert told[1:] == [("daemon-reload",), ("try-restart", "mautic-worker@*")]
+
+
+@pytest.mark.parametrize(("inconsistent", "used"), [("1", None), ("0", 5 << 20), (None, 5 << 20)])
+def test_a_figure_that_stands_still_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inconsistent: str | None, used: int | None
+) -> None:
+    """As kernels tell it; those before 6.1 do not."""
+    filesystem = uuid.uuid4()
+    group = tmp_path / str(filesystem) / "qgroups" / "0_300"
+    group.mkdir(parents=True)
+    for name, figure in {
+        "referenced": 4 << 20,
+        "rsv_data": 1 << 20,
+        "max_referenced": 8 << 20,
+        "limit_flags": 1,
+    }.items():
+        (group / name).write_text(f"{figure}\n")
+    if inconsistent:
+        (group.parent / "inconsistent").write_text(f"{inconsistent}\n")
+    monkeypatch.setattr(disk, "QGROUPS", tmp_path)
+    monkeypatch.setattr(disk, "_subvolume", lambda: (filesystem, 300))
+    told = disk.measure({"used": 1, "limit": 2})
+    assert (told["used"], told["limit"]) == (used, 8 << 20)
+    assert ("no limit holds" in told["why"]) == (used is None)
+    assert (told["free"] > 8 << 20) == (used is None), "up to the pool's end"
