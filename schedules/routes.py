@@ -8,8 +8,8 @@ from bot.scheduler import schedule
 
 @schedule(seconds=60)
 def routes(context: Context) -> None:
-    """Keep the edge's routes right when a container was restarted behind our back and has another address.
+    """Keep the edge running, and its routes right when a container was changed behind our back.
 
-    Every address is asked for anew; nothing is loaded when nothing has changed.
+    One from before the bot gave addresses is given its own; nothing is loaded when nothing has changed.
     """
     context.edge.apply(fresh=True)

@@ -1,0 +1,53 @@
+"""What the gateway does where a host cannot do all that the bot asks of its bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bot.lxd import Instance, LxdError
+from bot.lxd_gateway import LxdGateway
+from bot.wire import FILTERS, NIC
+
+REFUSED = (
+    'LXD could not start `t`: Failed to start device "eth0": security.ipv6_filtering requires bridge netfilter: '
+    "br_netfilter is not loaded."
+)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The interface of the one instance of a server whose kernel cannot filter IPv6 on a bridge."""
+    nic = {"type": "nic", "ipv4.address": "10.70.0.20", "ipv6.address": "none", **FILTERS}
+
+    def change(*_: Any, **__: Any) -> None:
+        if nic.get("security.ipv6_filtering") == "true":
+            raise LxdError(REFUSED)
+
+    def update(_: Any, name: str, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        nic.clear()
+        nic.update(devices[NIC])
+
+    monkeypatch.setattr("bot.lxd_connection.LxdConnection.change", change)
+    monkeypatch.setattr(LxdGateway, "instance", lambda *_: Instance("t", "Stopped", devices={NIC: nic}))
+    monkeypatch.setattr(LxdGateway, "update", update)
+    return nic
+
+
+def test_where_ipv6_cannot_be_filtered_a_tenant_starts_with_all_other_filters(server: dict[str, str]) -> None:
+    LxdGateway("/nowhere").start("t")
+    rest = {key: value for key, value in FILTERS.items() if key != "security.ipv6_filtering"}
+    assert server == {"type": "nic", "ipv4.address": "10.70.0.20", **rest}
+
+
+def test_another_refusal_is_told(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    server["security.ipv6_filtering"] = "false"
+    monkeypatch.setattr("bot.lxd_connection.LxdConnection.change", lambda *_, **__: _refuse())
+    with pytest.raises(LxdError, match="requires bridge netfilter"):
+        LxdGateway("/nowhere").start("t")
+
+
+def _refuse() -> None:
+    raise LxdError(REFUSED)
