@@ -275,7 +275,7 @@ class SimulatedLxd:
         return InstanceState(
             status=machine.status,
             address=machine.address,
-            addresses=(machine.address,),
+            addresses=(machine.address,) if machine.address else (),
             disk=own,
             cpu=10**9,
             processes=30,
