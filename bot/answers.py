@@ -18,6 +18,8 @@ LIMIT = 1 << 20
 """Bytes of an answer: a log of 60,000 characters is the longest."""
 TEXT = 300
 """Characters of a sentence."""
+LIST = 1000
+"""Characters of what a check says, which may name all jobs."""
 LONG = 60_000
 """Characters of a log, or of what a console command says."""
 ENTRIES = 50
@@ -61,7 +63,7 @@ class Check(Told):
     known: bool = True
 
     def __post_init__(self) -> None:
-        self.text = tame(self.text, TEXT)
+        self.text = tame(self.text, LIST)
 
 
 class Job(Told):

@@ -32,24 +32,30 @@ PAGES = {
 }
 """What serves the login page of a tenant, by the tenant's name."""
 SERVES = (
-    "for one in /proc/[0-9]*; do ! grep -qs httpd $one/cmdline || kill ${one#/proc/}; done; nc -ll -p 80 -e /root/page"
+    "for one in /proc/[0-9]*; do ! grep -qs ^httpd $one/cmdline || kill ${one#/proc/}; done; nc -ll -p 80 -e /root/page"
 )
 
 
 @pytest.fixture
 def hostile(world: World) -> Iterator[World]:
     """A bot with a tenant of each kind, and a good one."""
-    for tenant in ("good", *SAYS, *PAGES):
-        world.done(f"new {tenant} --version {TINY_VERSION}", r"is live", user="account-manager")
-    for tenant, script in SAYS.items():
-        world.lxd.push(world.present(tenant), "/usr/bin/python3", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
-    for tenant, script in PAGES.items():
-        name = world.present(tenant)
-        world.lxd.push(name, "/root/page", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
-        serves = "/root/page" if tenant == "page-huge" else SERVES
-        assert world.lxd.execute(name, ["sh", "-c", serves]).code == 0
-    yield world
-    world.remove("good", *SAYS, *PAGES)
+    tenants = ("good", *SAYS, *PAGES)
+    try:
+        cards = [world.ask(f"new {tenant} --version {TINY_VERSION}") for tenant in tenants]
+        for card in cards:
+            world.approve(card)
+        for card in cards:
+            world.wait_for(card, "is live")
+        for tenant, script in SAYS.items():
+            world.lxd.push(world.present(tenant), "/usr/bin/python3", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
+        for tenant, script in PAGES.items():
+            name = world.present(tenant)
+            world.lxd.push(name, "/root/page", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
+            serves = "/root/page" if tenant == "page-huge" else SERVES
+            assert world.lxd.execute(name, ["sh", "-c", serves]).code == 0
+        yield world
+    finally:
+        world.remove(*tenants)
 
 
 def _status(world: World) -> Mapping[str, int]:
@@ -88,27 +94,18 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
     for tenant in ("drip", "silent", "page-drips", "page-heads"):
         hostile.workspace.command("account-manager", CHANNEL, f"/mautic status {tenant}")
     hostile.workspace.command("account-manager", CHANNEL, "/mautic help")
-    hostile.whisper("account-manager", r"/mautic suspend")
+    hostile.whisper("account-manager", r"suspend")
     for what in ("logs flood", "status page-huge"):
         hostile.workspace.command("operator", CHANNEL, f"/mautic {what}")
     hostile.whisper("operator", r"`flood` answers more than")
     hostile.done("suspend good", r"is suspended")
     hostile.done("resume good", r"is open again")
 
-    hostile.run_job("health")
-    assert "good" not in _found(hostile)
+    # What cannot be done to one that does not answer ends in a sentence.
+    for tenant in ("flood", "nonsense", "lies"):
+        hostile.done(f"snapshot {tenant}", r"is taken", approve="")
+
     assert _status(hostile)["VmHWM"] < MOST
     eventually(lambda: _status(hostile)["Threads"] <= threads + 16, 90)
     assert _left_on_host(hostile) == []
     assert Path(hostile.bot.state / "bot.db").stat().st_size < 8 << 20
-
-
-def test_nothing_that_is_done_to_it_hangs(hostile: World) -> None:
-    """What cannot be done to a tenant that does not answer ends in a sentence, and others go on meanwhile."""
-    cards = {tenant: hostile.ask(f"snapshot {tenant}", "operator") for tenant in SAYS}
-    hostile.done("snapshot good", r"is taken", approve="")
-    for tenant, card in cards.items():
-        hostile.wait_for(card, r"is taken|it failed", 240)
-        assert hostile.bot.rows("SELECT 1 FROM operations WHERE tenant = ? AND state = 'running'", tenant) == []
-    assert _status(hostile)["VmHWM"] < MOST
-    assert _left_on_host(hostile) == []
