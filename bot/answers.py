@@ -255,6 +255,10 @@ SHAPES: dict[str, type[Told]] = {
     "version": Version,
 }
 """By verb; `let go` is the second answer of `hold`."""
+_OUTCOME = msgspec.json.Decoder(Outcome)
+_DECODERS = {verb: msgspec.json.Decoder(shape) for verb, shape in SHAPES.items()}
+"""Made before there are threads: msgspec learns a type at its first use, and two threads that have it learn the same
+one at once end the process."""
 
 
 def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
@@ -264,9 +268,9 @@ def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
     sense.
     """
     try:
-        outcome = msgspec.json.decode(line, type=Outcome)
+        outcome = _OUTCOME.decode(line)
         if outcome.ok:
-            answer: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(line, type=SHAPES[verb]))
+            answer: dict[str, Any] = msgspec.to_builtins(_DECODERS[verb].decode(line))
             return answer
     except (ValueError, RecursionError) as error:
         # A validation error names the field alone; what is no JSON at all might be quoted.

@@ -484,6 +484,7 @@ class LxdGateway:
         """
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         body = {"name": snapshot, "stateful": False}
+        still = still or self._leftovers.would_stay()
         with self._updating(name):
             before: Mapping[str, str] = self._lay_over(name, config, {}) if config else {}
             try:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from bot.lxd import LxdError
 from bot.lxd_connection import LxdConnection, path_of
 from bot.pool_folder import of_pool, remove_snapshots
+from bot.products import LXD
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ class Leftovers:
             return {unquote(path.partition("?")[0].rsplit("/", 1)[-1]) for path in found}
 
         return remove_snapshots(folder, f"{self._project}_{name}", known)
+
+    def would_stay(self) -> bool:
+        """Whether what a failed snapshot leaves is out of reach: then none may fail. Incus leaves nothing."""
+        elsewhere = not self._lxd.endpoint.startswith("/")
+        return elsewhere and self._lxd.product == LXD.name and self.driver() == "btrfs"
 
     def in_the_way(self, name: str) -> LxdError:
         """Return the error that says how such are removed where they are out of reach."""

@@ -72,10 +72,14 @@ class State(msgspec.Struct):
     dropped: list[tuple[int, float]] = []
 
 
+_STATE = msgspec.json.Decoder(State)
+"""Made before there are threads, in which msgspec cannot learn one type at once."""
+
+
 def read(lxd: Lxd, instance: str) -> State:
     """Return a tenant's state; one that nobody changed is well."""
     try:
-        return msgspec.json.decode(lxd.pull(instance, STATE), type=State)
+        return _STATE.decode(lxd.pull(instance, STATE))
     except NotFound:
         return State()
 

@@ -9,6 +9,7 @@ import pytest
 from bot import lxd_connection
 from bot.lxd import LxdError, PoolFull, Vanished
 from bot.lxd_connection import Busy, Held, LxdConnection
+from bot.lxd_leftovers import Leftovers
 
 WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c/rootfs/{}: no such file or directory"
 
@@ -73,3 +74,16 @@ def test_who_is_held_is_told_at_once(connection: LxdConnection, monkeypatch: pyt
     monkeypatch.setattr(connection, "json", json)
     with pytest.raises(Held):
         connection.change("delete", "instances/c", "delete `c`", deadline=lxd_connection.LONG)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "driver", "stays"),
+    [("https://10.0.0.5:8443", "btrfs", True), ("https://10.0.0.5:8443", "zfs", False), ("/nowhere", "btrfs", False)],
+)
+def test_where_what_a_failed_snapshot_leaves_is_out_of_reach_none_may_fail(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, driver: str, stays: bool
+) -> None:
+    connection = LxdConnection(endpoint, project="p", pool="p", certificate=None, server_certificate=None, timeout=1)
+    monkeypatch.setattr(connection, "get", lambda *_, **__: {"driver": driver})
+    monkeypatch.setattr(LxdConnection, "product", "LXD")
+    assert Leftovers(connection, "p", "p").would_stay() is stays
