@@ -149,7 +149,7 @@ class SnapshotSettings:
     monthly: Count
     reserve: Percent = 10
     limit: Count = 100
-    ballast: Annotated[str, lxd_size(0)] = "256MiB"
+    ballast: Annotated[str, lxd_size(0)] = "64MiB"
 
     def __str__(self) -> str:
         tiers = ((self.hourly, "hourly"), (self.daily, "daily"), (self.weekly, "weekly"), (self.monthly, "monthly"))

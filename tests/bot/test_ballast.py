@@ -17,7 +17,7 @@ GIB = 1 << 30
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     """A bot with client-x, on a pool of 100 GiB."""
-    bench = make_bench(tmp_path)
+    bench = make_bench(tmp_path, MAUTIC_OPS_SNAPSHOTS__BALLAST="256MiB")
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="100GiB", subnet="10.70.0.1/24")
     assert bench.done("new client-x", OPERATOR).state == "succeeded"
     return bench
