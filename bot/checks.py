@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot import audit
 from bot.errors import explain
 from bot.lxd import LxdError
 from bot.manifest import SCOPES
@@ -31,6 +32,8 @@ ROOM = 500 << 20
 """Bytes that the bot's own folder needs, for its database to go on."""
 ANSWER = 5.0
 """Seconds that DNS has to answer."""
+WEEK = 7 * 86_400
+"""Seconds that what Slack saw of the audit log is compared with it, and that a log which is not that is told of."""
 SOON = timedelta(days=30)
 """How long before its end a certificate is told of."""
 
@@ -207,6 +210,15 @@ def approvers(context: Context) -> str:
     if short:
         raise Refused(" ".join(undecidable(names, *of) for of, names in short.items()))
     return "whatever may be asked for, somebody else can approve it"
+
+
+def unknown_heads(context: Context) -> list[tuple[int, str]]:
+    """Return the heads of the audit log that Slack saw within a week and that are not in it: row and begin of the hash.
+
+    Newest first; none without a channel. Raises NotPosted where Slack does not tell.
+    """
+    place = context.settings.slack.channel
+    return audit.unknown(context.database, context.post.heads(place, since=context.now() - WEEK)) if place else []
 
 
 CHECKS: Mapping[str, Callable[[Context], str]] = {

@@ -9,13 +9,12 @@ from typing import Literal
 
 from bot import audit as log
 from bot.approvals import Actor
+from bot.checks import unknown_heads
 from bot.messages import Message
 from bot.post import NotPosted
 from bot.registry import Context, fresh, query
 
 told = logging.getLogger(__name__)
-WEEK = 7 * 86_400
-"""Seconds of Slack's messages that are looked at."""
 
 
 @fresh
@@ -44,14 +43,11 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
 
 
 def _unknown(context: Context) -> list[tuple[int, str]]:
-    """Return the heads that Slack saw within a week and that are not in the log; none where it does not tell."""
-    place = context.settings.slack.channel
     try:
-        seen = context.post.heads(place, since=context.now() - WEEK) if place else []
+        return unknown_heads(context)
     except NotPosted as error:
         told.info("what Slack saw of the audit log is not known: %s", error)
         return []
-    return log.unknown(context.database, seen)
 
 
 def _record_export(context: Context, actor: Actor, rows: int) -> None:

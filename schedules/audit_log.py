@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from bot import audit
+from bot.checks import WEEK, unknown_heads
 from bot.health import LOG, Diagnosis, Finding
 from bot.incidents import Seen
 from bot.registry import Context
 from bot.scheduler import schedule
-
-WEEK = 7 * 86_400
-"""Seconds that an incident of it lasts, and that Slack's messages are looked at."""
 
 
 @schedule(seconds=3600)
@@ -22,9 +20,7 @@ def audit_log(context: Context) -> None:
 
 def _findings(context: Context) -> tuple[Finding, ...]:
     """Return what is wrong with the log as a whole; raises NotPosted where Slack does not tell what it saw."""
-    since, place = context.now() - WEEK, context.settings.slack.channel
-    ours = context.post.heads(place, since=since) if place else []
-    lost = audit.unknown(context.database, ours)
+    lost = unknown_heads(context)
     keep = "Keep what is there of `bot.db` and its backups, and find out who could remove it."
     if lost:
         seq, begin = lost[0]
@@ -35,5 +31,5 @@ def _findings(context: Context) -> tuple[Finding, ...]:
                 f"of row {seq}. The database was lost, cut or brought back from a backup. {keep}",
             ),
         )
-    began = audit.began_anew(context.database, since)
+    began = audit.began_anew(context.database, context.now() - WEEK)
     return (Finding("audit", f"The bot began a new database, and had one before. {keep}"),) if began else ()

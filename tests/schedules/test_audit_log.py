@@ -12,9 +12,10 @@ import pytest
 
 from bot import audit
 from bot.__main__ import main
+from bot.checks import WEEK
 from bot.database import Database, DatabaseDamaged
 from bot.post import NotPosted
-from schedules.audit_log import WEEK, audit_log
+from schedules.audit_log import audit_log
 from schedules.health import health
 from tests.support.bot import LEAD, OPERATOR, Bench, Desk, make_bench, make_desk
 
