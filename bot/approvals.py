@@ -15,6 +15,7 @@ from bot.messages import clip, line
 from bot.operations import SYSTEM, Operation, Operations, TenantBusy
 from bot.plan import NoRoom, Refused
 from bot.settings import Policy, Settings
+from bot.voices import Voices, approvals
 from bot.words import heard
 
 Verdict = Literal["approve", "deny"]
@@ -62,7 +63,7 @@ class Approvals:
         self.operations = operations
         self.settings = settings
         self.check = check
-        self.roles = roles
+        self.voices = Voices(operations, settings, roles)
         self._approving = threading.Lock()
 
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
@@ -83,63 +84,11 @@ class Approvals:
                 f"What was approved more than {hours:g} hours ago is not tried again; ask anew with "
                 f"`/mautic {operation.again}`."
             )
-        if operation.state == "failed" and (missing := self._missing(operation, self._lost(operation))):
+        if operation.state == "failed" and (missing := self.voices.missing(operation)):
             raise Refused(
-                f"By now `{operation.command}` takes {missing} more {_approvals(missing)} than operation "
+                f"By now `{operation.command}` takes {missing} more {approvals(missing)} than operation "
                 f"{operation.id} has of people who may still give one; ask anew with `/mautic {operation.again}`."
             )
-
-    def _lost(self, operation: Operation) -> list[str]:
-        """Return who approved it and may not any more."""
-        may = set(self.settings.policy(operation.command).approve)
-        gave = [one.actor for one in operation.decisions if one.verdict == "approve"]
-        return [person for person in gave if not self.roles(person) & may]
-
-    def _missing(self, operation: Operation, lost: Sequence[str]) -> int:
-        """Return how many approvals it takes by now beside those that were given and not lost."""
-        takes = self.settings.policy(operation.command).approvals
-        if operation.requester == SYSTEM or not takes:
-            return 0
-        gave = sum(one.verdict == "approve" for one in operation.decisions)
-        return max(0, takes - gave + len(lost))
-
-    def confirm(self, operation: Operation) -> bool:
-        """Whether what is about to begin is still approved: else it waits for approval again, and its thread is told.
-
-        What has begun goes on: it would be left half way. Raises Refused where Slack does not tell who may approve.
-        """
-        if operation.begun or operation.undo_by:
-            return True
-        lost = self._lost(operation)
-        if not (missing := self._missing(operation, lost)):
-            return True
-        with self.operations.database.transaction() as transaction:
-            self._forget(transaction, operation, lost)
-            self.operations.move(
-                transaction,
-                operation,
-                "awaiting_approval",
-                event="operation.unapproved",
-                expect=("queued",),
-                detail={"missing": missing},
-                note=f":ballot_box_with_check: <@{operation.requester}>, it takes {missing} more {_approvals(missing)} "
-                "before it starts.",
-            )
-        self.operations.changed()
-        return False
-
-    def _forget(self, transaction: sqlite3.Connection, operation: Operation, lost: Sequence[str]) -> None:
-        """Take back the say of those who have none any more."""
-        for person in lost:
-            gone = transaction.execute(
-                "DELETE FROM decisions WHERE operation = ? AND actor = ? AND verdict = 'approve'",
-                (operation.id, person),
-            )
-            if gone.rowcount:
-                event = audit.Event("operation.voice_lost", person, operation.tenant, operation.id)
-                audit.record(transaction, event, self.operations.clock())
-                told = f":warning: <@{person}> may not approve it any more, so that approval does not count."
-                self.operations.note(transaction, operation.id, told)
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused when this person may not end it as it stands: who looks after halts, or decides on its kind."""
@@ -213,7 +162,7 @@ class Approvals:
             self._drifted(operation, actor, str(error))
         if fingerprint != operation.fingerprint:
             self._drifted(operation, actor, "What it would do is no longer what was asked for.")
-        lost = self._lost(operation)
+        lost = self.voices.lost(operation)
         try:
             return self._write(operation, actor, "approve", reason, via, policy, choice, lost)
         except sqlite3.IntegrityError as error:
@@ -271,7 +220,7 @@ class Approvals:
                 "state"
             ]
             if state == "awaiting_approval":
-                self._forget(transaction, operation, lost)
+                self.voices.forget(transaction, operation, lost)
                 if choice:
                     self._choose(transaction, operation, choice)
                 self._enter(transaction, operation, actor, verdict, reason, via, now)
@@ -441,10 +390,6 @@ def _decided(operation: Operation) -> str:
         "given_up": "was given up",
     }[operation.state]
     return f"was approved by <@{by}> and {stands}" if by else stands
-
-
-def _approvals(number: int) -> str:
-    return "approval" if number == 1 else "approvals"
 
 
 def names(roles: list[str]) -> str:

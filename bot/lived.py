@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bot.database import Database
@@ -40,9 +41,15 @@ class Stretch:
     ahead: float
 
 
+@cache
+def _boot() -> str:
+    """Return which boot of the machine this is: the same for as long as the process lives."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def ticks() -> tuple[str, float]:
     """Return which boot of the machine this is, and the seconds since then."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    return _boot(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lived:

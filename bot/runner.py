@@ -109,7 +109,7 @@ class Runner:
     def _may(self, operation: Operation) -> bool:
         """Whether it is approved as it has to be by now; where that cannot be known it waits."""
         try:
-            return self.context.approvals.confirm(operation)
+            return self.context.approvals.voices.confirm(operation)
         except Refused as error:
             log.warning("operation %s waits: %s", operation.id, error)
             return False
