@@ -350,7 +350,7 @@ def test_a_member_whose_pool_cannot_be_read_is_no_trouble_of_the_others(
 
 def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = type(bench.context.edge.probe("client-x.mautic.localhost"))
-    monkeypatch.setattr(bench.context.edge, "probe", lambda _: probe(0, False, "ConnectionRefusedError"))
+    monkeypatch.setattr(bench.context.edge, "probe", lambda *_: probe(0, False, "ConnectionRefusedError"))
     assert look(bench) == [("the edge", "edge")]
     monkeypatch.undo()
     monkeypatch.setattr(sweep, "AGAIN", 0.0)
@@ -371,7 +371,7 @@ def test_a_host_may_be_called_as_the_edge_is(tmp_path: Path) -> None:
 def test_an_edge_that_is_back_at_the_second_look_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = bench.context.edge.probe
     refused = type(probe("client-x.mautic.localhost"))(0, False, "ConnectionRefusedError")
-    monkeypatch.setattr(bench.context.edge, "probe", lambda _: refused)
+    monkeypatch.setattr(bench.context.edge, "probe", lambda *_: refused)
     monkeypatch.setattr(sweep.time, "sleep", lambda _: monkeypatch.setattr(bench.context.edge, "probe", probe))
     assert look(bench) == []
 
@@ -382,7 +382,7 @@ def test_where_some_pages_answer_it_is_not_the_edge(bench: Bench, monkeypatch: p
     probe = bench.context.edge.probe
     refused = type(probe("client-x.mautic.localhost"))(0, False, "ConnectionRefusedError")
     monkeypatch.setattr(
-        bench.context.edge, "probe", lambda domain: probe(domain) if domain.startswith("client-z") else refused
+        bench.context.edge, "probe", lambda domain, *_: probe(domain) if domain.startswith("client-z") else refused
     )
     assert look(bench) == [("client-x", "page"), ("client-y", "page")]
 
@@ -401,7 +401,7 @@ def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.Monk
     let_go = threading.Event()
     probe = bench.context.edge.probe
 
-    def hangs(domain: str) -> Any:
+    def hangs(domain: str, *_: Any) -> Any:
         if domain.startswith("client-x"):
             let_go.wait(20)
         return probe(domain)
