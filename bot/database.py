@@ -326,7 +326,7 @@ def m023_lived_deliveries(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
-def m023_tenant_snapshots(db: sqlite_utils.Database) -> None:
+def m024_tenant_snapshots(db: sqlite_utils.Database) -> None:
     """What is known last of the bytes that each tenant's snapshots hold: only a request for each tells."""
     db.executescript(
         """
@@ -337,7 +337,7 @@ def m023_tenant_snapshots(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
-def m024_asked(db: sqlite_utils.Database) -> None:
+def m025_asked(db: sqlite_utils.Database) -> None:
     """When an operation was asked for, by the time lived through; NULL: not known."""
     db.executescript("ALTER TABLE operations ADD COLUMN asked REAL;")
 

@@ -153,7 +153,7 @@ def test_those_of_a_database_that_knew_of_no_clocks_wait_on(tmp_path: Path) -> N
     with bench.context.database.transaction() as transaction:
         for column in ("made",):
             transaction.execute(f"ALTER TABLE secrets DROP COLUMN {column}")
-        transaction.execute("DELETE FROM _sqlite_migrations WHERE name = 'm021_held_since'")
+        transaction.execute("DELETE FROM _sqlite_migrations WHERE name = 'm022_held_since'")
         for table in ("lived", "stretches"):
             transaction.execute(f"DELETE FROM {table}")
     bench.context.database.close()
