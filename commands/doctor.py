@@ -10,7 +10,7 @@ from bot.capacity import strain
 from bot.checks import CHECKS
 from bot.database import DatabaseUnavailable
 from bot.health import pool_finding
-from bot.lxd import LxdError
+from bot.lxd import LxdError, NotFound
 from bot.messages import Message, seconds, size, told
 from bot.plan import Refused
 from bot.registry import Context, query
@@ -119,7 +119,10 @@ def _edge(context: Context) -> str:
     domain = f"doctor.{context.settings.bot.base_domain}"
     if context.edge.probe(domain).status:
         return "it answers"
-    context.edge.apply(fresh=True)
+    try:
+        context.edge.apply(fresh=True)
+    except NotFound as error:
+        raise Refused("it is not there; `make prepare` on the bot's machine makes it anew") from error
     probe = context.edge.probe(domain)
     if not probe.status:
         raise Refused(probe.error or "it does not answer")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.edge import ProbeResult
-from bot.lxd import PoolSpace
+from bot.lxd import NotFound, PoolSpace
 from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import OPERATOR, Bench, make_bench
 
@@ -89,3 +89,14 @@ def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatc
     assert asked == ["/run/own.socket"]
     assert "the bot's own had died, and was started again" in said
     assert ":white_check_mark: *Edge:* it did not answer, and was brought back" in said
+
+
+def test_who_asks_hears_what_makes_an_edge_anew_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(tmp_path)
+
+    def apply(**_: object) -> None:
+        raise NotFound("LXD could not read `edge`: instance not found.")
+
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: ProbeResult(0, False, 0.0))
+    monkeypatch.setattr(bench.context.edge, "apply", apply)
+    assert ":x: *Edge:* it is not there; `make prepare` on the bot's machine makes it anew" in parts(bench)

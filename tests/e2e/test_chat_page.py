@@ -286,6 +286,18 @@ def test_a_group_is_mentioned_by_its_handle_and_its_people_hear_of_it(tabs: Tabs
     expect(lead.locator("#sidebar .badge")).to_have_count(0)
 
 
+def test_what_tells_of_a_mention_does_not_cover_the_buttons_on_a_phone(tabs: Tabs, app: SmallApp) -> None:
+    phone = tabs.open("ops-lead", PHONE)
+    ts = post_card(app)
+    app.bolt.client.chat_postMessage(channel="C0OPS", text="<@U0OPSLEAD>, this waits for you.", thread_ts=ts)
+    expect(phone.locator("#toast")).to_be_visible()
+    buttons = phone.locator(f"#messages [data-ts='{ts}'] [data-action-id]")
+    toast, lowest = phone.locator("#toast").bounding_box(), buttons.last.bounding_box()
+    assert toast
+    assert lowest
+    assert toast["y"] + toast["height"] < lowest["y"], "a decision is at the end of the messages"
+
+
 def test_a_button_that_asks_first_does_nothing_until_confirmed(tabs: Tabs, app: SmallApp) -> None:
     page = tabs.open("ops-lead")
     card = page.locator(f"#messages [data-ts='{post_card(app)}']")
