@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -38,6 +39,20 @@ from bot import __main__
 from bot.invocations import Invocations
 Invocations.handle = lambda *_: time.sleep(600)
 __main__.DRAIN = 1.0
+sys.exit(__main__.main(["run"]))
+"""
+
+
+FULL = """
+import resource, sys
+from bot import __main__
+from bot.invocations import Invocations
+handle = Invocations.handle
+def with_a_full_disk(*delivery):
+    # No file grows any more, as the delivery is written down and not yet worked on.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    handle(*delivery)
+Invocations.handle = with_a_full_disk
 sys.exit(__main__.main(["run"]))
 """
 
@@ -236,3 +251,28 @@ def test_a_bot_whose_database_was_deleted_tells_of_the_log_that_slack_saw(
 
     (said,) = eventually(told, 60)
     assert "The audit log is not the one that Slack saw" in said
+
+
+def test_what_a_full_disk_held_up_is_told_as_that_and_not_done_hours_later(
+    bot: BotProcess, workspace: WorkspaceServer
+) -> None:
+    def told(word: str) -> str:
+        mine = [one["text"] for one in workspace.messages(CHANNEL, "operator") if one.get("is_ephemeral")]
+        return next((text for text in mine if word in text), "")
+
+    bot.command = (sys.executable, "-c", FULL)
+    bot.start()
+    assert workspace.command("operator", CHANNEL, "/mautic schedule pause purge")["ok"]
+    assert "cannot be written just now" in eventually(lambda: told("database"), 30)
+    assert not told("nothing was done")
+    bot.kill()
+    with sqlite3.connect(bot.state / "bot.db") as database:
+        (waits,) = database.execute("SELECT count(*) FROM inbox WHERE done IS NULL").fetchone()
+        database.execute("UPDATE inbox SET received = received - 7200")
+    database.close()
+    assert waits == 1
+    bot.command = BotProcess.command
+    bot.start()
+    assert "You sent `/mautic schedule …` 2 h ago" in eventually(lambda: told("nothing was done"), 30)
+    assert bot.rows("SELECT 1 FROM jobs WHERE paused IS NOT NULL") == []
+    assert bot.rows("SELECT 1 FROM inbox WHERE done IS NULL") == []
