@@ -11,7 +11,7 @@ from bot.scheduler import schedule
 
 
 @schedule(seconds=3600)
-def audit_log(context: Context) -> None:
+def integrity(context: Context) -> None:
     """Compare the audit log with its heads in the bot's own messages of a week; what is not in it is an incident."""
     findings = _findings(context)
     with context.database.transaction() as transaction:

@@ -15,8 +15,8 @@ from bot.__main__ import main
 from bot.checks import WEEK
 from bot.database import Database, DatabaseDamaged
 from bot.post import NotPosted
-from schedules.audit_log import audit_log
 from schedules.health import health
+from schedules.integrity import integrity
 from tests.support.bot import LEAD, OPERATOR, Bench, Desk, make_bench, make_desk
 
 CHANNEL = {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS"}
@@ -38,7 +38,7 @@ def again(desk: Desk, folder: Path) -> Bench:
 def told(bench: Bench) -> str:
     """Look twice, with a sweep between, which knows nothing of it: what is open of the log in the end."""
     for _ in range(2):
-        audit_log(bench.context)
+        integrity(bench.context)
         health(bench.context)
     return " ".join(one.text for one in bench.context.incidents.open() if one.kind == "audit")
 
@@ -118,7 +118,7 @@ def test_where_slack_does_not_tell_nothing_is_over(desk: Desk, tmp_path: Path) -
     assert told(bench)
     desk.slack.fail("conversations.history", TimeoutError())
     with pytest.raises(NotPosted):
-        audit_log(bench.context)
+        integrity(bench.context)
     health(bench.context)
     assert [one.kind for one in bench.context.incidents.open()] == ["audit"]
 
