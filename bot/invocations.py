@@ -255,6 +255,7 @@ class Invocations:
             policy = context.settings.policy(command.name)
             context.operations.wait_for_errand(result.tenant)
             context.operations.refuse_if_busy(result.tenant)
+            context.operations.refuse_one_too_many(actor.id)
             context.operations.request(
                 command.name,
                 result,

@@ -41,6 +41,8 @@ RESPONDERS = "\ue000responders\ue000"
 In what people type there is no such character once it is escaped."""
 NEVER = 1 << 62
 """`announced` of an operation that has no card: no revision comes after it."""
+OF_ONE = 50
+"""Requests of one person that may wait for approval."""
 MAX_ATTEMPTS = 5
 """Runs that a crash may cut before a person has to look."""
 
@@ -232,6 +234,17 @@ class Operations:
             by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
             raise TenantBusy(
                 f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by {by}, which {doing}."
+            )
+
+    def refuse_one_too_many(self, requester: str) -> None:
+        """Raise Refused when as many requests of one person wait for approval as may."""
+        rows = self.database.read(
+            "SELECT count(*) FROM operations WHERE state = 'awaiting_approval' AND requester = ?", requester
+        )
+        if rows[0][0] >= OF_ONE:
+            raise Refused(
+                f"{OF_ONE} of your requests wait for approval already; `/mautic history` lists them, and "
+                "`/mautic cancel <id>` withdraws one."
             )
 
     def wait_for_errand(self, tenant: str) -> None:

@@ -603,3 +603,16 @@ def test_a_window_waits_for_no_question_of_who_could_approve(desk: Desk) -> None
     desk.invocations.people.forget()
     desk.command("new client-x", LEAD)
     assert desk.slack.calls["users.info"] > 9
+
+
+def test_so_many_requests_of_one_person_wait_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.operations.OF_ONE", 3)
+    for number in range(5):
+        desk.command(f"new client-{number}")
+    assert len(desk.bench.context.operations.select("state = 'awaiting_approval'")) == 3
+    assert "3 of your requests wait for approval already" in last_answer(desk, ASKER.id)
+    desk.command("new theirs", OPERATOR)
+    assert desk.last().tenant == "theirs"
+    desk.command("cancel 1")
+    desk.command("new client-4")
+    assert desk.last().tenant == "client-4"
