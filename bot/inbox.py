@@ -213,8 +213,13 @@ class Inbox:
     def _work(self, one: _Delivery) -> None:
         with self._lull:
             self._lull.wait_for(lambda: not self._arriving, self.courtesy)
-        self._until_recorded(one, lambda: self.handle(one.kind, one.key, self._as_it_is(one)))
-        self._until_recorded(one, lambda: self._close(one))
+        self._until_recorded(
+            one,
+            lambda: self.handle(one.kind, one.key, self._as_it_is(one)),
+            lambda: self.excuse(one.payload, "database"),
+        )
+        # What was done is done, and only its end is to be written down yet.
+        self._until_recorded(one, lambda: self._close(one), lambda: None)
 
     def _as_it_is(self, one: _Delivery) -> dict[str, Any]:
         # Slack's own tries to deliver it may have taken minutes.
@@ -225,18 +230,18 @@ class Inbox:
         with self.database.transaction() as transaction:
             close(transaction, one.key, time.time())
 
-    def _until_recorded(self, one: _Delivery, do: Callable[[], None]) -> None:
-        """Do it, again and again while the database cannot be written: nothing is told of what may be done later."""
-        excused = False
+    def _until_recorded(self, one: _Delivery, do: Callable[[], None], excuse: Callable[[], None]) -> None:
+        """Do it, again and again while the database cannot be written; `excuse` is called once if it has to wait."""
+        waits = False
         while True:
             try:
                 do()
                 return
             except DatabaseUnavailable as error:
                 log.warning("delivery %s waits for the database: %s", one.row, error)
-                if not excused:
-                    excused = True
-                    self.excuse(one.payload, "database")
+                if not waits:
+                    waits = True
+                    excuse()
                 if self._stopping.wait(PAUSE):
                     raise
 

@@ -385,3 +385,24 @@ def test_of_one_person_only_so_much_waits(tmp_path: Path) -> None:
     go_on.set()
     inbox.stop()
     assert Counter(done) == {"U0MANY": OF_ONE, "U0ONE": 1}
+
+
+def test_what_was_done_is_not_told_to_wait_where_only_its_end_is_not_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = make_desk(make_bench(tmp_path))
+    request, press = stop_that_is_approved(desk)
+    disk, held = Full(desk, monkeypatch), desk.inbox.handle
+
+    def handle(*delivery: Any) -> None:
+        held(*delivery)
+        disk.now.set()
+
+    desk.inbox.handle = handle
+    desk.inbox.put("command", "press", press)
+    assert disk.waits.wait(30)
+    disk.now.clear()
+    desk.inbox.stop()
+    assert desk.bench.context.operations.get(request.id).state == "queued"
+    assert not any("cannot be written" in told for told in desk.slack.to(LEAD.id))
+    assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
