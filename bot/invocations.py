@@ -295,11 +295,20 @@ class Invocations:
                 may |= set(self.context.settings.responders(operation.command))
             if actor.id != operation.requester and not actor.roles & may:
                 raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+            if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
+                return
             if action == "retry":
                 self.context.approvals.refuse_to_retry(operation, actor)
                 self.context.operations.retry(operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)
+
+    def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
+        """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
+        event = {"retry": "operation.retried", "undo": "operation.undo_asked"}[action]
+        done = "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = ? AND actor = ? AND at >= ?"
+        since = self.context.now() - late
+        return bool(self.context.database.read(done, operation.tenant, operation.id, event, actor.id, since))
 
     def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, mark: str) -> None:
         """A button of an incident: a command on its tenant, as the person who pressed, or silence."""

@@ -406,3 +406,18 @@ def test_what_was_done_is_not_told_to_wait_where_only_its_end_is_not_written_dow
     assert desk.bench.context.operations.get(request.id).state == "queued"
     assert not any("cannot be written" in told for told in desk.slack.to(LEAD.id))
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
+
+
+def test_a_retry_that_a_crash_left_open_is_done_once(tmp_path: Path) -> None:
+    desk = make_desk(make_bench(tmp_path))
+    desk.bench.lxd.fail_next("start", OSError("broken"))
+    operation = desk.bench.done("new client-x")
+    desk.click("retry", operation.id)
+    desk.bench.lxd.fail_next("start", OSError("broken"))
+    desk.bench.finish()
+    assert desk.bench.context.operations.get(operation.id).state == "failed"
+    left_open(desk, "action", 10, action_id="retry", value=operation.mark)
+    desk.inbox.recover()
+    desk.inbox.stop()
+    assert desk.bench.context.operations.get(operation.id).state == "failed"
+    assert desk.slack.to(LEAD.id) == []
