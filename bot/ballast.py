@@ -102,7 +102,10 @@ def _make(lxd: Lxd, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "empty.tar.gz")
             with tarfile.open(path, "w:gz") as image:
-                described = f"architecture: {platform.machine()}\ncreation_date: 1700000000\n".encode()
+                # Without properties in it LXD 5.0 ends itself at an import that gives some (a nil map).
+                described = (
+                    f"architecture: {platform.machine()}\ncreation_date: 1700000000\nproperties: {{os: none}}\n"
+                ).encode()
                 entry = tarfile.TarInfo("metadata.yaml")
                 entry.size = len(described)
                 image.addfile(entry, io.BytesIO(described))
