@@ -89,6 +89,7 @@ def environment_of(state: Path) -> dict[str, str]:
         "MAUTIC_OPS_CONFIG": str(ROOT / "mautic-ops.toml"),
         "MAUTIC_OPS_BOT__STATE": str(state),
         "MAUTIC_OPS_BOT__BASE_DOMAIN": BASE_DOMAIN,
+        "MAUTIC_OPS_SNAPSHOTS__BALLAST": "0",
         **NO_SNAPSHOTS,
         **archive(),
         "SLACK_BOT_TOKEN": BOT_TOKEN,

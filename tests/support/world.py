@@ -46,6 +46,8 @@ def settings_for(lxd_socket: str, state: Path, place: Place = LXD_PLACE) -> tupl
     environment = {
         "MAUTIC_OPS_BOT__STATE": str(state),
         "MAUTIC_OPS_BOT__BASE_DOMAIN": "e2e.localhost",
+        # All worlds of a server have one pool.
+        "MAUTIC_OPS_SNAPSHOTS__BALLAST": "0",
         "MAUTIC_OPS_LXD__ENDPOINT": lxd_socket,
         "MAUTIC_OPS_LXD__PROJECT": PROJECT,
         "MAUTIC_OPS_LXD__POOL": PROJECT,
