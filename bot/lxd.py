@@ -317,7 +317,7 @@ class Lxd(Protocol):
         """Take an instance off the network, by its interface and over restarts; nothing inside is asked."""
 
     def rejoin(self, name: str) -> None:
-        """Take `isolate` back: the same address and MAC; no effect where there is nothing to take back.
+        """Take `isolate` back: the same address, a new MAC; no effect where there is nothing to take back.
 
         What runs inside may ask for its address only at its next start.
         """

@@ -18,7 +18,6 @@ from bot.tenants import stamp, stamps
 
 NIC = "eth0"
 """The device, and the name inside, of the one interface that an instance of ours has."""
-MAC = f"volatile.{NIC}.hwaddr"
 FILTERS = {
     "security.port_isolation": "true",
     "security.mac_filtering": "true",
@@ -55,18 +54,20 @@ def taken_off(instance: Instance) -> tuple[dict[str, str], dict[str, str]]:
     It has no interface then. LXD 5.0 could also filter all out (`ipv4.address` and `ipv6.address` are `none`), but
     writes that where it cannot read it again, and starts no container with a filter any more.
     """
-    before = {**instance.devices.get(NIC, {}), "mac": instance.config.get(MAC, "")}
+    before = dict(instance.devices.get(NIC, {}))
     return stamps(network_before=json.dumps(before)), {"type": "none"}
 
 
 def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] | None] | None:
-    """Return the facts and the device of one that is to be on the network again; None where it is."""
+    """Return the facts and the device of one that is to be on the network again; None where it is.
+
+    LXD gives it a new MAC, whatever it is told.
+    """
     before = stamp(config, "network-before")
     if not before:
         return None
     device: dict[str, str] = json.loads(before)
-    mac = device.pop("mac")
-    return {**stamps(network_before=""), MAC: mac}, device or None
+    return stamps(network_before=""), device or None
 
 
 def kept(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> str:
