@@ -100,8 +100,9 @@ def filters_ipv6() -> bool:
 
 ADVERTISE = """
 import socket, struct, sys, time
-mac = open("/sys/class/net/eth0/address").read().strip().replace(":", "")
-mac = bytes.fromhex(mac)
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("eth0", 0))
+mac = wire.getsockname()[4]
 link = b"\\xfe\\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\\xff\\xfe" + mac[3:]
 prefix = struct.pack("!BBBBIII16s", 3, 4, 64, 0xC0, 1800, 900, 0, bytes.fromhex("20010db8") + bytes(12))
 body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix + b"\\x01\\x01" + mac
@@ -114,8 +115,6 @@ all_nodes = bytes.fromhex("ff02" + "00" * 13 + "01")
 pseudo = link + all_nodes + struct.pack("!II", len(body), 58)
 body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
 packet = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + link + all_nodes + body
-wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-wire.bind(("eth0", 0))
 for _ in range(10):
     wire.send(bytes.fromhex("333300000001") + mac + b"\\x86\\xdd" + packet)
     time.sleep(0.05)
@@ -123,17 +122,17 @@ for _ in range(10):
 """Says ten times: I am your router."""
 
 STARVE = """
-import os, socket, struct, time
-mac = bytes.fromhex(open("/sys/class/net/eth0/address").read().strip().replace(":", ""))
+import socket, struct, sys, time
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 wire.bind(("eth0", 0))
+mac = wire.getsockname()[4]
 def checksum(data):
     total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
 for number in range(20):
-    someone = bytes.fromhex("00163e0000") + bytes([number])
+    someone = bytes.fromhex(sys.argv[1].replace(":", "")) + bytes([number])
     # Rapid commit: one message is enough for a lease.
     options = bytes.fromhex("63825363") + b"\\x35\\x01\\x01" + b"\\x50\\x00" + b"\\xff"
     dhcp = struct.pack("!BBBBIHHIIII16s64s128s", 1, 1, 6, 0, number + 7, 0, 0x8000, 0, 0, 0, 0, someone, b"", b"")
@@ -144,7 +143,7 @@ for number in range(20):
     wire.send(b"\\xff" * 6 + mac + b"\\x08\\x00" + head + udp)
     time.sleep(0.02)
 """
-"""Asks for twenty addresses in the name of others."""
+"""Asks for twenty addresses in the name of others, whose MACs begin with the argument."""
 
 LISTEN_FOR = """
 import select, socket, sys, time
