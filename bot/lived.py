@@ -92,7 +92,12 @@ class Lived:
             since = self._advance() - age
             if since < self._stretches[0].began:
                 return -math.inf
-            later = [max(one.began, since) + one.ahead for one in self._stretches if one.ended >= since]
+            # Of a stretch that began later, already its first moment is too young.
+            later = [
+                since + one.ahead if one.began <= since else math.nextafter(one.began + one.ahead, -math.inf)
+                for one in self._stretches
+                if one.ended >= since
+            ]
             return min(self.wall() - age, *later)
 
     def step(self) -> tuple[float, float]:
@@ -162,8 +167,10 @@ class Lived:
             self._stretches.append(Stretch(now, now, ahead))
             self._unwritten += 1
         last = self._stretches[-1]
-        if abs(ahead - last.ahead) > EVEN and last.ended < now:
-            self._stretches.append(Stretch(last.ended, now, ahead))
+        if abs(ahead - last.ahead) > EVEN:
+            # No two begin together, as that is what tells them apart.
+            began = max(last.ended, math.nextafter(last.began, math.inf))
+            self._stretches.append(Stretch(began, now, ahead))
             self._unwritten += 1
         last.ended = self._stretches[-1].ended = now
         self._counted, self._from = now, at
