@@ -81,6 +81,7 @@ def _left_on_host(world: World) -> list[str]:
     return [log for log in logs if "exec_" in log]
 
 
+@pytest.mark.long
 def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
     hostile.run_job("health")
     assert _found(hostile) == {tenant: {"inside"} for tenant in SAYS} | {tenant: {"page"} for tenant in PAGES}
