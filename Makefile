@@ -49,10 +49,10 @@ lab-down: .venv
 # shares the lab, whose words come last.
 test: packages
 	$(PYTHON) -m tests.support.base >/dev/null 2>&1 &
-	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab"
+	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab and not long"
 	log=$$(mktemp); \
-	  $(PYTHON) -m pytest --durations 10 -m lab >$$log 2>&1 & lab=$$!; \
-	  $(PYTHON) -m pytest --durations 10 -m edge; edge=$$?; \
+	  $(PYTHON) -m pytest --durations 10 -m "lab and not long" >$$log 2>&1 & lab=$$!; \
+	  $(PYTHON) -m pytest --durations 10 -m "edge and not long"; edge=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$edge$$lab = 00
 
 # Tenants whose root is against us, on a real server.
