@@ -185,7 +185,7 @@ class TestWhatStaysBehind:
 
     def test_a_bridge_of_somebody_else_is_not_taken(self, lxd: LxdGateway, place: Place) -> None:
         somebodys = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
-        with pytest.raises(AlreadyExists, match=f"that is not {place.product.name}'s"):
+        with pytest.raises(AlreadyExists, match=f"that is not this {place.product.name}'s"):
             somebodys.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
 
 
