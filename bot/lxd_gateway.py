@@ -510,7 +510,10 @@ class LxdGateway:
                     self._lay_over(name, {key: before.get(key) for key in config}, {})
 
     def _is_copied(self, name: str, snapshot: str) -> bool:
-        """Whether the files of a snapshot that is being taken are there; LXD tells no size before (-1)."""
+        """Whether the files of a snapshot that is being taken are there; LXD tells no size before (-1).
+
+        Nor does it where no disk has a limit, as quotas tell the size: then nobody knows until it is through.
+        """
         try:
             return bool(self._lxd.get(path_of(name, snapshot), f"look at the snapshot `{snapshot}`")["size"] >= 0)
         except NotFound:

@@ -116,8 +116,10 @@ class TestIsolation:
 class TestSnapshots:
     def test_nobody_waits_while_lxd_goes_through_all_files(self, real_lxd: LxdGateway, real_name: Name) -> None:
         lxd, name = real_lxd, real_name()
-        _started(lxd, name)
-        many = "mkdir /root/many; cd /root/many; i=0; while [ $i -lt 20000 ]; do : >$i; i=$((i+1)); done; sync"
+        # LXD tells sizes of snapshots from the first limit of a disk on.
+        root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "5GiB"}
+        _started(lxd, name, {"root": root})
+        many = "mkdir /root/many && cd /root/many && seq 200000 | xargs touch && sync"
         assert lxd.execute(name, ["sh", "-c", many]).code == 0
         going_on: list[str] = []
 
@@ -251,7 +253,7 @@ class TestWhatStaysBehind:
 
     def test_a_bridge_of_somebody_else_is_not_taken(self, lxd: LxdGateway, place: Place) -> None:
         somebodys = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
-        with pytest.raises(AlreadyExists, match=f"that is not {place.product.name}'s"):
+        with pytest.raises(AlreadyExists, match=f"that is not this {place.product.name}'s"):
             somebodys.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
 
 

@@ -8,6 +8,7 @@ fail under REQUIRE_LXD=1; with `--required` nothing begins.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -25,6 +26,14 @@ def _static() -> bool:
     return BUSYBOX.exists() and subprocess.run(["ldd", str(BUSYBOX)], capture_output=True, check=False).returncode != 0
 
 
+def _atomic() -> bool:
+    try:
+        ctypes.CDLL("libatomic.so.1")
+    except OSError:
+        return False
+    return True
+
+
 LXD = Package("lxd", ("lxd", "lxc"))
 SUITE = (
     *PYTHON,
@@ -32,6 +41,8 @@ SUITE = (
     Package("busybox-static", ("busybox",), also=_static),
     # The browser of the chat page's tests.
     Package("chromium", ("chromium",)),
+    # The node that playwright brings along.
+    Package("libatomic1", also=_atomic),
     # Looks at pages from within a machine of the lab.
     Package("curl", ("curl",)),
     # The second client of the workspace, and Slack's types.

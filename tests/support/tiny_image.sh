@@ -88,7 +88,7 @@ counts)
     answer="$ok, \"contacts\": $lines, \"submissions\": $lines, \"opt_outs\": 0, \"last_write\": 0"
     ;;
 used) answer="$ok, \"used\": 1000000" ;;
-disk) answer="$ok, \"used\": null, \"limit\": null, \"free\": 1000000000000" ;;
+disk) answer="$ok, \"used\": null, \"limit\": null, \"free\": 1000000000000, \"why\": \"it is tiny\"" ;;
 logs) answer="$ok, \"text\": \"tiny\"" ;;
 console) answer="$ok, \"code\": 0, \"output\": \"tiny\"" ;;
 restart | resize | sync) ;;
@@ -96,7 +96,7 @@ page) answer="$ok, \"seconds\": 0" ;;
 health)
     memory='"memory": 1000000, "memory_limit": null, "log_errors_day": 0'
     facts="\"services\": {}, \"database\": true, \"crons\": {}, $memory, \"sealed\": false, \"version\": \"tiny\""
-    disk='"disk": {"used": null, "limit": null, "free": 1000000000000}'
+    disk='"disk": {"used": null, "limit": null, "free": 1000000000000, "why": "it is tiny"}'
     answer="$ok, \"healthy\": true, \"checks\": {}, \"facts\": {$facts, $disk}"
     ;;
 version) answer="$ok, \"version\": \"tiny\"" ;;
