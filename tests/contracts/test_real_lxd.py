@@ -29,6 +29,7 @@ from bot.forms import lxd_bytes
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, TenantAnswerError
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
+from bot.wire import NIC
 from tests.support.pools import mark_inconsistent
 from tests.support.real_lxd import PROJECT, TINY, Place, listening
 from tests.support.workspace import eventually
@@ -318,7 +319,7 @@ class TestRequests:
         mine.update(name, {"user.mine": "1"}, {"gone": None})
         instance = lxd.instance(name)
         assert (instance.config["user.mine"], instance.config["user.other"]) == ("1", "1")
-        assert list(instance.devices) == ["none"]
+        assert sorted(instance.devices) == [NIC, "none"]
 
 
 class TestHttps:
