@@ -122,7 +122,7 @@ class LxdConnection:
         self._pool = pool
         self._certificate = certificate
         self._server_certificate = server_certificate
-        self._timeout = timeout
+        self.timeout = timeout
         self._client: Any = None
 
     def connected(self) -> Any:
@@ -147,7 +147,7 @@ class LxdConnection:
             session.cert = self._certificate
             session.verify = self._server_certificate or True
             session.mount("https://", (_PinnedAdapter if self._server_certificate else _TcpAdapter)(pool_maxsize=32))
-        return Client(endpoint, session=session, timeout=self._timeout)
+        return Client(endpoint, session=session, timeout=self.timeout)
 
     @property
     def product(self) -> str:
@@ -165,10 +165,10 @@ class LxdConnection:
             api = self.connected().api
             return getattr(api[path] if path else api, verb)(**arguments)
 
-    def stream(self, path: str, doing: str) -> Any:
-        """Open one of the WebSockets of a background operation; raises LxdUnavailable."""
+    def stream(self, path: str, doing: str, timeout: float) -> Any:
+        """Open one of the WebSockets of a background operation within so many seconds; raises LxdUnavailable."""
         with self.words(doing):
-            plain = self._plain()
+            plain = self._plain(timeout)
             try:
                 return websocket.create_connection(f"ws://lxd/1.0/{path}", socket=plain)
             except BaseException as error:
@@ -177,11 +177,11 @@ class LxdConnection:
                     raise LxdUnavailable(f"{self.product} could not {doing} now: {error}.") from error
                 raise
 
-    def _plain(self) -> socket.socket:
+    def _plain(self, timeout: float) -> socket.socket:
         """A connection to the server, secured where it is not its socket."""
         if self.endpoint.startswith("/"):
             local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            local.settimeout(self._timeout)
+            local.settimeout(timeout)
             local.connect(self.endpoint)
             return local
         context = ssl.create_default_context()
@@ -190,7 +190,7 @@ class LxdConnection:
         if self._certificate:
             context.load_cert_chain(*self._certificate)
         where = urlsplit(self.endpoint)
-        plain = socket.create_connection((where.hostname or "", where.port or 443), self._timeout)
+        plain = socket.create_connection((where.hostname or "", where.port or 443), timeout)
         secure = context.wrap_socket(plain, server_hostname=where.hostname)
         if self._server_certificate:
             pinned = ssl.PEM_cert_to_DER_cert(Path(self._server_certificate).read_text())
@@ -263,7 +263,7 @@ class LxdConnection:
         before = None
         while True:
             piece = max(1, min(_GLANCE if moving else _POLL, math.ceil(end - time.monotonic())))
-            patience = piece + (_POLL if moving else self._timeout)
+            patience = piece + (_POLL if moving else self.timeout)
             stands = self._wait(started, doing, piece, patience)
             if stands["status"] not in _GOING_ON:
                 return stands

@@ -18,6 +18,9 @@ import websocket
 from bot.lxd import NotFound, TenantAnswerError
 from bot.lxd_connection import LxdConnection, path_of
 
+_LIFE = (websocket.ABNF.OPCODE_PING, websocket.ABNF.OPCODE_PONG)
+"""What LXD asks now and then, to know whether somebody is there."""
+
 
 @contextmanager
 def conversation(
@@ -34,14 +37,14 @@ def conversation(
         "wait-for-websocket": True,
         "interactive": False,
     }
-    started = lxd.json("post", f"{path_of(name)}/exec", doing, json=body)
+    started = lxd.json("post", f"{path_of(name)}/exec", doing, json=body, timeout=min(timeout, lxd.timeout))
     operation = started["metadata"]["id"]
     streams: dict[str, Any] = {}
     try:
         for stream, secret in sorted(started["metadata"]["metadata"]["fds"].items(), reverse=True):
             # The one that controls it comes first: the command begins once all others are there.
-            streams[stream] = lxd.stream(f"operations/{operation}/websocket?secret={secret}", doing)
-
+            left = max(0.01, min(end - time.monotonic(), lxd.timeout))
+            streams[stream] = lxd.stream(f"operations/{operation}/websocket?secret={secret}", doing, left)
         yield Conversation(streams, name, end, timeout, limit, lambda: _ended(lxd, started, name, doing))
     finally:
         for stream in streams.values():
@@ -101,9 +104,12 @@ class Conversation:
         return line
 
     def _piece(self) -> bytes:
-        self._of.settimeout(self._left())
+        kind = _LIFE[0]
         try:
-            kind, piece = self._of.recv_data()
+            # Each sign of life would begin the wait anew.
+            while kind in _LIFE:
+                self._of.settimeout(self._left())
+                kind, piece = self._of.recv_data(control_frame=True)
         except websocket.WebSocketTimeoutException:
             raise self._late() from None
         except (websocket.WebSocketException, OSError):

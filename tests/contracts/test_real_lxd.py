@@ -430,7 +430,7 @@ class TestHttps:
         with pytest.raises(LxdUnavailable, match="another certificate"):
             remote.server()
         with pytest.raises(LxdUnavailable, match="another certificate"):
-            remote._lxd.stream("operations/none/websocket", "talk")
+            remote._lxd.stream("operations/none/websocket", "talk", 5)
 
     def test_a_bot_that_is_not_trusted_yet_is_told_so(self, address: str, pinned: str) -> None:
         with pytest.raises(LxdUnavailable, match="does not trust this bot"):

@@ -32,9 +32,10 @@ PAGES = {
     "page-heads": "printf 'HTTP/1.1 200 OK\\r\\nX: '; while printf x; do sleep 1; done",
 }
 """What serves the login page of a tenant, by the tenant's name."""
-SERVES = (
-    "for one in /proc/[0-9]*; do ! grep -qs ^httpd $one/cmdline || kill ${one#/proc/}; done; nc -ll -p 80 -e /root/page"
-)
+SERVES = """
+for one in /proc/[0-9]*; do ! grep -qs ^httpd $one/cmdline || kill ${one#/proc/}; done
+(while ! nc -ll -p 80 -e /root/page; do sleep 0.1; done) < /dev/null > /dev/null 2>&1 &
+"""
 
 
 @pytest.fixture
@@ -69,8 +70,10 @@ def _status(world: World) -> Mapping[str, int]:
 def _found(world: World) -> dict[str, set[str]]:
     """What is wrong with whom, as the bot has it."""
     found: dict[str, set[str]] = {}
-    for row in world.bot.rows("SELECT tenant, kind FROM incidents WHERE closed IS NULL AND tenant <> ''"):
-        found.setdefault(row["tenant"], set()).add(row["kind"])
+    for row in world.bot.rows("SELECT tenant, kind FROM incidents WHERE closed IS NULL"):
+        # What else stands on the server is another test's.
+        if row["tenant"] in {"good", *SAYS, *PAGES}:
+            found.setdefault(row["tenant"], set()).add(row["kind"])
     return found
 
 
