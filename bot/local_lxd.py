@@ -513,12 +513,16 @@ def _pid(folder: Path) -> int | None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder."""
-    mark = f"{folder}/".encode()
+    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder.
+
+    In a container on this machine another may have a folder of the same name.
+    """
+    mark, here = f"{folder}/".encode(), os.readlink("/proc/self/ns/pid")
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if mark in path.read_bytes() + b"/" and int(path.parent.name) != os.getpid():
+            named = mark in path.read_bytes() + b"/" and int(path.parent.name) != os.getpid()
+            if named and os.readlink(path.with_name("ns") / "pid") == here:
                 found.append(int(path.parent.name))
     return found
 

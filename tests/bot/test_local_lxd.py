@@ -444,3 +444,17 @@ def _prepared(state: Path) -> LxdGateway:
     lxd.create("tenant", "tiny", config={}, devices={})
     lxd.start("tenant")
     return lxd
+
+
+def test_what_runs_in_a_container_is_not_of_our_daemon(tmp_path: Path) -> None:
+    """A bot there may have a folder of the same name."""
+    inner = f"sleep 600; : {tmp_path}/"
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sh", "-c", inner]
+    container = subprocess.Popen(command)
+    try:
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+        eventually(children.read_text)
+        assert local_lxd._processes(tmp_path) == [container.pid], "the command itself is of this machine"
+    finally:
+        container.kill()
+        container.wait()
