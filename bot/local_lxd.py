@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,8 @@ _READY_SECONDS = 60
 """How long a server may stand still on its way up: nothing said, no container more, no time spent on a core."""
 _READY_LIMIT = 1800
 """How long it may take in all; sixty tenants that are to be started take minutes."""
+_AGAIN_SECONDS = 130
+"""How long a bridge or pool that a server could not bring up is waited for: it tries again every minute."""
 _LXCFS = Path("/var/lib/lxcfs")
 
 
@@ -363,6 +365,7 @@ def _wait(folder: Path, pid: int, progress: Progress) -> LocalLxd:
     moved, seen, told = time.monotonic(), None, ""
     while _alive(pid):
         if _ask(path, "/internal/ready"):
+            _wait_for_the_rest(folder, path, progress)
             return LocalLxd(path, own=True)
         doing = _doing(path)
         if doing and doing != told:
@@ -375,24 +378,64 @@ def _wait(folder: Path, pid: int, progress: Progress) -> LocalLxd:
             _end([pid])
             break
         time.sleep(0.1)
+    raise LxdUnavailable(f"{_product(folder).name} does not start on this machine: {_reason(folder)}.")
+
+
+def _wait_for_the_rest(folder: Path, path: str, progress: Progress) -> None:
+    """Wait for what a server that says it is ready lacks: a bridge or pool that failed, and the containers on it.
+
+    It tries those again every minute, and starts no container that needs one before. Raises LxdUnavailable with the
+    reason when one still fails.
+    """
+    lacks = _lacks(path)
+    if not lacks:
+        return
+    name = _product(folder).name
+    progress(f"{name} cannot bring up {', '.join(lacks)} ({_reason(folder, lacks)}); it tries again every minute")
+    end = time.monotonic() + _AGAIN_SECONDS
+    while time.monotonic() < end:
+        runs, wanted = _running(path)
+        lacks = _lacks(path)
+        if not lacks and runs == wanted:
+            return
+        time.sleep(0.2)
+    if lacks:
+        raise LxdUnavailable(f"{name} cannot bring up {', '.join(lacks)}: {_reason(folder, lacks)}.")
+
+
+def _lacks(path: str) -> list[str]:
+    """The bridges and pools that a server has, and could not bring up."""
+    found = [one for kind in ("networks", "storage-pools") for one in _get(path, f"/1.0/{kind}?recursion=1") or []]
+    return [one["name"] for one in found if one.get("status") == "Unavailable"]
+
+
+def _reason(folder: Path, names: Iterable[str] = ()) -> str:
+    """The last error that the own daemon has told since it was started. `names`: of one of these, if there is any."""
     lines = [line for line in _said(folder).splitlines() if re.search("level=(error|fatal)", line)]
+    named = [line for line in lines if any(name in line for name in names)]
+    # In quotes, with a backslash before those within.
     words = [
-        word for part in ("msg", "err", "error") for word in re.findall(rf'\b{part}="([^"]*)"', (lines or [""])[-1])
+        word.replace('\\"', '"')
+        for part in ("msg", "err", "error")
+        for word in re.findall(rf'\b{part}="((?:[^"\\]|\\.)*)"', (named or lines or [""])[-1])
     ]
-    reason = ": ".join(words) or f"its log is {folder.with_suffix('.log')}"
-    raise LxdUnavailable(f"{_product(folder).name} does not start on this machine: {reason.rstrip('.')}.")
+    return (": ".join(words) or f"its log is {folder.with_suffix('.log')}").rstrip(".")
 
 
 def _doing(path: str) -> str:
     """What a server that is not ready does: how many of its containers run already; "" when it does not say."""
+    runs, wanted = _running(path)
+    return f"starts its containers: {runs} of {wanted} run" if wanted else ""
+
+
+def _running(path: str) -> tuple[int, int]:
+    """How many containers of a server run, and how many are to, as they did before it ended; (0, 0) if it is silent."""
     instances = _get(path, "/1.0/instances?recursion=1&all-projects=true")
     if not isinstance(instances, list):
-        return ""
+        return 0, 0
     runs = [one.get("status") == "Running" for one in instances]
-    # As it was before the server ended.
     to_run = [one.get("config", {}).get("volatile.last_state.power") == "RUNNING" for one in instances]
-    wanted = sum(now or before for now, before in zip(runs, to_run, strict=True))
-    return f"starts its containers: {sum(runs)} of {wanted} run" if wanted else ""
+    return sum(runs), sum(now or before for now, before in zip(runs, to_run, strict=True))
 
 
 def _said(folder: Path) -> str:
@@ -512,12 +555,16 @@ def _pid(folder: Path) -> int | None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder."""
-    mark = f"{folder}/".encode()
+    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder.
+
+    In a container on this machine another may have a folder of the same name.
+    """
+    mark, here = f"{folder}/".encode(), os.readlink("/proc/self/ns/pid")
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if mark in path.read_bytes() + b"/" and int(path.parent.name) != os.getpid():
+            named = mark in path.read_bytes() + b"/" and int(path.parent.name) != os.getpid()
+            if named and os.readlink(path.with_name("ns") / "pid") == here:
                 found.append(int(path.parent.name))
     return found
 

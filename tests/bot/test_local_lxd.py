@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.packages import TOOLS
 from bot.products import INCUS, LXD, PRODUCTS, Product
-from tests.support.real_lxd import Place, without_lxd
+from tests.support.real_lxd import LXD_PLACE, Place, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
 from tests.support.world import BotProcess
 
@@ -251,6 +252,37 @@ class TestOwnDaemon:
         local_lxd.up(state, print)
         assert lxd.instance("tenant").running
 
+    # With one product, since it takes that minute.
+    @pytest.mark.parametrize("place", [LXD_PLACE], indirect=True)
+    def test_a_bridge_that_fails_at_first_is_waited_for_with_its_tenants(self, state: Path) -> None:
+        """The server says that it is ready, and tries again after a minute."""
+        lxd = _prepared(state)
+        assert local_lxd.stop(state)
+        told: list[str] = []
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            # As another program does that answers DNS on all addresses.
+            other.bind(("0.0.0.0", 53))
+
+            def tell(line: str) -> None:
+                told.append(line)
+                if "cannot bring up" in line:
+                    other.close()
+
+            local_lxd.up(state, tell)
+        assert lxd.instance("tenant").running
+        (said,) = [line for line in told if "cannot bring up" in line]
+        assert "failed to create listening socket for 10.73." in said
+        assert said.endswith("; it tries again every minute")
+
+    def test_a_bridge_that_goes_on_failing_is_told(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _prepared(state)
+        assert local_lxd.stop(state)
+        monkeypatch.setattr(local_lxd, "_AGAIN_SECONDS", 0.5)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", 53))
+            with pytest.raises(LxdUnavailable, match=rf"cannot bring up mops{_tag(state)}: .*Address already in use"):
+                local_lxd.up(state, print)
+
     def test_tenants_go_on_when_the_daemon_is_killed(self, state: Path) -> None:
         lxd = _prepared(state)
         before = lxd.execute("tenant", ["cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat"]).stdout
@@ -444,3 +476,17 @@ def _prepared(state: Path) -> LxdGateway:
     lxd.create("tenant", "tiny", config={}, devices={})
     lxd.start("tenant")
     return lxd
+
+
+def test_what_runs_in_a_container_is_not_of_our_daemon(tmp_path: Path) -> None:
+    """A bot there may have a folder of the same name."""
+    inner = f"sleep 600; : {tmp_path}/"
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sh", "-c", inner]
+    container = subprocess.Popen(command)
+    try:
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+        eventually(children.read_text)
+        assert local_lxd._processes(tmp_path) == [container.pid], "the command itself is of this machine"
+    finally:
+        container.kill()
+        container.wait()

@@ -16,10 +16,9 @@ from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
 from bot.tenants import stamps
 from schedules import health as sweep
-from schedules.health import health
-from schedules.incidents import incidents
 from tests.bot.test_health import LIMITS, TROUBLE
 from tests.support.bot import OPERATOR, Bench, make_bench
+from tests.support.sweep import heads, look
 
 ELSEWHERE = LxdError("The bot cannot have the pool `mautic-ops` counted anew: its server is on another machine.")
 
@@ -38,18 +37,6 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def add_edge(lxd: SimulatedLxd) -> None:
     lxd.create("edge", "base", config=stamps(role="edge"), devices={})
     lxd.start("edge")
-
-
-def look(bench: Bench) -> list[tuple[str, str]]:
-    """One sweep, told; what is wrong then."""
-    bench.clock.move(300)
-    health(bench.context)
-    incidents(bench.context)
-    return [(one.subject, one.kind) for one in bench.context.incidents.open()]
-
-
-def heads(bench: Bench) -> list[str]:
-    return [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage" and not one["thread_ts"]]
 
 
 def test_it_is_counted_anew_within_one_sweep_and_nobody_is_troubled(bench: Bench) -> None:

@@ -37,7 +37,7 @@ def ended(world: World) -> bool:
 def test_the_digest_of_today_is_posted_once_also_over_kill_9(world: World) -> None:
     eventually(lambda: ended(world), 60)
     (head,) = digests(world)
-    assert "Audit log:" in json.dumps(head["blocks"])
+    assert head["blocks"][0]["type"] == "header"
     world.bot.kill()
     world.bot.start()
     world.workspace.command("operator", CHANNEL, "/mautic schedule run digest")

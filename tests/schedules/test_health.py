@@ -20,8 +20,8 @@ from bot.tenants import stamps
 from bot.wire import NIC, given
 from schedules import health as sweep
 from schedules.health import health
-from schedules.incidents import incidents
 from tests.support.bot import LEAD, OPERATOR, Bench, make_bench, make_desk
+from tests.support.sweep import heads, look
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +37,6 @@ def bench(tmp_path: Path) -> Bench:
     bench.slack.said.clear()
     bench.clock.move(60)
     return bench
-
-
-def look(bench: Bench) -> list[tuple[str, str]]:
-    """One sweep, told; what is wrong then."""
-    bench.clock.move(300)
-    health(bench.context)
-    incidents(bench.context)
-    return [(one.subject, one.kind) for one in bench.context.incidents.open()]
-
-
-def heads(bench: Bench) -> list[str]:
-    return [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage" and not one["thread_ts"]]
 
 
 def notes(bench: Bench) -> list[str]:

@@ -346,13 +346,14 @@ def _processes() -> list[int]:
 
     Incus starts its monitors without our environment: they are known by the folder that they name.
     """
-    marked, parents = [], {}
+    marked, parents, here = [], {}, os.readlink("/proc/self/ns/pid")
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             pid = int(path.name)
             parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             ours = _MARK.encode() in (path / "environ").read_bytes().split(b"\0")
-            if pid != os.getpid() and (ours or f"[lxc monitor] {ROOT}/".encode() in (path / "cmdline").read_bytes()):
+            named = ours or f"[lxc monitor] {ROOT}/".encode() in (path / "cmdline").read_bytes()
+            if pid != os.getpid() and named and os.readlink(path / "ns" / "pid") == here:
                 marked.append(pid)
     return marked + [pid for pid, parent in parents.items() if parent in marked and pid not in marked]
 

@@ -21,8 +21,13 @@ def count_anew(lxd: LxdGateway) -> None:
 
     An instance must have been given a size by then: the server has no quotas before.
     """
-    _delete_now(str(folder(lxd)))
+    settle(lxd)
     _btrfs("quota", "rescan", "-w", str(folder(lxd)))
+
+
+def settle(lxd: LxdGateway) -> None:
+    """Wait until what was deleted of the pool is gone: until then btrfs may hold up whatever is written down."""
+    _delete_now(str(folder(lxd)))
 
 
 def mark_inconsistent(lxd: LxdGateway, name: str) -> None:
