@@ -58,6 +58,7 @@ LIMITS = {
 }
 """What each figure may be at most."""
 ROUNDS = 5
+PEOPLE = ("account-manager", "operator", "ops-lead", "ops-lead-2")
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +104,9 @@ def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dic
     status = Path(f"/proc/{bot.process.pid}/status").read_text()
     figures["rss_idle_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
 
-    def ask(_: int) -> float | None:
-        answer = workspace.command("account-manager", CHANNEL, "/mautic help")
+    def ask(number: int) -> float | None:
+        # Nobody has more waiting than the bot takes of one person.
+        answer = workspace.command(PEOPLE[number % len(PEOPLE)], CHANNEL, "/mautic help")
         return answer["ack_ms"] if answer["ok"] else None
 
     with ThreadPoolExecutor(50) as people:
