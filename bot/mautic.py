@@ -188,12 +188,13 @@ class Mautic:
                 if held:
                     _let_go(instance, talk, hold)
 
-    def seal(self, instance: str) -> None:
+    def seal(self, instance: str, *, mute: bool = True) -> None:
         """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
 
-        Without SEAL it serves and sends nothing yet; `open` takes all away.
+        Without SEAL it serves and sends nothing yet, unless `mute` is false; `open` takes all away.
         """
-        self._mark(instance, MUTE, b"")
+        if mute:
+            self.mute(instance)
         self._mark(instance, SEAL, b"copy\n")
 
     def close(self, instance: str, reason: str, *, timeout: float = 180) -> None:
@@ -271,7 +272,7 @@ class Mautic:
         return self.call(instance, "release", request, timeout=300)
 
     def mute(self, instance: str) -> None:
-        """Let a stopped instance boot without jobs and workers, until `release` or `open`; visitors are served."""
+        """Keep jobs and workers from a stopped or sealed instance until `release` or `open`; visitors are served."""
         self._mark(instance, MUTE, b"")
 
     def _mark(self, instance: str, path: str, content: bytes) -> None:
