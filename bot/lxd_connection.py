@@ -36,8 +36,8 @@ _POLL = 10
 """Seconds of one wait request: the operation stands as `Running` after them, and the loop asks again."""
 _GLANCE = 2
 """The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
-_MOMENT = 0.01
-"""Seconds between two looks at what comes to be while an operation runs."""
+_MOMENT = 0.03
+"""Seconds between two looks at what comes to be while an operation runs; each takes the server some milliseconds."""
 _GOING_ON = ("Pending", "Running", "Cancelling")
 FILES_GONE = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""

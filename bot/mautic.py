@@ -229,12 +229,13 @@ class Mautic:
                 with suppress(LxdError):
                     self.lxd.remove(instance, f"{files}.{end}")
 
-    def seal(self, instance: str) -> None:
+    def seal(self, instance: str, *, mute: bool = True) -> None:
         """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
 
-        Without SEAL it serves and sends nothing yet; `open` takes all away.
+        Without SEAL it serves and sends nothing yet, unless `mute` is false; `open` takes all away.
         """
-        self.lxd.push(instance, MUTE, b"", mode=0o644)
+        if mute:
+            self.mute(instance)
         self.lxd.push(instance, SEAL, b"copy\n", mode=0o644)
 
     def close(self, instance: str, reason: str) -> None:
@@ -312,7 +313,7 @@ class Mautic:
         return self.call(instance, "release", request, timeout=300)
 
     def mute(self, instance: str) -> None:
-        """Let a stopped instance boot without jobs and workers, until `release` or `open`; visitors are served."""
+        """Keep jobs and workers from a stopped or sealed instance until `release` or `open`; visitors are served."""
         self.lxd.push(instance, MUTE, b"", mode=0o644)
 
     def restart_part(self, instance: str, part: Part) -> None:

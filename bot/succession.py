@@ -161,8 +161,15 @@ class Succession:
 
     def start(self) -> str:
         """Start the heir, sealed, and wait until Mautic's login page is there inside and it has its address."""
-        # The page may be closed meanwhile.
+        self.boot()
+        return self.await_page()
+
+    def boot(self) -> None:
+        """Start the heir, sealed."""
         self.target.start(self.name, urgent=True)
+
+    def await_page(self) -> str:
+        """Wait until Mautic's login page is there inside, closed as it may be, and the heir has its address."""
         took = self.target.mautic.wait_for_page(self.name)
         wait_for_address(self.target.lxd, self.name)
         return f"login page inside in {took:.2f} s"

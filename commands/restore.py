@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from bot import outbound
 from bot.fleet import Host
 from bot.lxd import LxdError, Snapshot
-from bot.mautic import Mail
 from bot.messages import kept_for
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
@@ -47,31 +46,36 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     room = admit(context, host, demand, f"The old state of `{tenant}` cannot start beside the present one on")
 
     def beside() -> str:
-        """Both at once: the one reads what the other leaves alone, and somebody waits for it."""
-        with ThreadPoolExecutor(1, "snapshot") as thread:
-            of_now = thread.submit(take, context, old, why=f"before restore {context.operation}")
+        """All at once that leaves the other alone, as somebody waits for it."""
+        with ThreadPoolExecutor(2, "beside") as threads:
+            of_now = threads.submit(take, context, old, why=f"before restore {context.operation}")
             if not heir.copied(whole=False):
                 host.lxd.copy(f"{source}/{chosen.name}", heir.name, config=heir.config(), devices=heir.devices())
-                host.mautic.seal(heir.name)
+                host.mautic.seal(heir.name, mute=False)
                 heir.copied(whole=True)
-            heir.start()
+            heir.boot()
+            of_mail = threads.submit(settle_mail)
+            heir.await_page()
             if plan and stamp(chosen.config, "plan") != old.plan:
                 # The limits are today's; what is inside was that day's.
                 host.mautic.resize(heir.name, plan)
-            return of_now.result()
+            return "; ".join(filter(None, (of_now.result(), of_mail.result())))
 
-    def change() -> str | None:
-        # Before anybody is turned away, and while nothing works in it. Whoever decided that it sends nothing decided it
-        # of the tenant, not of one of its containers.
-        chosen: Mail = mail or ("off" if old.outbound_off else "")
-        became = None if heir.serves() else outbound.settle(context, host, heir.name, chosen, late=0)
+    def settle_mail() -> str | None:
+        # Before anybody is turned away, and while nothing works in it: it stays mute when it is not sealed any more.
+        # Whoever decided that it sends nothing decided it of the tenant, not of one of its containers.
+        if heir.serves():
+            return None
+        host.mautic.mute(heir.name)
+        return outbound.settle(context, host, heir.name, mail or ("off" if old.outbound_off else ""), late=0)
+
+    def change() -> None:
         # A retry learns from it that the new one may serve already.
         host.lxd.update(old.instance, stamps(state="moving"))
         if host.lxd.instance(old.instance).running:
             # Only one of the two may send.
             host.mautic.hush(old.instance)
         heir.change()
-        return became
 
     days = context.settings.retention.former_days
     return Plan(

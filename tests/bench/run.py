@@ -276,6 +276,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
             present = world.present(name)
             snapshot = world.lxd.snapshots(present)[-1].name
             floors.append(raw_copy(world.lxd, f"{present}/{snapshot}", f"raw-{number}", f"{name}.e2e.localhost"))
+            settle(world.lxd)
             card = world.ask(f"restore {name} {snapshot}", "operator")
             began = time.time()
             world.approve(card, f"approve {name}")

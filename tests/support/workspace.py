@@ -26,13 +26,13 @@ BOT_TOKEN, APP_TOKEN, SIGNING_SECRET = "xoxb-local", "xapp-local", "local-signin
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def eventually(look: Callable[[], T], seconds: float = 60.0) -> T:
+def eventually(look: Callable[[], T], seconds: float = 60.0, pause: float = 0.02) -> T:
     """The first truthy value of `look()`; AssertionError with the last one when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; at the end it was {found!r}")
-        time.sleep(0.02)
+        time.sleep(pause)
     return found
 
 

@@ -174,7 +174,8 @@ class World:
             return next((text for text in self.thread(ts) if re.search(pattern, text)), "")
 
         try:
-            return eventually(look, seconds)
+            # To read a thread takes both sides some milliseconds of a core, which what is waited for could use.
+            return eventually(look, seconds, pause=0.2)
         except AssertionError:
             raise AssertionError(
                 f"no {pattern!r} in {self.thread(ts)}; card: {self.card(ts)}; log: {self.bot.log.read_text()[-2000:]}"
