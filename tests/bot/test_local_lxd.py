@@ -27,6 +27,9 @@ from tests.support.real_lxd import LXD_PLACE, Place, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
 from tests.support.world import BotProcess
 
+IP_FREEBIND = 15
+"""Of Linux; Python names it from 3.14 on."""
+
 
 @pytest.fixture(autouse=True)
 def _nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +262,7 @@ class TestOwnDaemon:
         lxd = _prepared(state)
         assert local_lxd.stop(state)
         told: list[str] = []
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            # As another program does that answers DNS on all addresses.
-            other.bind(("0.0.0.0", 53))
+        with _answers_dns(state) as other:
 
             def tell(line: str) -> None:
                 told.append(line)
@@ -278,10 +279,9 @@ class TestOwnDaemon:
         _prepared(state)
         assert local_lxd.stop(state)
         monkeypatch.setattr(local_lxd, "_AGAIN_SECONDS", 0.5)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            other.bind(("0.0.0.0", 53))
-            with pytest.raises(LxdUnavailable, match=rf"cannot bring up mops{_tag(state)}: .*Address already in use"):
-                local_lxd.up(state, print)
+        failed = rf"cannot bring up mops{_tag(state)}: .*Address already in use"
+        with _answers_dns(state), pytest.raises(LxdUnavailable, match=failed):
+            local_lxd.up(state, print)
 
     def test_tenants_go_on_when_the_daemon_is_killed(self, state: Path) -> None:
         lxd = _prepared(state)
@@ -464,12 +464,25 @@ def _spoil(lxd: LxdGateway, state: Path, how: str) -> None:
         volume.mkdir()
 
 
+def _bridge(state: Path) -> str:
+    return f"10.73.{int(_tag(state)[:2], 16)}.1"
+
+
+def _answers_dns(state: Path) -> socket.socket:
+    """Another program than the server's own that answers DNS at the address of its bridge."""
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    # While there is no bridge.
+    other.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    other.bind((_bridge(state), 53))
+    return other
+
+
 def _prepared(state: Path) -> LxdGateway:
     """A server with the bot's project, and a tenant that runs."""
     tag = _tag(state)
     socket = local_lxd.up(state, print).socket
     lxd = LxdGateway(socket, project=tag, pool=tag, network=f"mops{tag}", profile=tag)
-    lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet=f"10.73.{int(tag[:2], 16)}.1/24")
+    lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet=f"{_bridge(state)}/24")
     script = Path(__file__).parents[1] / "support" / "tiny_image.sh"
     subprocess.run([str(script), str(state / "tiny.tar.gz")], check=True)
     lxd.import_image(str(state / "tiny.tar.gz"), "tiny", {})
