@@ -39,6 +39,17 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_tests_exist(page: Path) -> None:
+    """As docs/security.md names what holds each claim; `test_api.py` alone is beside the one before."""
+    folder, lost = ROOT, []
+    for named in re.findall(r"`((?:tests/)?[\w/]*test_\w+\.py|tests/\w+)`", page.read_text()):
+        path = ROOT / named if "/" in named else folder / named
+        folder = path.parent
+        lost += [] if path.exists() else [named]
+    assert lost == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_exist(page: Path) -> None:
     known = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"`make ([\w-]+)", page.read_text())) <= known
