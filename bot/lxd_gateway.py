@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -201,6 +201,7 @@ class LxdGateway:
     def instances(self) -> list[Instance]:
         """See `Lxd.instances`."""
         found = self._lxd.get("instances", "list the instances", params={"recursion": "1"})
+        self._refuse_gaps(found)
         return sorted((_instance(entry) for entry in found), key=lambda instance: instance.name)
 
     def instance(self, name: str) -> Instance:
@@ -219,7 +220,18 @@ class LxdGateway:
         """See `Lxd.survey`. LXD tells no sizes of snapshots here; `snapshots` does."""
         # Of a big fleet it takes its time.
         answer = self._lxd.json("get", "instances", "survey the instances", params={"recursion": "2"}, timeout=SHORT)
+        self._refuse_gaps(answer["metadata"])
         return sorted(map(_whole, answer["metadata"]), key=lambda whole: whole.instance.name)
+
+    def _refuse_gaps(self, found: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse a list in which instances have names alone: nobody knows then what they are.
+
+        So a cluster tells of a member that does not answer it, until it is known as offline, some 20 seconds later.
+        """
+        for entry in found:
+            if entry["config"] is None:
+                where = _location(entry) or "the server"
+                raise LxdUnavailable(f"{self._lxd.product} could not list the instances now: {where} does not answer.")
 
     # -- changing instances -------------------------------------------------------------------------------------
 

@@ -101,6 +101,20 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
             gateway.pull("client-x", "/etc/hostname")
 
 
+@pytest.mark.parametrize("asked", ["instances", "survey"])
+def test_a_cluster_that_does_not_know_what_a_member_has_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """As a real one answered for some seconds after a member's network came back: the name is all that it tells."""
+    gateway = LxdGateway(NOWHERE)
+    gap = dict.fromkeys(("config", "devices", "profiles", "snapshots", "state"))
+    gap |= {"name": "client-x", "status": "Error", "location": "node3", "created_at": "0001-01-01T00:00:00Z"}
+    monkeypatch.setattr(gateway._lxd, "get", lambda *_, **__: [gap])
+    monkeypatch.setattr(gateway._lxd, "json", lambda *_, **__: {"metadata": [gap]})
+    with pytest.raises(LxdUnavailable, match=r"could not list the instances now: node3 does not answer\.$"):
+        getattr(gateway, asked)()
+
+
 def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

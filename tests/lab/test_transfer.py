@@ -109,7 +109,8 @@ class TestBrokenCopy:
             way.source.start(way.name)
         finally:
             way.node.restore()
-        way.receive(name=way.again)
+        # A cluster does not know at once what a member has that was away.
+        patiently(lambda: way.receive(name=way.again))
 
     def test_a_server_that_is_killed_is_told_and_the_next_try_works(self, way: Way) -> None:
         way.source.snapshot(way.name, "s-1")
