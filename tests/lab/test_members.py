@@ -2,7 +2,9 @@
 
 from contextlib import suppress
 
-from bot.lxd import Instance, LxdUnavailable, NotFound
+import pytest
+
+from bot.lxd import LxdUnavailable, NotFound
 from bot.steps import patiently
 from bot.tenants import stamp, stamps
 from tests.lab.conftest import eventually
@@ -12,24 +14,25 @@ from tests.support.real_lxd import TINY
 NAME = "on-a-dead-member"
 
 
-def test_what_a_dead_member_has_is_known_or_refused_and_never_taken_for_something_else(lab: Lab) -> None:
+def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(lab: Lab) -> None:
     there, node = lab.host("node3"), lab.nodes["node3"]
     there.create(NAME, TINY, config=stamps(role="tenant", tenant=NAME), devices={})
     try:
+        knows = lab.cluster
+        knows.instances()
         node.kill()
 
-        def seen() -> Instance | None:
-            try:
-                found = next(one for one in lab.cluster.instances() if one.name == NAME)
-                (whole,) = (one for one in lab.cluster.survey() if one.instance.name == NAME)
-            except LxdUnavailable:
-                # For as long as it is not known to be offline.
-                return None
+        def seen() -> str:
+            found = next(one for one in knows.instances() if one.name == NAME)
+            (whole,) = (one for one in knows.survey() if one.instance.name == NAME)
             assert (found.location, stamp(found.config, "role")) == ("node3", "tenant")
-            assert whole.instance == found
-            return found
+            assert whole.instance.config == found.config
+            return found.status
 
-        eventually(seen, lambda found: found is not None and found.status == "Error")
+        eventually(seen, lambda status: status == "Error")
+        with pytest.raises(LxdUnavailable, match=r"could not list the instances now: node3 does not answer\.$"):
+            # A new one, as after a start of the bot.
+            lab.cluster.instances()
     finally:
         node.start()
         with suppress(NotFound):
