@@ -14,7 +14,6 @@ from typing import Any, Literal, TypedDict
 from bot.fleet import Look
 from bot.operations import Operation
 from bot.registry import Context
-from bot.steps import PROBE
 from bot.tenants import Tenant, serves
 
 log = logging.getLogger(__name__)
@@ -50,8 +49,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
     kept = operation.aftermath
     since = kept["since"] if kept.get("online", "") == online and "since" in kept else context.now()
     if operation.command in ("restore", "migrate"):
-        committed = context.operations.ever_finished(operation.id, operation.tenant, PROBE)
-        data, advice, safe = _told(operation, found, seen.silent, committed)
+        data, advice, safe = _told(operation, found, seen.silent, bool(operation.committed))
     else:
         data, advice, safe = _where(found), "", ""
     return Aftermath(online=online, since=since, headline=headline, data=data, advice=advice, safe=safe)

@@ -134,7 +134,15 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
         summary=f"Take a snapshot of the tenant {tenant.name}",
         facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
         | ({"Note": note} if note else {}),
-        steps=(Step("Take the snapshot", lambda: take(context, tenant, why=why, note=note, keep=keep)),),
+        values={"keep": keep, "note": note},
+        steps=(
+            Step(
+                "take",
+                "Take the snapshot",
+                lambda: take(context, tenant, why=why, note=note, keep=keep),
+                takes_snapshot=True,
+            ),
+        ),
         reversible="changes nothing that runs",
         seconds=1,
     )
@@ -217,8 +225,9 @@ def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) ->
         arguments={"tenant": tenant.name, "snapshots": ",".join(names)},
         summary=f"Remove snapshots of the tenant {tenant.name}",
         facts={"Removes": shown},
+        values={"snapshots": ",".join(names)},
         remarks={"Why": why},
-        steps=(Step(f"Remove {len(names)} snapshot{'s' if len(names) > 1 else ''}", remove),),
+        steps=(Step("remove", f"Remove {len(names)} snapshot{'s' if len(names) > 1 else ''}", remove),),
         reversible="cannot be undone",
         seconds=len(names),
     )

@@ -20,7 +20,7 @@ from bot.messages import kept_for
 from bot.outbound import settle_again
 from bot.plan import Refused
 from bot.registry import Context
-from bot.steps import PROBE, patiently, refuse_half_way, remove, see_login_page, wait_for_address
+from bot.steps import patiently, refuse_half_way, remove, see_login_page, wait_for_address
 from bot.tenants import KEY, Tenant, stamp, stamps
 
 ANSWER = 5.0
@@ -39,7 +39,7 @@ def present(context: Context, tenant: str) -> Tenant:
         refuse_half_way(context, old)
         return old
     for why in seen.silent.values():
-        if context.operations.ever_finished(context.operation, tenant, PROBE):
+        if context.operations.committed(context.operation):
             return _as_the_heir_tells(context, tenant, heir)
         raise LxdUnavailable(why)
     return context.fleet.tenant(tenant, seen.tenants)
@@ -142,7 +142,7 @@ class Succession:
 
     def probed(self) -> bool:
         """Whether its page was seen, in whichever try: then the heir serves for good, and nothing is taken back."""
-        return self.context.operations.ever_finished(self.context.operation, self.old.name, PROBE)
+        return self.context.operations.committed(self.context.operation)
 
     def serves(self) -> bool:
         """Whether the heir is open, and the old one has not gone on since: then what a retry begins anew is done."""

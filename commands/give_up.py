@@ -7,7 +7,6 @@ from bot.messages import Message
 from bot.operations import Operation
 from bot.plan import Refused
 from bot.registry import Context, FreeWords, OperationNumber, decides, query
-from bot.steps import PROBE
 
 
 @decides
@@ -20,7 +19,7 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
     operation = context.operations.get(id)
     context.approvals.refuse_to_give_up(operation, context.actor)
     moves = operation.command in ("restore", "migrate")
-    if moves and context.operations.ever_finished(id, operation.tenant, PROBE) and _may_serve(context, operation):
+    if moves and operation.committed and _may_serve(context, operation):
         raise Refused(
             f"Operation {id} cannot be given up any more: the new container serves, and only what comes after that is "
             "missing. Retry, on its card, finishes it and loses nothing; a host that is lost for good has to be taken "

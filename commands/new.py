@@ -18,7 +18,7 @@ from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.products import takes
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.starts import boot
-from bot.steps import remove, see_login_page, wait_for_address
+from bot.steps import PROBE, probing, remove, see_login_page, wait_for_address
 from bot.tenants import RESERVED, PlanSize, Tenant, stamp, stamps
 
 _BRINGING = threading.Lock()
@@ -82,7 +82,7 @@ def new(
         "Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk",
         "Host": place.name,
     }
-    bring = () if place.name == blueprint.host else (Step("Have the blueprint there", make.bring_blueprint),)
+    bring = () if place.name == blueprint.host else (Step("bring", "Have the blueprint there", make.bring_blueprint),)
     if bring and not context.operation:
         make.refuse_wrong_way()
     return Plan(
@@ -97,15 +97,27 @@ def new(
         },
         summary=f"Make the tenant {tenant}",
         facts=facts | ({"Note": note} if note else {}),
+        values={
+            "address": context.settings.edge.url(domain),
+            "version": blueprint.version,
+            "double": blueprint.double,
+            "size": plan,
+            "cpu": size.cpu,
+            "memory": size.memory,
+            "disk": size.disk,
+            "host": place.name,
+            "note": note,
+        },
+        commit=PROBE,
         remarks=why,
         demand=demand.stored(),
         steps=(
             *bring,
-            Step("Clone the blueprint", make.clone),
-            Step("Start the container", make.start),
-            Step("Give it an identity of its own", make.identify),
-            Step("Route its domain", make.route),
-            Step("See its login page", make.probe),
+            Step("clone", "Clone the blueprint", make.clone),
+            Step("start", "Start the container", make.start),
+            Step("identify", "Give it an identity of its own", make.identify),
+            Step("route", "Route its domain", make.route),
+            probing(make.probe),
         ),
         reversible="can be undone with `delete`",
         seconds=15,

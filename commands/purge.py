@@ -37,16 +37,23 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
                 context.fleet.of(found).lxd.update(found.instance, {"security.protection.delete": "true"})
 
     name = found.instance if found else container
+    offline = found is not None and found == serving
+    texts = {"is": _what(context, found), "stays": _not_affected(context, found)} if found else {}
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "container": name},
         summary=f"Remove for good what is kept of the tenant {tenant}",
+        values={"container": name, "offline": offline},
+        texts=texts,
         facts={
             "Removes": f"the container {name}, with all its data and snapshots",
-            **({"Goes offline": _goes_offline(tenant, found)} if found and found == serving else {}),
+            **({"Goes offline": _goes_offline(tenant, found)} if found and offline else {}),
         },
-        remarks={"It is": _what(context, found), "Not affected": _not_affected(context, found)} if found else {},
-        steps=(Step("Remove the container", take_away), Step("Route without it", context.edge.apply)),
+        remarks={"It is": texts["is"], "Not affected": texts["stays"]} if texts else {},
+        steps=(
+            Step("remove", "Remove the container", take_away),
+            Step("route", "Route without it", context.edge.apply),
+        ),
         reversible="cannot be undone",
         seconds=5,
         undo=undo,

@@ -14,7 +14,7 @@ from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import DAY, ours, take
-from bot.steps import PROBE, refuse_another, refuse_full
+from bot.steps import PROBE, probing, refuse_another, refuse_full
 from bot.succession import Succession, present
 from bot.tenants import Tenant, stamp, stamps
 
@@ -92,6 +92,8 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             "Kept": f"a snapshot of now; and the present container, stopped, {kept_for(days)}",
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
+        values={"snapshot": chosen.name, "taken": chosen.created, "rests": rests, "days": days},
+        commit=PROBE,
         until_done=("If it fails", "Runs"),
         remarks={}
         if context.operation
@@ -102,10 +104,15 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
         demand=demand.stored(),
         choice=outbound.CHOICE,
         steps=(
-            Step("Take a snapshot of now, and start the old state beside it, closed", beside),
-            Step("Put it in place", change),
-            Step(PROBE, heir.probe),
-            Step("Keep what was there before", heir.keep),
+            Step(
+                "beside",
+                "Take a snapshot of now, and start the old state beside it, closed",
+                beside,
+                takes_snapshot=True,
+            ),
+            Step("change", "Put it in place", change),
+            probing(heir.probe),
+            Step("keep", "Keep what was there before", heir.keep),
         ),
         reversible="can be undone with `restore` to the snapshot of now",
         seconds=20,

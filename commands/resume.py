@@ -7,7 +7,7 @@ from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, see_login_page, wait_for_address
+from bot.steps import PROBE, probing, see_login_page, wait_for_address
 from bot.tenants import stamps
 
 
@@ -50,13 +50,15 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Resume the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} is open again"},
+        values={"address": context.settings.edge.url(found.domain)},
+        commit=PROBE,
         remarks=outbound.remarks(context, lambda: outbound.counted(context, host, found.instance), mail) | remarks,
         demand=demand.stored() if demand else None,
         choice=outbound.CHOICE,
         steps=(
-            Step("Start crons and workers", open_),
-            Step("Route its domain", route),
-            Step(PROBE, lambda: see_login_page(context.edge, found.domain)),
+            Step("open", "Start crons and workers", open_),
+            Step("route", "Route its domain", route),
+            probing(lambda: see_login_page(context.edge, found.domain)),
         ),
         reversible="can be undone with `suspend`",
         seconds=3,

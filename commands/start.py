@@ -7,7 +7,7 @@ from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, refuse_full, see_login_page, wait_for_address
+from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
 from bot.tenants import Tenant, stamp, stamps
 
 
@@ -69,10 +69,12 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Start the tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
+        values={"address": context.settings.edge.url(found.domain)},
+        commit=PROBE,
         remarks=remarks | ({} if suspended else outbound.remarks(context, lambda: _waits(context, found), mail)),
         demand=demand.stored(),
         choice=None if suspended else outbound.CHOICE,
-        steps=(Step("Start the container", boot), Step(PROBE, route)),
+        steps=(Step("start", "Start the container", boot), probing(route)),
         reversible="can be undone with `stop`",
         seconds=5,
         undo=undo,

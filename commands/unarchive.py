@@ -11,7 +11,7 @@ from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_another, see_login_page, wait_for_address
+from bot.steps import PROBE, probing, refuse_another, see_login_page, wait_for_address
 from bot.tenants import stamp, stamps
 
 
@@ -98,6 +98,8 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Bring the tenant {tenant} back",
         facts={"Address": context.settings.edge.url(found.domain)},
+        values={"address": context.settings.edge.url(found.domain)},
+        commit=PROBE,
         remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"}
         if stopped
         else room
@@ -106,10 +108,10 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
         demand=demand.stored(),
         choice=None if stopped or found.state == "suspended" else outbound.CHOICE,
         steps=(
-            Step("Take it out of the archive", rename),
-            Step("Start the container", start),
-            Step("Route its domain", route),
-            Step("See its login page", probe),
+            Step("unarchive", "Take it out of the archive", rename),
+            Step("start", "Start the container", start),
+            Step("route", "Route its domain", route),
+            probing(probe),
         ),
         reversible="can be undone with `delete`",
         seconds=15,

@@ -283,7 +283,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
             began = time.time()
             world.approve(card, f"approve {name}")
             world.wait_for(card, "is as it was")
-            sql = "SELECT max(finished) AS at FROM steps WHERE title = 'See its login page'"
+            sql = "SELECT max(finished) AS at FROM steps WHERE key = 'probe'"
             restores.append(world.bot.rows(sql)[0]["at"] - began)
         figures["snapshot_hold_s"] = max(holds)
         figures["restore_s"] = round(statistics.median(restores), 2)

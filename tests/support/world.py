@@ -197,10 +197,9 @@ class World:
         return card
 
     def begun(self, step: str) -> None:
-        """Wait until a step of the newest operation is on record as begun."""
+        """Wait until a step of the newest operation, by its key, is on record as begun."""
         sql = (
-            "SELECT 1 FROM steps WHERE title = ? AND started IS NOT NULL"
-            " AND operation = (SELECT max(id) FROM operations)"
+            "SELECT 1 FROM steps WHERE key = ? AND started IS NOT NULL AND operation = (SELECT max(id) FROM operations)"
         )
         give_up = time.monotonic() + 180
         while not self.bot.rows(sql, step):
