@@ -14,7 +14,7 @@ from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Reso
 from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
-from bot.tenants import ROLES, Role, Tenant, stamp
+from bot.tenants import ROLES, Role, Tenant, replaced, stamp
 from bot.wire import kept
 
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class Survey:
 
 def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
     by = "suspended-by" if stamp(instance.config, "state") == "suspended" else "stopped-by"
+    by_command, in_operation = replaced(instance.config)
     facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "retired", "double")}
     return Tenant(
         name=stamp(instance.config, "tenant") or instance.name,
@@ -93,7 +94,8 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         state=stamp(instance.config, "state"),
         stopped=instance.config.get("boot.autostart") == "false",
         note=stamp(instance.config, "note"),
-        reason=stamp(instance.config, "reason"),
+        replaced_by=by_command,
+        replaced_in=in_operation,
         operation=stamp(instance.config, "operation"),
         created=int(facts["created"] or 0),
         archived=int(facts["archived"] or 0),
@@ -131,7 +133,7 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
         if heir is None or (one.role, one.state) != ("tenant", "moving"):
             return one
         verb = "restore" if (heir.server, heir.host) == (one.server, one.host) else "migrate"
-        return replace(one, role="former", reason=f"{verb} {heir.operation}")
+        return replace(one, role="former", replaced_by=verb, replaced_in=int(heir.operation or 0))
 
     return [stands(one) for one in found]
 

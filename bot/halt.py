@@ -107,10 +107,10 @@ def _told(
 ) -> tuple[str, str, Literal["retry", "undo", ""]]:
     """Say where the data of a tenant is that a new container, the heir, was to take over from the old one."""
     what = "move" if operation.command == "migrate" else "restore"
-    name, by = f"{operation.tenant}--{operation.id}", f" {operation.id}"
+    name = f"{operation.tenant}--{operation.id}"
     heir = next((one for one in found if one.instance == name), None)
     others = [one for one in found if one is not heir]
-    old = next((one for one in others if one.role == "tenant" or one.reason.endswith(by)), None)
+    old = next((one for one in others if one.role == "tenant" or one.replaced_in == operation.id), None)
     if committed:
         new = _named(heir) if heir else f"`{name}`, whose host does not answer"
         data = f"The newest data is in {new}" + (f"; {_named(old)} is what was there before." if old else ".")

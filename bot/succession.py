@@ -21,10 +21,11 @@ from bot.outbound import settle_again
 from bot.plan import Refused
 from bot.registry import Context
 from bot.steps import patiently, refuse_half_way, remove, see_login_page, wait_for_address
-from bot.tenants import KEY, Tenant, stamp, stamps
+from bot.tenants import KEY, Tenant, replacing, stamp, stamps
 
 ANSWER = 5.0
 """Seconds that a host may take to answer while a tenant waits for it."""
+_NOT_REPLACED = {"reason": "", "replaced_by": "", "replaced_in": ""}
 _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created", "outbound")
 """What is said of a tenant, whichever container it is in."""
 
@@ -32,9 +33,9 @@ _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created", "out
 def present(context: Context, tenant: str) -> Tenant:
     """Return a tenant's present container, also when the operation that is going on has put an heir in its place."""
     seen = context.fleet.look("tenant", "former")
-    heir, by = f"{tenant}--{context.operation}", f" {context.operation}"
+    heir = f"{tenant}--{context.operation}"
     there = [one for one in seen.tenants if one.name == tenant and one.instance != heir]
-    if held := [one for one in there if one.role == "tenant" or one.reason.endswith(by)]:
+    if held := [one for one in there if one.role == "tenant" or _replaced_now(context, one)]:
         old = only(held)
         refuse_half_way(context, old)
         return old
@@ -43,6 +44,11 @@ def present(context: Context, tenant: str) -> Tenant:
             return _as_the_heir_tells(context, tenant, heir)
         raise LxdUnavailable(why)
     return context.fleet.tenant(tenant, seen.tenants)
+
+
+def _replaced_now(context: Context, one: Tenant) -> bool:
+    """Whether the operation that is going on has put another container in the place of this one."""
+    return bool(context.operation) and one.replaced_in == context.operation
 
 
 def _as_the_heir_tells(context: Context, tenant: str, heir: str) -> Tenant:
@@ -65,15 +71,15 @@ def _as_the_heir_tells(context: Context, tenant: str, heir: str) -> Tenant:
     raise Refused(f"There is no container `{heir}` any more, which served as `{tenant}`.")
 
 
-def retire(context: Context, old: Tenant, reason: str) -> None:
-    """Keep a container that another has taken the place of, stopped, for the policy's days."""
+def retire(context: Context, old: Tenant, command: str, operation: int) -> None:
+    """Keep a container that another has taken the place of in an operation, stopped, for the policy's days."""
     lxd = context.fleet.of(old).lxd
     if stamp(lxd.instance(old.instance).config, "role") == "tenant":
         days = context.settings.retention.former_days
         now = int(context.now())
         until = now + days * 86_400 if days else 0
-        former = stamps(role="former", state="", reason=reason, kept_until=until, retired=now)
-        lxd.update(old.instance, {**former, "boot.autostart": "false"})
+        former = stamps(role="former", state="", kept_until=until, retired=now)
+        lxd.update(old.instance, {**former, **replacing(command, operation), "boot.autostart": "false"})
     containment.stop(lxd, old.instance)
 
 
@@ -82,7 +88,7 @@ class Succession:
 
     Args:
         old: the tenant as it is; it stands on `source`, and the heir comes to `target`.
-        verb: `restore` or `migrate`, which with the operation's number is the reason why the old one is a former one.
+        verb: `restore` or `migrate`, in which with the operation's number the old one became a former one.
         rests: the old one stands still on purpose, and does so again when it is given back.
     """
 
@@ -92,7 +98,7 @@ class Succession:
         self.rests = rests
         self.source = context.fleet.of(old)
         self.target = target
-        self.reason = f"{verb} {context.operation}"
+        self.verb = verb
         self.name = f"{old.name}--{context.operation}"
         self._given_up = threading.Event()
 
@@ -199,7 +205,7 @@ class Succession:
         patiently(lambda: self.target.lxd.update(self.name, tenant))
         before = f"the container of before, {self.old.instance},"
         try:
-            patiently(lambda: retire(self.context, self.old, self.reason))
+            patiently(lambda: retire(self.context, self.old, self.verb, self.context.operation))
         except LxdUnavailable as error:
             return f"{before} on {self.source.name} is kept as soon as that host answers: {error}"
         return f"{before} is kept, stopped, {kept_for(self.context.settings.retention.former_days)}"
@@ -245,7 +251,7 @@ class Succession:
         if (stamp(config, "role"), stamp(config, "state")) == ("tenant", "live"):
             # Nothing was done to it yet.
             return
-        stamped = stamps(role="tenant", state="live", reason="", kept_until="", retired="")
+        stamped = stamps(role="tenant", state="live", kept_until="", retired="", **_NOT_REPLACED)
         if not self.rests:
             if not self.old_instance().running:
                 with suppress(PoolFull):

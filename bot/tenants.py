@@ -138,9 +138,10 @@ class Tenant:
 
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
-    `reason`: why a former one is one. `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the
-    priority and delay of its start after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on
-    what waits. `disk`: the size of its own disk, as LXD limits it. `address`: what it was given on the bridge.
+    `replaced_by`: the command, and `replaced_in` the operation, by which another took its place; 0: unknown.
+    `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
+    after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
+    its own disk, as LXD limits it. `address`: what it was given on the bridge.
     """
 
     name: str
@@ -155,7 +156,8 @@ class Tenant:
     state: str = ""
     stopped: bool = False
     note: str = ""
-    reason: str = ""
+    replaced_by: str = ""
+    replaced_in: int = 0
     operation: str = ""
     created: int = 0
     archived: int = 0
@@ -169,6 +171,11 @@ class Tenant:
     disk: str = ""
     outbound_off: bool = False
     address: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why a former one is one, for people; "" where it is none."""
+        return f"{self.replaced_by} {self.replaced_in or ''}".strip()
 
     @property
     def standing(self) -> str:
@@ -198,3 +205,16 @@ def stamps(**facts: str | int | bool) -> dict[str, str]:
 def stamp(config: Mapping[str, str], name: str) -> str:
     """Return one fact from an instance's configuration, empty when it is not there."""
     return config.get(KEY + name, "")
+
+
+def replacing(command: str, operation: int) -> dict[str, str]:
+    """Return the stamps that say in which operation another took its place; `reason` is for older releases."""
+    return stamps(replaced_by=command, replaced_in=operation, reason=f"{command} {operation}")
+
+
+def replaced(config: Mapping[str, str]) -> tuple[str, int]:
+    """Return the command and operation by which another took its place; older releases wrote a text alone."""
+    command, number = stamp(config, "replaced-by"), stamp(config, "replaced-in")
+    if not command:
+        command, _, number = stamp(config, "reason").partition(" ")
+    return command, int(number) if number.isdecimal() else 0

@@ -21,5 +21,5 @@ def numbers(context: Context) -> None:
 
 
 def _number(one: Tenant) -> int:
-    told = f"{one.operation} {one.reason} {one.instance.removeprefix(one.name)}"
+    told = f"{one.operation} {one.replaced_in} {one.instance.removeprefix(one.name)}"
     return max(map(int, re.findall(r"\d+", told)), default=0)

@@ -49,7 +49,7 @@ def _retire(context: Context, one: Tenant) -> None:
     event = audit.Event("container.retired", SYSTEM, one.name, detail={"container": one.instance, "host": one.host})
     with context.database.transaction() as transaction:
         audit.record(transaction, event, context.now())
-    retire(context, one, one.reason)
+    retire(context, one, one.replaced_by, one.replaced_in)
 
 
 def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
@@ -81,7 +81,7 @@ def _is_over(context: Context, one: Tenant) -> bool:
 
 def _has_kept(context: Context, former: Tenant) -> bool:
     """Whether it has a snapshot that stays until somebody removes it; a move takes those along, a restore does not."""
-    if not former.reason.startswith("restore"):
+    if former.replaced_by != "restore":
         return False
     return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
