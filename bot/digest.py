@@ -13,6 +13,7 @@ from bot.fleet import Surveyed
 from bot.health import OFFLINE, last_known
 from bot.incidents import Incident
 from bot.jobs import Job
+from bot.labels import State
 from bot.lxd import Resources, size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.placement import Carries, carries
@@ -308,7 +309,7 @@ def _tenant(
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
-    live = tenant.state == "live" and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
+    live = tenant.state == State.LIVE and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
     return TenantDay(
         name=tenant.name,
         host=tenant.host,

@@ -58,11 +58,10 @@ class Plan:
     label; the latter may change from minute to minute (room, bytes). `values` are what the facts are made from, by
     key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are what was said when it
     was asked for and the outcome repeats, by key. `commit` is the key of the step after which nothing is taken back,
-    "": there is none. `undo` takes back
-    what a failed run left, is itself safe to run again, and may say what is still to be taken back. `until_done`: the
-    labels of facts that mean nothing any more once it is done. `demand`: what it makes run or grow on a host, as
-    `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither facts nor steps tell what
-    was chosen, so that the plan stays the one that was shown.
+    "": there is none. `undo` takes back what a failed run left, is itself safe to run again, and may say what is still
+    to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
+    makes run or grow on a host, as `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver;
+    neither values nor steps tell what was chosen, so that the plan stays the one that was shown.
     """
 
     tenant: str

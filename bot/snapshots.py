@@ -11,13 +11,14 @@ from functools import partial
 
 from bot import ballast, samples
 from bot.fleet import Host
+from bot.labels import stamp, stamps
 from bot.lxd import Lxd, PoolSpace, Snapshot, Vanished
 from bot.mautic import Hold
 from bot.messages import kept_for, seconds, size
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context
 from bot.retention import Point, Retention, spread
-from bot.tenants import Tenant, stamp, stamps
+from bot.tenants import Tenant
 
 SCHEDULED, ASKED = "schedule", "asked"
 KEPT = "kept until somebody removes it"

@@ -9,6 +9,7 @@ from typing import TypeVar
 from bot import samples
 from bot.containment import is_closed
 from bot.health import is_full, larger_plans, last_known, more_of
+from bot.labels import State
 from bot.lxd import Lxd, LxdError, LxdUnavailable, size_bytes
 from bot.messages import size as in_words
 from bot.plan import Refused, Step
@@ -71,7 +72,7 @@ def refuse_full(context: Context, found: Tenant) -> None:
 
 def refuse_half_way(context: Context, found: Tenant) -> None:
     """Raise Refused when a restore or move left a tenant half way, of which no operation knows: another may serve."""
-    if found.state == "moving" and not context.begun:
+    if found.state == State.MOVING and not context.begun:
         raise Refused(f"`{found.name}` was left half way by a restore or move; `/mautic start {found.name}` first.")
 
 

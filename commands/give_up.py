@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot import halt
+from bot.labels import Role, State
 from bot.messages import Message
 from bot.operations import Operation
 from bot.plan import Refused
@@ -34,13 +35,13 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
 
 def _may_serve(context: Context, operation: Operation) -> bool:
     """Whether its new container is there, or may be: a host that is lost for good is in the settings no more."""
-    seen = context.fleet.look("tenant", "incoming")
+    seen = context.fleet.look(Role.TENANT, Role.INCOMING)
     return bool(seen.silent) or any(one.instance == f"{operation.tenant}--{operation.id}" for one in seen.tenants)
 
 
 def _next(context: Context, tenant: str) -> str:
     """Say how a tenant goes on that was left half way."""
-    for one in context.fleet.look("tenant").tenants:
-        if (one.name, one.state) == (tenant, "moving"):
+    for one in context.fleet.look(Role.TENANT).tenants:
+        if (one.name, one.state) == (tenant, State.MOVING):
             return f"`/mautic start {tenant}` lets it go on."
     return ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from bot import outbound
+from bot.labels import stamp, stamps
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.tenants import stamp, stamps
 
 _SUMMARY = {
     "send": "Send what mail waits in the tenant {}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from bot.fleet import Host
+from bot.labels import State, stamps
 from bot.lxd import AlreadyExists, LxdUnavailable
 from bot.messages import kept_for, size
 from bot.placement import LEAST, admit, demand_of
@@ -13,7 +14,7 @@ from bot.products import takes
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, patiently, probing, refuse_full
 from bot.succession import Succession, present
-from bot.tenants import Tenant, stamps
+from bot.tenants import Tenant
 
 DOWNTIME = "2 to 5 seconds, behind a polite page"
 
@@ -28,9 +29,9 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     source, target = context.fleet.of(old), context.fleet.host(host)
     if source.name == target.name:
         raise Refused(f"`{tenant}` is on {target.name} already.")
-    if old.state == "suspended":
+    if old.state == State.SUSPENDED:
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
-    if old.status != "Running" and old.state == "live" and not context.begun:
+    if old.status != "Running" and old.state == State.LIVE and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
     way_back = _way_back(context, tenant, source, target)
     refuse_full(context, old)
@@ -149,7 +150,7 @@ class _Move:
     def stop(self) -> str | None:
         if self.heir.serves():
             return None
-        self.source.lxd.update(self.old.instance, {**stamps(state="moving"), "boot.autostart": "false"})
+        self.source.lxd.update(self.old.instance, {**stamps(state=State.MOVING), "boot.autostart": "false"})
         if not self.source.lxd.instance(self.old.instance).running:
             # Neither it nor its copy may work before it is clear which of them goes on.
             self.source.mautic.seal(self.old.instance)

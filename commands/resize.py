@@ -9,13 +9,14 @@ from difflib import get_close_matches
 
 from bot.capacity import Demand
 from bot.fleet import Host
+from bot.labels import stamp, stamps
 from bot.lxd import LxdError, PoolFull, size_bytes
 from bot.messages import size as in_words
 from bot.placement import admit, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.settings import Settings
-from bot.tenants import PlanSize, Tenant, stamp, stamps
+from bot.tenants import PlanSize, Tenant
 
 MARGIN = 0.9
 """Share of a smaller disk that may be in use: MariaDB and LXD write on, and one that is full kills the tenant."""

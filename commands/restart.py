@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bot import containment
+from bot.labels import State
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
@@ -33,7 +34,7 @@ def restart(
 
     def route() -> str:
         context.edge.apply()
-        if found.state == "suspended":
+        if found.state == State.SUSPENDED:
             return "it is still suspended"
         return see_login_page(context.edge, found.domain)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bot import containment, outbound
+from bot.labels import stamp, stamps
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.tenants import stamp, stamps
 
 
 @operation

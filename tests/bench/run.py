@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from bot import audit, samples
+from bot.labels import stamps
 from bot.lxd_gateway import LxdGateway
-from bot.tenants import stamps
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor

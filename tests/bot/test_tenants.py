@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.forms import shown_domain
-from bot.tenants import RESERVED, InvalidName, domain_name, replaced, replacing, stamp, stamps, tenant_name
+from bot.labels import replaced, replacing, stamp, stamps
+from bot.tenants import RESERVED, InvalidName, domain_name, tenant_name
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ import pytest
 from bot.blueprint.build import blueprints
 from bot.bring_up import build_blueprint
 from bot.hosts import real_edge
+from bot.labels import stamp, stamps
 from bot.lxd import NotFound
 from bot.lxd_gateway import LxdGateway
 from bot.settings import Settings, load
-from bot.tenants import stamp, stamps
 from tests.support.real_lxd import INCUS_PLACE, LXD_PLACE, PROJECT, SHARED, TINY, Place
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, Workspace, WorkspaceServer, eventually
 
