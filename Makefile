@@ -59,6 +59,10 @@ test: packages
 hostile: packages
 	REQUIRE_LXD=1 $(PYTHON) -m pytest --durations 10 tests/hostile
 
+# New examples for the tests that have properties: what is found here becomes a test of its own.
+search: packages
+	$(PYTHON) -m pytest -q -n 2 --hypothesis-profile search -m "not edge and not lab and not long" $$(grep -rl '@given' tests --include 'test_*.py')
+
 demo: .venv
 	$(PYTHON) -m tests.support.demo
 
@@ -90,4 +94,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test hostile demo bench crowd lowest docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test hostile search demo bench crowd lowest docs lint

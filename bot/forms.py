@@ -298,8 +298,9 @@ def read(shape: Any, value: Any, sources: Mapping[str, str], key: str = "") -> A
                 raise WrongForm(f"{key} has {_shown(name)}; a name has letters, digits, dots, hyphens and underscores.")
         return {name: read(get_args(shape)[1], one, sources, f"{key}.{name}") for name, one in value.items()}
     hints = hints_of(shape)
-    for name in value.keys() - hints.keys():
-        raise WrongForm(f"There is no setting '{key}.{name}'; [{key}] takes {', '.join(hints)}.")
+    for name in value:
+        if name not in hints:
+            raise WrongForm(f"There is no setting {_shown(f'{key}.{name}')}; [{key}] takes {', '.join(hints)}.")
     found = {}
     for one in fields(shape):
         where = f"{key}.{one.name}" if key else one.name

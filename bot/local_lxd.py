@@ -555,7 +555,7 @@ def _pid(folder: Path) -> int | None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder.
+    """What the daemon left: monitors of containers and dnsmasq, whose command lines name its folder, and its proxies.
 
     In a container on this machine another may have a folder of the same name.
     """
@@ -563,8 +563,11 @@ def _processes(folder: Path) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            named = mark in path.read_bytes() + b"/" and int(path.parent.name) != os.getpid()
-            if named and os.readlink(path.with_name("ns") / "pid") == here:
+            command = path.read_bytes()
+            named = mark in command + b"/" and int(path.parent.name) != os.getpid()
+            # A proxy's command line has nothing but pids and ports; its log stands in the folder.
+            proxy = b"forkproxy" in command and os.readlink(path.with_name("fd") / "1").startswith(f"{folder}/logs/")
+            if (named or proxy) and os.readlink(path.with_name("ns") / "pid") == here:
                 found.append(int(path.parent.name))
     return found
 

@@ -56,6 +56,8 @@ _HELD = "volume that has snapshots"
 one with snapshots that it does not know."""
 _VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
 """What it says of a file that went away while it looked for subvolumes among a running instance's files."""
+_PASSING = re.compile(r'device "veth\w+" does not exist')
+"""What it says where it goes through all interfaces of its machine, and another container's goes away meanwhile."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use', "unique constraint failed")
 _ABSENT = ("not found", "no such object", "image not provided")
@@ -86,6 +88,10 @@ class Busy(LxdError):
 
 class Held(Busy):
     """There are snapshots in the pool that keep it from being deleted: sent to another host just now, or unknown."""
+
+
+class Passing(Busy):
+    """Something that has nothing to do with it went away in the middle of it; the next try is another matter."""
 
 
 class Stale(LxdError):
@@ -161,9 +167,17 @@ class LxdConnection:
         """Make one request, `arguments` as for requests. Returns the response, or raises a LxdError kind."""
         if project:
             arguments["params"] = {**arguments.get("params", {}), "project": self._project}
-        with self.words(doing):
-            api = self.connected().api
-            return getattr(api[path] if path else api, verb)(**arguments)
+        tries = 5
+        while True:
+            try:
+                with self.words(doing):
+                    api = self.connected().api
+                    return getattr(api[path] if path else api, verb)(**arguments)
+            except Passing:
+                tries -= 1
+                if not tries:
+                    raise
+                time.sleep(0.1)
 
     def stream(self, path: str, doing: str, timeout: float) -> Any:
         """Open one of the WebSockets of a background operation within so many seconds; raises LxdUnavailable."""
@@ -328,6 +342,8 @@ class LxdConnection:
         # First: it names a file, and whoever made that could have it say anything.
         if _VANISHED.search(low):
             return Vanished(f"{self.product} could not {doing}: files went away while it was taken.")
+        if _PASSING.search(low):
+            return Passing(f"{self.product} could not {doing}: {text}.")
         if any(word in low for word in _OCCUPIED):
             return Busy(f"{self.product} could not {doing}: {text}.")
         if _SENDING in low or _HELD in low:

@@ -54,6 +54,8 @@ RELEASED = 60
 MOST = 64 << 20
 """Bytes that a file, or a command's output, may have to be read."""
 
+_LASTS = ("config", "devices", "profiles", "location", "created_at", "last_used_at")
+"""What an instance still is while its host does not answer."""
 _WRITTEN = 0.1
 """Seconds that LXD's helper for files takes to have the pool write down what it changed. A start that comes before ends
 the helper, which then looks only once a second whether it may end (20 to 75 ms were measured beside a copy)."""
@@ -102,6 +104,7 @@ class LxdGateway:
         self._lock = threading.Lock()
         self._update_locks: dict[str, threading.Lock] = {}
         self._changed: dict[str, float] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
 
     # -- the server ---------------------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class LxdGateway:
     def instances(self) -> list[Instance]:
         """See `Lxd.instances`."""
         found = self._lxd.get("instances", "list the instances", params={"recursion": "1"})
-        return sorted((_instance(entry) for entry in found), key=lambda instance: instance.name)
+        return sorted((_instance(entry) for entry in self._without_gaps(found)), key=lambda instance: instance.name)
 
     def instance(self, name: str) -> Instance:
         """See `Lxd.instance`."""
@@ -219,7 +222,27 @@ class LxdGateway:
         """See `Lxd.survey`. LXD tells no sizes of snapshots here; `snapshots` does."""
         # Of a big fleet it takes its time.
         answer = self._lxd.json("get", "instances", "survey the instances", params={"recursion": "2"}, timeout=SHORT)
-        return sorted(map(_whole, answer["metadata"]), key=lambda whole: whole.instance.name)
+        return sorted(map(_whole, self._without_gaps(answer["metadata"])), key=lambda whole: whole.instance.name)
+
+    def _without_gaps(self, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return a list in which those of a dead member are what they were when it was last seen.
+
+        Of these a cluster tells only the names, and nobody changes them meanwhile. Raises LxdUnavailable where nobody
+        here has seen them: they may be anything.
+        """
+        whole = []
+        for entry in found:
+            if entry["config"] is None:
+                before = self._seen.get(entry["name"], {})
+                if _location(before) != _location(entry):
+                    where = _location(entry) or "the server"
+                    raise LxdUnavailable(
+                        f"{self._lxd.product} could not list the instances now: {where} does not answer."
+                    )
+                entry = {**entry, **before}
+            whole.append(entry)
+        self._seen |= {entry["name"]: {key: entry[key] for key in _LASTS if key in entry} for entry in whole}
+        return whole
 
     # -- changing instances -------------------------------------------------------------------------------------
 

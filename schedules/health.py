@@ -39,9 +39,9 @@ from bot.wire import is_tenants
 
 WIDTH = 16
 """Tenants that are looked at side by side."""
-PATIENCE = 25.0
+PATIENCE = 20.0
 """Seconds that a tenant has for a look, which is its page and what it tells of itself: twice that fits a minute."""
-PAGE = 15.0
+PAGE = 12.0
 """Seconds of these that its page may take."""
 BUDGET = 240.0
 """Seconds for all looks of a sweep; whom it does not come to is for the next one."""

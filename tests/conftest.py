@@ -18,9 +18,13 @@ pytest_plugins = [
     "tests.support.half_done",
 ]
 
-# Seconds are no property: a busy machine may pause anything.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# Seconds are no property: a busy machine may pause anything. What passed once has to pass again, so the suite tries the
+# same examples each time; `make search` looks for new ones.
+settings.register_profile(
+    "same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, max_examples=200
+)
+settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=5000, print_blob=True)
+settings.load_profile("same")
 
 # No test cuts the power, and each of thousands of commits would wait for the disk.
 database.SYNCHRONOUS = "OFF"

@@ -152,7 +152,7 @@ def test_refreshes_of_the_connection_leave_it_not_deaf(
 
 def a_thousand(folder: Path) -> Bench:
     """A bench with 1,000 running tenants."""
-    bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_LXD__SUBNET="10.70.0.1/21")
     blueprint = bench.context.fleet.blueprint()
     for number in range(1000):
         name = f"client-{number}"

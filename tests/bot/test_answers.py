@@ -151,7 +151,7 @@ def test_any_bytes_are_an_answer_or_an_error_of_the_tenant(verb: str, line: byte
     _believed(verb, line)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_change_of_an_answer_is_within_bounds_or_an_error(honest: dict[str, Any], data: st.DataObject) -> None:
     verb = data.draw(st.sampled_from(sorted(honest)))

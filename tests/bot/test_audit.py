@@ -94,6 +94,15 @@ def test_a_removed_tail_is_found_against_a_head_kept_elsewhere(log: Database) ->
     assert audit.verify(log, head[:16]).broken == ROWS - 2, "what people see of the head is enough"
 
 
+def test_what_cannot_be_found_is_a_row_added_in_somebodys_name(log: Database) -> None:
+    """docs/security.md says so: who can write the database can write that anybody approved."""
+    head = audit.verify(log).head
+    with closing(sqlite3.connect(log.path)) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        audit.record(connection, Event("operation.approved", "U0OLIVIA", "client-x", 7), 5000.0)
+    assert not audit.verify(log, head).broken
+
+
 def test_a_head_of_an_earlier_time_is_still_in_a_grown_log(log: Database) -> None:
     head = audit.verify(log).head
     with log.transaction() as transaction:

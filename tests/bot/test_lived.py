@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.database import Database
@@ -126,7 +126,6 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(steps, max_size=30), st.floats(HOUR, 60 * DAY))
 def test_whatever_becomes_of_the_clock_nothing_is_older_than_it_is(did: list[tuple[str, float]], age: float) -> None:
     with TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from bot.lxd_gateway import LxdGateway
 from bot.packages import TOOLS
 from bot.products import INCUS, LXD, PRODUCTS, Product
 from tests.support.real_lxd import LXD_PLACE, Place, without_lxd
-from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
+from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually, free_port
 from tests.support.world import BotProcess
 
 IP_FREEBIND = 15
@@ -299,7 +299,10 @@ class TestOwnDaemon:
     def test_it_goes_without_a_trace_whatever_state_it_is_in(self, state: Path, spoil: str) -> None:
         folder, tag = local_lxd._folder(state), _tag(state)
         lxd = _prepared(state)
-        lxd.update("tenant", {"security.protection.delete": "true"})
+        port = free_port()
+        # As an edge has them: each is a process of its own, which names no folder.
+        door = {"type": "proxy", "listen": f"tcp:127.0.0.1:{port}", "connect": "tcp:127.0.0.1:80", "bind": "host"}
+        lxd.update("tenant", {"security.protection.delete": "true"}, {"http": door})
         (veth,) = [path.name for path in Path("/sys/class/net", f"mops{tag}", "brif").iterdir()]
         init = int(Path(_init(folder)).name)
         _spoil(lxd, state, spoil)
@@ -313,6 +316,8 @@ class TestOwnDaemon:
         assert str(folder) not in loops
         rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
         assert tag not in rules
+        with socket.socket() as nobody:
+            assert nobody.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
         assert list(Path("/sys/fs/cgroup").glob(f"**/lxc.*.{tag}_*")) == []
 
     def test_one_that_lacks_a_volume_still_serves_the_others_and_loses_its_project(self, state: Path) -> None:

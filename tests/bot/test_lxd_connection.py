@@ -101,6 +101,34 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
             gateway.pull("client-x", "/etc/hostname")
 
 
+@pytest.mark.parametrize("asked", ["instances", "survey"])
+def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """Of the instances of a dead member a real cluster tells the names alone."""
+    gateway = LxdGateway(NOWHERE)
+    gap = dict.fromkeys(("config", "devices", "profiles", "snapshots", "state"))
+    gap |= {"name": "client-x", "status": "Error", "location": "node3", "created_at": "0001-01-01T00:00:00Z"}
+    gap |= {"last_used_at": "0001-01-01T00:00:00Z"}
+    answer = [gap]
+    monkeypatch.setattr(gateway._lxd, "get", lambda *_, **__: answer)
+    monkeypatch.setattr(gateway._lxd, "json", lambda *_, **__: {"metadata": answer})
+    refused = r"could not list the instances now: node3 does not answer\.$"
+    with pytest.raises(LxdUnavailable, match=refused):
+        getattr(gateway, asked)()
+    before = {**gap, "status": "Stopped", "config": {"user.a": "b"}, "devices": {}, "profiles": ["p"]}
+    answer = [before]
+    gateway.instances()
+    answer = [gap]
+    (found,) = getattr(gateway, asked)()
+    instance = found if asked == "instances" else found.instance
+    assert (instance.status, instance.config, instance.profiles) == ("Error", {"user.a": "b"}, ("p",))
+    # Another of that name, on another member.
+    answer = [{**gap, "location": "node2"}]
+    with pytest.raises(LxdUnavailable, match="node2"):
+        getattr(gateway, asked)()
+
+
 def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

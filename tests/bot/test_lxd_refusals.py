@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bot import lxd_connection
 from bot.lxd import LxdError, PoolFull, Vanished
-from bot.lxd_connection import Busy, Held, LxdConnection
+from bot.lxd_connection import Busy, Held, LxdConnection, Passing
 from bot.lxd_leftovers import Leftovers
 
 WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c/rootfs/{}: no such file or directory"
@@ -36,9 +37,39 @@ def test_a_file_that_is_not_there_is_no_snapshot(connection: LxdConnection) -> N
     assert type(connection.refusal(text, "read `/x` in `c`")) is LxdError
 
 
+GONE = 'Failed to run: ip -d -j link show vethfe2f36a8: exit status 1 (Device "vethfe2f36a8" does not exist.)'
+
+
+@pytest.mark.parametrize("times", [1, 4, 5])
+def test_what_another_containers_end_made_fail_is_tried_again(
+    connection: LxdConnection, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Incus looks at all interfaces of its machine when it makes a network."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    tried: list[str] = []
+
+    class Api:
+        def __getitem__(self, path: str) -> Api:
+            return self
+
+        def post(self, **_: Any) -> str:
+            tried.append(GONE)
+            if len(tried) <= times:
+                raise connection.refusal(f"Failed to delete bridge children interfaces: {GONE}", "make network `n`")
+            return "made"
+
+    monkeypatch.setattr(connection, "connected", lambda: SimpleNamespace(api=Api()))
+    if times < 5:
+        assert connection.request("post", "networks", "make network `n`") == "made"
+    else:
+        with pytest.raises(Passing, match=r'Device "vethfe2f36a8" does not exist'):
+            connection.request("post", "networks", "make network `n`")
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
+        (GONE, Passing),
         ("Error deleting storage volume: Cannot remove a volume that has snapshots", Held),
         ("Could not set subvolume flags: operation not permitted", Busy),
         ("Instance is busy running a stop operation", Busy),

@@ -12,7 +12,6 @@ from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from bot.forms import form_of, hints_of
@@ -144,6 +143,7 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[plans.small]\ncpu = 0", r"plans\.small\.cpu is 0"),
         ("[plans.small]\ncpus = 2", r"no setting 'plans\.small\.cpus'"),
         ("[plans.tiny]\ncpus = 2", r"no setting 'plans\.tiny\.cpus'"),
+        ('[plans.tiny]\n"a\\nb" = 2', r"no setting 'plans\.tiny\.a\\nb'"),
         ("[bot\n", "not valid TOML"),
     ],
 )
@@ -286,7 +286,6 @@ def refusal(file: Path | None = None, **environment: str) -> str:
     return ""
 
 
-@tries(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_value_a_key_is_given_it_is_taken_or_refused_by_name(data: st.DataObject) -> None:
     """In a file or in the environment, and never with a traceback."""

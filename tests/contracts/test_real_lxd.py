@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import ipaddress
 import json
 import re
@@ -18,10 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from bot import quotas
 from bot.fleet import Fleet
@@ -30,6 +25,7 @@ from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull,
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
 from bot.wire import NIC
+from tests.support.certificates import fingerprint, self_signed
 from tests.support.pools import mark_inconsistent
 from tests.support.real_lxd import PROJECT, TINY, Place, listening
 from tests.support.workspace import eventually
@@ -332,29 +328,9 @@ class TestHttps:
     @pytest.fixture
     def stranger(self, lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
         """A client certificate and its key; the server forgets it in the end."""
-        key = ec.generate_private_key(ec.SECP384R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mautic-ops tests")])
-        now = datetime.datetime.now(datetime.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .sign(key, hashes.SHA256())
-        )
-        pem = certificate.public_bytes(serialization.Encoding.PEM)
-        (tmp_path / "client.crt").write_bytes(pem)
-        (tmp_path / "client.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        yield str(tmp_path / "client.crt"), str(tmp_path / "client.key")
-        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        lxd._lxd.request("delete", f"certificates/{fingerprint}", "distrust", project=False)
+        certificate, key = self_signed(tmp_path, "mautic-ops tests")
+        yield str(certificate), str(key)
+        lxd._lxd.request("delete", f"certificates/{fingerprint(certificate)}", "distrust", project=False)
 
     @pytest.fixture
     def certificate(self, lxd: LxdGateway, stranger: tuple[str, str]) -> tuple[str, str]:

@@ -145,6 +145,33 @@ for number in range(20):
 """
 """Asks for twenty addresses in the name of others, whose MACs begin with the argument."""
 
+SCAN = """
+import errno, select, socket, sys
+def begin(port):
+    one = socket.socket()
+    one.setblocking(False)
+    refused = one.connect_ex((sys.argv[1], port)) not in (0, errno.EINPROGRESS)
+    return None if refused else one
+for first in range(1, 10001, 500):
+    asked = {port: one for port in range(first, first + 500) if (one := begin(port))}
+    known = {one.fileno(): (port, one) for port, one in asked.items()}
+    poll = select.poll()
+    for number in known:
+        poll.register(number, select.POLLOUT)
+    while known:
+        answers = poll.poll(500)
+        for number, _ in answers:
+            port, one = known.pop(number)
+            poll.unregister(number)
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                print(port, flush=True)
+        if not answers:
+            break
+    for one in asked.values():
+        one.close()
+"""
+"""Tries the first ten thousand ports of an address, and says which let a connection in."""
+
 LISTEN_FOR = """
 import select, socket, sys, time
 kind = sys.argv[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -84,9 +86,18 @@ def _left_on_host(world: World) -> list[str]:
     return [log for log in logs if "exec_" in log]
 
 
+def _kept_on_host(world: World) -> int:
+    """Bytes that the server keeps of what instances said, and of its own log."""
+    folder = Path(world.lxd.endpoint).parent
+    return sum(one.stat().st_size for one in (*folder.glob("logs/**/*"), folder.with_suffix(".log")) if one.is_file())
+
+
 @pytest.mark.long
-def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
+def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World, capsys: pytest.CaptureFixture[str]) -> None:
+    figures: dict[str, float] = {}
+    kept, began = _kept_on_host(hostile), time.monotonic()
     hostile.run_job("health")
+    figures["sweep_s"] = time.monotonic() - began
     assert _found(hostile) == {tenant: {"inside"} for tenant in SAYS} | {tenant: {"page"} for tenant in PAGES}
     (good,) = hostile.bot.rows(
         "SELECT up, memory FROM tenant_samples WHERE tenant = 'good' AND span = 0 ORDER BY at DESC LIMIT 1"
@@ -98,8 +109,10 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
     # People ask all the same, and decide.
     for tenant in ("drip", "silent", "page-drips", "page-heads"):
         hostile.workspace.command("account-manager", CHANNEL, f"/mautic status {tenant}")
-    hostile.workspace.command("account-manager", CHANNEL, "/mautic help")
-    hostile.whisper("account-manager", r"suspend")
+    began = time.monotonic()
+    hostile.workspace.command("ops-lead", CHANNEL, "/mautic help")
+    hostile.whisper("ops-lead", r"suspend")
+    figures["help_s"] = time.monotonic() - began
     for what in ("logs flood", "status page-huge"):
         hostile.workspace.command("operator", CHANNEL, f"/mautic {what}")
     hostile.whisper("operator", r"`flood` answers more than")
@@ -114,4 +127,9 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World) -> None:
     # Workers of each kind are made as they are needed, once; whoever looks at a tenant ends.
     eventually(lambda: _status(hostile)["Threads"] <= threads + sum(WORKERS.values()), 90)
     assert _left_on_host(hostile) == []
-    assert Path(hostile.bot.state / "bot.db").stat().st_size < 8 << 20
+    assert _kept_on_host(hostile) - kept < 1 << 20
+    database = Path(hostile.bot.state / "bot.db").stat().st_size
+    assert database < 8 << 20
+    figures |= {"peak_mb": _status(hostile)["VmHWM"] / 1024, "kept_on_host_kb": (_kept_on_host(hostile) - kept) / 1024}
+    with capsys.disabled():
+        print("\n" + json.dumps({name: round(figure, 2) for name, figure in figures.items()}))

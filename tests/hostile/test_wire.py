@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
@@ -15,6 +16,7 @@ import pytest
 from bot.edge import NAME, Edge
 from bot.hosts import real_edge
 from bot.labels import stamps
+from bot.lxd import edge_address
 from bot.lxd_gateway import LxdGateway
 from bot.wire import NIC, given
 from tests.hostile.network import (
@@ -24,6 +26,7 @@ from tests.hostile.network import (
     METADATA,
     PRIVATE,
     RELAY,
+    SCAN,
     STARVE,
     WEB,
     elsewhere,
@@ -33,16 +36,22 @@ from tests.hostile.network import (
     own_address,
     reaches,
 )
-from tests.support.real_lxd import SHARED, SUBNET, TINY, names_at
+from tests.support.real_lxd import LXD_PLACE, SHARED, SUBNET, TINY, listening, names_at
 from tests.support.world import LISTEN, settings_for
 
 OWN, BRIDGE, BRIDGES = "mautic-ops-wire", "mopswire0", "10.76.0.1/24"
 """A project of these tests' own: the bridge that all others share is not to change under them."""
+PAGES, ADMIN = (80, 443), 2019
+"""Ports of the edge, and the one that Caddy's admin has where nobody says otherwise."""
 REACHED = {
+    "the edge's pages": True,
+    "anything else that the edge listens to": False,
+    "LXD's API": False,
     "the host, at the bridge": False,
     "the host, at another address": False,
     "a cloud's metadata": False,
     "private networks": False,
+    "other bridges": False,
     "another tenant": False,
     "another tenant, by IPv6": False,
     "names of other clients": False,
@@ -76,18 +85,23 @@ def tenant(lxd: LxdGateway, name: str, *, pinned: bool = True) -> str:
     return name
 
 
-def reached(lxd: LxdGateway, enemy: str, neighbour: str) -> dict[str, bool]:
-    """What the enemy reaches."""
+def reached(lxd: LxdGateway, enemy: str, neighbour: str, other: str) -> dict[str, bool]:
+    """What the enemy reaches; `other`: the address of somebody on another bridge."""
     bridge, own, victim = lxd.subnet().partition("/")[0], own_address(), lxd.state(neighbour).address
     with ExitStack() as ports:
         at_bridge, at_own = (f"{one}:{ports.enter_context(open_port(one))}" for one in (bridge, own))
         named = lxd.execute(enemy, ["busybox", "nslookup", victim, bridge]).stdout
         ping = ["ping", "-6", "-c", "1", "-W", "2", f"{link_local(lxd, neighbour)}%eth0"]
+        api = ports.enter_context(listening(lxd, LXD_PLACE, bridge)).removeprefix("https://")
         return {
+            "the edge's pages": all(reaches(lxd, enemy, f"{edge_address(BRIDGES)}:{port}") for port in PAGES),
+            "anything else that the edge listens to": reaches(lxd, enemy, f"{edge_address(BRIDGES)}:{ADMIN}"),
+            "LXD's API": reaches(lxd, enemy, api),
             "the host, at the bridge": reaches(lxd, enemy, at_bridge),
             "the host, at another address": reaches(lxd, enemy, at_own),
             "a cloud's metadata": reaches(lxd, enemy, METADATA),
             "private networks": reaches(lxd, enemy, PRIVATE),
+            "other bridges": reaches(lxd, enemy, f"{other}:80"),
             "another tenant": reaches(lxd, enemy, f"{victim}:80"),
             "another tenant, by IPv6": lxd.execute(enemy, ping).code == 0,
             "names of other clients": neighbour in named,
@@ -114,9 +128,26 @@ def wire(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
         ensure(lxd)
         lxd.import_image(str(SHARED / "tiny.tar.gz"), TINY, {})
         with elsewhere():
+            stand_at_the_edge(lxd)
             yield lxd
     finally:
         lxd.remove_project()
+
+
+def stand_at_the_edge(lxd: LxdGateway) -> None:
+    """Have somebody listen at the edge's address, at more ports than an edge has."""
+    nic = {"type": "nic", "name": NIC, "network": BRIDGE, "ipv4.address": edge_address(BRIDGES)}
+    lxd.create("at-the-edge", TINY, config={}, devices={NIC: nic})
+    lxd.start("at-the-edge")
+    eventually(lambda: lxd.state("at-the-edge").address)
+    for port in (443, ADMIN):
+        assert lxd.execute("at-the-edge", ["httpd", "-p", str(port), "-h", "/srv/www"]).code == 0
+
+
+@pytest.fixture(scope="module")
+def other(host: LxdGateway, behind: tuple[str, str]) -> str:
+    """The address of a tenant that stands on another bridge of this host."""
+    return given(host.instance(behind[1]))
 
 
 @pytest.fixture(scope="module")
@@ -140,21 +171,28 @@ def edge(host: LxdGateway) -> Edge:
 
 
 class TestReach:
-    def test_the_outside_and_nothing_of_ours(self, wire: LxdGateway, two: tuple[str, str]) -> None:
-        assert reached(wire, *two) == REACHED
+    def test_the_outside_and_nothing_of_ours(self, wire: LxdGateway, two: tuple[str, str], other: str) -> None:
+        assert reached(wire, *two, other) == REACHED
 
-    def test_a_bridge_from_before_is_closed_while_its_tenants_run(self, wire: LxdGateway) -> None:
+    def test_nothing_of_the_edge_but_its_pages(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
+        """Caddy's admin is a socket inside, so that no rule is needed to keep it from tenants."""
+        found, _ = inside_network(host, behind[0], SCAN, edge.address).communicate()
+        assert found.split() == ["80", "443"]
+        listens = host.execute(NAME, ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6"]).stdout
+        assert {int(port, 16) for port in re.findall(r": [0-9A-F]+:([0-9A-F]{4}) \S+ 0A ", listens)} == {80, 443}
+
+    def test_a_bridge_from_before_is_closed_while_its_tenants_run(self, wire: LxdGateway, other: str) -> None:
         """What was open is seen by the same looks, so that they can be trusted; and nobody is cut off meanwhile."""
         lxd = wire
         with as_before(lxd):
             enemy, neighbour = (tenant(lxd, name, pinned=False) for name in ("old-enemy", "old-neighbour"))
             addresses = {one: lxd.state(one).address for one in (enemy, neighbour)}
-            assert reached(lxd, enemy, neighbour) == UNTIL_NOW
+            assert reached(lxd, enemy, neighbour, other) == UNTIL_NOW
             assert not lxd.keeps_in()
         assert lxd.keeps_in()
         assert {one: lxd.pin(one) for one in addresses} == addresses
         # What DHCP was told before goes with its lease.
-        assert {**reached(lxd, enemy, neighbour), "names of other clients": False} == REACHED
+        assert {**reached(lxd, enemy, neighbour, other), "names of other clients": False} == REACHED
 
     def test_what_a_client_needs_can_be_opened_and_nothing_more(self, wire: LxdGateway, two: tuple[str, str]) -> None:
         enemy, _ = two

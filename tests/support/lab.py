@@ -11,7 +11,6 @@ in their environment, so that also what a killed run left is found, and nothing 
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import os
 import shutil
@@ -25,16 +24,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from bot import local_lxd
 from bot.lxd import LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS, LXD, Product
 from tests.support import incus_packages
+from tests.support.certificates import self_signed
 from tests.support.real_lxd import TINY, without_lxd
 
 ROOT = Path("/tmp/mautic-ops-lab")
@@ -229,7 +225,7 @@ class Lab:
         with self._part("daemons"), ThreadPoolExecutor(len(self.nodes)) as threads:
             list(threads.map(Node.boot, self.nodes.values()))
         with self._part("cluster"):
-            _make_certificate()
+            self_signed(ROOT, "mautic-ops lab", days=30)
             self._configure()
         with self._part("projects and images"), ThreadPoolExecutor(3) as threads:
             _run(str(Path(__file__).with_name("tiny_image.sh")), str(ROOT / "tiny.tar.gz"))
@@ -382,28 +378,6 @@ def _run(*command: str, text: str = "", environment: dict[str, str] | None = Non
     if ended.returncode:
         raise LxdUnavailable(f"`{' '.join(command[:3])}` failed: {(ended.stderr or ended.stdout).strip()}")
     return ended.stdout
-
-
-def _make_certificate() -> None:
-    """The bot's client certificate for the lab."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mautic-ops lab")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (ROOT / "client.crt").write_bytes(certificate.public_bytes(pem))
-    (ROOT / "client.key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
 
 
 def configuration(lab: Lab, single: Iterable[str] = SINGLE) -> str:

@@ -171,15 +171,15 @@ def names_at(lxd: Lxd) -> Iterator[Callable[[], str]]:
 
 
 @contextmanager
-def listening(lxd: LxdGateway, place: Place) -> Iterator[str]:
-    """Let a server listen on this machine for a while, at the address that is yielded; it has but one at a time."""
+def listening(lxd: LxdGateway, place: Place, at: str = "127.0.0.1") -> Iterator[str]:
+    """Let a server listen for a while at an address of this machine, which is yielded; it has but one at a time."""
     with (place.folder / "https.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        address = f"127.0.0.1:{free_port()}"
+        address = f"{at}:{free_port()}"
         before = lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
 
-        def listen(at: str) -> None:
-            config = {"core.https_address": at}
+        def listen(address: str) -> None:
+            config = {"core.https_address": address}
             lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
 
         listen(address)

@@ -1,0 +1,39 @@
+"""A cluster one of whose members has died."""
+
+from contextlib import suppress
+
+import pytest
+
+from bot.lxd import LxdUnavailable, NotFound
+from bot.steps import patiently
+from bot.tenants import stamp, stamps
+from tests.lab.conftest import eventually
+from tests.support.lab import Lab
+from tests.support.real_lxd import TINY
+
+NAME = "on-a-dead-member"
+
+
+def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(lab: Lab) -> None:
+    there, node = lab.host("node3"), lab.nodes["node3"]
+    there.create(NAME, TINY, config=stamps(role="tenant", tenant=NAME), devices={})
+    try:
+        knows = lab.cluster
+        knows.instances()
+        node.kill()
+
+        def seen() -> str:
+            found = next(one for one in knows.instances() if one.name == NAME)
+            (whole,) = (one for one in knows.survey() if one.instance.name == NAME)
+            assert (found.location, stamp(found.config, "role")) == ("node3", "tenant")
+            assert whole.instance.config == found.config
+            return found.status
+
+        eventually(seen, lambda status: status == "Error")
+        with pytest.raises(LxdUnavailable, match=r"could not list the instances now: node3 does not answer\.$"):
+            # A new one, as after a start of the bot.
+            lab.cluster.instances()
+    finally:
+        node.start()
+        with suppress(NotFound):
+            patiently(lambda: there.delete(NAME))
