@@ -63,7 +63,8 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
     def check(operation: Operation) -> str:
-        return registry.plan(context, operation).fingerprint()
+        plan = registry.plan(context, operation)
+        return operation.fingerprint if operation.is_of(plan) else plan.fingerprint()
 
     def roles(user: str) -> frozenset[str]:
         return context.people.roles_now(user)

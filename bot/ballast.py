@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bot.fleet import Host
+from bot.labels import Role, role_of, stamp, stamps
 from bot.lxd import Lxd, LxdError, NotFound, PoolFull
-from bot.tenants import stamp, stamps
 from bot.wire import NIC
 
 PIECE = 16 << 20
@@ -91,7 +91,7 @@ def _pieces(lxd: Lxd, name: str) -> int | None:
         instance = lxd.instance(name)
     except NotFound:
         return None
-    if stamp(instance.config, "role") != "ballast":
+    if role_of(instance.config) != Role.BALLAST:
         raise LxdError(f"There is an instance `{name}` that is not the bot's; rename it.")
     return int(stamp(instance.config, "pieces") or 0)
 
@@ -113,5 +113,5 @@ def _make(lxd: Lxd, name: str) -> None:
                 root.type, root.mode = tarfile.DIRTYPE, 0o755
                 image.addfile(root)
             lxd.import_image(str(path), IMAGE, {"os": "none"})
-    config = {**stamps(role="ballast"), "boot.autostart": "false"}
+    config = {**stamps(role=Role.BALLAST), "boot.autostart": "false"}
     lxd.create(name, IMAGE, config=config, devices={NIC: {"type": "none"}})

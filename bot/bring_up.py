@@ -27,6 +27,7 @@ from bot.blueprint.build import Blueprint, blueprints, build, export
 from bot.edges import each
 from bot.fleet import Fleet
 from bot.hosts import gateway, gateways, more_gateways, real_edges
+from bot.labels import Role
 from bot.lxd import Lxd, LxdError
 from bot.manifest import completions
 from bot.registry import Registry
@@ -204,7 +205,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
                     if name == settings.lxd.name:
                         raise
                     tell(f"{name}: {error}")
-        if not Fleet(servers).look("blueprint").tenants:
+        if not Fleet(servers).look(Role.BLUEPRINT).tenants:
             with parts.part("Blueprint") as tell:
                 build_blueprint(settings, servers[settings.lxd.name], tell)
         with parts.part("Edge") as tell:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bot.fleet import Host
+from bot.labels import stamp
 from bot.lxd import Lxd, LxdError, LxdUnavailable
-from bot.tenants import stamp
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 import threading
@@ -14,6 +15,8 @@ sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
 
 import sqlite_utils  # noqa: E402
 from sqlite_utils import Migrations  # noqa: E402
+
+from bot import before_keys  # noqa: E402
 
 if sys.modules["numpy"] is None:
     # Who looks for it later is to find it.
@@ -340,6 +343,62 @@ def m024_tenant_snapshots(db: sqlite_utils.Database) -> None:
 def m025_asked(db: sqlite_utils.Database) -> None:
     """When an operation was asked for, by the time lived through; NULL: not known."""
     db.executescript("ALTER TABLE operations ADD COLUMN asked REAL;")
+
+
+@migrations()
+def m026_step_keys(db: sqlite_utils.Database) -> None:
+    """The key of each step, what a plan was made from, whether its commit point was passed, and why a step failed.
+
+    All of that had been told by words; a row of the audit log stays as it is.
+    """
+    # One by one: a script would commit what comes before it.
+    for statement in _STEP_KEYS:
+        db.conn.execute(statement)
+    _keys_for_words(db.conn)
+
+
+_STEP_KEYS = (
+    "ALTER TABLE steps ADD COLUMN key TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE steps ADD COLUMN takes_snapshot INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE operations ADD COLUMN committed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE operations ADD COLUMN cause TEXT NOT NULL DEFAULT ''",
+    "CREATE TABLE snapshots_of_tenants (at REAL NOT NULL, tenant TEXT NOT NULL)",
+    "INSERT INTO snapshots_of_tenants SELECT at, tenant FROM audit INDEXED BY snapshots_taken"
+    """ WHERE event = 'step.finished' AND detail LIKE '%"step": "Take %snapshot%'""",
+    "DROP INDEX snapshots_taken",
+    "CREATE INDEX snapshots_of_tenants_by_time ON snapshots_of_tenants(at, tenant)",
+    # In whichever try: a retry begins the steps anew, and the audit log knows of those before.
+    "UPDATE operations SET committed = 1 WHERE (id, tenant) IN (SELECT operation, tenant FROM audit"
+    " WHERE event = 'step.finished' AND json_extract(detail, '$.step') = 'See its login page')",
+    "UPDATE operations SET cause = outcome WHERE undo_by = 'system'",
+    "UPDATE operations SET cause = substr(cause, 1, instr(cause, ' What it had begun could not be taken back: ') - 1)"
+    " WHERE instr(cause, ' What it had begun could not be taken back: ')",
+)
+
+
+def _keys_for_words(connection: sqlite3.Connection) -> None:
+    titles = [row[0] for row in connection.execute("SELECT DISTINCT title FROM steps").fetchall()]
+    connection.executemany(
+        "UPDATE steps SET key = ?, takes_snapshot = ? WHERE title = ?",
+        [(before_keys.key_of(title), before_keys.takes_snapshot(title), title) for title in titles],
+    )
+    # What has ended otherwise is never planned again.
+    waiting = connection.execute(
+        "SELECT id, command, arguments, plan FROM operations"
+        " WHERE state IN ('awaiting_approval', 'queued', 'running', 'failed', 'needs_attention')"
+    ).fetchall()
+    for identity, command, arguments, stored in waiting:
+        plan = json.loads(stored)
+        commits = connection.execute(
+            "SELECT 1 FROM steps WHERE operation = ? AND key = ?", (identity, before_keys.COMMIT)
+        ).fetchone()
+        plan |= {
+            "values": before_keys.values_of(command, json.loads(arguments), plan["facts"]),
+            "texts": before_keys.texts_of(plan.get("remarks", {})),
+            "commit": before_keys.COMMIT if commits else "",
+            "of_before": True,
+        }
+        connection.execute("UPDATE operations SET plan = ? WHERE id = ?", (json.dumps(plan), identity))
 
 
 class Database:

@@ -22,8 +22,8 @@ from typing import Any, Literal, cast
 from bot.blueprint.base import ensure_base
 from bot.blueprint.build import install_packages, lay, run, until
 from bot.blueprint.recipe import EDGE, recipe_tar
+from bot.labels import Role, Seen, holder, is_open, right, role_of, seen, stamp, stamps
 from bot.lxd import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
-from bot.tenants import stamp, stamps
 from bot.wire import NIC, given, trusted
 from bot.words import tame
 
@@ -284,7 +284,7 @@ class Edge:
             if self._name not in found:
                 progress("making the edge")
                 self._make(devices, recipe, progress)
-            elif stamp(found[self._name].config, "role") != "edge":
+            elif role_of(found[self._name].config) != Role.EDGE:
                 raise LxdError(f"There is an instance `{self._name}` that is not the bot's; rename or remove it.")
             elif stamp(found[self._name].config, "recipe") != recipe:
                 progress("renewing the edge")
@@ -306,7 +306,7 @@ class Edge:
     def remove(self) -> None:
         """Take the edge away, with its certificates; no effect when it is not there."""
         with self._lock:
-            names = {instance.name for instance in self._lxd.instances() if stamp(instance.config, "role") == "edge"}
+            names = {instance.name for instance in self._lxd.instances() if role_of(instance.config) == Role.EDGE}
             for name in names & {self._name, self._unfinished}:
                 self._delete(name)
             self._trust = None
@@ -488,7 +488,7 @@ class Edge:
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"
         image = ensure_base(self._lxd, "edge", self._cache, progress) if debootstrap else self._base
-        config = {"boot.autostart": "true", "boot.autostart.priority": "10", **stamps(role="edge", recipe=recipe)}
+        config = {"boot.autostart": "true", "boot.autostart.priority": "10", **stamps(role=Role.EDGE, recipe=recipe)}
         self._lxd.create(self._unfinished, image, config=config, devices={})
         try:
             self._lxd.start(self._unfinished)
@@ -534,20 +534,13 @@ class Edge:
 
 def _tenants(here: Sequence[Instance]) -> dict[str, tuple[int, Instance]]:
     """Return each domain's right, as `domains` does, and who has it."""
-    found: dict[str, tuple[int, Instance]] = {}
+    named = {instance.name: instance for instance in here}
+    by_domain: dict[str, list[Seen]] = {}
     for instance in here:
-        domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
-        if role in ("tenant", "archived"):
-            right = 3 if _is_open(instance) else 0 if state == "moving" else 2
-        elif role == "incoming" and _is_open(instance):
-            # An heir is open before it is the tenant. One that its operation could not take away may still be open
-            # when the tenant goes on, or is closed, and what is written to it is lost.
-            right = 1
-        else:
-            continue
-        if domain and (domain not in found or right > found[domain][0]):
-            found[domain] = right, instance
-    return found
+        if domain := stamp(instance.config, "domain"):
+            by_domain.setdefault(domain, []).append(_seen(instance))
+    found = {domain: (right(one), one) for domain, its in by_domain.items() if (one := holder(its))}
+    return {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
 
 
 def _ways_elsewhere(config: str) -> dict[str, Peer]:
@@ -563,7 +556,9 @@ def _ways_elsewhere(config: str) -> dict[str, Peer]:
     return found
 
 
+def _seen(instance: Instance) -> Seen:
+    return seen(instance.name, instance.config, running=instance.running)
+
+
 def _is_open(instance: Instance) -> bool:
-    """Whether visitors are led there; not to an archive that still runs, since what they write would go with it."""
-    live = stamp(instance.config, "state") == "live"
-    return live and instance.running and stamp(instance.config, "role") != "archived"
+    return is_open(_seen(instance))

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
+from bot.labels import Role, State, has_replaced, replaced, role_of, stamp, state_of
 from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
-from bot.tenants import ROLES, Role, Tenant, stamp
+from bot.tenants import ROLES, Tenant
 from bot.wire import kept
 
 T = TypeVar("T")
@@ -78,7 +79,9 @@ class Survey:
 
 
 def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
-    by = "suspended-by" if stamp(instance.config, "state") == "suspended" else "stopped-by"
+    state = state_of(instance.config)
+    by = "suspended-by" if state == State.SUSPENDED else "stopped-by"
+    by_command, in_operation = replaced(instance.config)
     facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "retired", "double")}
     return Tenant(
         name=stamp(instance.config, "tenant") or instance.name,
@@ -90,10 +93,11 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         plan=stamp(instance.config, "plan"),
         version=stamp(instance.config, "version"),
         role=role,
-        state=stamp(instance.config, "state"),
+        state=state,
         stopped=instance.config.get("boot.autostart") == "false",
         note=stamp(instance.config, "note"),
-        reason=stamp(instance.config, "reason"),
+        replaced_by=by_command,
+        replaced_in=in_operation,
         operation=stamp(instance.config, "operation"),
         created=int(facts["created"] or 0),
         archived=int(facts["archived"] or 0),
@@ -115,23 +119,22 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
 
 def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
     return [
-        _tenant(server, instance, role)
-        for instance in instances
-        for role in ROLES
-        if stamp(instance.config, "role") == role
+        _tenant(server, instance, role) for instance in instances for role in ROLES if role_of(instance.config) == role
     ]
 
 
 def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
     """Take one for a former one that an heir has taken the place of, though its host could not be told of it yet."""
-    heirs = {one.name: one for one in found if one.role == "tenant" and one.state != "moving"}
+    by_name: dict[str, list[Tenant]] = {}
+    for one in found:
+        by_name.setdefault(one.name, []).append(one)
 
     def stands(one: Tenant) -> Tenant:
-        heir = heirs.get(one.name)
-        if heir is None or (one.role, one.state) != ("tenant", "moving"):
+        heir = next((other for other in by_name[one.name] if has_replaced(other, one)), None)
+        if heir is None:
             return one
         verb = "restore" if (heir.server, heir.host) == (one.server, one.host) else "migrate"
-        return replace(one, role="former", reason=f"{verb} {heir.operation}")
+        return replace(one, role=Role.FORMER, replaced_by=verb, replaced_in=int(heir.operation or 0))
 
     return [stands(one) for one in found]
 
@@ -254,11 +257,11 @@ class Fleet:
 
     def tenants(self) -> list[Tenant]:
         """Return the tenants, without archived ones."""
-        return self.all("tenant")
+        return self.all(Role.TENANT)
 
     def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
         """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when it may be out of sight."""
-        seen = self.look("tenant") if among is None else Look(tuple(among), {})
+        seen = self.look(Role.TENANT) if among is None else Look(tuple(among), {})
         if named := [tenant for tenant in seen.tenants if tenant.name == name]:
             return only(named)
         self.refuse_blindness(seen)
@@ -286,7 +289,7 @@ class Fleet:
         seen = [(tenant, whole) for tenant, (_, whole) in zip(stand, wholes, strict=True)]
         left: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
         for tenant, whole in seen:
-            if tenant.role == "former":
+            if tenant.role == Role.FORMER:
                 left[tenant.name, tenant.host] = left.get((tenant.name, tenant.host), ()) + whole.snapshots
         by_address: dict[tuple[str, str, str], list[str]] = {}
         for server, answered in read.items():
@@ -301,7 +304,7 @@ class Fleet:
         found = [
             Surveyed(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()), rival(tenant))
             for tenant, whole in seen
-            if tenant.role == "tenant"
+            if tenant.role == Role.TENANT
         ]
         edges = self._edges({server: [whole.instance for whole in answered] for server, answered in read.items()})
         return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
@@ -316,7 +319,7 @@ class Fleet:
             (self._host(server, one.location), one.name)
             for server, instances in read.items()
             for one in instances
-            if one.running and stamp(one.config, "role") == "edge"
+            if one.running and role_of(one.config) == Role.EDGE
         )
 
     # -- blueprints ---------------------------------------------------------------------------------------------
@@ -324,7 +327,7 @@ class Fleet:
     def blueprint(self, version: str = "") -> Tenant:
         """Return the newest blueprint, or that of a version, as it was built; raise Refused when there is none."""
         # A copy on another host is as old, and carries the number of the operation that brought it there.
-        seen = self.look("blueprint")
+        seen = self.look(Role.BLUEPRINT)
         known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
         for blueprint in reversed(known):
             if version in ("", blueprint.version):

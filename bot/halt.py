@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from bot.fleet import Look
+from bot.labels import Role, State, serving
 from bot.operations import Operation
 from bot.registry import Context
-from bot.steps import PROBE
-from bot.tenants import Tenant, serves
+from bot.tenants import Tenant
 
 log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot"])
@@ -40,7 +40,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
     """Look at what is left of an operation's tenant; one request a server and one for the page. Raises nothing."""
     seen, found, page = Look((), {}), list[Tenant](), None
     try:
-        seen = context.fleet.look("tenant", "former", "incoming", "archived")
+        seen = context.fleet.look(Role.TENANT, Role.FORMER, Role.INCOMING, Role.ARCHIVED)
         found = [one for one in seen.tenants if one.name == operation.tenant]
         if domain := next((one.domain for one in found if one.domain), ""):
             page = context.edge.probe(domain).login
@@ -50,8 +50,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
     kept = operation.aftermath
     since = kept["since"] if kept.get("online", "") == online and "since" in kept else context.now()
     if operation.command in ("restore", "migrate"):
-        committed = context.operations.ever_finished(operation.id, operation.tenant, PROBE)
-        data, advice, safe = _told(operation, found, seen.silent, committed)
+        data, advice, safe = _told(operation, found, seen.silent, bool(operation.committed))
     else:
         data, advice, safe = _where(found), "", ""
     return Aftermath(online=online, since=since, headline=headline, data=data, advice=advice, safe=safe)
@@ -75,24 +74,24 @@ def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> t
     tenant = operation.tenant
     if operation.command == "new":
         return f"{tenant} is {'live, but not finished' if page else 'not live yet'}", page
-    if operation.command in TOUCHES_NOTHING and not any(one.role == "tenant" for one in found):
+    if operation.command in TOUCHES_NOTHING and not any(one.role == Role.TENANT for one in found):
         return "", None
-    on_purpose = [_rests(one) for one in found if one.role in ("tenant", "archived")]
+    on_purpose = [_rests(one) for one in found if one.role in (Role.TENANT, Role.ARCHIVED)]
     if not page and on_purpose and all(on_purpose):
         return f"{tenant} is {on_purpose[0]}, as it was asked for", None
     if page is None:
         return f"{tenant} may be offline: it cannot be seen just now", None
     if not page:
         return f"{tenant} is offline", False
-    by = serves(found)
+    by = serving(found)
     return f"{tenant} is online" + (f", served by {_named(by)}" if by else ""), True
 
 
 def _rests(one: Tenant) -> str:
     """Say how it is closed on purpose, "" where it is not."""
-    if one.role == "archived" or one.state == "suspended":
-        return "archived" if one.role == "archived" else "suspended"
-    return "stopped" if (one.state, one.stopped) == ("live", True) and one.status != "Running" else ""
+    if one.role == Role.ARCHIVED or one.state == State.SUSPENDED:
+        return "archived" if one.role == Role.ARCHIVED else "suspended"
+    return "stopped" if (one.state, one.stopped) == (State.LIVE, True) and one.status != "Running" else ""
 
 
 def _named(one: Tenant) -> str:
@@ -100,7 +99,7 @@ def _named(one: Tenant) -> str:
 
 
 def _where(found: list[Tenant]) -> str:
-    kept = [one for one in found if one.role in ("tenant", "archived")]
+    kept = [one for one in found if one.role in (Role.TENANT, Role.ARCHIVED)]
     return f"All its data is in {_named(kept[0])}." if len(kept) == 1 else ""
 
 
@@ -109,10 +108,10 @@ def _told(
 ) -> tuple[str, str, Literal["retry", "undo", ""]]:
     """Say where the data of a tenant is that a new container, the heir, was to take over from the old one."""
     what = "move" if operation.command == "migrate" else "restore"
-    name, by = f"{operation.tenant}--{operation.id}", f" {operation.id}"
+    name = f"{operation.tenant}--{operation.id}"
     heir = next((one for one in found if one.instance == name), None)
     others = [one for one in found if one is not heir]
-    old = next((one for one in others if one.role == "tenant" or one.reason.endswith(by)), None)
+    old = next((one for one in others if one.role == Role.TENANT or one.replaced_in == operation.id), None)
     if committed:
         new = _named(heir) if heir else f"`{name}`, whose host does not answer"
         data = f"The newest data is in {new}" + (f"; {_named(old)} is what was there before." if old else ".")
@@ -127,11 +126,11 @@ def _told(
     if heir is None:
         data = f"All data is in {_named(old)}."
         return data, f"Undo is safe: {_goes_on(old)}. Retry begins the {what} anew.", "undo"
-    if heir.state != "live":
+    if heir.state != State.LIVE:
         holds = "an unfinished copy of it" if what == "move" else "a copy of the snapshot"
         data = f"All data is in {_named(old)}; {_named(heir)} is {holds}, which nobody has used."
         return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry goes on with the {what}.", "undo"
-    if serves([old]):
+    if serving([old]):
         data = f"The data is in {_named(old)}, which goes on; {_named(heir)} is left over."
         return data, f"Undo is safe: it removes what is left over. Retry begins the {what} anew.", "undo"
     data = (

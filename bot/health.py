@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bot.labels import State
 from bot.lxd import InstanceState, PoolSpace, Snapshot, size_bytes
 from bot.mautic import Disk
 from bot.messages import seconds, size
@@ -200,11 +201,11 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
         if found and limits.judges(found.kind)
     ]
     at_rest = tuple(found for found in findings if found.kind in AT_REST)
-    if look.tenant.state not in ("live", "suspended"):
+    if look.tenant.state not in (State.LIVE, State.SUSPENDED):
         # An operation left it half way.
-        moving = (_move(look),) if look.tenant.state == "moving" else ()
+        moving = (_move(look),) if look.tenant.state == State.MOVING else ()
         return Diagnosis((*at_rest, *moving), frozenset(TITLES) - AT_REST - {"move"} | _blind(look))
-    suspended = look.tenant.state == "suspended"
+    suspended = look.tenant.state == State.SUSPENDED
     if suspended or (look.tenant.stopped and look.state.status != "Running"):
         return Diagnosis(at_rest, _blind(look), rests="suspended" if suspended else "stopped")
     full = is_full(look.disk) and any(found.kind == "disk" for found in findings)

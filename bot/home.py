@@ -11,6 +11,7 @@ from bot.approvals import Actor
 from bot.condition import conditions, counted
 from bot.digest import ailing, carried, storage
 from bot.errors import explain
+from bot.labels import Role
 from bot.messages import Block, actions, decision_buttons, section, sentence
 from bot.operations import Operation
 from bot.people import People
@@ -32,7 +33,7 @@ def publish(client: WebClient, context: Context, people: People, user: str, team
 
 def home(context: Context, actor: Actor) -> list[Block]:
     """Return the blocks of a person's Home tab; a silent server is told of, not waited for."""
-    seen = context.fleet.look("tenant", "archived")
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED)
     waiting = context.operations.select("state = 'awaiting_approval'", limit=100)
     theirs = [operation for operation in waiting if _may_decide(context, actor, operation)]
     halted = context.operations.select("state = 'needs_attention'", limit=100)
@@ -50,11 +51,11 @@ def home(context: Context, actor: Actor) -> list[Block]:
         halted=halted,
         responsible=responsible,
         states=counted(conditions(context, seen.tenants).values()),
-        hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == "tenant"),
+        hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == Role.TENANT),
         silent=seen.silent,
         ailing=ailing(context, seen.silent.values()),
         storage=pools,
-        carries=carried(context, [tenant for tenant in seen.tenants if tenant.role == "tenant"], pools),
+        carries=carried(context, [tenant for tenant in seen.tenants if tenant.role == Role.TENANT], pools),
         jobs=jobs,
         listed=LISTED,
     ).blocks

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 from bot import local_lxd
 from bot.edge import Edge
 from bot.edges import ANSWER, Edges, each
+from bot.labels import Role, stamps
 from bot.lxd import Lxd, LxdUnavailable, Member
 from bot.lxd_gateway import LxdGateway
 from bot.registry import Edge as EdgeDoor
 from bot.settings import ServerSettings, Settings
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamps
 
 
 def endpoint(settings: Settings) -> str:
@@ -68,7 +68,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
     lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json")
     if not lxd.instances():
         blueprint = "blueprint--simulated"
-        config = stamps(role="blueprint", version="5.2.12+simulated", double=True, created=1)
+        config = stamps(role=Role.BLUEPRINT, version="5.2.12+simulated", double=True, created=1)
         lxd.import_image(__file__, "simulated", {})
         lxd.create(blueprint, "simulated", config=config, devices={})
         lxd.snapshot(blueprint, "golden")

@@ -166,6 +166,7 @@ class Renderer:
             sentence=sentence,
             person=person,
             size=size,
+            kept_for=kept_for,
             seconds=seconds,
             when=self.when,
             day=self.day,

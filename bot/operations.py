@@ -53,12 +53,16 @@ class TenantBusy(Refused):
 
 @dataclass(frozen=True)
 class StepRow:
-    """A step as recorded; times in epoch seconds, None while it has not happened."""
+    """A step as recorded; times in epoch seconds, None while it has not happened.
+
+    `key` is "" where a release before keys wrote a title that no release knows.
+    """
 
     title: str
     started: float | None
     finished: float | None
     note: str
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Operation:
 
     `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
     `needs_attention`: it is as soon as a host that is silent answers.
-    `reason`: why it was given up. `begun`: a step of it began that nobody took back.
+    `reason`: why it was given up. `begun`: a step of it began that nobody took back. `committed`: its commit point was
+    passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
     `asked`: when, by the time lived through; None: not known.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
@@ -111,6 +116,8 @@ class Operation:
     decisions: tuple[Decision, ...]
     reason: str = ""
     asked: float | None = None
+    committed: int = 0
+    cause: str = ""
 
     @property
     def open(self) -> bool:
@@ -128,6 +135,24 @@ class Operation:
     def chosen(self) -> str:
         """What was chosen of the options, or asked for; empty: nothing yet."""
         return str(self.arguments.get(self.plan["choice"]["argument"], "")) if self.options else ""
+
+    def step(self, key: str) -> StepRow:
+        """Return the step of a key; one that there is not has not happened."""
+        return next((step for step in self.steps if step.key == key), StepRow("", None, None, "", key))
+
+    def is_of(self, plan: Plan) -> bool:
+        """Whether a plan does what was asked for. Words do not count: they may be other ones since an update.
+
+        Of what was asked for before there were keys the values are known as far as its card told them.
+        """
+        if not self.plan.get("of_before"):
+            return plan.fingerprint() == self.fingerprint
+        values: Mapping[str, Any] = self.plan["values"]
+        return self.has_steps_of(plan) and {key: plan.values.get(key) for key in values} == values
+
+    def has_steps_of(self, plan: Plan) -> bool:
+        """Whether its steps are those of a plan."""
+        return plan.keys == tuple(step.key for step in self.steps)
 
     @property
     def again(self) -> str:
@@ -181,7 +206,7 @@ class Operations:
 
     def _whole(self, row: sqlite3.Row) -> Operation:
         steps = self.database.read(
-            "SELECT title, started, finished, note FROM steps WHERE operation = ? ORDER BY position",
+            "SELECT title, started, finished, note, key FROM steps WHERE operation = ? ORDER BY position",
             row["id"],
         )
         decisions = self.database.read(
@@ -203,13 +228,9 @@ class Operations:
         """Whether a delivery has made its operation already."""
         return bool(self.database.read("SELECT 1 FROM operations WHERE request_key = ?", request_key))
 
-    def ever_finished(self, operation: int, tenant: str, step: str) -> bool:
-        """Whether a step was ever done: a retry begins the steps anew, the audit log knows of those before."""
-        finished = (
-            "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = 'step.finished'"
-            " AND json_extract(detail, '$.step') = ?"
-        )
-        return bool(self.database.read(finished, tenant, operation, step))
+    def committed(self, operation: int) -> bool:
+        """Whether an operation has passed its commit point, in whichever try: a retry begins the steps anew."""
+        return bool(self.database.read("SELECT 1 FROM operations WHERE id = ? AND committed", operation))
 
     def number_after(self, number: int) -> None:
         """Give the next operation a higher number than this."""
@@ -304,8 +325,11 @@ class Operations:
                 )
                 identity = int(cursor.lastrowid or 0)
                 transaction.executemany(
-                    "INSERT INTO steps (operation, position, title) VALUES (?,?,?)",
-                    [(identity, position, step.title) for position, step in enumerate(plan.steps)],
+                    "INSERT INTO steps (operation, position, key, title, takes_snapshot) VALUES (?,?,?,?,?)",
+                    [
+                        (identity, position, step.key, step.title, step.takes_snapshot)
+                        for position, step in enumerate(plan.steps)
+                    ],
                 )
                 event = audit.Event(
                     "operation.requested",
@@ -450,6 +474,13 @@ class Operations:
             )
             if done.rowcount:
                 self._step_event(transaction, operation, position, "step.finished", {"note": note}, now)
+                if operation.steps[position].key == operation.plan.get("commit"):
+                    transaction.execute("UPDATE operations SET committed = 1 WHERE id = ?", (operation.id,))
+                transaction.execute(
+                    "INSERT INTO snapshots_of_tenants (at, tenant) SELECT ?, ? FROM steps"
+                    " WHERE operation = ? AND position = ? AND takes_snapshot",
+                    (now, operation.tenant, operation.id, position),
+                )
         self.changed()
 
     def _step_event(
@@ -462,8 +493,9 @@ class Operations:
         now: float,
     ) -> None:
         transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
+        step = operation.steps[position]
         event = audit.Event(
-            name, SYSTEM, operation.tenant, operation.id, {"step": operation.steps[position].title, **detail}
+            name, SYSTEM, operation.tenant, operation.id, {"key": step.key, "step": step.title, **detail}
         )
         audit.record(transaction, event, now)
 
@@ -479,6 +511,7 @@ class Operations:
                 detail={"why": why, "error_id": error_id} if error_id else {"why": why},
                 undo_by=SYSTEM,
                 outcome=why,
+                cause=why,
                 error_id=error_id,
             )
         self.changed()
@@ -495,10 +528,11 @@ class Operations:
         actor: str = SYSTEM,
         undo_by: str = "",
         aftermath: Mapping[str, object] | None = None,
+        cause: str = "",
     ) -> None:
         """End a running operation: its outcome (a sentence), and what the thread is told.
 
-        `undo_by`: who is to take it back, as soon as that can be done.
+        `undo_by`: who is to take it back, as soon as that can be done. `cause`: why a step of it failed, until then.
         """
         begun = operation.begun if state == "needs_attention" else 0
         with self.database.transaction() as transaction:
@@ -517,6 +551,7 @@ class Operations:
                 begun=begun,
                 ended_by=actor if state == "cancelled" else "",
                 aftermath=json.dumps(dict(aftermath or {})),
+                cause=cause,
                 finished=self.clock(),
             )
         self.changed()
@@ -537,6 +572,7 @@ class Operations:
                     outcome="",
                     error_id="",
                     undo_by="",
+                    cause="",
                     aftermath="{}",
                     started=None,
                     finished=None,

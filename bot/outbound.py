@@ -13,11 +13,12 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from bot.fleet import Host
+from bot.labels import stamp, stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.mautic import MUTE, Mail
 from bot.plan import Choice
 from bot.registry import Context
-from bot.tenants import Tenant, stamp, stamps
+from bot.tenants import Tenant
 
 log = logging.getLogger(__name__)
 MailOption = Literal["", "send", "drop", "off"]

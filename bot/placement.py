@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from bot import samples
 from bot.capacity import Demand, Occupant, Room, expected, room, strain
 from bot.fleet import Host
+from bot.labels import Role
 from bot.lxd import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
 from bot.messages import size
 from bot.plan import NoRoom, Refused
@@ -47,7 +48,7 @@ class Use:
     def measured(self, one: Tenant) -> int | None:
         """Return what one that runs was seen to use since it was started, None where nobody has looked yet."""
         seen = self.latest.get(one.name)
-        if one.role != "tenant" or not seen or not seen.memory or seen.at < one.started:
+        if one.role != Role.TENANT or not seen or not seen.memory or seen.at < one.started:
             return None
         return int(seen.memory)
 
@@ -55,7 +56,7 @@ class Use:
         """Return what one takes; `holds`: what those hold that were not measured since they were started."""
         running = one.status == "Running"
         # One that stopped by itself is started again, by LXD or a person, and needs what it needed.
-        runs = running or (one.role == "tenant" and not one.stopped)
+        runs = running or (one.role == Role.TENANT and not one.stopped)
         plan = self.context.settings.plans.get(one.plan)
         now = self.measured(one)
         if running and now is not None:
@@ -63,8 +64,8 @@ class Use:
         else:
             growth = max(0, self.expected(one.plan, one.name) - (holds.get(one.instance, 0) if running else 0))
         # Beside the one whose place it is to take, an heir has no plan of its own.
-        plan_memory = size_bytes(plan.memory) if plan and one.role == "tenant" else 0
-        return Occupant(one.instance, runs, growth, plan_memory, one.role == "tenant")
+        plan_memory = size_bytes(plan.memory) if plan and one.role == Role.TENANT else 0
+        return Occupant(one.instance, runs, growth, plan_memory, one.role == Role.TENANT)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
     now = context.now()
     found = Use(context, samples.latest(context.database, now), samples.highest(context.database, now - DAY, now))
     for one in tenants:
-        if one.role == "tenant" and one.name in found.highest:
+        if one.role == Role.TENANT and one.name in found.highest:
             found._alike.setdefault(one.plan, []).append(found.highest[one.name])
     return found
 
@@ -128,7 +129,7 @@ def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, R
 
 def room_on(context: Context, host: Host, but: str = "") -> Room:
     """Return what is left on a host; `but`: an instance that is not counted. Raises LxdError where it does not tell."""
-    seen = context.fleet.look("tenant", "incoming", "former")
+    seen = context.fleet.look(Role.TENANT, Role.INCOMING, Role.FORMER)
     if host.server in seen.silent:
         raise LxdUnavailable(seen.silent[host.server])
     used = use(context, seen.tenants)
@@ -139,7 +140,7 @@ def room_on(context: Context, host: Host, but: str = "") -> Room:
     there = [
         used.occupant(one, holds)
         for one in here
-        if one.instance != but and (one.role != "former" or one.instance in running)
+        if one.instance != but and (one.role != Role.FORMER or one.instance in running)
     ]
     coming = [
         demand

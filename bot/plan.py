@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+Value = str | int | float | bool
+
 
 class Refused(Exception):
     """A command that is not carried out; the text says why and what to do, in one sentence for a person."""
@@ -25,11 +27,15 @@ class UnknownWords(Refused):
 class Step:
     """One `ensure_…` of an operation: looks at the world before it acts, so that it is safe to run again.
 
-    `run` returns a short note for the card and the audit row, or None. Never anything secret.
+    `key` is what code knows it by, alone among the steps of its plan; `title` is for people, and may be reworded.
+    `work` returns a short note for the card and the audit row, or None. Never anything secret.
+    `takes_snapshot`: whether it counts as a snapshot of the tenant.
     """
 
+    key: str
     title: str
-    run: Callable[[], str | None] = field(repr=False)
+    work: Callable[[], str | None] = field(repr=False)
+    takes_snapshot: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,14 @@ class Plan:
     """What people approve, and what then runs.
 
     `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
-    for as long as the world that it was made from has not changed. `facts` are shown on the card, and are part
-    of the fingerprint; `remarks` are shown too, and may change from minute to minute (room, bytes). `undo` takes back
-    what a failed run left, is itself safe to run again, and may say what is still to be taken back. `until_done`: the
-    labels of facts that mean nothing any more once it is done. `demand`: what it makes run or grow on a host, as
-    `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither facts nor steps tell what
-    was chosen, so that the plan stays the one that was shown.
+    for as long as the world that it was made from has not changed. `facts` and `remarks` are shown on the card, by
+    label; the latter may change from minute to minute (room, bytes). `values` are what the facts are made from, by
+    key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are what was said when it
+    was asked for and the outcome repeats, by key. `commit` is the key of the step after which nothing is taken back,
+    "": there is none. `undo` takes back what a failed run left, is itself safe to run again, and may say what is still
+    to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
+    makes run or grow on a host, as `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver;
+    neither values nor steps tell what was chosen, so that the plan stays the one that was shown.
     """
 
     tenant: str
@@ -68,17 +76,26 @@ class Plan:
     until_done: tuple[str, ...] = ()
     demand: Mapping[str, Any] | None = None
     choice: Choice | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a plan whose steps cannot be told apart, or whose commit point is none of them."""
+        if len(set(self.keys)) != len(self.steps):
+            raise ValueError(f"Two steps of one plan have the same key: {', '.join(self.keys)}.")
+        if self.commit and self.commit not in self.keys:
+            raise ValueError(f"The commit point {self.commit} is none of the steps {', '.join(self.keys)}.")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of its steps, in order."""
+        return tuple(step.key for step in self.steps)
 
     def fingerprint(self) -> str:
-        """Return a digest of everything that was shown; a different one means a different plan."""
-        shown = [
-            self.tenant,
-            self.summary,
-            dict(self.facts),
-            [step.title for step in self.steps],
-            self.reversible,
-        ]
-        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+        """Return a digest of what it does, whatever the words for it; a different one means a different plan."""
+        does = [self.tenant, dict(self.values), self.keys]
+        return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
     def shown(self) -> str:
         """Return the plan as JSON, as the card needs it."""
@@ -93,5 +110,8 @@ class Plan:
                 "choice": asdict(self.choice) if self.choice else None,
                 "until_done": list(self.until_done),
                 "demand": self.demand and dict(self.demand),
+                "values": dict(self.values),
+                "texts": dict(self.texts),
+                "commit": self.commit,
             }
         )

@@ -16,7 +16,7 @@ from bot.operations import RESPONDERS, SYSTEM, Operation
 from bot.placement import strained
 from bot.plan import Plan, Refused
 from bot.registry import Context
-from bot.steps import PROBE, patiently
+from bot.steps import patiently
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
@@ -25,8 +25,6 @@ SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
 """Seconds after which a host that is slow to tell is asked again whether it is in distress."""
-LEFT = " What it had begun could not be taken back: "
-"""What stands in an outcome between why it failed and why that could not be taken back."""
 
 
 class Runner:
@@ -143,7 +141,7 @@ class Runner:
                 self.fault(f"before {position}")
                 self.operations.step_started(operation, position)
                 self.fault(f"started {position}")
-                note = step.run() or ""
+                note = step.work() or ""
                 self.fault(f"ran {position}")
                 self.operations.step_finished(operation, position, note)
                 self.fault(f"recorded {position}")
@@ -165,12 +163,8 @@ class Runner:
             self.fault("after end")
 
     def _is_approved(self, operation: Operation, plan: Plan) -> bool:
-        """Whether it is what was approved. Where its page was seen there is no way back: then the same steps do."""
-        if plan.fingerprint() == operation.fingerprint:
-            return True
-        same = [step.title for step in plan.steps] == [step.title for step in operation.steps]
-        seen = operation.begun and self.operations.ever_finished(operation.id, operation.tenant, PROBE)
-        return bool(same and seen)
+        """Whether it is what was approved. After its commit point there is no way back: then the same steps do."""
+        return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
 
     def _plan(self, operation: Operation) -> Plan:
         """Build its plan again; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
@@ -197,7 +191,7 @@ class Runner:
 
     def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
         """Undo what a run left, as a failed step or the Undo button asked."""
-        failed, failure = operation.undo_by == SYSTEM, operation.outcome.partition(LEFT)[0]
+        failed, failure = operation.undo_by == SYSTEM, operation.cause
         try:
             plan = plan or self._plan(operation)
             if plan.undo is None:
@@ -258,12 +252,13 @@ class Runner:
         self.operations.finish(
             operation,
             "needs_attention",
-            outcome=f"{why}{LEFT}{left}",
+            outcome=f"{why} What it had begun could not be taken back: {left}",
             # Said once, however often the bot tries by itself.
-            note="" if LEFT in operation.outcome else words,
+            note="" if operation.aftermath else words,
             error_id=identity,
             undo_by=SYSTEM if silent else "",
             aftermath=aftermath,
+            cause=why,
         )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bot.labels import Role, Seen, State, holder, seen, stamp
 from bot.lxd import Lxd, LxdError
-from bot.tenants import stamp
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class SimulatedEdge:
     def apply(self, *, fresh: bool = False) -> None:
         """Read the routes from what LXD says, a tenant before an heir; those to a server that is silent stay."""
         answered: list[Lxd] = []
-        ways: list[tuple[bool, str, Lxd, str]] = []
-        held: set[str] = set()
+        places: dict[str, list[tuple[Seen, Lxd]]] = {}
         for lxd in self._servers:
             try:
                 instances = lxd.instances()
@@ -40,18 +39,16 @@ class SimulatedEdge:
                     raise
                 continue
             answered.append(lxd)
-            for instance in instances:
-                domain, role, state = (stamp(instance.config, fact) for fact in ("domain", "role", "state"))
-                if role in ("tenant", "archived") and state != "moving":
-                    held.add(domain)
-                if role in ("tenant", "incoming") and state == "live":
-                    ways.append((role == "tenant", domain, lxd, instance.name))
+            for one in instances:
+                here = seen(one.name, one.config, running=one.running)
+                places.setdefault(stamp(one.config, "domain"), []).append((here, lxd))
         kept = {domain: way for domain, way in self._routes.items() if way[0] not in answered}
-        routed = {
-            domain: (lxd, name)
-            for tenant, domain, lxd, name in sorted(ways, key=lambda way: way[0])
-            if tenant or domain not in held
-        }
+        routed = {}
+        for domain, known in places.items():
+            holding = holder(one for one, _ in known)
+            if holding and holding.state == State.LIVE and holding.role != Role.ARCHIVED:
+                # Of one that has stopped there is a polite page.
+                routed[domain] = next((lxd, one.instance) for one, lxd in known if one is holding)
         self._routes = kept | routed
 
     def probe(self, domain: str, seconds: float = 0) -> SimulatedProbe:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bot.labels import stamp
 from bot.lxd import (
     AlreadyExists,
     ExecResult,
@@ -40,7 +41,6 @@ from bot.lxd import (
 )
 from bot.products import LXD, takes
 from bot.simulated_tenant import STATE, run_mautic_ctl
-from bot.tenants import stamp
 from bot.wire import NIC, choose, kept, put_back, taken_off
 
 MIB = 1024**2

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bot.labels import stamp
 from bot.lxd import Lxd, NotFound, PoolFull, size_bytes
-from bot.tenants import stamp
 
 STATE = "/var/lib/mautic-ops/simulated.json"
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"

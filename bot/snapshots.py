@@ -11,13 +11,14 @@ from functools import partial
 
 from bot import ballast, samples
 from bot.fleet import Host
+from bot.labels import stamp, stamps
 from bot.lxd import Lxd, PoolSpace, Snapshot, Vanished
 from bot.mautic import Hold
 from bot.messages import kept_for, seconds, size
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context
 from bot.retention import Point, Retention, spread
-from bot.tenants import Tenant, stamp, stamps
+from bot.tenants import Tenant
 
 SCHEDULED, ASKED = "schedule", "asked"
 KEPT = "kept until somebody removes it"
@@ -134,7 +135,15 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
         summary=f"Take a snapshot of the tenant {tenant.name}",
         facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
         | ({"Note": note} if note else {}),
-        steps=(Step("Take the snapshot", lambda: take(context, tenant, why=why, note=note, keep=keep)),),
+        values={"keep": keep, "note": note},
+        steps=(
+            Step(
+                "take",
+                "Take the snapshot",
+                lambda: take(context, tenant, why=why, note=note, keep=keep),
+                takes_snapshot=True,
+            ),
+        ),
         reversible="changes nothing that runs",
         seconds=1,
     )
@@ -217,8 +226,9 @@ def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) ->
         arguments={"tenant": tenant.name, "snapshots": ",".join(names)},
         summary=f"Remove snapshots of the tenant {tenant.name}",
         facts={"Removes": shown},
+        values={"snapshots": ",".join(names)},
         remarks={"Why": why},
-        steps=(Step(f"Remove {len(names)} snapshot{'s' if len(names) > 1 else ''}", remove),),
+        steps=(Step("remove", f"Remove {len(names)} snapshot{'s' if len(names) > 1 else ''}", remove),),
         reversible="cannot be undone",
         seconds=len(names),
     )

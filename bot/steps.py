@@ -9,9 +9,10 @@ from typing import TypeVar
 from bot import samples
 from bot.containment import is_closed
 from bot.health import is_full, larger_plans, last_known, more_of
+from bot.labels import State
 from bot.lxd import Lxd, LxdError, LxdUnavailable, size_bytes
 from bot.messages import size as in_words
-from bot.plan import Refused
+from bot.plan import Refused, Step
 from bot.registry import Context, Edge
 from bot.tenants import Tenant
 
@@ -19,8 +20,8 @@ T = TypeVar("T")
 
 DEADLINE = 90.0
 """Seconds that a container may take to get an address, and then its login page."""
-PROBE = "See its login page"
-"""Title of the step that looks through the edge."""
+PROBE = "probe"
+"""Key of the step that looks through the edge: once the page was seen there is no way back."""
 PATIENCE = 300.0
 """Seconds that a host may be out of reach while a tenant of its is being brought back."""
 
@@ -71,7 +72,7 @@ def refuse_full(context: Context, found: Tenant) -> None:
 
 def refuse_half_way(context: Context, found: Tenant) -> None:
     """Raise Refused when a restore or move left a tenant half way, of which no operation knows: another may serve."""
-    if found.state == "moving" and not context.begun:
+    if found.state == State.MOVING and not context.begun:
         raise Refused(f"`{found.name}` was left half way by a restore or move; `/mautic start {found.name}` first.")
 
 
@@ -97,6 +98,11 @@ def wait_for_address(lxd: Lxd, instance: str) -> None:
         if time.monotonic() > give_up:
             raise LxdError(f"`{instance}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
         time.sleep(0.05)
+
+
+def probing(work: Callable[[], str | None]) -> Step:
+    """Return the step that looks through the edge."""
+    return Step(PROBE, "See its login page", work)
 
 
 def see_login_page(edge: Edge, domain: str) -> str:

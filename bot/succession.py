@@ -14,40 +14,47 @@ from dataclasses import replace
 
 from bot import containment
 from bot.fleet import Host, only
+from bot.labels import KEY, Role, State, replacing, role_of, stamp, stamps, state_of
 from bot.lxd import Instance, LxdError, LxdUnavailable, NotFound, PoolFull
 from bot.mautic import SEAL
 from bot.messages import kept_for
 from bot.outbound import settle_again
 from bot.plan import Refused
 from bot.registry import Context
-from bot.steps import PROBE, patiently, refuse_half_way, remove, see_login_page, wait_for_address
-from bot.tenants import KEY, Tenant, stamp, stamps
+from bot.steps import patiently, refuse_half_way, remove, see_login_page, wait_for_address
+from bot.tenants import Tenant
 
 ANSWER = 5.0
 """Seconds that a host may take to answer while a tenant waits for it."""
+_NOT_REPLACED = {"reason": "", "replaced_by": "", "replaced_in": ""}
 _OWN = ("tenant", "domain", "plan", "note", "version", "double", "created", "outbound")
 """What is said of a tenant, whichever container it is in."""
 
 
 def present(context: Context, tenant: str) -> Tenant:
     """Return a tenant's present container, also when the operation that is going on has put an heir in its place."""
-    seen = context.fleet.look("tenant", "former")
-    heir, by = f"{tenant}--{context.operation}", f" {context.operation}"
+    seen = context.fleet.look(Role.TENANT, Role.FORMER)
+    heir = f"{tenant}--{context.operation}"
     there = [one for one in seen.tenants if one.name == tenant and one.instance != heir]
-    if held := [one for one in there if one.role == "tenant" or one.reason.endswith(by)]:
+    if held := [one for one in there if one.role == Role.TENANT or _replaced_now(context, one)]:
         old = only(held)
         refuse_half_way(context, old)
         return old
     for why in seen.silent.values():
-        if context.operations.ever_finished(context.operation, tenant, PROBE):
+        if context.operations.committed(context.operation):
             return _as_the_heir_tells(context, tenant, heir)
         raise LxdUnavailable(why)
     return context.fleet.tenant(tenant, seen.tenants)
 
 
+def _replaced_now(context: Context, one: Tenant) -> bool:
+    """Whether the operation that is going on has put another container in the place of this one."""
+    return bool(context.operation) and one.replaced_in == context.operation
+
+
 def _as_the_heir_tells(context: Context, tenant: str, heir: str) -> Tenant:
     """Return the old one, whose host is silent, once nothing more is needed of it: the heir knows where it stands."""
-    seen = context.fleet.look("tenant", "incoming")
+    seen = context.fleet.look(Role.TENANT, Role.INCOMING)
     for one in seen.tenants:
         if one.instance == heir:
             told = stamp(context.fleet.of(one).lxd.instance(heir).config, "from")
@@ -58,22 +65,22 @@ def _as_the_heir_tells(context: Context, tenant: str, heir: str) -> Tenant:
                 member=member,
                 host=member or server,
                 instance=instance,
-                role="tenant",
-                state="moving",
+                role=Role.TENANT,
+                state=State.MOVING,
             )
     context.fleet.refuse_blindness(seen)
     raise Refused(f"There is no container `{heir}` any more, which served as `{tenant}`.")
 
 
-def retire(context: Context, old: Tenant, reason: str) -> None:
-    """Keep a container that another has taken the place of, stopped, for the policy's days."""
+def retire(context: Context, old: Tenant, command: str, operation: int) -> None:
+    """Keep a container that another has taken the place of in an operation, stopped, for the policy's days."""
     lxd = context.fleet.of(old).lxd
-    if stamp(lxd.instance(old.instance).config, "role") == "tenant":
+    if role_of(lxd.instance(old.instance).config) == Role.TENANT:
         days = context.settings.retention.former_days
         now = int(context.now())
         until = now + days * 86_400 if days else 0
-        former = stamps(role="former", state="", reason=reason, kept_until=until, retired=now)
-        lxd.update(old.instance, {**former, "boot.autostart": "false"})
+        former = stamps(role=Role.FORMER, state=State.NONE, kept_until=until, retired=now)
+        lxd.update(old.instance, {**former, **replacing(command, operation), "boot.autostart": "false"})
     containment.stop(lxd, old.instance)
 
 
@@ -82,7 +89,7 @@ class Succession:
 
     Args:
         old: the tenant as it is; it stands on `source`, and the heir comes to `target`.
-        verb: `restore` or `migrate`, which with the operation's number is the reason why the old one is a former one.
+        verb: `restore` or `migrate`, in which with the operation's number the old one became a former one.
         rests: the old one stands still on purpose, and does so again when it is given back.
     """
 
@@ -92,7 +99,7 @@ class Succession:
         self.rests = rests
         self.source = context.fleet.of(old)
         self.target = target
-        self.reason = f"{verb} {context.operation}"
+        self.verb = verb
         self.name = f"{old.name}--{context.operation}"
         self._given_up = threading.Event()
 
@@ -115,10 +122,9 @@ class Succession:
         config = self.old_instance().config
         own = {KEY + name: stamp(config, name) for name in _OWN}
         limits = {key: value for key, value in config.items() if key.startswith("limits.")}
-        mark = stamps(role="incoming", state="moving", operation=self.context.operation, copied="")
+        mark = stamps(role=Role.INCOMING, state=State.MOVING, operation=self.context.operation, copied="")
         # One of a snapshot of while it was suspended would be none of the network; it has an address of its own.
-        mark[KEY + "network-before"] = ""
-        mark[KEY + "from"] = f"{self.old.server}/{self.old.member}/{self.old.instance}"
+        mark |= stamps(network_before="", **{"from": f"{self.old.server}/{self.old.member}/{self.old.instance}"})
         return {**own, **limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
 
     def devices(self) -> Mapping[str, Mapping[str, str]]:
@@ -133,7 +139,7 @@ class Succession:
         instance = self.made()
         if instance is None:
             return False
-        untouched = stamp(instance.config, "state") != "live" or self.serves()
+        untouched = state_of(instance.config) != State.LIVE or self.serves()
         if whole or (stamp(instance.config, "copied") and untouched):
             self.target.lxd.update(self.name, stamps(copied=1))
             return True
@@ -142,24 +148,24 @@ class Succession:
 
     def probed(self) -> bool:
         """Whether its page was seen, in whichever try: then the heir serves for good, and nothing is taken back."""
-        return self.context.operations.ever_finished(self.context.operation, self.old.name, PROBE)
+        return self.context.operations.committed(self.context.operation)
 
     def serves(self) -> bool:
         """Whether the heir is open, and the old one has not gone on since: then what a retry begins anew is done."""
         instance = self.made()
-        if instance is None or stamp(instance.config, "state") != "live":
+        if instance is None or state_of(instance.config) != State.LIVE:
             return False
         if self.probed():
             return True
         old = self.old_instance().config
-        return (stamp(old, "role"), stamp(old, "state")) != ("tenant", "live")
+        return (role_of(old), state_of(old)) != (Role.TENANT, State.LIVE)
 
     def discard(self) -> None:
         """Take the heir away."""
         instance = self.made()
         if instance is None:
             return
-        if stamp(instance.config, "role") == "tenant" or self.probed():
+        if role_of(instance.config) == Role.TENANT or self.probed():
             raise Refused(f"`{self.name}` is the tenant by now, and is not removed.")
         remove(self.target.lxd, self.name, self._given_up.is_set)
 
@@ -181,7 +187,7 @@ class Succession:
     def change(self) -> None:
         """Open the heir's pages, and route to it. Until one is seen it is mute, and the closed old one the tenant."""
         self.target.lxd.remove(self.name, SEAL)
-        self.target.lxd.update(self.name, stamps(state="live"))
+        self.target.lxd.update(self.name, stamps(state=State.LIVE))
         self.context.edge.apply()
 
     def probe(self) -> str:
@@ -195,11 +201,11 @@ class Succession:
         """
         patiently(lambda: self.target.mautic.open(self.name))
         # The heir first: at no moment is there none.
-        tenant = {**stamps(role="tenant"), "boot.autostart": "true"}
+        tenant = {**stamps(role=Role.TENANT), "boot.autostart": "true"}
         patiently(lambda: self.target.lxd.update(self.name, tenant))
         before = f"the container of before, {self.old.instance},"
         try:
-            patiently(lambda: retire(self.context, self.old, self.reason))
+            patiently(lambda: retire(self.context, self.old, self.verb, self.context.operation))
         except LxdUnavailable as error:
             return f"{before} on {self.source.name} is kept as soon as that host answers: {error}"
         return f"{before} is kept, stopped, {kept_for(self.context.settings.retention.former_days)}"
@@ -242,10 +248,10 @@ class Succession:
 
     def _let_go_on(self) -> None:
         config = self.old_instance().config
-        if (stamp(config, "role"), stamp(config, "state")) == ("tenant", "live"):
+        if (role_of(config), state_of(config)) == (Role.TENANT, State.LIVE):
             # Nothing was done to it yet.
             return
-        stamped = stamps(role="tenant", state="live", reason="", kept_until="", retired="")
+        stamped = stamps(role=Role.TENANT, state=State.LIVE, kept_until="", retired="", **_NOT_REPLACED)
         if not self.rests:
             if not self.old_instance().running:
                 with suppress(PoolFull):

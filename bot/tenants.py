@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from bot.forms import ascii_domain, lxd_size, mariadb_size, whole
-
-KEY = "user.mautic-ops."
-"""Every fact that the bot must know of a tenant stands on its instance under this prefix."""
+from bot.labels import Role, State
 
 RESERVED = frozenset(
     [
@@ -57,13 +54,8 @@ RESERVED = frozenset(
 )
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 
-Role = Literal["tenant", "incoming", "former", "archived", "blueprint", "edge"]
-"""What an instance of ours is, as its `user.mautic-ops.role` says.
-
-`tenant`: the one that serves; `incoming`: being made by an operation, to take its place; `former`: stopped and kept
-since another took its place; `archived`: a deleted tenant, kept for a while.
-"""
-ROLES: tuple[Role, ...] = get_args(Role)
+ROLES = tuple(role for role in Role if role != Role.BALLAST)
+"""What the fleet is made of."""
 
 
 class InvalidName(ValueError):
@@ -138,9 +130,10 @@ class Tenant:
 
     `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
     the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
-    `reason`: why a former one is one. `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the
-    priority and delay of its start after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on
-    what waits. `disk`: the size of its own disk, as LXD limits it. `address`: what it was given on the bridge.
+    `replaced_by`: the command, and `replaced_in` the operation, by which another took its place; 0: unknown.
+    `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
+    after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
+    its own disk, as LXD limits it. `address`: what it was given on the bridge.
     """
 
     name: str
@@ -152,10 +145,11 @@ class Tenant:
     plan: str
     version: str
     role: Role
-    state: str = ""
+    state: State = State.NONE
     stopped: bool = False
     note: str = ""
-    reason: str = ""
+    replaced_by: str = ""
+    replaced_in: int = 0
     operation: str = ""
     created: int = 0
     archived: int = 0
@@ -171,30 +165,23 @@ class Tenant:
     address: str = ""
 
     @property
+    def reason(self) -> str:
+        """Why a former one is one, for people; "" where it is none."""
+        return f"{self.replaced_by} {self.replaced_in or ''}".strip()
+
+    @property
+    def running(self) -> bool:
+        """Whether LXD says `Running`."""
+        return self.status == "Running"
+
+    @property
+    def made_by(self) -> int:
+        """The operation that made it, or decided last what it is; 0: unknown."""
+        return int(self.operation) if self.operation.isdecimal() else 0
+
+    @property
     def standing(self) -> str:
         """How it stands, in one word."""
-        if self.role == "archived":
+        if self.role == Role.ARCHIVED:
             return "archived"
-        return self.status.lower() if self.state in ("", "live") else self.state
-
-
-def serves(its: Sequence[Tenant]) -> Tenant | None:
-    """Return which of the containers of one tenant clients come to, as the edge routes them; None: none is open."""
-    open_ = [one for one in its if (one.state, one.status) == ("live", "Running")]
-    for role in ("tenant", "incoming"):
-        if found := next((one for one in open_ if one.role == role), None):
-            return found
-    return None
-
-
-def stamps(**facts: str | int | bool) -> dict[str, str]:
-    """Return facts as instance configuration: `stamps(role="tenant")` → `{"user.mautic-ops.role": "tenant"}`."""
-    return {
-        KEY + name.replace("_", "-"): str(int(value)) if isinstance(value, bool) else str(value)
-        for name, value in facts.items()
-    }
-
-
-def stamp(config: Mapping[str, str], name: str) -> str:
-    """Return one fact from an instance's configuration, empty when it is not there."""
-    return config.get(KEY + name, "")
+        return self.status.lower() if self.state in (State.NONE, State.LIVE) else self.state

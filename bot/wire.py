@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from bot.labels import stamp, stamps
 from bot.lxd import Instance, LxdError, edge_address
-from bot.tenants import stamp, stamps
 
 NIC = "eth0"
 """The device, and the name inside, of the one interface that an instance of ours has."""

@@ -6,12 +6,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from bot import containment, outbound
+from bot.labels import Role, role_of, stamp, stamps
 from bot.lxd import NotFound
 from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_another, refuse_half_way, wait_for_address
-from bot.tenants import Tenant, stamp, stamps
+from bot.tenants import Tenant
 
 
 @operation
@@ -35,9 +36,9 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
         return found.instance
 
     def close() -> None:
-        stamped = stamps(role="archived", operation=context.operation, archived=int(context.now()))
+        stamped = stamps(role=Role.ARCHIVED, operation=context.operation, archived=int(context.now()))
         instance = lxd.instance(name_now())
-        if stamp(instance.config, "role") != "archived":
+        if role_of(instance.config) != Role.ARCHIVED:
             stopped = instance.config.get("boot.autostart") == "false"
             was = stamps(was_running=instance.running, was_stopped=stopped, was_called=instance.name)
             lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
@@ -67,7 +68,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
             outbound.start_again(context, replace(found, instance=name))
             wait_for_address(lxd, name)
         autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
-        back = stamps(role="tenant", archived="", was_running="", was_stopped="", was_called="")
+        back = stamps(role=Role.TENANT, archived="", was_running="", was_stopped="", was_called="")
         lxd.update(name, {**back, "boot.autostart": autostart})
         context.edge.apply()
 
@@ -79,10 +80,11 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
             "Address": f"{context.settings.edge.url(found.domain)} shows a polite page for as long as it is kept",
             "Kept": f"{kept_for(days)} as an archive, with all its data",
         },
+        values={"address": context.settings.edge.url(found.domain), "days": days},
         steps=(
-            Step("Close its page", close),
-            Step("Stop the container", stop),
-            Step("Put it into the archive", rename),
+            Step("close", "Close its page", close),
+            Step("stop", "Stop the container", stop),
+            Step("archive", "Put it into the archive", rename),
         ),
         reversible="can be undone with `unarchive`",
         seconds=5,
@@ -91,7 +93,7 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
 
 
 def _find(context: Context, tenant: str, archived: str) -> Tenant:
-    everything = context.fleet.all("tenant", "archived")
+    everything = context.fleet.all(Role.TENANT, Role.ARCHIVED)
     for one in everything:
         if one.name == tenant and context.operation and one.operation == str(context.operation):
             return one
@@ -100,4 +102,4 @@ def _find(context: Context, tenant: str, archived: str) -> Tenant:
             f"The archive of an earlier `{tenant}` is still kept, as `{archived}`, and a tenant has one archive only. "
             f"`/mautic purge {tenant} {archived}` removes that one for good; the live `{tenant}` is not affected."
         )
-    return context.fleet.tenant(tenant, [one for one in everything if one.role == "tenant"])
+    return context.fleet.tenant(tenant, [one for one in everything if one.role == Role.TENANT])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bot.capacity import strain
 from bot.condition import conditions, counted
+from bot.labels import Role
 from bot.lxd import Lxd, LxdError, PoolSpace, Resources
 from bot.messages import Message
 from bot.placement import carries
@@ -29,8 +30,8 @@ class Row:
 @query
 def hosts(context: Context) -> Message:
     """Show the hosts that tenants run on: state, disk and memory, how many more tenants fit, and versions."""
-    seen = context.fleet.look("tenant", "incoming")
-    serving = [tenant for tenant in seen.tenants if tenant.role == "tenant"]
+    seen = context.fleet.look(Role.TENANT, Role.INCOMING)
+    serving = [tenant for tenant in seen.tenants if tenant.role == Role.TENANT]
     tenants = Counter(tenant.host for tenant in serving)
     rows = [
         row

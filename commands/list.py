@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from bot.condition import conditions, counted
+from bot.labels import Role
 from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, query
@@ -18,7 +19,7 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
 
     `part` keeps the names and domains that contain it; `--archived` shows those that were deleted but are kept.
     """
-    seen = context.fleet.look("archived" if archived else "tenant")
+    seen = context.fleet.look(Role.ARCHIVED if archived else Role.TENANT)
     found = [tenant for tenant in seen.tenants if part.lower() in tenant.name or part.lower() in tenant.domain]
     known = conditions(context, found)
     # What needs somebody must not stand on the last page.

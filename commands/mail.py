@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from bot import outbound
+from bot.labels import stamp, stamps
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.tenants import stamp, stamps
 
 _SUMMARY = {
     "send": "Send what mail waits in the tenant {}",
@@ -61,8 +61,9 @@ def mail(context: Context, tenant: TenantArgument, what: Literal["send", "drop",
         arguments={"tenant": tenant, "what": what},
         summary=_SUMMARY[what].format(tenant),
         facts={"So": _FACT[what]},
+        values={"what": what},
         remarks={} if context.operation else {"Mail": outbound.counted(context, host, found.instance)},
-        steps=(Step("Decide on the mail that waits", decide),),
+        steps=(Step("decide", "Decide on the mail that waits", decide),),
         reversible={
             "send": "what is sent cannot be taken back",
             "drop": "can be undone with `mail … back`",

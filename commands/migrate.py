@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 
 from bot.fleet import Host
+from bot.labels import State, stamps
 from bot.lxd import AlreadyExists, LxdUnavailable
 from bot.messages import kept_for, size
 from bot.placement import LEAST, admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.products import takes
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, patiently, refuse_full
+from bot.steps import PROBE, patiently, probing, refuse_full
 from bot.succession import Succession, present
-from bot.tenants import Tenant, stamps
+from bot.tenants import Tenant
 
 DOWNTIME = "2 to 5 seconds, behind a polite page"
 
@@ -28,9 +29,9 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     source, target = context.fleet.of(old), context.fleet.host(host)
     if source.name == target.name:
         raise Refused(f"`{tenant}` is on {target.name} already.")
-    if old.state == "suspended":
+    if old.state == State.SUSPENDED:
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
-    if old.status != "Running" and old.state == "live" and not context.begun:
+    if old.status != "Running" and old.state == State.LIVE and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
     way_back = _way_back(context, tenant, source, target)
     refuse_full(context, old)
@@ -48,20 +49,22 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
             "If it fails": f"it goes on, on {source.name}, by itself; nothing is lost",
             "Kept": f"the container on {source.name}, stopped, {kept_for(days)}",
         },
+        values={"from": source.name, "to": target.name, "days": days},
+        commit=PROBE,
         until_done=("If it fails",),
         # Looked at again by the first step: once it goes on, the target need not answer for there to be a plan.
         remarks={} if context.operation else _room(source, target, old) | memory | {"Expected downtime": DOWNTIME},
         demand=demand.stored(),
         steps=(
-            Step("Check the target", move.check),
-            Step("Copy it while it runs", move.copy),
-            Step("Copy what changed meanwhile", move.catch_up),
-            Step("Close and stop it", move.stop),
-            Step("Copy the last difference", move.last_difference),
-            Step("Start it there, closed, and see its page inside", move.heir.start),
-            Step("Open it there, and route its domain", move.heir.change),
-            Step(PROBE, move.heir.probe),
-            Step("Keep the old container", move.keep),
+            Step("check", "Check the target", move.check),
+            Step("copy", "Copy it while it runs", move.copy),
+            Step("catch-up", "Copy what changed meanwhile", move.catch_up),
+            Step("stop", "Close and stop it", move.stop),
+            Step("last-difference", "Copy the last difference", move.last_difference),
+            Step("start", "Start it there, closed, and see its page inside", move.heir.start),
+            Step("change", "Open it there, and route its domain", move.heir.change),
+            probing(move.heir.probe),
+            Step("keep", "Keep the old container", move.keep),
         ),
         reversible=way_back,
         seconds=60,
@@ -147,7 +150,7 @@ class _Move:
     def stop(self) -> str | None:
         if self.heir.serves():
             return None
-        self.source.lxd.update(self.old.instance, {**stamps(state="moving"), "boot.autostart": "false"})
+        self.source.lxd.update(self.old.instance, {**stamps(state=State.MOVING), "boot.autostart": "false"})
         if not self.source.lxd.instance(self.old.instance).running:
             # Neither it nor its copy may work before it is clear which of them goes on.
             self.source.mautic.seal(self.old.instance)

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from bot.capacity import Demand
 from bot.fleet import Host
 from bot.forms import shown_domain
+from bot.labels import Role, State, role_of, stamp, stamps
 from bot.lxd import Instance, NotFound, edge_address, size_bytes
 from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import admit, free_on, placement, use
@@ -18,8 +19,8 @@ from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.products import takes
 from bot.registry import Context, DomainOption, TenantArgument, operation
 from bot.starts import boot
-from bot.steps import remove, see_login_page, wait_for_address
-from bot.tenants import RESERVED, PlanSize, Tenant, stamp, stamps
+from bot.steps import PROBE, probing, remove, see_login_page, wait_for_address
+from bot.tenants import RESERVED, PlanSize, Tenant
 
 _BRINGING = threading.Lock()
 _TAKING = threading.Lock()
@@ -52,7 +53,7 @@ def new(
     if len(note) > 200:
         raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
-    everything = context.fleet.all("tenant", "former", "archived")
+    everything = context.fleet.all(Role.TENANT, Role.FORMER, Role.ARCHIVED)
     _refuse_if_taken(context, everything, tenant, domain)
     if not context.begun:
         _refuse_under_ours(context, everything, tenant, domain)
@@ -82,7 +83,7 @@ def new(
         "Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk",
         "Host": place.name,
     }
-    bring = () if place.name == blueprint.host else (Step("Have the blueprint there", make.bring_blueprint),)
+    bring = () if place.name == blueprint.host else (Step("bring", "Have the blueprint there", make.bring_blueprint),)
     if bring and not context.operation:
         make.refuse_wrong_way()
     return Plan(
@@ -97,15 +98,27 @@ def new(
         },
         summary=f"Make the tenant {tenant}",
         facts=facts | ({"Note": note} if note else {}),
+        values={
+            "address": context.settings.edge.url(domain),
+            "version": blueprint.version,
+            "double": blueprint.double,
+            "size": plan,
+            "cpu": size.cpu,
+            "memory": size.memory,
+            "disk": size.disk,
+            "host": place.name,
+            "note": note,
+        },
+        commit=PROBE,
         remarks=why,
         demand=demand.stored(),
         steps=(
             *bring,
-            Step("Clone the blueprint", make.clone),
-            Step("Start the container", make.start),
-            Step("Give it an identity of its own", make.identify),
-            Step("Route its domain", make.route),
-            Step("See its login page", make.probe),
+            Step("clone", "Clone the blueprint", make.clone),
+            Step("start", "Start the container", make.start),
+            Step("identify", "Give it an identity of its own", make.identify),
+            Step("route", "Route its domain", make.route),
+            probing(make.probe),
         ),
         reversible="can be undone with `delete`",
         seconds=15,
@@ -137,11 +150,11 @@ def _refuse_if_taken(context: Context, everything: list[Tenant], tenant: str, do
         ours = context.operation and other.operation == str(context.operation)
         if ours:
             continue
-        if other.instance == tenant and other.role == "former":
+        if other.instance == tenant and other.role == Role.FORMER:
             raise Refused(f"A former container of `{tenant}` is still kept, {other.reason}; choose another name.")
-        if other.role == "former":
+        if other.role == Role.FORMER:
             continue
-        if other.name == tenant and other.role == "archived":
+        if other.name == tenant and other.role == Role.ARCHIVED:
             raise Refused(f"`{tenant}` is archived; `/mautic unarchive {tenant}` brings it back.")
         if other.name == tenant:
             raise Refused(f"There is a tenant `{tenant}` already; choose another name.")
@@ -226,12 +239,12 @@ class _New:
         name = self.blueprint.instance + (f"--{self.host.name}" if source.server == self.host.server else "")
         with suppress(NotFound):
             left = self.lxd.instance(name)
-            if stamp(left.config, "role") == "incoming":
+            if role_of(left.config) == Role.INCOMING:
                 # A copy that was cut in the middle.
                 remove(self.lxd, left.name)
-        mark = stamps(role="incoming", operation=self.context.operation)
+        mark = stamps(role=Role.INCOMING, operation=self.context.operation)
         self.lxd.receive(source.lxd, self.blueprint.instance, name, config=mark, devices={}, refresh=False)
-        self.lxd.update(name, stamps(role="blueprint"))
+        self.lxd.update(name, stamps(role=Role.BLUEPRINT))
 
     def clone(self) -> None:
         instance = self._ours()
@@ -241,7 +254,7 @@ class _New:
             # A copy that was cut in the middle: not to be trusted, whatever it looks like.
             remove(self.lxd, instance.name)
         stamped = stamps(
-            role="tenant",
+            role=Role.TENANT,
             tenant=self.name,
             domain=self.domain,
             plan=self.plan,
@@ -250,7 +263,7 @@ class _New:
             operation=self.context.operation,
             created=int(self.context.now()),
             note=self.note,
-            state="new",
+            state=State.NEW,
         )
         here = self._blueprint_here()
         if here is None:
@@ -303,9 +316,9 @@ class _New:
         wait_for_address(self.lxd, self.name)
         with _TAKING:
             # Another may have been asked for at the same time, for the same domain.
-            opened = [one for one in self.context.fleet.all("tenant", "archived") if one.state != "new"]
+            opened = [one for one in self.context.fleet.all(Role.TENANT, Role.ARCHIVED) if one.state != State.NEW]
             _refuse_if_taken(self.context, opened, self.name, self.domain)
-            self.lxd.update(self.name, stamps(state="live"))
+            self.lxd.update(self.name, stamps(state=State.LIVE))
         self.context.edge.apply()
 
     def probe(self) -> str:

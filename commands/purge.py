@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from bot.labels import Role, State, role_of, serving, state_of
 from bot.lxd import NotFound
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_another, remove
-from bot.tenants import Tenant, serves, stamp
+from bot.tenants import Tenant
 
 
 @operation
@@ -18,7 +19,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     The live tenant is not touched. By itself the bot does this when the policy's days are over. The approver types the
     tenant's name.
     """
-    found, serving = _chosen(context, tenant, container)
+    found, serves = _chosen(context, tenant, container)
 
     def take_away() -> str | None:
         if found is None:
@@ -37,16 +38,23 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
                 context.fleet.of(found).lxd.update(found.instance, {"security.protection.delete": "true"})
 
     name = found.instance if found else container
+    offline = found is not None and found == serves
+    texts = {"is": _what(context, found), "stays": _not_affected(context, found)} if found else {}
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "container": name},
         summary=f"Remove for good what is kept of the tenant {tenant}",
+        values={"container": name, "offline": offline},
+        texts=texts,
         facts={
             "Removes": f"the container {name}, with all its data and snapshots",
-            **({"Goes offline": _goes_offline(tenant, found)} if found and found == serving else {}),
+            **({"Goes offline": _goes_offline(tenant, found)} if found and offline else {}),
         },
-        remarks={"It is": _what(context, found), "Not affected": _not_affected(context, found)} if found else {},
-        steps=(Step("Remove the container", take_away), Step("Route without it", context.edge.apply)),
+        remarks={"It is": texts["is"], "Not affected": texts["stays"]} if texts else {},
+        steps=(
+            Step("remove", "Remove the container", take_away),
+            Step("route", "Route without it", context.edge.apply),
+        ),
         reversible="cannot be undone",
         seconds=5,
         undo=undo,
@@ -55,23 +63,23 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
 
 def _chosen(context: Context, tenant: str, container: str) -> tuple[Tenant | None, Tenant | None]:
     """Return the one that is meant, None when an operation that goes on has removed it; and the one that serves."""
-    seen = context.fleet.look("tenant", "archived", "former", "incoming")
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
     its = [one for one in seen.tenants if one.name == tenant]
-    kept = [one for one in its if one.role != "tenant"]
-    serving = serves(its)
+    kept = [one for one in its if one.role != Role.TENANT]
+    serves = serving(its)
     meant = [one for one in kept if container in ("", one.instance)]
     if len(meant) == 1:
         refuse_another(context, meant[0])
-        if meant[0] == serving and not container:
+        if meant[0] == serves and not container:
             raise Refused(
-                f"`{serving.instance}` on {serving.host} is what serves `{tenant}` now; nothing else is kept of it. If "
-                f"it is to go all the same, name it: `/mautic purge {tenant} {serving.instance}`."
+                f"`{serves.instance}` on {serves.host} is what serves `{tenant}` now; nothing else is kept of it. If "
+                f"it is to go all the same, name it: `/mautic purge {tenant} {serves.instance}`."
             )
-        return meant[0], serving
+        return meant[0], serves
     if not meant:
         context.fleet.refuse_blindness(seen)
     if context.operation:
-        return None, serving
+        return None, serves
     names = ", ".join(f"`{one.instance}` ({_what(context, one)})" for one in kept)
     live = f" The live `{tenant}` is not among them." if len(its) > len(kept) else ""
     if not kept:
@@ -91,9 +99,9 @@ def _chosen(context: Context, tenant: str, container: str) -> tuple[Tenant | Non
 def _refuse_the_tenant(context: Context, found: Tenant) -> None:
     """Raise Refused when it is the tenant by now: only one that an heir took the place of may be called so still."""
     config = context.fleet.of(found).lxd.instance(found.instance).config
-    if (stamp(config, "role"), found.role) == ("tenant", "former") and stamp(config, "state") == "moving":
+    if (role_of(config), found.role) == (Role.TENANT, Role.FORMER) and state_of(config) == State.MOVING:
         return
-    if stamp(config, "role") == "tenant":
+    if role_of(config) == Role.TENANT:
         raise Refused(f"`{found.instance}` is the live `{found.name}`, and is not removed.")
 
 
@@ -106,7 +114,7 @@ def _goes_offline(tenant: str, found: Tenant) -> str:
 
 def _not_affected(context: Context, found: Tenant) -> str:
     """Name the live one: after a restore it is the old container that is called as the tenant."""
-    seen = context.fleet.look("tenant")
+    seen = context.fleet.look(Role.TENANT)
     live = [one for one in seen.tenants if one.name == found.name]
     if live:
         return f"the live {found.name}, container {' and '.join(f'{one.instance} on {one.host}' for one in live)}"
@@ -116,9 +124,9 @@ def _not_affected(context: Context, found: Tenant) -> str:
 
 
 def _what(context: Context, found: Tenant) -> str:
-    if found.role == "archived":
+    if found.role == Role.ARCHIVED:
         return f"the archive of {context.renderer.moment(found.archived)}"
-    if found.role == "incoming":
+    if found.role == Role.INCOMING:
         return f"what operation {found.operation} left behind"
     until = f", to be kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
     return f"what was there before {found.reason}{until}"

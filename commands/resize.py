@@ -9,13 +9,14 @@ from difflib import get_close_matches
 
 from bot.capacity import Demand
 from bot.fleet import Host
+from bot.labels import stamp, stamps
 from bot.lxd import LxdError, PoolFull, size_bytes
 from bot.messages import size as in_words
 from bot.placement import admit, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.settings import Settings
-from bot.tenants import PlanSize, Tenant, stamp, stamps
+from bot.tenants import PlanSize, Tenant
 
 MARGIN = 0.9
 """Share of a smaller disk that may be in use: MariaDB and LXD write on, and one that is full kills the tenant."""
@@ -110,9 +111,10 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
         arguments={"tenant": tenant, "plan": plan},
         summary=f"Give the tenant {tenant} the plan {plan}",
         facts={"Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk"},
+        values={"size": plan, "cpu": size.cpu, "memory": size.memory, "disk": size.disk},
         remarks=({"Before": before} if before else {}) | room,
         demand=demand.stored() if demand else None,
-        steps=(Step("Set the container's limits", limits), Step("Set the sizes inside", inside)),
+        steps=(Step("limits", "Set the container's limits", limits), Step("inside", "Set the sizes inside", inside)),
         reversible="can be undone with `resize` to the plan before",
         seconds=3,
         undo=undo,

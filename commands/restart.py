@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from bot import containment
+from bot.labels import State
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, refuse_full, see_login_page, wait_for_address
+from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
 
 
 @operation
@@ -33,7 +34,7 @@ def restart(
 
     def route() -> str:
         context.edge.apply()
-        if found.state == "suspended":
+        if found.state == State.SUSPENDED:
             return "it is still suspended"
         return see_login_page(context.edge, found.domain)
 
@@ -48,7 +49,9 @@ def restart(
         arguments={"tenant": tenant, "part": part},
         summary=f"Restart the tenant {tenant}" if part == "all" else f"Restart the {part} of the tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
-        steps=(Step(f"Restart {what}", again), Step(PROBE, route)),
+        values={"address": context.settings.edge.url(found.domain), "part": part},
+        commit=PROBE,
+        steps=(Step("restart", f"Restart {what}", again), probing(route)),
         reversible="changes nothing that lasts",
         seconds=5,
         undo=undo,

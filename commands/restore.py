@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from bot import containment, outbound
 from bot.fleet import Host
+from bot.labels import Role, State, stamp, stamps
 from bot.lxd import LxdError, Snapshot
 from bot.messages import kept_for
 from bot.outbound import MailOption
@@ -14,9 +15,9 @@ from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, operation
 from bot.snapshots import DAY, ours, take
-from bot.steps import PROBE, refuse_another, refuse_full
+from bot.steps import PROBE, probing, refuse_another, refuse_full
 from bot.succession import Succession, present
-from bot.tenants import Tenant, stamp, stamps
+from bot.tenants import Tenant
 
 _COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
 
@@ -33,12 +34,12 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     old = present(context, tenant)
     refuse_another(context, old)
     host = context.fleet.of(old)
-    if old.state == "suspended":
+    if old.state == State.SUSPENDED:
         raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     source, chosen = _find(context, host, old, snapshot)
     refuse_full(context, old)
     # Of the old one nothing of this is changed before the new one serves.
-    rests = old.role == "tenant" and old.stopped and old.status != "Running"
+    rests = old.role == Role.TENANT and old.stopped and old.status != "Running"
     heir = Succession(context, old, host, "restore", rests=rests)
     plan = context.settings.plans.get(old.plan)
     # Both run for a while.
@@ -71,7 +72,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
 
     def change() -> None:
         # A retry learns from it that the new one may serve already.
-        host.lxd.update(old.instance, stamps(state="moving"))
+        host.lxd.update(old.instance, stamps(state=State.MOVING))
         if host.lxd.instance(old.instance).running:
             # Only one of the two may send, and the old one may be what somebody has taken over.
             try:
@@ -92,6 +93,8 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             "Kept": f"a snapshot of now; and the present container, stopped, {kept_for(days)}",
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
+        values={"snapshot": chosen.name, "taken": chosen.created, "rests": rests, "days": days},
+        commit=PROBE,
         until_done=("If it fails", "Runs"),
         remarks={}
         if context.operation
@@ -102,10 +105,15 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
         demand=demand.stored(),
         choice=outbound.CHOICE,
         steps=(
-            Step("Take a snapshot of now, and start the old state beside it, closed", beside),
-            Step("Put it in place", change),
-            Step(PROBE, heir.probe),
-            Step("Keep what was there before", heir.keep),
+            Step(
+                "beside",
+                "Take a snapshot of now, and start the old state beside it, closed",
+                beside,
+                takes_snapshot=True,
+            ),
+            Step("change", "Put it in place", change),
+            probing(heir.probe),
+            Step("keep", "Keep what was there before", heir.keep),
         ),
         reversible="can be undone with `restore` to the snapshot of now",
         seconds=20,
@@ -119,7 +127,7 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
     for found in offered:
         if found.name == name:
             return old.instance, found
-    for former in context.fleet.look("former").tenants:
+    for former in context.fleet.look(Role.FORMER).tenants:
         if (former.name, former.host) == (old.name, old.host) and former.instance != old.instance:
             for found in host.lxd.snapshots(former.instance):
                 if found.name == name:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bot import containment, outbound
+from bot.labels import State, stamps
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, see_login_page, wait_for_address
-from bot.tenants import stamps
+from bot.steps import PROBE, probing, see_login_page, wait_for_address
 
 
 @operation
@@ -20,7 +20,7 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
-    if found.state != "suspended" and not context.operation:
+    if found.state != State.SUSPENDED and not context.operation:
         raise Refused(f"`{tenant}` is not suspended; `/mautic status {tenant}` looks at it.")
     demand, remarks = None, dict[str, str]()
     if found.status != "Running":
@@ -37,11 +37,11 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
 
     def route() -> None:
         wait_for_address(host.lxd, found.instance)
-        host.lxd.update(found.instance, stamps(state="live"))
+        host.lxd.update(found.instance, stamps(state=State.LIVE))
         context.edge.apply()
 
     def undo() -> None:
-        host.lxd.update(found.instance, stamps(state="suspended"))
+        host.lxd.update(found.instance, stamps(state=State.SUSPENDED))
         containment.close(host, found.instance)
         context.edge.apply()
 
@@ -50,13 +50,15 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Resume the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} is open again"},
+        values={"address": context.settings.edge.url(found.domain)},
+        commit=PROBE,
         remarks=outbound.remarks(context, lambda: outbound.counted(context, host, found.instance), mail) | remarks,
         demand=demand.stored() if demand else None,
         choice=outbound.CHOICE,
         steps=(
-            Step("Start crons and workers", open_),
-            Step("Route its domain", route),
-            Step(PROBE, lambda: see_login_page(context.edge, found.domain)),
+            Step("open", "Start crons and workers", open_),
+            Step("route", "Route its domain", route),
+            probing(lambda: see_login_page(context.edge, found.domain)),
         ),
         reversible="can be undone with `suspend`",
         seconds=3,

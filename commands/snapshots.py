@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.labels import Role
 from bot.messages import Message
 from bot.plan import Refused
 from bot.registry import Context, TenantArgument, query
@@ -21,7 +22,7 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
     kept = {name: ", ".join(tiers) for name, tiers in rule.kept(points, now).items()}
     kept |= {point.name: "goes at the next pruning" for point in rule.surplus(points, now)}
     known = [(one, one.protected(days, context.lived.before) or kept.get(one.name) or KEPT) for one in ours(existing)]
-    for former in context.fleet.look("former").tenants:
+    for former in context.fleet.look(Role.FORMER).tenants:
         # Those that a restore left in the container that it replaced can be restored too.
         if (former.name, former.host) == (found.name, found.host):
             end = context.renderer.moment(former.kept_until) if former.kept_until else "it is purged"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bot import containment, outbound
+from bot.labels import Role, State, is_open, stamp, stamps
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import PROBE, refuse_full, see_login_page, wait_for_address
-from bot.tenants import Tenant, stamp, stamps
+from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
+from bot.tenants import Tenant
 
 
 @operation
@@ -22,9 +23,9 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
     host = context.fleet.of(found)
     lxd, mautic = host.lxd, host.mautic
     # One that is suspended sends nothing before it is resumed.
-    suspended = found.state == "suspended"
+    suspended = found.state == State.SUSPENDED
     # Left half way by a restore or move that no operation knows of any more: the database was lost.
-    left = found.state == "moving"
+    left = found.state == State.MOVING
     if left:
         _refuse_beside_an_heir(context, tenant)
     elif found.status == "Running" and not context.operation:
@@ -47,12 +48,12 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
             mautic.unquiesce(found.instance)
         wait_for_address(lxd, found.instance)
         if left:
-            lxd.update(found.instance, stamps(state="live"))
+            lxd.update(found.instance, stamps(state=State.LIVE))
         return became
 
     def route() -> str:
         context.edge.apply()
-        if found.state == "suspended":
+        if found.state == State.SUSPENDED:
             return "it is still suspended"
         return see_login_page(context.edge, found.domain)
 
@@ -69,10 +70,12 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Start the tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
+        values={"address": context.settings.edge.url(found.domain)},
+        commit=PROBE,
         remarks=remarks | ({} if suspended else outbound.remarks(context, lambda: _waits(context, found), mail)),
         demand=demand.stored(),
         choice=None if suspended else outbound.CHOICE,
-        steps=(Step("Start the container", boot), Step(PROBE, route)),
+        steps=(Step("start", "Start the container", boot), probing(route)),
         reversible="can be undone with `stop`",
         seconds=5,
         undo=undo,
@@ -86,9 +89,9 @@ def _waits(context: Context, found: Tenant) -> str:
 
 def _refuse_beside_an_heir(context: Context, tenant: str) -> None:
     """Raise Refused where a container that was to take its place is open: clients may have written to it."""
-    seen = context.fleet.look("incoming")
+    seen = context.fleet.look(Role.INCOMING)
     for one in seen.tenants:
-        if (one.name, one.state, one.status) == (tenant, "live", "Running"):
+        if one.name == tenant and is_open(one):
             raise Refused(
                 f"`{one.instance}` on {one.host} serves in its place, since operation {one.operation} was cut off; "
                 f"`/mautic purge {tenant} {one.instance}` first, if what was written to it is not wanted."

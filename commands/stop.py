@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bot import containment, outbound
+from bot.labels import stamp, stamps
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.tenants import stamp, stamps
 
 
 @operation
@@ -38,7 +38,8 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
         arguments={"tenant": tenant},
         summary=f"Stop the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} shows a polite page"},
-        steps=(Step("Stop the container", halt),),
+        values={"address": context.settings.edge.url(found.domain)},
+        steps=(Step("stop", "Stop the container", halt),),
         reversible="can be undone with `start`",
         seconds=3,
         undo=undo,

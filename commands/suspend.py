@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bot import containment, outbound
+from bot.labels import State, stamps
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
 from bot.steps import refuse_half_way, wait_for_address
-from bot.tenants import stamps
 
 
 @operation
@@ -18,13 +18,13 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     refuse_half_way(context, found)
-    if found.state == "suspended" and not context.operation:
+    if found.state == State.SUSPENDED and not context.operation:
         raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
     if found.status != "Running" and not context.begun:
         raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
 
     def close() -> None:
-        host.lxd.update(found.instance, stamps(state="suspended", suspended_by=context.operation))
+        host.lxd.update(found.instance, stamps(state=State.SUSPENDED, suspended_by=context.operation))
         context.edge.apply()
 
     def quiet() -> str | None:
@@ -37,7 +37,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
         with containment.unless_it_says_no():
             host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
-        host.lxd.update(found.instance, stamps(state="live"))
+        host.lxd.update(found.instance, stamps(state=State.LIVE))
         context.edge.apply()
 
     return Plan(
@@ -48,7 +48,8 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
             "Address": f"{context.settings.edge.url(found.domain)} shows a polite page",
             "Stopped": "crons and mails",
         },
-        steps=(Step("Close its page", close), Step("Stop crons and workers", quiet)),
+        values={"address": context.settings.edge.url(found.domain)},
+        steps=(Step("close", "Close its page", close), Step("quiet", "Stop crons and workers", quiet)),
         reversible="can be undone with `resume`",
         seconds=3,
         undo=undo,

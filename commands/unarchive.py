@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from bot import containment, outbound
 from bot.fleet import only
+from bot.labels import Role, State, role_of, stamp, stamps
 from bot.lxd import NotFound
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_another, see_login_page, wait_for_address
-from bot.tenants import stamp, stamps
+from bot.steps import PROBE, probing, refuse_another, see_login_page, wait_for_address
 
 
 @operation
@@ -22,10 +22,10 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     One that had been stopped stays so until `start`. Mail that waited meanwhile is sent, dropped (and kept in a table)
     or stays off with `--mail`, or as the approver chooses; without a choice, what waited for long waits on.
     """
-    everything = context.fleet.all("tenant", "archived")
+    everything = context.fleet.all(Role.TENANT, Role.ARCHIVED)
     ours = [one for one in everything if one.name == tenant and one.operation == str(context.operation or "-")]
     if not ours:
-        if any(one.name == tenant and one.role == "tenant" for one in everything):
+        if any(one.name == tenant and one.role == Role.TENANT for one in everything):
             raise Refused(f"`{tenant}` is not archived; `/mautic status {tenant}` looks at it.")
         ours = [one for one in everything if one.name == tenant]
     if not ours:
@@ -33,7 +33,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     found = only(ours)
     refuse_another(context, found)
     for other in everything:
-        if other.role == "tenant" and other.domain == found.domain and other.name != tenant:
+        if other.role == Role.TENANT and other.domain == found.domain and other.name != tenant:
             raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")
     archived = f"{tenant}--archived"
     host = context.fleet.of(found)
@@ -55,7 +55,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     def start() -> str | None:
         if stopped:
             return "it had been stopped"
-        if found.state == "suspended":
+        if found.state == State.SUSPENDED:
             host.start(name)
             wait_for_address(lxd, name)
             return None
@@ -66,15 +66,15 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
 
     def route() -> None:
         instance = lxd.instance(name)
-        if stamp(instance.config, "role") != "tenant":
-            stamped = stamps(role="tenant", archived="", operation=context.operation)
+        if role_of(instance.config) != Role.TENANT:
+            stamped = stamps(role=Role.TENANT, archived="", operation=context.operation)
             lxd.update(name, {**stamped, "boot.autostart": "false" if stopped else "true"})
         context.edge.apply()
 
     def probe() -> str:
         if stopped:
             return "it is still stopped"
-        if found.state == "suspended":
+        if found.state == State.SUSPENDED:
             return "it is still suspended"
         return see_login_page(context.edge, found.domain)
 
@@ -84,10 +84,10 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
             instance = lxd.instance(name)
         except NotFound:
             return
-        if stamp(instance.config, "role") != "archived":
+        if role_of(instance.config) != Role.ARCHIVED:
             if stamp(instance.config, "operation") != str(context.operation):
                 return
-            stamped = stamps(role="archived", archived=int(context.now()))
+            stamped = stamps(role=Role.ARCHIVED, archived=int(context.now()))
             lxd.update(name, {**stamped, "boot.autostart": "false"})
         context.edge.apply()
         containment.stop(lxd, name)
@@ -98,18 +98,20 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Bring the tenant {tenant} back",
         facts={"Address": context.settings.edge.url(found.domain)},
+        values={"address": context.settings.edge.url(found.domain)},
+        commit=PROBE,
         remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"}
         if stopped
         else room
-        if found.state == "suspended"
+        if found.state == State.SUSPENDED
         else outbound.remarks(context, lambda: outbound.recorded(context, was), mail) | room,
         demand=demand.stored(),
-        choice=None if stopped or found.state == "suspended" else outbound.CHOICE,
+        choice=None if stopped or found.state == State.SUSPENDED else outbound.CHOICE,
         steps=(
-            Step("Take it out of the archive", rename),
-            Step("Start the container", start),
-            Step("Route its domain", route),
-            Step("See its login page", probe),
+            Step("unarchive", "Take it out of the archive", rename),
+            Step("start", "Start the container", start),
+            Step("route", "Route its domain", route),
+            probing(probe),
         ),
         reversible="can be undone with `delete`",
         seconds=15,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot import samples
+from bot.labels import Role
 from bot.lxd import LxdError, LxdUnavailable, PoolFull
 from bot.registry import Context
 from bot.samples import DAY
@@ -20,7 +21,7 @@ def boot(context: Context) -> None:
     They start one after the other, as `capacity.start_delay` says, also when the bot is not there.
     """
     now = context.now()
-    seen = context.fleet.look("tenant")
+    seen = context.fleet.look(Role.TENANT)
     sends = samples.queued_since(context.database, now - SENT, now)
     busy = samples.busy_since(context.database, now - DAY, now)
     # What has a tenant in hand changes its configuration itself.

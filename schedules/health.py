@@ -27,6 +27,7 @@ from bot.health import (
     pool_finding,
 )
 from bot.incidents import Seen
+from bot.labels import Role, State
 from bot.lxd import LxdError, PoolSpace, size_bytes
 from bot.mautic import disk_of
 from bot.placement import LEAST
@@ -100,7 +101,7 @@ def health(context: Context) -> None:
     if doubtful or _doubtful(hosts, known):
         time.sleep(AGAIN)
         again = _looks(context, [chosen[name] for name in sorted(doubtful)], fresh=True)
-        seen = context.fleet.look("tenant")
+        seen = context.fleet.look(Role.TENANT)
         second, _ = _hosts(context, seen.silent, seen.tenants)
         second[EDGE] = _edge(again.values()) if edge_doubtful else hosts[EDGE]
         _confirm(tenants, _diagnoses(context, again, second[EDGE]), known)
@@ -139,7 +140,7 @@ def _fallen(
         for one in tenants
         if one.tenant.host in strained
         and one.tenant.name not in held
-        and (one.tenant.state, one.tenant.stopped) == ("live", False)
+        and (one.tenant.state, one.tenant.stopped) == (State.LIVE, False)
         and one.state.status != "Running"
     }
 
@@ -280,17 +281,17 @@ def _look(
         if fresh:
             look = replace(look, state=host.lxd.state(tenant.instance))
         usage = look.state.disk
-        if tenant.state == "moving":
+        if tenant.state == State.MOVING:
             number, left = _half_done(context, tenant.name)
             look = replace(look, page=_page(context, tenant.domain), half_done=number, left=left)
-        elif look.state.status == "Running" and tenant.state == "live":
+        elif look.state.status == "Running" and tenant.state == State.LIVE:
             look = replace(look, page=_page(context, tenant.domain))
             rest = end - time.monotonic()
             inside = host.mautic.health(tenant.instance, limits, size, usage=usage, timeout=rest)
             look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
         if look.state.status != "Running" and known:
             look = replace(look, disk=last_known(tenant, known, size), disk_at=known.at)
-        elif look.state.status == "Running" and tenant.state != "live":
+        elif look.state.status == "Running" and tenant.state != State.LIVE:
             look = replace(look, disk=host.mautic.disk(tenant.instance, size, usage=usage, timeout=PATIENCE))
     except Exception as error:
         # Whatever it is, it is this tenant's trouble, and holds up no other.
@@ -435,7 +436,7 @@ def _readings(looks: Collection[Look]) -> list[Reading]:
 def _reading(look: Look) -> Reading:
     """What of a look is kept. Who stands still by itself is down; who is meant to is neither up nor down."""
     facts = look.inside["facts"] if look.inside else {}
-    down = look.state.status != "Running" and look.tenant.state == "live" and not look.tenant.stopped
+    down = look.state.status != "Running" and look.tenant.state == State.LIVE and not look.tenant.stopped
     disk = None if look.disk_at else look.disk
     return Reading(
         look.tenant.name,

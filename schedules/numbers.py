@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bot.labels import Role
 from bot.registry import Context
 from bot.scheduler import schedule
 from bot.tenants import Tenant
@@ -16,10 +17,10 @@ def numbers(context: Context) -> None:
     Containers are told apart by the number of the operation that made them; the database that gives the numbers may be
     younger than they are.
     """
-    seen = context.fleet.look("tenant", "archived", "former", "incoming")
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
     context.operations.number_after(max(map(_number, seen.tenants), default=0))
 
 
 def _number(one: Tenant) -> int:
-    told = f"{one.operation} {one.reason} {one.instance.removeprefix(one.name)}"
+    told = f"{one.operation} {one.replaced_in} {one.instance.removeprefix(one.name)}"
     return max(map(int, re.findall(r"\d+", told)), default=0)

@@ -8,6 +8,7 @@ from typing import cast
 from bot import audit
 from bot.errands import Errands
 from bot.fleet import Look
+from bot.labels import Role, State, is_open
 from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import SYSTEM
 from bot.plan import Plan, Refused
@@ -27,16 +28,16 @@ def purge(context: Context) -> None:
     The days have to be over by every clock, and still when it looks again hours later.
     What was replaced while its host was out of reach is kept from now on.
     """
-    look = context.fleet.look("tenant", "archived", "former", "incoming")
+    look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
     errands = Errands(context)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     over = _over(context, look)
     for one in look.tenants:
         try:
-            if (one.role, one.state) == ("former", "moving"):
+            if (one.role, one.state) == (Role.FORMER, State.MOVING):
                 _retire(context, one)
-            elif errands.may(one.name, passes=one.role == "incoming") and _goes(context, look, one, over):
+            elif errands.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
                 plan = call(command, context, {"tenant": one.name, "container": one.instance})
                 errands.ask("purge", cast(Plan, plan))
         except (Refused, LxdError) as error:
@@ -49,18 +50,18 @@ def _retire(context: Context, one: Tenant) -> None:
     event = audit.Event("container.retired", SYSTEM, one.name, detail={"container": one.instance, "host": one.host})
     with context.database.transaction() as transaction:
         audit.record(transaction, event, context.now())
-    retire(context, one, one.reason)
+    retire(context, one, one.replaced_by, one.replaced_in)
 
 
 def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
-    if one.role == "incoming":
+    if one.role == Role.INCOMING:
         return _is_left_over(context, look, one)
-    return _known_as(one) in over and not (one.role == "former" and _has_kept(context, one))
+    return _known_as(one) in over and not (one.role == Role.FORMER and _has_kept(context, one))
 
 
 def _over(context: Context, look: Look) -> set[str]:
     """Return what was kept for its days, as it was seen hours ago already: no clock alone ends it."""
-    over = {_known_as(one) for one in look.tenants if one.state != "moving" and _is_over(context, one)}
+    over = {_known_as(one) for one in look.tenants if one.state != State.MOVING and _is_over(context, one)}
     return context.lived.confirmed("purge", over)
 
 
@@ -70,9 +71,9 @@ def _known_as(one: Tenant) -> str:
 
 def _is_over(context: Context, one: Tenant) -> bool:
     retention, before = context.settings.retention, context.lived.before
-    if one.role == "archived":
+    if one.role == Role.ARCHIVED:
         return bool(retention.archive_days and one.archived) and one.archived <= before(retention.archive_days * DAY)
-    if one.role != "former" or not one.kept_until or context.now() < one.kept_until:
+    if one.role != Role.FORMER or not one.kept_until or context.now() < one.kept_until:
         return False
     # One of before this was written down was kept from some day on that only the policy tells.
     since = one.retired or one.kept_until - max(retention.former_days, 1) * DAY
@@ -81,7 +82,7 @@ def _is_over(context: Context, one: Tenant) -> bool:
 
 def _has_kept(context: Context, former: Tenant) -> bool:
     """Whether it has a snapshot that stays until somebody removes it; a move takes those along, a restore does not."""
-    if not former.reason.startswith("restore"):
+    if former.replaced_by != "restore":
         return False
     return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
@@ -92,9 +93,9 @@ def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:
     The database may be lost, or of yesterday, and the heir all that serves: what else there is of the tenant counts.
     """
     made_by = context.operations.select("id = ?", one.operation)
-    others = [it for it in look.tenants if it.name == one.name and it.role in ("tenant", "archived")]
-    if any(operation.open for operation in made_by) or any(it.state == "moving" for it in others):
+    others = [it for it in look.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]
+    if any(operation.open for operation in made_by) or any(it.state == State.MOVING for it in others):
         return False
     if not made_by or (look.silent and not others):
-        return any(it.state == "live" and it.status == "Running" for it in others)
+        return any(is_open(it) for it in others)
     return True

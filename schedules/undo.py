@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.labels import Role, is_open
 from bot.operations import SYSTEM
 from bot.registry import Context
 from bot.scheduler import schedule
@@ -14,10 +15,10 @@ def undo(context: Context) -> None:
     Where an heir is open clients may have written to it: that is for a person to decide.
     """
     waiting = context.operations.select("state = 'needs_attention' AND undo_by = ?", SYSTEM)
-    seen = context.fleet.look("incoming") if waiting else None
+    seen = context.fleet.look(Role.INCOMING) if waiting else None
     if seen is None or seen.silent:
         return
-    opened = {one.name for one in seen.tenants if (one.state, one.status) == ("live", "Running")}
+    opened = {one.name for one in seen.tenants if is_open(one)}
     for operation in waiting:
         if operation.tenant not in opened:
             context.operations.undo(operation, SYSTEM)

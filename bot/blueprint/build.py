@@ -11,9 +11,9 @@ from pathlib import Path
 from bot.blueprint.archive import Archive
 from bot.blueprint.base import alone, ensure_base
 from bot.blueprint.recipe import STACK, Kind, recipe_digest, recipe_tar
+from bot.labels import Role, role_of, stamp, stamps
 from bot.lxd import ExecResult, Instance, Lxd, LxdError
 from bot.mautic import Mautic
-from bot.tenants import stamp, stamps
 
 GOLDEN = "golden"
 """The snapshot that clones are copied from."""
@@ -47,7 +47,7 @@ class Blueprint:
 
 def blueprints(lxd: Lxd) -> list[Blueprint]:
     """Return the finished blueprints, oldest first, in one request."""
-    found = [_blueprint(instance) for instance in lxd.instances() if stamp(instance.config, "role") == "blueprint"]
+    found = [_blueprint(instance) for instance in lxd.instances() if role_of(instance.config) == Role.BLUEPRINT]
     return sorted(found, key=lambda blueprint: blueprint.created)
 
 
@@ -75,7 +75,7 @@ def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callabl
     recipe = recipe_digest()
     name = f"{_PREFIX}{archive.version}-{archive.sha256[:6]}{recipe[:6]}".replace(".", "-").replace("+", "-")
     for instance in lxd.instances():
-        if instance.name == name and stamp(instance.config, "role") == "blueprint":
+        if instance.name == name and role_of(instance.config) == Role.BLUEPRINT:
             return _blueprint(instance)
         if instance.name == name or (instance.name.startswith(_PREFIX) and instance.name.endswith(_UNFINISHED)):
             progress("removing what an earlier build left")
@@ -101,7 +101,7 @@ def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callabl
         lxd.rename(unfinished, name)
         made = name
         # The role is what makes it a blueprint, so it comes last.
-        lxd.update(name, stamps(role="blueprint"))
+        lxd.update(name, stamps(role=Role.BLUEPRINT))
     except BaseException:
         with suppress(LxdError):
             # What cannot be removed now is by the next build; the reason must not be hidden.

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from bot import audit, samples
+from bot.labels import stamps
 from bot.lxd_gateway import LxdGateway
-from bot.tenants import stamps
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor
@@ -283,7 +283,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
             began = time.time()
             world.approve(card, f"approve {name}")
             world.wait_for(card, "is as it was")
-            sql = "SELECT max(finished) AS at FROM steps WHERE title = 'See its login page'"
+            sql = "SELECT max(finished) AS at FROM steps WHERE key = 'probe'"
             restores.append(world.bot.rows(sql)[0]["at"] - began)
         figures["snapshot_hold_s"] = max(holds)
         figures["restore_s"] = round(statistics.median(restores), 2)

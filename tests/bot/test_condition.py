@@ -13,8 +13,9 @@ from bot import digest, home
 from bot.condition import STALE, WORDS, Condition, condition, conditions, looked_at_now
 from bot.health import TITLES, Diagnosis, Finding
 from bot.incidents import Seen
+from bot.labels import stamps
 from bot.operations import Operation
-from bot.tenants import ROLES, Tenant, stamps
+from bot.tenants import ROLES, Tenant
 from schedules.health import health
 from tests.bot.test_messages import operation as made
 from tests.support.bot import LEAD, OPERATOR, Bench, make_bench

@@ -13,11 +13,11 @@ from bot.digest import FailedErrands, gather
 from bot.errands import Errands, forget
 from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
+from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import SYSTEM
 from bot.samples import DAY, Reading
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamps
 from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
 
 GIB = 1 << 30

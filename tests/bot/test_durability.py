@@ -158,8 +158,8 @@ def kill_in_call(bench: Bench, number: int, *, after: bool) -> None:
 @pytest.mark.parametrize("command", sorted(set(OPERATIONS) - {"snapshot", "prune", "purge"}))
 def test_dying_while_it_is_taken_back_does_no_harm(tmp_path: Path, command: str) -> None:
     world = World(tmp_path, command)
-    titles = [step.title for step in world.operation.steps]
-    last = titles.index(PROBE) if PROBE in titles else len(titles) - 1
+    titles, keys = zip(*((step.title, step.key) for step in world.operation.steps), strict=True)
+    last = keys.index(PROBE) if PROBE in keys else len(keys) - 1
     for number in itertools.count():
         bench = world.begin()
 

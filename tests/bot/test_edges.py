@@ -13,10 +13,10 @@ import pytest
 
 from bot.edge import Edge, routes
 from bot.edges import Edges
+from bot.labels import stamps
 from bot.lxd import ExecResult, LxdUnavailable
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamps
 from bot.wire import NIC, given
 
 DOMAIN = "client-x.agency.com"

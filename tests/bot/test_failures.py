@@ -125,7 +125,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
-        if any(step.title == PROBE and step.finished for step in ended.steps):
+        if any(step.key == PROBE and step.finished for step in ended.steps):
             # The heir serves; there is no way back, but one on. Nothing waits for a source that is silent.
             assert ended.state == "needs_attention" or kind == "no LXD", at
             if ended.state == "needs_attention":
@@ -272,7 +272,7 @@ def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path:
     heir = f"client-x--{operation.id}"
 
     def steps() -> dict[str, StepRow]:
-        return {step.title: step for step in bench.context.operations.get(operation.id).steps}
+        return {step.key: step for step in bench.context.operations.get(operation.id).steps}
 
     def failing_once(now: Callable[[], bool]) -> None:
         def on_call(*_: Any) -> None:

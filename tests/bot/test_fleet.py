@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bot.fleet import Fleet
+from bot.labels import stamps
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamps
 from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
 
 

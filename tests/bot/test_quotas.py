@@ -10,11 +10,11 @@ import pytest
 
 from bot import btrfs, samples
 from bot.health import diagnose
+from bot.labels import stamps
 from bot.lxd import LxdError, Quotas
 from bot.mautic import Disk
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamps
 from schedules import health as sweep
 from tests.bot.test_health import LIMITS, TROUBLE
 from tests.support.bot import OPERATOR, Bench, make_bench

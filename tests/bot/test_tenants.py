@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.forms import shown_domain
-from bot.tenants import RESERVED, InvalidName, domain_name, stamp, stamps, tenant_name
+from bot.labels import replaced, replacing, stamp, stamps
+from bot.tenants import RESERVED, InvalidName, domain_name, tenant_name
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,19 @@ def test_facts_stand_on_the_instance_under_one_prefix() -> None:
         "user.mautic-ops.was-running": "0",
     }
     assert (stamp(config, "role"), stamp(config, "note")) == ("tenant", "")
+
+
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [
+        (replacing("migrate", 17), ("migrate", 17)),
+        (stamps(reason="restore 17"), ("restore", 17)),
+        (stamps(replaced_by="restore", replaced_in=3, reason="because it was slow"), ("restore", 3)),
+        (stamps(reason="restore"), ("restore", 0)),
+        ({}, ("", 0)),
+    ],
+)
+def test_why_a_former_one_is_one_is_known_as_older_releases_wrote_it_too(
+    config: dict[str, str], known: tuple[str, int]
+) -> None:
+    assert replaced(config) == known

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bot import simulated_tenant
+from bot.labels import stamp
 from bot.lxd import LxdUnavailable
-from bot.tenants import stamp
 from tests.support.bot import LEAD, OPERATOR, Bench, live, make_bench
 
 CONTAINING = ("stop client-x", "suspend client-x", "delete client-x")

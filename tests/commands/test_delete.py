@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bot.labels import stamp
 from bot.lxd import LxdError
 from bot.plan import Refused
-from bot.tenants import stamp
 from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from bot import simulated_tenant
+from bot.labels import stamp
 from bot.lxd import LxdError, PoolFull, size_bytes
 from bot.mautic import Disk, Mautic
 from bot.plan import Refused
-from bot.tenants import stamp
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes
 

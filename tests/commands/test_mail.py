@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bot import simulated_tenant
+from bot.labels import stamp, stamps
 from bot.lxd import LxdError
 from bot.operations import Operation
 from bot.plan import Refused
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamp, stamps
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, notes
 
 SNAPSHOT = "s-20270115-080000-2"

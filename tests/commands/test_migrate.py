@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from bot import simulated_tenant
+from bot.labels import stamp
 from bot.lxd import LxdError, LxdUnavailable, NotFound
 from bot.mautic import MUTE, SEAL
 from bot.placement import LEAST
 from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamp
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, live, make_bench, switch, until
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bot.labels import stamp
 from bot.lxd import NotFound
 from bot.messages import Modal
 from bot.plan import Plan, Refused
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamp
 from bot.workspace import block_kit
 from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bot import audit
+from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.messages import Message
 from bot.plan import Refused
-from bot.tenants import stamps
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
 from tests.support.judge import judge, mrkdwn
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bot import simulated_tenant
+from bot.labels import stamp
 from bot.lxd import LxdError
 from bot.mautic import MUTE, SEAL
 from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
 from bot.snapshots import ours
-from bot.tenants import stamp
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
 
 SNAPSHOT = "s-20270115-080000-2"

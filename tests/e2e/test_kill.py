@@ -9,13 +9,13 @@ import pytest
 from tests.support.world import World
 
 NEW = (
-    "Clone the blueprint",
-    "Start the container",
-    "Give it an identity of its own",
-    "Route its domain",
-    "See its login page",
+    "clone",
+    "start",
+    "identify",
+    "route",
+    "probe",
 )
-DELETE = ("Close its page", "Stop the container", "Put it into the archive")
+DELETE = ("close", "stop", "archive")
 
 
 def check_the_end(world: World, tenant: str, instances: list[str]) -> None:
@@ -65,10 +65,10 @@ def test_delete_survives_kill_9_at_each_step(world: World) -> None:
 
 
 RESTORE = (
-    "Take a snapshot of now, and start the old state beside it, closed",
-    "Put it in place",
-    "See its login page",
-    "Keep what was there before",
+    "beside",
+    "change",
+    "probe",
+    "keep",
 )
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from bot import containment
 from bot.fleet import Host
+from bot.labels import stamps
 from bot.lxd import PoolFull
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
 from bot.starts import Starts
-from bot.tenants import stamps
 from tests.support.real_lxd import PROJECT, TINY
 from tests.support.workspace import eventually
 

@@ -10,11 +10,11 @@ import pytest
 
 from bot import ballast, pool_folder
 from bot.fleet import Host
+from bot.labels import stamps
 from bot.lxd import LxdError, NotFound, PoolFull
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
 from bot.starts import Starts
-from bot.tenants import stamps
 from tests.support.real_lxd import LXD_PLACE, PROJECT, TINY
 
 Name = Callable[[], str]

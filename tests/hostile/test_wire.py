@@ -15,9 +15,9 @@ import pytest
 
 from bot.edge import NAME, Edge
 from bot.hosts import real_edge
+from bot.labels import stamps
 from bot.lxd import edge_address
 from bot.lxd_gateway import LxdGateway
-from bot.tenants import stamps
 from bot.wire import NIC, given
 from tests.hostile.network import (
     ADVERTISE,

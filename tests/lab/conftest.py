@@ -14,9 +14,10 @@ from bot.blueprint.archive import Archive, open_archive
 from bot.blueprint.build import Blueprint, build
 from bot.edge import Edge
 from bot.hosts import real_edge
+from bot.labels import stamps
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
-from bot.tenants import PlanSize, stamps
+from bot.tenants import PlanSize
 from tests.support.real_lxd import SHARED
 from tests.support.world import settings_for
 

@@ -11,11 +11,11 @@ import pytest
 from bot.blueprint.archive import Archive
 from bot.blueprint.build import Blueprint, blueprints, build, export
 from bot.edge import Edge
+from bot.labels import stamp
 from bot.lxd import NotFound
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import MUTE, SEAL, Mautic
 from bot.settings import load
-from bot.tenants import stamp
 from tests.lab.conftest import CACHE, Clone, eventually
 from tests.support.real_lxd import SUBNET
 

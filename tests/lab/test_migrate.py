@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot.tenants import stamp
+from bot.labels import stamp
 from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION
 
 STEPS = (
-    "Check the target",
-    "Copy it while it runs",
-    "Copy what changed meanwhile",
-    "Close and stop it",
-    "Copy the last difference",
-    "Start it there, closed, and see its page inside",
-    "Open it there, and route its domain",
-    "See its login page",
-    "Keep the old container",
+    "check",
+    "copy",
+    "catch-up",
+    "stop",
+    "last-difference",
+    "start",
+    "change",
+    "probe",
+    "keep",
 )
 TENANT = "moving-x"
 
@@ -98,10 +98,10 @@ def test_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:
 @pytest.mark.parametrize(
     ("fault", "step"),
     [
-        ("the network is cut", "Copy it while it runs"),
-        ("the network is cut", "Copy the last difference"),
-        ("the network is cut", "Open it there, and route its domain"),
-        ("the target's LXD is killed", "Copy the last difference"),
+        ("the network is cut", "copy"),
+        ("the network is cut", "last-difference"),
+        ("the network is cut", "change"),
+        ("the target's LXD is killed", "last-difference"),
     ],
 )
 def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step: str) -> None:
@@ -116,7 +116,7 @@ def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step:
         tiny.begun(step)
         with target.slow(megabits=80):
             before = target.received()
-            if step == "Copy it while it runs":
+            if step == "copy":
                 hold.unlink()
                 eventually(lambda: target.received() > before + 5_000_000)
             (target.cut if fault == "the network is cut" else target.kill)()

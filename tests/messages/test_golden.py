@@ -176,10 +176,11 @@ def words(template: str, **state: object) -> Message:
     return RENDERER.message(f"commands/{template}.j2", **state)
 
 
-def ended(command: str, arguments: dict[str, str] | None = None, /, **facts: str) -> Message:
-    steps = tuple(replace(DONE.steps[-1], title=f"Step {number}") for number in range(9))
+def ended(command: str, arguments: dict[str, str] | None = None, /, **values: str | int) -> Message:
+    keys = ("start", "open", "take", "decide", "beside", "stop", "change", "probe", "keep")
+    steps = tuple(replace(DONE.steps[-1], key=key) for key in keys)
     operation = replace(DONE, command=command, steps=steps, arguments={**DONE.arguments, **(arguments or {})})
-    plan = {**operation.plan, "facts": {**operation.plan["facts"], **facts}}
+    plan = {**operation.plan, "values": {"address": "https://client-x.mautic.localhost", **values}, "texts": {}}
     return words(command, operation=operation, plan=plan, arguments=operation.arguments, took=4.2)
 
 
@@ -379,7 +380,7 @@ MESSAGES: dict[str, Message] = {
         replace(FAILED, aftermath={"left": "`client-x--7` on node2 could not be removed yet"})
     ),
     "commands-new": ended("new"),
-    "commands-delete": ended("delete", Kept="for 30 days as an archive, with all its data"),
+    "commands-delete": ended("delete", days=30),
     "commands-unarchive": ended("unarchive"),
     "commands-start": ended("start"),
     "commands-stop": ended("stop"),
@@ -389,9 +390,9 @@ MESSAGES: dict[str, Message] = {
     "commands-resume": ended("resume"),
     "commands-resize": ended("resize", {"plan": "medium"}),
     "commands-snapshot": ended("snapshot"),
-    "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, Kept="a snapshot of now"),
+    "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, days=7),
     "commands-mail": ended("mail", {"what": "off"}),
-    "commands-migrate": ended("migrate", From="node1", To="node2", Kept="the container on node1, stopped, for 7 days"),
+    "commands-migrate": ended("migrate", **{"from": "node1", "to": "node2", "days": 7}),
     "commands-console": words(
         "console",
         tenant="client-x",
@@ -522,19 +523,19 @@ MESSAGES: dict[str, Message] = {
             },
         ],
     ),
-    "commands-prune": ended("prune", Removes="s-20270115-080000-2, s-20270115-080000-3"),
-    "commands-purge": ended("purge", Removes="the container client-x--archived, with all its data and snapshots"),
+    "commands-prune": ended("prune", {"snapshots": "s-20270115-080000-2,s-20270115-080000-3"}),
+    "commands-purge": ended("purge", {"container": "client-x--archived"}),
     "commands-purge-beside-a-live-one": words(
         "purge",
         operation=DONE,
         plan=DONE.plan
         | {
-            "facts": {"Removes": "the container client-x, with all its data and snapshots"},
-            "remarks": {
-                "It is": "what was there before restore 30",
-                "Not affected": "the live client-x, container client-x--30 on node2",
+            "texts": {
+                "is": "what was there before restore 30",
+                "stays": "the live client-x, container client-x--30 on node2",
             },
         },
+        arguments={"tenant": "client-x", "container": "client-x"},
         took=4.2,
     ),
     "commands-snapshots": snapshots_of(

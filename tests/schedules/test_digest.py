@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bot import chart, samples
+from bot.labels import stamps
 from bot.post import NotPosted
 from bot.samples import DAY
-from bot.tenants import stamps
 from schedules.digest import LATE, PAGE, PAGES, digest
 from tests.support.bot import Bench, FakeSlack, make_bench
 from tests.support.judge import mrkdwn

@@ -12,11 +12,11 @@ import pytest
 from bot import samples
 from bot.errands import DAY, Errands, forget
 from bot.jobs import Declared
+from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable, PoolSpace
 from bot.operations import MAX_ATTEMPTS
 from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
-from bot.tenants import stamps
 from bot.wire import NIC, given
 from schedules import health as sweep
 from schedules.health import health

@@ -10,12 +10,12 @@ import pytest
 from bot import errands
 from bot.errands import AT_ONCE
 from bot.fleet import Survey
+from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import Operation
 from bot.retention import spread
 from bot.simulated_lxd import SimulatedLxd
 from bot.snapshots import ours
-from bot.tenants import stamps
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
 

@@ -25,6 +25,7 @@ from bot.announcer import Announcer
 from bot.approvals import Actor
 from bot.inbox import Inbox
 from bot.invocations import Invocations
+from bot.labels import stamps
 from bot.lxd import LxdUnavailable
 from bot.manifest import manifest
 from bot.operations import Operation
@@ -34,7 +35,6 @@ from bot.runner import Runner
 from bot.settings import Settings, load
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
-from bot.tenants import stamps
 from bot.workspace import block_kit
 
 ASKER = Actor("U0ACCOUNT", frozenset({"requester"}))

@@ -17,11 +17,11 @@ import pytest
 
 from bot.bring_up import build_blueprint
 from bot.hosts import gateways, real_edge, real_edges
+from bot.labels import stamp
 from bot.lxd import Instance, LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS
 from bot.settings import load
-from bot.tenants import stamp
 from tests.support.lab import ROOT, SINGLE, Lab, configuration
 from tests.support.real_lxd import SHARED, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN

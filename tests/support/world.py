@@ -21,10 +21,10 @@ import pytest
 from bot.blueprint.build import blueprints
 from bot.bring_up import build_blueprint
 from bot.hosts import real_edge
+from bot.labels import stamp, stamps
 from bot.lxd import NotFound
 from bot.lxd_gateway import LxdGateway
 from bot.settings import Settings, load
-from bot.tenants import stamp, stamps
 from tests.support.real_lxd import INCUS_PLACE, LXD_PLACE, PROJECT, SHARED, TINY, Place
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, Workspace, WorkspaceServer, eventually
 
@@ -196,10 +196,9 @@ class World:
         return card
 
     def begun(self, step: str) -> None:
-        """Wait until a step of the newest operation is on record as begun."""
+        """Wait until a step of the newest operation, by its key, is on record as begun."""
         sql = (
-            "SELECT 1 FROM steps WHERE title = ? AND started IS NOT NULL"
-            " AND operation = (SELECT max(id) FROM operations)"
+            "SELECT 1 FROM steps WHERE key = ? AND started IS NOT NULL AND operation = (SELECT max(id) FROM operations)"
         )
         give_up = time.monotonic() + 180
         while not self.bot.rows(sql, step):

@@ -1,0 +1,190 @@
+"""Every label is listed with who writes it, and of all containers of a tenant at most one serves."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.labels import (
+    KEY,
+    LABELS,
+    Role,
+    Seen,
+    State,
+    has_replaced,
+    holder,
+    is_open,
+    replaced,
+    replacing,
+    right,
+    role_of,
+    seen,
+    serving,
+    stamp,
+    stamps,
+    state_of,
+)
+from bot.lxd import Instance
+from tests.bot.test_durability import Death, Killed, World
+from tests.support.bot import CASES, Bench
+
+ROOT = Path(__file__).parents[2]
+CONTAINERS = st.builds(
+    Seen,
+    st.text("ab-12", min_size=1),
+    st.one_of(st.none(), st.sampled_from(Role)),
+    st.sampled_from(State),
+    st.booleans(),
+    st.integers(0, 4),
+)
+
+
+@given(st.lists(CONTAINERS, max_size=6, unique_by=lambda one: one.instance), st.randoms())
+def test_of_any_containers_at_most_one_serves_whatever_their_order(its: list[Seen], random: Any) -> None:
+    found = serving(its)
+    shuffled = random.sample(its, len(its))
+    assert serving(shuffled) == found
+    if found is None:
+        return
+    assert found.running
+    assert found.state == State.LIVE
+    assert found.role in (Role.TENANT, Role.INCOMING)
+    others = [one for one in its if one is not found]
+    if found.role == Role.INCOMING:
+        # The tenant goes on, or is closed: then nothing that is written to what was to replace it may be lost.
+        assert all(one.state == State.MOVING for one in others if one.role == Role.TENANT)
+        assert not any(one.role == Role.ARCHIVED and one.state != State.MOVING for one in others)
+
+
+@given(st.lists(CONTAINERS, max_size=6, unique_by=lambda one: one.instance))
+def test_who_holds_a_domain_has_the_best_right_to_it(its: list[Seen]) -> None:
+    found, rights = holder(its), [right(one) for one in its if right(one) is not None]
+    assert (found is None) == (not rights)
+    if found:
+        assert right(found) == max(rights)
+        assert (serving(its) is found) == is_open(found)
+
+
+@given(CONTAINERS, CONTAINERS)
+def test_two_never_take_each_others_place(one: Seen, other: Seen) -> None:
+    assert not (has_replaced(one, other) and has_replaced(other, one))
+
+
+def standing(bench: Bench) -> list[Seen]:
+    return [
+        seen(one.name, one.config, running=one.running)
+        for one in bench.lxd.instances()
+        if stamp(one.config, "tenant") == "client-x"
+    ]
+
+
+def cut_anywhere(tmp_path: Path, command: str, *, undone: bool) -> Iterator[tuple[str, Bench]]:
+    """The command, cut before each call of LXD; `undone`: while it is taken back."""
+    world = World(tmp_path, command)
+    for number in itertools.count():
+        bench = world.begin()
+        death = Death(number)
+        bench.lxd.on_call = lambda method, _, death=death: death(method) and None  # type: ignore[misc]
+        if undone:
+            bench.lxd.on_call = None
+
+            def fault(moment: str, bench: Bench = bench, death: Death = death) -> None:
+                if moment.startswith("ran ") and moment == f"ran {len(world.operation.steps) - 2}":
+                    bench.lxd.on_call = lambda method, _: death(method) and None
+                    raise RuntimeError("It failed.")
+
+            bench.runner.fault = fault
+        try:
+            bench.finish()
+        except Killed as moment:
+            bench.lxd.on_call = None
+            yield str(moment), bench
+        else:
+            return
+        finally:
+            bench.context.database.close()
+
+
+@pytest.mark.parametrize("undone", [False, True], ids=["on its way", "taken back"])
+@pytest.mark.parametrize("command", sorted(set(CASES) - {"snapshot", "prune"}))
+def test_whatever_a_crash_leaves_has_one_answer_at_most(tmp_path: Path, command: str, undone: bool) -> None:
+    for moment, bench in cut_anywhere(tmp_path, command, undone=undone):
+        its = standing(bench)
+        rights = [right(one) for one in its if right(one) is not None]
+        best = [one for one in its if rights and right(one) == max(rights)]
+        assert len(best) <= 1, (moment, its)
+        found = serving(its)
+        bench.context.edge.apply()
+        assert bench.context.edge.probe("client-x.mautic.localhost").login == (found is not None), (moment, its)
+        tenants = bench.context.fleet.look(Role.TENANT, Role.INCOMING, Role.FORMER, Role.ARCHIVED).tenants
+        known = serving([one for one in tenants if one.name == "client-x"])
+        assert (known and known.instance) == (found and found.instance), (moment, its)
+
+
+def test_what_no_release_writes_is_open_to_nobody() -> None:
+    config = stamps(role="tenant", state="hibernating")
+    assert (role_of(config), state_of(config)) == (Role.TENANT, State.UNKNOWN)
+    assert serving([seen("a", config, running=True)]) is None
+    assert role_of(stamps(role="clone")) is None
+    assert state_of({}) == State.NONE
+
+
+def test_a_label_that_is_not_listed_is_neither_written_nor_read() -> None:
+    with pytest.raises(KeyError, match="colour"):
+        stamps(colour="blue")
+    with pytest.raises(KeyError, match="colour"):
+        stamp(Instance("a", "Running").config, "colour")
+
+
+def test_keys_and_words_that_tenants_in_the_field_have_stay() -> None:
+    assert KEY == "user.mautic-ops."
+    assert {one.value for one in Role} == {
+        "tenant",
+        "incoming",
+        "former",
+        "archived",
+        "blueprint",
+        "edge",
+        "ballast",
+    }
+    assert {one.value for one in State} == {"", "new", "live", "moving", "suspended", "unknown"}
+    assert replaced(replacing("restore", 4)) == ("restore", 4)
+
+
+def written() -> dict[str, set[str]]:
+    """The labels that calls of `stamps` write, by name, and the modules that they are in."""
+    found = defaultdict(set)
+    for folder in ("bot", "commands", "schedules"):
+        for path in (ROOT / folder).rglob("*.py"):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for call in ast.walk(ast.parse(path.read_text())):
+                if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                    continue
+                if call.func.id == "replacing":
+                    for name in ("reason", "replaced-by", "replaced-in"):
+                        found[name].add(module)
+                if call.func.id != "stamps":
+                    continue
+                for keyword in call.keywords:
+                    names = (
+                        [keyword.arg]
+                        if keyword.arg
+                        else [key.value for key in getattr(keyword.value, "keys", []) if isinstance(key, ast.Constant)]
+                    )
+                    for name in names:
+                        found[str(name).replace("_", "-")].add(module)
+    for names in found.values():
+        names.discard("bot.labels")
+    return {name: modules for name, modules in found.items() if modules}
+
+
+def test_every_label_names_who_writes_it() -> None:
+    assert written() == {name: set(label.writers) for name, label in LABELS.items()}
