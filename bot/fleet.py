@@ -15,7 +15,7 @@ from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Reso
 from bot.mautic import Mautic
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
-from bot.tenants import ROLES, Tenant
+from bot.tenants import Tenant
 from bot.wire import kept
 
 T = TypeVar("T")
@@ -118,9 +118,8 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
 
 
 def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
-    return [
-        _tenant(server, instance, role) for instance in instances for role in ROLES if role_of(instance.config) == role
-    ]
+    known = ((instance, role_of(instance.config)) for instance in instances)
+    return [_tenant(server, instance, role) for instance, role in known if role and role is not Role.BALLAST]
 
 
 def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:

@@ -54,9 +54,6 @@ RESERVED = frozenset(
 )
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 
-ROLES = tuple(role for role in Role if role != Role.BALLAST)
-"""What the fleet is made of."""
-
 
 class InvalidName(ValueError):
     """A name or domain that cannot be used; the text says why, for a person."""
