@@ -84,7 +84,7 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
     monkeypatch: pytest.MonkeyPatch, said: str, times: int
 ) -> None:
     gateway = LxdGateway(NOWHERE)
-    left = [gateway._lxd.refusal(f"unix /proc/self/fd/90/forkfile.sock: {said}", "read it", 500)] * times
+    left = [gateway.connection.refusal(f"unix /proc/self/fd/90/forkfile.sock: {said}", "read it", 500)] * times
 
     def request(*_: Any, **__: Any) -> Any:
         if left:
@@ -93,7 +93,7 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
         answer.raw, answer.headers["X-LXD-type"] = io.BytesIO(b"there"), "file"
         return answer
 
-    monkeypatch.setattr(gateway._lxd, "request", request)
+    monkeypatch.setattr(gateway.connection, "request", request)
     if times < 3:
         assert gateway.pull("client-x", "/etc/hostname") == b"there"
     else:
@@ -111,8 +111,8 @@ def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_i
     gap |= {"name": "client-x", "status": "Error", "location": "node3", "created_at": "0001-01-01T00:00:00Z"}
     gap |= {"last_used_at": "0001-01-01T00:00:00Z"}
     answer = [gap]
-    monkeypatch.setattr(gateway._lxd, "get", lambda *_, **__: answer)
-    monkeypatch.setattr(gateway._lxd, "json", lambda *_, **__: {"metadata": answer})
+    monkeypatch.setattr(gateway.connection, "get", lambda *_, **__: answer)
+    monkeypatch.setattr(gateway.connection, "json", lambda *_, **__: {"metadata": answer})
     refused = r"could not list the instances now: node3 does not answer\.$"
     with pytest.raises(LxdUnavailable, match=refused):
         getattr(gateway, asked)()
@@ -164,4 +164,4 @@ def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Pat
     ],
 )
 def test_a_refusal_is_known_by_the_words_of_either_product(reason: str, kind: type[LxdError]) -> None:
-    assert type(LxdGateway(NOWHERE)._lxd.refusal(reason, "make it")) is kind
+    assert type(LxdGateway(NOWHERE).connection.refusal(reason, "make it")) is kind
