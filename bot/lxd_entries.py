@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from bot.lxd import Instance, InstanceState, Snapshot, Whole
+from bot.lxd_memory import OnlyName
 
 
 def instance(entry: Mapping[str, Any]) -> Instance:
-    """Return an instance as it is listed with `recursion=1`, or read alone."""
+    """Return an instance as it is listed or read alone."""
     return Instance(
         name=entry["name"],
         status=entry["status"],
@@ -28,10 +29,17 @@ def location(entry: Mapping[str, Any]) -> str:
     return "" if entry.get("location") in (None, "none") else str(entry["location"])
 
 
-def whole(entry: Mapping[str, Any]) -> Whole:
-    """Return an instance with state and snapshots, as it is listed with `recursion=2`."""
+def listed(entry: Mapping[str, Any]) -> Instance | OnlyName:
+    """Return an instance as it is listed; of a dead member's a cluster tells only the name."""
+    if entry["config"] is None:
+        return OnlyName(entry["name"], entry["status"], location(entry))
+    return instance(entry)
+
+
+def whole(found: Instance, entry: Mapping[str, Any]) -> Whole:
+    """Return an instance with its state and snapshots, as it is listed with `recursion=2`."""
     snapshots = sorted(map(snapshot, entry["snapshots"] or ()), key=lambda snapshot: snapshot.created)
-    return Whole(instance(entry), state(entry["state"] or {"status": entry["status"]}), tuple(snapshots))
+    return Whole(found, state(entry["state"] or {"status": entry["status"]}), tuple(snapshots))
 
 
 def state(entry: Mapping[str, Any]) -> InstanceState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from bot import lxd_entries as entries
@@ -147,7 +147,7 @@ class LxdReader:
     def instances(self) -> list[Instance]:
         """See `Lxd.instances`."""
         found = self.connection.get("instances", "list the instances", params={"recursion": "1"})
-        return sorted(map(entries.instance, self._without_gaps(found)), key=lambda instance: instance.name)
+        return sorted(self._without_gaps(found), key=lambda instance: instance.name)
 
     def instance(self, name: str) -> Instance:
         """See `Lxd.instance`."""
@@ -164,10 +164,10 @@ class LxdReader:
     def survey(self) -> list[Whole]:
         """See `Lxd.survey`. LXD tells no sizes of snapshots here; `snapshots` does."""
         # Of a big fleet it takes its time.
-        answer = self.connection.json(
-            "get", "instances", "survey the instances", params={"recursion": "2"}, timeout=SHORT
-        )
-        return sorted(map(entries.whole, self._without_gaps(answer["metadata"])), key=lambda whole: whole.instance.name)
+        doing = "survey the instances"
+        found = self.connection.json("get", "instances", doing, params={"recursion": "2"}, timeout=SHORT)["metadata"]
+        instances = self._without_gaps(found)
+        return sorted(map(entries.whole, instances, found), key=lambda whole: whole.instance.name)
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """See `Lxd.snapshots`."""
@@ -177,5 +177,5 @@ class LxdReader:
         # LXD's own order is that of creation, which the sort keeps for those of the same second.
         return sorted(map(entries.snapshot, found), key=lambda snapshot: snapshot.created)
 
-    def _without_gaps(self, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return self._memory.without_gaps(found, self.connection.product)
+    def _without_gaps(self, found: Iterable[Mapping[str, Any]]) -> list[Instance]:
+        return self._memory.without_gaps([entries.listed(entry) for entry in found], self.connection.product)
