@@ -16,8 +16,8 @@ from bot.edges import Edges
 from bot.labels import stamps
 from bot.lxd import ExecResult, LxdUnavailable
 from bot.simulated_edge import SimulatedEdge
-from bot.simulated_lxd import SimulatedLxd
 from bot.wire import NIC, given
+from tests.support.simulated_lxd import SimulatedLxd
 
 DOMAIN = "client-x.agency.com"
 CONFIG = "/etc/caddy/edge.json"

@@ -9,8 +9,8 @@ import pytest
 
 from bot.edge import ProbeResult
 from bot.lxd import NotFound, PoolSpace
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import OPERATOR, Bench, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def parts(bench: Bench) -> str:
