@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bot.edge import Edge, routes
+from bot.caddy import routes
+from bot.edge import Edge
 from bot.edges import Edges
 from bot.labels import stamps
 from bot.lxd import ExecResult, LxdUnavailable

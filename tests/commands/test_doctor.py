@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge import ProbeResult
+from bot.edge_probe import ProbeResult
 from bot.lxd import NotFound, PoolSpace
 from tests.support.bot import OPERATOR, Bench, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
