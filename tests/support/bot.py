@@ -517,7 +517,6 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         context,
         people,
         announcer,
-        bench.runner,
         lambda user, team: home.publish(client, context, people, user, team),
     )
     inbox = Inbox(
