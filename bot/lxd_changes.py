@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 
 from bot.lxd import LxdError, PoolFull
 from bot.lxd_bridge import unfiltered
-from bot.lxd_connection import LONG, SHORT, AddressTaken, Held, path_of
+from bot.lxd_connection import LONG, SHORT, path_of
 from bot.lxd_inside import LxdInside
+from bot.lxd_refusals import AddressTaken, Held
 from bot.wire import NIC, given, kept, put_back, taken_off
 
 FREEZING = 10
@@ -154,10 +155,10 @@ class LxdChanges(LxdInside):
                 self.connection.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
                 return
             except Held as error:
-                if not self._leftovers.remove_snapshots(name) and time.monotonic() > end:
+                if not self.leftovers.remove_snapshots(name) and time.monotonic() > end:
                     if self.snapshots(name):
                         raise
-                    raise self._leftovers.in_the_way(name) from error
+                    raise self.leftovers.in_the_way(name) from error
             time.sleep(0.5)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from bot import btrfs
 from bot.lxd import ExecResult, LxdError, LxdUnavailable, NotFound, Quotas, Talk
-from bot.lxd_connection import FILES_GONE, SHORT, path_of
+from bot.lxd_connection import SHORT, path_of
 from bot.lxd_reader import LxdReader
+from bot.lxd_refusals import FILES_GONE
 from bot.lxd_talk import conversation
 
 MOST = 64 << 20
@@ -42,7 +43,7 @@ class LxdInside(LxdReader):
             "interactive": False,
         }
         started = self.connection.json("post", f"{path_of(name)}/exec", doing, json=body)
-        self._leftovers.unread.add(started["metadata"]["id"])
+        self.leftovers.unread.add(started["metadata"]["id"])
         # Where the output stands is told at the end only; before it is one of these, by product and version.
         file = f"exec_{started['metadata']['id']}"
         logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
@@ -63,7 +64,7 @@ class LxdInside(LxdReader):
                 # Nothing may stay on the host, and a failure to clean up must not hide the command's own end.
                 with suppress(LxdError):
                     self.connection.request("delete", log, doing)
-            self._leftovers.unread.discard(started["metadata"]["id"])
+            self.leftovers.unread.discard(started["metadata"]["id"])
         said, complained = (found.decode(errors="replace") for found in output)
         return ExecResult(code=code, stdout=said, stderr=complained or ended["err"])
 

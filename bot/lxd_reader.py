@@ -31,7 +31,8 @@ from bot.products import called
 class LxdReader:
     """The part of `LxdGateway` that reads, and what all of its parts stand on.
 
-    `connection` is the way to the server, for what the protocol has no name for.
+    `connection` is the way to the server, for what the protocol has no name for; `leftovers` is what calls that were
+    cut off left there.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class LxdReader:
         self._profile = profile
         self._bridge = Bridge(self.connection, network, profile)
         self._member = ""
-        self._leftovers = Leftovers(self.connection, project, pool)
+        self.leftovers = Leftovers(self.connection, project, pool)
         self._updates = Updates(self.connection)
         self._memory = Memory()
         # When files in an instance were changed last.

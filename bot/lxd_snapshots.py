@@ -34,7 +34,7 @@ class LxdSnapshots(LxdChanges):
         """
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         body = {"name": snapshot, "stateful": False}
-        still = still or self._leftovers.would_stay()
+        still = still or self.leftovers.would_stay()
         with self._updates.alone(name):
             before: Mapping[str, str] = self._updates.lay_over(name, config, {}) if config else {}
             try:
@@ -48,14 +48,14 @@ class LxdSnapshots(LxdChanges):
                         return there
 
                     # What stands still does not hear that it may go on.
-                    early = within and not still and self._leftovers.driver() in ("btrfs", "zfs")
+                    early = within and not still and self.leftovers.driver() in ("btrfs", "zfs")
                     until = copied if early else None
                     with self._still(name) if still else nullcontext():
                         self.connection.change(
                             "post", f"{path_of(name)}/snapshots", doing, body, deadline=LONG, until=until
                         )
             except Vanished:
-                self._leftovers.remove_snapshots(name)
+                self.leftovers.remove_snapshots(name)
                 raise
             finally:
                 if config:
@@ -79,7 +79,7 @@ class LxdSnapshots(LxdChanges):
 
     def sweep(self) -> None:
         """See `Lxd.sweep`."""
-        self._leftovers.sweep([instance.name for instance in self.instances()])
+        self.leftovers.sweep([instance.name for instance in self.instances()])
 
     @contextmanager
     def _still(self, name: str) -> Iterator[None]:
@@ -88,7 +88,7 @@ class LxdSnapshots(LxdChanges):
         It looks for subvolumes, and a file that goes away just then ends it, with a part of the snapshot left in the
         pool that it knows nothing of. Of the other kinds of pool it does not walk, or stops the container itself.
         """
-        if self._leftovers.driver() != "btrfs" or not self.instance(name).running:
+        if self.leftovers.driver() != "btrfs" or not self.instance(name).running:
             yield
             return
         try:

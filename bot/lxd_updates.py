@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from bot.lxd import PoolFull
-from bot.lxd_connection import SHORT, Busy, LxdConnection, Stale, path_of
+from bot.lxd_connection import SHORT, LxdConnection, path_of
+from bot.lxd_refusals import Busy, Stale
 
 
 class Updates:

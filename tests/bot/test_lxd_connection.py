@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from bot import lxd_connection
+from bot import lxd_connection, lxd_sessions
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound
 from bot.lxd_gateway import LxdGateway
 
@@ -63,9 +63,9 @@ def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -
     assert time.monotonic() - began < 4
 
 
-@pytest.mark.parametrize("adapter", [lxd_connection._TcpAdapter, lxd_connection._PinnedAdapter])
+@pytest.mark.parametrize("adapter", [lxd_sessions.TcpAdapter, lxd_sessions.PinnedAdapter])
 def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
-    adapter: type[lxd_connection._TcpAdapter],
+    adapter: type[lxd_sessions.TcpAdapter],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         pool = adapter().poolmanager.connection_from_host(*server.getsockname(), scheme="http")
@@ -74,8 +74,8 @@ def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
         told = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         alive = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         connection.close()
-    assert (told, alive) == (lxd_connection._CUT * 1000, 1)
-    assert lxd_connection._CUT < lxd_connection.SHORT / 4
+    assert (told, alive) == (lxd_sessions.CUT * 1000, 1)
+    assert lxd_sessions.CUT < lxd_connection.SHORT / 4
 
 
 @pytest.mark.parametrize("said", ["read: connection reset by peer", "connect: no such file or directory"])
@@ -138,7 +138,7 @@ def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers
     def connect(_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(lxd_connection._UnixConnection, "connect", connect)
+    monkeypatch.setattr(lxd_sessions.UnixConnection, "connect", connect)
     assert said(LxdGateway(path)) == (
         f"The bot may not open the socket {path}; put its user into the group that owns it."
     )
