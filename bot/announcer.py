@@ -294,10 +294,6 @@ class Announcer:
             why = error.response.get("error") if isinstance(error, SlackApiError) else error
             raise NotPosted(f"Slack did not show the window ({why}); nothing is lost, try again.") from error
 
-    def upload(self, channel: str, name: str, content: str, comment: str) -> None:
-        """Share a text file in a channel."""
-        self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
-
 
 def ways_out(operation: Operation) -> list[Block]:
     """Return the buttons of an operation that failed; where one of the two loses something, the other is coloured."""

@@ -10,6 +10,7 @@ from bot import audit, samples
 from bot.condition import Condition, conditions, counted
 from bot.database import Database
 from bot.fleet import Surveyed
+from bot.growth import Growth, growth, pool_growth
 from bot.health import OFFLINE, last_known
 from bot.incidents import Incident
 from bot.jobs import Job
@@ -18,7 +19,7 @@ from bot.lxd import Resources, size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.placement import Carries, carries
 from bot.registry import Context
-from bot.samples import DAY, Growth, KnownDisk, Sample
+from bot.samples import DAY, KnownDisk, Sample
 from bot.tenants import Tenant
 
 T = TypeVar("T", Incident, Operation)
@@ -182,7 +183,7 @@ def gather(context: Context, since: float) -> Digest:
     )
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
-    grown = samples.growth(database, now - TREND, now)
+    grown = growth(database, now - TREND, now)
     measured, disks = samples.latest(database, now), samples.disks(database)
     taken = _taken(context, since)
     known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
@@ -268,10 +269,10 @@ def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use
 def storage(database: Database, now: float) -> dict[str, Use]:
     """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
     pools = {}
-    for host, growth in samples.pool_growth(database, now - TREND, now).items():
+    for host, fills in pool_growth(database, now - TREND, now).items():
         past = samples.pool_history(database, host, now - PAST, now)
         shares = tuple((float(one.at), one.used / one.total) for one in past)
-        pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
+        pools[host] = Use(past[-1].used, past[-1].total, fills.days_to_full(past[-1].total), shares)
     return pools
 
 

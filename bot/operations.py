@@ -202,27 +202,18 @@ class Operations:
             f"SELECT * FROM operations WHERE {where} ORDER BY {order} LIMIT {int(limit)}",  # noqa: S608
             *values,
         )
-        return [self._whole(row) for row in rows]
-
-    def _whole(self, row: sqlite3.Row) -> Operation:
-        steps = self.database.read(
-            "SELECT title, started, finished, note, key FROM steps WHERE operation = ? ORDER BY position",
-            row["id"],
-        )
-        decisions = self.database.read(
-            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at, rowid", row["id"]
-        )
-        fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
-        return Operation(
-            **fields
-            | {
-                "arguments": json.loads(row["arguments"]),
-                "plan": json.loads(row["plan"]),
-                "aftermath": json.loads(row["aftermath"]),
-                "steps": tuple(StepRow(*step) for step in steps),
-                "decisions": tuple(Decision(*decision) for decision in decisions),
-            }
-        )
+        # Two reads for the steps and decisions of all.
+        ids, of = json.dumps([row["id"] for row in rows]), "operation IN (SELECT value FROM json_each(?))"
+        steps: dict[int, list[StepRow]] = {row["id"]: [] for row in rows}
+        decisions: dict[int, list[Decision]] = {row["id"]: [] for row in rows}
+        if rows:
+            told = "SELECT operation, title, started, finished, note, key FROM steps"
+            for operation, *step in self.database.read(f"{told} WHERE {of} ORDER BY position", ids):
+                steps[operation].append(StepRow(*step))
+            told = "SELECT operation, actor, verdict, reason, via, at FROM decisions"
+            for operation, *decision in self.database.read(f"{told} WHERE {of} ORDER BY at, rowid", ids):
+                decisions[operation].append(Decision(*decision))
+        return [_operation(row, steps[row["id"]], decisions[row["id"]]) for row in rows]
 
     def requested(self, request_key: str) -> bool:
         """Whether a delivery has made its operation already."""
@@ -656,3 +647,17 @@ class Operations:
         if recovered:
             self.changed()
         return recovered
+
+
+def _operation(row: sqlite3.Row, steps: list[StepRow], decisions: list[Decision]) -> Operation:
+    fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
+    return Operation(
+        **fields
+        | {
+            "arguments": json.loads(row["arguments"]),
+            "plan": json.loads(row["plan"]),
+            "aftermath": json.loads(row["aftermath"]),
+            "steps": tuple(steps),
+            "decisions": tuple(decisions),
+        }
+    )

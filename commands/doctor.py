@@ -14,8 +14,7 @@ from bot.lxd import LxdError, NotFound
 from bot.messages import Message, seconds, size, told
 from bot.plan import Refused
 from bot.registry import Context, query
-
-DAY = 86_400
+from bot.samples import DAY
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from bot import answers, audit, samples
 from bot.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
 from bot.lxd import LxdError, TenantAnswerError
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from bot.words import tame
 from schedules import health as sweep
 from schedules.digest import digest
 from schedules.health import health
 from schedules.incidents import incidents
 from tests.support.bot import ASKER, OPERATOR, Bench, make_bench, make_desk
+from tests.support.simulated_lxd import SimulatedLxd
 
 HOSTILE: tuple[Any, ...] = (
     None,

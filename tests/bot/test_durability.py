@@ -82,7 +82,7 @@ class World:
 def copy_of(lxd: Any) -> Any:
     """A simulated LXD in the same state, of its own."""
     other = type(lxd)()
-    other._world = copy.deepcopy(lxd._world)
+    other.world = copy.deepcopy(lxd.world)
     return other
 
 

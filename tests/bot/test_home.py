@@ -13,10 +13,10 @@ from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
 from bot.labels import stamps
 from bot.lxd import LxdUnavailable
-from bot.simulated_lxd import SimulatedLxd
 from bot.workspace import block_kit
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, add_blueprint, make_bench, make_desk
 from tests.support.judge import mrkdwn
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture

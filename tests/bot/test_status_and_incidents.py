@@ -13,9 +13,9 @@ from bot.health import CHECKS, Look, Page, diagnose
 from bot.lxd import InstanceState, LxdError
 from bot.mautic import Mautic, disk_of
 from bot.settings import HealthSettings, load
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import SERVICES, change
 from bot.tenants import PlanSize, Tenant
+from tests.support.simulated_lxd import SimulatedLxd
 
 NOW = 1_800_000_000.0
 GIB = 1 << 30

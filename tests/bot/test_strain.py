@@ -15,11 +15,11 @@ from bot.lxd import Resources
 from bot.plan import Refused
 from bot.registry import Context
 from bot.samples import HostReading, pool_history, record
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, events, make_bench, make_desk, notes
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 

@@ -85,7 +85,7 @@ def reaches(lxd: LxdGateway, name: str, target: str) -> bool:
 
 def pid(lxd: LxdGateway, name: str) -> str:
     """The first process of a running container, as the host counts."""
-    return str(lxd._lxd.get(f"instances/{name}/state", "read")["pid"])
+    return str(lxd.connection.get(f"instances/{name}/state", "read")["pid"])
 
 
 def inside_network(lxd: LxdGateway, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:

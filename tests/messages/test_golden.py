@@ -626,7 +626,7 @@ MESSAGES: dict[str, Message] = {
 
 def modals(folder: Path) -> dict[str, dict[str, Any]]:
     """The windows: the form of `new`, the typed name, the one reveal."""
-    from bot.invocations import _name_modal
+    from bot.presses import name_window
 
     bench = make_bench(folder)
     form = bench.answer("new")
@@ -641,8 +641,8 @@ def modals(folder: Path) -> dict[str, dict[str, Any]]:
     shown["blocks"][0]["text"]["text"] = text[: text.index("*Password:*")] + "*Password:* `…`"
     return {
         "modal-new": form.view,
-        "modal-typed-name": _name_modal(ASKED, "C0OPS").view,
-        "modal-typed-name-choice": _name_modal(CHOOSING, "C0OPS", "send").view,
+        "modal-typed-name": name_window(ASKED, "C0OPS").view,
+        "modal-typed-name-choice": name_window(CHOOSING, "C0OPS", "send").view,
         "modal-credentials-opening": reveal.view,
         "modal-credentials": shown,
     }

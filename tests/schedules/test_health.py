@@ -15,12 +15,12 @@ from bot.jobs import Declared
 from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable, PoolSpace
 from bot.operations import MAX_ATTEMPTS
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from bot.wire import NIC, given
 from schedules import health as sweep
 from schedules.health import health
-from tests.support.bot import LEAD, OPERATOR, Bench, make_bench, make_desk
+from tests.support.bot import LEAD, OPERATOR, ROOM_FOR_MANY, Bench, make_bench, make_desk
+from tests.support.simulated_lxd import SimulatedLxd
 from tests.support.sweep import heads, look
 
 
@@ -313,7 +313,7 @@ def cluster(tmp_path: Path) -> Bench:
 def test_a_member_that_is_removed_takes_its_incident_along(cluster: Bench) -> None:
     cluster.lxd.set_online("node3", False)
     assert look(cluster) == [("node3", "server")]
-    cluster.lxd._world.members.remove("node3")
+    cluster.lxd.world.members.remove("node3")
     cluster.lxd.fail_next("members", LxdUnavailable("LXD does not answer."))
     assert look(cluster) == [("node3", "server")], "nobody has said yet that it is gone"
     assert look(cluster) == []
@@ -435,7 +435,7 @@ def test_snapshots_are_missed_while_somebody_is_to_take_them(bench: Bench) -> No
 
 
 def test_a_restored_tenant_has_the_snapshots_of_before(bench: Bench) -> None:
-    bench.lxd._clock = bench.clock
+    bench.lxd.clock = bench.clock
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for _ in range(2 * 12):
         look(bench)
@@ -556,7 +556,7 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
 
 
 def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path)
+    bench = make_bench(tmp_path, **ROOM_FOR_MANY)
     blueprint = next(one.name for one in bench.lxd.instances())
     for number in range(1000):
         name = f"client-{number}"

@@ -14,10 +14,10 @@ from bot import simulated_tenant
 from bot.lived import LOOK_AGAIN
 from bot.lxd import LxdError, LxdUnavailable
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from schedules.numbers import numbers
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 DAY = 86_400
 

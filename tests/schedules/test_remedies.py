@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bot.health import RESTART
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, make_desk
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 TROUBLES: dict[str, dict[str, Any]] = {

@@ -14,10 +14,10 @@ from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import Operation
 from bot.retention import spread
-from bot.simulated_lxd import SimulatedLxd
 from bot.snapshots import ours
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 HOUR, DAY = 3600, 86_400
 POLICY = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": str(count) for tier, count in (("HOURLY", 4), ("DAILY", 3), ("WEEKLY", 0))}

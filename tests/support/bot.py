@@ -34,8 +34,8 @@ from bot.registry import Context, Registry, call
 from bot.runner import Runner
 from bot.settings import Settings, load
 from bot.simulated_edge import SimulatedEdge
-from bot.simulated_lxd import SimulatedLxd
 from bot.workspace import block_kit
+from tests.support.simulated_lxd import SimulatedLxd
 
 ASKER = Actor("U0ACCOUNT", frozenset({"requester"}))
 OPERATOR = Actor("U0OPERATOR", frozenset({"requester", "operator"}))
@@ -78,6 +78,10 @@ def settings_in(folder: Path, **environment: str) -> Settings:
         }
         | environment
     )
+
+
+ROOM_FOR_MANY = {"MAUTIC_OPS_LXD__SUBNET": "10.70.0.1/21"}
+"""Setting of a bridge that has addresses for 2,000 tenants."""
 
 
 def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
@@ -252,6 +256,7 @@ def make_bench(
     settings = settings_in(folder, **environment)
     if lxd is None:
         lxd = SimulatedLxd(members=members)
+        lxd.world.subnet = settings.lxd.subnet
         add_blueprint(lxd)
     clock = Clock()
     slack = slack or FakeSlack()
@@ -512,7 +517,6 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         context,
         people,
         announcer,
-        bench.runner,
         lambda user, team: home.publish(client, context, people, user, team),
     )
     inbox = Inbox(
