@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bot import audit, samples
+from bot import audit, findings, samples
 from bot.condition import Condition, conditions, counted
 from bot.database import Database
 from bot.fleet import Surveyed
 from bot.growth import Growth, growth, pool_growth
-from bot.health import OFFLINE, last_known
-from bot.incidents import Incident
+from bot.health import last_known
+from bot.incidents import Incident, worst_first
 from bot.jobs import Job
-from bot.labels import State
+from bot.labels import is_open
 from bot.lxd import Resources, size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.placement import Carries, carries
@@ -30,6 +30,8 @@ SOON = 14
 """Days to full from which on it is told."""
 TREND, PAST = 14 * DAY, 30 * DAY
 """Seconds of the past that growth is read from, and that the picture shows."""
+MEASURES = ("disk", "memory")
+"""The findings of which the digest shows the figures of each tenant."""
 SHOWN = 200
 """Operations of people that are read whole; all are counted."""
 
@@ -57,7 +59,7 @@ class Use:
         """Whether it is nearly full, or will be soon; of 0 percent never."""
         if not percent:
             return False
-        return self.share * 100 >= percent or (self.days is not None and self.days <= SOON)
+        return self.share * 100 > percent or (self.days is not None and self.days <= SOON)
 
 
 @dataclass(frozen=True)
@@ -203,14 +205,9 @@ def gather(context: Context, since: float) -> Digest:
     )
     pools = storage(database, now)
     full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
-    told = {("server", server) for server in survey.silent} | {("pool", host) for host in full_pools}
-    told |= {(kind, tenant.name) for tenant in tenants for kind in tenant.high}
-    told |= {("snapshot", tenant.name) for tenant in tenants if tenant.missing}
     failed_errands = _failed_errands(context, since)
-    told |= {("errand", tenant) for one in failed_errands for tenant in one.tenants}
     halted = context.operations.select("state = 'needs_attention'", limit=SHOWN)
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
-    told |= {(kind, one.tenant) for one in halted for kind in ("move", "stopped", "page")}
     failed = context.operations.select(
         "state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
         SYSTEM,
@@ -219,8 +216,18 @@ def gather(context: Context, since: float) -> Digest:
         order="id DESC",
         limit=SHOWN,
     )
-    told |= {("errand", one.tenant) for one in halted if one.requester == SYSTEM}
-    found = [one for one in incidents if not one.closed and (one.kind, one.subject) not in told]
+    told: dict[str, Collection[str]] = {
+        "silent": survey.silent,
+        "full_pools": full_pools,
+        "missing": {tenant.name for tenant in tenants if tenant.missing},
+        "failed_errands": {tenant for one in failed_errands for tenant in one.tenants},
+        "halted": {one.tenant for one in halted},
+        "halted_errands": {one.tenant for one in halted if one.requester == SYSTEM},
+        **{measure: {tenant.name for tenant in tenants if measure in tenant.high} for measure in MEASURES},
+    }
+    found = [
+        one for one in incidents if not one.closed and not any(one.subject in told[part] for part in one.row.digest)
+    ]
     last = audit.recent(database, limit=1)
     return Digest(
         at=now,
@@ -228,7 +235,7 @@ def gather(context: Context, since: float) -> Digest:
         tenants=tenants,
         silent=survey.silent,
         halted=tuple(halted),
-        open=tuple(sorted(found, key=lambda one: one.kind not in OFFLINE)),
+        open=tuple(worst_first(found)),
         taken=sum(taken.values()),
         jobs=ailing(context, survey.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
@@ -305,12 +312,12 @@ def _tenant(
     # LXD counts cached files too, and these fill whatever is left over time.
     if plan and measured and measured.memory:
         uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
-    percents = {"disk": settings.health.disk, "memory": settings.health.memory}
+    percents = {measure: getattr(settings.health, findings.kind(measure).threshold) for measure in MEASURES}
     # A restore leaves them in the container that it replaced.
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
-    live = tenant.state == State.LIVE and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
+    live = is_open(replace(tenant, status=one.state.status)) and now - tenant.created > SNAPSHOT_DUE
     return TenantDay(
         name=tenant.name,
         host=tenant.host,

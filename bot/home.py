@@ -11,6 +11,7 @@ from bot.approvals import Actor
 from bot.condition import conditions, counted
 from bot.digest import ailing, carried, storage
 from bot.errors import explain
+from bot.incidents import worst_first
 from bot.labels import Role
 from bot.messages import Block, actions, decision_buttons, section, sentence
 from bot.operations import Operation
@@ -47,7 +48,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         decided=DECIDED,
         others=[operation for operation in waiting if operation not in theirs],
         mine=context.operations.select("requester = ?", actor.id, order="id DESC", limit=LISTED),
-        incidents=context.incidents.open(),
+        incidents=worst_first(context.incidents.open()),
         halted=halted,
         responsible=responsible,
         states=counted(conditions(context, seen.tenants).values()),

@@ -95,9 +95,15 @@ class Invocations:
             "quick"
             if action in (WINDOWS if payload.get("home") else QUICK)
             else "question"
-            if action == "incident_logs"
+            if self._asks(action)
             else "change"
         )
+
+    def _asks(self, action: str) -> bool:
+        """Whether a button of an incident changes nothing."""
+        of, _, name = action.partition("_")
+        command = self.context.registry.commands.get(name) if of == "incident" else None
+        return command is not None and command.kind == "query" and not command.decides
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
         """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""

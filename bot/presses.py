@@ -11,13 +11,13 @@ from bot.announcer import Announcer
 from bot.approvals import Actor, decision, names
 from bot.errands import failing
 from bot.halt import told as aftermath_told
-from bot.health import LOGS, RESTART
 from bot.messages import Message, Modal, escape, line, modal, section, select_input, sentence, text_input
 from bot.operations import Operation
 from bot.people import People
 from bot.plan import Refused
 from bot.post import NotPosted
 from bot.registry import Command, Context
+from bot.remedies import RETRY
 from bot.words import typed
 
 
@@ -94,31 +94,31 @@ class Presses:
         if action == "silence":
             may = self.context.settings.policy("silence").ask
             if not actor.roles & set(may):
-                raise Refused(f"An incident may be silenced by {names(may)}; ask one of them.")
+                raise Refused(f"Only {names(may)} can silence an incident.")
             self.context.incidents.silence(mark, actor.id)
             with suppress(NotPosted):
                 self.context.incidents.announce()
             return
-        if action == "retry":
+        remedy = incident.row.buttons.get(action)
+        given = remedy.given({"tenant": incident.tenant}) if remedy else None
+        if given is None:
+            raise Refused("This button no longer helps against that incident.")
+        if action == RETRY:
             self._retry_errands(payload, actor, incident.tenant)
             return
-        option = {"restart": ("part", RESTART), "logs": ("what", LOGS)}[action]
-        command = self.context.registry.command(action)
-        self._invoke(key, payload, actor, command, {"tenant": incident.tenant, option[0]: option[1][incident.kind]})
+        self._invoke(key, payload, actor, self.context.registry.command(action), given)
 
     def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
         """Try again what the bot does not get done by itself; it has no card with a button of its own."""
         failed = [one for one in failing(self.context) if one.tenant == tenant]
         if not failed:
-            raise Refused(f"Nothing that the bot does by itself on `{tenant}` fails any more.")
+            raise Refused(f"No background task of `{tenant}` is failing any more.")
         last = max(failed, key=lambda one: one.operation)
         may = self.context.settings.policy(last.command).approve
         if not actor.roles & set(may):
-            raise Refused(f"It may be tried again by {names(may)}; ask one of them.")
+            raise Refused(f"Only {names(may)} can retry it.")
         self.context.operations.retry(self.context.operations.get(last.operation), actor.id)
-        said = (
-            f":arrows_counterclockwise: Operation {last.operation} is tried again; this thread tells when it went well."
-        )
+        said = f":arrows_counterclockwise: Retrying operation {last.operation}. The result will be posted here."
         self._answer(payload, self.context.renderer.say(said))
 
     def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:

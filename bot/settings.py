@@ -172,12 +172,6 @@ class HealthSettings:
     queue_minutes: Annotated[int, whole(0, 100_000)]
     log_errors: Annotated[int, whole(0, 1_000_000)]
 
-    def judges(self, kind: str) -> bool:
-        """Whether people are to hear of a kind of finding: not where its measure is 0."""
-        measures = {"queue": self.queue_minutes, "log": self.log_errors}
-        measures |= {"memory": self.memory, "disk": self.disk, "pool": self.pool, "snapshots": self.snapshots}
-        return bool(measures.get(kind, 1))
-
 
 @dataclass(frozen=True)
 class CapacitySettings:

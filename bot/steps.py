@@ -63,7 +63,7 @@ def refuse_full(context: Context, found: Tenant) -> None:
             return
     if is_full(disk) and disk and disk.used is not None:
         memory = size_bytes(size.memory) if size else 0
-        more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory))
+        more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory, found.plan))
         raise Refused(
             f"The disk of `{found.name}` is full, {in_words(disk.used)} of {in_words(disk.limit or 0)}, and it would "
             f"not come back; first {more}."

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bot import audit, samples
+from bot.diagnosis import Diagnosis, Finding
 from bot.digest import FailedErrands, gather
 from bot.errands import Errands, forget
-from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
 from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable

@@ -134,7 +134,7 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
         health(bench.context)
         bench.clock.move(300)
     (incident,) = [one for one in bench.context.incidents.open() if one.kind == "strain"]
-    assert (incident.server, incident.title) == ("node1", "the host is in distress")
+    assert (incident.server, incident.title) == ("node1", "host in distress")
     assert "less than half of its reserve" in incident.text
     assert "No operation that needs memory starts there" in incident.text
     distress(bench, over=True)

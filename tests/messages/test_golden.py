@@ -144,7 +144,7 @@ HALTED = replace(
 )
 CONDITIONS = {
     "a": Condition("offline", "migrate came to a halt, operation 7"),
-    "b": Condition("degraded", "mail is not sent, the disk is nearly full"),
+    "b": Condition("degraded", "e-mail not sending, disk nearly full"),
     "c": Condition("unknown", "its host does not answer"),
     "d": Condition("moving", "migrate is under way, operation 8"),
     "e": Condition("stopped", by="U0OPSLEAD"),
@@ -284,7 +284,7 @@ WELL_DAY = TenantDay(
 SICK_DAY = replace(
     WELL_DAY,
     name="client-x",
-    condition=Condition("degraded", "cron is down"),
+    condition=Condition("degraded", "cron down"),
     disk=Use(31 * GB, 32 * GB, 3.4),
     high=("disk", "memory"),
     memory=Use(3 * GB, 3 * GB, 0.0),
@@ -443,12 +443,12 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-status": status(),
     "commands-status-page-closed": status(
-        probe=SimulatedProbe(502, False), condition=Condition("offline", "the page is not there")
+        probe=SimulatedProbe(502, False), condition=Condition("offline", "site unreachable")
     ),
     "commands-status-silent": status(
         health=SILENT,
         trouble="Inside `client-x`: the tool gave no reason.",
-        condition=Condition("degraded", "the bot cannot look inside"),
+        condition=Condition("degraded", "health check failed"),
     ),
     "commands-status-suspended": status(
         tenant=replace(TENANT, state="suspended"),

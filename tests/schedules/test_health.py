@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot import samples
+from bot import looks, samples
 from bot.errands import DAY, Errands, forget
 from bot.jobs import Declared
 from bot.labels import stamps
@@ -127,7 +127,7 @@ def test_who_is_suspended_or_stopped_while_sick_has_not_recovered(bench: Bench) 
     bench.clock.move(60)
     assert look(bench) == []
     assert notes(bench) == [
-        f":large_green_circle: The tenant was {how}, so this is not judged any more."
+        f":large_green_circle: The tenant was {how}, so this is no longer monitored."
         for how in ("suspended", "stopped")
     ]
 
@@ -221,14 +221,14 @@ def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
 
 def test_what_an_operation_did_during_the_sweep_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The look sees the container stopped by an operation that is over before the sweep is."""
-    seen = sweep._looks
+    seen = looks.at_tenants
 
     def meanwhile(*arguments: Any, **known: Any) -> Any:
-        looks = seen(*arguments, **known)
+        found = seen(*arguments, **known)
         bench.done("restart client-x", OPERATOR)
-        return looks
+        return found
 
-    monkeypatch.setattr(sweep, "_looks", meanwhile)
+    monkeypatch.setattr(looks, "at_tenants", meanwhile)
     change(bench.lxd, "client-x", stopped=["cron"])
     assert look(bench) == []
 
@@ -395,7 +395,7 @@ def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.Monk
         return probe(domain)
 
     monkeypatch.setattr(bench.context.edge, "probe", hangs)
-    monkeypatch.setattr(sweep, "wait", lambda jobs, _: wait(jobs, return_when=FIRST_COMPLETED))
+    monkeypatch.setattr(looks, "wait", lambda jobs, _: wait(jobs, return_when=FIRST_COMPLETED))
     try:
         assert look(bench) == [("client-y", "log")]
     finally:
@@ -407,9 +407,9 @@ def test_whom_a_sweep_did_not_come_to_the_next_one_looks_at_first(
 ) -> None:
     """There is time for one tenant only."""
     bench.done("new client-z")
-    waited = sweep.wait
-    monkeypatch.setattr(sweep, "WIDTH", 1)
-    monkeypatch.setattr(sweep, "wait", lambda under_way, budget: waited(under_way[:1], budget))
+    waited = looks.wait
+    monkeypatch.setattr(looks, "WIDTH", 1)
+    monkeypatch.setattr(looks, "wait", lambda under_way, budget: waited(under_way[:1], budget))
     seen = []
     for _ in range(4):
         look(bench)
@@ -507,7 +507,7 @@ def test_an_errand_that_is_tried_no_more_is_over_after_a_day_but_has_not_recover
     bench.clock.move(DAY)
     assert ("client-x", "errand") not in look(bench)
     assert notes(bench) == [
-        ":large_green_circle: It has not been tried for a day, so this is not judged any more.",
+        ":large_green_circle: It has not been tried for a day, so this is no longer monitored.",
     ]
 
 
@@ -544,15 +544,15 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
     assert "a live one is not affected) was left half done" in incident.text
     assert "and holds the tenant until a retry succeeds" in incident.text
     desk.click("incident_retry", incident.mark, OPERATOR)
-    assert "It may be tried again by an approver" in desk.slack.to(OPERATOR.id)[-1]
+    assert "Only an approver can retry it" in desk.slack.to(OPERATOR.id)[-1]
     desk.click("incident_retry", incident.mark, LEAD)
-    assert "Operation 4 is tried again" in desk.slack.to(LEAD.id)[-1]
+    assert "Retrying operation 4" in desk.slack.to(LEAD.id)[-1]
     assert ("client-x", "errand") in look(bench), "it is not over while it waits"
     bench.finish()
     assert ("client-x", "errand") not in look(bench)
     assert ":large_green_circle: Recovered after 24 h." in notes(bench)
     desk.click("incident_retry", incident.mark, LEAD)
-    assert "fails any more" in desk.slack.to(LEAD.id)[-1]
+    assert "is failing any more" in desk.slack.to(LEAD.id)[-1]
 
 
 def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
     first = names(bench, "client-x")[0]
     text = incidents(bench)["client-x", "snapshots"]
     assert text.startswith("Its snapshots hold 27")
-    assert "beyond that the oldest go; `/mautic snapshots client-x` lists them" in text
+    assert "beyond that the oldest go. `/mautic snapshots client-x` lists them, then " in text
+    assert f"`/mautic prune client-x {first}` removes the oldest." in text
     bench.lxd.rewrite("client-x", 5 * GIB)
     hour(bench)
     hour(bench)
