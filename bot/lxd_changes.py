@@ -116,6 +116,10 @@ class LxdChanges(LxdInside):
                 filtered.pop("ipv6.address", None)
                 self.update(name, {}, {NIC: filtered})
 
+    def freeze(self, name: str) -> None:
+        """Let one stand still until `thaw`; raises LxdError where something in it keeps itself from that."""
+        self._set(name, "freeze")
+
     def thaw(self, name: str) -> None:
         """See `Lxd.thaw`."""
         if self.instance(name).status == "Frozen":

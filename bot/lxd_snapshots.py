@@ -93,7 +93,7 @@ class LxdSnapshots(LxdChanges):
             return
         try:
             try:
-                self._set(name, "freeze")
+                self.freeze(name)
             except LxdError as error:
                 # Something in it may keep itself from being stopped.
                 log.warning("%s does not stand still for a snapshot: %s", name, error)

@@ -198,6 +198,8 @@ class TestInstances:
         assert lxd.states()[stopped].address == ""
 
     def test_restarting_leaves_it_running(self, lxd: Lxd, running: str) -> None:
+        # Before it hears, it cannot be asked to end.
+        eventually(lambda: lxd.state(running).address)
         lxd.restart(running, timeout=20)
         assert lxd.instance(running).running
 
