@@ -357,6 +357,27 @@ def m026_step_keys(db: sqlite_utils.Database) -> None:
     _keys_for_words(db.conn)
 
 
+@migrations()
+def m028_subjects(db: sqlite_utils.Database) -> None:
+    """What an operation is on, the batch that it is a child of, and how each batch stands.
+
+    `parent` 0: of none. `forgiven`: failures that somebody went on after.
+    """
+    # One by one: a script would commit what comes before it.
+    for statement in _SUBJECTS:
+        db.conn.execute(statement)
+
+
+_SUBJECTS = (
+    "ALTER TABLE operations ADD COLUMN subject TEXT NOT NULL DEFAULT 'tenant'",
+    "ALTER TABLE operations ADD COLUMN host TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE operations ADD COLUMN parent INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX operations_by_parent ON operations(parent, state) WHERE parent <> 0",
+    "CREATE TABLE batches (operation INTEGER PRIMARY KEY REFERENCES operations(id), at_once INTEGER NOT NULL,"
+    " at_once_host INTEGER NOT NULL, stop_after INTEGER NOT NULL, forgiven INTEGER NOT NULL DEFAULT 0,"
+    " paused REAL, paused_by TEXT NOT NULL DEFAULT '', stopped REAL, stopped_by TEXT NOT NULL DEFAULT '')",
+)
+
 _STEP_KEYS = (
     "ALTER TABLE steps ADD COLUMN key TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE steps ADD COLUMN takes_snapshot INTEGER NOT NULL DEFAULT 0",

@@ -6,17 +6,17 @@ import json
 import shlex
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
 from bot.database import Database
+from bot.lanes import MANY, Candidate, has_worker, in_line
+from bot.lanes import SYSTEM as SYSTEM
 from bot.lived import Lived
 from bot.messages import line, sentence
-from bot.plan import Plan, Refused
-from bot.turns import in_turn
+from bot.plan import Plan, Refused, Subject
 
 State = Literal[
     "awaiting_approval",
@@ -31,7 +31,6 @@ State = Literal[
     "given_up",
 ]
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
-SYSTEM = "system"
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
 ERRAND = 10.0
@@ -85,6 +84,8 @@ class Operation:
     `reason`: why it was given up. `begun`: a step of it began that nobody took back. `committed`: its commit point was
     passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
     `asked`: when, by the time lived through; None: not known.
+    `subject`: what it is on; `tenant` is "" where it is on no single one. `host`: the one it is on, or that its batch
+    counts it on, "": none. `parent`: the batch that it is a child of, 0: of none.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
     """
@@ -118,6 +119,9 @@ class Operation:
     asked: float | None = None
     committed: int = 0
     cause: str = ""
+    subject: Subject = "tenant"
+    host: str = ""
+    parent: int = 0
 
     @property
     def open(self) -> bool:
@@ -269,11 +273,28 @@ class Operations:
             )
 
     def wait_for_errand(self, tenant: str) -> None:
-        """Wait some seconds for what the bot does to a tenant by itself: nobody should have to ask again for that."""
+        """Let a person's request overtake what is no person's on a tenant, so that nobody has to ask again for that.
+
+        Maintenance that has not begun gives way, and comes again by itself; what is under way has some seconds to end.
+        """
+        self._overtake(tenant)
         give_up = time.monotonic() + ERRAND
-        under_way = "tenant = ? AND requester = ? AND state IN ('queued', 'running')"
-        while self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
+        under_way = "tenant = ? AND (requester = ? OR parent <> 0) AND state IN ('queued', 'running')"
+        while tenant and self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
             time.sleep(0.05)
+
+    def _overtake(self, tenant: str) -> None:
+        for errand in self.select("tenant = ? AND requester = ? AND state = 'queued' AND NOT begun", tenant, SYSTEM):
+            with self.database.transaction() as transaction:
+                self.move(
+                    transaction,
+                    errand,
+                    "cancelled",
+                    event="operation.overtaken",
+                    expect=("queued",),
+                    outcome="A person's request came first",
+                    finished=self.clock(),
+                )
 
     def request(
         self,
@@ -391,17 +412,17 @@ class Operations:
         self,
         hold: Callable[[Operation], str] = lambda _: "",
         may: Callable[[Operation], bool] = lambda _: True,
+        shared: int = MANY,
     ) -> Operation | None:
-        """Take the next queued operation that can go on, to run it, or None: people take turns, oldest first.
-
-        What has begun already comes before all else, as its tenant is half way.
+        """Take the next queued operation that can go on, to run it, or None; `bot.lanes` says which is next.
 
         Args:
             hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
             may: whether it may still begin; asked last.
+            shared: how many that are no person's may run together.
         """
-        for row in self._in_turn():
-            candidate = self.get(row["id"])
+        for first in in_line(self._candidates("queued"), self._candidates("running"), shared):
+            candidate = self.get(first.id)
             if candidate.state != "queued":
                 continue
             if why := hold(candidate):
@@ -410,7 +431,9 @@ class Operations:
             if not may(candidate):
                 continue
             with self.database.transaction() as transaction:
-                moved = self.move(
+                # Another worker may have taken the last place meanwhile.
+                room = first.begun or (not first.parent and first.requester != SYSTEM)
+                moved = (room or has_worker(self._candidates("running"), shared)) and self.move(
                     transaction,
                     candidate,
                     "running",
@@ -426,13 +449,14 @@ class Operations:
                 return self.get(candidate.id)
         return None
 
-    def _in_turn(self) -> list[sqlite3.Row]:
-        under_way = self.database.read(
-            "SELECT id, requester, state, begun FROM operations WHERE state IN ('queued', 'running') ORDER BY id"
+    def _candidates(self, state: State) -> list[Candidate]:
+        """Return the operations in a state that a worker runs, or would, oldest first: none does a batch itself."""
+        rows = self.database.read(
+            "SELECT id, requester, parent, host, begun FROM operations WHERE state = ?"
+            " AND id NOT IN (SELECT operation FROM batches) ORDER BY id",
+            state,
         )
-        running = Counter(row["requester"] for row in under_way if row["state"] == "running")
-        queued = [row for row in under_way if row["state"] == "queued"]
-        return sorted(in_turn(queued, lambda row: str(row["requester"]), running), key=lambda row: not row["begun"])
+        return [Candidate(**dict(row) | {"begun": bool(row["begun"])}) for row in rows]
 
     def _wait(self, operation: Operation, why: str) -> None:
         """Record once that a queued operation has to wait."""
@@ -448,6 +472,21 @@ class Operations:
                 detail={"why": why},
                 note=f":hourglass: Operation {operation.id} waits: {why}. It starts when the host recovers.",
                 outcome=why,
+            )
+        self.changed()
+
+    def put_back(self, operation: Operation, why: str) -> None:
+        """Queue an operation again whose host is out of reach, so that it holds no worker meanwhile."""
+        with self.database.transaction() as transaction:
+            self.move(
+                transaction,
+                operation,
+                "queued",
+                event="operation.put_back",
+                expect=("running",),
+                detail={"why": why},
+                # No crash cut it.
+                attempts=operation.attempts - 1,
             )
         self.changed()
 

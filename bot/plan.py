@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+Subject = Literal["tenant", "host", "fleet"]
+"""What an operation is on."""
 Value = str | int | float | bool
 
 
