@@ -211,7 +211,7 @@ def gather(context: Context, since: float) -> Digest:
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
     told |= {(kind, one.tenant) for one in halted for kind in ("move", "stopped", "page")}
     failed = context.operations.select(
-        "state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
+        "state = 'failed' AND requester <> ? AND parent = 0 AND finished BETWEEN ? AND ?",
         SYSTEM,
         since,
         now,
@@ -332,7 +332,7 @@ def _tenant(
 def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
     rows = context.database.read(
         "SELECT state, command, count(*) AS n FROM operations INDEXED BY operations_by_end"
-        " WHERE requester <> ? AND finished BETWEEN ? AND ?"
+        " WHERE requester <> ? AND finished BETWEEN ? AND ? AND subject = 'tenant'"
         " GROUP BY state, command ORDER BY state = 'succeeded' DESC, n DESC",
         SYSTEM,
         since,

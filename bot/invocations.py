@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from bot import audit
+from bot import audit, batches
 from bot.announcer import Announcer
 from bot.approvals import Actor, decision, names
 from bot.console import NAME
@@ -33,7 +33,7 @@ from bot.messages import (
     text_input,
     told,
 )
-from bot.operations import Operation
+from bot.operations import Operation, Operations
 from bot.people import MENTIONED, People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
@@ -42,9 +42,15 @@ from bot.runner import Runner
 from bot.words import split, typed
 
 log = logging.getLogger(__name__)
+BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
+    "batch_pause": batches.pause,
+    "batch_go_on": batches.go_on,
+    "batch_stop": batches.stop,
+}
+"""Buttons of a batch that is under way."""
 WINDOWS = frozenset({"give_up", "reveal"})
 """Buttons that only open a window."""
-QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo"}
+QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", *BATCH}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
@@ -252,7 +258,9 @@ class Invocations:
                 payload["trigger_id"], replace(result, view=result.view | {"private_metadata": metadata})
             )
         elif isinstance(result, Plan):
-            policy = context.settings.policy(command.name)
+            policy = context.settings.policy(command.name, batch=bool(result.children))
+            if result.children:
+                mention = self.people.refuse_unless_decidable(command.name, actor.id, batch=True)
             context.operations.wait_for_errand(result.tenant)
             context.operations.refuse_if_busy(result.tenant)
             context.operations.refuse_one_too_many(actor.id)
@@ -285,23 +293,30 @@ class Invocations:
             self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"], choice))
         elif verdict in ("approve", "deny"):
             self._decide(operation, actor, verdict, choice=choice, via="button")
+        elif action in BATCH:
+            self._refuse_other_hands(operation, actor)
+            BATCH[action](self.context.operations, operation, actor.id)
         elif action == "give_up":
             self.context.approvals.refuse_to_give_up(operation, actor)
             self.announcer.open_modal(payload["trigger_id"], _give_up_modal(operation, payload["channel"]))
         elif action in ("retry", "undo"):
-            may = set(self.context.settings.policy(operation.command).approve)
-            if operation.state == "needs_attention":
-                # Whom it calls may do what it calls them for.
-                may |= set(self.context.settings.responders(operation.command))
-            if actor.id != operation.requester and not actor.roles & may:
-                raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+            self._refuse_other_hands(operation, actor)
             if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
                 return
             if action == "retry":
                 self.context.approvals.refuse_to_retry(operation, actor)
-                self.context.operations.retry(operation, actor.id)
+                batches.retry(self.context.operations, operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)
+
+    def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
+        """Raise Refused unless it is who asked for it, or may decide on it."""
+        may = set(self.context.settings.policy(operation.command).approve)
+        if operation.state == "needs_attention":
+            # Whom it calls may do what it calls them for.
+            may |= set(self.context.settings.responders(operation.command))
+        if actor.id != operation.requester and not actor.roles & may:
+            raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
         """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
@@ -395,10 +410,10 @@ class Invocations:
             self._decide(operation, actor, "deny", reason=words["reason"], via="reply")
         else:
             name, choice = (words["typed"] or "").lower(), (words["choice"] or "").lower()
-            if not choice and name != operation.tenant and name in operation.options:
+            if not choice and name != operation.confirmation and name in operation.options:
                 name, choice = "", name
-            if name not in ("", operation.tenant):
-                raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
+            if name not in ("", operation.confirmation):
+                raise Refused(f"To approve, reply `approve` or `approve {operation.confirmation}`, and nothing else.")
             self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
@@ -450,6 +465,7 @@ def _give_up_modal(operation: Operation, channel: str) -> Modal:
 
 def _name_modal(operation: Operation, channel: str, choice: str = "") -> Modal:
     """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
+    what = "how many tenants it is on" if operation.children else "the tenant's name"
     chosen = choice or operation.chosen
     options = operation.options if chosen else {}
     return modal(
@@ -457,7 +473,10 @@ def _name_modal(operation: Operation, channel: str, choice: str = "") -> Modal:
         "Approve",
         [
             section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
-            text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
+            text_input(
+                "name",
+                f"Type {what} to approve: {operation.confirmation}",
+            ),
             *([select_input("choice", _CHOOSE, options, initial=chosen)] if options else []),
         ],
         submit="Approve",

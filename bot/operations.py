@@ -6,13 +6,13 @@ import json
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
 from bot.database import Database
-from bot.lanes import MANY, Candidate, has_worker, in_line
+from bot.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
 from bot.lanes import SYSTEM as SYSTEM
 from bot.lived import Lived
 from bot.messages import line, sentence
@@ -29,7 +29,9 @@ State = Literal[
     "expired",
     "cancelled",
     "given_up",
+    "waiting",
 ]
+"""`waiting`: a child of a batch whose turn has not come; it holds its tenant no more than what has ended."""
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
@@ -129,6 +131,26 @@ class Operation:
         return self.state in OPEN
 
     @property
+    def children(self) -> int:
+        """How many operations it is a batch of; 0: it is none."""
+        return int(self.plan.get("children", 0))
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the approval that it stands on is one of a whole list."""
+        return bool(self.children or self.parent)
+
+    @property
+    def about(self) -> str:
+        """What it is on, for people."""
+        return f"{self.children} tenants" if self.children else f"`{self.tenant}`"
+
+    @property
+    def confirmation(self) -> str:
+        """What is typed where an approval takes more than a press: the tenant's name, or how many a batch has."""
+        return str(self.children) if self.children else self.tenant
+
+    @property
     def options(self) -> Mapping[str, str]:
         """What the approver may choose beside yes and no, each in words; empty: nothing."""
         choice: Mapping[str, Any] = self.plan.get("choice") or {}
@@ -161,6 +183,8 @@ class Operation:
     @property
     def again(self) -> str:
         """What is typed after `/mautic` to ask for the same anew."""
+        if said := self.plan.get("texts", {}).get("again"):
+            return str(said)
         words = [self.command, self.tenant]
         for name, value in self.arguments.items():
             option = f"--{name.replace('_', '-')}"
@@ -214,7 +238,9 @@ class Operations:
             row["id"],
         )
         decisions = self.database.read(
-            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at, rowid", row["id"]
+            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at, rowid",
+            # A child stands on the approval of its batch.
+            row["parent"] or row["id"],
         )
         fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
         return Operation(
@@ -250,6 +276,8 @@ class Operations:
     def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
         """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
         marks = ",".join("?" * len(OPEN))
+        if not tenant:
+            return
         for holder in self.select(f"tenant = ? AND id <> ? AND state IN ({marks})", tenant, but, *OPEN, limit=1):
             doing = {
                 "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
@@ -317,7 +345,7 @@ class Operations:
 
         Raises TenantBusy.
         """
-        now, lived = self.clock(), self.lived.now()
+        lived = self.lived.now()
         try:
             with self.database.transaction() as transaction:
                 known = transaction.execute(
@@ -325,41 +353,17 @@ class Operations:
                 ).fetchone()
                 if known:
                     return self.get(known["id"])
-                cursor = transaction.execute(
-                    "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-                    " request_key, created, expires, announced, asked) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        command,
-                        plan.tenant,
-                        json.dumps(dict(plan.arguments)),
-                        requester,
-                        channel,
-                        "queued" if approved else "awaiting_approval",
-                        plan.shown(),
-                        plan.fingerprint(),
-                        request_key,
-                        now,
-                        now + hours * 3600,
-                        0 if channel else NEVER,
-                        lived,
-                    ),
+                identity = self.add(
+                    transaction,
+                    command,
+                    plan,
+                    requester=requester,
+                    channel=channel,
+                    state="queued" if approved else "awaiting_approval",
+                    request_key=request_key,
+                    hours=hours,
+                    asked=lived,
                 )
-                identity = int(cursor.lastrowid or 0)
-                transaction.executemany(
-                    "INSERT INTO steps (operation, position, key, title, takes_snapshot) VALUES (?,?,?,?,?)",
-                    [
-                        (identity, position, step.key, step.title, step.takes_snapshot)
-                        for position, step in enumerate(plan.steps)
-                    ],
-                )
-                event = audit.Event(
-                    "operation.requested",
-                    requester,
-                    plan.tenant,
-                    identity,
-                    {"command": command, **plan.arguments, "fingerprint": plan.fingerprint(), "approved": approved},
-                )
-                audit.record(transaction, event, now)
                 if tell and not approved:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
@@ -367,6 +371,59 @@ class Operations:
             raise TenantBusy(f"`{plan.tenant}` was just taken by another request; try again.") from error
         self.changed()
         return self.get(identity)
+
+    def add(
+        self,
+        transaction: sqlite3.Connection,
+        command: str,
+        plan: Plan,
+        *,
+        requester: str,
+        channel: str,
+        state: State,
+        request_key: str,
+        hours: float,
+        parent: int = 0,
+        asked: float | None = None,
+    ) -> int:
+        """Write an operation, its steps and its audit row; return its number."""
+        now = self.clock()
+        cursor = transaction.execute(
+            "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
+            " request_key, created, expires, announced, asked, subject, host, parent)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                command,
+                plan.tenant,
+                json.dumps(dict(plan.arguments)),
+                requester,
+                channel,
+                state,
+                plan.shown(),
+                plan.fingerprint(),
+                request_key,
+                now,
+                now + hours * 3600,
+                0 if channel else NEVER,
+                asked,
+                plan.subject,
+                plan.host,
+                parent,
+            ),
+        )
+        identity = int(cursor.lastrowid or 0)
+        transaction.executemany(
+            "INSERT INTO steps (operation, position, key, title, takes_snapshot) VALUES (?,?,?,?,?)",
+            [
+                (identity, position, step.key, step.title, step.takes_snapshot)
+                for position, step in enumerate(plan.steps)
+            ],
+        )
+        detail: dict[str, object] = {"command": command, **plan.arguments, "fingerprint": plan.fingerprint()}
+        detail |= {"parent": parent} if parent else {"approved": state == "queued"}
+        event = audit.Event("operation.requested", requester, plan.tenant, identity, detail)
+        audit.record(transaction, event, now)
+        return identity
 
     def move(
         self,
@@ -390,10 +447,18 @@ class Operations:
         )
         if done.rowcount != 1:
             return False
+        if operation.parent:
+            self._tell_batch(transaction, operation, to)
         audit.record(transaction, audit.Event(event, actor, operation.tenant, operation.id, detail), self.clock())
         if note:
             self.note(transaction, operation.id, note)
         return True
+
+    def _tell_batch(self, transaction: sqlite3.Connection, child: Operation, to: State) -> None:
+        """Have a batch's card brought up to date, and a child's line posted once there is something to say of it."""
+        transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (child.parent,))
+        if to not in ("waiting", "queued", "running"):
+            transaction.execute("UPDATE operations SET announced = 0 WHERE id = ? AND announced = ?", (child.id, NEVER))
 
     def note(
         self, transaction: sqlite3.Connection, operation: int, text: str, *, only_in: State | Literal[""] = ""
@@ -421,33 +486,46 @@ class Operations:
             may: whether it may still begin; asked last.
             shared: how many that are no person's may run together.
         """
-        for first in in_line(self._candidates("queued"), self._candidates("running"), shared):
+        running = self._candidates("running")
+        waiting = [*self._candidates("queued"), *self._children(running)]
+        for first in in_line(waiting, running, shared):
             candidate = self.get(first.id)
-            if candidate.state != "queued":
+            if candidate.state not in ("queued", "waiting"):
                 continue
             if why := hold(candidate):
                 self._wait(candidate, why)
                 continue
             if not may(candidate):
                 continue
-            with self.database.transaction() as transaction:
-                # Another worker may have taken the last place meanwhile.
-                room = first.begun or (not first.parent and first.requester != SYSTEM)
-                moved = (room or has_worker(self._candidates("running"), shared)) and self.move(
-                    transaction,
-                    candidate,
-                    "running",
-                    event="operation.started" if not candidate.attempts else "operation.resumed",
-                    expect=("queued",),
-                    attempts=candidate.attempts + 1,
-                    started=candidate.started or self.clock(),
-                    # Why it waited; of one that is to be taken back it is why it failed.
-                    outcome=candidate.outcome if candidate.undo_by else "",
-                )
-            if moved:
+            if self._begin(candidate, first, shared):
                 self.changed()
                 return self.get(candidate.id)
         return None
+
+    def _begin(self, operation: Operation, first: Candidate, shared: int) -> bool:
+        """Move a queued operation, or a child whose turn has come, to running. False: another was quicker."""
+        try:
+            with self.database.transaction() as transaction:
+                # Another worker may have taken the last place meanwhile.
+                running = self._candidates("running")
+                if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
+                    return False
+                if operation.state == "waiting" and first not in self._children(running):
+                    return False
+                return self.move(
+                    transaction,
+                    operation,
+                    "running",
+                    event="operation.started" if not operation.attempts else "operation.resumed",
+                    expect=(operation.state,),
+                    attempts=operation.attempts + 1,
+                    started=operation.started or self.clock(),
+                    # Why it waited; of one that is to be taken back it is why it failed.
+                    outcome=operation.outcome if operation.undo_by else "",
+                )
+        except sqlite3.IntegrityError:
+            # Somebody's request holds the tenant.
+            return False
 
     def _candidates(self, state: State) -> list[Candidate]:
         """Return the operations in a state that a worker runs, or would, oldest first: none does a batch itself."""
@@ -458,6 +536,30 @@ class Operations:
         )
         return [Candidate(**dict(row) | {"begun": bool(row["begun"])}) for row in rows]
 
+    def _children(self, running: Sequence[Candidate]) -> list[Candidate]:
+        """Return the children of batches whose turn may come now: within the limits, of tenants that nobody holds."""
+        rows = self.database.read(
+            """
+            SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host
+            FROM batches JOIN operations AS batch ON batch.id = batches.operation AND batch.state = 'running'
+            JOIN operations AS child ON child.parent = batch.id AND child.state = 'waiting'
+            WHERE paused IS NULL AND stopped IS NULL AND (
+              SELECT count(*) FROM operations WHERE parent = batch.id AND state IN ('failed', 'needs_attention')
+            ) < forgiven + stop_after
+            ORDER BY child.id
+            """
+        )
+        marks = ",".join("?" * len(OPEN))
+        open_ones = self.database.read(f"SELECT tenant FROM operations WHERE state IN ({marks})", *OPEN)  # noqa: S608
+        held = {row["tenant"] for row in open_ones} if rows else set()
+        found = []
+        for row in rows:
+            one = Candidate(row["id"], row["requester"], row["parent"], row["host"])
+            limits = Limits(row["at_once"], row["at_once_host"])
+            if row["tenant"] not in held and fits(one, running, limits):
+                found.append(one)
+        return found
+
     def _wait(self, operation: Operation, why: str) -> None:
         """Record once that a queued operation has to wait."""
         if operation.outcome:
@@ -466,9 +568,9 @@ class Operations:
             self.move(
                 transaction,
                 operation,
-                "queued",
+                operation.state,
                 event="operation.held",
-                expect=("queued",),
+                expect=(operation.state,),
                 detail={"why": why},
                 note=f":hourglass: Operation {operation.id} waits: {why}. It starts when the host recovers.",
                 outcome=why,
@@ -618,14 +720,33 @@ class Operations:
                 )
                 if not moved:
                     raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
-                transaction.execute(
-                    "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?",
-                    (operation.id,),
-                )
+                self.begin_anew(transaction, operation.id)
+                if operation.parent:
+                    self.reopen(transaction, operation.parent, actor)
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(operation.tenant, but=operation.id)
             raise TenantBusy(f"`{operation.tenant}` was just taken by another request; try again.") from error
         self.changed()
+
+    def begin_anew(self, transaction: sqlite3.Connection, operation: int) -> None:
+        """Let no step of an operation have happened: a retry looks at each again."""
+        transaction.execute(
+            "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?", (operation,)
+        )
+
+    def reopen(self, transaction: sqlite3.Connection, batch: int, actor: str) -> None:
+        """Let a batch that had failed go on, as one of its children is tried again; no effect on another."""
+        (found,) = self.select("id = ?", batch)
+        self.move(
+            transaction,
+            found,
+            "running",
+            event="batch.reopened",
+            actor=actor,
+            expect=("failed",),
+            outcome="",
+            finished=None,
+        )
 
     def undo(self, operation: Operation, actor: str) -> None:
         """Queue an operation that needs attention to be taken back; what a retry or another undo won is refused."""
@@ -674,7 +795,8 @@ class Operations:
 
     def recover(self) -> list[Operation]:
         """After a start: put what a crash cut back in the queue; what was cut too often needs a person."""
-        recovered = self.select("state = 'running'")
+        # A batch that has begun is in nobody's hands: its children are.
+        recovered = self.select("state = 'running' AND id NOT IN (SELECT operation FROM batches)", limit=MANY)
         for operation in recovered:
             capped = operation.attempts >= MAX_ATTEMPTS
             with self.database.transaction() as transaction:

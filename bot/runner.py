@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bot import halt, steps
+from bot import batches, halt, steps
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
 from bot.lxd import LxdUnavailable
@@ -93,10 +93,13 @@ class Runner:
         """Claim one operation and bring it to its end; False when none is queued."""
         operation = self.operations.claim(self._hold, self._may, self._shared)
         if operation is None:
+            batches.settle(self.operations)
             return False
         # Another may be waiting: let another worker look while this one is busy.
         self.wake()
         self._carry_out(operation)
+        if operation.parent:
+            batches.settle(self.operations)
         return True
 
     def _hold(self, operation: Operation) -> str:
@@ -149,6 +152,11 @@ class Runner:
             plan = self._plan(operation)
             if not self._is_approved(operation, plan):
                 raise Refused("What it would do has changed since it was approved; ask again.")
+            if plan.children:
+                self.fault("before children")
+                batches.begin(self.operations, operation, plan)
+                self.fault("after children")
+                return
             for position, step in enumerate(plan.steps):
                 if operation.steps[position].finished is not None:
                     continue
