@@ -25,6 +25,9 @@ if sys.modules["numpy"] is None:
 BUSY = 10
 """Seconds that a connection waits for another process that has the file."""
 
+MAINTENANCE = 1_000_000_000
+"""The numbers of maintenance are above this, those of people's requests below."""
+
 migrations = Migrations("mautic-ops")
 SYNCHRONOUS = "FULL"
 """WAL keeps every commit over kill -9 whatever this is; FULL also over a power cut, which an audit log wants."""
@@ -376,6 +379,32 @@ _SUBJECTS = (
     "CREATE TABLE batches (operation INTEGER PRIMARY KEY REFERENCES operations(id), at_once INTEGER NOT NULL,"
     " at_once_host INTEGER NOT NULL, stop_after INTEGER NOT NULL, forgiven INTEGER NOT NULL DEFAULT 0,"
     " paused REAL, paused_by TEXT NOT NULL DEFAULT '', stopped REAL, stopped_by TEXT NOT NULL DEFAULT '')",
+)
+
+
+@migrations()
+def m029_numbers(db: sqlite_utils.Database) -> None:
+    """People's requests and maintenance are counted apart, and maintenance that was asked for together is one run.
+
+    `asked_after`: the last number of a person's request by then. Old numbers stay; each kind goes on above them.
+    """
+    for statement in _NUMBERS:
+        db.conn.execute(statement)
+
+
+_NUMBERS = (
+    "CREATE TABLE numbers (kind TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO numbers SELECT 'person', max(coalesce((SELECT max(id) FROM operations), 0),"
+    " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'operations'), 0))",
+    f"INSERT INTO numbers VALUES ('maintenance', {MAINTENANCE})",  # noqa: S608
+    "ALTER TABLE operations ADD COLUMN asked_after INTEGER NOT NULL DEFAULT 0",
+    "UPDATE operations SET asked_after = id",
+    "ALTER TABLE operations ADD COLUMN run INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX operations_by_run ON operations(run, state) WHERE run <> 0",
+    "CREATE INDEX operations_by_time ON operations(created)",
+    "CREATE TABLE maintenance_runs (id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, began REAL NOT NULL,"
+    " ended REAL)",
+    "CREATE UNIQUE INDEX one_open_run ON maintenance_runs(job) WHERE ended IS NULL",
 )
 
 _STEP_KEYS = (

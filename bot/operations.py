@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
-from bot.database import Database
+from bot.database import MAINTENANCE, Database
 from bot.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
 from bot.lanes import SYSTEM as SYSTEM
 from bot.lived import Lived
@@ -44,6 +44,8 @@ NEVER = 1 << 62
 """`announced` of an operation that has no card: no revision comes after it."""
 OF_ONE = 50
 """Requests of one person that may wait for approval."""
+ROUTINE = frozenset(f"operation.{what}" for what in ("started", "resumed", "requeued", "held", "put_back", "succeeded"))
+"""What the one row of a run of maintenance tells of all its operations."""
 MAX_ATTEMPTS = 5
 """Runs that a crash may cut before a person has to look."""
 
@@ -87,7 +89,9 @@ class Operation:
     passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
     `asked`: when, by the time lived through; None: not known.
     `subject`: what it is on; `tenant` is "" where it is on no single one. `host`: the one it is on, or that its batch
-    counts it on, "": none. `parent`: the batch that it is a child of, 0: of none.
+    counts it on, "": none. `parent`: the batch that it is a child of, 0: of none. `asked_after`: the last number of
+    a person's request when it was asked for. `run`: the run of maintenance that it is of, whose one row tells of it, 0:
+    of none.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
     """
@@ -124,6 +128,8 @@ class Operation:
     subject: Subject = "tenant"
     host: str = ""
     parent: int = 0
+    asked_after: int = 0
+    run: int = 0
 
     @property
     def open(self) -> bool:
@@ -263,15 +269,15 @@ class Operations:
         return bool(self.database.read("SELECT 1 FROM operations WHERE id = ? AND committed", operation))
 
     def number_after(self, number: int) -> None:
-        """Give the next operation a higher number than this."""
+        """Give the next operation of its kind a higher number than this."""
+        kind = "maintenance" if number > MAINTENANCE else "person"
         with self.database.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO sqlite_sequence (name, seq) SELECT 'operations', 0"
-                " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'operations')"
-            )
-            transaction.execute(
-                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'operations' AND seq < ?", (number, number)
-            )
+            transaction.execute("UPDATE numbers SET last = ? WHERE kind = ? AND last < ?", (number, kind, number))
+
+    def came_after(self, number: int, operation: int) -> bool:
+        """Whether the request of a number was made after an operation was asked for, of whichever kind that is."""
+        asked_after = self.database.read("SELECT asked_after FROM operations WHERE id = ?", operation)
+        return number > (asked_after[0][0] if asked_after else operation)
 
     def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
         """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
@@ -335,6 +341,7 @@ class Operations:
         hours: float,
         approved: bool = False,
         tell: str = "",
+        run: int = 0,
     ) -> Operation:
         """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
 
@@ -342,6 +349,7 @@ class Operations:
             channel: where its card stands; empty: nowhere, as of what a schedule asks for.
             approved: nobody has to approve it, so that it is queued at once.
             tell: said in its thread while it waits for approval, to those who can give it.
+            run: the run of maintenance that it is of, 0: of none.
 
         Raises TenantBusy.
         """
@@ -363,6 +371,7 @@ class Operations:
                     request_key=request_key,
                     hours=hours,
                     asked=lived,
+                    run=run,
                 )
                 if tell and not approved:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
@@ -385,14 +394,17 @@ class Operations:
         hours: float,
         parent: int = 0,
         asked: float | None = None,
+        run: int = 0,
     ) -> int:
         """Write an operation, its steps and its audit row; return its number."""
         now = self.clock()
-        cursor = transaction.execute(
-            "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-            " request_key, created, expires, announced, asked, subject, host, parent)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        identity, asked_after = self._number(transaction, requester)
+        transaction.execute(
+            "INSERT INTO operations (id, command, tenant, arguments, requester, channel, state, plan, fingerprint,"
+            " request_key, created, expires, announced, asked, subject, host, parent, asked_after, run)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
+                identity,
                 command,
                 plan.tenant,
                 json.dumps(dict(plan.arguments)),
@@ -409,9 +421,10 @@ class Operations:
                 plan.subject,
                 plan.host,
                 parent,
+                asked_after,
+                run,
             ),
         )
-        identity = int(cursor.lastrowid or 0)
         transaction.executemany(
             "INSERT INTO steps (operation, position, key, title, takes_snapshot) VALUES (?,?,?,?,?)",
             [
@@ -421,9 +434,17 @@ class Operations:
         )
         detail: dict[str, object] = {"command": command, **plan.arguments, "fingerprint": plan.fingerprint()}
         detail |= {"parent": parent} if parent else {"approved": state == "queued"}
-        event = audit.Event("operation.requested", requester, plan.tenant, identity, detail)
-        audit.record(transaction, event, now)
+        if not run:
+            event = audit.Event("operation.requested", requester, plan.tenant, identity, detail)
+            audit.record(transaction, event, now)
         return identity
+
+    def _number(self, transaction: sqlite3.Connection, requester: str) -> tuple[int, int]:
+        """Return a new operation's number, and the last one of a person's request beside it."""
+        kind = "maintenance" if requester == SYSTEM else "person"
+        transaction.execute("UPDATE numbers SET last = last + 1 WHERE kind = ?", (kind,))
+        last = {row["kind"]: row["last"] for row in transaction.execute("SELECT kind, last FROM numbers")}
+        return last[kind], last["person"]
 
     def move(
         self,
@@ -449,7 +470,8 @@ class Operations:
             return False
         if operation.parent:
             self._tell_batch(transaction, operation, to)
-        audit.record(transaction, audit.Event(event, actor, operation.tenant, operation.id, detail), self.clock())
+        if not (operation.run and event in ROUTINE):
+            audit.record(transaction, audit.Event(event, actor, operation.tenant, operation.id, detail), self.clock())
         if note:
             self.note(transaction, operation.id, note)
         return True
@@ -635,6 +657,8 @@ class Operations:
     ) -> None:
         transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
         step = operation.steps[position]
+        if operation.run:
+            return
         event = audit.Event(
             name, SYSTEM, operation.tenant, operation.id, {"key": step.key, "step": step.title, **detail}
         )
@@ -717,6 +741,8 @@ class Operations:
                     aftermath="{}",
                     started=None,
                     finished=None,
+                    # From now on it is what a person asked for, and no run tells of it.
+                    run=0,
                 )
                 if not moved:
                     raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")

@@ -40,7 +40,7 @@ def patiently(work: Callable[[], T]) -> T:
 
 def refuse_another(context: Context, found: Tenant) -> None:
     """Raise Refused when this only has the name of what was approved: a later operation has made it what it is."""
-    if context.operation and int(found.operation or 0) > context.operation:
+    if context.operation and context.operations.came_after(int(found.operation or 0), context.operation):
         raise Refused(
             f"`{found.instance}` is not what was approved: operation {found.operation} came after that; ask again."
         )

@@ -16,5 +16,5 @@ def history(context: Context, tenant: TenantArgument = "", *, all: bool = False)
     which = "1 = 1" if all else WORTH_TELLING
     # Of a batch its one line tells, but where a tenant's own are asked for.
     whose = "tenant = ?" if tenant else "parent = 0 AND ? = ''"
-    found = context.operations.select(f"{which} AND {whose}", tenant, order="id DESC", limit=15)
+    found = context.operations.select(f"{which} AND {whose}", tenant, order="created DESC, id DESC", limit=15)
     return context.renderer.message("commands/history.j2", operations=found, tenant=tenant)
