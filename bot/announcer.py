@@ -257,10 +257,14 @@ class Announcer:
             found = [one for one in unplaced if one.mark == mark]
         return found[0] if found else None
 
-    def card(self, operation: Operation) -> Message:
-        """Render the card of an operation as it stands, with the buttons that still have a meaning."""
+    def card(self, operation: Operation, stands: batches.Standing | None = None) -> Message:
+        """Render the card of an operation as it stands, with the buttons that still have a meaning.
+
+        `stands`: how a batch stands, where that is known already.
+        """
         policy = self.settings.policy(operation.command, batch=operation.in_batch)
-        stands = batches.standing(self.operations, operation.id) if operation.children else None
+        if operation.children and operation.started and stands is None:
+            stands = batches.standing(self.operations, operation.id)
         buttons: list[Block] = []
         if operation.state == "awaiting_approval":
             buttons = decision_buttons(operation.mark, operation.options, operation.chosen)

@@ -119,7 +119,7 @@ def stop(operations: Operations, batch: Operation, actor: str) -> None:
         batch,
         actor,
         "stopped",
-        f":octagonal_sign: <@{actor}> stopped it; what is under way goes on to its end, and nothing more begins.",
+        f":black_square_for_stop: <@{actor}> stopped it; what is under way goes on to its end, and no more begins.",
     )
     settle(operations)
 
@@ -255,7 +255,8 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
             actor=stands.stopped_by,
             expect=("running",),
             detail={"outcome": tally},
-            note=f":octagonal_sign: {asker}, it has ended: {tally}; {stands.counts.get('cancelled', 0)} did not begin.",
+            note=f":black_square_for_stop: {asker}, it has ended: {tally}; "
+            f"{stands.counts.get('cancelled', 0)} did not begin.",
             outcome=f"Stopped: {tally}",
             ended_by=stands.stopped_by,
             begun=0,

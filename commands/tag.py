@@ -23,7 +23,7 @@ def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool =
     if len(tags) > MOST:
         raise Refused(f"These are {len(tags)} tags; a tenant has at most {MOST}.")
     if not tags and not clear:
-        return context.renderer.message("tags.j2", tenant=found)
+        return context.renderer.message("commands/tag-shown.j2", tenant=found)
     lxd = context.fleet.of(found).lxd
     shown = ", ".join(tags) or "none"
     return Plan(
