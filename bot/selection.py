@@ -51,7 +51,7 @@ class Selection:
     def refuse_both(self, command: str) -> None:
         """Raise Refused where names stand beside what chooses, or neither is there."""
         if self.names and self.chooses:
-            raise Refused(f"Either name tenants, or choose them with `{self.words}`; not both.")
+            raise UnknownWords(f"Either name tenants, or choose them with `{self.words}`; not both.")
         if not self.names and not self.chooses:
             raise UnknownWords(
                 f"Which tenants? `/mautic {command} client-x` is of one, `client-x,client-y` of two, and `--all`, "
@@ -85,7 +85,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
 
     found = list(dict.fromkeys(one.name for one in seen.tenants if meant(one)))
     if not found:
-        raise Refused(f"No tenant is chosen by `{selection.words}`; `/mautic list` shows all.")
+        raise UnknownWords(f"No tenant is chosen by `{selection.words}`; `/mautic list` shows all.")
     return found
 
 
@@ -112,7 +112,7 @@ def batch(
     context = replace(context, fleet=context.fleet.once(), many=True)
     names = select(context, selection, command)
     if len(names) > MOST:
-        raise Refused(f"`{selection.words}` chooses {len(names)} tenants; one batch has at most {MOST}.")
+        raise UnknownWords(f"`{selection.words}` chooses {len(names)} tenants; one batch has at most {MOST}.")
     children: list[Plan] = []
     left_out: dict[str, str] = {}
     for name in names:
@@ -122,7 +122,7 @@ def batch(
         except Refused as error:
             if selection.names:
                 raise
-            left_out[name] = str(error)
+            left_out[name] = str(error).replace("`", "")
     if not children:
         raise Refused(f"None of the {len(names)} can be done. {next(iter(left_out.values()))}")
     made = _plan(context, command, selection, children, left_out, doing, arguments)

@@ -187,7 +187,7 @@ BATCH = replace(
             "Kept": "for as long as the policy says",
             "Pace": "4 at once, 2 on one host; it pauses after 3 failures",
         },
-        "remarks": {"Left out": "client-z: `client-z` does not run; `/mautic start client-z` starts it."},
+        "remarks": {"Left out": "client-z: client-z does not run; /mautic start client-z starts it."},
         "reversible": "changes nothing that runs",
         "seconds": 5,
         "undoable": False,
