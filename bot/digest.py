@@ -209,7 +209,7 @@ def gather(context: Context, since: float) -> Digest:
     halted = context.operations.select("state = 'needs_attention'", limit=SHOWN)
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
     failed = context.operations.select(
-        "state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
+        "state = 'failed' AND requester <> ? AND parent = 0 AND finished BETWEEN ? AND ?",
         SYSTEM,
         since,
         now,
@@ -340,7 +340,7 @@ def _tenant(
 def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
     rows = context.database.read(
         "SELECT state, command, count(*) AS n FROM operations INDEXED BY operations_by_end"
-        " WHERE requester <> ? AND finished BETWEEN ? AND ?"
+        " WHERE requester <> ? AND finished BETWEEN ? AND ? AND subject = 'tenant'"
         " GROUP BY state, command ORDER BY state = 'succeeded' DESC, n DESC",
         SYSTEM,
         since,

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bot.labels import Role, State, has_replaced, replaced, role_of, stamp, state_of
 from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.mautic import Mautic
+from bot.once import Once
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
 from bot.tenants import Tenant
@@ -114,6 +115,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         ),
         outbound_off=stamp(instance.config, "outbound") == "off",
         address=kept(instance.config, instance.devices),
+        tags=tuple(stamp(instance.config, "tags").split()),
     )
 
 
@@ -166,6 +168,11 @@ class Fleet:
         self._resources: dict[str, tuple[float, Resources]] = {}
         self._memory: dict[str, dict[str, tuple[float, int]]] = {}
         self.fresh = FRESH
+
+    def once(self) -> Fleet:
+        """Return the same fleet for one list of plans: each server is asked once, and what it tells is kept."""
+        servers = {name: cast(Lxd, Once(lxd)) for name, lxd in self.servers.items()}
+        return Fleet(servers, starts=self._starts[0], start_delay=self._starts[1])
 
     # -- hosts --------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         theirs=theirs,
         decided=DECIDED,
         others=[operation for operation in waiting if operation not in theirs],
-        mine=context.operations.select("requester = ?", actor.id, order="id DESC", limit=LISTED),
+        mine=context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED),
         incidents=worst_first(context.incidents.open()),
         halted=halted,
         responsible=responsible,

@@ -27,14 +27,14 @@ from bot.messages import (
 from bot.people import MENTIONED, People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
-from bot.presses import Presses
+from bot.presses import BATCH, Presses
 from bot.registry import Command, Context, call
 from bot.words import split
 
 log = logging.getLogger(__name__)
 WINDOWS = frozenset({"give_up", "reveal"})
 """Buttons that only open a window."""
-QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo"}
+QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", *BATCH}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
@@ -248,7 +248,9 @@ class Invocations:
                 payload["trigger_id"], replace(result, view=result.view | {"private_metadata": metadata})
             )
         elif isinstance(result, Plan):
-            policy = context.settings.policy(command.name)
+            policy = context.settings.policy(command.name, batch=bool(result.children))
+            if result.children:
+                mention = self.people.refuse_unless_decidable(command.name, actor.id, batch=True)
             context.operations.wait_for_errand(result.tenant)
             context.operations.refuse_if_busy(result.tenant)
             context.operations.refuse_one_too_many(actor.id)

@@ -127,6 +127,7 @@ LABELS: Mapping[str, Label] = {
     ),
     "stopped-by": Label("operation", "which stopped it", ("commands.stop",)),
     "suspended-by": Label("operation", "which suspended it", ("commands.suspend",)),
+    "tags": Label("text", "words that people choose it by, with spaces between", ("commands.tag",)),
     "taken": Label("moment", "when a snapshot was taken, by the bot's clock", ("bot.snapshots",)),
     "tenant": Label("text", "the name of the tenant that it is a container of", ("commands.new",)),
     "version": Label("text", "of its Mautic", ("bot.blueprint.build", "bot.hosts", "commands.new")),

@@ -18,6 +18,9 @@ if sys.modules["numpy"] is None:
     # Who looks for it later is to find it.
     del sys.modules["numpy"]
 
+MAINTENANCE = 1_000_000_000
+"""The numbers of maintenance are above this, those of people's requests below."""
+
 _changes = Migrations("mautic-ops")
 
 
@@ -381,3 +384,51 @@ def _keys_for_words(connection: sqlite3.Connection) -> None:
             "of_before": True,
         }
         connection.execute("UPDATE operations SET plan = ? WHERE id = ?", (json.dumps(plan), identity))
+
+
+@_changes()
+def m028_subjects(db: sqlite_utils.Database) -> None:
+    """What an operation is on, the batch that it is a child of, and how each batch stands.
+
+    `parent` 0: of none. `forgiven`: failures that somebody went on after.
+    """
+    # One by one: a script would commit what comes before it.
+    for statement in _SUBJECTS:
+        db.conn.execute(statement)
+
+
+_SUBJECTS = (
+    "ALTER TABLE operations ADD COLUMN subject TEXT NOT NULL DEFAULT 'tenant'",
+    "ALTER TABLE operations ADD COLUMN host TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE operations ADD COLUMN parent INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX operations_by_parent ON operations(parent, state) WHERE parent <> 0",
+    "CREATE TABLE batches (operation INTEGER PRIMARY KEY REFERENCES operations(id), at_once INTEGER NOT NULL,"
+    " at_once_host INTEGER NOT NULL, stop_after INTEGER NOT NULL, forgiven INTEGER NOT NULL DEFAULT 0,"
+    " paused REAL, paused_by TEXT NOT NULL DEFAULT '', stopped REAL, stopped_by TEXT NOT NULL DEFAULT '')",
+)
+
+
+@_changes()
+def m029_numbers(db: sqlite_utils.Database) -> None:
+    """People's requests and maintenance are counted apart, and maintenance that was asked for together is one run.
+
+    `asked_after`: the last number of a person's request by then. Old numbers stay; each kind goes on above them.
+    """
+    for statement in _NUMBERS:
+        db.conn.execute(statement)
+
+
+_NUMBERS = (
+    "CREATE TABLE numbers (kind TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO numbers SELECT 'person', max(coalesce((SELECT max(id) FROM operations), 0),"
+    " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'operations'), 0))",
+    f"INSERT INTO numbers VALUES ('maintenance', {MAINTENANCE})",  # noqa: S608
+    "ALTER TABLE operations ADD COLUMN asked_after INTEGER NOT NULL DEFAULT 0",
+    "UPDATE operations SET asked_after = id",
+    "ALTER TABLE operations ADD COLUMN run INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX operations_by_run ON operations(run, state) WHERE run <> 0",
+    "CREATE INDEX operations_by_time ON operations(created)",
+    "CREATE TABLE maintenance_runs (id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, began REAL NOT NULL,"
+    " ended REAL)",
+    "CREATE UNIQUE INDEX one_open_run ON maintenance_runs(job) WHERE ended IS NULL",
+)

@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+Subject = Literal["tenant", "host", "fleet"]
+"""What an operation is on."""
 Value = str | int | float | bool
 
 
@@ -61,7 +63,9 @@ class Plan:
     "": there is none. `undo` takes back what a failed run left, is itself safe to run again, and may say what is still
     to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
     makes run or grow on a host, as `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver;
-    neither values nor steps tell what was chosen, so that the plan stays the one that was shown.
+    neither values nor steps tell what was chosen, so that the plan stays the one that was shown. `subject`: what it
+    is on; `tenant` is "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`:
+    of a batch, which has no steps of its own, the plans that it carries out; they are part of the fingerprint.
     """
 
     tenant: str
@@ -79,6 +83,9 @@ class Plan:
     values: Mapping[str, Value] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
+    subject: Subject = "tenant"
+    host: str = ""
+    children: tuple[Plan, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a plan whose steps cannot be told apart, or whose commit point is none of them."""
@@ -94,7 +101,9 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Return a digest of what it does, whatever the words for it; a different one means a different plan."""
-        does = [self.tenant, dict(self.values), self.keys]
+        does: list[object] = [self.tenant, dict(self.values), self.keys]
+        if self.children:
+            does.append([child.fingerprint() for child in self.children])
         return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
     def shown(self) -> str:
@@ -113,5 +122,6 @@ class Plan:
                 "values": dict(self.values),
                 "texts": dict(self.texts),
                 "commit": self.commit,
+                "children": len(self.children),
             }
         )

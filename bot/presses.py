@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from bot import batches
 from bot.announcer import Announcer
 from bot.approvals import Actor, decision, names
 from bot.errands import failing
 from bot.halt import told as aftermath_told
 from bot.messages import Message, Modal, escape, line, modal, section, select_input, sentence, text_input
-from bot.operations import Operation
+from bot.operations import Operation, Operations
 from bot.people import People
 from bot.plan import Refused
 from bot.post import NotPosted
 from bot.registry import Command, Context
 from bot.remedies import RETRY
 from bot.words import typed
+
+BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
+    "batch_pause": batches.pause,
+    "batch_go_on": batches.go_on,
+    "batch_stop": batches.stop,
+}
+"""Buttons of a batch that is under way."""
 
 
 class Presses:
@@ -63,23 +71,30 @@ class Presses:
             self.announcer.open_modal(payload["trigger_id"], name_window(operation, payload["channel"], choice))
         elif verdict in ("approve", "deny"):
             self._decide(operation, actor, verdict, choice=choice, via="button")
+        elif action in BATCH:
+            self._refuse_other_hands(operation, actor)
+            BATCH[action](self.context.operations, operation, actor.id)
         elif action == "give_up":
             self.context.approvals.refuse_to_give_up(operation, actor)
             self.announcer.open_modal(payload["trigger_id"], _give_up_window(operation, payload["channel"]))
         elif action in ("retry", "undo"):
-            may = set(self.context.settings.policy(operation.command).approve)
-            if operation.state == "needs_attention":
-                # Whom it calls may do what it calls them for.
-                may |= set(self.context.settings.responders(operation.command))
-            if actor.id != operation.requester and not actor.roles & may:
-                raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+            self._refuse_other_hands(operation, actor)
             if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
                 return
             if action == "retry":
                 self.context.approvals.refuse_to_retry(operation, actor)
-                self.context.operations.retry(operation, actor.id)
+                batches.retry(self.context.operations, operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)
+
+    def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
+        """Raise Refused unless it is who asked for it, or may decide on it."""
+        may = set(self.context.settings.policy(operation.command).approve)
+        if operation.state == "needs_attention":
+            # Whom it calls may do what it calls them for.
+            may |= set(self.context.settings.responders(operation.command))
+        if actor.id != operation.requester and not actor.roles & may:
+            raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
         """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
@@ -173,10 +188,10 @@ class Presses:
             self._decide(operation, actor, "deny", reason=words["reason"], via="reply")
         else:
             name, choice = (words["typed"] or "").lower(), (words["choice"] or "").lower()
-            if not choice and name != operation.tenant and name in operation.options:
+            if not choice and name != operation.confirmation and name in operation.options:
                 name, choice = "", name
-            if name not in ("", operation.tenant):
-                raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
+            if name not in ("", operation.confirmation):
+                raise Refused(f"To approve, reply `approve` or `approve {operation.confirmation}`, and nothing else.")
             self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
@@ -228,6 +243,7 @@ def _give_up_window(operation: Operation, channel: str) -> Modal:
 
 def name_window(operation: Operation, channel: str, choice: str = "") -> Modal:
     """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
+    what = "how many tenants it is on" if operation.children else "the tenant's name"
     chosen = choice or operation.chosen
     options = operation.options if chosen else {}
     return modal(
@@ -235,7 +251,7 @@ def name_window(operation: Operation, channel: str, choice: str = "") -> Modal:
         "Approve",
         [
             section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
-            text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
+            text_input("name", f"Type {what} to approve: {operation.confirmation}"),
             *([select_input("choice", _CHOOSE, options, initial=chosen)] if options else []),
         ],
         submit="Approve",

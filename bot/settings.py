@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -190,6 +190,16 @@ class CapacitySettings:
 
 
 @dataclass(frozen=True)
+class BatchSettings:
+    """How a batch is carried out; `approvals`: how many it takes at least."""
+
+    at_once: Annotated[int, whole(1, 64)]
+    at_once_host: Annotated[int, whole(1, 64)]
+    stop_after: Annotated[int, whole(1, 1000)]
+    approvals: Annotated[int, whole(0, 10)]
+
+
+@dataclass(frozen=True)
 class DigestSettings:
     hour: Annotated[int, whole(0, 23)]
 
@@ -244,6 +254,7 @@ class Settings:
     snapshots: SnapshotSettings
     health: HealthSettings
     capacity: CapacitySettings
+    batches: BatchSettings
     digest: DigestSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
@@ -254,9 +265,10 @@ class Settings:
         policy = self.policy(command)
         return [role for role in dict.fromkeys([*policy.ask, *policy.approve]) if not self.roles[role].everyone]
 
-    def policy(self, command: str) -> Policy:
-        """Return the policy of a command, or the default one."""
-        return self.policies.get(command) or self.policies["default"]
+    def policy(self, command: str, *, batch: bool = False) -> Policy:
+        """Return the policy of a command, or the default one; a `batch` of it may take more approvals."""
+        policy = self.policies.get(command) or self.policies["default"]
+        return replace(policy, approvals=max(policy.approvals, self.batches.approvals)) if batch else policy
 
     def snapshots_allowed(self, plan: str) -> int:
         """Return the bytes that a tenant of a plan may have in snapshots beside what it has; 0: there is no limit."""

@@ -146,6 +146,7 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
         ),
         reversible="changes nothing that runs",
         seconds=1,
+        host=tenant.host,
     )
 
 

@@ -54,5 +54,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             [findings.titles(["inside"])] if trouble else [n for n, one in health["checks"].items() if not one["ok"]],
         ),
         url=context.settings.edge.url(found.domain),
-        last=context.operations.select(f"tenant = ? AND {WORTH_TELLING}", tenant, order="id DESC", limit=3),
+        last=context.operations.select(
+            f"tenant = ? AND {WORTH_TELLING}", tenant, order="created DESC, id DESC", limit=3
+        ),
     )

@@ -21,6 +21,7 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
+from bot.batches import Standing
 from bot.capacity import Room
 from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
@@ -166,10 +167,44 @@ TENANT = Tenant(
 )
 
 
-def card(operation: Operation) -> Message:
+def card(operation: Operation, stands: Standing | None = None) -> Message:
     return Announcer(cast(WebClient, None), cast(Any, SimpleNamespace(clock=lambda: NOW)), RENDERER, SETTINGS).card(
-        operation
+        operation, stands
     )
+
+
+BATCH = replace(
+    ASKED,
+    command="snapshot",
+    tenant="",
+    subject="fleet",
+    steps=(),
+    plan={
+        "summary": "Take a snapshot of 20 tenants",
+        "facts": {
+            "Tenants": "client-a, client-b, client-c and 17 more",
+            "Hosts": "local 12, node2 8",
+            "Kept": "for as long as the policy says",
+            "Pace": "4 at once, 2 on one host; it pauses after 3 failures",
+        },
+        "remarks": {"Left out": "client-z: client-z does not run; /mautic start client-z starts it."},
+        "reversible": "changes nothing that runs",
+        "seconds": 5,
+        "undoable": False,
+        "children": 20,
+    },
+)
+BEGUN = replace(BATCH, state="running", started=NOW + 60, decisions=APPROVED.decisions)
+CHILD = replace(DONE, command="snapshot", tenant="client-a", parent=7)
+
+
+def stands(paused_by: str = "", stopped_by: str = "", **counts: int) -> Standing:
+    failed = tuple(f"client-{number}" for number in range(counts.get("failed", 0)))
+    return Standing(counts, failed, paused_by, stopped_by)
+
+
+def tags(*words: str) -> Message:
+    return RENDERER.message("commands/tag-shown.j2", tenant=replace(TENANT, tags=words))
 
 
 def words(template: str, **state: object) -> Message:
@@ -389,6 +424,30 @@ MESSAGES: dict[str, Message] = {
     "commands-suspend": ended("suspend"),
     "commands-resume": ended("resume"),
     "commands-resize": ended("resize", {"plan": "medium"}),
+    "batch-asked": card(BATCH),
+    "batch-running": card(BEGUN, stands(succeeded=12, failed=1, running=2, waiting=5)),
+    "batch-paused": card(BEGUN, stands("U0OPSLEAD", succeeded=12, running=1, waiting=7)),
+    "batch-paused-itself": card(BEGUN, stands("system", succeeded=2, failed=12, waiting=6)),
+    "batch-stopped": card(
+        replace(BEGUN, state="cancelled", finished=NOW + 70, ended_by="U0OPSLEAD"),
+        stands(stopped_by="U0OPSLEAD", succeeded=12, failed=1, cancelled=7),
+    ),
+    "batch-done": card(replace(BEGUN, state="succeeded", finished=NOW + 70, outcome="done"), stands(succeeded=20)),
+    "batch-not-all": card(
+        replace(BEGUN, state="failed", finished=NOW + 70, outcome="19 of 20 are done"), stands(succeeded=19, failed=1)
+    ),
+    "batch-drifted": card(replace(BATCH, state="failed", outcome="There is no tenant `client-c`.")),
+    "batch-denied": card(
+        replace(BATCH, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "not *today*", "reply", NOW + 60),))
+    ),
+    "batch-child-done": card(replace(CHILD, finished=NOW + 61)),
+    "batch-child-failed": card(
+        replace(FAILED, command="snapshot", parent=7, aftermath={"left": "nothing half made was left"})
+    ),
+    "commands-tag": ended("tag", {"words": "vip eu"}),
+    "commands-tag-none": ended("tag", {"words": ""}),
+    "commands-tag-shown": tags("vip", "eu"),
+    "commands-tag-shown-none": tags(),
     "commands-snapshot": ended("snapshot"),
     "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, days=7),
     "commands-mail": ended("mail", {"what": "off"}),

@@ -55,7 +55,9 @@ def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
     assert containers(bench) == set()
     (done,) = bench.context.operations.select("command = 'purge'")
     assert (done.requester, done.state, done.channel) == ("system", "succeeded", "")
-    rows = bench.context.database.read("SELECT detail FROM audit WHERE event = 'operation.requested' AND operation = 3")
+    rows = bench.context.database.read(
+        "SELECT detail FROM audit WHERE event = 'operation.requested' AND operation = ?", done.id
+    )
     assert '"container": "client-x--archived"' in rows[0]["detail"]
     tick(bench)
     assert len(bench.context.operations.select("command = 'purge'")) == 1

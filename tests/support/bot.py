@@ -119,14 +119,16 @@ class Bench:
             channel="C0OPS",
             request_key=key or uuid4().hex,
             hours=24,
-            approved=self.context.settings.policy(command.name).approvals == 0,
+            approved=not self.context.settings.policy(command.name, batch=bool(plan.children)).approvals,
         )
 
     def approve(self, operation: Operation, actor: Actor = LEAD) -> Operation:
         """Approve it, with the step-up if there is one; what needs no approval is queued already."""
         if operation.state == "queued":
             return operation
-        return self.context.approvals.decide(operation.id, actor, "approve", typed_name=operation.tenant, via="test")
+        return self.context.approvals.decide(
+            operation.id, actor, "approve", typed_name=operation.confirmation, via="test"
+        )
 
     def finish(self) -> None:
         """Run what is queued to its end."""
@@ -186,6 +188,7 @@ CASES = {
     "snapshot": Case(
         "snapshot client-x --note 'before the sale'", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True
     ),
+    "tag": Case("tag client-x vip eu", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),
     "prune": Case(
         "prune client-x",
         OPERATOR,
