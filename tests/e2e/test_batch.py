@@ -1,0 +1,58 @@
+"""A batch over twenty tenants on a real server: one that fails, a pause, `kill -9` in the middle; each is done once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bot.snapshots import ours
+from tests.support.workspace import eventually
+from tests.support.world import CHANNEL, TINY_VERSION, World
+
+NAMES = [f"batch-{number:02}" for number in range(20)]
+GONE = NAMES[11]
+
+
+def states(world: World, batch: int) -> Counter[str]:
+    """How many children of a batch are in each state."""
+    return Counter(row["state"] for row in world.bot.rows("SELECT state FROM operations WHERE parent = ?", batch))
+
+
+def newest(world: World) -> int:
+    """The number of the batch that was asked for last."""
+    return int(world.bot.rows("SELECT max(operation) AS id FROM batches")[0]["id"])
+
+
+def test_a_batch_of_snapshots_is_paused_killed_and_goes_on_to_its_end(world: World) -> None:
+    try:
+        world.done(f"new {','.join(NAMES)} --version {TINY_VERSION}", "all 20 are done")
+        made = newest(world)
+        assert states(world, made) == {"succeeded": 20}
+
+        card = world.ask("snapshot --all", user="operator")
+        world.approve(card)
+        eventually(lambda: newest(world) > made and states(world, newest(world))["succeeded"] >= 2, 60)
+        world.kill()
+        batch = newest(world)
+        assert states(world, batch)["waiting"] > 10, "it was killed in the middle"
+        # Behind the bot's back, so that one fails.
+        world.lxd.stop(GONE, force=True)
+        world.lxd.update(GONE, {"security.protection.delete": None})
+        world.lxd.delete(GONE)
+        world.bot.start()
+        world.workspace.click("ops-lead", CHANNEL, card, "batch_pause")
+        eventually(lambda: "paused" in world.card(card), 60)
+        eventually(lambda: not {"queued", "running"} & states(world, batch).keys(), 60)
+        paused = states(world, batch)
+        assert paused["waiting"], "it was paused in the middle"
+        world.workspace.click("ops-lead", CHANNEL, card, "batch_go_on")
+        eventually(lambda: not {"waiting", "queued", "running"} & states(world, batch).keys(), 120)
+        assert states(world, batch) == {"succeeded": 19, "failed": 1}
+        for name in NAMES:
+            if name != GONE:
+                assert len(ours(world.lxd.snapshots(name))) == 1
+        lines = world.thread(card)
+        assert sum(f"`{GONE}` — failed" in line for line in lines) == 1
+        assert sum("— done" in line for line in lines) == 19
+        assert "19 of 20 done" in world.card(card)
+    finally:
+        world.remove(*NAMES)
