@@ -15,6 +15,7 @@ from bot.labels import stamp, stamps
 from bot.lxd import Lxd, PoolSpace, Snapshot, Vanished
 from bot.mautic import Hold
 from bot.messages import kept_for, seconds, size
+from bot.migrations import MAINTENANCE
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context
 from bot.retention import Point, Retention, spread
@@ -23,7 +24,7 @@ from bot.tenants import Tenant
 
 SCHEDULED, ASKED = "schedule", "asked"
 KEPT = "kept until somebody removes it"
-_NAME = re.compile(r"s-\d{8}-\d{6}-\d+\Z")
+_NAME = re.compile(r"s-\d{8}-\d{6}-m?\d+\Z")
 """A snapshot of ours; what people made by hand, or a move needs, is left alone."""
 TRIES = 3
 """How often a snapshot is tried under which files vanish."""
@@ -185,7 +186,10 @@ def _take(
     context: Context, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
 ) -> str:
     """Take a snapshot, dated and named by a time: a try that failed keeps its name."""
-    name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{context.operation}"
+    number = context.operation
+    # People read these names, and type them.
+    by = f"m{number - MAINTENANCE}" if number > MAINTENANCE else str(number)
+    name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{by}"
     # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
     # may leave them there.
     # What is no other's, on btrfs, was written since the snapshot before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def hours(bench: Bench, name: str) -> list[str]:
     late = spread(name).total_seconds()
     taken = [datetime.strptime(one.name[2:17], "%Y%m%d-%H%M%S") for one in bench.lxd.snapshots(name)]
     return [f"{datetime.fromtimestamp(one.replace(tzinfo=UTC).timestamp() - late, UTC):%d %H}" for one in taken]
+
+
+def test_its_name_is_short_enough_to_be_typed(bench: Bench) -> None:
+    """Though the numbers of what the bot does by itself have ten digits."""
+    tick(bench)
+    (taken,) = ours(bench.lxd.snapshots("client-x"))
+    assert re.fullmatch(r"s-\d{8}-\d{6}-m1", taken.name)
 
 
 def test_days_go_by_and_what_is_kept_is_as_the_policy_says(bench: Bench) -> None:

@@ -111,7 +111,7 @@ def main() -> int:
     story.part("status")
     taken = story.operation("operator", f"snapshot {name} --note 'before the sale'", "", "", "is taken")
     story.part("snapshot")
-    snapshot = re.search(r"s-[\d-]+", taken)
+    snapshot = re.search(r"s-[\dm-]+\d", taken)
     assert snapshot
     story.operation("operator", f"restore {name} {snapshot[0]}", "ops-lead", f"approve {name}", "is as it was")
     story.part("restore")
