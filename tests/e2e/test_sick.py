@@ -81,7 +81,7 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         assert len(found) == 4, "one thread each"
 
         world.workspace.command("operator", CHANNEL, "/mautic digest sick-x")
-        digest = str(world.whisper("operator", "cron is down"))
+        digest = str(world.whisper("operator", "cron down"))
         for word in ("e-mail not sending", "cron down", "disk nearly full", "database down"):
             assert word in digest
 
