@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bot import audit
 from bot.lanes import MANY
-from bot.operations import OPEN, SYSTEM, Operation, Operations, TenantBusy
+from bot.operations import ANEW, OPEN, SYSTEM, Operation, Operations, TenantBusy
 from bot.plan import Plan, Refused
 
 AT_WORK = ("queued", "running")
@@ -193,14 +193,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
                 event="operation.retried",
                 actor=actor,
                 expect=("failed",),
-                attempts=0,
-                outcome="",
-                error_id="",
-                undo_by="",
-                cause="",
-                aftermath="{}",
-                started=None,
-                finished=None,
+                **ANEW,
             )
             operations.begin_anew(transaction, child.id)
         transaction.execute(

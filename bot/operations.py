@@ -34,6 +34,17 @@ State = Literal[
 ]
 """`waiting`: a child of a batch whose turn has not come; it holds its tenant no more than what has ended."""
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
+ANEW: Mapping[str, Any] = {
+    "attempts": 0,
+    "outcome": "",
+    "error_id": "",
+    "undo_by": "",
+    "cause": "",
+    "aftermath": "{}",
+    "started": None,
+    "finished": None,
+}
+"""What an operation that is tried again forgets of the try before."""
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
 ERRAND = 10.0
@@ -724,14 +735,7 @@ class Operations:
                     actor=actor,
                     expect=("failed", "needs_attention"),
                     note=f":arrows_counterclockwise: <@{actor}> tries it again.",
-                    attempts=0,
-                    outcome="",
-                    error_id="",
-                    undo_by="",
-                    cause="",
-                    aftermath="{}",
-                    started=None,
-                    finished=None,
+                    **ANEW,
                     # From now on it is what a person asked for, and no run tells of it.
                     run=0,
                 )

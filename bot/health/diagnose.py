@@ -1,4 +1,4 @@
-"""The functions are asked one after the other, and effects are left out where their cause was found."""
+"""Diagnoses one look: asks the function of each finding in turn, and leaves out effects whose cause was found."""
 
 from __future__ import annotations
 
