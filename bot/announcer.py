@@ -13,6 +13,7 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
+from bot.freezes import Freezes
 from bot.messages import Block, Message, Modal, Renderer, actions, button, decision_buttons, escape
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
@@ -35,6 +36,7 @@ class Announcer:
         self.client = client
         self.post = Post(client)
         self.operations = operations
+        self.freezes = Freezes(operations)
         self.renderer = renderer
         self.settings = settings
         self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
@@ -264,6 +266,7 @@ class Announcer:
             hopes=ahead or operation.state == "succeeded",
             facts=facts,
             asked=asked,
+            frozen=self.freezes.on(operation.tenant) if ahead and not operation.begun else None,
             steps=() if operation.state in ("denied", "expired", "cancelled") else operation.steps,
         )
 

@@ -17,6 +17,7 @@ from bot.console import NAME
 from bot.database import DatabaseUnavailable
 from bot.errands import failing
 from bot.errors import explain
+from bot.guards import Change, Guards, Moment
 from bot.halt import told as aftermath_told
 from bot.health import LOGS, RESTART
 from bot.inbox import OF_ONE, Lane, close
@@ -37,14 +38,14 @@ from bot.operations import Operation
 from bot.people import MENTIONED, People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
-from bot.registry import Command, Context, call
+from bot.registry import Answer, Command, Context, call
 from bot.runner import Runner
 from bot.words import split, typed
 
 log = logging.getLogger(__name__)
 WINDOWS = frozenset({"give_up", "reveal"})
 """Buttons that only open a window."""
-QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo"}
+QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", "unfreeze"}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
@@ -88,7 +89,7 @@ class Invocations:
             opens = command.window == "always" or (command.window == "bare" and len(words) == 1)
             if opens or command.name in QUICK:
                 return "quick"
-            if command.name == "approve":
+            if command.name in ("approve", "freeze"):
                 return "decision"
             return "question" if command.kind == "query" and not command.decides else "change"
         if kind == "reply":
@@ -126,8 +127,8 @@ class Invocations:
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
             kept = "What was typed is not known here, and not kept." if isinstance(error, UnknownWords) else why
-            self._record_refusal(kind, key, payload, kept, identity)
-            typed = json.dumps([payload.get("text"), payload.get("values")])
+            self._record_refusal(kind, key, payload, kept, identity, getattr(error, "guard", ""))
+            typed = json.dumps([payload.get("text"), payload.get("values"), getattr(error, "typed", "")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
         if payload.get("home") and self.lane(kind, payload) != "quick":
             self._show_home(payload)
@@ -163,20 +164,22 @@ class Invocations:
         }[why]
         self._answer(payload, self.context.renderer.say(said))
 
-    def _record_refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str) -> None:
+    def _record_refusal(
+        self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str = ""
+    ) -> None:
         """Write down that it is not done, and close it with that: what somebody is told now is not done later."""
         try:
-            self._refusal(kind, key, payload, why, identity)
+            self._refusal(kind, key, payload, why, identity, guard)
         except DatabaseUnavailable:
             raise
         except Exception:
             log.exception("the refusal could not be recorded: %s", why)
 
-    def _refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str) -> None:
+    def _refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str) -> None:
         what, tenant = str(payload.get("action_id") or payload.get("callback_id") or ""), ""
         if kind == "command":
             what, tenant = self._names(payload["text"])
-        detail = {"what": what, "why": why, "error_id": identity}
+        detail = {"what": what, "why": why, "error_id": identity} | ({"guard": guard} if guard else {})
         event = audit.Event(f"{kind}.refused", payload["user"], tenant, 0, detail)
         with self.context.database.transaction() as transaction:
             audit.record(transaction, event, self.context.now())
@@ -237,13 +240,10 @@ class Invocations:
             # Delivered again after a crash: the card tells the rest.
             return
         context = replace(self.context, actor=actor, channel=payload["channel"], delivery=key)
-        mention = ""
         if command.kind == "operation":
-            context.approvals.refuse_to_ask(command.name, actor)
-            # A window has three seconds, and nobody is told of it: not all of them are asked of.
-            opens = command.window == "always" or (command.window == "bare" and not arguments)
-            mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)
-        result = call(command, context, arguments)
+            result, mention = self._guarded(context, command, arguments)
+        else:
+            result, mention = call(command, context, arguments), ""
         if isinstance(result, Modal):
             if "trigger_id" not in payload:
                 raise Refused(f"Something is missing. Usage: `/mautic {command.usage}`")
@@ -253,8 +253,6 @@ class Invocations:
             )
         elif isinstance(result, Plan):
             policy = context.settings.policy(command.name)
-            context.operations.wait_for_errand(result.tenant)
-            context.operations.refuse_if_busy(result.tenant)
             context.operations.refuse_one_too_many(actor.id)
             context.operations.request(
                 command.name,
@@ -268,6 +266,20 @@ class Invocations:
             )
         else:
             self._answer(payload, result)
+
+    def _guarded(self, context: Context, command: Command, arguments: dict[str, Any]) -> tuple[Plan | Answer, str]:
+        """Build the plan of an operation where no guard is in the way, and return whom to call for its approval."""
+        guards, actor = Guards(context), context.actor
+        change = Change(command.name, str(arguments.get("tenant") or ""), actor)
+        # A window has three seconds, and nobody is told of it: not all of them are asked of.
+        opens = command.window == "always" or (command.window == "bare" and not arguments)
+        with context.fleet.looking_once():
+            guards.refuse(Moment.REQUEST, change)
+            mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)
+            result = call(command, context, arguments)
+            if isinstance(result, Plan):
+                guards.refuse(Moment.REQUEST, replace(change, tenant=result.tenant, planned=True))
+        return result, mention
 
     def action(self, key: str, payload: dict[str, Any]) -> None:
         """A button: its value tells what it is of, and who presses is authorised here and now."""
@@ -298,7 +310,7 @@ class Invocations:
             if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
                 return
             if action == "retry":
-                self.context.approvals.refuse_to_retry(operation, actor)
+                Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
                 self.context.operations.retry(operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)
@@ -337,7 +349,9 @@ class Invocations:
         may = self.context.settings.policy(last.command).approve
         if not actor.roles & set(may):
             raise Refused(f"It may be tried again by {names(may)}; ask one of them.")
-        self.context.operations.retry(self.context.operations.get(last.operation), actor.id)
+        operation = self.context.operations.get(last.operation)
+        Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
+        self.context.operations.retry(operation, actor.id)
         said = (
             f":arrows_counterclockwise: Operation {last.operation} is tried again; this thread tells when it went well."
         )

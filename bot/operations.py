@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
+from bot.at_work import AtWork
 from bot.database import Database
 from bot.lived import Lived
-from bot.messages import line, sentence
+from bot.messages import line, sentence, told
 from bot.plan import Plan, Refused
 from bot.turns import in_turn
 
@@ -31,6 +32,9 @@ State = Literal[
     "given_up",
 ]
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
+IS_OPEN = "state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')"
+IS_UNDER_WAY = "state IN ('queued', 'running', 'needs_attention') AND NOT (state = 'queued' AND held_by = 'freeze')"
+"""Conditions of what holds its tenant against people, and of what holds it against the bot's own snapshots too."""
 SYSTEM = "system"
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
@@ -49,6 +53,21 @@ MAX_ATTEMPTS = 5
 
 class TenantBusy(Refused):
     """Another operation on the tenant is open; the text names it and its holder."""
+
+    guard = "busy"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why a queued operation does not begin yet: which guard holds it, the sentence, and what a person typed of that.
+
+    `ends`: nobody waits for it, so that it ends; it is asked for anew when it is due then.
+    """
+
+    guard: str
+    why: str
+    typed: str = ""
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,7 @@ class Operation:
     `reason`: why it was given up. `begun`: a step of it began that nobody took back. `committed`: its commit point was
     passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
     `asked`: when, by the time lived through; None: not known.
+    `held_by`: the key of the guard that it waits for while it is queued, and `outcome` says why.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
     """
@@ -118,6 +138,7 @@ class Operation:
     asked: float | None = None
     committed: int = 0
     cause: str = ""
+    held_by: str = ""
 
     @property
     def open(self) -> bool:
@@ -177,6 +198,7 @@ class Operations:
         self.database = database
         self.lived = lived
         self.clock = clock
+        self.at_work = AtWork()
         self.changed: Callable[[], None] = lambda: None
 
     def get(self, operation: int) -> Operation:
@@ -243,15 +265,16 @@ class Operations:
                 "UPDATE sqlite_sequence SET seq = ? WHERE name = 'operations' AND seq < ?", (number, number)
             )
 
-    def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
-        """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
-        marks = ",".join("?" * len(OPEN))
-        for holder in self.select(f"tenant = ? AND id <> ? AND state IN ({marks})", tenant, but, *OPEN, limit=1):
+    def refuse_if_busy(self, tenant: str, but: int = 0, holds: str = IS_OPEN) -> None:
+        """Raise TenantBusy, naming the holder, when another operation holds the tenant; `holds`: IS_UNDER_WAY too."""
+        for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
             doing = {
                 "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
                 "needs_attention": f"needs attention first: see its thread, or end it as it stands with "
                 f"`/mautic give-up {holder.id} because …`",
             }.get(holder.state, "is under way; try again when it is done")
+            if holder.held_by:
+                doing = f"waits until it may begin; `/mautic cancel {holder.id}` withdraws it"
             by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
             raise TenantBusy(
                 f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by {by}, which {doing}."
@@ -389,7 +412,7 @@ class Operations:
 
     def claim(
         self,
-        hold: Callable[[Operation], str] = lambda _: "",
+        hold: Callable[[Operation], Hold | None] = lambda _: None,
         may: Callable[[Operation], bool] = lambda _: True,
     ) -> Operation | None:
         """Take the next queued operation that can go on, to run it, or None: people take turns, oldest first.
@@ -397,34 +420,38 @@ class Operations:
         What has begun already comes before all else, as its tenant is half way.
 
         Args:
-            hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
+            hold: says why one has to wait, None when it need not. Others pass it; its thread is told once a guard.
             may: whether it may still begin; asked last.
         """
         for row in self._in_turn():
             candidate = self.get(row["id"])
             if candidate.state != "queued":
                 continue
-            if why := hold(candidate):
-                self._wait(candidate, why)
+            try:
+                if why := hold(candidate):
+                    self._wait(candidate, why)
+                elif may(candidate) and self._take(candidate):
+                    self.changed()
+                    return self.get(candidate.id)
+            except sqlite3.IntegrityError:
+                # While it waited for the end of a freeze the bot took up a snapshot, which is soon done.
                 continue
-            if not may(candidate):
-                continue
-            with self.database.transaction() as transaction:
-                moved = self.move(
-                    transaction,
-                    candidate,
-                    "running",
-                    event="operation.started" if not candidate.attempts else "operation.resumed",
-                    expect=("queued",),
-                    attempts=candidate.attempts + 1,
-                    started=candidate.started or self.clock(),
-                    # Why it waited; of one that is to be taken back it is why it failed.
-                    outcome=candidate.outcome if candidate.undo_by else "",
-                )
-            if moved:
-                self.changed()
-                return self.get(candidate.id)
         return None
+
+    def _take(self, candidate: Operation) -> bool:
+        with self.database.transaction() as transaction:
+            return self.move(
+                transaction,
+                candidate,
+                "running",
+                event="operation.started" if not candidate.attempts else "operation.resumed",
+                expect=("queued",),
+                attempts=candidate.attempts + 1,
+                started=candidate.started or self.clock(),
+                # Why it waited; of one that is to be taken back it is why it failed.
+                outcome=candidate.outcome if candidate.undo_by else "",
+                held_by="",
+            )
 
     def _in_turn(self) -> list[sqlite3.Row]:
         under_way = self.database.read(
@@ -434,20 +461,22 @@ class Operations:
         queued = [row for row in under_way if row["state"] == "queued"]
         return sorted(in_turn(queued, lambda row: str(row["requester"]), running), key=lambda row: not row["begun"])
 
-    def _wait(self, operation: Operation, why: str) -> None:
-        """Record once that a queued operation has to wait."""
-        if operation.outcome:
+    def _wait(self, operation: Operation, hold: Hold) -> None:
+        """Record that a queued operation has to wait, once for each guard that it waits for; or end it."""
+        if operation.held_by == hold.guard:
             return
         with self.database.transaction() as transaction:
             self.move(
                 transaction,
                 operation,
-                "queued",
-                event="operation.held",
+                "cancelled" if hold.ends else "queued",
+                event="operation.cancelled" if hold.ends else "operation.held",
                 expect=("queued",),
-                detail={"why": why},
-                note=f":hourglass: Operation {operation.id} waits: {why}. It starts when the host recovers.",
-                outcome=why,
+                detail={"why": hold.why, "guard": hold.guard},
+                note=f":hourglass: Operation {operation.id} waits: {told(hold.why, hold.typed)}",
+                outcome=hold.why,
+                held_by=hold.guard,
+                finished=self.clock() if hold.ends else None,
             )
         self.changed()
 
@@ -574,6 +603,7 @@ class Operations:
                     undo_by="",
                     cause="",
                     aftermath="{}",
+                    held_by="",
                     started=None,
                     finished=None,
                 )

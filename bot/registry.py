@@ -118,11 +118,19 @@ class Command:
     """When it opens a window, for which Slack gives three seconds; `bare`: where nothing stands after its name."""
     options: frozenset[str]
     """The names of its options, without hyphens before them."""
+    not_half_way: bool = False
+    """Whether it is refused on a tenant that a restore or move left half way."""
 
 
 def operation(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
     """Declare a command that changes something: it returns a Plan, which runs once approved."""
     function.declared = "operation"  # type: ignore[attr-defined]
+    return function
+
+
+def not_half_way(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
+    """Declare that an operation is refused on a tenant that a restore or move left half way: another may serve."""
+    function.not_half_way = True  # type: ignore[attr-defined]
     return function
 
 
@@ -202,6 +210,7 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
         decides=getattr(function, "decides", False),
         window="always" if answers is Modal else "bare" if Modal in get_args(answers) else "never",
         options=frozenset(options),
+        not_half_way=getattr(function, "not_half_way", False),
     )
 
 

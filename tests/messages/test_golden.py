@@ -24,6 +24,7 @@ from bot.audit import Verdict
 from bot.capacity import Room
 from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
+from bot.freezes import Freeze
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
 from bot.lxd import InstanceState, PoolSpace, Resources
@@ -166,10 +167,24 @@ TENANT = Tenant(
 )
 
 
+FROZEN = Freeze(1, "client-x", "U0OPSLEAD", "of the *sale* <!here> & more", NOW - 600, 0.0, NOW + 7200)
+FROZEN_ALL = replace(FROZEN, id=2, tenant="", until=None)
+
+
 def card(operation: Operation) -> Message:
-    return Announcer(cast(WebClient, None), cast(Any, SimpleNamespace(clock=lambda: NOW)), RENDERER, SETTINGS).card(
-        operation
-    )
+    return announcer().card(operation)
+
+
+def announcer() -> Announcer:
+    nothing = SimpleNamespace(read=lambda *_: [])
+    operations = SimpleNamespace(clock=lambda: NOW, database=nothing)
+    return Announcer(cast(WebClient, None), cast(Any, operations), RENDERER, SETTINGS)
+
+
+def frozen_card(operation: Operation, freeze: Freeze) -> Message:
+    known = announcer()
+    known.freezes = cast(Any, SimpleNamespace(on=lambda tenant: freeze))
+    return known.card(operation)
 
 
 def words(template: str, **state: object) -> Message:
@@ -194,6 +209,7 @@ def helped(command: str) -> Message:
 def listed(*tenants: Tenant, **state: object) -> Message:
     known = {
         "silent": {},
+        "frozen": {},
         "part": "",
         "page": 1,
         "pages": 1,
@@ -228,6 +244,7 @@ def status(**state: object) -> Message:
         },
         "trouble": "",
         "condition": Condition("healthy"),
+        "frozen": None,
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
     }
@@ -235,7 +252,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible")
+    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible", "frozen")
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
@@ -618,6 +635,25 @@ MESSAGES: dict[str, Message] = {
             RENDERER.environment.from_string('{% from "condition.j2" import word %}{{ word(it) }}').render(it=one)
             for one in CONDITIONS.values()
         )
+    ),
+    "card-frozen": frozen_card(ASKED, FROZEN),
+    "card-queued-frozen": frozen_card(APPROVED, FROZEN_ALL),
+    "card-queued-held": card(
+        replace(
+            APPROVED,
+            held_by="memory",
+            outcome="`node1` is in distress: 1.0 GiB <of> 64.0 GiB. It starts when the host recovers.",
+        )
+    ),
+    "commands-freeze": words("freeze", freeze=FROZEN, running=[RUNNING]),
+    "commands-freeze-all": words("freeze", freeze=FROZEN_ALL, running=[]),
+    "commands-unfreeze": words("unfreeze", freeze=FROZEN_ALL, others=[FROZEN]),
+    "commands-list-frozen": listed(TENANT, frozen={"client-x": FROZEN, "": FROZEN_ALL}),
+    "commands-status-frozen": status(frozen=FROZEN),
+    "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN))),
+    "home-frozen": homepage(frozen=[FROZEN_ALL, FROZEN]),
+    "freeze": RENDERER.say(
+        RENDERER.environment.from_string('{% from "freeze.j2" import frozen %}{{ frozen(it) }}').render(it=FROZEN)
     ),
     "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
