@@ -201,7 +201,7 @@ def _frozen(guards: Guards, change: Change) -> None:
         return
     until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
     no = NotNow(
-        f"{found.what} frozen by <@{found.actor}>{until} because: {found.reason}; `{found.way_out}` ends the freeze."
+        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}; `{found.way_out}` ends the freeze."
     )
     no.typed = found.reason
     raise no

@@ -136,7 +136,7 @@ CASES: Mapping[str, Case] = {
     "freeze": Case(
         "stop client-x",
         frozen,
-        r"`client-x` is frozen by <@U0OPSLEAD2> because: the sale is on; `/mautic unfreeze client-x` ends the freeze\.",
+        r"`client-x` is frozen by <@U0OPSLEAD2> because the sale is on; `/mautic unfreeze client-x` ends the freeze\.",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",

@@ -164,7 +164,7 @@ def test_the_freeze_of_all_and_that_of_one_are_two(desk: Desk) -> None:
     desk.command("freeze client-x because of the auditors", LEAD)
     desk.command("freeze all 2h because of the move", LEAD)
     desk.command("unfreeze all", LEAD)
-    assert "Still: :snowflake: *client-x is frozen*" in desk.slack.to(LEAD.id)[-1]
+    assert "But :snowflake: *client-x is frozen*" in desk.slack.to(LEAD.id)[-1]
     desk.command("restart client-y", OPERATOR)
     assert desk.last().tenant == "client-y"
     desk.command("unfreeze", LEAD)
@@ -186,7 +186,7 @@ def test_a_request_stays_open_and_is_denied_or_withdrawn(desk: Desk) -> None:
     desk.command("freeze all because of the sale", LEAD_2)
     desk.click("approve", asked[0].id, LEAD)
     said = desk.slack.to(LEAD.id)[-1]
-    assert "All tenants are frozen by <@U0OPSLEAD2> because: of the sale; `/mautic unfreeze all` ends" in said
+    assert "All tenants are frozen by <@U0OPSLEAD2> because of the sale; `/mautic unfreeze all` ends" in said
     assert "goes on waiting for its approval" in said
     desk.click("deny", asked[0].id, LEAD)
     desk.command(f"cancel {asked[1].id}", OPERATOR)
