@@ -200,7 +200,7 @@ def _frozen(guards: Guards, change: Change) -> None:
     if found is None:
         return
     until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
-    no = NotNow(
+    no = Refused(
         f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}; `{found.way_out}` ends the freeze."
     )
     no.typed = found.reason

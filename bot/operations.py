@@ -16,7 +16,7 @@ from bot.at_work import AtWork
 from bot.database import Database
 from bot.lived import Lived
 from bot.messages import line, sentence, told
-from bot.plan import Plan, Refused
+from bot.plan import NotNow, Plan, Refused
 from bot.turns import in_turn
 
 State = Literal[
@@ -51,7 +51,7 @@ MAX_ATTEMPTS = 5
 """Runs that a crash may cut before a person has to look."""
 
 
-class TenantBusy(Refused):
+class TenantBusy(NotNow):
     """Another operation on the tenant is open; the text names it and its holder."""
 
     guard = "busy"

@@ -27,8 +27,9 @@ class NotNow(Refused):
 
     @classmethod
     def of(cls, no: Refused, text: str = "") -> NotNow:
-        """Return a refusal as one that is no end, with another text where one is given."""
-        made = cls(text or str(no))
+        """Return a refusal as one that is no end, of its own class if it is one already, with another text if given."""
+        kind = type(no) if isinstance(no, NotNow) else cls
+        made = kind(text or str(no))
         made.guard, made.typed = no.guard, no.typed
         return made
 
