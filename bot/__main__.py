@@ -156,7 +156,7 @@ def run() -> int:
     def show_home(user: str, team: str) -> None:
         home.publish(client, context, people, user, team)
 
-    invocations = Invocations(context, people, announcer, runner, show_home)
+    invocations = Invocations(context, people, announcer, show_home)
     inbox = Inbox(
         context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, lived=context.lived
     )

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
 
@@ -13,8 +14,9 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
+from bot import batches
 from bot.freezes import Freezes
-from bot.messages import Block, Message, Modal, Renderer, actions, button, decision_buttons, escape
+from bot.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons, escape
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.settings import Settings
@@ -118,6 +120,9 @@ class Announcer:
                 )
 
     def _announce(self, operation: Operation) -> None:
+        if operation.parent:
+            self._announce_child(operation)
+            return
         channel, ts = operation.channel, operation.message_ts
         if operation.announced < operation.revision and self._worth_showing(operation):
             channel, ts = self._show(operation, self.card(operation).arguments())
@@ -145,6 +150,17 @@ class Announcer:
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
 
+    def _announce_child(self, child: Operation) -> None:
+        """Bring a child's line up to date, in the thread of its batch; whose card comes first."""
+        batch = self.operations.get(child.parent)
+        if not batch.message_ts or child.announced >= child.revision or not self._worth_showing(child):
+            return
+        _, ts = self._show(replace(child, channel=batch.channel), self.card(child).arguments(), batch.message_ts)
+        with self.operations.database.transaction() as transaction:
+            transaction.execute(
+                "UPDATE operations SET message_ts = ?, announced = ? WHERE id = ?", (ts, child.revision, child.id)
+            )
+
     def _called(self, operation: Operation) -> str:
         """Return the mention of those who can put it right, to begin a sentence with."""
         called = self.mention(self.settings.responders(operation.command))
@@ -169,9 +185,9 @@ class Announcer:
             self._progress_due = max(self._progress_due, time.monotonic()) + PROGRESS
         return True
 
-    def _show(self, operation: Operation, card: dict[str, Any]) -> tuple[str, str]:
+    def _show(self, operation: Operation, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
         """Update the card, or post it where there is none (any more); return its channel and ts."""
-        ts = operation.message_ts or self._posted_before_a_crash(operation)
+        ts = operation.message_ts or self._posted_before_a_crash(operation, thread_ts)
         if ts:
             try:
                 metadata = self._metadata(operation)
@@ -182,17 +198,19 @@ class Announcer:
                     raise
         self._uncertain.add(operation.id)
         try:
-            posted = self._post(operation, operation.channel, card)
+            posted = self._post(operation, operation.channel, card, thread_ts)
         except SlackApiError as error:
-            if error.response.get("error") not in NO_ENTRY:
+            if error.response.get("error") not in NO_ENTRY or thread_ts:
                 raise
             # The channel is closed to us: who asked must hear of it all the same.
             posted = self._post(operation, self._direct(operation.requester), card)
         self._uncertain.discard(operation.id)
         return posted
 
-    def _post(self, operation: Operation, channel: str, card: dict[str, Any]) -> tuple[str, str]:
-        posted = self.client.chat_postMessage(channel=channel, metadata=self._metadata(operation), **card)
+    def _post(self, operation: Operation, channel: str, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
+        posted = self.client.chat_postMessage(
+            channel=channel, thread_ts=thread_ts or None, metadata=self._metadata(operation), **card
+        )
         return channel, str(posted["ts"])
 
     def _metadata(self, operation: Operation) -> dict[str, Any]:
@@ -202,7 +220,7 @@ class Announcer:
         """Return the channel of direct messages with a person."""
         return str(self.client.conversations_open(users=user)["channel"]["id"])
 
-    def _posted_before_a_crash(self, operation: Operation) -> str:
+    def _posted_before_a_crash(self, operation: Operation, thread_ts: str = "") -> str:
         """Find a card that was posted, but of which a crash or a lost answer took the place it stands at."""
         if operation.created >= self._since and operation.id not in self._uncertain:
             return ""
@@ -211,6 +229,8 @@ class Announcer:
             return _mark(message) == operation.mark
 
         try:
+            if thread_ts:
+                return find(self.client.conversations_replies, meant, channel=operation.channel, ts=thread_ts)
             since = str(operation.created - 60)
             return find(self.client.conversations_history, meant, channel=operation.channel, oldest=since)
         except SlackApiError as error:
@@ -239,12 +259,19 @@ class Announcer:
             found = [one for one in unplaced if one.mark == mark]
         return found[0] if found else None
 
-    def card(self, operation: Operation) -> Message:
-        """Render the card of an operation as it stands, with the buttons that still have a meaning."""
-        policy = self.settings.policy(operation.command)
+    def card(self, operation: Operation, stands: batches.Standing | None = None) -> Message:
+        """Render the card of an operation as it stands, with the buttons that still have a meaning.
+
+        `stands`: how a batch stands, where that is known already.
+        """
+        policy = self.settings.policy(operation.command, batch=operation.in_batch)
+        if operation.children and operation.started and stands is None:
+            stands = batches.standing(self.operations, operation.id)
         buttons: list[Block] = []
         if operation.state == "awaiting_approval":
             buttons = decision_buttons(operation.mark, operation.options, operation.chosen)
+        elif stands and operation.state == "running" and not stands.stopped_by:
+            buttons = batch_buttons(operation.mark, paused=bool(stands.paused_by), to_come=stands.to_come)
         elif operation.state in ("failed", "needs_attention"):
             buttons = ways_out(operation)
         elif operation.state == "succeeded" and operation.command == "new":
@@ -254,8 +281,9 @@ class Announcer:
         ahead = operation.state in ("awaiting_approval", "queued", "running") and not taken_back
         facts, asked = _promises(operation, ahead)
         return self.renderer.message(
-            "card.j2",
+            "batch.j2" if operation.children else "batch-child.j2" if operation.parent else "card.j2",
             extra,
+            stands=stands,
             operation=operation,
             plan=operation.plan,
             policy=policy,
@@ -266,7 +294,8 @@ class Announcer:
             hopes=ahead or operation.state == "succeeded",
             facts=facts,
             asked=asked,
-            frozen=self.freezes.on(operation.tenant) if ahead and not operation.begun else None,
+            # Of a batch that has begun it is what keeps the rest from it.
+            frozen=self.freezes.on(operation.tenant) if ahead and (not operation.begun or stands) else None,
             steps=() if operation.state in ("denied", "expired", "cancelled") else operation.steps,
         )
 
@@ -296,10 +325,6 @@ class Announcer:
         except (SlackClientError, OSError) as error:
             why = error.response.get("error") if isinstance(error, SlackApiError) else error
             raise NotPosted(f"Slack did not show the window ({why}); nothing is lost, try again.") from error
-
-    def upload(self, channel: str, name: str, content: str, comment: str) -> None:
-        """Share a text file in a channel."""
-        self.client.files_upload_v2(channel=channel, filename=name, content=content, initial_comment=comment)
 
 
 def ways_out(operation: Operation) -> list[Block]:

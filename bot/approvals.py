@@ -136,7 +136,7 @@ class Approvals:
         `choice`: of a plan that leaves something to the approver, what they decided; it becomes the operation's own.
         """
         operation = self.operations.get(number)
-        policy = self.settings.policy(operation.command)
+        policy = self.settings.policy(operation.command, batch=operation.in_batch)
         self._refuse_unless_pending(operation, actor, verdict)
         self.refuse_to_decide(operation, actor)
         if verdict == "deny":
@@ -145,10 +145,11 @@ class Approvals:
         if choice and choice not in operation.options:
             offered = " or ".join(f"`approve {option}`" for option in operation.options)
             raise Refused(f"Operation {number} has no “{choice[:20]}” to choose; reply {offered or '`approve`'}.")
-        if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.tenant:
+        if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.confirmation:
+            what = "how many tenants it is on" if operation.children else "the tenant's name"
             raise Refused(
-                f"To approve operation {number}, type the tenant's name with it: `approve {operation.tenant}` in its "
-                f"thread, or `/mautic approve {number} {operation.tenant}`."
+                f"To approve operation {number}, type {what} with it: `approve {operation.confirmation}` in its "
+                f"thread, or `/mautic approve {number} {operation.confirmation}`."
             )
         # The bot's own snapshots go on while a request waits.
         self.operations.wait_for_errand(operation.tenant)
@@ -388,6 +389,7 @@ def _decided(operation: Operation) -> str:
         "failed": "has failed",
         "needs_attention": "needs attention",
         "given_up": "was given up",
+        "waiting": "waits for its turn in a batch",
     }[operation.state]
     return f"was approved by <@{by}> and {stands}" if by else stands
 

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bot import samples
-from bot.health import AT_REST, EDGE, OFFLINE, TITLES
+from bot import findings, samples
+from bot.findings import EDGE, FINDINGS, Judged, Severity
+from bot.labels import Role, State
 from bot.messages import seconds
 from bot.operations import Operation
 from bot.registry import Context
@@ -71,18 +72,20 @@ def condition(
         looked: whether somebody has looked at it lately; `last` says when, in words.
         served: whether its page was there then.
     """
-    titles = ", ".join(TITLES[kind] for kind in TITLES if kind in troubles)
-    if tenant.role == "archived":
+    titles = findings.titles(troubles)
+    at_rest = findings.titles(findings.keys(judged=Judged.ALWAYS) & set(troubles))
+    grave = {findings.kind(kind).severity for kind in troubles}
+    if tenant.role == Role.ARCHIVED:
         return Condition("archived")
     if operation and operation.state == "needs_attention":
         return _halted(tenant, operation, titles)
     if operation and operation.command in ("restore", "migrate"):
         return Condition("moving", f"{operation.command} is under way, operation {operation.id}")
-    if (tenant.status == "Error" and tenant.member) or "server" in troubles:
+    if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
         return Condition("unknown", "its host does not answer")
-    if tenant.state == "suspended":
-        return Condition("suspended", _and(AT_REST & set(troubles)), by)
-    if tenant.state == "moving":
+    if tenant.state == State.SUSPENDED:
+        return Condition("suspended", at_rest, by)
+    if tenant.state == State.MOVING:
         # Of which no operation knows any more: an heir may serve in its place.
         half_way = "a restore or move left it half way"
         return (
@@ -90,13 +93,13 @@ def condition(
             if served
             else Condition("offline", half_way)
         )
-    if tenant.status != "Running":
-        if tenant.stopped and tenant.state in ("", "live"):
-            return Condition("stopped", _and(AT_REST & set(troubles)), by)
+    if not tenant.running:
+        if tenant.stopped and tenant.state in (State.NONE, State.LIVE):
+            return Condition("stopped", at_rest, by)
         if operation:
             return Condition("busy", f"{operation.command} is under way, operation {operation.id}")
-        return Condition("offline", titles or TITLES["stopped"])
-    if OFFLINE & set(troubles):
+        return Condition("offline", titles or findings.titles(["stopped"]))
+    if Severity.OFFLINE in grave:
         return Condition("offline", titles)
     if titles:
         return Condition("degraded", titles)
@@ -108,15 +111,11 @@ def condition(
 def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
     online, left = operation.aftermath.get("online"), bool(operation.aftermath.get("headline"))
     halt = f"{operation.command} came to a halt, operation {operation.id}"
-    if online is False or (not left and (tenant.state == "moving" or tenant.status != "Running")):
+    if online is False or (not left and (tenant.state == State.MOVING or not tenant.running)):
         return Condition("offline", halt)
     if online is None and operation.command in ("restore", "migrate"):
         return Condition("unknown", halt)
     return Condition("degraded", f"{halt}, {titles}" if titles else halt)
-
-
-def _and(kinds: Iterable[str]) -> str:
-    return ", ".join(TITLES[kind] for kind in sorted(kinds))
 
 
 def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> Condition:
@@ -129,7 +128,7 @@ def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> C
     if page is None or known.word not in ("offline", "degraded", "healthy"):
         return known
     if not page:
-        return Condition("offline", known.why if known.word == "offline" else TITLES["page"])
+        return Condition("offline", known.why if known.word == "offline" else findings.titles(["page"]))
     if known.word in ("offline", "degraded") or sick:
         before = [f"{known.why}, at the last sweep" if known.word == "offline" else known.why]
         return Condition("degraded", ", ".join(filter(None, [*sick, *before])))
@@ -145,7 +144,8 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
     troubles: dict[str, set[str]] = {}
     for incident in context.incidents.open():
         troubles.setdefault(incident.tenant or f"host {incident.server}", set()).add(incident.kind)
-    everywhere = troubles.get(f"host {EDGE}", set())
+    spreading = {row.key for row in FINDINGS.values() if row.spreads}
+    everywhere = troubles.get(f"host {EDGE}", set()) & spreading
     # What a guard holds has not touched its tenant yet.
     where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
     under_way = context.operations.select(where)
@@ -155,10 +155,10 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
     last = _last(context)
 
     def one(tenant: Tenant) -> Condition:
-        of_host = {kind for name in (tenant.host, tenant.server) for kind in troubles.get(f"host {name}", set())}
+        there = {kind for name in (tenant.host, tenant.server) for kind in troubles.get(f"host {name}", set())}
         return condition(
             tenant,
-            troubles=troubles.get(tenant.name, set()) | (of_host & {"server"}) | everywhere,
+            troubles=troubles.get(tenant.name, set()) | (there & spreading) | everywhere,
             operation=operations.get(tenant.name),
             by=by.get(tenant.closed_by, ""),
             looked=looked or tenant.name in lately or tenant.created > now - STALE,

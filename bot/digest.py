@@ -6,20 +6,21 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bot import audit, samples
+from bot import audit, findings, samples
 from bot.condition import Condition, conditions, counted
 from bot.database import Database
 from bot.fleet import Surveyed
 from bot.freezes import Freeze, Freezes
-from bot.health import OFFLINE, last_known
-from bot.incidents import Incident
+from bot.growth import Growth, growth, pool_growth
+from bot.health import last_known
+from bot.incidents import Incident, worst_first
 from bot.jobs import Job
-from bot.labels import State
+from bot.labels import is_open
 from bot.lxd import Resources, size_bytes
 from bot.operations import SYSTEM, Operation
 from bot.placement import Carries, carries
 from bot.registry import Context
-from bot.samples import DAY, Growth, KnownDisk, Sample
+from bot.samples import DAY, KnownDisk, Sample
 from bot.tenants import Tenant
 
 T = TypeVar("T", Incident, Operation)
@@ -30,6 +31,8 @@ SOON = 14
 """Days to full from which on it is told."""
 TREND, PAST = 14 * DAY, 30 * DAY
 """Seconds of the past that growth is read from, and that the picture shows."""
+MEASURES = ("disk", "memory")
+"""The findings of which the digest shows the figures of each tenant."""
 SHOWN = 200
 """Operations of people that are read whole; all are counted."""
 
@@ -57,7 +60,7 @@ class Use:
         """Whether it is nearly full, or will be soon; of 0 percent never."""
         if not percent:
             return False
-        return self.share * 100 >= percent or (self.days is not None and self.days <= SOON)
+        return self.share * 100 > percent or (self.days is not None and self.days <= SOON)
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def gather(context: Context, since: float) -> Digest:
     )
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
-    grown = samples.growth(database, now - TREND, now)
+    grown = growth(database, now - TREND, now)
     measured, disks = samples.latest(database, now), samples.disks(database)
     taken = _taken(context, since)
     known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
@@ -205,24 +208,29 @@ def gather(context: Context, since: float) -> Digest:
     )
     pools = storage(database, now)
     full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
-    told = {("server", server) for server in survey.silent} | {("pool", host) for host in full_pools}
-    told |= {(kind, tenant.name) for tenant in tenants for kind in tenant.high}
-    told |= {("snapshot", tenant.name) for tenant in tenants if tenant.missing}
     failed_errands = _failed_errands(context, since)
-    told |= {("errand", tenant) for one in failed_errands for tenant in one.tenants}
     halted = context.operations.select("state = 'needs_attention'", limit=SHOWN)
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
-    told |= {(kind, one.tenant) for one in halted for kind in ("move", "stopped", "page")}
     failed = context.operations.select(
-        "state = 'failed' AND requester <> ? AND finished BETWEEN ? AND ?",
+        "state = 'failed' AND requester <> ? AND parent = 0 AND finished BETWEEN ? AND ?",
         SYSTEM,
         since,
         now,
         order="id DESC",
         limit=SHOWN,
     )
-    told |= {("errand", one.tenant) for one in halted if one.requester == SYSTEM}
-    found = [one for one in incidents if not one.closed and (one.kind, one.subject) not in told]
+    told: dict[str, Collection[str]] = {
+        "silent": survey.silent,
+        "full_pools": full_pools,
+        "missing": {tenant.name for tenant in tenants if tenant.missing},
+        "failed_errands": {tenant for one in failed_errands for tenant in one.tenants},
+        "halted": {one.tenant for one in halted},
+        "halted_errands": {one.tenant for one in halted if one.requester == SYSTEM},
+        **{measure: {tenant.name for tenant in tenants if measure in tenant.high} for measure in MEASURES},
+    }
+    found = [
+        one for one in incidents if not one.closed and not any(one.subject in told[part] for part in one.row.digest)
+    ]
     last = audit.recent(database, limit=1)
     return Digest(
         at=now,
@@ -230,7 +238,7 @@ def gather(context: Context, since: float) -> Digest:
         tenants=tenants,
         silent=survey.silent,
         halted=tuple(halted),
-        open=tuple(sorted(found, key=lambda one: one.kind not in OFFLINE)),
+        open=tuple(worst_first(found)),
         taken=sum(taken.values()),
         jobs=ailing(context, survey.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
@@ -272,10 +280,10 @@ def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use
 def storage(database: Database, now: float) -> dict[str, Use]:
     """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
     pools = {}
-    for host, growth in samples.pool_growth(database, now - TREND, now).items():
+    for host, fills in pool_growth(database, now - TREND, now).items():
         past = samples.pool_history(database, host, now - PAST, now)
         shares = tuple((float(one.at), one.used / one.total) for one in past)
-        pools[host] = Use(past[-1].used, past[-1].total, growth.days_to_full(past[-1].total), shares)
+        pools[host] = Use(past[-1].used, past[-1].total, fills.days_to_full(past[-1].total), shares)
     return pools
 
 
@@ -308,12 +316,12 @@ def _tenant(
     # LXD counts cached files too, and these fill whatever is left over time.
     if plan and measured and measured.memory:
         uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
-    percents = {"disk": settings.health.disk, "memory": settings.health.memory}
+    percents = {measure: getattr(settings.health, findings.kind(measure).threshold) for measure in MEASURES}
     # A restore leaves them in the container that it replaced.
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
-    live = tenant.state == State.LIVE and one.state.status == "Running" and now - tenant.created > SNAPSHOT_DUE
+    live = is_open(replace(tenant, status=one.state.status)) and now - tenant.created > SNAPSHOT_DUE
     return TenantDay(
         name=tenant.name,
         host=tenant.host,
@@ -336,7 +344,7 @@ def _tenant(
 def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
     rows = context.database.read(
         "SELECT state, command, count(*) AS n FROM operations INDEXED BY operations_by_end"
-        " WHERE requester <> ? AND finished BETWEEN ? AND ?"
+        " WHERE requester <> ? AND finished BETWEEN ? AND ? AND subject = 'tenant'"
         " GROUP BY state, command ORDER BY state = 'succeeded' DESC, n DESC",
         SYSTEM,
         since,

@@ -3,217 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import io
 import ipaddress
 import json
 import logging
 import re
 import secrets
-import socket
-import ssl
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from bot.blueprint.base import ensure_base
 from bot.blueprint.build import install_packages, lay, run, until
 from bot.blueprint.recipe import EDGE, recipe_tar
+from bot.caddy import ADMIN, Peer, routes, ways_elsewhere
+from bot.edge_probe import PAGE_SECONDS, Pages, ProbeResult
 from bot.labels import Role, Seen, holder, is_open, right, role_of, seen, stamp, stamps
 from bot.lxd import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.wire import NIC, given, trusted
-from bot.words import tame
 
 log = logging.getLogger(__name__)
 NAME = "edge"
 _CONFIG = "/etc/caddy/edge.json"
 _NETWORK = "/etc/edge-network"
-_ADMIN = "unix//run/caddy/admin.sock"
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
-_PRETENCES = (
-    "Client-Ip",
-    "Forwarded",
-    "Forwarded-For",
-    "X-Cluster-Client-Ip",
-    "X-Forwarded",
-    "X-Forwarded-Port",
-    "X-Forwarded-Prefix",
-    "X-Real-Ip",
-)
-"""Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
-_HOP = "Mautic-Ops-Hop"
-"""Header of a request that one edge has passed on to another."""
-PAGE_SECONDS = 30.0
-"""How long the login page may take, to its last byte."""
-MOST = 1 << 20
-"""Bytes of a login page; Mautic's own has some twenty thousand."""
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """One look at a login page through the edge. `status` is 0 where there was no answer, and `error` says why.
-
-    The certificate is valid from and until then, in epoch seconds.
-    """
-
-    status: int
-    login: bool
-    seconds: float
-    double: bool = False
-    error: str = ""
-    valid_from: float = 0.0
-    valid_until: float = 0.0
-
-
-@dataclass(frozen=True)
-class Peer:
-    """The edge of another host: the address it listens at, and its own authority's certificate (PEM, or empty)."""
-
-    address: str
-    authority: str
-
-
-class _Read:
-    """What http.client reads an answer of that is there as a whole."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def makefile(self, *_: object) -> io.BytesIO:
-        return io.BytesIO(self._content)
-
-
-def read_page(content: bytes) -> tuple[int, str, bytes]:
-    """Return status, the double's mark and body of an answer over HTTP; what is cut short counts as far as it goes.
-
-    Raises HTTPException for what is none.
-    """
-    answer = http.client.HTTPResponse(cast(socket.socket, _Read(content)), method="GET")
-    answer.begin()
-    try:
-        body = answer.read()
-    except http.client.IncompleteRead as cut:
-        body = cut.partial
-    return answer.status, answer.getheader("X-Mautic-Double", ""), body
-
-
-def routes(
-    sites: Mapping[str, str | Peer],
-    *,
-    base_domain: str,
-    tls: Literal["internal", "automatic"],
-    email: str = "",
-    https_port: int = 443,
-    peers: Sequence[Peer] = (),
-) -> dict[str, Any]:
-    """Return Caddy's whole configuration.
-
-    Args:
-        sites: the address of each domain's tenant, or the edge of the host that it stands on; empty where it is not
-            open, which gets a page that says so.
-        https_port: the port that clients use, for the way there from plain HTTP; every edge of the fleet has the same.
-        peers: the fleet's other edges, which are believed whom they speak for.
-    """
-    domains = sorted(sites)
-    port = "" if https_port == 443 else f":{https_port}"
-    own = [base_domain, f"*.{base_domain}"] if tls == "internal" else []
-    # One certificate fits all names right under the base domain: a new tenant waits for none.
-    automated = own + [domain for domain in domains if not own or domain.partition(".")[2] != base_domain]
-    issuer = {"module": "internal"} if tls == "internal" else {"module": "acme", **({"email": email} if email else {})}
-    secure = {
-        "listen": [":443"],
-        # HTTP/3 would be promised to clients, and its UDP port is not opened.
-        "protocols": ["h1", "h2"],
-        "automatic_https": {"disable": True},
-        "tls_connection_policies": [{}],
-        "routes": [
-            *(route for domain in domains for route in _routes(domain, sites[domain], https_port, peers)),
-            {"handle": [_page(404)]},
-        ],
-        "errors": {"routes": [{"handle": [_page(503)]}]},
-    }
-    redirect = {
-        "handler": "static_response",
-        "status_code": "308",
-        "headers": {"Location": [f"https://{{http.request.host}}{port}{{http.request.uri}}"]},
-    }
-    plain = {
-        "listen": [":80"],
-        "automatic_https": {"disable": True},
-        "routes": [
-            *([{"match": [{"host": domains}], "handle": [redirect], "terminal": True}] if domains else []),
-            {"handle": [_page(404)]},
-        ],
-    }
-    return {
-        "admin": {"listen": _ADMIN},
-        "logging": {"logs": {"default": {"level": "ERROR"}}},
-        "apps": {
-            "http": {"grace_period": "5m", "servers": {"secure": secure, "plain": plain}},
-            "tls": {
-                "certificates": {"automate": automated},
-                "automation": {"policies": [{"issuers": [issuer]}]},
-            },
-            "pki": {"certificate_authorities": {"local": {"install_trust": False}}},
-        },
-    }
-
-
-def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer]) -> list[dict[str, Any]]:
-    clean = {"handler": "headers", "request": {"delete": list(_PRETENCES)}}
-    closed = {"match": [{"host": [domain]}], "handle": [_page(503)], "terminal": True}
-    if isinstance(site, Peer):
-        pem = "".join(site.authority.split("-----")[2:3])
-        trust = {"root_ca_pool": ["".join(pem.split())]} if pem else {}
-        proxy = {
-            "handler": "reverse_proxy",
-            "upstreams": [{"dial": f"{site.address}:{https_port}"}],
-            "transport": {"protocol": "http", "dial_timeout": "2s", "tls": {"server_name": domain, **trust}},
-            "headers": {"request": {"set": {_HOP: ["1"]}}},
-        }
-        # What came from another edge goes no further: two that are not of one mind would send it to and fro.
-        first_hop = {"host": [domain], "not": [{"header": {_HOP: ["*"]}}]}
-        return [{"match": [first_hop], "handle": [clean, proxy], "terminal": True}, closed]
-    if not site:
-        return [closed]
-    proxy = {
-        "handler": "reverse_proxy",
-        "upstreams": [{"dial": f"{site}:80"}],
-        # A container that is being moved answers nothing at all; whoever asks then is soon told to ask again.
-        "transport": {"protocol": "http", "dial_timeout": "500ms"},
-        "headers": {"request": {"delete": [_HOP]}},
-    }
-    believed = sorted({peer.address for peer in peers})
-    if believed:
-        proxy["trusted_proxies"] = believed
-    return [{"match": [{"host": [domain]}], "handle": [clean, proxy], "terminal": True}]
-
-
-def _page(status: Literal[404, 503]) -> dict[str, Any]:
-    title, text = {
-        404: ("Nothing here", "There is no site at this address. Is it spelt right?"),
-        503: ("Not open at the moment", "This site is starting, or closed for now. Please try again a little later."),
-    }[status]
-    headers = {"Content-Type": ["text/html; charset=utf-8"], "Cache-Control": ["no-store"]}
-    if status == 503:
-        headers["Retry-After"] = ["10"]
-    return {
-        "handler": "static_response",
-        "status_code": str(status),
-        "headers": headers,
-        "body": (
-            '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">'
-            f"<title>{title}</title><style>body{{font:18px/1.5 system-ui,sans-serif;max-width:30em;margin:20vh auto;"
-            f"padding:0 1em;color:#333}}</style><h1>{title}</h1><p>{text}</p></html>\n"
-        ),
-    }
-
-
-def _words(error: Exception) -> str:
-    return tame(f"{type(error).__name__}: {error}", 200)
 
 
 class Edge:
@@ -262,11 +75,10 @@ class Edge:
         self.address = edge_address(subnet)
         self._cache = cache
         self._base = base
-        self._connect = connect or listen
+        self._pages = Pages(connect or listen, https_port, self._own_authority)
         self._lock = threading.Lock()
         self._applied = 0
         self._met: set[tuple[str, str, str]] = set()
-        self._trust: ssl.SSLContext | None = None
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Have the edge there, running, at its address and ports, with today's routes."""
@@ -279,7 +91,7 @@ class Edge:
                     f"The edge listens on one IPv4 address of its host, so that it sees who asks, and not on "
                     f"{self.listen}: set edge.listen, or the address of the cluster's member, to one."
                 )
-            devices = self._devices()
+            devices = _devices(self._network, self.address, self.listen, self._ports)
             recipe = hashlib.sha256(recipe_tar("edge")).hexdigest()[:12]
             if self._name not in found:
                 progress("making the edge")
@@ -300,7 +112,7 @@ class Edge:
             # What was plugged in anew has no address.
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
             run(self._lxd, self._name, f"ip -4 address show {NIC} | grep -q inet || systemctl restart network")
-            self._trust = None
+            self._pages.distrust()
         self.apply(fresh=True, partly=True)
 
     def remove(self) -> None:
@@ -309,7 +121,7 @@ class Edge:
             names = {instance.name for instance in self._lxd.instances() if role_of(instance.config) == Role.EDGE}
             for name in names & {self._name, self._unfinished}:
                 self._delete(name)
-            self._trust = None
+            self._pages.distrust()
 
     def domains(self) -> dict[str, int]:
         """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
@@ -356,7 +168,7 @@ class Edge:
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
         here, learned = self._sites()
         present = self._lxd.pull(self._name, _CONFIG).decode()
-        kept = _ways_elsewhere(present) if partly else {}
+        kept = ways_elsewhere(present) if partly else {}
         config = json.dumps(
             routes(
                 {**kept, **here, **elsewhere},
@@ -377,29 +189,13 @@ class Edge:
         # The file that a restart reads is replaced only by what was loaded well.
         following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
         self._lxd.push(self._name, following, config.encode(), mode=0o644)
-        load = f"caddy reload --config {following} --address {_ADMIN} 2>&1 && mv {following} {_CONFIG}"
+        load = f"caddy reload --config {following} --address {ADMIN} 2>&1 && mv {following} {_CONFIG}"
         # Another bot, or `make up`, may be at it too.
         run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
 
     def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
-        """Ask for a domain's login page through the edge, as a client would: its port, its name, its certificate.
-
-        It has so many seconds until it is there as a whole, and is read up to MOST bytes: a tenant serves what it will.
-        """
-        began = time.monotonic()
-        try:
-            page, why, valid = self._get(domain, "/s/login", seconds)
-        except (OSError, LxdError) as error:
-            if isinstance(error, ssl.SSLCertVerificationError):
-                self._trust = None
-            return ProbeResult(0, False, time.monotonic() - began, error=_words(error))
-        status, header, body = 0, "", b""
-        try:
-            status, header, body = read_page(page)
-        except http.client.HTTPException as error:
-            why = why or _words(error)
-        login = status == 200 and not why and b'name="_username"' in body
-        return ProbeResult(status, login, time.monotonic() - began, bool(header), why, *valid)
+        """Ask for a domain's login page through the edge, as a client would, within so many seconds."""
+        return self._pages.probe(domain, seconds)
 
     def authority(self) -> str:
         """Return the certificate of the edge's own authority (PEM), for those who are to trust it; empty: none yet."""
@@ -408,49 +204,8 @@ class Edge:
         except NotFound:
             return ""
 
-    def _get(self, domain: str, path: str, seconds: float) -> tuple[bytes, str, tuple[float, float]]:
-        """Return what comes, with its headers; why that is not all ("" when it is); and the certificate's times."""
-        end = time.monotonic() + seconds
-
-        def left() -> float:
-            found = end - time.monotonic()
-            if found <= 0:
-                raise TimeoutError(f"nothing came within {seconds:.0f} s")
-            return found
-
-        port = self._ports["https"][0]
-        host = domain if port == 443 else f"{domain}:{port}"
-        asked = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mautic-ops\r\nConnection: close\r\n\r\n"
-        page = bytearray()
-        with socket.create_connection((self._connect, port), timeout=left()) as plain:
-            trust = self._trusting()
-            # Each call has what is left of the time, as a whole.
-            plain.settimeout(left())
-            with trust.wrap_socket(plain, server_hostname=domain) as secure:
-                certificate = secure.getpeercert() or {}
-                begins, ends = (ssl.cert_time_to_seconds(str(certificate[end])) for end in ("notBefore", "notAfter"))
-                valid = begins, ends
-                try:
-                    secure.settimeout(left())
-                    secure.sendall(asked.encode())
-                    while len(page) <= MOST:
-                        secure.settimeout(left())
-                        piece = secure.recv(1 << 16)
-                        if not piece:
-                            return bytes(page), "", valid
-                        page += piece
-                except TimeoutError:
-                    return bytes(page), f"a page that is not whole within {seconds:.0f} s", valid
-        return bytes(page), f"a page of more than {MOST >> 20} MiB", valid
-
-    def _trusting(self) -> ssl.SSLContext:
-        trust = self._trust
-        if trust is None:
-            trust = ssl.create_default_context()
-            if self._tls == "internal":
-                trust.load_verify_locations(cadata=self._lxd.pull(self._name, _ROOT).decode())
-            self._trust = trust
-        return trust
+    def _own_authority(self) -> str | None:
+        return self._lxd.pull(self._name, _ROOT).decode() if self._tls == "internal" else None
 
     def _sites(self) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
@@ -515,21 +270,24 @@ class Edge:
         self._lxd.stop(name, force=True)
         self._lxd.delete(name)
 
-    def _devices(self) -> dict[str, dict[str, str]]:
-        # Not isolated as the tenants' ports are: this one is to reach them all.
-        devices = {
-            NIC: {"type": "nic", "name": NIC, "network": self._network, "ipv4.address": self.address},
-        }
-        loopback = re.match(r"127\.|::1$|localhost$", self.listen)
-        for name, (outside, inside) in self._ports.items():
-            device = {"type": "proxy", "listen": f"tcp:{self.listen}:{outside}", "bind": "host"}
-            if loopback:
-                device["connect"] = f"tcp:127.0.0.1:{inside}"
-            else:
-                # By the kernel, so that Caddy sees who speaks.
-                device |= {"nat": "true", "connect": f"tcp:{self.address}:{inside}"}
-            devices[name] = device
-        return devices
+
+def _devices(
+    network: str, address: str, listen: str, ports: Mapping[str, tuple[int, int]]
+) -> dict[str, dict[str, str]]:
+    # Not isolated as the tenants' ports are: this one is to reach them all.
+    devices = {
+        NIC: {"type": "nic", "name": NIC, "network": network, "ipv4.address": address},
+    }
+    loopback = re.match(r"127\.|::1$|localhost$", listen)
+    for name, (outside, inside) in ports.items():
+        device = {"type": "proxy", "listen": f"tcp:{listen}:{outside}", "bind": "host"}
+        if loopback:
+            device["connect"] = f"tcp:127.0.0.1:{inside}"
+        else:
+            # By the kernel, so that Caddy sees who speaks.
+            device |= {"nat": "true", "connect": f"tcp:{address}:{inside}"}
+        devices[name] = device
+    return devices
 
 
 def _tenants(here: Sequence[Instance]) -> dict[str, tuple[int, Instance]]:
@@ -541,19 +299,6 @@ def _tenants(here: Sequence[Instance]) -> dict[str, tuple[int, Instance]]:
             by_domain.setdefault(domain, []).append(_seen(instance))
     found = {domain: (right(one), one) for domain, its in by_domain.items() if (one := holder(its))}
     return {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
-
-
-def _ways_elsewhere(config: str) -> dict[str, Peer]:
-    """Return the domains that a configuration passes on to other edges, with these."""
-    found: dict[str, Peer] = {}
-    for route in json.loads(config)["apps"]["http"]["servers"]["secure"]["routes"]:
-        proxy = route["handle"][-1]
-        tls = proxy.get("transport", {}).get("tls")
-        if tls:
-            pem = "".join(tls.get("root_ca_pool", []))
-            authority = f"-----BEGIN CERTIFICATE-----{pem}-----END CERTIFICATE-----" if pem else ""
-            found[route["match"][0]["host"][0]] = Peer(proxy["upstreams"][0]["dial"].rpartition(":")[0], authority)
-    return found
 
 
 def _seen(instance: Instance) -> Seen:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from bot.edge import PAGE_SECONDS, Edge, Peer, ProbeResult
+from bot.caddy import Peer
+from bot.edge import Edge
+from bot.edge_probe import PAGE_SECONDS, ProbeResult
 from bot.lxd import LxdError, LxdUnavailable
 
 S = TypeVar("S")

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+from bot import maintenance
 from bot.guards import FREEZE, Change, Guards, Moment
 from bot.operations import OPEN, SYSTEM, TenantBusy
 from bot.plan import Plan, Refused
@@ -58,10 +59,11 @@ def failing(context: Context) -> list[Failing]:
         for row in context.database.read(
             """
             WITH day AS (SELECT * FROM operations WHERE command = ? AND (finished >= ? OR state = 'needs_attention')),
-                 done AS (SELECT tenant, max(id) AS id FROM day WHERE state = 'succeeded' GROUP BY tenant)
+                 done AS (SELECT tenant, id, max(finished) AS at FROM day WHERE state = 'succeeded' GROUP BY tenant)
             SELECT day.tenant, day.command, max(day.id) AS operation, day.state, count(*) AS times, day.outcome
             FROM day LEFT JOIN done ON done.tenant = day.tenant
-            WHERE day.requester = ? AND day.state IN ('failed', 'needs_attention') AND day.id > coalesce(done.id, 0)
+            WHERE day.requester = ? AND day.state IN ('failed', 'needs_attention') 
+              AND (done.at IS NULL OR day.state = 'needs_attention' OR (day.finished, day.id) > (done.at, done.id))
             GROUP BY day.tenant HAVING times > 1 OR day.state = 'needs_attention'
             """,
             command,
@@ -74,19 +76,20 @@ def failing(context: Context) -> list[Failing]:
 def given_up(context: Context, tenant: str, since: float) -> bool:
     """Whether of some errand on a tenant the last try since then failed."""
     rows = context.database.read(
-        "SELECT state, max(id) FROM operations WHERE tenant = ? AND finished >= ?"
-        " AND state IN ('succeeded', 'failed') AND command IN (SELECT value FROM json_each(?)) GROUP BY command",
+        "SELECT command, state FROM operations WHERE tenant = ? AND finished >= ? AND state IN ('succeeded', 'failed')"
+        " AND command IN (SELECT value FROM json_each(?)) ORDER BY finished, id",
         tenant,
         since,
         json.dumps(list(JOBS)),
     )
-    return any(row["state"] == "failed" for row in rows)
+    return "failed" in {row["command"]: row["state"] for row in rows}.values()
 
 
 def forget(context: Context) -> None:
     """Remove the rows of errands that went well and are over for long: a big fleet has thousands a day."""
     long_over = "operations INDEXED BY operations_by_end WHERE finished < ?"
     done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
+    maintenance.forget(context.database, context.lived.before(REMEMBERED))
     with context.database.transaction() as transaction:
         for command, since in _since(context).items():
             values = (min(since + DAY - REMEMBERED, context.lived.before(REMEMBERED)), SYSTEM, command)
@@ -110,6 +113,7 @@ class Errands:
     def __init__(self, context: Context) -> None:
         self.context = context
         now = context.now()
+        maintenance.sum_up(context.database, now)
         marks = ",".join("?" * len(OPEN))
         held = context.operations.select(f"state IN ({marks})", *OPEN)
         failed = context.operations.select(
@@ -148,7 +152,14 @@ class Errands:
         plan = replace(plan, safety=safety)
         try:
             self.context.operations.request(
-                command, plan, requester=SYSTEM, channel="", request_key=uuid4().hex, hours=1, approved=True
+                command,
+                plan,
+                requester=SYSTEM,
+                channel="",
+                request_key=uuid4().hex,
+                hours=1,
+                approved=True,
+                run=maintenance.run_of(self.context.database, JOBS[command], command, self.context.now()),
             )
         except TenantBusy:
             return

@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bot.labels import Role, State, has_replaced, replaced, role_of, stamp, state_of
 from bot.lxd import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.mautic import Mautic
+from bot.once import Once
 from bot.plan import Refused, UnknownWords
 from bot.starts import Starts
-from bot.tenants import ROLES, Tenant
+from bot.tenants import Tenant
 from bot.wire import kept
 
 T = TypeVar("T")
@@ -115,13 +116,13 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         ),
         outbound_off=stamp(instance.config, "outbound") == "off",
         address=kept(instance.config, instance.devices),
+        tags=tuple(stamp(instance.config, "tags").split()),
     )
 
 
 def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
-    return [
-        _tenant(server, instance, role) for instance in instances for role in ROLES if role_of(instance.config) == role
-    ]
+    known = ((instance, role_of(instance.config)) for instance in instances)
+    return [_tenant(server, instance, role) for instance, role in known if role and role is not Role.BALLAST]
 
 
 def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
@@ -169,6 +170,11 @@ class Fleet:
         self._memory: dict[str, dict[str, tuple[float, int]]] = {}
         self._looked = threading.local()
         self.fresh = FRESH
+
+    def once(self) -> Fleet:
+        """Return the same fleet for one list of plans: each server is asked once, and what it tells is kept."""
+        servers = {name: cast(Lxd, Once(lxd)) for name, lxd in self.servers.items()}
+        return Fleet(servers, starts=self._starts[0], start_delay=self._starts[1])
 
     # -- hosts --------------------------------------------------------------------------------------------------
 

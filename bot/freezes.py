@@ -74,6 +74,11 @@ class Freezes:
         """Return the freeze that holds a tenant, None when none does; one of all comes before its own."""
         return next((one for one in self.all() if one.tenant in (EVERYTHING, tenant)), None)
 
+    def among(self, tenants: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some tenants that a freeze holds, in their order."""
+        held = {one.tenant for one in self.all()} if tenants else set()
+        return tuple(one for one in tenants if EVERYTHING in held or one in held)
+
     def begin(self, tenant: str, actor: str, reason: str, until: float | None, delivery: str = "") -> Freeze:
         """Freeze a tenant, or EVERYTHING, or raise Refused when it is frozen for as long already.
 
@@ -171,10 +176,10 @@ class Freezes:
             self._show_anew(transaction, one.tenant)
 
     def _show_anew(self, transaction: sqlite3.Connection, tenant: str) -> None:
-        """Have the cards of what waits tell it."""
+        """Have the cards of what waits tell it, and those of batches that have begun."""
         transaction.execute(
             "UPDATE operations SET revision = revision + 1 WHERE state IN ('awaiting_approval', 'queued')"
-            " AND ? IN ('', tenant)",
+            " AND ? IN ('', tenant) OR state = 'running' AND id IN (SELECT operation FROM batches)",
             (tenant,),
         )
 

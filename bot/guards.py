@@ -108,13 +108,17 @@ class Guards:
         self.keep = keep
         self._distress: dict[str, tuple[float, str]] = {}
 
-    def refuse(self, moment: Moment, change: Change) -> None:
-        """Raise what the first guard says that is in the way: NotNow where its no is no end."""
+    def refuse(self, moment: Moment, change: Change, *only: str) -> None:
+        """Raise what the first guard says that is in the way: NotNow where its no is no end.
+
+        `only`: the keys of those that are asked; none: all are.
+        """
         for guard in GUARDS.values():
-            self._ask(guard, moment, change)
+            if not only or guard.key in only:
+                self._ask(guard, moment, change)
 
     def hold(self, operation: Operation) -> Hold | None:
-        """Return why a queued operation has to wait, None when no guard holds it."""
+        """Return why an operation whose turn it is has to wait, None when no guard holds it."""
         for guard in GUARDS.values():
             if Moment.CLAIM in guard.waits and not guard.last:
                 try:

@@ -18,7 +18,7 @@ from bot.registry import Context
 from bot.tenants import Tenant
 
 log = logging.getLogger(__name__)
-TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot"])
+TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
 """Commands that leave alone what serves: that it does not tell nothing of them."""
 
 

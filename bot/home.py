@@ -12,6 +12,7 @@ from bot.condition import conditions, counted
 from bot.digest import ailing, carried, storage
 from bot.errors import explain
 from bot.freezes import Freezes
+from bot.incidents import worst_first
 from bot.labels import Role
 from bot.messages import Block, actions, decision_buttons, section, sentence
 from bot.operations import Operation
@@ -47,8 +48,8 @@ def home(context: Context, actor: Actor) -> list[Block]:
         theirs=theirs,
         decided=DECIDED,
         others=[operation for operation in waiting if operation not in theirs],
-        mine=context.operations.select("requester = ?", actor.id, order="id DESC", limit=LISTED),
-        incidents=context.incidents.open(),
+        mine=context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED),
+        incidents=worst_first(context.incidents.open()),
         frozen=Freezes(context.operations).all(),
         halted=halted,
         responsible=responsible,

@@ -15,6 +15,7 @@ from bot.registry import Edge as EdgeDoor
 from bot.settings import ServerSettings, Settings
 from bot.simulated_edge import SimulatedEdge
 from bot.simulated_lxd import SimulatedLxd
+from bot.simulated_tenant import run_mautic_ctl
 
 
 def endpoint(settings: Settings) -> str:
@@ -65,7 +66,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
     """Return the doors to all configured LXD servers, or to a simulated one that has a blueprint."""
     if not settings.lxd.simulated:
         return gateways(settings)
-    lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json")
+    lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl)
     if not lxd.instances():
         blueprint = "blueprint--simulated"
         config = stamps(role=Role.BLUEPRINT, version="5.2.12+simulated", double=True, created=1)

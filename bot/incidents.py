@@ -11,12 +11,13 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from bot import audit
+from bot import audit, findings
 from bot.database import Database
-from bot.health import AT_REST, LOGS, RESTART, TITLES, Diagnosis, Finding
+from bot.diagnosis import Diagnosis, Finding
+from bot.findings import Judged, Kind
 from bot.messages import Message, Renderer, actions, button, seconds, sentence
 from bot.operations import SYSTEM
 from bot.plan import Refused
@@ -67,9 +68,19 @@ class Incident:
         return f"{self.id}.{self.opened:.0f}"
 
     @property
+    def row(self) -> Kind:
+        """What is known of its kind."""
+        return findings.kind(self.kind)
+
+    @property
     def title(self) -> str:
         """What is wrong, in the words of a headline."""
-        return TITLES[self.kind]
+        return self.row.title
+
+
+def worst_first(incidents: Iterable[Incident]) -> list[Incident]:
+    """Return incidents by how grave they are; what is as grave stays in its order."""
+    return sorted(incidents, key=lambda one: one.row.severity)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Incidents:
         for found in self._select("id = ?", int(mark.partition(".")[0])):
             if found.mark == mark:
                 return found
-        raise Refused("This incident is of a database that was lost; the next sweep tells anew what is wrong.")
+        raise Refused("This incident no longer exists. The next health check posts a new one if needed.")
 
     def open(self) -> list[Incident]:
         """Return what is wrong now, oldest first."""
@@ -147,10 +158,10 @@ class Incidents:
                     )
             for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
                 words = f"Recovered after {seconds(now - here[kind].opened)}."
-                if diagnosis.rests and kind not in AT_REST:
-                    words = f"The tenant was {diagnosis.rests}, so this is not judged any more."
-                elif diagnosis.given_up and kind == "errand":
-                    words = "It has not been tried for a day, so this is not judged any more."
+                if diagnosis.rests and findings.kind(kind).judged != Judged.ALWAYS:
+                    words = f"The tenant was {diagnosis.rests}, so this is no longer monitored."
+                elif kind in diagnosis.given_up:
+                    words = "It has not been tried for a day, so this is no longer monitored."
                 self._close(transaction, here[kind], words, now)
         for subject in seen.gone:
             for incident in known.get(subject, {}).values():
@@ -178,7 +189,7 @@ class Incidents:
             )
             _record(transaction, "incident.reopened", SYSTEM, tenant, last["id"], detail, now)
             if last["silenced_until"] <= now:
-                _note(transaction, last["id"], f":red_circle: It is back: {sentence(finding.text)}")
+                _note(transaction, last["id"], f":red_circle: Reopened: {sentence(finding.text)}")
             return
         cursor = transaction.execute(
             "INSERT INTO incidents (tenant, server, kind, text, opened, channel) VALUES (?,?,?,?,?,?)",
@@ -294,13 +305,8 @@ class Incidents:
         """Render the head of an incident's thread as it stands, with the buttons that still have a meaning."""
         buttons = []
         if not incident.closed:
-            part = RESTART.get(incident.kind)
-            if part:
-                buttons.append(button("incident_restart", f"Restart {part}", incident.mark, "primary"))
-            if incident.kind == "errand":
-                buttons.append(button("incident_retry", "Retry", incident.mark, "primary"))
-            if incident.kind in LOGS:
-                buttons.append(button("incident_logs", "Logs", incident.mark))
+            for command, remedy in incident.row.buttons.items():
+                buttons.append(button(f"incident_{command}", remedy.button, incident.mark, remedy.style))
             if incident.silenced_until <= self.clock():
                 buttons.append(button("incident_silence", "Silence 4 h", incident.mark))
         extra = [actions(f"incident-{incident.id}", *buttons)] if buttons else []

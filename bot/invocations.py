@@ -1,4 +1,4 @@
-"""What a delivery of Slack's means: a command, a button, a typed reply, a submitted modal. Errors reach the person."""
+"""What a delivery of Slack's means, and whose turn it is: a command, or a press. Errors reach the person."""
 
 from __future__ import annotations
 
@@ -12,40 +12,30 @@ from typing import Any
 
 from bot import audit
 from bot.announcer import Announcer
-from bot.approvals import Actor, decision, names
+from bot.approvals import Actor, decision
 from bot.console import NAME
 from bot.database import DatabaseUnavailable
-from bot.errands import failing
 from bot.errors import explain
-from bot.guards import Change, Guards, Moment
-from bot.halt import told as aftermath_told
-from bot.health import LOGS, RESTART
+from bot.guards import FREEZE, Change, Guards, Moment
 from bot.inbox import OF_ONE, Lane, close
 from bot.messages import (
     Message,
     Modal,
-    escape,
-    line,
     modal,
     seconds,
-    section,
-    select_input,
-    sentence,
-    text_input,
     told,
 )
-from bot.operations import Operation
 from bot.people import MENTIONED, People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
+from bot.presses import BATCH, Presses
 from bot.registry import Answer, Command, Context, call
-from bot.runner import Runner
-from bot.words import split, typed
+from bot.words import split
 
 log = logging.getLogger(__name__)
 WINDOWS = frozenset({"give_up", "reveal"})
 """Buttons that only open a window."""
-QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", "unfreeze"}
+QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", "unfreeze", *BATCH}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
@@ -57,18 +47,18 @@ class Invocations:
     """Handles deliveries. Each answers the person who caused it, whatever happens."""
 
     def __init__(
-        self, context: Context, people: People, announcer: Announcer, runner: Runner, home: Callable[[str, str], None]
+        self, context: Context, people: People, announcer: Announcer, home: Callable[[str, str], None]
     ) -> None:
         self.context = context
         self.people = people
         self.announcer = announcer
-        self.runner = runner
         self.home = home
+        presses = Presses(context, people, announcer, self._invoke, self._answer)
         self._kinds: dict[str, Callable[[str, dict[str, Any]], None]] = {
             "command": self.command,
-            "action": self.action,
-            "reply": self.reply,
-            "submission": self.submission,
+            "action": presses.action,
+            "reply": presses.reply,
+            "submission": presses.submission,
             "home": lambda _, payload: self._show_home(payload),
         }
 
@@ -106,9 +96,15 @@ class Invocations:
             "quick"
             if action in (WINDOWS if payload.get("home") else QUICK)
             else "question"
-            if action == "incident_logs"
+            if self._asks(action)
             else "change"
         )
+
+    def _asks(self, action: str) -> bool:
+        """Whether a button of an incident changes nothing."""
+        of, _, name = action.partition("_")
+        command = self.context.registry.commands.get(name) if of == "incident" else None
+        return command is not None and command.kind == "query" and not command.decides
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
         """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
@@ -252,7 +248,7 @@ class Invocations:
                 payload["trigger_id"], replace(result, view=result.view | {"private_metadata": metadata})
             )
         elif isinstance(result, Plan):
-            policy = context.settings.policy(command.name)
+            policy = context.settings.policy(command.name, batch=bool(result.children))
             context.operations.refuse_one_too_many(actor.id)
             context.operations.request(
                 command.name,
@@ -270,210 +266,22 @@ class Invocations:
     def _guarded(self, context: Context, command: Command, arguments: dict[str, Any]) -> tuple[Plan | Answer, str]:
         """Build the plan of an operation where no guard is in the way, and return whom to call for its approval."""
         guards, actor = Guards(context), context.actor
-        change = Change(command.name, str(arguments.get("tenant") or ""), actor)
+        tenant = str(arguments.get("tenant") or "")
+        # Of a list each is asked about as its plan is made.
+        change = Change(command.name, "" if "," in tenant else tenant, actor)
         # A window has three seconds, and nobody is told of it: not all of them are asked of.
         opens = command.window == "always" or (command.window == "bare" and not arguments)
         with context.fleet.looking_once():
-            guards.refuse(Moment.REQUEST, change)
+            try:
+                guards.refuse(Moment.REQUEST, change)
+            except Refused as no:
+                # Whether it only shows something is known by what it returns.
+                if no.guard != FREEZE or not command.shows:
+                    raise
             mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)
             result = call(command, context, arguments)
             if isinstance(result, Plan):
+                if result.children:
+                    mention = self.people.refuse_unless_decidable(command.name, actor.id, batch=True)
                 guards.refuse(Moment.REQUEST, replace(change, tenant=result.tenant, planned=True))
         return result, mention
-
-    def action(self, key: str, payload: dict[str, Any]) -> None:
-        """A button: its value tells what it is of, and who presses is authorised here and now."""
-        actor = self._actor(payload, fresh=True)
-        action, value = payload["action_id"], payload["value"]
-        if action == "reveal":
-            self._invoke(key, payload, actor, self.context.registry.command("credentials"), {"tenant": value})
-            return
-        if action.startswith("incident_"):
-            self._on_incident(key, payload, actor, action.removeprefix("incident_"), value)
-            return
-        operation = self.context.operations.marked(value)
-        verdict, _, choice = action.partition("_")
-        if verdict == "approve" and self._asks_for_name(operation, actor):
-            self.announcer.open_modal(payload["trigger_id"], _name_modal(operation, payload["channel"], choice))
-        elif verdict in ("approve", "deny"):
-            self._decide(operation, actor, verdict, choice=choice, via="button")
-        elif action == "give_up":
-            self.context.approvals.refuse_to_give_up(operation, actor)
-            self.announcer.open_modal(payload["trigger_id"], _give_up_modal(operation, payload["channel"]))
-        elif action in ("retry", "undo"):
-            may = set(self.context.settings.policy(operation.command).approve)
-            if operation.state == "needs_attention":
-                # Whom it calls may do what it calls them for.
-                may |= set(self.context.settings.responders(operation.command))
-            if actor.id != operation.requester and not actor.roles & may:
-                raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
-            if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
-                return
-            if action == "retry":
-                Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
-                self.context.operations.retry(operation, actor.id)
-            else:
-                self.context.operations.undo(operation, actor.id)
-
-    def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
-        """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
-        event = {"retry": "operation.retried", "undo": "operation.undo_asked"}[action]
-        done = "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = ? AND actor = ? AND at >= ?"
-        since = self.context.now() - late
-        return bool(self.context.database.read(done, operation.tenant, operation.id, event, actor.id, since))
-
-    def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, mark: str) -> None:
-        """A button of an incident: a command on its tenant, as the person who pressed, or silence."""
-        incident = self.context.incidents.marked(mark)
-        if action == "silence":
-            may = self.context.settings.policy("silence").ask
-            if not actor.roles & set(may):
-                raise Refused(f"An incident may be silenced by {names(may)}; ask one of them.")
-            self.context.incidents.silence(mark, actor.id)
-            with suppress(NotPosted):
-                self.context.incidents.announce()
-            return
-        if action == "retry":
-            self._retry_errands(payload, actor, incident.tenant)
-            return
-        option = {"restart": ("part", RESTART), "logs": ("what", LOGS)}[action]
-        command = self.context.registry.command(action)
-        self._invoke(key, payload, actor, command, {"tenant": incident.tenant, option[0]: option[1][incident.kind]})
-
-    def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
-        """Try again what the bot does not get done by itself; it has no card with a button of its own."""
-        failed = [one for one in failing(self.context) if one.tenant == tenant]
-        if not failed:
-            raise Refused(f"Nothing that the bot does by itself on `{tenant}` fails any more.")
-        last = max(failed, key=lambda one: one.operation)
-        may = self.context.settings.policy(last.command).approve
-        if not actor.roles & set(may):
-            raise Refused(f"It may be tried again by {names(may)}; ask one of them.")
-        operation = self.context.operations.get(last.operation)
-        Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
-        self.context.operations.retry(operation, actor.id)
-        said = (
-            f":arrows_counterclockwise: Operation {last.operation} is tried again; this thread tells when it went well."
-        )
-        self._answer(payload, self.context.renderer.say(said))
-
-    def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
-        policy = self.context.settings.policy(operation.command)
-        pending = operation.state == "awaiting_approval"
-        may = bool(actor.roles & set(policy.approve)) and actor.id != operation.requester
-        return bool(policy.step_up) and pending and may
-
-    def _decide(
-        self,
-        operation: Operation,
-        actor: Actor,
-        verdict: str,
-        *,
-        reason: str = "",
-        typed: str = "",
-        choice: str = "",
-        via: str,
-    ) -> None:
-        self.context.approvals.decide(
-            operation.id,
-            actor,
-            "approve" if verdict == "approve" else "deny",
-            reason=reason,
-            typed_name=typed,
-            choice=choice,
-            via=via,
-        )
-
-    def reply(self, key: str, payload: dict[str, Any]) -> None:
-        """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
-        words = decision(payload["text"])
-        thread = payload["thread_ts"]
-        operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
-        if not operation or not words:
-            if payload.get("mention"):
-                raise Refused(
-                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; "
-                    "elsewhere `/mautic help`."
-                )
-            return
-        actor = self._actor(payload, fresh=True)
-        if payload.get("edited"):
-            if operation.state != "awaiting_approval":
-                return
-            raise Refused(
-                "What is edited later decides nothing, so nothing was done: reply anew, with the right words."
-            )
-        if words["cancel"]:
-            self.context.approvals.cancel(operation.id, actor)
-        elif words["deny"]:
-            self._decide(operation, actor, "deny", reason=words["reason"], via="reply")
-        else:
-            name, choice = (words["typed"] or "").lower(), (words["choice"] or "").lower()
-            if not choice and name != operation.tenant and name in operation.options:
-                name, choice = "", name
-            if name not in ("", operation.tenant):
-                raise Refused(f"To approve, reply `approve` or `approve {operation.tenant}`, and nothing else.")
-            self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
-
-    def submission(self, key: str, payload: dict[str, Any]) -> None:
-        """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
-        actor = self._actor(payload, fresh=True)
-        if payload["callback_id"] == "typed_name":
-            operation = self.context.operations.marked(payload["metadata"]["operation"])
-            name, choice = typed(payload["values"]["name"] or ""), payload["values"].get("choice") or ""
-            self._decide(operation, actor, "approve", typed=name, choice=choice, via="modal")
-            return
-        if payload["callback_id"] == "give_up":
-            operation = self.context.operations.marked(payload["metadata"]["operation"])
-            because = (typed(payload["values"]["reason"] or ""),)
-            command = self.context.registry.command("give-up")
-            self._invoke(key, payload, actor, command, {"id": operation.id, "because": because})
-            return
-        command = self.context.registry.command(payload["metadata"]["command"])
-        words = [command.name]
-        for name, value in payload["values"].items():
-            if value:
-                value = typed(value).replace("`", "'")
-                words.append(value if name == "tenant" else f"--{name}={value}")
-        parsed, arguments = self.context.registry.bind(words)
-        self._invoke(key, payload, actor, parsed, arguments)
-
-
-_CHOOSE = "What else do you decide?"
-
-
-def _facts(operation: Operation) -> list[str]:
-    facts = {**operation.plan["facts"], **operation.plan.get("remarks", {})}
-    return [f"*{escape(label)}:* {line(value)}" for label, value in facts.items()]
-
-
-def _give_up_modal(operation: Operation, channel: str) -> Modal:
-    left = aftermath_told(operation.aftermath)
-    return modal(
-        "give_up",
-        "Give up",
-        [
-            section(f"*{escape(operation.plan['summary'])}* ends as it stands: nothing more is done or taken back."),
-            *([section(sentence(left))] if left else []),
-            text_input("reason", "Why? The audit log keeps it."),
-        ],
-        submit="Give up",
-        metadata=json.dumps({"operation": operation.mark, "channel": channel}),
-    )
-
-
-def _name_modal(operation: Operation, channel: str, choice: str = "") -> Modal:
-    """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
-    chosen = choice or operation.chosen
-    options = operation.options if chosen else {}
-    return modal(
-        "typed_name",
-        "Approve",
-        [
-            section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
-            text_input("name", f"Type the tenant's name to approve: {operation.tenant}"),
-            *([select_input("choice", _CHOOSE, options, initial=chosen)] if options else []),
-        ],
-        submit="Approve",
-        metadata=json.dumps({"operation": operation.mark, "channel": channel}),
-    )

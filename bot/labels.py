@@ -49,10 +49,6 @@ class State(StrEnum):
     UNKNOWN = "unknown"
     """What no release of the bot writes: it is not open."""
 
-    @classmethod
-    def _missing_(cls, value: object) -> State:
-        return cls.UNKNOWN
-
 
 Kind = Literal["text", "number", "moment", "flag", "operation", "role", "state"]
 """How a label is written: a moment in epoch seconds, a flag as `1` or `0`, an operation by its number; "": not set."""
@@ -131,6 +127,7 @@ LABELS: Mapping[str, Label] = {
     ),
     "stopped-by": Label("operation", "which stopped it", ("commands.stop",)),
     "suspended-by": Label("operation", "which suspended it", ("commands.suspend",)),
+    "tags": Label("text", "words that people choose it by, with spaces between", ("commands.tag",)),
     "taken": Label("moment", "when a snapshot was taken, by the bot's clock", ("bot.snapshots",)),
     "tenant": Label("text", "the name of the tenant that it is a container of", ("commands.new",)),
     "version": Label("text", "of its Mautic", ("bot.blueprint.build", "bot.hosts", "commands.new")),
@@ -144,34 +141,36 @@ LABELS: Mapping[str, Label] = {
 }
 
 
+_KEYS = {name: KEY + name for name in LABELS}
+
+
 def stamps(**facts: str | int | bool) -> dict[str, str]:
     """Return facts as instance configuration: `stamps(role="tenant")` → `{"user.mautic-ops.role": "tenant"}`."""
     return {
-        _key(name.replace("_", "-")): str(int(value)) if isinstance(value, bool) else str(value)
+        _KEYS[name.replace("_", "-")]: str(int(value)) if isinstance(value, bool) else str(value)
         for name, value in facts.items()
     }
 
 
 def stamp(config: Mapping[str, str], name: str) -> str:
-    """Return one fact from an instance's configuration, empty when it is not there."""
-    return config.get(_key(name), "")
+    """Return one fact from an instance's configuration, empty when it is not there. Raises KeyError for no label."""
+    return config.get(_KEYS[name], "")
 
 
-def _key(name: str) -> str:
-    if name not in LABELS:
-        raise KeyError(f"There is no label `{name}`; all are listed in bot/labels.py.")
-    return KEY + name
+_ROLES = {role.value: role for role in Role}
+_STATES = {state.value: state for state in State}
+# A list reads them of each of a thousand instances.
+_ROLE, _STATE = KEY + "role", KEY + "state"
 
 
 def role_of(config: Mapping[str, str]) -> Role | None:
     """Return what an instance is; None: none of ours, or of a later release."""
-    told = stamp(config, "role")
-    return Role(told) if told in set(Role) else None
+    return _ROLES.get(config.get(_ROLE, ""))
 
 
 def state_of(config: Mapping[str, str]) -> State:
     """Return how far an instance is open."""
-    return State(stamp(config, "state"))
+    return _STATES.get(config.get(_STATE, ""), State.UNKNOWN)
 
 
 def replacing(command: str, operation: int) -> dict[str, str]:

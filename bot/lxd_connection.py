@@ -1,4 +1,4 @@
-"""Requests to one LXD server, and its answers in this program's words: the only importer of pylxd.
+"""Requests to one LXD server, and its answers in this program's words: with its session the only importer of pylxd.
 
 pylxd carries the connection, the addresses and the first reading of errors; the requests are made through its raw
 `api`, because its models ask once more per instance, save without an ETag, wait without a deadline, force every stop
@@ -8,28 +8,22 @@ and lose output of commands under load.
 from __future__ import annotations
 
 import math
-import re
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
-import requests.adapters
 import urllib3
-import urllib3.connection
 import websocket
 from pylxd import Client
-from pylxd.client import LXDSSLAdapter
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 
 from bot import products
-from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, Vanished
-from bot.words import tame
+from bot.lxd import LxdError, LxdUnavailable
+from bot.lxd_refusals import Busy, Held, Passing, refusal
+from bot.lxd_sessions import connect, open_session
 
 LONG = 1800
 """Seconds that work on whole file systems (copy, image, publish) may take."""
@@ -42,64 +36,8 @@ _GLANCE = 2
 _MOMENT = 0.03
 """Seconds between two looks at what comes to be while an operation runs; each takes the server some milliseconds."""
 _GOING_ON = ("Pending", "Running", "Cancelling")
-FILES_GONE = "forkfile.sock"
-"""What LXD's words name when its helper for an instance's files ended just as it was asked."""
 PATIENT = 120
 """Seconds that something may be occupied by what was begun before, as by a bot that died: it is an error after them."""
-_CUT = 20
-"""Seconds after which a network that carries nothing is known as cut: an answer itself may take far longer."""
-_OCCUPIED = ("is busy running", "matching non-reusable operation")
-_SENDING = "could not set subvolume flags: operation not permitted"
-"""What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up."""
-_HELD = "volume that has snapshots"
-"""What it says of an instance, once it has tried to delete such a snapshot and has kept the reason to its log; and of
-one with snapshots that it does not know."""
-_VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
-"""What it says of a file that went away while it looked for subvolumes among a running instance's files."""
-_PASSING = re.compile(r'device "veth\w+" does not exist')
-"""What it says where it goes through all interfaces of its machine, and another container's goes away meanwhile."""
-_FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
-_TAKEN = ("already exists", '" already in use', "unique constraint failed")
-_ABSENT = ("not found", "no such object", "image not provided")
-_AWAY = (
-    "database is locked",
-    "failed to begin transaction",
-    "no available dqlite leader",
-    "no available cowsql leader",
-    "cluster member is offline",
-    # For some seconds after a member was started again.
-    "missing event connection",
-    "connection refused",
-    "connection reset",
-    FILES_GONE,
-    "connection timed out",
-    "broken pipe",
-    "no route to host",
-    "network is unreachable",
-    "i/o timeout",
-    "unexpected eof",
-    '": eof',
-)
-
-
-class Busy(LxdError):
-    """Another operation has the instance, for a while."""
-
-
-class Held(Busy):
-    """There are snapshots in the pool that keep it from being deleted: sent to another host just now, or unknown."""
-
-
-class Passing(Busy):
-    """Something that has nothing to do with it went away in the middle of it; the next try is another matter."""
-
-
-class Stale(LxdError):
-    """The instance changed between reading and writing."""
-
-
-class AddressTaken(LxdError):
-    """Another instance of the same host has the address that this one was given."""
 
 
 class LxdConnection:
@@ -141,18 +79,7 @@ class LxdConnection:
         return self._client
 
     def _connect(self) -> Any:
-        endpoint = self.endpoint
-        session = requests.Session()
-        # Otherwise REQUESTS_CA_BUNDLE and proxies from the environment win over the pinned certificate.
-        session.trust_env = False
-        if endpoint.startswith("/"):
-            endpoint = "http+unix://lxd"
-            session.mount(endpoint, _UnixAdapter(self.endpoint))
-        else:
-            _try_certificates(self._certificate, self._server_certificate)
-            session.cert = self._certificate
-            session.verify = self._server_certificate or True
-            session.mount("https://", (_PinnedAdapter if self._server_certificate else _TcpAdapter)(pool_maxsize=32))
+        endpoint, session = open_session(self.endpoint, self._certificate, self._server_certificate)
         return Client(endpoint, session=session, timeout=self.timeout)
 
     @property
@@ -182,7 +109,7 @@ class LxdConnection:
     def stream(self, path: str, doing: str, timeout: float) -> Any:
         """Open one of the WebSockets of a background operation within so many seconds; raises LxdUnavailable."""
         with self.words(doing):
-            plain = self._plain(timeout)
+            plain = connect(self.endpoint, self._certificate, self._server_certificate, timeout)
             try:
                 return websocket.create_connection(f"ws://lxd/1.0/{path}", socket=plain)
             except BaseException as error:
@@ -190,28 +117,6 @@ class LxdConnection:
                 if isinstance(error, websocket.WebSocketException):
                     raise LxdUnavailable(f"{self.product} could not {doing} now: {error}.") from error
                 raise
-
-    def _plain(self, timeout: float) -> socket.socket:
-        """A connection to the server, secured where it is not its socket."""
-        if self.endpoint.startswith("/"):
-            local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            local.settimeout(timeout)
-            local.connect(self.endpoint)
-            return local
-        context = ssl.create_default_context()
-        if self._server_certificate:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if self._certificate:
-            context.load_cert_chain(*self._certificate)
-        where = urlsplit(self.endpoint)
-        plain = socket.create_connection((where.hostname or "", where.port or 443), timeout)
-        secure = context.wrap_socket(plain, server_hostname=where.hostname)
-        if self._server_certificate:
-            pinned = ssl.PEM_cert_to_DER_cert(Path(self._server_certificate).read_text())
-            if secure.getpeercert(binary_form=True) != pinned:
-                secure.close()
-                raise ssl.SSLError("another fingerprint")
-        return secure
 
     def json(self, verb: str, path: str, doing: str, **arguments: Any) -> Any:
         """Make one request and return the whole answer."""
@@ -332,62 +237,8 @@ class LxdConnection:
 
     def refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
         """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
-        low = " ".join(reason.split()).lower()
-        # It may name a file of a tenant's.
-        text = tame(" ".join(reason.split()), 300).rstrip(". ")
-        if status == 412:
-            return Stale(f"{self.product} could not {doing}: it was changed at the same time.")
-        if "ip address" in low and "already defined on another nic" in low:
-            return AddressTaken(f"{self.product} could not {doing}: another instance has its address.")
-        # First: it names a file, and whoever made that could have it say anything.
-        if _VANISHED.search(low):
-            return Vanished(f"{self.product} could not {doing}: files went away while it was taken.")
-        if _PASSING.search(low):
-            return Passing(f"{self.product} could not {doing}: {text}.")
-        if any(word in low for word in _OCCUPIED):
-            return Busy(f"{self.product} could not {doing}: {text}.")
-        if _SENDING in low or _HELD in low:
-            kind = Held if _HELD in low else Busy
-            return kind(
-                f"{self.product} could not {doing}: it still holds a snapshot, as while it sends it to another host."
-            )
-        if "could not get subvolume flags" in low:
-            return LxdError(
-                f"{self.product} could not {doing}: it was ended itself while this was copied here, and cannot delete "
-                "such a part; remove its empty folder from `containers` in the pool, on the host, and try again."
-            )
-        if any(word in low for word in _FULL):
-            return PoolFull(
-                f"{self.product} could not {doing}: the storage pool `{self._pool}` (or the disk's limit) is full."
-            )
-        if status in (502, 503, 504) or any(word in low for word in _AWAY):
-            return LxdUnavailable(f"{self.product} could not {doing} now: {text}.")
-        if any(word in low for word in _TAKEN):
-            return AlreadyExists(f"{self.product} could not {doing}: that name is already taken.")
-        if status == 404 or any(word in low for word in _ABSENT):
-            return NotFound(f"{self.product} could not {doing}: {text[:1].lower()}{text[1:]}.")
-        if status == 403:
-            server = f"{self.product} at {self.endpoint}"
-            return LxdUnavailable(f"{server} does not allow the bot to {doing}: check its certificate.")
-        return LxdError(f"{self.product} could not {doing}: {text}.")
-
-
-def _try_certificates(client: tuple[str, str] | None, server: str | None) -> None:
-    """Raise OSError, with the file's name, or LxdUnavailable: what is told of bad files later does not name them."""
-    files = [*(client or ()), *([server] if server else ())]
-    for file in files:
-        Path(file).read_bytes()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if client:
-            # Without a password, that of a locked key would be asked for at the terminal.
-            context.load_cert_chain(*client, password="")
-        if server:
-            context.load_verify_locations(server)
-    except ssl.SSLError as error:
-        raise LxdUnavailable(
-            f"The bot cannot use {', '.join(files)}: certificates in PEM form are needed, and a key without a password."
-        ) from error
+        named = {"product": self.product, "endpoint": self.endpoint, "pool": self._pool}
+        return refusal(reason, doing, status, **named)
 
 
 def path_of(name: str, snapshot: str = "") -> str:
@@ -413,64 +264,3 @@ def _unreachable(product: str, endpoint: str, doing: str, error: Exception) -> s
     if isinstance(error, requests.exceptions.SSLError) or "fingerprint" in str(error).lower():
         return f"{product} at {endpoint} shows another certificate than the one the bot was given for it."
     return f"{product} at {endpoint} cannot be reached; is it running?"
-
-
-class _TcpAdapter(requests.adapters.HTTPAdapter):
-    """Gives a connection up when the other machine's kernel is silent; LXD itself may take its time.
-
-    Without it a request on a cut network waits for as long as the answer could have taken, minutes in which a tenant
-    that moves is closed.
-    """
-
-    OPTIONS = (
-        *urllib3.connection.HTTPConnection.default_socket_options,
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _CUT // 4),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _CUT // 4),
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _CUT * 1000),
-    )
-
-    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
-        super().init_poolmanager(*arguments, socket_options=self.OPTIONS, **named)
-
-
-class _PinnedAdapter(_TcpAdapter, LXDSSLAdapter):  # type: ignore[misc]
-    """The same, for a server that is trusted by its own certificate."""
-
-
-class _UnixConnection(urllib3.connection.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-class _UnixPool(urllib3.HTTPConnectionPool):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", maxsize=32)
-        self._path = path
-
-    def _new_conn(self) -> _UnixConnection:
-        return _UnixConnection(self._path)
-
-
-class _UnixAdapter(requests.adapters.HTTPAdapter):
-    """One pool of connections to a unix socket. pylxd's own keeps 25, one for each address asked, and closes the
-    eldest while another thread uses it."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._pool = _UnixPool(path)
-
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> _UnixPool:
-        return self._pool
-
-    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        return request.path_url
-
-    def close(self) -> None:
-        self._pool.close()

@@ -31,6 +31,10 @@ class Leftovers:
         self._pool = pool
         self._driver = ""
 
+    def folder(self) -> Path | None:
+        """Return the pool's folder, or None where it is out of reach."""
+        return of_pool(self._lxd.endpoint, self._pool)
+
     def driver(self) -> str:
         """Return the kind of the pool, as `btrfs`; it is asked for once."""
         if not self._driver:
@@ -43,7 +47,7 @@ class Leftovers:
 
         They are subvolumes that LXD does not know, and so only of btrfs, and only where the pool is on this machine.
         """
-        folder = of_pool(self._lxd.endpoint, self._pool)
+        folder = self.folder()
         if folder is None or self.driver() != "btrfs":
             return False
 

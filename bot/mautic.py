@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bot.answers import LIMIT, decode
 from bot.console import allowed
+from bot.findings import SENT
 from bot.lxd import Lxd, LxdError, LxdUnavailable, NotFound, Talk, size_bytes
 from bot.settings import HealthSettings
 from bot.tenants import PlanSize
@@ -155,7 +156,7 @@ class Mautic:
             usage: the bytes that LXD says it uses, which count where they are what its limit counts.
         """
         request = {
-            "limits": {name: getattr(limits, name) for name in ("disk", "memory", "queue_minutes", "log_errors")},
+            "limits": {name: getattr(limits, name) for name in SENT},
             "disk": _disk_known(size, usage),
             "memory": size_bytes(size.memory) if size else None,
         }

@@ -305,6 +305,15 @@ def decision_buttons(mark: str, options: Mapping[str, str], chosen: str) -> list
     return [*approve, button("deny", "Deny", mark, "danger")]
 
 
+def batch_buttons(mark: str, *, paused: bool, to_come: int) -> list[Block]:
+    """The buttons of a batch that is under way; none where nothing is to come."""
+    if not to_come:
+        return []
+    first = button("batch_go_on", "Go on", mark, "primary") if paused else button("batch_pause", "Pause", mark)
+    sure = f"{to_come} that have not begun never will; what is under way goes on to its end."
+    return [first, button("batch_stop", "Stop", mark, "danger", sure=sure)]
+
+
 def actions(block_id: str, *buttons: Block) -> Block:
     """A row of buttons."""
     return {"type": "actions", "block_id": block_id, "elements": list(buttons)}

@@ -6,18 +6,19 @@ import json
 import shlex
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
 from bot.at_work import AtWork
 from bot.database import Database
+from bot.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
+from bot.lanes import SYSTEM as SYSTEM
 from bot.lived import Lived
 from bot.messages import line, sentence, told
-from bot.plan import NotNow, Plan, Refused
-from bot.turns import in_turn
+from bot.migrations import MAINTENANCE
+from bot.plan import NotNow, Plan, Refused, Subject
 
 State = Literal[
     "awaiting_approval",
@@ -30,12 +31,13 @@ State = Literal[
     "expired",
     "cancelled",
     "given_up",
+    "waiting",
 ]
+"""`waiting`: a child of a batch whose turn has not come; it holds its tenant no more than what has ended."""
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 IS_OPEN = "state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')"
 IS_UNDER_WAY = "state IN ('queued', 'running', 'needs_attention') AND NOT (state = 'queued' AND held_by = 'freeze')"
 """Conditions of what holds its tenant against people, and of what holds it against the bot's own snapshots too."""
-SYSTEM = "system"
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
 ERRAND = 10.0
@@ -47,6 +49,8 @@ NEVER = 1 << 62
 """`announced` of an operation that has no card: no revision comes after it."""
 OF_ONE = 50
 """Requests of one person that may wait for approval."""
+ROUTINE = frozenset(f"operation.{what}" for what in ("started", "resumed", "requeued", "held", "put_back", "succeeded"))
+"""What the one row of a run of maintenance tells of all its operations."""
 MAX_ATTEMPTS = 5
 """Runs that a crash may cut before a person has to look."""
 
@@ -104,7 +108,11 @@ class Operation:
     `reason`: why it was given up. `begun`: a step of it began that nobody took back. `committed`: its commit point was
     passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
     `asked`: when, by the time lived through; None: not known.
-    `held_by`: the key of the guard that it waits for while it is queued, and `outcome` says why.
+    `held_by`: the key of the guard that it waits for before it begins, and `outcome` says why.
+    `subject`: what it is on; `tenant` is "" where it is on no single one. `host`: the one it is on, or that its batch
+    counts it on, "": none. `parent`: the batch that it is a child of, 0: of none. `asked_after`: the last number of
+    a person's request when it was asked for. `run`: the run of maintenance that it is of, whose one row tells of it, 0:
+    of none.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.halt.Aftermath`, and `left`, a sentence.
     """
@@ -139,11 +147,36 @@ class Operation:
     committed: int = 0
     cause: str = ""
     held_by: str = ""
+    subject: Subject = "tenant"
+    host: str = ""
+    parent: int = 0
+    asked_after: int = 0
+    run: int = 0
 
     @property
     def open(self) -> bool:
         """Whether it still holds its tenant."""
         return self.state in OPEN
+
+    @property
+    def children(self) -> int:
+        """How many operations it is a batch of; 0: it is none."""
+        return int(self.plan.get("children", 0))
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the approval that it stands on is one of a whole list."""
+        return bool(self.children or self.parent)
+
+    @property
+    def about(self) -> str:
+        """What it is on, for people."""
+        return f"{self.children} tenants" if self.children else f"`{self.tenant}`"
+
+    @property
+    def confirmation(self) -> str:
+        """What is typed where an approval takes more than a press: the tenant's name, or how many a batch has."""
+        return str(self.children) if self.children else self.tenant
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -178,6 +211,8 @@ class Operation:
     @property
     def again(self) -> str:
         """What is typed after `/mautic` to ask for the same anew."""
+        if said := self.plan.get("texts", {}).get("again"):
+            return str(said)
         words = [self.command, self.tenant]
         for name, value in self.arguments.items():
             option = f"--{name.replace('_', '-')}"
@@ -224,27 +259,19 @@ class Operations:
             f"SELECT * FROM operations WHERE {where} ORDER BY {order} LIMIT {int(limit)}",  # noqa: S608
             *values,
         )
-        return [self._whole(row) for row in rows]
-
-    def _whole(self, row: sqlite3.Row) -> Operation:
-        steps = self.database.read(
-            "SELECT title, started, finished, note, key FROM steps WHERE operation = ? ORDER BY position",
-            row["id"],
-        )
-        decisions = self.database.read(
-            "SELECT actor, verdict, reason, via, at FROM decisions WHERE operation = ? ORDER BY at, rowid", row["id"]
-        )
-        fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
-        return Operation(
-            **fields
-            | {
-                "arguments": json.loads(row["arguments"]),
-                "plan": json.loads(row["plan"]),
-                "aftermath": json.loads(row["aftermath"]),
-                "steps": tuple(StepRow(*step) for step in steps),
-                "decisions": tuple(Decision(*decision) for decision in decisions),
-            }
-        )
+        # Two reads for the steps and decisions of all. A child stands on the approval of its batch.
+        ids, of = json.dumps([row["id"] for row in rows]), "operation IN (SELECT value FROM json_each(?))"
+        decided = json.dumps([row["parent"] or row["id"] for row in rows])
+        steps: dict[int, list[StepRow]] = {row["id"]: [] for row in rows}
+        decisions: dict[int, list[Decision]] = {}
+        if rows:
+            told = "SELECT operation, title, started, finished, note, key FROM steps"
+            for operation, *step in self.database.read(f"{told} WHERE {of} ORDER BY position", ids):
+                steps[operation].append(StepRow(*step))
+            told = "SELECT operation, actor, verdict, reason, via, at FROM decisions"
+            for operation, *decision in self.database.read(f"{told} WHERE {of} ORDER BY at, rowid", decided):
+                decisions.setdefault(operation, []).append(Decision(*decision))
+        return [_operation(row, steps[row["id"]], decisions.get(row["parent"] or row["id"], [])) for row in rows]
 
     def requested(self, request_key: str) -> bool:
         """Whether a delivery has made its operation already."""
@@ -255,18 +282,20 @@ class Operations:
         return bool(self.database.read("SELECT 1 FROM operations WHERE id = ? AND committed", operation))
 
     def number_after(self, number: int) -> None:
-        """Give the next operation a higher number than this."""
+        """Give the next operation of its kind a higher number than this."""
+        kind = "maintenance" if number > MAINTENANCE else "person"
         with self.database.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO sqlite_sequence (name, seq) SELECT 'operations', 0"
-                " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'operations')"
-            )
-            transaction.execute(
-                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'operations' AND seq < ?", (number, number)
-            )
+            transaction.execute("UPDATE numbers SET last = ? WHERE kind = ? AND last < ?", (number, kind, number))
+
+    def came_after(self, number: int, operation: int) -> bool:
+        """Whether the request of a number was made after an operation was asked for, of whichever kind that is."""
+        asked_after = self.database.read("SELECT asked_after FROM operations WHERE id = ?", operation)
+        return number > (asked_after[0][0] if asked_after else operation)
 
     def refuse_if_busy(self, tenant: str, but: int = 0, holds: str = IS_OPEN) -> None:
         """Raise TenantBusy, naming the holder, when another operation holds the tenant; `holds`: IS_UNDER_WAY too."""
+        if not tenant:
+            return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
             doing = {
                 "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
@@ -292,11 +321,28 @@ class Operations:
             )
 
     def wait_for_errand(self, tenant: str) -> None:
-        """Wait some seconds for what the bot does to a tenant by itself: nobody should have to ask again for that."""
+        """Let a person's request overtake what is no person's on a tenant, so that nobody has to ask again for that.
+
+        Maintenance that has not begun gives way, and comes again by itself; what is under way has some seconds to end.
+        """
+        self._overtake(tenant)
         give_up = time.monotonic() + ERRAND
-        under_way = "tenant = ? AND requester = ? AND state IN ('queued', 'running')"
-        while self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
+        under_way = "tenant = ? AND (requester = ? OR parent <> 0) AND state IN ('queued', 'running') AND held_by = ''"
+        while tenant and self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
             time.sleep(0.05)
+
+    def _overtake(self, tenant: str) -> None:
+        for errand in self.select("tenant = ? AND requester = ? AND state = 'queued' AND NOT begun", tenant, SYSTEM):
+            with self.database.transaction() as transaction:
+                self.move(
+                    transaction,
+                    errand,
+                    "cancelled",
+                    event="operation.overtaken",
+                    expect=("queued",),
+                    outcome="A person's request came first",
+                    finished=self.clock(),
+                )
 
     def request(
         self,
@@ -309,6 +355,7 @@ class Operations:
         hours: float,
         approved: bool = False,
         tell: str = "",
+        run: int = 0,
     ) -> Operation:
         """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
 
@@ -316,10 +363,11 @@ class Operations:
             channel: where its card stands; empty: nowhere, as of what a schedule asks for.
             approved: nobody has to approve it, so that it is queued at once.
             tell: said in its thread while it waits for approval, to those who can give it.
+            run: the run of maintenance that it is of, 0: of none.
 
         Raises TenantBusy.
         """
-        now, lived = self.clock(), self.lived.now()
+        lived = self.lived.now()
         try:
             with self.database.transaction() as transaction:
                 known = transaction.execute(
@@ -327,41 +375,18 @@ class Operations:
                 ).fetchone()
                 if known:
                     return self.get(known["id"])
-                cursor = transaction.execute(
-                    "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-                    " request_key, created, expires, announced, asked) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        command,
-                        plan.tenant,
-                        json.dumps(dict(plan.arguments)),
-                        requester,
-                        channel,
-                        "queued" if approved else "awaiting_approval",
-                        plan.shown(),
-                        plan.fingerprint(),
-                        request_key,
-                        now,
-                        now + hours * 3600,
-                        0 if channel else NEVER,
-                        lived,
-                    ),
+                identity = self.add(
+                    transaction,
+                    command,
+                    plan,
+                    requester=requester,
+                    channel=channel,
+                    state="queued" if approved else "awaiting_approval",
+                    request_key=request_key,
+                    hours=hours,
+                    asked=lived,
+                    run=run,
                 )
-                identity = int(cursor.lastrowid or 0)
-                transaction.executemany(
-                    "INSERT INTO steps (operation, position, key, title, takes_snapshot) VALUES (?,?,?,?,?)",
-                    [
-                        (identity, position, step.key, step.title, step.takes_snapshot)
-                        for position, step in enumerate(plan.steps)
-                    ],
-                )
-                event = audit.Event(
-                    "operation.requested",
-                    requester,
-                    plan.tenant,
-                    identity,
-                    {"command": command, **plan.arguments, "fingerprint": plan.fingerprint(), "approved": approved},
-                )
-                audit.record(transaction, event, now)
                 if tell and not approved:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
@@ -369,6 +394,71 @@ class Operations:
             raise TenantBusy(f"`{plan.tenant}` was just taken by another request; try again.") from error
         self.changed()
         return self.get(identity)
+
+    def add(
+        self,
+        transaction: sqlite3.Connection,
+        command: str,
+        plan: Plan,
+        *,
+        requester: str,
+        channel: str,
+        state: State,
+        request_key: str,
+        hours: float,
+        parent: int = 0,
+        asked: float | None = None,
+        run: int = 0,
+    ) -> int:
+        """Write an operation, its steps and its audit row; return its number."""
+        now = self.clock()
+        identity, asked_after = self._number(transaction, requester)
+        transaction.execute(
+            "INSERT INTO operations (id, command, tenant, arguments, requester, channel, state, plan, fingerprint,"
+            " request_key, created, expires, announced, asked, subject, host, parent, asked_after, run)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                identity,
+                command,
+                plan.tenant,
+                json.dumps(dict(plan.arguments)),
+                requester,
+                channel,
+                state,
+                plan.shown(),
+                plan.fingerprint(),
+                request_key,
+                now,
+                now + hours * 3600,
+                0 if channel else NEVER,
+                asked,
+                plan.subject,
+                plan.host,
+                parent,
+                asked_after,
+                run,
+            ),
+        )
+        transaction.executemany(
+            "INSERT INTO steps (operation, position, key, title, takes_snapshot) VALUES (?,?,?,?,?)",
+            [
+                (identity, position, step.key, step.title, step.takes_snapshot)
+                for position, step in enumerate(plan.steps)
+            ],
+        )
+        detail: dict[str, object] = {"command": command, **plan.arguments, "fingerprint": plan.fingerprint()}
+        detail |= {"parent": parent} if parent else {"approved": state == "queued"}
+        if not run:
+            event = audit.Event("operation.requested", requester, plan.tenant, identity, detail)
+            audit.record(transaction, event, now)
+        return identity
+
+    def _number(self, transaction: sqlite3.Connection, requester: str) -> tuple[int, int]:
+        """Return a new operation's number, and the last one of a person's request beside it."""
+        kind = "maintenance" if requester == SYSTEM else "person"
+        transaction.execute("UPDATE numbers SET last = last + 1 WHERE kind = ?", (kind,))
+        last = {row["kind"]: row["last"] for row in transaction.execute("SELECT kind, last FROM numbers")}
+        return last[kind], last["person"]
 
     def move(
         self,
@@ -392,10 +482,19 @@ class Operations:
         )
         if done.rowcount != 1:
             return False
-        audit.record(transaction, audit.Event(event, actor, operation.tenant, operation.id, detail), self.clock())
+        if operation.parent:
+            self._tell_batch(transaction, operation, to)
+        if not (operation.run and event in ROUTINE):
+            audit.record(transaction, audit.Event(event, actor, operation.tenant, operation.id, detail), self.clock())
         if note:
             self.note(transaction, operation.id, note)
         return True
+
+    def _tell_batch(self, transaction: sqlite3.Connection, child: Operation, to: State) -> None:
+        """Have a batch's card brought up to date, and a child's line posted once there is something to say of it."""
+        transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (child.parent,))
+        if to not in ("waiting", "queued", "running"):
+            transaction.execute("UPDATE operations SET announced = 0 WHERE id = ? AND announced = ?", (child.id, NEVER))
 
     def note(
         self, transaction: sqlite3.Connection, operation: int, text: str, *, only_in: State | Literal[""] = ""
@@ -414,69 +513,119 @@ class Operations:
         self,
         hold: Callable[[Operation], Hold | None] = lambda _: None,
         may: Callable[[Operation], bool] = lambda _: True,
+        shared: int = MANY,
     ) -> Operation | None:
-        """Take the next queued operation that can go on, to run it, or None: people take turns, oldest first.
-
-        What has begun already comes before all else, as its tenant is half way.
+        """Take the next queued operation that can go on, to run it, or None; `bot.lanes` says which is next.
 
         Args:
             hold: says why one has to wait, None when it need not. Others pass it; its thread is told once a guard.
             may: whether it may still begin; asked last.
+            shared: how many that are no person's may run together.
         """
-        for row in self._in_turn():
-            candidate = self.get(row["id"])
-            if candidate.state != "queued":
+        running = self._candidates("running")
+        waiting = [*self._candidates("queued"), *self._children(running)]
+        for first in in_line(waiting, running, shared):
+            candidate = self.get(first.id)
+            if candidate.state not in ("queued", "waiting"):
                 continue
             try:
                 if why := hold(candidate):
                     self._wait(candidate, why)
-                elif may(candidate) and self._take(candidate):
+                elif may(candidate) and self._begin(candidate, first, shared):
                     self.changed()
                     return self.get(candidate.id)
             except sqlite3.IntegrityError:
-                # While it waited for the end of a freeze the bot took up a snapshot, which is soon done.
+                # Another took the tenant up meanwhile: of a child somebody's request, of what waited for the end of
+                # a freeze the bot's own snapshot.
                 continue
         return None
 
-    def _take(self, candidate: Operation) -> bool:
+    def _begin(self, operation: Operation, first: Candidate, shared: int) -> bool:
+        """Move a queued operation, or a child whose turn has come, to running. False: another was quicker."""
         with self.database.transaction() as transaction:
+            # Another worker may have taken the last place meanwhile.
+            running = self._candidates("running")
+            if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
+                return False
+            if operation.state == "waiting" and first not in self._children(running):
+                return False
             return self.move(
                 transaction,
-                candidate,
+                operation,
                 "running",
-                event="operation.started" if not candidate.attempts else "operation.resumed",
-                expect=("queued",),
-                attempts=candidate.attempts + 1,
-                started=candidate.started or self.clock(),
+                event="operation.started" if not operation.attempts else "operation.resumed",
+                expect=(operation.state,),
+                attempts=operation.attempts + 1,
+                started=operation.started or self.clock(),
                 # Why it waited; of one that is to be taken back it is why it failed.
-                outcome=candidate.outcome if candidate.undo_by else "",
+                outcome=operation.outcome if operation.undo_by else "",
                 held_by="",
             )
 
-    def _in_turn(self) -> list[sqlite3.Row]:
-        under_way = self.database.read(
-            "SELECT id, requester, state, begun FROM operations WHERE state IN ('queued', 'running') ORDER BY id"
+    def _candidates(self, state: State) -> list[Candidate]:
+        """Return the operations in a state that a worker runs, or would, oldest first: none does a batch itself."""
+        rows = self.database.read(
+            "SELECT id, requester, parent, host, begun FROM operations WHERE state = ?"
+            " AND id NOT IN (SELECT operation FROM batches) ORDER BY id",
+            state,
         )
-        running = Counter(row["requester"] for row in under_way if row["state"] == "running")
-        queued = [row for row in under_way if row["state"] == "queued"]
-        return sorted(in_turn(queued, lambda row: str(row["requester"]), running), key=lambda row: not row["begun"])
+        return [Candidate(**dict(row) | {"begun": bool(row["begun"])}) for row in rows]
+
+    def _children(self, running: Sequence[Candidate]) -> list[Candidate]:
+        """Return the children of batches whose turn may come now: within the limits, of tenants that nobody holds."""
+        rows = self.database.read(
+            """
+            SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host
+            FROM batches JOIN operations AS batch ON batch.id = batches.operation AND batch.state = 'running'
+            JOIN operations AS child ON child.parent = batch.id AND child.state = 'waiting'
+            WHERE paused IS NULL AND stopped IS NULL AND (
+              SELECT count(*) FROM operations WHERE parent = batch.id AND state IN ('failed', 'needs_attention')
+            ) < forgiven + stop_after
+            ORDER BY child.id
+            """
+        )
+        marks = ",".join("?" * len(OPEN))
+        open_ones = self.database.read(f"SELECT tenant FROM operations WHERE state IN ({marks})", *OPEN)  # noqa: S608
+        held = {row["tenant"] for row in open_ones} if rows else set()
+        found = []
+        for row in rows:
+            one = Candidate(row["id"], row["requester"], row["parent"], row["host"])
+            limits = Limits(row["at_once"], row["at_once_host"])
+            if row["tenant"] not in held and fits(one, running, limits):
+                found.append(one)
+        return found
 
     def _wait(self, operation: Operation, hold: Hold) -> None:
-        """Record that a queued operation has to wait, once for each guard that it waits for; or end it."""
+        """Record that one whose turn it is has to wait, once for each guard that it waits for; or end it."""
         if operation.held_by == hold.guard:
             return
         with self.database.transaction() as transaction:
             self.move(
                 transaction,
                 operation,
-                "cancelled" if hold.ends else "queued",
+                "cancelled" if hold.ends else operation.state,
                 event="operation.cancelled" if hold.ends else "operation.held",
-                expect=("queued",),
+                expect=(operation.state,),
                 detail={"why": hold.why, "guard": hold.guard},
                 note=f":hourglass: Operation {operation.id} waits: {told(hold.why, hold.typed)}",
                 outcome=hold.why,
                 held_by=hold.guard,
                 finished=self.clock() if hold.ends else None,
+            )
+        self.changed()
+
+    def put_back(self, operation: Operation, why: str) -> None:
+        """Queue an operation again whose host is out of reach, so that it holds no worker meanwhile."""
+        with self.database.transaction() as transaction:
+            self.move(
+                transaction,
+                operation,
+                "queued",
+                event="operation.put_back",
+                expect=("running",),
+                detail={"why": why},
+                # No crash cut it.
+                attempts=operation.attempts - 1,
             )
         self.changed()
 
@@ -523,6 +672,8 @@ class Operations:
     ) -> None:
         transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
         step = operation.steps[position]
+        if operation.run:
+            return
         event = audit.Event(
             name, SYSTEM, operation.tenant, operation.id, {"key": step.key, "step": step.title, **detail}
         )
@@ -606,17 +757,38 @@ class Operations:
                     held_by="",
                     started=None,
                     finished=None,
+                    # From now on it is what a person asked for, and no run tells of it.
+                    run=0,
                 )
                 if not moved:
                     raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
-                transaction.execute(
-                    "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?",
-                    (operation.id,),
-                )
+                self.begin_anew(transaction, operation.id)
+                if operation.parent:
+                    self.reopen(transaction, operation.parent, actor)
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(operation.tenant, but=operation.id)
             raise TenantBusy(f"`{operation.tenant}` was just taken by another request; try again.") from error
         self.changed()
+
+    def begin_anew(self, transaction: sqlite3.Connection, operation: int) -> None:
+        """Let no step of an operation have happened: a retry looks at each again."""
+        transaction.execute(
+            "UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?", (operation,)
+        )
+
+    def reopen(self, transaction: sqlite3.Connection, batch: int, actor: str) -> None:
+        """Let a batch that had failed go on, as one of its children is tried again; no effect on another."""
+        (found,) = self.select("id = ?", batch)
+        self.move(
+            transaction,
+            found,
+            "running",
+            event="batch.reopened",
+            actor=actor,
+            expect=("failed",),
+            outcome="",
+            finished=None,
+        )
 
     def undo(self, operation: Operation, actor: str) -> None:
         """Queue an operation that needs attention to be taken back; what a retry or another undo won is refused."""
@@ -665,7 +837,8 @@ class Operations:
 
     def recover(self) -> list[Operation]:
         """After a start: put what a crash cut back in the queue; what was cut too often needs a person."""
-        recovered = self.select("state = 'running'")
+        # A batch that has begun is in nobody's hands: its children are.
+        recovered = self.select("state = 'running' AND id NOT IN (SELECT operation FROM batches)", limit=MANY)
         for operation in recovered:
             capped = operation.attempts >= MAX_ATTEMPTS
             with self.database.transaction() as transaction:
@@ -686,3 +859,17 @@ class Operations:
         if recovered:
             self.changed()
         return recovered
+
+
+def _operation(row: sqlite3.Row, steps: list[StepRow], decisions: list[Decision]) -> Operation:
+    fields = {key: row[key] for key in row.keys() if key != "request_key"}  # noqa: SIM118
+    return Operation(
+        **fields
+        | {
+            "arguments": json.loads(row["arguments"]),
+            "plan": json.loads(row["plan"]),
+            "aftermath": json.loads(row["aftermath"]),
+            "steps": tuple(steps),
+            "decisions": tuple(decisions),
+        }
+    )

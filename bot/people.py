@@ -283,12 +283,14 @@ class People:
                     raise
                 missing.append(f"Slack knows nobody with the id `{user}`")
 
-    def refuse_unless_decidable(self, command: str, requester: str, mentioned: int = MENTIONED) -> str:
+    def refuse_unless_decidable(
+        self, command: str, requester: str, mentioned: int = MENTIONED, *, batch: bool = False
+    ) -> str:
         """Refuse what nobody could approve for who asks for it; return the mention of those who can, or "".
 
         Where Slack does not tell who is in a group, the request is taken as it is.
         """
-        policy = self.settings.policy(command)
+        policy = self.settings.policy(command, batch=batch)
         if not policy.approvals:
             return ""
         try:

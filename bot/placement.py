@@ -159,7 +159,7 @@ def pending(context: Context) -> list[tuple[set[str], Demand]]:
         """
         WITH own AS (SELECT started FROM operations WHERE id = ?1 AND state = 'running')
         SELECT id, tenant, json_extract(plan, '$.demand') AS demand FROM operations
-        WHERE state IN ('queued', 'running') AND id <> ?1 AND demand IS NOT NULL
+        WHERE state IN ('queued', 'running', 'waiting') AND id <> ?1 AND demand IS NOT NULL
           AND (NOT EXISTS (SELECT 1 FROM own) OR begun = 1
             OR state = 'running' AND (started, id) < ((SELECT started FROM own), ?1))
         """,
@@ -170,7 +170,7 @@ def pending(context: Context) -> list[tuple[set[str], Demand]]:
         demand = Demand(**json.loads(row["demand"]))
         # An heir has its operation's number.
         found.append(({demand.instance, f"{row['tenant']}--{row['id']}"}, demand))
-    return found
+    return [*found, *(({demand.instance}, demand) for demand in context.promised)]
 
 
 def demand_of(

@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+Subject = Literal["tenant", "host", "fleet"]
+"""What an operation is on."""
 Value = str | int | float | bool
 
 
@@ -83,7 +85,9 @@ class Plan:
     to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
     makes run or grow on a host, as `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver;
     neither values nor steps tell what was chosen, so that the plan stays the one that was shown. `safety`: it keeps
-    what there is, so that no freeze stops it where the bot asks for it by itself.
+    what there is, so that no freeze stops it where the bot asks for it by itself. `subject`: what it is on; `tenant` is
+    "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`: of a batch, which
+    has no steps of its own, the plans that it carries out; they are part of the fingerprint.
     """
 
     tenant: str
@@ -102,6 +106,9 @@ class Plan:
     texts: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
     safety: bool = False
+    subject: Subject = "tenant"
+    host: str = ""
+    children: tuple[Plan, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a plan whose steps cannot be told apart, or whose commit point is none of them."""
@@ -117,7 +124,9 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Return a digest of what it does, whatever the words for it; a different one means a different plan."""
-        does = [self.tenant, dict(self.values), self.keys]
+        does: list[object] = [self.tenant, dict(self.values), self.keys]
+        if self.children:
+            does.append([child.fingerprint() for child in self.children])
         return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
     def shown(self) -> str:
@@ -137,5 +146,6 @@ class Plan:
                 "texts": dict(self.texts),
                 "commit": self.commit,
                 "safety": self.safety,
+                "children": len(self.children),
             }
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bot import audit
+from bot.diagnosis import Diagnosis, Finding
 from bot.edges import ANSWER, each
 from bot.fleet import Host
-from bot.health import Diagnosis, Finding
 from bot.lxd import LxdError, Quotas
 from bot.operations import SYSTEM
 from bot.registry import Context

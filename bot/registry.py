@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 from cyclopts import App, CycloptsError, Parameter
 
 from bot.approvals import Actor, Approvals
+from bot.capacity import Demand
 from bot.database import Database
 from bot.fleet import Fleet
 from bot.incidents import Incidents
@@ -27,7 +28,7 @@ from bot.people import People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import Post
 from bot.settings import Settings
-from bot.tenants import InvalidName, domain_name, tenant_name
+from bot.tenants import InvalidName, domain_name, tag_name, tenant_name
 from bot.vault import Vault
 from bot.words import split
 
@@ -89,6 +90,10 @@ class Context:
     """Slack's id of what is worked on; after a crash it comes again."""
     operation: int = 0
     """The operation that the plan is built for; 0 while it is being asked for."""
+    many: bool = False
+    """Whether the plan is one of many that are made together: then nothing is asked of each tenant by itself."""
+    promised: tuple[Demand, ...] = ()
+    """What the plans before it of the same batch will take of hosts."""
     begun: bool = False
     """Whether it has begun: a check that refused now would leave the tenant as it stands, half way."""
 
@@ -120,15 +125,17 @@ class Command:
     """The names of its options, without hyphens before them."""
     not_half_way: bool = False
     """Whether it is refused on a tenant that a restore or move left half way."""
+    shows: bool = False
+    """Whether it is an operation that may show something instead, and change nothing."""
 
 
-def operation(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
-    """Declare a command that changes something: it returns a Plan, which runs once approved."""
+def operation(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
+    """Declare a command that changes something: it returns a Plan, which runs once approved, or an answer instead."""
     function.declared = "operation"  # type: ignore[attr-defined]
     return function
 
 
-def not_half_way(function: Callable[..., Plan | Modal]) -> Callable[..., Plan | Modal]:
+def not_half_way(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
     """Declare that an operation is refused on a tenant that a restore or move left half way: another may serve."""
     function.not_half_way = True  # type: ignore[attr-defined]
     return function
@@ -159,6 +166,14 @@ def _number(text: str) -> int:
     return int(text.removeprefix("#"))
 
 
+def _tenants(text: str) -> str:
+    """Read names with commas between; one alone with a comma after it is a list of one."""
+    names = [tenant_name(name.rstrip(".")) for name in text.split(",") if name.strip()]
+    if not names:
+        raise InvalidName("A tenant needs a name, such as `client-x`.")
+    return ",".join(names) + ("," if len(names) == 1 and text.strip().endswith(",") else "")
+
+
 def _period(text: str) -> float:
     """Read how far back: `12h`, `7d`, `2w`; in seconds."""
     found = re.fullmatch(r"([0-9]{1,4})\s*([hdw])", text.strip().lower())
@@ -174,9 +189,14 @@ def _named(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
 
 TenantArgument = Annotated[str, Parameter(converter=_named(lambda text: tenant_name(text.rstrip(".,"))))]
 OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
+TenantsArgument = Annotated[str, Parameter(converter=_named(_tenants))]
+"""The name of a tenant, or several with commas between."""
 FreeWords = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Words that are another program's, options too."""
 PeriodOption = Annotated[float, Parameter(converter=_named(_period))]
+Confirmation = Annotated[str, Parameter(converter=_named(lambda text: text if text.isdecimal() else tenant_name(text)))]
+"""What an approval may take beside the number: a tenant's name, or of a batch how many it is on."""
+TagWord = Annotated[str, Parameter(converter=_named(tag_name))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 
 
@@ -211,6 +231,7 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
         window="always" if answers is Modal else "bare" if Modal in get_args(answers) else "never",
         options=frozenset(options),
         not_half_way=getattr(function, "not_half_way", False),
+        shows=kind == "operation" and Message in get_args(answers),
     )
 
 
@@ -279,13 +300,16 @@ class Registry:
 
 
 def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Plan | Answer:
-    """Call a command's function with arguments by name."""
+    """Call a command's function with arguments by name; the words of a `*rest` may be one text, as they are stored."""
     parameters = inspect.signature(command.function).parameters.values()
     star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
     named = {name: value for name, value in arguments.items() if name != star}
+    rest = arguments.get(star, ())
     # What stands before a `*rest` can be given by position only.
     before = [named.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and star and p.name in named]
-    result: Plan | Answer = command.function(context, *before, *arguments.get(star, ()), **named)
+    result: Plan | Answer = command.function(
+        context, *before, *(rest.split() if isinstance(rest, str) else rest), **named
+    )
     return result
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bot import halt
+from bot import batches, halt, steps
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
 from bot.guards import Guards
@@ -16,11 +16,16 @@ from bot.lxd import LxdUnavailable
 from bot.operations import RESPONDERS, SYSTEM, Operation
 from bot.plan import Plan, Refused
 from bot.registry import Context
-from bot.steps import patiently
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
 """Seconds until a database that could not be written is tried again."""
+LATER = 20.0
+"""Seconds until what was put back is tried again."""
+
+
+class PutBack(Exception):
+    """An operation that goes on later: its host is out of reach."""
 
 
 class Runner:
@@ -30,10 +35,15 @@ class Runner:
         self.context = context
         self.operations = context.operations
         self.fault = fault
+        # One is left for people, however much the bot or a batch has to do.
+        self._shared = max(1, workers - 1)
         self._wake = threading.Condition()
         self._dirty = True
         self._stopping = False
         self.guards = Guards(context)
+        self.later = LATER
+        self._silent: dict[int, tuple[float, float]] = {}
+        """When what was put back is tried again, and until when it is."""
         self._threads = [
             threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
         ]
@@ -77,16 +87,21 @@ class Runner:
 
     def run_one(self) -> bool:
         """Claim one operation and bring it to its end; False when none is queued."""
-        operation = self.operations.claim(self.guards.hold, self._may)
+        operation = self.operations.claim(self.guards.hold, self._may, self._shared)
         if operation is None:
+            batches.settle(self.operations)
             return False
         # Another may be waiting: let another worker look while this one is busy.
         self.wake()
         self._carry_out(operation)
+        if operation.parent:
+            batches.settle(self.operations)
         return True
 
     def _may(self, operation: Operation) -> bool:
-        """Whether it is approved as it has to be by now; where that cannot be known it waits."""
+        """Whether it is its time, and it is approved as it has to be by now; where that cannot be known it waits."""
+        if time.monotonic() < self._silent.get(operation.id, (0.0, 0.0))[0]:
+            return False
         try:
             return self.guards.may_begin(operation)
         except Refused as error:
@@ -103,6 +118,10 @@ class Runner:
                 else:
                     self._advance(operation)
                 return
+            except PutBack as error:
+                log.info("operation %s waits for its host: %s", operation.id, error)
+                self.operations.put_back(operation, str(error))
+                return
             except DatabaseUnavailable as error:
                 log.warning("operation %s waits for the database: %s", operation.id, error)
                 with self._wake:
@@ -114,6 +133,11 @@ class Runner:
             plan = self._plan(operation)
             if not self._is_approved(operation, plan):
                 raise Refused("What it would do has changed since it was approved; ask again.")
+            if plan.children:
+                self.fault("before children")
+                batches.begin(self.operations, operation, plan)
+                self.fault("after children")
+                return
             for position, step in enumerate(plan.steps):
                 if operation.steps[position].finished is not None:
                     continue
@@ -126,7 +150,7 @@ class Runner:
                 self.fault(f"ran {position}")
                 self.operations.step_finished(operation, position, note)
                 self.fault(f"recorded {position}")
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, PutBack):
             raise
         except Exception as error:
             self._fail(operation, plan, error)
@@ -148,14 +172,25 @@ class Runner:
         return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
 
     def _plan(self, operation: Operation) -> Plan:
-        """Build its plan again; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
+        """Build its plan again.
 
-        def plan() -> Plan:
+        Once it has begun a tenant may depend on it: while a host is out of reach it is put back for a while, and others
+        have the worker.
+        """
+        try:
             with self.context.fleet.looking_once():
                 self.guards.refuse_to_begin(operation)
-                return self.context.registry.plan(self.context, operation)
-
-        return patiently(plan) if operation.begun else plan()
+                plan = self.context.registry.plan(self.context, operation)
+        except LxdUnavailable as error:
+            now = time.monotonic()
+            _, give_up = self._silent.get(operation.id, (0.0, now + steps.PATIENCE))
+            if not operation.begun or now + self.later > give_up:
+                self._silent.pop(operation.id, None)
+                raise
+            self._silent[operation.id] = now + self.later, give_up
+            raise PutBack(str(error)) from error
+        self._silent.pop(operation.id, None)
+        return plan
 
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
         """End it, with what it had begun taken back."""
@@ -180,7 +215,7 @@ class Runner:
             if plan.undo is None:
                 raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
             later = plan.undo() or ""
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, PutBack):
             raise
         except Exception as error:
             why, identity = explain(error, f"undoing operation {operation.id}")

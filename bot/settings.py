@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -172,12 +172,6 @@ class HealthSettings:
     queue_minutes: Annotated[int, whole(0, 100_000)]
     log_errors: Annotated[int, whole(0, 1_000_000)]
 
-    def judges(self, kind: str) -> bool:
-        """Whether people are to hear of a kind of finding: not where its measure is 0."""
-        measures = {"queue": self.queue_minutes, "log": self.log_errors}
-        measures |= {"memory": self.memory, "disk": self.disk, "pool": self.pool, "snapshots": self.snapshots}
-        return bool(measures.get(kind, 1))
-
 
 @dataclass(frozen=True)
 class CapacitySettings:
@@ -193,6 +187,16 @@ class CapacitySettings:
     start_delay: Annotated[int, whole(0, 600)]
     load: Annotated[float, number(0, 1000)]
     slow: Annotated[float, number(0, 600)]
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How a batch is carried out; `approvals`: how many it takes at least."""
+
+    at_once: Annotated[int, whole(1, 64)]
+    at_once_host: Annotated[int, whole(1, 64)]
+    stop_after: Annotated[int, whole(1, 1000)]
+    approvals: Annotated[int, whole(0, 10)]
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,7 @@ class Settings:
     snapshots: SnapshotSettings
     health: HealthSettings
     capacity: CapacitySettings
+    batches: BatchSettings
     digest: DigestSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
@@ -260,9 +265,10 @@ class Settings:
         policy = self.policy(command)
         return [role for role in dict.fromkeys([*policy.ask, *policy.approve]) if not self.roles[role].everyone]
 
-    def policy(self, command: str) -> Policy:
-        """Return the policy of a command, or the default one."""
-        return self.policies.get(command) or self.policies["default"]
+    def policy(self, command: str, *, batch: bool = False) -> Policy:
+        """Return the policy of a command, or the default one; a `batch` of it may take more approvals."""
+        policy = self.policies.get(command) or self.policies["default"]
+        return replace(policy, approvals=max(policy.approvals, self.batches.approvals)) if batch else policy
 
     def snapshots_allowed(self, plan: str) -> int:
         """Return the bytes that a tenant of a plan may have in snapshots beside what it has; 0: there is no limit."""

@@ -15,7 +15,8 @@ import msgspec
 from bot.labels import stamp
 from bot.lxd import Lxd, NotFound, PoolFull, size_bytes
 
-STATE = "/var/lib/mautic-ops/simulated.json"
+STATE = "/run/mautic-ops-simulated.json"
+"""In memory there, so that it takes none of the tenant's disk and can be written on a full one."""
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
 OUTBOUND_OFF = "/var/lib/mautic-ops/outbound-off"
@@ -40,8 +41,10 @@ UNCOUNTED = "the kernel has stopped counting, as the quotas of the host's pool a
 """As the real tool says it."""
 
 
-class Quotas(Lxd, Protocol):
-    """A server of whose instances can be seen inside what they have of their disk."""
+class SimulatedHost(Lxd, Protocol):
+    """A server that tells the time of its instances, and what they have of their disk, as can be seen inside."""
+
+    clock: Callable[[], float]
 
     def quota(self, name: str) -> tuple[int | None, int | None]:
         """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
@@ -91,10 +94,11 @@ def change(lxd: Lxd, instance: str, **fields: Any) -> State:
     return state
 
 
-def run_mautic_ctl(lxd: Quotas, name: str, command: list[str], sent: bytes, now: float) -> Iterator[bytes]:
-    """Play `python3 -c … VERB` on what was sent to it, at a time; yields its lines. Other commands say nothing."""
+def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
+    """Play `python3 -c … VERB` on what was sent to it; yields its lines. Other commands say nothing."""
     if len(command) != 4 or command[0] != "/usr/bin/python3":
         return
+    now = lxd.clock()
     verb = command[-1]
     request = json.loads(sent.partition(b"\n")[0])
     answer: dict[str, Any]
@@ -122,7 +126,7 @@ def run_mautic_ctl(lxd: Quotas, name: str, command: list[str], sent: bytes, now:
 class _Tenant:
     """One tenant at one moment: its verbs."""
 
-    def __init__(self, lxd: Quotas, name: str, now: float) -> None:
+    def __init__(self, lxd: SimulatedHost, name: str, now: float) -> None:
         self.lxd = lxd
         self.name = name
         self.now = now

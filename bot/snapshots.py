@@ -18,13 +18,13 @@ from bot.messages import kept_for, seconds, size
 from bot.plan import Plan, Refused, Step
 from bot.registry import Context
 from bot.retention import Point, Retention, spread
+from bot.samples import DAY
 from bot.tenants import Tenant
 
 SCHEDULED, ASKED = "schedule", "asked"
 KEPT = "kept until somebody removes it"
 _NAME = re.compile(r"s-\d{8}-\d{6}-\d+\Z")
 """A snapshot of ours; what people made by hand, or a move needs, is left alone."""
-DAY = 86_400
 TRIES = 3
 """How often a snapshot is tried under which files vanish."""
 
@@ -146,6 +146,7 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
         ),
         reversible="changes nothing that runs",
         seconds=1,
+        host=tenant.host,
     )
 
 

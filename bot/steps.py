@@ -40,7 +40,7 @@ def patiently(work: Callable[[], T]) -> T:
 
 def refuse_another(context: Context, found: Tenant) -> None:
     """Raise Refused when this only has the name of what was approved: a later operation has made it what it is."""
-    if context.operation and int(found.operation or 0) > context.operation:
+    if context.operation and context.operations.came_after(int(found.operation or 0), context.operation):
         raise Refused(
             f"`{found.instance}` is not what was approved: operation {found.operation} came after that; ask again."
         )
@@ -49,21 +49,21 @@ def refuse_another(context: Context, found: Tenant) -> None:
 def refuse_full(context: Context, found: Tenant) -> None:
     """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
 
-    Looked at when it is asked for. Where it cannot be looked into nothing is known of it, and what is asked for may be
-    what helps.
+    Looked at when it is asked for; where many are, as it was measured last. Where it cannot be looked into nothing is
+    known of it, and what is asked for may be what helps.
     """
     if context.operation:
         return
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
     disk = last_known(found, samples.disks(context.database).get(found.name), size)
-    if found.status == "Running":
+    if found.status == "Running" and not context.many:
         try:
             disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)
         except LxdError:
             return
     if is_full(disk) and disk and disk.used is not None:
         memory = size_bytes(size.memory) if size else 0
-        more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory))
+        more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory, found.plan))
         raise Refused(
             f"The disk of `{found.name}` is full, {in_words(disk.used)} of {in_words(disk.limit or 0)}, and it would "
             f"not come back; first {more}."

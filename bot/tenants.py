@@ -52,10 +52,8 @@ RESERVED = frozenset(
         "www",
     ]
 )
+_TAG = re.compile(r"[a-z0-9][a-z0-9.-]{0,29}\Z")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
-
-ROLES = tuple(role for role in Role if role != Role.BALLAST)
-"""What the fleet is made of."""
 
 
 class InvalidName(ValueError):
@@ -90,6 +88,16 @@ def tenant_name(text: str) -> str:
     if name in RESERVED:
         raise InvalidName(f"“{shown}” is a reserved word; choose another name, such as `{name}-shop`.")
     return name
+
+
+def tag_name(text: str) -> str:
+    """Return a tag in its normal form, or raise InvalidName."""
+    tag = text.strip().strip(",").lower()
+    if not _TAG.match(tag):
+        raise InvalidName(
+            f"“{text.strip()[:40]}” cannot be a tag: use letters a-z, digits, hyphens and dots, at most 30 of them."
+        )
+    return tag
 
 
 def domain_name(text: str) -> str:
@@ -133,7 +141,7 @@ class Tenant:
     `replaced_by`: the command, and `replaced_in` the operation, by which another took its place; 0: unknown.
     `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
     after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
-    its own disk, as LXD limits it. `address`: what it was given on the bridge.
+    its own disk, as LXD limits it. `address`: what it was given on the bridge. `tags`: words that people choose it by.
     """
 
     name: str
@@ -163,6 +171,7 @@ class Tenant:
     disk: str = ""
     outbound_off: bool = False
     address: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:

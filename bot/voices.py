@@ -33,7 +33,7 @@ class Voices:
 
         `lost`: as `lost` tells, where that was asked already.
         """
-        takes = self.settings.policy(operation.command).approvals
+        takes = self.settings.policy(operation.command, batch=operation.in_batch).approvals
         if operation.requester == SYSTEM or not takes:
             return 0
         gave = sum(one.verdict == "approve" for one in operation.decisions)
@@ -42,9 +42,10 @@ class Voices:
     def confirm(self, operation: Operation) -> bool:
         """Whether what is about to begin is still approved: else it waits for approval again, and its thread is told.
 
-        What has begun goes on: it would be left half way. Raises Refused where Slack does not tell who may approve.
+        What has begun goes on, as it would be left half way; so does a batch, with all its
+        children. Raises Refused where Slack does not tell who may approve.
         """
-        if operation.begun or operation.undo_by:
+        if operation.begun or operation.undo_by or operation.parent:
             return True
         lost = self.lost(operation)
         if not (missing := self.missing(operation, lost)):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bot.messages import Message
-from bot.registry import Context, OperationNumber, TenantArgument, decides, query
+from bot.registry import Confirmation, Context, OperationNumber, decides, query
 
 
 @decides
 @query
-def approve(context: Context, id: OperationNumber, tenant: TenantArgument = "", choice: str = "") -> Message:
+def approve(context: Context, id: OperationNumber, tenant: Confirmation = "", choice: str = "") -> Message:
     """Approve a request by its number; for a dangerous one, type the tenant's name after it.
+
+    Of one on many tenants, type how many.
 
     Where the card leaves something to choose, the choice comes last: `approve 12 drop`, `approve 12 client-x drop`.
     """
     operation = context.operations.get(id)
-    if not choice and tenant != operation.tenant and tenant in operation.options:
+    if not choice and tenant != operation.confirmation and tenant in operation.options:
         tenant, choice = "", tenant
     context.approvals.decide(id, context.actor, "approve", typed_name=tenant, choice=choice.lower(), via="command")
     return context.renderer.say(f":white_check_mark: You approved operation {id}.")

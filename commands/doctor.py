@@ -6,16 +6,15 @@ import logging
 from collections.abc import Callable
 
 from bot import audit, local_lxd, quotas
-from bot.capacity import strain
 from bot.checks import CHECKS
 from bot.database import DatabaseUnavailable
-from bot.health import pool_finding
+from bot.findings import Where
+from bot.health import HostLook, diagnose_host
 from bot.lxd import LxdError, NotFound
 from bot.messages import Message, seconds, size, told
 from bot.plan import Refused
 from bot.registry import Context, query
-
-DAY = 86_400
+from bot.samples import DAY
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,8 @@ def _room(context: Context) -> str:
     for host in context.fleet.hosts():
         space = host.lxd.pool()
         free = f"{size(space.total - space.used)} of {size(space.total)} free on {host.name}"
-        (short if pool_finding(host.name, space, context.settings.health) else told).append(free)
+        full = diagnose_host(HostLook(host.name, pool=space), context.settings).has("pool")
+        (short if full else told).append(free)
     if short:
         raise Refused(f"only {', '.join(short)}; enlarge the pool")
     return ", ".join(told)
@@ -102,11 +102,10 @@ def _memory(context: Context) -> str:
     short: list[str] = []
     for host in context.fleet.hosts():
         has = context.fleet.resources(host)
-        if why := strain(has, context.settings.capacity):
-            short.append(f"{host.name} is in distress: {why}")
+        short += [one.text for one in diagnose_host(HostLook(host.name, resources=has), context.settings).findings]
         told.append(f"{size(has.available)} of {size(has.total)} available on {host.name}")
     if short:
-        raise Refused("; ".join(short))
+        raise Refused(" ".join(short))
     return ", ".join(told)
 
 
@@ -139,7 +138,7 @@ def _audit(context: Context) -> str:
     if verdict.broken:
         raise Refused(f"{verdict.reason}: somebody changed it; `/mautic audit verify`")
     for incident in context.incidents.open():
-        if incident.kind == "audit":
+        if incident.row.where == Where.LOG:
             raise Refused(incident.text)
     return f"{verdict.rows} rows, unbroken"
 

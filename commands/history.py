@@ -14,5 +14,7 @@ def history(context: Context, tenant: TenantArgument = "", *, all: bool = False)
     `--all` also shows what the bot did by itself and went well, such as hourly snapshots.
     """
     which = "1 = 1" if all else WORTH_TELLING
-    found = context.operations.select(f"{which} AND ? IN ('', tenant)", tenant, order="id DESC", limit=15)
+    # Of a batch its one line tells, but where a tenant's own are asked for.
+    whose = "tenant = ?" if tenant else "parent = 0 AND ? = ''"
+    found = context.operations.select(f"{which} AND {whose}", tenant, order="created DESC, id DESC", limit=15)
     return context.renderer.message("commands/history.j2", operations=found, tenant=tenant)

@@ -17,7 +17,8 @@ from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import admit, free_on, placement, use
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.products import takes
-from bot.registry import Context, DomainOption, TenantArgument, operation
+from bot.registry import Context, DomainOption, TenantsArgument, operation
+from bot.selection import Selection, batch
 from bot.starts import boot
 from bot.steps import PROBE, probing, remove, see_login_page, wait_for_address
 from bot.tenants import RESERVED, PlanSize, Tenant
@@ -30,7 +31,7 @@ _TAKING = threading.Lock()
 @operation
 def new(
     context: Context,
-    tenant: TenantArgument = "",
+    tenant: TenantsArgument = "",
     *,
     domain: DomainOption = "",
     plan: str = "small",
@@ -40,11 +41,36 @@ def new(
 ) -> Plan | Modal:
     """Make a live tenant: a Mautic of its own for one client, at its own address.
 
-    Without a name it opens a form. `--plan` is a size, `--domain` an address of the client's own that points here,
-    `--version` one of the Mautics that there is a blueprint of. Without `--host` it goes where there is most room.
+    Without a name it opens a form; several names, with commas between, are one request. `--plan` is a size,
+    `--domain` an address of the client's own that points here, `--version` one of the Mautics that there is a blueprint
+    of. Without `--host` it goes where there is most room.
     """
     if not tenant:
         return _form(context)
+    selection = Selection(tenant)
+    if selection.one:
+        return _one(context, tenant, domain, plan, host, version, note)
+    if domain:
+        raise Refused("A domain is one tenant's; ask for each that has one of its own by itself.")
+    names = tenant.strip(",").split(",")
+    # Where each goes was decided when it was asked for.
+    hosts = host.split(",") if host.count(",") == len(names) - 1 else [host] * len(names)
+    placed = dict(zip(names, hosts, strict=True))
+    return batch(
+        context,
+        "new",
+        selection,
+        lambda context, name: _one(context, name, "", plan, placed[name], version, note),
+        doing="Make",
+        arguments={"plan": plan, "host": host, "version": version, "note": note},
+        resolve=lambda children: {
+            "host": ",".join(child.host for child in children),
+            "version": str(children[0].values["version"]),
+        },
+    )
+
+
+def _one(context: Context, tenant: str, domain: str, plan: str, host: str, version: str, note: str) -> Plan:
     size = context.settings.plans.get(plan)
     if size is None:
         near = get_close_matches(plan, context.settings.plans, n=1)
@@ -123,6 +149,7 @@ def new(
         reversible="can be undone with `delete`",
         seconds=15,
         undo=make.undo,
+        host=place.name,
     )
 
 

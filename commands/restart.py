@@ -7,15 +7,44 @@ from typing import Literal
 from bot import containment
 from bot.labels import State
 from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, operation
+from bot.registry import Context, TenantsArgument, operation
+from bot.selection import Selection, batch
 from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
+
+Part = Literal["all", "worker", "cron", "web", "database"]
 
 
 @operation
 def restart(
-    context: Context, tenant: TenantArgument, *, part: Literal["all", "worker", "cron", "web", "database"] = "all"
+    context: Context,
+    tenant: TenantsArgument = "",
+    *,
+    part: Part = "all",
+    all: bool = False,
+    host: str = "",
+    size: str = "",
+    tag: str = "",
 ) -> Plan:
-    """Restart a tenant's container, or with `--part` only its workers, crons, web server or database."""
+    """Restart a tenant's container, or with `--part` only its workers, crons, web server or database.
+
+    Of several tenants, named with commas between or chosen by `--all`, `--host`, `--size` or `--tag`, one request does
+    each in its turn; those that do not run are left out.
+    """
+    selection = Selection(tenant, all, host, size, tag)
+    if selection.one:
+        return _restart(context, tenant, part)
+    doing = "Restart" if part == "all" else f"Restart the {part} of"
+    return batch(
+        context,
+        "restart",
+        selection,
+        lambda context, name: _restart(context, name, part),
+        doing=doing,
+        arguments={"part": part},
+    )
+
+
+def _restart(context: Context, tenant: str, part: Part) -> Plan:
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     if found.status != "Running" and not context.operation:
@@ -55,4 +84,5 @@ def restart(
         reversible="changes nothing that lasts",
         seconds=5,
         undo=undo,
+        host=host.name,
     )

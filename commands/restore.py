@@ -14,7 +14,8 @@ from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
 from bot.registry import Context, TenantArgument, not_half_way, operation
-from bot.snapshots import DAY, ours, take
+from bot.samples import DAY
+from bot.snapshots import ours, take
 from bot.steps import PROBE, probing, refuse_another, refuse_full
 from bot.succession import Succession, present
 from bot.tenants import Tenant

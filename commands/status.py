@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bot import samples
+from bot import findings, samples
 from bot.condition import conditions, looked_at_now
 from bot.freezes import Freezes
 from bot.lxd import LxdError
@@ -52,9 +52,11 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         condition=looked_at_now(
             conditions(context, [found], looked=True)[found.instance],
             probe.login if probe else None,
-            ["the bot cannot look inside"] if trouble else [n for n, one in health["checks"].items() if not one["ok"]],
+            [findings.titles(["inside"])] if trouble else [n for n, one in health["checks"].items() if not one["ok"]],
         ),
         frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),
-        last=context.operations.select(f"tenant = ? AND {WORTH_TELLING}", tenant, order="id DESC", limit=3),
+        last=context.operations.select(
+            f"tenant = ? AND {WORTH_TELLING}", tenant, order="created DESC, id DESC", limit=3
+        ),
     )

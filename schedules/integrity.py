@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bot import audit
 from bot.checks import WEEK, unknown_heads
-from bot.health import LOG, Diagnosis, Finding
+from bot.diagnosis import Diagnosis, Finding
+from bot.findings import LOG
 from bot.incidents import Seen
 from bot.registry import Context
 from bot.scheduler import schedule

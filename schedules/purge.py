@@ -13,12 +13,11 @@ from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import SYSTEM
 from bot.plan import Plan, Refused
 from bot.registry import Context, call
+from bot.samples import DAY
 from bot.scheduler import schedule
 from bot.snapshots import ours
 from bot.succession import retire
 from bot.tenants import Tenant
-
-DAY = 86_400
 
 
 @schedule(seconds=300)

@@ -16,7 +16,7 @@ from bot.registry import Registry
 ROOT = Path(__file__).parents[1]
 SHOWN = re.compile(r"`/mautic ?([^`]*)`")
 SAMPLES = (
-    (r"usage|again|near|command\b", None),
+    (r"usage|again|near|command\b|^typed$", None),
     (r"operation\.tenant|found\.name", "client-x"),
     (r"\bmove\b", "client-x node2"),
     (r"^what$", "run"),
@@ -91,7 +91,11 @@ def of_page(path: Path) -> Iterator[str]:
 
 def shown() -> Iterator[tuple[str, str]]:
     """Each command that is shown, with where."""
-    sources = [(path, of_code) for folder in ("bot", "commands", "schedules") for path in (ROOT / folder).glob("*.py")]
+    sources = [
+        (path, of_code)
+        for folder in ("bot", "bot/health", "commands", "schedules")
+        for path in (ROOT / folder).glob("*.py")
+    ]
     sources += [(path, of_template) for path in (ROOT / "templates").rglob("*.j2")]
     sources += [(path, of_page) for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
     for path, texts in sources:

@@ -1,18 +1,14 @@
-"""Refuse the blocks, messages and views that Slack refuses.
-
-Each `Check` takes a value and its JSON pointer and yields one sentence for everything wrong with it.
-"""
+"""Refuse the blocks, messages and views that Slack refuses."""
 
 import copy
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from bot.workspace.checks import Check, anything, array, boolean, by_type, error, integer, one_of, record, string, text
 from bot.workspace.errors import SlackError
 from bot.workspace.people import Json
-
-Check = Callable[[Any, str], Iterator[str]]
 
 MESSAGE_BLOCKS, VIEW_BLOCKS = 50, 100
 TEXT_CUT = 40_000
@@ -22,103 +18,6 @@ MARKDOWN_CHARACTERS = 12_000
 TABLE_CHARACTERS = 10_000
 VIEW_BYTES = 250_000
 ATTACHMENTS = 100
-
-
-def _error(text: str, pointer: str) -> str:
-    return f"[ERROR] {text} [json-pointer:{pointer}]"
-
-
-def string(most: int, least: int = 0) -> Check:
-    def check(value: Any, at: str) -> Iterator[str]:
-        if not isinstance(value, str):
-            yield _error("must be a string", at)
-        elif len(value) > most:
-            yield _error(f"must be less than {most + 1} characters", at)
-        elif len(value) < least:
-            yield _error(f"must be more than {least - 1} characters", at)
-
-    return check
-
-
-def boolean(value: Any, at: str) -> Iterator[str]:
-    if not isinstance(value, bool):
-        yield _error("must be a boolean", at)
-
-
-def integer(low: int, high: int) -> Check:
-    def check(value: Any, at: str) -> Iterator[str]:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            yield _error(f"must be an integer from {low} to {high}", at)
-
-    return check
-
-
-def one_of(*values: str) -> Check:
-    def check(value: Any, at: str) -> Iterator[str]:
-        if value not in values:
-            yield _error("must be a valid enum value", at)
-
-    return check
-
-
-def anything(value: Any, at: str) -> Iterator[str]:
-    yield from ()
-
-
-def array(item: Check, most: int, least: int = 1) -> Check:
-    def check(value: Any, at: str) -> Iterator[str]:
-        if not isinstance(value, list):
-            yield _error("must provide an array", at)
-            return
-        if len(value) > most:
-            yield _error(f"no more than {most} items allowed", at)
-        if len(value) < least:
-            yield _error(f"must provide at least {least} items", at)
-        for number, one in enumerate(value):
-            yield from item(one, f"{at}/{number}")
-
-    return check
-
-
-def record(required: dict[str, Check], optional: dict[str, Check]) -> Check:
-    fields = required | optional
-
-    def check(value: Any, at: str) -> Iterator[str]:
-        if not isinstance(value, dict):
-            yield _error("must be an object", at)
-            return
-        for name in required:
-            if name not in value:
-                yield _error(f"missing required field: {name}", at)
-        for name, one in value.items():
-            if name not in fields:
-                yield _error(f"invalid additional property: {name}", at)
-            elif one is None and name in required:
-                yield _error(f"missing required field: {name}", at)
-            elif one is not None:
-                yield from fields[name](one, f"{at}/{name}")
-
-    return check
-
-
-def by_type(kinds: dict[str, Check]) -> Check:
-    def check(value: Any, at: str) -> Iterator[str]:
-        if not isinstance(value, dict) or "type" not in value:
-            yield _error("missing required field: type", at)
-        elif not isinstance(value["type"], str) or value["type"] not in kinds:
-            yield _error(f"unsupported type: {value['type']}", f"{at}/type")
-        else:
-            yield from kinds[value["type"]](value, at)
-
-    return check
-
-
-def text(most: int, *kinds: str) -> Check:
-    allowed = {
-        "plain_text": record({"type": anything, "text": string(most, 1)}, {"emoji": boolean}),
-        "mrkdwn": record({"type": anything, "text": string(most, 1)}, {"verbatim": boolean}),
-    }
-    return by_type({kind: allowed[kind] for kind in kinds or allowed})
 
 
 def _typed(required: dict[str, Check], optional: dict[str, Check]) -> Check:
@@ -184,7 +83,7 @@ def _static_select(required: dict[str, Check], optional: dict[str, Check]) -> Ch
     def check(value: Any, at: str) -> Iterator[str]:
         yield from fields(value, at)
         if ("options" in value) == ("option_groups" in value):
-            yield _error("must provide either options or option_groups", at)
+            yield error("must provide either options or option_groups", at)
 
     return check
 
@@ -264,7 +163,7 @@ _SECTION = _typed(
 def _section(value: Any, at: str) -> Iterator[str]:
     yield from _SECTION(value, at)
     if "text" not in value and "fields" not in value:
-        yield _error("must provide either text or fields", at)
+        yield error("must provide either text or fields", at)
 
 
 _RICH_PARTS = (
@@ -342,17 +241,17 @@ def _twins(blocks: list[Json], at: str) -> Iterator[str]:
     for number, block in enumerate(blocks):
         block_id = block.get("block_id")
         if block_id and block_id in seen:
-            yield _error(f"`block_id` {block_id} already exists", f"{at}/{number}/block_id")
+            yield error(f"`block_id` {block_id} already exists", f"{at}/{number}/block_id")
         seen.add(block_id or "")
         actions: set[str] = set()
         for element in block.get("elements", []) if block["type"] == "actions" else []:
             if element.get("action_id") in actions:
-                yield _error(f"`action_id` {element['action_id']} already exists", f"{at}/{number}")
+                yield error(f"`action_id` {element['action_id']} already exists", f"{at}/{number}")
             actions |= {element["action_id"]} if "action_id" in element else set()
         if block["type"] == "image" and not ("image_url" in block or "slack_file" in block):
-            yield _error("must provide image_url or slack_file", f"{at}/{number}")
+            yield error("must provide image_url or slack_file", f"{at}/{number}")
     if sum(block["type"] == "table" for block in blocks) > 1:
-        yield _error("only one table block is allowed", at)
+        yield error("only one table block is allowed", at)
 
 
 def _characters(value: Any) -> int:
@@ -377,7 +276,7 @@ def message_blocks(blocks: Any, at: str = "/blocks") -> list[Json]:
         if total["markdown"] > MARKDOWN_CHARACTERS or _characters(blocks) > BLOCKS_CHARACTERS:
             raise SlackError("msg_blocks_too_long")
         if total["table"] > TABLE_CHARACTERS:
-            errors = [_error(f"table must be less than {TABLE_CHARACTERS + 1} characters", at)]
+            errors = [error(f"table must be less than {TABLE_CHARACTERS + 1} characters", at)]
     if errors:
         raise SlackError("invalid_blocks", errors, errors=[e.removeprefix("[ERROR] ") for e in errors])
     return with_ids(blocks)
@@ -411,14 +310,14 @@ def message_content(given: Json) -> Json:
 def view(wanted: Any, *kinds: str) -> Json:
     """The view, if it is one of these kinds and Slack would show it; SlackError otherwise."""
     if not isinstance(wanted, dict):
-        raise SlackError("invalid_arguments", [_error("must be an object", "/view")])
+        raise SlackError("invalid_arguments", [error("must be an object", "/view")])
     if wanted.get("type") not in kinds:
-        raise SlackError("invalid_arguments", [_error("must be a valid enum value", "/view/type")])
+        raise SlackError("invalid_arguments", [error("must be a valid enum value", "/view/type")])
     errors = list(_VIEWS[wanted["type"]](wanted, "/view"))
     errors = errors or list(_twins(wanted["blocks"], "/view/blocks"))
     has_inputs = not errors and any(block["type"] == "input" for block in wanted["blocks"])
     if has_inputs and wanted["type"] == "modal" and not wanted.get("submit"):
-        errors = [_error("missing required field: submit", "/view")]
+        errors = [error("missing required field: submit", "/view")]
     if errors:
         raise SlackError("invalid_arguments", errors)
     if len(json.dumps(wanted).encode()) > VIEW_BYTES:

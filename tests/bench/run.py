@@ -27,7 +27,7 @@ from bot.lxd_gateway import LxdGateway
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor
-from tests.support.bot import Bench, make_bench
+from tests.support.bot import ROOM_FOR_MANY, Bench, make_bench
 from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.pools import settle
@@ -152,7 +152,7 @@ def test_refreshes_of_the_connection_leave_it_not_deaf(
 
 def a_thousand(folder: Path) -> Bench:
     """A bench with 1,000 running tenants."""
-    bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_LXD__SUBNET="10.70.0.1/21")
+    bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", **ROOM_FOR_MANY)
     blueprint = bench.context.fleet.blueprint()
     for number in range(1000):
         name = f"client-{number}"
@@ -171,8 +171,8 @@ def test_a_list_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
 
 
 def test_a_digest_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
-    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_DIGEST__HOUR="0")
-    bench.lxd._clock = bench.clock
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_DIGEST__HOUR="0", **ROOM_FOR_MANY)
+    bench.lxd.clock = bench.clock
     now, names = int(bench.clock()), [f"client-{number}" for number in range(1000)]
     for name in names:
         config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot import answers, audit, samples
+from bot import answers, audit, looks, samples
 from bot.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
 from bot.lxd import LxdError, TenantAnswerError
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from bot.words import tame
 from schedules import health as sweep
 from schedules.digest import digest
 from schedules.health import health
 from schedules.incidents import incidents
 from tests.support.bot import ASKER, OPERATOR, Bench, make_bench, make_desk
+from tests.support.simulated_lxd import SimulatedLxd
 
 HOSTILE: tuple[Any, ...] = (
     None,
@@ -250,7 +250,7 @@ def test_a_tenant_that_answers_nonsense_harms_itself_alone(fleet: Fleet, line: b
 
 
 def test_one_whose_look_never_ends_is_judged_and_holds_up_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BUDGET", 1.0)
+    monkeypatch.setattr(looks, "BUDGET", 1.0)
     ended = threading.Event()
     fleet.says = lambda _: b"" if ended.wait(60) else None
     try:

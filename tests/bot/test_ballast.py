@@ -24,7 +24,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def pieces(bench: Bench) -> int:
-    return len(bench.lxd._world.machines["ballast-local"].padding)
+    return len(bench.lxd.world.machines["ballast-local"].padding)
 
 
 def test_it_is_laid_once_and_is_nobodys_tenant(bench: Bench) -> None:
@@ -42,7 +42,7 @@ def test_of_a_small_pool_it_takes_a_fiftieth_and_of_a_short_one_nothing(bench: B
     assert pieces(bench) == 5
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="100GiB", subnet="10.70.0.1/24")
     bench.lxd.fill("client-x", 29 * GIB)
-    bench.lxd._world.pool_bytes = 32 * GIB
+    bench.lxd.world.pool_bytes = 32 * GIB
     job(bench.context)
     assert pieces(bench) == 5
 
@@ -51,19 +51,19 @@ def test_a_full_pool_is_pruned_by_what_it_gives_up_and_it_comes_back(bench: Benc
     job(bench.context)
     taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
     bench.lxd.rewrite("client-x", 10 * GIB)
-    bench.lxd._world.pool_bytes = bench.lxd.pool().used
+    bench.lxd.world.pool_bytes = bench.lxd.pool().used
     with pytest.raises(PoolFull):
         bench.lxd.delete_snapshot("client-x", taken)
     assert bench.done(f"prune client-x {taken}", OPERATOR).state == "succeeded"
     assert pieces(bench) == 15
-    bench.lxd._world.pool_bytes = 100 * GIB
+    bench.lxd.world.pool_bytes = 100 * GIB
     job(bench.context)
     assert pieces(bench) == 16
 
 
 def test_without_ballast_a_full_pool_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
-    bench.lxd._world.pool_bytes = bench.lxd.pool().used
+    bench.lxd.world.pool_bytes = bench.lxd.pool().used
     done = bench.done(f"prune client-x {taken}", OPERATOR)
     assert (done.state, "full" in done.outcome) == ("failed", True)
 

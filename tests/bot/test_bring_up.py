@@ -15,10 +15,10 @@ from bot import bring_up, local_lxd
 from bot.__main__ import run
 from bot.lxd_gateway import LxdGateway
 from bot.settings import InvalidSettings, load
-from bot.simulated_lxd import SimulatedLxd
 from bot.workspace.people import TEAM
 from tests.support import demo
 from tests.support.bot import settings_in, until
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def running(folder: Path, *argv: str) -> subprocess.Popen[bytes]:

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from bot import audit, samples
+from bot.diagnosis import Diagnosis, Finding
 from bot.digest import FailedErrands, gather
 from bot.errands import Errands, forget
-from bot.health import Diagnosis, Finding
 from bot.incidents import Seen
 from bot.labels import stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.operations import SYSTEM
 from bot.samples import DAY, Reading
-from bot.simulated_lxd import SimulatedLxd
-from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
+from tests.support.bot import OPERATOR, ROOM_FOR_MANY, Bench, add_blueprint, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 
@@ -27,7 +27,7 @@ GIB = 1 << 30
 def bench(tmp_path: Path) -> Bench:
     """A bench whose LXD goes by its clock, with two tenants that had a snapshot an hour ago."""
     bench = make_bench(tmp_path)
-    bench.lxd._clock = bench.clock
+    bench.lxd.clock = bench.clock
     for name in ("client-x", "client-y"):
         bench.done(f"new {name}")
     bench.clock.move(3 * DAY)
@@ -214,7 +214,7 @@ def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) ->
 
 def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:
     sampled(bench, 2, {"client-x": [29, 29]}, [9, 9])
-    bench.lxd._world.machines["client-x"].bytes = 29 * GIB
+    bench.lxd.world.machines["client-x"].bytes = 29 * GIB
     opened(bench, "client-x", "cron", "disk")
     found = gather(bench.context, bench.clock() - DAY)
     assert [one.kind for one in found.open] == ["cron"], "the full disk has a line of its own"
@@ -262,8 +262,8 @@ def test_the_head_of_the_audit_log_is_the_one_that_is_verified(bench: Bench) -> 
 
 
 def test_a_thousand_tenants_cost_one_request_a_server(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path)
-    bench.lxd._clock = bench.clock
+    bench = make_bench(tmp_path, **ROOM_FOR_MANY)
+    bench.lxd.clock = bench.clock
     names = [f"client-{number}" for number in range(1000)]
     for name in names:
         config = stamps(role="tenant", tenant=name, domain=f"{name}.example.com", plan="small", state="live", created=1)

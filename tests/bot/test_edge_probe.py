@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge import MOST, Edge
-from bot.simulated_lxd import SimulatedLxd
+from bot.edge_probe import MOST, Pages
 from tests.support.certificates import self_signed
 
 DOMAIN = "client-x.agency.com"
@@ -26,8 +25,10 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @contextmanager
-def serving(identity: tuple[Path, Path], serve: Callable[[socket.socket], None], *, tls: bool = True) -> Iterator[Edge]:
-    """An edge whose port one client is served at, by this."""
+def serving(
+    identity: tuple[Path, Path], serve: Callable[[socket.socket], None], *, tls: bool = True
+) -> Iterator[Pages]:
+    """The pages of an edge whose port one client is served at, by this."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def run() -> None:
@@ -44,20 +45,7 @@ def serving(identity: tuple[Path, Path], serve: Callable[[socket.socket], None],
 
         thread = threading.Thread(target=run)
         thread.start()
-        edge = Edge(
-            SimulatedLxd(),
-            base_domain="agency.com",
-            tls="internal",
-            email="",
-            listen="127.0.0.1",
-            http_port=0,
-            https_port=listener.getsockname()[1],
-            network="bridge",
-            subnet="10.70.0.1/24",
-            cache=Path("/nowhere"),
-        )
-        edge._trust = ssl.create_default_context(cafile=str(identity[0]))
-        yield edge
+        yield Pages("127.0.0.1", listener.getsockname()[1], identity[0].read_text)
         thread.join()
 
 
@@ -80,8 +68,8 @@ def page(body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Callable[[soc
 def test_a_login_page_is_known_however_it_comes(identity: tuple[Path, Path]) -> None:
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (LOGIN[:9], LOGIN[9:])) + b"0\r\n\r\n"
     for serve in (page(LOGIN), page(chunked, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")):
-        with serving(identity, serve) as edge:
-            found = edge.probe(DOMAIN)
+        with serving(identity, serve) as pages:
+            found = pages.probe(DOMAIN)
         assert (found.status, found.login, found.error) == (200, True, "")
         assert found.valid_from < found.valid_until
 
@@ -97,16 +85,16 @@ def test_a_login_page_is_known_however_it_comes(identity: tuple[Path, Path]) -> 
 )
 def test_a_page_that_drips_is_given_up_in_time(identity: tuple[Path, Path], first: bytes, status: int) -> None:
     """Each byte came in time for the one before it, and four such pages stopped all workers for good."""
-    with serving(identity, dripping(first)) as edge:
-        found = edge.probe(DOMAIN, 1)
+    with serving(identity, dripping(first)) as pages:
+        found = pages.probe(DOMAIN, 1)
     assert found.login is False
     assert (found.status, found.error) == (status, "a page that is not whole within 1 s")
     assert found.valid_until > 0, "the edge answers, whatever its tenant does"
 
 
 def test_a_handshake_that_drips_is_given_up_too(identity: tuple[Path, Path]) -> None:
-    with serving(identity, dripping(b"\x16\x03\x03\x40"), tls=False) as edge:
-        found = edge.probe(DOMAIN, 1)
+    with serving(identity, dripping(b"\x16\x03\x03\x40"), tls=False) as pages:
+        found = pages.probe(DOMAIN, 1)
     assert (found.status, found.login) == (0, False)
 
 
@@ -119,8 +107,8 @@ def test_of_a_page_without_end_no_more_is_read_than_any_login_page_has(identity:
         while True:
             sent += connection.send(b"x" * 65_536)
 
-    with serving(identity, serve) as edge:
-        found = edge.probe(DOMAIN)
+    with serving(identity, serve) as pages:
+        found = pages.probe(DOMAIN)
     assert (found.status, found.login, found.error) == (200, False, "a page of more than 1 MiB")
     assert sent < 16 * MOST
 
@@ -129,5 +117,5 @@ def test_of_a_page_without_end_no_more_is_read_than_any_login_page_has(identity:
     "answer", [b"", b"nonsense", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 999]
 )
 def test_what_is_no_answer_is_no_page(identity: tuple[Path, Path], answer: bytes) -> None:
-    with serving(identity, page(answer, b"")) as edge:
-        assert edge.probe(DOMAIN, 5).login is False
+    with serving(identity, page(answer, b"")) as pages:
+        assert pages.probe(DOMAIN, 5).login is False

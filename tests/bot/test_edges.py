@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from bot.edge import Edge, routes
+from bot.caddy import routes
+from bot.edge import Edge
 from bot.edges import Edges
 from bot.labels import stamps
 from bot.lxd import ExecResult, LxdUnavailable
 from bot.simulated_edge import SimulatedEdge
-from bot.simulated_lxd import SimulatedLxd
 from bot.wire import NIC, given
+from tests.support.simulated_lxd import SimulatedLxd
 
 DOMAIN = "client-x.agency.com"
 CONFIG = "/etc/caddy/edge.json"

@@ -9,24 +9,37 @@ import pytest
 
 from bot import operations
 from bot.errands import AT_ONCE, Errands
-from tests.support.bot import OPERATOR, Bench, make_bench, make_desk
+from tests.support.bot import OPERATOR, Bench, events, make_bench, make_desk
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
+    """A tenant, of which the bot takes a snapshot just now."""
     made = make_bench(tmp_path)
     assert made.done("new client-x").state == "succeeded"
-    Errands(made.context).ask("snapshot", made.answer("snapshot client-x"))
+    begin(made)
     return made
+
+
+def begin(bench: Bench) -> None:
+    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+    assert bench.context.operations.claim()
+
+
+def end(bench: Bench) -> None:
+    """Let what is under way go on to its end."""
+    bench.context.operations.recover()
+    bench.finish()
 
 
 def test_a_person_who_asks_while_an_errand_is_under_way_need_not_ask_again(bench: Bench) -> None:
     desk = make_desk(bench)
-    soon = threading.Timer(0.3, bench.finish)
+    soon = threading.Timer(0.3, end, [bench])
     soon.start()
     desk.command("delete client-x", OPERATOR)
     soon.join()
-    assert [one.state for one in bench.context.operations.select("1 = 1")][1:] == ["succeeded", "awaiting_approval"]
+    states = {one.command: one.state for one in bench.context.operations.select("1 = 1")}
+    assert states == {"new": "succeeded", "snapshot": "succeeded", "delete": "awaiting_approval"}
 
 
 def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
@@ -35,14 +48,14 @@ def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
     monkeypatch.setattr(operations, "ERRAND", 0.1)
     desk = make_desk(bench)
     desk.command("delete client-x", OPERATOR)
-    assert "held by operation 2 (snapshot), asked for by the bot itself" in desk.slack.to(OPERATOR.id)[-1]
+    assert "held by operation 1000000001 (snapshot), asked for by the bot itself" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_who_approves_while_an_errand_is_under_way_need_not_press_again(bench: Bench) -> None:
-    bench.finish()
+    end(bench)
     request = bench.ask("stop client-x", OPERATOR)
-    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
-    soon = threading.Timer(0.3, bench.finish)
+    begin(bench)
+    soon = threading.Timer(0.3, end, [bench])
     soon.start()
     assert bench.approve(request).state == "queued"
     soon.join()
@@ -52,9 +65,9 @@ def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "ERRAND", 0.1)
-    bench.finish()
+    end(bench)
     request = bench.ask("stop client-x", OPERATOR)
-    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+    begin(bench)
     with pytest.raises(operations.TenantBusy, match=r"\(snapshot\), asked for by the bot itself"):
         bench.approve(request)
     waiting = bench.context.operations.get(request.id)
@@ -67,3 +80,17 @@ def test_an_errand_yields_to_who_was_quicker(bench: Bench) -> None:
     errands.ask("snapshot", bench.answer("snapshot client-x"))
     assert errands.room == AT_ONCE - 1
     assert len(bench.context.operations.select("requester = 'system'")) == 1
+
+
+def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
+    end(bench)
+    request = bench.ask("stop client-x", OPERATOR)
+    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+    errand = bench.context.operations.select("requester = 'system'", order="id DESC")[0]
+    assert bench.approve(request).state == "queued"
+    overtaken = bench.context.operations.get(errand.id)
+    assert (overtaken.state, overtaken.outcome) == ("cancelled", "A person's request came first")
+    assert events(bench, overtaken)[-1] == "operation.overtaken"
+    bench.finish()
+    assert bench.context.operations.get(request.id).state == "succeeded"
+    assert Errands(bench.context).may("client-x"), "it comes again at the next look"

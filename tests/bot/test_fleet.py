@@ -11,8 +11,8 @@ import pytest
 from bot.fleet import Fleet
 from bot.labels import stamps
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def test_a_member_that_is_called_like_its_server_is_that_member(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def two_of_one_name(tmp_path: Path) -> Bench:
     add_blueprint(solo)
     bench = make_bench(tmp_path, others={"solo": solo})
     bench.done("new client-x --host local")
-    solo._world.machines["client-x"] = deepcopy(bench.lxd._world.machines["client-x"])
+    solo.world.machines["client-x"] = deepcopy(bench.lxd.world.machines["client-x"])
     return bench
 
 

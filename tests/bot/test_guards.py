@@ -21,10 +21,10 @@ from bot.labels import State, stamps
 from bot.lxd import LxdError
 from bot.operations import Operation
 from bot.plan import NotNow, Refused
-from bot.simulated_lxd import SimulatedLxd
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, switch
 from tests.support.bot import notes as notes_of
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 Ending = Literal["refused", "stays open", "cancelled", "waits", "fails", "asked again", "done"]
@@ -77,8 +77,9 @@ def at_work(desk: Desk) -> Callable[[], None]:
     with desk.bench.context.database.transaction() as transaction:
         free = "NOT EXISTS (SELECT 1 FROM operations WHERE tenant = 'client-x' AND state = 'queued')"
         transaction.execute(
-            "INSERT INTO operations (command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-            " request_key, created, expires) SELECT 'snapshot', 'client-x', '{}', 'system', '', 'running', '{}', '',"
+            "INSERT INTO operations (id, command, tenant, arguments, requester, channel, state, plan, fingerprint,"
+            " request_key, created, expires)"
+            " SELECT 1500000000, 'snapshot', 'client-x', '{}', 'system', '', 'running', '{}', '',"
             f" 'beside', 0, 0 WHERE {free}"
         )
     held = desk.bench.context.operations.select("request_key = 'beside'")

@@ -12,11 +12,11 @@ from bot.approvals import Actor
 from bot.lxd import LxdError
 from bot.operations import Operation
 from bot.simulated_edge import SimulatedProbe
-from bot.simulated_lxd import SimulatedLxd
 from schedules.health import health
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Desk, live, make_bench, make_desk, notes, switch
 from tests.support.half_done import broken, half_moved, starts
 from tests.support.judge import mrkdwn
+from tests.support.simulated_lxd import SimulatedLxd
 
 SNAPSHOT = "s-20270115-080000-2"
 

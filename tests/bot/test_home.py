@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import pytest
 
-from bot.health import Diagnosis, Finding
+from bot.diagnosis import Diagnosis, Finding
 from bot.incidents import Seen
 from bot.labels import stamps
 from bot.lxd import LxdUnavailable
-from bot.simulated_lxd import SimulatedLxd
 from bot.workspace import block_kit
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, add_blueprint, make_bench, make_desk
 from tests.support.judge import mrkdwn
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> Non
     other.fail_next("instances", LxdUnavailable("The server `other` does not answer."))
     text = shown(desk, LEAD.id)
     assert "Tenants: 1 degraded, 1 suspended, 1 archived" in text
-    assert ":red_circle: *client-x:* cron is down since" in text
+    assert ":red_circle: *client-x:* cron down since" in text
     assert ":satellite: *other* does not answer just now: The server `other` does not answer." in text
     assert f":double_vertical_bar: expiry · paused by <@{LEAD.id}>" in text
 

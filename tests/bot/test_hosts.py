@@ -14,8 +14,8 @@ from bot import bring_up
 from bot.hosts import real_edges
 from bot.lxd import LxdUnavailable
 from bot.settings import ServerSettings
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import add_blueprint, settings_in
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot import audit
-from bot.health import Diagnosis, Finding
+from bot.diagnosis import Diagnosis, Finding
 from bot.incidents import FIGURES, FLAP, SILENCE, Seen
 from bot.plan import Refused
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench, make_desk
@@ -71,7 +71,7 @@ def test_trouble_that_stays_is_told_once_and_recovery_once(bench: Bench) -> None
         bench.clock.move(300)
     (head,) = heads(bench)
     assert "client-x" in head["text"]
-    assert "mail is not sent" in head["text"]
+    assert "e-mail not sending" in head["text"]
     assert buttons(head) == ["incident_restart", "incident_logs", "incident_silence"]
     assert thread(bench, head) == []
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_trouble_that_comes_back_soon_goes_on_in_its_thread(bench: Bench) -> Non
     bench.clock.move(FLAP - 1)
     sweep(bench, WORKER)
     (head,) = heads(bench)
-    assert thread(bench, head)[1].startswith(":red_circle: It is back:")
+    assert thread(bench, head)[1].startswith(":red_circle: Reopened:")
     assert buttons(shown(bench, head))[0] == "incident_restart"
     sweep(bench)
     bench.clock.move(FLAP + 1)
@@ -167,7 +167,7 @@ def test_a_tenant_that_is_gone_has_no_trouble(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("worker", "The tenant was suspended, so this is not judged any more."),
+        ("worker", "The tenant was suspended, so this is no longer monitored."),
         ("disk", "Recovered after 5 min."),
         ("errand", "Recovered after 5 min."),
     ],
@@ -238,7 +238,7 @@ def test_a_button_of_a_lost_database_does_nothing_to_who_has_its_number_now(benc
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
     desk.click("incident_restart", replace(incident, opened=incident.opened - 86_400).mark, OPERATOR)
-    assert "of a database that was lost" in bench.slack.to(OPERATOR.id)[-1]
+    assert "no longer exists" in bench.slack.to(OPERATOR.id)[-1]
     assert [one for one in bench.context.operations.select("1 = 1") if one.command == "restart"] == []
 
 
@@ -379,7 +379,7 @@ def test_in_another_channel_an_incident_goes_on_in_a_thread_of_its_own(bench: Be
     for _ in range(2):
         bench.context.incidents.announce()
     (head,) = heads(bench)
-    assert (head["channel"], "cron is down" in head["text"]) == ("C0NEW", True)
+    assert (head["channel"], "cron down" in head["text"]) == ("C0NEW", True)
     sweep(bench)
     assert len(heads(bench)) == 1
     assert len(thread(bench, head)) == 1

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import local_lxd, packages
+from bot import local_daemon, local_install, local_lxd, local_processes, local_remains, local_shared, packages
 from bot.lxd import LxdError, LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.packages import TOOLS
@@ -40,7 +40,7 @@ def _nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _no_system_lxd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_lxd, "_SYSTEM_SOCKETS", ())
+    monkeypatch.setattr(local_install, "SYSTEM_SOCKETS", ())
 
 
 @pytest.mark.usefixtures("_no_system_lxd")
@@ -55,7 +55,7 @@ class TestWhereNoneCanRun:
 
     def test_it_is_said_that_a_group_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "unix.socket").touch()
-        monkeypatch.setattr(local_lxd, "_SYSTEM_SOCKETS", (str(tmp_path / "unix.socket"),))
+        monkeypatch.setattr(local_install, "SYSTEM_SOCKETS", (str(tmp_path / "unix.socket"),))
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         monkeypatch.setattr(os, "access", lambda *_: False)
         with pytest.raises(LxdUnavailable, match="join its group"):
@@ -93,7 +93,7 @@ class TestInstalling:
 
     def test_the_firewall_comes_before_the_daemon(self, apt: Path) -> None:
         told: list[str] = []
-        local_lxd._install(told.append)
+        local_install.install(told.append)
         update, tools, lxd = (apt / "asked").read_text().splitlines()
         assert update.endswith("update")
         assert "nftables" in tools
@@ -104,15 +104,15 @@ class TestInstalling:
     def test_a_failure_names_its_reason(self, apt: Path) -> None:
         (apt / "fails").touch()
         with pytest.raises(LxdUnavailable, match=r"`apt-get .* update` failed \(no network\)\."):
-            local_lxd._install(print)
+            local_install.install(print)
 
     def test_what_is_installed_is_taken(self, apt: Path) -> None:
         for tool in ("incusd", *(program for package in TOOLS for program in package.programs)):
             (apt / tool).touch()
-        assert local_lxd._install(print) is INCUS
+        assert local_install.install(print) is INCUS
         (apt / "lxd").touch()
-        assert local_lxd._install(print) is LXD
-        assert local_lxd._install(print, INCUS) is INCUS
+        assert local_install.install(print) is LXD
+        assert local_install.install(print, INCUS) is INCUS
         assert not (apt / "asked").exists()
 
     @pytest.mark.parametrize(
@@ -131,19 +131,19 @@ class TestInstalling:
         monkeypatch.setattr(platform, "freedesktop_os_release", lambda: system)
         (apt / "apt-cache").write_text(f'#!/bin/sh\ncase " {offered} " in *" $2 "*) exit 0 ;; esac\nexit 100\n')
         told: list[str] = []
-        assert local_lxd._install(told.append) is expected
+        assert local_install.install(told.append) is expected
         assert (apt / "asked").read_text().splitlines()[-1].endswith(f"install {' '.join(expected.packages)}")
         assert told[0].endswith(", ".join(("zstd", *expected.packages)))
 
     def test_a_distribution_without_either_is_told_so(self, apt: Path) -> None:
         (apt / "apt-cache").write_text("#!/bin/sh\nexit 100\n")
         with pytest.raises(LxdUnavailable, match="neither LXD nor Incus: install one"):
-            local_lxd._install(print)
+            local_install.install(print)
 
     def test_another_distribution_is_told_to_install_it(self, apt: Path) -> None:
         (apt / "apt-get").unlink()
         with pytest.raises(LxdUnavailable, match="neither Debian nor Ubuntu"):
-            local_lxd._install(print)
+            local_install.install(print)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may plug cables")
@@ -156,7 +156,7 @@ def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -
         ip link add vethc type veth peer name vethd address 00:16:3e:00:00:02
         ip link set vethc master br0
         ip link add vethe type veth peer name vethf
-        "$1" -c 'from bot import local_lxd; local_lxd._remove_loose_cables()'
+        "$1" -c 'from bot import local_shared; local_shared.remove_loose_cables()'
         ls /sys/class/net
     """
     command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable]
@@ -178,14 +178,14 @@ def test_a_bridge_that_only_has_the_same_name_stays(tmp_path: Path, has: str, le
         "$1" - "$2" <<END
 import sys
 from pathlib import Path
-from bot import local_lxd
-local_lxd._HOME, local_lxd._SYSTEM_SOCKETS, local_lxd.leave = Path(sys.argv[1]), (), lambda: None
+from bot import local_install, local_lxd, local_shared
+local_shared.HOME, local_install.SYSTEM_SOCKETS, local_lxd.leave = Path(sys.argv[1]), (), lambda: None
 local_lxd.remove(Path("state"), project="-", pool="-", network="mopsbr0", profile="-")
 END
         ls /sys/class/net
     """
     for name in has.split():
-        (tmp_path / local_lxd._folder(Path("state")).name / "networks" / name).mkdir(parents=True)
+        (tmp_path / local_daemon.folder_of(Path("state")).name / "networks" / name).mkdir(parents=True)
     command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable, str(tmp_path)]
     environment = {**os.environ, "PATH": packages.path()}
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
@@ -205,7 +205,7 @@ def test_a_control_group_that_vanishes_while_it_looks_is_no_trouble(
 
     monkeypatch.setattr(os, "scandir", vanished)
     (tmp_path / "lxd-0" / "containers" / "mautic-ops_client-x").mkdir(parents=True)
-    local_lxd._take_away(tmp_path / "lxd-0")
+    local_remains.take_away(tmp_path / "lxd-0")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,7 +234,7 @@ class TestOwnDaemon:
     def state(self, place: Place, programs: None, tmp_path: Path) -> Iterator[Path]:
         """A state folder where a daemon of one product may be started; it is removed in any case."""
         # As where only this one is: which of two is chosen is asked elsewhere.
-        local_lxd._folder(tmp_path, place.product).mkdir(parents=True)
+        local_daemon.folder_of(tmp_path, place.product).mkdir(parents=True)
         yield tmp_path
         _remove(tmp_path)
 
@@ -278,7 +278,7 @@ class TestOwnDaemon:
     def test_a_bridge_that_goes_on_failing_is_told(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _prepared(state)
         assert local_lxd.stop(state)
-        monkeypatch.setattr(local_lxd, "_AGAIN_SECONDS", 0.5)
+        monkeypatch.setattr(local_daemon, "AGAIN_SECONDS", 0.5)
         failed = rf"cannot bring up mops{_tag(state)}: .*Address already in use"
         with _answers_dns(state), pytest.raises(LxdUnavailable, match=failed):
             local_lxd.up(state, print)
@@ -286,7 +286,7 @@ class TestOwnDaemon:
     def test_tenants_go_on_when_the_daemon_is_killed(self, state: Path) -> None:
         lxd = _prepared(state)
         before = lxd.execute("tenant", ["cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat"]).stdout
-        pid = local_lxd._pid(local_lxd._folder(state))
+        pid = local_daemon.pid_of(local_daemon.folder_of(state))
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -297,7 +297,7 @@ class TestOwnDaemon:
 
     @pytest.mark.parametrize("spoil", ["runs", "ended", "killed", "hangs", "cannot start", "lacks a volume"])
     def test_it_goes_without_a_trace_whatever_state_it_is_in(self, state: Path, spoil: str) -> None:
-        folder, tag = local_lxd._folder(state), _tag(state)
+        folder, tag = local_daemon.folder_of(state), _tag(state)
         lxd = _prepared(state)
         port = free_port()
         # As an edge has them: each is a process of its own, which names no folder.
@@ -309,8 +309,8 @@ class TestOwnDaemon:
         _remove(state)
         assert not list(folder.parent.glob(f"{folder.name}*"))
         assert str(folder) not in Path("/proc/self/mounts").read_text()
-        assert local_lxd._processes(folder) == []
-        assert not local_lxd._alive(init)
+        assert local_daemon.processes(folder) == []
+        assert not local_processes.alive(init)
         assert [name for name in (f"mops{tag}", veth) if Path("/sys/class/net", name).exists()] == []
         loops = subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True).stdout
         assert str(folder) not in loops
@@ -326,7 +326,7 @@ class TestOwnDaemon:
         _spoil(lxd, state, "lacks a volume")
         with pytest.raises(LxdError, match="could not delete"):
             lxd.remove_project()
-        local_lxd._fill_gaps(lxd.endpoint, _tag(state), _tag(state))
+        local_remains.fill_gaps(lxd.endpoint, _tag(state), _tag(state))
         lxd.remove_project()
         assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
 
@@ -359,11 +359,11 @@ class TestOwnDaemon:
         bot = BotProcess(environment, state, workspace)
         bot.start()
         try:
-            before = _init(local_lxd._folder(state))
+            before = _init(local_daemon.folder_of(state))
             _kill(state)
             eventually(lambda: local_lxd.find(state), 60)
             assert lxd.instance("tenant").running
-            assert _init(local_lxd._folder(state)) == before, "tenants went on meanwhile"
+            assert _init(local_daemon.folder_of(state)) == before, "tenants went on meanwhile"
             assert bot.process
             bot.stop()
             assert lxd.instance("tenant").running, "it does not end with the bot"
@@ -374,8 +374,8 @@ class TestOwnDaemon:
         self, state: Path, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A daemon of the test's own: it is busy for longer than it may stand still, then ends with a reason."""
-        folder = local_lxd._folder(state, place.product)
-        monkeypatch.setattr(local_lxd, "_READY_SECONDS", 0.6)
+        folder = local_daemon.folder_of(state, place.product)
+        monkeypatch.setattr(local_daemon, "READY_SECONDS", 0.6)
         log = folder.with_suffix(".log")
         log.parent.mkdir(exist_ok=True)
         log.write_text('time="then" level=error msg="Of another time"\n')
@@ -389,21 +389,21 @@ class TestOwnDaemon:
         with pytest.raises(
             LxdUnavailable, match=r"does not start on this machine: Failed to start the daemon: no room\.$"
         ):
-            local_lxd._start(state, product, print)
+            local_daemon.start_daemon(state, product, print)
         assert time.monotonic() - began > 1.5, "it was given up while it got on"
         daemon.write_text("#!/bin/sh\nexec sleep 600\n")
         with pytest.raises(LxdUnavailable, match=rf"does not start on this machine: its log is {log}\.$"):
-            local_lxd._start(state, product, print)
-        assert local_lxd._pid(folder) is None, "it was left behind"
+            local_daemon.start_daemon(state, product, print)
+        assert local_daemon.pid_of(folder) is None, "it was left behind"
 
     def test_an_lxcfs_that_was_killed_is_replaced(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mount, pid_file = state / "lxcfs", state / "lxcfs.pid"
         # The machine's own is in use.
-        monkeypatch.setattr(local_lxd, "_LXCFS", mount)
-        monkeypatch.setattr(local_lxd, "_LXCFS_PID", pid_file)
+        monkeypatch.setattr(local_shared, "LXCFS", mount)
+        monkeypatch.setattr(local_shared, "LXCFS_PID", pid_file)
         try:
             for _ in range(2):
-                local_lxd._start_lxcfs(state / "log", print)
+                local_shared.start_lxcfs(state / "log", print)
                 assert (mount / "proc" / "meminfo").read_bytes()
                 pid = int(pid_file.read_text())
                 os.kill(pid, signal.SIGKILL)
@@ -412,13 +412,13 @@ class TestOwnDaemon:
             subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
     def test_removing_what_is_not_there_does_no_harm(self, state: Path) -> None:
-        local_lxd._folder(state).rmdir()
+        local_daemon.folder_of(state).rmdir()
         _remove(state)
 
 
 def _tag(state: Path) -> str:
     """What tells the daemons of tests apart that run side by side: also their bridges and projects."""
-    return local_lxd._folder(state).name.rpartition("-")[2]
+    return local_daemon.folder_of(state).name.rpartition("-")[2]
 
 
 def _remove(state: Path) -> None:
@@ -429,29 +429,29 @@ def _remove(state: Path) -> None:
 def _init(folder: Path) -> str:
     """The folder in /proc of the first process of the one container."""
     monitors = [
-        pid for pid in local_lxd._processes(folder) if b"[lxc monitor]" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid for pid in local_daemon.processes(folder) if b"[lxc monitor]" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
-    (init,) = [pid for pid, parent in local_lxd._parents().items() if parent in monitors]
+    (init,) = [pid for pid, parent in local_processes.parents().items() if parent in monitors]
     return f"/proc/{init}"
 
 
 def _kill(state: Path) -> None:
     """kill -9 the daemon, which this process may have started."""
-    pid = local_lxd._pid(local_lxd._folder(state))
+    pid = local_daemon.pid_of(local_daemon.folder_of(state))
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not local_lxd._alive(pid))
+    eventually(lambda: not local_processes.alive(pid))
 
 
 def _spoil(lxd: LxdGateway, state: Path, how: str) -> None:
     """Bring a daemon into a state in which somebody wants to be rid of it."""
-    folder = local_lxd._folder(state)
+    folder = local_daemon.folder_of(state)
     if how == "ended":
         local_lxd.stop(state)
     elif how == "killed":
         _kill(state)
     elif how == "hangs":
-        pid = local_lxd._pid(folder)
+        pid = local_daemon.pid_of(folder)
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
     elif how == "cannot start":
@@ -461,7 +461,7 @@ def _spoil(lxd: LxdGateway, state: Path, how: str) -> None:
         lxd.snapshot("tenant", "s")
         lxd.copy("tenant/s", "copy", config={}, devices={})
         lxd.snapshot("copy", "s")
-        pid = local_lxd._pid(folder)
+        pid = local_daemon.pid_of(folder)
         volume = Path(f"/proc/{pid}/root", folder.relative_to("/"), "storage-pools", _tag(state), "containers")
         volume /= f"{_tag(state)}_copy"
         subprocess.run(["btrfs", "subvolume", "delete", str(volume)], check=True, capture_output=True)
@@ -504,7 +504,7 @@ def test_what_runs_in_a_container_is_not_of_our_daemon(tmp_path: Path) -> None:
     try:
         children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
         eventually(children.read_text)
-        assert local_lxd._processes(tmp_path) == [container.pid], "the command itself is of this machine"
+        assert local_daemon.processes(tmp_path) == [container.pid], "the command itself is of this machine"
     finally:
         container.kill()
         container.wait()

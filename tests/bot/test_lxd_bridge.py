@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bot.lxd import Instance, LxdError
+from bot.lxd_connection import LxdConnection
 from bot.lxd_gateway import LxdGateway
 from bot.wire import FILTERS, NIC
 
@@ -30,7 +31,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         nic.clear()
         nic.update(devices[NIC])
 
-    monkeypatch.setattr("bot.lxd_connection.LxdConnection.change", change)
+    monkeypatch.setattr(LxdConnection, "change", change)
     monkeypatch.setattr(LxdGateway, "instance", lambda *_: Instance("t", "Stopped", devices={NIC: nic}))
     monkeypatch.setattr(LxdGateway, "update", update)
     return nic
@@ -44,7 +45,7 @@ def test_where_ipv6_cannot_be_filtered_a_tenant_starts_with_all_other_filters(se
 
 def test_another_refusal_is_told(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     server["security.ipv6_filtering"] = "false"
-    monkeypatch.setattr("bot.lxd_connection.LxdConnection.change", lambda *_, **__: _refuse())
+    monkeypatch.setattr(LxdConnection, "change", lambda *_, **__: _refuse())
     with pytest.raises(LxdError, match="requires bridge netfilter"):
         LxdGateway("/nowhere").start("t")
 

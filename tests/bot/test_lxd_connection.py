@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from bot import lxd_connection
+from bot import lxd_connection, lxd_sessions
 from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound
 from bot.lxd_gateway import LxdGateway
 
@@ -63,9 +63,9 @@ def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -
     assert time.monotonic() - began < 4
 
 
-@pytest.mark.parametrize("adapter", [lxd_connection._TcpAdapter, lxd_connection._PinnedAdapter])
+@pytest.mark.parametrize("adapter", [lxd_sessions.TcpAdapter, lxd_sessions.PinnedAdapter])
 def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
-    adapter: type[lxd_connection._TcpAdapter],
+    adapter: type[lxd_sessions.TcpAdapter],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         pool = adapter().poolmanager.connection_from_host(*server.getsockname(), scheme="http")
@@ -74,8 +74,8 @@ def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
         told = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         alive = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         connection.close()
-    assert (told, alive) == (lxd_connection._CUT * 1000, 1)
-    assert lxd_connection._CUT < lxd_connection.SHORT / 4
+    assert (told, alive) == (lxd_sessions.CUT * 1000, 1)
+    assert lxd_sessions.CUT < lxd_connection.SHORT / 4
 
 
 @pytest.mark.parametrize("said", ["read: connection reset by peer", "connect: no such file or directory"])
@@ -84,7 +84,7 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
     monkeypatch: pytest.MonkeyPatch, said: str, times: int
 ) -> None:
     gateway = LxdGateway(NOWHERE)
-    left = [gateway._lxd.refusal(f"unix /proc/self/fd/90/forkfile.sock: {said}", "read it", 500)] * times
+    left = [gateway.connection.refusal(f"unix /proc/self/fd/90/forkfile.sock: {said}", "read it", 500)] * times
 
     def request(*_: Any, **__: Any) -> Any:
         if left:
@@ -93,7 +93,7 @@ def test_a_file_is_asked_for_again_where_lxds_helper_for_files_ended_just_then(
         answer.raw, answer.headers["X-LXD-type"] = io.BytesIO(b"there"), "file"
         return answer
 
-    monkeypatch.setattr(gateway._lxd, "request", request)
+    monkeypatch.setattr(gateway.connection, "request", request)
     if times < 3:
         assert gateway.pull("client-x", "/etc/hostname") == b"there"
     else:
@@ -111,8 +111,8 @@ def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_i
     gap |= {"name": "client-x", "status": "Error", "location": "node3", "created_at": "0001-01-01T00:00:00Z"}
     gap |= {"last_used_at": "0001-01-01T00:00:00Z"}
     answer = [gap]
-    monkeypatch.setattr(gateway._lxd, "get", lambda *_, **__: answer)
-    monkeypatch.setattr(gateway._lxd, "json", lambda *_, **__: {"metadata": answer})
+    monkeypatch.setattr(gateway.connection, "get", lambda *_, **__: answer)
+    monkeypatch.setattr(gateway.connection, "json", lambda *_, **__: {"metadata": answer})
     refused = r"could not list the instances now: node3 does not answer\.$"
     with pytest.raises(LxdUnavailable, match=refused):
         getattr(gateway, asked)()
@@ -138,7 +138,7 @@ def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers
     def connect(_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(lxd_connection._UnixConnection, "connect", connect)
+    monkeypatch.setattr(lxd_sessions.UnixConnection, "connect", connect)
     assert said(LxdGateway(path)) == (
         f"The bot may not open the socket {path}; put its user into the group that owns it."
     )
@@ -164,4 +164,4 @@ def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Pat
     ],
 )
 def test_a_refusal_is_known_by_the_words_of_either_product(reason: str, kind: type[LxdError]) -> None:
-    assert type(LxdGateway(NOWHERE)._lxd.refusal(reason, "make it")) is kind
+    assert type(LxdGateway(NOWHERE).connection.refusal(reason, "make it")) is kind

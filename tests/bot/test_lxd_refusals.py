@@ -9,8 +9,9 @@ import pytest
 
 from bot import lxd_connection
 from bot.lxd import LxdError, PoolFull, Vanished
-from bot.lxd_connection import Busy, Held, LxdConnection, Passing
+from bot.lxd_connection import LxdConnection
 from bot.lxd_leftovers import Leftovers
+from bot.lxd_refusals import Busy, Held, Passing
 
 WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c/rootfs/{}: no such file or directory"
 

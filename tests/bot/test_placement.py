@@ -10,9 +10,9 @@ import pytest
 
 from bot.operations import Operation
 from bot.plan import NoRoom, Refused
-from bot.simulated_lxd import SimulatedLxd
 from schedules.health import health
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 SMALL = 3 * GIB * 15 // 100

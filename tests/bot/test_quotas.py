@@ -14,10 +14,10 @@ from bot.labels import stamps
 from bot.lxd import LxdError, Quotas
 from bot.mautic import Disk
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from schedules import health as sweep
 from tests.bot.test_health import LIMITS, TROUBLE
 from tests.support.bot import OPERATOR, Bench, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 from tests.support.sweep import heads, look
 
 ELSEWHERE = LxdError("The bot cannot have the pool `mautic-ops` counted anew: its server is on another machine.")

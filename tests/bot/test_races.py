@@ -19,8 +19,8 @@ from bot.inbox import Inbox
 from bot.operations import Operation, TenantBusy
 from bot.plan import Plan
 from bot.runner import Runner
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import ASKER, LEAD, Desk, containers, events, make_bench, make_desk, until
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture

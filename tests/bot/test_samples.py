@@ -10,6 +10,7 @@ import pytest
 
 from bot import samples
 from bot.database import Database
+from bot.growth import growth, pool_growth
 from bot.samples import DAY, HOUR, RAW, Reading
 
 START = 1_799_971_200
@@ -116,7 +117,7 @@ def test_growth_tells_when_it_is_full(database: Database) -> None:
             pool=hour * GIB // 12,
         )
     now = START + 5 * DAY
-    grown = samples.growth(database, START, now)
+    grown = growth(database, START, now)
     assert set(grown) == {"grows", "shrinks", "new"}
     assert grown["grows"].latest == 15 * GIB
     assert grown["grows"].per_day == pytest.approx(GIB, rel=1e-6)
@@ -125,7 +126,7 @@ def test_growth_tells_when_it_is_full(database: Database) -> None:
     assert grown["grows"].days_to_full(36 * GIB) is None, "five days tell nothing of the next twenty-one"
     assert grown["shrinks"].days_to_full(30 * GIB) is None
     assert grown["new"].days_to_full(30 * GIB) is None, "its past is shorter than a day"
-    assert samples.pool_growth(database, START, now)["local"].days_to_full(48 * GIB) == pytest.approx(19)
+    assert pool_growth(database, START, now)["local"].days_to_full(48 * GIB) == pytest.approx(19)
     assert [one.used for one in samples.pool_history(database, "local", START, now)][-1] == 10 * GIB
     assert samples.latest(database, now)["grows"].disk == 15 * GIB
 
@@ -148,8 +149,8 @@ def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Datab
     assert [one.disk for one in samples.history(database, "client-x", 0, now, DAY)][:2] == [18 * GIB, 42 * GIB]
     assert samples.latest(database, now)["client-x"].disk == 72 * GIB
     assert samples.looked_at(database, now) == {"client-x": now}
-    assert samples.growth(database, START, now)["client-x"].per_day == pytest.approx(24 * GIB)
-    grown = samples.pool_growth(database, START, now)["local"]
+    assert growth(database, START, now)["client-x"].per_day == pytest.approx(24 * GIB)
+    grown = pool_growth(database, START, now)["local"]
     assert (grown.latest, grown.days) == (72 * GIB, pytest.approx(3))
     assert samples.pool_history(database, "local", START, now)[-1].used == 72 * GIB
     assert samples.awake_since(database, now) == now
@@ -169,11 +170,11 @@ def test_what_was_counted_otherwise_before_is_no_growth(database: Database, tmp_
     again = Database(tmp_path / "bot.db")
     now = START + 6 * DAY
     assert samples.disks(again) == {}
-    assert samples.growth(again, START, now) == {}
+    assert growth(again, START, now) == {}
     for hour in range(3):
         sweep(again, now + hour * HOUR, Reading("client-x", disk=28 * GIB, disk_limit=30 * GIB))
     later = now + 2 * HOUR
-    assert samples.growth(again, START, later)["client-x"].days_to_full(30 * GIB) is None
+    assert growth(again, START, later)["client-x"].days_to_full(30 * GIB) is None
     assert samples.disks(again) == {"client-x": samples.KnownDisk(later, 28 * GIB, 30 * GIB)}
     assert [one.disk for one in samples.history(again, "client-x", START, later, DAY)][:6] == [None] * 6
     assert again.read("SELECT reason FROM operations") == []

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from bot.lxd import AlreadyExists, ExecResult, LxdError, LxdUnavailable, NotFound, PoolFull, edge_address, size_bytes
-from bot.simulated_lxd import CLONE_BYTES, MIB, SimulatedLxd
+from bot.simulated_lxd import CLONE_BYTES
+from bot.simulated_world import MIB
 from bot.wire import given
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def _with_blueprint(lxd: SimulatedLxd, tmp_path: Path) -> SimulatedLxd:
@@ -122,6 +124,18 @@ class TestAddresses:
         lxd.start("t0")
         assert lxd.state("t0").address == addresses[0]
 
+    def test_none_is_given_beyond_the_subnet(self, lxd: SimulatedLxd) -> None:
+        """As a real server refuses it, and nothing is made."""
+        lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.9.0.1/27")
+        for number in range(15):
+            lxd.copy("blueprint/golden", f"t{number}", config={}, devices={})
+        with pytest.raises(LxdError, match=r"^All 15 addresses of the bridge are given: purge"):
+            lxd.copy("blueprint/golden", "t15", config={}, devices={})
+        assert "t15" not in [one.name for one in lxd.instances()]
+        lxd.delete("t7")
+        lxd.copy("blueprint/golden", "t15", config={}, devices={})
+        assert given(lxd.instance("t15")).startswith("10.9.0.")
+
     def test_the_edge_gets_the_one_that_is_kept_for_it(self, lxd: SimulatedLxd) -> None:
         port = {"type": "nic", "ipv4.address": edge_address("10.9.0.1/24")}
         lxd.copy("blueprint", "edge", config={}, devices={"eth0": port})
@@ -214,6 +228,7 @@ class TestCluster:
 
     def test_a_silent_member_is_told_and_its_instances_do_not_answer(self, cluster: SimulatedLxd) -> None:
         cluster.start("blueprint")
+        cluster.instances()
         cluster.set_online("node1", False)
         assert [(member.name, member.online) for member in cluster.members()] == [("node1", False), ("node2", True)]
         assert cluster.instances()[0].status == "Error"
@@ -221,6 +236,39 @@ class TestCluster:
             cluster.stop("blueprint")
         cluster.set_online("node1", True)
         assert cluster.instance("blueprint").running
+
+    @pytest.mark.parametrize("asked", ["instances", "survey", "states"])
+    def test_of_a_silent_member_a_cluster_tells_only_names(
+        self, cluster: SimulatedLxd, tmp_path: Path, asked: str
+    ) -> None:
+        """So what nobody saw before is not known; as tests/lab/test_members.py has it of a real one."""
+        cluster.set_online("node1", False)
+        refused = r"^LXD could not list the instances now: node1 does not answer\.$"
+        with pytest.raises(LxdUnavailable, match=refused):
+            getattr(cluster, asked)()
+        cluster.set_online("node1", True)
+        cluster.update("blueprint", {"user.seen": "yes"})
+        getattr(cluster, asked)()
+        cluster.set_online("node1", False)
+        # Nobody at the bot's side can see this.
+        cluster.world.machines["blueprint"].config["user.seen"] = "no"
+        (found,) = cluster.instances()
+        assert (found.status, found.config["user.seen"], found.location) == ("Error", "yes", "node1")
+        (whole,) = cluster.survey()
+        assert (whole.instance, whole.snapshots) == (found, ())
+        assert (whole.state.status, whole.state.address, whole.state.disk) == ("Error", "", 0)
+        assert cluster.states() == {"blueprint": whole.state}
+        assert cluster.at("node2").instances() == [found], "it is one server"
+
+    def test_a_start_of_the_bot_forgets_what_was_seen(self, tmp_path: Path) -> None:
+        state = tmp_path / "lxd.json"
+        before = _with_blueprint(SimulatedLxd(members=("node1",), state=state), tmp_path)
+        before.instances()
+        before.set_online("node1", False)
+        assert [one.name for one in before.instances()] == ["blueprint"]
+        before.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.9.0.1/24")
+        with pytest.raises(LxdUnavailable, match="node1 does not answer"):
+            SimulatedLxd(state=state).instances()
 
     def test_a_single_server_has_no_members(self) -> None:
         assert SimulatedLxd().members() == []

@@ -9,9 +9,9 @@ import pytest
 from bot.lxd import LxdError, LxdUnavailable, NotFound
 from bot.mautic import Mautic
 from bot.settings import load
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import SEAL, change
 from bot.tenants import PlanSize
+from tests.support.simulated_lxd import SimulatedLxd
 
 NOW = 1_800_000_000.0
 NAME = "client-x"
@@ -138,7 +138,7 @@ def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
 
 def test_jobs_that_did_not_run_under_a_seal_are_not_late_once_it_is_gone(lxd: SimulatedLxd, mautic: Mautic) -> None:
     mautic.close(NAME, "suspend")
-    lxd._clock = lambda: NOW + 4 * 3600
+    lxd.clock = lambda: NOW + 4 * 3600
     assert "mautic:import (exit code 0)" in wrong(mautic)["crons"]
     mautic.open(NAME)
     assert mautic.health(NAME, LIMITS)["facts"]["crons"]["mautic:import"]["last_success"] == NOW

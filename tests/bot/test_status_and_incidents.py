@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.health import CHECKS, Look, Page, diagnose
+from bot.findings import FINDINGS
+from bot.health import Look, Page, diagnose
 from bot.lxd import InstanceState, LxdError
 from bot.mautic import Mautic, disk_of
 from bot.settings import HealthSettings, load
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import SERVICES, change
 from bot.tenants import PlanSize, Tenant
+from tests.support.simulated_lxd import SimulatedLxd
 
 NOW = 1_800_000_000.0
 GIB = 1 << 30
@@ -46,8 +47,9 @@ def agree(lxd: SimulatedLxd, limits: HealthSettings) -> tuple[set[str], set[str]
     red = {name for name, check in inside["checks"].items() if not check["ok"]}
     kinds = {finding.kind for finding in found.findings}
     for name in red:
-        assert {*CHECKS[name]} & (kinds | found.unseen), f"`{name}` is red in status, and no incident tells of it"
-    told_by = {kind: {name for name, kinds in CHECKS.items() if kind in kinds} for kind in kinds}
+        tell = {row.key for row in FINDINGS.values() if name in row.checks}
+        assert tell & (kinds | found.unseen), f"`{name}` is red in status, and no incident tells of it"
+    told_by = {kind: {*FINDINGS[kind].checks} for kind in kinds}
     for kind, checks in told_by.items():
         assert checks & red, f"an incident tells of `{kind}`, and status shows nothing red"
     return red, kinds

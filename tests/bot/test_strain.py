@@ -15,11 +15,11 @@ from bot.lxd import Resources
 from bot.plan import Refused
 from bot.registry import Context
 from bot.samples import HostReading, pool_history, record
-from bot.simulated_lxd import SimulatedLxd
 from bot.simulated_tenant import change
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, events, make_bench, make_desk, notes
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 
@@ -132,7 +132,7 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
         health(bench.context)
         bench.clock.move(300)
     (incident,) = [one for one in bench.context.incidents.open() if one.kind == "strain"]
-    assert (incident.server, incident.title) == ("node1", "the host is in distress")
+    assert (incident.server, incident.title) == ("node1", "host in distress")
     assert "less than half of its reserve" in incident.text
     assert "No operation that needs memory starts there" in incident.text
     distress(bench, over=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge import ProbeResult
+from bot.edge_probe import ProbeResult
 from bot.lxd import NotFound, PoolSpace
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import OPERATOR, Bench, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def parts(bench: Bench) -> str:

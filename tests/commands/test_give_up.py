@@ -15,7 +15,6 @@ from bot.errands import Errands, failing
 from bot.lxd import LxdError
 from bot.operations import MAX_ATTEMPTS, Operation
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from bot.steps import remove
 from schedules.health import health
 from schedules.purge import purge
@@ -23,6 +22,7 @@ from schedules.undo import undo
 from tests.support.bot import ASKER, CASES, LEAD, OPERATOR, Bench, live, make_bench, make_desk, notes
 from tests.support.half_done import half_moved, starts
 from tests.support.judge import mrkdwn
+from tests.support.simulated_lxd import SimulatedLxd
 
 BECAUSE = "give-up {} because the disk of solo is gone"
 

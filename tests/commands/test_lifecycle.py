@@ -129,7 +129,7 @@ def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench) -> No
 
     def look(method: str, arguments: tuple[Any, ...]) -> None:
         if method == "execute" and "resize" in arguments[1]:
-            limits.append(bench.lxd._world.machines["client-x"].config["limits.memory"])
+            limits.append(bench.lxd.world.machines["client-x"].config["limits.memory"])
 
     bench.lxd.on_call = look
     assert bench.done("resize client-x --plan small", OPERATOR).state == "succeeded"
@@ -240,7 +240,7 @@ def test_a_full_tenant_that_crashed_is_enlarged_and_then_started(roomy: Bench) -
     roomy.lxd.fill("client-x", 40 << 30)
     roomy.clock.move(60)
     health(roomy.context)
-    roomy.lxd._world.machines["client-x"].status = "Stopped"
+    roomy.lxd.world.machines["client-x"].status = "Stopped"
     roomy.clock.move(300)
     health(roomy.context)
     told = {one.kind: one.text for one in roomy.context.incidents.open()}

@@ -13,8 +13,8 @@ from bot.labels import stamp, stamps
 from bot.lxd import LxdError
 from bot.operations import Operation
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, notes
+from tests.support.simulated_lxd import SimulatedLxd
 
 SNAPSHOT = "s-20270115-080000-2"
 DAY = 86_400

@@ -17,9 +17,9 @@ from bot.mautic import MUTE, SEAL
 from bot.placement import LEAST
 from bot.plan import Refused
 from bot.simulated_edge import SimulatedProbe
-from bot.simulated_lxd import SimulatedLxd
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, live, make_bench, switch, until
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture
@@ -238,20 +238,20 @@ def test_the_heir_sends_nothing_before_there_is_no_way_back(bench: Bench, other:
     real = bench.context.edge.probe
 
     def probe(domain: str) -> SimulatedProbe:
-        files = other._world.machines["client-x--2"].files
+        files = other.world.machines["client-x--2"].files
         seen.append((SEAL in files, MUTE in files))
         return real(domain)
 
     bench.context.edge.probe = probe  # type: ignore[method-assign]
     assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
     assert seen == [(False, True)]
-    assert MUTE not in other._world.machines["client-x--2"].files
+    assert MUTE not in other.world.machines["client-x--2"].files
 
 
 def test_a_source_that_goes_on_is_not_mute(bench: Bench, other: SimulatedLxd) -> None:
     other.fail_next("start", LxdError("LXD could not start it."))
     bench.done("migrate client-x solo", OPERATOR)
-    assert MUTE not in bench.lxd._world.machines["client-x"].files
+    assert MUTE not in bench.lxd.world.machines["client-x"].files
 
 
 def test_a_tenant_is_there_at_every_moment_of_its_move(bench: Bench, other: SimulatedLxd) -> None:
@@ -298,7 +298,7 @@ def test_one_that_stops_by_itself_meanwhile_moves_closed(bench: Bench, other: Si
         if method == "receive" and other.calls["receive"] == 1:
             bench.lxd.stop("client-x")
         if method == "start":
-            seals.append(SEAL in other._world.machines[arguments[0]].files)
+            seals.append(SEAL in other.world.machines[arguments[0]].files)
 
     other.on_call = look
     assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
@@ -321,7 +321,7 @@ def test_the_room_for_its_snapshots_is_needed_too(
         bench.lxd.snapshot("client-x", name)
     snapshots = [replace(one, size=200_000_000) for one in bench.lxd.snapshots("client-x")]
     monkeypatch.setattr(bench.lxd, "snapshots", lambda _: snapshots)
-    other._world.pool_bytes = LEAST + 599_000_000
+    other.world.pool_bytes = LEAST + 599_000_000
     with pytest.raises(Refused, match=r"`solo` has .* free; `client-x` needs 5\d\d MiB, and"):
         bench.answer("migrate client-x solo", OPERATOR)
 

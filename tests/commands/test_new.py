@@ -11,9 +11,9 @@ from bot.labels import stamp
 from bot.lxd import NotFound
 from bot.messages import Modal
 from bot.plan import Plan, Refused
-from bot.simulated_lxd import SimulatedLxd
 from bot.workspace import block_kit
 from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     assert "free" in bench.answer("new client-x --host local").remarks["Room"]
     waiting = bench.ask("new client-x --host local")
-    bench.lxd._world.pool_bytes = 500_000_000
+    bench.lxd.world.pool_bytes = 500_000_000
     with pytest.raises(Refused, match="storage pool of `local` is full"):
         bench.answer("new client-y --host local")
     with pytest.raises(Refused, match=r"Things have changed .* storage pool of `local` is full"):
@@ -127,7 +127,7 @@ def test_a_pool_that_fills_up_meanwhile_does_not_leave_it_half_made(tmp_path: Pa
 
     def fault(moment: str) -> None:
         if moment == "recorded 2":
-            bench.lxd._world.pool_bytes = 500_000_000
+            bench.lxd.world.pool_bytes = 500_000_000
             raise KeyboardInterrupt
 
     bench.runner.fault = fault

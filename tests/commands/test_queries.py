@@ -36,7 +36,7 @@ def test_list_shows_tenants_and_filters_them(bench: Bench) -> None:
     bench.lxd.stop("other")
     everything = said(bench.answer("list"))
     assert "*2 tenants*, 1 offline, 1 healthy" in everything
-    assert ":red_circle: *other* · offline: the container does not run · https://m.client.com" in everything
+    assert ":red_circle: *other* · offline: container stopped unexpectedly · https://m.client.com" in everything
     assert "*client-x*" not in said(bench.answer("list m.client"))
     assert "No tenant's name or domain contains `zzz`" in said(bench.answer("list zzz"))
     assert said(bench.answer("list --archived")).startswith("No tenant is archived.")
@@ -154,7 +154,7 @@ def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
     shown = said(bench.answer("help"))
     for command in bench.context.registry.commands.values():
         assert f"`/mautic {command.name}" in shown
-    assert "somebody else approves; done at once: `restart`, `resume`, `snapshot`, `start`." in shown
+    assert "somebody else approves; done at once: `restart`, `resume`, `snapshot`, `start`, `tag`." in shown
     assert "approved by 1 approver, never by who asks" in said(bench.answer("help new"))
     assert "Asked for by operator or approver; done at once." in said(bench.answer("help snapshot"))
     with pytest.raises(Refused, match="did you mean `/mautic delete`"):

@@ -76,14 +76,14 @@ def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, m
     real = bench.context.edge.probe
 
     def probe(domain: str) -> SimulatedProbe:
-        files = bench.lxd._world.machines["client-x--3"].files
+        files = bench.lxd.world.machines["client-x--3"].files
         seen.append((SEAL in files, MUTE in files))
         return real(domain)
 
     monkeypatch.setattr(bench.context.edge, "probe", probe)
     assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "succeeded"
     assert seen == [(False, True)]
-    assert MUTE not in bench.lxd._world.machines["client-x--3"].files
+    assert MUTE not in bench.lxd.world.machines["client-x--3"].files
 
 
 def test_a_restore_can_be_taken_back_by_another(bench: Bench) -> None:
@@ -119,7 +119,7 @@ def test_an_approval_is_none_for_another_snapshot_of_the_name(bench: Bench) -> N
     bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
     failed = bench.done("restore client-x by-hand", OPERATOR)
     bench.lxd.delete_snapshot("client-x", "by-hand")
-    bench.lxd._clock = lambda: 2_000_000_000.0
+    bench.lxd.clock = lambda: 2_000_000_000.0
     bench.lxd.snapshot("client-x", "by-hand")
     bench.context.operations.retry(failed, OPERATOR.id)
     bench.finish()

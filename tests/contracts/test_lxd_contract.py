@@ -16,10 +16,10 @@ import pytest
 
 from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull, Quotas, TenantAnswerError
 from bot.lxd_gateway import LxdGateway
-from bot.simulated_lxd import SimulatedLxd
 from bot.wire import NIC, bounds, given
 from tests.support.pools import count_anew, mark_inconsistent
 from tests.support.real_lxd import PLACES, TINY, names_at
+from tests.support.simulated_lxd import SimulatedLxd
 from tests.support.workspace import eventually
 
 Name = Callable[[], str]
@@ -198,6 +198,8 @@ class TestInstances:
         assert lxd.states()[stopped].address == ""
 
     def test_restarting_leaves_it_running(self, lxd: Lxd, running: str) -> None:
+        # Before it hears, it cannot be asked to end.
+        eventually(lambda: lxd.state(running).address)
         lxd.restart(running, timeout=20)
         assert lxd.instance(running).running
 

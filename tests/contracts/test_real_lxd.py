@@ -43,7 +43,7 @@ def _requests(lxd: LxdGateway) -> Iterator[list[str]]:
     def note(response: Any, *_: Any, **__: Any) -> None:
         made.append(f"{response.request.method} {response.request.path_url}")
 
-    hooks = lxd._lxd.connected().api.session.hooks["response"]
+    hooks = lxd.connection.connected().api.session.hooks["response"]
     hooks.append(note)
     yield made
     hooks.remove(note)
@@ -124,7 +124,7 @@ class TestSnapshots:
         def within() -> Iterator[None]:
             yield
             # Of a project, by the state that they are in.
-            going_on.extend(lxd._lxd.get("operations", "list the operations").get("running", []))
+            going_on.extend(lxd.connection.get("operations", "list the operations").get("running", []))
 
         # On a busy machine LXD may have been told of the copy only when it was through.
         for number in range(5):
@@ -181,8 +181,8 @@ class TestWhatStaysBehind:
             talk.line()
         words = " ".join(command)
         eventually(lambda: words not in lxd.execute(name, ["ps"]).stdout)
-        eventually(lambda: not lxd._lxd.under_way("Executing command", name, "look"))
-        assert [log for log in lxd._lxd.get(f"instances/{name}/logs", "list the logs") if "exec_" in log] == []
+        eventually(lambda: not lxd.connection.under_way("Executing command", name, "look"))
+        assert [log for log in lxd.connection.get(f"instances/{name}/logs", "list the logs") if "exec_" in log] == []
 
     def test_no_output_of_commands_stays_on_the_host(self, lxd: LxdGateway, new_name: Name, place: Place) -> None:
         name = new_name()
@@ -190,9 +190,9 @@ class TestWhatStaysBehind:
         lxd.execute(name, ["echo", "hello"])
         with pytest.raises(LxdUnavailable):
             lxd.execute(name, ["sh", "-c", "echo hello; sleep 60"], timeout=1)
-        logs = lxd._lxd.get(f"instances/{name}/logs", "list the logs")
+        logs = lxd.connection.get(f"instances/{name}/logs", "list the logs")
         if place.product is INCUS:
-            logs += lxd._lxd.get(f"instances/{name}/logs/exec-output", "list the outputs")
+            logs += lxd.connection.get(f"instances/{name}/logs/exec-output", "list the outputs")
         assert [log for log in logs if "exec_" in log] == []
 
     def test_output_of_a_command_whose_bot_was_killed_is_swept(
@@ -201,10 +201,10 @@ class TestWhatStaysBehind:
         name = new_name()
         _started(lxd, name)
         killed = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
-        monkeypatch.setattr(killed._lxd, "operation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        request = killed._lxd.request
+        monkeypatch.setattr(killed.connection, "operation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        request = killed.connection.request
         monkeypatch.setattr(
-            killed._lxd, "request", lambda verb, *it, **more: verb == "delete" or request(verb, *it, **more)
+            killed.connection, "request", lambda verb, *it, **more: verb == "delete" or request(verb, *it, **more)
         )
         with pytest.raises(KeyboardInterrupt):
             killed.execute(name, ["echo", "a secret"])
@@ -213,7 +213,7 @@ class TestWhatStaysBehind:
             logs: list[str] = []
             for folder in ("logs", "logs/exec-output"):
                 with suppress(LxdError):
-                    logs += lxd._lxd.get(f"instances/{name}/{folder}", "list the logs")
+                    logs += lxd.connection.get(f"instances/{name}/{folder}", "list the logs")
             return [log for log in logs if "exec_" in log]
 
         assert eventually(outputs)
@@ -237,16 +237,16 @@ class TestWhatStaysBehind:
             small.remove_project()
         for kind in ("projects", "storage-pools", "networks", "network-acls"):
             assert not [
-                path for path in small._lxd.get(kind, "list", project=False) if "full" in path or network in path
+                path for path in small.connection.get(kind, "list", project=False) if "full" in path or network in path
             ]
         assert not Path("/sys/class/net", network).exists()
 
     def test_making_the_project_again_changes_nothing(self, lxd: LxdGateway, place: Place) -> None:
-        before = lxd._lxd.get(f"networks/{place.network}", "read", project=False)["config"]
+        before = lxd.connection.get(f"networks/{place.network}", "read", project=False)["config"]
         with _requests(lxd) as made:
             lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
         assert {request.split()[0] for request in made} == {"GET"}
-        assert lxd._lxd.get(f"networks/{place.network}", "read", project=False)["config"] == before
+        assert lxd.connection.get(f"networks/{place.network}", "read", project=False)["config"] == before
 
     def test_a_bridge_of_somebody_else_is_not_taken(self, lxd: LxdGateway, place: Place) -> None:
         somebodys = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
@@ -302,16 +302,16 @@ class TestRequests:
         lxd.create(name, TINY, config={}, devices={})
         other = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
         mine = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, profile=PROJECT)
-        ask = mine._lxd.request
+        ask = mine.connection.request
 
         def between(verb: str, path: str, doing: str, **arguments: Any) -> Any:
             answer = ask(verb, path, doing, **arguments)
             if verb == "get":
-                monkeypatch.setattr(mine._lxd, "request", ask)
+                monkeypatch.setattr(mine.connection, "request", ask)
                 other.update(name, {"user.other": "1"}, {"none": {"type": "none"}})
             return answer
 
-        monkeypatch.setattr(mine._lxd, "request", between)
+        monkeypatch.setattr(mine.connection, "request", between)
         mine.update(name, {"user.mine": "1"}, {"gone": None})
         instance = lxd.instance(name)
         assert (instance.config["user.mine"], instance.config["user.other"]) == ("1", "1")
@@ -330,20 +330,20 @@ class TestHttps:
         """A client certificate and its key; the server forgets it in the end."""
         certificate, key = self_signed(tmp_path, "mautic-ops tests")
         yield str(certificate), str(key)
-        lxd._lxd.request("delete", f"certificates/{fingerprint(certificate)}", "distrust", project=False)
+        lxd.connection.request("delete", f"certificates/{fingerprint(certificate)}", "distrust", project=False)
 
     @pytest.fixture
     def certificate(self, lxd: LxdGateway, stranger: tuple[str, str]) -> tuple[str, str]:
         """A client certificate and its key that the server trusts."""
         pem = Path(stranger[0]).read_text()
         body = {"type": "client", "name": "tests", "certificate": "".join(pem.splitlines()[1:-1])}
-        lxd._lxd.request("post", "certificates", "trust", json=body, project=False)
+        lxd.connection.request("post", "certificates", "trust", json=body, project=False)
         return stranger
 
     @pytest.fixture
     def pinned(self, lxd: LxdGateway, tmp_path: Path) -> str:
         """The server's own certificate, in a file."""
-        found = lxd._lxd.get("", "read", project=False)["environment"]["certificate"]
+        found = lxd.connection.get("", "read", project=False)["environment"]["certificate"]
         (tmp_path / "server.crt").write_text(found)
         return str(tmp_path / "server.crt")
 
@@ -388,7 +388,8 @@ class TestHttps:
     ) -> None:
         """As `lxc config trust add` and `incus config trust add` print one, and as the README sends it."""
         asked = {"type": "client", "name": "bot", "token": True}
-        made = lxd._lxd.json("post", "certificates", "make a token", json=asked, project=False)["metadata"]["metadata"]
+        answer = lxd.connection.json("post", "certificates", "make a token", json=asked, project=False)
+        made = answer["metadata"]["metadata"]
         parts = {
             "client_name": made["request"]["name"],
             **{key: made[key] for key in ("fingerprint", "addresses", "secret", "expires_at") if key in made},
@@ -406,7 +407,7 @@ class TestHttps:
         with pytest.raises(LxdUnavailable, match="another certificate"):
             remote.server()
         with pytest.raises(LxdUnavailable, match="another certificate"):
-            remote._lxd.stream("operations/none/websocket", "talk", 5)
+            remote.connection.stream("operations/none/websocket", "talk", 5)
 
     def test_a_bot_that_is_not_trusted_yet_is_told_so(self, address: str, pinned: str) -> None:
         with pytest.raises(LxdUnavailable, match="does not trust this bot"):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bot.lxd import AlreadyExists, Instance, Lxd, LxdError, NotFound
-from bot.simulated_lxd import SimulatedLxd
 from bot.wire import NIC, given
 from tests.support.real_lxd import PLACES, TINY, listening
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,13 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
 
         world.workspace.command("operator", CHANNEL, "/mautic digest sick-x")
         digest = str(world.whisper("operator", "cron is down"))
-        for word in ("mail is not sent", "cron is down", "disk is nearly full", "database is down"):
+        for word in ("e-mail not sending", "cron down", "disk nearly full", "database down"):
             assert word in digest
 
         inside(world, "systemctl", "start", "mariadb", "cron")
         inside(world, "rm", "/var/lib/filled")
         eventually(lambda: disk(world) < 9 * GIB)
-        head = next(one for one in found if "mail is not sent" in one["text"])
+        head = next(one for one in found if "e-mail not sending" in one["text"])
         world.workspace.click("operator", HEARD_IN, head["ts"], "incident_logs")
         world.workspace.wait_for_message(HEARD_IN, "log `mautic`", user="operator")
         world.workspace.click("operator", HEARD_IN, head["ts"], "incident_restart")

@@ -16,6 +16,7 @@ METADATA = "169.254.169.254:80"
 _ADDRESSES = ("198.51.100.10", "10.99.0.25", "169.254.169.254")
 _LISTEN = """
 import socket, sys
+print("apart", flush=True)
 sys.stdin.readline()
 doors = [socket.create_server(("", port)) for port in map(int, sys.argv[1:])]
 print("ready", flush=True)
@@ -31,11 +32,15 @@ def command(*words: str, check: bool = True) -> str:
 @contextmanager
 def elsewhere(host_end: str = "mopshostile") -> Iterator[None]:
     """A machine beside the host, by a cable of its own: public addresses, private ones, and a cloud's metadata."""
+    # A killed run's.
+    command("ip", "link", "delete", host_end, check=False)
     inside = [sys.executable, "-c", _LISTEN, "25", "80", "443"]
     server = subprocess.Popen(["unshare", "--net", *inside], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdin
         assert server.stdout
+        # Until then its network is the host's, which may have an `eth0`.
+        assert server.stdout.readline() == "apart\n"
         command("ip", "link", "add", host_end, "type", "veth", "peer", "name", "eth0", "netns", str(server.pid))
         within = ("nsenter", "--net", "--target", str(server.pid), "ip")
         for address in _ADDRESSES:
@@ -80,7 +85,7 @@ def reaches(lxd: LxdGateway, name: str, target: str) -> bool:
 
 def pid(lxd: LxdGateway, name: str) -> str:
     """The first process of a running container, as the host counts."""
-    return str(lxd._lxd.get(f"instances/{name}/state", "read")["pid"])
+    return str(lxd.connection.get(f"instances/{name}/state", "read")["pid"])
 
 
 def inside_network(lxd: LxdGateway, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:

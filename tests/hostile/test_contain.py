@@ -127,10 +127,10 @@ def test_one_that_somebody_froze_is_stopped(real_lxd: LxdGateway, real_name: Nam
     name = real_name()
     real_lxd.create(name, TINY, config={}, devices={})
     real_lxd.start(name)
-    real_lxd._state(name, "freeze")
+    real_lxd.freeze(name)
     assert real_lxd.instance(name).status == "Frozen"
     real_lxd.start(name)
     assert real_lxd.instance(name).status == "Running"
-    real_lxd._state(name, "freeze")
+    real_lxd.freeze(name)
     containment.stop(real_lxd, name, peace=2)
     assert real_lxd.instance(name).status == "Stopped"

@@ -82,7 +82,7 @@ def _found(world: World) -> dict[str, set[str]]:
 def _left_on_host(world: World) -> list[str]:
     """Outputs that LXD keeps of commands."""
     names = [one.name for one in world.lxd.instances()]
-    logs = [log for name in names for log in world.lxd._lxd.get(f"instances/{name}/logs", "list the logs")]
+    logs = [log for name in names for log in world.lxd.connection.get(f"instances/{name}/logs", "list the logs")]
     return [log for log in logs if "exec_" in log]
 
 

@@ -92,8 +92,8 @@ def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
     real_lxd.create(name, TINY, config={}, devices={})
     _orphan(real_lxd, name, read_only=True)
     with monkeypatch.context() as patched:
-        patched.setattr("bot.lxd_leftovers.of_pool", lambda *_: None)
-        patched.setattr("bot.lxd_gateway.RELEASED", 1)
+        patched.setattr(real_lxd.leftovers, "folder", lambda: None)
+        patched.setattr(real_lxd, "released", 1.0)
         with pytest.raises(LxdError, match=r"does not know\. On its host, `btrfs subvolume delete /\S+/\*` removes"):
             real_lxd.delete(name)
 

@@ -216,7 +216,7 @@ def taken_by(lxd: LxdGateway, enemy: str, macs: str) -> int:
 @contextmanager
 def as_before(lxd: LxdGateway) -> Iterator[None]:
     """The bridge, its rules and the profile as the bot made them until now; then they are brought up to date."""
-    ask, tenants = lxd._lxd, "10.76.0.16-10.76.0.254"
+    ask, tenants = lxd.connection, "10.76.0.16-10.76.0.254"
     rule = {"action": "reject", "source": tenants, "destination": tenants, "state": "enabled"}
     rules = {"config": {}, "description": "", "ingress": [], "egress": [rule]}
     ask.request("put", f"network-acls/{BRIDGE}", "go back", json=rules, project=False)

@@ -21,6 +21,7 @@ import commands
 from bot import home
 from bot.announcer import Announcer
 from bot.audit import Verdict
+from bot.batches import Standing
 from bot.capacity import Room
 from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
@@ -145,7 +146,7 @@ HALTED = replace(
 )
 CONDITIONS = {
     "a": Condition("offline", "migrate came to a halt, operation 7"),
-    "b": Condition("degraded", "mail is not sent, the disk is nearly full"),
+    "b": Condition("degraded", "e-mail not sending, disk nearly full"),
     "c": Condition("unknown", "its host does not answer"),
     "d": Condition("moving", "migrate is under way, operation 8"),
     "e": Condition("stopped", by="U0OPSLEAD"),
@@ -171,8 +172,10 @@ FROZEN = Freeze(1, "client-x", "U0OPSLEAD", "of the *sale* <!here> & more", NOW 
 FROZEN_ALL = replace(FROZEN, id=2, tenant="", until=None)
 
 
-def card(operation: Operation) -> Message:
-    return announcer().card(operation)
+def card(operation: Operation, stands: Standing | None = None, freeze: Freeze | None = None) -> Message:
+    known = announcer()
+    known.freezes = cast(Any, SimpleNamespace(on=lambda tenant: freeze))
+    return known.card(operation, stands)
 
 
 def announcer() -> Announcer:
@@ -182,9 +185,43 @@ def announcer() -> Announcer:
 
 
 def frozen_card(operation: Operation, freeze: Freeze) -> Message:
-    known = announcer()
-    known.freezes = cast(Any, SimpleNamespace(on=lambda tenant: freeze))
-    return known.card(operation)
+    return card(operation, freeze=freeze)
+
+
+BATCH = replace(
+    ASKED,
+    command="snapshot",
+    tenant="",
+    subject="fleet",
+    steps=(),
+    plan={
+        "summary": "Take a snapshot of 20 tenants",
+        "facts": {
+            "Tenants": "client-a, client-b, client-c and 17 more",
+            "Hosts": "local 12, node2 8",
+            "Kept": "for as long as the policy says",
+            "Pace": "4 at once, 2 on one host; it pauses after 3 failures",
+        },
+        "remarks": {"Left out": "client-z: client-z does not run; /mautic start client-z starts it."},
+        "reversible": "changes nothing that runs",
+        "seconds": 5,
+        "undoable": False,
+        "children": 20,
+    },
+)
+BEGUN = replace(BATCH, state="running", started=NOW + 60, decisions=APPROVED.decisions)
+CHILD = replace(DONE, command="snapshot", tenant="client-a", parent=7)
+
+
+def stands(
+    paused_by: str = "", stopped_by: str = "", frozen: tuple[str, ...] = (), held: str = "", **counts: int
+) -> Standing:
+    failed = tuple(f"client-{number}" for number in range(counts.get("failed", 0)))
+    return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is in distress."} if held else {})
+
+
+def tags(*words: str) -> Message:
+    return RENDERER.message("commands/tag-shown.j2", tenant=replace(TENANT, tags=words))
 
 
 def words(template: str, **state: object) -> Message:
@@ -301,7 +338,7 @@ WELL_DAY = TenantDay(
 SICK_DAY = replace(
     WELL_DAY,
     name="client-x",
-    condition=Condition("degraded", "cron is down"),
+    condition=Condition("degraded", "cron down"),
     disk=Use(31 * GB, 32 * GB, 3.4),
     high=("disk", "memory"),
     memory=Use(3 * GB, 3 * GB, 0.0),
@@ -406,6 +443,35 @@ MESSAGES: dict[str, Message] = {
     "commands-suspend": ended("suspend"),
     "commands-resume": ended("resume"),
     "commands-resize": ended("resize", {"plan": "medium"}),
+    "batch-asked": card(BATCH),
+    "batch-running": card(BEGUN, stands(succeeded=12, failed=1, running=2, waiting=5)),
+    "batch-asked-frozen": card(BATCH, freeze=FROZEN_ALL),
+    "batch-frozen": card(
+        BEGUN, stands(frozen=("client-0", "client-1"), succeeded=17, running=1, waiting=2), FROZEN_ALL
+    ),
+    "batch-one-frozen": card(BEGUN, stands(frozen=("client-7",), held="client-8", succeeded=18, waiting=2)),
+    "batch-paused": card(BEGUN, stands("U0OPSLEAD", succeeded=12, running=1, waiting=7)),
+    "batch-paused-itself": card(BEGUN, stands("system", succeeded=2, failed=12, waiting=6)),
+    "batch-stopped": card(
+        replace(BEGUN, state="cancelled", finished=NOW + 70, ended_by="U0OPSLEAD"),
+        stands(stopped_by="U0OPSLEAD", succeeded=12, failed=1, cancelled=7),
+    ),
+    "batch-done": card(replace(BEGUN, state="succeeded", finished=NOW + 70, outcome="done"), stands(succeeded=20)),
+    "batch-not-all": card(
+        replace(BEGUN, state="failed", finished=NOW + 70, outcome="19 of 20 are done"), stands(succeeded=19, failed=1)
+    ),
+    "batch-drifted": card(replace(BATCH, state="failed", outcome="There is no tenant `client-c`.")),
+    "batch-denied": card(
+        replace(BATCH, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "not *today*", "reply", NOW + 60),))
+    ),
+    "batch-child-done": card(replace(CHILD, finished=NOW + 61)),
+    "batch-child-failed": card(
+        replace(FAILED, command="snapshot", parent=7, aftermath={"left": "nothing half made was left"})
+    ),
+    "commands-tag": ended("tag", {"words": "vip eu"}),
+    "commands-tag-none": ended("tag", {"words": ""}),
+    "commands-tag-shown": tags("vip", "eu"),
+    "commands-tag-shown-none": tags(),
     "commands-snapshot": ended("snapshot"),
     "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, days=7),
     "commands-mail": ended("mail", {"what": "off"}),
@@ -460,12 +526,12 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-status": status(),
     "commands-status-page-closed": status(
-        probe=SimulatedProbe(502, False), condition=Condition("offline", "the page is not there")
+        probe=SimulatedProbe(502, False), condition=Condition("offline", "site unreachable")
     ),
     "commands-status-silent": status(
         health=SILENT,
         trouble="Inside `client-x`: the tool gave no reason.",
-        condition=Condition("degraded", "the bot cannot look inside"),
+        condition=Condition("degraded", "health check failed"),
     ),
     "commands-status-suspended": status(
         tenant=replace(TENANT, state="suspended"),
@@ -662,7 +728,7 @@ MESSAGES: dict[str, Message] = {
 
 def modals(folder: Path) -> dict[str, dict[str, Any]]:
     """The windows: the form of `new`, the typed name, the one reveal."""
-    from bot.invocations import _name_modal
+    from bot.presses import name_window
 
     bench = make_bench(folder)
     form = bench.answer("new")
@@ -677,8 +743,8 @@ def modals(folder: Path) -> dict[str, dict[str, Any]]:
     shown["blocks"][0]["text"]["text"] = text[: text.index("*Password:*")] + "*Password:* `…`"
     return {
         "modal-new": form.view,
-        "modal-typed-name": _name_modal(ASKED, "C0OPS").view,
-        "modal-typed-name-choice": _name_modal(CHOOSING, "C0OPS", "send").view,
+        "modal-typed-name": name_window(ASKED, "C0OPS").view,
+        "modal-typed-name-choice": name_window(CHOOSING, "C0OPS", "send").view,
         "modal-credentials-opening": reveal.view,
         "modal-credentials": shown,
     }

@@ -18,7 +18,7 @@ from bot.labels import stamps
 from bot.post import NotPosted
 from bot.samples import DAY
 from schedules.digest import LATE, PAGE, PAGES, digest
-from tests.support.bot import Bench, FakeSlack, make_bench
+from tests.support.bot import ROOM_FOR_MANY, Bench, FakeSlack, make_bench
 from tests.support.judge import mrkdwn
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -214,7 +214,7 @@ def test_the_first_of_a_bot_that_was_set_up_after_the_hour_is_not_late(tmp_path:
 
 
 def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Chart]) -> None:
-    bench = make_bench(tmp_path, **SETTINGS)
+    bench = make_bench(tmp_path, **SETTINGS, **ROOM_FOR_MANY)
     for number in range(PAGE * PAGES + 30):
         name = f"client-{number}"
         config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
@@ -290,7 +290,7 @@ def test_an_outage_of_slack_delays_it_and_what_it_then_says_is_fresh(tmp_path: P
     with pytest.raises(NotPosted):
         digest(bench.context)
     bench.lxd.snapshot("client-x", "s-1")
-    bench.lxd._world.machines["client-x"].snapshots[0].created = int(bench.clock())
+    bench.lxd.world.machines["client-x"].snapshots[0].created = int(bench.clock())
     digest(bench.context)
     assert parts(bench.slack) == WHOLE
     assert "Late" in text(bench.slack.said[0])

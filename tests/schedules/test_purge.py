@@ -15,10 +15,10 @@ from bot.guards import Change, Guards, Moment
 from bot.lived import LOOK_AGAIN
 from bot.lxd import LxdError, LxdUnavailable
 from bot.plan import Refused
-from bot.simulated_lxd import SimulatedLxd
 from schedules.numbers import numbers
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 DAY = 86_400
 
@@ -56,7 +56,9 @@ def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
     assert containers(bench) == set()
     (done,) = bench.context.operations.select("command = 'purge'")
     assert (done.requester, done.state, done.channel) == ("system", "succeeded", "")
-    rows = bench.context.database.read("SELECT detail FROM audit WHERE event = 'operation.requested' AND operation = 3")
+    rows = bench.context.database.read(
+        "SELECT detail FROM audit WHERE event = 'operation.requested' AND operation = ?", done.id
+    )
     assert '"container": "client-x--archived"' in rows[0]["detail"]
     tick(bench)
     assert len(bench.context.operations.select("command = 'purge'")) == 1

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from bot.health import RESTART
-from bot.simulated_lxd import SimulatedLxd
+from bot import samples
+from bot.findings import kind as row
 from bot.simulated_tenant import change
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, make_desk
+from tests.support.simulated_lxd import SimulatedLxd
 
 GIB = 1 << 30
 TROUBLES: dict[str, dict[str, Any]] = {
@@ -46,7 +47,7 @@ def test_the_button_of_an_incident_helps(tmp_path: Path, kind: str) -> None:
     (incident,) = bench.context.incidents.open()
     desk = make_desk(bench)
     labels = [one["text"]["text"] for one in bench.context.incidents.head(incident).blocks[-2]["elements"]]
-    assert f"Restart {RESTART[kind]}" in labels
+    assert row(kind).buttons["restart"].button in labels
     desk.click("incident_restart", incident.mark, OPERATOR)
     bench.finish()
     assert bench.context.operations.select("1 = 1", order="id DESC")[0].state == "succeeded"
@@ -61,6 +62,65 @@ def test_a_container_that_does_not_run_is_started_by_what_is_said(tmp_path: Path
     assert bench.done(advice, OPERATOR).state == "succeeded"
     assert live(bench)
     assert sweep(bench) == {}
+
+
+def test_the_button_that_starts_a_container_is_the_command_that_is_said(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench.done("new client-x")
+    bench.lxd.stop("client-x")
+    sweep(bench)
+    (incident,) = bench.context.incidents.open()
+    desk = make_desk(bench)
+    desk.click("incident_start", incident.mark, OPERATOR)
+    assert (desk.last().command, desk.last().requester) == ("start", OPERATOR.id)
+    bench.finish()
+    assert live(bench)
+    assert sweep(bench) == {}
+
+
+def test_a_button_that_its_incident_does_not_have_does_nothing(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench.done("new client-x")
+    bench.lxd.stop("client-x")
+    sweep(bench)
+    (incident,) = bench.context.incidents.open()
+    desk = make_desk(bench)
+    known = len(bench.context.operations.select("1 = 1"))
+    desk.click("incident_delete", incident.mark, OPERATOR)
+    assert "no longer helps" in bench.slack.to(OPERATOR.id)[-1]
+    assert len(bench.context.operations.select("1 = 1")) == known
+
+
+def test_a_full_disk_that_stopped_it_is_enlarged_before_it_is_started(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
+    bench.done("new client-x")
+    bench.lxd.fill("client-x", 30 * GIB)
+    sweep(bench)
+    bench.lxd.stop("client-x", force=True)
+    advice = re.findall(r"`/mautic ([^`]+)`", sweep(bench)["stopped"])
+    assert advice == ["resize client-x --plan medium", "start client-x"]
+    for text in advice:
+        operation = bench.done(text, OPERATOR)
+        assert operation.state == "succeeded", operation.outcome
+    # That its database comes back with the container the simulation does not know.
+    assert not {"stopped", "disk"} & set(sweep(bench))
+
+
+def test_the_snapshot_that_is_named_can_be_removed(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
+    bench.done("new client-x")
+    for _ in range(2):
+        bench.clock.move(60)
+        bench.done("snapshot client-x", OPERATOR)
+        bench.lxd.rewrite("client-x", 14 * GIB)
+    oldest, _ = [one.name for one in bench.lxd.snapshots("client-x")]
+    samples.note_snapshots(bench.context.database, "client-x", bench.clock(), [14 * GIB, 14 * GIB])
+    *_, advice = re.findall(r"`/mautic ([^`]+)`", sweep(bench)["snapshots"])
+    assert advice == f"prune client-x {oldest}"
+    assert bench.done(advice, OPERATOR).state == "succeeded"
+    assert oldest not in [one.name for one in bench.lxd.snapshots("client-x")]
 
 
 def test_a_full_pool_is_relieved_by_the_move_that_is_named(tmp_path: Path) -> None:
@@ -78,6 +138,21 @@ def test_a_full_pool_is_relieved_by_the_move_that_is_named(tmp_path: Path) -> No
     assert moved.state == "succeeded", moved.outcome
     bench.done("purge client-x client-x", OPERATOR)
     assert sweep(bench) == {}
+
+
+def test_no_move_is_named_to_a_host_in_distress(tmp_path: Path) -> None:
+    other = SimulatedLxd(pool_bytes=100 * GIB)
+    bench = make_bench(tmp_path, others={"solo": other})
+    bench.done("new client-x --host local")
+    bench.lxd.fill("client-x", 27 * GIB)
+    other.load = 10_000.0
+    for _ in range(2):
+        # The first one measures what client-x uses.
+        told = sweep(bench)
+        assert {"pool", "strain"} <= set(told)
+        assert "/mautic" not in told["pool"]
+    other.load = 0.0
+    assert "`/mautic migrate client-x solo` takes a tenant away" in sweep(bench)["pool"]
 
 
 def test_where_no_host_has_room_no_move_is_named(tmp_path: Path) -> None:
@@ -103,4 +178,4 @@ def test_where_no_plan_is_larger_the_settings_are_named(tmp_path: Path) -> None:
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
     bench.done("new client-x --plan large")
     bench.lxd.fill("client-x", 249 * GIB)
-    assert "no plan has more disk" in sweep(bench)["disk"]
+    assert "No plan has more disk" in sweep(bench)["disk"]

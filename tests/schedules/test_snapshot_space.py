@@ -69,7 +69,8 @@ def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
     first = names(bench, "client-x")[0]
     text = incidents(bench)["client-x", "snapshots"]
     assert text.startswith("Its snapshots hold 27")
-    assert "beyond that the oldest go; `/mautic snapshots client-x` lists them" in text
+    assert "beyond that the oldest go. `/mautic snapshots client-x` lists them, then " in text
+    assert f"`/mautic prune client-x {first}` removes the oldest." in text
     bench.lxd.rewrite("client-x", 5 * GIB)
     hour(bench)
     hour(bench)
@@ -100,7 +101,7 @@ def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_
     count = len(names(bench, "client-y"))
     bench.lxd.rewrite("client-x", 20 * GIB)
     bench.lxd.fill("client-y", 29 * GIB)
-    bench.lxd._world.pool_bytes = 53 * GIB
+    bench.lxd.world.pool_bytes = 53 * GIB
     newest = [name for name in names(bench, "client-x") if name != kept][-1]
     bench.clock.move(HOUR)
     last = max(one.id for one in bench.context.operations.select("1 = 1"))
@@ -126,7 +127,7 @@ def test_who_hides_what_its_snapshots_hold_is_found_by_what_it_writes(bench: Ben
         bench.lxd.rewrite("client-x", 20 * GIB, shared=True)
         if bench.lxd.pool().total - bench.lxd.pool().used < 30 * GIB:
             break
-    bench.lxd._world.pool_bytes = bench.lxd.pool().used + GIB
+    bench.lxd.world.pool_bytes = bench.lxd.pool().used + GIB
     others, before = names(bench, "client-y"), len(names(bench, "client-x"))
     snapshots(bench.context)
     asked = bench.context.operations.select("state = 'queued' AND command = 'prune'", order="id")
@@ -158,7 +159,7 @@ def test_zeros_are_no_limits(tmp_path: Path) -> None:
 
 def test_who_was_left_standing_still_goes_on_and_whom_somebody_froze_does_not(bench: Bench) -> None:
     for name in ("client-x", "client-y"):
-        bench.lxd._world.machines[name].status = "Frozen"
+        bench.lxd.world.machines[name].status = "Frozen"
     bench.lxd.update("client-x", stamps(taken=1))
     snapshots(bench.context)
     bench.finish()

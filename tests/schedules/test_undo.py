@@ -8,9 +8,9 @@ import pytest
 
 from bot.lxd import LxdError, LxdUnavailable
 from bot.simulated_edge import SimulatedProbe
-from bot.simulated_lxd import SimulatedLxd
 from schedules.undo import undo
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes, switch
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ from bot.registry import Context, Registry, call
 from bot.runner import Runner
 from bot.settings import Settings, load
 from bot.simulated_edge import SimulatedEdge
-from bot.simulated_lxd import SimulatedLxd
 from bot.workspace import block_kit
+from tests.support.simulated_lxd import SimulatedLxd
 
 ASKER = Actor("U0ACCOUNT", frozenset({"requester"}))
 OPERATOR = Actor("U0OPERATOR", frozenset({"requester", "operator"}))
@@ -80,6 +80,10 @@ def settings_in(folder: Path, **environment: str) -> Settings:
     )
 
 
+ROOM_FOR_MANY = {"MAUTIC_OPS_LXD__SUBNET": "10.70.0.1/21"}
+"""Setting of a bridge that has addresses for 2,000 tenants."""
+
+
 def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
     """Put a blueprint on a simulated host."""
     name = f"blueprint--{version.replace('.', '-').replace('+', '-')}"
@@ -115,14 +119,16 @@ class Bench:
             channel="C0OPS",
             request_key=key or uuid4().hex,
             hours=24,
-            approved=self.context.settings.policy(command.name).approvals == 0,
+            approved=not self.context.settings.policy(command.name, batch=bool(plan.children)).approvals,
         )
 
     def approve(self, operation: Operation, actor: Actor = LEAD) -> Operation:
         """Approve it, with the step-up if there is one; what needs no approval is queued already."""
         if operation.state == "queued":
             return operation
-        return self.context.approvals.decide(operation.id, actor, "approve", typed_name=operation.tenant, via="test")
+        return self.context.approvals.decide(
+            operation.id, actor, "approve", typed_name=operation.confirmation, via="test"
+        )
 
     def finish(self) -> None:
         """Run what is queued to its end."""
@@ -182,6 +188,7 @@ CASES = {
     "snapshot": Case(
         "snapshot client-x --note 'before the sale'", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True
     ),
+    "tag": Case("tag client-x vip eu", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),
     "prune": Case(
         "prune client-x",
         OPERATOR,
@@ -252,6 +259,7 @@ def make_bench(
     settings = settings_in(folder, **environment)
     if lxd is None:
         lxd = SimulatedLxd(members=members)
+        lxd.world.subnet = settings.lxd.subnet
         add_blueprint(lxd)
     clock = Clock()
     slack = slack or FakeSlack()
@@ -512,7 +520,6 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         context,
         people,
         announcer,
-        bench.runner,
         lambda user, team: home.publish(client, context, people, user, team),
     )
     inbox = Inbox(

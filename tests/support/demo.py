@@ -45,8 +45,7 @@ class Story:
         self.command(who, words)
 
         def posted() -> Json | None:
-            fresh = [m for m in self.workspace.messages(CHANNEL) if m["ts"] not in before and m.get("metadata")]
-            return fresh[0] if fresh else None
+            return next((m for m in self.workspace.cards(CHANNEL) if m["ts"] not in before), None)
 
         card = eventually(posted)
         assert card

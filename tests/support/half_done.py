@@ -8,8 +8,8 @@ import pytest
 
 from bot.lxd import LxdError
 from bot.operations import Operation
-from bot.simulated_lxd import SimulatedLxd
 from tests.support.bot import OPERATOR, Bench
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import local_lxd
+from bot import local_lxd, local_shared
 from bot.lxd import LxdUnavailable
 from bot.lxd_gateway import LxdGateway
 from bot.products import INCUS, LXD, Product
@@ -217,7 +217,7 @@ class Lab:
         """Bring all up, with the bot's project and the tiny image on each server."""
         clean()
         with local_lxd.alone():
-            local_lxd.raise_limits(print)
+            local_shared.raise_limits(print)
         ROOT.mkdir()
         _run("ip", "link", "add", BRIDGE, "type", "bridge")
         _run("ip", "address", "add", "10.88.0.1/24", "dev", BRIDGE)

@@ -176,11 +176,11 @@ def listening(lxd: LxdGateway, place: Place, at: str = "127.0.0.1") -> Iterator[
     with (place.folder / "https.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         address = f"{at}:{free_port()}"
-        before = lxd._lxd.get("", "read", project=False)["config"].get("core.https_address", "")
+        before = lxd.connection.get("", "read", project=False)["config"].get("core.https_address", "")
 
         def listen(address: str) -> None:
             config = {"core.https_address": address}
-            lxd._lxd.request("patch", "", "listen", json={"config": config}, project=False)
+            lxd.connection.request("patch", "", "listen", json={"config": config}, project=False)
 
         listen(address)
         try:

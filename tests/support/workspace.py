@@ -98,6 +98,11 @@ class Workspace:
         found: list[Json] = self.get("messages", channel=channel, user=user, thread_ts=thread_ts)["messages"]
         return found
 
+    def cards(self, channel: str) -> list[Json]:
+        """The messages that show an operation: the bot says more there, such as the digest at its first start."""
+        marks = [(one, (one.get("metadata") or {}).get("event_payload", {})) for one in self.messages(channel)]
+        return [one for one, mark in marks if "id" in mark]
+
     def views(self, user: str) -> list[Json]:
         found: list[Json] = self.get("views", user=user)["views"]
         return found

@@ -156,8 +156,7 @@ class World:
         self.workspace.command(user, CHANNEL, f"/mautic {text}")
 
         def card() -> str:
-            new = [m for m in self.workspace.messages(CHANNEL) if m["ts"] not in before and m.get("metadata")]
-            return next((str(m["ts"]) for m in new), "")
+            return next((str(m["ts"]) for m in self.workspace.cards(CHANNEL) if m["ts"] not in before), "")
 
         return eventually(card)
 

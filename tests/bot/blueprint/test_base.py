@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.blueprint import base
-from bot.simulated_lxd import SimulatedLxd
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def test_they_are_put_together_once_and_imported_from_the_cache(

@@ -10,7 +10,7 @@ import pytest
 from bot.blueprint import build
 from bot.blueprint.archive import Archive
 from bot.lxd import LxdError
-from bot.simulated_lxd import SimulatedLxd
+from tests.support.simulated_lxd import SimulatedLxd
 
 
 def test_a_failure_at_the_very_end_tells_its_reason_and_leaves_nothing(

@@ -21,7 +21,7 @@ from bot.blueprint.mautic_ctl.means import CtlError
 from bot.blueprint.mautic_ctl.wire import Wire
 from bot.mautic import Mautic
 from bot.settings import load
-from bot.simulated_lxd import SimulatedLxd
+from tests.support.simulated_lxd import SimulatedLxd
 
 CRONTAB = """\
 0,15,30,45  * * * * www-data mautic-cron 240 7200 mautic:segments:update --bypass-locking

@@ -1,0 +1,157 @@
+"""Caddy's configuration for one edge, made from where each domain's tenant is; pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ADMIN = "unix//run/caddy/admin.sock"
+"""Where Caddy takes a new configuration."""
+_PRETENCES = (
+    "Client-Ip",
+    "Forwarded",
+    "Forwarded-For",
+    "X-Cluster-Client-Ip",
+    "X-Forwarded",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Real-Ip",
+)
+"""Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
+_HOP = "Mautic-Ops-Hop"
+"""Header of a request that one edge has passed on to another."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The edge of another host: the address it listens at, and its own authority's certificate (PEM, or empty)."""
+
+    address: str
+    authority: str
+
+
+def routes(
+    sites: Mapping[str, str | Peer],
+    *,
+    base_domain: str,
+    tls: Literal["internal", "automatic"],
+    email: str = "",
+    https_port: int = 443,
+    peers: Sequence[Peer] = (),
+) -> dict[str, Any]:
+    """Return Caddy's whole configuration.
+
+    Args:
+        sites: the address of each domain's tenant, or the edge of the host that it stands on; empty where it is not
+            open, which gets a page that says so.
+        https_port: the port that clients use, for the way there from plain HTTP; every edge of the fleet has the same.
+        peers: the fleet's other edges, which are believed whom they speak for.
+    """
+    domains = sorted(sites)
+    port = "" if https_port == 443 else f":{https_port}"
+    own = [base_domain, f"*.{base_domain}"] if tls == "internal" else []
+    # One certificate fits all names right under the base domain: a new tenant waits for none.
+    automated = own + [domain for domain in domains if not own or domain.partition(".")[2] != base_domain]
+    issuer = {"module": "internal"} if tls == "internal" else {"module": "acme", **({"email": email} if email else {})}
+    secure = {
+        "listen": [":443"],
+        # HTTP/3 would be promised to clients, and its UDP port is not opened.
+        "protocols": ["h1", "h2"],
+        "automatic_https": {"disable": True},
+        "tls_connection_policies": [{}],
+        "routes": [
+            *(route for domain in domains for route in _routes(domain, sites[domain], https_port, peers)),
+            {"handle": [_page(404)]},
+        ],
+        "errors": {"routes": [{"handle": [_page(503)]}]},
+    }
+    redirect = {
+        "handler": "static_response",
+        "status_code": "308",
+        "headers": {"Location": [f"https://{{http.request.host}}{port}{{http.request.uri}}"]},
+    }
+    plain = {
+        "listen": [":80"],
+        "automatic_https": {"disable": True},
+        "routes": [
+            *([{"match": [{"host": domains}], "handle": [redirect], "terminal": True}] if domains else []),
+            {"handle": [_page(404)]},
+        ],
+    }
+    return {
+        "admin": {"listen": ADMIN},
+        "logging": {"logs": {"default": {"level": "ERROR"}}},
+        "apps": {
+            "http": {"grace_period": "5m", "servers": {"secure": secure, "plain": plain}},
+            "tls": {
+                "certificates": {"automate": automated},
+                "automation": {"policies": [{"issuers": [issuer]}]},
+            },
+            "pki": {"certificate_authorities": {"local": {"install_trust": False}}},
+        },
+    }
+
+
+def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer]) -> list[dict[str, Any]]:
+    clean = {"handler": "headers", "request": {"delete": list(_PRETENCES)}}
+    closed = {"match": [{"host": [domain]}], "handle": [_page(503)], "terminal": True}
+    if isinstance(site, Peer):
+        pem = "".join(site.authority.split("-----")[2:3])
+        trust = {"root_ca_pool": ["".join(pem.split())]} if pem else {}
+        proxy = {
+            "handler": "reverse_proxy",
+            "upstreams": [{"dial": f"{site.address}:{https_port}"}],
+            "transport": {"protocol": "http", "dial_timeout": "2s", "tls": {"server_name": domain, **trust}},
+            "headers": {"request": {"set": {_HOP: ["1"]}}},
+        }
+        # What came from another edge goes no further: two that are not of one mind would send it to and fro.
+        first_hop = {"host": [domain], "not": [{"header": {_HOP: ["*"]}}]}
+        return [{"match": [first_hop], "handle": [clean, proxy], "terminal": True}, closed]
+    if not site:
+        return [closed]
+    proxy = {
+        "handler": "reverse_proxy",
+        "upstreams": [{"dial": f"{site}:80"}],
+        # A container that is being moved answers nothing at all; whoever asks then is soon told to ask again.
+        "transport": {"protocol": "http", "dial_timeout": "500ms"},
+        "headers": {"request": {"delete": [_HOP]}},
+    }
+    believed = sorted({peer.address for peer in peers})
+    if believed:
+        proxy["trusted_proxies"] = believed
+    return [{"match": [{"host": [domain]}], "handle": [clean, proxy], "terminal": True}]
+
+
+def _page(status: Literal[404, 503]) -> dict[str, Any]:
+    title, text = {
+        404: ("Nothing here", "There is no site at this address. Is it spelt right?"),
+        503: ("Not open at the moment", "This site is starting, or closed for now. Please try again a little later."),
+    }[status]
+    headers = {"Content-Type": ["text/html; charset=utf-8"], "Cache-Control": ["no-store"]}
+    if status == 503:
+        headers["Retry-After"] = ["10"]
+    return {
+        "handler": "static_response",
+        "status_code": str(status),
+        "headers": headers,
+        "body": (
+            '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">'
+            f"<title>{title}</title><style>body{{font:18px/1.5 system-ui,sans-serif;max-width:30em;margin:20vh auto;"
+            f"padding:0 1em;color:#333}}</style><h1>{title}</h1><p>{text}</p></html>\n"
+        ),
+    }
+
+
+def ways_elsewhere(config: str) -> dict[str, Peer]:
+    """Return the domains that a configuration passes on to other edges, with these."""
+    found: dict[str, Peer] = {}
+    for route in json.loads(config)["apps"]["http"]["servers"]["secure"]["routes"]:
+        proxy = route["handle"][-1]
+        tls = proxy.get("transport", {}).get("tls")
+        if tls:
+            pem = "".join(tls.get("root_ca_pool", []))
+            authority = f"-----BEGIN CERTIFICATE-----{pem}-----END CERTIFICATE-----" if pem else ""
+            found[route["match"][0]["host"][0]] = Peer(proxy["upstreams"][0]["dial"].rpartition(":")[0], authority)
+    return found

@@ -1,0 +1,40 @@
+"""`/mautic tag`: words that a tenant can be chosen by."""
+
+from __future__ import annotations
+
+from bot.labels import stamps
+from bot.messages import Message
+from bot.plan import Plan, Refused, Step
+from bot.registry import Context, TagWord, TenantArgument, operation
+
+MOST = 10
+
+
+@operation
+def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool = False) -> Plan | Message:
+    """Give a tenant the tags that it can be chosen by, as in `snapshot --tag vip`; those that it had go.
+
+    Without words it shows them; `--clear` takes all away.
+    """
+    found = context.fleet.tenant(tenant)
+    tags = tuple(dict.fromkeys(words))
+    if clear and tags:
+        raise Refused(f"Either give `{tenant}` tags, or take them away with `--clear`.")
+    if len(tags) > MOST:
+        raise Refused(f"These are {len(tags)} tags; a tenant has at most {MOST}.")
+    if not tags and not clear:
+        return context.renderer.message("commands/tag-shown.j2", tenant=found)
+    lxd = context.fleet.of(found).lxd
+    shown = ", ".join(tags) or "none"
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "words": " ".join(tags), "clear": clear},
+        summary=f"Tag the tenant {tenant}",
+        facts={"Tags": shown},
+        remarks={"So far": ", ".join(found.tags) or "none"},
+        values={"tags": " ".join(tags)},
+        texts={"again": f"tag {tenant} {' '.join(tags) or '--clear'}"},
+        steps=(Step("tag", "Write its tags down", lambda: lxd.update(found.instance, stamps(tags=" ".join(tags)))),),
+        reversible="can be changed again",
+        seconds=1,
+    )

@@ -1,0 +1,55 @@
+"""Words that a tenant can be chosen by."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bot.labels import stamp
+from bot.plan import Refused, UnknownWords
+from tests.support.bot import OPERATOR, Bench, make_bench, make_desk
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    assert made.done("new client-x").state == "succeeded"
+    return made
+
+
+def test_the_words_given_are_its_tags_from_then_on(bench: Bench) -> None:
+    assert bench.done("tag client-x VIP eu, vip", OPERATOR).state == "succeeded"
+    assert bench.context.fleet.tenant("client-x").tags == ("vip", "eu")
+    assert stamp(bench.lxd.instance("client-x").config, "tags") == "vip eu"
+    done = bench.done("tag client-x us", OPERATOR)
+    assert bench.context.fleet.tenant("client-x").tags == ("us",)
+    assert done.again == "tag client-x us"
+
+
+def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) -> None:
+    desk = make_desk(bench)
+    desk.command("tag client-x", OPERATOR)
+    assert "`client-x` has no tags; `/mautic tag client-x vip` gives it one" in desk.slack.to(OPERATOR.id)[-1]
+    bench.done("tag client-x vip eu", OPERATOR)
+    desk.command("tag client-x", OPERATOR)
+    assert "`client-x` has the tags `vip`, `eu`" in desk.slack.to(OPERATOR.id)[-1]
+    assert len(bench.context.operations.select("command = 'tag'")) == 1, "to be shown them changes nothing"
+    bench.done("tag client-x --clear", OPERATOR)
+    assert bench.context.fleet.tenant("client-x").tags == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("tag client-x no/slash", "cannot be a tag"),
+        ("tag client-x " + "x" * 31, "cannot be a tag"),
+        ("tag client-x vip --clear", "Either give `client-x` tags"),
+        ("tag client-x " + " ".join(f"t{number}" for number in range(11)), "at most 10"),
+        ("tag client-y vip", "There is no tenant `client-y`"),
+    ],
+)
+def test_what_is_no_tag_is_refused(bench: Bench, text: str, why: str) -> None:
+    with pytest.raises((Refused, UnknownWords), match=re.escape(why)):
+        bench.answer(text, OPERATOR)
