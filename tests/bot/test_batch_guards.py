@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from bot.freezes import Freezes
 from bot.labels import stamps
 from bot.lxd import LxdError
-from bot.operations import Hold, Operation
+from bot.operations import ERRAND, Hold, Operation
 from bot.plan import NotNow
 from bot.runner import Runner
 from tests.support.bot import (
@@ -65,6 +66,21 @@ def asked(desk: Desk) -> list[Operation]:
 
 def approved(desk: Desk, text: str = "snapshot --all") -> Operation:
     return desk.bench.approve(desk.bench.ask(text, OPERATOR))
+
+
+def failing(desk: Desk, batch: Operation) -> Operation:
+    """Run a batch in which the child of client-b fails, and return that."""
+
+    def call(called: str, arguments: tuple[Any, ...]) -> None:
+        if called == "snapshot" and arguments[0] == "client-b":
+            raise LxdError("The pool has an error.")
+
+    desk.bench.lxd.on_call = call
+    desk.bench.finish()
+    desk.bench.lxd.on_call = None
+    failed = child(desk.bench, batch, "client-b")
+    assert failed.state == "failed"
+    return failed
 
 
 # -- asking and approving ------------------------------------------------------------------------------------------
@@ -234,16 +250,8 @@ def test_it_is_stopped_while_one_is_frozen(desk: Desk) -> None:
 def test_a_retry_is_refused_while_frozen_and_one_that_waits_is_stopped_with_the_batch(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
-
-    def call(called: str, arguments: tuple[Any, ...]) -> None:
-        if called == "snapshot" and arguments[0] == "client-b":
-            raise LxdError("The pool has an error.")
-
-    bench.lxd.on_call = call
-    bench.finish()
-    bench.lxd.on_call = None
+    failed = failing(desk, batch)
     desk.announce()
-    (failed,) = bench.context.operations.select("parent = ? AND state = 'failed'", batch.id)
     desk.command(f"freeze {failed.tenant} because of the sale", LEAD)
     desk.click("retry", failed.id, OPERATOR)
     assert f"`{failed.tenant}` is frozen" in desk.slack.to(OPERATOR.id)[-1]
@@ -362,6 +370,18 @@ def test_one_whose_tenant_is_taken_as_it_takes_its_own_back_up_passes(desk: Desk
     assert claimed.id == second.id
     assert again(bench, first).held_by == "freeze"
     assert again(bench, taken).state == "queued"
+
+
+def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) -> None:
+    bench = desk.bench
+    failed = failing(desk, approved(desk))
+    desk.click("retry", failed.id, OPERATOR)
+    assert bench.context.operations.claim(lambda one: Hold("memory", "No room.")) is None
+    assert again(bench, failed).held_by == "memory"
+    began = time.monotonic()
+    desk.command("stop client-b", OPERATOR)
+    assert time.monotonic() - began < ERRAND / 2
+    assert f"`/mautic cancel {failed.id}` withdraws it" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:
