@@ -161,7 +161,8 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             assert not ended.error_id
         bench.lxd.forgive()
         number += 1
-    assert number > 2
+    # The fewest are those of `tag`: a look, and what it writes down.
+    assert number >= 2
     assert ended.state == "succeeded"
     assert containers(bench) == CASES[command].after
 
