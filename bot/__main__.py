@@ -20,9 +20,10 @@ import commands
 import schedules
 from bot import audit, bring_up, checks, docs, home
 from bot.announcer import Announcer
-from bot.approvals import Approvals
+from bot.approvals import Actor, Approvals
 from bot.database import Database, DatabaseUnavailable
 from bot.fleet import Fleet
+from bot.guards import Change, Guards, Moment
 from bot.hosts import open_edge, open_servers
 from bot.inbox import Inbox
 from bot.incidents import Incidents
@@ -62,8 +63,10 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     registry = Registry(commands)
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
-    def check(operation: Operation) -> str:
-        plan = registry.plan(context, operation)
+    def check(operation: Operation, actor: Actor) -> str:
+        with context.fleet.looking_once():
+            Guards(context).refuse(Moment.APPROVAL, Change.of(operation, actor))
+            plan = registry.plan(context, operation)
         return operation.fingerprint if operation.is_of(plan) else plan.fingerprint()
 
     def roles(user: str) -> frozenset[str]:

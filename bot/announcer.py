@@ -15,6 +15,7 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
 from bot import batches
+from bot.freezes import Freezes
 from bot.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons, escape
 from bot.operations import RESPONDERS, Operation, Operations
 from bot.post import GONE, NotPosted, Post, Refusal, failed, find
@@ -37,6 +38,7 @@ class Announcer:
         self.client = client
         self.post = Post(client)
         self.operations = operations
+        self.freezes = Freezes(operations)
         self.renderer = renderer
         self.settings = settings
         self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
@@ -292,6 +294,8 @@ class Announcer:
             hopes=ahead or operation.state == "succeeded",
             facts=facts,
             asked=asked,
+            # Of a batch that has begun it is what keeps the rest from it.
+            frozen=self.freezes.on(operation.tenant) if ahead and (not operation.begun or stands) else None,
             steps=() if operation.state in ("denied", "expired", "cancelled") else operation.steps,
         )
 

@@ -13,7 +13,7 @@ from typing import Literal, NoReturn
 from bot import audit
 from bot.messages import clip, line
 from bot.operations import SYSTEM, Operation, Operations, TenantBusy
-from bot.plan import NoRoom, Refused
+from bot.plan import NotNow, Refused
 from bot.settings import Policy, Settings
 from bot.voices import Voices, approvals
 from bot.words import heard
@@ -49,7 +49,7 @@ class Approvals:
     """Decides on requests.
 
     Args:
-        check: builds the plan again; it raises Refused or returns the fingerprint.
+        check: builds the plan again for who approves; it raises Refused (NotNow: it waits) or returns the fingerprint.
         roles: the roles that somebody has now who approved before; it raises Refused where Slack does not tell.
     """
 
@@ -57,7 +57,7 @@ class Approvals:
         self,
         operations: Operations,
         settings: Settings,
-        check: Callable[[Operation], str],
+        check: Callable[[Operation, Actor], str],
         roles: Callable[[str], frozenset[str]],
     ) -> None:
         self.operations = operations
@@ -73,6 +73,17 @@ class Approvals:
             raise Refused(f"`{command}` is switched off: the settings name no role that may ask for it.")
         if not actor.roles & set(policy.ask):
             raise Refused(f"`{command}` may be asked for by {names(policy.ask)}; ask one of them.")
+
+    def refuse_to_decide(self, operation: Operation, actor: Actor) -> None:
+        """Raise Refused when the policy does not let this person decide on a request, or it is their own."""
+        may = self.settings.policy(operation.command).approve
+        if not actor.roles & set(may):
+            raise Refused(f"Only {names(may)} can decide on operation {operation.id}.")
+        if actor.id == operation.requester:
+            raise Refused(
+                f"You asked for operation {operation.id} yourself, so somebody else has to decide; "
+                f"`/mautic cancel {operation.id}` withdraws it."
+            )
 
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused when this person might not ask for it today, or it has failed and its approval is too old."""
@@ -127,13 +138,7 @@ class Approvals:
         operation = self.operations.get(number)
         policy = self.settings.policy(operation.command, batch=operation.in_batch)
         self._refuse_unless_pending(operation, actor, verdict)
-        if not actor.roles & set(policy.approve):
-            raise Refused(f"Only {names(policy.approve)} can decide on operation {number}.")
-        if actor.id == operation.requester:
-            raise Refused(
-                f"You asked for operation {number} yourself, so somebody else has to decide; "
-                f"`/mautic cancel {number}` withdraws it."
-            )
+        self.refuse_to_decide(operation, actor)
         if verdict == "deny":
             reason = _reason(reason)
             return self._write(operation, actor, "deny", reason, via, policy)
@@ -156,9 +161,9 @@ class Approvals:
         self, operation: Operation, actor: Actor, reason: str, via: str, policy: Policy, choice: str
     ) -> Operation:
         try:
-            fingerprint = self.check(operation)
-        except NoRoom as error:
-            raise NoRoom(f"{error} Operation {operation.id} goes on waiting for its approval.") from error
+            fingerprint = self.check(operation, actor)
+        except NotNow as error:
+            raise NotNow.of(error, f"{error} Operation {operation.id} goes on waiting for its approval.") from error
         except Refused as error:
             self._drifted(operation, actor, str(error))
         if fingerprint != operation.fingerprint:
@@ -217,10 +222,8 @@ class Approvals:
         chosen = f": {operation.options[choice]}" if choice else ""
         with self.operations.database.transaction() as transaction:
             # Within the write lock nobody else decides: what is read here holds until the commit.
-            state = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[
-                "state"
-            ]
-            if state == "awaiting_approval":
+            row = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()
+            if won := row["state"] == "awaiting_approval":
                 self.voices.forget(transaction, operation, lost)
                 if choice:
                     self._choose(transaction, operation, choice)
@@ -254,6 +257,7 @@ class Approvals:
                         expect=("awaiting_approval",),
                         detail=detail,
                         note=f":white_check_mark: <@{actor.id}> approved it{chosen}.",
+                        held_by="",
                     )
                 else:
                     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
@@ -265,9 +269,6 @@ class Approvals:
                         operation.id,
                         f":ballot_box_with_check: <@{actor.id}> approved it{chosen}; {missing} more.",
                     )
-                won = True
-            else:
-                won = False
         after = self.operations.get(operation.id)
         if not won:
             raise Refused(f"Operation {operation.id} {_decided(after)}.")
@@ -309,11 +310,11 @@ class Approvals:
     def cancel(self, number: int, actor: Actor) -> Operation:
         """Withdraw a request that waits: by who asked for it, or by who may decide on it."""
         operation = self.operations.get(number)
-        policy = self.settings.policy(operation.command)
-        if actor.id != operation.requester and not actor.roles & set(policy.approve):
-            raise Refused(f"Only <@{operation.requester}> or {names(policy.approve)} can cancel operation {number}.")
+        may = self.settings.policy(operation.command).approve
+        if actor.id != operation.requester and not actor.roles & set(may):
+            raise Refused(f"Only <@{operation.requester}> or {names(may)} can cancel operation {number}.")
         # One that was approved and waits for its host has changed nothing yet.
-        held = operation.state == "queued" and operation.outcome and not operation.begun
+        held = operation.state == "queued" and operation.held_by and not operation.begun
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
                 transaction,
@@ -334,9 +335,8 @@ class Approvals:
 
     def _is_over(self, operation: Operation) -> bool:
         """Whether its hours were lived through: that a clock was set back gives it none."""
-        if operation.asked is None:
-            return False
-        return self.operations.lived.now() - operation.asked >= operation.expires - operation.created
+        lives, asked = operation.expires - operation.created, operation.asked
+        return asked is not None and self.operations.lived.now() - asked >= lives
 
     def expire(self) -> int:
         """End every request whose time is over; return how many. Decided from what is, so downtime does no harm.

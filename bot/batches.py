@@ -10,27 +10,36 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bot import audit
+from bot.freezes import Freezes
 from bot.lanes import MANY
 from bot.operations import ANEW, OPEN, SYSTEM, Operation, Operations, TenantBusy
 from bot.plan import Plan, Refused
 
 AT_WORK = ("queued", "running")
 FAILED = ("failed", "needs_attention")
+NOT_BEGUN = "(state = 'waiting' OR state = 'queued' AND held_by <> '')"
+"""The condition of children that wait for their turn, or for what a guard says."""
 NAMED = 10
 """Children that are named in a sentence."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a batch that has begun stands: its children by state, the names of those that failed, who holds it up."""
+    """How a batch that has begun stands: its children by state, the names of those that failed, who holds it up.
+
+    `frozen`: the names of those that have not begun and that a freeze holds; they pass, and the others go on. `held`:
+    those of them that another guard held when it was their turn, each with the sentence why.
+    """
 
     counts: Mapping[str, int]
     failed: tuple[str, ...]
     paused_by: str
     stopped_by: str
+    frozen: tuple[str, ...] = ()
+    held: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -58,19 +67,34 @@ def standing(operations: Operations, batch: int) -> Standing | None:
     rows = operations.database.read("SELECT * FROM batches WHERE operation = ?", batch)
     if not rows:
         return None
+    # One that is tried again and that a guard holds is as much to come as one whose turn has not come.
     counts = operations.database.read(
-        "SELECT state, count(*) AS n FROM operations WHERE parent = ? GROUP BY state", batch
+        f"SELECT iif({NOT_BEGUN}, 'waiting', state) AS state, count(*) AS n FROM operations"  # noqa: S608
+        " WHERE parent = ? GROUP BY 1",
+        batch,
     )
     failed = operations.database.read(
         f"SELECT tenant FROM operations WHERE parent = ? AND state IN ({_marks(FAILED)}) ORDER BY id",  # noqa: S608
         batch,
         *FAILED,
     )
+    not_begun = operations.database.read(
+        "SELECT tenant, outcome, held_by FROM operations WHERE parent = ? AND NOT begun AND undo_by = ''"
+        " AND state IN ('waiting', 'queued') ORDER BY id",
+        batch,
+    )
+    frozen = Freezes(operations).among([row["tenant"] for row in not_begun])
     return Standing(
         {row["state"]: row["n"] for row in counts},
         tuple(row["tenant"] for row in failed),
         rows[0]["paused_by"],
         rows[0]["stopped_by"],
+        frozen,
+        {
+            row["tenant"]: row["outcome"]
+            for row in not_begun
+            if row["held_by"] not in ("", "freeze") and row["tenant"] not in frozen
+        },
     )
 
 
@@ -136,13 +160,14 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
         left: dict[str, object] = {}
         if how == "stopped":
             waiting = transaction.execute(
-                "SELECT tenant FROM operations WHERE parent = ? AND state = 'waiting' ORDER BY id", (batch.id,)
+                f"SELECT tenant FROM operations WHERE parent = ? AND {NOT_BEGUN} ORDER BY id",  # noqa: S608
+                (batch.id,),
             ).fetchall()
             left = {"not_begun": [row["tenant"] for row in waiting]}
             # Nothing is said of each: none of them has begun.
             transaction.execute(
-                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'Its batch was stopped',"
-                " finished = ? WHERE parent = ? AND state = 'waiting'",
+                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'Its batch was stopped',"  # noqa: S608
+                f" finished = ?, revision = revision + 1 WHERE parent = ? AND {NOT_BEGUN}",
                 (actor, operations.clock(), batch.id),
             )
         _record(operations, transaction, batch, f"batch.{how}", actor, note, left)
@@ -287,9 +312,12 @@ def _pause_after_failures(
 
 
 def _free_from_the_held(operations: Operations, batch: Operation) -> None:
-    """End children as failed that nothing but a person's request or halt holds up, once nothing else is left to do."""
+    """End children as failed that nothing but a person's request or halt holds up, once nothing else is left to do.
+
+    What is frozen is left to do: its freeze ends.
+    """
     stands = standing(operations, batch.id)
-    if stands is None or stands.at_work or not stands.to_come or stands.paused_by:
+    if stands is None or stands.at_work or not stands.to_come or stands.paused_by or stands.frozen:
         return
     waiting = operations.select("parent = ? AND state = 'waiting'", batch.id, limit=MANY)
     holding = operations.select(f"state IN ({_marks(OPEN)})", *OPEN, limit=MANY)

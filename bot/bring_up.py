@@ -45,7 +45,7 @@ LOCAL_TOKENS = {
 LOCAL_CHANNEL = "C0OPS"
 WARNINGS = "warnings"
 """File in the state where a bot that starts says what is not well of its settings, a sentence a line."""
-ASK_ONLY = frozenset({"audit", "console", "give-up", "logs", "schedule", "silence"})
+ASK_ONLY = frozenset({"audit", "console", "freeze", "give-up", "logs", "schedule", "silence", "unfreeze"})
 """What is no operation, but may be asked for only by whom its policy names; `silence` is an incident's button."""
 
 

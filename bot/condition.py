@@ -146,7 +146,9 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
         troubles.setdefault(incident.tenant or f"host {incident.server}", set()).add(incident.kind)
     spreading = {row.key for row in FINDINGS.values() if row.spreads}
     everywhere = troubles.get(f"host {EDGE}", set()) & spreading
-    under_way = context.operations.select("state IN ('queued', 'running', 'needs_attention')")
+    # What a guard holds has not touched its tenant yet.
+    where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
+    under_way = context.operations.select(where)
     operations = {one.tenant: one for one in under_way if one.requester != "system" or one.state == "needs_attention"}
     lately = samples.looked_since(context.database, now - STALE)
     by = _by(context, tenants)

@@ -51,6 +51,8 @@ ALLOWED: dict[str, dict[str, str]] = {
 }
 """Each command's options: the pattern of an option's value, empty for one that takes none."""
 
+READS = frozenset({"doctrine:migrations:status", "doctrine:migrations:up-to-date", "messenger:failed:show"})
+"""Those that only tell how things stand; all others change something."""
 
 NAME = re.compile(r"[a-z]+(:[a-z_-]+)+")
 """What all of Mautic's commands are called like."""

@@ -10,6 +10,7 @@ from bot import audit, findings, samples
 from bot.condition import Condition, conditions, counted
 from bot.database import Database
 from bot.fleet import Surveyed
+from bot.freezes import Freeze, Freezes
 from bot.growth import Growth, growth, pool_growth
 from bot.health import last_known
 from bot.incidents import Incident, worst_first
@@ -113,7 +114,8 @@ class Digest:
     `halted` came to a halt and wait for somebody; `open` are the incidents that no other line here tells of, the worst
     first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
     `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
-    command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail.
+    command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
+    `frozen` are the freezes.
     """
 
     at: float
@@ -136,6 +138,7 @@ class Digest:
     gone: tuple[str, ...]
     head: tuple[int, str]
     outbound_off: tuple[str, ...] = ()
+    frozen: tuple[Freeze, ...] = ()
 
     @property
     def words(self) -> list[tuple[str, int]]:
@@ -249,6 +252,7 @@ def gather(context: Context, since: float) -> Digest:
         new=_succeeded(context, since, ("new", "unarchive")),
         gone=_succeeded(context, since, ("delete",)),
         outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
+        frozen=tuple(Freezes(context.operations).all()),
         head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from bot import maintenance
+from bot.guards import FREEZE, Change, Guards, Moment
 from bot.operations import OPEN, SYSTEM, TenantBusy
-from bot.plan import Plan
+from bot.plan import Plan, Refused
 from bot.registry import Context
 
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
@@ -19,6 +20,8 @@ PAUSE = 900.0
 """Seconds that a tenant is left alone after an errand of its failed."""
 DAY = 86_400
 """Seconds after which an errand that is tried no more counts as failing no more."""
+LOOK = 60.0
+"""Seconds for which what a host told at a look around is good for the rest of it."""
 REMEMBERED = 3 * DAY
 """Seconds that an errand that went well is listed; the audit log has it for ever."""
 
@@ -116,8 +119,11 @@ class Errands:
         failed = context.operations.select(
             "requester = ? AND state = 'failed' AND finished BETWEEN ? AND ?", SYSTEM, now - PAUSE, now
         )
-        self._waiting = {one.tenant for one in held if one.state == "awaiting_approval"}
-        self._left_alone = {one.tenant for one in (*held, *failed) if one.state != "awaiting_approval"}
+        self._guards = Guards(context, keep=LOOK)
+        # What waits for the end of a freeze may do so for days.
+        waits = {one.id for one in held if one.state == "awaiting_approval" or one.held_by == FREEZE}
+        self._waiting = {one.tenant for one in held if one.id in waits}
+        self._left_alone = {one.tenant for one in (*held, *failed) if one.id not in waits}
         self.room = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
 
     def may(self, tenant: str, *, passes: bool = False) -> bool:
@@ -125,8 +131,25 @@ class Errands:
         waits = tenant in self._waiting and not passes
         return self.room > 0 and tenant not in self._left_alone and not waits
 
-    def ask(self, command: str, plan: Plan) -> None:
-        """Queue an operation; when somebody just took the tenant, it comes again at the next look."""
+    def is_free(self, command: str, tenant: str, *, safety: bool = False, host: str = "") -> bool:
+        """Whether no guard is in the way of an errand now.
+
+        Args:
+            safety: it keeps what there is, or takes back what was left half done: no freeze stops it.
+            host: where it adds to the load; "": it frees more than it takes.
+        """
+        change = Change(command, tenant, planned=True, safety=safety, host=host)
+        try:
+            self._guards.refuse(Moment.MAINTENANCE, change)
+        except Refused:
+            return False
+        return True
+
+    def ask(self, command: str, plan: Plan, *, safety: bool = False, host: str = "") -> None:
+        """Queue an operation where no guard is in the way; else it comes again at the next look. As for `is_free`."""
+        if not self.is_free(command, plan.tenant, safety=safety, host=host):
+            return
+        plan = replace(plan, safety=safety)
         try:
             self.context.operations.request(
                 command,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeVar, cast
@@ -167,6 +168,7 @@ class Fleet:
         self._members: dict[str, tuple[str, ...]] = {}
         self._resources: dict[str, tuple[float, Resources]] = {}
         self._memory: dict[str, dict[str, tuple[float, int]]] = {}
+        self._looked = threading.local()
         self.fresh = FRESH
 
     def once(self) -> Fleet:
@@ -247,9 +249,30 @@ class Fleet:
 
     # -- tenants ------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def looking_once(self) -> Iterator[None]:
+        """Within it a thread reads the instances of each server once, however often it looks: for what only reads."""
+        if getattr(self._looked, "at", None) is not None:
+            yield
+            return
+        self._looked.at = []
+        try:
+            yield
+        finally:
+            self._looked.at = None
+
+    def _instances(self) -> tuple[dict[str, list[Instance]], dict[str, str]]:
+        at: list[tuple[dict[str, list[Instance]], dict[str, str]]] | None = getattr(self._looked, "at", None)
+        if at:
+            return at[0]
+        found = self._each(lambda lxd: lxd.instances())
+        if at is not None:
+            at.append(found)
+        return found
+
     def look(self, *roles: Role) -> Look:
         """Return the instances with one of the roles of every server that answers, sorted by name."""
-        read, silent = self._each(lambda lxd: lxd.instances())
+        read, silent = self._instances()
         everything = [tenant for server, instances in read.items() for tenant in _of(server, instances)]
         found = [tenant for tenant in _as_they_stand(everything) if tenant.role in roles]
         return Look(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)

@@ -11,6 +11,7 @@ from bot.approvals import Actor
 from bot.condition import conditions, counted
 from bot.digest import ailing, carried, storage
 from bot.errors import explain
+from bot.freezes import Freezes
 from bot.incidents import worst_first
 from bot.labels import Role
 from bot.messages import Block, actions, decision_buttons, section, sentence
@@ -49,6 +50,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         others=[operation for operation in waiting if operation not in theirs],
         mine=context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED),
         incidents=worst_first(context.incidents.open()),
+        frozen=Freezes(context.operations).all(),
         halted=halted,
         responsible=responsible,
         states=counted(conditions(context, seen.tenants).values()),

@@ -16,6 +16,7 @@ from bot.approvals import Actor, decision
 from bot.console import NAME
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
+from bot.guards import FREEZE, Change, Guards, Moment
 from bot.inbox import OF_ONE, Lane, close
 from bot.messages import (
     Message,
@@ -28,13 +29,13 @@ from bot.people import MENTIONED, People
 from bot.plan import Plan, Refused, UnknownWords
 from bot.post import NotPosted
 from bot.presses import BATCH, Presses
-from bot.registry import Command, Context, call
+from bot.registry import Answer, Command, Context, call
 from bot.words import split
 
 log = logging.getLogger(__name__)
 WINDOWS = frozenset({"give_up", "reveal"})
 """Buttons that only open a window."""
-QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", *BATCH}
+QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", "unfreeze", *BATCH}
 """Commands and buttons that ask no server."""
 LATE = 60.0
 """Seconds after which a question that an outage left open is not answered any more."""
@@ -78,7 +79,7 @@ class Invocations:
             opens = command.window == "always" or (command.window == "bare" and len(words) == 1)
             if opens or command.name in QUICK:
                 return "quick"
-            if command.name == "approve":
+            if command.name in ("approve", "freeze"):
                 return "decision"
             return "question" if command.kind == "query" and not command.decides else "change"
         if kind == "reply":
@@ -122,8 +123,8 @@ class Invocations:
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
             kept = "What was typed is not known here, and not kept." if isinstance(error, UnknownWords) else why
-            self._record_refusal(kind, key, payload, kept, identity)
-            typed = json.dumps([payload.get("text"), payload.get("values")])
+            self._record_refusal(kind, key, payload, kept, identity, getattr(error, "guard", ""))
+            typed = json.dumps([payload.get("text"), payload.get("values"), getattr(error, "typed", "")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
         if payload.get("home") and self.lane(kind, payload) != "quick":
             self._show_home(payload)
@@ -159,20 +160,22 @@ class Invocations:
         }[why]
         self._answer(payload, self.context.renderer.say(said))
 
-    def _record_refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str) -> None:
+    def _record_refusal(
+        self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str = ""
+    ) -> None:
         """Write down that it is not done, and close it with that: what somebody is told now is not done later."""
         try:
-            self._refusal(kind, key, payload, why, identity)
+            self._refusal(kind, key, payload, why, identity, guard)
         except DatabaseUnavailable:
             raise
         except Exception:
             log.exception("the refusal could not be recorded: %s", why)
 
-    def _refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str) -> None:
+    def _refusal(self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str) -> None:
         what, tenant = str(payload.get("action_id") or payload.get("callback_id") or ""), ""
         if kind == "command":
             what, tenant = self._names(payload["text"])
-        detail = {"what": what, "why": why, "error_id": identity}
+        detail = {"what": what, "why": why, "error_id": identity} | ({"guard": guard} if guard else {})
         event = audit.Event(f"{kind}.refused", payload["user"], tenant, 0, detail)
         with self.context.database.transaction() as transaction:
             audit.record(transaction, event, self.context.now())
@@ -233,13 +236,10 @@ class Invocations:
             # Delivered again after a crash: the card tells the rest.
             return
         context = replace(self.context, actor=actor, channel=payload["channel"], delivery=key)
-        mention = ""
         if command.kind == "operation":
-            context.approvals.refuse_to_ask(command.name, actor)
-            # A window has three seconds, and nobody is told of it: not all of them are asked of.
-            opens = command.window == "always" or (command.window == "bare" and not arguments)
-            mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)
-        result = call(command, context, arguments)
+            result, mention = self._guarded(context, command, arguments)
+        else:
+            result, mention = call(command, context, arguments), ""
         if isinstance(result, Modal):
             if "trigger_id" not in payload:
                 raise Refused(f"Something is missing. Usage: `/mautic {command.usage}`")
@@ -249,10 +249,6 @@ class Invocations:
             )
         elif isinstance(result, Plan):
             policy = context.settings.policy(command.name, batch=bool(result.children))
-            if result.children:
-                mention = self.people.refuse_unless_decidable(command.name, actor.id, batch=True)
-            context.operations.wait_for_errand(result.tenant)
-            context.operations.refuse_if_busy(result.tenant)
             context.operations.refuse_one_too_many(actor.id)
             context.operations.request(
                 command.name,
@@ -266,3 +262,26 @@ class Invocations:
             )
         else:
             self._answer(payload, result)
+
+    def _guarded(self, context: Context, command: Command, arguments: dict[str, Any]) -> tuple[Plan | Answer, str]:
+        """Build the plan of an operation where no guard is in the way, and return whom to call for its approval."""
+        guards, actor = Guards(context), context.actor
+        tenant = str(arguments.get("tenant") or "")
+        # Of a list each is asked about as its plan is made.
+        change = Change(command.name, "" if "," in tenant else tenant, actor)
+        # A window has three seconds, and nobody is told of it: not all of them are asked of.
+        opens = command.window == "always" or (command.window == "bare" and not arguments)
+        with context.fleet.looking_once():
+            try:
+                guards.refuse(Moment.REQUEST, change)
+            except Refused as no:
+                # Whether it only shows something is known by what it returns.
+                if no.guard != FREEZE or not command.shows:
+                    raise
+            mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)
+            result = call(command, context, arguments)
+            if isinstance(result, Plan):
+                if result.children:
+                    mention = self.people.refuse_unless_decidable(command.name, actor.id, batch=True)
+                guards.refuse(Moment.REQUEST, replace(change, tenant=result.tenant, planned=True))
+        return result, mention

@@ -387,6 +387,32 @@ def _keys_for_words(connection: sqlite3.Connection) -> None:
 
 
 @_changes()
+def m027_freezes(db: sqlite_utils.Database) -> None:
+    """Freezes, one of a tenant at a time ("": of all); and which guard a queued operation waits for.
+
+    What waits for the end of a freeze, which may last for days, holds its tenant against people, but not against the
+    bot's own snapshots.
+    """
+    # One by one: a script would commit what comes before it.
+    for statement in _FREEZES:
+        db.conn.execute(statement)
+
+
+_FREEZES = (
+    "CREATE TABLE freezes (id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, actor TEXT NOT NULL,"
+    " reason TEXT NOT NULL, at REAL NOT NULL, lived REAL NOT NULL, until REAL, delivery TEXT NOT NULL DEFAULT '',"
+    " ended REAL, ended_by TEXT NOT NULL DEFAULT '', ended_in TEXT NOT NULL DEFAULT '')",
+    "CREATE UNIQUE INDEX one_freeze ON freezes(tenant) WHERE ended IS NULL",
+    "ALTER TABLE operations ADD COLUMN held_by TEXT NOT NULL DEFAULT ''",
+    "UPDATE operations SET held_by = 'memory' WHERE state = 'queued' AND outcome <> '' AND begun = 0 AND undo_by = ''",
+    "DROP INDEX one_operation_under_way",
+    "CREATE UNIQUE INDEX one_operation_under_way ON operations(tenant)"
+    " WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention')"
+    " AND NOT (state = 'queued' AND held_by = 'freeze')",
+)
+
+
+@_changes()
 def m028_subjects(db: sqlite_utils.Database) -> None:
     """What an operation is on, the batch that it is a child of, and how each batch stands.
 

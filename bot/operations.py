@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot import audit
+from bot.at_work import AtWork
 from bot.database import Database
 from bot.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
 from bot.lanes import SYSTEM as SYSTEM
 from bot.lived import Lived
-from bot.messages import line, sentence
+from bot.messages import line, sentence, told
 from bot.migrations import MAINTENANCE
-from bot.plan import Plan, Refused, Subject
+from bot.plan import NotNow, Plan, Refused, Subject
 
 State = Literal[
     "awaiting_approval",
@@ -41,10 +42,14 @@ ANEW: Mapping[str, Any] = {
     "undo_by": "",
     "cause": "",
     "aftermath": "{}",
+    "held_by": "",
     "started": None,
     "finished": None,
 }
 """What an operation that is tried again forgets of the try before."""
+IS_OPEN = "state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')"
+IS_UNDER_WAY = "state IN ('queued', 'running', 'needs_attention') AND NOT (state = 'queued' AND held_by = 'freeze')"
+"""Conditions of what holds its tenant against people, and of what holds it against the bot's own snapshots too."""
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
 ERRAND = 10.0
@@ -62,8 +67,23 @@ MAX_ATTEMPTS = 5
 """Runs that a crash may cut before a person has to look."""
 
 
-class TenantBusy(Refused):
+class TenantBusy(NotNow):
     """Another operation on the tenant is open; the text names it and its holder."""
+
+    guard = "busy"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why a queued operation does not begin yet: which guard holds it, the sentence, and what a person typed of that.
+
+    `ends`: nobody waits for it, so that it ends; it is asked for anew when it is due then.
+    """
+
+    guard: str
+    why: str
+    typed: str = ""
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,7 @@ class Operation:
     `reason`: why it was given up. `begun`: a step of it began that nobody took back. `committed`: its commit point was
     passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
     `asked`: when, by the time lived through; None: not known.
+    `held_by`: the key of the guard that it waits for before it begins, and `outcome` says why.
     `subject`: what it is on; `tenant` is "" where it is on no single one. `host`: the one it is on, or that its batch
     counts it on, "": none. `parent`: the batch that it is a child of, 0: of none. `asked_after`: the last number of
     a person's request when it was asked for. `run`: the run of maintenance that it is of, whose one row tells of it, 0:
@@ -137,6 +158,7 @@ class Operation:
     asked: float | None = None
     committed: int = 0
     cause: str = ""
+    held_by: str = ""
     subject: Subject = "tenant"
     host: str = ""
     parent: int = 0
@@ -223,6 +245,7 @@ class Operations:
         self.database = database
         self.lived = lived
         self.clock = clock
+        self.at_work = AtWork()
         self.changed: Callable[[], None] = lambda: None
 
     def get(self, operation: int) -> Operation:
@@ -281,17 +304,18 @@ class Operations:
         asked_after = self.database.read("SELECT asked_after FROM operations WHERE id = ?", operation)
         return number > (asked_after[0][0] if asked_after else operation)
 
-    def refuse_if_busy(self, tenant: str, but: int = 0) -> None:
-        """Raise TenantBusy, naming the holder, when another operation on the tenant is open."""
-        marks = ",".join("?" * len(OPEN))
+    def refuse_if_busy(self, tenant: str, but: int = 0, holds: str = IS_OPEN) -> None:
+        """Raise TenantBusy, naming the holder, when another operation holds the tenant; `holds`: IS_UNDER_WAY too."""
         if not tenant:
             return
-        for holder in self.select(f"tenant = ? AND id <> ? AND state IN ({marks})", tenant, but, *OPEN, limit=1):
+        for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
             doing = {
                 "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
                 "needs_attention": f"needs attention first: see its thread, or end it as it stands with "
                 f"`/mautic give-up {holder.id} because …`",
             }.get(holder.state, "is under way; try again when it is done")
+            if holder.held_by:
+                doing = f"waits until it may begin; `/mautic cancel {holder.id}` withdraws it"
             by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
             raise TenantBusy(
                 f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by {by}, which {doing}."
@@ -315,7 +339,7 @@ class Operations:
         """
         self._overtake(tenant)
         give_up = time.monotonic() + ERRAND
-        under_way = "tenant = ? AND (requester = ? OR parent <> 0) AND state IN ('queued', 'running')"
+        under_way = "tenant = ? AND (requester = ? OR parent <> 0) AND state IN ('queued', 'running') AND held_by = ''"
         while tenant and self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
             time.sleep(0.05)
 
@@ -499,14 +523,14 @@ class Operations:
 
     def claim(
         self,
-        hold: Callable[[Operation], str] = lambda _: "",
+        hold: Callable[[Operation], Hold | None] = lambda _: None,
         may: Callable[[Operation], bool] = lambda _: True,
         shared: int = MANY,
     ) -> Operation | None:
         """Take the next queued operation that can go on, to run it, or None; `bot.lanes` says which is next.
 
         Args:
-            hold: says why one has to wait, "" when it need not. Others pass it; its thread is told once.
+            hold: says why one has to wait, None when it need not. Others pass it; its thread is told once a guard.
             may: whether it may still begin; asked last.
             shared: how many that are no person's may run together.
         """
@@ -516,40 +540,39 @@ class Operations:
             candidate = self.get(first.id)
             if candidate.state not in ("queued", "waiting"):
                 continue
-            if why := hold(candidate):
-                self._wait(candidate, why)
+            try:
+                if why := hold(candidate):
+                    self._wait(candidate, why)
+                elif may(candidate) and self._begin(candidate, first, shared):
+                    self.changed()
+                    return self.get(candidate.id)
+            except sqlite3.IntegrityError:
+                # Another took the tenant up meanwhile: of a child somebody's request, of what waited for the end of
+                # a freeze the bot's own snapshot.
                 continue
-            if not may(candidate):
-                continue
-            if self._begin(candidate, first, shared):
-                self.changed()
-                return self.get(candidate.id)
         return None
 
     def _begin(self, operation: Operation, first: Candidate, shared: int) -> bool:
         """Move a queued operation, or a child whose turn has come, to running. False: another was quicker."""
-        try:
-            with self.database.transaction() as transaction:
-                # Another worker may have taken the last place meanwhile.
-                running = self._candidates("running")
-                if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
-                    return False
-                if operation.state == "waiting" and first not in self._children(running):
-                    return False
-                return self.move(
-                    transaction,
-                    operation,
-                    "running",
-                    event="operation.started" if not operation.attempts else "operation.resumed",
-                    expect=(operation.state,),
-                    attempts=operation.attempts + 1,
-                    started=operation.started or self.clock(),
-                    # Why it waited; of one that is to be taken back it is why it failed.
-                    outcome=operation.outcome if operation.undo_by else "",
-                )
-        except sqlite3.IntegrityError:
-            # Somebody's request holds the tenant.
-            return False
+        with self.database.transaction() as transaction:
+            # Another worker may have taken the last place meanwhile.
+            running = self._candidates("running")
+            if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
+                return False
+            if operation.state == "waiting" and first not in self._children(running):
+                return False
+            return self.move(
+                transaction,
+                operation,
+                "running",
+                event="operation.started" if not operation.attempts else "operation.resumed",
+                expect=(operation.state,),
+                attempts=operation.attempts + 1,
+                started=operation.started or self.clock(),
+                # Why it waited; of one that is to be taken back it is why it failed.
+                outcome=operation.outcome if operation.undo_by else "",
+                held_by="",
+            )
 
     def _candidates(self, state: State) -> list[Candidate]:
         """Return the operations in a state that a worker runs, or would, oldest first: none does a batch itself."""
@@ -584,20 +607,22 @@ class Operations:
                 found.append(one)
         return found
 
-    def _wait(self, operation: Operation, why: str) -> None:
-        """Record once that a queued operation has to wait."""
-        if operation.outcome:
+    def _wait(self, operation: Operation, hold: Hold) -> None:
+        """Record that one whose turn it is has to wait, once for each guard that it waits for; or end it."""
+        if operation.held_by == hold.guard:
             return
         with self.database.transaction() as transaction:
             self.move(
                 transaction,
                 operation,
-                operation.state,
-                event="operation.held",
+                "cancelled" if hold.ends else operation.state,
+                event="operation.cancelled" if hold.ends else "operation.held",
                 expect=(operation.state,),
-                detail={"why": why},
-                note=f":hourglass: Operation {operation.id} waits: {why}. It starts when the host recovers.",
-                outcome=why,
+                detail={"why": hold.why, "guard": hold.guard},
+                note=f":hourglass: Operation {operation.id} waits: {told(hold.why, hold.typed)}",
+                outcome=hold.why,
+                held_by=hold.guard,
+                finished=self.clock() if hold.ends else None,
             )
         self.changed()
 

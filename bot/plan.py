@@ -14,11 +14,32 @@ Value = str | int | float | bool
 
 
 class Refused(Exception):
-    """A command that is not carried out; the text says why and what to do, in one sentence for a person."""
+    """A command that is not carried out; the text says why and what to do, in one sentence for a person.
+
+    `guard`: the key of the guard that refused, "" where none did. `typed`: what a person typed of the text, so that
+    no mention in it comes alive.
+    """
+
+    guard: str = ""
+    typed: str = ""
 
 
-class NoRoom(Refused):
-    """A host has no room for it now: it may have in an hour, so that a request need not be asked anew."""
+class NotNow(Refused):
+    """It cannot be done now, and may be in an hour: what was asked for goes on waiting, and need not be asked anew."""
+
+    @classmethod
+    def of(cls, no: Refused, text: str = "") -> NotNow:
+        """Return a refusal as one that is no end, of its own class if it is one already, with another text if given."""
+        kind = type(no) if isinstance(no, NotNow) else cls
+        made = kind(text or str(no))
+        made.guard, made.typed = no.guard, no.typed
+        return made
+
+
+class NoRoom(NotNow):
+    """A host has no room for it now."""
+
+    guard = "memory"
 
 
 class UnknownWords(Refused):
@@ -63,9 +84,10 @@ class Plan:
     "": there is none. `undo` takes back what a failed run left, is itself safe to run again, and may say what is still
     to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
     makes run or grow on a host, as `bot.capacity.Demand` is stored, or None. `choice`: what is left to the approver;
-    neither values nor steps tell what was chosen, so that the plan stays the one that was shown. `subject`: what it
-    is on; `tenant` is "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`:
-    of a batch, which has no steps of its own, the plans that it carries out; they are part of the fingerprint.
+    neither values nor steps tell what was chosen, so that the plan stays the one that was shown. `safety`: it keeps
+    what there is, so that no freeze stops it where the bot asks for it by itself. `subject`: what it is on; `tenant` is
+    "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`: of a batch, which
+    has no steps of its own, the plans that it carries out; they are part of the fingerprint.
     """
 
     tenant: str
@@ -83,6 +105,7 @@ class Plan:
     values: Mapping[str, Value] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
+    safety: bool = False
     subject: Subject = "tenant"
     host: str = ""
     children: tuple[Plan, ...] = field(default=(), repr=False)
@@ -122,6 +145,7 @@ class Plan:
                 "values": dict(self.values),
                 "texts": dict(self.texts),
                 "commit": self.commit,
+                "safety": self.safety,
                 "children": len(self.children),
             }
         )

@@ -11,6 +11,7 @@ from bot import batches
 from bot.announcer import Announcer
 from bot.approvals import Actor, decision, names
 from bot.errands import failing
+from bot.guards import Change, Guards, Moment
 from bot.halt import told as aftermath_told
 from bot.messages import Message, Modal, escape, line, modal, section, select_input, sentence, text_input
 from bot.operations import Operation, Operations
@@ -82,7 +83,7 @@ class Presses:
             if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
                 return
             if action == "retry":
-                self.context.approvals.refuse_to_retry(operation, actor)
+                Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
                 batches.retry(self.context.operations, operation, actor.id)
             else:
                 self.context.operations.undo(operation, actor.id)
@@ -132,7 +133,9 @@ class Presses:
         may = self.context.settings.policy(last.command).approve
         if not actor.roles & set(may):
             raise Refused(f"Only {names(may)} can retry it.")
-        self.context.operations.retry(self.context.operations.get(last.operation), actor.id)
+        operation = self.context.operations.get(last.operation)
+        Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
+        self.context.operations.retry(operation, actor.id)
         said = f":arrows_counterclockwise: Retrying operation {last.operation}. The result will be posted here."
         self._answer(payload, self.context.renderer.say(said))
 

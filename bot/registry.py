@@ -123,11 +123,21 @@ class Command:
     """When it opens a window, for which Slack gives three seconds; `bare`: where nothing stands after its name."""
     options: frozenset[str]
     """The names of its options, without hyphens before them."""
+    not_half_way: bool = False
+    """Whether it is refused on a tenant that a restore or move left half way."""
+    shows: bool = False
+    """Whether it is an operation that may show something instead, and change nothing."""
 
 
 def operation(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
     """Declare a command that changes something: it returns a Plan, which runs once approved, or an answer instead."""
     function.declared = "operation"  # type: ignore[attr-defined]
+    return function
+
+
+def not_half_way(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
+    """Declare that an operation is refused on a tenant that a restore or move left half way: another may serve."""
+    function.not_half_way = True  # type: ignore[attr-defined]
     return function
 
 
@@ -220,6 +230,8 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
         decides=getattr(function, "decides", False),
         window="always" if answers is Modal else "bare" if Modal in get_args(answers) else "never",
         options=frozenset(options),
+        not_half_way=getattr(function, "not_half_way", False),
+        shows=kind == "operation" and Message in get_args(answers),
     )
 
 

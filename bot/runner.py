@@ -11,21 +11,17 @@ from dataclasses import replace
 from bot import batches, halt, steps
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
+from bot.guards import Guards
 from bot.lxd import LxdUnavailable
 from bot.operations import RESPONDERS, SYSTEM, Operation
-from bot.placement import strained
 from bot.plan import Plan, Refused
 from bot.registry import Context
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
 """Seconds until a database that could not be written is tried again."""
-SLOW = 1.0
-"""Seconds after which a host counts as slow to tell whether it is in distress."""
 LATER = 20.0
 """Seconds until what was put back is tried again."""
-ASKED_AGAIN = 10.0
-"""Seconds after which a host that is slow to tell is asked again whether it is in distress."""
 
 
 class PutBack(Exception):
@@ -44,10 +40,10 @@ class Runner:
         self._wake = threading.Condition()
         self._dirty = True
         self._stopping = False
+        self.guards = Guards(context)
         self.later = LATER
         self._silent: dict[int, tuple[float, float]] = {}
         """When what was put back is tried again, and until when it is."""
-        self._distress: dict[str, tuple[float, str]] = {}
         self._threads = [
             threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
         ]
@@ -91,7 +87,7 @@ class Runner:
 
     def run_one(self) -> bool:
         """Claim one operation and bring it to its end; False when none is queued."""
-        operation = self.operations.claim(self._hold, self._may, self._shared)
+        operation = self.operations.claim(self.guards.hold, self._may, self._shared)
         if operation is None:
             batches.settle(self.operations)
             return False
@@ -102,27 +98,12 @@ class Runner:
             batches.settle(self.operations)
         return True
 
-    def _hold(self, operation: Operation) -> str:
-        """Say why an operation has to wait: on a host in distress nothing new is made to run, nor to grow."""
-        demand = operation.plan.get("demand")
-        if not demand or not demand["memory"] or operation.begun or operation.undo_by:
-            return ""
-        host = demand["host"]
-        until, why = self._distress.get(host, (0.0, ""))
-        if time.monotonic() >= until:
-            began = time.monotonic()
-            why = strained(self.context, host)
-            if (now := time.monotonic()) - began > SLOW:
-                # A host that does not answer takes its time to: what else is queued does not wait for that each time.
-                self._distress[host] = now + ASKED_AGAIN, why
-        return f"`{host}` is in distress: {why}" if why else ""
-
     def _may(self, operation: Operation) -> bool:
         """Whether it is its time, and it is approved as it has to be by now; where that cannot be known it waits."""
         if time.monotonic() < self._silent.get(operation.id, (0.0, 0.0))[0]:
             return False
         try:
-            return self.context.approvals.voices.confirm(operation)
+            return self.guards.may_begin(operation)
         except Refused as error:
             log.warning("operation %s waits: %s", operation.id, error)
             return False
@@ -197,7 +178,9 @@ class Runner:
         have the worker.
         """
         try:
-            plan = self.context.registry.plan(self.context, operation)
+            with self.context.fleet.looking_once():
+                self.guards.refuse_to_begin(operation)
+                plan = self.context.registry.plan(self.context, operation)
         except LxdUnavailable as error:
             now = time.monotonic()
             _, give_up = self._silent.get(operation.id, (0.0, now + steps.PATIENCE))

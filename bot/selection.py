@@ -10,6 +10,7 @@ from typing import Any
 
 from bot.capacity import Demand
 from bot.fleet import Look
+from bot.guards import FREEZE, Change, Guards, Moment
 from bot.labels import Role
 from bot.plan import Plan, Refused, UnknownWords
 from bot.registry import Context
@@ -115,14 +116,19 @@ def batch(
         raise UnknownWords(f"`{selection.words}` chooses {len(names)} tenants; one batch has at most {MOST}.")
     children: list[Plan] = []
     left_out: dict[str, str] = {}
+    guards = Guards(context)
     for name in names:
         promised = tuple(Demand(**child.demand) for child in children if child.demand)
         try:
+            # What is frozen later keeps its place on the list, and waits for its turn.
+            if not context.operation:
+                guards.refuse(Moment.REQUEST, Change(command, name, context.actor), FREEZE)
             children.append(each(replace(context, promised=promised), name))
         except Refused as error:
             if selection.names:
                 raise
-            left_out[name] = str(error).replace("`", "")
+            frozen = f"{name} is frozen; /mautic unfreeze {name} ends that."
+            left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
     if not children:
         raise Refused(f"None of the {len(names)} can be done. {next(iter(left_out.values()))}")
     made = _plan(context, command, selection, children, left_out, doing, arguments)

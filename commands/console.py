@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import BoundedSemaphore
 
 from bot import audit
-from bot.console import NotAllowed, allowed
+from bot.console import READS, NotAllowed, allowed
+from bot.guards import Change, Guards, Moment
 from bot.messages import Message
+from bot.operations import TenantBusy
 from bot.plan import Refused, UnknownWords
 from bot.registry import Context, FreeWords, TenantArgument, decides, query
 
@@ -20,7 +23,8 @@ _RUNNING = BoundedSemaphore(2)
 def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Message:
     """Run one of Mautic's own commands in a tenant, from a list of those that do no harm.
 
-    Without a command it shows the list. Only operators and approvers may; it stands in the audit log.
+    Without a command it shows the list. Only operators and approvers may; it stands in the audit log. One that changes
+    something holds the tenant like an operation: it is refused beside one, and where the tenant is frozen.
     """
     context.approvals.refuse_to_ask("console", context.actor)
     found = context.fleet.tenant(tenant)
@@ -31,13 +35,33 @@ def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Me
     if not _RUNNING.acquire(blocking=False):
         raise Refused("Two of Mautic's commands are running already; try again when one of them has ended.")
     try:
-        _record_once(context, tenant, words)
-        code, output = context.fleet.of(found).mautic.console(found.instance, words)
+        with _held(context, tenant, words):
+            _record_once(context, tenant, words)
+            code, output = context.fleet.of(found).mautic.console(found.instance, words)
     finally:
         _RUNNING.release()
     return context.renderer.message(
         "commands/console.j2", tenant=tenant, words=" ".join(words), code=code, output=output
     )
+
+
+@contextmanager
+def _held(context: Context, tenant: str, words: Sequence[str]) -> Iterator[None]:
+    """Have the tenant alone for one that changes something, or raise Refused."""
+    if words[0] in READS:
+        yield
+        return
+    change = Change("console", tenant, context.actor, planned=True, passes=True)
+    context.operations.wait_for_errand(tenant)
+    try:
+        # Taken before it is looked for operations: what is queued from now on waits.
+        with context.operations.at_work.take(tenant, f"`{words[0]}` runs") as other:
+            if other:
+                raise TenantBusy(f"{other} in `{tenant}` already; try again when it has ended.")
+            Guards(context).refuse(Moment.REQUEST, change)
+            yield
+    finally:
+        context.operations.changed()
 
 
 def _record_once(context: Context, tenant: str, words: Sequence[str]) -> None:

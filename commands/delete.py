@@ -10,11 +10,12 @@ from bot.labels import Role, role_of, stamp, stamps
 from bot.lxd import NotFound
 from bot.messages import kept_for
 from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_another, refuse_half_way, wait_for_address
+from bot.registry import Context, TenantArgument, not_half_way, operation
+from bot.steps import refuse_another, wait_for_address
 from bot.tenants import Tenant
 
 
+@not_half_way
 @operation
 def delete(context: Context, tenant: TenantArgument) -> Plan:
     """Take a tenant away: its page closes at once, and its data is kept for a while.
@@ -24,7 +25,6 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
     archived = f"{tenant}--archived"
     found = _find(context, tenant, archived)
     refuse_another(context, found)
-    refuse_half_way(context, found)
     lxd = context.fleet.of(found).lxd
     days = context.settings.retention.archive_days
 

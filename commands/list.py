@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from bot.condition import conditions, counted
+from bot.freezes import Freezes
 from bot.labels import Role
 from bot.messages import Message
 from bot.plan import Refused
@@ -41,5 +42,6 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
         again=" ".join(filter(None, again)),
         archived=archived,
         silent=seen.silent,
+        frozen={one.tenant: one for one in Freezes(context.operations).all()},
         url=context.settings.edge.url,
     )

@@ -11,7 +11,7 @@ from bot.messages import kept_for, size
 from bot.placement import LEAST, admit, demand_of
 from bot.plan import Plan, Refused, Step
 from bot.products import takes
-from bot.registry import Context, TenantArgument, operation
+from bot.registry import Context, TenantArgument, not_half_way, operation
 from bot.steps import PROBE, patiently, probing, refuse_full
 from bot.succession import Succession, present
 from bot.tenants import Tenant
@@ -19,6 +19,7 @@ from bot.tenants import Tenant
 DOWNTIME = "2 to 5 seconds, behind a polite page"
 
 
+@not_half_way
 @operation
 def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     """Move a tenant to another host: it is copied while it runs, and away only for the last difference.

@@ -13,7 +13,7 @@ from bot.messages import kept_for
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
 from bot.plan import Plan, Refused, Step, UnknownWords
-from bot.registry import Context, TenantArgument, operation
+from bot.registry import Context, TenantArgument, not_half_way, operation
 from bot.samples import DAY
 from bot.snapshots import ours, take
 from bot.steps import PROBE, probing, refuse_another, refuse_full
@@ -23,6 +23,7 @@ from bot.tenants import Tenant
 _COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
 
 
+@not_half_way
 @operation
 def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: MailOption = "") -> Plan:
     """Bring a tenant back to a snapshot: what was changed since then is lost to it, and kept beside it for a while.

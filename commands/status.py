@@ -7,6 +7,7 @@ from typing import Any
 
 from bot import findings, samples
 from bot.condition import conditions, looked_at_now
+from bot.freezes import Freezes
 from bot.lxd import LxdError
 from bot.mautic import Disk
 from bot.messages import Message
@@ -53,6 +54,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             probe.login if probe else None,
             [findings.titles(["inside"])] if trouble else [n for n, one in health["checks"].items() if not one["ok"]],
         ),
+        frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),
         last=context.operations.select(
             f"tenant = ? AND {WORTH_TELLING}", tenant, order="created DESC, id DESC", limit=3

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bot import containment, outbound
 from bot.labels import State, stamps
 from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, operation
-from bot.steps import refuse_half_way, wait_for_address
+from bot.registry import Context, TenantArgument, not_half_way, operation
+from bot.steps import wait_for_address
 
 
+@not_half_way
 @operation
 def suspend(context: Context, tenant: TenantArgument) -> Plan:
     """Close a tenant for a while: a polite page outside, no crons, no mails sent, its data untouched.
@@ -17,7 +18,6 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
-    refuse_half_way(context, found)
     if found.state == State.SUSPENDED and not context.operation:
         raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
     if found.status != "Running" and not context.begun:

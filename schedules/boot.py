@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot import samples
+from bot.errands import Errands
 from bot.labels import Role
 from bot.lxd import LxdError, LxdUnavailable, PoolFull
 from bot.registry import Context
@@ -26,12 +27,15 @@ def boot(context: Context) -> None:
     busy = samples.busy_since(context.database, now - DAY, now)
     # What has a tenant in hand changes its configuration itself.
     held = {one.tenant for one in context.operations.select("state IN ('queued', 'running')")}
+    errands = Errands(context)
     silent: LxdError | None = next((LxdUnavailable(why) for why in seen.silent.values()), None)
     for one in seen.tenants:
         wanted = order(
             context.settings.capacity, "sends" if one.name in sends else "active" if one.name in busy else "idle"
         )
         if one.boot == tuple(wanted.values()) or one.name in held or one.status not in ("Running", "Stopped"):
+            continue
+        if not errands.is_free("boot", one.name):
             continue
         try:
             context.fleet.of(one).lxd.update(one.instance, wanted)

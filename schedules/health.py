@@ -101,10 +101,10 @@ def health(context: Context) -> None:
 def _held(context: Context, since: float) -> set[str]:
     """Return the tenants that an operation has in hand, or has had since then.
 
-    One that was left half done has none: it may wait for somebody for days.
+    One that was left half done has none: it may wait for somebody for days, as what a guard holds may.
     """
     rows = context.database.read(
-        "SELECT tenant FROM operations WHERE state IN ('queued', 'running')"
+        "SELECT tenant FROM operations WHERE state = 'running' OR state = 'queued' AND held_by = ''"
         " UNION SELECT tenant FROM operations WHERE finished BETWEEN ? AND ?",
         since,
         context.now(),

@@ -37,8 +37,11 @@ def purge(context: Context) -> None:
             if (one.role, one.state) == (Role.FORMER, State.MOVING):
                 _retire(context, one)
             elif errands.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
-                plan = call(command, context, {"tenant": one.name, "container": one.instance})
-                errands.ask("purge", cast(Plan, plan))
+                # What an operation left half made is taken back, frozen or not.
+                left = one.role == Role.INCOMING
+                if errands.is_free("purge", one.name, safety=left):
+                    plan = call(command, context, {"tenant": one.name, "container": one.instance})
+                    errands.ask("purge", cast(Plan, plan), safety=left)
         except (Refused, LxdError) as error:
             trouble.append(error)
     if trouble:

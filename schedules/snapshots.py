@@ -10,7 +10,6 @@ from bot import samples
 from bot.errands import Errands
 from bot.fleet import Surveyed
 from bot.lxd import LxdError, LxdUnavailable
-from bot.placement import strained
 from bot.plan import Refused
 from bot.registry import Context
 from bot.scheduler import schedule
@@ -32,11 +31,6 @@ def snapshots(context: Context) -> None:
     """
     survey = context.fleet.survey()
     errands, now = Errands(context), context.now()
-
-    @cache
-    def in_distress(host: str) -> bool:
-        """What can wait does not add to it."""
-        return bool(strained(context, host))
 
     @cache
     def short(host: str) -> bool:
@@ -63,17 +57,19 @@ def snapshots(context: Context) -> None:
     # Who has waited longest comes first, so that a big fleet has its turn as a whole.
     for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
         due = errands.may(tenant.name, passes=True) and rule.due(points, now) and not too_much(tenant)
-        if due and not in_distress(tenant.host) and not short(tenant.host):
-            errands.ask("snapshot", taking(context, tenant))
+        if due and not short(tenant.host):
+            # Who freezes a tenant wants to come back to it: its snapshots go on.
+            errands.ask("snapshot", taking(context, tenant), safety=True, host=tenant.host)
     _make_room(context, errands, survey.tenants, too_much, short)
     # What is surplus can wait: one errand takes away all that has come together. By a calendar that was just set,
     # days and months may seem to be over that are not.
     for tenant, rule, points in (
         sorted(seen, key=lambda one: len(one[2]), reverse=True) if context.lived.is_steady() else ()
     ):
-        if errands.may(tenant.name) and (surplus := rule.surplus(points, now)) and not in_distress(tenant.host):
+        if errands.may(tenant.name) and (surplus := rule.surplus(points, now)):
             names = [one.name for one in surplus]
-            errands.ask("prune", pruning(context, tenant, names, f"the policy keeps {rule.counts}"))
+            plan = pruning(context, tenant, names, f"the policy keeps {rule.counts}")
+            errands.ask("prune", plan, host=tenant.host)
     for why in survey.silent.values():
         raise LxdUnavailable(why)
 
@@ -103,5 +99,6 @@ def _make_room(
             samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in there])
         if names := oldest(context, there, excess):
             why = "they hold more than its plan allows" if excess else f"the pool of {tenant.host} has no room to spare"
-            errands.ask("prune", pruning(context, tenant, names, why))
+            # Where there is no room none is taken any more: a freeze is not to end the snapshots.
+            errands.ask("prune", pruning(context, tenant, names, why), safety=True)
             chosen[tenant.host] += 1

@@ -64,3 +64,27 @@ def test_the_steps_and_decisions_of_many_operations_are_read_at_once(tmp_path: P
     assert [len(one.decisions) for one in found] == [0, 0, 1, 0, 0]
     assert all(step.finished for step in found[2].steps)
     assert found[2].steps
+
+
+def test_freezes_come_before_subjects_in_a_new_file_and_after_them_in_one_that_had_those(tmp_path: Path) -> None:
+    database = Database(tmp_path / "bot.db")
+
+    def made() -> list[str]:
+        rows = database.read("SELECT name FROM _sqlite_migrations ORDER BY id")
+        return [row["name"] for row in rows if row["name"] >= "m027"]
+
+    assert made()[:3] == ["m027_freezes", "m028_subjects", "m029_numbers"]
+    with database.transaction() as old:
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = 'm027_freezes'")
+        old.execute("DROP TABLE freezes")
+        old.execute("DROP INDEX one_operation_under_way")
+        old.execute("ALTER TABLE operations DROP COLUMN held_by")
+        old.execute(
+            "CREATE UNIQUE INDEX one_operation_under_way ON operations(tenant)"
+            " WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention')"
+        )
+    database.close()
+    database = Database(tmp_path / "bot.db")
+    assert made()[-1] == "m027_freezes"
+    assert database.read("SELECT count(*) FROM freezes")[0][0] == 0
+    assert database.read("SELECT held_by FROM operations") == []

@@ -91,7 +91,7 @@ def test_nothing_quick_waits_while_every_approval_hangs(hanging: Hanging, monkey
     desk = hanging.desk
     deciding = threading.Event()
 
-    def check(_: object) -> str:
+    def check(*_: object) -> str:
         deciding.set()
         hanging.go_on.wait(60)
         return ""

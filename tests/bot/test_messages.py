@@ -14,6 +14,7 @@ from slack_sdk import WebClient
 
 from bot.announcer import Announcer
 from bot.condition import Condition, counted
+from bot.freezes import Freeze
 from bot.lxd import InstanceState
 from bot.messages import Message, Renderer, clip, code, escape, line, modal, person, seconds, section, size, told
 from bot.operations import Decision, Operation, StepRow
@@ -103,7 +104,7 @@ def operation(state: str, note: str, step: str, outcome: str, requester: str) ->
 
 
 def card(shown: Operation) -> Message:
-    ticking = cast(Any, SimpleNamespace(clock=lambda: 0.0))
+    ticking = cast(Any, SimpleNamespace(clock=lambda: 0.0, database=SimpleNamespace(read=lambda *_: [])))
     return Announcer(cast(WebClient, None), ticking, RENDERER, SETTINGS).card(shown)
 
 
@@ -134,7 +135,9 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
     listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "total": 1}
     condition = Condition("degraded", word, word)
     listed |= {"states": counted([condition]), "again": word, "conditions": {tenant.instance: condition}}
-    judge(RENDERER.message("commands/list.j2", tenants=[tenant], url=SETTINGS.edge.url, **listed))
+    freeze = Freeze(1, "", "U0ACCOUNT", note, 0.0, 0.0, 7200.0)
+    listed |= {"frozen": {"": freeze, tenant.name: replace(freeze, tenant=tenant.name)}}
+    judge(RENDERER.message("commands/list.j2", tenants=[tenant], url=SETTINGS.edge.url, **listed), PEOPLE)
     shown = RENDERER.message(
         "commands/status.j2",
         condition=condition,
@@ -148,10 +151,11 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         probe=SimulatedProbe(0, False, error=word),
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
         trouble=note,
+        frozen=freeze,
         url="https://client-x.mautic.localhost",
         last=[operation("failed", note, "", word, "U0ACCOUNT")],
     )
-    judge(shown)
+    judge(shown, PEOPLE)
 
 
 @given(hostile, hostile)
@@ -180,7 +184,16 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
         "client-x", "local", "local", "client-x", "Running", "d" * 250, "small", "5", "tenant", note="<!channel> &" * 20
     )
     tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
-    listed = {"part": "", "page": 1, "pages": 1, "archived": False, "total": 1000, "silent": {}, "again": ""}
+    listed = {
+        "part": "",
+        "page": 1,
+        "pages": 1,
+        "archived": False,
+        "total": 1000,
+        "frozen": {},
+        "silent": {},
+        "again": "",
+    }
     condition = Condition("healthy")
     listed |= {"states": counted([condition] * 1000), "conditions": {tenant.instance: condition}}
     shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)

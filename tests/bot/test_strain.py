@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot import runner
+from bot import guards
 from bot.lxd import Resources
 from bot.plan import Refused
 from bot.registry import Context
@@ -71,9 +71,7 @@ def test_the_card_says_that_it_waits(bench: Bench) -> None:
     distress(bench)
     bench.finish()
     desk.announce()
-    assert "Waits for the host:" in str(bench.slack.said[-1]) or any(
-        "Waits for the host:" in str(one) for one in bench.slack.said
-    )
+    assert "*Waits:*" in str(bench.slack.said[-1]) or any("*Waits:*" in str(one) for one in bench.slack.said)
 
 
 def test_what_gives_memory_back_is_done_at_once(bench: Bench) -> None:
@@ -240,8 +238,8 @@ def test_a_host_that_is_slow_to_tell_is_asked_once_for_all_that_waits(
         time.sleep(0.2)
         return "its LXD does not answer"
 
-    monkeypatch.setattr(runner, "strained", slow)
-    monkeypatch.setattr(runner, "SLOW", 0.1)
+    monkeypatch.setattr(guards, "strained", slow)
+    monkeypatch.setattr(guards, "SLOW", 0.1)
     assert bench.runner.run_one()
     assert bench.context.operations.get(elsewhere.id).state == "succeeded"
     assert asked.count("node1") == 1

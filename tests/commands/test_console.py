@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bot import OPERATOR, Desk, make_bench, make_desk, until
+from bot.console import ALLOWED, READS
+from tests.support.bot import OPERATOR, Desk, make_bench, make_desk, notes, until
 
 SEND = "console client-x mautic:broadcasts:send"
 
@@ -18,7 +21,8 @@ SEND = "console client-x mautic:broadcasts:send"
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     bench = make_bench(tmp_path)
-    assert bench.done("new client-x").state == "succeeded"
+    for name in ("client-x", "client-y", "client-z"):
+        assert bench.done(f"new {name}").state == "succeeded"
     return make_desk(bench)
 
 
@@ -41,11 +45,71 @@ def test_a_third_at_once_is_refused_so_that_decisions_are_not_kept_waiting(desk:
 
     desk.bench.lxd.on_call = on_call
     with ThreadPoolExecutor(2) as pool:
-        for _ in range(2):
-            pool.submit(desk.command, SEND, OPERATOR)
+        for name in ("client-x", "client-y"):
+            pool.submit(desk.command, SEND.replace("client-x", name), OPERATOR)
         until(lambda: running["execute"] == 2)
-        desk.command(SEND, OPERATOR)
+        desk.command(SEND.replace("client-x", "client-z"), OPERATOR)
         end.set()
     assert desk.slack.to(OPERATOR.id)[0].startswith(":warning: Two of Mautic's commands are running already")
     desk.command(SEND, OPERATOR)
     assert "already" not in desk.slack.to(OPERATOR.id)[-1]
+
+
+@contextmanager
+def running(desk: Desk, text: str) -> Iterator[None]:
+    """Have one of Mautic's commands run for as long as this lasts."""
+    end, begun = threading.Event(), threading.Event()
+
+    def on_call(method: str, _: tuple[Any, ...]) -> None:
+        if method == "execute" and not begun.is_set():
+            begun.set()
+            end.wait(30)
+
+    desk.bench.lxd.on_call = on_call
+    with ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(desk.command, text, OPERATOR)
+        try:
+            assert begun.wait(30)
+            yield
+        finally:
+            end.set()
+        ran.result(30)
+    desk.bench.lxd.on_call = None
+
+
+def test_one_that_changes_something_has_the_tenant_alone(desk: Desk) -> None:
+    with running(desk, SEND):
+        desk.command("console client-x cache:clear", OPERATOR)
+        assert "`mautic:broadcasts:send` runs in `client-x` already; try again" in desk.slack.to(OPERATOR.id)[-1]
+        desk.command("restart client-x", OPERATOR)
+        restart = desk.last()
+        desk.bench.finish()
+        waits = desk.bench.context.operations.get(restart.id)
+        assert (waits.state, waits.held_by) == ("queued", "busy")
+        assert "`mautic:broadcasts:send` runs in `client-x`" in notes(desk.bench, restart)[-1]
+    desk.bench.finish()
+    assert desk.bench.context.operations.get(restart.id).state == "succeeded"
+
+
+def test_beside_an_operation_it_is_refused_but_not_beside_a_request(desk: Desk) -> None:
+    asked = desk.bench.ask("stop client-x", OPERATOR)
+    desk.command(SEND, OPERATOR)
+    assert "ended with 0" in desk.slack.to(OPERATOR.id)[-1]
+    desk.bench.approve(asked)
+    desk.command(SEND, OPERATOR)
+    assert "`client-x` is held by operation" in desk.slack.to(OPERATOR.id)[-1]
+    desk.command("console client-x messenger:failed:show", OPERATOR)
+    assert "`client-x` is held by operation" not in desk.slack.to(OPERATOR.id)[-1], "it only reads"
+
+
+def test_one_that_ends_leaves_the_tenant_free(desk: Desk) -> None:
+    desk.bench.lxd.fail_next("execute", OSError("gone"))
+    desk.command(SEND, OPERATOR)
+    assert desk.bench.context.operations.at_work.on("client-x") == ""
+    desk.command(SEND, OPERATOR)
+    assert "ended with 0" in desk.slack.to(OPERATOR.id)[-1]
+
+
+def test_all_but_those_that_read_are_known_to_change_something() -> None:
+    assert set(ALLOWED) > READS
+    assert {name for name in ALLOWED if name.endswith((":status", ":up-to-date", ":show"))} == READS

@@ -25,6 +25,7 @@ from bot.batches import Standing
 from bot.capacity import Room
 from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
+from bot.freezes import Freeze
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
 from bot.lxd import InstanceState, PoolSpace, Resources
@@ -167,10 +168,24 @@ TENANT = Tenant(
 )
 
 
-def card(operation: Operation, stands: Standing | None = None) -> Message:
-    return Announcer(cast(WebClient, None), cast(Any, SimpleNamespace(clock=lambda: NOW)), RENDERER, SETTINGS).card(
-        operation, stands
-    )
+FROZEN = Freeze(1, "client-x", "U0OPSLEAD", "of the *sale* <!here> & more", NOW - 600, 0.0, NOW + 7200)
+FROZEN_ALL = replace(FROZEN, id=2, tenant="", until=None)
+
+
+def card(operation: Operation, stands: Standing | None = None, freeze: Freeze | None = None) -> Message:
+    known = announcer()
+    known.freezes = cast(Any, SimpleNamespace(on=lambda tenant: freeze))
+    return known.card(operation, stands)
+
+
+def announcer() -> Announcer:
+    nothing = SimpleNamespace(read=lambda *_: [])
+    operations = SimpleNamespace(clock=lambda: NOW, database=nothing)
+    return Announcer(cast(WebClient, None), cast(Any, operations), RENDERER, SETTINGS)
+
+
+def frozen_card(operation: Operation, freeze: Freeze) -> Message:
+    return card(operation, freeze=freeze)
 
 
 BATCH = replace(
@@ -198,9 +213,11 @@ BEGUN = replace(BATCH, state="running", started=NOW + 60, decisions=APPROVED.dec
 CHILD = replace(DONE, command="snapshot", tenant="client-a", parent=7)
 
 
-def stands(paused_by: str = "", stopped_by: str = "", **counts: int) -> Standing:
+def stands(
+    paused_by: str = "", stopped_by: str = "", frozen: tuple[str, ...] = (), held: str = "", **counts: int
+) -> Standing:
     failed = tuple(f"client-{number}" for number in range(counts.get("failed", 0)))
-    return Standing(counts, failed, paused_by, stopped_by)
+    return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is in distress."} if held else {})
 
 
 def tags(*words: str) -> Message:
@@ -229,6 +246,7 @@ def helped(command: str) -> Message:
 def listed(*tenants: Tenant, **state: object) -> Message:
     known = {
         "silent": {},
+        "frozen": {},
         "part": "",
         "page": 1,
         "pages": 1,
@@ -263,6 +281,7 @@ def status(**state: object) -> Message:
         },
         "trouble": "",
         "condition": Condition("healthy"),
+        "frozen": None,
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
     }
@@ -270,7 +289,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible")
+    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible", "frozen")
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
@@ -426,6 +445,11 @@ MESSAGES: dict[str, Message] = {
     "commands-resize": ended("resize", {"plan": "medium"}),
     "batch-asked": card(BATCH),
     "batch-running": card(BEGUN, stands(succeeded=12, failed=1, running=2, waiting=5)),
+    "batch-asked-frozen": card(BATCH, freeze=FROZEN_ALL),
+    "batch-frozen": card(
+        BEGUN, stands(frozen=("client-0", "client-1"), succeeded=17, running=1, waiting=2), FROZEN_ALL
+    ),
+    "batch-one-frozen": card(BEGUN, stands(frozen=("client-7",), held="client-8", succeeded=18, waiting=2)),
     "batch-paused": card(BEGUN, stands("U0OPSLEAD", succeeded=12, running=1, waiting=7)),
     "batch-paused-itself": card(BEGUN, stands("system", succeeded=2, failed=12, waiting=6)),
     "batch-stopped": card(
@@ -677,6 +701,25 @@ MESSAGES: dict[str, Message] = {
             RENDERER.environment.from_string('{% from "condition.j2" import word %}{{ word(it) }}').render(it=one)
             for one in CONDITIONS.values()
         )
+    ),
+    "card-frozen": frozen_card(ASKED, FROZEN),
+    "card-queued-frozen": frozen_card(APPROVED, FROZEN_ALL),
+    "card-queued-held": card(
+        replace(
+            APPROVED,
+            held_by="memory",
+            outcome="`node1` is in distress: 1.0 GiB <of> 64.0 GiB. It starts when the host recovers.",
+        )
+    ),
+    "commands-freeze": words("freeze", freeze=FROZEN, running=[RUNNING]),
+    "commands-freeze-all": words("freeze", freeze=FROZEN_ALL, running=[]),
+    "commands-unfreeze": words("unfreeze", freeze=FROZEN_ALL, others=[FROZEN]),
+    "commands-list-frozen": listed(TENANT, frozen={"client-x": FROZEN, "": FROZEN_ALL}),
+    "commands-status-frozen": status(frozen=FROZEN),
+    "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN))),
+    "home-frozen": homepage(frozen=[FROZEN_ALL, FROZEN]),
+    "freeze": RENDERER.say(
+        RENDERER.environment.from_string('{% from "freeze.j2" import frozen %}{{ frozen(it) }}').render(it=FROZEN)
     ),
     "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),

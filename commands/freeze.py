@@ -1,0 +1,91 @@
+"""`/mautic freeze`: nothing about a tenant, or any of them, is changed for a while."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from bot.freezes import EVERYTHING, Freezes, subject
+from bot.labels import Role
+from bot.messages import Message
+from bot.plan import Refused, UnknownWords
+from bot.registry import Context, FreeWords, decides, query
+
+LONGEST = 366 * 86_400
+"""Seconds that a freeze may last; one without an end lasts until somebody ends it."""
+REASON = 300
+"""Characters that a reason may have: it stands on every card."""
+_UNITS = {"m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_USAGE = (
+    "write `/mautic freeze all 2h because …`, or a tenant's name in place of `all`, and `3d` or `2026-12-01 18:00` as "
+    "its end; without an end it lasts until `/mautic unfreeze`."
+)
+
+
+@decides
+@query
+def freeze(context: Context, tenant_or_all: str = "", until: str = "", *because: FreeWords) -> Message:
+    """Freeze a tenant, or all of them: nothing is changed until the freeze ends, by itself or by `unfreeze`.
+
+    `until` is `2h`, `3d`, `18:00` or `2026-12-01 18:00`; without it the freeze lasts until somebody ends it. Requests
+    and approvals are refused, what is approved already waits, and the bot neither purges nor prunes by its policy. What
+    runs goes on to its end or is taken back; scheduled snapshots and all that is read go on.
+    """
+    context.approvals.refuse_to_ask("freeze", context.actor)
+    words = [*filter(None, (tenant_or_all, until)), *because]
+    tenant, ends, reason = _read(words, context.now(), context.renderer.zone)
+    if tenant:
+        _refuse_unknown(context, tenant)
+    made = Freezes(context.operations).begin(tenant, context.actor.id, reason, ends, context.delivery)
+    running = context.operations.select("state = 'running' AND requester <> 'system' AND ? IN ('', tenant)", tenant)
+    return context.renderer.message("commands/freeze.j2", freeze=made, running=running[:5])
+
+
+def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float | None, str]:
+    """Return the tenant (EVERYTHING for all), the end (None: there is none) and the reason, or refuse with the form."""
+    at = next((place for place, word in enumerate(words) if word.lower().rstrip(",:…") == "because"), len(words))
+    before, reason = [word.rstrip(",") for word in words[:at]], " ".join(" ".join(words[at + 1 :]).split())
+    if not reason:
+        raise Refused(f"A freeze needs a reason, which people read on every card: {_USAGE}")
+    if len(reason) > REASON:
+        raise Refused(f"The reason is {len(reason)} characters long; it has at most {REASON}.")
+    tenant = EVERYTHING
+    if before and _moment(before, now, zone) is None:
+        tenant = subject(before.pop(0))
+    if not before:
+        return tenant, None, reason
+    ends = _moment(before, now, zone)
+    if ends is None:
+        raise UnknownWords(f"“{' '.join(before)[:40]}” is no time; {_USAGE}")
+    if not now < ends <= now + LONGEST:
+        raise Refused("A freeze ends at a time to come, within a year; without a time it lasts until it is ended.")
+    return tenant, ends, reason
+
+
+def _moment(words: Sequence[str], now: float, zone: ZoneInfo) -> float | None:
+    """Return the moment that words name, None when they name none."""
+    typed = re.sub(r"^(until|for) ", "", " ".join(words).lower())
+    if lasts := re.fullmatch(r"(\d{1,4}) ?(m|min|h|d|w)", typed):
+        return now + int(lasts[1]) * _UNITS[lasts[2]]
+    dated = re.fullmatch(r"(\d{4})-(\d\d?)-(\d\d?)(?:[ t](\d\d?):(\d\d))?", typed)
+    timed = re.fullmatch(r"(\d\d?):(\d\d)", typed)
+    try:
+        if dated:
+            year, month, day, hour, minute = (int(part or 0) for part in dated.groups())
+            return datetime(year, month, day, hour, minute, tzinfo=zone).timestamp()
+        if timed:
+            today = datetime.fromtimestamp(now, zone)
+            at = today.replace(hour=int(timed[1]), minute=int(timed[2]), second=0, microsecond=0)
+            return (at if at > today else at + timedelta(days=1)).timestamp()
+    except ValueError:
+        return None
+    return None
+
+
+def _refuse_unknown(context: Context, tenant: str) -> None:
+    """Raise Refused when there is nothing of that name; where a server is silent it may be there, and it is frozen."""
+    seen = context.fleet.look(*Role)
+    if not seen.silent and not any(one.name == tenant for one in seen.tenants):
+        context.fleet.tenant(tenant)

@@ -1,0 +1,22 @@
+"""`/mautic unfreeze`: what was frozen may be changed again."""
+
+from __future__ import annotations
+
+from bot.freezes import Freezes, subject
+from bot.messages import Message
+from bot.registry import Context, decides, query
+
+
+@decides
+@query
+def unfreeze(context: Context, tenant_or_all: str = "all") -> Message:
+    """End the freeze of a tenant, or that of all; what waited for it goes on at once.
+
+    The freeze of all and that of one tenant are two: each is ended by its own name. Who froze it may always end it.
+    """
+    freezes = Freezes(context.operations)
+    tenant = subject(tenant_or_all.rstrip(".,"))
+    if not any((one.tenant, one.actor) == (tenant, context.actor.id) for one in freezes.all()):
+        context.approvals.refuse_to_ask("unfreeze", context.actor)
+    ended = freezes.end(tenant, context.actor.id, context.delivery)
+    return context.renderer.message("commands/unfreeze.j2", freeze=ended, others=freezes.all()[:5])

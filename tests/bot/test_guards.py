@@ -1,0 +1,378 @@
+"""Every guard is tried at each of its five moments: a new one without a case fails here.
+
+What is said names what is in the way and the way out, the audit log names the guard, and what waits goes on by itself
+when it is over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from bot.freezes import EVERYTHING, Freezes
+from bot.guards import GUARDS, Moment
+from bot.labels import State, stamps
+from bot.lxd import LxdError
+from bot.operations import Operation
+from bot.plan import NotNow, Refused
+from schedules.snapshots import snapshots
+from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, switch
+from tests.support.bot import notes as notes_of
+from tests.support.simulated_lxd import SimulatedLxd
+
+GIB = 1 << 30
+Ending = Literal["refused", "stays open", "cancelled", "waits", "fails", "asked again", "done"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a guard is tried.
+
+    `text`: what is asked for. `bring`: puts something in the way; it returns what takes it away again.
+    `says`: a pattern of what is told, with the way out. `endings`: what becomes of it at each moment.
+    """
+
+    text: str
+    bring: Callable[[Desk], Callable[[], None]]
+    says: str
+    endings: Mapping[Moment, Ending]
+    prepare: Callable[[Desk], None] = lambda _: None
+
+
+def frozen(desk: Desk) -> Callable[[], None]:
+    freezes = Freezes(desk.bench.context.operations)
+    freezes.begin("client-x", LEAD_2.id, "the sale is on", None)
+
+    def over() -> None:
+        freezes.end("client-x", LEAD_2.id)
+
+    return over
+
+
+def nobody_may(desk: Desk) -> Callable[[], None]:
+    """Nobody has a role any more."""
+    groups, people = desk.slack.groups, desk.bench.context.people
+    before = dict(groups)
+    groups.update({name: [] for name in groups})
+    people.forget()
+
+    def over() -> None:
+        groups.update(before)
+        people.forget()
+
+    return over
+
+
+def at_work(desk: Desk) -> Callable[[], None]:
+    """One of Mautic's commands runs, and another operation is under way where one can be."""
+    taken = desk.bench.context.operations.at_work.take("client-x", "`cache:clear` runs")
+    taken.__enter__()
+    held: list[Operation] = []
+    with desk.bench.context.database.transaction() as transaction:
+        free = "NOT EXISTS (SELECT 1 FROM operations WHERE tenant = 'client-x' AND state = 'queued')"
+        transaction.execute(
+            "INSERT INTO operations (id, command, tenant, arguments, requester, channel, state, plan, fingerprint,"
+            " request_key, created, expires)"
+            " SELECT 1500000000, 'snapshot', 'client-x', '{}', 'system', '', 'running', '{}', '',"
+            f" 'beside', 0, 0 WHERE {free}"
+        )
+    held = desk.bench.context.operations.select("request_key = 'beside'")
+
+    def over() -> None:
+        taken.__exit__(None, None, None)
+        for one in held:
+            desk.bench.context.operations.finish(one, "succeeded", outcome="done")
+
+    return over
+
+
+def half_way(desk: Desk) -> Callable[[], None]:
+    desk.bench.lxd.update("client-x", stamps(state=State.MOVING))
+    return lambda: desk.bench.lxd.update("client-x", stamps(state=State.LIVE))
+
+
+def silent(desk: Desk) -> Callable[[], None]:
+    down = switch(desk.bench.lxd)
+    down.set()
+    return down.clear
+
+
+def distress(desk: Desk) -> Callable[[], None]:
+    """All memory of the host is taken by something else."""
+    lxd = desk.bench.lxd
+    lxd.memory_of = lambda name: 61 * GIB if name == "client-y" else GIB
+
+    def over() -> None:
+        lxd.memory_of = lambda name: GIB
+
+    return over
+
+
+def stopped(desk: Desk) -> None:
+    for text in ("new client-y", "stop client-x"):
+        assert desk.bench.done(text, OPERATOR).state == "succeeded"
+
+
+HELD = r"`client-x` is held by operation \d+ \(snapshot\), asked for by .+; try again when it is done"
+CASES: Mapping[str, Case] = {
+    "policy": Case(
+        "stop client-x",
+        nobody_may,
+        r"may be asked for by an operator or an approver; ask one of them|Only an approver can decide|"
+        r"it takes 1 more approval before it starts",
+        {
+            Moment.REQUEST: "refused",
+            Moment.APPROVAL: "stays open",
+            Moment.CLAIM: "asked again",
+            Moment.RETRY: "refused",
+            Moment.MAINTENANCE: "done",
+        },
+    ),
+    "freeze": Case(
+        "stop client-x",
+        frozen,
+        r"`client-x` is frozen by <@U0OPSLEAD2> because the sale is on; `/mautic unfreeze client-x` ends the freeze\.",
+        {
+            Moment.REQUEST: "refused",
+            Moment.APPROVAL: "stays open",
+            Moment.CLAIM: "waits",
+            Moment.RETRY: "refused",
+            Moment.MAINTENANCE: "refused",
+        },
+    ),
+    "busy": Case(
+        "stop client-x",
+        at_work,
+        rf"{HELD}|`cache:clear` runs in `client-x` and holds it\. It starts when that has ended\.",
+        {
+            Moment.REQUEST: "refused",
+            Moment.APPROVAL: "stays open",
+            Moment.CLAIM: "waits",
+            Moment.RETRY: "refused",
+            Moment.MAINTENANCE: "refused",
+        },
+    ),
+    "half-way": Case(
+        "suspend client-x",
+        half_way,
+        r"`client-x` was left half way by a restore or move; `/mautic start client-x` lets it go on\.",
+        {
+            Moment.REQUEST: "refused",
+            Moment.APPROVAL: "cancelled",
+            Moment.CLAIM: "fails",
+            # What is tried again is looked at when it is taken.
+            Moment.RETRY: "fails",
+            Moment.MAINTENANCE: "done",
+        },
+    ),
+    "silent": Case(
+        "stop client-x",
+        silent,
+        r"LXD does not answer\. Try again when it answers; `/mautic doctor` tells how it stands\.",
+        {
+            Moment.REQUEST: "refused",
+            Moment.APPROVAL: "stays open",
+            Moment.CLAIM: "fails",
+            Moment.RETRY: "fails",
+            Moment.MAINTENANCE: "refused",
+        },
+    ),
+    "memory": Case(
+        "start client-x",
+        distress,
+        r"`client-x` cannot be started on `local`: .+ `/mautic hosts` shows all\.|"
+        r"`local` is in distress: .+\. It starts when the host recovers\.",
+        {
+            Moment.REQUEST: "refused",
+            Moment.APPROVAL: "stays open",
+            Moment.CLAIM: "waits",
+            Moment.RETRY: "waits",
+            Moment.MAINTENANCE: "refused",
+        },
+        prepare=stopped,
+    ),
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setattr("bot.operations.ERRAND", 0.0)
+    lxd = SimulatedLxd(memory=64 * GIB)
+    add_blueprint(lxd)
+    bench = make_bench(tmp_path, lxd)
+    bench.context.fleet.fresh = 0
+    assert bench.done("new client-x").state == "succeeded"
+    lxd.memory_of = lambda name: GIB
+    return make_desk(bench)
+
+
+def whole_policy(bench: Bench, command: str) -> None:
+    """Let a command take an approval, so that it can be tried at that."""
+    policies: Any = bench.context.settings.policies
+    policies[command] = policies["default"]
+
+
+def refused(desk: Desk, person: str) -> tuple[str, str]:
+    """What a person was told last, and the guard of the newest refusal on record."""
+    rows = desk.bench.context.database.read("SELECT detail FROM audit WHERE event LIKE '%.refused' ORDER BY seq")
+    return desk.slack.to(person)[-1], json.loads(rows[-1]["detail"]).get("guard", "") if rows else ""
+
+
+def operations(desk: Desk) -> int:
+    return len(desk.bench.context.operations.select("request_key <> 'beside'"))
+
+
+def test_every_guard_has_its_case() -> None:
+    assert list(CASES) == list(GUARDS)
+    assert {key: set(case.endings) for key, case in CASES.items()} == {key: set(Moment) for key in GUARDS}
+
+
+def at_request(desk: Desk, case: Case) -> Ending:
+    before, over = operations(desk), case.bring(desk)
+    desk.command(case.text, OPERATOR)
+    said, guard = refused(desk, OPERATOR.id)
+    assert re.search(case.says, said), said
+    assert CASES[guard] is case
+    assert operations(desk) == before
+    over()
+    desk.command(case.text, OPERATOR)
+    assert operations(desk) == before + 1, "nothing is in the way any more"
+    return "refused"
+
+
+def at_approval(desk: Desk, case: Case) -> Ending:
+    operation = desk.bench.ask(case.text, OPERATOR)
+    over = case.bring(desk)
+    desk.click("approve", operation.id, LEAD)
+    said, _ = refused(desk, LEAD.id)
+    assert re.search(case.says, said), said
+    state = desk.bench.context.operations.get(operation.id).state
+    if state == "cancelled":
+        return "cancelled"
+    assert state == "awaiting_approval"
+    over()
+    desk.click("approve", operation.id, LEAD)
+    desk.bench.finish()
+    assert desk.bench.context.operations.get(operation.id).state == "succeeded"
+    return "stays open"
+
+
+def ending(desk: Desk, case: Case, operation: Operation, over: Callable[[], None]) -> Ending:
+    """Let the runner look at what is queued, and see that what waits is told once and goes on."""
+    get = desk.bench.context.operations.get
+    for _ in range(3):
+        desk.bench.finish()
+    found, told = get(operation.id), [*notes_of(desk.bench, operation), get(operation.id).outcome]
+    assert any(re.search(case.says, one) for one in told), told
+    if found.state == "awaiting_approval":
+        return "asked again"
+    if found.state == "failed":
+        assert "nothing was changed" in notes_of(desk.bench, operation)[-1]
+        return "fails"
+    assert CASES[found.held_by] is case
+    assert sum(bool(re.search(case.says, one)) for one in notes_of(desk.bench, operation)) == 1
+    over()
+    desk.bench.finish()
+    assert (get(operation.id).state, get(operation.id).held_by) == ("succeeded", "")
+    return "waits"
+
+
+def at_claim(desk: Desk, case: Case) -> Ending:
+    operation = desk.bench.approve(desk.bench.ask(case.text, OPERATOR))
+    return ending(desk, case, operation, case.bring(desk))
+
+
+def at_retry(desk: Desk, case: Case) -> Ending:
+    operation = desk.bench.approve(desk.bench.ask(case.text, OPERATOR))
+
+    def fault(moment: str) -> None:
+        if moment == "started 0":
+            raise LxdError("LXD could not.")
+
+    desk.bench.runner.fault = fault
+    desk.bench.finish()
+    desk.bench.runner.fault = lambda moment: None
+    assert desk.bench.context.operations.get(operation.id).state == "failed"
+    over = case.bring(desk)
+    desk.click("retry", operation.id, OPERATOR)
+    if desk.bench.context.operations.get(operation.id).state == "queued":
+        return ending(desk, case, operation, over)
+    said, guard = refused(desk, OPERATOR.id)
+    assert re.search(rf"{case.says}|Only .+ can do that", said), said
+    assert CASES[guard] is case
+    over()
+    desk.click("retry", operation.id, OPERATOR)
+    desk.bench.finish()
+    assert desk.bench.context.operations.get(operation.id).state == "succeeded"
+    return "refused"
+
+
+def at_maintenance(desk: Desk, case: Case) -> Ending:
+    """Pruning is what is tried, as it is no safety: the policy keeps none of the snapshots that there are."""
+    bench = desk.bench
+    for _ in range(3):
+        bench.clock.move(120)
+        assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    bench.clock.move(60)
+
+    def errands(command: str) -> int:
+        where = "requester = 'system' AND command = ? AND request_key <> 'beside'"
+        return len(bench.context.operations.select(where, command))
+
+    def look() -> None:
+        try:
+            snapshots(bench.context)
+        except LxdError:
+            return
+        bench.finish()
+
+    over = case.bring(desk)
+    look()
+    if errands("prune"):
+        return "done"
+    over()
+    look()
+    assert errands("prune") == 1, "nothing is in the way any more"
+    return "refused"
+
+
+TRY: Mapping[Moment, Callable[[Desk, Case], Ending]] = {
+    Moment.REQUEST: at_request,
+    Moment.APPROVAL: at_approval,
+    Moment.CLAIM: at_claim,
+    Moment.RETRY: at_retry,
+    Moment.MAINTENANCE: at_maintenance,
+}
+
+
+@pytest.mark.parametrize("moment", Moment)
+@pytest.mark.parametrize("key", GUARDS)
+def test_a_guard_at_one_of_its_moments(desk: Desk, key: str, moment: Moment) -> None:
+    case = CASES[key]
+    whole_policy(desk.bench, case.text.split()[0])
+    case.prepare(desk)
+    assert TRY[moment](desk, case) == case.endings[moment]
+
+
+def test_a_no_that_is_no_end_is_told_by_its_class(desk: Desk) -> None:
+    operation = desk.bench.ask("stop client-x", OPERATOR)
+    frozen(desk)
+    with pytest.raises(NotNow, match="Operation 2 goes on waiting for its approval") as no:
+        desk.bench.approve(operation)
+    assert no.value.guard == "freeze"
+
+
+def test_what_a_person_wrote_mentions_nobody_when_it_is_repeated(desk: Desk) -> None:
+    Freezes(desk.bench.context.operations).begin(EVERYTHING, LEAD.id, "ask <@U0BOSS> *first*", None)
+    desk.command("stop client-x", OPERATOR)
+    said = desk.slack.to(OPERATOR.id)[-1]
+    assert f"<@{LEAD.id}>" in said
+    assert "<@U0BOSS>" not in said
+    with pytest.raises(Refused):
+        desk.bench.answer("freeze all because again", ASKER)

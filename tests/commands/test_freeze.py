@@ -1,0 +1,550 @@
+"""`/mautic freeze` and `/mautic unfreeze`: nothing is changed but what keeps it safe, and people see it everywhere."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+import commands
+from bot import audit, home
+from bot.digest import gather
+from bot.freezes import CONFIRM, EVERYTHING, Freeze, Freezes
+from bot.guards import FREEZE
+from bot.labels import Role, State, stamps
+from bot.operations import Operation
+from bot.plan import Refused
+from bot.registry import Registry
+from schedules.boot import boot
+from schedules.expiry import expiry
+from schedules.purge import purge
+from schedules.snapshots import snapshots
+from tests.support.bot import (
+    ASKER,
+    CASES,
+    LEAD,
+    LEAD_2,
+    OPERATOR,
+    Bench,
+    Desk,
+    containers,
+    events,
+    live,
+    make_bench,
+    make_desk,
+    notes,
+    switch,
+)
+
+HOUR, DAY = 3600.0, 86_400.0
+OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    bench = make_bench(tmp_path)
+    for name in ("client-x", "client-y"):
+        assert bench.done(f"new {name}").state == "succeeded"
+    return make_desk(bench)
+
+
+def freezes(desk: Desk) -> list[Freeze]:
+    return Freezes(desk.bench.context.operations).all()
+
+
+def state(desk: Desk, operation: Operation) -> str:
+    return desk.bench.context.operations.get(operation.id).state
+
+
+def recorded(desk: Desk) -> list[tuple[str, str, str]]:
+    rows = desk.bench.context.database.read(
+        "SELECT event, actor, tenant FROM audit WHERE event LIKE 'freeze.%' ORDER BY seq"
+    )
+    return [tuple(row) for row in rows]
+
+
+# -- the words -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "tenant", "lasts"),
+    [
+        ("freeze because the sale is on", EVERYTHING, None),
+        ("freeze all because the sale is on", EVERYTHING, None),
+        ("freeze client-x because the sale is on", "client-x", None),
+        ("freeze 2h because the sale is on", EVERYTHING, 2 * HOUR),
+        ("freeze client-x 3d because the sale is on", "client-x", 3 * DAY),
+        ("freeze client-x for 90m because the sale is on", "client-x", 1.5 * HOUR),
+        ("freeze all, until 1w, because: the sale is on", EVERYTHING, 7 * DAY),
+        ("freeze Client-X 2027-01-20 18:00 because the sale is on", "client-x", 5 * DAY + 10 * HOUR),
+        ("freeze all until 2027-01-16 because the sale is on", EVERYTHING, 16 * HOUR),
+        ("freeze all 18:00 because the sale is on", EVERYTHING, 10 * HOUR),
+        ("freeze all until 7:30 because the sale is on", EVERYTHING, 23.5 * HOUR),
+    ],
+)
+def test_what_people_type(desk: Desk, text: str, tenant: str, lasts: float | None) -> None:
+    assert datetime.fromtimestamp(desk.bench.clock(), ZoneInfo("UTC")).isoformat() == "2027-01-15T08:00:00+00:00"
+    desk.command(text, OPERATOR)
+    (made,) = freezes(desk)
+    until = None if lasts is None else desk.bench.clock() + lasts
+    assert (made.tenant, made.actor, made.reason, made.until) == (tenant, OPERATOR.id, "the sale is on", until)
+    assert recorded(desk) == [("freeze.begun", OPERATOR.id, tenant)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("freeze", "A freeze needs a reason"),
+        ("freeze client-x 2h", "A freeze needs a reason"),
+        ("freeze client-x 2h because", "A freeze needs a reason"),
+        ("freeze client-z because it is", "There is no tenant `client-z`"),
+        ("freeze client-x soon because it is", "“soon” is no time; write `/mautic freeze all 2h because …`"),
+        ("freeze client-x 2027-02-30 because it is", "“2027-02-30” is no time"),
+        ("freeze client-x 25:00 because it is", "“25:00” is no time"),
+        ("freeze client-x 2020-01-01 because it is", "A freeze ends at a time to come"),
+        ("freeze client-x 900d because it is", "A freeze ends at a time to come, within a year"),
+        ("freeze a/b because it is", "cannot be a tenant's name"),
+        (f"freeze all because {'x' * 301}", "301 characters long; it has at most 300"),
+        ("unfreeze", "Not all tenants are frozen; nothing is."),
+        ("unfreeze client-x", "`client-x` is not frozen; nothing is."),
+        ("unfreeze a/b", "cannot be a tenant's name"),
+    ],
+)
+def test_what_is_refused(desk: Desk, text: str, says: str) -> None:
+    desk.command(text, LEAD)
+    assert says in desk.slack.to(LEAD.id)[-1]
+    assert freezes(desk) == []
+    assert recorded(desk) == []
+
+
+def test_where_a_server_is_silent_a_tenant_is_frozen_unseen(desk: Desk) -> None:
+    switch(desk.bench.lxd).set()
+    desk.command("freeze client-q 2h because it is on the silent one", LEAD)
+    assert [one.tenant for one in freezes(desk)] == ["client-q"]
+
+
+# -- who may ---------------------------------------------------------------------------------------------------------
+
+
+def test_who_may_is_policy(desk: Desk) -> None:
+    desk.command("freeze all because I like it", ASKER)
+    assert "`freeze` may be asked for by an operator or an approver" in desk.slack.to(ASKER.id)[-1]
+    desk.command("freeze all because of the sale", LEAD)
+    desk.command("unfreeze all", OPERATOR)
+    assert "`unfreeze` may be asked for by an approver" in desk.slack.to(OPERATOR.id)[-1]
+    assert len(freezes(desk)) == 1
+    desk.command("unfreeze all", LEAD_2)
+    assert freezes(desk) == []
+    desk.command("freeze client-x because of a mistake", OPERATOR)
+    desk.command("unfreeze client-x", OPERATOR)
+    assert freezes(desk) == [], "one's own is ended by oneself"
+
+
+def test_who_may_freeze_lengthens_a_freeze_and_never_shortens_it(desk: Desk) -> None:
+    desk.command("freeze all 2d because of the sale", LEAD)
+    desk.command("freeze all 1m because I am in a hurry", OPERATOR)
+    assert "frozen for as long already, by <@U0OPSLEAD>; `/mautic unfreeze all`" in desk.slack.to(OPERATOR.id)[-1]
+    desk.command("freeze all 3d because the sale goes on", OPERATOR)
+    (now,) = freezes(desk)
+    assert (now.actor, now.reason) == (OPERATOR.id, "the sale goes on")
+    assert [event for event, *_ in recorded(desk)] == ["freeze.begun", "freeze.ended", "freeze.begun"]
+    desk.command("freeze all because it never ends", OPERATOR)
+    desk.command("freeze all because it never ends either", LEAD)
+    assert [one.reason for one in freezes(desk)] == ["it never ends"]
+
+
+def test_the_freeze_of_all_and_that_of_one_are_two(desk: Desk) -> None:
+    desk.command("freeze client-x because of the auditors", LEAD)
+    desk.command("freeze all 2h because of the move", LEAD)
+    desk.command("unfreeze all", LEAD)
+    assert "But :snowflake: *client-x is frozen*" in desk.slack.to(LEAD.id)[-1]
+    desk.command("restart client-y", OPERATOR)
+    assert desk.last().tenant == "client-y"
+    desk.command("unfreeze", LEAD)
+    assert "`/mautic unfreeze client-x` would end what is" in desk.slack.to(LEAD.id)[-1]
+
+
+# -- what it stops, and what not -------------------------------------------------------------------------------------
+
+
+def test_a_tenant_beside_the_frozen_one_is_changed(desk: Desk) -> None:
+    desk.command("freeze client-x because of the sale", LEAD)
+    desk.command("restart client-y", OPERATOR)
+    desk.bench.finish()
+    assert desk.last().state == "succeeded"
+
+
+def test_a_request_stays_open_and_is_denied_or_withdrawn(desk: Desk) -> None:
+    asked = [desk.bench.ask(f"stop client-{name}", OPERATOR) for name in "xy"]
+    desk.command("freeze all because of the sale", LEAD_2)
+    desk.click("approve", asked[0].id, LEAD)
+    said = desk.slack.to(LEAD.id)[-1]
+    assert "All tenants are frozen by <@U0OPSLEAD2> because of the sale; `/mautic unfreeze all` ends" in said
+    assert "goes on waiting for its approval" in said
+    desk.click("deny", asked[0].id, LEAD)
+    desk.command(f"cancel {asked[1].id}", OPERATOR)
+    assert [state(desk, one) for one in asked] == ["denied", "cancelled"]
+
+
+def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> None:
+    asked = [desk.bench.approve(desk.bench.ask(f"stop client-{name}", OPERATOR)) for name in "xy"]
+    desk.command("freeze all 2h because of the sale", LEAD_2)
+    desk.bench.finish()
+    desk.bench.finish()
+    assert [state(desk, one) for one in asked] == ["queued", "queued"]
+    assert events(desk.bench, asked[0]).count("operation.held") == 1
+    desk.announce()
+    card = next(one for one in reversed(desk.slack.said) if f"Operation {asked[0].id} ·" in str(one))
+    assert "All tenants are frozen" in json.dumps(card)
+    assert "The operation starts when the freeze ends" in json.dumps(card)
+    with pytest.raises(Refused, match=f"waits until it may begin; `/mautic cancel {asked[0].id}` withdraws it"):
+        desk.bench.context.operations.refuse_if_busy("client-x")
+    desk.bench.context.approvals.cancel(asked[1].id, OPERATOR)
+    desk.command("unfreeze all", LEAD)
+    desk.bench.finish()
+    assert [state(desk, one) for one in asked] == ["succeeded", "cancelled"]
+
+
+def test_what_stands_half_done_is_taken_back_or_gone_on_with(desk: Desk) -> None:
+    bench = desk.bench
+    halted = []
+    for name in "ab":
+        bench.lxd.fail_next("start", OSError("broken"))
+        bench.lxd.fail_next("delete", OSError("broken"))
+        halted.append(bench.done(f"new client-{name}"))
+    assert {one.state for one in halted} == {"needs_attention"}
+    desk.command("freeze all because of the sale", LEAD_2)
+    desk.click("undo", halted[0].id)
+    desk.click("retry", halted[1].id)
+    bench.finish()
+    assert [state(desk, one) for one in halted] == ["cancelled", "succeeded"]
+
+
+def test_the_bots_own_snapshots_go_on_also_past_what_waits(desk: Desk) -> None:
+    bench = desk.bench
+    held = bench.approve(bench.ask("stop client-x", OPERATOR))
+    desk.command("freeze all because of the sale", LEAD_2)
+    bench.finish()
+    bench.clock.move(2 * DAY)
+    snapshots(bench.context)
+    taken = bench.context.operations.select("command = 'snapshot'")
+    assert {one.tenant for one in taken} == {"client-x", "client-y"}
+    # While they are queued the freeze ends: what waited begins when they are done.
+    desk.command("unfreeze all", LEAD)
+    bench.finish()
+    assert {one.state for one in bench.context.operations.select("command = 'snapshot'")} == {"succeeded"}
+    assert state(desk, held) == "succeeded"
+
+
+def test_the_policy_prunes_and_purges_nothing_that_is_frozen(desk: Desk) -> None:
+    bench = desk.bench
+    for _ in range(3):
+        bench.clock.move(120)
+        assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    bench.clock.move(60)
+    assert bench.done("delete client-y", OPERATOR).state == "succeeded"
+    bench.clock.move(40 * DAY)
+    purge(bench.context)
+    bench.clock.move(7 * HOUR)
+    desk.command("freeze all because of the auditors", LEAD)
+    asked = Counter[str]()
+    for job in (snapshots, purge):
+        job(bench.context)
+        bench.finish()
+    asked.update(one.command for one in bench.context.operations.select("requester = 'system'"))
+    assert set(asked) == {"snapshot"}
+    assert "client-y--archived" in containers(bench)
+    desk.command("unfreeze", LEAD)
+    purge(bench.context)
+    bench.finish()
+    assert "client-y--archived" not in containers(bench)
+
+
+def test_the_bots_own_that_was_queued_ends_and_comes_again(desk: Desk) -> None:
+    bench = desk.bench
+    for _ in range(3):
+        bench.clock.move(120)
+        assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    bench.clock.move(60)
+    snapshots(bench.context)
+    (prune,) = bench.context.operations.select("command = 'prune'")
+    desk.command("freeze client-x because of the auditors", LEAD)
+    bench.finish()
+    ended = bench.context.operations.get(prune.id)
+    assert (ended.state, ended.held_by) == ("cancelled", FREEZE)
+    desk.command("unfreeze client-x", LEAD)
+    snapshots(bench.context)
+    bench.finish()
+    assert [one.state for one in bench.context.operations.select("command = 'prune'")] == ["cancelled", "succeeded"]
+
+
+def test_the_order_of_starts_is_left_as_it_is(desk: Desk) -> None:
+    def order(name: str) -> str:
+        return desk.bench.lxd.instance(name).config.get("boot.autostart.priority", "")
+
+    desk.bench.lxd.update("client-x", {"boot.autostart.priority": "999"})
+    desk.command("freeze client-x because of the auditors", LEAD)
+    boot(desk.bench.context)
+    assert order("client-x") == "999"
+    desk.command("unfreeze client-x", LEAD)
+    boot(desk.bench.context)
+    assert order("client-x") != "999"
+
+
+def test_the_console_reads_and_changes_nothing(desk: Desk) -> None:
+    desk.command("freeze client-x because of the sale", LEAD)
+    desk.command("console client-x cache:clear", OPERATOR)
+    assert "`client-x` is frozen by" in desk.slack.to(OPERATOR.id)[-1]
+    for text in ("console client-x messenger:failed:show", "status client-x", "logs client-x", "snapshots client-x"):
+        desk.command(text, OPERATOR)
+        assert "`/mautic unfreeze" not in desk.slack.to(OPERATOR.id)[-1], text
+
+
+# -- when it ends ----------------------------------------------------------------------------------------------------
+
+
+def ended(desk: Desk) -> bool:
+    expiry(desk.bench.context)
+    return not freezes(desk)
+
+
+def test_it_ends_by_itself_and_what_waited_goes_on(desk: Desk) -> None:
+    held = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
+    desk.command("freeze client-x 2h because of the sale", LEAD)
+    woken = Counter[str]()
+    desk.bench.context.operations.changed = lambda: woken.update(["changed"])
+    desk.bench.clock.move(2 * HOUR - 1)
+    assert not ended(desk)
+    desk.bench.finish()
+    assert state(desk, held) == "queued"
+    desk.bench.clock.move(1)
+    woken.clear()
+    assert ended(desk)
+    assert woken
+    assert recorded(desk)[-1] == ("freeze.ended", "system", "client-x")
+    desk.bench.finish()
+    assert state(desk, held) == "succeeded"
+
+
+def test_it_holds_no_longer_where_the_job_that_ends_it_is_paused(desk: Desk) -> None:
+    desk.command("freeze client-x 2h because of the sale", LEAD)
+    desk.bench.clock.move(2 * HOUR)
+    desk.command("restart client-x", OPERATOR)
+    assert desk.last().command == "restart"
+    desk.command("freeze client-x 1h because of another", OPERATOR)
+    assert [one.reason for one in freezes(desk)] == ["of another"]
+
+
+def test_a_clock_that_is_set_ends_none_for_an_hour(desk: Desk) -> None:
+    desk.command("freeze client-x 2h because of the sale", LEAD)
+    desk.bench.clock.set(365 * DAY)
+    assert not ended(desk)
+    desk.bench.clock.set(-365 * DAY)
+    desk.bench.clock.move(CONFIRM)
+    assert not ended(desk), "it was set right again"
+    desk.bench.clock.set(2 * HOUR)
+    assert not ended(desk)
+    desk.bench.clock.move(CONFIRM - 1)
+    assert not ended(desk)
+    desk.bench.clock.move(1)
+    assert ended(desk)
+
+
+def test_a_clock_that_is_set_back_makes_none_last(desk: Desk) -> None:
+    desk.command("freeze client-x 2h because of the sale", LEAD)
+    desk.bench.clock.set(-365 * DAY)
+    desk.bench.clock.move(2 * HOUR)
+    assert not ended(desk)
+    desk.bench.clock.move(CONFIRM)
+    assert ended(desk)
+
+
+# -- where it is shown -----------------------------------------------------------------------------------------------
+
+
+def test_people_see_it(desk: Desk) -> None:
+    asked = desk.bench.ask("stop client-x", OPERATOR)
+    desk.announce()
+    until = desk.bench.clock() + 2 * HOUR
+    Freezes(desk.bench.context.operations).begin("client-x", LEAD.id, "of the <sale> & *more*", until)
+    seen = "*client-x is frozen* by <@U0OPSLEAD> until <!date^1800007200^"
+    reason = "of the &lt;sale&gt; &amp; \N{ZERO WIDTH SPACE}*more\N{ZERO WIDTH SPACE}*"
+    desk.announce()
+    card = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
+    assert seen in card
+    assert reason in card
+    assert "Until the freeze ends nobody can approve it" in card
+    for text in ("status client-x", "digest"):
+        desk.command(text, OPERATOR)
+        said = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
+        assert seen in said, text
+        assert reason in said, text
+    desk.command("list", OPERATOR)
+    said = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
+    assert said.count(":snowflake:") == 1
+    assert ":snowflake: frozen by <@U0OPSLEAD> until" in said
+    tab = json.dumps(home.home(desk.bench.context, ASKER), ensure_ascii=False)
+    assert seen in tab
+    assert "`/mautic unfreeze client-x` ends it" in tab
+    assert [one.tenant for one in gather(desk.bench.context, 0).frozen] == ["client-x"]
+    desk.command("unfreeze client-x", LEAD)
+    desk.announce()
+    card = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
+    assert f"Operation {asked.id} ·" in card
+    assert ":snowflake:" not in card
+
+
+def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
+    operation = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
+    assert desk.bench.context.operations.claim()
+    desk.command("freeze all because of the sale", LEAD)
+    assert f"Operation {operation.id} has begun and goes on to its end: Stop the tenant" in desk.slack.to(LEAD.id)[-1]
+
+
+# -- at once, twice, and after a crash -------------------------------------------------------------------------------
+
+
+def test_many_who_freeze_at_once_make_one_freeze(desk: Desk) -> None:
+    def freeze(number: int) -> str:
+        try:
+            table = Freezes(desk.bench.context.operations)
+            return str(table.begin(EVERYTHING, f"U0PERSON{number}", "of the sale", None).id)
+        except Refused:
+            return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [one for one in pool.map(freeze, range(8)) if one]
+    assert len(made) == len(freezes(desk)) == len(recorded(desk)) == 1
+
+    def unfreeze(number: int) -> bool:
+        try:
+            return bool(Freezes(desk.bench.context.operations).end(EVERYTHING, f"U0PERSON{number}"))
+        except Refused:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(unfreeze, range(8))) == 1
+    assert [event for event, *_ in recorded(desk)] == ["freeze.begun", "freeze.ended"]
+
+
+@pytest.mark.parametrize("text", ["freeze all 2h because of the sale", "unfreeze all"])
+def test_a_delivery_that_a_crash_lets_come_again_is_done_once(desk: Desk, text: str) -> None:
+    if text.startswith("unfreeze"):
+        desk.command("freeze all because of another", LEAD)
+    for _ in range(2):
+        desk.command(text, LEAD, key="one-delivery")
+        desk.bench.clock.move(60)
+    assert ":warning:" not in " ".join(desk.slack.to(LEAD.id))
+    assert Counter(event for event, *_ in recorded(desk)).most_common(1)[0][1] == 1
+    assert [one.reason for one in freezes(desk)] == (["of the sale"] if text.startswith("freeze") else [])
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+@pytest.mark.parametrize("text", ["freeze all because of the sale", "unfreeze all"])
+def test_dying_in_any_record_leaves_it_whole_or_undone(desk: Desk, text: str, tmp_path: Path) -> None:
+    """Nothing is frozen without its audit row, and the same delivery after the restart does it, once."""
+    bench = desk.bench
+    if text.startswith("unfreeze"):
+        desk.command("freeze all because of the sale", LEAD)
+    before = recorded(desk)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "record", die)
+        with pytest.raises(Killed):
+            desk.command(text, LEAD, key="one-delivery")
+    assert recorded(desk) == before
+    bench.context.database.close()
+    again = make_desk(make_bench(tmp_path, bench.lxd))
+    again.command(text, LEAD, key="one-delivery")
+    assert len(recorded(again)) == len(before) + 1
+    assert len(freezes(again)) == text.startswith("freeze")
+    assert not audit.verify(again.bench.context.database).broken
+
+
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: Path, command: str) -> None:
+    """Every operation: killed in its first step and frozen then, it goes on; frozen before it, it waits for the end."""
+    case = CASES[command]
+
+    def prepared(folder: Path, fault: str = "") -> tuple[Bench, Operation]:
+        bench = make_bench(folder, members=case.members)
+        for text in case.before:
+            assert bench.done(text, case.actor).state == "succeeded"
+        operation = bench.approve(bench.ask(case.text, case.actor))
+
+        def die(moment: str) -> None:
+            if moment == fault:
+                raise Killed
+
+        bench.runner.fault = die
+        return bench, operation
+
+    bench, operation = prepared(tmp_path / "begun", "started 0")
+    with pytest.raises(Killed):
+        bench.finish()
+    Freezes(bench.context.operations).begin(EVERYTHING, LEAD.id, "of the sale", None)
+    bench.context.database.close()
+    bench = make_bench(tmp_path / "begun", bench.lxd)
+    bench.context.operations.recover()
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
+    assert (containers(bench), live(bench)) == (case.after, case.live)
+
+    bench, operation = prepared(tmp_path / "waits")
+    Freezes(bench.context.operations).begin(EVERYTHING, LEAD.id, "of the sale", None)
+    was = containers(bench)
+    bench.finish()
+    held = bench.context.operations.get(operation.id)
+    assert (held.state, held.held_by, containers(bench)) == ("queued", FREEZE, was)
+    assert sum(" waits: All tenants are frozen by " in note for note in notes(bench, operation)) == 1
+    bench.context.database.close()
+    bench = make_bench(tmp_path / "waits", bench.lxd)
+    bench.context.operations.recover()
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "queued", "a restart ends no freeze"
+    Freezes(bench.context.operations).end(EVERYTHING, LEAD.id)
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
+    assert (containers(bench), live(bench)) == (case.after, case.live)
+
+
+def test_what_waited_for_its_host_before_this_release_waits_on(tmp_path: Path) -> None:
+    """A database of before: what was held then can be withdrawn as before, and is held by a guard's key."""
+    bench = make_bench(tmp_path)
+    operation = bench.approve(bench.ask("new client-x"))
+    bench.context.database.close()
+    with closing(sqlite3.connect(tmp_path / "bot.db")) as old:
+        old.executescript(
+            "DROP TABLE freezes; DROP INDEX one_operation_under_way; ALTER TABLE operations DROP COLUMN held_by;"
+            "CREATE UNIQUE INDEX one_operation_under_way ON operations(tenant)"
+            " WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention');"
+            "UPDATE operations SET outcome = '`local` is in distress';"
+            "DELETE FROM _sqlite_migrations WHERE name = 'm027_freezes';"
+        )
+    again = make_bench(tmp_path, bench.lxd)
+    found = again.context.operations.get(operation.id)
+    assert (found.state, found.held_by) == ("queued", "memory")
+    again.context.approvals.cancel(operation.id, ASKER)
+
+
+def test_what_a_move_left_behind_is_taken_back_all_the_same(desk: Desk) -> None:
+    bench = desk.bench
+    mark = stamps(tenant="client-x", role=Role.INCOMING, state=State.MOVING, operation=1)
+    bench.lxd.copy("client-x", "client-x--1", config=mark, devices={})
+    Freezes(bench.context.operations).begin(EVERYTHING, LEAD.id, "of the sale", None)
+    purge(bench.context)
+    bench.finish()
+    assert containers(bench) == {"client-x", "client-y"}
