@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from bot.operations import OPEN, SYSTEM, TenantBusy
 from bot.plan import Plan
-from bot.registry import Context
+from bot.registry import Context, complete
 
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
 """The job that asks for each errand."""
@@ -123,6 +123,8 @@ class Errands:
 
     def ask(self, command: str, plan: Plan) -> None:
         """Queue an operation; when somebody just took the tenant, it comes again at the next look."""
+        if not plan.steps:
+            plan = complete(self.context.registry.command(command), self.context, plan)
         try:
             self.context.operations.request(
                 command, plan, requester=SYSTEM, channel="", request_key=uuid4().hex, hours=1, approved=True

@@ -139,7 +139,7 @@ class Runner:
                 if self._stopping:
                     return
                 self.fault(f"before {position}")
-                self.operations.step_started(operation, position)
+                self.operations.step_started(operation, position, plan.stored())
                 self.fault(f"started {position}")
                 note = step.work() or ""
                 self.fault(f"ran {position}")
@@ -167,7 +167,7 @@ class Runner:
         return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
 
     def _plan(self, operation: Operation) -> Plan:
-        """Build its plan again; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
+        """Return its plan; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
 
         def plan() -> Plan:
             return self.context.registry.plan(self.context, operation)

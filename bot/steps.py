@@ -49,11 +49,8 @@ def refuse_another(context: Context, found: Tenant) -> None:
 def refuse_full(context: Context, found: Tenant) -> None:
     """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
 
-    Looked at when it is asked for. Where it cannot be looked into nothing is known of it, and what is asked for may be
-    what helps.
+    It is a slow look. Where it cannot be looked into nothing is known of it, and what is asked for may be what helps.
     """
-    if context.operation:
-        return
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
     disk = last_known(found, samples.disks(context.database).get(found.name), size)
     if found.status == "Running":
@@ -70,9 +67,9 @@ def refuse_full(context: Context, found: Tenant) -> None:
         )
 
 
-def refuse_half_way(context: Context, found: Tenant) -> None:
+def refuse_half_way(found: Tenant) -> None:
     """Raise Refused when a restore or move left a tenant half way, of which no operation knows: another may serve."""
-    if found.state == State.MOVING and not context.begun:
+    if found.state == State.MOVING:
         raise Refused(f"`{found.name}` was left half way by a restore or move; `/mautic start {found.name}` first.")
 
 

@@ -92,6 +92,11 @@ def tenant_name(text: str) -> str:
     return name
 
 
+def candidate_name(tenant: str, operation: int) -> str:
+    """Return what the container is called that an operation makes to take a tenant's place."""
+    return f"{tenant}--{operation}"
+
+
 def domain_name(text: str) -> str:
     """Return a fully qualified domain as DNS has it (`müller.de` → `xn--mller-kva.de`), or raise InvalidName."""
     try:
@@ -133,7 +138,8 @@ class Tenant:
     `replaced_by`: the command, and `replaced_in` the operation, by which another took its place; 0: unknown.
     `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
     after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
-    its own disk, as LXD limits it. `address`: what it was given on the bridge.
+    its own disk, as LXD limits it. `address`: what it was given on the bridge. `cutover`: the command that made it to
+    take the place of another, or "".
     """
 
     name: str
@@ -163,6 +169,7 @@ class Tenant:
     disk: str = ""
     outbound_off: bool = False
     address: str = ""
+    cutover: str = ""
 
     @property
     def reason(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from bot.plan import Plan, Refused
-from bot.registry import Context, TenantArgument, operation
-from bot.snapshots import refuse_without_room, taking
+from dataclasses import replace
+
+from bot.plan import Plan, Step, Steps, once, require
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
+from bot.snapshots import Taking, refuse_without_room, take, taking
 
 
 @operation
@@ -13,8 +15,18 @@ def snapshot(context: Context, tenant: TenantArgument, *, note: str = "", keep: 
 
     `--keep` protects it from being pruned.
     """
-    if len(note) > 200:
-        raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
     found = context.fleet.tenant(tenant)
-    refuse_without_room(context, found)
-    return taking(context, found, note=note, keep=keep)
+    fits = require(len(note) <= 200, f"The note is {len(note)} characters long; it has at most 200.")
+    return replace(
+        taking(context, found, note=note, keep=keep), requires=(fits, once(refuse_without_room, context, found))
+    )
+
+
+@steps_of(snapshot)
+def steps(run: Run, inputs: Taking) -> Steps:
+    """Take it, once a try."""
+
+    def work() -> str:
+        return take(run, inputs.tenant, why=inputs.why, note=inputs.note, keep=inputs.keep)
+
+    return Steps((Step("take", "Take the snapshot", work, takes_snapshot=True),))

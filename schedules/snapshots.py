@@ -73,7 +73,7 @@ def snapshots(context: Context) -> None:
     ):
         if errands.may(tenant.name) and (surplus := rule.surplus(points, now)) and not in_distress(tenant.host):
             names = [one.name for one in surplus]
-            errands.ask("prune", pruning(context, tenant, names, f"the policy keeps {rule.counts}"))
+            errands.ask("prune", pruning(tenant, names, f"the policy keeps {rule.counts}"))
     for why in survey.silent.values():
         raise LxdUnavailable(why)
 
@@ -103,5 +103,5 @@ def _make_room(
             samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in there])
         if names := oldest(context, there, excess):
             why = "they hold more than its plan allows" if excess else f"the pool of {tenant.host} has no room to spare"
-            errands.ask("prune", pruning(context, tenant, names, why))
+            errands.ask("prune", pruning(tenant, names, why))
             chosen[tenant.host] += 1
