@@ -11,6 +11,7 @@ from dataclasses import replace
 from bot import halt
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
+from bot.labels import Role
 from bot.lxd import LxdUnavailable
 from bot.operations import RESPONDERS, SYSTEM, Operation
 from bot.placement import strained
@@ -170,6 +171,10 @@ class Runner:
         """Return its plan; once it has begun, wait for a host that is out of reach: a tenant may depend on it."""
 
         def plan() -> Plan:
+            if operation.begun and not operation.committed:
+                seen = self.context.fleet.look(Role.TENANT, Role.ARCHIVED)
+                if not any(one.name == operation.tenant for one in seen.tenants):
+                    self.context.fleet.refuse_blindness(seen)
             return self.context.registry.plan(self.context, operation)
 
         return patiently(plan) if operation.begun else plan()

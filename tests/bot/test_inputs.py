@@ -11,6 +11,7 @@ import pytest
 
 import commands
 from bot.labels import State, stamps
+from bot.lxd import LxdUnavailable
 from bot.plan import Plan, Refused, always, once, require
 from bot.registry import Registry
 from tests.bot.test_durability import OPERATIONS, Death, Killed, World, ends_well
@@ -174,3 +175,28 @@ def modes(tree: ast.AST) -> list[int]:
     return sorted(
         {one.lineno for one in decided if isinstance(one, ast.Attribute) and one.attr in ("operation", "begun")}
     )
+
+
+@pytest.mark.parametrize("command", ["new", "stop", "migrate"])
+def test_what_has_begun_waits_for_the_host_of_its_tenant_before_it_goes_on(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine was restarted, and the bot is there before LXD is."""
+    world = World(tmp_path, command)
+    bench = world.begin(die_at("started 0"))
+    with pytest.raises(Killed):
+        bench.finish()
+    monkeypatch.setattr("bot.steps.PATIENCE", 30.0)
+    bench.context.operations.recover()
+    bench.runner.fault = lambda moment: None
+    calls: list[str] = []
+
+    def not_yet(method: str, _: object) -> None:
+        calls.append(method)
+        if len(calls) == 1:
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = not_yet
+    bench.finish()
+    ended = bench.context.operations.get(world.operation.id)
+    assert (ended.state, ended.outcome) == ("succeeded", "done")
