@@ -177,7 +177,7 @@ def modes(tree: ast.AST) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("command", ["new", "stop", "migrate"])
+@pytest.mark.parametrize("command", ["new", "suspend", "migrate"])
 def test_what_has_begun_waits_for_the_host_of_its_tenant_before_it_goes_on(
     tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
