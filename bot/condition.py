@@ -79,14 +79,14 @@ def condition(
         return Condition("archived")
     if operation and operation.state == "needs_attention":
         return _halted(tenant, operation, titles)
-    if operation and operation.command in ("restore", "migrate"):
+    if operation and operation.cutover:
         return Condition("moving", f"{operation.command} is under way, operation {operation.id}")
     if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
         return Condition("unknown", "its host does not answer")
     if tenant.state == State.SUSPENDED:
         return Condition("suspended", at_rest, by)
     if tenant.state == State.MOVING:
-        # Of which no operation knows any more: an heir may serve in its place.
+        # Of which no operation knows any more: a candidate may serve in its place.
         half_way = "a restore or move left it half way"
         return (
             Condition("degraded", f"{half_way}, and what was to replace it serves")
@@ -113,7 +113,7 @@ def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
     halt = f"{operation.command} came to a halt, operation {operation.id}"
     if online is False or (not left and (tenant.state == State.MOVING or not tenant.running)):
         return Condition("offline", halt)
-    if online is None and operation.command in ("restore", "migrate"):
+    if online is None and operation.cutover:
         return Condition("unknown", halt)
     return Condition("degraded", f"{halt}, {titles}" if titles else halt)
 

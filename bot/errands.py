@@ -10,7 +10,7 @@ from bot import maintenance
 from bot.guards import FREEZE, Change, Guards, Moment
 from bot.operations import OPEN, SYSTEM, TenantBusy
 from bot.plan import Plan, Refused
-from bot.registry import Context
+from bot.registry import Context, complete
 
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
 """The job that asks for each errand."""
@@ -149,6 +149,8 @@ class Errands:
         """Queue an operation where no guard is in the way; else it comes again at the next look. As for `is_free`."""
         if not self.is_free(command, plan.tenant, safety=safety, host=host):
             return
+        if not plan.steps:
+            plan = complete(self.context.registry.command(command), self.context, plan)
         plan = replace(plan, safety=safety)
         try:
             self.context.operations.request(

@@ -29,6 +29,14 @@ FEW = 8
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a host is, to be stored: its server's name in the settings, and the member of the cluster, or ""."""
+
+    server: str
+    member: str
+
+
+@dataclass(frozen=True)
 class Host:
     """What tenants run on: a standalone LXD server, or a member of a cluster. `server` is its name in the settings.
 
@@ -41,6 +49,12 @@ class Host:
     lxd: Lxd
     mautic: Mautic
     starts: Starts
+    member: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where it is, to be stored."""
+        return Place(self.server, self.member)
 
     def start(self, instance: str, *, urgent: bool = False) -> None:
         """Start a tenant's container in its turn, or at once where clients wait for it; no effect when it runs."""
@@ -117,6 +131,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         outbound_off=stamp(instance.config, "outbound") == "off",
         address=kept(instance.config, instance.devices),
         tags=tuple(stamp(instance.config, "tags").split()),
+        cutover=stamp(instance.config, "cutover"),
     )
 
 
@@ -126,17 +141,19 @@ def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
 
 
 def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
-    """Take one for a former one that an heir has taken the place of, though its host could not be told of it yet."""
+    """Take one for a former one whose candidate is the tenant, though its host could not be told of it yet."""
     by_name: dict[str, list[Tenant]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
 
     def stands(one: Tenant) -> Tenant:
-        heir = next((other for other in by_name[one.name] if has_replaced(other, one)), None)
-        if heir is None:
+        candidate = next((other for other in by_name[one.name] if has_replaced(other, one)), None)
+        if candidate is None:
             return one
-        verb = "restore" if (heir.server, heir.host) == (one.server, one.host) else "migrate"
-        return replace(one, role=Role.FORMER, replaced_by=verb, replaced_in=int(heir.operation or 0))
+        # Releases before wrote no command down, and had but these two.
+        before = "restore" if (candidate.server, candidate.host) == (one.server, one.host) else "migrate"
+        command = candidate.cutover or before
+        return replace(one, role=Role.FORMER, replaced_by=command, replaced_in=int(candidate.operation or 0))
 
     return [stands(one) for one in found]
 
@@ -221,11 +238,19 @@ class Fleet:
         """Return the host that a tenant's instance stands on, without a request."""
         return self._host(tenant.server, tenant.member)
 
+    def at(self, place: Place) -> Host:
+        """Return the host of a place, without a request; raise LxdUnavailable where the settings have it no more."""
+        return self._host(place.server, place.member)
+
     def _host(self, server: str, member: str) -> Host:
         with self._lock:
             if (server, member) not in self._hosts:
+                if server not in self.servers:
+                    raise LxdUnavailable(f"`{server}` is not among the servers in the settings.")
                 lxd = self.servers[server].at(member) if member else self.servers[server]
-                self._hosts[server, member] = Host(member or server, server, lxd, Mautic(lxd), Starts(*self._starts))
+                self._hosts[server, member] = Host(
+                    member or server, server, lxd, Mautic(lxd), Starts(*self._starts), member
+                )
             return self._hosts[server, member]
 
     def resources(self, host: Host) -> Resources:

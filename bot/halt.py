@@ -15,7 +15,7 @@ from bot.fleet import Look
 from bot.labels import Role, State, serving
 from bot.operations import Operation
 from bot.registry import Context
-from bot.tenants import Tenant
+from bot.tenants import Tenant, candidate_name
 
 log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
@@ -49,7 +49,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
     headline, online = _headline(operation, found, page)
     kept = operation.aftermath
     since = kept["since"] if kept.get("online", "") == online and "since" in kept else context.now()
-    if operation.command in ("restore", "migrate"):
+    if operation.cutover:
         data, advice, safe = _told(operation, found, seen.silent, bool(operation.committed))
     else:
         data, advice, safe = _where(found), "", ""
@@ -106,14 +106,14 @@ def _where(found: list[Tenant]) -> str:
 def _told(
     operation: Operation, found: list[Tenant], silent: Mapping[str, str], committed: bool
 ) -> tuple[str, str, Literal["retry", "undo", ""]]:
-    """Say where the data of a tenant is that a new container, the heir, was to take over from the old one."""
-    what = "move" if operation.command == "migrate" else "restore"
-    name = f"{operation.tenant}--{operation.id}"
-    heir = next((one for one in found if one.instance == name), None)
-    others = [one for one in found if one is not heir]
+    """Say where the data of a tenant is that a candidate was to take over from the old one."""
+    what = operation.cutover
+    name = candidate_name(operation.tenant, operation.id)
+    candidate = next((one for one in found if one.instance == name), None)
+    others = [one for one in found if one is not candidate]
     old = next((one for one in others if one.role == Role.TENANT or one.replaced_in == operation.id), None)
     if committed:
-        new = _named(heir) if heir else f"`{name}`, whose host does not answer"
+        new = _named(candidate) if candidate else f"`{name}`, whose host does not answer"
         data = f"The newest data is in {new}" + (f"; {_named(old)} is what was there before." if old else ".")
         return data, f"Retry is safe: it finishes the {what}, and nothing is lost.", "retry"
     if old is None:
@@ -123,18 +123,18 @@ def _told(
             "Bring that host back first.",
             "",
         )
-    if heir is None:
+    if candidate is None:
         data = f"All data is in {_named(old)}."
         return data, f"Undo is safe: {_goes_on(old)}. Retry begins the {what} anew.", "undo"
-    if heir.state != State.LIVE:
-        holds = "an unfinished copy of it" if what == "move" else "a copy of the snapshot"
-        data = f"All data is in {_named(old)}; {_named(heir)} is {holds}, which nobody has used."
+    if candidate.state != State.LIVE:
+        holds = "a copy of the snapshot" if what == "restore" else "an unfinished copy of it"
+        data = f"All data is in {_named(old)}; {_named(candidate)} is {holds}, which nobody has used."
         return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry goes on with the {what}.", "undo"
     if serving([old]):
-        data = f"The data is in {_named(old)}, which goes on; {_named(heir)} is left over."
+        data = f"The data is in {_named(old)}, which goes on; {_named(candidate)} is left over."
         return data, f"Undo is safe: it removes what is left over. Retry begins the {what} anew.", "undo"
     data = (
-        f"The newest data is in {_named(heir)}, which was opened: what clients have written since is only there. "
+        f"The newest data is in {_named(candidate)}, which was opened: what clients have written since is only there. "
         f"{_named(old)} has all of before that."
     )
     lost = f"Undo goes on with {_named(old)}, and loses what was written to the new one."

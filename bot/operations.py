@@ -191,6 +191,12 @@ class Operation:
         return str(self.children) if self.children else self.tenant
 
     @property
+    def cutover(self) -> str:
+        """What it is called that another container takes the tenant's place, "": none does."""
+        before = {"migrate": "move", "restore": "restore"}
+        return str(self.plan.get("cutover", before.get(self.command, "")))
+
+    @property
     def options(self) -> Mapping[str, str]:
         """What the approver may choose beside yes and no, each in words; empty: nothing."""
         choice: Mapping[str, Any] = self.plan.get("choice") or {}
@@ -641,8 +647,8 @@ class Operations:
             )
         self.changed()
 
-    def step_started(self, operation: Operation, position: int) -> None:
-        """Record that a step begins, once."""
+    def step_started(self, operation: Operation, position: int, inputs: str = "") -> None:
+        """Record that a step begins, once; with the first, the `inputs` that all are made from, as JSON or ""."""
         now = self.clock()
         with self.database.transaction() as transaction:
             done = transaction.execute(
@@ -650,6 +656,11 @@ class Operations:
                 (now, operation.id, position),
             )
             if done.rowcount:
+                if inputs:
+                    transaction.execute(
+                        "UPDATE operations SET plan = json_set(plan, '$.inputs', json(?)) WHERE id = ? AND NOT begun",
+                        (inputs, operation.id),
+                    )
                 transaction.execute("UPDATE operations SET begun = 1 WHERE id = ?", (operation.id,))
                 self._step_event(transaction, operation, position, "step.started", {}, now)
         self.changed()

@@ -8,7 +8,7 @@ would keep the site down for the sake of the mail, and what waits in a stopped t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from bot.labels import stamp, stamps
 from bot.lxd import LxdError, LxdUnavailable
 from bot.mautic import MUTE, Mail
 from bot.plan import Choice
-from bot.registry import Context
+from bot.registry import Run
 from bot.tenants import Tenant
 
 log = logging.getLogger(__name__)
@@ -42,92 +42,88 @@ _KINDS = {
 }
 
 
-def told(context: Context, found: Mapping[str, Any]) -> str:
+def told(run: Run, found: Mapping[str, Any]) -> str:
     """Say how much mail waits, of what kind and since when."""
     if not found["waits"]:
         return "none waits"
     kinds = ", ".join(f"{found['kinds'][kind]} {words}" for kind, words in _KINDS.items() if found["kinds"].get(kind))
-    since = f", the oldest since {context.renderer.moment(found['oldest'])}" if found["oldest"] else ""
+    since = f", the oldest since {run.renderer.moment(found['oldest'])}" if found["oldest"] else ""
     return f"{found['waits']} wait{'s' if found['waits'] == 1 else ''} ({kinds}){since}"
 
 
-def remarks(context: Context, words: Callable[[], str], mail: str, *, first: str = "") -> dict[str, str]:
-    """Return what the card says of mail that waits, and of what becomes of it; only who asks is told, and counted for.
+def remarks(waits: str, mail: str, *, first: str = "") -> dict[str, str]:
+    """Return what the card says of mail that waits, and of what becomes of it.
 
     `first`: what becomes of it where nothing was said, another thing than where a tenant just stood still.
     """
-    if context.operation:
-        return {}
     unsaid = first or "if it stood still for over an hour, what waits stays, with outbound mail off"
-    return {"Mail": words(), **({"Asked for": CHOICE.options[mail]} if mail else {"Without a choice": unsaid})}
+    return {"Mail": waits, **({"Asked for": CHOICE.options[mail]} if mail else {"Without a choice": unsaid})}
 
 
-def counted(context: Context, host: Host, instance: str) -> str:
+def counted(run: Run, host: Host, instance: str) -> str:
     """Say how much waits in an instance whose database runs."""
     try:
-        return told(context, host.mautic.mail(instance))
+        return told(run, host.mautic.mail(instance))
     except LxdError:
         return "what waits cannot be counted"
 
 
-def record(context: Context, host: Host, instance: str) -> None:
+def record(run: Run, host: Host, instance: str) -> None:
     """Stamp on an instance that is about to stop how much waits in it: once it stands still nobody can count."""
     try:
         # Who is to be stopped may keep everybody waiting.
         found = host.mautic.mail(instance, timeout=COUNTING)
     except LxdError:
         return
-    host.lxd.update(instance, stamps(mail_waits=told(context, found), mail_counted=int(context.now())))
+    host.lxd.update(instance, stamps(mail_waits=told(run, found), mail_counted=int(run.now())))
 
 
-def recorded(context: Context, config: Mapping[str, str]) -> str:
+def recorded(run: Run, config: Mapping[str, str]) -> str:
     """Say how much waited when it was stopped."""
     waited, at = stamp(config, "mail-waits"), stamp(config, "mail-counted")
     if not waited:
         return "what waits is known once it runs"
-    return f"when it was stopped, {context.renderer.moment(int(at or 0))}: {waited}; what came due since is not in it"
+    return f"when it was stopped, {run.renderer.moment(int(at or 0))}: {waited}; what came due since is not in it"
 
 
-def settle(
-    context: Context, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False
-) -> str | None:
+def settle(run: Run, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False) -> str | None:
     """Do with the mail that waits in an instance as was chosen, and say what was done where there was any."""
-    done = host.mautic.release(instance, mail, late=late, batch=context.operation, unmute=unmute)
+    done = host.mautic.release(instance, mail, late=late, batch=run.operation, unmute=unmute)
     off = done["choice"] in ("off", "back")
     config = host.lxd.instance(instance).config
     # Of one whose disk is full LXD takes nothing, so it is told only what is new.
     if (stamp(config, "outbound") == "off") != off or stamp(config, "mail-waits"):
         host.lxd.update(instance, stamps(outbound="off" if off else "", mail_waits=""))
     if off:
-        return f"outbound mail is off; {told(context, done)}"
+        return f"outbound mail is off; {told(run, done)}"
     if done["choice"] == "drop":
         return f"{done['dropped']} dropped, and kept until somebody has them put back"
-    return f"mail goes on; {told(context, done)}" if done["waits"] else None
+    return f"mail goes on; {told(run, done)}" if done["waits"] else None
 
 
-def start(context: Context, tenant: Tenant, *, urgent: bool = False) -> None:
+def start(run: Run, tenant: Tenant, *, urgent: bool = False) -> None:
     """Start a tenant's container, mute until `settle` or `unmute`; one that runs stays as it is."""
-    host = context.fleet.of(tenant)
+    host = run.fleet.of(tenant)
     if not host.lxd.instance(tenant.instance).running:
         host.mautic.mute(tenant.instance)
     host.start(tenant.instance, urgent=urgent)
 
 
-def unmute(context: Context, tenant: Tenant) -> None:
+def unmute(run: Run, tenant: Tenant) -> None:
     """Take `start`'s mute back where `settle` did not come to it, as far as that can be done."""
-    host = context.fleet.of(tenant)
+    host = run.fleet.of(tenant)
     host.lxd.remove(tenant.instance, MUTE)
     with suppress(LxdError):
         host.mautic.restart_part(tenant.instance, "worker")
 
 
-def settle_again(context: Context, tenant: Tenant, *, unmute: bool = False) -> bool:
+def settle_again(run: Run, tenant: Tenant, *, unmute: bool = False) -> bool:
     """Hold the mail of one that goes on after an operation was taken back, if it stood still for long.
 
     Whatever keeps it from that must not keep the tenant offline: then False is returned.
     """
     try:
-        settle(context, context.fleet.of(tenant), tenant.instance, "off" if tenant.outbound_off else "", unmute=unmute)
+        settle(run, run.fleet.of(tenant), tenant.instance, "off" if tenant.outbound_off else "", unmute=unmute)
     except LxdUnavailable:
         raise
     except LxdError as error:
@@ -136,8 +132,8 @@ def settle_again(context: Context, tenant: Tenant, *, unmute: bool = False) -> b
     return True
 
 
-def start_again(context: Context, tenant: Tenant) -> None:
+def start_again(run: Run, tenant: Tenant) -> None:
     """Start one whose stop is taken back, which may have come to a halt days ago."""
-    start(context, tenant, urgent=True)
-    if not settle_again(context, tenant, unmute=True):
-        unmute(context, tenant)
+    start(run, tenant, urgent=True)
+    if not settle_again(run, tenant, unmute=True):
+        unmute(run, tenant)

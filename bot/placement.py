@@ -21,7 +21,7 @@ from bot.messages import size
 from bot.plan import NoRoom, Refused
 from bot.registry import Context
 from bot.samples import DAY, Sample
-from bot.tenants import Tenant
+from bot.tenants import Tenant, candidate_name
 
 LEAST = 1 << 30
 """Bytes that have to be free on a host's pool for it to take one more tenant."""
@@ -63,7 +63,7 @@ class Use:
             growth = max(0, self.highest.get(one.name, 0) - now)
         else:
             growth = max(0, self.expected(one.plan, one.name) - (holds.get(one.instance, 0) if running else 0))
-        # Beside the one whose place it is to take, an heir has no plan of its own.
+        # Beside the one whose place it is to take, a candidate has no plan of its own.
         plan_memory = size_bytes(plan.memory) if plan and one.role == Role.TENANT else 0
         return Occupant(one.instance, runs, growth, plan_memory, one.role == Role.TENANT)
 
@@ -168,8 +168,7 @@ def pending(context: Context) -> list[tuple[set[str], Demand]]:
     found = []
     for row in rows:
         demand = Demand(**json.loads(row["demand"]))
-        # An heir has its operation's number.
-        found.append(({demand.instance, f"{row['tenant']}--{row['id']}"}, demand))
+        found.append(({demand.instance, candidate_name(row["tenant"], row["id"])}, demand))
     return [*found, *(({demand.instance}, demand) for demand in context.promised)]
 
 
@@ -190,12 +189,10 @@ def demand_of(
 def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str, str]:
     """Return what is left afterwards, for the card, or raise NoRoom where the host has no room for a demand.
 
-    What has begun is not stopped by it.
-
     Args:
         doing: what cannot be done then, as in "`client-x` cannot be started on".
     """
-    if context.begun or not (demand.memory or demand.tenants):
+    if not (demand.memory or demand.tenants):
         return {}
     found = room_on(context, host, but=demand.instance)
     if lacks := found.lacks(demand):

@@ -1,12 +1,15 @@
-"""What an operation will do, before it does it: steps, facts, and the refusals that stop it. Pure."""
+"""What an operation will do, before it does it: preconditions, inputs, facts and steps. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
+
+import msgspec
 
 Subject = Literal["tenant", "host", "fleet"]
 """What an operation is on."""
@@ -62,6 +65,47 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How an operation is done. `commit` and `undo` as a `Plan` has them."""
+
+    steps: tuple[Step, ...]
+    undo: Callable[[], str | None] | None = field(default=None, repr=False)
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """What has to hold for a request: `check` raises Refused, or returns what the card tells of it, by label.
+
+    `again`: also at the approval and when the operation begins. Otherwise it concerns only the person who asks, or is
+    too slow to be looked at each time.
+    """
+
+    check: Callable[[], Mapping[str, str] | None] = field(repr=False)
+    again: bool = True
+
+
+def require(holds: bool, otherwise: str, *, again: bool = True) -> Precondition:
+    """Return the precondition that something holds; the sentence `otherwise` says what to do where it does not."""
+
+    def check() -> None:
+        if not holds:
+            raise Refused(otherwise)
+
+    return Precondition(check, again)
+
+
+def always(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
+    """Return the precondition that is checked when it is asked for, approved and begun."""
+    return Precondition(partial(check, *arguments))
+
+
+def once(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
+    """Return the precondition that is checked, or shown, only when it is asked for."""
+    return Precondition(partial(check, *arguments), again=False)
+
+
+@dataclass(frozen=True)
 class Choice:
     """What the approver may decide beside yes and no: the value of one of the command's arguments.
 
@@ -88,15 +132,19 @@ class Plan:
     what there is, so that no freeze stops it where the bot asks for it by itself. `subject`: what it is on; `tenant` is
     "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`: of a batch, which
     has no steps of its own, the plans that it carries out; they are part of the fingerprint.
+    `inputs`: all that the command's steps are made from, a dataclass of its own that is stored as JSON; None: the steps
+    are given here, and are made by planning it again. `requires`: its preconditions. `cutover`: what it is called that
+    another container takes the tenant's place (`move`), "": none does. `way_back`: tells what `reversible` is where
+    that takes a look at the world; only who asks is told.
     """
 
     tenant: str
     arguments: Mapping[str, str | bool]
     summary: str
     facts: Mapping[str, str]
-    steps: tuple[Step, ...]
-    reversible: str
-    seconds: int
+    steps: tuple[Step, ...] = ()
+    reversible: str = field(default="", kw_only=True)
+    seconds: int = field(kw_only=True)
     undo: Callable[[], str | None] | None = field(default=None, repr=False)
     remarks: Mapping[str, str] = field(default_factory=dict)
     until_done: tuple[str, ...] = ()
@@ -109,6 +157,10 @@ class Plan:
     subject: Subject = "tenant"
     host: str = ""
     children: tuple[Plan, ...] = field(default=(), repr=False)
+    inputs: Any = None
+    requires: tuple[Precondition, ...] = field(default=(), repr=False)
+    cutover: str = ""
+    way_back: Callable[[], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a plan whose steps cannot be told apart, or whose commit point is none of them."""
@@ -121,6 +173,26 @@ class Plan:
     def keys(self) -> tuple[str, ...]:
         """The keys of its steps, in order."""
         return tuple(step.key for step in self.steps)
+
+    def checked(self, *, again: bool) -> Plan:
+        """Return it with what its preconditions tell among the remarks; raise Refused for the first that does not hold.
+
+        `again`: only those are looked at that are checked again.
+        """
+        told = dict(self.remarks)
+        for one in self.requires:
+            if one.again or not again:
+                told |= one.check() or {}
+        way_back = self.reversible if again or self.way_back is None else self.way_back()
+        return replace(self, remarks=told, reversible=way_back)
+
+    def with_steps(self, made: Steps) -> Plan:
+        """Return it with the steps that were made from its inputs."""
+        return replace(self, steps=made.steps, undo=made.undo, commit=made.commit)
+
+    def stored(self) -> str:
+        """Return the inputs as JSON; "" where the steps are given with the plan."""
+        return "" if self.inputs is None else json.dumps(msgspec.to_builtins(self.inputs))
 
     def fingerprint(self) -> str:
         """Return a digest of what it does, whatever the words for it; a different one means a different plan."""
@@ -147,5 +219,7 @@ class Plan:
                 "commit": self.commit,
                 "safety": self.safety,
                 "children": len(self.children),
+                "cutover": self.cutover,
+                "inputs": None if self.inputs is None else msgspec.to_builtins(self.inputs),
             }
         )

@@ -8,13 +8,15 @@ import itertools
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from types import ModuleType
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
+import msgspec
 from cyclopts import App, CycloptsError, Parameter
 
+from bot import before_inputs, misread
 from bot.approvals import Actor, Approvals
 from bot.capacity import Demand
 from bot.database import Database
@@ -25,7 +27,7 @@ from bot.lived import Lived
 from bot.messages import Message, Modal, Renderer
 from bot.operations import SYSTEM, Operation, Operations
 from bot.people import People
-from bot.plan import Plan, Refused, UnknownWords
+from bot.plan import Plan, Refused, Steps, UnknownWords
 from bot.post import Post
 from bot.settings import Settings
 from bot.tenants import InvalidName, domain_name, tag_name, tenant_name
@@ -66,43 +68,53 @@ class Edge(Protocol):
 THE_BOT = Actor(SYSTEM, frozenset())
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a command may use, and for whom it runs."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the steps of an operation may use."""
 
     settings: Settings
     database: Database
-    lived: Lived
     fleet: Fleet
     edge: Edge
     vault: Vault
     operations: Operations
-    approvals: Approvals
-    jobs: Jobs
-    incidents: Incidents
-    registry: Registry
     renderer: Renderer
-    post: Post
-    people: People
     actor: Actor = THE_BOT
-    channel: str = ""
-    delivery: str = ""
-    """Slack's id of what is worked on; after a crash it comes again."""
+    """Who asked for it."""
     operation: int = 0
-    """The operation that the plan is built for; 0 while it is being asked for."""
-    many: bool = False
-    """Whether the plan is one of many that are made together: then nothing is asked of each tenant by itself."""
-    promised: tuple[Demand, ...] = ()
-    """What the plans before it of the same batch will take of hosts."""
-    begun: bool = False
-    """Whether it has begun: a check that refused now would leave the tenant as it stands, half way."""
+    """Its number; 0 while it is being asked for."""
 
     def now(self) -> float:
         """Epoch seconds by the bot's clock."""
         return self.operations.clock()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Context(Run):
+    """What a command may use when it is asked, and for whom."""
+
+    lived: Lived
+    approvals: Approvals
+    jobs: Jobs
+    incidents: Incidents
+    registry: Registry
+    post: Post
+    people: People
+    channel: str = ""
+    delivery: str = ""
+    """Slack's id of what is worked on; after a crash it comes again."""
+    many: bool = False
+    """Whether the plan is one of many that are made together: then nothing is asked of each tenant by itself."""
+    promised: tuple[Demand, ...] = ()
+    """What the plans before it of the same batch will take of hosts."""
+
+    def run(self) -> Run:
+        """Return what the steps get of it."""
+        return Run(**{one.name: getattr(self, one.name) for one in fields(Run)})
+
+
 Answer = Message | Modal
+StepsFunction = TypeVar("StepsFunction", bound=Callable[[Run, Any], Steps])
 
 
 @dataclass(frozen=True)
@@ -127,10 +139,18 @@ class Command:
     """Whether it is refused on a tenant that a restore or move left half way."""
     shows: bool = False
     """Whether it is an operation that may show something instead, and change nothing."""
+    steps: Callable[[Run, Any], Steps] | None = None
+    """Makes the steps of an operation from its inputs; None where each plan has them with it."""
+    inputs: Any = None
+    """The dataclass of what `steps` needs."""
 
 
 def operation(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
-    """Declare a command that changes something: it returns a Plan, which runs once approved, or an answer instead."""
+    """Declare the request of a command that changes something: it returns a Plan, or an answer instead.
+
+    It looks at the world, may refuse, says what people are shown, and resolves the inputs of the steps. It is called
+    when it is asked for, at the approval and when the operation begins, and never again after that.
+    """
     function.declared = "operation"  # type: ignore[attr-defined]
     return function
 
@@ -139,6 +159,19 @@ def not_half_way(function: Callable[..., Plan | Answer]) -> Callable[..., Plan |
     """Declare that an operation is refused on a tenant that a restore or move left half way: another may serve."""
     function.not_half_way = True  # type: ignore[attr-defined]
     return function
+
+
+def steps_of(request: Callable[..., Plan | Answer]) -> Callable[[StepsFunction], StepsFunction]:
+    """Declare the function that makes the steps of a request, from the inputs that were stored and nothing else.
+
+    It asks no server: what a step has to know of the world it looks at when it runs.
+    """
+
+    def made_by(function: StepsFunction) -> StepsFunction:
+        request.steps = function  # type: ignore[attr-defined]
+        return function
+
+    return made_by
 
 
 def query(function: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -200,7 +233,8 @@ TagWord = Annotated[str, Parameter(converter=_named(tag_name))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 
 
-def _declare(name: str, function: Callable[..., Any]) -> Command:
+def declare(name: str, function: Callable[..., Any]) -> Command:
+    """Return the command that a function was declared as."""
     parts, options = [], []
     for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
         word = parameter.name.replace("_", "-")
@@ -219,6 +253,8 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
     kind: Literal["operation", "query"] = function.declared  # type: ignore[attr-defined]
     usage, summary = " ".join([name, *parts]), text.split("\n")[0].rstrip(".")
     answers = inspect.signature(function, eval_str=True).return_annotation
+    steps = getattr(function, "steps", None)
+    inputs = list(inspect.signature(steps, eval_str=True).parameters.values())[1].annotation if steps else None
     return Command(
         name,
         kind,
@@ -232,6 +268,8 @@ def _declare(name: str, function: Callable[..., Any]) -> Command:
         options=frozenset(options),
         not_half_way=getattr(function, "not_half_way", False),
         shows=kind == "operation" and Message in get_args(answers),
+        steps=steps,
+        inputs=inputs,
     )
 
 
@@ -250,7 +288,7 @@ class Registry:
             if len(declared) != 1:
                 raise RuntimeError(f"{loaded.__name__} has to declare one command; it declares {len(declared)}.")
             name = module.name.rstrip("_").replace("_", "-")
-            self.commands[name] = _declare(name, declared[0])
+            self.commands[name] = declare(name, declared[0])
         self._app = App(name="/mautic", help_flags=[], version_flags=[], result_action="return_value")
         for command in self.commands.values():
             self._app.command(_without_context(command.function), name=command.name)
@@ -281,19 +319,25 @@ class Registry:
         except (CycloptsError, InvalidName, ValueError) as error:
             if isinstance(error.__cause__, InvalidName):
                 raise UnknownWords(f"{error.__cause__}{_joined(command, words[1:])}") from error
-            raise UnknownWords(f"{_reason(error)} Usage: `/mautic {command.usage}`") from error
+            raise UnknownWords(f"{misread.reason(error)} Usage: `/mautic {command.usage}`") from error
         return command, {name: value for name, value in bound.arguments.items()}
 
     def plan(self, context: Context, stored: Operation) -> Plan:
-        """Build the plan of a stored operation again, from its arguments; checks run again and may raise Refused."""
+        """Return the plan of a stored operation.
+
+        Before it begins it is asked for again: preconditions may raise Refused, and its values may be other ones by
+        now. Once it has begun its steps are made from the inputs that were stored.
+        """
         again = replace(
             context,
             operation=stored.id,
-            begun=bool(stored.begun),
             channel=stored.channel,
             actor=Actor(stored.requester, frozenset()),
         )
-        plan = call(self.command(stored.command), again, stored.arguments)
+        command = self.command(stored.command)
+        if (stored.begun or stored.undo_by) and (given := _inputs(command, again, stored)) is not None:
+            return _as_stored(command, again, stored, given)
+        plan = call(command, again, stored.arguments)
         if not isinstance(plan, Plan):
             raise Refused(f"Operation {stored.id} cannot be planned again.")
         return plan
@@ -310,7 +354,36 @@ def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Pl
     result: Plan | Answer = command.function(
         context, *before, *(rest.split() if isinstance(rest, str) else rest), **named
     )
-    return result
+    return complete(command, context, result) if isinstance(result, Plan) else result
+
+
+def complete(command: Command, context: Context, plan: Plan) -> Plan:
+    """Return what a request gave with its preconditions checked, and with its steps. Raises Refused."""
+    plan = plan.checked(again=bool(context.operation))
+    if command.steps is None or plan.inputs is None:
+        return plan
+    return plan.with_steps(command.steps(context.run(), plan.inputs))
+
+
+def _inputs(command: Command, context: Context, stored: Operation) -> Any:
+    """Return the inputs that were stored with an operation, None where its plan came with its steps."""
+    known = "inputs" in stored.plan
+    inputs = stored.plan["inputs"] if known else before_inputs.of(context.fleet, context.settings, stored)
+    return None if inputs is None or command.steps is None else msgspec.convert(inputs, command.inputs)
+
+
+def _as_stored(command: Command, context: Context, stored: Operation, given: Any) -> Plan:
+    plan = Plan(
+        tenant=stored.tenant,
+        arguments=stored.arguments,
+        summary=stored.plan["summary"],
+        facts=stored.plan["facts"],
+        values=stored.plan["values"],
+        reversible=stored.plan["reversible"],
+        seconds=stored.plan["seconds"],
+        inputs=given,
+    )
+    return complete(command, context, plan)
 
 
 def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -341,34 +414,3 @@ def _joined(command: Command, words: Sequence[str]) -> str:
         return f" A name has no spaces; did you mean `{tenant_name('-'.join(typed))}`?"
     except InvalidName:
         return ""
-
-
-def _no_option(found: re.Match[str]) -> str:
-    return f"There is no option “{found[1]}”{f'; did you mean “{found[2]}”?' if found[2] else '.'}"
-
-
-def _none_of(found: re.Match[str]) -> str:
-    near = f" Did you mean “{found[3]}”?" if found[3] else ""
-    return f"“{found[1]}” is none of {found[2].replace(chr(34), '')}.{near}"
-
-
-_PLAIN: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
-    (r'^Command "[^"]*" parameter ', ""),
-    (r"^--(\S+) requires an argument\.$", r"“\1” is missing."),
-    (r"^Invalid value for ID: ", ""),
-    (r"^Unused Tokens: \[(.*)\]\.$", r"I do not know what to do with \1."),
-    (r'^Invalid value for (\S+): unable to convert "(.*)" into int\.$', r"\1 takes a whole number, and “\2” is none."),
-    (r'^Invalid value "(.*)" for (\S+)\. Must be <= (\d+)\.$', r"\2 is at most \3, and not \1."),
-    (r'^Invalid value "(.*)" for (\S+)\. Must be >= (\d+)\.$', r"\2 is at least \3, and not \1."),
-    (r'^Invalid value "(.*?)" for \S+?\. Choose from: (.*?)\.(?: Did you mean "(.*?)"\?)?$', _none_of),
-    (r"^Unknown option: (\S+?)\.(?: Did you mean (--\S+?)\?)?.*$", _no_option),
-)
-"""What the parser says, and what people are told."""
-
-
-def _reason(error: Exception) -> str:
-    """Say what is wrong with the words, in a sentence for a person."""
-    text = re.sub(r"\s+", " ", str(error)).strip().replace("`", "'")
-    for parsed, said in _PLAIN:
-        text = re.sub(parsed, said, text)
-    return text[:300]

@@ -12,6 +12,7 @@ from bot import batches, halt, steps
 from bot.database import DatabaseUnavailable
 from bot.errors import explain
 from bot.guards import Guards
+from bot.labels import Role
 from bot.lxd import LxdUnavailable
 from bot.operations import RESPONDERS, SYSTEM, Operation
 from bot.plan import Plan, Refused
@@ -144,7 +145,7 @@ class Runner:
                 if self._stopping:
                     return
                 self.fault(f"before {position}")
-                self.operations.step_started(operation, position)
+                self.operations.step_started(operation, position, plan.stored())
                 self.fault(f"started {position}")
                 note = step.work() or ""
                 self.fault(f"ran {position}")
@@ -172,7 +173,7 @@ class Runner:
         return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
 
     def _plan(self, operation: Operation) -> Plan:
-        """Build its plan again.
+        """Return its plan.
 
         Once it has begun a tenant may depend on it: while a host is out of reach it is put back for a while, and others
         have the worker.
@@ -180,6 +181,7 @@ class Runner:
         try:
             with self.context.fleet.looking_once():
                 self.guards.refuse_to_begin(operation)
+                self._refuse_blindness(operation)
                 plan = self.context.registry.plan(self.context, operation)
         except LxdUnavailable as error:
             now = time.monotonic()
@@ -191,6 +193,13 @@ class Runner:
             raise PutBack(str(error)) from error
         self._silent.pop(operation.id, None)
         return plan
+
+    def _refuse_blindness(self, operation: Operation) -> None:
+        """Raise LxdUnavailable when the tenant of what has begun may be on a host that does not answer."""
+        if operation.begun and not operation.committed:
+            seen = self.context.fleet.look(Role.TENANT, Role.ARCHIVED)
+            if not any(one.name == operation.tenant for one in seen.tenants):
+                self.context.fleet.refuse_blindness(seen)
 
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
         """End it, with what it had begun taken back."""

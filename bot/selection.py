@@ -13,7 +13,7 @@ from bot.fleet import Look
 from bot.guards import FREEZE, Change, Guards, Moment
 from bot.labels import Role
 from bot.plan import Plan, Refused, UnknownWords
-from bot.registry import Context
+from bot.registry import Context, complete
 from bot.tenants import InvalidName, Tenant, tag_name
 
 MOST = 1000
@@ -123,7 +123,8 @@ def batch(
             # What is frozen later keeps its place on the list, and waits for its turn.
             if not context.operation:
                 guards.refuse(Moment.REQUEST, Change(command, name, context.actor), FREEZE)
-            children.append(each(replace(context, promised=promised), name))
+            one = replace(context, promised=promised)
+            children.append(complete(context.registry.command(command), one, each(one, name)))
         except Refused as error:
             if selection.names:
                 raise

@@ -28,7 +28,7 @@ class SimulatedEdge:
         self._routes: dict[str, tuple[Lxd, str]] = {}
 
     def apply(self, *, fresh: bool = False) -> None:
-        """Read the routes from what LXD says, a tenant before an heir; those to a server that is silent stay."""
+        """Read the routes from what LXD says, a tenant before a candidate; those to a server that is silent stay."""
         answered: list[Lxd] = []
         places: dict[str, list[tuple[Seen, Lxd]]] = {}
         for lxd in self._servers:

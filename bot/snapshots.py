@@ -16,8 +16,8 @@ from bot.lxd import Lxd, PoolSpace, Snapshot, Vanished
 from bot.mautic import Hold
 from bot.messages import kept_for, seconds, size
 from bot.migrations import MAINTENANCE
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context
+from bot.plan import Plan, Refused
+from bot.registry import Context, Run
 from bot.retention import Point, Retention, spread
 from bot.samples import DAY
 from bot.tenants import Tenant
@@ -109,8 +109,6 @@ def written(snapshots: Iterable[Snapshot]) -> int:
 
 def refuse_without_room(context: Context, tenant: Tenant) -> None:
     """Raise Refused where a snapshot has no place: the pool is short, or the tenant's hold all that they may."""
-    if context.operation:
-        return
     host, limits = context.fleet.of(tenant), context.settings.snapshots
     space = host.lxd.pool()
     if is_short(context, space):
@@ -127,8 +125,29 @@ def refuse_without_room(context: Context, tenant: Tenant) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Taking:
+    """What the steps of taking a snapshot are made from; as `take` has them."""
+
+    tenant: Tenant
+    why: str
+    note: str
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What the steps of removing snapshots are made from: these of a tenant, by name."""
+
+    tenant: Tenant
+    snapshots: tuple[str, ...]
+
+
 def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = False) -> Plan:
-    """Return the plan of taking a snapshot, which a person asked for, or a schedule: that has no channel."""
+    """Return the plan of taking a snapshot, which a person asked for, or a schedule: that has no channel.
+
+    `commands/snapshot.py` has its steps.
+    """
     why = ASKED if context.channel else SCHEDULED
     return Plan(
         tenant=tenant.name,
@@ -137,42 +156,35 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
         facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
         | ({"Note": note} if note else {}),
         values={"keep": keep, "note": note},
-        steps=(
-            Step(
-                "take",
-                "Take the snapshot",
-                lambda: take(context, tenant, why=why, note=note, keep=keep),
-                takes_snapshot=True,
-            ),
-        ),
+        inputs=Taking(tenant, why, note, keep),
         reversible="changes nothing that runs",
         seconds=1,
         host=tenant.host,
     )
 
 
-def take(context: Context, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
+def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
     """Take the operation's snapshot of a tenant, once a try, and say what it is called and how long writes waited.
 
     Args:
         why: `asked`, `schedule`, or what it comes before, such as `before restore 17`.
         keep: it is protected from being pruned.
     """
-    host = context.fleet.of(tenant)
+    host = run.fleet.of(tenant)
     # A retry begins anew, and what is of now was of then.
-    began = int(context.operations.get(context.operation).started or 0)
+    began = int(run.operations.get(run.operation).started or 0)
     existing = host.lxd.snapshots(tenant.instance)
     # Each asked for by itself they tell their sizes, which a look at the whole fleet does not.
-    samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in existing])
+    samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
     for known in ours(existing):
-        if known.name.endswith(f"-{context.operation}") and known.at >= began:
+        if known.name.endswith(f"-{run.operation}") and known.at >= began:
             return f"{known.name} was taken already"
     let_go_on(host.lxd, tenant.instance)
     for later in range(TRIES - 1):
         with suppress(Vanished):
-            return _take(context, tenant, host, int(context.now()) + later, why=why, note=note, keep=keep)
-    at = int(context.now()) + TRIES - 1
-    return _take(context, tenant, host, at, why=why, note=note, keep=keep, still=True)
+            return _take(run, tenant, host, int(run.now()) + later, why=why, note=note, keep=keep)
+    at = int(run.now()) + TRIES - 1
+    return _take(run, tenant, host, at, why=why, note=note, keep=keep, still=True)
 
 
 def let_go_on(lxd: Lxd, instance: str) -> None:
@@ -183,10 +195,10 @@ def let_go_on(lxd: Lxd, instance: str) -> None:
 
 
 def _take(
-    context: Context, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
+    run: Run, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
 ) -> str:
     """Take a snapshot, dated and named by a time: a try that failed keeps its name."""
-    number = context.operation
+    number = run.operation
     # People read these names, and type them.
     by = f"m{number - MAINTENANCE}" if number > MAINTENANCE else str(number)
     name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{by}"
@@ -194,7 +206,7 @@ def _take(
     # may leave them there.
     # What is no other's, on btrfs, was written since the snapshot before.
     wrote = host.lxd.state(tenant.instance).disk
-    facts = stamps(why=why, snapshot_note=note, keep=keep, by=context.actor.id, taken=at, wrote=wrote)
+    facts = stamps(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
     if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return f"{name}, of a stopped container"
@@ -213,18 +225,19 @@ def _take(
     return f"{name}; writes waited {seconds(hold.seconds)}"
 
 
-def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) -> Plan:
-    """Return the plan of removing snapshots of a tenant, by name."""
-    host = context.fleet.of(tenant)
+def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
+    """Remove snapshots of a tenant, those of the names that are there."""
+    host = run.fleet.of(tenant)
+    there = {one.name for one in host.lxd.snapshots(tenant.instance)}
+    for name in names:
+        if name in there:
+            ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
+    left = host.lxd.snapshots(tenant.instance)
+    samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in left])
 
-    def remove() -> None:
-        there = {one.name for one in host.lxd.snapshots(tenant.instance)}
-        for name in names:
-            if name in there:
-                ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
-        left = host.lxd.snapshots(tenant.instance)
-        samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in left])
 
+def pruning(tenant: Tenant, names: Sequence[str], why: str) -> Plan:
+    """Return the plan of removing snapshots of a tenant, by name; `commands/prune.py` has its steps."""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return Plan(
         tenant=tenant.name,
@@ -233,7 +246,7 @@ def pruning(context: Context, tenant: Tenant, names: Sequence[str], why: str) ->
         facts={"Removes": shown},
         values={"snapshots": ",".join(names)},
         remarks={"Why": why},
-        steps=(Step("remove", f"Remove {len(names)} snapshot{'s' if len(names) > 1 else ''}", remove),),
+        inputs=Pruning(tenant, tuple(names)),
         reversible="cannot be undone",
         seconds=len(names),
     )

@@ -9,7 +9,6 @@ from typing import TypeVar
 from bot import samples
 from bot.containment import is_closed
 from bot.health import is_full, larger_plans, last_known, more_of
-from bot.labels import State
 from bot.lxd import Lxd, LxdError, LxdUnavailable, size_bytes
 from bot.messages import size as in_words
 from bot.plan import Refused, Step
@@ -49,11 +48,9 @@ def refuse_another(context: Context, found: Tenant) -> None:
 def refuse_full(context: Context, found: Tenant) -> None:
     """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
 
-    Looked at when it is asked for; where many are, as it was measured last. Where it cannot be looked into nothing is
-    known of it, and what is asked for may be what helps.
+    Looked at when it is asked for, which is slow; where many are, as it was measured last. Where it cannot be looked
+    into nothing is known of it, and what is asked for may be what helps.
     """
-    if context.operation:
-        return
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
     disk = last_known(found, samples.disks(context.database).get(found.name), size)
     if found.status == "Running" and not context.many:
@@ -68,12 +65,6 @@ def refuse_full(context: Context, found: Tenant) -> None:
             f"The disk of `{found.name}` is full, {in_words(disk.used)} of {in_words(disk.limit or 0)}, and it would "
             f"not come back; first {more}."
         )
-
-
-def refuse_half_way(context: Context, found: Tenant) -> None:
-    """Raise Refused when a restore or move left a tenant half way, of which no operation knows: another may serve."""
-    if found.state == State.MOVING and not context.begun:
-        raise Refused(f"`{found.name}` was left half way by a restore or move; `/mautic start {found.name}` first.")
 
 
 def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False) -> None:

@@ -100,6 +100,11 @@ def tag_name(text: str) -> str:
     return tag
 
 
+def candidate_name(tenant: str, operation: int) -> str:
+    """Return what the container is called that an operation makes to take a tenant's place."""
+    return f"{tenant}--{operation}"
+
+
 def domain_name(text: str) -> str:
     """Return a fully qualified domain as DNS has it (`müller.de` → `xn--mller-kva.de`), or raise InvalidName."""
     try:
@@ -142,6 +147,7 @@ class Tenant:
     `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
     after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
     its own disk, as LXD limits it. `address`: what it was given on the bridge. `tags`: words that people choose it by.
+    `cutover`: the command that made it to take the place of another, or "".
     """
 
     name: str
@@ -172,6 +178,7 @@ class Tenant:
     outbound_off: bool = False
     address: str = ""
     tags: tuple[str, ...] = ()
+    cutover: str = ""
 
     @property
     def reason(self) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bot import containment, outbound
 from bot.labels import Role, role_of, stamp, stamps
 from bot.lxd import NotFound
 from bot.messages import kept_for
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, not_half_way, operation
+from bot.plan import Plan, Refused, Step, Steps, always
+from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
 from bot.steps import refuse_another, wait_for_address
 from bot.tenants import Tenant
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps are made from."""
+
+    found: Tenant
 
 
 @not_half_way
@@ -22,56 +29,8 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
 
     It is stopped, renamed and kept; `unarchive` brings it back. The approver types its name.
     """
-    archived = f"{tenant}--archived"
-    found = _find(context, tenant, archived)
-    refuse_another(context, found)
-    lxd = context.fleet.of(found).lxd
+    found = _find(context, tenant)
     days = context.settings.retention.archive_days
-
-    def name_now() -> str:
-        """The instance's name at this moment: before or after the renaming."""
-        with suppress(NotFound):
-            if stamp(lxd.instance(archived).config, "operation") == str(context.operation):
-                return archived
-        return found.instance
-
-    def close() -> None:
-        stamped = stamps(role=Role.ARCHIVED, operation=context.operation, archived=int(context.now()))
-        instance = lxd.instance(name_now())
-        if role_of(instance.config) != Role.ARCHIVED:
-            stopped = instance.config.get("boot.autostart") == "false"
-            was = stamps(was_running=instance.running, was_stopped=stopped, was_called=instance.name)
-            lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
-        context.edge.apply()
-
-    def stop() -> str | None:
-        if lxd.instance(name_now()).running:
-            outbound.record(context, context.fleet.of(found), name_now())
-        return containment.stop(lxd, name_now())
-
-    def rename() -> None:
-        if name_now() != archived:
-            lxd.rename(found.instance, archived)
-
-    def undo() -> None:
-        """Put it back where it was, and as it was."""
-        instance = lxd.instance(name_now())
-        if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
-            "archived",
-            str(context.operation),
-        ):
-            return
-        name = stamp(instance.config, "was-called")
-        if instance.name != name:
-            lxd.rename(instance.name, name)
-        if stamp(instance.config, "was-running") == "1":
-            outbound.start_again(context, replace(found, instance=name))
-            wait_for_address(lxd, name)
-        autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
-        back = stamps(role=Role.TENANT, archived="", was_running="", was_stopped="", was_called="")
-        lxd.update(name, {**back, "boot.autostart": autostart})
-        context.edge.apply()
-
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
@@ -81,25 +40,84 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
             "Kept": f"{kept_for(days)} as an archive, with all its data",
         },
         values={"address": context.settings.edge.url(found.domain), "days": days},
-        steps=(
-            Step("close", "Close its page", close),
-            Step("stop", "Stop the container", stop),
-            Step("archive", "Put it into the archive", rename),
-        ),
+        requires=(always(refuse_another, context, found),),
+        inputs=Inputs(found),
         reversible="can be undone with `unarchive`",
         seconds=5,
-        undo=undo,
     )
 
 
-def _find(context: Context, tenant: str, archived: str) -> Tenant:
-    everything = context.fleet.all(Role.TENANT, Role.ARCHIVED)
-    for one in everything:
-        if one.name == tenant and context.operation and one.operation == str(context.operation):
-            return one
+def _archived(tenant: str) -> str:
+    """Return what the container of an archived tenant is called."""
+    return f"{tenant}--archived"
+
+
+def _find(context: Context, tenant: str) -> Tenant:
+    """Return the tenant, or refuse, also where the name of its archive is taken."""
+    everything, archived = context.fleet.all(Role.TENANT, Role.ARCHIVED), _archived(tenant)
     if any(one.instance == archived for one in everything):
         raise Refused(
             f"The archive of an earlier `{tenant}` is still kept, as `{archived}`, and a tenant has one archive only. "
             f"`/mautic purge {tenant} {archived}` removes that one for good; the live `{tenant}` is not affected."
         )
     return context.fleet.tenant(tenant, [one for one in everything if one.role == Role.TENANT])
+
+
+@steps_of(delete)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Close it, stop it, and give it the name of an archive."""
+    found, archived = inputs.found, _archived(inputs.found.name)
+    host = run.fleet.of(found)
+
+    def name_now() -> str:
+        """The instance's name at this moment: before or after the renaming."""
+        with suppress(NotFound):
+            if stamp(host.lxd.instance(archived).config, "operation") == str(run.operation):
+                return archived
+        return found.instance
+
+    def close() -> None:
+        stamped = stamps(role=Role.ARCHIVED, operation=run.operation, archived=int(run.now()))
+        instance = host.lxd.instance(name_now())
+        if role_of(instance.config) != Role.ARCHIVED:
+            stopped = instance.config.get("boot.autostart") == "false"
+            was = stamps(was_running=instance.running, was_stopped=stopped, was_called=instance.name)
+            host.lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
+        run.edge.apply()
+
+    def stop() -> str | None:
+        if host.lxd.instance(name_now()).running:
+            outbound.record(run, host, name_now())
+        return containment.stop(host.lxd, name_now())
+
+    def rename() -> None:
+        if name_now() != archived:
+            host.lxd.rename(found.instance, archived)
+
+    def undo() -> None:
+        """Put it back where it was, and as it was."""
+        instance = host.lxd.instance(name_now())
+        if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
+            "archived",
+            str(run.operation),
+        ):
+            return
+        name = stamp(instance.config, "was-called")
+        if instance.name != name:
+            host.lxd.rename(instance.name, name)
+        if stamp(instance.config, "was-running") == "1":
+            outbound.start_again(run, replace(found, instance=name))
+            wait_for_address(host.lxd, name)
+        autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
+        back = stamps(role=Role.TENANT, archived="", was_running="", was_stopped="", was_called="")
+        host.lxd.update(name, {**back, "boot.autostart": autostart})
+        run.edge.apply()
+
+    return Steps(
+        (
+            Step("close", "Close its page", close),
+            Step("stop", "Stop the container", stop),
+            Step("archive", "Put it into the archive", rename),
+        ),
+        undo=undo,
+    )

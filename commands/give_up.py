@@ -8,6 +8,7 @@ from bot.messages import Message
 from bot.operations import Operation
 from bot.plan import Refused
 from bot.registry import Context, FreeWords, OperationNumber, decides, query
+from bot.tenants import candidate_name
 
 
 @decides
@@ -19,8 +20,7 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
     """
     operation = context.operations.get(id)
     context.approvals.refuse_to_give_up(operation, context.actor)
-    moves = operation.command in ("restore", "migrate")
-    if moves and operation.committed and _may_serve(context, operation):
+    if operation.cutover and operation.committed and _may_serve(context, operation):
         raise Refused(
             f"Operation {id} cannot be given up any more: the new container serves, and only what comes after that is "
             "missing. Retry, on its card, finishes it and loses nothing; a host that is lost for good has to be taken "
@@ -36,7 +36,9 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
 def _may_serve(context: Context, operation: Operation) -> bool:
     """Whether its new container is there, or may be: a host that is lost for good is in the settings no more."""
     seen = context.fleet.look(Role.TENANT, Role.INCOMING)
-    return bool(seen.silent) or any(one.instance == f"{operation.tenant}--{operation.id}" for one in seen.tenants)
+    return bool(seen.silent) or any(
+        one.instance == candidate_name(operation.tenant, operation.id) for one in seen.tenants
+    )
 
 
 def _next(context: Context, tenant: str) -> str:

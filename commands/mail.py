@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from bot import outbound
 from bot.labels import stamp, stamps
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, operation
+from bot.plan import Plan, Step, Steps, once, require
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
+from bot.tenants import Tenant
 
+What = Literal["send", "drop", "off", "back"]
 _SUMMARY = {
     "send": "Send what mail waits in the tenant {}",
     "drop": "Drop what mail waits in the tenant {}",
@@ -24,8 +27,16 @@ _FACT = {
 }
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps are made from."""
+
+    found: Tenant
+    what: What
+
+
 @operation
-def mail(context: Context, tenant: TenantArgument, what: Literal["send", "drop", "off", "back"]) -> Plan:
+def mail(context: Context, tenant: TenantArgument, what: What) -> Plan:
     """Decide on the mail that waits in a tenant: send it, drop it, or hold all mail back.
 
     While outbound mail is `off` nothing is sent: no segment emails, campaigns, messages or reports, and nothing of what
@@ -33,37 +44,24 @@ def mail(context: Context, tenant: TenantArgument, what: Literal["send", "drop",
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
-    if found.status != "Running" and not context.begun:
-        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant} --mail {_at_start(what)}` starts it so.")
-    if what == "off" and found.outbound_off and not context.operation:
-        raise Refused(f"Outbound mail of `{tenant}` is off already; `/mautic mail {tenant} send` turns it on.")
-
-    def decide() -> str | None:
-        if stamp(host.lxd.instance(found.instance).config, "mail-by") != str(context.operation):
-            was = stamps(mail_by=context.operation, was_outbound="off" if found.outbound_off else "")
-            host.lxd.update(found.instance, was)
-        return outbound.settle(context, host, found.instance, what)
-
-    def undo() -> None:
-        """Let it be as it was, as far as what was sent can be."""
-        config = host.lxd.instance(found.instance).config
-        if stamp(config, "mail-by") != str(context.operation):
-            return
-        if what == "drop":
-            # Of earlier ones somebody decided, and a `send` below is not to overrule that.
-            host.mautic.release(found.instance, "back", only=context.operation)
-        # What was put back waits by now, and is not to go out for the sake of how it was.
-        stays = what == "back" or stamp(config, "was-outbound")
-        outbound.settle(context, host, found.instance, "off" if stays else "send")
-
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "what": what},
         summary=_SUMMARY[what].format(tenant),
         facts={"So": _FACT[what]},
         values={"what": what},
-        remarks={} if context.operation else {"Mail": outbound.counted(context, host, found.instance)},
-        steps=(Step("decide", "Decide on the mail that waits", decide),),
+        requires=(
+            require(
+                found.status == "Running",
+                f"`{tenant}` does not run; `/mautic start {tenant} --mail {_at_start(what)}` starts it so.",
+            ),
+            require(
+                what != "off" or not found.outbound_off,
+                f"Outbound mail of `{tenant}` is off already; `/mautic mail {tenant} send` turns it on.",
+            ),
+            once(lambda: {"Mail": outbound.counted(context, host, found.instance)}),
+        ),
+        inputs=Inputs(found, what),
         reversible={
             "send": "what is sent cannot be taken back",
             "drop": "can be undone with `mail … back`",
@@ -71,9 +69,35 @@ def mail(context: Context, tenant: TenantArgument, what: Literal["send", "drop",
             "back": "can be undone with `mail … drop`",
         }[what],
         seconds=3,
-        undo=undo,
     )
 
 
 def _at_start(what: str) -> str:
     return "off" if what == "back" else what
+
+
+@steps_of(mail)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Do with what waits as was decided."""
+    found, what = inputs.found, inputs.what
+    host = run.fleet.of(found)
+
+    def decide() -> str | None:
+        if stamp(host.lxd.instance(found.instance).config, "mail-by") != str(run.operation):
+            was = stamps(mail_by=run.operation, was_outbound="off" if found.outbound_off else "")
+            host.lxd.update(found.instance, was)
+        return outbound.settle(run, host, found.instance, what)
+
+    def undo() -> None:
+        """Let it be as it was, as far as what was sent can be."""
+        config = host.lxd.instance(found.instance).config
+        if stamp(config, "mail-by") != str(run.operation):
+            return
+        if what == "drop":
+            # Of earlier ones somebody decided, and a `send` below is not to overrule that.
+            host.mautic.release(found.instance, "back", only=run.operation)
+        # What was put back waits by now, and is not to go out for the sake of how it was.
+        stays = what == "back" or stamp(config, "was-outbound")
+        outbound.settle(run, host, found.instance, "off" if stays else "send")
+
+    return Steps((Step("decide", "Decide on the mail that waits", decide),), undo=undo)

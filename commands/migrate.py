@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
-from bot.fleet import Host
-from bot.labels import State, stamps
+from bot.cutover import Cutover
+from bot.fleet import Host, Place
+from bot.labels import State
 from bot.lxd import AlreadyExists, LxdUnavailable
 from bot.messages import kept_for, size
 from bot.placement import LEAST, admit, demand_of
-from bot.plan import Plan, Refused, Step
+from bot.plan import Plan, Refused, Step, Steps, always, once, require
 from bot.products import takes
-from bot.registry import Context, TenantArgument, not_half_way, operation
+from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
 from bot.steps import PROBE, patiently, probing, refuse_full
-from bot.succession import Succession, present
-from bot.tenants import Tenant
+from bot.tenants import Tenant, candidate_name
 
 DOWNTIME = "2 to 5 seconds, behind a polite page"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`days`: for which the old container is kept; 0: for ever."""
+
+    old: Tenant
+    target: Place
+    days: int
 
 
 @not_half_way
@@ -26,19 +37,9 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
 
     Until its page answers from the new host everything can be taken back, and is when something fails.
     """
-    old = present(context, tenant)
+    old = context.fleet.tenant(tenant)
     source, target = context.fleet.of(old), context.fleet.host(host)
-    if source.name == target.name:
-        raise Refused(f"`{tenant}` is on {target.name} already.")
-    if old.state == State.SUSPENDED:
-        raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
-    if old.status != "Running" and old.state == State.LIVE and not context.begun:
-        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
-    way_back = _way_back(context, tenant, source, target)
-    refuse_full(context, old)
-    move = _Move(context, old, target)
-    demand = demand_of(context, old, target, move.heir.name, tenants=1)
-    memory = admit(context, target, demand, f"`{tenant}` cannot move to")
+    demand = demand_of(context, old, target, candidate_name(tenant, context.operation), tenants=1)
     days = context.settings.retention.former_days
     return Plan(
         tenant=tenant,
@@ -51,33 +52,30 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
             "Kept": f"the container on {source.name}, stopped, {kept_for(days)}",
         },
         values={"from": source.name, "to": target.name, "days": days},
-        commit=PROBE,
         until_done=("If it fails",),
-        # Looked at again by the first step: once it goes on, the target need not answer for there to be a plan.
-        remarks={} if context.operation else _room(source, target, old) | memory | {"Expected downtime": DOWNTIME},
-        demand=demand.stored(),
-        steps=(
-            Step("check", "Check the target", move.check),
-            Step("copy", "Copy it while it runs", move.copy),
-            Step("catch-up", "Copy what changed meanwhile", move.catch_up),
-            Step("stop", "Close and stop it", move.stop),
-            Step("last-difference", "Copy the last difference", move.last_difference),
-            Step("start", "Start it there, closed, and see its page inside", move.heir.start),
-            Step("change", "Open it there, and route its domain", move.heir.change),
-            probing(move.heir.probe),
-            Step("keep", "Keep the old container", move.keep),
+        requires=(
+            require(source.name != target.name, f"`{tenant}` is on {target.name} already."),
+            require(old.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
+            require(
+                old.status == "Running" or old.state != State.LIVE,
+                f"`{tenant}` does not run; `/mautic start {tenant}` first.",
+            ),
+            once(refuse_full, context, old),
+            # Looked at again by the first step.
+            once(_room, source, target, old),
+            always(admit, context, target, demand, f"`{tenant}` cannot move to"),
+            once(lambda: {"Expected downtime": DOWNTIME}),
         ),
-        reversible=way_back,
+        inputs=Inputs(old, target.place, days),
+        demand=demand.stored(),
+        way_back=lambda: _way_back(tenant, source, target),
         seconds=60,
-        undo=move.undo,
+        cutover="move",
     )
 
 
-def _way_back(context: Context, tenant: str, source: Host, target: Host) -> str:
+def _way_back(tenant: str, source: Host, target: Host) -> str:
     """Return how it can be undone, or refuse where one product takes nothing from the other."""
-    if context.operation:
-        # As it was shown: once it goes on, the target need not answer for there to be a plan.
-        return str(context.operations.get(context.operation).plan["reversible"])
     here, there = source.lxd.server().product, target.lxd.server().product
     if not takes(there, here):
         raise Refused(f"`{tenant}` cannot move to {target.name}: {there} takes no containers from {here}.")
@@ -103,81 +101,96 @@ def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
     return {"Moves": f"{size(moves)}; {target.name} has {size(free)} of {size(space.total)} free"}
 
 
+@steps_of(migrate)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """The candidate is made while the old one runs, and gets the last difference when that is closed."""
+    move = _Move(run, inputs)
+    cutover = move.cutover
+    return Steps(
+        (
+            Step("check", "Check the target", move.check),
+            Step("copy", "Copy it while it runs", move.copy),
+            Step("catch-up", "Copy what changed meanwhile", move.catch_up),
+            Step("stop", "Close and stop it", move.stop),
+            Step("last-difference", "Copy the last difference", move.last_difference),
+            Step("start", "Start it there, closed, and see its page inside", cutover.start),
+            Step("change", "Open it there, and route its domain", cutover.switch),
+            probing(cutover.probe),
+            Step("keep", "Keep the old container", move.keep),
+        ),
+        undo=move.undo,
+        commit=PROBE,
+    )
+
+
 class _Move:
     """The steps. The snapshots `move-<operation>-<n>` are what the copies are told apart by; they go at the end."""
 
-    def __init__(self, context: Context, old: Tenant, target: Host) -> None:
-        self.context = context
-        self.old = old
-        self.heir = Succession(context, old, target, "migrate")
-        self.source, self.target = self.heir.source, target
+    def __init__(self, run: Run, inputs: Inputs) -> None:
+        self.run = run
+        self.old = inputs.old
+        self.target = run.fleet.at(inputs.target)
+        self.cutover = Cutover(run, inputs.old, self.target, "migrate", days=inputs.days)
 
     def check(self) -> None:
-        if not self.heir.serves():
-            _room(self.source, self.target, self.old)
+        if not self.cutover.serves():
+            _room(self.cutover.source, self.target, self.old)
 
     def _snapshot(self, number: int) -> None:
-        try:
-            self.source.lxd.snapshot(self.old.instance, f"move-{self.context.operation}-{number}")
-        except AlreadyExists:
+        with suppress(AlreadyExists):
             # Taken before a crash; what has changed since then is in the next one.
-            return
+            self.cutover.source.lxd.snapshot(self.old.instance, f"move-{self.run.operation}-{number}")
+
+    def _receive(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]], refresh: bool) -> None:
+        self.target.lxd.receive(
+            self.cutover.source.lxd,
+            self.old.instance,
+            self.cutover.name,
+            config=config,
+            devices=devices,
+            refresh=refresh,
+        )
 
     def copy(self) -> None:
-        if self.heir.serves():
+        if self.cutover.serves():
             return
         # First, as it is the source that shows whether there is anything to copy from.
         self._snapshot(1)
-        if self.heir.copied(whole=False):
-            return
-        config, devices = self.heir.config(), self.heir.devices()
-        self.target.lxd.receive(self.source.lxd, self.old.instance, self.heir.name, config=config, devices=devices)
-        self.heir.copied(whole=True)
+        # It is closed when the last difference is there, which is of the closed source.
+        self.cutover.make(lambda config, devices: self._receive(config, devices, refresh=False), closed=True)
 
     def _refresh(self, number: int) -> None:
-        if self.heir.serves():
+        if self.cutover.serves():
             return
         self._snapshot(number)
-        self.target.lxd.receive(
-            self.source.lxd, self.old.instance, self.heir.name, config=self.heir.config(), devices={}, refresh=True
-        )
+        self._receive(self.cutover.over(self.cutover.old_instance()), {}, refresh=True)
 
     def catch_up(self) -> None:
-        if not self.heir.serves():
-            # LXD may spoil a copy whose refresh is cut: a retry copies anew.
-            self.target.lxd.update(self.heir.name, stamps(copied=""))
+        if not self.cutover.serves():
+            # LXD may spoil a copy whose refresh is cut.
+            self.cutover.doubt()
         self._refresh(2)
 
     def stop(self) -> str | None:
-        if self.heir.serves():
-            return None
-        self.source.lxd.update(self.old.instance, {**stamps(state=State.MOVING), "boot.autostart": "false"})
-        if not self.source.lxd.instance(self.old.instance).running:
-            # Neither it nor its copy may work before it is clear which of them goes on.
-            self.source.mautic.seal(self.old.instance)
-            return "it had been stopped"
-        self.source.mautic.quiesce(self.old.instance)
-        # All is on disk and nothing works any more, so that there is no peace to wait for.
-        self.source.lxd.stop(self.old.instance, force=True)
-        return None
+        return None if self.cutover.serves() else self.cutover.close()
 
     def last_difference(self) -> None:
         self._refresh(3)
 
     def keep(self) -> str:
-        told = self.heir.keep()
-        patiently(lambda: self._forget(self.target, self.heir.name))
+        told = self.cutover.keep()
+        patiently(lambda: self._forget(self.target, self.cutover.name))
         with suppress(LxdUnavailable):
             # They may go with it, too.
-            self._forget(self.source, self.old.instance)
+            self._forget(self.cutover.source, self.old.instance)
         return told
 
     def _forget(self, host: Host, instance: str) -> None:
         for snapshot in host.lxd.snapshots(instance):
-            if snapshot.name.startswith(f"move-{self.context.operation}-"):
+            if snapshot.name.startswith(f"move-{self.run.operation}-"):
                 host.lxd.delete_snapshot(instance, snapshot.name)
 
     def undo(self) -> str | None:
-        left = self.heir.give_back()
-        self._forget(self.source, self.old.instance)
+        left = self.cutover.roll_back()
+        self._forget(self.cutover.source, self.old.instance)
         return left

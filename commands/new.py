@@ -5,19 +5,20 @@ from __future__ import annotations
 import secrets
 import threading
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from bot.capacity import Demand
-from bot.fleet import Host
+from bot.copies import Copy
+from bot.fleet import Host, Place
 from bot.forms import shown_domain
 from bot.labels import Role, State, role_of, stamp, stamps
 from bot.lxd import Instance, NotFound, edge_address, size_bytes
 from bot.messages import Modal, modal, select_input, text_input
 from bot.placement import admit, free_on, placement, use
-from bot.plan import Plan, Refused, Step, UnknownWords
+from bot.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
 from bot.products import takes
-from bot.registry import Context, DomainOption, TenantsArgument, operation
+from bot.registry import Context, DomainOption, Run, TenantsArgument, operation, steps_of
 from bot.selection import Selection, batch
 from bot.starts import boot
 from bot.steps import PROBE, probing, remove, see_login_page, wait_for_address
@@ -26,6 +27,20 @@ from bot.tenants import RESERVED, PlanSize, Tenant
 _BRINGING = threading.Lock()
 _TAKING = threading.Lock()
 """Who brings a blueprint somewhere, and who takes a domain, is one at a time."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`plan` is the name of the `size`. `bring`: the blueprint has to be brought to the place first."""
+
+    name: str
+    domain: str
+    plan: str
+    size: PlanSize
+    note: str
+    place: Place
+    blueprint: Tenant
+    bring: bool
 
 
 @operation
@@ -76,13 +91,8 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         near = get_close_matches(plan, context.settings.plans, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(context.settings.plans)}."
         raise UnknownWords(f"There is no plan “{plan[:40]}”; {hint}")
-    if len(note) > 200:
-        raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
     everything = context.fleet.all(Role.TENANT, Role.FORMER, Role.ARCHIVED)
-    _refuse_if_taken(context, everything, tenant, domain)
-    if not context.begun:
-        _refuse_under_ours(context, everything, tenant, domain)
     blueprint = context.fleet.blueprint(version)
     place = context.fleet.host(host) if host else None
     demand = Demand(
@@ -92,26 +102,28 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         plan=size_bytes(size.memory),
         tenants=1,
     )
-    why: dict[str, str] = {}
+    remarks = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} if shown_domain(domain) != domain else {}
+    requires = [
+        require(len(note) <= 200, f"The note is {len(note)} characters long; it has at most 200."),
+        always(_refuse_if_taken, everything, tenant, domain),
+        always(_refuse_under_ours, context, everything, tenant, domain),
+    ]
     if place is None:
         place, most = placement(context, demand)
         demand = replace(demand, host=place.name)
-        why = {"Why there": most}
-    elif not context.begun:
-        why = {"Room": free_on(place)}
-    why |= admit(context, place, demand, f"Tenant `{tenant}` does not fit on")
-    make = _New(context, place, tenant, domain, plan, size, blueprint, note)
-    if shown_domain(domain) != domain:
-        why = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} | why
+        remarks["Why there"] = most
+    else:
+        requires.append(always(_has_room, place))
+    bring = place.name != blueprint.host
+    if bring:
+        requires.append(once(_refuse_wrong_way, context, place, blueprint))
+    requires.append(always(admit, context, place, demand, f"Tenant `{tenant}` does not fit on"))
     facts = {
         "Address": context.settings.edge.url(domain),
         "Mautic": blueprint.version + (" (a double, not the real Mautic)" if blueprint.double else ""),
         "Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk",
         "Host": place.name,
     }
-    bring = () if place.name == blueprint.host else (Step("bring", "Have the blueprint there", make.bring_blueprint),)
-    if bring and not context.operation:
-        make.refuse_wrong_way()
     return Plan(
         tenant=tenant,
         arguments={
@@ -135,20 +147,12 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
             "host": place.name,
             "note": note,
         },
-        commit=PROBE,
-        remarks=why,
+        remarks=remarks,
+        requires=tuple(requires),
+        inputs=Inputs(tenant, domain, plan, size, note, place.place, blueprint, bring),
         demand=demand.stored(),
-        steps=(
-            *bring,
-            Step("clone", "Clone the blueprint", make.clone),
-            Step("start", "Start the container", make.start),
-            Step("identify", "Give it an identity of its own", make.identify),
-            Step("route", "Route its domain", make.route),
-            probing(make.probe),
-        ),
         reversible="can be undone with `delete`",
         seconds=15,
-        undo=make.undo,
         host=place.name,
     )
 
@@ -172,11 +176,12 @@ def _form(context: Context) -> Modal:
     )
 
 
-def _refuse_if_taken(context: Context, everything: list[Tenant], tenant: str, domain: str) -> None:
+def _has_room(place: Host) -> dict[str, str]:
+    return {"Room": free_on(place)}
+
+
+def _refuse_if_taken(everything: list[Tenant], tenant: str, domain: str) -> None:
     for other in everything:
-        ours = context.operation and other.operation == str(context.operation)
-        if ours:
-            continue
         if other.instance == tenant and other.role == Role.FORMER:
             raise Refused(f"A former container of `{tenant}` is still kept, {other.reason}; choose another name.")
         if other.role == Role.FORMER:
@@ -204,56 +209,56 @@ def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, 
         raise Refused(f"`{label}.{base}` is the tenant `{label}`'s; without `--domain` it is `{own}`.")
 
 
+def _blueprint_on(host: Host, version: str) -> Instance | None:
+    """Return the blueprint of a version on a host, None when it has to be brought."""
+    for one in host.lxd.instances():
+        facts = stamp(one.config, "role"), stamp(one.config, "version"), one.location or host.server
+        if facts == ("blueprint", version, host.name):
+            return one
+    return None
+
+
+def _refuse_wrong_way(context: Context, host: Host, blueprint: Tenant) -> None:
+    """Refuse a host whose server takes no blueprint from the one that has it."""
+    source = context.fleet.of(blueprint)
+    here, there = host.lxd.server().product, source.lxd.server().product
+    if not takes(here, there) and _blueprint_on(host, blueprint.version) is None:
+        raise Refused(f"`{host.name}` has no blueprint, and {here} takes none from {there}: `--host {source.name}`.")
+
+
+@steps_of(new)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Make it of the blueprint, and let clients come once it is its own."""
+    make = _New(run, inputs)
+    bring = (Step("bring", "Have the blueprint there", make.bring_blueprint),) if inputs.bring else ()
+    return Steps(
+        (
+            *bring,
+            Step("clone", "Clone the blueprint", make.clone),
+            Step("start", "Start the container", make.start),
+            Step("identify", "Give it an identity of its own", make.identify),
+            Step("route", "Route its domain", make.route),
+            probing(make.probe),
+        ),
+        undo=make.undo,
+        commit=PROBE,
+    )
+
+
 class _New:
     """The steps; each looks at the instance, stamped with the operation's number, before it acts."""
 
-    def __init__(
-        self,
-        context: Context,
-        host: Host,
-        name: str,
-        domain: str,
-        plan: str,
-        size: PlanSize,
-        blueprint: Tenant,
-        note: str,
-    ) -> None:
-        self.context = context
-        self.host = host
-        self.lxd = host.lxd
-        self.name = name
-        self.domain = domain
-        self.plan = plan
-        self.size = size
-        self.blueprint = blueprint
-        self.note = note
-
-    def _ours(self) -> Instance | None:
-        """Return the instance when this operation made it, None when there is none; refuse a stranger's."""
-        try:
-            instance = self.lxd.instance(self.name)
-        except NotFound:
-            return None
-        if stamp(instance.config, "operation") != str(self.context.operation):
-            raise Refused(f"There is an instance `{self.name}` that this operation did not make; rename or remove it.")
-        return instance
+    def __init__(self, run: Run, inputs: Inputs) -> None:
+        self.run = run
+        self.inputs = inputs
+        self.host = run.fleet.at(inputs.place)
+        self.lxd = self.host.lxd
+        self.name = inputs.name
+        self.blueprint = inputs.blueprint
+        self.copy = Copy(self.lxd, inputs.name, run.operation)
 
     def _blueprint_here(self) -> Instance | None:
-        """Return the blueprint of the wanted version on this host, None when it has to be brought."""
-        for one in self.lxd.instances():
-            facts = stamp(one.config, "role"), stamp(one.config, "version"), one.location or self.host.server
-            if facts == ("blueprint", self.blueprint.version, self.host.name):
-                return one
-        return None
-
-    def refuse_wrong_way(self) -> None:
-        """Refuse a host whose server takes no blueprint from the one that has it."""
-        source = self.context.fleet.of(self.blueprint)
-        here, there = self.lxd.server().product, source.lxd.server().product
-        if not takes(here, there) and self._blueprint_here() is None:
-            raise Refused(
-                f"`{self.host.name}` has no blueprint, and {here} takes none from {there}: `--host {source.name}`."
-            )
+        return _blueprint_on(self.host, self.blueprint.version)
 
     def bring_blueprint(self) -> None:
         with _BRINGING:
@@ -261,7 +266,7 @@ class _New:
                 self._bring_blueprint()
 
     def _bring_blueprint(self) -> None:
-        source = self.context.fleet.of(self.blueprint)
+        source = self.run.fleet.of(self.blueprint)
         # In a cluster names are of the whole cluster.
         name = self.blueprint.instance + (f"--{self.host.name}" if source.server == self.host.server else "")
         with suppress(NotFound):
@@ -269,27 +274,25 @@ class _New:
             if role_of(left.config) == Role.INCOMING:
                 # A copy that was cut in the middle.
                 remove(self.lxd, left.name)
-        mark = stamps(role=Role.INCOMING, operation=self.context.operation)
+        mark = stamps(role=Role.INCOMING, operation=self.run.operation)
         self.lxd.receive(source.lxd, self.blueprint.instance, name, config=mark, devices={}, refresh=False)
         self.lxd.update(name, stamps(role=Role.BLUEPRINT))
 
     def clone(self) -> None:
-        instance = self._ours()
-        if instance is not None:
-            if stamp(instance.config, "copied"):
-                return
-            # A copy that was cut in the middle: not to be trusted, whatever it looks like.
-            remove(self.lxd, instance.name)
+        self.copy.make(self._clone)
+
+    def _clone(self) -> None:
+        given = self.inputs
         stamped = stamps(
             role=Role.TENANT,
             tenant=self.name,
-            domain=self.domain,
-            plan=self.plan,
+            domain=given.domain,
+            plan=given.plan,
             version=self.blueprint.version,
             double=self.blueprint.double,
-            operation=self.context.operation,
-            created=int(self.context.now()),
-            note=self.note,
+            operation=self.run.operation,
+            created=int(self.run.now()),
+            note=given.note,
             state=State.NEW,
         )
         here = self._blueprint_here()
@@ -298,44 +301,42 @@ class _New:
         self.lxd.copy(
             f"{here.name}/golden",
             self.name,
-            config={**stamped, **self.size.limits(), **self._lasting()},
+            config={**stamped, **given.size.limits(), **self._lasting()},
             devices={
-                "root": {"type": "disk", "path": "/", "pool": self.context.settings.lxd.pool, "size": self.size.disk}
+                "root": {"type": "disk", "path": "/", "pool": self.run.settings.lxd.pool, "size": given.size.disk}
             },
         )
-        self.lxd.update(self.name, stamps(copied=1))
 
     def _lasting(self) -> dict[str, str]:
         """It comes back after a reboot, in its turn; and nobody deletes it by mistake."""
-        turn = boot(self.context.settings.capacity, "idle")
+        turn = boot(self.run.settings.capacity, "idle")
         return {"boot.autostart": "true", **turn, "security.protection.delete": "true"}
 
     def start(self) -> None:
         self.host.start(self.name)
 
     def identify(self) -> None:
-        context = self.context
-        requester = context.actor.id
-        known = context.vault.ensure(
-            context.operation,
+        run, domain = self.run, self.inputs.domain
+        known = run.vault.ensure(
+            run.operation,
             self.name,
-            requester,
-            context.settings.retention.credentials_hours,
+            run.actor.id,
+            run.settings.retention.credentials_hours,
             username="admin",
-            email=f"admin@{self.domain}",
-            address=context.settings.edge.url(self.domain) + "/s/login",
+            email=f"admin@{domain}",
+            address=run.settings.edge.url(domain) + "/s/login",
         )
         self.host.mautic.identity(
             self.name,
-            domain=self.domain,
-            site_url=context.settings.edge.url(self.domain),
+            domain=domain,
+            site_url=run.settings.edge.url(domain),
             username=known["username"],
             email=known["email"],
             password=known["password"],
             database_password=secrets.token_urlsafe(24),
             secret_key=secrets.token_hex(32),
-            size=self.size,
-            edge_address=edge_address(context.settings.lxd.subnet),
+            size=self.inputs.size,
+            edge_address=edge_address(run.settings.lxd.subnet),
         )
 
     def route(self) -> None:
@@ -343,21 +344,22 @@ class _New:
         wait_for_address(self.lxd, self.name)
         with _TAKING:
             # Another may have been asked for at the same time, for the same domain.
-            opened = [one for one in self.context.fleet.all(Role.TENANT, Role.ARCHIVED) if one.state != State.NEW]
-            _refuse_if_taken(self.context, opened, self.name, self.domain)
+            there = self.run.fleet.all(Role.TENANT, Role.ARCHIVED)
+            opened = [one for one in there if one.state != State.NEW and one.made_by != self.run.operation]
+            _refuse_if_taken(opened, self.name, self.inputs.domain)
             self.lxd.update(self.name, stamps(state=State.LIVE))
-        self.context.edge.apply()
+        self.run.edge.apply()
 
     def probe(self) -> str:
-        return see_login_page(self.context.edge, self.domain)
+        return see_login_page(self.run.edge, self.inputs.domain)
 
     def undo(self) -> None:
         try:
-            instance = self._ours()
+            instance = self.copy.found()
         except Refused:
             # Somebody else's: this operation has made nothing.
             instance = None
         if instance is not None:
             remove(self.lxd, instance.name)
-            self.context.edge.apply()
-        self.context.vault.forget(self.context.operation)
+            self.run.edge.apply()
+        self.run.vault.forget(self.run.operation)

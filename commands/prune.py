@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 
-from bot.plan import Plan, Refused, UnknownWords
-from bot.registry import Context, TenantArgument, operation
-from bot.snapshots import counted, ours, pruning, retention
+from bot import snapshots as snapshots_of
+from bot.plan import Plan, Refused, Step, Steps, UnknownWords, once
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
+from bot.snapshots import Pruning, counted, ours, pruning, retention
+from bot.tenants import Tenant
 
 
 @operation
@@ -16,23 +19,31 @@ def prune(context: Context, tenant: TenantArgument, snapshots: str = "") -> Plan
     Those that it does not keep are removed by a schedule too; a protected one goes only by its name.
     """
     found = context.fleet.tenant(tenant)
-    if context.operation:
-        return pruning(context, found, snapshots.split(","), "")
-    existing = context.fleet.of(found).lxd.snapshots(found.instance)
     if snapshots:
         names = list(dict.fromkeys(name.strip() for name in snapshots.split(",")))
-        _refuse_unknown(tenant, names, [one.name for one in ours(existing)])
-        return pruning(context, found, names, "named one by one")
+        return replace(
+            pruning(found, names, "named one by one"), requires=(once(_refuse_unknown, context, found, names),)
+        )
     policy = context.settings.snapshots
+    existing = context.fleet.of(found).lxd.snapshots(found.instance)
     surplus = retention(context, tenant).surplus(counted(context, existing), context.now())
     if not surplus:
         raise Refused(f"Nothing is to be removed: every snapshot of `{tenant}` is kept ({policy}, and protected ones).")
-    return pruning(context, found, [one.name for one in surplus], f"the policy keeps {policy}")
+    return pruning(found, [one.name for one in surplus], f"the policy keeps {policy}")
 
 
-def _refuse_unknown(tenant: str, names: list[str], known: list[str]) -> None:
+def _refuse_unknown(context: Context, found: Tenant, names: list[str]) -> None:
+    known = [one.name for one in ours(context.fleet.of(found).lxd.snapshots(found.instance))]
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {tenant}` lists them."
-            raise UnknownWords(f"`{tenant}` has no snapshot “{name[:60]}” of the bot's; {hint}")
+            hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {found.name}` lists them."
+            raise UnknownWords(f"`{found.name}` has no snapshot “{name[:60]}” of the bot's; {hint}")
+
+
+@steps_of(prune)
+def steps(run: Run, inputs: Pruning) -> Steps:
+    """Remove those that are still there."""
+    number = len(inputs.snapshots)
+    title = f"Remove {number} snapshot{'s' if number > 1 else ''}"
+    return Steps((Step("remove", title, lambda: snapshots_of.prune(run, inputs.tenant, inputs.snapshots)),))

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 from bot.labels import Role, State, role_of, serving, state_of
 from bot.lxd import NotFound
-from bot.plan import Plan, Refused, Step, UnknownWords
-from bot.registry import Context, TenantArgument, operation
+from bot.plan import Plan, Refused, Step, Steps, UnknownWords, always, once
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
 from bot.steps import refuse_another, remove
 from bot.tenants import Tenant
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The container; None: it was gone when this began."""
+
+    found: Tenant | None
 
 
 @operation
@@ -19,26 +27,14 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     The live tenant is not touched. By itself the bot does this when the policy's days are over. The approver types the
     tenant's name.
     """
-    found, serves = _chosen(context, tenant, container)
-
-    def take_away() -> str | None:
-        if found is None:
-            return "it was gone already"
-        try:
-            _refuse_the_tenant(context, found)
-            remove(context.fleet.of(found).lxd, found.instance)
-        except NotFound:
-            return "it was gone already"
-        return None
-
-    def undo() -> None:
-        """Protect again what could not be removed."""
-        if found is not None:
-            with suppress(NotFound):
-                context.fleet.of(found).lxd.update(found.instance, {"security.protection.delete": "true"})
-
-    name = found.instance if found else container
-    offline = found is not None and found == serves
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
+    its = [one for one in seen.tenants if one.name == tenant]
+    serves = serving(its)
+    meant = [one for one in its if one.role != Role.TENANT and container in ("", one.instance)]
+    if not meant:
+        context.fleet.refuse_blindness(seen)
+    found = meant[0] if len(meant) == 1 else None
+    name, offline = found.instance if found else container, found is not None and found == serves
     texts = {"is": _what(context, found), "stays": _not_affected(context, found)} if found else {}
     return Plan(
         tenant=tenant,
@@ -51,35 +47,22 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
             **({"Goes offline": _goes_offline(tenant, found)} if found and offline else {}),
         },
         remarks={"It is": texts["is"], "Not affected": texts["stays"]} if texts else {},
-        steps=(
-            Step("remove", "Remove the container", take_away),
-            Step("route", "Route without it", context.edge.apply),
+        requires=(
+            # By the time that it begins an earlier try may have removed it.
+            once(_refuse_unclear, context, tenant, container, its, found),
+            always(_refuse_unfit, context, container, found, serves),
         ),
+        inputs=Inputs(found),
         reversible="cannot be undone",
         seconds=5,
-        undo=undo,
     )
 
 
-def _chosen(context: Context, tenant: str, container: str) -> tuple[Tenant | None, Tenant | None]:
-    """Return the one that is meant, None when an operation that goes on has removed it; and the one that serves."""
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
-    its = [one for one in seen.tenants if one.name == tenant]
+def _refuse_unclear(context: Context, tenant: str, container: str, its: list[Tenant], found: Tenant | None) -> None:
+    """Raise Refused where it is not one container that is meant, and say which ones there are."""
+    if found:
+        return
     kept = [one for one in its if one.role != Role.TENANT]
-    serves = serving(its)
-    meant = [one for one in kept if container in ("", one.instance)]
-    if len(meant) == 1:
-        refuse_another(context, meant[0])
-        if meant[0] == serves and not container:
-            raise Refused(
-                f"`{serves.instance}` on {serves.host} is what serves `{tenant}` now; nothing else is kept of it. If "
-                f"it is to go all the same, name it: `/mautic purge {tenant} {serves.instance}`."
-            )
-        return meant[0], serves
-    if not meant:
-        context.fleet.refuse_blindness(seen)
-    if context.operation:
-        return None, serves
     names = ", ".join(f"`{one.instance}` ({_what(context, one)})" for one in kept)
     live = f" The live `{tenant}` is not among them." if len(its) > len(kept) else ""
     if not kept:
@@ -96,9 +79,21 @@ def _chosen(context: Context, tenant: str, container: str) -> tuple[Tenant | Non
     raise Refused(f"Which one?{live} There is {names}: `/mautic purge {tenant} <container>`.")
 
 
-def _refuse_the_tenant(context: Context, found: Tenant) -> None:
-    """Raise Refused when it is the tenant by now: only one that an heir took the place of may be called so still."""
-    config = context.fleet.of(found).lxd.instance(found.instance).config
+def _refuse_unfit(context: Context, container: str, found: Tenant | None, serves: Tenant | None) -> None:
+    """Raise Refused where it is not what was approved, or serves though nobody named it."""
+    if found is None:
+        return
+    refuse_another(context, found)
+    if found == serves and not container:
+        raise Refused(
+            f"`{found.instance}` on {found.host} is what serves `{found.name}` now; nothing else is kept of it. If "
+            f"it is to go all the same, name it: `/mautic purge {found.name} {found.instance}`."
+        )
+
+
+def _refuse_the_tenant(run: Run, found: Tenant) -> None:
+    """Raise Refused when it is the tenant by now: only one whose candidate is the tenant may be called so still."""
+    config = run.fleet.of(found).lxd.instance(found.instance).config
     if (role_of(config), found.role) == (Role.TENANT, Role.FORMER) and state_of(config) == State.MOVING:
         return
     if role_of(config) == Role.TENANT:
@@ -130,3 +125,30 @@ def _what(context: Context, found: Tenant) -> str:
         return f"what operation {found.operation} left behind"
     until = f", to be kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
     return f"what was there before {found.reason}{until}"
+
+
+@steps_of(purge)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Remove it, and route without it."""
+    found = inputs.found
+
+    def take_away() -> str | None:
+        if found is None:
+            return "it was gone already"
+        try:
+            _refuse_the_tenant(run, found)
+            remove(run.fleet.of(found).lxd, found.instance)
+        except NotFound:
+            return "it was gone already"
+        return None
+
+    def undo() -> None:
+        """Protect again what could not be removed."""
+        if found is not None:
+            with suppress(NotFound):
+                run.fleet.of(found).lxd.update(found.instance, {"security.protection.delete": "true"})
+
+    return Steps(
+        (Step("remove", "Remove the container", take_away), Step("route", "Route without it", run.edge.apply)),
+        undo=undo,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from bot.capacity import Demand
@@ -13,8 +14,8 @@ from bot.labels import stamp, stamps
 from bot.lxd import LxdError, PoolFull, size_bytes
 from bot.messages import size as in_words
 from bot.placement import admit, use
-from bot.plan import Plan, Refused, Step, UnknownWords
-from bot.registry import Context, TenantArgument, operation
+from bot.plan import Plan, Refused, Step, Steps, UnknownWords, always, require
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
 from bot.settings import Settings
 from bot.tenants import PlanSize, Tenant
 
@@ -33,92 +34,55 @@ COUNTED = 45.0
 """Seconds within which a filesystem counts no more what was removed."""
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """`found` has the plan of before; `size` is that of the new `plan`."""
+
+    found: Tenant
+    plan: str
+    size: PlanSize
+
+
 @operation
 def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     """Give a tenant another plan: CPUs, memory and disk at once, and the sizes of its database, PHP and workers."""
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     size = plan_named(context.settings, plan)
-    instance = host.lxd.instance(found.instance)
-    before = stamp(instance.config, "was-plan") if context.operation else found.plan
-    due = stamp(instance.config, "sizes-due")
-    if found.plan == plan and not due and not context.operation:
-        raise Refused(f"`{tenant}` has the plan {plan} already.")
-    had = context.settings.plans.get(found.plan)
-    smaller = had is not None and size_bytes(size.memory) < size_bytes(had.memory)
-    if smaller and found.status != "Running" and not context.begun:
-        raise Refused(f"`{tenant}` gives no memory back while it does not run; `/mautic start {tenant}` first.")
-    if not context.begun:
-        _refuse_too_small(host, found, plan, size)
-    demand, room = None, dict[str, str]()
-    if had and not smaller and found.status == "Running":
+    due = stamp(host.lxd.instance(found.instance).config, "sizes-due")
+    had, runs = context.settings.plans.get(found.plan), found.status == "Running"
+    smaller = had is not None and _is_smaller(size, had)
+    requires = [
+        require(found.plan != plan or bool(due), f"`{tenant}` has the plan {plan} already."),
+        require(
+            not smaller or runs,
+            f"`{tenant}` gives no memory back while it does not run; `/mautic start {tenant}` first.",
+        ),
+        always(_refuse_too_small, host, found, plan, size),
+    ]
+    demand = None
+    if had and not smaller and runs:
         uses = use(context)
-        grows = max(0, uses.expected(plan, tenant) - uses.expected(before, tenant))
+        grows = max(0, uses.expected(plan, tenant) - uses.expected(found.plan, tenant))
         demand = Demand(host.name, memory=grows, plan=size_bytes(size.memory) - size_bytes(had.memory))
-        room = admit(context, host, demand, f"`{tenant}` cannot grow on")
-
-    def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
-        # All at once: where the disk is full LXD takes nothing that does not enlarge it.
-        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, root(given.disk))
-
-    def root(disk: str) -> dict[str, dict[str, str]]:
-        return {"root": {"type": "disk", "path": "/", "pool": context.settings.lxd.pool, "size": disk}}
-
-    def limits() -> None:
-        if found.plan == plan:
-            return
-        # It may have grown since it was looked at, and LXD lets a limit hold that it says it refused.
-        _refuse_too_small(host, found, plan, size)
-        mark = stamps(was_plan=found.plan, resized_by=context.operation)
-        if smaller:
-            # What MariaDB holds it has to give back before it is taken away.
-            host.lxd.update(found.instance, mark)
-            host.mautic.resize(found.instance, size)
-        try:
-            give(plan, size, mark)
-        except PoolFull:
-            _give_way(host, found)
-            _until_it_is_counted(lambda: give(plan, size, mark))
-
-    def inside() -> str | None:
-        if not host.lxd.instance(found.instance).running:
-            host.lxd.update(found.instance, stamps(sizes_due=1))
-            return "it does not run: once it does, the same resize gives its database the new size"
-        host.mautic.resize(found.instance, size)
-        if due:
-            host.lxd.update(found.instance, stamps(sizes_due=""))
-        return None
-
-    def undo() -> str | None:
-        """Give back the plan before, but never take a disk away that is needed by now: what failed comes after it."""
-        instance = host.lxd.instance(found.instance)
-        was = stamp(instance.config, "was-plan")
-        if stamp(instance.config, "resized-by") != str(context.operation) or was not in context.settings.plans:
-            return None
-        old = context.settings.plans[was]
-        try:
-            _refuse_too_small(host, found, was, old)
-        except (Refused, LxdError):
-            host.lxd.update(found.instance, stamps(sizes_due=1))
-            return f"it keeps the plan {plan}, as what it has on its disk may not fit into {was}"
-        give(was, old, {})
-        if instance.running:
-            host.mautic.resize(found.instance, old)
-        return None
-
+        requires.append(always(admit, context, host, demand, f"`{tenant}` cannot grow on"))
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "plan": plan},
         summary=f"Give the tenant {tenant} the plan {plan}",
         facts={"Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk"},
         values={"size": plan, "cpu": size.cpu, "memory": size.memory, "disk": size.disk},
-        remarks=({"Before": before} if before else {}) | room,
+        remarks={"Before": found.plan} if found.plan else {},
+        requires=tuple(requires),
+        inputs=Inputs(found, plan, size),
         demand=demand.stored() if demand else None,
-        steps=(Step("limits", "Set the container's limits", limits), Step("inside", "Set the sizes inside", inside)),
         reversible="can be undone with `resize` to the plan before",
         seconds=3,
-        undo=undo,
     )
+
+
+def _is_smaller(size: PlanSize, had: PlanSize) -> bool:
+    return size_bytes(size.memory) < size_bytes(had.memory)
 
 
 def _give_way(host: Host, found: Tenant) -> None:
@@ -172,3 +136,66 @@ def plan_named(settings: Settings, name: str) -> PlanSize:
     near = get_close_matches(name, settings.plans, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(settings.plans)}."
     raise UnknownWords(f"There is no plan “{name[:40]}”; {hint}")
+
+
+@steps_of(resize)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """First what LXD limits, then what the tenant makes of it."""
+    found, plan, size = inputs.found, inputs.plan, inputs.size
+    host = run.fleet.of(found)
+
+    def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
+        # All at once: where the disk is full LXD takes nothing that does not enlarge it.
+        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, root(given.disk))
+
+    def root(disk: str) -> dict[str, dict[str, str]]:
+        return {"root": {"type": "disk", "path": "/", "pool": run.settings.lxd.pool, "size": disk}}
+
+    def limits() -> None:
+        if found.plan == plan:
+            return
+        # It may have grown since it was looked at, and LXD lets a limit hold that it says it refused.
+        _refuse_too_small(host, found, plan, size)
+        mark = stamps(was_plan=found.plan, resized_by=run.operation)
+        had = run.settings.plans.get(found.plan)
+        if had is not None and _is_smaller(size, had):
+            # What MariaDB holds it has to give back before it is taken away.
+            host.lxd.update(found.instance, mark)
+            host.mautic.resize(found.instance, size)
+        try:
+            give(plan, size, mark)
+        except PoolFull:
+            _give_way(host, found)
+            _until_it_is_counted(lambda: give(plan, size, mark))
+
+    def inside() -> str | None:
+        instance = host.lxd.instance(found.instance)
+        if not instance.running:
+            host.lxd.update(found.instance, stamps(sizes_due=1))
+            return "it does not run: once it does, the same resize gives its database the new size"
+        host.mautic.resize(found.instance, size)
+        if stamp(instance.config, "sizes-due"):
+            host.lxd.update(found.instance, stamps(sizes_due=""))
+        return None
+
+    def undo() -> str | None:
+        """Give back the plan before, but never take a disk away that is needed by now: what failed comes after it."""
+        instance = host.lxd.instance(found.instance)
+        was = stamp(instance.config, "was-plan")
+        if stamp(instance.config, "resized-by") != str(run.operation) or was not in run.settings.plans:
+            return None
+        old = run.settings.plans[was]
+        try:
+            _refuse_too_small(host, found, was, old)
+        except (Refused, LxdError):
+            host.lxd.update(found.instance, stamps(sizes_due=1))
+            return f"it keeps the plan {plan}, as what it has on its disk may not fit into {was}"
+        give(was, old, {})
+        if instance.running:
+            host.mautic.resize(found.instance, old)
+        return None
+
+    return Steps(
+        (Step("limits", "Set the container's limits", limits), Step("inside", "Set the sizes inside", inside)),
+        undo=undo,
+    )

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from bot import containment
 from bot.labels import State
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantsArgument, operation
+from bot.plan import Plan, Step, Steps, once, require
+from bot.registry import Context, Run, TenantsArgument, operation, steps_of
 from bot.selection import Selection, batch
 from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
+from bot.tenants import Tenant
 
 Part = Literal["all", "worker", "cron", "web", "database"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps are made from."""
+
+    found: Tenant
+    part: Part
 
 
 @operation
@@ -46,10 +56,30 @@ def restart(
 
 def _restart(context: Context, tenant: str, part: Part) -> Plan:
     found = context.fleet.tenant(tenant)
-    host = context.fleet.of(found)
-    if found.status != "Running" and not context.operation:
-        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
-    refuse_full(context, found)
+    runs = found.status == "Running"
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "part": part},
+        summary=f"Restart the tenant {tenant}" if part == "all" else f"Restart the {part} of the tenant {tenant}",
+        facts={"Address": context.settings.edge.url(found.domain)},
+        values={"address": context.settings.edge.url(found.domain), "part": part},
+        requires=(
+            # One that stopped by itself since then is started by it.
+            require(runs, f"`{tenant}` does not run; `/mautic start {tenant}` starts it.", again=False),
+            once(refuse_full, context, found),
+        ),
+        inputs=Inputs(found, part),
+        reversible="changes nothing that lasts",
+        seconds=5,
+        host=found.host,
+    )
+
+
+@steps_of(restart)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Start it anew, and see its page."""
+    found, part = inputs.found, inputs.part
+    host = run.fleet.of(found)
 
     def again() -> str | None:
         if part != "all":
@@ -62,27 +92,15 @@ def _restart(context: Context, tenant: str, part: Part) -> Plan:
         return how
 
     def route() -> str:
-        context.edge.apply()
+        run.edge.apply()
         if found.state == State.SUSPENDED:
             return "it is still suspended"
-        return see_login_page(context.edge, found.domain)
+        return see_login_page(run.edge, found.domain)
 
     def undo() -> None:
         host.start(found.instance, urgent=True)
         wait_for_address(host.lxd, found.instance)
-        context.edge.apply()
+        run.edge.apply()
 
     what = "the container" if part == "all" else f"its {part}"
-    return Plan(
-        tenant=tenant,
-        arguments={"tenant": tenant, "part": part},
-        summary=f"Restart the tenant {tenant}" if part == "all" else f"Restart the {part} of the tenant {tenant}",
-        facts={"Address": context.settings.edge.url(found.domain)},
-        values={"address": context.settings.edge.url(found.domain), "part": part},
-        commit=PROBE,
-        steps=(Step("restart", f"Restart {what}", again), probing(route)),
-        reversible="changes nothing that lasts",
-        seconds=5,
-        undo=undo,
-        host=host.name,
-    )
+    return Steps((Step("restart", f"Restart {what}", again), probing(route)), undo=undo, commit=PROBE)

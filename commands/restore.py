@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from difflib import get_close_matches
 
-from bot import containment, outbound
+from bot import outbound
+from bot.cutover import Cutover
 from bot.fleet import Host
-from bot.labels import Role, State, stamp, stamps
+from bot.labels import Role, State, stamp
 from bot.lxd import LxdError, Snapshot
+from bot.mautic import Mail
 from bot.messages import kept_for
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
-from bot.plan import Plan, Refused, Step, UnknownWords
-from bot.registry import Context, TenantArgument, not_half_way, operation
+from bot.plan import Plan, Step, Steps, UnknownWords, always, once, require
+from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
 from bot.samples import DAY
-from bot.snapshots import ours, take
+from bot.snapshots import ours
 from bot.steps import PROBE, probing, refuse_another, refuse_full
-from bot.succession import Succession, present
-from bot.tenants import Tenant
+from bot.tenants import PlanSize, Tenant, candidate_name
 
 _COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`source` is the instance that has the snapshot. `size`: today's, where the snapshot was of another; or None.
+
+    `mail`: what becomes of the mail that waits in the snapshot. `rests`: the tenant stands still on purpose. `days`:
+    for which what there is now is kept.
+    """
+
+    old: Tenant
+    source: str
+    snapshot: str
+    size: PlanSize | None
+    mail: Mail
+    rests: bool
+    days: int
 
 
 @not_half_way
@@ -33,56 +53,13 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     Mail that waited in the snapshot, and may have been sent since, is sent, dropped (and kept in a table) or stays off
     as the approver chooses, or `--mail` proposes; without a choice it stays off if any waits.
     """
-    old = present(context, tenant)
-    refuse_another(context, old)
+    old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
-    if old.state == State.SUSPENDED:
-        raise Refused(f"`{tenant}` is suspended; `/mautic resume {tenant}` first.")
     source, chosen = _find(context, host, old, snapshot)
-    refuse_full(context, old)
-    # Of the old one nothing of this is changed before the new one serves.
-    rests = old.role == Role.TENANT and old.stopped and old.status != "Running"
-    heir = Succession(context, old, host, "restore", rests=rests)
+    rests = old.stopped and old.status != "Running"
     plan = context.settings.plans.get(old.plan)
     # Both run for a while.
-    demand = demand_of(context, old, host, heir.name, beside=not rests)
-    room = admit(context, host, demand, f"The old state of `{tenant}` cannot start beside the present one on")
-
-    def beside() -> str:
-        """All at once that leaves the other alone, as somebody waits for it."""
-        with ThreadPoolExecutor(2, "beside") as threads:
-            of_now = threads.submit(take, context, old, why=f"before restore {context.operation}")
-            if not heir.copied(whole=False):
-                host.lxd.copy(f"{source}/{chosen.name}", heir.name, config=heir.config(), devices=heir.devices())
-                host.mautic.seal(heir.name, mute=False)
-                heir.copied(whole=True)
-            heir.boot()
-            of_mail = threads.submit(settle_mail)
-            heir.await_page()
-            if plan and stamp(chosen.config, "plan") != old.plan:
-                # The limits are today's; what is inside was that day's.
-                host.mautic.resize(heir.name, plan)
-            return "; ".join(filter(None, (of_now.result(), of_mail.result())))
-
-    def settle_mail() -> str | None:
-        # Before anybody is turned away, and while nothing works in it: it stays mute when it is not sealed any more.
-        # Whoever decided that it sends nothing decided it of the tenant, not of one of its containers.
-        if heir.serves():
-            return None
-        host.mautic.mute(heir.name)
-        return outbound.settle(context, host, heir.name, mail or ("off" if old.outbound_off else ""), late=0)
-
-    def change() -> None:
-        # A retry learns from it that the new one may serve already.
-        host.lxd.update(old.instance, stamps(state=State.MOVING))
-        if host.lxd.instance(old.instance).running:
-            # Only one of the two may send, and the old one may be what somebody has taken over.
-            try:
-                host.mautic.hush(old.instance)
-            except LxdError:
-                containment.stop(host.lxd, old.instance)
-        heir.change()
-
+    demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     days = context.settings.retention.former_days
     return Plan(
         tenant=tenant,
@@ -96,30 +73,32 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
         },
         values={"snapshot": chosen.name, "taken": chosen.created, "rests": rests, "days": days},
-        commit=PROBE,
         until_done=("If it fails", "Runs"),
-        remarks={}
-        if context.operation
-        else _loss(context, host, old, chosen)
-        | _mail(context, host, old, chosen, mail)
-        | _left(context, host, old)
-        | room,
+        requires=(
+            always(refuse_another, context, old),
+            require(old.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
+            once(refuse_full, context, old),
+            once(_loss, host, old, chosen),
+            once(_mail, context, host, old, chosen, mail),
+            once(_left, context, host, old),
+            always(admit, context, host, demand, f"The old state of `{tenant}` cannot start beside the present one on"),
+        ),
+        inputs=Inputs(
+            old,
+            source,
+            chosen.name,
+            # The limits are today's; what is inside was that day's.
+            plan if stamp(chosen.config, "plan") != old.plan else None,
+            # Whoever decided that it sends nothing decided it of the tenant, not of one of its containers.
+            mail or ("off" if old.outbound_off else ""),
+            rests,
+            days,
+        ),
         demand=demand.stored(),
         choice=outbound.CHOICE,
-        steps=(
-            Step(
-                "beside",
-                "Take a snapshot of now, and start the old state beside it, closed",
-                beside,
-                takes_snapshot=True,
-            ),
-            Step("change", "Put it in place", change),
-            probing(heir.probe),
-            Step("keep", "Keep what was there before", heir.keep),
-        ),
         reversible="can be undone with `restore` to the snapshot of now",
         seconds=20,
-        undo=heir.give_back,
+        cutover="restore",
     )
 
 
@@ -165,10 +144,10 @@ def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str
             "what was sent since then may go out again, and so may what waited in the snapshot; it cannot be counted"
         )
     unsaid = "if any waits in the snapshot it stays, with outbound mail off"
-    return outbound.remarks(context, lambda: words, mail, first=unsaid)
+    return outbound.remarks(words, mail, first=unsaid)
 
 
-def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:
+def _loss(host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:
     """Return what the tenant will lose, in words."""
     try:
         counts = host.mautic.counts(old.instance, since=chosen.created)
@@ -176,3 +155,49 @@ def _loss(context: Context, host: Host, old: Tenant, chosen: Snapshot) -> dict[s
         return {"Will be lost": "what was changed since then; it cannot be counted, as it does not run"}
     told = ", ".join(f"{counts[name]} {word}{'' if counts[name] == 1 else 's'}" for name, word in _COUNTED.items())
     return {"Will be lost": f"what was changed since then: {told}"}
+
+
+@steps_of(restore)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """The candidate is made of the snapshot, beside the old one, which is silent from the switch on."""
+    old = inputs.old
+    host = run.fleet.of(old)
+    cutover = Cutover(run, old, host, "restore", days=inputs.days, rests=inputs.rests)
+
+    def copy(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        host.lxd.copy(f"{inputs.source}/{inputs.snapshot}", cutover.name, config=config, devices=devices)
+
+    def beside() -> str:
+        """All at once that leaves the other alone, as somebody waits for it."""
+        with ThreadPoolExecutor(2, "beside") as threads:
+            of_now = threads.submit(cutover.snapshot)
+            cutover.make(copy)
+            cutover.boot()
+            of_mail = threads.submit(settle_mail)
+            cutover.await_page()
+            if inputs.size:
+                host.mautic.resize(cutover.name, inputs.size)
+            return "; ".join(filter(None, (of_now.result(), of_mail.result())))
+
+    def settle_mail() -> str | None:
+        # Before anybody is turned away, and while nothing works in it: it stays mute when it is not closed any more.
+        if cutover.serves():
+            return None
+        host.mautic.mute(cutover.name)
+        return outbound.settle(run, host, cutover.name, inputs.mail, late=0)
+
+    def change() -> None:
+        cutover.silence()
+        cutover.switch()
+
+    start = "Take a snapshot of now, and start the old state beside it, closed"
+    return Steps(
+        (
+            Step("beside", start, beside, takes_snapshot=True),
+            Step("change", "Put it in place", change),
+            probing(cutover.probe),
+            Step("keep", "Keep what was there before", cutover.keep),
+        ),
+        undo=cutover.roll_back,
+        commit=PROBE,
+    )

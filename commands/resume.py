@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bot import containment, outbound
 from bot.labels import State, stamps
 from bot.outbound import MailOption
 from bot.placement import admit, demand_of
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, operation
+from bot.plan import Plan, Step, Steps, always, once, require
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
 from bot.steps import PROBE, probing, see_login_page, wait_for_address
+from bot.tenants import Tenant
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`mail`: what becomes of the mail that waits."""
+
+    found: Tenant
+    mail: MailOption
 
 
 @operation
@@ -20,47 +31,57 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
-    if found.state != State.SUSPENDED and not context.operation:
-        raise Refused(f"`{tenant}` is not suspended; `/mautic status {tenant}` looks at it.")
-    demand, remarks = None, dict[str, str]()
-    if found.status != "Running":
-        demand = demand_of(context, found, host, found.instance)
-        remarks = admit(context, host, demand, f"`{tenant}` cannot be started on")
-
-    def open_() -> str | None:
-        host.start(found.instance)
-        containment.let_out(host, found.instance)
-        # Before it is opened, while nothing works in it.
-        became = outbound.settle(context, host, found.instance, mail)
-        host.mautic.open(found.instance)
-        return became
-
-    def route() -> None:
-        wait_for_address(host.lxd, found.instance)
-        host.lxd.update(found.instance, stamps(state=State.LIVE))
-        context.edge.apply()
-
-    def undo() -> None:
-        host.lxd.update(found.instance, stamps(state=State.SUSPENDED))
-        containment.close(host, found.instance)
-        context.edge.apply()
-
+    suspended = found.state == State.SUSPENDED
+    demand = None if found.status == "Running" else demand_of(context, found, host, found.instance)
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "mail": mail},
         summary=f"Resume the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} is open again"},
         values={"address": context.settings.edge.url(found.domain)},
-        commit=PROBE,
-        remarks=outbound.remarks(context, lambda: outbound.counted(context, host, found.instance), mail) | remarks,
+        requires=(
+            require(suspended, f"`{tenant}` is not suspended; `/mautic status {tenant}` looks at it."),
+            once(lambda: outbound.remarks(outbound.counted(context, host, found.instance), mail)),
+            *((always(admit, context, host, demand, f"`{tenant}` cannot be started on"),) if demand else ()),
+        ),
+        inputs=Inputs(found, mail),
         demand=demand.stored() if demand else None,
         choice=outbound.CHOICE,
-        steps=(
-            Step("open", "Start crons and workers", open_),
-            Step("route", "Route its domain", route),
-            probing(lambda: see_login_page(context.edge, found.domain)),
-        ),
         reversible="can be undone with `suspend`",
         seconds=3,
+    )
+
+
+@steps_of(resume)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Let it work again first, then let clients come."""
+    found = inputs.found
+    host = run.fleet.of(found)
+
+    def open_() -> str | None:
+        host.start(found.instance)
+        containment.let_out(host, found.instance)
+        # Before it is opened, while nothing works in it.
+        became = outbound.settle(run, host, found.instance, inputs.mail)
+        host.mautic.open(found.instance)
+        return became
+
+    def route() -> None:
+        wait_for_address(host.lxd, found.instance)
+        host.lxd.update(found.instance, stamps(state=State.LIVE))
+        run.edge.apply()
+
+    def undo() -> None:
+        host.lxd.update(found.instance, stamps(state=State.SUSPENDED))
+        containment.close(host, found.instance)
+        run.edge.apply()
+
+    return Steps(
+        (
+            Step("open", "Start crons and workers", open_),
+            Step("route", "Route its domain", route),
+            probing(lambda: see_login_page(run.edge, found.domain)),
+        ),
         undo=undo,
+        commit=PROBE,
     )

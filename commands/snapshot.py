@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bot.plan import Plan, Refused
-from bot.registry import Context, TenantsArgument, operation
+from dataclasses import replace
+
+from bot.plan import Plan, Step, Steps, once, require
+from bot.registry import Context, Run, TenantsArgument, operation, steps_of
 from bot.selection import Selection, batch
-from bot.snapshots import refuse_without_room, taking
+from bot.snapshots import Taking, refuse_without_room, take, taking
 
 
 @operation
@@ -25,13 +27,12 @@ def snapshot(
     `--keep` protects it from being pruned. Of several tenants, named with commas between or chosen by `--all`,
     `--host`, `--size` or `--tag`, one request does each in its turn.
     """
-    if len(note) > 200:
-        raise Refused(f"The note is {len(note)} characters long; it has at most 200.")
+    fits = require(len(note) <= 200, f"The note is {len(note)} characters long; it has at most 200.")
 
     def one(context: Context, name: str) -> Plan:
         found = context.fleet.tenant(name)
-        refuse_without_room(context, found)
-        return taking(context, found, note=note, keep=keep)
+        plan = taking(context, found, note=note, keep=keep)
+        return replace(plan, requires=(fits, once(refuse_without_room, context, found)))
 
     selection = Selection(tenant, all, host, size, tag)
     if selection.one:
@@ -39,3 +40,13 @@ def snapshot(
     return batch(
         context, "snapshot", selection, one, doing="Take a snapshot of", arguments={"note": note, "keep": keep}
     )
+
+
+@steps_of(snapshot)
+def steps(run: Run, inputs: Taking) -> Steps:
+    """Take it, once a try."""
+
+    def work() -> str:
+        return take(run, inputs.tenant, why=inputs.why, note=inputs.note, keep=inputs.keep)
+
+    return Steps((Step("take", "Take the snapshot", work, takes_snapshot=True),))

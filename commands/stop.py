@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bot import containment, outbound
 from bot.labels import stamp, stamps
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, operation
+from bot.plan import Plan, Step, Steps, require
+from bot.registry import Context, Run, TenantArgument, operation, steps_of
+from bot.tenants import Tenant
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps are made from."""
+
+    found: Tenant
 
 
 @operation
@@ -16,31 +26,38 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
     For a client that is to see a polite page for long, `suspend` is the better way.
     """
     found = context.fleet.tenant(tenant)
-    lxd = context.fleet.of(found).lxd
-    if found.status != "Running" and not context.operation:
-        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` starts it.")
-
-    def halt() -> str | None:
-        outbound.record(context, context.fleet.of(found), found.instance)
-        # Not even a restart of the host is to start it.
-        lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=context.operation)})
-        how = containment.stop(lxd, found.instance)
-        context.edge.apply()
-        return how
-
-    def undo() -> None:
-        if stamp(lxd.instance(found.instance).config, "stopped-by") == str(context.operation):
-            lxd.update(found.instance, {"boot.autostart": "true"})
-            outbound.start_again(context, found)
-
+    runs = found.status == "Running"
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
         summary=f"Stop the tenant {tenant}",
         facts={"Address": f"{context.settings.edge.url(found.domain)} shows a polite page"},
         values={"address": context.settings.edge.url(found.domain)},
-        steps=(Step("stop", "Stop the container", halt),),
+        # One that stopped by itself since then is to stay so.
+        requires=(require(runs, f"`{tenant}` does not run; `/mautic start {tenant}` starts it.", again=False),),
+        inputs=Inputs(found),
         reversible="can be undone with `start`",
         seconds=3,
-        undo=undo,
     )
+
+
+@steps_of(stop)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Stop it, so that nothing starts it."""
+    found = inputs.found
+    host = run.fleet.of(found)
+
+    def halt() -> str | None:
+        outbound.record(run, host, found.instance)
+        # Not even a restart of the host is to start it.
+        host.lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=run.operation)})
+        how = containment.stop(host.lxd, found.instance)
+        run.edge.apply()
+        return how
+
+    def undo() -> None:
+        if stamp(host.lxd.instance(found.instance).config, "stopped-by") == str(run.operation):
+            host.lxd.update(found.instance, {"boot.autostart": "true"})
+            outbound.start_again(run, found)
+
+    return Steps((Step("stop", "Stop the container", halt),), undo=undo)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bot import containment, outbound
 from bot.labels import State, stamps
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TenantArgument, not_half_way, operation
+from bot.plan import Plan, Step, Steps, require
+from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
 from bot.steps import wait_for_address
+from bot.tenants import Tenant
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps are made from."""
+
+    found: Tenant
 
 
 @not_half_way
@@ -17,29 +27,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
     It stays so over restarts, until `resume`. Its network is cut from outside, whether it agrees or not.
     """
     found = context.fleet.tenant(tenant)
-    host = context.fleet.of(found)
-    if found.state == State.SUSPENDED and not context.operation:
-        raise Refused(f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it.")
-    if found.status != "Running" and not context.begun:
-        raise Refused(f"`{tenant}` does not run; `/mautic start {tenant}` first.")
-
-    def close() -> None:
-        host.lxd.update(found.instance, stamps(state=State.SUSPENDED, suspended_by=context.operation))
-        context.edge.apply()
-
-    def quiet() -> str | None:
-        return containment.close(host, found.instance)
-
-    def undo() -> None:
-        host.start(found.instance, urgent=True)
-        containment.let_out(host, found.instance)
-        outbound.settle_again(context, found)
-        with containment.unless_it_says_no():
-            host.mautic.open(found.instance)
-        wait_for_address(host.lxd, found.instance)
-        host.lxd.update(found.instance, stamps(state=State.LIVE))
-        context.edge.apply()
-
+    is_open = found.state != State.SUSPENDED
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
@@ -49,8 +37,37 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
             "Stopped": "crons and mails",
         },
         values={"address": context.settings.edge.url(found.domain)},
-        steps=(Step("close", "Close its page", close), Step("quiet", "Stop crons and workers", quiet)),
+        requires=(
+            require(is_open, f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it."),
+            require(found.status == "Running", f"`{tenant}` does not run; `/mautic start {tenant}` first."),
+        ),
+        inputs=Inputs(found),
         reversible="can be undone with `resume`",
         seconds=3,
-        undo=undo,
     )
+
+
+@steps_of(suspend)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Close it first for those who come, then for what works in it."""
+    found = inputs.found
+    host = run.fleet.of(found)
+
+    def close() -> None:
+        host.lxd.update(found.instance, stamps(state=State.SUSPENDED, suspended_by=run.operation))
+        run.edge.apply()
+
+    def quiet() -> str | None:
+        return containment.close(host, found.instance)
+
+    def undo() -> None:
+        host.start(found.instance, urgent=True)
+        containment.let_out(host, found.instance)
+        outbound.settle_again(run, found)
+        with containment.unless_it_says_no():
+            host.mautic.open(found.instance)
+        wait_for_address(host.lxd, found.instance)
+        host.lxd.update(found.instance, stamps(state=State.LIVE))
+        run.edge.apply()
+
+    return Steps((Step("close", "Close its page", close), Step("quiet", "Stop crons and workers", quiet)), undo=undo)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bot.labels import stamps
 from bot.messages import Message
-from bot.plan import Plan, Refused, Step
-from bot.registry import Context, TagWord, TenantArgument, operation
+from bot.plan import Plan, Refused, Step, Steps
+from bot.registry import Context, Run, TagWord, TenantArgument, operation, steps_of
+from bot.tenants import Tenant
 
 MOST = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`tags`: with a space between."""
+
+    found: Tenant
+    tags: str
 
 
 @operation
@@ -24,7 +35,6 @@ def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool =
         raise Refused(f"These are {len(tags)} tags; a tenant has at most {MOST}.")
     if not tags and not clear:
         return context.renderer.message("commands/tag-shown.j2", tenant=found)
-    lxd = context.fleet.of(found).lxd
     shown = ", ".join(tags) or "none"
     return Plan(
         tenant=tenant,
@@ -34,7 +44,16 @@ def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool =
         remarks={"So far": ", ".join(found.tags) or "none"},
         values={"tags": " ".join(tags)},
         texts={"again": f"tag {tenant} {' '.join(tags) or '--clear'}"},
-        steps=(Step("tag", "Write its tags down", lambda: lxd.update(found.instance, stamps(tags=" ".join(tags)))),),
+        inputs=Inputs(found, " ".join(tags)),
         reversible="can be changed again",
         seconds=1,
+    )
+
+
+@steps_of(tag)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Label the container."""
+    lxd = run.fleet.of(inputs.found).lxd
+    return Steps(
+        (Step("tag", "Write its tags down", lambda: lxd.update(inputs.found.instance, stamps(tags=inputs.tags))),)
     )

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import cast
 
 from bot import audit
+from bot.cutover import retire
 from bot.errands import Errands
 from bot.fleet import Look
 from bot.labels import Role, State, is_open
@@ -16,7 +17,6 @@ from bot.registry import Context, call
 from bot.samples import DAY
 from bot.scheduler import schedule
 from bot.snapshots import ours
-from bot.succession import retire
 from bot.tenants import Tenant
 
 
@@ -52,7 +52,7 @@ def _retire(context: Context, one: Tenant) -> None:
     event = audit.Event("container.retired", SYSTEM, one.name, detail={"container": one.instance, "host": one.host})
     with context.database.transaction() as transaction:
         audit.record(transaction, event, context.now())
-    retire(context, one, one.replaced_by, one.replaced_in)
+    retire(context, one, one.replaced_by, one.replaced_in, context.settings.retention.former_days)
 
 
 def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
@@ -83,8 +83,8 @@ def _is_over(context: Context, one: Tenant) -> bool:
 
 
 def _has_kept(context: Context, former: Tenant) -> bool:
-    """Whether it has a snapshot that stays until somebody removes it; a move takes those along, a restore does not."""
-    if former.replaced_by != "restore":
+    """Whether it has a snapshot that stays until somebody removes it; a move takes those along, nothing else does."""
+    if former.replaced_by == "migrate":
         return False
     return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
@@ -92,7 +92,7 @@ def _has_kept(context: Context, former: Tenant) -> bool:
 def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:
     """Whether an operation has come to nothing that made it; its host was out of reach when that was taken back.
 
-    The database may be lost, or of yesterday, and the heir all that serves: what else there is of the tenant counts.
+    The database may be lost, or of yesterday, and the candidate all that serves: what else there is of it counts.
     """
     made_by = context.operations.select("id = ?", one.operation)
     others = [it for it in look.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]

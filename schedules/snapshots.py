@@ -68,7 +68,7 @@ def snapshots(context: Context) -> None:
     ):
         if errands.may(tenant.name) and (surplus := rule.surplus(points, now)):
             names = [one.name for one in surplus]
-            plan = pruning(context, tenant, names, f"the policy keeps {rule.counts}")
+            plan = pruning(tenant, names, f"the policy keeps {rule.counts}")
             errands.ask("prune", plan, host=tenant.host)
     for why in survey.silent.values():
         raise LxdUnavailable(why)
@@ -100,5 +100,5 @@ def _make_room(
         if names := oldest(context, there, excess):
             why = "they hold more than its plan allows" if excess else f"the pool of {tenant.host} has no room to spare"
             # Where there is no room none is taken any more: a freeze is not to end the snapshots.
-            errands.ask("prune", pruning(context, tenant, names, why), safety=True)
+            errands.ask("prune", pruning(tenant, names, why), safety=True)
             chosen[tenant.host] += 1

@@ -12,7 +12,7 @@ from bot.scheduler import schedule
 def undo(context: Context) -> None:
     """Take back what failed operations had begun, now that the host answers that was silent when it was tried.
 
-    Where an heir is open clients may have written to it: that is for a person to decide.
+    Where a candidate is open clients may have written to it: that is for a person to decide.
     """
     waiting = context.operations.select("state = 'needs_attention' AND undo_by = ?", SYSTEM)
     seen = context.fleet.look(Role.INCOMING) if waiting else None

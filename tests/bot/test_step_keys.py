@@ -180,7 +180,7 @@ def test_rewording_everything_changes_nothing_after_a_crash(tmp_path: Path, comm
 
 def test_a_plan_has_each_key_once_and_its_commit_point_among_them() -> None:
     step = Step("a", "Do it", lambda: None)
-    plan = Plan("x", {}, "", {}, (step,), "", 1)
+    plan = Plan("x", {}, "", {}, (step,), reversible="", seconds=1)
     with pytest.raises(ValueError, match="same key"):
         replace(plan, steps=(step, step))
     with pytest.raises(ValueError, match="commit point"):

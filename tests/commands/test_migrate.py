@@ -79,7 +79,7 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is left there is said."""
-    monkeypatch.setattr("bot.succession.ANSWER", 0.2)
+    monkeypatch.setattr("bot.cutover.ANSWER", 0.2)
 
     def dead(method: str, arguments: object) -> None:
         if bench.lxd.calls["stop"]:
@@ -97,7 +97,7 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
 
 def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:
     """Let the page not come through the edge when it is looked at next, and something happen at that moment."""
-    monkeypatch.setattr("bot.succession.ANSWER", 0.2)
+    monkeypatch.setattr("bot.cutover.ANSWER", 0.2)
     monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
     monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
 
@@ -124,9 +124,9 @@ def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
     assert len(simulated_tenant.read(other, f"client-x--{failed.id}").writes) == 1
 
 
-def test_a_policy_that_is_changed_meanwhile_does_not_hold_up_what_serves_already(tmp_path: Path) -> None:
-    """The kept days stand on the card: before the page is seen another number is another plan, afterwards none."""
-    for cut, state in (("before 7", "failed"), ("before 8", "succeeded")):
+def test_a_policy_that_is_changed_meanwhile_is_not_what_was_approved(tmp_path: Path) -> None:
+    """The kept days stand on the card: before it begins another number is another plan, afterwards these hold."""
+    for cut, state in (("before 0", "failed"), ("before 1", "succeeded"), ("before 8", "succeeded")):
         folder, other = tmp_path / cut, SimulatedLxd()
         bench = make_bench(folder, others={"solo": other})
         bench.done("new client-x --host local")
@@ -145,6 +145,9 @@ def test_a_policy_that_is_changed_meanwhile_does_not_hold_up_what_serves_already
         again.finish()
         assert again.context.operations.get(2).state == state
         assert live(again)
+        if state == "succeeded":
+            kept = int(stamp(again.lxd.instance("client-x").config, "kept-until"))
+            assert kept == int(again.clock()) + 7 * 86_400, "as it was approved"
 
 
 def test_the_copy_stays_until_the_source_goes_on(
@@ -269,7 +272,7 @@ def test_what_was_given_up_touches_nothing_when_it_comes_late(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The target was slow when the first try was taken back; by then a retry has made the heir anew."""
-    monkeypatch.setattr("bot.succession.ANSWER", 0.1)
+    monkeypatch.setattr("bot.cutover.ANSWER", 0.1)
     answers = threading.Event()
     late: list[str] = []
 

@@ -343,7 +343,7 @@ def test_an_heir_that_serves_outlives_its_request_in_yesterdays_database(tmp_pat
 
 
 def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.succession.ANSWER", 0.2)
+    monkeypatch.setattr("bot.cutover.ANSWER", 0.2)
     other = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": other})
     bench.done("new client-x --host local")

@@ -1,0 +1,261 @@
+"""A third command with a cutover: what its candidate is made of is its own, and all the rest is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import commands
+from bot.cutover import Cutover
+from bot.labels import Role, State, role_of, stamp, state_of
+from bot.lxd import LxdError
+from bot.mautic import MUTE, SEAL
+from bot.messages import Renderer
+from bot.operations import SYSTEM, Operation
+from bot.plan import Plan, Step, Steps
+from bot.registry import Context, Registry, Run, TenantArgument, call, declare, operation, steps_of
+from bot.runner import Runner
+from bot.steps import PROBE, probing
+from bot.tenants import Tenant
+from tests.bot.test_durability import Death, Killed, copy_of
+from tests.support.bot import CASES, OPERATOR, Bench, containers, live, make_bench
+
+READS = {"instance", "instances", "state"}
+STEPS = ("close", "make", "start", "change", "probe", "keep")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps are made from."""
+
+    old: Tenant
+    days: int
+
+
+@operation
+def refit(context: Context, tenant: TenantArgument) -> Plan:
+    """Let a copy of a tenant, of when it was closed, take its place."""
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant},
+        summary="",
+        facts={},
+        inputs=Inputs(context.fleet.tenant(tenant), 3),
+        seconds=1,
+        cutover="refit",
+    )
+
+
+@steps_of(refit)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """The candidate is made of the closed old one."""
+    host = run.fleet.of(inputs.old)
+    cutover = Cutover(run, inputs.old, host, "refit", days=inputs.days)
+
+    def copy(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        host.lxd.copy(inputs.old.instance, cutover.name, config=config, devices=devices)
+
+    def close() -> str | None:
+        return None if cutover.serves() else cutover.close()
+
+    return Steps(
+        (
+            Step("close", "Close it", close),
+            Step("make", "Copy it", lambda: cutover.make(copy, closed=True)),
+            Step("start", "Start the copy", cutover.start),
+            Step("change", "Open it", cutover.switch),
+            probing(cutover.probe),
+            Step("keep", "Keep the old one", cutover.keep),
+        ),
+        undo=cutover.roll_back,
+        commit=PROBE,
+    )
+
+
+class Words(Renderer):
+    """Has no template of the third command."""
+
+    def words(self, template: str, **state: object) -> str:
+        return "done" if template == "commands/refit.j2" else super().words(template, **state)
+
+
+def with_refit(bench: Bench, fault: Callable[[str], object] = lambda moment: None) -> Bench:
+    """The bench with the third command."""
+    registry = Registry(commands)
+    registry.commands["refit"] = declare("refit", refit)
+    context = replace(bench.context, registry=registry, renderer=Words())
+    return replace(bench, context=context, runner=Runner(context, 1, lambda moment: fault(moment) and None))
+
+
+def asked(bench: Bench) -> Operation:
+    plan = call(bench.context.registry.command("refit"), bench.context, {"tenant": "client-x"})
+    assert isinstance(plan, Plan)
+    return bench.context.operations.request(
+        "refit", plan, requester=SYSTEM, channel="", request_key="refit", hours=1, approved=True
+    )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path / "1")
+    made.done("new client-x")
+    return with_refit(made)
+
+
+def ended(bench: Bench, number: int) -> Operation:
+    bench.finish()
+    return bench.context.operations.get(number)
+
+
+def has_taken_the_place(bench: Bench, number: int) -> bool:
+    name = f"client-x--{number}"
+    old, new = bench.lxd.instance("client-x").config, bench.lxd.instance(name).config
+    assert (stamp(old, "replaced-by"), stamp(old, "replaced-in")) == ("refit", str(number))
+    assert int(stamp(old, "kept-until")) == int(bench.clock()) + 3 * 86_400
+    assert not bench.lxd.instance("client-x").running
+    assert not {SEAL, MUTE} & set(bench.lxd.world.machines[name].files)
+    return (role_of(old), role_of(new), live(bench)) == (Role.FORMER, Role.TENANT, True)
+
+
+def test_it_takes_the_place(bench: Bench) -> None:
+    done = ended(bench, asked(bench).id)
+    assert done.state == "succeeded", done.outcome
+    assert tuple(step.key for step in done.steps) == STEPS
+    assert has_taken_the_place(bench, done.id)
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_whatever_fails_before_the_commit_point_the_old_one_goes_on(bench: Bench, step: int) -> None:
+    def fault(moment: str) -> None:
+        if moment == f"ran {step}":
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fault
+    failed = ended(bench, asked(bench).id)
+    assert (failed.state, failed.outcome) == ("failed", "LXD could not.")
+    assert (containers(bench), live(bench)) == ({"client-x"}, True)
+    bench.runner.fault = lambda moment: None
+    bench.context.operations.retry(failed, OPERATOR.id)
+    assert ended(bench, failed.id).state == "succeeded"
+    assert has_taken_the_place(bench, failed.id)
+
+
+def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) -> None:
+    def fault(moment: str) -> None:
+        if moment == "before 5":
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fault
+    stuck = ended(bench, asked(bench).id)
+    assert (stuck.state, stuck.aftermath["safe"]) == ("needs_attention", "retry")
+    assert "it finishes the refit, and nothing is lost" in stuck.aftermath["advice"]
+    assert live(bench)
+    bench.runner.fault = lambda moment: None
+    bench.context.operations.undo(stuck, OPERATOR.id)
+    assert ended(bench, stuck.id).state == "needs_attention"
+    bench.context.operations.retry(bench.context.operations.get(stuck.id), OPERATOR.id)
+    assert ended(bench, stuck.id).state == "succeeded"
+    assert has_taken_the_place(bench, stuck.id)
+
+
+def test_dying_at_any_record_or_in_any_call_does_no_harm(bench: Bench, tmp_path: Path) -> None:
+    number = asked(bench).id
+    lxd, folder = copy_of(bench.lxd), tmp_path / "1"
+    bench.context.database.close()
+    kept = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    whole = Death(10_000)
+
+    def begin(death: Death) -> Bench:
+        for file in folder.iterdir():
+            if file.is_file():
+                file.unlink()
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
+        made = with_refit(make_bench(folder, copy_of(lxd)), death)
+        made.lxd.on_call = lambda method, _: death(method) and None
+        return made
+
+    first = begin(whole)
+    assert ended(first, number).state == "succeeded"
+    first.context.database.close()
+    for at, moment in enumerate(whole.moments):
+        cut = begin(Death(at))
+        with pytest.raises(Killed):
+            cut.finish()
+        cut.context.database.close()
+        cut.lxd.on_call = None
+        again = with_refit(make_bench(folder, cut.lxd))
+        again.context.operations.recover()
+        done = ended(again, number)
+        assert done.state == "succeeded", (at, moment, done.outcome)
+        assert has_taken_the_place(again, number), (at, moment)
+        again.context.database.close()
+
+
+def test_queries_change_nothing(bench: Bench) -> None:
+    number = asked(bench).id
+    old = bench.context.fleet.tenant("client-x")
+    told: dict[str, tuple[bool, bool, bool]] = {}
+
+    def look(moment: str) -> None:
+        run = replace(bench.context.run(), operation=number)
+        cutover = Cutover(run, old, bench.context.fleet.of(old), "refit", days=3)
+        bench.lxd.calls.clear()
+        told[moment] = cutover.is_copied(), cutover.serves(), cutover.is_committed()
+        cutover.candidate()
+        assert set(bench.lxd.calls) <= READS, moment
+
+    bench.runner.fault = look
+    assert ended(bench, number).state == "succeeded"
+    assert told["before 1"] == (False, False, False)
+    assert told["ran 1"] == (True, False, False)
+    assert told["ran 3"] == (True, True, False)
+    assert told["recorded 4"] == (True, True, True)
+
+
+def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> None:
+    number = asked(bench).id
+    bench.lxd.fail_next("update", LxdError("LXD could not."))
+    old = bench.context.fleet.tenant("client-x")
+    host = bench.context.fleet.of(old)
+    cutover = Cutover(replace(bench.context.run(), operation=number), old, host, "refit", days=3)
+    made: list[str] = []
+
+    def copy(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        made.append(cutover.name)
+        host.lxd.copy("client-x", cutover.name, config=config, devices=devices)
+
+    with pytest.raises(LxdError):
+        cutover.make(copy)
+    assert cutover.candidate() is not None
+    assert not cutover.is_copied()
+    assert containers(bench) == {"client-x", cutover.name}, "that it was asked removed nothing"
+    cutover.make(copy)
+    cutover.make(copy)
+    assert cutover.is_copied()
+    assert len(made) == 2, "the first was made anew, the second was left as it was"
+    assert SEAL in bench.lxd.world.machines[cutover.name].files
+    assert state_of(bench.lxd.instance("client-x").config) == State.LIVE, "nothing was done to it"
+
+
+@pytest.mark.parametrize(("command", "most"), [("restore", (17, 3, 57)), ("migrate", (17, 2, 72))])
+def test_a_cutover_takes_no_more_requests_than_it_did(tmp_path: Path, command: str, most: tuple[int, int, int]) -> None:
+    """To ask for it, to approve it and to run it; a server far away answers each in its own time."""
+    case = CASES[command]
+    bench = make_bench(tmp_path, members=case.members)
+    for text in case.before:
+        bench.done(text, case.actor)
+    made = []
+    for doing in (
+        lambda: bench.ask(case.text, case.actor),
+        lambda: bench.approve(bench.context.operations.select("state = 'awaiting_approval'")[0]),
+        bench.finish,
+    ):
+        bench.lxd.calls.clear()
+        doing()
+        made.append(sum(bench.lxd.calls.values()))
+    assert live(bench)
+    assert all(count <= limit for count, limit in zip(made, most, strict=True)), made

@@ -1,0 +1,203 @@
+"""What an operation is made of is asked for until it begins, and from then on stands in the database."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import commands
+from bot.labels import State, stamps
+from bot.lxd import LxdUnavailable
+from bot.plan import Plan, Refused, always, once, require
+from bot.registry import Registry
+from tests.bot.test_durability import OPERATIONS, Death, Killed, World, ends_well
+from tests.support.bot import CASES, LEAD, OPERATOR, Bench, make_bench
+
+ROOT = Path(__file__).parents[2]
+SNAPSHOT = "s-20270115-080000-2"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = make_bench(tmp_path)
+    made.done("new client-x")
+    made.done("snapshot client-x", OPERATOR)
+    return made
+
+
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_once_it_has_begun_nothing_is_asked_for_again(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked_again(*_: object, **__: object) -> Plan:
+        raise AssertionError("it was asked for again")
+
+    world = World(tmp_path, command)
+    moments = [f"{moment} {number}" for number in range(len(world.operation.steps)) for moment in ("started", "ran")]
+    for moment in moments:
+        bench = world.begin(die_at(moment))
+        with pytest.raises(Killed):
+            bench.finish()
+        with monkeypatch.context() as patched:
+            registry = bench.context.registry
+            patched.setitem(registry.commands, command, replace(registry.commands[command], function=asked_again))
+            ends_well(world, world.restart(bench), moment)
+
+
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_what_a_release_began_that_stored_no_inputs_goes_on(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path, command)
+    whole = Death(10_000)
+    world.begin(whole).finish()
+    for number, moment in enumerate(whole.moments):
+        bench = world.begin(Death(number))
+        with pytest.raises(Killed):
+            bench.finish()
+        forget_inputs(bench)
+        ends_well(world, world.restart(bench), moment)
+
+
+@pytest.mark.parametrize("command", sorted(set(OPERATIONS) - {"snapshot", "prune", "purge", "tag"}))
+def test_what_a_release_began_that_stored_no_inputs_is_taken_back(tmp_path: Path, command: str) -> None:
+    """It was left half way, and a person presses Undo after the update."""
+    world = World(tmp_path, command)
+    bench = world.begin(die_at("ran 0"))
+    with pytest.raises(Killed):
+        bench.finish()
+    forget_inputs(bench)
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET state = 'needs_attention' WHERE id = ?", (world.operation.id,))
+    bench.runner.fault = lambda moment: None
+    bench.context.operations.undo(bench.context.operations.get(world.operation.id), OPERATOR.id)
+    bench.finish()
+    ended = bench.context.operations.get(world.operation.id)
+    assert (ended.state, ended.outcome) == ("cancelled", "Taken back")
+    assert {one.name for one in bench.lxd.instances() if "blueprint" not in one.name} == CASES[command].untouched
+
+
+def die_at(wanted: str) -> Any:
+    def fault(moment: str) -> None:
+        if moment == wanted:
+            raise Killed(moment)
+
+    return fault
+
+
+def forget_inputs(bench: Bench) -> None:
+    """Let the operations be as releases wrote them that stored none."""
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET plan = json_remove(plan, '$.inputs', '$.cutover')")
+
+
+def test_a_precondition_is_checked_again_at_the_approval_and_when_it_begins(bench: Bench) -> None:
+    asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
+    bench.lxd.update("client-x", stamps(state=State.SUSPENDED))
+    with pytest.raises(Refused, match="it was cancelled: `client-x` is suspended"):
+        bench.approve(asked)
+    bench.lxd.update("client-x", stamps(state=State.LIVE))
+    approved = bench.approve(bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR))
+    bench.lxd.update("client-x", stamps(state=State.SUSPENDED))
+    bench.finish()
+    ended = bench.context.operations.get(approved.id)
+    assert (ended.state, ended.begun) == ("failed", 0)
+    assert ended.outcome.startswith("`client-x` is suspended")
+
+
+def test_what_is_chosen_at_the_approval_is_an_input(bench: Bench) -> None:
+    asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
+    assert asked.plan["inputs"]["mail"] == ""
+    bench.context.approvals.decide(asked.id, LEAD, "approve", typed_name="client-x", choice="off", via="test")
+    bench.finish()
+    assert bench.context.operations.get(asked.id).plan["inputs"]["mail"] == "off"
+    assert bench.context.fleet.tenant("client-x").outbound_off
+
+
+def test_only_what_is_checked_again_is_checked_again() -> None:
+    seen: list[str] = []
+
+    def look(what: str) -> dict[str, str]:
+        seen.append(what)
+        return {what: "told"}
+
+    plan = Plan(
+        "x", {}, "", {}, seconds=1, requires=(always(look, "each time"), once(look, "once"), require(True, "No."))
+    )
+    assert plan.checked(again=False).remarks == {"each time": "told", "once": "told"}
+    assert plan.checked(again=True).remarks == {"each time": "told"}
+    assert seen == ["each time", "once", "each time"]
+    for again in (False, True):
+        with pytest.raises(Refused, match="No"):
+            replace(plan, requires=(require(False, "No."),)).checked(again=again)
+    assert replace(plan, requires=(require(False, "No.", again=False),)).checked(again=True)
+
+
+@pytest.mark.parametrize("command", OPERATIONS)
+def test_steps_are_made_without_a_look_at_the_world(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path, command)
+    bench = world.begin(die_at("started 0"))
+    with pytest.raises(Killed):
+        bench.finish()
+    stored = bench.context.operations.get(world.operation.id)
+    bench.lxd.calls.clear()
+    plan = bench.context.registry.plan(bench.context, stored)
+    assert plan.keys == tuple(step.key for step in stored.steps)
+    assert sum(bench.lxd.calls.values()) == 0
+    assert plan.fingerprint() == stored.fingerprint
+
+
+def test_every_operation_has_a_request_and_steps_and_none_knows_of_modes() -> None:
+    for command in Registry(commands).commands.values():
+        assert (command.steps is not None) == (command.kind == "operation"), command.name
+    for path in sorted((ROOT / "commands").glob("*.py")):
+        assert modes(ast.parse(path.read_text())) == [], path.name
+    assert modes(ast.parse("if context.operation: pass")) == [1]
+    assert modes(ast.parse("a = 1 if not run.operation and b else 2")) == [1]
+    assert modes(ast.parse("a = context.begun")) == [1]
+    assert modes(ast.parse("a = b == context.operation")) == []
+
+
+def modes(tree: ast.AST) -> list[int]:
+    """The lines in which it matters whether something was asked for, or begun, before."""
+    decided: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.IfExp | ast.While):
+            decided.append(node.test)
+        elif isinstance(node, ast.BoolOp):
+            decided += node.values
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            decided.append(node.operand)
+        elif isinstance(node, ast.Attribute) and node.attr == "begun":
+            decided.append(node)
+    return sorted(
+        {one.lineno for one in decided if isinstance(one, ast.Attribute) and one.attr in ("operation", "begun")}
+    )
+
+
+@pytest.mark.parametrize("command", ["new", "suspend", "migrate"])
+def test_what_has_begun_waits_for_the_host_of_its_tenant_before_it_goes_on(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine was restarted, and the bot is there before LXD is."""
+    world = World(tmp_path, command)
+    bench = world.begin(die_at("started 0"))
+    with pytest.raises(Killed):
+        bench.finish()
+    monkeypatch.setattr("bot.steps.PATIENCE", 30.0)
+    bench.runner.later = 0.0
+    bench.context.operations.recover()
+    bench.runner.fault = lambda moment: None
+    calls: list[str] = []
+
+    def not_yet(method: str, _: object) -> None:
+        calls.append(method)
+        if len(calls) == 1:
+            raise LxdUnavailable("LXD does not answer.")
+
+    bench.lxd.on_call = not_yet
+    bench.finish()
+    ended = bench.context.operations.get(world.operation.id)
+    assert (ended.state, ended.outcome) == ("succeeded", "done")
