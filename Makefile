@@ -89,7 +89,7 @@ lint: .venv
 # uv makes .venv exactly what uv.lock says; it is installed into .venv itself, so that nothing else changes here.
 .venv: .venv/whole
 .venv/whole: uv.lock pyproject.toml
-	@python3 -m bot.packages
+	@python3 -m bot.lxd.packages
 	@.venv/bin/uv --version 2>/dev/null | grep -q '^uv $(UV) ' || { python3 -m venv .venv && .venv/bin/pip install -q uv==$(UV); }
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole

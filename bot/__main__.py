@@ -18,30 +18,34 @@ from urllib.error import URLError
 
 import commands
 import schedules
-from bot import audit, bring_up, checks, docs, home
-from bot.announcer import Announcer
-from bot.approvals import Actor, Approvals
-from bot.database import Database, DatabaseUnavailable
-from bot.fleet import Fleet
-from bot.guards import Change, Guards, Moment
-from bot.hosts import open_edge, open_servers
-from bot.inbox import Inbox
-from bot.incidents import Incidents
-from bot.invocations import Invocations
-from bot.jobs import Jobs
-from bot.listeners import SignedHttp, SocketMode, make_app, web_client
-from bot.lived import Lived
-from bot.lxd import Lxd, LxdError
-from bot.messages import Renderer
-from bot.operations import SYSTEM, Operation, Operations
-from bot.people import People
-from bot.post import Post
-from bot.registry import Context, Registry
-from bot.registry import Edge as EdgeDoor
-from bot.runner import Runner
-from bot.scheduler import Scheduler, discover
+from bot import bring_up, checks, docs
+from bot.engine.approvals import Approvals
+from bot.engine.context import Context
+from bot.engine.context import Edge as EdgeDoor
+from bot.engine.guards import Change, Guards, Moment
+from bot.engine.registry import Registry
+from bot.engine.runner import Runner
+from bot.engine.scheduler import Scheduler, discover
+from bot.fleet.inventory import Fleet
+from bot.intake import home
+from bot.intake.invocations import Invocations
+from bot.intake.listeners import SignedHttp, SocketMode, make_app, web_client
+from bot.lxd.protocol import Lxd, LxdError
+from bot.model.actor import Actor
+from bot.providers import open_edge, open_servers
 from bot.settings import InvalidSettings, Settings
-from bot.vault import Vault
+from bot.slack.announcer import Announcer
+from bot.slack.incidents import Incidents
+from bot.slack.messages import Renderer
+from bot.slack.people import People
+from bot.slack.post import Post
+from bot.store import audit
+from bot.store.database import Database, DatabaseUnavailable
+from bot.store.inbox import Inbox
+from bot.store.jobs import Jobs
+from bot.store.lived import Lived
+from bot.store.operations import SYSTEM, Operation, Operations
+from bot.store.vault import Vault
 
 log = logging.getLogger("bot")
 DRAIN = 30.0

@@ -20,17 +20,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import commands
-from bot import local_lxd, quotas
-from bot.blueprint.archive import ArchiveError, open_archive
-from bot.blueprint.base import BaseError
-from bot.blueprint.build import Blueprint, blueprints, build, export
-from bot.edges import each
-from bot.fleet import Fleet
-from bot.hosts import gateway, gateways, more_gateways, real_edges
-from bot.labels import Role
-from bot.lxd import Lxd, LxdError
-from bot.manifest import completions
-from bot.registry import Registry
+from bot.edge.edges import each
+from bot.engine import quotas
+from bot.engine.registry import Registry
+from bot.fleet.inventory import Fleet
+from bot.guest.blueprint.archive import ArchiveError, open_archive
+from bot.guest.blueprint.base import BaseError
+from bot.guest.blueprint.build import Blueprint, blueprints, build, export
+from bot.intake.manifest import completions
+from bot.lxd.local import server as local_lxd
+from bot.lxd.protocol import Lxd, LxdError
+from bot.model.labels import Role
+from bot.providers import gateway, gateways, more_gateways, real_edges
 from bot.settings import InvalidSettings, Settings, load
 from bot.workspace.people import TEAM
 

@@ -16,14 +16,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot import audit
-from bot.errors import explain
-from bot.lxd import LxdError
-from bot.manifest import SCOPES
-from bot.messages import size
-from bot.people import Deciders, Untold, undecidable
-from bot.plan import Refused
-from bot.registry import Context
+from bot.engine.context import Context
+from bot.engine.errors import explain
+from bot.intake.manifest import SCOPES
+from bot.lxd.protocol import LxdError
+from bot.model.plan import Refused
+from bot.model.text import size
+from bot.slack.people import Deciders, Untold, undecidable
+from bot.store import audit
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from bot.manifest import manifest
-from bot.registry import Registry
+from bot.engine.registry import Registry
+from bot.intake.manifest import manifest
 from bot.settings import DEFAULTS, load
 
 

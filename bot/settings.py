@@ -1,6 +1,6 @@
 """Settings: the shipped `default.toml`, laid over by a file and by the environment. Frozen.
 
-Each field names its form (`bot/forms.py`), by which it is read: a value of another form is refused, by its key.
+Each field names its form (`bot/model/forms.py`), by which it is read: a value of another form is refused, by its key.
 Of numbers that count or last, 0 means none, or never.
 """
 
@@ -13,9 +13,23 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bot import forms
-from bot.forms import NAME, Form, bridge, form_of, ipv4, lxd_size, number, one_of, optional, path, secret, text, whole
-from bot.tenants import PlanSize
+from bot.model import forms
+from bot.model.forms import (
+    NAME,
+    Form,
+    bridge,
+    form_of,
+    ipv4,
+    lxd_size,
+    number,
+    one_of,
+    optional,
+    path,
+    secret,
+    text,
+    whole,
+)
+from bot.model.tenants import PlanSize
 
 DEFAULTS = Path(__file__).with_name("default.toml")
 PREFIX = "MAUTIC_OPS_"

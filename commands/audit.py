@@ -7,12 +7,13 @@ import logging
 from dataclasses import replace
 from typing import Literal
 
-from bot import audit as log
-from bot.approvals import Actor
 from bot.checks import unknown_heads
-from bot.messages import Message
-from bot.post import NotPosted
-from bot.registry import Context, fresh, query
+from bot.engine.context import Context
+from bot.engine.registry import fresh, query
+from bot.model.actor import Actor
+from bot.slack.messages import Message
+from bot.slack.post import NotPosted
+from bot.store import audit as log
 
 told = logging.getLogger(__name__)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bot.messages import Message
-from bot.registry import Context, OperationNumber, decides, query
+from bot.engine.context import Context
+from bot.engine.registry import OperationNumber, decides, query
+from bot.slack.messages import Message
 
 
 @decides

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import BoundedSemaphore
 
-from bot import audit
-from bot.console import READS, NotAllowed, allowed
-from bot.guards import Change, Guards, Moment
-from bot.messages import Message
-from bot.operations import TenantBusy
-from bot.plan import Refused, UnknownWords
-from bot.registry import Context, FreeWords, TenantArgument, decides, query
+from bot.engine.context import Context
+from bot.engine.guards import Change, Guards, Moment
+from bot.engine.registry import FreeWords, TenantArgument, decides, query
+from bot.guest.console import READS, NotAllowed, allowed
+from bot.model.plan import Refused, UnknownWords
+from bot.slack.messages import Message
+from bot.store import audit
+from bot.store.operations import TenantBusy
 
 _RUNNING = BoundedSemaphore(2)
 """One may take minutes, and people's decisions must not wait behind them all."""

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bot.messages import Modal, code, modal, section
-from bot.registry import Context, TenantArgument, fresh, query
+from bot.engine.context import Context
+from bot.engine.registry import TenantArgument, fresh, query
+from bot.model.text import code
+from bot.slack.messages import Modal, modal, section
 
 
 @fresh

@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from bot import containment, outbound
-from bot.labels import Role, role_of, stamp, stamps
-from bot.lxd import NotFound
-from bot.messages import kept_for
-from bot.plan import Plan, Refused, Step, Steps, always
-from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
-from bot.steps import refuse_another, wait_for_address
-from bot.tenants import Tenant
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.steps import refuse_another, wait_for_address
+from bot.fleet import containment
+from bot.lxd.protocol import NotFound
+from bot.model.labels import Role, role_of, stamp, stamps
+from bot.model.plan import Plan, Refused, Step, Steps, always
+from bot.model.tenants import Tenant
+from bot.model.text import kept_for
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bot.digest import gather
-from bot.messages import Message
-from bot.registry import Context, PeriodOption, TenantArgument, query
+from bot.engine.context import Context
+from bot.engine.registry import PeriodOption, TenantArgument, query
+from bot.reports.digest import gather
+from bot.slack.messages import Message
 
 
 @query

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from bot import audit, local_lxd, quotas
 from bot.checks import CHECKS
-from bot.database import DatabaseUnavailable
-from bot.findings import Where
-from bot.health import HostLook, diagnose_host
-from bot.lxd import LxdError, NotFound
-from bot.messages import Message, seconds, size, told
-from bot.plan import Refused
-from bot.registry import Context, query
-from bot.samples import DAY
+from bot.engine import quotas
+from bot.engine.context import Context
+from bot.engine.registry import query
+from bot.fleet.health import HostLook, diagnose_host
+from bot.lxd.local import server as local_lxd
+from bot.lxd.protocol import LxdError, NotFound
+from bot.model.findings import Where
+from bot.model.plan import Refused
+from bot.model.text import seconds, size, told
+from bot.slack.messages import Message
+from bot.store import audit
+from bot.store.database import DatabaseUnavailable
+from bot.store.samples import DAY
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from bot.freezes import EVERYTHING, Freezes, subject
-from bot.labels import Role
-from bot.messages import Message
-from bot.plan import Refused, UnknownWords
-from bot.registry import Context, FreeWords, decides, query
+from bot.engine.context import Context
+from bot.engine.registry import FreeWords, decides, query
+from bot.model.labels import Role
+from bot.model.plan import Refused, UnknownWords
+from bot.slack.messages import Message
+from bot.store.freezes import EVERYTHING, Freezes, subject
 
 LONGEST = 366 * 86_400
 """Seconds that a freeze may last; one without an end lasts until somebody ends it."""

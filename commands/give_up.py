@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bot import halt
-from bot.labels import Role, State
-from bot.messages import Message
-from bot.operations import Operation
-from bot.plan import Refused
-from bot.registry import Context, FreeWords, OperationNumber, decides, query
-from bot.tenants import candidate_name
+from bot.engine import halt
+from bot.engine.context import Context
+from bot.engine.registry import FreeWords, OperationNumber, decides, query
+from bot.model.labels import Role, State
+from bot.model.plan import Refused
+from bot.model.tenants import candidate_name
+from bot.slack.messages import Message
+from bot.store.operations import Operation
 
 
 @decides

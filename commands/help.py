@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bot.messages import Message
-from bot.registry import Context, query
+from bot.engine.context import Context
+from bot.engine.registry import query
+from bot.slack.messages import Message
 
 
 @query

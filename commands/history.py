@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bot.messages import Message
-from bot.operations import WORTH_TELLING
-from bot.registry import Context, TenantArgument, query
+from bot.engine.context import Context
+from bot.engine.registry import TenantArgument, query
+from bot.slack.messages import Message
+from bot.store.operations import WORTH_TELLING
 
 
 @query

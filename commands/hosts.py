@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from bot.capacity import strain
-from bot.condition import conditions, counted
-from bot.labels import Role
-from bot.lxd import Lxd, LxdError, PoolSpace, Resources
-from bot.messages import Message
-from bot.placement import carries
-from bot.registry import Context, query
+from bot.engine.context import Context
+from bot.engine.placement import carries
+from bot.engine.registry import query
+from bot.fleet.capacity import strain
+from bot.lxd.protocol import Lxd, LxdError, PoolSpace, Resources
+from bot.model.labels import Role
+from bot.reports.condition import conditions, counted
+from bot.slack.messages import Message
 
 
 @dataclass(frozen=True)

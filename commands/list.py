@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 
-from bot.condition import conditions, counted
-from bot.freezes import Freezes
-from bot.labels import Role
-from bot.messages import Message
-from bot.plan import Refused
-from bot.registry import Context, query
+from bot.engine.context import Context
+from bot.engine.registry import query
+from bot.model.labels import Role
+from bot.model.plan import Refused
+from bot.reports.condition import conditions, counted
+from bot.slack.messages import Message
+from bot.store.freezes import Freezes
 
 PAGE = 25
 

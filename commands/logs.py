@@ -7,10 +7,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from bot import audit
-from bot.mautic import Log
-from bot.messages import OUTPUT, Message, escape
-from bot.registry import Context, TenantArgument, fresh, query
+from bot.engine.context import Context
+from bot.engine.registry import TenantArgument, fresh, query
+from bot.guest.mautic import Log
+from bot.model.text import OUTPUT, escape
+from bot.slack.messages import Message
+from bot.store import audit
 
 BLOCKS = 4
 """Blocks of output that fit one message."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bot import outbound
-from bot.labels import stamp, stamps
-from bot.plan import Plan, Step, Steps, once, require
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
-from bot.tenants import Tenant
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Plan, Step, Steps, once, require
+from bot.model.tenants import Tenant
 
 What = Literal["send", "drop", "off", "back"]
 _SUMMARY = {

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bot.cutover import Cutover
-from bot.fleet import Host, Place
-from bot.labels import State
-from bot.lxd import AlreadyExists, LxdUnavailable
-from bot.messages import kept_for, size
-from bot.placement import LEAST, admit, demand_of
-from bot.plan import Plan, Refused, Step, Steps, always, once, require
-from bot.products import takes
-from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
-from bot.steps import PROBE, patiently, probing, refuse_full
-from bot.tenants import Tenant, candidate_name
+from bot.engine.context import Context, Run
+from bot.engine.cutover import Cutover
+from bot.engine.placement import LEAST, admit, demand_of
+from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.steps import PROBE, patiently, probing, refuse_full
+from bot.fleet.inventory import Host, Place
+from bot.lxd.products import takes
+from bot.lxd.protocol import AlreadyExists, LxdUnavailable
+from bot.model.labels import State
+from bot.model.plan import Plan, Refused, Step, Steps, always, once, require
+from bot.model.tenants import Tenant, candidate_name
+from bot.model.text import kept_for, size
 
 DOWNTIME = "2 to 5 seconds, behind a polite page"
 

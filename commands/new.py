@@ -8,21 +8,22 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from bot.capacity import Demand
-from bot.copies import Copy
-from bot.fleet import Host, Place
-from bot.forms import shown_domain
-from bot.labels import Role, State, role_of, stamp, stamps
-from bot.lxd import Instance, NotFound, edge_address, size_bytes
-from bot.messages import Modal, modal, select_input, text_input
-from bot.placement import admit, free_on, placement, use
-from bot.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
-from bot.products import takes
-from bot.registry import Context, DomainOption, Run, TenantsArgument, operation, steps_of
-from bot.selection import Selection, batch
-from bot.starts import boot
-from bot.steps import PROBE, probing, remove, see_login_page, wait_for_address
-from bot.tenants import RESERVED, PlanSize, Tenant
+from bot.engine.context import Context, Run
+from bot.engine.copies import Copy
+from bot.engine.placement import admit, free_on, placement, use
+from bot.engine.registry import DomainOption, TenantsArgument, operation, steps_of
+from bot.engine.selection import Selection, batch
+from bot.engine.steps import PROBE, probing, remove, see_login_page, wait_for_address
+from bot.fleet.capacity import Demand
+from bot.fleet.inventory import Host, Place
+from bot.fleet.starts import boot
+from bot.lxd.products import takes
+from bot.lxd.protocol import Instance, NotFound, edge_address, size_bytes
+from bot.model.forms import shown_domain
+from bot.model.labels import Role, State, role_of, stamp, stamps
+from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
+from bot.model.tenants import RESERVED, PlanSize, Tenant
+from bot.slack.messages import Modal, modal, select_input, text_input
 
 _BRINGING = threading.Lock()
 _TAKING = threading.Lock()

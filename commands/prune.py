@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from difflib import get_close_matches
 
-from bot import snapshots as snapshots_of
-from bot.plan import Plan, Refused, Step, Steps, UnknownWords, once
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
-from bot.snapshots import Pruning, counted, ours, pruning, retention
-from bot.tenants import Tenant
+from bot.engine import snapshots as snapshots_of
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.engine.snapshots import Pruning, counted, ours, pruning, retention
+from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, once
+from bot.model.tenants import Tenant
 
 
 @operation

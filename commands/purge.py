@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bot.labels import Role, State, role_of, serving, state_of
-from bot.lxd import NotFound
-from bot.plan import Plan, Refused, Step, Steps, UnknownWords, always, once
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
-from bot.steps import refuse_another, remove
-from bot.tenants import Tenant
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.engine.steps import refuse_another, remove
+from bot.lxd.protocol import NotFound
+from bot.model.labels import Role, State, role_of, serving, state_of
+from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, once
+from bot.model.tenants import Tenant
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from bot.capacity import Demand
-from bot.fleet import Host
-from bot.labels import stamp, stamps
-from bot.lxd import LxdError, PoolFull, size_bytes
-from bot.messages import size as in_words
-from bot.placement import admit, use
-from bot.plan import Plan, Refused, Step, Steps, UnknownWords, always, require
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
+from bot.engine.context import Context, Run
+from bot.engine.placement import admit, use
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.fleet.capacity import Demand
+from bot.fleet.inventory import Host
+from bot.lxd.protocol import LxdError, PoolFull, size_bytes
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, require
+from bot.model.tenants import PlanSize, Tenant
+from bot.model.text import size as in_words
 from bot.settings import Settings
-from bot.tenants import PlanSize, Tenant
 
 MARGIN = 0.9
 """Share of a smaller disk that may be in use: MariaDB and LXD write on, and one that is full kills the tenant."""

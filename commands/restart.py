@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bot import containment
-from bot.labels import State
-from bot.plan import Plan, Step, Steps, once, require
-from bot.registry import Context, Run, TenantsArgument, operation, steps_of
-from bot.selection import Selection, batch
-from bot.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
-from bot.tenants import Tenant
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantsArgument, operation, steps_of
+from bot.engine.selection import Selection, batch
+from bot.engine.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
+from bot.fleet import containment
+from bot.model.labels import State
+from bot.model.plan import Plan, Step, Steps, once, require
+from bot.model.tenants import Tenant
 
 Part = Literal["all", "worker", "cron", "web", "database"]
 

@@ -7,21 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from bot import outbound
-from bot.cutover import Cutover
-from bot.fleet import Host
-from bot.labels import Role, State, stamp
-from bot.lxd import LxdError, Snapshot
-from bot.mautic import Mail
-from bot.messages import kept_for
-from bot.outbound import MailOption
-from bot.placement import admit, demand_of
-from bot.plan import Plan, Step, Steps, UnknownWords, always, once, require
-from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
-from bot.samples import DAY
-from bot.snapshots import ours
-from bot.steps import PROBE, probing, refuse_another, refuse_full
-from bot.tenants import PlanSize, Tenant, candidate_name
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.cutover import Cutover
+from bot.engine.outbound import MailOption
+from bot.engine.placement import admit, demand_of
+from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.snapshots import ours
+from bot.engine.steps import PROBE, probing, refuse_another, refuse_full
+from bot.fleet.inventory import Host
+from bot.guest.mautic import Mail
+from bot.lxd.protocol import LxdError, Snapshot
+from bot.model.labels import Role, State, stamp
+from bot.model.plan import Plan, Step, Steps, UnknownWords, always, once, require
+from bot.model.tenants import PlanSize, Tenant, candidate_name
+from bot.model.text import kept_for
+from bot.store.samples import DAY
 
 _COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot import containment, outbound
-from bot.labels import State, stamps
-from bot.outbound import MailOption
-from bot.placement import admit, demand_of
-from bot.plan import Plan, Step, Steps, always, once, require
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
-from bot.steps import PROBE, probing, see_login_page, wait_for_address
-from bot.tenants import Tenant
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.outbound import MailOption
+from bot.engine.placement import admit, demand_of
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.engine.steps import PROBE, probing, see_login_page, wait_for_address
+from bot.fleet import containment
+from bot.model.labels import State, stamps
+from bot.model.plan import Plan, Step, Steps, always, once, require
+from bot.model.tenants import Tenant
 
 
 @dataclass(frozen=True)

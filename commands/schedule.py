@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bot.messages import Message
-from bot.plan import Refused
-from bot.registry import Context, decides, query
+from bot.engine.context import Context
+from bot.engine.registry import decides, query
+from bot.model.plan import Refused
+from bot.slack.messages import Message
 
 
 @decides

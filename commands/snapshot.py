@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot.plan import Plan, Step, Steps, once, require
-from bot.registry import Context, Run, TenantsArgument, operation, steps_of
-from bot.selection import Selection, batch
-from bot.snapshots import Taking, refuse_without_room, take, taking
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantsArgument, operation, steps_of
+from bot.engine.selection import Selection, batch
+from bot.engine.snapshots import Taking, refuse_without_room, take, taking
+from bot.model.plan import Plan, Step, Steps, once, require
 
 
 @operation

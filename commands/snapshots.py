@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bot.labels import Role
-from bot.messages import Message
-from bot.plan import Refused
-from bot.registry import Context, TenantArgument, query
-from bot.snapshots import KEPT, counted, ours, retention
+from bot.engine.context import Context
+from bot.engine.registry import TenantArgument, query
+from bot.engine.snapshots import KEPT, counted, ours, retention
+from bot.model.labels import Role
+from bot.model.plan import Refused
+from bot.slack.messages import Message
 
 PAGE = 15
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bot import findings, samples
-from bot.condition import conditions, looked_at_now
-from bot.freezes import Freezes
-from bot.lxd import LxdError
-from bot.mautic import Disk
-from bot.messages import Message
-from bot.operations import WORTH_TELLING
-from bot.registry import Context, TenantArgument, query
+from bot.engine.context import Context
+from bot.engine.registry import TenantArgument, query
+from bot.guest.mautic import Disk
+from bot.lxd.protocol import LxdError
+from bot.model import findings
+from bot.reports.condition import conditions, looked_at_now
+from bot.slack.messages import Message
+from bot.store import samples
+from bot.store.freezes import Freezes
+from bot.store.operations import WORTH_TELLING
 
 
 @query

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot import containment, outbound
-from bot.labels import stamp, stamps
-from bot.plan import Plan, Step, Steps, require
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
-from bot.tenants import Tenant
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.fleet import containment
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Plan, Step, Steps, require
+from bot.model.tenants import Tenant
 
 
 @dataclass(frozen=True)

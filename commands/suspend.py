@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot import containment, outbound
-from bot.labels import State, stamps
-from bot.plan import Plan, Step, Steps, require
-from bot.registry import Context, Run, TenantArgument, not_half_way, operation, steps_of
-from bot.steps import wait_for_address
-from bot.tenants import Tenant
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.steps import wait_for_address
+from bot.fleet import containment
+from bot.model.labels import State, stamps
+from bot.model.plan import Plan, Step, Steps, require
+from bot.model.tenants import Tenant
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot.labels import stamps
-from bot.messages import Message
-from bot.plan import Plan, Refused, Step, Steps
-from bot.registry import Context, Run, TagWord, TenantArgument, operation, steps_of
-from bot.tenants import Tenant
+from bot.engine.context import Context, Run
+from bot.engine.registry import TagWord, TenantArgument, operation, steps_of
+from bot.model.labels import stamps
+from bot.model.plan import Plan, Refused, Step, Steps
+from bot.model.tenants import Tenant
+from bot.slack.messages import Message
 
 MOST = 10
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from bot import containment, outbound
-from bot.fleet import only
-from bot.labels import Role, State, role_of, stamp, stamps
-from bot.lxd import NotFound
-from bot.outbound import MailOption
-from bot.placement import admit, demand_of
-from bot.plan import Plan, Refused, Step, Steps, always, once
-from bot.registry import Context, Run, TenantArgument, operation, steps_of
-from bot.steps import PROBE, probing, refuse_another, see_login_page, wait_for_address
-from bot.tenants import Tenant
+from bot.engine import outbound
+from bot.engine.context import Context, Run
+from bot.engine.outbound import MailOption
+from bot.engine.placement import admit, demand_of
+from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.engine.steps import PROBE, probing, refuse_another, see_login_page, wait_for_address
+from bot.fleet import containment
+from bot.fleet.inventory import only
+from bot.lxd.protocol import NotFound
+from bot.model.labels import Role, State, role_of, stamp, stamps
+from bot.model.plan import Plan, Refused, Step, Steps, always, once
+from bot.model.tenants import Tenant
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bot.freezes import Freezes, subject
-from bot.messages import Message
-from bot.registry import Context, decides, query
+from bot.engine.context import Context
+from bot.engine.registry import decides, query
+from bot.slack.messages import Message
+from bot.store.freezes import Freezes, subject
 
 
 @decides

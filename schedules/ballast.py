@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bot import ballast as room
-from bot.lxd import LxdError, size_bytes
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.fleet import ballast as room
+from bot.lxd.protocol import LxdError, size_bytes
 
 
 @schedule(seconds=600)

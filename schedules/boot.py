@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bot import samples
-from bot.errands import Errands
-from bot.labels import Role
-from bot.lxd import LxdError, LxdUnavailable, PoolFull
-from bot.registry import Context
-from bot.samples import DAY
-from bot.scheduler import schedule
-from bot.starts import boot as order
+from bot.engine.context import Context
+from bot.engine.errands import Errands
+from bot.engine.scheduler import schedule
+from bot.fleet.starts import boot as order
+from bot.lxd.protocol import LxdError, LxdUnavailable, PoolFull
+from bot.model.labels import Role
+from bot.store import samples
+from bot.store.samples import DAY
 
 SENT = 3600
 """Seconds for which a tenant counts as one that sends after mail was seen to wait for its worker."""

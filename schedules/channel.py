@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from bot.messages import sentence
-from bot.people import Untold
-from bot.plan import Refused
-from bot.post import NotPosted
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.model.plan import Refused
+from bot.model.text import sentence
+from bot.slack.people import Untold
+from bot.slack.post import NotPosted
 
 log = logging.getLogger(__name__)
 LONG = 300.0

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, time
 
-from bot import chart
-from bot.digest import Digest, TenantDay, gather
-from bot.messages import Message, Renderer, seconds, sentence
-from bot.post import NotPosted, Refusal
-from bot.registry import Context
-from bot.samples import DAY
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.model.text import seconds, sentence
+from bot.reports import chart
+from bot.reports.digest import Digest, TenantDay, gather
+from bot.slack.messages import Message, Renderer
+from bot.slack.post import NotPosted, Refusal
+from bot.store.samples import DAY
 
 LATE = 30 * 60
 """Seconds after its hour from which on it says that it is late."""

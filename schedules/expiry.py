@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bot import errands, inbox
-from bot.freezes import Freezes
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine import errands
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.store import inbox
+from bot.store.freezes import Freezes
 
 
 @schedule(seconds=15)

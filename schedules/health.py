@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from bot import errands, findings, halt, looks, quotas, samples
-from bot.diagnosis import Diagnosis, Finding
-from bot.errors import explain
-from bot.findings import EDGE, FINDINGS, LOG
-from bot.health import Look, diagnose, diagnose_host
-from bot.incidents import Seen
-from bot.labels import Role
-from bot.registry import Context
-from bot.samples import DAY
-from bot.scheduler import schedule
+from bot.engine import errands, halt, looks, quotas
+from bot.engine.context import Context
+from bot.engine.errors import explain
+from bot.engine.scheduler import schedule
+from bot.fleet.health import Look, diagnose, diagnose_host
+from bot.model import findings
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.findings import EDGE, FINDINGS, LOG
+from bot.model.labels import Role
+from bot.slack.incidents import Seen
+from bot.store import samples
+from bot.store.samples import DAY
 
 AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bot import audit
 from bot.checks import WEEK, unknown_heads
-from bot.diagnosis import Diagnosis, Finding
-from bot.findings import LOG
-from bot.incidents import Seen
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.findings import LOG
+from bot.slack.incidents import Seen
+from bot.store import audit
 
 
 @schedule(seconds=3600)

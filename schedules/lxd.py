@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from bot import local_lxd
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.lxd.local import server as local_lxd
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from bot.labels import Role
-from bot.registry import Context
-from bot.scheduler import schedule
-from bot.tenants import Tenant
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.model.labels import Role
+from bot.model.tenants import Tenant
 
 
 @schedule(seconds=300)

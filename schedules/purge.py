@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast
 
-from bot import audit
-from bot.cutover import retire
-from bot.errands import Errands
-from bot.fleet import Look
-from bot.labels import Role, State, is_open
-from bot.lxd import LxdError, LxdUnavailable
-from bot.operations import SYSTEM
-from bot.plan import Plan, Refused
-from bot.registry import Context, call
-from bot.samples import DAY
-from bot.scheduler import schedule
-from bot.snapshots import ours
-from bot.tenants import Tenant
+from bot.engine.context import Context
+from bot.engine.cutover import retire
+from bot.engine.errands import Errands
+from bot.engine.registry import call
+from bot.engine.scheduler import schedule
+from bot.engine.snapshots import ours
+from bot.fleet.inventory import Look
+from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.labels import Role, State, is_open
+from bot.model.plan import Plan, Refused
+from bot.model.tenants import Tenant
+from bot.store import audit
+from bot.store.operations import SYSTEM
+from bot.store.samples import DAY
 
 
 @schedule(seconds=300)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
 
 
 @schedule(seconds=60)

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 
-from bot import samples
-from bot.errands import Errands
-from bot.fleet import Surveyed
-from bot.lxd import LxdError, LxdUnavailable
-from bot.plan import Refused
-from bot.registry import Context
-from bot.scheduler import schedule
-from bot.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking, written
-from bot.tenants import Tenant
+from bot.engine.context import Context
+from bot.engine.errands import Errands
+from bot.engine.scheduler import schedule
+from bot.engine.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking, written
+from bot.fleet.inventory import Surveyed
+from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.plan import Refused
+from bot.model.tenants import Tenant
+from bot.store import samples
 
 AT_ONCE = 3
 """Tenants of a host of which the oldest goes in one look, where the pool is short: room shows a little later."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bot.lxd import LxdUnavailable
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.lxd.protocol import LxdUnavailable
 
 
 @schedule(seconds=86_400)

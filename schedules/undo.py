@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bot.labels import Role, is_open
-from bot.operations import SYSTEM
-from bot.registry import Context
-from bot.scheduler import schedule
+from bot.engine.context import Context
+from bot.engine.scheduler import schedule
+from bot.model.labels import Role, is_open
+from bot.store.operations import SYSTEM
 
 
 @schedule(seconds=60)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from bot import database
+from bot.store import database
 from tests.support import own, programs
 from tests.support.workspace import WorkspaceServer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import commands
-from bot.plan import Refused
-from bot.registry import Registry
+from bot.engine.registry import Registry
+from bot.model.plan import Refused
 
 ROOT = Path(__file__).parents[1]
 SHOWN = re.compile(r"`/mautic ?([^`]*)`")
@@ -91,11 +91,7 @@ def of_page(path: Path) -> Iterator[str]:
 
 def shown() -> Iterator[tuple[str, str]]:
     """Each command that is shown, with where."""
-    sources = [
-        (path, of_code)
-        for folder in ("bot", "bot/health", "commands", "schedules")
-        for path in (ROOT / folder).glob("*.py")
-    ]
+    sources = [(path, of_code) for folder in ("bot", "commands", "schedules") for path in (ROOT / folder).rglob("*.py")]
     sources += [(path, of_template) for path in (ROOT / "templates").rglob("*.j2")]
     sources += [(path, of_page) for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
     for path, texts in sources:

@@ -10,10 +10,10 @@ import pytest
 import commands
 import schedules
 from bot import docs
-from bot.jobs import Declared
-from bot.registry import Command, Registry
-from bot.scheduler import discover
+from bot.engine.registry import Command, Registry
+from bot.engine.scheduler import discover
 from bot.settings import DEFAULTS, load
+from bot.store.jobs import Declared
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -97,5 +97,5 @@ def test_every_figure_is_explained() -> None:
 
 def test_every_module_has_its_place_in_the_picture() -> None:
     picture = (ROOT / "docs" / "architecture.md").read_text()
-    modules = [path.name for path in sorted((ROOT / "bot").glob("*.py")) if path.name != "__init__.py"]
+    modules = [path.name for path in sorted((ROOT / "bot").rglob("*.py")) if path.name != "__init__.py"]
     assert [name for name in modules if name not in picture] == []

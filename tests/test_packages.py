@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bot import packages
-from bot.packages import CannotInstall
+from bot.lxd import packages
+from bot.lxd.packages import CannotInstall
 from tests.support import packages as suite
 from tests.support import programs
 from tests.support.own import ROOT

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from bot import local_lxd
-from bot.capacity import expected, reserved
-from bot.lxd_gateway import LxdGateway
+from bot.fleet.capacity import expected, reserved
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.local import server as local_lxd
 from bot.settings import load
 from tests.support.real_lxd import SHARED
 from tests.support.workspace import eventually

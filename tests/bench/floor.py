@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from bot.labels import stamps
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
+from bot.model.labels import stamps
 from tests.support.workspace import eventually
 
 PATIENCE = 120.0

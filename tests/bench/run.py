@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from bot import audit, samples
-from bot.labels import stamps
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
+from bot.model.labels import stamps
+from bot.store import audit, samples
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor

@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.0)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.0)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bot import announcer
-from bot.messages import Message
+from bot.slack import announcer
+from bot.slack.messages import Message
 from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk, slack_error, until
 
 
@@ -226,7 +226,7 @@ def test_the_card_of_one_waits_not_for_the_hundred_of_another(tmp_path: Path, mo
     desk = make_desk(make_bench(tmp_path))
     for number in range(30):
         desk.bench.ask(f"new client-{number}")
-    monkeypatch.setattr("bot.announcer.TURN", 0.05)
+    monkeypatch.setattr("bot.slack.announcer.TURN", 0.05)
     real = desk.slack.chat_postMessage
 
     def slow(**message: Any) -> dict[str, Any]:

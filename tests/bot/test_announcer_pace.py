@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import announcer
+from bot.slack import announcer
 from tests.support.bot import Desk, make_bench, make_desk
 
 

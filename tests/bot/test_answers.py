@@ -15,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot import answers, audit, looks, samples
-from bot.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
-from bot.lxd import LxdError, TenantAnswerError
-from bot.plan import Refused
-from bot.words import tame
+from bot.engine import looks
+from bot.guest import answers
+from bot.guest.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
+from bot.lxd.protocol import LxdError, TenantAnswerError
+from bot.model.plan import Refused
+from bot.model.words import tame
+from bot.store import audit, samples
 from schedules import health as sweep
 from schedules.digest import digest
 from schedules.health import health
@@ -226,7 +228,7 @@ class Fleet:
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     monkeypatch.setattr(sweep, "AGAIN", 0.0)
-    monkeypatch.setattr("bot.chart.png", lambda _: b"\x89PNG")
+    monkeypatch.setattr("bot.reports.chart.png", lambda _: b"\x89PNG")
     return Fleet(tmp_path)
 
 
@@ -395,7 +397,7 @@ def test_what_happened_is_recorded_whatever_a_text_holds(fleet: Fleet) -> None:
 
 def test_no_tenant_is_asked_but_at_this_door() -> None:
     """What is recorded, or read from its files, has no bounds that it could not move."""
-    root = Path(answers.__file__).parents[1]
+    root = Path(answers.__file__).parents[2]
     asks = re.compile(r"(lxd|server|source|target|there)\.(execute|pull)\(")
     found = {
         str(path.relative_to(root))
@@ -404,7 +406,7 @@ def test_no_tenant_is_asked_but_at_this_door() -> None:
         if asks.search(path.read_text())
     }
     # The edge and the blueprint are the bot's own; a simulated tenant keeps its state in its files.
-    assert found == {"bot/blueprint/build.py", "bot/edge.py", "bot/simulated_tenant.py"}
+    assert found == {"bot/guest/blueprint/build.py", "bot/edge/edge.py", "bot/guest/simulated.py"}
 
 
 def test_a_tenant_with_much_to_say_is_shown_within_what_slack_takes(fleet: Fleet, honest: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.approvals import Actor, Verdict
-from bot.lxd import LxdUnavailable
-from bot.operations import Operation
-from bot.plan import NotNow, Refused
+from bot.engine.approvals import Verdict
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.actor import Actor
+from bot.model.plan import NotNow, Refused
+from bot.store.operations import Operation
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, events, make_bench, notes
 
 LEAD_3 = Actor("U0OPSLEAD3", LEAD.roles)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bot import audit
-from bot.audit import Event
-from bot.database import Database
+from bot.store import audit
+from bot.store.audit import Event
+from bot.store.database import Database
 from tests.support.bot import make_bench
 
 ROWS = 20

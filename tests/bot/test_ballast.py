@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bot import ballast
-from bot.lxd import LxdError, PoolFull
+from bot.fleet import ballast
+from bot.lxd.protocol import LxdError, PoolFull
 from schedules.ballast import ballast as job
 from tests.support.bot import OPERATOR, Bench, make_bench
 

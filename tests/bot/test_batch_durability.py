@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.operations import MAX_ATTEMPTS, Operation
+from bot.store import audit
+from bot.store.operations import MAX_ATTEMPTS, Operation
 from tests.bot.test_durability import Death, Killed, copy_of, kill_in_call
 from tests.support.bot import OPERATOR, Bench, FakeSlack, containers, events, make_bench, make_desk, notes
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from bot.freezes import Freezes
-from bot.labels import stamps
-from bot.lxd import LxdError
-from bot.operations import ERRAND, Hold, Operation
-from bot.plan import NotNow
-from bot.runner import Runner
+from bot.engine.runner import Runner
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamps
+from bot.model.plan import NotNow
+from bot.store.freezes import Freezes
+from bot.store.operations import ERRAND, Hold, Operation
 from tests.support.bot import (
     ASKER,
     LEAD,

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from bot import audit, batches
-from bot.labels import stamps
-from bot.lxd import LxdError
-from bot.operations import Operation
-from bot.plan import Refused
-from bot.runner import Runner
+from bot.engine.runner import Runner
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamps
+from bot.model.plan import Refused
+from bot.store import audit, batches
+from bot.store.operations import Operation
 from tests.support.bot import (
     ASKER,
     LEAD,

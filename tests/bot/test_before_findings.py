@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.findings import FINDINGS
+from bot.model.findings import FINDINGS
+from bot.store import audit
 from schedules.health import health
 from schedules.incidents import incidents
 from tests.support.bot import OPERATOR, Bench, make_bench, make_desk

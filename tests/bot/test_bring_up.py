@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bot import bring_up, local_lxd
+from bot import bring_up
 from bot.__main__ import run
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.local import server as local_lxd
 from bot.settings import InvalidSettings, load
 from bot.workspace.people import TEAM
 from tests.support import demo
@@ -155,7 +156,7 @@ def test_a_policy_without_effect_is_refused_before_anything_is_brought_up(
 
 
 def test_what_only_asks_is_known(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    sources = [*(bring_up.ROOT / "commands").glob("*.py"), *(bring_up.ROOT / "bot").glob("*.py")]
+    sources = [*(bring_up.ROOT / "commands").glob("*.py"), *(bring_up.ROOT / "bot").rglob("*.py")]
     asked = re.compile(r'(?:refuse_to_ask|\.policy)\("([\w-]+)"')
     assert {name for path in sources for name in asked.findall(path.read_text())} == bring_up.ASK_ONLY
     (tmp_path / "own.toml").write_text("\n".join(ONE_MORE.format(name, 0, "") for name in bring_up.ASK_ONLY))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.capacity import Demand, Occupant, Room, expected, reserved, room, strain
-from bot.lxd import Resources
+from bot.fleet.capacity import Demand, Occupant, Room, expected, reserved, room, strain
+from bot.lxd.protocol import Resources
 from bot.settings import CapacitySettings, load
 
 GIB = 1 << 30

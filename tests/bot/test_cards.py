@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from bot.announcer import Announcer
-from bot.operations import Decision, Operation, State
+from bot.slack.announcer import Announcer
+from bot.store.operations import Decision, Operation, State
 from tests.support.bot import CASES, LEAD, Bench, make_bench
 
 STATES = [state for state in get_args(State) if state != "waiting"]  # Which a child of a batch has alone.

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from bot.chart import BARS, LINES, Bar, CannotDraw, Chart, Line, apart, chart, png
+from bot.reports.chart import BARS, LINES, Bar, CannotDraw, Chart, Line, apart, chart, png
 
 NOW = 1_800_000_000.0
 

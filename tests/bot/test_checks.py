@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from bot import checks
-from bot.lxd import LxdError
-from bot.plan import Refused
-from bot.registry import Context
+from bot.engine.context import Context
+from bot.lxd.protocol import LxdError
+from bot.model.plan import Refused
 from bot.settings import OPEN_TABLES, Role, ServerSettings
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, make_bench
 

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot import digest, home
-from bot.condition import STALE, WORDS, Condition, condition, conditions, looked_at_now
-from bot.diagnosis import Diagnosis, Finding
-from bot.findings import FINDINGS
-from bot.incidents import Seen
-from bot.labels import Role, stamps
-from bot.operations import Operation
-from bot.tenants import Tenant
+from bot.intake import home
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.findings import FINDINGS
+from bot.model.labels import Role, stamps
+from bot.model.tenants import Tenant
+from bot.reports import digest
+from bot.reports.condition import STALE, WORDS, Condition, condition, conditions, looked_at_now
+from bot.slack.incidents import Seen
+from bot.store.operations import Operation
 from schedules.health import health
 from tests.bot.test_messages import operation as made
 from tests.support.bot import LEAD, OPERATOR, Bench, make_bench

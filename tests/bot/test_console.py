@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.console import ALLOWED, NotAllowed, allowed
+from bot.guest.console import ALLOWED, NotAllowed, allowed
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 import commands
-from bot.cutover import Cutover
-from bot.labels import Role, State, role_of, stamp, state_of
-from bot.lxd import LxdError
-from bot.mautic import MUTE, SEAL
-from bot.messages import Renderer
-from bot.operations import SYSTEM, Operation
-from bot.plan import Plan, Step, Steps
-from bot.registry import Context, Registry, Run, TenantArgument, call, declare, operation, steps_of
-from bot.runner import Runner
-from bot.steps import PROBE, probing
-from bot.tenants import Tenant
+from bot.engine.context import Context, Run
+from bot.engine.cutover import Cutover
+from bot.engine.registry import Registry, TenantArgument, call, declare, operation, steps_of
+from bot.engine.runner import Runner
+from bot.engine.steps import PROBE, probing
+from bot.guest.mautic import MUTE, SEAL
+from bot.lxd.protocol import LxdError
+from bot.model.labels import Role, State, role_of, stamp, state_of
+from bot.model.plan import Plan, Step, Steps
+from bot.model.tenants import Tenant
+from bot.slack.messages import Renderer
+from bot.store.operations import SYSTEM, Operation
 from tests.bot.test_durability import Death, Killed, copy_of
 from tests.support.bot import CASES, OPERATOR, Bench, containers, live, make_bench
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.database import Database
+from bot.store.database import Database
 from tests.support.bot import make_bench
 
 
@@ -32,7 +32,9 @@ def test_threads_that_have_ended_keep_no_file_open(tmp_path: Path) -> None:
 
 def test_a_commit_of_the_bot_is_on_disk(tmp_path: Path) -> None:
     """In a process of its own, as the suite itself does without."""
-    program = "import bot.database, sys; print(*bot.database.Database(sys.argv[1]).read('PRAGMA synchronous')[0])"
+    program = (
+        "import bot.store.database, sys; print(*bot.store.database.Database(sys.argv[1]).read('PRAGMA synchronous')[0])"
+    )
     told = subprocess.run([sys.executable, "-c", program, str(tmp_path / "bot.db")], capture_output=True, check=True)
     assert told.stdout.split() == [b"2"], "2 is FULL"
 

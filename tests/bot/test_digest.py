@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bot import audit, samples
-from bot.diagnosis import Diagnosis, Finding
-from bot.digest import FailedErrands, gather
-from bot.errands import Errands, forget
-from bot.incidents import Seen
-from bot.labels import stamps
-from bot.lxd import LxdError, LxdUnavailable
-from bot.operations import SYSTEM
-from bot.samples import DAY, Reading
+from bot.engine.errands import Errands, forget
+from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.labels import stamps
+from bot.reports.digest import FailedErrands, gather
+from bot.slack.incidents import Seen
+from bot.store import audit, samples
+from bot.store.operations import SYSTEM
+from bot.store.samples import DAY, Reading
 from tests.support.bot import OPERATOR, ROOM_FOR_MANY, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import commands
-from bot import audit
-from bot.lxd import LxdError
-from bot.operations import MAX_ATTEMPTS, Operation
-from bot.registry import Registry
-from bot.steps import PROBE
+from bot.engine.registry import Registry
+from bot.engine.steps import PROBE
+from bot.lxd.protocol import LxdError
+from bot.store import audit
+from bot.store.operations import MAX_ATTEMPTS, Operation
 from tests.support.bot import CASES, Bench, as_it_was, containers, events, live, make_bench, notes
 
 OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")

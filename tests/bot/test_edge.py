@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from bot.caddy import routes
+from bot.edge.caddy import routes
 
 SITES = {"client-x.agency.com": "10.70.0.16", "mail.client-y.com": "10.70.0.17", "closed.agency.com": ""}
 

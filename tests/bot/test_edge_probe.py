@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge_probe import MOST, Pages
+from bot.edge.probe import MOST, Pages
 from tests.support.certificates import self_signed
 
 DOMAIN = "client-x.agency.com"

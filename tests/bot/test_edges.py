@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from bot.caddy import routes
-from bot.edge import Edge
-from bot.edges import Edges
-from bot.labels import stamps
-from bot.lxd import ExecResult, LxdUnavailable
-from bot.simulated_edge import SimulatedEdge
-from bot.wire import NIC, given
+from bot.edge.caddy import routes
+from bot.edge.edge import Edge
+from bot.edge.edges import Edges
+from bot.edge.simulated import SimulatedEdge
+from bot.lxd.protocol import ExecResult, LxdUnavailable
+from bot.lxd.wire import NIC, given
+from bot.model.labels import stamps
 from tests.support.simulated_lxd import SimulatedLxd
 
 DOMAIN = "client-x.agency.com"

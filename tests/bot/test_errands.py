@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot import operations
-from bot.errands import AT_ONCE, Errands
+from bot.engine.errands import AT_ONCE, Errands
+from bot.store import operations
 from tests.support.bot import OPERATOR, Bench, events, make_bench, make_desk
 
 

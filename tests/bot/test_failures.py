@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from bot import audit, runner
-from bot.guards import ANSWERS
-from bot.lxd import LxdError, LxdUnavailable, PoolFull
-from bot.operations import Operation, StepRow
-from bot.plan import Refused
-from bot.steps import PROBE
+from bot.engine import runner
+from bot.engine.guards import ANSWERS
+from bot.engine.steps import PROBE
+from bot.lxd.protocol import LxdError, LxdUnavailable, PoolFull
+from bot.model.plan import Refused
+from bot.store import audit
+from bot.store.operations import Operation, StepRow
 from tests.support.bot import (
     CASES,
     LEAD,
@@ -410,7 +411,7 @@ def test_a_person_is_told_that_the_database_cannot_be_written(tmp_path: Path, mo
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(audit, "record", full)
-    monkeypatch.setattr("bot.inbox.PAUSE", 0.01)
+    monkeypatch.setattr("bot.store.inbox.PAUSE", 0.01)
     payload = {"user": "U0ACCOUNT", "team": "T0OURS", "channel": "C0OPS", "text": "new client-x", "trigger_id": "1.2"}
     desk.inbox.put("command", "1", payload)
     until(lambda: bool(desk.slack.to("U0ACCOUNT")))

@@ -15,28 +15,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import commands
-from bot import findings
-from bot.blueprint.mautic_ctl import health as tool
-from bot.console import allowed
-from bot.diagnosis import Diagnosis, Finding, Found, with_remedies
-from bot.digest import gather
-from bot.findings import EDGE, FINDINGS, LOG, SENT, Severity, Where
-from bot.health import larger_plans
-from bot.health.look import CHECKS, HOST_CHECKS, finds
-from bot.home import home
-from bot.incidents import Seen
-from bot.lxd import LxdUnavailable, size_bytes
-from bot.registry import Registry
-from bot.remedies import RETRY, Remedy
+from bot.edge.simulated import SimulatedProbe
+from bot.engine.registry import Registry
+from bot.fleet.health import larger_plans
+from bot.fleet.health.look import CHECKS, HOST_CHECKS, finds
+from bot.guest.blueprint.mautic_ctl import health as tool
+from bot.guest.console import allowed
+from bot.guest.simulated import change
+from bot.intake.home import home
+from bot.lxd.protocol import LxdUnavailable, size_bytes
+from bot.model import findings
+from bot.model.diagnosis import Diagnosis, Finding, Found, with_remedies
+from bot.model.findings import EDGE, FINDINGS, LOG, SENT, Severity, Where
+from bot.model.remedies import RETRY, Remedy
+from bot.model.tenants import PlanSize
+from bot.reports.digest import gather
 from bot.settings import HealthSettings, load
-from bot.simulated_edge import SimulatedProbe
-from bot.simulated_tenant import change
-from bot.tenants import PlanSize
+from bot.slack.incidents import Seen
 from tests.support.bot import LEAD, Bench, make_bench
 from tests.support.judge import mrkdwn
 from tests.support.sweep import look
 
-ELSEWHERE = {"errand": "schedules.health", "edge": "schedules.health", "quotas": "bot.quotas", "audit": "schedules"}
+ELSEWHERE = {
+    "errand": "schedules.health",
+    "edge": "schedules.health",
+    "quotas": "bot.engine.quotas",
+    "audit": "schedules",
+}
 """What no single look tells of, and who finds it."""
 VALUES = {
     "tenant": "client-x",

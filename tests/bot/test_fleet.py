@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.fleet import Fleet
-from bot.labels import stamps
-from bot.plan import Refused
+from bot.fleet.inventory import Fleet
+from bot.model.labels import stamps
+from bot.model.plan import Refused
 from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
 

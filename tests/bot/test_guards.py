@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import pytest
 
-from bot.freezes import EVERYTHING, Freezes
-from bot.guards import GUARDS, Moment
-from bot.labels import State, stamps
-from bot.lxd import LxdError
-from bot.operations import Operation
-from bot.plan import NotNow, Refused
+from bot.engine.guards import GUARDS, Moment
+from bot.lxd.protocol import LxdError
+from bot.model.labels import State, stamps
+from bot.model.plan import NotNow, Refused
+from bot.store.freezes import EVERYTHING, Freezes
+from bot.store.operations import Operation
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, switch
 from tests.support.bot import notes as notes_of
@@ -202,7 +202,7 @@ CASES: Mapping[str, Case] = {
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr("bot.operations.ERRAND", 0.0)
+    monkeypatch.setattr("bot.store.operations.ERRAND", 0.0)
     lxd = SimulatedLxd(memory=64 * GIB)
     add_blueprint(lxd)
     bench = make_bench(tmp_path, lxd)

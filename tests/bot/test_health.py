@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from bot.blueprint.mautic_ctl import health as tool
-from bot.diagnosis import Diagnosis, Finding
-from bot.findings import FINDINGS
-from bot.health import HostLook, Look, Page, diagnose, diagnose_host
-from bot.health.look import CHECKS
-from bot.lxd import InstanceState, PoolSpace, Snapshot
-from bot.mautic import Disk
+from bot.fleet.health import HostLook, Look, Page, diagnose, diagnose_host
+from bot.fleet.health.look import CHECKS
+from bot.guest.blueprint.mautic_ctl import health as tool
+from bot.guest.mautic import Disk
+from bot.lxd.protocol import InstanceState, PoolSpace, Snapshot
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.findings import FINDINGS
+from bot.model.tenants import Tenant
 from bot.settings import Settings, load
-from bot.tenants import Tenant
 
 SETTINGS = load(environment={})
 LIMITS = SETTINGS.health

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from bot.diagnosis import Diagnosis, Finding
-from bot.incidents import Seen
-from bot.labels import stamps
-from bot.lxd import LxdUnavailable
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.labels import stamps
+from bot.slack.incidents import Seen
 from bot.workspace import block_kit
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, add_blueprint, make_bench, make_desk
 from tests.support.judge import mrkdwn

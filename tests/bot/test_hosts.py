@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bot import bring_up
-from bot.hosts import real_edges
-from bot.lxd import LxdUnavailable
+from bot.lxd.protocol import LxdUnavailable
+from bot.providers import real_edges
 from bot.settings import ServerSettings
 from tests.support.bot import add_blueprint, settings_in
 from tests.support.simulated_lxd import SimulatedLxd
@@ -52,7 +52,7 @@ def test_without_the_first_server_nothing_is_brought_up(servers: dict[str, Simul
 def test_a_server_that_is_silent_keeps_no_edge_of_the_others_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.hosts.ANSWER", 0.2)
+    monkeypatch.setattr("bot.providers.ANSWER", 0.2)
     cluster = SimulatedLxd(members=("node1", "node2"))
     settings = replace(settings_in(tmp_path), servers={"far": ServerSettings("https://192.0.2.1:8443")})
     edges = real_edges(settings, {"local": SimulatedLxd(), "far": cluster})

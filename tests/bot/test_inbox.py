@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import pytest
 
-from bot.approvals import Actor
-from bot.database import Database, DatabaseUnavailable
-from bot.inbox import OF_ONE, WORKERS, Inbox
-from bot.operations import Operation
+from bot.model.actor import Actor
+from bot.store.database import Database, DatabaseUnavailable
+from bot.store.inbox import OF_ONE, WORKERS, Inbox
+from bot.store.operations import Operation
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, until
 
 
@@ -277,7 +277,7 @@ class Full:
                 yield made
 
         monkeypatch.setattr(desk.bench.context.database, "transaction", transaction)
-        monkeypatch.setattr("bot.inbox.PAUSE", 0.01)
+        monkeypatch.setattr("bot.store.inbox.PAUSE", 0.01)
 
 
 def stop_that_is_approved(desk: Desk) -> tuple[Operation, dict[str, str]]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.diagnosis import Diagnosis, Finding
-from bot.incidents import FIGURES, FLAP, SILENCE, Seen
-from bot.plan import Refused
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.plan import Refused
+from bot.slack.incidents import FIGURES, FLAP, SILENCE, Seen
+from bot.store import audit
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench, make_desk
 
 WORKER = Finding("worker", "`mautic-worker@email` is inactive, so mail waits in the queue.")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import commands
-from bot.labels import State, stamps
-from bot.lxd import LxdUnavailable
-from bot.plan import Plan, Refused, always, once, require
-from bot.registry import Registry
+from bot.engine.registry import Registry
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.labels import State, stamps
+from bot.model.plan import Plan, Refused, always, once, require
 from tests.bot.test_durability import OPERATIONS, Death, Killed, World, ends_well
 from tests.support.bot import CASES, LEAD, OPERATOR, Bench, make_bench
 
@@ -186,7 +186,7 @@ def test_what_has_begun_waits_for_the_host_of_its_tenant_before_it_goes_on(
     bench = world.begin(die_at("started 0"))
     with pytest.raises(Killed):
         bench.finish()
-    monkeypatch.setattr("bot.steps.PATIENCE", 30.0)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 30.0)
     bench.runner.later = 0.0
     bench.context.operations.recover()
     bench.runner.fault = lambda moment: None

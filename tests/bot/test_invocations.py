@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.approvals import Actor
-from bot.lxd import LxdError
+from bot.lxd.protocol import LxdError
+from bot.model.actor import Actor
+from bot.store import audit
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Desk, make_bench, make_desk
 
 
@@ -123,7 +123,7 @@ WHAT_ROLES_LET_DO = ("approve 1", "deny 1", "audit", "console client-x", "logs c
 def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
     asked: Desk, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.people.JUST_NOW", 0.0)
+    monkeypatch.setattr("bot.slack.people.JUST_NOW", 0.0)
     asked.command("list", LEAD)
     asked.slack.groups["mautic-approvers"] = []
     asked.command(text, LEAD)
@@ -134,7 +134,7 @@ def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
 def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(
     asked: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.people.JUST_NOW", 0.0)
+    monkeypatch.setattr("bot.slack.people.JUST_NOW", 0.0)
     asked.command("list", OPERATOR)
     asked.slack.groups["mautic-operators"] = []
     asked.command("snapshot client-x", OPERATOR)
@@ -606,7 +606,7 @@ def test_a_window_waits_for_no_question_of_who_could_approve(desk: Desk) -> None
 
 
 def test_so_many_requests_of_one_person_wait_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.operations.OF_ONE", 3)
+    monkeypatch.setattr("bot.store.operations.OF_ONE", 3)
     for number in range(5):
         desk.command(f"new client-{number}")
     assert len(desk.bench.context.operations.select("state = 'awaiting_approval'")) == 3

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import schedules
-from bot.jobs import LATE, Declared, Job, Jobs
-from bot.lxd import LxdUnavailable
-from bot.scheduler import Every, Scheduler, discover
+from bot.engine.scheduler import Every, Scheduler, discover
+from bot.lxd.protocol import LxdUnavailable
+from bot.store.jobs import LATE, Declared, Job, Jobs
 from tests.support.bot import Bench, make_bench, until
 
-DECLARE = "from bot.scheduler import schedule\n\n@schedule(seconds=60)\ndef job(context):\n    '''Do it.'''\n"
+DECLARE = "from bot.engine.scheduler import schedule\n\n@schedule(seconds=60)\ndef job(context):\n    '''Do it.'''\n"
 
 
 @pytest.fixture
@@ -278,8 +278,8 @@ class Wall(datetime):
 def test_the_jobs_go_on_when_the_clock_is_set(bench: Bench, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     monkeypatch.setattr(Wall, "ahead", timedelta())
     monkeypatch.setattr("apscheduler.schedulers.base.datetime", Wall)
-    monkeypatch.setattr("bot.scheduler.datetime", Wall)
-    monkeypatch.setattr("bot.scheduler.WATCH", 0.05)
+    monkeypatch.setattr("bot.engine.scheduler.datetime", Wall)
+    monkeypatch.setattr("bot.engine.scheduler.WATCH", 0.05)
     often: list[int] = []
     seldom: list[int] = []
     scheduler = scheduled(

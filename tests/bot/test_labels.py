@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.labels import (
+from bot.lxd.protocol import Instance
+from bot.model.labels import (
     KEY,
     LABELS,
     Role,
@@ -32,7 +33,6 @@ from bot.labels import (
     stamps,
     state_of,
 )
-from bot.lxd import Instance
 from tests.bot.test_durability import Death, Killed, World
 from tests.support.bot import CASES, Bench
 
@@ -182,7 +182,7 @@ def written() -> dict[str, set[str]]:
                     for name in names:
                         found[str(name).replace("_", "-")].add(module)
     for names in found.values():
-        names.discard("bot.labels")
+        names.discard("bot.model.labels")
     return {name: modules for name, modules in found.items() if modules}
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.errands import Errands
-from bot.lanes import SYSTEM, Candidate, Lane, Limits, fits, in_line
-from bot.runner import Runner
+from bot.engine.errands import Errands
+from bot.engine.runner import Runner
+from bot.model.lanes import SYSTEM, Candidate, Lane, Limits, fits, in_line
 from tests.support.bot import OPERATOR, Bench, make_bench, switch, until
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -108,7 +108,7 @@ def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, Si
         bench.done("restart client-x", OPERATOR)
     bench.runner.fault = lambda moment: None
     bench.context.operations.recover()
-    monkeypatch.setattr("bot.steps.PATIENCE", 60.0)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 60.0)
     return bench, solo
 
 
@@ -135,7 +135,7 @@ def test_what_waits_for_its_host_for_too_long_ends(
     half_way: tuple[Bench, SimulatedLxd], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, solo = half_way
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.2)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.2)
     switch(solo).set()
     bench.runner.later = 0.01
     until(lambda: not bench.runner.run_one() and not bench.context.operations.select("state = 'queued'"))

@@ -25,13 +25,13 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web import SlackResponse
 
-from bot.approvals import decision
-from bot.database import Database, DatabaseUnavailable
-from bot.inbox import Inbox
-from bot.listeners import SignedHttp, make_app, web_client
-from bot.messages import Message
-from bot.post import NotPosted, Post, Refusal
+from bot.engine.approvals import decision
+from bot.intake.listeners import SignedHttp, make_app, web_client
 from bot.settings import InvalidSettings
+from bot.slack.messages import Message
+from bot.slack.post import NotPosted, Post, Refusal
+from bot.store.database import Database, DatabaseUnavailable
+from bot.store.inbox import Inbox
 from tests.support.bot import settings_in, until
 
 EVENTS = itertools.count()

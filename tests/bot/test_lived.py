@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.database import Database
-from bot.lived import EVEN, LOOK_AGAIN, Lived, ticks
+from bot.store.database import Database
+from bot.store.lived import EVEN, LOOK_AGAIN, Lived, ticks
 
 HOUR, DAY = 3600.0, 86_400.0
 

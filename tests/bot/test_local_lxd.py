@@ -18,11 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from bot import local_daemon, local_install, local_lxd, local_processes, local_remains, local_shared, packages
-from bot.lxd import LxdError, LxdUnavailable
-from bot.lxd_gateway import LxdGateway
-from bot.packages import TOOLS
-from bot.products import INCUS, LXD, PRODUCTS, Product
+from bot.lxd import packages
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.local import daemon as local_daemon
+from bot.lxd.local import install as local_install
+from bot.lxd.local import processes as local_processes
+from bot.lxd.local import remains as local_remains
+from bot.lxd.local import server as local_lxd
+from bot.lxd.local import shared as local_shared
+from bot.lxd.packages import TOOLS
+from bot.lxd.products import INCUS, LXD, PRODUCTS, Product
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from tests.support.real_lxd import LXD_PLACE, Place, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually, free_port
 from tests.support.world import BotProcess

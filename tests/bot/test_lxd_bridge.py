@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bot.lxd import Instance, LxdError
-from bot.lxd_connection import LxdConnection
-from bot.lxd_gateway import LxdGateway
-from bot.wire import FILTERS, NIC
+from bot.lxd.connection import LxdConnection
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import Instance, LxdError
+from bot.lxd.wire import FILTERS, NIC
 
 REFUSED = (
     'LXD could not start `t`: Failed to start device "eth0": security.ipv6_filtering requires bridge netfilter: '

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import requests
 
-from bot import lxd_connection, lxd_sessions
-from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound
-from bot.lxd_gateway import LxdGateway
+from bot.lxd import connection as lxd_connection
+from bot.lxd import sessions as lxd_sessions
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, NotFound
 
 NOWHERE = "https://127.0.0.1:1"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bot import lxd_connection
-from bot.lxd import LxdError, PoolFull, Vanished
-from bot.lxd_connection import LxdConnection
-from bot.lxd_leftovers import Leftovers
-from bot.lxd_refusals import Busy, Held, Passing
+from bot.lxd import connection as lxd_connection
+from bot.lxd.connection import LxdConnection
+from bot.lxd.leftovers import Leftovers
+from bot.lxd.protocol import LxdError, PoolFull, Vanished
+from bot.lxd.refusals import Busy, Held, Passing
 
 WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c/rootfs/{}: no such file or directory"
 

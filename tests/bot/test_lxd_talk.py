@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 import websocket
 
-from bot.lxd import TenantAnswerError
-from bot.lxd_talk import Conversation
+from bot.lxd.protocol import TenantAnswerError
+from bot.lxd.talk import Conversation
 
 PING, PIECE, LINE = b"\x89\x00", b"\x82\x01x", b"\x82\x04end\n"
 

@@ -16,9 +16,9 @@ import pytest
 
 from bot import bring_up
 from bot.__main__ import Bot, main, take
-from bot.inbox import Inbox
-from bot.runner import Runner
-from bot.scheduler import Scheduler
+from bot.engine.runner import Runner
+from bot.engine.scheduler import Scheduler
+from bot.store.inbox import Inbox
 from bot.workspace.people import TEAM
 from tests.support.bot import make_bench, make_desk
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually
@@ -36,7 +36,7 @@ time.sleep(60)
 HANGS = """
 import sys, time
 from bot import __main__
-from bot.invocations import Invocations
+from bot.intake.invocations import Invocations
 Invocations.handle = lambda *_: time.sleep(600)
 __main__.DRAIN = 1.0
 sys.exit(__main__.main(["run"]))
@@ -46,7 +46,7 @@ sys.exit(__main__.main(["run"]))
 FULL = """
 import resource, sys
 from bot import __main__
-from bot.invocations import Invocations
+from bot.intake.invocations import Invocations
 handle = Invocations.handle
 def with_a_full_disk(*delivery):
     # No file grows any more, as the delivery is written down and not yet worked on.

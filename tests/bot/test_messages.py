@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slack_sdk import WebClient
 
-from bot.announcer import Announcer
-from bot.condition import Condition, counted
-from bot.freezes import Freeze
-from bot.lxd import InstanceState
-from bot.messages import Message, Renderer, clip, code, escape, line, modal, person, seconds, section, size, told
-from bot.operations import Decision, Operation, StepRow
+from bot.edge.simulated import SimulatedProbe
+from bot.lxd.protocol import InstanceState
+from bot.model.tenants import Tenant
+from bot.model.text import clip, code, escape, line, person, seconds, size, told
+from bot.reports.condition import Condition, counted
 from bot.settings import load
-from bot.simulated_edge import SimulatedProbe
-from bot.tenants import Tenant
+from bot.slack.announcer import Announcer
+from bot.slack.messages import Message, Renderer, modal, section
+from bot.store.freezes import Freeze
+from bot.store.operations import Decision, Operation, StepRow
 from bot.workspace import block_kit
 from tests.support.judge import judge
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 from slack_sdk import WebClient
 
-from bot.people import People
-from bot.plan import Refused
+from bot.model.plan import Refused
 from bot.settings import Role, load
+from bot.slack.people import People
 from tests.support.bot import ASKER, LEAD, OPERATOR, Clock, FakeSlack, settings_in
 
 
@@ -126,7 +126,7 @@ def test_when_slack_does_not_say_who_it_is_the_answer_is_no(people: People, slac
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("bot.people.time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr("bot.slack.people.time", SimpleNamespace(monotonic=clock))
     return clock
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.operations import Operation
-from bot.plan import NoRoom, Refused
+from bot.model.plan import NoRoom, Refused
+from bot.store.operations import Operation
 from schedules.health import health
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.pool_folder import of_pool, remove_snapshots
+from bot.lxd.pool_folder import of_pool, remove_snapshots
 
 
 def test_a_pool_elsewhere_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

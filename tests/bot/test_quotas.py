@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bot import btrfs, samples
-from bot.health import diagnose
-from bot.labels import stamps
-from bot.lxd import LxdError, Quotas
-from bot.mautic import Disk
-from bot.plan import Refused
+from bot.fleet.health import diagnose
+from bot.guest.mautic import Disk
+from bot.lxd import btrfs
+from bot.lxd.protocol import LxdError, Quotas
+from bot.model.labels import stamps
+from bot.model.plan import Refused
+from bot.store import samples
 from schedules import health as sweep
 from tests.bot.test_health import LIMITS, TROUBLE
 from tests.support.bot import OPERATOR, Bench, make_bench

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.inbox import Inbox
-from bot.operations import Operation, TenantBusy
-from bot.plan import Plan
-from bot.runner import Runner
+from bot.engine.runner import Runner
+from bot.model.plan import Plan
+from bot.store import audit
+from bot.store.inbox import Inbox
+from bot.store.operations import Operation, TenantBusy
 from tests.support.bot import ASKER, LEAD, Desk, containers, events, make_bench, make_desk, until
 from tests.support.simulated_lxd import SimulatedLxd
 

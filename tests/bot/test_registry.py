@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import commands
-from bot.messages import Renderer, told
-from bot.plan import Refused
-from bot.registry import Registry
-from bot.words import plain, split
+from bot.engine.registry import Registry
+from bot.model.plan import Refused
+from bot.model.text import told
+from bot.model.words import plain, split
+from bot.slack.messages import Renderer
 from tests.support.judge import judge
 
 REGISTRY = Registry(commands)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.retention import Point, Retention, spread
+from bot.engine.retention import Point, Retention, spread
 from bot.settings import SnapshotSettings
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bot import samples
-from bot.database import Database
-from bot.growth import growth, pool_growth
-from bot.samples import DAY, HOUR, RAW, Reading
+from bot.store import samples
+from bot.store.database import Database
+from bot.store.growth import growth, pool_growth
+from bot.store.samples import DAY, HOUR, RAW, Reading
 
 START = 1_799_971_200
 """A midnight."""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.forms import form_of, hints_of
+from bot.model.forms import form_of, hints_of
 from bot.settings import DEFAULTS, InvalidSettings, Policy, Settings, load
 
 
@@ -235,7 +235,7 @@ KEYS = dict(keys(Settings))
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_has_a_range_or_a_form(key: str) -> None:
-    assert form_of(KEYS[key]), f"{key} takes anything; give it a form of bot/forms.py, as its neighbours have"
+    assert form_of(KEYS[key]), f"{key} takes anything; give it a form of bot/model/forms.py, as its neighbours have"
 
 
 def test_the_shipped_file_names_every_key() -> None:

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 
-from bot.lxd import AlreadyExists, ExecResult, LxdError, LxdUnavailable, NotFound, PoolFull, edge_address, size_bytes
-from bot.simulated_lxd import CLONE_BYTES
-from bot.simulated_world import MIB
-from bot.wire import given
+from bot.lxd.protocol import (
+    AlreadyExists,
+    ExecResult,
+    LxdError,
+    LxdUnavailable,
+    NotFound,
+    PoolFull,
+    edge_address,
+    size_bytes,
+)
+from bot.lxd.simulated.lxd import CLONE_BYTES
+from bot.lxd.simulated.world import MIB
+from bot.lxd.wire import given
 from tests.support.simulated_lxd import SimulatedLxd
 
 

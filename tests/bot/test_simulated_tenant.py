@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bot.lxd import LxdError, LxdUnavailable, NotFound
-from bot.mautic import Mautic
+from bot.guest.mautic import Mautic
+from bot.guest.simulated import SEAL, change
+from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
+from bot.model.tenants import PlanSize
 from bot.settings import load
-from bot.simulated_tenant import SEAL, change
-from bot.tenants import PlanSize
 from tests.support.simulated_lxd import SimulatedLxd
 
 NOW = 1_800_000_000.0

@@ -6,11 +6,11 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from bot.lxd import PoolFull
-from bot.samples import Reading, record
+from bot.fleet.starts import Starts
+from bot.fleet.starts import boot as order
+from bot.lxd.protocol import PoolFull
 from bot.settings import load
-from bot.starts import Starts
-from bot.starts import boot as order
+from bot.store.samples import Reading, record
 from schedules.boot import boot
 from tests.support.bot import OPERATOR, Bench, make_bench
 
@@ -61,12 +61,12 @@ def test_without_seconds_there_is_no_limit() -> None:
 def test_whatever_starts_a_tenant_waits_for_its_turn() -> None:
     """All of the bot's own starts go by `Host.start`."""
     # The edge is no tenant.
-    others = {"fleet.py", "edge.py"}
-    places = [path for folder in ("bot", "commands", "schedules") for path in ROOT.glob(f"{folder}/*.py")]
+    others = {"inventory.py", "edge.py"}
+    places = [path for folder in ("bot", "commands", "schedules") for path in (ROOT / folder).rglob("*.py")]
     places = [path for path in places if path.name not in others]
     past = [path.name for path in places if re.search(r"lxd\.start\(", path.read_text())]
     assert past == []
-    assert "self.lxd.start(" in (ROOT / "bot/fleet.py").read_text()
+    assert "self.lxd.start(" in (ROOT / "bot/fleet/inventory.py").read_text()
 
 
 def seen(bench: Bench, **queue_ages: float) -> None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.findings import FINDINGS
-from bot.health import Look, Page, diagnose
-from bot.lxd import InstanceState, LxdError
-from bot.mautic import Mautic, disk_of
+from bot.fleet.health import Look, Page, diagnose
+from bot.guest.mautic import Mautic, disk_of
+from bot.guest.simulated import SERVICES, change
+from bot.lxd.protocol import InstanceState, LxdError
+from bot.model.findings import FINDINGS
+from bot.model.tenants import PlanSize, Tenant
 from bot.settings import HealthSettings, load
-from bot.simulated_tenant import SERVICES, change
-from bot.tenants import PlanSize, Tenant
 from tests.support.simulated_lxd import SimulatedLxd
 
 NOW = 1_800_000_000.0

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from bot import audit, before_keys
-from bot.database import Database
-from bot.labels import KEY
-from bot.plan import Plan, Refused, Step
-from bot.registry import Registry
+from bot.engine.registry import Registry
+from bot.model.labels import KEY
+from bot.model.plan import Plan, Refused, Step
+from bot.store import audit, before_keys
+from bot.store.database import Database
 from tests.bot.test_durability import Death, Killed, World, ends_well
 from tests.bot.test_durability import test_dying_before_or_after_any_record_does_no_harm as crashes_at_records
 from tests.bot.test_durability import test_dying_while_it_is_taken_back_does_no_harm as crashes_while_taken_back

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bot import guards
-from bot.lxd import Resources
-from bot.plan import Refused
-from bot.registry import Context
-from bot.samples import HostReading, pool_history, record
-from bot.simulated_tenant import change
+from bot.engine import guards
+from bot.engine.context import Context
+from bot.guest.simulated import change
+from bot.lxd.protocol import Resources
+from bot.model.plan import Refused
+from bot.store.samples import HostReading, pool_history, record
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, events, make_bench, make_desk, notes

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.forms import shown_domain
-from bot.labels import replaced, replacing, stamp, stamps
-from bot.tenants import RESERVED, InvalidName, domain_name, tenant_name
+from bot.model.forms import shown_domain
+from bot.model.labels import replaced, replacing, stamp, stamps
+from bot.model.tenants import RESERVED, InvalidName, domain_name, tenant_name
 
 
 @pytest.mark.parametrize(

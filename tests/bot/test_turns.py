@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.turns import Turns, in_turn
+from bot.model.turns import Turns, in_turn
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, make_bench
 
 

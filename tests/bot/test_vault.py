@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bot import audit
-from bot.approvals import Actor
-from bot.messages import Modal
-from bot.plan import Refused
+from bot.model.actor import Actor
+from bot.model.plan import Refused
+from bot.slack.messages import Modal
+from bot.store import audit
 from schedules.expiry import expiry
 from tests.support.bot import ASKER, LEAD, Bench, make_bench, make_desk
 

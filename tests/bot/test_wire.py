@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from bot.lxd import Instance, LxdError
-from bot.wire import CLOSED, NIC, bounds, choose, outside, rules, trusted
+from bot.lxd.protocol import Instance, LxdError
+from bot.lxd.wire import CLOSED, NIC, bounds, choose, outside, rules, trusted
 
 SUBNET = "10.70.0.1/24"
 

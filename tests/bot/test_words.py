@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.approvals import decision
-from bot.messages import Renderer
-from bot.words import clean, heard, split, typed
+from bot.engine.approvals import decision
+from bot.model.words import clean, heard, split, typed
+from bot.slack.messages import Renderer
 
 RENDERER = Renderer()
 FILTERS = ("", "|code", "|line", "|sentence", "|block")

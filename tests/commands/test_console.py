@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bot.console import ALLOWED, READS
+from bot.guest.console import ALLOWED, READS
 from tests.support.bot import OPERATOR, Desk, make_bench, make_desk, notes, until
 
 SEND = "console client-x mautic:broadcasts:send"

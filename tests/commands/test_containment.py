@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bot import simulated_tenant
-from bot.labels import stamp
-from bot.lxd import LxdUnavailable
+from bot.guest import simulated as simulated_tenant
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.labels import stamp
 from tests.support.bot import LEAD, OPERATOR, Bench, live, make_bench
 
 CONTAINING = ("stop client-x", "suspend client-x", "delete client-x")

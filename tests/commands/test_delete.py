@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.labels import stamp
-from bot.lxd import LxdError
-from bot.plan import Refused
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamp
+from bot.model.plan import Refused
 from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench
 
 

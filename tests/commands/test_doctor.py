@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge_probe import ProbeResult
-from bot.lxd import NotFound, PoolSpace
+from bot.edge.probe import ProbeResult
+from bot.lxd.protocol import NotFound, PoolSpace
 from tests.support.bot import OPERATOR, Bench, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -77,7 +77,7 @@ def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatc
         asked.append(endpoint)
         return True
 
-    monkeypatch.setattr("bot.local_lxd.keep", keep)
+    monkeypatch.setattr("bot.lxd.local.server.keep", keep)
     gone = [True]
 
     def probe(domain: str) -> ProbeResult:

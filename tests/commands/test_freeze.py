@@ -14,14 +14,15 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import commands
-from bot import audit, home
-from bot.digest import gather
-from bot.freezes import CONFIRM, EVERYTHING, Freeze, Freezes
-from bot.guards import FREEZE
-from bot.labels import Role, State, stamps
-from bot.operations import Operation
-from bot.plan import Refused
-from bot.registry import Registry
+from bot.engine.guards import FREEZE
+from bot.engine.registry import Registry
+from bot.intake import home
+from bot.model.labels import Role, State, stamps
+from bot.model.plan import Refused
+from bot.reports.digest import gather
+from bot.store import audit
+from bot.store.freezes import CONFIRM, EVERYTHING, Freeze, Freezes
+from bot.store.operations import Operation
 from schedules.boot import boot
 from schedules.expiry import expiry
 from schedules.purge import purge

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.approvals import Actor
-from bot.errands import Errands, failing
-from bot.lxd import LxdError
-from bot.operations import MAX_ATTEMPTS, Operation
-from bot.plan import Refused
-from bot.steps import remove
+from bot.engine.errands import Errands, failing
+from bot.engine.steps import remove
+from bot.lxd.protocol import LxdError
+from bot.model.actor import Actor
+from bot.model.plan import Refused
+from bot.store import audit
+from bot.store.operations import MAX_ATTEMPTS, Operation
 from schedules.health import health
 from schedules.purge import purge
 from schedules.undo import undo

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from bot import simulated_tenant
-from bot.labels import stamp
-from bot.lxd import LxdError, PoolFull, size_bytes
-from bot.mautic import Disk, Mautic
-from bot.plan import Refused
+from bot.guest import simulated as simulated_tenant
+from bot.guest.mautic import Disk, Mautic
+from bot.lxd.protocol import LxdError, PoolFull, size_bytes
+from bot.model.labels import stamp
+from bot.model.plan import Refused
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes
 
@@ -42,7 +42,7 @@ def test_a_start_that_fails_leaves_what_was_stopped_on_purpose_so_and_nothing_el
     if on_purpose:
         bench.done("stop client-x", OPERATOR)
     bench.lxd.stop("client-x")
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     probe = bench.context.edge.probe
     monkeypatch.setattr(bench.context.edge, "probe", lambda domain: replace(probe(domain), login=False))
     assert bench.done("start client-x", OPERATOR).state == "failed"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.plan import Refused
+from bot.model.plan import Refused
 from tests.support.bot import ASKER, OPERATOR, Bench, make_bench
 from tests.support.judge import judge, mrkdwn
 

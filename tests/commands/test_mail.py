@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bot import simulated_tenant
-from bot.labels import stamp, stamps
-from bot.lxd import LxdError
-from bot.operations import Operation
-from bot.plan import Refused
+from bot.guest import simulated as simulated_tenant
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Refused
+from bot.store.operations import Operation
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, notes
 from tests.support.simulated_lxd import SimulatedLxd
 

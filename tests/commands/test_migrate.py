@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from bot import simulated_tenant
-from bot.labels import stamp
-from bot.lxd import LxdError, LxdUnavailable, NotFound
-from bot.mautic import MUTE, SEAL
-from bot.placement import LEAST
-from bot.plan import Refused
-from bot.simulated_edge import SimulatedProbe
+from bot.edge.simulated import SimulatedProbe
+from bot.engine.placement import LEAST
+from bot.guest import simulated as simulated_tenant
+from bot.guest.mautic import MUTE, SEAL
+from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
+from bot.model.labels import stamp
+from bot.model.plan import Refused
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, live, make_bench, switch, until
 from tests.support.simulated_lxd import SimulatedLxd
@@ -29,7 +29,7 @@ def other() -> SimulatedLxd:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is left there is said."""
-    monkeypatch.setattr("bot.cutover.ANSWER", 0.2)
+    monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.2)
 
     def dead(method: str, arguments: object) -> None:
         if bench.lxd.calls["stop"]:
@@ -97,9 +97,9 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
 
 def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:
     """Let the page not come through the edge when it is looked at next, and something happen at that moment."""
-    monkeypatch.setattr("bot.cutover.ANSWER", 0.2)
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
+    monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.2)
+    monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
 
     def probe(_: str) -> SimulatedProbe:
         then()
@@ -182,7 +182,7 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
             threading.Timer(seconds, down.clear).start()
         return seen
 
-    monkeypatch.setattr("bot.steps.PATIENCE", 60 * seconds)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 60 * seconds)
     with monkeypatch.context() as patched:
         patched.setattr(bench.context.edge, "probe", probe)
         done = bench.done("migrate client-x solo", OPERATOR)
@@ -272,7 +272,7 @@ def test_what_was_given_up_touches_nothing_when_it_comes_late(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The target was slow when the first try was taken back; by then a retry has made the heir anew."""
-    monkeypatch.setattr("bot.cutover.ANSWER", 0.1)
+    monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.1)
     answers = threading.Event()
     late: list[str] = []
 

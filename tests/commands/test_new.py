@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.labels import stamp
-from bot.lxd import NotFound
-from bot.messages import Modal
-from bot.plan import Plan, Refused
+from bot.lxd.protocol import NotFound
+from bot.model.labels import stamp
+from bot.model.plan import Plan, Refused
+from bot.slack.messages import Modal
 from bot.workspace import block_kit
 from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.labels import stamps
-from bot.plan import Refused
+from bot.model.labels import stamps
+from bot.model.plan import Refused
 from tests.support.bot import LEAD, OPERATOR, Bench, Desk, live, make_bench, make_desk, notes
 from tests.support.judge import mrkdwn
 

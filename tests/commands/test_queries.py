@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bot import audit
-from bot.labels import stamps
-from bot.lxd import LxdError, LxdUnavailable
-from bot.messages import Message
-from bot.plan import Refused
+from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.labels import stamps
+from bot.model.plan import Refused
+from bot.slack.messages import Message
+from bot.store import audit
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
 from tests.support.judge import judge, mrkdwn
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bot import simulated_tenant
-from bot.labels import stamp
-from bot.lxd import LxdError
-from bot.mautic import MUTE, SEAL
-from bot.plan import Refused
-from bot.simulated_edge import SimulatedProbe
-from bot.snapshots import ours
+from bot.edge.simulated import SimulatedProbe
+from bot.engine.snapshots import ours
+from bot.guest import simulated as simulated_tenant
+from bot.guest.mautic import MUTE, SEAL
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamp
+from bot.model.plan import Refused
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
 
 SNAPSHOT = "s-20270115-080000-2"
@@ -162,7 +162,7 @@ def test_a_stopped_tenant_whose_restore_fails_stays_stopped(bench: Bench) -> Non
 def test_a_stopped_tenant_whose_restore_fails_at_its_page_stays_stopped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     monkeypatch.setattr(bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
     bench.done("stop client-x", OPERATOR)
     assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "failed"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.messages import Message
-from bot.plan import Refused
+from bot.model.plan import Refused
+from bot.slack.messages import Message
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
 from tests.support.judge import judge, mrkdwn
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.labels import stamp, stamps
-from bot.lxd import LxdError
-from bot.messages import Message
-from bot.plan import Refused
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Refused
+from bot.slack.messages import Message
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, containers, live, make_bench
 from tests.support.judge import judge, mrkdwn
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.labels import stamp
-from bot.plan import Refused, UnknownWords
+from bot.model.labels import stamp
+from bot.model.plan import Refused, UnknownWords
 from tests.support.bot import OPERATOR, Bench, make_bench, make_desk
 
 

@@ -14,9 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from bot.lxd import AlreadyExists, ExecResult, Instance, Lxd, LxdError, NotFound, PoolFull, Quotas, TenantAnswerError
-from bot.lxd_gateway import LxdGateway
-from bot.wire import NIC, bounds, given
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import (
+    AlreadyExists,
+    ExecResult,
+    Instance,
+    Lxd,
+    LxdError,
+    NotFound,
+    PoolFull,
+    Quotas,
+    TenantAnswerError,
+)
+from bot.lxd.wire import NIC, bounds, given
 from tests.support.pools import count_anew, mark_inconsistent
 from tests.support.real_lxd import PLACES, TINY, names_at
 from tests.support.simulated_lxd import SimulatedLxd

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from bot import quotas
-from bot.fleet import Fleet
-from bot.forms import lxd_bytes
-from bot.lxd import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, TenantAnswerError
-from bot.lxd_gateway import LxdGateway
-from bot.products import INCUS
-from bot.wire import NIC
+from bot.engine import quotas
+from bot.fleet.inventory import Fleet
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.products import INCUS
+from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, TenantAnswerError
+from bot.lxd.wire import NIC
+from bot.model.forms import lxd_bytes
 from tests.support.certificates import fingerprint, self_signed
 from tests.support.pools import mark_inconsistent
 from tests.support.real_lxd import PROJECT, TINY, Place, listening

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.lxd import AlreadyExists, Instance, Lxd, LxdError, NotFound
-from bot.wire import NIC, given
+from bot.lxd.protocol import AlreadyExists, Instance, Lxd, LxdError, NotFound
+from bot.lxd.wire import NIC, given
 from tests.support.real_lxd import PLACES, TINY, listening
 from tests.support.simulated_lxd import SimulatedLxd
 

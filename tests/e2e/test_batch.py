@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bot.snapshots import ours
+from bot.engine.snapshots import ours
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION, World
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION, World, settings_for
 

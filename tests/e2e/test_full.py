@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from bot.lxd import ExecResult
-from bot.mautic import Mautic
+from bot.guest.mautic import Mautic
+from bot.lxd.protocol import ExecResult
 from tests.support.pools import count_anew, stops_counting
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.labels import stamp
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
+from bot.model.labels import stamp
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World, settings_for
 

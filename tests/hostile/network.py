@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
 
 WEB, MAIL = "198.51.100.10:443", "198.51.100.10:25"
 PRIVATE, RELAY = "10.99.0.25:80", "10.99.0.25:25"

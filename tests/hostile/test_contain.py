@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from bot import containment
-from bot.fleet import Host
-from bot.labels import stamps
-from bot.lxd import PoolFull
-from bot.lxd_gateway import LxdGateway
-from bot.mautic import Mautic
-from bot.starts import Starts
+from bot.fleet import containment
+from bot.fleet.inventory import Host
+from bot.fleet.starts import Starts
+from bot.guest.mautic import Mautic
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import PoolFull
+from bot.model.labels import stamps
 from tests.support.real_lxd import PROJECT, TINY
 from tests.support.workspace import eventually
 

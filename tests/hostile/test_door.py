@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.inbox import WORKERS
+from bot.store.inbox import WORKERS
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION, World
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bot import ballast, pool_folder
-from bot.fleet import Host
-from bot.labels import stamps
-from bot.lxd import LxdError, NotFound, PoolFull
-from bot.lxd_gateway import LxdGateway
-from bot.mautic import Mautic
-from bot.starts import Starts
+from bot.fleet import ballast
+from bot.fleet.inventory import Host
+from bot.fleet.starts import Starts
+from bot.guest.mautic import Mautic
+from bot.lxd import pool_folder
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import LxdError, NotFound, PoolFull
+from bot.model.labels import stamps
 from tests.support.real_lxd import LXD_PLACE, PROJECT, TINY
 
 Name = Callable[[], str]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge import NAME, Edge
-from bot.hosts import real_edge
-from bot.labels import stamps
-from bot.lxd import edge_address
-from bot.lxd_gateway import LxdGateway
-from bot.wire import NIC, given
+from bot.edge.edge import NAME, Edge
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import edge_address
+from bot.lxd.wire import NIC, given
+from bot.model.labels import stamps
+from bot.providers import real_edge
 from tests.hostile.network import (
     ADVERTISE,
     LISTEN_FOR,

@@ -10,14 +10,14 @@ from typing import TypeVar
 
 import pytest
 
-from bot.blueprint.archive import Archive, open_archive
-from bot.blueprint.build import Blueprint, build
-from bot.edge import Edge
-from bot.hosts import real_edge
-from bot.labels import stamps
-from bot.lxd_gateway import LxdGateway
-from bot.mautic import Mautic
-from bot.tenants import PlanSize
+from bot.edge.edge import Edge
+from bot.guest.blueprint.archive import Archive, open_archive
+from bot.guest.blueprint.build import Blueprint, build
+from bot.guest.mautic import Mautic
+from bot.lxd.gateway import LxdGateway
+from bot.model.labels import stamps
+from bot.model.tenants import PlanSize
+from bot.providers import real_edge
 from tests.support.real_lxd import SHARED
 from tests.support.world import settings_for
 

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import pytest
 
-from bot.blueprint.archive import Archive
-from bot.blueprint.build import Blueprint, blueprints, build, export
-from bot.edge import Edge
-from bot.labels import stamp
-from bot.lxd import NotFound
-from bot.lxd_gateway import LxdGateway
-from bot.mautic import MUTE, SEAL, Mautic
+from bot.edge.edge import Edge
+from bot.guest.blueprint.archive import Archive
+from bot.guest.blueprint.build import Blueprint, blueprints, build, export
+from bot.guest.mautic import MUTE, SEAL, Mautic
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import NotFound
+from bot.model.labels import stamp
 from bot.settings import load
 from tests.lab.conftest import CACHE, Clone, eventually
 from tests.support.real_lxd import SUBNET

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from bot.edge import NAME, Edge
-from bot.labels import stamps
-from bot.lxd_gateway import LxdGateway
+from bot.edge.edge import NAME, Edge
+from bot.lxd.gateway import LxdGateway
+from bot.model.labels import stamps
 from tests.lab.conftest import BASE_DOMAIN, Clone, eventually
 from tests.support.real_lxd import TINY
 from tests.support.world import LISTEN

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
 from tests.lab.conftest import Clone
 from tests.mautic_double.contract import CONTRACT, DOUBLE_CONTRACT, INSTALL_CONTRACT, Execute
 

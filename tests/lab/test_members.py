@@ -4,9 +4,9 @@ from contextlib import suppress
 
 import pytest
 
-from bot.labels import stamp, stamps
-from bot.lxd import LxdUnavailable, NotFound
-from bot.steps import patiently
+from bot.engine.steps import patiently
+from bot.lxd.protocol import LxdUnavailable, NotFound
+from bot.model.labels import stamp, stamps
 from tests.lab.conftest import eventually
 from tests.support.lab import Lab
 from tests.support.real_lxd import TINY

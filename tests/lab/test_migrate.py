@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot.labels import stamp
+from bot.model.labels import stamp
 from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.workspace import eventually

@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from bot.console import NotAllowed
-from bot.lxd import LxdError
-from bot.lxd_gateway import LxdGateway
-from bot.mautic import SEAL, Mautic
+from bot.guest.console import NotAllowed
+from bot.guest.mautic import SEAL, Mautic
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import LxdError
 from bot.settings import load
 from tests.lab.conftest import SIZE, Clone, eventually
 from tests.support.forms import make_form

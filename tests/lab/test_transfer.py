@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from bot.lxd import LxdError, LxdUnavailable, NotFound, PoolFull
-from bot.lxd_gateway import LxdGateway
-from bot.steps import patiently
+from bot.engine.steps import patiently
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound, PoolFull
 from tests.lab.conftest import eventually
 from tests.support.lab import Lab
 from tests.support.real_lxd import TINY
@@ -90,7 +90,7 @@ def test_a_copy_while_it_runs_leaves_little_for_the_end(way: Way) -> None:
 
 def test_a_copy_may_take_long_as_long_as_bytes_move(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     still = 10
-    monkeypatch.setattr("bot.lxd_transfer.STILL", still)
+    monkeypatch.setattr("bot.lxd.transfer.STILL", still)
     way.source.snapshot(way.name, "s-1")
     began = time.monotonic()
     with way.node.slow(megabits=120):

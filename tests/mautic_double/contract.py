@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 
-from bot.blueprint.mautic_ctl import due
+from bot.guest.blueprint.mautic_ctl import due
 
 Execute = Callable[[list[str]], tuple[int, str, str]]
 """Runs argv as root in the tenant and returns (exit code, standard output, standard error)."""

@@ -18,29 +18,29 @@ import pytest
 from slack_sdk import WebClient
 
 import commands
-from bot import home
-from bot.announcer import Announcer
-from bot.audit import Verdict
-from bot.batches import Standing
-from bot.capacity import Room
-from bot.condition import Condition
-from bot.digest import Digest, FailedErrands, TenantDay, Use
-from bot.freezes import Freeze
-from bot.incidents import Incident, Incidents
-from bot.jobs import Job
-from bot.lxd import InstanceState, PoolSpace, Resources
-from bot.mautic import Disk
-from bot.messages import Message, Modal, Renderer
-from bot.operations import Decision, Operation, StepRow
-from bot.outbound import CHOICE
-from bot.placement import Carries
-from bot.registry import Registry
-from bot.samples import KnownDisk
+from bot.edge.simulated import SimulatedProbe
+from bot.engine.outbound import CHOICE
+from bot.engine.placement import Carries
+from bot.engine.registry import Registry
+from bot.engine.snapshots import Taken
+from bot.fleet.capacity import Room
+from bot.guest.mautic import Disk
+from bot.guest.simulated import UNCOUNTED
+from bot.intake import home
+from bot.lxd.protocol import InstanceState, PoolSpace, Resources
+from bot.model.tenants import Tenant
+from bot.reports.condition import Condition
+from bot.reports.digest import Digest, FailedErrands, TenantDay, Use
 from bot.settings import load
-from bot.simulated_edge import SimulatedProbe
-from bot.simulated_tenant import UNCOUNTED
-from bot.snapshots import Taken
-from bot.tenants import Tenant
+from bot.slack.announcer import Announcer
+from bot.slack.incidents import Incident, Incidents
+from bot.slack.messages import Message, Modal, Renderer
+from bot.store.audit import Verdict
+from bot.store.batches import Standing
+from bot.store.freezes import Freeze
+from bot.store.jobs import Job
+from bot.store.operations import Decision, Operation, StepRow
+from bot.store.samples import KnownDisk
 from bot.workspace import block_kit
 from commands.hosts import Row
 from tests.support.bot import LEAD, make_bench
@@ -728,7 +728,7 @@ MESSAGES: dict[str, Message] = {
 
 def modals(folder: Path) -> dict[str, dict[str, Any]]:
     """The windows: the form of `new`, the typed name, the one reveal."""
-    from bot.presses import name_window
+    from bot.intake.presses import name_window
 
     bench = make_bench(folder)
     form = bench.answer("new")
@@ -796,7 +796,7 @@ def test_every_template_has_its_golden_message() -> None:
 
 def test_the_local_workspace_shows_every_emoji_that_is_posted() -> None:
     page = (ROOT / "bot" / "workspace" / "page" / "mrkdwn.js").read_text()
-    files = [*TEMPLATES.rglob("*.j2"), *(ROOT / "bot").glob("*.py"), *(ROOT / "commands").glob("*.py")]
+    files = [*TEMPLATES.rglob("*.j2"), *(ROOT / "bot").rglob("*.py"), *(ROOT / "commands").glob("*.py")]
     used = {name for file in files for name in re.findall(r":([a-z_]{4,}):(?![:\w=])", file.read_text())}
     assert {"satellite", "arrow_forward"} <= used
     assert {name for name in used if f"{name}: " not in page} == set()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.plan import Refused
+from bot.model.plan import Refused
 from schedules.channel import channel
 from schedules.incidents import incidents
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, make_bench, make_desk

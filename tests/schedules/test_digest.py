@@ -13,10 +13,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bot import chart, samples
-from bot.labels import stamps
-from bot.post import NotPosted
-from bot.samples import DAY
+from bot.model.labels import stamps
+from bot.reports import chart
+from bot.slack.post import NotPosted
+from bot.store import samples
+from bot.store.samples import DAY
 from schedules.digest import LATE, PAGE, PAGES, digest
 from tests.support.bot import ROOM_FOR_MANY, Bench, FakeSlack, make_bench
 from tests.support.judge import mrkdwn

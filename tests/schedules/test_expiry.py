@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bot import audit
-from bot.approvals import CONFIRM
-from bot.plan import Refused
+from bot.engine.approvals import CONFIRM
+from bot.model.plan import Refused
+from bot.store import audit
 from schedules.expiry import expiry
 from schedules.routes import routes
 from schedules.snapshots import snapshots

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from bot import looks, samples
-from bot.errands import DAY, Errands, forget
-from bot.jobs import Declared
-from bot.labels import stamps
-from bot.lxd import LxdError, LxdUnavailable, PoolSpace
-from bot.operations import MAX_ATTEMPTS
-from bot.simulated_tenant import change
-from bot.wire import NIC, given
+from bot.engine import looks
+from bot.engine.errands import DAY, Errands, forget
+from bot.guest.simulated import change
+from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace
+from bot.lxd.wire import NIC, given
+from bot.model.labels import stamps
+from bot.store import samples
+from bot.store.jobs import Declared
+from bot.store.operations import MAX_ATTEMPTS
 from schedules import health as sweep
 from schedules.health import health
 from tests.support.bot import LEAD, OPERATOR, ROOM_FOR_MANY, Bench, make_bench, make_desk

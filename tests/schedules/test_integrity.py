@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bot import audit
 from bot.__main__ import main
 from bot.checks import WEEK
-from bot.database import Database, DatabaseDamaged
-from bot.post import NotPosted
+from bot.slack.post import NotPosted
+from bot.store import audit
+from bot.store.database import Database, DatabaseDamaged
 from schedules.health import health
 from schedules.integrity import integrity
 from tests.support.bot import LEAD, OPERATOR, Bench, Desk, make_bench, make_desk

@@ -13,6 +13,6 @@ from tests.support.bot import make_bench
 @pytest.mark.parametrize("endpoint", ["simulated", "/run/own.socket"])
 def test_it_is_looked_after_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     asked: list[tuple[Path, str]] = []
-    monkeypatch.setattr("bot.local_lxd.keep", lambda state, at, _: asked.append((state, at)))
+    monkeypatch.setattr("bot.lxd.local.server.keep", lambda state, at, _: asked.append((state, at)))
     lxd(make_bench(tmp_path, MAUTIC_OPS_LXD__ENDPOINT=endpoint).context)
     assert asked == [(tmp_path, endpoint)] * (endpoint != "simulated")

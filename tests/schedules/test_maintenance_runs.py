@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from bot import audit
-from bot.errands import AT_ONCE, failing
-from bot.labels import stamps
-from bot.lxd import LxdError
-from bot.maintenance import QUIET
-from bot.migrations import MAINTENANCE
-from bot.plan import Refused
-from bot.registry import call
+from bot.engine.errands import AT_ONCE, failing
+from bot.engine.registry import call
+from bot.lxd.protocol import LxdError
+from bot.model.labels import stamps
+from bot.model.plan import Refused
+from bot.store import audit
+from bot.store.maintenance import QUIET
+from bot.store.migrations import MAINTENANCE
 from schedules.numbers import numbers
 from schedules.snapshots import snapshots
 from tests.support.bot import LEAD, OPERATOR, Bench, events, make_bench, make_desk

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bot import simulated_tenant
-from bot.guards import Change, Guards, Moment
-from bot.lived import LOOK_AGAIN
-from bot.lxd import LxdError, LxdUnavailable
-from bot.plan import Refused
+from bot.engine.guards import Change, Guards, Moment
+from bot.guest import simulated as simulated_tenant
+from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.plan import Refused
+from bot.store.lived import LOOK_AGAIN
 from schedules.numbers import numbers
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
@@ -343,7 +343,7 @@ def test_an_heir_that_serves_outlives_its_request_in_yesterdays_database(tmp_pat
 
 
 def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.cutover.ANSWER", 0.2)
+    monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.2)
     other = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": other})
     bench.done("new client-x --host local")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bot import samples
-from bot.findings import kind as row
-from bot.simulated_tenant import change
+from bot.guest.simulated import change
+from bot.model.findings import kind as row
+from bot.store import samples
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, make_desk
 from tests.support.simulated_lxd import SimulatedLxd

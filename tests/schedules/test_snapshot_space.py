@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bot import samples
-from bot.labels import stamps
-from bot.lxd import PoolFull
-from bot.plan import Refused
+from bot.engine.snapshots import ours
+from bot.lxd.protocol import PoolFull
+from bot.model.labels import stamps
+from bot.model.plan import Refused
 from bot.settings import InvalidSettings, load
-from bot.snapshots import ours
+from bot.store import samples
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench

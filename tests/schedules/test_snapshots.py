@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bot import errands
-from bot.errands import AT_ONCE
-from bot.fleet import Survey
-from bot.labels import stamps
-from bot.lxd import LxdError, LxdUnavailable
-from bot.operations import Operation
-from bot.retention import spread
-from bot.snapshots import ours
+from bot.engine import errands
+from bot.engine.errands import AT_ONCE
+from bot.engine.retention import spread
+from bot.engine.snapshots import ours
+from bot.fleet.inventory import Survey
+from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.labels import stamps
+from bot.store.operations import Operation
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
 from tests.support.simulated_lxd import SimulatedLxd

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.blueprint.mautic_ctl import main as tool
-from bot.lxd import LxdUnavailable
+from bot.guest.blueprint.mautic_ctl import main as tool
+from bot.lxd.protocol import LxdUnavailable
 from schedules.sweep import sweep
 from tests.support.bot import make_bench
 

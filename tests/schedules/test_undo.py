@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.lxd import LxdError, LxdUnavailable
-from bot.simulated_edge import SimulatedProbe
+from bot.edge.simulated import SimulatedProbe
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from schedules.undo import undo
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes, switch
 from tests.support.simulated_lxd import SimulatedLxd
@@ -21,8 +21,8 @@ def other() -> SimulatedLxd:
 @pytest.fixture
 def bench(tmp_path: Path, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Two servers, with a tenant on the first."""
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.1)
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     made = make_bench(tmp_path, others={"solo": other})
     assert made.done("new client-x --host local").state == "succeeded"
     return made

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from bot.retention import Point, Retention, spread
+from bot.engine.retention import Point, Retention, spread
 from bot.settings import SnapshotSettings
 
 BERLIN = ZoneInfo("Europe/Berlin")

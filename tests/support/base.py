@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 
-from bot.blueprint.base import BaseError, prepare
+from bot.guest.blueprint.base import BaseError, prepare
 from tests.support.real_lxd import SHARED
 
 if __name__ == "__main__" and shutil.which("lxd"):

@@ -19,21 +19,22 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web import SlackResponse
 
-from bot import home
 from bot.__main__ import compose
-from bot.announcer import Announcer
-from bot.approvals import Actor
-from bot.inbox import Inbox
-from bot.invocations import Invocations
-from bot.labels import stamps
-from bot.lxd import LxdUnavailable
-from bot.manifest import manifest
-from bot.operations import Operation
-from bot.post import Post
-from bot.registry import Context, Registry, call
-from bot.runner import Runner
+from bot.edge.simulated import SimulatedEdge
+from bot.engine.context import Context
+from bot.engine.registry import Registry, call
+from bot.engine.runner import Runner
+from bot.intake import home
+from bot.intake.invocations import Invocations
+from bot.intake.manifest import manifest
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.actor import Actor
+from bot.model.labels import stamps
 from bot.settings import Settings, load
-from bot.simulated_edge import SimulatedEdge
+from bot.slack.announcer import Announcer
+from bot.slack.post import Post
+from bot.store.inbox import Inbox
+from bot.store.operations import Operation
 from bot.workspace import block_kit
 from tests.support.simulated_lxd import SimulatedLxd
 

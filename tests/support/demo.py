@@ -8,8 +8,8 @@ import sys
 import time
 
 from bot import bring_up
-from bot.hosts import open_edge, open_servers
-from bot.lxd import LxdError
+from bot.lxd.protocol import LxdError
+from bot.providers import open_edge, open_servers
 from bot.settings import InvalidSettings, load
 from tests.support.workspace import Json, Workspace, eventually
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.lxd import Lxd
+from bot.lxd.protocol import Lxd
 
 FORM = """
 INSERT INTO forms SET id = {id}, is_published = 1, name = 'f', alias = 'f', post_action = 'message';

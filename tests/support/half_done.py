@@ -6,8 +6,8 @@ from typing import NoReturn
 
 import pytest
 
-from bot.lxd import LxdError
-from bot.operations import Operation
+from bot.lxd.protocol import LxdError
+from bot.store.operations import Operation
 from tests.support.bot import OPERATOR, Bench
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -15,8 +15,8 @@ from tests.support.simulated_lxd import SimulatedLxd
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is tried for long, and a sweep finds at once what would have to last."""
-    monkeypatch.setattr("bot.steps.PATIENCE", 0.0)
-    monkeypatch.setattr("bot.steps.DEADLINE", 0.1)
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.0)
+    monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     monkeypatch.setattr("schedules.health.AGAIN", 0.0)
 
 

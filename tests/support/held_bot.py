@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from bot import __main__ as program
-from bot.registry import Context
-from bot.runner import Runner
+from bot.engine.context import Context
+from bot.engine.runner import Runner
 
 
 class HeldRunner(Runner):

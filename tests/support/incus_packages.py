@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bot.lxd import LxdUnavailable
-from bot.products import INCUS
+from bot.lxd.products import INCUS
+from bot.lxd.protocol import LxdUnavailable
 
 FOLDER = Path("/tmp/mautic-ops-tests-incus")
 LIBRARIES = ("libcowsql0", "libraft0")

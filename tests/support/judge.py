@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bot.messages import Message
+from bot.slack.messages import Message
 from bot.workspace import block_kit
 
 OWN_MARK = re.compile(r"<!subteam\^S0APPROVERS>|<@[UW][A-Z0-9]+>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[^<>|]*>")

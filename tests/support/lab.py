@@ -25,10 +25,11 @@ from pathlib import Path
 
 import pytest
 
-from bot import local_lxd, local_shared
-from bot.lxd import LxdUnavailable
-from bot.lxd_gateway import LxdGateway
-from bot.products import INCUS, LXD, Product
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.local import server as local_lxd
+from bot.lxd.local import shared as local_shared
+from bot.lxd.products import INCUS, LXD, Product
+from bot.lxd.protocol import LxdUnavailable
 from tests.support import incus_packages
 from tests.support.certificates import self_signed
 from tests.support.real_lxd import TINY, without_lxd

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from bot.bring_up import build_blueprint
-from bot.hosts import gateways, real_edge, real_edges
-from bot.labels import stamp
-from bot.lxd import Instance, LxdError, LxdUnavailable
-from bot.lxd_gateway import LxdGateway
-from bot.products import INCUS
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.products import INCUS
+from bot.lxd.protocol import Instance, LxdError, LxdUnavailable
+from bot.model.labels import stamp
+from bot.providers import gateways, real_edge, real_edges
 from bot.settings import load
 from tests.support.lab import ROOT, SINGLE, Lab, configuration
 from tests.support.real_lxd import SHARED, without_lxd

@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bot import packages
-from bot.packages import PYTHON, TOOLS, CannotInstall, Package, missing
+from bot.lxd import packages
+from bot.lxd.packages import PYTHON, TOOLS, CannotInstall, Package, missing
 
 BUSYBOX = Path("/bin/busybox")
 

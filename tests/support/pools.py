@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bot.lxd_gateway import LxdGateway
+from bot.lxd.gateway import LxdGateway
 from tests.support.workspace import eventually
 
 

@@ -19,11 +19,11 @@ from typing import NoReturn, TextIO
 
 import pytest
 
-from bot import local_lxd
-from bot.lxd import Lxd, LxdUnavailable, NotFound
-from bot.lxd_gateway import LxdGateway
-from bot.packages import missing
-from bot.products import INCUS, LXD, Product
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.local import server as local_lxd
+from bot.lxd.packages import missing
+from bot.lxd.products import INCUS, LXD, Product
+from bot.lxd.protocol import Lxd, LxdUnavailable, NotFound
 from tests.support import incus_packages
 from tests.support.packages import SUITE
 from tests.support.workspace import free_port

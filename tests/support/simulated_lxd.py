@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bot import simulated_lxd
-from bot.lxd import ExecResult, LxdError, LxdUnavailable, Resources, TenantAnswerError, Vanished
-from bot.simulated_inside import Talking
-from bot.simulated_server import TENANT_BYTES
-from bot.simulated_tenant import run_mautic_ctl
-from bot.simulated_world import Machine, World
-from bot.wire import NIC
+from bot.guest.simulated import run_mautic_ctl
+from bot.lxd.protocol import ExecResult, LxdError, LxdUnavailable, Resources, TenantAnswerError, Vanished
+from bot.lxd.simulated import lxd as simulated_lxd
+from bot.lxd.simulated.inside import Talking
+from bot.lxd.simulated.server import TENANT_BYTES
+from bot.lxd.simulated.world import Machine, World
+from bot.lxd.wire import NIC
 
 START_SECONDS = 0.3
 """What a start takes: after a boot LXD starts one after the other."""

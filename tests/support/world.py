@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from bot.blueprint.build import blueprints
 from bot.bring_up import build_blueprint
-from bot.hosts import real_edge
-from bot.labels import stamp, stamps
-from bot.lxd import NotFound
-from bot.lxd_gateway import LxdGateway
+from bot.guest.blueprint.build import blueprints
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import NotFound
+from bot.model.labels import stamp, stamps
+from bot.providers import real_edge
 from bot.settings import Settings, load
 from tests.support.real_lxd import INCUS_PLACE, LXD_PLACE, PROJECT, SHARED, TINY, Place
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, Workspace, WorkspaceServer, eventually

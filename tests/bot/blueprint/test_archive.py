@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bot.blueprint.archive import Archive, ArchiveError, open_archive
+from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
 
 RELEASE = {
     "version": "5.2.12",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.blueprint import base
+from bot.guest.blueprint import base
 from tests.support.simulated_lxd import SimulatedLxd
 
 

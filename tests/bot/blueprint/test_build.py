@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bot.blueprint import build
-from bot.blueprint.archive import Archive
-from bot.lxd import LxdError
+from bot.guest.blueprint import build
+from bot.guest.blueprint.archive import Archive
+from bot.lxd.protocol import LxdError
 from tests.support.simulated_lxd import SimulatedLxd
 
 

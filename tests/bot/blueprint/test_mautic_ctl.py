@@ -15,11 +15,23 @@ from typing import Any
 
 import pytest
 
-from bot.answers import SHAPES
-from bot.blueprint.mautic_ctl import disk, edge, health, install, logs, main, means, outbound, page, parameters, sizes
-from bot.blueprint.mautic_ctl.means import CtlError
-from bot.blueprint.mautic_ctl.wire import Wire
-from bot.mautic import Mautic
+from bot.guest.answers import SHAPES
+from bot.guest.blueprint.mautic_ctl import (
+    disk,
+    edge,
+    health,
+    install,
+    logs,
+    main,
+    means,
+    outbound,
+    page,
+    parameters,
+    sizes,
+)
+from bot.guest.blueprint.mautic_ctl.means import CtlError
+from bot.guest.blueprint.mautic_ctl.wire import Wire
+from bot.guest.mautic import Mautic
 from bot.settings import load
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -281,7 +293,7 @@ def test_an_unexpected_error_says_where_and_keeps_the_secret(tmp_path: Path, mon
 def test_every_verb_has_its_function() -> None:
     for place in main.VERBS.values():
         module, _, function = place.partition(".")
-        assert callable(getattr(import_module(f"bot.blueprint.mautic_ctl.{module}"), function))
+        assert callable(getattr(import_module(f"bot.guest.blueprint.mautic_ctl.{module}"), function))
     assert main.VERBS.keys() > main.SIDE_BY_SIDE > main.SPEAK
     assert main.VERBS.keys() == SHAPES.keys() - {"let go"}, "the bot believes answers of these shapes alone"
 
@@ -348,13 +360,13 @@ def test_writes_are_held_until_a_word_or_until_who_asked_is_gone(tmp_path: Path,
     (tmp_path / "mariadb").chmod(0o755)
     hold = f"""
 from pathlib import Path
-from bot.blueprint.mautic_ctl import main, means, wire
+from bot.guest.blueprint.mautic_ctl import main, means, wire
 means.ENVIRONMENT["PATH"] = "{tmp_path}:/usr/bin:/bin"
 main.LOCK = Path("{tmp_path}/lock")
 main.main("hold", b"{{}}", wire.Wire(0, 1))
 """
     with subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(logs.__file__).parents[3]
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(logs.__file__).parents[4]
     ) as tool:
         assert tool.stdin is not None
         assert tool.stdout is not None
@@ -371,8 +383,10 @@ main.main("hold", b"{{}}", wire.Wire(0, 1))
 @pytest.mark.parametrize("piece", ["a", "secret", "password=", "://a:", 'token="', "x_secret ", "secret" + " " * 99])
 def test_a_long_line_is_masked_at_once(piece: str) -> None:
     """Visitors write into a log. A line of 40 kB took 52 seconds, and more grew as its square: this one took hours."""
-    mask = f"from bot.blueprint.mautic_ctl.logs import masked; masked({piece!r} * (1_000_000 // {len(piece)}), [])"
-    subprocess.run([sys.executable, "-c", mask], check=True, timeout=60, cwd=Path(logs.__file__).parents[3])
+    mask = (
+        f"from bot.guest.blueprint.mautic_ctl.logs import masked; masked({piece!r} * (1_000_000 // {len(piece)}), [])"
+    )
+    subprocess.run([sys.executable, "-c", mask], check=True, timeout=60, cwd=Path(logs.__file__).parents[4])
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.blueprint import base, recipe
-from bot.blueprint.base import mirrors
-from bot.blueprint.recipe import FILES, recipe_digest, recipe_tar
+from bot.guest.blueprint import base, recipe
+from bot.guest.blueprint.base import mirrors
+from bot.guest.blueprint.recipe import FILES, recipe_digest, recipe_tar
 
 CRONTAB = (FILES / "tenant/etc/cron.d/mautic").read_text()
 MODERATED = {

@@ -15,7 +15,7 @@ import pytest
 from slack_bolt import Ack, App
 from slack_sdk.errors import SlackApiError
 
-from bot.listeners import SocketMode
+from bot.intake.listeners import SocketMode
 from tests.support.bot import settings_in
 from tests.support.workspace import APP_TOKEN, Workspace, WorkspaceServer, eventually
 

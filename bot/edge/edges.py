@@ -1,0 +1,120 @@
+"""The edges of the fleet, one a host, as one: each routes every domain, by way of another's edge where it has to."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from bot.edge.caddy import Peer
+from bot.edge.edge import Edge
+from bot.edge.probe import PAGE_SECONDS, ProbeResult
+from bot.lxd.protocol import LxdError, LxdUnavailable
+
+S = TypeVar("S")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+ANSWER = 5.0
+"""Seconds that a host has to say whom it serves; the others do not wait for it any longer."""
+
+
+class Edges:
+    """All edges. `known` returns them by host, the front first: the one that probes ask, and where DNS may point."""
+
+    def __init__(self, known: Callable[[], Mapping[str, Edge]]) -> None:
+        self._known = known
+        self._front: Edge | None = None
+        self._authorities: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+
+    def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Have every edge there and running, with today's routes; `progress` is told by host.
+
+        Raises LxdError when the front cannot be; of the others, which can be out of reach, it is told.
+        """
+
+        def ensure(host: str, edge: Edge) -> None:
+            edge.ensure(lambda text: progress(f"{host}: {text}"))
+
+        known = self._known()
+        _, failed = each(known, ensure)
+        for host, error in failed.items():
+            if host == next(iter(known)):
+                raise error
+            progress(f"{host}: {error}")
+        self.apply(fresh=True)
+
+    def apply(self, *, fresh: bool = False) -> None:
+        """Make the routes of every edge that can be reached what LXD says; raises LxdError when none can be.
+
+        One that cannot be reached is brought up to date by a later call: `schedules/routes.py` makes one a minute.
+        """
+        known = self._known()
+        self._front = next(iter(known.values()))
+        if len(known) == 1:
+            for edge in known.values():
+                edge.apply(fresh=fresh)
+            return
+        # Whoever looks later knows better, and may be the quicker one.
+        number = next(self._numbers)
+        domains, silent = each(known, lambda host, edge: edge.domains(), within=ANSWER)
+        answered = {host: known[host] for host in domains}
+        _, unsure = each(answered, lambda host, edge: self._learn(host, edge, fresh=fresh), within=ANSWER)
+        peers = {
+            host: Peer(edge.listen, self._authorities[host])
+            for host, edge in answered.items()
+            if host in self._authorities
+        }
+        silent |= unsure
+        best: dict[str, tuple[int, str]] = {}
+        for host in peers:
+            for domain, right in domains[host].items():
+                best[domain] = max(best.get(domain, (right, host)), (right, host))
+
+        def apply(host: str, edge: Edge) -> None:
+            own = domains[host]
+            elsewhere = {domain: peers[other] for domain, (right, other) in best.items() if right > own.get(domain, -1)}
+            everyone = list(peers.values())
+            edge.apply(fresh=fresh, elsewhere=elsewhere, peers=everyone, partly=bool(silent), number=number)
+
+        applied, failed = each(answered, apply)
+        for host, error in {**silent, **failed}.items():
+            log.warning("the edge of %s is not up to date: %s", host, error)
+            if not applied:
+                raise error
+
+    def _learn(self, host: str, edge: Edge, *, fresh: bool) -> None:
+        """Know a host's authority; where it cannot be asked for anew, the one that was known goes on."""
+        if fresh or not self._authorities.get(host):
+            self._authorities[host] = edge.authority()
+
+    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
+        """Ask for a domain's login page through the front edge, once, with so many seconds for all of it."""
+        # As it was known last: a probe is not to wait for a server that is silent.
+        front = self._front or next(iter(self._known().values()))
+        return front.probe(domain, seconds)
+
+
+def each(
+    hosts: Mapping[str, S], work: Callable[[str, S], T], *, within: float | None = None
+) -> tuple[dict[str, T], dict[str, LxdError]]:
+    """Do something with every host at once; return what came of it, and the errors of the others, by host.
+
+    `within`: seconds after which one is taken to be out of reach; nobody waits for what it may still say.
+    """
+    threads = ThreadPoolExecutor(max(1, len(hosts)), "edges")
+    asked = {host: threads.submit(work, host, door) for host, door in hosts.items()}
+    threads.shutdown(wait=False)
+    wait(asked.values(), within)
+    done: dict[str, T] = {}
+    failed: dict[str, LxdError] = {}
+    for host, answer in asked.items():
+        try:
+            done[host] = answer.result(0)
+        except LxdError as error:
+            failed[host] = error
+        except TimeoutError:
+            failed[host] = LxdUnavailable(f"The server of {host} did not answer within {within:.0f} seconds.")
+    return done, failed

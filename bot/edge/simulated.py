@@ -1,0 +1,61 @@
+"""The edge where there is no LXD: a tenant's login page is there when its simulated container runs and is routed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.lxd.protocol import Lxd, LxdError
+from bot.model.labels import Role, Seen, State, holder, seen, stamp
+
+
+@dataclass(frozen=True)
+class SimulatedProbe:
+    """What a look at a tenant found; never a real page."""
+
+    status: int
+    login: bool
+    error: str = ""
+    seconds: float = 0.0
+    valid_from: float = 0.0
+    valid_until: float = 0.0
+
+
+class SimulatedEdge:
+    """The edge's door over simulated LXD servers."""
+
+    def __init__(self, *servers: Lxd) -> None:
+        self._servers = servers
+        self._routes: dict[str, tuple[Lxd, str]] = {}
+
+    def apply(self, *, fresh: bool = False) -> None:
+        """Read the routes from what LXD says, a tenant before a candidate; those to a server that is silent stay."""
+        answered: list[Lxd] = []
+        places: dict[str, list[tuple[Seen, Lxd]]] = {}
+        for lxd in self._servers:
+            try:
+                instances = lxd.instances()
+            except LxdError:
+                if len(self._servers) == 1:
+                    raise
+                continue
+            answered.append(lxd)
+            for one in instances:
+                here = seen(one.name, one.config, running=one.running)
+                places.setdefault(stamp(one.config, "domain"), []).append((here, lxd))
+        kept = {domain: way for domain, way in self._routes.items() if way[0] not in answered}
+        routed = {}
+        for domain, known in places.items():
+            holding = holder(one for one, _ in known)
+            if holding and holding.state == State.LIVE and holding.role != Role.ARCHIVED:
+                # Of one that has stopped there is a polite page.
+                routed[domain] = next((lxd, one.instance) for one, lxd in known if one is holding)
+        self._routes = kept | routed
+
+    def probe(self, domain: str, seconds: float = 0) -> SimulatedProbe:
+        """Say whether the page would be there."""
+        if domain not in self._routes:
+            self.apply()
+        if domain not in self._routes:
+            return SimulatedProbe(404, False)
+        lxd, name = self._routes[domain]
+        return SimulatedProbe(200, True) if lxd.instance(name).running else SimulatedProbe(503, False)

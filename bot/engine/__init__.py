@@ -1,0 +1,1 @@
+"""How operations run: commands and their context, approvals and guards, steps, cutover, jobs."""

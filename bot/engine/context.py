@@ -1,0 +1,105 @@
+"""What commands and steps may use: the parts of the bot that they reach, for whom, and for which operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+from bot.engine.approvals import Approvals
+from bot.fleet.capacity import Demand
+from bot.fleet.inventory import Fleet
+from bot.model.actor import Actor
+from bot.settings import Settings
+from bot.slack.incidents import Incidents
+from bot.slack.messages import Message, Modal, Renderer
+from bot.slack.people import People
+from bot.slack.post import Post
+from bot.store.database import Database
+from bot.store.jobs import Jobs
+from bot.store.lived import Lived
+from bot.store.operations import SYSTEM, Operations
+from bot.store.vault import Vault
+
+if TYPE_CHECKING:
+    from bot.engine.registry import Registry
+
+
+class Probe(Protocol):
+    """What a look at a tenant through the edge found. `login`: it was Mautic's login page; `seconds` it took.
+
+    The certificate is valid from and until then (epoch seconds; 0 where none was seen).
+    """
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def login(self) -> bool: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def valid_from(self) -> float: ...
+    @property
+    def valid_until(self) -> float: ...
+
+
+class Edge(Protocol):
+    """The reverse proxies of all hosts, as commands use them."""
+
+    def apply(self, *, fresh: bool = False) -> None:
+        """Make routes and certificates what LXD says; nothing happens when they are. `fresh`: forget what is known."""
+
+    def probe(self, domain: str, seconds: float = 30.0) -> Probe:
+        """Ask for a domain's login page through the edge that clients come to, once."""
+
+
+THE_BOT = Actor(SYSTEM, frozenset())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the steps of an operation may use."""
+
+    settings: Settings
+    database: Database
+    fleet: Fleet
+    edge: Edge
+    vault: Vault
+    operations: Operations
+    renderer: Renderer
+    actor: Actor = THE_BOT
+    """Who asked for it."""
+    operation: int = 0
+    """Its number; 0 while it is being asked for."""
+
+    def now(self) -> float:
+        """Epoch seconds by the bot's clock."""
+        return self.operations.clock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Run):
+    """What a command may use when it is asked, and for whom."""
+
+    lived: Lived
+    approvals: Approvals
+    jobs: Jobs
+    incidents: Incidents
+    registry: Registry
+    post: Post
+    people: People
+    channel: str = ""
+    delivery: str = ""
+    """Slack's id of what is worked on; after a crash it comes again."""
+    many: bool = False
+    """Whether the plan is one of many that are made together: then nothing is asked of each tenant by itself."""
+    promised: tuple[Demand, ...] = ()
+    """What the plans before it of the same batch will take of hosts."""
+
+    def run(self) -> Run:
+        """Return what the steps get of it."""
+        return Run(**{one.name: getattr(self, one.name) for one in fields(Run)})
+
+
+Answer = Message | Modal

@@ -1,0 +1,25 @@
+"""What a person is told of an error."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from bot.lxd.protocol import LxdError
+from bot.model.plan import Refused
+from bot.model.words import tame
+from bot.slack.post import NotPosted
+from bot.store.database import DatabaseUnavailable
+
+SENTENCE = 2000
+"""Characters of what went wrong."""
+log = logging.getLogger(__name__)
+
+
+def explain(error: Exception, doing: str) -> tuple[str, str]:
+    """Return what a person is told of an error, and its id in the log ("" when the sentence says it all)."""
+    if isinstance(error, Refused | LxdError | DatabaseUnavailable | NotPosted):
+        return tame(str(error), SENTENCE), ""
+    identity = secrets.token_hex(4)
+    log.error("error %s while %s", identity, doing, exc_info=error)
+    return f"Something unexpected happened; the log has it as error {identity}.", identity

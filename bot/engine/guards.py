@@ -1,0 +1,321 @@
+"""Guards: what keeps a change from being made now. Each has a key, and is asked here alone, at five moments.
+
+A guard raises Refused, in one sentence that names it and the way out. What it says at a moment is final, and ends what
+was asked for, or lets that wait: an approval is refused and the request stays open, an operation stays in the queue.
+What has begun is guarded by none: it goes on to its end, or is taken back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bot.engine.context import THE_BOT, Context
+from bot.engine.placement import strained
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.actor import Actor
+from bot.model.labels import Role, State
+from bot.model.plan import NotNow, Refused
+from bot.store.freezes import Freezes
+from bot.store.operations import IS_UNDER_WAY, SYSTEM, Hold, Operation
+
+SLOW = 1.0
+"""Seconds after which a host counts as slow to tell whether it is in distress."""
+ASKED_AGAIN = 10.0
+"""Seconds after which a host that is slow to tell is asked again whether it is in distress."""
+ANSWERS = "Try again when it answers; `/mautic doctor` tells how it stands."
+"""The way out of what a server that is silent keeps from being done."""
+_ANY = tuple(Role)
+
+
+class Moment(StrEnum):
+    """When guards are asked."""
+
+    REQUEST = "request"
+    """A person asks for it."""
+    APPROVAL = "approval"
+    """A person approves it."""
+    CLAIM = "claim"
+    """The runner takes it, to begin."""
+    RETRY = "retry"
+    """A person has it tried again."""
+    MAINTENANCE = "maintenance"
+    """The bot is about to do it by itself."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is about to be done.
+
+    Args:
+        tenant: "" where none is named yet.
+        actor: who asks for it, approves it, or has it tried again.
+        operation: as it is stored; None while there is none yet.
+        planned: whether its plan was built, so that it is about to be written down.
+        passes: it is over in minutes, so that no request which waits for its approval is in its way.
+        safety: it keeps what there is, so that a freeze does not stop the bot doing it by itself.
+        host: of the bot's own, where it adds to the load.
+    """
+
+    command: str
+    tenant: str
+    actor: Actor = THE_BOT
+    operation: Operation | None = None
+    planned: bool = False
+    passes: bool = False
+    safety: bool = False
+    host: str = ""
+
+    @classmethod
+    def of(cls, operation: Operation, actor: Actor = THE_BOT) -> Change:
+        """Return the change that an operation is."""
+        own = operation.requester == SYSTEM
+        safety = own and bool(operation.plan.get("safety"))
+        return cls(operation.command, operation.tenant, actor, operation, planned=True, safety=safety)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is half done, or is being taken back."""
+        return self.operation is not None and bool(self.operation.begun or self.operation.undo_by)
+
+    @property
+    def number(self) -> int:
+        """The operation's number, 0 while there is none."""
+        return self.operation.id if self.operation else 0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guard. `asks`: what it does at a moment, where it does anything; `waits`: when its no is no end.
+
+    `last`: asked when no other holds an operation back, as it asks Slack.
+    """
+
+    key: str
+    asks: Mapping[Moment, Callable[[Guards, Change], None]]
+    waits: frozenset[Moment] = frozenset()
+    last: bool = False
+
+
+class Guards:
+    """Asks the guards. `keep`: seconds for which it is known whether a host is in distress."""
+
+    def __init__(self, context: Context, keep: float = 0.0) -> None:
+        self.context = context
+        self.freezes = Freezes(context.operations)
+        self.keep = keep
+        self._distress: dict[str, tuple[float, str]] = {}
+
+    def refuse(self, moment: Moment, change: Change, *only: str) -> None:
+        """Raise what the first guard says that is in the way: NotNow where its no is no end.
+
+        `only`: the keys of those that are asked; none: all are.
+        """
+        for guard in GUARDS.values():
+            if not only or guard.key in only:
+                self._ask(guard, moment, change)
+
+    def hold(self, operation: Operation) -> Hold | None:
+        """Return why an operation whose turn it is has to wait, None when no guard holds it."""
+        for guard in GUARDS.values():
+            if Moment.CLAIM in guard.waits and not guard.last:
+                try:
+                    self._ask(guard, Moment.CLAIM, Change.of(operation))
+                except Refused as no:
+                    # The bot asks anew for what is due then; what waited would keep its snapshots off the tenant.
+                    ends = guard.key == FREEZE and operation.requester == SYSTEM
+                    return Hold(guard.key, str(no), no.typed, ends)
+        return None
+
+    def may_begin(self, operation: Operation) -> bool:
+        """Whether the guards that are asked last let an operation begin. Raises Refused where that cannot be known."""
+        try:
+            for guard in GUARDS.values():
+                if guard.last:
+                    self._ask(guard, Moment.CLAIM, Change.of(operation))
+        except _Unapproved:
+            return False
+        return True
+
+    def refuse_to_begin(self, operation: Operation) -> None:
+        """Raise Refused when a guard ends an operation that was taken and has not begun."""
+        for guard in GUARDS.values():
+            if Moment.CLAIM not in guard.waits:
+                self._ask(guard, Moment.CLAIM, Change.of(operation))
+
+    def _ask(self, guard: Guard, moment: Moment, change: Change) -> None:
+        if moment not in guard.asks or (change.begun and moment != Moment.RETRY):
+            return
+        try:
+            guard.asks[moment](self, change)
+        except Refused as no:
+            no.guard = guard.key
+            if moment in guard.waits and not isinstance(no, NotNow):
+                raise NotNow.of(no) from no
+            raise
+
+    def distress(self, host: str) -> str:
+        """Say why a host is in distress, "" when it is not."""
+        until, why = self._distress.get(host, (0.0, ""))
+        if time.monotonic() >= until:
+            began = time.monotonic()
+            why = strained(self.context, host)
+            # A host that does not answer takes its time to: what else is queued does not wait for that each time.
+            keep = ASKED_AGAIN if time.monotonic() - began > SLOW else self.keep
+            self._distress[host] = time.monotonic() + keep, why
+        return why
+
+
+# -- policy: who may ask, decide, and have it tried again ------------------------------------------------------------
+
+
+class _Unapproved(NotNow):
+    """It waits for approval again."""
+
+
+def _may_ask(guards: Guards, change: Change) -> None:
+    guards.context.approvals.refuse_to_ask(change.command, change.actor)
+
+
+def _may_approve(guards: Guards, change: Change) -> None:
+    if change.operation:
+        guards.context.approvals.refuse_to_decide(change.operation, change.actor)
+
+
+def _is_approved(guards: Guards, change: Change) -> None:
+    """Send it back for approval when by now it lacks one."""
+    if change.operation and not guards.context.approvals.voices.confirm(change.operation):
+        raise _Unapproved(f"Operation {change.operation.id} waits for approval again.")
+
+
+def _may_retry(guards: Guards, change: Change) -> None:
+    if change.operation and change.operation.requester != SYSTEM:
+        guards.context.approvals.refuse_to_retry(change.operation, change.actor)
+
+
+# -- freeze: nothing is changed but what keeps it safe ---------------------------------------------------------------
+
+
+def _frozen(guards: Guards, change: Change) -> None:
+    """Refuse what is new; to go on with what stands half done, or to take it back, is no new change."""
+    found = None if change.begun or change.safety else guards.freezes.on(change.tenant)
+    if found is None:
+        return
+    until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
+    no = Refused(
+        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}; `{found.way_out}` ends the freeze."
+    )
+    no.typed = found.reason
+    raise no
+
+
+# -- busy: one operation holds a tenant, or one of Mautic's commands is at work in it --------------------------------
+
+
+def _busy_to_ask(guards: Guards, change: Change) -> None:
+    if change.planned and change.tenant:
+        operations = guards.context.operations
+        if change.passes:
+            operations.refuse_if_busy(change.tenant, holds=IS_UNDER_WAY)
+        else:
+            operations.wait_for_errand(change.tenant)
+            operations.refuse_if_busy(change.tenant)
+
+
+def _busy_to_approve(guards: Guards, change: Change) -> None:
+    guards.context.operations.refuse_if_busy(change.tenant, change.number, holds=IS_UNDER_WAY)
+
+
+def _busy_to_begin(guards: Guards, change: Change) -> None:
+    if doing := guards.context.operations.at_work.on(change.tenant):
+        raise Refused(f"{doing} in `{change.tenant}` and holds it. It starts when that has ended.")
+
+
+def _busy_to_retry(guards: Guards, change: Change) -> None:
+    guards.context.operations.refuse_if_busy(change.tenant, change.number)
+
+
+# -- half-way: a restore or move left the tenant, and no operation knows of it ---------------------------------------
+
+
+def _half_way(guards: Guards, change: Change) -> None:
+    """Another container may serve in its place, so it is not taken away, closed or replaced."""
+    if not change.tenant or not guards.context.registry.commands[change.command].not_half_way:
+        return
+    for one in guards.context.fleet.look(Role.TENANT).tenants:
+        if (one.name, one.state) == (change.tenant, State.MOVING):
+            raise Refused(
+                f"`{one.name}` was left half way by a restore or move; `/mautic start {one.name}` lets it go on."
+            )
+
+
+# -- silent: the tenant may stand on a server that does not answer ---------------------------------------------------
+
+
+def _silent(guards: Guards, change: Change) -> None:
+    fleet = guards.context.fleet
+    seen = fleet.look(*_ANY) if change.tenant else None
+    if seen is None or any(one.name == change.tenant for one in seen.tenants):
+        return
+    try:
+        fleet.refuse_blindness(seen)
+    except LxdUnavailable as error:
+        raise Refused(f"{error} {ANSWERS}") from error
+
+
+# -- memory: the host has room for it, and is not in distress --------------------------------------------------------
+
+
+def _no_memory_to_begin(guards: Guards, change: Change) -> None:
+    """Let what needs memory wait. Whether there is enough is asked as its plan is built, which raises NoRoom."""
+    demand = change.operation.plan.get("demand") if change.operation else None
+    if demand and demand["memory"] and (why := guards.distress(demand["host"])):
+        raise Refused(f"`{demand['host']}` is in distress: {why}. It starts when the host recovers.")
+
+
+def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
+    if change.host and (why := guards.distress(change.host)):
+        raise Refused(f"`{change.host}` is in distress: {why}.")
+
+
+FREEZE = "freeze"
+_ALL = (
+    Guard(
+        "policy",
+        {
+            Moment.REQUEST: _may_ask,
+            Moment.APPROVAL: _may_approve,
+            Moment.CLAIM: _is_approved,
+            Moment.RETRY: _may_retry,
+        },
+        waits=frozenset({Moment.CLAIM}),
+        last=True,
+    ),
+    Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM})),
+    Guard(
+        "busy",
+        {
+            Moment.REQUEST: _busy_to_ask,
+            Moment.APPROVAL: _busy_to_approve,
+            Moment.CLAIM: _busy_to_begin,
+            Moment.RETRY: _busy_to_retry,
+            Moment.MAINTENANCE: _busy_to_approve,
+        },
+        waits=frozenset({Moment.APPROVAL, Moment.CLAIM}),
+    ),
+    Guard("half-way", {Moment.REQUEST: _half_way, Moment.APPROVAL: _half_way, Moment.CLAIM: _half_way}),
+    Guard(
+        "silent",
+        {Moment.REQUEST: _silent, Moment.APPROVAL: _silent, Moment.CLAIM: _silent},
+        waits=frozenset({Moment.APPROVAL}),
+    ),
+    Guard(
+        "memory",
+        {Moment.CLAIM: _no_memory_to_begin, Moment.MAINTENANCE: _no_memory_for_maintenance},
+        waits=frozenset({Moment.APPROVAL, Moment.CLAIM}),
+    ),
+)
+GUARDS: Mapping[str, Guard] = {guard.key: guard for guard in _ALL}
+"""All guards by key, in the order in which they are asked."""

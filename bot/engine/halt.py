@@ -1,0 +1,155 @@
+"""What an operation that came to a halt left of its tenant: whether it is online, where its data is, what is safe.
+
+Decided from what is there: the login page, as a client gets it, and the containers. It is kept with the operation, as
+its `aftermath`, from which card, thread, Home tab, digest and incident say the same; a sweep looks again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from bot.engine.context import Context
+from bot.fleet.inventory import Look
+from bot.model.labels import Role, State, serving
+from bot.model.tenants import Tenant, candidate_name
+from bot.store.operations import Operation
+
+log = logging.getLogger(__name__)
+TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
+"""Commands that leave alone what serves: that it does not tell nothing of them."""
+
+
+class Aftermath(TypedDict):
+    """What is kept. `online`: None where it cannot be told, or is not meant to be; `since`: of that, epoch seconds.
+
+    `headline` is half a sentence, `data` and `advice` are whole ones, or empty; `safe`: the button that loses nothing.
+    """
+
+    online: bool | None
+    since: float
+    headline: str
+    data: str
+    advice: str
+    safe: Literal["retry", "undo", ""]
+
+
+def look(context: Context, operation: Operation) -> Aftermath:
+    """Look at what is left of an operation's tenant; one request a server and one for the page. Raises nothing."""
+    seen, found, page = Look((), {}), list[Tenant](), None
+    try:
+        seen = context.fleet.look(Role.TENANT, Role.FORMER, Role.INCOMING, Role.ARCHIVED)
+        found = [one for one in seen.tenants if one.name == operation.tenant]
+        if domain := next((one.domain for one in found if one.domain), ""):
+            page = context.edge.probe(domain).login
+    except Exception as error:
+        log.warning("cannot look at all that operation %s left: %s", operation.id, error)
+    headline, online = _headline(operation, found, page)
+    kept = operation.aftermath
+    since = kept["since"] if kept.get("online", "") == online and "since" in kept else context.now()
+    if operation.cutover:
+        data, advice, safe = _told(operation, found, seen.silent, bool(operation.committed))
+    else:
+        data, advice, safe = _where(found), "", ""
+    return Aftermath(online=online, since=since, headline=headline, data=data, advice=advice, safe=safe)
+
+
+def look_again(context: Context) -> None:
+    """Bring what is kept of every operation that needs attention up to date; its card follows."""
+    for operation in context.operations.select("state = 'needs_attention'"):
+        now = look(context, operation)
+        if now != operation.aftermath:
+            with context.database.transaction() as transaction:
+                transaction.execute(
+                    "UPDATE operations SET aftermath = ?, revision = revision + 1"
+                    " WHERE id = ? AND state = 'needs_attention'",
+                    (json.dumps(now), operation.id),
+                )
+            context.operations.changed()
+
+
+def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> tuple[str, bool | None]:
+    tenant = operation.tenant
+    if operation.command == "new":
+        return f"{tenant} is {'live, but not finished' if page else 'not live yet'}", page
+    if operation.command in TOUCHES_NOTHING and not any(one.role == Role.TENANT for one in found):
+        return "", None
+    on_purpose = [_rests(one) for one in found if one.role in (Role.TENANT, Role.ARCHIVED)]
+    if not page and on_purpose and all(on_purpose):
+        return f"{tenant} is {on_purpose[0]}, as it was asked for", None
+    if page is None:
+        return f"{tenant} may be offline: it cannot be seen just now", None
+    if not page:
+        return f"{tenant} is offline", False
+    by = serving(found)
+    return f"{tenant} is online" + (f", served by {_named(by)}" if by else ""), True
+
+
+def _rests(one: Tenant) -> str:
+    """Say how it is closed on purpose, "" where it is not."""
+    if one.role == Role.ARCHIVED or one.state == State.SUSPENDED:
+        return "archived" if one.role == Role.ARCHIVED else "suspended"
+    return "stopped" if (one.state, one.stopped) == (State.LIVE, True) and one.status != "Running" else ""
+
+
+def _named(one: Tenant) -> str:
+    return f"`{one.instance}` on {one.host}"
+
+
+def _where(found: list[Tenant]) -> str:
+    kept = [one for one in found if one.role in (Role.TENANT, Role.ARCHIVED)]
+    return f"All its data is in {_named(kept[0])}." if len(kept) == 1 else ""
+
+
+def _told(
+    operation: Operation, found: list[Tenant], silent: Mapping[str, str], committed: bool
+) -> tuple[str, str, Literal["retry", "undo", ""]]:
+    """Say where the data of a tenant is that a candidate was to take over from the old one."""
+    what = operation.cutover
+    name = candidate_name(operation.tenant, operation.id)
+    candidate = next((one for one in found if one.instance == name), None)
+    others = [one for one in found if one is not candidate]
+    old = next((one for one in others if one.role == Role.TENANT or one.replaced_in == operation.id), None)
+    if committed:
+        new = _named(candidate) if candidate else f"`{name}`, whose host does not answer"
+        data = f"The newest data is in {new}" + (f"; {_named(old)} is what was there before." if old else ".")
+        return data, f"Retry is safe: it finishes the {what}, and nothing is lost.", "retry"
+    if old is None:
+        where = " and ".join(silent) or "its host"
+        return (
+            f"The container of before is on a host that cannot be seen just now: {where}.",
+            "Bring that host back first.",
+            "",
+        )
+    if candidate is None:
+        data = f"All data is in {_named(old)}."
+        return data, f"Undo is safe: {_goes_on(old)}. Retry begins the {what} anew.", "undo"
+    if candidate.state != State.LIVE:
+        holds = "a copy of the snapshot" if what == "restore" else "an unfinished copy of it"
+        data = f"All data is in {_named(old)}; {_named(candidate)} is {holds}, which nobody has used."
+        return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry goes on with the {what}.", "undo"
+    if serving([old]):
+        data = f"The data is in {_named(old)}, which goes on; {_named(candidate)} is left over."
+        return data, f"Undo is safe: it removes what is left over. Retry begins the {what} anew.", "undo"
+    data = (
+        f"The newest data is in {_named(candidate)}, which was opened: what clients have written since is only there. "
+        f"{_named(old)} has all of before that."
+    )
+    lost = f"Undo goes on with {_named(old)}, and loses what was written to the new one."
+    return data, f"Retry is safe: it keeps that, and finishes the {what}. {lost}", "retry"
+
+
+def _goes_on(old: Tenant) -> str:
+    return f"it goes on with {_named(old)}"
+
+
+def told(aftermath: Mapping[str, Any], bold: str = "") -> str:
+    """Return all of it in one line, for a thread and an incident; "" where nothing is known.
+
+    `bold`: the mark that is put around the headline.
+    """
+    if not aftermath.get("headline"):
+        return ""
+    return " ".join(filter(None, [f"{bold}{aftermath['headline']}.{bold}", aftermath["data"], aftermath["advice"]]))

@@ -1,0 +1,241 @@
+"""Looks at tenants and hosts: gathered side by side, each within its time. What they mean is said elsewhere.
+
+`bot/fleet/health/` says what is wrong by a look, `schedules/health.py` what of it people are told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+
+from bot.engine import halt
+from bot.engine.context import Context
+from bot.engine.errors import explain
+from bot.engine.placement import LEAST
+from bot.engine.snapshots import ours
+from bot.fleet.health import HostLook, Look, Page, diagnose_host, larger_plans, last_known
+from bot.fleet.inventory import Surveyed
+from bot.guest.mautic import disk_of
+from bot.lxd.protocol import Lxd, LxdError, size_bytes
+from bot.lxd.wire import is_tenants
+from bot.model.labels import State
+from bot.model.tenants import Tenant
+from bot.store import samples
+from bot.store.samples import DAY, Held, HostReading, KnownDisk, Reading
+
+WIDTH = 16
+"""Tenants that are looked at side by side."""
+PATIENCE = 20.0
+"""Seconds that a tenant has for a look, which is its page and what it tells of itself: twice that fits a minute."""
+PAGE = 12.0
+"""Seconds of these that its page may take."""
+BUDGET = 240.0
+"""Seconds for all looks of a sweep; whom it does not come to is for the next one."""
+TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
+"""Seconds between the snapshots of a tier, finest first."""
+
+
+def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:
+    """Look at tenants side by side, whom no look came to for longest first; `fresh`: their state is asked for anew."""
+    threads = ThreadPoolExecutor(WIDTH)
+    now = context.now()
+    due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
+    looked, disks = samples.looked_at(context.database, now), samples.disks(context.database)
+    held = samples.snapshots(context.database)
+    in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
+    under_way = [
+        threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name), held.get(one.tenant.name))
+        for one in in_turn
+    ]
+    wait(under_way, BUDGET)
+    threads.shutdown(wait=False, cancel_futures=True)
+    pairs = zip(in_turn, under_way, strict=True)
+    return {one.tenant.name: _result(context, one, future) for one, future in pairs if not future.cancelled()}
+
+
+def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
+    """Return a look, whatever became of it: it is this tenant's trouble, and holds up no other."""
+    try:
+        return future.result(0)
+    except TimeoutError:
+        why = f"`{one.tenant.name}` did not answer within {BUDGET:.0f} seconds."
+    except Exception as error:
+        why, _ = explain(error, f"looking at {one.tenant.name}")
+    return Look(one.tenant, context.now(), one.state, trouble=why)
+
+
+def _look(
+    context: Context,
+    one: Surveyed,
+    fresh: bool,
+    snapshot_due: float,
+    awake: float,
+    known: KnownDisk | None,
+    held: Held | None,
+) -> Look:
+    """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
+    end = time.monotonic() + PATIENCE
+    tenant, host = one.tenant, context.fleet.of(one.tenant)
+    size, limits = context.settings.plans.get(tenant.plan), context.settings.health
+    look = Look(
+        tenant,
+        context.now(),
+        one.state,
+        (*one.left, *one.snapshots),
+        size=size,
+        snapshot_due=snapshot_due,
+        awake=awake,
+        held=held.held if held and held.at >= tenant.created else 0,
+        allowed=context.settings.snapshots_allowed(tenant.plan),
+        oldest=next((taken.name for taken in ours(one.snapshots) if not taken.keep), ""),
+        rival=one.rival,
+        foreign=bool(tenant.address) and not is_tenants(tenant.address, context.settings.lxd.subnet),
+    )
+    try:
+        if fresh:
+            look = replace(look, state=host.lxd.state(tenant.instance))
+        usage = look.state.disk
+        if tenant.state == State.MOVING:
+            number, left = _half_done(context, tenant.name)
+            look = replace(look, page=_page(context, tenant.domain), half_done=number, left=left)
+        elif look.running and tenant.state == State.LIVE:
+            look = replace(look, page=_page(context, tenant.domain))
+            rest = end - time.monotonic()
+            inside = host.mautic.health(tenant.instance, limits, size, usage=usage, timeout=rest)
+            look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
+        if not look.running and known:
+            look = replace(look, disk=last_known(tenant, known, size), disk_at=known.at)
+        elif look.running and tenant.state != State.LIVE:
+            look = replace(look, disk=host.mautic.disk(tenant.instance, size, usage=usage, timeout=PATIENCE))
+    except Exception as error:
+        # Whatever it is, it is this tenant's trouble, and holds up no other.
+        why, _ = explain(error, f"looking at {tenant.name}")
+        look = replace(look, trouble=why)
+    limit = look.disk.limit if look.disk else None
+    memory = look.facts.get("memory_limit")
+    if size:
+        limit, memory = limit or size_bytes(size.disk), memory or size_bytes(size.memory)
+    return replace(look, larger=larger_plans(context.settings.plans, limit or 0, memory or 0, tenant.plan))
+
+
+def _half_done(context: Context, tenant: str) -> tuple[int, str]:
+    waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", tenant, limit=1)
+    return (waiting[0].id, halt.told(waiting[0].aftermath)) if waiting else (0, "")
+
+
+def _page(context: Context, domain: str) -> Page:
+    probe = context.edge.probe(domain, PAGE)
+    answer = probe.error or f"HTTP {probe.status}"
+    # A tenant that says nothing behind an edge that shows its certificate is no trouble of the edge.
+    answered = probe.status > 0 or probe.valid_until > 0
+    return Page(probe.login, answer, probe.seconds, answered, probe.valid_from, probe.valid_until)
+
+
+def _snapshot_due(context: Context) -> float:
+    """Return the seconds within which a tenant's snapshots are to follow each other; 0: nobody takes any."""
+    if not any(job.name == "snapshots" and not job.paused for job in context.jobs.all()):
+        return 0
+    return next((seconds for tier, seconds in TIERS.items() if getattr(context.settings.snapshots, tier)), 0)
+
+
+def at_fallen(
+    context: Context, tenants: Iterable[Surveyed], strained: Collection[str], held: Collection[str]
+) -> dict[str, Look]:
+    """Return who stands still on a host in distress, and should run: the survey told, so that it is no work there."""
+    return {
+        one.tenant.name: Look(one.tenant, context.now(), one.state)
+        for one in tenants
+        if one.tenant.host in strained
+        and one.tenant.name not in held
+        and (one.tenant.state, one.tenant.stopped) == (State.LIVE, False)
+        and one.state.status != "Running"
+    }
+
+
+def at_hosts(context: Context, silent: Mapping[str, str], tenants: Collection[Tenant]) -> dict[str, HostLook]:
+    """Look at each server and each member of a cluster, by name; `silent`: why servers give no answer."""
+    looks = {server: HostLook(server, why) for server, why in silent.items()}
+    for server, lxd in context.fleet.servers.items():
+        if server in silent:
+            continue
+        try:
+            members = {member.name: member for member in lxd.members()}
+        except LxdError as error:
+            looks[server] = HostLook(server, str(error))
+            continue
+        looks[server] = HostLook(server)
+        for name in members or [server]:
+            if name in members and not members[name].online:
+                looks[name] = HostLook(name, f"Its cluster says of it, a member of `{server}`: {members[name].status}.")
+            else:
+                looks[name] = _at_host(name, lxd.at(name) if members else lxd)
+    found = {name: diagnose_host(look, context.settings) for name, look in looks.items()}
+    free = {name: look.pool.total - look.pool.used for name, look in looks.items() if look.pool}
+    for name, look in looks.items():
+        if found[name].has("pool"):
+            # Nothing that needs memory starts on a host in distress.
+            able = [other for other in free if other != name and not found[other].has("strain")]
+            looks[name] = replace(look, move=_way_out(context, name, free, able, tenants))
+    return looks
+
+
+def _at_host(name: str, lxd: Lxd) -> HostLook:
+    try:
+        return HostLook(name, pool=lxd.pool(), resources=lxd.resources())
+    except LxdError as error:
+        return HostLook(name, str(error))
+
+
+def _way_out(
+    context: Context, host: str, free: Mapping[str, int], able: Collection[str], tenants: Collection[Tenant]
+) -> tuple[str, str]:
+    """Return the largest tenant of a host that one of those that are `able` has room for, and which, or ("", "")."""
+    target = max(able, key=lambda name: free[name], default="")
+    disks = samples.disks(context.database) if target else {}
+    has = {one.name: disks[one.name].used for one in tenants if one.host == host and one.name in disks}
+    fit = [name for name, used in has.items() if used + LEAST < free[target] and used < free[target] - free[host]]
+    return (max(fit, key=lambda name: has[name]), target) if fit else ("", "")
+
+
+def host_readings(looks: Mapping[str, HostLook]) -> dict[str, HostReading]:
+    """Return what is kept of each look at a host that answered."""
+    return {
+        name: HostReading(
+            look.pool.used, look.pool.total, look.resources.used, look.resources.total, look.resources.load
+        )
+        for name, look in looks.items()
+        if look.pool and look.resources
+    }
+
+
+def readings(looks: Iterable[Look]) -> list[Reading]:
+    """Return what is kept of each look; of one that makes no sense, that there was one."""
+    found = []
+    for look in looks:
+        try:
+            found.append(_reading(look))
+        except Exception as error:
+            explain(error, f"measuring {look.tenant.name}")
+            found.append(Reading(look.tenant.name))
+    return found
+
+
+def _reading(look: Look) -> Reading:
+    """What of a look is kept. Who stands still by itself is down; who is meant to is neither up nor down."""
+    facts = look.facts
+    down = not look.running and look.tenant.state == State.LIVE and not look.tenant.stopped
+    disk = None if look.disk_at else look.disk
+    return Reading(
+        look.tenant.name,
+        up=look.page.login if look.page else False if down else None,
+        page=look.page.seconds if look.page and look.page.login else None,
+        memory=facts.get("memory") or None,
+        disk=disk.used if disk else None,
+        disk_limit=disk.limit if disk else None,
+        cpu_time=look.state.cpu or None,
+        queue_age=facts.get("queue_age"),
+        contacts=facts.get("contacts"),
+        log_errors=facts.get("log_errors_day"),
+    )

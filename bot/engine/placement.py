@@ -1,0 +1,264 @@
+"""Where something may run: on a host with memory and disk for it, and room in the policy.
+
+Asked when an operation is asked for, approved and begun. What is approved and does not run yet is counted with it, so
+that many that are approved at once do not all get the same memory.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from bot.engine.context import Context
+from bot.fleet.capacity import Demand, Occupant, Room, expected, room, strain
+from bot.fleet.inventory import Host
+from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
+from bot.model.labels import Role
+from bot.model.plan import NoRoom, Refused
+from bot.model.tenants import Tenant, candidate_name
+from bot.model.text import size
+from bot.store import samples
+from bot.store.samples import DAY, Sample
+
+LEAST = 1 << 30
+"""Bytes that have to be free on a host's pool for it to take one more tenant."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What tenants really use: the last look at each, and the most that each used of late, in bytes; by name."""
+
+    context: Context
+    latest: Mapping[str, Sample]
+    highest: Mapping[str, int]
+    _alike: dict[str, list[int]] = field(default_factory=dict, repr=False)
+
+    def expected(self, plan: str, tenant: str = "") -> int:
+        """Return the bytes that a tenant of a plan will use; of one that there is already, what it used at most."""
+        plans = self.context.settings.plans
+        # Of a plan that the settings have no more, the smallest: that it runs is not to be forgotten.
+        known = plans.get(plan) or min(plans.values(), key=lambda one: size_bytes(one.memory))
+        return max(
+            expected(self.context.settings.capacity, known, self._alike.get(plan, ())), self.highest.get(tenant, 0)
+        )
+
+    def measured(self, one: Tenant) -> int | None:
+        """Return what one that runs was seen to use since it was started, None where nobody has looked yet."""
+        seen = self.latest.get(one.name)
+        if one.role != Role.TENANT or not seen or not seen.memory or seen.at < one.started:
+            return None
+        return int(seen.memory)
+
+    def occupant(self, one: Tenant, holds: Mapping[str, int]) -> Occupant:
+        """Return what one takes; `holds`: what those hold that were not measured since they were started."""
+        running = one.status == "Running"
+        # One that stopped by itself is started again, by LXD or a person, and needs what it needed.
+        runs = running or (one.role == Role.TENANT and not one.stopped)
+        plan = self.context.settings.plans.get(one.plan)
+        now = self.measured(one)
+        if running and now is not None:
+            growth = max(0, self.highest.get(one.name, 0) - now)
+        else:
+            growth = max(0, self.expected(one.plan, one.name) - (holds.get(one.instance, 0) if running else 0))
+        # Beside the one whose place it is to take, a candidate has no plan of its own.
+        plan_memory = size_bytes(plan.memory) if plan and one.role == Role.TENANT else 0
+        return Occupant(one.instance, runs, growth, plan_memory, one.role == Role.TENANT)
+
+
+@dataclass(frozen=True)
+class Carries:
+    """What is left on a host, and how many more tenants of each plan fit there."""
+
+    room: Room
+    fits: Mapping[str, int]
+
+    @property
+    def words(self) -> str:
+        """How many more fit, as in "23 small, 8 medium or 2 large more"."""
+        told = [f"{count} {plan}" for plan, count in self.fits.items() if count]
+        return f"{', '.join(told[:-1])}{' or ' if told[:-1] else ''}{told[-1]} more" if told else "no more"
+
+
+def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
+    """Read what tenants use; `tenants` tell who is of which plan, so that what is new is expected to be as its like."""
+    now = context.now()
+    found = Use(context, samples.latest(context.database, now), samples.highest(context.database, now - DAY, now))
+    for one in tenants:
+        if one.role == Role.TENANT and one.name in found.highest:
+            found._alike.setdefault(one.plan, []).append(found.highest[one.name])
+    return found
+
+
+def carries(
+    context: Context, tenants: Sequence[Tenant], resources: Mapping[str, Resources], free: Mapping[str, int]
+) -> dict[str, Carries]:
+    """Return what each host still carries, by name, from what was read of it: no LXD is asked.
+
+    Args:
+        tenants: with the role `tenant` or `incoming`, of all hosts.
+        free: bytes that are free on each host's pool; what is not known does not count.
+    """
+    used, approved = use(context, tenants), [demand for _, demand in pending(context)]
+    found = {}
+    for host, has in resources.items():
+        there = [used.occupant(one, {}) for one in tenants if one.host == host]
+        # One that runs by now is counted twice for as long as its operation goes on.
+        coming = [demand for demand in approved if demand.host == host]
+        left = room(host, has, context.settings.capacity, there, coming)
+        fits = {
+            name: left.fits(Demand(host, memory=used.expected(name), plan=size_bytes(plan.memory), tenants=1))
+            if free.get(host, LEAST) >= LEAST
+            else 0
+            for name, plan in context.settings.plans.items()
+        }
+        found[host] = Carries(left, fits)
+    return found
+
+
+def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, Room]:
+    """Return what is left on each host that answers, by name; `but`: an instance that is not counted."""
+    found = {}
+    for host in hosts:
+        with suppress(LxdError):
+            found[host.name] = room_on(context, host, but)
+    return found
+
+
+def room_on(context: Context, host: Host, but: str = "") -> Room:
+    """Return what is left on a host; `but`: an instance that is not counted. Raises LxdError where it does not tell."""
+    seen = context.fleet.look(Role.TENANT, Role.INCOMING, Role.FORMER)
+    if host.server in seen.silent:
+        raise LxdUnavailable(seen.silent[host.server])
+    used = use(context, seen.tenants)
+    here = [one for one in seen.tenants if (one.server, one.host) == (host.server, host.name)]
+    running = {one.instance for one in here if one.status == "Running"}
+    unmeasured = [one.instance for one in here if one.instance in running and used.measured(one) is None]
+    resources, holds = context.fleet.resources(host), context.fleet.memory(host, unmeasured)
+    there = [
+        used.occupant(one, holds)
+        for one in here
+        if one.instance != but and (one.role != Role.FORMER or one.instance in running)
+    ]
+    coming = [
+        demand
+        for instances, demand in pending(context)
+        if demand.host == host.name and not (demand.instance and running.intersection(instances))
+    ]
+    return room(host.name, resources, context.settings.capacity, there, coming)
+
+
+def pending(context: Context) -> list[tuple[set[str], Demand]]:
+    """Return what was approved and is not over, but for this operation's own, with the instances that it starts.
+
+    Once an operation runs only those count that began before it: they were let through first.
+    """
+    rows = context.database.read(
+        """
+        WITH own AS (SELECT started FROM operations WHERE id = ?1 AND state = 'running')
+        SELECT id, tenant, json_extract(plan, '$.demand') AS demand FROM operations
+        WHERE state IN ('queued', 'running', 'waiting') AND id <> ?1 AND demand IS NOT NULL
+          AND (NOT EXISTS (SELECT 1 FROM own) OR begun = 1
+            OR state = 'running' AND (started, id) < ((SELECT started FROM own), ?1))
+        """,
+        context.operation,
+    )
+    found = []
+    for row in rows:
+        demand = Demand(**json.loads(row["demand"]))
+        found.append(({demand.instance, candidate_name(row["tenant"], row["id"])}, demand))
+    return [*found, *(({demand.instance}, demand) for demand in context.promised)]
+
+
+def demand_of(
+    context: Context, tenant: Tenant, host: Host, instance: str, *, tenants: int = 0, beside: bool = False
+) -> Demand:
+    """Return what it takes to run a tenant's container on a host.
+
+    Args:
+        tenants: 1 where the tenant did not stand there before.
+        beside: only for a while, beside the one that it is to replace, so that its plan counts once.
+    """
+    plan = context.settings.plans.get(tenant.plan)
+    limit = size_bytes(plan.memory) if plan and not beside else 0
+    return Demand(host.name, instance, use(context).expected(tenant.plan, tenant.name), limit, tenants)
+
+
+def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str, str]:
+    """Return what is left afterwards, for the card, or raise NoRoom where the host has no room for a demand.
+
+    Args:
+        doing: what cannot be done then, as in "`client-x` cannot be started on".
+    """
+    if not (demand.memory or demand.tenants):
+        return {}
+    found = room_on(context, host, but=demand.instance)
+    if lacks := found.lacks(demand):
+        raise NoRoom(f"{doing} `{host.name}`: {lacks}. {_way_out(context, host, demand)}")
+    return {"Memory": found.after(demand)}
+
+
+def _way_out(context: Context, host: Host, demand: Demand) -> str:
+    """Say what can be done about a host that is full."""
+    others = [one for one in context.fleet.hosts() if one.name != host.name]
+    roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
+    if roomy:
+        return f"It would fit on {' or '.join(f'`{name}`' for name in roomy[:3])}."
+    return "Stop, shrink or delete a tenant, or give it more memory or another host; `/mautic hosts` shows all."
+
+
+def free_on(host: Host) -> str:
+    """Return what is free on a host's pool, in words; raises Refused when it is too little for one more tenant."""
+    space = host.lxd.pool()
+    free = space.total - space.used
+    if free < LEAST:
+        raise Refused(f"The storage pool of `{host.name}` is full; enlarge it, or choose another host.")
+    return f"{size(free)} of {size(space.total)} free"
+
+
+def placement(context: Context, demand: Demand) -> tuple[Host, str]:
+    """Return the host with the most room for a new tenant, and why it is that one; raises Refused when none has any.
+
+    It has as much room as it has of what is scarcer there, disk or memory.
+    """
+    pools: list[tuple[Host, PoolSpace]] = []
+    for host in context.fleet.hosts():
+        try:
+            pools.append((host, host.lxd.pool()))
+        except LxdError:
+            # It answered a moment ago: no place for something new.
+            continue
+    if not pools:
+        raise Refused("No host answers just now, so nothing can be placed; `/mautic doctor` says why.")
+    host, space = max(pools, key=lambda one: one[1].total - one[1].used)
+    with_disk = [one for one in pools if one[1].total - one[1].used >= LEAST]
+    if not with_disk:
+        raise Refused(f"The storage pool of `{host.name}` is full, and no other host has more room; enlarge a pool.")
+    found = rooms(context, [host for host, _ in with_disk])
+    fitting = [
+        (min(1 - space.used / space.total, found[host.name].left / found[host.name].resources.total), host, space)
+        for host, space in with_disk
+        if host.name in found and not found[host.name].lacks(demand)
+    ]
+    if not fitting and found:
+        why = "; ".join(f"`{name}`: {one.lacks(demand)}" for name, one in found.items())
+        raise NoRoom(
+            f"No host has capacity for one more tenant of this plan. {why}. Stop, shrink or delete a tenant, or add "
+            "memory or a host; `/mautic hosts` shows all."
+        )
+    if fitting:
+        _, host, space = max(fitting, key=lambda one: one[0])
+    most = "" if len(pools) == 1 else f", the most of {len(pools)} hosts"
+    return host, f"{size(space.total - space.used)} of {size(space.total)} free{most}"
+
+
+def strained(context: Context, host: str) -> str:
+    """Say why a host is in distress, "" when it is not or cannot be asked: then what is begun there says why."""
+    began, slow = time.monotonic(), context.settings.capacity.slow
+    try:
+        return strain(context.fleet.resources(context.fleet.host(host)), context.settings.capacity)
+    except (LxdError, Refused):
+        took = time.monotonic() - began
+        return f"it has not answered within {took:.0f} s" if slow and took > slow else ""

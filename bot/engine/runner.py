@@ -1,0 +1,296 @@
+"""The runner: claims queued operations, runs their steps, records each, and goes on after a crash."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from bot.engine import halt, steps
+from bot.engine.context import Context
+from bot.engine.errors import explain
+from bot.engine.guards import Guards
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.labels import Role
+from bot.model.plan import Plan, Refused
+from bot.store import batches
+from bot.store.database import DatabaseUnavailable
+from bot.store.operations import RESPONDERS, SYSTEM, Operation
+
+log = logging.getLogger(__name__)
+PAUSE = 2.0
+"""Seconds until a database that could not be written is tried again."""
+LATER = 20.0
+"""Seconds until what was put back is tried again."""
+
+
+class PutBack(Exception):
+    """An operation that goes on later: its host is out of reach."""
+
+
+class Runner:
+    """A pool of workers over the table of operations. `fault(moment)` is called around each record, for crash tests."""
+
+    def __init__(self, context: Context, workers: int, fault: Callable[[str], None] = lambda moment: None) -> None:
+        self.context = context
+        self.operations = context.operations
+        self.fault = fault
+        # One is left for people, however much the bot or a batch has to do.
+        self._shared = max(1, workers - 1)
+        self._wake = threading.Condition()
+        self._dirty = True
+        self._stopping = False
+        self.guards = Guards(context)
+        self.later = LATER
+        self._silent: dict[int, tuple[float, float]] = {}
+        """When what was put back is tried again, and until when it is."""
+        self._threads = [
+            threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
+        ]
+
+    def start(self) -> None:
+        """Put back what a crash cut, and begin."""
+        self.operations.recover()
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Something may be queued."""
+        with self._wake:
+            self._dirty = True
+            self._wake.notify()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Claim no more; wait for the steps in hand, all together so long. Their operations go on at the next start."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        give_up = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, give_up - time.monotonic()))
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._dirty and not self._stopping:
+                    self._wake.wait(10)
+                    self._dirty = True
+                self._dirty = False
+                if self._stopping:
+                    return
+            try:
+                while not self._stopping and self.run_one():
+                    pass
+            except Exception:
+                log.exception("the runner could not go on; it tries again")
+
+    def run_one(self) -> bool:
+        """Claim one operation and bring it to its end; False when none is queued."""
+        operation = self.operations.claim(self.guards.hold, self._may, self._shared)
+        if operation is None:
+            batches.settle(self.operations)
+            return False
+        # Another may be waiting: let another worker look while this one is busy.
+        self.wake()
+        self._carry_out(operation)
+        if operation.parent:
+            batches.settle(self.operations)
+        return True
+
+    def _may(self, operation: Operation) -> bool:
+        """Whether it is its time, and it is approved as it has to be by now; where that cannot be known it waits."""
+        if time.monotonic() < self._silent.get(operation.id, (0.0, 0.0))[0]:
+            return False
+        try:
+            return self.guards.may_begin(operation)
+        except Refused as error:
+            log.warning("operation %s waits: %s", operation.id, error)
+            return False
+
+    def _carry_out(self, operation: Operation) -> None:
+        """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""
+        while not self._stopping:
+            try:
+                operation = self.operations.get(operation.id)
+                if operation.undo_by:
+                    self._take_back(operation)
+                else:
+                    self._advance(operation)
+                return
+            except PutBack as error:
+                log.info("operation %s waits for its host: %s", operation.id, error)
+                self.operations.put_back(operation, str(error))
+                return
+            except DatabaseUnavailable as error:
+                log.warning("operation %s waits for the database: %s", operation.id, error)
+                with self._wake:
+                    self._wake.wait(PAUSE)
+
+    def _advance(self, operation: Operation) -> None:
+        plan: Plan | None = None
+        try:
+            plan = self._plan(operation)
+            if not self._is_approved(operation, plan):
+                raise Refused("What it would do has changed since it was approved; ask again.")
+            if plan.children:
+                self.fault("before children")
+                batches.begin(self.operations, operation, plan)
+                self.fault("after children")
+                return
+            for position, step in enumerate(plan.steps):
+                if operation.steps[position].finished is not None:
+                    continue
+                if self._stopping:
+                    return
+                self.fault(f"before {position}")
+                self.operations.step_started(operation, position, plan.stored())
+                self.fault(f"started {position}")
+                note = step.work() or ""
+                self.fault(f"ran {position}")
+                self.operations.step_finished(operation, position, note)
+                self.fault(f"recorded {position}")
+        except (DatabaseUnavailable, PutBack):
+            raise
+        except Exception as error:
+            self._fail(operation, plan, error)
+        else:
+            done = self.operations.get(operation.id)
+            words = self.context.renderer.words(
+                f"commands/{operation.command}.j2",
+                operation=done,
+                plan=operation.plan,
+                arguments=operation.arguments,
+                took=self.operations.clock() - (done.started or done.created),
+            )
+            self.fault("before end")
+            self.operations.finish(operation, "succeeded", outcome="done", note=words)
+            self.fault("after end")
+
+    def _is_approved(self, operation: Operation, plan: Plan) -> bool:
+        """Whether it is what was approved. After its commit point there is no way back: then the same steps do."""
+        return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
+
+    def _plan(self, operation: Operation) -> Plan:
+        """Return its plan.
+
+        Once it has begun a tenant may depend on it: while a host is out of reach it is put back for a while, and others
+        have the worker.
+        """
+        try:
+            with self.context.fleet.looking_once():
+                self.guards.refuse_to_begin(operation)
+                self._refuse_blindness(operation)
+                plan = self.context.registry.plan(self.context, operation)
+        except LxdUnavailable as error:
+            now = time.monotonic()
+            _, give_up = self._silent.get(operation.id, (0.0, now + steps.PATIENCE))
+            if not operation.begun or now + self.later > give_up:
+                self._silent.pop(operation.id, None)
+                raise
+            self._silent[operation.id] = now + self.later, give_up
+            raise PutBack(str(error)) from error
+        self._silent.pop(operation.id, None)
+        return plan
+
+    def _refuse_blindness(self, operation: Operation) -> None:
+        """Raise LxdUnavailable when the tenant of what has begun may be on a host that does not answer."""
+        if operation.begun and not operation.committed:
+            seen = self.context.fleet.look(Role.TENANT, Role.ARCHIVED)
+            if not any(one.name == operation.tenant for one in seen.tenants):
+                self.context.fleet.refuse_blindness(seen)
+
+    def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
+        """End it, with what it had begun taken back."""
+        why, identity = explain(error, f"running operation {operation.id}")
+        operation = self.operations.get(operation.id)
+        if not operation.begun:
+            self._failed(operation, why, identity, "nothing was changed")
+        elif not operation.plan["undoable"]:
+            self._failed(operation, why, identity, "what it had done by then stays")
+        elif plan is None:
+            self._stuck(operation, why, "that could not be looked at", identity, error)
+        else:
+            # First the record: after a crash in the middle, its steps must not go on.
+            self.operations.failing(operation, why, identity)
+            self._take_back(self.operations.get(operation.id), plan)
+
+    def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
+        """Undo what a run left, as a failed step or the Undo button asked."""
+        failed, failure = operation.undo_by == SYSTEM, operation.cause
+        try:
+            plan = plan or self._plan(operation)
+            if plan.undo is None:
+                raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
+            later = plan.undo() or ""
+        except (DatabaseUnavailable, PutBack):
+            raise
+        except Exception as error:
+            why, identity = explain(error, f"undoing operation {operation.id}")
+            if failed:
+                self._stuck(operation, failure, why, operation.error_id or identity, error)
+                return
+            left = halt.look(self.context, operation)
+            self.operations.finish(
+                operation,
+                "needs_attention",
+                outcome=f"It could not be taken back: {why}",
+                note=f":rotating_light: <@{operation.undo_by}>, it could not be taken back; the card above says why. "
+                f"{halt.told(left, '*')}",
+                error_id=identity,
+                aftermath=left,
+            )
+        else:
+            if failed:
+                self._failed(operation, failure, operation.error_id, later or "nothing half made was left")
+                return
+            self.operations.finish(
+                operation,
+                "cancelled",
+                event="operation.undone",
+                actor=operation.undo_by,
+                outcome="Taken back",
+                note=f":leftwards_arrow_with_hook: <@{operation.undo_by}> had it taken back.",
+            )
+
+    def _failed(self, operation: Operation, why: str, identity: str, left: str) -> None:
+        self.operations.finish(
+            operation,
+            "failed",
+            outcome=why,
+            note=f":x: <@{operation.requester}>, it failed{_where(operation)}; {left}. The card above says why, and "
+            "Retry tries again.",
+            error_id=identity,
+            aftermath={"left": left},
+        )
+
+    def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
+        """Leave it as it stands; what was only out of reach is taken back by schedules/undo.py."""
+        silent = isinstance(error, LxdUnavailable)
+        aftermath = halt.look(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
+        told = halt.told(aftermath, "*")
+        ways = "" if aftermath["advice"] else " Retry goes on with it, Undo tries again to take it back."
+        again = " The bot takes it back by itself when the host answers." if silent else ""
+        words = (
+            f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, it stopped"
+            f"{_where(operation)}, and what it had begun could not be taken back; the card above says why.{ways}{again}"
+        )
+        self.operations.finish(
+            operation,
+            "needs_attention",
+            outcome=f"{why} What it had begun could not be taken back: {left}",
+            # Said once, however often the bot tries by itself.
+            note="" if operation.aftermath else words,
+            error_id=identity,
+            undo_by=SYSTEM if silent else "",
+            aftermath=aftermath,
+            cause=why,
+        )
+
+
+def _where(operation: Operation) -> str:
+    """Say at which step it stopped."""
+    at = next((step.title for step in operation.steps if step.started and not step.finished), "")
+    return f" at “{at}”" if at else ""

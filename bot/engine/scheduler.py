@@ -1,0 +1,174 @@
+"""Schedules: one file each in `schedules/`, called again and again; each decides from state what is due."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import pkgutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, JobExecutionEvent
+from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from bot.engine.context import Context
+from bot.engine.errors import explain
+from bot.store.jobs import Declared
+
+log = logging.getLogger(__name__)
+# APScheduler tells every run, and every turn that is passed over as the last run goes on.
+logging.getLogger("apscheduler").setLevel(logging.ERROR)
+WATCH = 10.0
+"""Seconds between two looks whether somebody has set the clock."""
+
+
+def schedule(*, seconds: int) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
+    """Declare a job that looks every so many seconds whether something is due; its docstring says what it does."""
+
+    def declare(function: Callable[[Context], None]) -> Callable[[Context], None]:
+        function.every = seconds  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def discover(package: ModuleType) -> list[Declared]:
+    """Find the jobs of a package: one a file, called as the file is."""
+    jobs: dict[str, Declared] = {}
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
+        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+        declared = [
+            value
+            for value in vars(loaded).values()
+            if getattr(value, "every", None) and value.__module__ == loaded.__name__
+        ]
+        if len(declared) != 1:
+            raise RuntimeError(f"{loaded.__name__} has to declare one job; it declares {len(declared)}.")
+        name = module.name.rstrip("_").replace("_", "-")
+        if name in jobs:
+            raise RuntimeError(f"Two files of {package.__name__} declare the job {name}.")
+        summary = inspect.cleandoc(declared[0].__doc__ or "").split("\n")[0].rstrip(".")
+        jobs[name] = Declared(name, summary, declared[0].every, declared[0])
+    return list(jobs.values())
+
+
+class Every(BaseTrigger):  # type: ignore[misc]
+    """So many seconds after the last run began; a clock set years ahead makes one run due, and not a million."""
+
+    def __init__(self, seconds: float) -> None:
+        self.interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Return when the next run is due."""
+        return now + self.interval
+
+
+class Threads(BaseExecutor):  # type: ignore[misc]
+    """A thread for each run: one that hangs holds up no other job, nor the end of the process as in a pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: dict[str, threading.Thread] = {}
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        thread = threading.Thread(target=self._run, args=[job, run_times], name=f"job-{job.id}", daemon=True)
+        self.threads[job.id] = thread
+        thread.start()
+
+    def _run(self, job: Any, run_times: list[datetime]) -> None:
+        self._run_job_success(job.id, run_job(job, job._jobstore_alias, run_times, self._logger.name))
+
+
+class Scheduler:
+    """APScheduler over the jobs, each recorded, none twice at once; with a watch, as it goes by the wall clock."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+        self._asked: set[str] = set()
+        self._over = threading.Event()
+        self._threads = Threads()
+        self._scheduler = BackgroundScheduler(timezone="UTC", executors={"default": self._threads})
+        self._scheduler.add_listener(self._ran, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
+
+    def start(self) -> None:
+        """Begin; what was due while the bot was away runs at once."""
+        self.jobs.recover()
+        ahead = _ahead()
+        for job in self.jobs.all():
+            self._scheduler.add_job(
+                self._due,
+                Every(job.seconds),
+                [self.jobs.declared[job.name]],
+                id=job.name,
+                next_run_time=datetime.now(UTC) + timedelta(seconds=job.next - self.jobs.clock()),
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,
+            )
+        self.jobs.wake = self._ask
+        self._scheduler.start()
+        threading.Thread(target=self._watch, args=[ahead], name="clock-watch", daemon=True).start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Begin no more runs, and wait a while for those that are under way."""
+        self._over.set()
+        self._scheduler.shutdown(wait=False)
+        give_up = time.monotonic() + timeout
+        for thread in self._threads.threads.values():
+            thread.join(max(0.0, give_up - time.monotonic()))
+
+    def _ask(self, name: str) -> None:
+        self._asked.add(name)
+        self._now(name)
+
+    def _now(self, name: str) -> None:
+        with suppress(JobLookupError):  # The bot stops.
+            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
+
+    def _ran(self, event: JobExecutionEvent) -> None:
+        """Who asked while a run was under way gets another."""
+        if event.job_id in self._asked:
+            self._now(event.job_id)
+
+    def _watch(self, ahead: float) -> None:
+        """When the wall clock is set, or stood still with the machine, let every job run now and count from there."""
+        while not self._over.wait(WATCH):
+            before, ahead = ahead, _ahead()
+            if abs(ahead - before) > 1:
+                log.warning("the clock was set by %+.0f seconds; every job runs now", ahead - before)
+                for name in self.jobs.declared:
+                    self._now(name)
+
+    def _due(self, job: Declared) -> None:
+        asked = job.name in self._asked
+        self._asked.discard(job.name)
+        self.run(job, asked=asked)
+
+    def run(self, job: Declared, *, asked: bool = False) -> None:
+        """Run a job now and record what came of it; a paused one only when a person asked for it."""
+        if not self.jobs.begin(job.name, asked=asked):
+            return
+        try:
+            job.run(self.context)
+        except Exception as error:
+            why, identity = explain(error, f"running the job {job.name}")
+            if identity or self.jobs.job(job.name).outcome != why:
+                log.warning("the job %s failed: %s", job.name, why)
+            self.jobs.end(job.name, why, identity)
+        else:
+            self.jobs.end(job.name, "done")
+
+
+def _ahead() -> float:
+    """Return by how much the wall clock is ahead of the one that nobody sets."""
+    return datetime.now(UTC).timestamp() - time.monotonic()

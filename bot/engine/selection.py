@@ -1,0 +1,194 @@
+"""Which tenants a command is asked for: one, some by name, or all that are chosen by; and the batch that does it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bot.engine.context import Context
+from bot.engine.guards import FREEZE, Change, Guards, Moment
+from bot.engine.registry import complete
+from bot.fleet.capacity import Demand
+from bot.fleet.inventory import Look
+from bot.model.labels import Role
+from bot.model.plan import Plan, Refused, UnknownWords
+from bot.model.tenants import InvalidName, Tenant, tag_name
+
+MOST = 1000
+"""Tenants of one batch."""
+SHOWN = 12
+"""Names that stand on a card."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was typed: names, with commas between, or what chooses among all tenants."""
+
+    names: str
+    all: bool = False
+    host: str = ""
+    size: str = ""
+    tag: str = ""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether tenants are chosen, and not named."""
+        return bool(self.all or self.host or self.size or self.tag)
+
+    @property
+    def one(self) -> bool:
+        """Whether a single tenant was named."""
+        return bool(self.names) and "," not in self.names and not self.chooses
+
+    @property
+    def words(self) -> str:
+        """What was typed to choose."""
+        options = {"host": self.host, "size": self.size, "tag": self.tag}
+        typed = ["--all"] if self.all else []
+        return " ".join([*typed, *(f"--{name} {value}" for name, value in options.items() if value)]) or self.names
+
+    def refuse_both(self, command: str) -> None:
+        """Raise Refused where names stand beside what chooses, or neither is there."""
+        if self.names and self.chooses:
+            raise UnknownWords(f"Either name tenants, or choose them with `{self.words}`; not both.")
+        if not self.names and not self.chooses:
+            raise UnknownWords(
+                f"Which tenants? `/mautic {command} client-x` is of one, `client-x,client-y` of two, and `--all`, "
+                "`--host`, `--size` or `--tag` choose."
+            )
+
+
+def select(context: Context, selection: Selection, command: str) -> list[str]:
+    """Return the names of the tenants that are meant, each once; raises Refused when there are none, or too many."""
+    selection.refuse_both(command)
+    if selection.names:
+        return list(dict.fromkeys(filter(None, selection.names.split(","))))
+    if selection.size and selection.size not in context.settings.plans:
+        raise UnknownWords(f"There is no size “{selection.size[:40]}”; there is {', '.join(context.settings.plans)}.")
+    host = context.fleet.host(selection.host) if selection.host else None
+    try:
+        tag = tag_name(selection.tag) if selection.tag else ""
+    except InvalidName as error:
+        raise UnknownWords(str(error)) from error
+    seen = context.fleet.look(Role.TENANT)
+    # Of what may stand on a server that is silent nobody could say that it was meant.
+    silent = {server: why for server, why in seen.silent.items() if host is None or server == host.server}
+    context.fleet.refuse_blindness(Look((), silent))
+
+    def meant(one: Tenant) -> bool:
+        return (
+            (host is None or (one.server, one.host) == (host.server, host.name))
+            and (not selection.size or one.plan == selection.size)
+            and (not tag or tag in one.tags)
+        )
+
+    found = list(dict.fromkeys(one.name for one in seen.tenants if meant(one)))
+    if not found:
+        raise UnknownWords(f"No tenant is chosen by `{selection.words}`; `/mautic list` shows all.")
+    return found
+
+
+def batch(
+    context: Context,
+    command: str,
+    selection: Selection,
+    each: Callable[[Context, str], Plan],
+    *,
+    doing: str,
+    arguments: Mapping[str, str | bool],
+    resolve: Callable[[Sequence[Plan]], Mapping[str, str | bool]] = lambda children: {},
+) -> Plan:
+    """Return the plan of doing something with each of the tenants that are meant.
+
+    What is chosen and cannot be done is left out, and the card says why; of what is named all has to be possible.
+
+    Args:
+        each: makes the plan of one, by name. Every server is asked once for all of them.
+        doing: what is done, as in "Restart".
+        arguments: the command's own, but for those that choose.
+        resolve: those of them that were decided with the plans, so that the same are made again.
+    """
+    context = replace(context, fleet=context.fleet.once(), many=True)
+    names = select(context, selection, command)
+    if len(names) > MOST:
+        raise UnknownWords(f"`{selection.words}` chooses {len(names)} tenants; one batch has at most {MOST}.")
+    children: list[Plan] = []
+    left_out: dict[str, str] = {}
+    guards = Guards(context)
+    for name in names:
+        promised = tuple(Demand(**child.demand) for child in children if child.demand)
+        try:
+            # What is frozen later keeps its place on the list, and waits for its turn.
+            if not context.operation:
+                guards.refuse(Moment.REQUEST, Change(command, name, context.actor), FREEZE)
+            one = replace(context, promised=promised)
+            children.append(complete(context.registry.command(command), one, each(one, name)))
+        except Refused as error:
+            if selection.names:
+                raise
+            frozen = f"{name} is frozen; /mautic unfreeze {name} ends that."
+            left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
+    if not children:
+        raise Refused(f"None of the {len(names)} can be done. {next(iter(left_out.values()))}")
+    made = _plan(context, command, selection, children, left_out, doing, arguments)
+    return replace(made, arguments={**made.arguments, **resolve(children)})
+
+
+def _plan(
+    context: Context,
+    command: str,
+    selection: Selection,
+    children: list[Plan],
+    left_out: Mapping[str, str],
+    doing: str,
+    arguments: Mapping[str, str | bool],
+) -> Plan:
+    names, pace = [child.tenant for child in children], context.settings.batches
+    hosts = Counter(child.host for child in children)
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    alike = {
+        label: value
+        for label, value in children[0].facts.items()
+        if all(child.facts.get(label) == value for child in children)
+    }
+    facts = {
+        "Tenants": shown,
+        "Hosts": ", ".join(f"{host} {count}" for host, count in hosts.items()),
+        **({} if len(hosts) == 1 and len(children) == 1 else alike),
+        "Pace": f"{pace.at_once} at once, {pace.at_once_host} on one host; it pauses after {pace.stop_after} failures",
+    }
+    remarks = {}
+    if left_out:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        remarks["Left out"] = why + more
+    values: dict[str, Any] = {
+        "tenants": ",".join(names),
+        "at_once": pace.at_once,
+        "at_once_host": pace.at_once_host,
+        "stop_after": pace.stop_after,
+    }
+    options = "".join(
+        f" --{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in arguments.items()
+        if value
+    )
+    return Plan(
+        tenant="",
+        # A comma after one name alone tells that it is a list.
+        arguments={**arguments, "tenant": ",".join(names) + ("," if len(names) == 1 else "")},
+        summary=f"{doing} {len(names)} tenant{'s' if len(names) > 1 else ''}",
+        facts=facts,
+        remarks=remarks,
+        values=values,
+        texts={"again": f"{command} {selection.words}{options}"},
+        steps=(),
+        reversible=children[0].reversible,
+        seconds=math.ceil(sum(child.seconds for child in children) / min(pace.at_once, len(children))),
+        subject="host" if selection.host and not (selection.size or selection.tag) else "fleet",
+        host=selection.host,
+        children=tuple(children),
+    )

@@ -1,0 +1,253 @@
+"""Snapshots of tenants: taken of one consistent state, with who and why on each, and kept as the policy says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from bot.engine.context import Context, Run
+from bot.engine.retention import Point, Retention, spread
+from bot.fleet import ballast
+from bot.fleet.inventory import Host
+from bot.guest.mautic import Hold
+from bot.lxd.protocol import Lxd, PoolSpace, Snapshot, Vanished
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Plan, Refused
+from bot.model.tenants import Tenant
+from bot.model.text import kept_for, seconds, size
+from bot.store import samples
+from bot.store.migrations import MAINTENANCE
+from bot.store.samples import DAY
+
+SCHEDULED, ASKED = "schedule", "asked"
+KEPT = "kept until somebody removes it"
+_NAME = re.compile(r"s-\d{8}-\d{6}-m?\d+\Z")
+"""A snapshot of ours; what people made by hand, or a move needs, is left alone."""
+TRIES = 3
+"""How often a snapshot is tried under which files vanish."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A snapshot that the bot took. `at`: by the bot's own clock, epoch seconds; `size`: bytes of its own."""
+
+    name: str
+    at: int
+    why: str
+    by: str
+    note: str
+    keep: bool
+    size: int
+
+    def protected(self, days: int, before: Callable[[float], float]) -> str:
+        """Return what keeps it from being pruned, in words, or "".
+
+        `days`: how long what comes before a restore is kept; 0: until somebody removes it. `before` as `Lived.before`.
+        """
+        if self.keep:
+            return KEPT
+        if self.why not in (SCHEDULED, ASKED) and (not days or self.at > before(days * DAY)):
+            return f"kept {kept_for(days)}"
+        return ""
+
+
+def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
+    """Return those that the bot took, oldest first."""
+    found = []
+    for one in snapshots:
+        if _NAME.match(one.name) and stamp(one.config, "taken"):
+            why, by, note, keep = (stamp(one.config, name) for name in ("why", "by", "snapshot-note", "keep"))
+            found.append(Taken(one.name, int(stamp(one.config, "taken")), why, by, note, keep == "1", one.size))
+    return sorted(found, key=lambda one: (one.at, one.name))
+
+
+def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
+    """Return the snapshots that the tiers count: those that nothing else protects."""
+    days, before = context.settings.retention.former_days, context.lived.before
+    return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, before)]
+
+
+def retention(context: Context, tenant: str) -> Retention:
+    """Return the policy, as it is for one tenant."""
+    return Retention(context.settings.snapshots, context.renderer.zone, spread(tenant))
+
+
+def is_short(context: Context, space: PoolSpace) -> bool:
+    """Whether a pool has so little room that no snapshot is to be taken there."""
+    return (space.total - space.used) * 100 < space.total * context.settings.snapshots.reserve
+
+
+def oldest(context: Context, snapshots: Sequence[Snapshot], excess: int) -> list[str]:
+    """Return the oldest snapshots of a tenant, as many as hold what is too much; but for the newest and protected ones.
+
+    Args:
+        excess: bytes; 0: it is not known what holds them, and the oldest goes. What holds next to nothing stays, but
+            where nothing else does: what it shares with the second is counted as neither's.
+    """
+    names: list[str] = []
+    sizes = {one.name: one.size for one in snapshots}
+    may_go = sorted(counted(context, snapshots))[:-1]
+    for point in [point for point in may_go if excess and sizes[point.name] * 100 >= excess] or may_go[:1]:
+        if names and excess <= 0:
+            break
+        names.append(point.name)
+        excess -= sizes[point.name]
+    return names
+
+
+def written(snapshots: Iterable[Snapshot]) -> int:
+    """Return the bytes that were written anew between a tenant's snapshots: more than these its past cannot hold.
+
+    It may be less, as what was written may still be there; and what LXD tells as the size of each is less than it
+    holds, where two share it. So who rewrites much is found by this, and what is surely held by that.
+    """
+    return sum(int(stamp(one.config, "wrote") or 0) for one in snapshots)
+
+
+def refuse_without_room(context: Context, tenant: Tenant) -> None:
+    """Raise Refused where a snapshot has no place: the pool is short, or the tenant's hold all that they may."""
+    host, limits = context.fleet.of(tenant), context.settings.snapshots
+    space = host.lxd.pool()
+    if is_short(context, space):
+        raise Refused(
+            f"The pool of `{host.name}` has {size(space.total - space.used)} free of {size(space.total)}, less than "
+            f"the {limits.reserve}% that snapshots leave; `/mautic prune {tenant.name} <snapshot>` removes one, and "
+            f"`/mautic snapshots {tenant.name}` lists them."
+        )
+    held, most = samples.snapshots(context.database).get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
+    if held and most and held.held > most:
+        raise Refused(
+            f"The snapshots of `{tenant.name}` hold {size(held.held)}, and its plan allows {size(most)}; "
+            f"`/mautic prune {tenant.name} <snapshot>` removes one, and `/mautic snapshots {tenant.name}` lists them."
+        )
+
+
+@dataclass(frozen=True)
+class Taking:
+    """What the steps of taking a snapshot are made from; as `take` has them."""
+
+    tenant: Tenant
+    why: str
+    note: str
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What the steps of removing snapshots are made from: these of a tenant, by name."""
+
+    tenant: Tenant
+    snapshots: tuple[str, ...]
+
+
+def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = False) -> Plan:
+    """Return the plan of taking a snapshot, which a person asked for, or a schedule: that has no channel.
+
+    `commands/snapshot.py` has its steps.
+    """
+    why = ASKED if context.channel else SCHEDULED
+    return Plan(
+        tenant=tenant.name,
+        arguments={"tenant": tenant.name, "note": note, "keep": keep},
+        summary=f"Take a snapshot of the tenant {tenant.name}",
+        facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
+        | ({"Note": note} if note else {}),
+        values={"keep": keep, "note": note},
+        inputs=Taking(tenant, why, note, keep),
+        reversible="changes nothing that runs",
+        seconds=1,
+        host=tenant.host,
+    )
+
+
+def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
+    """Take the operation's snapshot of a tenant, once a try, and say what it is called and how long writes waited.
+
+    Args:
+        why: `asked`, `schedule`, or what it comes before, such as `before restore 17`.
+        keep: it is protected from being pruned.
+    """
+    host = run.fleet.of(tenant)
+    # A retry begins anew, and what is of now was of then.
+    began = int(run.operations.get(run.operation).started or 0)
+    existing = host.lxd.snapshots(tenant.instance)
+    # Each asked for by itself they tell their sizes, which a look at the whole fleet does not.
+    samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
+    for known in ours(existing):
+        if known.name.endswith(f"-{run.operation}") and known.at >= began:
+            return f"{known.name} was taken already"
+    let_go_on(host.lxd, tenant.instance)
+    for later in range(TRIES - 1):
+        with suppress(Vanished):
+            return _take(run, tenant, host, int(run.now()) + later, why=why, note=note, keep=keep)
+    at = int(run.now()) + TRIES - 1
+    return _take(run, tenant, host, at, why=why, note=note, keep=keep, still=True)
+
+
+def let_go_on(lxd: Lxd, instance: str) -> None:
+    """Let one go on that stood still for a snapshot when that was cut off; whom somebody else froze has no mark."""
+    found = lxd.instance(instance)
+    if found.status == "Frozen" and stamp(found.config, "taken"):
+        lxd.thaw(instance)
+
+
+def _take(
+    run: Run, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
+) -> str:
+    """Take a snapshot, dated and named by a time: a try that failed keeps its name."""
+    number = run.operation
+    # People read these names, and type them.
+    by = f"m{number - MAINTENANCE}" if number > MAINTENANCE else str(number)
+    name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{by}"
+    # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
+    # may leave them there.
+    # What is no other's, on btrfs, was written since the snapshot before.
+    wrote = host.lxd.state(tenant.instance).disk
+    facts = stamps(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
+    if not host.lxd.instance(tenant.instance).running:
+        host.lxd.snapshot(tenant.instance, name, config=facts)
+        return f"{name}, of a stopped container"
+    holds: list[Hold] = []
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        with host.mautic.hold(tenant.instance) as hold:
+            holds.append(hold)
+            yield
+
+    host.lxd.snapshot(tenant.instance, name, config=facts, within=held(), still=still)
+    (hold,) = holds
+    if not hold.consistent:
+        return f"{name}, as after a power cut: {hold.why}"
+    return f"{name}; writes waited {seconds(hold.seconds)}"
+
+
+def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
+    """Remove snapshots of a tenant, those of the names that are there."""
+    host = run.fleet.of(tenant)
+    there = {one.name for one in host.lxd.snapshots(tenant.instance)}
+    for name in names:
+        if name in there:
+            ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
+    left = host.lxd.snapshots(tenant.instance)
+    samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in left])
+
+
+def pruning(tenant: Tenant, names: Sequence[str], why: str) -> Plan:
+    """Return the plan of removing snapshots of a tenant, by name; `commands/prune.py` has its steps."""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return Plan(
+        tenant=tenant.name,
+        arguments={"tenant": tenant.name, "snapshots": ",".join(names)},
+        summary=f"Remove snapshots of the tenant {tenant.name}",
+        facts={"Removes": shown},
+        values={"snapshots": ",".join(names)},
+        remarks={"Why": why},
+        inputs=Pruning(tenant, tuple(names)),
+        reversible="cannot be undone",
+        seconds=len(names),
+    )

@@ -1,0 +1,107 @@
+"""Steps that several commands share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from bot.engine.context import Context, Edge
+from bot.fleet.containment import is_closed
+from bot.fleet.health import is_full, larger_plans, last_known, more_of
+from bot.lxd.protocol import Lxd, LxdError, LxdUnavailable, size_bytes
+from bot.model.plan import Refused, Step
+from bot.model.tenants import Tenant
+from bot.model.text import size as in_words
+from bot.store import samples
+
+T = TypeVar("T")
+
+DEADLINE = 90.0
+"""Seconds that a container may take to get an address, and then its login page."""
+PROBE = "probe"
+"""Key of the step that looks through the edge: once the page was seen there is no way back."""
+PATIENCE = 300.0
+"""Seconds that a host may be out of reach while a tenant of its is being brought back."""
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do what must be done, again and again while a host is out of reach; each try looks before it acts."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except LxdUnavailable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+
+
+def refuse_another(context: Context, found: Tenant) -> None:
+    """Raise Refused when this only has the name of what was approved: a later operation has made it what it is."""
+    if context.operation and context.operations.came_after(int(found.operation or 0), context.operation):
+        raise Refused(
+            f"`{found.instance}` is not what was approved: operation {found.operation} came after that; ask again."
+        )
+
+
+def refuse_full(context: Context, found: Tenant) -> None:
+    """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
+
+    Looked at when it is asked for, which is slow; where many are, as it was measured last. Where it cannot be looked
+    into nothing is known of it, and what is asked for may be what helps.
+    """
+    host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
+    disk = last_known(found, samples.disks(context.database).get(found.name), size)
+    if found.status == "Running" and not context.many:
+        try:
+            disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)
+        except LxdError:
+            return
+    if is_full(disk) and disk and disk.used is not None:
+        memory = size_bytes(size.memory) if size else 0
+        more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory, found.plan))
+        raise Refused(
+            f"The disk of `{found.name}` is full, {in_words(disk.used)} of {in_words(disk.limit or 0)}, and it would "
+            f"not come back; first {more}."
+        )
+
+
+def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False) -> None:
+    """Delete an instance for good, running or not, and protected as ours are; not any further once it is given up."""
+    calls: tuple[Callable[[], None], ...] = (
+        lambda: lxd.stop(instance, force=True),
+        lambda: lxd.update(instance, {"security.protection.delete": None}),
+        lambda: lxd.delete(instance),
+    )
+    for call in calls:
+        if given_up():
+            return
+        call()
+
+
+def wait_for_address(lxd: Lxd, instance: str) -> None:
+    """Wait until a started instance has its address: the edge routes to nothing less. A closed one gets none."""
+    give_up = time.monotonic() + DEADLINE
+    while not lxd.state(instance).address:
+        if is_closed(lxd, instance):
+            return
+        if time.monotonic() > give_up:
+            raise LxdError(f"`{instance}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
+        time.sleep(0.05)
+
+
+def probing(work: Callable[[], str | None]) -> Step:
+    """Return the step that looks through the edge."""
+    return Step(PROBE, "See its login page", work)
+
+
+def see_login_page(edge: Edge, domain: str) -> str:
+    """Wait until the login page comes through the edge, and say how long it took at last."""
+    give_up = time.monotonic() + DEADLINE
+    while not (seen := edge.probe(domain)).login:
+        if time.monotonic() > give_up:
+            why = seen.error or f"HTTP {seen.status}"
+            raise LxdError(f"The login page of `{domain}` did not come within {DEADLINE:.0f} s ({why}).")
+        time.sleep(0.05)
+    return f"login page in {seen.seconds:.2f} s"

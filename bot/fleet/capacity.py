@@ -1,0 +1,160 @@
+"""How much more a host carries: what runs there, what is promised, and what is kept in reserve. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bot.lxd.protocol import Resources, size_bytes
+from bot.model.tenants import PlanSize
+from bot.model.text import size
+from bot.settings import CapacitySettings
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an operation makes run or grow on a host.
+
+    `memory`: bytes that it is expected to take; `plan`: bytes that its plan lets it take; `tenants`: how many more
+    there are then. `instance` is the container that starts, "" where one that runs already only grows.
+    """
+
+    host: str
+    instance: str = ""
+    memory: int = 0
+    plan: int = 0
+    tenants: int = 0
+
+    def stored(self) -> dict[str, Any]:
+        """Return it as it is kept with an operation's plan."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """A container that stands on a host. `runs`: it does, or is meant to, so that LXD starts it after a reboot.
+
+    `growth`: bytes that it is still expected to take beside what it has now; `plan`: bytes that its plan lets it take.
+    """
+
+    instance: str
+    runs: bool
+    growth: int = 0
+    plan: int = 0
+    tenant: bool = True
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is left on a host: bytes, and tenants. `most_plans` and `most_tenants` are limits, 0: there is none."""
+
+    host: str
+    resources: Resources
+    reserve: int
+    promised: int
+    plans: int
+    most_plans: int
+    tenants: int
+    most_tenants: int
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still be given away; below 0 where the reserve is touched."""
+        return self.resources.available - self.promised - self.reserve
+
+    def lacks(self, demand: Demand) -> str:
+        """Say why it does not fit, with what is there and what would be needed; "" when it does."""
+        if demand.tenants and self.most_tenants and self.tenants + demand.tenants > self.most_tenants:
+            return f"{self.tenants} tenants stand there, and `capacity.tenants` allows {self.most_tenants}"
+        if demand.memory > max(self.left, 0):
+            return f"{size(demand.memory)} of memory would be needed, and {self._there()}"
+        if demand.plan and self.most_plans and self.plans + demand.plan > self.most_plans:
+            return (
+                f"the plans of what runs there add up to {size(self.plans)}, with this one to "
+                f"{size(self.plans + demand.plan)}, and `capacity.overcommit` allows {size(self.most_plans)}"
+            )
+        return ""
+
+    def _there(self) -> str:
+        told = f"{size(max(self.resources.available, 0))} of {size(self.resources.total)} are available"
+        parts = [f"{size(self.reserve)} kept in reserve"] if self.reserve else []
+        if self.promised:
+            parts.insert(0, f"{size(self.promised)} promised to what is approved or was just started")
+        return f"{told}, of which {' and '.join(parts)}" if parts else told
+
+    def after(self, demand: Demand) -> str:
+        """Say what is left once it runs, for the card."""
+        left = f"{size(max(self.left - demand.memory, 0))} of {size(self.resources.total)} left on {self.host}"
+        takes = f"takes about {size(demand.memory)}" if demand.memory else "takes no more than it has"
+        return f"{takes}; then {left}, beside {size(self.reserve)} in reserve"
+
+    def fits(self, demand: Demand) -> int:
+        """Return how many of a kind fit, one after the other."""
+        counts = []
+        if demand.memory:
+            counts.append(max(self.left, 0) // demand.memory)
+        if demand.plan and self.most_plans:
+            counts.append(max(self.most_plans - self.plans, 0) // demand.plan)
+        if demand.tenants and self.most_tenants:
+            counts.append(max(self.most_tenants - self.tenants, 0) // demand.tenants)
+        return min(counts, default=0)
+
+
+def reserved(settings: CapacitySettings, total: int) -> int:
+    """Return the bytes of a host's memory that are never given away."""
+    if settings.reserve.endswith("%"):
+        return total * int(settings.reserve[:-1]) // 100
+    return size_bytes(settings.reserve)
+
+
+def expected(settings: CapacitySettings, plan: PlanSize, measured: Iterable[int] = ()) -> int:
+    """Return the bytes that a tenant of a plan is expected to use: as its like do on average, and the share at least.
+
+    Args:
+        measured: the most that each of the tenants of that plan used of late.
+    """
+    seen = list(measured)
+    mean = sum(seen) // len(seen) if seen else 0
+    return max(size_bytes(plan.memory) * settings.expected // 100, mean)
+
+
+def room(
+    host: str,
+    resources: Resources,
+    settings: CapacitySettings,
+    occupants: Iterable[Occupant],
+    pending: Iterable[Demand],
+) -> Room:
+    """Return what is left on a host, given what stands on it and what was approved for it but does not run yet."""
+    there, coming = list(occupants), list(pending)
+    runs = [one for one in there if one.runs]
+    return Room(
+        host,
+        resources,
+        reserve=reserved(settings, resources.total),
+        promised=sum(one.growth for one in runs) + sum(one.memory for one in coming),
+        plans=sum(one.plan for one in runs) + sum(one.plan for one in coming),
+        most_plans=int(settings.overcommit * resources.total),
+        tenants=sum(one.tenant for one in there) + sum(one.tenants for one in coming),
+        most_tenants=settings.tenants,
+    )
+
+
+def strain(resources: Resources, settings: CapacitySettings) -> str:
+    """Say why a host is in distress, so that nothing new is to be begun there; "" when it is not.
+
+    Growth may take of the reserve, which is there for that; in distress is who has less than half of it.
+    """
+    half = reserved(settings, resources.total) // 2
+    if resources.available < half:
+        return (
+            f"{size(max(resources.available, 0))} of {size(resources.total)} of memory are available, less than half "
+            "of its reserve"
+        )
+    most = settings.load * resources.cores
+    if most and resources.load is not None and resources.load > most:
+        return f"its load is {resources.load:.0f}, and {most:.0f} is much for {resources.cores} cores"
+    if settings.slow and resources.seconds > settings.slow:
+        return f"its server took {resources.seconds:.0f} s to answer"
+    return ""

@@ -1,0 +1,101 @@
+"""Diagnoses one look: asks the function of each finding in turn, and leaves out effects whose cause was found."""
+
+from __future__ import annotations
+
+from bot.fleet.health.look import CHECKS, HOST_CHECKS, HostLook, Look, is_full
+from bot.model import findings
+from bot.model.diagnosis import Diagnosis, Finding, Found, with_remedies
+from bot.model.findings import FINDINGS, Judged, Kind, Where
+from bot.model.labels import State
+from bot.model.words import tame
+from bot.settings import HealthSettings, Settings
+
+SENTENCE = 1000
+"""Characters of a finding: it stands in messages, and for ever in the audit log."""
+
+
+def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
+    """Say what is wrong with a tenant. Of one that is not meant to be open only what is judged always counts."""
+    rests = _rests(look)
+    live = look.tenant.state == State.LIVE
+    judged = findings.keys(judged=Judged.ALWAYS)
+    if live and not rests:
+        judged |= findings.keys(judged=Judged.OPEN)
+    elif look.tenant.state == State.MOVING:
+        # An operation left it half way.
+        judged |= findings.keys(judged=Judged.HALTED)
+    found = [finding for finding in _all(look, limits) if finding.kind in judged]
+    if rests:
+        return Diagnosis(tuple(found), _blind(look), rests=rests)
+    if not live:
+        return Diagnosis(tuple(found), frozenset(FINDINGS) - judged - {"move"} | _blind(look))
+    full = is_full(look.disk) and any(finding.kind == "disk" for finding in found)
+    # Where nothing can be written, what fell is no trouble of its own. That the page is not there is one all the same.
+    fell = frozenset(row.key for row in FINDINGS.values() if row.falls) if full else frozenset()
+    hidden = fell | findings.hidden(finding.kind for finding in found if finding.kind not in fell)
+    return Diagnosis(tuple(one for one in found if one.kind not in hidden), hidden | _unlooked(look) | _blind(look))
+
+
+def diagnose_host(look: HostLook, settings: Settings) -> Diagnosis:
+    """Say what is wrong with a host; one that gives no answer tells nothing else."""
+    found = [
+        with_remedies(row.key, told, {})
+        for row in FINDINGS.values()
+        if row.key in HOST_CHECKS
+        and findings.heeded(row, settings.health)
+        and (told := HOST_CHECKS[row.key](look, settings))
+    ]
+    hidden = findings.hidden(finding.kind for finding in found)
+    return Diagnosis(tuple(one for one in found if one.kind not in hidden), hidden)
+
+
+def _rests(look: Look) -> str:
+    """Say how somebody lets it stand still, "" where nobody does."""
+    if look.tenant.state == State.SUSPENDED:
+        return "suspended"
+    return "stopped" if look.tenant.state == State.LIVE and look.tenant.stopped and not look.running else ""
+
+
+def _unlooked(look: Look) -> frozenset[str]:
+    """What cannot be told since nobody looked there."""
+    unseen = findings.seen(Where.INSIDE) if look.inside is None else frozenset()
+    if look.page is None:
+        return unseen | findings.seen(Where.PAGE)
+    return unseen if look.page.valid_until else unseen | {"certificate"}
+
+
+def _blind(look: Look) -> frozenset[str]:
+    """What cannot be told of its disk: that nothing is measured is no recovery."""
+    return frozenset(["disk"]) if look.disk is None or look.disk.used is None else frozenset()
+
+
+def _all(look: Look, limits: HealthSettings) -> list[Finding]:
+    """Return what is found by each function, and what `status` shows red beside, in the table's order."""
+    asked = {row.key: found for row in FINDINGS.values() if (found := _ask(row, look, limits))}
+    told = _untold(look, asked) if look.running else {}
+    return [
+        Finding(finding.kind, tame(finding.text, SENTENCE))
+        for row in FINDINGS.values()
+        if findings.heeded(row, limits) and (found := asked.get(row.key) or told.get(row.key))
+        for finding in [with_remedies(row.key, found, look.values)]
+    ]
+
+
+def _ask(row: Kind, look: Look, limits: HealthSettings) -> Found | None:
+    if row.key not in CHECKS:
+        return None
+    if row.where == Where.INSIDE and (look.inside is None or not look.running):
+        return None
+    if row.where == Where.PAGE and (look.page is None or not look.running):
+        return None
+    return CHECKS[row.key](look, limits)
+
+
+def _untold(look: Look, asked: dict[str, Found]) -> dict[str, Found]:
+    """Tell of each check that is red, and that no finding tells of: as the first that is red for it, in its words."""
+    told: dict[str, Found] = {}
+    for name, check in look.checks.items():
+        own = [row.key for row in FINDINGS.values() if name in row.checks] or ["inside"]
+        if not check["ok"] and not asked.keys() & {*own}:
+            told.setdefault(own[0], Found(f"{name.capitalize()}: {check['text']}."))
+    return told

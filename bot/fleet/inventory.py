@@ -1,0 +1,413 @@
+"""The fleet as LXD tells it: hosts, tenants, blueprints. One request a server for any reading of all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TypeVar, cast
+
+from bot.fleet.once import Once
+from bot.fleet.starts import Starts
+from bot.guest.mautic import Mautic
+from bot.lxd.protocol import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
+from bot.lxd.wire import kept
+from bot.model.labels import Role, State, has_replaced, replaced, role_of, stamp, state_of
+from bot.model.plan import Refused, UnknownWords
+from bot.model.tenants import Tenant
+
+T = TypeVar("T")
+FRESH = 3.0
+"""Seconds for which what a host told of its memory is good: whoever judges by it counts what was begun meanwhile."""
+
+FEW = 8
+"""Instances that are asked one by one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a host is, to be stored: its server's name in the settings, and the member of the cluster, or ""."""
+
+    server: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """What tenants run on: a standalone LXD server, or a member of a cluster. `server` is its name in the settings.
+
+    `lxd` is the door to the server, at this member: what is made by it is made here. `starts` keeps a tenant's start
+    waiting where too many just began.
+    """
+
+    name: str
+    server: str
+    lxd: Lxd
+    mautic: Mautic
+    starts: Starts
+    member: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where it is, to be stored."""
+        return Place(self.server, self.member)
+
+    def start(self, instance: str, *, urgent: bool = False) -> None:
+        """Start a tenant's container in its turn, or at once where clients wait for it; no effect when it runs."""
+        self.starts.wait(urgent=urgent)
+        self.lxd.start(instance)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What could be read of the fleet, and of each server that did not answer, why."""
+
+    tenants: tuple[Tenant, ...]
+    silent: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A tenant with its state and its snapshots, oldest first.
+
+    `left`: those in the containers that it replaced on its host, which it can be restored to as well. `rival`: another
+    instance of its host that has the address which it was given, "": none has.
+    """
+
+    tenant: Tenant
+    state: InstanceState
+    snapshots: tuple[Snapshot, ...]
+    left: tuple[Snapshot, ...] = ()
+    rival: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The tenants of all servers that answered, and of each that did not, why; and the edges, as `Fleet.edges`."""
+
+    tenants: tuple[Surveyed, ...]
+    silent: Mapping[str, str]
+    edges: tuple[tuple[Host, str], ...] = ()
+
+
+def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
+    state = state_of(instance.config)
+    by = "suspended-by" if state == State.SUSPENDED else "stopped-by"
+    by_command, in_operation = replaced(instance.config)
+    facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "retired", "double")}
+    return Tenant(
+        name=stamp(instance.config, "tenant") or instance.name,
+        server=server,
+        host=instance.location or server,
+        instance=instance.name,
+        status=instance.status,
+        domain=stamp(instance.config, "domain"),
+        plan=stamp(instance.config, "plan"),
+        version=stamp(instance.config, "version"),
+        role=role,
+        state=state,
+        stopped=instance.config.get("boot.autostart") == "false",
+        note=stamp(instance.config, "note"),
+        replaced_by=by_command,
+        replaced_in=in_operation,
+        operation=stamp(instance.config, "operation"),
+        created=int(facts["created"] or 0),
+        archived=int(facts["archived"] or 0),
+        kept_until=int(facts["kept-until"] or 0),
+        retired=int(facts["retired"] or 0),
+        double=facts["double"] == "1",
+        member=instance.location,
+        disk=instance.devices.get("root", {}).get("size", ""),
+        started=instance.started,
+        closed_by=int(stamp(instance.config, by) or 0),
+        boot=(
+            instance.config.get("boot.autostart.priority", ""),
+            instance.config.get("boot.autostart.delay", ""),
+        ),
+        outbound_off=stamp(instance.config, "outbound") == "off",
+        address=kept(instance.config, instance.devices),
+        tags=tuple(stamp(instance.config, "tags").split()),
+        cutover=stamp(instance.config, "cutover"),
+    )
+
+
+def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
+    known = ((instance, role_of(instance.config)) for instance in instances)
+    return [_tenant(server, instance, role) for instance, role in known if role and role is not Role.BALLAST]
+
+
+def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
+    """Take one for a former one whose candidate is the tenant, though its host could not be told of it yet."""
+    by_name: dict[str, list[Tenant]] = {}
+    for one in found:
+        by_name.setdefault(one.name, []).append(one)
+
+    def stands(one: Tenant) -> Tenant:
+        candidate = next((other for other in by_name[one.name] if has_replaced(other, one)), None)
+        if candidate is None:
+            return one
+        # Releases before wrote no command down, and had but these two.
+        before = "restore" if (candidate.server, candidate.host) == (one.server, one.host) else "migrate"
+        command = candidate.cutover or before
+        return replace(one, role=Role.FORMER, replaced_by=command, replaced_in=int(candidate.operation or 0))
+
+    return [stands(one) for one in found]
+
+
+def only(found: Sequence[Tenant]) -> Tenant:
+    """Return the one there is of a name; Refused when there are more, as after a host came back from a backup."""
+    if len(found) == 1:
+        return found[0]
+    where = " and ".join(f"`{one.instance}` on {one.host}" for one in found)
+    raise Refused(
+        f"`{found[0].name}` is there more than once: {where}; remove all but the right one, on the server itself, and "
+        "ask again."
+    )
+
+
+class Fleet:
+    """All hosts and tenants.
+
+    Args:
+        servers: the doors to the LXD servers by name; the first is the one of `[lxd]`.
+        starts: how many tenants of a host may begin to start within `start_delay` seconds.
+    """
+
+    def __init__(self, servers: Mapping[str, Lxd], *, starts: int = 1, start_delay: float = 0) -> None:
+        self.servers = dict(servers)
+        self._starts = starts, start_delay
+        self._lock = threading.Lock()
+        self._hosts: dict[tuple[str, str], Host] = {}
+        self._members: dict[str, tuple[str, ...]] = {}
+        self._resources: dict[str, tuple[float, Resources]] = {}
+        self._memory: dict[str, dict[str, tuple[float, int]]] = {}
+        self._looked = threading.local()
+        self.fresh = FRESH
+
+    def once(self) -> Fleet:
+        """Return the same fleet for one list of plans: each server is asked once, and what it tells is kept."""
+        servers = {name: cast(Lxd, Once(lxd)) for name, lxd in self.servers.items()}
+        return Fleet(servers, starts=self._starts[0], start_delay=self._starts[1])
+
+    # -- hosts --------------------------------------------------------------------------------------------------
+
+    def hosts(self) -> list[Host]:
+        """Return every host that may take tenants now: the online members of clusters, and the standalone servers.
+
+        A server that does not answer has none; why it does not, `look` tells. Raises Refused when a name is two hosts'.
+        """
+        read, _ = self._each(lambda lxd: lxd.members())
+        self._members |= {server: tuple(one.name for one in members) for server, members in read.items()}
+        self._hosts_by_name()
+        return [
+            self._host(server, name)
+            for server, members in read.items()
+            for name in ([one.name for one in members if one.online] if members else [""])
+        ]
+
+    def host(self, name: str) -> Host:
+        """Return a host by name, whether it answers or not, or raise Refused with the nearest one there is."""
+        if name not in self._hosts_by_name() or self.servers.keys() - self._members.keys():
+            self.hosts()
+        known = self._hosts_by_name()
+        if name in known:
+            return self._host(*known[name])
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(f'`{one}`' for one in known)}."
+        raise UnknownWords(f"There is no host “{name[:40]}”; {hint}")
+
+    def _hosts_by_name(self) -> dict[str, tuple[str, str]]:
+        """Return the server of each host that is known, and its member; a server for as long as it told of none."""
+        known: dict[str, tuple[str, str]] = {}
+        for server in self.servers:
+            for member in self._members.get(server) or ("",):
+                name = member or server
+                if name in known:
+                    raise Refused(
+                        f"Both `{known[name][0]}` and `{server}` have a host `{name}`; give the server that is called "
+                        "so another name in the settings, or rename the cluster's member."
+                    )
+                known[name] = server, member
+        return known
+
+    def of(self, tenant: Tenant) -> Host:
+        """Return the host that a tenant's instance stands on, without a request."""
+        return self._host(tenant.server, tenant.member)
+
+    def at(self, place: Place) -> Host:
+        """Return the host of a place, without a request; raise LxdUnavailable where the settings have it no more."""
+        return self._host(place.server, place.member)
+
+    def _host(self, server: str, member: str) -> Host:
+        with self._lock:
+            if (server, member) not in self._hosts:
+                if server not in self.servers:
+                    raise LxdUnavailable(f"`{server}` is not among the servers in the settings.")
+                lxd = self.servers[server].at(member) if member else self.servers[server]
+                self._hosts[server, member] = Host(
+                    member or server, server, lxd, Mautic(lxd), Starts(*self._starts), member
+                )
+            return self._hosts[server, member]
+
+    def resources(self, host: Host) -> Resources:
+        """Return the memory and load of a host, as it told some seconds ago at most."""
+        at, found = self._resources.get(host.name, (0.0, None))
+        if found is None or time.monotonic() - at >= self.fresh:
+            found = host.lxd.resources()
+            self._resources[host.name] = time.monotonic(), found
+        return found
+
+    def memory(self, host: Host, instances: Sequence[str]) -> dict[str, int]:
+        """Return the bytes that running instances of a host hold, with their cached files, some seconds old at most."""
+        known = self._memory.setdefault(host.name, {})
+        old = [name for name in instances if time.monotonic() - known.get(name, (0.0, 0))[0] >= self.fresh]
+        if old:
+            # One request for all takes as long as one for each of them.
+            told = host.lxd.states() if len(old) > FEW else {name: host.lxd.state(name) for name in old}
+            at = time.monotonic()
+            known |= {name: (at, told[name].memory) for name in old if name in told}
+        return {name: known[name][1] for name in instances if name in known}
+
+    # -- tenants ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def looking_once(self) -> Iterator[None]:
+        """Within it a thread reads the instances of each server once, however often it looks: for what only reads."""
+        if getattr(self._looked, "at", None) is not None:
+            yield
+            return
+        self._looked.at = []
+        try:
+            yield
+        finally:
+            self._looked.at = None
+
+    def _instances(self) -> tuple[dict[str, list[Instance]], dict[str, str]]:
+        at: list[tuple[dict[str, list[Instance]], dict[str, str]]] | None = getattr(self._looked, "at", None)
+        if at:
+            return at[0]
+        found = self._each(lambda lxd: lxd.instances())
+        if at is not None:
+            at.append(found)
+        return found
+
+    def look(self, *roles: Role) -> Look:
+        """Return the instances with one of the roles of every server that answers, sorted by name."""
+        read, silent = self._instances()
+        everything = [tenant for server, instances in read.items() for tenant in _of(server, instances)]
+        found = [tenant for tenant in _as_they_stand(everything) if tenant.role in roles]
+        return Look(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
+
+    def all(self, *roles: Role) -> list[Tenant]:
+        """Return the instances with one of the roles, sorted by name; raises LxdUnavailable when a server is silent."""
+        seen = self.look(*roles)
+        for why in seen.silent.values():
+            raise LxdUnavailable(why)
+        return list(seen.tenants)
+
+    def tenants(self) -> list[Tenant]:
+        """Return the tenants, without archived ones."""
+        return self.all(Role.TENANT)
+
+    def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
+        """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when it may be out of sight."""
+        seen = self.look(Role.TENANT) if among is None else Look(tuple(among), {})
+        if named := [tenant for tenant in seen.tenants if tenant.name == name]:
+            return only(named)
+        self.refuse_blindness(seen)
+        near = get_close_matches(name, [tenant.name for tenant in seen.tenants], n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else " `/mautic list` shows all."
+        raise Refused(f"There is no tenant `{name}`.{hint}")
+
+    def refuse_blindness(self, seen: Look) -> None:
+        """Raise LxdUnavailable when what was not found may stand on a server that did not answer."""
+        for server, why in seen.silent.items():
+            raise LxdUnavailable(
+                why if len(self.servers) == 1 else f"`{server}` does not answer, so it may be there: {why}"
+            )
+
+    def survey(self) -> Survey:
+        """Return every tenant with its state and snapshots; one request a server, a slow one on big fleets."""
+        read, silent = self._each(lambda lxd: lxd.survey())
+        wholes = [
+            (tenant, whole)
+            for server, answered in read.items()
+            for whole in answered
+            for tenant in _of(server, [whole.instance])
+        ]
+        stand = _as_they_stand([tenant for tenant, _ in wholes])
+        seen = [(tenant, whole) for tenant, (_, whole) in zip(stand, wholes, strict=True)]
+        left: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
+        for tenant, whole in seen:
+            if tenant.role == Role.FORMER:
+                left[tenant.name, tenant.host] = left.get((tenant.name, tenant.host), ()) + whole.snapshots
+        by_address: dict[tuple[str, str, str], list[str]] = {}
+        for server, answered in read.items():
+            for whole in answered:
+                place = server, whole.instance.location, kept(whole.instance.config, whole.instance.devices)
+                by_address.setdefault(place, []).append(whole.instance.name)
+
+        def rival(tenant: Tenant) -> str:
+            having = by_address[tenant.server, tenant.member, tenant.address] if tenant.address else []
+            return next((name for name in having if name != tenant.instance), "")
+
+        found = [
+            Surveyed(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()), rival(tenant))
+            for tenant, whole in seen
+            if tenant.role == Role.TENANT
+        ]
+        edges = self._edges({server: [whole.instance for whole in answered] for server, answered in read.items()})
+        return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
+
+    def edges(self) -> tuple[tuple[Host, str], ...]:
+        """Return each host whose edge runs, with the edge's instance: ours, beside the tenants on the host's pool."""
+        read, _ = self._each(lambda lxd: lxd.instances())
+        return self._edges(read)
+
+    def _edges(self, read: Mapping[str, Sequence[Instance]]) -> tuple[tuple[Host, str], ...]:
+        return tuple(
+            (self._host(server, one.location), one.name)
+            for server, instances in read.items()
+            for one in instances
+            if one.running and role_of(one.config) == Role.EDGE
+        )
+
+    # -- blueprints ---------------------------------------------------------------------------------------------
+
+    def blueprint(self, version: str = "") -> Tenant:
+        """Return the newest blueprint, or that of a version, as it was built; raise Refused when there is none."""
+        # A copy on another host is as old, and carries the number of the operation that brought it there.
+        seen = self.look(Role.BLUEPRINT)
+        known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
+        for blueprint in reversed(known):
+            if version in ("", blueprint.version):
+                return blueprint
+        self.refuse_blindness(seen)
+        if known:
+            offered = ", ".join(sorted({f"`{blueprint.version}`" for blueprint in known}))
+            raise UnknownWords(f"There is no blueprint of Mautic {version}; there is {offered}.")
+        raise Refused("There is no blueprint yet; `python -m bot blueprint build` on the bot's machine makes one.")
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _each(self, read: Callable[[Lxd], T]) -> tuple[dict[str, T], dict[str, str]]:
+        """Ask every server at once; return the answers, and why each of the others gave none."""
+
+        def ask(lxd: Lxd) -> T | LxdError:
+            try:
+                return read(lxd)
+            except LxdError as error:
+                return error
+
+        if len(self.servers) == 1:
+            answers = [ask(lxd) for lxd in self.servers.values()]
+        else:
+            with ThreadPoolExecutor(len(self.servers)) as threads:
+                answers = list(threads.map(ask, self.servers.values()))
+        named = dict(zip(self.servers, answers, strict=True))
+        told = {server: answer for server, answer in named.items() if not isinstance(answer, LxdError)}
+        return told, {server: str(answer) for server, answer in named.items() if isinstance(answer, LxdError)}

@@ -1,0 +1,279 @@
+"""The door for what a tenant says: which shape each answer of `mautic-ctl` has. Nothing else of it is believed. Pure.
+
+Whoever has root in a tenant may let it say anything. So figures have bounds that no sum of them can leave, texts are
+cut and cleaned, lists are short, what nobody knows is dropped, and what is of another shape is `TenantAnswerError`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bot.lxd.protocol import LxdError, TenantAnswerError
+from bot.model.words import tame
+
+LIMIT = 1 << 20
+"""Bytes of an answer: a log of 60,000 characters is the longest."""
+TEXT = 300
+"""Characters of a sentence."""
+LIST = 1000
+"""Characters of what a check says, which may name all jobs."""
+LONG = 60_000
+"""Characters of a log, or of what a console command says."""
+ENTRIES = 50
+"""Services, queues, jobs, checks and kinds of each of which there are a handful."""
+
+Figure = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""Bytes, seconds or a count: what JSON, floating point and SQLite all keep exactly, and can sum."""
+Moment = Annotated[int, Meta(ge=0, le=2**37)]
+"""Epoch seconds of a day that a calendar knows (until the year 6325)."""
+Seconds = Annotated[float, Meta(ge=0, le=2**53 - 1)]
+
+
+class Told(Struct):
+    """Something that is told; its texts are cut and cleaned, its lists are cut."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, _tamed(getattr(self, name), LONG if name in ("text", "output") else TEXT))
+
+
+def _tamed(value: Any, most: int) -> Any:
+    if isinstance(value, str):
+        return tame(value, most)
+    if isinstance(value, dict):
+        return {tame(key, TEXT): _tamed(found, most) for key, found in list(value.items())[:ENTRIES]}
+    return value
+
+
+class Outcome(Told):
+    """Whether it did what was asked; else why not, in a sentence."""
+
+    ok: bool
+    error: str = "the tool gave no reason"
+
+
+class Check(Told):
+    """One check of `health`; `known`: whether it could be looked at at all."""
+
+    ok: bool
+    text: str
+    known: bool = True
+
+    def __post_init__(self) -> None:
+        self.text = tame(self.text, LIST)
+
+
+class Job(Told):
+    """How one of Mautic's jobs stands. `last_success`: epoch seconds."""
+
+    late: bool
+    why: str
+    last_success: Annotated[float, Meta(ge=0, le=2**37)] | None = None
+    rc: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None = None
+
+
+class Queue(Told):
+    """A queue: messages due, and the seconds that the oldest has waited."""
+
+    due: Figure
+    age: Figure
+
+
+class FailedMails(Told):
+    """Mails that Mautic gave up on: within a day, and in its queue of failed ones."""
+
+    day: Figure
+    kept: Figure
+
+
+class OutboundOff(Told):
+    """Since when outbound mail is off, and how much waits."""
+
+    since: Moment
+    waits: Figure
+
+
+class DiskUse(Told):
+    """Bytes of a disk; `why` it is not known what is used, "" where it is."""
+
+    free: Figure
+    used: Figure | None
+    limit: Figure | None
+    why: str = ""
+
+
+class Facts(Told):
+    """What `health` measured. What needs the database is not there when it does not answer."""
+
+    services: dict[str, str]
+    database: bool
+    crons: dict[str, Job]
+    log_errors_day: Figure
+    memory: Figure
+    memory_limit: Figure | None
+    disk: DiskUse
+    sealed: bool
+    version: str
+    double: bool = False
+    contacts: Figure | UnsetType = UNSET
+    identified: Figure | UnsetType = UNSET
+    last_login: Moment | UnsetType = UNSET
+    last_active: Moment | UnsetType = UNSET
+    emails_day: Figure | UnsetType = UNSET
+    emails_failed_day: Figure | UnsetType = UNSET
+    stale_segments: Figure | UnsetType = UNSET
+    overdue_events: Figure | UnsetType = UNSET
+    failed_events: Figure | UnsetType = UNSET
+    message_queue: Figure | UnsetType = UNSET
+    webhook_queue: Figure | UnsetType = UNSET
+    waiting_imports: Figure | UnsetType = UNSET
+    died_imports: Figure | UnsetType = UNSET
+    late_exports: Figure | UnsetType = UNSET
+    late_reports: Figure | UnsetType = UNSET
+    queues: dict[str, Queue] | UnsetType = UNSET
+    queue_age: Figure | UnsetType = UNSET
+    failed_mails: FailedMails | UnsetType = UNSET
+    outbound_off: OutboundOff | UnsetType | None = UNSET
+    migrations_executed: Figure = 0
+
+
+class Health(Told):
+    """How a tenant is."""
+
+    healthy: bool
+    checks: dict[str, Check]
+    facts: Facts
+
+
+class Held(Told):
+    """Whether writes are held, or why not."""
+
+    held: bool
+    why: str
+
+
+class LetGo(Told):
+    """Whether writes were held until they were let go, and for how long."""
+
+    kept: bool
+    seconds: Seconds
+
+
+class Took(Told):
+    """How long it took."""
+
+    seconds: Seconds
+
+
+class Counts(Told):
+    """What came since a time; `last_write` in epoch seconds."""
+
+    contacts: Figure
+    submissions: Figure
+    opt_outs: Figure
+    last_write: Moment
+
+
+class Waiting(Told):
+    """Mail that waits; `oldest` in epoch seconds, 0: none waits."""
+
+    waits: Figure
+    oldest: Moment
+    kinds: dict[str, Figure]
+
+
+class Mail(Waiting):
+    """The same, and what was sent."""
+
+    off: bool
+    sent: Figure
+
+
+class Released(Waiting):
+    """The same, and what became of it."""
+
+    choice: str
+    dropped: Figure
+
+
+class Text(Told):
+    """A log's last lines."""
+
+    text: str
+
+
+class Ran(Told):
+    """How a command of Mautic's ended."""
+
+    code: Annotated[int, Meta(ge=-255, le=255)]
+    output: str
+
+
+class Version(Told):
+    """Which Mautic it is."""
+
+    version: str
+    double: bool = False
+
+
+class Used(Told):
+    """Bytes of all files."""
+
+    used: Figure
+
+
+class Done(Told):
+    """Nothing more to say."""
+
+
+SHAPES: dict[str, type[Told]] = {
+    "install": Version,
+    "seal": Version,
+    "identity": Took,
+    "resize": Done,
+    "close": Done,
+    "open": Done,
+    "quiesce": Took,
+    "hush": Done,
+    "unquiesce": Done,
+    "restart": Done,
+    "hold": Held,
+    "let go": LetGo,
+    "page": Took,
+    "counts": Counts,
+    "logs": Text,
+    "console": Ran,
+    "health": Health,
+    "disk": DiskUse,
+    "used": Used,
+    "sync": Done,
+    "mail": Mail,
+    "release": Released,
+    "version": Version,
+}
+"""By verb; `let go` is the second answer of `hold`."""
+_OUTCOME = msgspec.json.Decoder(Outcome)
+_DECODERS = {verb: msgspec.json.Decoder(shape) for verb, shape in SHAPES.items()}
+"""Made before there are threads: msgspec learns a type at its first use, and two threads that have it learn the same
+one at once end the process."""
+
+
+def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
+    """Return what an instance answers to a verb, of the shape that it has in SHAPES.
+
+    Raises LxdError with the tool's own sentence where it says that it failed, TenantAnswerError where it makes no
+    sense.
+    """
+    try:
+        outcome = _OUTCOME.decode(line)
+        if outcome.ok:
+            answer: dict[str, Any] = msgspec.to_builtins(_DECODERS[verb].decode(line))
+            return answer
+    except (ValueError, RecursionError) as error:
+        # A validation error names the field alone; what is no JSON at all might be quoted.
+        where = f": {tame(str(error), TEXT)}" if isinstance(error, msgspec.ValidationError) else ", which is no JSON"
+        raise TenantAnswerError(f"`{instance}` answers nonsense to `{verb}`{where}.") from None
+    raise LxdError(f"Inside `{instance}`: {outcome.error.rstrip('.')}.")

@@ -1,0 +1,144 @@
+"""Mautic's release as an archive: fetched, verified, and looked into before anything is built of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot.guest.blueprint.recipe import MARIADB, PHP
+
+_METADATA = "app/release_metadata.json"
+_NEEDED = ("index.php", "bin/console", "composer.json", _METADATA)
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
+
+
+class ArchiveError(Exception):
+    """The archive cannot be used; the text is one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A verified release on this machine. `double`: it is the stand-in that comes with the tests, not Mautic."""
+
+    path: Path
+    sha256: str
+    version: str
+
+    @property
+    def double(self) -> bool:
+        """Whether the archive itself says that it is a double."""
+        return "+double" in self.version
+
+    @property
+    def is_zip(self) -> bool:
+        """A zip; else a tar of some compression."""
+        return zipfile.is_zipfile(self.path)
+
+
+def open_archive(source: str, sha256: str, cache: Path) -> Archive:
+    """Return the release at a path or http(s) URL when it is what `sha256` says and can run on this image.
+
+    What was fetched stays in `cache`, by its digest. Raises ArchiveError.
+    """
+    expected = sha256.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise ArchiveError(f"An archive is taken only with its sha256 (64 hexadecimal digits); {source} has none.")
+    path = _fetch(source, expected, cache) if re.match(r"https?://", source) else Path(source).expanduser()
+    if not path.is_file():
+        raise ArchiveError(f"There is no archive at {path}.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ArchiveError(f"{path} has the sha256 {found}, not {expected}: it is another file, or a damaged one.")
+    return Archive(path=path, sha256=found, version=_version(path))
+
+
+def _fetch(url: str, sha256: str, cache: Path) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.+-]", "_", Path(urllib.parse.urlsplit(url).path).name)
+    target = cache / f"{sha256[:16]}-{name}"
+    if target.exists():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, part.open("wb") as file:  # noqa: S310
+            shutil.copyfileobj(answer, file, 1 << 20)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        part.unlink(missing_ok=True)
+        raise ArchiveError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}.") from error
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        part.unlink()
+        raise ArchiveError(f"{url} has the sha256 {found}, not {sha256}: it is another file, or was changed.")
+    part.rename(target)
+    return target
+
+
+def _version(path: Path) -> str:
+    metadata = _metadata(path)
+    try:
+        version = str(metadata["version"])
+        php = [_numbers(metadata[f"{edge}_php_version"]) for edge in ("minimum", "maximum")]
+        mariadb = _numbers(metadata["minimum_mariadb_version"]) if "minimum_mariadb_version" in metadata else ()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{path.name} has a {_METADATA} that does not say what it runs on ({error}).") from error
+    if not re.fullmatch(r"\d+\.\d+\.\d+[0-9A-Za-z.+-]*", version):
+        raise ArchiveError(f"{path.name} says that it is version “{version[:40]}”, which is no version.")
+    if not php[0][:2] <= PHP <= php[1][:2]:
+        raise ArchiveError(
+            f"Mautic {version} runs on PHP {_dotted(php[0])} to {_dotted(php[1])}; the blueprint has {_dotted(PHP)}."
+        )
+    if mariadb[:2] > MARIADB:
+        raise ArchiveError(
+            f"Mautic {version} needs MariaDB {_dotted(mariadb)} or newer; the blueprint has {_dotted(MARIADB)}."
+        )
+    return version
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Return what the archive says of itself; raises ArchiveError for what is not laid out as Mautic's release."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as zipped:
+                names = set(zipped.namelist())
+                text = zipped.read(_METADATA) if _METADATA in names else b""
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as tar:
+                members = {member.name.removeprefix("./"): member for member in tar}
+                names = set(members)
+                file = tar.extractfile(members[_METADATA]) if _METADATA in names else None
+                text = file.read() if file else b""
+        else:
+            raise ArchiveError(f"{path.name} is neither a zip nor a tar archive.")
+    except _BROKEN as error:
+        raise ArchiveError(f"{path.name} is damaged: {error}.") from error
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise ArchiveError(f"{path.name} is not a Mautic release: it has no {missing[0]} at its top.")
+    try:
+        metadata = json.loads(text)
+    except ValueError as error:
+        raise ArchiveError(f"{path.name} has a {_METADATA} that is not JSON.") from error
+    if not isinstance(metadata, dict):
+        raise ArchiveError(f"{path.name} has a {_METADATA} that is not an object.")
+    return metadata
+
+
+def _numbers(version: object) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(version).split("."))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,206 @@
+"""Building the blueprint: the sealed, stopped container with a snapshot that tenants are clones of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.guest.blueprint.archive import Archive
+from bot.guest.blueprint.base import alone, ensure_base
+from bot.guest.blueprint.recipe import STACK, Kind, recipe_digest, recipe_tar
+from bot.guest.mautic import Mautic
+from bot.lxd.protocol import ExecResult, Instance, Lxd, LxdError
+from bot.model.labels import Role, role_of, stamp, stamps
+
+GOLDEN = "golden"
+"""The snapshot that clones are copied from."""
+ROOT = "/var/www/mautic"
+_PREFIX, _UNFINISHED = "blueprint--", "--building"
+_HOST = "blueprint.invalid"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A blueprint on a server; clones are copied from `<instance>/golden`. Digests are sha256, in hexadecimal."""
+
+    instance: str
+    version: str
+    archive: str
+    recipe: str
+    double: bool
+    created: int
+
+    def properties(self) -> dict[str, str]:
+        """Return what an exported image says of itself."""
+        return {
+            "os": "Debian",
+            "description": f"Mautic {self.version}, sealed" + (" (a double, not the real Mautic)" * self.double),
+            "mautic-ops.version": self.version,
+            "mautic-ops.archive": self.archive,
+            "mautic-ops.recipe": self.recipe,
+            "mautic-ops.double": str(int(self.double)),
+        }
+
+
+def blueprints(lxd: Lxd) -> list[Blueprint]:
+    """Return the finished blueprints, oldest first, in one request."""
+    found = [_blueprint(instance) for instance in lxd.instances() if role_of(instance.config) == Role.BLUEPRINT]
+    return sorted(found, key=lambda blueprint: blueprint.created)
+
+
+def export(lxd: Lxd, blueprint: Blueprint, path: Path) -> str:
+    """Write a blueprint to a file as an LXD image with its properties; return the image's fingerprint."""
+    source = f"{blueprint.instance}/{GOLDEN}"
+    return lxd.export_image(source, blueprint.instance, str(path), blueprint.properties())
+
+
+def build(lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Callable[[str], None]) -> Blueprint:
+    """Return the blueprint of an archive by today's recipe; build it when it is not there.
+
+    What an earlier try left unfinished is removed first, and a failure leaves nothing behind.
+
+    Args:
+        base: `debootstrap`, or the alias of a Debian image on the server (which then needs a way to Debian's mirror).
+        cache: where the Debian base is kept, so that the next build is quick.
+        progress: is told each stage, in a few words.
+    """
+    with alone(cache / "build.lock"):
+        return _build(lxd, archive, base, cache, progress)
+
+
+def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callable[[str], None]) -> Blueprint:
+    recipe = recipe_digest()
+    name = f"{_PREFIX}{archive.version}-{archive.sha256[:6]}{recipe[:6]}".replace(".", "-").replace("+", "-")
+    for instance in lxd.instances():
+        if instance.name == name and role_of(instance.config) == Role.BLUEPRINT:
+            return _blueprint(instance)
+        if instance.name == name or (instance.name.startswith(_PREFIX) and instance.name.endswith(_UNFINISHED)):
+            progress("removing what an earlier build left")
+            _remove(lxd, instance.name)
+    made = unfinished = name + _UNFINISHED
+    image = ensure_base(lxd, "tenant", cache, progress) if base == "debootstrap" else base
+    progress("making the container")
+    lxd.create(unfinished, image, config={}, devices={})
+    try:
+        lxd.start(unfinished)
+        if base != "debootstrap":
+            progress("installing nginx, PHP and MariaDB")
+            install_packages(lxd, unfinished, STACK)
+        _furnish(lxd, unfinished, archive, progress)
+        _install(lxd, unfinished, progress)
+        lxd.stop(unfinished, timeout=120)
+        created = int(time.time())
+        facts = stamps(
+            version=archive.version, archive=archive.sha256, recipe=recipe, double=archive.double, created=created
+        )
+        lxd.update(unfinished, facts)
+        lxd.snapshot(unfinished, GOLDEN)
+        lxd.rename(unfinished, name)
+        made = name
+        # The role is what makes it a blueprint, so it comes last.
+        lxd.update(name, stamps(role=Role.BLUEPRINT))
+    except BaseException:
+        with suppress(LxdError):
+            # What cannot be removed now is by the next build; the reason must not be hidden.
+            _remove(lxd, made)
+        raise
+    return _blueprint(lxd.instance(name))
+
+
+def install_packages(lxd: Lxd, name: str, packages: tuple[str, ...]) -> None:
+    """Install Debian packages from inside a container, which then needs a way out."""
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["--no-install-recommends", "install", "udhcpc", *packages]):
+        ended = lxd.execute(name, ["apt-get", "-qy", *command], environment=environment, timeout=900)
+        if ended.code != 0:
+            raise LxdError(f"`apt-get {command[0]}` failed in `{name}`: {_last(ended)}")
+
+
+def lay(lxd: Lxd, name: str, kind: Kind) -> None:
+    """Lay the recipe's files and units over a running container; they count from its next boot."""
+    lxd.push(name, "/root/recipe.tar", recipe_tar(kind))
+    # An image of another's make may have a link there to a resolver that is masked now.
+    run(lxd, name, "tar -C / -xf /root/recipe.tar; rm /root/recipe.tar /etc/resolv.conf; touch /etc/resolv.conf")
+
+
+def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
+    """Run a shell script in a container and return its output; raises LxdError with its last line."""
+    ended = lxd.execute(name, ["sh", "-euc", script], timeout=timeout)
+    if ended.code != 0:
+        raise LxdError(f"Inside `{name}`: {_last(ended)}")
+    return ended.stdout
+
+
+def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], None]) -> None:
+    """Put the recipe's files and Mautic's own into place, and boot into them."""
+    until(lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
+    lay(lxd, name, "tenant")
+    progress("unpacking Mautic")
+    lxd.push(name, "/root/archive", archive.path.read_bytes())
+    steps = (
+        "umask 022",
+        f"rm -rf {ROOT}; mkdir -p {ROOT}; cd {ROOT}",
+        "unzip -q /root/archive" if archive.is_zip else "tar --no-same-owner -xf /root/archive",
+        # The web updater that older trees have, and the development front of 4.x.
+        "rm -f /root/archive upgrade.php index_dev.php",
+        "mkdir -p var/cache var/logs var/tmp var/spool var/import config media/files/temp media/images translations",
+        # The code is root's; only what Mautic writes is the web server's.
+        "chown -R root:root .; chmod -R u+rwX,go+rX,go-w .; chmod +x bin/console",
+        "chown -R www-data:www-data config var media translations; chmod 750 config",
+        "install -d /var/lib/mautic-ops",
+        "install -d -o www-data -g www-data -m 750 /var/lib/mautic-ops/cron",
+        "install -d -o www-data -g www-data -m 700 /var/cache/php-opcache",
+        "install -d -o mysql -g adm -m 750 /var/log/mysql",
+    )
+    run(lxd, name, "\n".join(steps))
+    lxd.stop(name)
+    lxd.start(name)
+    sockets = "test -S /run/nginx-inside.sock && test -S /run/php/php8.2-fpm.sock"
+    until(lxd, name, f"mariadb-admin ping --silent && {sockets}")
+
+
+def _install(lxd: Lxd, name: str, progress: Callable[[str], None]) -> None:
+    """Install Mautic once, warm what a clone's first page reads, and close it for good."""
+    mautic = Mautic(lxd)
+    progress("installing Mautic")
+    mautic.call(name, "install", {"site_url": f"https://{_HOST}"}, timeout=600)
+    progress("warming its caches")
+    get = "curl -sf --max-time 120 --unix-socket /run/nginx-inside.sock -H 'X-Forwarded-Proto: https'"
+    for page in ("/s/login", "/mtc.js", "/s/login"):
+        run(lxd, name, f"{get} -o /root/page http://{_HOST}{page}")
+    run(lxd, name, "grep -q _username /root/page; rm /root/page")
+    if (status := run(lxd, name, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/s/login")) != "503":
+        raise LxdError(f"The blueprint answers {status} from outside, and must be sealed (503).")
+    mautic.call(name, "seal", {}, timeout=300)
+
+
+def until(lxd: Lxd, name: str, condition: str) -> None:
+    """Wait for a shell condition inside a container, a minute at most; else raises LxdError."""
+    waiting = f"for _ in $(seq 600); do if {condition}; then exit 0; fi; sleep 0.1; done"
+    waiting += "; echo its services do not start >&2; exit 1"
+    run(lxd, name, waiting, timeout=90)
+
+
+def _blueprint(instance: Instance) -> Blueprint:
+    facts = {fact: stamp(instance.config, fact) for fact in ("version", "archive", "recipe", "double", "created")}
+    return Blueprint(
+        instance=instance.name,
+        version=facts["version"],
+        archive=facts["archive"],
+        recipe=facts["recipe"],
+        double=facts["double"] == "1",
+        created=int(facts["created"] or 0),
+    )
+
+
+def _remove(lxd: Lxd, name: str) -> None:
+    lxd.stop(name, force=True)
+    lxd.delete(name)
+
+
+def _last(ended: ExecResult) -> str:
+    lines = (ended.stderr + ended.stdout).strip().splitlines()
+    return lines[-1][:300] if lines else f"it ended with {ended.code}"

@@ -1,0 +1,387 @@
+"""A tenant in memory: answers `mautic-ctl` as the tool in a real one does, from a state kept in the instance's files.
+
+So a copy or a snapshot of the instance has its state too, and a test can make a tenant sick:
+`change(lxd, "client-x", stopped=["cron"], queue_age=5000)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
+from bot.model.labels import stamp
+
+STATE = "/run/mautic-ops-simulated.json"
+"""In memory there, so that it takes none of the tenant's disk and can be written on a full one."""
+SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
+FULL = "its disk is full"
+OUTBOUND_OFF = "/var/lib/mautic-ops/outbound-off"
+SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
+PARTS = {
+    "worker": ["mautic-worker@email"],
+    "cron": ["cron"],
+    "web": ["php8.2-fpm", "nginx"],
+    "database": ["mariadb"],
+}
+CRONS = {
+    "mautic:segments:update": 900,
+    "mautic:campaigns:update": 900,
+    "mautic:campaigns:trigger": 900,
+    "mautic:messages:send": 300,
+    "mautic:broadcasts:send": 300,
+    "mautic:import": 180,
+    "mautic:webhooks:process": 60,
+}
+"""Each job's seconds between its runs."""
+UNCOUNTED = "the kernel has stopped counting, as the quotas of the host's pool are inconsistent, and no limit holds"
+"""As the real tool says it."""
+
+
+class SimulatedHost(Lxd, Protocol):
+    """A server that tells the time of its instances, and what they have of their disk, as can be seen inside."""
+
+    clock: Callable[[], float]
+
+    def quota(self, name: str) -> tuple[int | None, int | None]:
+        """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
+
+
+class State(msgspec.Struct):
+    """What can be otherwise than well.
+
+    `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
+    when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
+    submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
+    `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due).
+    """
+
+    stopped: list[str] = []
+    refuses: list[str] = []
+    crons_ended: float = 0
+    rested: tuple[float, float] = (0, 0)
+    queue_age: int = 0
+    log_errors: int = 0
+    memory: int = 200 << 20
+    contacts: int = 1200
+    writes: list[tuple[str, float]] = []
+    overdue: str = ""
+    failed_mails: list[float] = []
+    mails: list[float] = []
+    sent: list[float] = []
+    dropped: list[tuple[int, float]] = []
+
+
+_STATE = msgspec.json.Decoder(State)
+"""Made before there are threads, in which msgspec cannot learn one type at once."""
+
+
+def read(lxd: Lxd, instance: str) -> State:
+    """Return a tenant's state; one that nobody changed is well."""
+    try:
+        return _STATE.decode(lxd.pull(instance, STATE))
+    except NotFound:
+        return State()
+
+
+def change(lxd: Lxd, instance: str, **fields: Any) -> State:
+    """Change some of a tenant's state, and return it."""
+    state = msgspec.structs.replace(read(lxd, instance), **fields)
+    lxd.push(instance, STATE, msgspec.json.encode(state))
+    return state
+
+
+def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
+    """Play `python3 -c … VERB` on what was sent to it; yields its lines. Other commands say nothing."""
+    if len(command) != 4 or command[0] != "/usr/bin/python3":
+        return
+    now = lxd.clock()
+    verb = command[-1]
+    request = json.loads(sent.partition(b"\n")[0])
+    answer: dict[str, Any]
+    try:
+        tenant = _Tenant(lxd, name, now)
+        tenant.work()
+        if verb in _CHANGES:
+            # What was asked stays in the instance, without its secrets, for a test to look at.
+            asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
+            lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
+        if verb in tenant.state.refuses:
+            answer = {"ok": False, "error": f"it does not {verb}"}
+        elif verb in _VERBS:
+            answer = {"ok": True, **_VERBS[verb](tenant, request)}
+            _Tenant(lxd, name, now).work()
+        else:
+            answer = {"ok": False, "error": f"there is no verb {verb}"}
+    except PoolFull:
+        answer = {"ok": False, "error": FULL}
+    yield json.dumps(answer).encode()
+    if verb == "hold" and answer.get("held"):
+        yield b'{"ok": true, "kept": true, "seconds": 0.05}'
+
+
+class _Tenant:
+    """One tenant at one moment: its verbs."""
+
+    def __init__(self, lxd: SimulatedHost, name: str, now: float) -> None:
+        self.lxd = lxd
+        self.name = name
+        self.now = now
+        self.state = read(lxd, name)
+        if self.full() and "mariadb" not in self.state.stopped:
+            # It ends where it cannot write, and nobody starts it again once it can.
+            self.stop("mariadb")
+            self.state = read(lxd, name)
+
+    def full(self) -> bool:
+        used, limit = self.lxd.quota(self.name)
+        return limit is not None and used is not None and used >= limit
+
+    def sealed(self) -> str:
+        """Why it is closed, empty when it is open."""
+        try:
+            return self.lxd.pull(self.name, SEAL).decode().strip() or "blueprint"
+        except NotFound:
+            return ""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        try:
+            self.lxd.pull(self.name, path)
+        except NotFound:
+            return False
+        return True
+
+    def work(self) -> None:
+        """Send what is due where nothing keeps it from that, as a worker does within a second."""
+        due = [at for at in self.state.mails if at <= self.now]
+        if due and not self.state.stopped and not any(map(self.has, (SEAL, MUTE, OUTBOUND_OFF))):
+            left = [at for at in self.state.mails if at > self.now]
+            self.state = change(self.lxd, self.name, mails=left, sent=[*self.state.sent, *[self.now] * len(due)])
+
+    def counted(self) -> dict[str, Any]:
+        due = [at for at in self.state.mails if at <= self.now]
+        kinds = {"queue": len(due), "messages": 0, "events": 0, "broadcasts": 0}
+        return {"kinds": kinds, "waits": len(due), "oldest": int(min(due, default=0))}
+
+    def mail(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        since = request.get("since")
+        sent = sum(1 for at in self.state.sent if since and at >= since)
+        return {**self.counted(), "off": self.has(OUTBOUND_OFF), "sent": sent}
+
+    def release(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        counted, choice, batch = self.counted(), request["choice"], request["batch"]
+        if not choice:
+            waits_late = counted["waits"] and counted["oldest"] < self.now - request["late"]
+            choice = "off" if self.has(OUTBOUND_OFF) or waits_late else "send"
+        due = [at for at in self.state.mails if at <= self.now]
+        if choice == "drop":
+            left = [at for at in self.state.mails if at > self.now]
+            change(self.lxd, self.name, mails=left, dropped=[*self.state.dropped, *[(batch, at) for at in due]])
+        if choice == "back":
+            only = request.get("only") or 0
+            back = [at for of, at in self.state.dropped if only in (0, of)]
+            kept = [one for one in self.state.dropped if only not in (0, one[0])]
+            self.state = change(self.lxd, self.name, mails=[*self.state.mails, *back], dropped=kept)
+            counted = self.counted()
+        if choice in ("off", "back"):
+            self.lxd.push(self.name, OUTBOUND_OFF, b"", mode=0o644)
+        else:
+            self.lxd.remove(self.name, OUTBOUND_OFF)
+        if request["unmute"]:
+            self.lxd.remove(self.name, MUTE)
+        dropped = sum(1 for one, _ in read(self.lxd, self.name).dropped if one == batch) if choice == "drop" else 0
+        return {**counted, "choice": choice, "dropped": dropped}
+
+    def seal(self, reason: str) -> None:
+        self.lxd.push(self.name, SEAL, f"{reason}\n".encode(), mode=0o644)
+
+    def stop(self, *services: str) -> None:
+        ended = self.state.crons_ended or self.now
+        change(
+            self.lxd, self.name, stopped=sorted({*self.state.stopped, *services}),
+            crons_ended=ended if "cron" in services else self.state.crons_ended,
+        )  # fmt: skip
+
+    def start(self, *services: str) -> None:
+        ended = self.state.crons_ended
+        again = ended and "cron" in services and not self.sealed()
+        change(
+            self.lxd, self.name, stopped=sorted({*self.state.stopped} - {*services}),
+            crons_ended=0 if again else ended, rested=(ended, self.now) if again else self.state.rested,
+            queue_age=0 if "mautic-worker@email" in services else self.state.queue_age,
+        )  # fmt: skip
+
+    def identity(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.remove(self.name, SEAL)
+        return {"fresh": True, "seconds": 0.0}
+
+    def hold(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        if "mariadb" in self.state.stopped:
+            return {"held": False, "why": "MariaDB does not answer"}
+        return {"held": True, "why": ""}
+
+    def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self.seal(f"closed {request['reason']}")
+        self.stop("mautic-worker@email")
+        # Under a seal jobs skip.
+        change(self.lxd, self.name, crons_ended=self.state.crons_ended or self.now)
+        return {}
+
+    def open(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.remove(self.name, MUTE)
+        self.lxd.remove(self.name, SEAL)
+        self.start(*SERVICES)
+        return {}
+
+    def quiesce(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.push(self.name, MUTE, b"", mode=0o644)
+        if not self.sealed():
+            self.seal("moving")
+        self.stop("mariadb", "php8.2-fpm", "cron", "mautic-worker@email")
+        return {"seconds": 0.3}
+
+    def hush(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.sealed():
+            self.seal("moving")
+        self.stop("cron", "mautic-worker@email")
+        return {}
+
+    def unquiesce(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self.sealed().startswith("closed"):
+            self.lxd.remove(self.name, MUTE)
+            self.start("mariadb", "php8.2-fpm", "nginx", "cron")
+            return {}
+        return self.open(request)
+
+    def page(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"seconds": 0.1}
+
+    def counts(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        since = request["since"]
+        found = {
+            kind: sum(1 for one, at in self.state.writes if one == kind and at >= since)
+            for kind in ("contacts", "submissions", "opt_outs")
+        }
+        found["contacts"] += 0 if since else self.state.contacts
+        return {**found, "last_write": int(max((at for _, at in self.state.writes), default=0))}
+
+    def restart(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self.full():
+            raise PoolFull(FULL)
+        self.start(*PARTS[request["part"]])
+        return {}
+
+    def logs(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        lines = [f"simulated line {number} of {request['what']}" for number in range(1, request["lines"] + 1)]
+        return {"text": "\n".join(lines)}
+
+    def console(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"code": 0, "output": f"simulated: {' '.join(request['words'])}"}
+
+    def resize(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.start("mariadb")
+        return {}
+
+    def disk(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        used, limit = self.lxd.quota(self.name)
+        limit = limit or (request.get("disk") or {}).get("limit")
+        space = self.lxd.pool()
+        room = space.total - space.used
+        left = room if limit is None or used is None else min(room, limit - used)
+        return {"used": used, "limit": limit, "free": max(0, left), "why": UNCOUNTED if used is None else ""}
+
+    def used(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"used": self.lxd.quota(self.name)[0]}
+
+    def sync(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"version": stamp(self.lxd.instance(self.name).config, "version")}
+
+    def health(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        limits = request["limits"]
+        state, sealed = self.state, bool(self.sealed())
+        services = {name: "inactive" if name in state.stopped else "active" for name in SERVICES}
+        down = [f"{name} is inactive" for name in state.stopped]
+        database = "mariadb" not in state.stopped
+        login = database and services["php8.2-fpm"] == services["nginx"] == "active"
+        began, ended = state.rested
+        last = {
+            command: state.crons_ended or (began if self.now < ended + period else self.now)
+            for command, period in CRONS.items()
+        }
+        late = {command: self.now - max(last[command], ended) > 2 * CRONS[command] + 900 for command in CRONS}
+        crons = {
+            command: {"last_success": int(last[command]), "rc": 0, "late": late[command], "why": "exit code 0"}
+            for command in CRONS
+        }
+        checks: dict[str, tuple[bool, str]] = {
+            "open": (not sealed, "closed to the outside" if sealed else "open"),
+            "services": (not down, ", ".join(down) or f"{len(services)} active"),
+            "login page": (login, f"{200 if login else 500} in 0.04 s"),
+            "database": (database, "answers" if database else "does not answer"),
+        }
+        facts: dict[str, Any] = {
+            "version": stamp(self.lxd.instance(self.name).config, "version"),
+            "sealed": sealed,
+            "outbound_off": {"since": 0, "waits": self.counted()["waits"]} if self.has(OUTBOUND_OFF) else None,
+            "services": services,
+            "database": database,
+        }
+        if database:
+            queue = {"due": 3 if state.queue_age else 0, "age": state.queue_age}
+            facts |= {"contacts": state.contacts, "queues": {"email": queue}, "queue_age": state.queue_age}
+            text = f"{queue['due']} in email, the oldest {queue['age']} s"
+            checks["work"] = (not state.overdue, state.overdue or "nothing overdue")
+            checks["queues"] = (not 0 < limits["queue_minutes"] * 60 < state.queue_age, text)
+            day = sum(1 for at in state.failed_mails if at > self.now - 86_400)
+            facts["failed_mails"] = {"day": day, "kept": len(state.failed_mails)}
+            checks["failed mail"] = (not day, f"{day} given up on within a day" if day else "none within a day")
+        checks["crons"] = (
+            not any(late.values()),
+            ", ".join(f"{command} (exit code 0)" for command in CRONS if late[command]) or f"{len(crons)} on time",
+        )
+        checks["log"] = (not 0 < limits["log_errors"] < state.log_errors, f"{state.log_errors} errors in a day")
+        disk, memory = self.disk(request), self.lxd.instance(self.name).config.get("limits.memory")
+        most = size_bytes(memory) if memory else request.get("memory")
+        for name, used, limit in (("disk", disk["used"], disk["limit"]), ("memory", state.memory, most)):
+            if used is None:
+                checks[name] = (True, f"what it uses cannot be measured: {disk['why']}")
+                continue
+            ok = not limit or not 0 < limit * limits[name] < used * 100
+            checks[name] = (ok, f"{used / limit:.0%} in use" if limit else "nothing limits it")
+        facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": state.memory, "memory_limit": most}
+        facts |= {"disk": disk}
+        told: dict[str, dict[str, Any]] = {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()}
+        told["disk"]["known"] = disk["used"] is not None
+        return {"healthy": all(ok for ok, _ in checks.values()), "checks": told, "facts": facts}
+
+
+_VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
+    "identity": _Tenant.identity,
+    "hold": _Tenant.hold,
+    "close": _Tenant.close,
+    "open": _Tenant.open,
+    "quiesce": _Tenant.quiesce,
+    "hush": _Tenant.hush,
+    "unquiesce": _Tenant.unquiesce,
+    "page": _Tenant.page,
+    "mail": _Tenant.mail,
+    "release": _Tenant.release,
+    "counts": _Tenant.counts,
+    "restart": _Tenant.restart,
+    "logs": _Tenant.logs,
+    "console": _Tenant.console,
+    "resize": _Tenant.resize,
+    "health": _Tenant.health,
+    "disk": _Tenant.disk,
+    "used": _Tenant.used,
+    "sync": _Tenant.sync,
+    "version": _Tenant.version,
+}
+_CHANGES = frozenset(["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize"])

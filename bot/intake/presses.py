@@ -1,0 +1,265 @@
+"""What people press, reply and submit: each decides on an operation, asks for one, or opens the window that does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from bot.engine.approvals import decision, names
+from bot.engine.context import Context
+from bot.engine.errands import failing
+from bot.engine.guards import Change, Guards, Moment
+from bot.engine.halt import told as aftermath_told
+from bot.engine.registry import Command
+from bot.model.actor import Actor
+from bot.model.plan import Refused
+from bot.model.remedies import RETRY
+from bot.model.text import escape, line, sentence
+from bot.model.words import typed
+from bot.slack.announcer import Announcer
+from bot.slack.messages import Message, Modal, modal, section, select_input, text_input
+from bot.slack.people import People
+from bot.slack.post import NotPosted
+from bot.store import batches
+from bot.store.operations import Operation, Operations
+
+BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
+    "batch_pause": batches.pause,
+    "batch_go_on": batches.go_on,
+    "batch_stop": batches.stop,
+}
+"""Buttons of a batch that is under way."""
+
+
+class Presses:
+    """Buttons, typed replies and submitted windows. Raises Refused for whoever has no say.
+
+    Args:
+        invoke: runs a command: (the delivery's key, its payload, who, the command, its arguments).
+        answer: tells the person who caused a delivery.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        people: People,
+        announcer: Announcer,
+        invoke: Callable[[str, dict[str, Any], Actor, Command, dict[str, Any]], None],
+        answer: Callable[[dict[str, Any], Message], None],
+    ) -> None:
+        self.context = context
+        self.people = people
+        self.announcer = announcer
+        self._invoke = invoke
+        self._answer = answer
+
+    def _actor(self, payload: dict[str, Any]) -> Actor:
+        """Who it is, as Slack says just now."""
+        return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=True)
+
+    def action(self, key: str, payload: dict[str, Any]) -> None:
+        """A button: its value tells what it is of, and who presses is authorised here and now."""
+        actor = self._actor(payload)
+        action, value = payload["action_id"], payload["value"]
+        if action == "reveal":
+            self._invoke(key, payload, actor, self.context.registry.command("credentials"), {"tenant": value})
+            return
+        if action.startswith("incident_"):
+            self._on_incident(key, payload, actor, action.removeprefix("incident_"), value)
+            return
+        operation = self.context.operations.marked(value)
+        verdict, _, choice = action.partition("_")
+        if verdict == "approve" and self._asks_for_name(operation, actor):
+            self.announcer.open_modal(payload["trigger_id"], name_window(operation, payload["channel"], choice))
+        elif verdict in ("approve", "deny"):
+            self._decide(operation, actor, verdict, choice=choice, via="button")
+        elif action in BATCH:
+            self._refuse_other_hands(operation, actor)
+            BATCH[action](self.context.operations, operation, actor.id)
+        elif action == "give_up":
+            self.context.approvals.refuse_to_give_up(operation, actor)
+            self.announcer.open_modal(payload["trigger_id"], _give_up_window(operation, payload["channel"]))
+        elif action in ("retry", "undo"):
+            self._refuse_other_hands(operation, actor)
+            if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
+                return
+            if action == "retry":
+                Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
+                batches.retry(self.context.operations, operation, actor.id)
+            else:
+                self.context.operations.undo(operation, actor.id)
+
+    def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
+        """Raise Refused unless it is who asked for it, or may decide on it."""
+        may = set(self.context.settings.policy(operation.command).approve)
+        if operation.state == "needs_attention":
+            # Whom it calls may do what it calls them for.
+            may |= set(self.context.settings.responders(operation.command))
+        if actor.id != operation.requester and not actor.roles & may:
+            raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+
+    def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
+        """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
+        event = {"retry": "operation.retried", "undo": "operation.undo_asked"}[action]
+        done = "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = ? AND actor = ? AND at >= ?"
+        since = self.context.now() - late
+        return bool(self.context.database.read(done, operation.tenant, operation.id, event, actor.id, since))
+
+    def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, mark: str) -> None:
+        """A button of an incident: a command on its tenant, as the person who pressed, or silence."""
+        incident = self.context.incidents.marked(mark)
+        if action == "silence":
+            may = self.context.settings.policy("silence").ask
+            if not actor.roles & set(may):
+                raise Refused(f"Only {names(may)} can silence an incident.")
+            self.context.incidents.silence(mark, actor.id)
+            with suppress(NotPosted):
+                self.context.incidents.announce()
+            return
+        remedy = incident.row.buttons.get(action)
+        given = remedy.given({"tenant": incident.tenant}) if remedy else None
+        if given is None:
+            raise Refused("This button no longer helps against that incident.")
+        if action == RETRY:
+            self._retry_errands(payload, actor, incident.tenant)
+            return
+        self._invoke(key, payload, actor, self.context.registry.command(action), given)
+
+    def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
+        """Try again what the bot does not get done by itself; it has no card with a button of its own."""
+        failed = [one for one in failing(self.context) if one.tenant == tenant]
+        if not failed:
+            raise Refused(f"No background task of `{tenant}` is failing any more.")
+        last = max(failed, key=lambda one: one.operation)
+        may = self.context.settings.policy(last.command).approve
+        if not actor.roles & set(may):
+            raise Refused(f"Only {names(may)} can retry it.")
+        operation = self.context.operations.get(last.operation)
+        Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
+        self.context.operations.retry(operation, actor.id)
+        said = f":arrows_counterclockwise: Retrying operation {last.operation}. The result will be posted here."
+        self._answer(payload, self.context.renderer.say(said))
+
+    def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
+        policy = self.context.settings.policy(operation.command)
+        pending = operation.state == "awaiting_approval"
+        may = bool(actor.roles & set(policy.approve)) and actor.id != operation.requester
+        return bool(policy.step_up) and pending and may
+
+    def _decide(
+        self,
+        operation: Operation,
+        actor: Actor,
+        verdict: str,
+        *,
+        reason: str = "",
+        typed: str = "",
+        choice: str = "",
+        via: str,
+    ) -> None:
+        self.context.approvals.decide(
+            operation.id,
+            actor,
+            "approve" if verdict == "approve" else "deny",
+            reason=reason,
+            typed_name=typed,
+            choice=choice,
+            via=via,
+        )
+
+    def reply(self, key: str, payload: dict[str, Any]) -> None:
+        """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
+        words = decision(payload["text"])
+        thread = payload["thread_ts"]
+        operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
+        if not operation or not words:
+            if payload.get("mention"):
+                raise Refused(
+                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; "
+                    "elsewhere `/mautic help`."
+                )
+            return
+        actor = self._actor(payload)
+        if payload.get("edited"):
+            if operation.state != "awaiting_approval":
+                return
+            raise Refused(
+                "What is edited later decides nothing, so nothing was done: reply anew, with the right words."
+            )
+        if words["cancel"]:
+            self.context.approvals.cancel(operation.id, actor)
+        elif words["deny"]:
+            self._decide(operation, actor, "deny", reason=words["reason"], via="reply")
+        else:
+            name, choice = (words["typed"] or "").lower(), (words["choice"] or "").lower()
+            if not choice and name != operation.confirmation and name in operation.options:
+                name, choice = "", name
+            if name not in ("", operation.confirmation):
+                raise Refused(f"To approve, reply `approve` or `approve {operation.confirmation}`, and nothing else.")
+            self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
+
+    def submission(self, key: str, payload: dict[str, Any]) -> None:
+        """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
+        actor = self._actor(payload)
+        if payload["callback_id"] == "typed_name":
+            operation = self.context.operations.marked(payload["metadata"]["operation"])
+            name, choice = typed(payload["values"]["name"] or ""), payload["values"].get("choice") or ""
+            self._decide(operation, actor, "approve", typed=name, choice=choice, via="modal")
+            return
+        if payload["callback_id"] == "give_up":
+            operation = self.context.operations.marked(payload["metadata"]["operation"])
+            because = (typed(payload["values"]["reason"] or ""),)
+            command = self.context.registry.command("give-up")
+            self._invoke(key, payload, actor, command, {"id": operation.id, "because": because})
+            return
+        command = self.context.registry.command(payload["metadata"]["command"])
+        words = [command.name]
+        for name, value in payload["values"].items():
+            if value:
+                value = typed(value).replace("`", "'")
+                words.append(value if name == "tenant" else f"--{name}={value}")
+        parsed, arguments = self.context.registry.bind(words)
+        self._invoke(key, payload, actor, parsed, arguments)
+
+
+_CHOOSE = "What else do you decide?"
+
+
+def _facts(operation: Operation) -> list[str]:
+    facts = {**operation.plan["facts"], **operation.plan.get("remarks", {})}
+    return [f"*{escape(label)}:* {line(value)}" for label, value in facts.items()]
+
+
+def _give_up_window(operation: Operation, channel: str) -> Modal:
+    left = aftermath_told(operation.aftermath)
+    return modal(
+        "give_up",
+        "Give up",
+        [
+            section(f"*{escape(operation.plan['summary'])}* ends as it stands: nothing more is done or taken back."),
+            *([section(sentence(left))] if left else []),
+            text_input("reason", "Why? The audit log keeps it."),
+        ],
+        submit="Give up",
+        metadata=json.dumps({"operation": operation.mark, "channel": channel}),
+    )
+
+
+def name_window(operation: Operation, channel: str, choice: str = "") -> Modal:
+    """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
+    what = "how many tenants it is on" if operation.children else "the tenant's name"
+    chosen = choice or operation.chosen
+    options = operation.options if chosen else {}
+    return modal(
+        "typed_name",
+        "Approve",
+        [
+            section("\n".join([f"*{escape(operation.plan['summary'])}*", *_facts(operation)])),
+            text_input("name", f"Type {what} to approve: {operation.confirmation}"),
+            *([select_input("choice", _CHOOSE, options, initial=chosen)] if options else []),
+        ],
+        submit="Approve",
+        metadata=json.dumps({"operation": operation.mark, "channel": channel}),
+    )

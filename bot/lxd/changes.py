@@ -1,0 +1,190 @@
+"""What is done to the instances that one LXD server has: their settings, address, power, name and end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from bot.lxd.bridge import unfiltered
+from bot.lxd.connection import LONG, SHORT, path_of
+from bot.lxd.inside import LxdInside
+from bot.lxd.protocol import LxdError, PoolFull
+from bot.lxd.refusals import AddressTaken, Held
+from bot.lxd.wire import NIC, given, kept, put_back, taken_off
+
+FREEZING = 10
+"""Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
+_WRITTEN = 0.1
+"""Seconds that LXD's helper for files takes to have the pool write down what it changed. A start that comes before ends
+the helper, which then looks only once a second whether it may end (20 to 75 ms were measured beside a copy)."""
+
+
+class LxdChanges(LxdInside):
+    """The part of `LxdGateway` that changes instances."""
+
+    released = 60.0
+    """Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy given up."""
+
+    def update(
+        self,
+        name: str,
+        config: Mapping[str, str | None],
+        devices: Mapping[str, Mapping[str, str] | None] | None = None,
+    ) -> None:
+        """See `Lxd.update`."""
+        with self._updates.alone(name):
+            self._updates.lay_over(name, config, devices or {})
+
+    # -- their place in the network -------------------------------------------------------------------------------
+
+    def _addressed(
+        self,
+        name: str,
+        devices: Mapping[str, Mapping[str, str]],
+        location: str,
+        make: Callable[[Mapping[str, Mapping[str, str]]], None],
+    ) -> None:
+        """Make an instance, or change one, with an address of its own on the bridge."""
+        if NIC in devices:
+            make(devices)
+            return
+        instances, refused = self.instances(), list[str]()
+        while True:
+            with self._bridge.address(name, instances, location, refused) as nic:
+                try:
+                    make({**devices, NIC: nic})
+                    return
+                except AddressTaken:
+                    # It is somebody's in another project.
+                    refused.append(nic["ipv4.address"])
+
+    def pin(self, name: str) -> str:
+        """See `Lxd.pin`."""
+        instances = self.instances()
+        found = next((one for one in instances if one.name == name), None) or self.instance(name)
+        if address := kept(found.config, found.devices):
+            return address
+        mac = found.config.get(f"volatile.{NIC}.hwaddr", "")
+        if found.running and (nic := self._bridge.leased(mac, instances)):
+            with suppress(AddressTaken):
+                self.update(name, {}, {NIC: nic})
+                return nic["ipv4.address"]
+        self._addressed(name, {}, found.location, lambda devices: self.update(name, {}, devices))
+        return given(self.instance(name))
+
+    def isolate(self, name: str) -> None:
+        """See `Lxd.isolate`."""
+        instance = self.instance(name)
+        if not put_back(instance.config):
+            facts, device = taken_off(instance)
+            self.update(name, facts, {NIC: device})
+
+    def rejoin(self, name: str) -> None:
+        """See `Lxd.rejoin`."""
+        if before := put_back(self.instance(name).config):
+            facts, device = before
+            self.update(name, facts, {NIC: device})
+
+    # -- power ----------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """See `Lxd.start`."""
+        since = time.monotonic() - self._changed.pop(name, -math.inf)
+        time.sleep(max(0.0, _WRITTEN - since))
+        while True:
+            try:
+                body = {"action": "start", "timeout": -1}
+                self.connection.change("put", f"{path_of(name)}/state", f"start `{name}`", body)
+                return
+            except AddressTaken:
+                # LXD looks for that only now.
+                found = self.instance(name)
+                refused = given(found)
+                self.update(name, {}, {NIC: None})
+                with self._bridge.address(name, self.instances(), found.location, [refused]) as nic:
+                    self.update(name, {}, {NIC: nic})
+            except LxdError as error:
+                if "already running" in str(error).lower():
+                    # So it says of a frozen one as well.
+                    self.thaw(name)
+                    return
+                filtered = dict(self.instance(name).devices.get(NIC, {}))
+                if not unfiltered(error) or filtered.pop("security.ipv6_filtering", "") != "true":
+                    raise
+                filtered.pop("ipv6.address", None)
+                self.update(name, {}, {NIC: filtered})
+
+    def freeze(self, name: str) -> None:
+        """Let one stand still until `thaw`; raises LxdError where something in it keeps itself from that."""
+        self._set(name, "freeze")
+
+    def thaw(self, name: str) -> None:
+        """See `Lxd.thaw`."""
+        if self.instance(name).status == "Frozen":
+            self._set(name, "unfreeze")
+
+    def _set(self, name: str, action: str) -> None:
+        body = {"action": action, "timeout": FREEZING}
+        self.connection.change("put", f"{path_of(name)}/state", f"{action} `{name}`", body, deadline=FREEZING)
+
+    def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
+        """See `Lxd.stop`."""
+        body = {"action": "stop", "timeout": timeout, "force": force}
+        with _unless("already stopped"), in_spite(lambda: self.instance(name).status == "Stopped"):
+            self.connection.change("put", f"{path_of(name)}/state", f"stop `{name}`", body, deadline=timeout + SHORT)
+
+    def restart(self, name: str, *, timeout: int = 60) -> None:
+        """See `Lxd.restart`."""
+        body = {"action": "restart", "timeout": timeout, "force": False}
+        try:
+            self.connection.change("put", f"{path_of(name)}/state", f"restart `{name}`", body, deadline=timeout + SHORT)
+        except AddressTaken:
+            self.start(name)
+
+    # -- name and end ---------------------------------------------------------------------------------------------
+
+    def rename(self, name: str, new_name: str) -> None:
+        """See `Lxd.rename`."""
+        with in_spite(lambda: new_name in [instance.name for instance in self.instances()]):
+            self.connection.change("post", path_of(name), f"rename `{name}` to `{new_name}`", {"name": new_name})
+
+    def delete(self, name: str) -> None:
+        """See `Lxd.delete`."""
+        self.connection.settle(name, f"delete `{name}`")
+        end = time.monotonic() + self.released
+        while True:
+            try:
+                self.connection.change("delete", path_of(name), f"delete `{name}`", deadline=LONG)
+                return
+            except Held as error:
+                if not self.leftovers.remove_snapshots(name) and time.monotonic() > end:
+                    if self.snapshots(name):
+                        raise
+                    raise self.leftovers.in_the_way(name) from error
+            time.sleep(0.5)
+
+
+@contextmanager
+def in_spite(done: Callable[[], bool]) -> Iterator[None]:
+    """Pass over a full disk where the change is made all the same.
+
+    Once it has made one LXD writes down, on the instance's own disk, how the instance is now; and what it has undone
+    of that is no matter to anybody.
+    """
+    try:
+        yield
+    except PoolFull:
+        if not done():
+            raise
+
+
+@contextmanager
+def _unless(text: str) -> Iterator[None]:
+    """Pass over a refusal that says that the wish is already fulfilled."""
+    try:
+        yield
+    except LxdError as error:
+        if text not in str(error).lower():
+            raise

@@ -1,0 +1,77 @@
+"""What an LXD server answers about instances, in the records of `bot.lxd.protocol`; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from bot.lxd.memory import OnlyName
+from bot.lxd.protocol import Instance, InstanceState, Snapshot, Whole
+
+
+def instance(entry: Mapping[str, Any]) -> Instance:
+    """Return an instance as it is listed or read alone."""
+    return Instance(
+        name=entry["name"],
+        status=entry["status"],
+        config=entry["config"],
+        devices=entry["devices"],
+        profiles=tuple(entry["profiles"] or ()),
+        location=location(entry),
+        created=_epoch(entry["created_at"]),
+        started=_epoch(entry.get("last_used_at")),
+    )
+
+
+def location(entry: Mapping[str, Any]) -> str:
+    """Return the member of the cluster that an instance is on, or "" where there is no cluster."""
+    return "" if entry.get("location") in (None, "none") else str(entry["location"])
+
+
+def listed(entry: Mapping[str, Any]) -> Instance | OnlyName:
+    """Return an instance as it is listed; of a dead member's a cluster tells only the name."""
+    if entry["config"] is None:
+        return OnlyName(entry["name"], entry["status"], location(entry))
+    return instance(entry)
+
+
+def whole(found: Instance, entry: Mapping[str, Any]) -> Whole:
+    """Return an instance with its state and snapshots, as it is listed with `recursion=2`."""
+    snapshots = sorted(map(snapshot, entry["snapshots"] or ()), key=lambda snapshot: snapshot.created)
+    return Whole(found, state(entry["state"] or {"status": entry["status"]}), tuple(snapshots))
+
+
+def state(entry: Mapping[str, Any]) -> InstanceState:
+    """Return the state of an instance; of one that does not run most of it is missing."""
+    eth0 = (entry.get("network") or {}).get("eth0") or {}
+    addresses = [
+        found["address"]
+        for found in eth0.get("addresses") or ()
+        if found["family"] == "inet" and found["scope"] == "global"
+    ]
+    return InstanceState(
+        status=entry["status"],
+        address=addresses[0] if addresses else "",
+        addresses=tuple(addresses),
+        disk=((entry.get("disk") or {}).get("root") or {}).get("usage", 0),
+        cpu=(entry.get("cpu") or {}).get("usage", 0),
+        processes=max(0, entry.get("processes", 0)),
+        memory=max(0, (entry.get("memory") or {}).get("usage", 0)),
+    )
+
+
+def snapshot(entry: Mapping[str, Any]) -> Snapshot:
+    """Return a snapshot, as it is listed or read alone; only then has it a size."""
+    return Snapshot(
+        name=entry["name"].rsplit("/", 1)[-1],
+        created=_epoch(entry["created_at"]),
+        expires=_epoch(entry.get("expires_at")),
+        config=entry["config"],
+        size=max(0, entry.get("size", 0)),
+    )
+
+
+def _epoch(text: str | None) -> int:
+    """Epoch seconds of LXD's time, 0 for its zero (year 1) or none."""
+    return max(0, int(datetime.fromisoformat(text).timestamp())) if text else 0

@@ -1,0 +1,1 @@
+"""The LXD daemon that the bot installs and runs for itself, where a machine has none."""

@@ -1,0 +1,49 @@
+"""Processes of this machine: looked at, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from bot.lxd import packages
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    with suppress(ChildProcessError):
+        # One that this process started is told of its end here.
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def end_all(pids: list[int]) -> None:
+    """End processes, by force where they do not end within some seconds."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        end = time.monotonic() + 5
+        while any(alive(pid) for pid in pids) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def parents() -> dict[int, int]:
+    """Return the parent of every process of this machine."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def quietly(*command: str) -> None:
+    """Run what may find nothing to do."""
+    with suppress(FileNotFoundError):
+        subprocess.run(command, env={**os.environ, "PATH": packages.path()}, check=False, capture_output=True)

@@ -1,0 +1,104 @@
+"""What an LXD server's refusals mean: the kinds of errors, told by its words; pure.
+
+LXD answers most refusals with 400 or 500, so that its text is all there is. LXD and Incus write nearly the same.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, Vanished
+from bot.model.words import tame
+
+FILES_GONE = "forkfile.sock"
+"""What LXD's words name when its helper for an instance's files ended just as it was asked."""
+_OCCUPIED = ("is busy running", "matching non-reusable operation")
+_SENDING = "could not set subvolume flags: operation not permitted"
+"""What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up."""
+_HELD = "volume that has snapshots"
+"""What it says of an instance, once it has tried to delete such a snapshot and has kept the reason to its log; and of
+one with snapshots that it does not know."""
+_VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
+"""What it says of a file that went away while it looked for subvolumes among a running instance's files."""
+_PASSING = re.compile(r'device "veth\w+" does not exist')
+"""What it says where it goes through all interfaces of its machine, and another container's goes away meanwhile."""
+_FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
+_TAKEN = ("already exists", '" already in use', "unique constraint failed")
+_ABSENT = ("not found", "no such object", "image not provided")
+_AWAY = (
+    "database is locked",
+    "failed to begin transaction",
+    "no available dqlite leader",
+    "no available cowsql leader",
+    "cluster member is offline",
+    # For some seconds after a member was started again.
+    "missing event connection",
+    "connection refused",
+    "connection reset",
+    FILES_GONE,
+    "connection timed out",
+    "broken pipe",
+    "no route to host",
+    "network is unreachable",
+    "i/o timeout",
+    "unexpected eof",
+    '": eof',
+)
+
+
+class Busy(LxdError):
+    """Another operation has the instance, for a while."""
+
+
+class Held(Busy):
+    """There are snapshots in the pool that keep it from being deleted: sent to another host just now, or unknown."""
+
+
+class Passing(Busy):
+    """Something that has nothing to do with it went away in the middle of it; the next try is another matter."""
+
+
+class Stale(LxdError):
+    """The instance changed between reading and writing."""
+
+
+class AddressTaken(LxdError):
+    """Another instance of the same host has the address that this one was given."""
+
+
+def refusal(reason: str, doing: str, status: int, *, product: str, endpoint: str, pool: str) -> LxdError:
+    """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
+    low = " ".join(reason.split()).lower()
+    # It may name a file of a tenant's.
+    text = tame(" ".join(reason.split()), 300).rstrip(". ")
+    if status == 412:
+        return Stale(f"{product} could not {doing}: it was changed at the same time.")
+    if "ip address" in low and "already defined on another nic" in low:
+        return AddressTaken(f"{product} could not {doing}: another instance has its address.")
+    # First: it names a file, and whoever made that could have it say anything.
+    if _VANISHED.search(low):
+        return Vanished(f"{product} could not {doing}: files went away while it was taken.")
+    if _PASSING.search(low):
+        return Passing(f"{product} could not {doing}: {text}.")
+    if any(word in low for word in _OCCUPIED):
+        return Busy(f"{product} could not {doing}: {text}.")
+    if _SENDING in low or _HELD in low:
+        kind = Held if _HELD in low else Busy
+        return kind(f"{product} could not {doing}: it still holds a snapshot, as while it sends it to another host.")
+    if "could not get subvolume flags" in low:
+        return LxdError(
+            f"{product} could not {doing}: it was ended itself while this was copied here, and cannot delete "
+            "such a part; remove its empty folder from `containers` in the pool, on the host, and try again."
+        )
+    if any(word in low for word in _FULL):
+        return PoolFull(f"{product} could not {doing}: the storage pool `{pool}` (or the disk's limit) is full.")
+    if status in (502, 503, 504) or any(word in low for word in _AWAY):
+        return LxdUnavailable(f"{product} could not {doing} now: {text}.")
+    if any(word in low for word in _TAKEN):
+        return AlreadyExists(f"{product} could not {doing}: that name is already taken.")
+    if status == 404 or any(word in low for word in _ABSENT):
+        return NotFound(f"{product} could not {doing}: {text[:1].lower()}{text[1:]}.")
+    if status == 403:
+        server = f"{product} at {endpoint}"
+        return LxdUnavailable(f"{server} does not allow the bot to {doing}: check its certificate.")
+    return LxdError(f"{product} could not {doing}: {text}.")

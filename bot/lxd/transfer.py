@@ -1,0 +1,125 @@
+"""Copies of instances from one LXD server to another: the bytes go from host to host, never by way of the bot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bot.lxd.connection import SHORT, LxdConnection, path_of
+from bot.lxd.protocol import LxdError, LxdUnavailable, PoolFull
+
+STILL = 60
+"""Seconds in which a transfer has to move. LXD itself gives a dead connection up after 30."""
+_GRACE = 3
+"""Seconds in which the sender may say why the receiver failed."""
+_WHOLE = {"live": False, "instance_only": False, "container_only": False}
+"""With its snapshots, and without the state of its processes, which LXD cannot move."""
+
+
+@dataclass(frozen=True)
+class End:
+    """One end: the way to it, its certificate, and the address that other servers reach it at ("": none)."""
+
+    lxd: LxdConnection
+    certificate: str
+    address: str
+
+
+def transfer(
+    source: End, target: End, instance: str, body: Mapping[str, Any], doing: str, *, member: str, refresh: bool
+) -> None:
+    """Copy an instance with its snapshots. `body`: what it is to be there; `member`: where in the target's cluster."""
+    if source.certificate == target.certificate:
+        within = {**_WHOLE, "type": "copy", "source": instance, "refresh": refresh}
+        started = _ask(target, body, within, member, doing)
+
+        def sent() -> object:
+            # The operation that was begun never says how far it is; the one that LXD itself makes for the sender does.
+            under_way = source.lxd.under_way("Migrating instance", instance, doing)
+            return [operation["metadata"] for operation in under_way]
+
+        target.lxd.finish(started, doing, STILL, moving=_as_told_last(sent))
+    elif source.address:
+        # One that fetches needs no opening in its firewall.
+        sending = source.lxd.json("post", path_of(instance), doing, json={**_WHOLE, "migration": True})
+        origin = {
+            **_WHOLE,
+            "type": "migration",
+            "mode": "pull",
+            "refresh": refresh,
+            "operation": _operation(source, sending),
+            "certificate": source.certificate,
+            "secrets": sending["metadata"]["metadata"],
+        }
+        try:
+            receiving = _ask(target, body, origin, member, doing)
+        except LxdError:
+            _give_up(source, sending)
+            raise
+        _finish(source, sending, target, receiving, doing)
+    elif target.address:
+        origin = {**_WHOLE, "type": "migration", "mode": "push", "refresh": refresh}
+        receiving = _ask(target, body, origin, member, doing)
+        goal = {
+            "operation": _operation(target, receiving),
+            "certificate": target.certificate,
+            "secrets": receiving["metadata"]["metadata"],
+        }
+        asked = {**_WHOLE, "migration": True, "target": goal}
+        # Where this fails, the target waits for nobody, and for 10 seconds.
+        sending = source.lxd.json("post", path_of(instance), doing, json=asked)
+        _finish(source, sending, target, receiving, doing)
+    else:
+        raise LxdError(
+            f"{source.lxd.product} could not {doing}: no server listens to the other; set `core.https_address` on one."
+        )
+
+
+def _ask(target: End, body: Mapping[str, Any], source: Mapping[str, Any], member: str, doing: str) -> Any:
+    params = {"target": member} if member else {}
+    return target.lxd.json("post", "instances", doing, json={**body, "source": source}, params=params, timeout=SHORT)
+
+
+def _operation(end: End, started: Any) -> str:
+    return f"{end.address}/1.0/operations/{started['metadata']['id']}"
+
+
+def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) -> None:
+    """See both ends to theirs. How it goes on is known to the sender, how it ended to the receiver, why to either."""
+    sent = _as_told_last(lambda: source.lxd.look(sending, doing)["metadata"])
+    try:
+        target.lxd.finish(receiving, doing, STILL, moving=sent)
+    except LxdError as error:
+        why = [error]
+        try:
+            source.lxd.finish(sending, doing, _GRACE)
+        except LxdError as other:
+            why.append(other)
+        _give_up(source, sending)
+        for kind in (PoolFull, LxdUnavailable):
+            for reason in why:
+                if isinstance(reason, kind):
+                    raise reason from error
+        raise
+    source.lxd.finish(sending, doing, SHORT)
+
+
+def _as_told_last(look: Callable[[], object]) -> Callable[[], object]:
+    """Look, and keep to what was seen last where that cannot be: who does not answer has not moved."""
+    last: object = None
+
+    def again() -> object:
+        nonlocal last
+        with suppress(LxdError):
+            last = look()
+        return last
+
+    return again
+
+
+def _give_up(end: End, started: Any) -> None:
+    """Cancel an operation, where LXD lets one; what goes on regardless ends with its connection."""
+    with suppress(LxdError):
+        end.lxd.request("delete", f"operations/{started['metadata']['id']}", "cancel a copy", project=False)

@@ -1,0 +1,441 @@
+"""Findings: all that can be wrong with a tenant, a host, the edge or the audit log, each as one row of a table. Pure.
+
+A new finding is a row here, and a function that finds it (`bot/fleet/health/`). Whatever goes by the kind of a finding
+(incidents, the digest, the Home tab, `list`, `status`, `doctor`) reads the row. Keys stand in the database and must not
+change; titles and sentences may. The file is longer than others, as a table is read in one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum, StrEnum
+
+from bot.model.remedies import MORE, RETRY, Remedy, logs, restart
+
+EDGE = "the edge"
+"""Whose finding it is when no page answers; with a space, which no host's name has."""
+LOG = "the audit log"
+"""Whose finding it is when the log is not the one that Slack saw."""
+
+
+class Severity(IntEnum):
+    """How grave a finding is, the worst first."""
+
+    OFFLINE = 0
+    """Clients have no page."""
+    UNKNOWN = 1
+    """Nobody can tell how its tenants are."""
+    DEGRADED = 2
+    """Something does not work."""
+    WARNING = 3
+    """Everything works, but not for ever."""
+
+
+class Where(Enum):
+    """Where a finding is seen: where nobody could look, nothing is said of it."""
+
+    INSIDE = "inside"
+    """The tool inside the tenant tells of it."""
+    PAGE = "page"
+    """The tenant's page tells of it, as it comes through the edge."""
+    CONTAINER = "container"
+    """The server tells of it, or the bot's own records."""
+    HOST = "host"
+    EDGE = "edge"
+    LOG = "log"
+
+
+class Judged(StrEnum):
+    """When a finding of a tenant is looked for."""
+
+    OPEN = "open"
+    """While the tenant is meant to be open."""
+    ALWAYS = "always"
+    """While it is meant to stand still, too."""
+    HALTED = "halted"
+    """While an operation has left it half way."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row: everything that the bot knows of one kind of finding.
+
+    key: What it is called in the database and in code.
+    title: It, as a headline has it.
+    severity: How grave it is.
+    where: Where it is seen.
+    means: What it means for clients, in a sentence.
+    hides: Its effects, by key or by where they are seen: true as they may be, they are no news beside it.
+    judged: When a tenant is looked at for it.
+    blip: It may be over in a moment (a restart, an update), so that a second look has to find it too.
+    falls: It comes of nothing being written any more: a full disk is the cause of it then.
+    threshold: The setting of [health] from which on it is one; where that is 0 nobody hears of it.
+    checks: The lines of `status` that are red for it, as they are called there, in small letters.
+    doctor: The line of `doctor` that is red for it.
+    digest: The parts of the digest that tell of it already, so that its incident is not told there once more.
+    remedies: What helps, in the order in which it is done.
+    caused_by: The command of the bot's own whose failure is the cause of it.
+    spreads: Of a host or the edge: every tenant there is as bad as that.
+    headline: Its text is the headline.
+    """
+
+    key: str
+    title: str
+    severity: Severity
+    where: Where
+    means: str
+    hides: tuple[str | Where, ...] = ()
+    judged: Judged = Judged.OPEN
+    blip: bool = False
+    falls: bool = False
+    threshold: str = ""
+    checks: tuple[str, ...] = ()
+    doctor: str = ""
+    digest: tuple[str, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
+    caused_by: str = ""
+    spreads: bool = False
+    headline: bool = False
+
+    @property
+    def of_tenant(self) -> bool:
+        """Whether it is a tenant's."""
+        return self.where in (Where.INSIDE, Where.PAGE, Where.CONTAINER)
+
+    @property
+    def buttons(self) -> dict[str, Remedy]:
+        """The remedies that are buttons of its incident, by command."""
+        return {remedy.command: remedy for remedy in self.remedies if remedy.button}
+
+
+_ROWS = (
+    Kind(
+        "stopped",
+        "container stopped unexpectedly",
+        Severity.OFFLINE,
+        Where.CONTAINER,
+        "The client's site is offline, and nothing is sent.",
+        hides=(Where.INSIDE, Where.PAGE, "inside"),
+        blip=True,
+        digest=("halted",),
+        remedies=(
+            Remedy("resize", {"tenant": "{tenant}", "--plan": "{larger_disk}"}, "gives it more", needs=("full",)),
+            Remedy("start", {"tenant": "{tenant}"}, "starts it", button="Start", style="primary"),
+        ),
+    ),
+    Kind(
+        "inside",
+        "health check failed",
+        Severity.DEGRADED,
+        Where.CONTAINER,
+        "The client may notice nothing, but nobody can tell whether mail is sent and jobs run.",
+        hides=(Where.INSIDE,),
+        blip=True,
+    ),
+    Kind(
+        "web",
+        "web server down",
+        Severity.OFFLINE,
+        Where.INSIDE,
+        "The client's site is offline.",
+        hides=("page",),
+        blip=True,
+        falls=True,
+        checks=("services",),
+        remedies=(restart("web"), logs("nginx")),
+    ),
+    Kind(
+        "database",
+        "database down",
+        Severity.OFFLINE,
+        Where.INSIDE,
+        "The client's site is offline, and nothing is sent.",
+        hides=("page", "worker", "jobs", "queue", "failed", "work", "log"),
+        blip=True,
+        falls=True,
+        checks=("services", "database"),
+        remedies=(restart("database"), logs("mariadb")),
+    ),
+    Kind(
+        "page",
+        "site unreachable",
+        Severity.OFFLINE,
+        Where.PAGE,
+        "The client cannot log in, and visitors see no page.",
+        blip=True,
+        checks=("open", "login page", "page through the edge"),
+        digest=("halted",),
+        remedies=(restart("web"), logs("mautic")),
+    ),
+    Kind(
+        "worker",
+        "e-mail not sending",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "The client's mail waits in the queue.",
+        hides=("queue",),
+        blip=True,
+        falls=True,
+        checks=("services",),
+        remedies=(restart("worker"), logs("mautic")),
+    ),
+    Kind(
+        "cron",
+        "cron down",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "The client's segments, campaigns and imports stand still.",
+        hides=("jobs", "work"),
+        blip=True,
+        falls=True,
+        checks=("services",),
+        remedies=(restart("cron"), logs("cron")),
+    ),
+    Kind(
+        "jobs",
+        "cron jobs failing",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "What these jobs do for the client (segments, campaigns, imports) is late.",
+        hides=("work",),
+        falls=True,
+        checks=("crons",),
+        remedies=(restart("cron"), logs("cron")),
+    ),
+    Kind(
+        "queue",
+        "e-mail queue delayed",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "The client's mail is late.",
+        falls=True,
+        threshold="queue_minutes",
+        checks=("queues",),
+        remedies=(restart("worker"), logs("mautic")),
+    ),
+    Kind(
+        "failed",
+        "e-mails given up on",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "Some of the client's contacts did not get their mail.",
+        falls=True,
+        checks=("failed mail",),
+        remedies=(
+            Remedy(
+                "console", {"tenant": "{tenant}", "command": "messenger:failed:show"}, "lists them", needs=("kept",)
+            ),
+            Remedy(
+                "console",
+                {"tenant": "{tenant}", "command": "messenger:failed:retry"},
+                "tries them again",
+                needs=("kept",),
+            ),
+            Remedy("logs", {"tenant": "{tenant}", "what": "mautic"}, "tells why", needs=("nowhere",)),
+            logs("mautic"),
+        ),
+    ),
+    Kind(
+        "work",
+        "processing delayed",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "What the client has planned (campaigns, imports, reports) is late.",
+        falls=True,
+        checks=("work",),
+        remedies=(logs("mautic"),),
+    ),
+    Kind(
+        "log",
+        "high error rate",
+        Severity.DEGRADED,
+        Where.INSIDE,
+        "Some of what the client does in Mautic may fail.",
+        falls=True,
+        threshold="log_errors",
+        checks=("log",),
+        remedies=(logs("mautic"),),
+    ),
+    Kind(
+        "memory",
+        "memory nearly full",
+        Severity.WARNING,
+        Where.INSIDE,
+        "If it goes on, the client's Mautic becomes slow, or parts of it are killed.",
+        blip=True,
+        threshold="memory",
+        checks=("memory",),
+        digest=("memory",),
+        remedies=(MORE["memory"],),
+    ),
+    Kind(
+        "disk",
+        "disk nearly full",
+        Severity.WARNING,
+        Where.CONTAINER,
+        "Once it is full, the client's site is offline, and nothing is sent.",
+        judged=Judged.ALWAYS,
+        threshold="disk",
+        checks=("disk",),
+        digest=("disk",),
+        remedies=(MORE["disk"],),
+    ),
+    Kind(
+        "certificate",
+        "certificate not renewed",
+        Severity.WARNING,
+        Where.PAGE,
+        "Once it has expired, browsers warn the client's visitors off.",
+        hides=("page",),
+    ),
+    Kind(
+        "snapshot",
+        "snapshots missing",
+        Severity.WARNING,
+        Where.CONTAINER,
+        "Should something be lost, the client gets back an older state than was promised.",
+        digest=("missing",),
+        caused_by="snapshot",
+    ),
+    Kind(
+        "snapshots",
+        "snapshots near their limit",
+        Severity.WARNING,
+        Where.CONTAINER,
+        "The client can be brought back less far than was promised.",
+        threshold="snapshots",
+        remedies=(
+            Remedy("snapshots", {"tenant": "{tenant}"}, "lists them"),
+            Remedy("prune", {"tenant": "{tenant}", "snapshots": "{oldest}"}, "removes the oldest"),
+        ),
+    ),
+    Kind(
+        "address",
+        "address not its own",
+        Severity.DEGRADED,
+        Where.CONTAINER,
+        "The edge may lead nobody to the client's site.",
+        judged=Judged.ALWAYS,
+        blip=True,
+        remedies=(Remedy("restart", {"tenant": "{tenant}"}, "gives it another", needs=("rival",)),),
+    ),
+    Kind(
+        "move",
+        "restore or move stuck",
+        Severity.DEGRADED,
+        Where.CONTAINER,
+        "The client's site may be offline; nothing is lost while nobody decides.",
+        judged=Judged.HALTED,
+        digest=("halted",),
+        remedies=(Remedy("start", {"tenant": "{tenant}"}, "lets it go on", needs=("forgotten",)),),
+        headline=True,
+    ),
+    Kind(
+        "errand",
+        "background task failing",
+        Severity.DEGRADED,
+        Where.CONTAINER,
+        "The client notices nothing yet.",
+        judged=Judged.ALWAYS,
+        digest=("failed_errands", "halted_errands"),
+        remedies=(Remedy(RETRY, button="Retry", style="primary"),),
+    ),
+    Kind(
+        "server",
+        "server not answering",
+        Severity.UNKNOWN,
+        Where.HOST,
+        "The clients' sites there may be offline, and nothing can be done on them.",
+        hides=("pool", "strain"),
+        blip=True,
+        doctor="Servers",
+        digest=("silent",),
+        spreads=True,
+    ),
+    Kind(
+        "edge",
+        "edge not answering",
+        Severity.OFFLINE,
+        Where.EDGE,
+        "No client's site can be reached.",
+        blip=True,
+        doctor="Edge",
+        spreads=True,
+    ),
+    Kind(
+        "pool",
+        "storage pool nearly full",
+        Severity.WARNING,
+        Where.HOST,
+        "Once it is full, the sites of all clients there are offline.",
+        threshold="pool",
+        doctor="Room",
+        digest=("full_pools",),
+        remedies=(Remedy("migrate", {"tenant": "{tenant}", "host": "{host}"}, "takes a tenant away"),),
+    ),
+    Kind(
+        "strain",
+        "host in distress",
+        Severity.DEGRADED,
+        Where.HOST,
+        "The clients' sites there may be slow.",
+        blip=True,
+        doctor="Memory",
+        remedies=(Remedy("hosts", {}, "shows the other hosts"),),
+    ),
+    Kind(
+        "quotas",
+        "disks not counted",
+        Severity.WARNING,
+        Where.HOST,
+        "One tenant can fill the disk of all clients there.",
+        doctor="Quotas",
+    ),
+    Kind(
+        "audit",
+        "audit log not the one that Slack saw",
+        Severity.WARNING,
+        Where.LOG,
+        "Clients notice nothing, but nobody can prove any more who did what.",
+        doctor="Audit log",
+    ),
+)
+FINDINGS: Mapping[str, Kind] = {row.key: row for row in _ROWS}
+"""Every kind of finding by its key, in the order in which they are told of one tenant."""
+
+
+def kind(key: str) -> Kind:
+    """Return the row of a kind; of one that only a later release knows, a row that says no more than its key."""
+    return FINDINGS.get(key) or Kind(key, key, Severity.DEGRADED, Where.CONTAINER, "")
+
+
+def keys(*, judged: Judged) -> frozenset[str]:
+    """Return the kinds that are looked for then."""
+    return frozenset(row.key for row in _ROWS if row.judged == judged)
+
+
+def seen(*where: Where) -> frozenset[str]:
+    """Return the kinds that are seen there."""
+    return frozenset(row.key for row in _ROWS if row.where in where)
+
+
+def hidden(causes: Iterable[str]) -> frozenset[str]:
+    """Return the kinds that these hide."""
+    names = {name for cause in causes for name in kind(cause).hides}
+    return frozenset(row.key for row in _ROWS if row.key in names or row.where in names)
+
+
+def titles(found: Collection[str]) -> str:
+    """Return the titles of these kinds, in the table's order, as one text."""
+    order = [*FINDINGS, *sorted(set(found) - FINDINGS.keys())]
+    return ", ".join(kind(key).title for key in order if key in found)
+
+
+def heeded(row: Kind, limits: object) -> bool:
+    """Whether people are to hear of a kind of finding by the settings' [health]: not where its threshold is 0."""
+    return not row.threshold or bool(getattr(limits, row.threshold))
+
+
+SENT = tuple(dict.fromkeys(row.threshold for row in _ROWS if row.threshold and row.checks))
+"""The settings of [health] that the tool inside a tenant needs for its checks."""

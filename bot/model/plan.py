@@ -1,0 +1,225 @@
+"""What an operation will do, before it does it: preconditions, inputs, facts and steps. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+
+Subject = Literal["tenant", "host", "fleet"]
+"""What an operation is on."""
+Value = str | int | float | bool
+
+
+class Refused(Exception):
+    """A command that is not carried out; the text says why and what to do, in one sentence for a person.
+
+    `guard`: the key of the guard that refused, "" where none did. `typed`: what a person typed of the text, so that
+    no mention in it comes alive.
+    """
+
+    guard: str = ""
+    typed: str = ""
+
+
+class NotNow(Refused):
+    """It cannot be done now, and may be in an hour: what was asked for goes on waiting, and need not be asked anew."""
+
+    @classmethod
+    def of(cls, no: Refused, text: str = "") -> NotNow:
+        """Return a refusal as one that is no end, of its own class if it is one already, with another text if given."""
+        kind = type(no) if isinstance(no, NotNow) else cls
+        made = kind(text or str(no))
+        made.guard, made.typed = no.guard, no.typed
+        return made
+
+
+class NoRoom(NotNow):
+    """A host has no room for it now."""
+
+    guard = "memory"
+
+
+class UnknownWords(Refused):
+    """Words that mean nothing here. The text quotes them, so it is for the person alone: they may be a secret."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One `ensure_…` of an operation: looks at the world before it acts, so that it is safe to run again.
+
+    `key` is what code knows it by, alone among the steps of its plan; `title` is for people, and may be reworded.
+    `work` returns a short note for the card and the audit row, or None. Never anything secret.
+    `takes_snapshot`: whether it counts as a snapshot of the tenant.
+    """
+
+    key: str
+    title: str
+    work: Callable[[], str | None] = field(repr=False)
+    takes_snapshot: bool = False
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How an operation is done. `commit` and `undo` as a `Plan` has them."""
+
+    steps: tuple[Step, ...]
+    undo: Callable[[], str | None] | None = field(default=None, repr=False)
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """What has to hold for a request: `check` raises Refused, or returns what the card tells of it, by label.
+
+    `again`: also at the approval and when the operation begins. Otherwise it concerns only the person who asks, or is
+    too slow to be looked at each time.
+    """
+
+    check: Callable[[], Mapping[str, str] | None] = field(repr=False)
+    again: bool = True
+
+
+def require(holds: bool, otherwise: str, *, again: bool = True) -> Precondition:
+    """Return the precondition that something holds; the sentence `otherwise` says what to do where it does not."""
+
+    def check() -> None:
+        if not holds:
+            raise Refused(otherwise)
+
+    return Precondition(check, again)
+
+
+def always(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
+    """Return the precondition that is checked when it is asked for, approved and begun."""
+    return Precondition(partial(check, *arguments))
+
+
+def once(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
+    """Return the precondition that is checked, or shown, only when it is asked for."""
+    return Precondition(partial(check, *arguments), again=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the approver may decide beside yes and no: the value of one of the command's arguments.
+
+    `options`: each value that may be chosen, in words. Who approves and says nothing leaves what was asked for.
+    """
+
+    argument: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What people approve, and what then runs.
+
+    `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
+    for as long as the world that it was made from has not changed. `facts` and `remarks` are shown on the card, by
+    label; the latter may change from minute to minute (room, bytes). `values` are what the facts are made from, by
+    key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are what was said when it
+    was asked for and the outcome repeats, by key. `commit` is the key of the step after which nothing is taken back,
+    "": there is none. `undo` takes back what a failed run left, is itself safe to run again, and may say what is still
+    to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
+    makes run or grow on a host, as `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is left to the
+    approver; neither values nor steps tell what was chosen, so that the plan stays the one that was shown. `safety`: it
+    keeps what there is, so that no freeze stops it where the bot asks for it by itself. `subject`: what it is on;
+    `tenant` is "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`: of a
+    batch, which has no steps of its own, the plans that it carries out; they are part of the fingerprint.
+    `inputs`: all that the command's steps are made from, a dataclass of its own that is stored as JSON; None: the steps
+    are given here, and are made by planning it again. `requires`: its preconditions. `cutover`: what it is called that
+    another container takes the tenant's place (`move`), "": none does. `way_back`: tells what `reversible` is where
+    that takes a look at the world; only who asks is told.
+    """
+
+    tenant: str
+    arguments: Mapping[str, str | bool]
+    summary: str
+    facts: Mapping[str, str]
+    steps: tuple[Step, ...] = ()
+    reversible: str = field(default="", kw_only=True)
+    seconds: int = field(kw_only=True)
+    undo: Callable[[], str | None] | None = field(default=None, repr=False)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    until_done: tuple[str, ...] = ()
+    demand: Mapping[str, Any] | None = None
+    choice: Choice | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    safety: bool = False
+    subject: Subject = "tenant"
+    host: str = ""
+    children: tuple[Plan, ...] = field(default=(), repr=False)
+    inputs: Any = None
+    requires: tuple[Precondition, ...] = field(default=(), repr=False)
+    cutover: str = ""
+    way_back: Callable[[], str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a plan whose steps cannot be told apart, or whose commit point is none of them."""
+        if len(set(self.keys)) != len(self.steps):
+            raise ValueError(f"Two steps of one plan have the same key: {', '.join(self.keys)}.")
+        if self.commit and self.commit not in self.keys:
+            raise ValueError(f"The commit point {self.commit} is none of the steps {', '.join(self.keys)}.")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of its steps, in order."""
+        return tuple(step.key for step in self.steps)
+
+    def checked(self, *, again: bool) -> Plan:
+        """Return it with what its preconditions tell among the remarks; raise Refused for the first that does not hold.
+
+        `again`: only those are looked at that are checked again.
+        """
+        told = dict(self.remarks)
+        for one in self.requires:
+            if one.again or not again:
+                told |= one.check() or {}
+        way_back = self.reversible if again or self.way_back is None else self.way_back()
+        return replace(self, remarks=told, reversible=way_back)
+
+    def with_steps(self, made: Steps) -> Plan:
+        """Return it with the steps that were made from its inputs."""
+        return replace(self, steps=made.steps, undo=made.undo, commit=made.commit)
+
+    def stored(self) -> str:
+        """Return the inputs as JSON; "" where the steps are given with the plan."""
+        return "" if self.inputs is None else json.dumps(msgspec.to_builtins(self.inputs))
+
+    def fingerprint(self) -> str:
+        """Return a digest of what it does, whatever the words for it; a different one means a different plan."""
+        does: list[object] = [self.tenant, dict(self.values), self.keys]
+        if self.children:
+            does.append([child.fingerprint() for child in self.children])
+        return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
+
+    def shown(self) -> str:
+        """Return the plan as JSON, as the card needs it."""
+        return json.dumps(
+            {
+                "summary": self.summary,
+                "facts": dict(self.facts),
+                "remarks": dict(self.remarks),
+                "reversible": self.reversible,
+                "seconds": self.seconds,
+                "undoable": self.undo is not None,
+                "choice": asdict(self.choice) if self.choice else None,
+                "until_done": list(self.until_done),
+                "demand": self.demand and dict(self.demand),
+                "values": dict(self.values),
+                "texts": dict(self.texts),
+                "commit": self.commit,
+                "safety": self.safety,
+                "children": len(self.children),
+                "cutover": self.cutover,
+                "inputs": None if self.inputs is None else msgspec.to_builtins(self.inputs),
+            }
+        )

@@ -1,0 +1,104 @@
+"""Text for people: sizes and durations in words, and mrkdwn that mentions and links nobody. Pure."""
+
+from __future__ import annotations
+
+import re
+
+OUTPUT = 2200
+"""Characters of a command's output that are shown."""
+SENTENCE, LINE = 700, 600
+"""Characters of a sentence, and of a person's words, that are shown: several of them fit one section."""
+
+
+class Mrkdwn(str):
+    """Text that is mrkdwn already: ours, or escaped before."""
+
+    __slots__ = ()
+
+
+def escape(text: object) -> Mrkdwn:
+    """Escape for Slack: no mention, link or `<!channel>` comes out of what people write. Control characters go."""
+    if isinstance(text, Mrkdwn):
+        return text
+    plain = "".join(c for c in str(text) if c in "\n\t" or c.isprintable())
+    return Mrkdwn(plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def code(text: object) -> Mrkdwn:
+    """Show as code; a backtick inside would end it, so it becomes a quote."""
+    inner = clip(escape(str(text).replace("`", "'").replace("\n", " ").strip() or " "), LINE)
+    return Mrkdwn(f"`{inner}`")
+
+
+def block(text: object) -> Mrkdwn:
+    """Show output as a block of code; of a long one its end. No line of it is empty or begins a block of ours."""
+    rows = escape(str(text).replace("```", "'''").strip()[-OUTPUT:] or "(nothing)").splitlines()
+    shown = [f"\N{ZERO WIDTH SPACE}{row}" if re.match(r"\s*\Z|# |~ |---", row) else row for row in rows]
+    return Mrkdwn("\n".join(["```", *shown, "```"]))
+
+
+def line(text: object) -> Mrkdwn:
+    """Put a person's words on one line, with no mark that formats or begins a block."""
+    words = clip(escape(" ".join(str(text).split())), LINE)
+    return Mrkdwn(re.sub(r"[*_~`]", "\N{ZERO WIDTH SPACE}\\g<0>", words))
+
+
+def told(why: str, typed: str) -> Mrkdwn:
+    """Show a sentence for a person that may quote what they typed.
+
+    Only code and mentions come alive, and of these only mentions that do not stand in what was typed.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        if found[1]:
+            return found[0] if found[1] in typed else f"<@{found[1]}>"
+        return found[0] if len(found[0]) > 1 else "\N{ZERO WIDTH SPACE}" + found[0]
+
+    sentence = clip(escape(" ".join(why.split())), SENTENCE)
+    return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]+`|[*_~`]", shown, sentence))
+
+
+def sentence(text: object) -> Mrkdwn:
+    """Show a recorded sentence on one line: code in it is code, and nobody in it is mentioned."""
+    if isinstance(text, Mrkdwn):
+        return text
+    return told(str(text), str(text))
+
+
+def person(user: str) -> Mrkdwn:
+    """Mention a person by Slack id; the bot's own doings are "the bot's"."""
+    return Mrkdwn(f"<@{user}>") if re.fullmatch(r"[UW][A-Z0-9]+", user) else line(user)
+
+
+def clip(text: str, limit: int) -> str:
+    """Cut to a limit with an ellipsis, never within an entity such as `&amp;` or a `<…>` mark."""
+    if len(text) <= limit:
+        return text
+    cut = text[: limit - 1]
+    for opening, closing in (("&", ";"), ("<", ">")):
+        start = cut.rfind(opening)
+        if start > cut.rfind(closing) and (opening == "<" or len(cut) - start < 6):
+            cut = cut[:start]
+    return cut + "…"
+
+
+def size(number: float) -> str:
+    """Bytes for people: `1.3 GiB`, in powers of 1,024 as the sizes of plans and pools are given."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def seconds(number: float) -> str:
+    """A duration for people: `2.4 s`, `3 min`, `5 h`, `2 days`; whole seconds were not measured: `5 s`."""
+    for unit, length in (("days", 172_800), ("h", 7200), ("min", 120)):
+        if number >= length:
+            return f"{number / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
+    return f"{number:.0f} s" if number >= 10 or isinstance(number, int) else f"{number:.1f} s"
+
+
+def kept_for(days: int) -> str:
+    """How long something is kept, for people; of no days it is never removed by itself."""
+    return f"for {days} days" if days else "until somebody removes it"

@@ -1,0 +1,125 @@
+"""The doors to the LXD servers and to the edges of their hosts, real or simulated, as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from bot.edge.edge import Edge
+from bot.edge.edges import ANSWER, Edges, each
+from bot.edge.simulated import SimulatedEdge
+from bot.engine.context import Edge as EdgeDoor
+from bot.guest.simulated import run_mautic_ctl
+from bot.lxd.gateway import LxdGateway
+from bot.lxd.local import server as local_lxd
+from bot.lxd.protocol import Lxd, LxdUnavailable, Member
+from bot.lxd.simulated.lxd import SimulatedLxd
+from bot.model.labels import Role, stamps
+from bot.settings import ServerSettings, Settings
+
+
+def endpoint(settings: Settings) -> str:
+    """Return where the LXD server of `[lxd]` answers: as configured, or as found on this machine."""
+    if settings.lxd.endpoint:
+        return settings.lxd.endpoint
+    found = local_lxd.find(settings.state)
+    if found is None:
+        raise LxdUnavailable(
+            "Neither LXD nor Incus runs here; `make up` starts one where it may, `make up LXD=simulated` needs none."
+        )
+    return found.socket
+
+
+def gateway(settings: Settings) -> LxdGateway:
+    """Return the door to the LXD server of `[lxd]`."""
+    lxd = settings.lxd
+    first = ServerSettings(
+        endpoint(settings), certificate=lxd.certificate, key=lxd.key, server_certificate=lxd.server_certificate
+    )
+    return _gateway(settings, first)
+
+
+def _gateway(settings: Settings, server: ServerSettings) -> LxdGateway:
+    lxd = settings.lxd
+    return LxdGateway(
+        server.endpoint,
+        project=lxd.project,
+        pool=lxd.pool,
+        network=lxd.network,
+        profile=lxd.profile,
+        certificate=(server.certificate, server.key) if server.certificate else None,
+        server_certificate=server.server_certificate or None,
+    )
+
+
+def gateways(settings: Settings) -> dict[str, LxdGateway]:
+    """Return the doors to all configured LXD servers by name, that of `[lxd]` first."""
+    return {settings.lxd.name: gateway(settings), **more_gateways(settings)}
+
+
+def more_gateways(settings: Settings) -> dict[str, LxdGateway]:
+    """Return the doors to the LXD servers beside that of `[lxd]`, by name."""
+    return {name: _gateway(settings, server) for name, server in settings.servers.items()}
+
+
+def open_servers(settings: Settings) -> Mapping[str, Lxd]:
+    """Return the doors to all configured LXD servers, or to a simulated one that has a blueprint."""
+    if not settings.lxd.simulated:
+        return gateways(settings)
+    lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl)
+    if not lxd.instances():
+        blueprint = "blueprint--simulated"
+        config = stamps(role=Role.BLUEPRINT, version="5.2.12+simulated", double=True, created=1)
+        lxd.import_image(__file__, "simulated", {})
+        lxd.create(blueprint, "simulated", config=config, devices={})
+        lxd.snapshot(blueprint, "golden")
+    return {settings.lxd.name: lxd}
+
+
+def open_edge(settings: Settings, servers: Mapping[str, Lxd]) -> EdgeDoor:
+    """Return the door to the reverse proxies of those LXD servers."""
+    return SimulatedEdge(*servers.values()) if settings.lxd.simulated else real_edges(settings, servers)
+
+
+def real_edges(settings: Settings, servers: Mapping[str, Lxd]) -> Edges:
+    """Return the edges of all hosts of real LXD servers; the front is the one that `edge.listen` names."""
+    made: dict[tuple[str, str], Edge] = {}
+    members: dict[str, list[Member]] = {}
+
+    def known() -> dict[str, Edge]:
+        found: dict[str, Edge] = {}
+        # Of a server that does not answer the members are taken to be those that it had.
+        told, _ = each(servers, lambda _, lxd: lxd.members(), within=ANSWER)
+        members.update(told)
+        for server, lxd in servers.items():
+            # A member's edge listens where the member itself does.
+            places = {member.name: urlsplit(member.address).hostname or "" for member in members.get(server, ())}
+            for member, listen in (places or {"": _listen(settings, server)}).items():
+                if (server, member) not in made or made[server, member].listen != listen:
+                    made[server, member] = real_edge(settings, lxd, member, listen)
+                found[member or server] = made[server, member]
+        return dict(sorted(found.items(), key=lambda one: one[1].listen != settings.edge.listen))
+
+    return Edges(known)
+
+
+def _listen(settings: Settings, server: str) -> str:
+    return settings.edge.listen if server == settings.lxd.name else settings.servers[server].listen
+
+
+def real_edge(settings: Settings, lxd: Lxd, member: str = "", listen: str = "") -> Edge:
+    """Return the edge of one host; `listen` is its address, where it is not the front's."""
+    return Edge(
+        lxd.at(member) if member else lxd,
+        base_domain=settings.bot.base_domain,
+        # Public certificates can be had only where DNS points to; the other edges are spoken to by that one.
+        tls=settings.edge.tls if listen in ("", settings.edge.listen) else "internal",
+        email=settings.edge.email,
+        listen=listen or settings.edge.listen,
+        http_port=settings.edge.http_port,
+        https_port=settings.edge.https_port,
+        network=settings.lxd.network,
+        subnet=settings.lxd.subnet,
+        cache=settings.state / "cache",
+        member=member,
+    )

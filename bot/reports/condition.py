@@ -1,0 +1,196 @@
+"""How a tenant is, in a word: the same one for `list`, `status`, `hosts`, the Home tab and the digest."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from bot.engine.context import Context
+from bot.model import findings
+from bot.model.findings import EDGE, FINDINGS, Judged, Severity
+from bot.model.labels import Role, State
+from bot.model.tenants import Tenant
+from bot.model.text import seconds
+from bot.store import samples
+from bot.store.operations import Operation
+
+STALE = 20 * 60
+"""Seconds for which a look at a tenant tells how it is; a sweep comes every five minutes."""
+Word = Literal["offline", "degraded", "unknown", "moving", "busy", "stopped", "suspended", "archived", "healthy"]
+WORDS: tuple[Word, ...] = get_args(Word)
+"""The worst first."""
+ICONS: Mapping[Word, str] = {
+    "offline": ":red_circle:",
+    "degraded": ":large_orange_circle:",
+    "unknown": ":grey_question:",
+    "moving": ":large_blue_circle:",
+    "busy": ":large_blue_circle:",
+    "stopped": ":white_circle:",
+    "suspended": ":white_circle:",
+    "archived": ":file_cabinet:",
+    "healthy": ":large_green_circle:",
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a tenant is; `why` is plain text, and `by` the Slack id of who has it so on purpose, where that is known."""
+
+    word: Word
+    why: str = ""
+    by: str = ""
+
+    @property
+    def icon(self) -> str:
+        """Its emoji."""
+        return ICONS[self.word]
+
+    @property
+    def urgency(self) -> int:
+        """What is sorted by, the worst lowest."""
+        return WORDS.index(self.word)
+
+
+def condition(
+    tenant: Tenant,
+    *,
+    troubles: Collection[str] = (),
+    operation: Operation | None = None,
+    by: str = "",
+    looked: bool = True,
+    served: bool = False,
+    last: str = "",
+) -> Condition:
+    """Say how a tenant is. Pure.
+
+    Args:
+        troubles: the kinds of the open incidents that are of it, or of its host.
+        operation: the one that is under way on it, or needs attention.
+        by: who has it stopped or suspended.
+        looked: whether somebody has looked at it lately; `last` says when, in words.
+        served: whether its page was there then.
+    """
+    titles = findings.titles(troubles)
+    at_rest = findings.titles(findings.keys(judged=Judged.ALWAYS) & set(troubles))
+    grave = {findings.kind(kind).severity for kind in troubles}
+    if tenant.role == Role.ARCHIVED:
+        return Condition("archived")
+    if operation and operation.state == "needs_attention":
+        return _halted(tenant, operation, titles)
+    if operation and operation.cutover:
+        return Condition("moving", f"{operation.command} is under way, operation {operation.id}")
+    if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
+        return Condition("unknown", "its host does not answer")
+    if tenant.state == State.SUSPENDED:
+        return Condition("suspended", at_rest, by)
+    if tenant.state == State.MOVING:
+        # Of which no operation knows any more: a candidate may serve in its place.
+        half_way = "a restore or move left it half way"
+        return (
+            Condition("degraded", f"{half_way}, and what was to replace it serves")
+            if served
+            else Condition("offline", half_way)
+        )
+    if not tenant.running:
+        if tenant.stopped and tenant.state in (State.NONE, State.LIVE):
+            return Condition("stopped", at_rest, by)
+        if operation:
+            return Condition("busy", f"{operation.command} is under way, operation {operation.id}")
+        return Condition("offline", titles or findings.titles(["stopped"]))
+    if Severity.OFFLINE in grave:
+        return Condition("offline", titles)
+    if titles:
+        return Condition("degraded", titles)
+    if not looked:
+        return Condition("unknown", f"it runs, but {last or 'nobody has looked at it yet'}")
+    return Condition("healthy")
+
+
+def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
+    online, left = operation.aftermath.get("online"), bool(operation.aftermath.get("headline"))
+    halt = f"{operation.command} came to a halt, operation {operation.id}"
+    if online is False or (not left and (tenant.state == State.MOVING or not tenant.running)):
+        return Condition("offline", halt)
+    if online is None and operation.cutover:
+        return Condition("unknown", halt)
+    return Condition("degraded", f"{halt}, {titles}" if titles else halt)
+
+
+def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> Condition:
+    """Say how a tenant is after a look at it just now; what is on record is not well before a sweep finds it so.
+
+    Args:
+        page: whether its login page was there; None: nobody asked.
+        sick: what else is wrong.
+    """
+    if page is None or known.word not in ("offline", "degraded", "healthy"):
+        return known
+    if not page:
+        return Condition("offline", known.why if known.word == "offline" else findings.titles(["page"]))
+    if known.word in ("offline", "degraded") or sick:
+        before = [f"{known.why}, at the last sweep" if known.word == "offline" else known.why]
+        return Condition("degraded", ", ".join(filter(None, [*sick, *before])))
+    return Condition("healthy")
+
+
+def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = False) -> dict[str, Condition]:
+    """Say of each tenant how it is, by the name of its container; no server is asked.
+
+    `looked`: the caller looks at them just now, so that it is nothing that nobody did lately.
+    """
+    now = context.now()
+    troubles: dict[str, set[str]] = {}
+    for incident in context.incidents.open():
+        troubles.setdefault(incident.tenant or f"host {incident.server}", set()).add(incident.kind)
+    spreading = {row.key for row in FINDINGS.values() if row.spreads}
+    everywhere = troubles.get(f"host {EDGE}", set()) & spreading
+    # What a guard holds has not touched its tenant yet.
+    where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
+    under_way = context.operations.select(where)
+    operations = {one.tenant: one for one in under_way if one.requester != "system" or one.state == "needs_attention"}
+    lately = samples.looked_since(context.database, now - STALE)
+    by = _by(context, tenants)
+    last = _last(context)
+
+    def one(tenant: Tenant) -> Condition:
+        there = {kind for name in (tenant.host, tenant.server) for kind in troubles.get(f"host {name}", set())}
+        return condition(
+            tenant,
+            troubles=troubles.get(tenant.name, set()) | (there & spreading) | everywhere,
+            operation=operations.get(tenant.name),
+            by=by.get(tenant.closed_by, ""),
+            looked=looked or tenant.name in lately or tenant.created > now - STALE,
+            served=lately.get(tenant.name, False),
+            last=last,
+        )
+
+    return {tenant.instance: one(tenant) for tenant in tenants}
+
+
+def _by(context: Context, tenants: Sequence[Tenant]) -> dict[int, str]:
+    """Return who asked for the operations that closed these."""
+    numbers = [one.closed_by for one in tenants if one.closed_by]
+    rows = context.database.read(
+        "SELECT id, requester FROM operations WHERE command IN ('stop', 'suspend')"
+        " AND id IN (SELECT value FROM json_each(?))",
+        json.dumps(numbers),
+    )
+    return {row["id"]: row["requester"] for row in rows}
+
+
+def _last(context: Context) -> str:
+    """Say when the last sweep was, for those that it did not come to."""
+    job = next((job for job in context.jobs.all() if job.name == "health"), None)
+    if job is None or job.started is None:
+        return ""
+    ago = f"the last look was {seconds(max(0.0, context.now() - job.started))} ago"
+    return f"{ago}: the job `health` {job.trouble}" if job.trouble else ago
+
+
+def counted(found: Iterable[Condition]) -> list[tuple[str, int]]:
+    """Count the words, the worst first."""
+    count = Counter(one.word for one in found)
+    return [(word, count[word]) for word in WORDS if count[word]]

@@ -1,0 +1,395 @@
+"""What became of the fleet since a moment, and what needs a look: gathered once, then only words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from bot.engine.context import Context
+from bot.engine.placement import Carries, carries
+from bot.fleet.health import last_known
+from bot.fleet.inventory import Surveyed
+from bot.lxd.protocol import Resources, size_bytes
+from bot.model import findings
+from bot.model.labels import is_open
+from bot.model.tenants import Tenant
+from bot.reports.condition import Condition, conditions, counted
+from bot.slack.incidents import Incident, worst_first
+from bot.store import audit, samples
+from bot.store.database import Database
+from bot.store.freezes import Freeze, Freezes
+from bot.store.growth import Growth, growth, pool_growth
+from bot.store.jobs import Job
+from bot.store.operations import SYSTEM, Operation
+from bot.store.samples import DAY, KnownDisk, Sample
+
+T = TypeVar("T", Incident, Operation)
+SNAPSHOT_DUE = 25 * 3600
+"""Seconds within which every live tenant is to have a snapshot where the policy keeps hourly or daily ones: a day, and
+the time that taking them all may need."""
+SOON = 14
+"""Days to full from which on it is told."""
+TREND, PAST = 14 * DAY, 30 * DAY
+"""Seconds of the past that growth is read from, and that the picture shows."""
+MEASURES = ("disk", "memory")
+"""The findings of which the digest shows the figures of each tenant."""
+SHOWN = 200
+"""Operations of people that are read whole; all are counted."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """Bytes used of a limit, and in how many days it is full; None: it does not grow, or nothing tells.
+
+    Of memory nothing tells: what was just started warms up. `past`: of a pool, the share of it that was used, at epoch
+    seconds, oldest first. `at`: when it was measured, where the last sweep could not; 0: it did.
+    """
+
+    used: int
+    limit: int
+    days: float | None
+    past: tuple[tuple[float, float], ...] = ()
+    at: float = 0
+
+    @property
+    def share(self) -> float:
+        """The part that is used, 0 to 1, or more."""
+        return self.used / self.limit if self.limit else 0.0
+
+    def high(self, percent: int) -> bool:
+        """Whether it is nearly full, or will be soon; of 0 percent never."""
+        if not percent:
+            return False
+        return self.share * 100 > percent or (self.days is not None and self.days <= SOON)
+
+
+@dataclass(frozen=True)
+class TenantDay:
+    """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: how many, also of
+    those that are gone.
+
+    `disk` is None where it was never measured, `memory` where the last sweep did not; both where nothing limits them.
+    `high`: which of them are nearly full.
+    """
+
+    name: str
+    host: str
+    condition: Condition
+    disk: Use | None
+    memory: Use | None
+    high: tuple[str, ...]
+    newest: float | None
+    taken: int
+    missing: bool
+    incidents: tuple[Incident, ...]
+    operations: tuple[Operation, ...]
+
+    @property
+    def speaks(self) -> bool:
+        """Whether there is something to say of it."""
+        return bool(self.high or self.missing or self.incidents or self.operations or self.urgency[0])
+
+    @property
+    def urgency(self) -> tuple[int, bool, float]:
+        """What is sorted by, the worst highest."""
+        fullest = max((use.share for use in (self.disk, self.memory) if use), default=0.0)
+        unwell = {"offline": 2, "degraded": 1}.get(self.condition.word, 0)
+        return unwell, self.missing, fullest
+
+
+@dataclass(frozen=True)
+class FailedErrands:
+    """How often a command of the bot's own failed, of which tenants, and why it did the last time."""
+
+    command: str
+    times: int
+    tenants: tuple[str, ...]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
+
+    `halted` came to a halt and wait for somebody; `open` are the incidents that no other line here tells of, the worst
+    first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
+    `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
+    command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
+    `frozen` are the freezes.
+    """
+
+    at: float
+    since: float
+    tenants: tuple[TenantDay, ...]
+    silent: Mapping[str, str]
+    halted: tuple[Operation, ...]
+    open: tuple[Incident, ...]
+    jobs: tuple[Job, ...]
+    taken: int
+    recovered: int
+    pools: Mapping[str, Use]
+    full_pools: tuple[str, ...]
+    carries: Mapping[str, Carries]
+    waiting: tuple[Operation, ...]
+    failed: tuple[Operation, ...]
+    failed_errands: tuple[FailedErrands, ...]
+    ended: Mapping[str, Mapping[str, int]]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+    head: tuple[int, str]
+    outbound_off: tuple[str, ...] = ()
+    frozen: tuple[Freeze, ...] = ()
+
+    @property
+    def words(self) -> list[tuple[str, int]]:
+        """How many tenants are how, the worst first."""
+        return counted(tenant.condition for tenant in self.tenants)
+
+    @property
+    def offline(self) -> list[str]:
+        """The tenants that are offline."""
+        return [tenant.name for tenant in self.tenants if tenant.condition.word == "offline"]
+
+    @property
+    def missing(self) -> list[TenantDay]:
+        """The tenants that should have a new snapshot and have none, the oldest first."""
+        found = [tenant for tenant in self.tenants if tenant.missing]
+        return sorted(found, key=lambda tenant: -(tenant.newest or float("inf")))
+
+    @property
+    def full(self) -> list[TenantDay]:
+        """The tenants that are near to their plan's limits, the nearest first."""
+        return sorted((tenant for tenant in self.tenants if tenant.high), key=lambda one: one.urgency, reverse=True)
+
+    @property
+    def speaking(self) -> list[TenantDay]:
+        """The tenants that there is something to say of, the worst first."""
+        return sorted((one for one in self.tenants if one.speaks), key=lambda one: one.urgency, reverse=True)
+
+    @property
+    def troubles(self) -> int:
+        """How many things need a look."""
+        told = (self.halted, self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
+        return sum(len(things) for things in (*told, self.failed, self.failed_errands))
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing needs a look."""
+        return not self.troubles
+
+
+def gather(context: Context, since: float) -> Digest:
+    """Read the fleet in one request a server, and the rest from the database. Silent servers are told, not raised."""
+    database, now, settings = context.database, context.now(), context.settings
+    survey = context.fleet.survey()
+    incidents = context.incidents.since(since)
+    operations = context.operations.select(
+        "requester <> ? AND finished BETWEEN ? AND ?", SYSTEM, since, now, order="finished DESC", limit=SHOWN
+    )
+    troubles = _by_tenant(incidents)
+    asked = _by_tenant(operations)
+    grown = growth(database, now - TREND, now)
+    measured, disks = samples.latest(database, now), samples.disks(database)
+    taken = _taken(context, since)
+    known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
+    tenants = tuple(
+        _tenant(
+            context,
+            one,
+            known[one.tenant.instance],
+            taken.get(one.tenant.name, 0),
+            grown.get(one.tenant.name),
+            measured.get(one.tenant.name),
+            disks.get(one.tenant.name),
+            tuple(troubles.get(one.tenant.name, ())),
+            tuple(asked.get(one.tenant.name, ())),
+        )
+        for one in survey.tenants
+    )
+    pools = storage(database, now)
+    full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
+    failed_errands = _failed_errands(context, since)
+    halted = context.operations.select("state = 'needs_attention'", limit=SHOWN)
+    halted.sort(key=lambda one: one.aftermath.get("online") is not False)
+    failed = context.operations.select(
+        "state = 'failed' AND requester <> ? AND parent = 0 AND finished BETWEEN ? AND ?",
+        SYSTEM,
+        since,
+        now,
+        order="id DESC",
+        limit=SHOWN,
+    )
+    told: dict[str, Collection[str]] = {
+        "silent": survey.silent,
+        "full_pools": full_pools,
+        "missing": {tenant.name for tenant in tenants if tenant.missing},
+        "failed_errands": {tenant for one in failed_errands for tenant in one.tenants},
+        "halted": {one.tenant for one in halted},
+        "halted_errands": {one.tenant for one in halted if one.requester == SYSTEM},
+        **{measure: {tenant.name for tenant in tenants if measure in tenant.high} for measure in MEASURES},
+    }
+    found = [
+        one for one in incidents if not one.closed and not any(one.subject in told[part] for part in one.row.digest)
+    ]
+    last = audit.recent(database, limit=1)
+    return Digest(
+        at=now,
+        since=since,
+        tenants=tenants,
+        silent=survey.silent,
+        halted=tuple(halted),
+        open=tuple(worst_first(found)),
+        taken=sum(taken.values()),
+        jobs=ailing(context, survey.silent.values()),
+        recovered=sum(bool(one.closed) for one in incidents),
+        pools=pools,
+        full_pools=full_pools,
+        carries=carried(context, [one.tenant for one in survey.tenants], pools),
+        waiting=tuple(context.operations.select("state = 'awaiting_approval'", limit=SHOWN)),
+        failed=tuple(failed),
+        failed_errands=failed_errands,
+        ended=_ended(context, since),
+        new=_succeeded(context, since, ("new", "unarchive")),
+        gone=_succeeded(context, since, ("delete",)),
+        outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
+        frozen=tuple(Freezes(context.operations).all()),
+        head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
+    )
+
+
+def ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
+    """Return the jobs that ail, but for those that fail of a silent server, and the digest that is being made."""
+    return tuple(
+        job
+        for job in context.jobs.ailing()
+        if job.paused or job.late or not (job.outcome in silent or (job.running and job.name == "digest"))
+    )
+
+
+def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use]) -> dict[str, Carries]:
+    """Return what each host still carries, as the last sweep found it; no LXD is asked."""
+    resources = {
+        host: Resources(one.memory_total, one.memory or 0, cores=1, load=one.load)
+        for host, one in samples.hosts(context.database, context.now()).items()
+        if one.memory_total
+    }
+    free = {host: use.limit - use.used for host, use in pools.items()}
+    return carries(context, list(tenants), resources, free)
+
+
+def storage(database: Database, now: float) -> dict[str, Use]:
+    """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
+    pools = {}
+    for host, fills in pool_growth(database, now - TREND, now).items():
+        past = samples.pool_history(database, host, now - PAST, now)
+        shares = tuple((float(one.at), one.used / one.total) for one in past)
+        pools[host] = Use(past[-1].used, past[-1].total, fills.days_to_full(past[-1].total), shares)
+    return pools
+
+
+def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:
+    grouped: dict[str, list[T]] = {}
+    for one in found:
+        grouped.setdefault(one.tenant, []).append(one)
+    return grouped
+
+
+def _tenant(
+    context: Context,
+    one: Surveyed,
+    condition: Condition,
+    taken: int,
+    grown: Growth | None,
+    measured: Sample | None,
+    known: KnownDisk | None,
+    incidents: tuple[Incident, ...],
+    operations: tuple[Operation, ...],
+) -> TenantDay:
+    tenant, now, settings = one.tenant, context.now(), context.settings
+    plan = settings.plans.get(tenant.plan)
+    uses = {}
+    disk = last_known(tenant, known, plan)
+    if disk and disk.used is not None and disk.limit and known:
+        now_measured = measured is not None and measured.disk is not None
+        days = grown.days_to_full(disk.limit) if grown and now_measured else None
+        uses["disk"] = Use(disk.used, disk.limit, days, at=0 if now_measured else known.at)
+    # LXD counts cached files too, and these fill whatever is left over time.
+    if plan and measured and measured.memory:
+        uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
+    percents = {measure: getattr(settings.health, findings.kind(measure).threshold) for measure in MEASURES}
+    # A restore leaves them in the container that it replaced.
+    ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
+    newest = min(ages, default=None)
+    wanted = settings.snapshots.hourly or settings.snapshots.daily
+    live = is_open(replace(tenant, status=one.state.status)) and now - tenant.created > SNAPSHOT_DUE
+    return TenantDay(
+        name=tenant.name,
+        host=tenant.host,
+        condition=condition,
+        disk=uses.get("disk"),
+        memory=uses.get("memory"),
+        high=tuple(measure for measure, use in uses.items() if use.high(percents[measure])),
+        newest=newest,
+        taken=taken,
+        missing=bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE),
+        incidents=incidents,
+        operations=operations,
+    )
+
+
+# Errands make thousands of operations a day: the day's are found by when they ended, never by reading all. What a clock
+# that was ahead dated after now is of no day yet.
+
+
+def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
+    rows = context.database.read(
+        "SELECT state, command, count(*) AS n FROM operations INDEXED BY operations_by_end"
+        " WHERE requester <> ? AND finished BETWEEN ? AND ? AND subject = 'tenant'"
+        " GROUP BY state, command ORDER BY state = 'succeeded' DESC, n DESC",
+        SYSTEM,
+        since,
+        context.now(),
+    )
+    ended: dict[str, dict[str, int]] = {}
+    for row in rows:
+        ended.setdefault(row["state"], {})[row["command"]] = row["n"]
+    return ended
+
+
+def _taken(context: Context, since: float) -> dict[str, int]:
+    """Count the snapshots that were taken of each tenant: those that are removed by now too."""
+    rows = context.database.read(
+        "SELECT tenant, count(*) AS n FROM snapshots_of_tenants WHERE at BETWEEN ? AND ? GROUP BY tenant",
+        since,
+        context.now(),
+    )
+    return {row["tenant"]: row["n"] for row in rows}
+
+
+def _failed_errands(context: Context, since: float) -> tuple[FailedErrands, ...]:
+    rows = context.database.read(
+        "SELECT command, count(*) AS times, group_concat(DISTINCT tenant) AS tenants, outcome, max(id)"
+        " FROM operations INDEXED BY operations_by_end"
+        " WHERE requester = ? AND state = 'failed' AND finished BETWEEN ? AND ?"
+        " GROUP BY command ORDER BY times DESC",
+        SYSTEM,
+        since,
+        context.now(),
+    )
+    return tuple(
+        FailedErrands(row["command"], row["times"], tuple(sorted(row["tenants"].split(","))), row["outcome"])
+        for row in rows
+    )
+
+
+def _succeeded(context: Context, since: float, commands: Collection[str]) -> tuple[str, ...]:
+    marks = ",".join("?" * len(commands))
+    rows = context.database.read(
+        "SELECT DISTINCT tenant FROM operations INDEXED BY operations_by_end"  # noqa: S608
+        f" WHERE state = 'succeeded' AND finished BETWEEN ? AND ? AND command IN ({marks}) ORDER BY tenant",
+        since,
+        context.now(),
+        *commands,
+    )
+    return tuple(row["tenant"] for row in rows)

@@ -1,0 +1,360 @@
+"""The one live Slack message of an operation, and its thread. Rendered from state: a lost update heals at the next."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from http.client import HTTPException
+from typing import Any
+
+from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.webhook import WebhookClient
+
+from bot.model.text import escape
+from bot.model.turns import in_turn
+from bot.settings import Settings
+from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
+from bot.slack.post import GONE, NotPosted, Post, Refusal, failed, find
+from bot.store import batches
+from bot.store.freezes import Freezes
+from bot.store.operations import RESPONDERS, Operation, Operations
+
+log = logging.getLogger(__name__)
+MARK = "mautic_operation"
+PROGRESS = 1.5
+"""Seconds between two pictures of progress: Slack takes 50 updates a minute of all cards together."""
+TURN = 3.0
+"""Seconds after which it is looked anew whose turn it is: Slack takes one message a second in a channel."""
+NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
+
+
+class Announcer:
+    """Brings every operation's card and thread up to date, and answers people. One thread posts, in order."""
+
+    def __init__(self, client: WebClient, operations: Operations, renderer: Renderer, settings: Settings) -> None:
+        self.client = client
+        self.post = Post(client)
+        self.operations = operations
+        self.freezes = Freezes(operations)
+        self.renderer = renderer
+        self.settings = settings
+        self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
+        """What rings for who has one of some roles, as mrkdwn."""
+        self._since = operations.clock()
+        self._uncertain: set[int] = set()
+        self._waiting: dict[int, tuple[float, float]] = {}
+        self._progress_due = 0.0
+        self._progress_now = True
+        self._progress_left = False
+        self._wake = threading.Event()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to announce, with what a crash or an outage of Slack left unsaid."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something changed."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Say what is still to be said (for up to 5 s), and end."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._wake.wait(1 if self._waiting or self._progress_left else 30)
+            self._wake.clear()
+            try:
+                self.catch_up()
+            except Exception as error:
+                log.warning("cannot announce: %s", error)
+                time.sleep(0.2)
+
+    def catch_up(self) -> None:
+        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else.
+
+        People take turns: who asks for a hundred things at once waits for themself.
+        """
+        self._progress_now, self._progress_left = time.monotonic() >= self._progress_due, False
+        while not self._announced_all() and not self._stop:
+            pass
+
+    def _announced_all(self) -> bool:
+        """Go through what is behind, for some seconds; False: there is more of it, and others may have come."""
+        where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
+        over = time.monotonic() + TURN
+        for operation in in_turn(self.operations.select(where), lambda one: one.requester):
+            if time.monotonic() >= over:
+                return False
+            due, pause = self._waiting.get(operation.id, (0.0, 1.0))
+            if time.monotonic() < due:
+                continue
+            try:
+                self._announce(operation)
+                self._waiting.pop(operation.id, None)
+                if self.operations.database.read("SELECT 1 FROM unsaid WHERE operation = ?", operation.id):
+                    self._unsaid(operation, None)
+            except Exception as error:
+                log.warning("cannot announce operation %s: %s", operation.id, error)
+                self._waiting[operation.id] = (time.monotonic() + pause, min(2 * pause, 300.0))
+                self._unsaid(operation, error)
+        return True
+
+    def _unsaid(self, operation: Operation, error: Exception | None) -> None:
+        """Write down since when Slack does not take what is to be said of an operation, and why; or that it does."""
+        why = error.response.get("error") if isinstance(error, SlackApiError) else error
+        with self.operations.database.transaction() as transaction:
+            if error is None:
+                transaction.execute("DELETE FROM unsaid WHERE operation = ?", (operation.id,))
+            else:
+                transaction.execute(
+                    "INSERT INTO unsaid VALUES (?,?,?) ON CONFLICT (operation) DO UPDATE SET why = excluded.why",
+                    (operation.id, self.operations.clock(), str(why)),
+                )
+
+    def _announce(self, operation: Operation) -> None:
+        if operation.parent:
+            self._announce_child(operation)
+            return
+        channel, ts = operation.channel, operation.message_ts
+        if operation.announced < operation.revision and self._worth_showing(operation):
+            channel, ts = self._show(operation, self.card(operation).arguments())
+            with self.operations.database.transaction() as transaction:
+                transaction.execute(
+                    "UPDATE operations SET channel = ?, message_ts = ?, announced = ? WHERE id = ?",
+                    (channel, ts, operation.revision, operation.id),
+                )
+        for note in self.operations.database.read(
+            "SELECT id, text, tried, only_in FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id",
+            operation.id,
+        ):
+            key = f"notes {note['id']}"
+            over = note["only_in"] not in ("", self.operations.get(operation.id).state)
+            # What calls for others is not said where nobody but who asked would read it.
+            elsewhere = bool(note["only_in"] and channel.startswith("D") and self.settings.slack.channel)
+            place, thread = (self.settings.slack.channel, "") if elsewhere else (channel, ts)
+            since = operation.created - 60 if elsewhere else 0
+            if not (over or (note["tried"] and self._stands_there(place, key, thread, since))):
+                with self.operations.database.transaction() as transaction:
+                    transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
+                said = note["text"].replace(RESPONDERS, self._called(operation))
+                said += f" {self.renderer.words('card-elsewhere.j2', operation=operation)}" if elsewhere else ""
+                self.post.post(place, self.renderer.say(said), key=key, thread_ts=thread)
+            with self.operations.database.transaction() as transaction:
+                transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
+
+    def _announce_child(self, child: Operation) -> None:
+        """Bring a child's line up to date, in the thread of its batch; whose card comes first."""
+        batch = self.operations.get(child.parent)
+        if not batch.message_ts or child.announced >= child.revision or not self._worth_showing(child):
+            return
+        _, ts = self._show(replace(child, channel=batch.channel), self.card(child).arguments(), batch.message_ts)
+        with self.operations.database.transaction() as transaction:
+            transaction.execute(
+                "UPDATE operations SET message_ts = ?, announced = ? WHERE id = ?", (ts, child.revision, child.id)
+            )
+
+    def _called(self, operation: Operation) -> str:
+        """Return the mention of those who can put it right, to begin a sentence with."""
+        called = self.mention(self.settings.responders(operation.command))
+        return f"{called}: " if called else ""
+
+    def _stands_there(self, channel: str, key: str, thread_ts: str, since: float) -> bool:
+        """Whether a note was posted, but a crash came or the answer was lost before that was written down."""
+        try:
+            return bool(self.post.find(channel, key, since=since, thread_ts=thread_ts))
+        except Refusal as error:
+            # Rather twice than never.
+            log.info("cannot look for a note: %s", error)
+            return False
+
+    def _worth_showing(self, operation: Operation) -> bool:
+        """Whether the card is to be brought up to date now: progress in steps has time, every other change has none."""
+        if operation.state == "running" and operation.message_ts:
+            if not self._progress_now:
+                self._progress_left = True
+                return False
+            # All that are behind in one round, and the more they were, the longer until the next.
+            self._progress_due = max(self._progress_due, time.monotonic()) + PROGRESS
+        return True
+
+    def _show(self, operation: Operation, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
+        """Update the card, or post it where there is none (any more); return its channel and ts."""
+        ts = operation.message_ts or self._posted_before_a_crash(operation, thread_ts)
+        if ts:
+            try:
+                metadata = self._metadata(operation)
+                self.client.chat_update(channel=operation.channel, ts=ts, metadata=metadata, **card)
+                return operation.channel, ts
+            except SlackApiError as error:
+                if error.response.get("error") not in GONE | NO_ENTRY:
+                    raise
+        self._uncertain.add(operation.id)
+        try:
+            posted = self._post(operation, operation.channel, card, thread_ts)
+        except SlackApiError as error:
+            if error.response.get("error") not in NO_ENTRY or thread_ts:
+                raise
+            # The channel is closed to us: who asked must hear of it all the same.
+            posted = self._post(operation, self._direct(operation.requester), card)
+        self._uncertain.discard(operation.id)
+        return posted
+
+    def _post(self, operation: Operation, channel: str, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
+        posted = self.client.chat_postMessage(
+            channel=channel, thread_ts=thread_ts or None, metadata=self._metadata(operation), **card
+        )
+        return channel, str(posted["ts"])
+
+    def _metadata(self, operation: Operation) -> dict[str, Any]:
+        return {"event_type": MARK, "event_payload": {"id": operation.mark, "audit": self.post.head()}}
+
+    def _direct(self, user: str) -> str:
+        """Return the channel of direct messages with a person."""
+        return str(self.client.conversations_open(users=user)["channel"]["id"])
+
+    def _posted_before_a_crash(self, operation: Operation, thread_ts: str = "") -> str:
+        """Find a card that was posted, but of which a crash or a lost answer took the place it stands at."""
+        if operation.created >= self._since and operation.id not in self._uncertain:
+            return ""
+
+        def meant(message: dict[str, Any]) -> bool:
+            return _mark(message) == operation.mark
+
+        try:
+            if thread_ts:
+                return find(self.client.conversations_replies, meant, channel=operation.channel, ts=thread_ts)
+            since = str(operation.created - 60)
+            return find(self.client.conversations_history, meant, channel=operation.channel, oldest=since)
+        except SlackApiError as error:
+            if failed(error):
+                raise
+            log.info("cannot look for the card of operation %s: %s", operation.id, error.response.get("error"))
+            return ""
+
+    def operation_at(self, channel: str, ts: str) -> Operation | None:
+        """Return the operation whose card stands at a place in Slack.
+
+        Somebody can answer a card before its place is written down here: Slack's answer to the post comes late, or
+        is lost, or the process ends between. Then Slack is asked what stands there. Raises NotPosted when it is silent.
+        """
+        # Read first: what has its place by then is found by it.
+        unplaced = self.operations.select("message_ts = '' AND state = 'awaiting_approval'")
+        found = self.operations.select("channel = ? AND message_ts = ?", channel, ts)
+        if unplaced and not found:
+            try:
+                page = self.client.conversations_replies(channel=channel, ts=ts, limit=1, include_all_metadata=True)
+                ours = self.client.auth_test()["user_id"]
+            except (SlackClientError, OSError, HTTPException) as error:
+                raise NotPosted("Slack does not tell me which request this thread is of; reply once more.") from error
+            # Anybody's app may mark a message as ours are marked.
+            mark = _mark(page["messages"][0]) if page["messages"][0].get("user") == ours else ""
+            found = [one for one in unplaced if one.mark == mark]
+        return found[0] if found else None
+
+    def card(self, operation: Operation, stands: batches.Standing | None = None) -> Message:
+        """Render the card of an operation as it stands, with the buttons that still have a meaning.
+
+        `stands`: how a batch stands, where that is known already.
+        """
+        policy = self.settings.policy(operation.command, batch=operation.in_batch)
+        if operation.children and operation.started and stands is None:
+            stands = batches.standing(self.operations, operation.id)
+        buttons: list[Block] = []
+        if operation.state == "awaiting_approval":
+            buttons = decision_buttons(operation.mark, operation.options, operation.chosen)
+        elif stands and operation.state == "running" and not stands.stopped_by:
+            buttons = batch_buttons(operation.mark, paused=bool(stands.paused_by), to_come=stands.to_come)
+        elif operation.state in ("failed", "needs_attention"):
+            buttons = ways_out(operation)
+        elif operation.state == "succeeded" and operation.command == "new":
+            buttons = [button("reveal", "Show first credentials", operation.tenant)]
+        extra = [actions(f"operation-{operation.id}", *buttons)] if buttons else []
+        taken_back = bool(operation.undo_by) and operation.state in ("queued", "running")
+        ahead = operation.state in ("awaiting_approval", "queued", "running") and not taken_back
+        facts, asked = _promises(operation, ahead)
+        return self.renderer.message(
+            "batch.j2" if operation.children else "batch-child.j2" if operation.parent else "card.j2",
+            extra,
+            stands=stands,
+            operation=operation,
+            plan=operation.plan,
+            policy=policy,
+            given=len(operation.decisions),
+            called=self._called(operation) if operation.state == "needs_attention" else "",
+            taken_back=taken_back,
+            ahead=ahead,
+            hopes=ahead or operation.state == "succeeded",
+            facts=facts,
+            asked=asked,
+            # Of a batch that has begun it is what keeps the rest from it.
+            frozen=self.freezes.on(operation.tenant) if ahead and (not operation.begun or stands) else None,
+            steps=() if operation.state in ("denied", "expired", "cancelled") else operation.steps,
+        )
+
+    def answer(self, user: str, channel: str, response_url: str, message: Message, thread_ts: str = "") -> None:
+        """Answer one person, seen by them alone: by the response_url, as an ephemeral, or at last directly."""
+        if response_url:
+            try:
+                answered = WebhookClient(response_url).send_dict({"response_type": "ephemeral", **message.arguments()})
+                if answered.status_code == 200:
+                    return
+            except OSError as error:
+                log.info("a response_url does not answer: %s", error)
+        try:
+            self.client.chat_postEphemeral(
+                channel=channel, user=user, thread_ts=thread_ts or None, **message.arguments()
+            )
+        except SlackApiError as error:
+            log.info("cannot answer %s in %s: %s", user, channel, error.response.get("error"))
+            self.client.chat_postMessage(channel=self._direct(user), **message.arguments())
+
+    def open_modal(self, trigger_id: str, modal: Modal) -> None:
+        """Show a modal; the trigger lives 3 s from the click. Raises NotPosted when Slack does not show all of it."""
+        try:
+            opened = self.client.views_open(trigger_id=trigger_id, view=modal.view)
+            if modal.fill is not None:
+                modal.fill(lambda view: self.client.views_update(view_id=opened["view"]["id"], view=view))
+        except (SlackClientError, OSError) as error:
+            why = error.response.get("error") if isinstance(error, SlackApiError) else error
+            raise NotPosted(f"Slack did not show the window ({why}); nothing is lost, try again.") from error
+
+
+def ways_out(operation: Operation) -> list[Block]:
+    """Return the buttons of an operation that failed; where one of the two loses something, the other is coloured."""
+    safe = operation.aftermath.get("safe", "")
+    loses = escape(operation.aftermath["advice"]) if safe == "retry" else ""
+    buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
+    if operation.state == "needs_attention" and operation.plan["undoable"]:
+        buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger", sure=loses))
+    if operation.state == "needs_attention":
+        buttons.append(button("give_up", "Give up …", operation.mark))
+    return buttons
+
+
+def _promises(operation: Operation, ahead: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the facts that are true of it, by label, and those that were of what was asked for only.
+
+    A plan tells what will be: of what came to nothing it is no fact that a page is closed, or what happens if it fails.
+    """
+    facts, remarks = operation.plan["facts"], operation.plan.get("remarks", {})
+    last = {label: value for label, value in facts.items() if label not in operation.plan.get("until_done", ())}
+    if ahead:
+        return {**facts, **remarks}, {}
+    if operation.state == "succeeded":
+        return last, remarks
+    return {}, {} if operation.state == "needs_attention" else last
+
+
+def _mark(message: dict[str, Any]) -> str:
+    """Return the mark of the operation that a message is the card of, or ""."""
+    metadata = message.get("metadata") or {}
+    return str(metadata["event_payload"].get("id", "")) if metadata.get("event_type") == MARK else ""

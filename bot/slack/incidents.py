@@ -1,0 +1,333 @@
+"""Incidents: one open for each kind of trouble of a tenant or server, with one thread. Each change has its audit row.
+
+The head of the thread is rendered from state, as an operation's card is: a lost update heals at the next. Before
+anything is posted it is written down that it will be, so that after a crash it is looked for and not said twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from bot.model import findings
+from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.findings import Judged, Kind
+from bot.model.plan import Refused
+from bot.model.text import seconds, sentence
+from bot.slack.messages import Message, Renderer, actions, button
+from bot.slack.post import NotPosted, Post
+from bot.store import audit
+from bot.store.database import Database
+from bot.store.operations import SYSTEM
+
+log = logging.getLogger(__name__)
+FLAP = 15 * 60
+"""Seconds within which the same trouble is the same incident again."""
+FIGURES = 30 * 60
+"""Seconds that a head may show figures that have changed: Slack takes some fifty messages a minute."""
+LONG = 5 * 60
+"""Seconds that Slack may not take what is to be told, before somebody has to look."""
+SILENCE = 4 * 3600
+"""Seconds that somebody who silences an incident hears no more of it."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One row. `tenant` or `server` is whose trouble it is, the other is empty; times in epoch seconds.
+
+    `outdated`: since when the head shows figures that have changed.
+    """
+
+    id: int
+    tenant: str
+    server: str
+    kind: str
+    text: str
+    opened: float
+    closed: float | None
+    silenced_until: float
+    silenced_by: str
+    channel: str
+    message_ts: str
+    tried: int
+    revision: int
+    announced: int
+    outdated: float | None = None
+
+    @property
+    def subject(self) -> str:
+        """Whose trouble it is."""
+        return self.tenant or self.server
+
+    @property
+    def mark(self) -> str:
+        """What its buttons carry: after a loss of the database another may get the same number."""
+        return f"{self.id}.{self.opened:.0f}"
+
+    @property
+    def row(self) -> Kind:
+        """What is known of its kind."""
+        return findings.kind(self.kind)
+
+    @property
+    def title(self) -> str:
+        """What is wrong, in the words of a headline."""
+        return self.row.title
+
+
+def worst_first(incidents: Iterable[Incident]) -> list[Incident]:
+    """Return incidents by how grave they are; what is as grave stays in its order."""
+    return sorted(incidents, key=lambda one: one.row.severity)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one sweep found out, by tenant and by server; who is not in it was not looked at.
+
+    `gone` are (tenant, server) pairs, one of them empty, that there are no more.
+    """
+
+    tenants: Mapping[str, Diagnosis]
+    servers: Mapping[str, Diagnosis]
+    gone: Collection[tuple[str, str]] = ()
+
+
+class Incidents:
+    """The table of incidents, and their threads in a channel (empty: they are kept, and nobody is told)."""
+
+    def __init__(
+        self,
+        database: Database,
+        post: Post,
+        renderer: Renderer,
+        channel: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database = database
+        self.post = post
+        self.renderer = renderer
+        self.channel = channel
+        self.clock = clock
+        self._announcing = threading.Lock()
+        self._untold: dict[int, float] = {}
+        """Since when Slack does not take what is to be told of an incident."""
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def marked(self, mark: str) -> Incident:
+        """Return the incident that a button is of, or refuse when there is none, or its number is another's by now."""
+        for found in self._select("id = ?", int(mark.partition(".")[0])):
+            if found.mark == mark:
+                return found
+        raise Refused("This incident no longer exists. The next health check posts a new one if needed.")
+
+    def open(self) -> list[Incident]:
+        """Return what is wrong now, oldest first."""
+        return self._select("closed IS NULL")
+
+    def since(self, at: float) -> list[Incident]:
+        """Return what is wrong now or has been at some time since then, oldest first."""
+        return self._select("closed IS NULL OR closed BETWEEN ? AND ?", at, self.clock())
+
+    def _select(self, where: str, *values: object, order: str = "id") -> list[Incident]:
+        rows = self.database.read(f"SELECT * FROM incidents WHERE {where} ORDER BY {order}", *values)  # noqa: S608
+        return [Incident(**row) for row in rows]
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def judge(self, transaction: sqlite3.Connection, seen: Seen) -> None:
+        """Open what is found and not open, close what is open and no longer found; what was not seen stays."""
+        now = self.clock()
+        known: dict[tuple[str, str], dict[str, Incident]] = {}
+        for row in transaction.execute("SELECT * FROM incidents WHERE closed IS NULL"):
+            known.setdefault((row["tenant"], row["server"]), {})[row["kind"]] = Incident(**row)
+        looked = [("", server, diagnosis) for server, diagnosis in seen.servers.items()]
+        looked += [(tenant, "", diagnosis) for tenant, diagnosis in seen.tenants.items()]
+        for tenant, server, diagnosis in looked:
+            here = known.get((tenant, server), {})
+            for finding in diagnosis.findings:
+                if finding.kind not in here:
+                    self._open(transaction, tenant, server, finding, now)
+                elif finding.text != here[finding.kind].text:
+                    transaction.execute(
+                        "UPDATE incidents SET text = ?, outdated = coalesce(outdated, ?) WHERE id = ?",
+                        (finding.text, now, here[finding.kind].id),
+                    )
+            for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
+                words = f"Recovered after {seconds(now - here[kind].opened)}."
+                if diagnosis.rests and findings.kind(kind).judged != Judged.ALWAYS:
+                    words = f"The tenant was {diagnosis.rests}, so this is no longer monitored."
+                elif kind in diagnosis.given_up:
+                    words = "It has not been tried for a day, so this is no longer monitored."
+                self._close(transaction, here[kind], words, now)
+        for subject in seen.gone:
+            for incident in known.get(subject, {}).values():
+                what = "tenant" if incident.tenant else "server"
+                self._close(transaction, incident, f"It is over: there is no such {what} any more.", now)
+        # Where a silence is over the button comes back.
+        transaction.execute(
+            "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
+            " WHERE closed IS NULL AND silenced_until > 0 AND silenced_until <= ?",
+            (now,),
+        )
+
+    def _open(self, transaction: sqlite3.Connection, tenant: str, server: str, finding: Finding, now: float) -> None:
+        """Begin an incident, or go on with the same one when it had been over for a short while only."""
+        detail = {"kind": finding.kind, "text": finding.text} | ({"server": server} if server else {})
+        last = transaction.execute(
+            "SELECT id, silenced_until FROM incidents WHERE tenant = ? AND server = ? AND kind = ? AND closed > ?"
+            " ORDER BY id DESC LIMIT 1",
+            (tenant, server, finding.kind, now - FLAP),
+        ).fetchone()
+        if last:
+            transaction.execute(
+                "UPDATE incidents SET closed = NULL, text = ?, revision = revision + 1 WHERE id = ?",
+                (finding.text, last["id"]),
+            )
+            _record(transaction, "incident.reopened", SYSTEM, tenant, last["id"], detail, now)
+            if last["silenced_until"] <= now:
+                _note(transaction, last["id"], f":red_circle: Reopened: {sentence(finding.text)}")
+            return
+        cursor = transaction.execute(
+            "INSERT INTO incidents (tenant, server, kind, text, opened, channel) VALUES (?,?,?,?,?,?)",
+            (tenant, server, finding.kind, finding.text, now, self.channel),
+        )
+        _record(transaction, "incident.opened", SYSTEM, tenant, int(cursor.lastrowid or 0), detail, now)
+
+    def _close(self, transaction: sqlite3.Connection, incident: Incident, words: str, now: float) -> None:
+        transaction.execute("UPDATE incidents SET closed = ?, revision = revision + 1 WHERE id = ?", (now, incident.id))
+        detail = {"kind": incident.kind, "outcome": words}
+        _record(transaction, "incident.closed", SYSTEM, incident.tenant, incident.id, detail, now)
+        if incident.silenced_until <= now:
+            _note(transaction, incident.id, f":large_green_circle: {words}")
+
+    def silence(self, mark: str, actor: str) -> None:
+        """Let an incident say nothing more for a while, or raise Refused."""
+        incident, now = self.marked(mark), self.clock()
+        with self.database.transaction() as transaction:
+            done = transaction.execute(
+                "UPDATE incidents SET silenced_until = ?, silenced_by = ?, revision = revision + 1"
+                " WHERE id = ? AND closed IS NULL AND silenced_until <= ?",
+                (now + SILENCE, actor, incident.id, now),
+            )
+            if done.rowcount:
+                detail = {"kind": incident.kind, "until": now + SILENCE}
+                _record(transaction, "incident.silenced", actor, incident.tenant, incident.id, detail, now)
+        if not done.rowcount:
+            incident = self.marked(mark)
+            how = "over" if incident.closed else f"silenced already, by <@{incident.silenced_by}>"
+            raise Refused(f"Incident {incident.id} is {how}.")
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Bring every thread up to date; what Slack does not take now is said at the next call.
+
+        Raises NotPosted, once all were tried, where Slack has not taken one for minutes.
+        """
+        if not self.channel or not self._announcing.acquire(blocking=False):
+            return
+        tried: list[int] = []
+        refused: list[str] = []
+        try:
+            # Asked anew for each: what is new does not wait behind hundreds of others.
+            while todo := self._most_urgent(tried):
+                incident = todo[0]
+                tried.append(incident.id)
+                try:
+                    self._announce(incident)
+                    self._untold.pop(incident.id, None)
+                except NotPosted as error:
+                    if incident.id not in self._untold:
+                        log.warning("cannot tell of incident %s: %s", incident.id, error)
+                    if self.clock() - self._untold.setdefault(incident.id, self.clock()) >= LONG:
+                        refused.append(str(error))
+        finally:
+            self._announcing.release()
+        if refused:
+            count = f"{len(refused)} incident{'s' if len(refused) > 1 else ''}"
+            raise NotPosted(f"For minutes {count} could not be told: {refused[-1]}")
+
+    def _most_urgent(self, tried: list[int]) -> list[Incident]:
+        """Return the one that comes next: of what is new, then of what has a note for its thread, then of the rest."""
+        noted = "id IN (SELECT incident FROM incident_notes WHERE posted IS NULL)"
+        due = f"announced < revision OR {noted} OR (outdated <= ? AND silenced_until <= ?)"
+        return self._select(
+            f"({due} OR (closed IS NULL AND channel <> ?)) AND id NOT IN (SELECT value FROM json_each(?))",  # noqa: S608
+            self.clock() - FIGURES,
+            self.clock(),
+            self.channel,
+            json.dumps(tried),
+            order=f"message_ts <> '', NOT {noted}, id LIMIT 1",
+        )
+
+    def _announce(self, incident: Incident) -> None:
+        if incident.channel != self.channel:
+            # Told nowhere yet, or in a channel that is the bot's no more: it goes on in a thread in this one.
+            incident = replace(incident, channel=self.channel, message_ts="")
+        ts = incident.message_ts
+        if not ts or incident.announced < incident.revision or incident.outdated:
+            if incident.closed and not incident.tried:
+                # Over before anybody heard of it, as Slack did not answer: the digest tells.
+                self._done("incident_notes SET posted = ? WHERE incident = ?", self.clock(), incident.id)
+                self._done("incidents SET announced = ? WHERE id = ?", incident.revision, incident.id)
+                return
+            head = self.head(incident)
+            if not ts or not self.post.update(incident.channel, ts, head):
+                ts = self._once("incidents", incident.id, bool(incident.tried), incident, head, "")
+            told = (incident.channel, ts, incident.revision, incident.id)
+            self._done("incidents SET channel = ?, message_ts = ?, announced = ?, outdated = NULL WHERE id = ?", *told)
+        for note in self.database.read(
+            "SELECT id, text, tried FROM incident_notes WHERE incident = ? AND posted IS NULL ORDER BY id", incident.id
+        ):
+            said = self.renderer.say(note["text"])
+            self._once("incident_notes", note["id"], bool(note["tried"]), incident, said, ts)
+            self._done("incident_notes SET posted = ? WHERE id = ?", self.clock(), note["id"])
+
+    def _once(self, table: str, number: int, tried: bool, incident: Incident, message: Message, thread_ts: str) -> str:
+        """Post a message that may have been posted before a crash or a lost answer; return its ts."""
+        key = f"{table} {number}"
+        since = incident.opened - 3600
+        found = self.post.find(incident.channel, key, since=since, thread_ts=thread_ts) if tried else ""
+        if not found:
+            self._done(f"{table} SET tried = 1 WHERE id = ?", number)
+            found = self.post.post(incident.channel, message, key=key, thread_ts=thread_ts)
+        return found
+
+    def _done(self, update: str, *values: object) -> None:
+        with self.database.transaction() as transaction:
+            transaction.execute(f"UPDATE {update}", values)
+
+    def head(self, incident: Incident) -> Message:
+        """Render the head of an incident's thread as it stands, with the buttons that still have a meaning."""
+        buttons = []
+        if not incident.closed:
+            for command, remedy in incident.row.buttons.items():
+                buttons.append(button(f"incident_{command}", remedy.button, incident.mark, remedy.style))
+            if incident.silenced_until <= self.clock():
+                buttons.append(button("incident_silence", "Silence 4 h", incident.mark))
+        extra = [actions(f"incident-{incident.id}", *buttons)] if buttons else []
+        silenced = incident.silenced_until > self.clock()
+        return self.renderer.message("incident.j2", extra, incident=incident, silenced=silenced)
+
+
+def _record(
+    transaction: sqlite3.Connection,
+    event: str,
+    actor: str,
+    tenant: str,
+    incident: int,
+    detail: Mapping[str, object],
+    now: float,
+) -> None:
+    audit.record(transaction, audit.Event(event, actor, tenant, detail={"incident": incident, **detail}), now)
+
+
+def _note(transaction: sqlite3.Connection, incident: int, text: str) -> None:
+    """Leave a message for the thread."""
+    transaction.execute("INSERT INTO incident_notes (incident, text) VALUES (?,?)", (incident, text))

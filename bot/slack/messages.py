@@ -1,0 +1,283 @@
+"""Messages: template and state become Block Kit within Slack's limits. Templates hold words, this file holds blocks.
+
+A template is mrkdwn with four marks at the start of a line: `# ` a header, `~ ` small print, `---` a line across,
+and an empty line between sections. Everything put into it is escaped; `Mrkdwn` marks what is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bot.model.text import (
+    Mrkdwn,
+    block,
+    clip,
+    code,
+    escape,
+    kept_for,
+    line,
+    person,
+    seconds,
+    sentence,
+    size,
+)
+
+SECTION, HEADER, CONTEXT, BLOCKS, TOTAL, TEXT, TITLE, BUTTON = 3000, 150, 2000, 50, 12_000, 4000, 24, 75
+"""Slack's limits in characters and blocks (TOTAL: kept below the ~13,200 at which Slack refuses a message)."""
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is posted: the fallback text of notifications, and blocks."""
+
+    text: str
+    blocks: list[Block]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keywords of chat.postMessage and its kin."""
+        return {"text": self.text, "blocks": self.blocks, "unfurl_links": False, "unfurl_media": False}
+
+
+@dataclass(frozen=True)
+class Modal:
+    """A view for views.open; who answers a command with it is shown it.
+
+    `fill` is called once it stands open, with what shows another view in its place: what can be shown once is gone only
+    when it was shown.
+    """
+
+    view: dict[str, Any]
+    fill: Callable[[Callable[[dict[str, Any]], object]], None] | None = None
+
+
+class Renderer:
+    """Renders templates. `notice` stands under every message (such as: nothing here is real, it is simulated)."""
+
+    def __init__(self, timezone: str = "UTC", notice: str = "") -> None:
+        self.notice = notice
+        self.zone = ZoneInfo(timezone)
+        # Not HTML: escaping for Slack is finalize's; HTML autoescape would print &#34;.
+        self.environment = Environment(  # noqa: S701
+            loader=PackageLoader("templates", ""),
+            undefined=StrictUndefined,
+            finalize=escape,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=False,
+        )
+        self.environment.filters.update(
+            code=code,
+            block=block,
+            line=line,
+            sentence=sentence,
+            person=person,
+            size=size,
+            kept_for=kept_for,
+            seconds=seconds,
+            when=self.when,
+            day=self.day,
+            mrkdwn=Mrkdwn,
+        )
+
+    def when(self, at: float) -> Mrkdwn:
+        """A moment, in the reader's own zone by Slack, with ours for who cannot show it."""
+        return Mrkdwn(f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{self.moment(at)}>")
+
+    def moment(self, at: float) -> str:
+        """A moment in the bot's own zone, for facts of a plan, which are plain text."""
+        return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
+
+    def day(self, at: float) -> str:
+        """A day of ours, where Slack cannot show the reader's own."""
+        return datetime.fromtimestamp(at, self.zone).strftime("%A, %-d %B")
+
+    def words(self, template: str, **state: object) -> str:
+        """Render a template to mrkdwn."""
+        return self.environment.get_template(template).render(**state).strip()
+
+    def message(self, template: str, extra: Sequence[Block] = (), **state: object) -> Message:
+        """Render a template to a message, with `extra` blocks (such as buttons) below."""
+        return self.compose(self.words(template, **state), extra)
+
+    def say(self, text: str) -> Message:
+        """Make a message of mrkdwn that is ours."""
+        return self.compose(text)
+
+    def compose(self, words: str, extra: Sequence[Block] = ()) -> Message:
+        """Turn marked-up words into blocks within the limits; what does not fit is cut, and says so."""
+        notice = [small_print(self.notice)] if self.notice else []
+        room = BLOCKS - len(extra) - len(notice) - 1
+        blocks: list[Block] = []
+        total = 0
+        cut = False
+        for one in _blocks(words):
+            length = len(_text_of(one))
+            if len(blocks) == room or total + length > TOTAL:
+                cut = True
+                break
+            blocks.append(one)
+            total += length
+        if cut:
+            blocks.append(small_print("… cut here: Slack shows no more than this in one message."))
+        if not blocks:
+            blocks.append(section(" ".join(words.split()) or "…"))
+        first = next((_text_of(block) for block in blocks if _text_of(block)), "…")
+        return Message(clip(first, TEXT), [*blocks, *extra, *notice])
+
+
+def _text_of(block: Block) -> str:
+    """Return what a block says, as mrkdwn."""
+    text = block.get("text") or (block.get("elements") or [{}])[0]
+    said = str(text.get("text", ""))
+    return escape(said) if text.get("type") == "plain_text" else said
+
+
+def _blocks(words: str) -> list[Block]:
+    blocks: list[Block] = []
+    for paragraph in re.split(r"\n\s*\n", words):
+        lines: list[str] = []
+        for row in paragraph.splitlines():
+            mark = row[:2]
+            if row.strip() == "---" or mark in ("# ", "~ "):
+                _flush(lines, blocks)
+            if row.strip() == "---":
+                blocks.append({"type": "divider"})
+            elif mark == "# " and row[2:].strip():
+                # A header is plain text: entities would show as they are.
+                plain = row[2:].strip().replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+                blocks.append({"type": "header", "text": {"type": "plain_text", "text": clip(plain, HEADER)}})
+            elif mark == "~ " and row[2:].strip():
+                blocks.append(small_print(row[2:].strip()))
+            elif mark not in ("# ", "~ "):
+                lines.append(row)
+        _flush(lines, blocks)
+    return blocks
+
+
+def _flush(lines: list[str], blocks: list[Block]) -> None:
+    """Make sections of the lines so far, each within Slack's limit and broken between lines where it can be."""
+    current = ""
+    for row in lines:
+        row = clip(row, SECTION)
+        if current and len(current) + 1 + len(row) > SECTION:
+            blocks.append(section(current))
+            current = row
+        else:
+            current = f"{current}\n{row}" if current else row
+    if current.strip():
+        blocks.append(section(current))
+    lines.clear()
+
+
+def section(text: str, accessory: Block | None = None) -> Block:
+    """A section of mrkdwn."""
+    block: Block = {"type": "section", "text": {"type": "mrkdwn", "text": clip(text, SECTION)}}
+    return block | {"accessory": accessory} if accessory else block
+
+
+def small_print(text: str) -> Block:
+    """A context block."""
+    return {"type": "context", "elements": [{"type": "mrkdwn", "text": clip(text, CONTEXT)}]}
+
+
+def button(action: str, label: str, value: object, style: str = "", *, sure: str = "") -> Block:
+    """A button whose value is an opaque id; who presses it is authorised on the server.
+
+    `sure`: what is asked before it is taken, as mrkdwn.
+    """
+    text = {"type": "plain_text", "text": clip(label, BUTTON), "emoji": True}
+    made: Block = {"type": "button", "action_id": action, "text": text, "value": str(value)}
+    if style:
+        made["style"] = style
+    if sure:
+        made["confirm"] = {
+            "title": {"type": "plain_text", "text": clip(f"{label}?", 100)},
+            "text": {"type": "mrkdwn", "text": clip(sure, 300)},
+            "confirm": {"type": "plain_text", "text": clip(label, 30)},
+            "deny": {"type": "plain_text", "text": "Cancel"},
+        }
+    return made
+
+
+def decision_buttons(mark: str, options: Mapping[str, str], chosen: str) -> list[Block]:
+    """The buttons of a request: one to approve with each option, what was asked for first, and one to deny."""
+    approve = [button("approve", "Approve", mark, "primary")]
+    if options:
+        first = sorted(options, key=lambda option: option != chosen)
+        approve = [
+            button(f"approve_{option}", f"Approve: {options[option]}", mark, "primary" if option == chosen else "")
+            for option in first
+        ]
+    return [*approve, button("deny", "Deny", mark, "danger")]
+
+
+def batch_buttons(mark: str, *, paused: bool, to_come: int) -> list[Block]:
+    """The buttons of a batch that is under way; none where nothing is to come."""
+    if not to_come:
+        return []
+    first = button("batch_go_on", "Go on", mark, "primary") if paused else button("batch_pause", "Pause", mark)
+    sure = f"{to_come} that have not begun never will; what is under way goes on to its end."
+    return [first, button("batch_stop", "Stop", mark, "danger", sure=sure)]
+
+
+def actions(block_id: str, *buttons: Block) -> Block:
+    """A row of buttons."""
+    return {"type": "actions", "block_id": block_id, "elements": list(buttons)}
+
+
+def modal(callback: str, title: str, blocks: list[Block], *, submit: str = "", metadata: str = "") -> Modal:
+    """A modal view."""
+    view: dict[str, Any] = {
+        "type": "modal",
+        "callback_id": callback,
+        "title": {"type": "plain_text", "text": clip(title, TITLE)},
+        "close": {"type": "plain_text", "text": "Close"},
+        "blocks": blocks,
+        "private_metadata": metadata,
+    }
+    if submit:
+        view["submit"] = {"type": "plain_text", "text": clip(submit, TITLE)}
+    return Modal(view)
+
+
+def text_input(name: str, label: str, *, hint: str = "", optional: bool = False, initial: str = "") -> Block:
+    """A line of text in a modal; its block and action are both called `name`."""
+    element: Block = {"type": "plain_text_input", "action_id": name, "max_length": 200}
+    if initial:
+        element["initial_value"] = initial
+    return _input(name, label, element, hint, optional)
+
+
+def select_input(name: str, label: str, options: Mapping[str, str], *, initial: str) -> Block:
+    """A choice in a modal: value → label."""
+    choices = {
+        value: {"text": {"type": "plain_text", "text": clip(text, 75)}, "value": value}
+        for value, text in options.items()
+    }
+    element = {
+        "type": "static_select",
+        "action_id": name,
+        "options": list(choices.values())[:100],
+        "initial_option": choices[initial],
+    }
+    return _input(name, label, element, "", False)
+
+
+def _input(name: str, label: str, element: Block, hint: str, optional: bool) -> Block:
+    block: Block = {
+        "type": "input",
+        "block_id": name,
+        "label": {"type": "plain_text", "text": clip(label, 2000)},
+        "element": element,
+        "optional": optional,
+    }
+    return block | {"hint": {"type": "plain_text", "text": clip(hint, 2000)}} if hint else block

@@ -1,0 +1,322 @@
+"""Who is speaking, and in which roles. Guests, bots, strangers and other organisations have no say."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError
+
+from bot.model.actor import Actor
+from bot.model.plan import Refused
+from bot.settings import InvalidSettings, Policy, Role, Settings
+
+log = logging.getLogger(__name__)
+
+MEMORY = 60.0
+"""Seconds that an answer of Slack's is good for, where nobody decides on it."""
+JUST_NOW = 10.0
+"""Seconds that it is good for where somebody does: Slack tells a group's members twenty times a minute only, and tells
+by itself when they change."""
+NO_GROUPS = {
+    "plan_upgrade_required": "this Slack plan has no user groups",
+    "no_such_subteam": "Slack knows no such user group",
+    "missing_scope": "the Slack app lacks the scope `usergroups:read`",
+}
+"""Why a user group has no members for us: then the configuration's user ids are all there is."""
+MENTIONED = 10
+"""People who are mentioned one by one; of more the first ones are."""
+UNFIT = ("deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_stranger")
+"""What Slack says of those who have no say here."""
+
+
+class Untold(Exception):
+    """Slack does not tell just now who is in a group, who somebody is, or of a channel."""
+
+
+@dataclass
+class _Answer:
+    """The last answer to one question, good from `at` on; who asks while it is on its way waits for it."""
+
+    at: float = -math.inf
+    data: Any = None
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A user group; `why`: Slack does not tell who is in it."""
+
+    id: str
+    name: str
+    users: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Deciders:
+    """Who can decide on a request, beside who asked for it.
+
+    Attributes:
+        people: ids of full members, no more than were looked for; `everyone`: each full member, who are not named.
+        mention: how they are told of a request, in mrkdwn; empty for everyone.
+        missing: why a role has fewer people than its configuration names, as clauses.
+    """
+
+    people: tuple[str, ...]
+    everyone: bool
+    mention: str
+    missing: tuple[str, ...]
+
+
+class People:
+    """Asks Slack who somebody is; keeps answers for a minute, and for a decision for seconds."""
+
+    def __init__(self, client: WebClient, settings: Settings) -> None:
+        self.client = client
+        self.settings = settings
+        self._kept: defaultdict[tuple[str, str], _Answer] = defaultdict(_Answer)
+        self._lock = threading.Lock()
+        self.ours: frozenset[str] = frozenset()
+        self.scopes: frozenset[str] = frozenset()
+        """What the app may do in Slack, as far as Slack tells."""
+
+    def connect(self) -> None:
+        """Learn our own team, and our own organisation on Enterprise Grid (auth.test)."""
+        try:
+            known = self.client.auth_test()
+        except SlackApiError as error:
+            raise InvalidSettings(f"Slack does not take SLACK_BOT_TOKEN: {error.response['error']}.") from error
+        granted = getattr(known, "headers", {}).get("x-oauth-scopes", "")
+        self.scopes = frozenset(filter(None, granted.split(",")))
+        self.ours = frozenset(str(known[key]) for key in ("team_id", "enterprise_id") if known.get(key))
+
+    def forget(self) -> None:
+        """Forget what was kept: a user group changed."""
+        with self._lock:
+            self._kept.clear()
+
+    def _ask(self, method: str, subject: str, fresh: bool, **arguments: str) -> Any:
+        with self._lock:
+            kept = self._kept[method, subject]
+        with kept.asking:
+            if time.monotonic() - kept.at < (JUST_NOW if fresh else MEMORY):
+                return kept.data
+            try:
+                kept.data = self.client.api_call(method, params=arguments).data
+            except SlackApiError as error:
+                if not method.startswith("usergroups.") or error.response.get("error") not in NO_GROUPS:
+                    raise
+                kept.data = {"users": [], "usergroups": [], "why": NO_GROUPS[error.response["error"]]}
+            kept.at = time.monotonic()
+            return kept.data
+
+    def actor(self, user: str, team: str, channel: str, *, fresh: bool = False) -> Actor:
+        """Return who acts, with their roles, or raise Refused when they have no say here."""
+        try:
+            return self._actor(user, team, channel, fresh)
+        except SlackApiError as error:
+            raise Refused(
+                f"Slack does not tell me who you are just now ({error.response.get('error')}); try again in a minute."
+            ) from error
+        except OSError as error:
+            raise Refused("Slack does not answer me just now, so nothing was done; try again in a minute.") from error
+
+    def _actor(self, user: str, team: str, channel: str, fresh: bool) -> Actor:
+        if team not in self.ours:
+            raise Refused("Only members of this workspace's own organisation can do this.")
+        if not self._is_full_member(user, fresh):
+            raise Refused("Guests, bots and people of other organisations cannot do this; ask a full member.")
+        if channel and not channel.startswith("D"):
+            try:
+                info = self._ask("conversations.info", channel, fresh, channel=channel)["channel"]
+            except SlackApiError as error:
+                if error.response.get("error") != "channel_not_found":
+                    raise
+                info = {"is_member": False}
+            if not info.get("is_member", True):
+                # An invitation follows, of which what is kept would know nothing.
+                self.forget()
+                raise Refused("I am not in this channel: `/invite` me, then try again.")
+            if info.get("is_ext_shared"):
+                raise Refused("This channel is shared with another organisation; use one of our own.")
+        return Actor(user, self._roles(user, fresh))
+
+    def _is_full_member(self, user: str, fresh: bool = False) -> bool:
+        profile = self._ask("users.info", user, fresh, user=user)["user"]
+        homes = {profile.get("team_id"), (profile.get("enterprise_user") or {}).get("enterprise_id")}
+        return not any(profile.get(mark) for mark in UNFIT) and bool(homes & self.ours)
+
+    def _roles(self, user: str, fresh: bool) -> frozenset[str]:
+        found = set()
+        for name, role in self.settings.roles.items():
+            if role.everyone or user in role.users or any(user in self._group(g, fresh).users for g in role.groups):
+                found.add(name)
+        return frozenset(found)
+
+    def roles_now(self, user: str) -> frozenset[str]:
+        """Return the roles of somebody who is not at it now; none for who has no say here, or is nobody any more.
+
+        Raises Refused where Slack does not tell.
+        """
+        try:
+            return self._roles(user, True) if self._is_full_member(user, True) else frozenset()
+        except (SlackApiError, OSError) as error:
+            if isinstance(error, SlackApiError) and error.response.get("error") == "user_not_found":
+                return frozenset()
+            raise Refused(
+                f"Slack does not tell just now whether <@{user}>, who approved it, still may; try again in a minute."
+            ) from error
+
+    def mention(self, roles: Sequence[str]) -> str:
+        """Return mrkdwn that rings for who has one of these roles; a role that everyone has rings for nobody."""
+        few = [name for name in roles if not self.settings.roles[name].everyone]
+        try:
+            return self.deciders(few, MENTIONED).mention
+        except Untold as error:
+            # Better somebody too many than nobody.
+            log.warning("Slack does not tell whom to call: %s", error)
+            return " ".join(dict.fromkeys(f"<@{user}>" for name in few for user in self.settings.roles[name].users))
+
+    def _group(self, name: str, fresh: bool = False) -> _Group:
+        # As it is written in the settings: an id, or a handle, which is in lower case.
+        if name.isupper():
+            told = self._ask("usergroups.users.list", name, fresh, usergroup=name)
+            return _Group(name, name, tuple(told["users"]), told.get("why", ""))
+        known = self._ask("usergroups.list", "", False)
+        for one in known["usergroups"]:
+            if one["handle"] == name:
+                return replace(self._group(one["id"], fresh), name=f"@{name}")
+        return _Group("", f"@{name}", (), known.get("why") or "Slack knows no user group of this name")
+
+    def channel_trouble(self, channel: str) -> str:
+        """Return why nothing can, or should, be posted in a channel, as a clause, and what helps; "" if it can.
+
+        Raises Untold.
+        """
+        try:
+            info = self._ask("conversations.info", channel, True, channel=channel)["channel"]
+        except SlackApiError as error:
+            if error.response.get("error") in ("channel_not_found", "not_in_channel"):
+                return (
+                    f"Slack knows no channel `{channel}`, or it is a private one without me; set its id, which stands "
+                    "at the end of its details, and `/invite` me there"
+                )
+            raise Untold(f"Slack does not tell of `{channel}` ({error.response.get('error')})") from error
+        except OSError as error:
+            raise Untold("Slack does not answer") from error
+        name = f"`#{info['name']}`" if info.get("name") else f"`{channel}`"
+        if info.get("is_archived"):
+            return f"{name} is archived; take it out of the archive, or name another"
+        if not info.get("is_member", True):
+            return f"I am not in {name}; `/invite` me there"
+        if info.get("is_ext_shared"):
+            return f"{name} is shared with another organisation, which would read all of it; name one of our own"
+        return ""
+
+    def operators(self) -> tuple[str, ...]:
+        """Return who looks after the bot, who may ask for `schedule`; nobody where Slack does not tell."""
+        try:
+            return self.deciders(self.settings.policy("schedule").ask, MENTIONED).people
+        except Untold as error:
+            log.warning("Slack does not tell who looks after the bot: %s", error)
+            return ()
+
+    def may_ask(self, users: Iterable[str], policy: Policy) -> bool:
+        """Whether one of these people may ask for what a policy is of. Raises Untold."""
+        try:
+            return any(self._roles(user, False) & set(policy.ask) for user in users)
+        except SlackApiError as error:
+            raise Untold(str(error.response.get("error"))) from error
+        except OSError as error:
+            raise Untold(str(error)) from error
+
+    # -- who could decide ---------------------------------------------------------------------------------------
+
+    def deciders(self, roles: Sequence[str], enough: int, *, but: str = "", mentioned: int = MENTIONED) -> Deciders:
+        """Return who has one of these roles, beside one person; some more than `enough` need not be found.
+
+        Raises Untold.
+        """
+        try:
+            return self._deciders([self.settings.roles[name] for name in roles], enough, but, mentioned)
+        except SlackApiError as error:
+            raise Untold(str(error.response.get("error"))) from error
+        except OSError as error:
+            raise Untold(str(error)) from error
+
+    def _deciders(self, roles: Sequence[Role], enough: int, but: str, mentioned: int) -> Deciders:
+        if any(role.everyone for role in roles):
+            return Deciders((), True, "", ())
+        groups = [self._group(name) for name in dict.fromkeys(name for role in roles for name in role.groups)]
+        missing = [f"the user group `{group.name}` is empty for me: {group.why}" for group in groups if group.why]
+        missing += [
+            f"the user group `{group.name}` has no members" for group in groups if not (group.users or group.why)
+        ]
+        # A group is told as one, but not where that would tell who asked too.
+        whole = [group for group in groups if group.users and but not in group.users]
+        in_whole = list(dict.fromkeys(user for group in whole for user in group.users))
+        named = [*(user for role in roles for user in role.users), *(user for group in groups for user in group.users)]
+        alone = [user for user in dict.fromkeys(named) if user != but and user not in in_whole]
+        able = list(islice(self._able(alone, missing), max(mentioned, enough)))
+        marks = [f"<!subteam^{group.id}>" for group in whole] + [f"<@{user}>" for user in able]
+        able += islice(self._able(in_whole, missing), max(0, enough - len(able)))
+        return Deciders(tuple(able), False, " ".join(marks) if able else "", tuple(missing))
+
+    def _able(self, users: Iterable[str], missing: list[str]) -> Iterator[str]:
+        for user in users:
+            try:
+                if self._is_full_member(user):
+                    yield user
+                else:
+                    missing.append(f"<@{user}> is a guest, a bot, deactivated, or of another organisation")
+            except SlackApiError as error:
+                if error.response.get("error") != "user_not_found":
+                    raise
+                missing.append(f"Slack knows nobody with the id `{user}`")
+
+    def refuse_unless_decidable(
+        self, command: str, requester: str, mentioned: int = MENTIONED, *, batch: bool = False
+    ) -> str:
+        """Refuse what nobody could approve for who asks for it; return the mention of those who can, or "".
+
+        Where Slack does not tell who is in a group, the request is taken as it is.
+        """
+        policy = self.settings.policy(command, batch=batch)
+        if not policy.approvals:
+            return ""
+        try:
+            found = self.deciders(policy.approve, policy.approvals, but=requester, mentioned=mentioned)
+        except Untold as error:
+            log.warning("Slack does not tell who could approve `%s`: %s", command, error)
+            return ""
+        if not found.everyone and len(found.people) < policy.approvals:
+            raise Refused(undecidable([command], found, policy.approvals, policy.approve, requester))
+        return found.mention
+
+
+def undecidable(
+    commands: Sequence[str], found: Deciders, approvals: int, roles: Sequence[str], requester: str = ""
+) -> str:
+    """Say that not enough people could approve some commands, or what each other ask for, why, and what helps."""
+    named = ", ".join(f"`{command}`" for command in commands)
+    takes = f"take{'s' if len(commands) == 1 else ''} {approvals} approval{'s' if approvals > 1 else ''}"
+    beside = f" beside <@{requester}>" if requester else ""
+    who = "nobody could approve"
+    if found.people:
+        some = " and ".join(f"<@{user}>" for user in found.people)
+        who = f"only {some} could approve, and nobody approves their own request"
+    why = f" ({'; '.join(found.missing[:3])})" if found.missing else ""
+    places = " or ".join(f"`roles.{role}`" for role in roles)
+    return (
+        f"{named} {takes}, and{beside} {who}{why}. Who runs the bot can add people to {places} in its settings, and "
+        "who administers Slack to the user groups that stand there."
+    )

@@ -1,0 +1,127 @@
+"""What the bot says by itself, unasked: the digest, incidents. Each message has a key by which it is found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from typing import Any
+
+from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError, SlackClientError
+
+from bot.slack.messages import Message
+
+MARK = "mautic_post"
+GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
+HALF_DONE = frozenset({"internal_error", "fatal_error"})
+"""What Slack answers when it may have done some of it before it failed."""
+
+
+class NotPosted(Exception):
+    """Slack did not take it, or did not answer: then it may stand there all the same, and `find` tells."""
+
+
+class Refusal(NotPosted):
+    """Slack did not take it."""
+
+
+def failed(error: SlackApiError) -> bool:
+    """Whether Slack did not refuse, but failed, and may have done it all the same, or had no time for it."""
+    return error.response.status_code != 200 or error.response.get("error") in HALF_DONE
+
+
+def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **where: Any) -> str:
+    """Return the ts of the first message that is meant, of all pages of conversations.history or .replies, or ""."""
+    cursor = ""
+    while True:
+        page = pages(limit=200, include_all_metadata=True, cursor=cursor or None, **where)
+        for message in page["messages"]:
+            if meant(message):
+                return str(message["ts"])
+        cursor = (page.get("response_metadata") or {}).get("next_cursor") or ""
+        if not cursor:
+            return ""
+
+
+class Post:
+    """Posts in channels. Every method raises Refusal when Slack refuses, NotPosted when it is silent."""
+
+    def __init__(self, client: WebClient) -> None:
+        self.client = client
+        self.head: Callable[[], str] = lambda: ""
+        """The head of the audit log: what is posted carries it, so that Slack has seen it."""
+
+    def post(self, channel: str, message: Message, *, key: str, thread_ts: str = "") -> str:
+        """Post a message, marked with its key, and return its ts."""
+        metadata = {"event_type": MARK, "event_payload": {"key": key, "audit": self.head()}}
+        with _told(channel):
+            posted = self.client.chat_postMessage(
+                channel=channel, thread_ts=thread_ts or None, metadata=metadata, **message.arguments()
+            )
+        return str(posted["ts"])
+
+    def directly(self, person: str, message: Message, *, key: str) -> str:
+        """Post a message for one person, in their direct messages with the bot."""
+        with _told(person):
+            channel = str(self.client.conversations_open(users=person)["channel"]["id"])
+        return self.post(channel, message, key=key)
+
+    def update(self, channel: str, ts: str, message: Message) -> bool:
+        """Bring a message up to date; False when somebody removed it."""
+        with _told(channel):
+            try:
+                self.client.chat_update(channel=channel, ts=ts, **message.arguments())
+            except SlackApiError as error:
+                if error.response.get("error") not in GONE:
+                    raise
+                return False
+        return True
+
+    def picture(self, channel: str, png: bytes, *, name: str, title: str, thread_ts: str) -> None:
+        """Share a picture in a thread; its file's name is its key."""
+        with _told(channel):
+            self.client.files_upload_v2(
+                channel=channel, thread_ts=thread_ts, filename=name, title=title, alt_txt=title, content=png
+            )
+
+    def heads(self, channel: str, *, since: float) -> list[str]:
+        """Return the heads of the audit log that our latest messages in a channel carry, newest first."""
+        with _told(channel):
+            ours = self.client.auth_test()["user_id"]
+            page = self.client.conversations_history(
+                channel=channel, oldest=str(since), limit=200, include_all_metadata=True
+            )
+        # Anybody's app may mark a message as ours are marked.
+        carried = [(one.get("metadata") or {}) for one in page["messages"] if one.get("user") == ours]
+        heads = [str((one.get("event_payload") or {}).get("audit") or "") for one in carried]
+        return list(dict.fromkeys(filter(None, heads)))
+
+    def find(self, channel: str, key: str, *, since: float, thread_ts: str = "") -> str:
+        """Return the ts of the message or picture of a key, posted after `since`, or "" when there is none.
+
+        For who cannot know whether it was posted: a crash came between, or Slack's answer was lost.
+        """
+
+        def meant(message: dict[str, Any]) -> bool:
+            metadata = message.get("metadata") or {}
+            marked = metadata.get("event_type") == MARK and metadata["event_payload"].get("key") == key
+            return marked or any(file.get("name") == key for file in message.get("files") or [])
+
+        with _told(channel):
+            if thread_ts:
+                return find(self.client.conversations_replies, meant, channel=channel, ts=thread_ts)
+            return find(self.client.conversations_history, meant, channel=channel, oldest=str(since))
+
+
+@contextmanager
+def _told(channel: str) -> Iterator[None]:
+    try:
+        yield
+    except SlackApiError as error:
+        why = error.response.get("error")
+        if failed(error):
+            raise NotPosted(f"Slack failed: {why}.") from error
+        raise Refusal(f"Slack refuses it in {channel}: {why}.") from error
+    except (SlackClientError, OSError, HTTPException) as error:
+        raise NotPosted(f"Slack does not answer: {error}.") from error

@@ -1,0 +1,146 @@
+"""The audit log: append-only (triggers), hash-chained, written in the transaction of the change it tells of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from bot.model.words import tame
+from bot.store.database import Database, DatabaseDamaged
+
+GENESIS = "0" * 64
+HEAD = 16
+"""Characters of a hash that are told."""
+ANEW = "audit.began_anew"
+"""The first event of a log before which there had been another."""
+TEXT, DETAIL = 4000, 60_000
+"""Characters of a text, and of a whole detail: what is written here stays for ever."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened, to whom, by whom. `detail` holds plain JSON values; never a secret."""
+
+    name: str
+    actor: str
+    tenant: str = ""
+    operation: int = 0
+    detail: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verify() found: `broken` is the first row that does not fit, 0 when all do; `head` the last hash.
+
+    `damaged`: what is wrong with the file, so that nothing can be said of the log.
+    """
+
+    rows: int
+    broken: int
+    head: str
+    reason: str = ""
+    damaged: str = ""
+
+
+def _digest(row: tuple[object, ...]) -> str:
+    return hashlib.sha256(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def record(transaction: sqlite3.Connection, event: Event, at: float) -> str:
+    """Append an event within a transaction; return its hash, the new head of the chain. `at`: epoch seconds."""
+    last = transaction.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
+    seq, previous = (last["seq"] + 1, last["hash"]) if last else (1, GENESIS)
+    detail = json.dumps(_tamed(dict(event.detail or {})), ensure_ascii=False, sort_keys=True)
+    if len(detail) > DETAIL:
+        detail = json.dumps({"cut": detail[: DETAIL // 2]}, ensure_ascii=False)
+    who = tame(event.name, 200), tame(event.actor, 200), tame(event.tenant, 200)
+    row = (seq, at, *who, event.operation, detail, previous)
+    digest = _digest(row)
+    transaction.execute("INSERT INTO audit VALUES (?,?,?,?,?,?,?,?,?)", (*row, digest))
+    return digest
+
+
+def _tamed(value: object) -> object:
+    """The last belt: whatever a text holds must not keep what happened from being recorded."""
+    if isinstance(value, str):
+        return tame(value, TEXT)
+    if isinstance(value, Mapping):
+        return {tame(str(key), TEXT): _tamed(found) for key, found in value.items()}
+    return [_tamed(found) for found in value] if isinstance(value, list | tuple) else value
+
+
+def verify(database: Database, head: str = "") -> Verdict:
+    """Walk the whole chain. Finds a changed, removed (but for the tail), inserted or reordered row.
+
+    A removed tail, or a chain that was computed anew, shows only against a `head` kept elsewhere: the hash (or its
+    beginning) that verify gave at an earlier time, which must still be in the chain. That of an empty log is in each.
+    """
+    if damaged := database.damage():
+        return Verdict(0, 0, "", damaged=damaged)
+    try:
+        return _walked(database, head)
+    except DatabaseDamaged as error:
+        return Verdict(0, 0, "", damaged=str(error))
+
+
+def _walked(database: Database, head: str) -> Verdict:
+    met = GENESIS.startswith(head)
+    expected, previous, seq = 1, GENESIS, 0
+    for seq, row in _rows(database):
+        if seq != expected:
+            return Verdict(expected - 1, seq, previous, f"row {expected} is missing")
+        if row[-2] != previous:
+            return Verdict(expected - 1, seq, previous, f"row {seq} does not follow the row before it")
+        if _digest(row[:-1]) != row[-1]:
+            return Verdict(expected - 1, seq, previous, f"row {seq} was changed")
+        previous, expected = str(row[-1]), expected + 1
+        met = met or previous.startswith(head)
+    if not met:
+        return Verdict(seq, expected, previous, f"the head {head[:16]} kept elsewhere is no longer in it")
+    return Verdict(seq, 0, previous)
+
+
+def newest(database: Database) -> str:
+    """Return the head of the chain as it goes into a message: `<row>:<begin of its hash>`; "" of an empty log."""
+    for row in database.read("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"):
+        return f"{row['seq']}:{row['hash'][:HEAD]}"
+    return ""
+
+
+def unknown(database: Database, heads: Iterable[str]) -> list[tuple[int, str]]:
+    """Return those of some heads, as `newest` gave them, that are not in the log: row and begin of the hash."""
+    told = [(int(seq), begin) for seq, _, begin in (head.partition(":") for head in heads) if seq.isdecimal()]
+    return [
+        (seq, begin)
+        for seq, begin in told
+        if not database.read("SELECT 1 FROM audit WHERE seq = ? AND substr(hash, 1, ?) = ?", seq, len(begin), begin)
+    ]
+
+
+def began_anew(database: Database, since: float) -> bool:
+    """Whether the log is one that began since then, though there had been another."""
+    return bool(database.read("SELECT 1 FROM audit WHERE seq = 1 AND event = ? AND at >= ?", ANEW, since))
+
+
+def _rows(database: Database) -> Iterator[tuple[int, tuple[object, ...]]]:
+    last = 0
+    while batch := database.read("SELECT * FROM audit WHERE seq > ? ORDER BY seq LIMIT 5000", last):
+        for row in batch:
+            last = row["seq"]
+            yield last, tuple(row)
+
+
+def export(database: Database) -> Iterator[str]:
+    """Yield the log as JSON lines, oldest first, with hashes, so that another program can verify it."""
+    for _, row in _rows(database):
+        names = ("seq", "at", "event", "actor", "tenant", "operation", "detail", "previous", "hash")
+        yield json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
+
+
+def recent(database: Database, *, tenant: str = "", limit: int = 20) -> list[sqlite3.Row]:
+    """Return the latest rows, newest first, of one tenant or of all."""
+    where, values = ("WHERE tenant = ?", [tenant]) if tenant else ("", [])
+    return database.read(f"SELECT * FROM audit {where} ORDER BY seq DESC LIMIT ?", *values, limit)  # noqa: S608

@@ -1,0 +1,366 @@
+"""Batches: operations whose children are operations; one approval over the whole list, and one card.
+
+A batch that has begun is in no worker's hands. Its children are: those whose turn has come are claimed as any
+operation is (`bot/store/operations.py`, within the limits of `bot/model/lanes.py`). How it stands is read from them, so
+a crash leaves nothing to be put right: `settle` ends, or pauses, whatever is due.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bot.model.lanes import MANY
+from bot.model.plan import Plan, Refused
+from bot.store import audit
+from bot.store.freezes import Freezes
+from bot.store.operations import ANEW, OPEN, SYSTEM, Operation, Operations, TenantBusy
+
+AT_WORK = ("queued", "running")
+FAILED = ("failed", "needs_attention")
+NOT_BEGUN = "(state = 'waiting' OR state = 'queued' AND held_by <> '')"
+"""The condition of children that wait for their turn, or for what a guard says."""
+NAMED = 10
+"""Children that are named in a sentence."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a batch that has begun stands: its children by state, the names of those that failed, who holds it up.
+
+    `frozen`: the names of those that have not begun and that a freeze holds; they pass, and the others go on. `held`:
+    those of them that another guard held when it was their turn, each with the sentence why.
+    """
+
+    counts: Mapping[str, int]
+    failed: tuple[str, ...]
+    paused_by: str
+    stopped_by: str
+    frozen: tuple[str, ...] = ()
+    held: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many children it has."""
+        return sum(self.counts.values())
+
+    @property
+    def done(self) -> int:
+        """How many are done."""
+        return self.counts.get("succeeded", 0)
+
+    @property
+    def at_work(self) -> int:
+        """How many are under way."""
+        return sum(self.counts.get(state, 0) for state in AT_WORK)
+
+    @property
+    def to_come(self) -> int:
+        """How many wait for their turn."""
+        return self.counts.get("waiting", 0)
+
+
+def standing(operations: Operations, batch: int) -> Standing | None:
+    """Return how a batch stands; None: it has not begun, or is none."""
+    rows = operations.database.read("SELECT * FROM batches WHERE operation = ?", batch)
+    if not rows:
+        return None
+    # One that is tried again and that a guard holds is as much to come as one whose turn has not come.
+    counts = operations.database.read(
+        f"SELECT iif({NOT_BEGUN}, 'waiting', state) AS state, count(*) AS n FROM operations"  # noqa: S608
+        " WHERE parent = ? GROUP BY 1",
+        batch,
+    )
+    failed = operations.database.read(
+        f"SELECT tenant FROM operations WHERE parent = ? AND state IN ({_marks(FAILED)}) ORDER BY id",  # noqa: S608
+        batch,
+        *FAILED,
+    )
+    not_begun = operations.database.read(
+        "SELECT tenant, outcome, held_by FROM operations WHERE parent = ? AND NOT begun AND undo_by = ''"
+        " AND state IN ('waiting', 'queued') ORDER BY id",
+        batch,
+    )
+    frozen = Freezes(operations).among([row["tenant"] for row in not_begun])
+    return Standing(
+        {row["state"]: row["n"] for row in counts},
+        tuple(row["tenant"] for row in failed),
+        rows[0]["paused_by"],
+        rows[0]["stopped_by"],
+        frozen,
+        {
+            row["tenant"]: row["outcome"]
+            for row in not_begun
+            if row["held_by"] not in ("", "freeze") and row["tenant"] not in frozen
+        },
+    )
+
+
+def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
+    """Write all children down, in one transaction: each waits for its turn. No effect on a batch that has begun."""
+    with operations.database.transaction() as transaction:
+        if transaction.execute("SELECT 1 FROM batches WHERE operation = ?", (batch.id,)).fetchone():
+            return
+        pace = [plan.values[name] for name in ("at_once", "at_once_host", "stop_after")]
+        transaction.execute(
+            "INSERT INTO batches (operation, at_once, at_once_host, stop_after) VALUES (?,?,?,?)", (batch.id, *pace)
+        )
+        for number, child in enumerate(plan.children):
+            operations.add(
+                transaction,
+                batch.command,
+                child,
+                requester=batch.requester,
+                channel="",
+                state="waiting",
+                request_key=f"{batch.mark} {number}",
+                hours=0,
+                parent=batch.id,
+            )
+        transaction.execute("UPDATE operations SET begun = 1, revision = revision + 1 WHERE id = ?", (batch.id,))
+        detail = {"children": len(plan.children)}
+        audit.record(transaction, audit.Event("batch.began", SYSTEM, "", batch.id, detail), operations.clock())
+    operations.changed()
+
+
+def pause(operations: Operations, batch: Operation, actor: str) -> None:
+    """Let no more children begin; those that are under way go on to their end."""
+    _hold(
+        operations,
+        batch,
+        actor,
+        "paused",
+        f":double_vertical_bar: <@{actor}> paused it; what is under way goes on to its end.",
+    )
+
+
+def stop(operations: Operations, batch: Operation, actor: str) -> None:
+    """Let no more children begin, for good; those that are under way go on to their end."""
+    _hold(
+        operations,
+        batch,
+        actor,
+        "stopped",
+        f":black_square_for_stop: <@{actor}> stopped it; what is under way goes on to its end, and no more begins.",
+    )
+    settle(operations)
+
+
+def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: str) -> None:
+    with operations.database.transaction() as transaction:
+        held = transaction.execute(
+            f"UPDATE batches SET {how} = ?, {how}_by = ? WHERE operation = ? AND {how} IS NULL"  # noqa: S608
+            " AND stopped IS NULL AND EXISTS (SELECT 1 FROM operations WHERE id = ? AND state = 'running')",
+            (operations.clock(), actor, batch.id, batch.id),
+        )
+        if not held.rowcount:
+            raise Refused(_why_not(operations, batch))
+        left: dict[str, object] = {}
+        if how == "stopped":
+            waiting = transaction.execute(
+                f"SELECT tenant FROM operations WHERE parent = ? AND {NOT_BEGUN} ORDER BY id",  # noqa: S608
+                (batch.id,),
+            ).fetchall()
+            left = {"not_begun": [row["tenant"] for row in waiting]}
+            # Nothing is said of each: none of them has begun.
+            transaction.execute(
+                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'Its batch was stopped',"  # noqa: S608
+                f" finished = ?, revision = revision + 1 WHERE parent = ? AND {NOT_BEGUN}",
+                (actor, operations.clock(), batch.id),
+            )
+        _record(operations, transaction, batch, f"batch.{how}", actor, note, left)
+    operations.changed()
+
+
+def go_on(operations: Operations, batch: Operation, actor: str) -> None:
+    """Let a paused batch go on, whatever failed until now."""
+    with operations.database.transaction() as transaction:
+        held = transaction.execute(
+            "UPDATE batches SET paused = NULL, paused_by = '', forgiven = (SELECT count(*) FROM operations"
+            " WHERE parent = batches.operation AND state IN (SELECT value FROM json_each(?)))"
+            " WHERE operation = ? AND paused IS NOT NULL AND stopped IS NULL",
+            (json.dumps(FAILED), batch.id),
+        )
+        if not held.rowcount:
+            raise Refused(_why_not(operations, batch))
+        _record(operations, transaction, batch, "batch.went_on", actor, f":arrow_forward: <@{actor}> lets it go on.")
+    operations.changed()
+
+
+def _why_not(operations: Operations, batch: Operation) -> str:
+    """Say why a button of a card means nothing any more."""
+    state, stands = operations.get(batch.id).state, standing(operations, batch.id)
+    if stands and stands.stopped_by:
+        return f"Operation {batch.id} was stopped already, by <@{stands.stopped_by}>."
+    if stands and state == "running":
+        by = "the bot" if stands.paused_by == SYSTEM else f"<@{stands.paused_by}>"
+        return f"Operation {batch.id} " + (f"is paused already, by {by}." if stands.paused_by else "is not paused.")
+    return f"Operation {batch.id} is {state.replace('_', ' ')}; there is nothing of it to hold or to let go on."
+
+
+def retry(operations: Operations, operation: Operation, actor: str) -> None:
+    """Try a failed operation again; of a batch all children that failed, one after the other in their turns."""
+    if standing(operations, operation.id) is None:
+        operations.retry(operation, actor)
+        return
+    with operations.database.transaction() as transaction:
+        operations.reopen(transaction, operation.id, actor)
+        if transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[0] != "running":
+            raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+        failed = operations.select("parent = ? AND state = 'failed'", operation.id, limit=MANY)
+        for child in failed:
+            operations.move(
+                transaction,
+                child,
+                "waiting",
+                event="operation.retried",
+                actor=actor,
+                expect=("failed",),
+                **ANEW,
+            )
+            operations.begin_anew(transaction, child.id)
+        transaction.execute(
+            "UPDATE batches SET paused = NULL, paused_by = '', forgiven = 0 WHERE operation = ?", (operation.id,)
+        )
+        note = f":arrows_counterclockwise: <@{actor}> tries the {len(failed)} again that failed."
+        operations.note(transaction, operation.id, note)
+    operations.changed()
+
+
+def settle(operations: Operations) -> None:
+    """Decide from their children what becomes of the batches that are under way; safe to run at any moment."""
+    under_way = "state = 'running' AND id IN (SELECT operation FROM batches)"
+    for batch in operations.select(under_way, limit=MANY):
+        _free_from_the_held(operations, batch)
+        with operations.database.transaction() as transaction:
+            settled = _settle(operations, transaction, batch)
+        if settled:
+            operations.changed()
+
+
+def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Operation) -> bool:
+    # Within the write lock no child begins or ends.
+    stands = standing(operations, batch.id)
+    if stands is None or stands.at_work:
+        return False
+    if stands.to_come:
+        return not stands.paused_by and _pause_after_failures(operations, transaction, batch, stands)
+    asker, total = f"<@{batch.requester}>", stands.total
+    now = operations.clock()
+    if stands.done == total:
+        return operations.move(
+            transaction,
+            batch,
+            "succeeded",
+            event="operation.succeeded",
+            expect=("running",),
+            note=f":white_check_mark: {asker}, all {total} are done.",
+            outcome="done",
+            begun=0,
+            finished=now,
+        )
+    tally = f"{stands.done} of {total} are done"
+    if stands.failed:
+        tally += f", {len(stands.failed)} failed ({_named(stands.failed)})"
+    if stands.stopped_by:
+        return operations.move(
+            transaction,
+            batch,
+            "cancelled",
+            event="operation.cancelled",
+            actor=stands.stopped_by,
+            expect=("running",),
+            detail={"outcome": tally},
+            note=f":black_square_for_stop: {asker}, it has ended: {tally}; "
+            f"{stands.counts.get('cancelled', 0)} did not begin.",
+            outcome=f"Stopped: {tally}",
+            ended_by=stands.stopped_by,
+            begun=0,
+            finished=now,
+        )
+    return operations.move(
+        transaction,
+        batch,
+        "failed",
+        event="operation.failed",
+        expect=("running",),
+        detail={"outcome": tally},
+        note=f":x: {asker}, {tally}. Retry beside each tries that one again, and Retry on the card all of them.",
+        outcome=tally,
+        begun=0,
+        finished=now,
+    )
+
+
+def _pause_after_failures(
+    operations: Operations, transaction: sqlite3.Connection, batch: Operation, stands: Standing
+) -> bool:
+    paused = transaction.execute(
+        "UPDATE batches SET paused = ?, paused_by = ? WHERE operation = ? AND forgiven + stop_after <= ?",
+        (operations.clock(), SYSTEM, batch.id, len(stands.failed)),
+    )
+    if not paused.rowcount:
+        return False
+    note = (
+        f":double_vertical_bar: <@{batch.requester}>, it pauses, as {len(stands.failed)} failed "
+        f"({_named(stands.failed)}) and {stands.to_come} are to come. Go on and Stop, on the card above, decide."
+    )
+    _record(operations, transaction, batch, "batch.paused", SYSTEM, note, {"failed": list(stands.failed)})
+    return True
+
+
+def _free_from_the_held(operations: Operations, batch: Operation) -> None:
+    """End children as failed that nothing but a person's request or halt holds up, once nothing else is left to do.
+
+    What is frozen is left to do: its freeze ends.
+    """
+    stands = standing(operations, batch.id)
+    if stands is None or stands.at_work or not stands.to_come or stands.paused_by or stands.frozen:
+        return
+    waiting = operations.select("parent = ? AND state = 'waiting'", batch.id, limit=MANY)
+    holding = operations.select(f"state IN ({_marks(OPEN)})", *OPEN, limit=MANY)
+    holders = {one.tenant: one.state for one in holding}
+    if not all(holders.get(child.tenant) in ("awaiting_approval", "needs_attention") for child in waiting):
+        return
+    for child in waiting:
+        try:
+            operations.refuse_if_busy(child.tenant)
+        except TenantBusy as busy:
+            with operations.database.transaction() as transaction:
+                operations.move(
+                    transaction,
+                    child,
+                    "failed",
+                    event="operation.failed",
+                    expect=("waiting",),
+                    detail={"outcome": str(busy)},
+                    outcome=str(busy),
+                    aftermath=json.dumps({"left": "nothing was changed"}),
+                    finished=operations.clock(),
+                )
+
+
+def _record(
+    operations: Operations,
+    transaction: sqlite3.Connection,
+    batch: Operation,
+    event: str,
+    actor: str,
+    note: str,
+    detail: Mapping[str, object] | None = None,
+) -> None:
+    """Write down what became of a batch whose state stays, for the log, its card and its thread."""
+    transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (batch.id,))
+    audit.record(transaction, audit.Event(event, actor, "", batch.id, detail), operations.clock())
+    operations.note(transaction, batch.id, note)
+
+
+def _named(names: tuple[str, ...]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:NAMED])
+    return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _marks(values: tuple[str, ...]) -> str:
+    return ",".join("?" * len(values))

@@ -1,0 +1,137 @@
+"""The one SQLite file: transactions that begin at once. One connection a thread."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bot.store.migrations import migrate
+
+BUSY = 10
+"""Seconds that a connection waits for another process that has the file."""
+
+SYNCHRONOUS = "FULL"
+"""WAL keeps every commit over kill -9 whatever this is; FULL also over a power cut, which an audit log wants."""
+
+
+class DatabaseUnavailable(Exception):
+    """The database is locked, full or gone: what cannot be recorded does not happen."""
+
+
+class DatabaseDamaged(DatabaseUnavailable):
+    """The file is no whole database any more."""
+
+    def __init__(self, error: sqlite3.DatabaseError) -> None:
+        super().__init__(
+            f"The bot's own database is damaged ({error}): keep a copy of `bot.db` and the files beside it, and bring "
+            "back its backup, as “Backup” in `docs/production.md` says."
+        )
+
+
+class Database:
+    """The file, with a connection for each thread that asks."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = str(path)
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        self._local = threading.local()
+        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
+        # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
+        self._writing = threading.RLock()
+        try:
+            connection = self._connection()
+            connection.execute("PRAGMA journal_mode=WAL")
+            migrate(connection)
+            connection.commit()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            # Autocommit: transactions begin where transaction() says, nowhere else.
+            connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
+            # What is deleted is overwritten: held logins, and what people typed.
+            connection.execute("PRAGMA secure_delete=ON")
+            self._local.connection = connection
+            # Every run of a job is a thread of its own.
+            self._close([thread for thread in list(self._connections) if not thread.is_alive()])
+            self._connections[threading.current_thread()] = connection
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception."""
+        try:
+            with self._writing:
+                connection = self._connection()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailable(
+                f"The bot's own database could not be written ({error}), so nothing was done; try again in a minute."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
+
+    def read(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """Run one SELECT and return its rows."""
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailable(f"The bot's own database could not be read ({error}); try again.") from error
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
+
+    def damage(self) -> str:
+        """Return what is wrong with the file, "" when nothing is: SQLite's own quick check."""
+        try:
+            found = [str(row[0]) for row in self._connection().execute("PRAGMA quick_check(3)")]
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return "" if found == ["ok"] else "; ".join(" ".join(one.split()) for one in found)
+
+    def scrub(self) -> bool:
+        """Move all that was written into the file itself and empty the log beside it; False while somebody reads.
+
+        What was deleted stands in that log until then.
+        """
+        with self._writing:
+            connection = self._connection()
+            try:
+                # Nobody waits for readers, as who writes would wait with them.
+                connection.execute("PRAGMA busy_timeout=0")
+                busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={BUSY * 1000}")
+        return not busy
+
+    def close(self) -> None:
+        """Close the connections of every thread."""
+        self._close(list(self._connections))
+
+    def _close(self, threads: Iterable[threading.Thread]) -> None:
+        for thread in threads:
+            if connection := self._connections.pop(thread, None):
+                connection.close()
+
+
+def _damaged(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError | DatabaseDamaged:
+    """Return what an error of the file is for people; one of what is asked of it stays as it is."""
+    return DatabaseDamaged(error) if type(error) is sqlite3.DatabaseError else error

@@ -1,0 +1,197 @@
+"""Freezes: while a tenant, or all of them, is frozen nothing about it is changed but what keeps it safe.
+
+What has begun goes on to its end or is taken back. Who may freeze is policy; `bot/engine/guards.py` has what is
+refused.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bot.model.plan import Refused, UnknownWords
+from bot.model.tenants import InvalidName, tenant_name
+from bot.store import audit
+from bot.store.operations import SYSTEM, Operations
+
+EVERYTHING = ""
+"""The tenant of a freeze of all."""
+CONFIRM = 3600.0
+"""Seconds lived through after which a freeze ends that is over by one of the two clocks alone."""
+
+
+def subject(word: str) -> str:
+    """Return the tenant that a word names, EVERYTHING for `all`, or refuse."""
+    try:
+        return EVERYTHING if word.lower() == "all" else tenant_name(word)
+    except InvalidName as error:
+        raise UnknownWords(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """One freeze. `tenant`: EVERYTHING for all; `until`: epoch seconds, None: until somebody ends it.
+
+    `lived`: when it began, by the time lived through.
+    """
+
+    id: int
+    tenant: str
+    actor: str
+    reason: str
+    at: float
+    lived: float
+    until: float | None
+
+    @property
+    def what(self) -> str:
+        """What is frozen, to begin a sentence with."""
+        return f"`{self.tenant}` is" if self.tenant else "All tenants are"
+
+    @property
+    def way_out(self) -> str:
+        """The command that ends it."""
+        return f"/mautic unfreeze {self.tenant or 'all'}"
+
+
+class Freezes:
+    """The table of freezes. Who looks writes nothing; `expire` ends what is over."""
+
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
+        self.database = operations.database
+
+    def all(self) -> list[Freeze]:
+        """Return the freezes that hold now, that of all tenants first."""
+        found = self._open()
+        if not any(one.until for one in found):
+            return found
+        now, lived = self.operations.clock(), self.operations.lived.now()
+        return [one for one in found if not all(self._over(one, now, lived))]
+
+    def on(self, tenant: str) -> Freeze | None:
+        """Return the freeze that holds a tenant, None when none does; one of all comes before its own."""
+        return next((one for one in self.all() if one.tenant in (EVERYTHING, tenant)), None)
+
+    def among(self, tenants: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some tenants that a freeze holds, in their order."""
+        held = {one.tenant for one in self.all()} if tenants else set()
+        return tuple(one for one in tenants if EVERYTHING in held or one in held)
+
+    def begin(self, tenant: str, actor: str, reason: str, until: float | None, delivery: str = "") -> Freeze:
+        """Freeze a tenant, or EVERYTHING, or raise Refused when it is frozen for as long already.
+
+        A longer freeze takes the place of a shorter one: who may freeze does not shorten what somebody else has frozen.
+
+        Args:
+            delivery: Slack's id of what asked for it; the same one again does nothing.
+        """
+        now, lived = self.operations.clock(), self.operations.lived.now()
+        with self.database.transaction() as transaction:
+            done = self._made_by(transaction, "delivery", delivery)
+            if done:
+                return done
+            known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
+            if known and not all(self._over(known, now, lived)) and _lasts(known.until) >= _lasts(until):
+                raise Refused(
+                    f"{known.what} frozen for as long already, by <@{known.actor}>; `{known.way_out}` ends that."
+                )
+            if known:
+                self._end(transaction, known, actor, "")
+            cursor = transaction.execute(
+                "INSERT INTO freezes (tenant, actor, reason, at, lived, until, delivery) VALUES (?,?,?,?,?,?,?)",
+                (tenant, actor, reason, now, lived, until, delivery),
+            )
+            detail = {"reason": reason, "until": until}
+            audit.record(transaction, audit.Event("freeze.begun", actor, tenant, detail=detail), now)
+            self._show_anew(transaction, tenant)
+        self.operations.changed()
+        return Freeze(int(cursor.lastrowid or 0), tenant, actor, reason, now, lived, until)
+
+    def end(self, tenant: str, actor: str, delivery: str = "") -> Freeze:
+        """End the freeze of a tenant, or of EVERYTHING, or raise Refused when there is none."""
+        with self.database.transaction() as transaction:
+            done = self._made_by(transaction, "ended_in", delivery)
+            if done:
+                return done
+            known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
+            if known is None:
+                raise Refused(self._not_frozen(tenant))
+            self._end(transaction, known, actor, delivery)
+        self.operations.changed()
+        return known
+
+    def expire(self) -> int:
+        """End the freezes that are over; return how many.
+
+        One is over when both clocks say so, the wall's and the time lived through; by one alone, an hour later: a clock
+        that is set ends none, nor makes it last for ever.
+        """
+        timed = [one for one in self._open() if one.until is not None]
+        now, lived = self.operations.clock(), self.operations.lived.now()
+        doubtful = {str(one.id) for one in timed if any(self._over(one, now, lived))}
+        confirmed = self.operations.lived.confirmed("freeze", doubtful, CONFIRM)
+        over = [one for one in timed if all(self._over(one, now, lived)) or str(one.id) in confirmed]
+        for one in over:
+            with self.database.transaction() as transaction:
+                self._end(transaction, one, SYSTEM, "")
+        if over:
+            self.operations.changed()
+        return len(over)
+
+    def _over(self, one: Freeze, now: float, lived: float) -> tuple[bool, bool]:
+        """Whether it is over by the wall clock, and by the time lived through."""
+        if one.until is None:
+            return False, False
+        return now >= one.until, lived - one.lived >= one.until - one.at
+
+    def _not_frozen(self, tenant: str) -> str:
+        said = f"`{tenant}` is not frozen" if tenant else "Not all tenants are frozen"
+        others = self.all()
+        if not others:
+            return f"{said}; nothing is."
+        return f"{said}; {_and([f'`{one.way_out}`' for one in others[:5]])} would end what is."
+
+    def _open(self) -> list[Freeze]:
+        rows = self.database.read(f"SELECT {_COLUMNS} FROM freezes WHERE ended IS NULL ORDER BY tenant")  # noqa: S608
+        return [Freeze(*row) for row in rows]
+
+    def _one(self, transaction: sqlite3.Connection, where: str, *values: object) -> Freeze | None:
+        row = transaction.execute(f"SELECT {_COLUMNS} FROM freezes WHERE {where}", values).fetchone()  # noqa: S608
+        return Freeze(*row) if row else None
+
+    def _made_by(self, transaction: sqlite3.Connection, column: str, delivery: str) -> Freeze | None:
+        """Return what a delivery has done already that a crash lets come again."""
+        return self._one(transaction, f"{column} = ?", delivery) if delivery else None
+
+    def _end(self, transaction: sqlite3.Connection, one: Freeze, actor: str, delivery: str) -> None:
+        now = self.operations.clock()
+        done = transaction.execute(
+            "UPDATE freezes SET ended = ?, ended_by = ?, ended_in = ? WHERE id = ? AND ended IS NULL",
+            (now, actor, delivery, one.id),
+        )
+        if done.rowcount:
+            audit.record(transaction, audit.Event("freeze.ended", actor, one.tenant), now)
+            self._show_anew(transaction, one.tenant)
+
+    def _show_anew(self, transaction: sqlite3.Connection, tenant: str) -> None:
+        """Have the cards of what waits tell it, and those of batches that have begun."""
+        transaction.execute(
+            "UPDATE operations SET revision = revision + 1 WHERE state IN ('awaiting_approval', 'queued')"
+            " AND ? IN ('', tenant) OR state = 'running' AND id IN (SELECT operation FROM batches)",
+            (tenant,),
+        )
+
+
+_COLUMNS = "id, tenant, actor, reason, at, lived, until"
+
+
+def _lasts(until: float | None) -> float:
+    """Return until when one lasts, to be compared."""
+    return math.inf if until is None else until
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,63 @@
+"""How disks and pools fill: by what was measured of them, and when they would be full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.store.database import Database
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How something fills: bytes at the last look, and bytes a day as its past of so many days has it."""
+
+    latest: int
+    per_day: float
+    days: float
+
+    def days_to_full(self, limit: int) -> float | None:
+        """Return the days until `limit` bytes are reached; None: it does not grow, or nothing tells.
+
+        A past of less than a day tells nothing, and none tells of more than four times its length.
+        """
+        if self.latest >= limit:
+            return 0.0
+        if self.per_day <= 0 or self.days < 1:
+            return None
+        days = (limit - self.latest) / self.per_day
+        return days if days <= 4 * self.days else None
+
+
+def growth(database: Database, since: float, now: float) -> dict[str, Growth]:
+    """Return how the disk of each tenant of the last sweep fills, by least squares over its hours; in one query."""
+    return _growth(database, "tenant_samples", "tenant", "disk", since, now)
+
+
+def pool_growth(database: Database, since: float, now: float) -> dict[str, Growth]:
+    """Return how the pool of each host of the last sweep fills, as `growth` does."""
+    return _growth(database, "host_samples", "host", "used", since, now)
+
+
+def _growth(database: Database, table: str, column: str, measure: str, since: float, now: float) -> dict[str, Growth]:
+    rows = database.read(
+        f"""
+        WITH past AS (
+          SELECT {column} AS subject, (at - ?1) / 86400.0 AS x, {measure} AS y FROM {table}
+          WHERE {measure} IS NOT NULL AND at BETWEEN ?1 AND ?2 AND (span = 3600 OR span = 0
+            AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600 AND at <= ?2)))
+        SELECT last.{column} AS subject, last.{measure} AS latest, max(x) - min(x) AS days, count(*) AS n,
+          total(x) AS sx, total(y) AS sy, total(x * x) AS sxx, total(x * y) AS sxy
+        FROM {table} AS last JOIN past ON past.subject = last.{column}
+        WHERE last.span = 0 AND last.at = (SELECT max(at) FROM {table} WHERE span = 0 AND at <= ?2)
+          AND latest IS NOT NULL
+        GROUP BY last.{column}
+        """,  # noqa: S608
+        int(since),
+        now,
+    )
+    grown = {}
+    for row in rows:
+        spread = row["n"] * row["sxx"] - row["sx"] ** 2
+        slope = (row["n"] * row["sxy"] - row["sx"] * row["sy"]) / spread if spread > 0 else 0.0
+        grown[row["subject"]] = Growth(row["latest"], slope, row["days"])
+    return grown

@@ -1,0 +1,158 @@
+"""Jobs: what the bot does again and again by itself: when each ran last, what came of it, and who paused it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from bot.model.plan import Refused, UnknownWords
+from bot.store import audit
+from bot.store.database import Database
+
+LATE = 1800
+"""Seconds past its time from which on a run that did not begin, or that goes on, wants a look: sweeps of many tenants
+and Slack's pace take minutes."""
+CUT = "It was cut off when the bot stopped."
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A job as its file declares it; `run` takes the context, and looks every so many seconds what is due."""
+
+    name: str
+    summary: str
+    seconds: int
+    run: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a job stands; times in epoch seconds.
+
+    `outcome`: what came of the last run that ended, "done" or a sentence; `late`: the next one should have begun long
+    ago.
+    """
+
+    name: str
+    summary: str
+    seconds: int
+    next: float
+    paused: float | None = None
+    paused_by: str = ""
+    started: float | None = None
+    finished: float | None = None
+    outcome: str = ""
+    error_id: str = ""
+    late: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a run of it is under way."""
+        return self.started is not None and self.finished is None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, in a few words; "" when it does its work. A run that was cut is soon made up for."""
+        if self.paused:
+            return "is paused"
+        if self.late:
+            return "hangs" if self.running else "does not run"
+        return "" if self.outcome in ("", "done", CUT) else f"failed: {self.outcome.rstrip('.')}"
+
+
+class Jobs:
+    """The table of jobs. `wake` is called with the name of one that a person wants to run now."""
+
+    def __init__(
+        self, database: Database, declared: Sequence[Declared], clock: Callable[[], float] = time.time
+    ) -> None:
+        self.database = database
+        self.declared = {job.name: job for job in declared}
+        self.clock = clock
+        self.wake: Callable[[str], None] = lambda name: None
+        self._awake = 0.0
+        """When the process began to run them: what was due before has its time from then on."""
+
+    def all(self) -> list[Job]:
+        """Return every job that is declared, by name."""
+        rows = {row["name"]: dict(row) for row in self.database.read("SELECT * FROM jobs")}
+        return [self._whole(job, rows.get(job.name, {})) for job in self.declared.values()]
+
+    def ailing(self) -> list[Job]:
+        """Return the jobs that somebody has to look at."""
+        return [job for job in self.all() if job.trouble]
+
+    def job(self, name: str) -> Job:
+        """Return one job, or raise Refused with the nearest there is."""
+        for job in self.all():
+            if job.name == name:
+                return job
+        near = get_close_matches(name, self.declared, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "`/mautic schedule list` shows all."
+        raise UnknownWords(f"There is no job “{name[:40]}”; {hint}")
+
+    def _whole(self, job: Declared, row: dict[str, Any]) -> Job:
+        now = self.clock()
+        # A clock that was set back has no run wait longer than its interval.
+        due = min(max((row.get("started") or 0) + job.seconds, now), now + job.seconds)
+        began = max(row.get("started") or 0, self._awake)
+        late = bool(began) and now > began + job.seconds + LATE
+        return Job(
+            **{"name": job.name, "summary": job.summary, "seconds": job.seconds, "next": due, "late": late, **row}
+        )
+
+    def pause(self, name: str, actor: str) -> None:
+        """Let a job run no more by itself until it is resumed."""
+        job = self.job(name)
+        if job.paused:
+            raise Refused(f"`{name}` is paused already, by <@{job.paused_by}>.")
+        self._record(name, "job.paused", actor, paused=self.clock(), paused_by=actor)
+
+    def resume(self, name: str, actor: str) -> None:
+        """Let a paused job run again, at once and then at its times."""
+        if not self.job(name).paused:
+            raise Refused(f"`{name}` is not paused; `/mautic schedule run {name}` lets it run now.")
+        self._record(name, "job.resumed", actor, paused=None, paused_by="")
+        self.wake(name)
+
+    def ask(self, name: str, actor: str) -> None:
+        """Let a job run now, also one that is paused."""
+        if self.job(name).running:
+            raise Refused(f"`{name}` runs at this moment; `/mautic schedule list` shows when it is done.")
+        self._record(name, "job.asked", actor)
+        self.wake(name)
+
+    def _record(self, name: str, event: str, actor: str, **columns: object) -> None:
+        with self.database.transaction() as transaction:
+            transaction.execute("INSERT INTO jobs (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+            for column, value in columns.items():
+                transaction.execute(f"UPDATE jobs SET {column} = ? WHERE name = ?", (value, name))  # noqa: S608
+            audit.record(transaction, audit.Event(event, actor, detail={"job": name}), self.clock())
+
+    def begin(self, name: str, *, asked: bool = False) -> bool:
+        """Record that a run begins; False when the job is paused and nobody asked for it."""
+        with self.database.transaction() as transaction:
+            done = transaction.execute(
+                "INSERT INTO jobs (name, started) VALUES (:name, :now) ON CONFLICT (name) DO UPDATE"
+                " SET started = :now, finished = NULL WHERE paused IS NULL OR :asked",
+                {"name": name, "now": self.clock(), "asked": asked},
+            )
+        return done.rowcount == 1
+
+    def end(self, name: str, outcome: str, error_id: str = "") -> None:
+        """Record how a run ended."""
+        with self.database.transaction() as transaction:
+            transaction.execute(
+                "UPDATE jobs SET finished = ?, outcome = ?, error_id = ? WHERE name = ?",
+                (self.clock(), outcome, error_id, name),
+            )
+
+    def recover(self) -> None:
+        """After a start: say of the runs that the last process did not end that they were cut."""
+        self._awake = self.clock()
+        for job in self.all():
+            if job.running:
+                self.end(job.name, CUT)
