@@ -1,7 +1,8 @@
-"""The pages that are made from the code: the manifest, the configuration reference, the README's command table."""
+"""The pages that are made from the code: manifest, configuration, modules, the README's command table."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -55,6 +56,35 @@ def command_table(registry: Registry) -> str:
     return "\n".join(rows)
 
 
+def modules(root: Path) -> str:
+    """Return every module of the bot in a line, room by room, from their docstrings."""
+    lines = ["# Modules", "", "Made from the modules' docstrings by `make docs`; do not edit it here.", ""]
+    folders = sorted(path.parent for path in (root / "bot").rglob("__init__.py"))
+    for folder in folders:
+        if folder.name != "page":
+            lines += _room(root, folder)
+    return "\n".join(lines)
+
+
+def _room(root: Path, folder: Path) -> list[str]:
+    lines = [f"## `{folder.relative_to(root)}/`", "", _first(folder / "__init__.py"), ""]
+    files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    if files:
+        lines += [
+            "| module | what it is for |",
+            "|---|---|",
+            *(f"| `{one.name}` | {_first(one)} |" for one in files),
+            "",
+        ]
+    return lines
+
+
+def _first(path: Path) -> str:
+    """Return the first paragraph of a module's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")
+
+
 def pages(root: Path, registry: Registry) -> dict[Path, str]:
     """Return what each generated file should hold, by its path."""
     readme = root / "README.md"
@@ -62,5 +92,6 @@ def pages(root: Path, registry: Registry) -> dict[Path, str]:
     return {
         root / "docs" / "slack-manifest.json": json.dumps(manifest(), indent=2) + "\n",
         root / "docs" / "configuration.md": configuration(),
+        root / "docs" / "modules.md": modules(root),
         readme: re.sub(r"<!-- commands -->.*<!-- /commands -->", lambda _: table, readme.read_text(), flags=re.S),
     }

@@ -49,7 +49,7 @@ def test_every_program_that_a_source_names_is_on_the_list() -> None:
     assert {"unshare", "npm", "losetup", "chromium"} <= {program for _, program in found}, "it finds none"
     strangers = {(name, program) for name, program in found if not suite.known(program)}
     # Ubuntu's own way to LXD, of which the sources ask whether it is there.
-    assert strangers - {("local_install.py", "snap"), ("packages.py", "snap")} == set()
+    assert strangers - {("install.py", "snap"), ("packages.py", "snap")} == set()
 
 
 def test_every_program_of_a_script_is_on_the_list() -> None:

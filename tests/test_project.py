@@ -90,7 +90,8 @@ for name in {lacking!r}:
 from importlib import util
 found = util.find_spec
 util.find_spec = lambda name, *more: None if name in {lacking!r} else found(name, *more)
-from bot import __main__, chart
+from bot import __main__
+from bot.reports import chart
 {then}
 """
 

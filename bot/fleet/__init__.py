@@ -1,3 +1,1 @@
-"""What exists, and how it is:
-
-hosts and tenants as LXD tells of them, what they have room for, whether they are well."""
+"""What exists, and how it is: hosts and tenants as LXD tells of them, what hosts have room for, who is well."""

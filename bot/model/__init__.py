@@ -1,3 +1,1 @@
-"""What the bot is about, without a world:
-
-names, labels, plans, findings, text. Pure: nothing here reads a file, a clock or a server."""
+"""What the bot is about: names, labels, plans, findings, text. Pure: nothing here asks a file, a clock or a server."""

@@ -162,7 +162,7 @@ def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -
         ip link add vethc type veth peer name vethd address 00:16:3e:00:00:02
         ip link set vethc master br0
         ip link add vethe type veth peer name vethf
-        "$1" -c 'from bot import local_shared; local_shared.remove_loose_cables()'
+        "$1" -c 'from bot.lxd.local import shared as local_shared; local_shared.remove_loose_cables()'
         ls /sys/class/net
     """
     command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable]
@@ -184,7 +184,7 @@ def test_a_bridge_that_only_has_the_same_name_stays(tmp_path: Path, has: str, le
         "$1" - "$2" <<END
 import sys
 from pathlib import Path
-from bot import local_install, local_lxd, local_shared
+from bot.lxd.local import install as local_install, server as local_lxd, shared as local_shared
 local_shared.HOME, local_install.SYSTEM_SOCKETS, local_lxd.leave = Path(sys.argv[1]), (), lambda: None
 local_lxd.remove(Path("state"), project="-", pool="-", network="mopsbr0", profile="-")
 END

@@ -21,7 +21,7 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
     if SEAL.exists():
         raise CtlError("it is closed, and nothing may be sent or changed until it is opened")
     if OFF.exists() and words[0] in (*SENDERS, "messenger:failed:retry"):
-        raise CtlError("its outbound mail is off, and nothing is sent until `/mautic mail` turns it on")
+        raise CtlError("its outbound mail is off: nothing is sent until `/mautic mail <tenant> send` or `drop` is done")
     job = re.search(rf"^[^#].* mautic-cron \d+ \d+ {re.escape(words[0])}(.*)$", CRONTAB.read_text(), re.MULTILINE)
     options = [option for option in (job[1].split() if job else []) if option not in words]
     if words == ["messenger:failed:retry"]:
