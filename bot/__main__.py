@@ -44,7 +44,8 @@ from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
 from bot.store.jobs import Jobs
 from bot.store.lived import Lived
-from bot.store.operations import SYSTEM, Operation, Operations
+from bot.store.operation import SYSTEM, Operation
+from bot.store.operations import Operations
 from bot.store.vault import Vault
 
 log = logging.getLogger("bot")

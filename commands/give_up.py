@@ -9,7 +9,7 @@ from bot.model.labels import Role, State
 from bot.model.plan import Refused
 from bot.model.tenants import candidate_name
 from bot.slack.messages import Message
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 
 
 @decides

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.engine.context import Context
 from bot.engine.registry import TenantArgument, query
 from bot.slack.messages import Message
-from bot.store.operations import WORTH_TELLING
+from bot.store.operation import WORTH_TELLING
 
 
 @query

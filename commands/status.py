@@ -14,7 +14,7 @@ from bot.reports.condition import conditions, looked_at_now
 from bot.slack.messages import Message
 from bot.store import samples
 from bot.store.freezes import Freezes
-from bot.store.operations import WORTH_TELLING
+from bot.store.operation import WORTH_TELLING
 
 
 @query

@@ -17,7 +17,7 @@ from bot.model.labels import Role, State, is_open
 from bot.model.plan import Plan, Refused
 from bot.model.tenants import Tenant
 from bot.store import audit
-from bot.store.operations import SYSTEM
+from bot.store.operation import SYSTEM
 from bot.store.samples import DAY
 
 

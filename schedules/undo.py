@@ -5,7 +5,8 @@ from __future__ import annotations
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.model.labels import Role, is_open
-from bot.store.operations import SYSTEM
+from bot.store import recovery
+from bot.store.operation import SYSTEM
 
 
 @schedule(seconds=60)
@@ -21,4 +22,4 @@ def undo(context: Context) -> None:
     opened = {one.name for one in seen.tenants if is_open(one)}
     for operation in waiting:
         if operation.tenant not in opened:
-            context.operations.undo(operation, SYSTEM)
+            recovery.undo(context.operations, operation, SYSTEM)

@@ -15,8 +15,9 @@ from bot.model.plan import NotNow, Refused
 from bot.model.text import clip, line
 from bot.model.words import heard
 from bot.settings import Policy, Settings
-from bot.store import audit
-from bot.store.operations import SYSTEM, Operation, Operations, TenantBusy
+from bot.store import audit, recovery
+from bot.store.operation import SYSTEM, Operation
+from bot.store.operations import Operations, TenantBusy
 
 Verdict = Literal["approve", "deny"]
 _REPLY = re.compile(
@@ -110,7 +111,7 @@ class Approvals:
                 "Giving up needs a reason, which the audit log keeps: "
                 f"`/mautic give-up {operation.id} because …` with it in place of the dots."
             )
-        self.operations.give_up(operation, actor.id, reason, left)
+        recovery.give_up(self.operations, operation, actor.id, reason, left)
 
     def decide(
         self,

@@ -17,7 +17,7 @@ from bot.model.labels import Role, State, stamp
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.settings import Settings
-from bot.store.operations import SYSTEM, Operation
+from bot.store.operation import SYSTEM, Operation
 
 
 def of(fleet: Fleet, settings: Settings, operation: Operation) -> Any:

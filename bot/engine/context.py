@@ -17,7 +17,8 @@ from bot.slack.post import Post
 from bot.store.database import Database
 from bot.store.jobs import Jobs
 from bot.store.lived import Lived
-from bot.store.operations import SYSTEM, Operations
+from bot.store.operation import SYSTEM
+from bot.store.operations import Operations
 from bot.store.vault import Vault
 
 if TYPE_CHECKING:

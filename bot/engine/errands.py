@@ -11,7 +11,8 @@ from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.registry import complete
 from bot.model.plan import Plan, Refused
 from bot.store import maintenance
-from bot.store.operations import OPEN, SYSTEM, TenantBusy
+from bot.store.operation import OPEN, SYSTEM
+from bot.store.operations import TenantBusy
 
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
 """The job that asks for each errand."""

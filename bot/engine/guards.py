@@ -18,8 +18,9 @@ from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import Role, State
 from bot.model.plan import NotNow, Refused
+from bot.store.claims import Hold
 from bot.store.freezes import Freezes
-from bot.store.operations import IS_UNDER_WAY, SYSTEM, Hold, Operation
+from bot.store.operation import IS_UNDER_WAY, SYSTEM, Operation
 
 SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""

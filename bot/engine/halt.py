@@ -15,7 +15,7 @@ from bot.engine.context import Context
 from bot.fleet.inventory import Look
 from bot.model.labels import Role, State, serving
 from bot.model.tenants import Tenant, candidate_name
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 
 log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])

@@ -14,7 +14,7 @@ from bot.fleet.inventory import Host
 from bot.lxd.protocol import LxdError, Quotas
 from bot.model.diagnosis import Diagnosis, Finding
 from bot.store import audit
-from bot.store.operations import SYSTEM
+from bot.store.operation import SYSTEM
 
 
 def ask(edges: Sequence[tuple[Host, str]]) -> dict[str, Quotas | None]:

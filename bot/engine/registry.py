@@ -23,7 +23,7 @@ from bot.model.plan import Plan, Refused, Steps, UnknownWords
 from bot.model.tenants import InvalidName, domain_name, tag_name, tenant_name
 from bot.model.words import split
 from bot.slack.messages import Message, Modal
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 
 StepsFunction = TypeVar("StepsFunction", bound=Callable[[Run, Any], Steps])
 

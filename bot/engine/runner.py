@@ -15,9 +15,9 @@ from bot.engine.guards import Guards
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.labels import Role
 from bot.model.plan import Plan, Refused
-from bot.store import batches
+from bot.store import batches, claims, progress, recovery
 from bot.store.database import DatabaseUnavailable
-from bot.store.operations import RESPONDERS, SYSTEM, Operation
+from bot.store.operation import RESPONDERS, SYSTEM, Operation
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
@@ -52,7 +52,7 @@ class Runner:
 
     def start(self) -> None:
         """Put back what a crash cut, and begin."""
-        self.operations.recover()
+        recovery.recover(self.operations)
         for thread in self._threads:
             thread.start()
 
@@ -89,7 +89,7 @@ class Runner:
 
     def run_one(self) -> bool:
         """Claim one operation and bring it to its end; False when none is queued."""
-        operation = self.operations.claim(self.guards.hold, self._may, self._shared)
+        operation = claims.claim(self.operations, self.guards.hold, self._may, self._shared)
         if operation is None:
             batches.settle(self.operations)
             return False
@@ -122,7 +122,7 @@ class Runner:
                 return
             except PutBack as error:
                 log.info("operation %s waits for its host: %s", operation.id, error)
-                self.operations.put_back(operation, str(error))
+                claims.put_back(self.operations, operation, str(error))
                 return
             except DatabaseUnavailable as error:
                 log.warning("operation %s waits for the database: %s", operation.id, error)
@@ -146,11 +146,11 @@ class Runner:
                 if self._stopping:
                     return
                 self.fault(f"before {position}")
-                self.operations.step_started(operation, position, plan.stored())
+                progress.step_started(self.operations, operation, position, plan.stored())
                 self.fault(f"started {position}")
                 note = step.work() or ""
                 self.fault(f"ran {position}")
-                self.operations.step_finished(operation, position, note)
+                progress.step_finished(self.operations, operation, position, note)
                 self.fault(f"recorded {position}")
         except (DatabaseUnavailable, PutBack):
             raise
@@ -166,7 +166,7 @@ class Runner:
                 took=self.operations.clock() - (done.started or done.created),
             )
             self.fault("before end")
-            self.operations.finish(operation, "succeeded", outcome="done", note=words)
+            progress.finish(self.operations, operation, "succeeded", outcome="done", note=words)
             self.fault("after end")
 
     def _is_approved(self, operation: Operation, plan: Plan) -> bool:
@@ -214,7 +214,7 @@ class Runner:
             self._stuck(operation, why, "that could not be looked at", identity, error)
         else:
             # First the record: after a crash in the middle, its steps must not go on.
-            self.operations.failing(operation, why, identity)
+            progress.failing(self.operations, operation, why, identity)
             self._take_back(self.operations.get(operation.id), plan)
 
     def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
@@ -233,7 +233,8 @@ class Runner:
                 self._stuck(operation, failure, why, operation.error_id or identity, error)
                 return
             left = halt.look(self.context, operation)
-            self.operations.finish(
+            progress.finish(
+                self.operations,
                 operation,
                 "needs_attention",
                 outcome=f"It could not be taken back: {why}",
@@ -246,7 +247,8 @@ class Runner:
             if failed:
                 self._failed(operation, failure, operation.error_id, later or "nothing half made was left")
                 return
-            self.operations.finish(
+            progress.finish(
+                self.operations,
                 operation,
                 "cancelled",
                 event="operation.undone",
@@ -256,7 +258,8 @@ class Runner:
             )
 
     def _failed(self, operation: Operation, why: str, identity: str, left: str) -> None:
-        self.operations.finish(
+        progress.finish(
+            self.operations,
             operation,
             "failed",
             outcome=why,
@@ -277,7 +280,8 @@ class Runner:
             f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, it stopped"
             f"{_where(operation)}, and what it had begun could not be taken back; the card above says why.{ways}{again}"
         )
-        self.operations.finish(
+        progress.finish(
+            self.operations,
             operation,
             "needs_attention",
             outcome=f"{why} What it had begun could not be taken back: {left}",

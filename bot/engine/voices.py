@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from bot.settings import Settings
 from bot.store import audit
-from bot.store.operations import SYSTEM, Operation, Operations
+from bot.store.operation import SYSTEM, Operation
+from bot.store.operations import Operations
 
 
 class Voices:

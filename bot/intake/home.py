@@ -18,7 +18,7 @@ from bot.slack.incidents import worst_first
 from bot.slack.messages import Block, actions, decision_buttons, section
 from bot.slack.people import People
 from bot.store.freezes import Freezes
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 
 DECIDED, LISTED = 8, 10
 """Requests with buttons, and lines of each list: a view has room for 100 blocks."""

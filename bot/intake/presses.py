@@ -22,8 +22,9 @@ from bot.slack.announcer import Announcer
 from bot.slack.messages import Message, Modal, modal, section, select_input, text_input
 from bot.slack.people import People
 from bot.slack.post import NotPosted
-from bot.store import batches
-from bot.store.operations import Operation, Operations
+from bot.store import batches, recovery
+from bot.store.operation import Operation
+from bot.store.operations import Operations
 
 BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
     "batch_pause": batches.pause,
@@ -89,7 +90,7 @@ class Presses:
                 Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
                 batches.retry(self.context.operations, operation, actor.id)
             else:
-                self.context.operations.undo(operation, actor.id)
+                recovery.undo(self.context.operations, operation, actor.id)
 
     def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused unless it is who asked for it, or may decide on it."""
@@ -138,7 +139,7 @@ class Presses:
             raise Refused(f"Only {names(may)} can retry it.")
         operation = self.context.operations.get(last.operation)
         Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
-        self.context.operations.retry(operation, actor.id)
+        recovery.retry(self.context.operations, operation, actor.id)
         said = f":arrows_counterclockwise: Retrying operation {last.operation}. The result will be posted here."
         self._answer(payload, self.context.renderer.say(said))
 

@@ -15,7 +15,7 @@ from bot.model.labels import Role, State
 from bot.model.tenants import Tenant
 from bot.model.text import seconds
 from bot.store import samples
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 
 STALE = 20 * 60
 """Seconds for which a look at a tenant tells how it is; a sweep comes every five minutes."""

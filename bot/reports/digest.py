@@ -21,7 +21,7 @@ from bot.store.database import Database
 from bot.store.freezes import Freeze, Freezes
 from bot.store.growth import Growth, growth, pool_growth
 from bot.store.jobs import Job
-from bot.store.operations import SYSTEM, Operation
+from bot.store.operation import SYSTEM, Operation
 from bot.store.samples import DAY, KnownDisk, Sample
 
 T = TypeVar("T", Incident, Operation)

@@ -21,7 +21,8 @@ from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_b
 from bot.slack.post import GONE, NotPosted, Post, Refusal, failed, find
 from bot.store import batches
 from bot.store.freezes import Freezes
-from bot.store.operations import RESPONDERS, Operation, Operations
+from bot.store.operation import RESPONDERS, Operation
+from bot.store.operations import Operations
 
 log = logging.getLogger(__name__)
 MARK = "mautic_operation"

@@ -23,7 +23,7 @@ from bot.slack.messages import Message, Renderer, actions, button
 from bot.slack.post import NotPosted, Post
 from bot.store import audit
 from bot.store.database import Database
-from bot.store.operations import SYSTEM
+from bot.store.operation import SYSTEM
 
 log = logging.getLogger(__name__)
 FLAP = 15 * 60

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from bot.model.lanes import MANY
 from bot.model.plan import Plan, Refused
-from bot.store import audit
+from bot.store import audit, recovery
 from bot.store.freezes import Freezes
-from bot.store.operations import ANEW, OPEN, SYSTEM, Operation, Operations, TenantBusy
+from bot.store.operation import OPEN, SYSTEM, Operation
+from bot.store.operations import Operations, TenantBusy
+from bot.store.recovery import ANEW
 
 AT_WORK = ("queued", "running")
 FAILED = ("failed", "needs_attention")
@@ -203,10 +205,10 @@ def _why_not(operations: Operations, batch: Operation) -> str:
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
     """Try a failed operation again; of a batch all children that failed, one after the other in their turns."""
     if standing(operations, operation.id) is None:
-        operations.retry(operation, actor)
+        recovery.retry(operations, operation, actor)
         return
     with operations.database.transaction() as transaction:
-        operations.reopen(transaction, operation.id, actor)
+        recovery.reopen(operations, transaction, operation.id, actor)
         if transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[0] != "running":
             raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
         failed = operations.select("parent = ? AND state = 'failed'", operation.id, limit=MANY)
@@ -220,7 +222,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
                 expect=("failed",),
                 **ANEW,
             )
-            operations.begin_anew(transaction, child.id)
+            recovery.begin_anew(operations, transaction, child.id)
         transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = 0 WHERE operation = ?", (operation.id,)
         )

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from bot.model.plan import Refused, UnknownWords
 from bot.model.tenants import InvalidName, tenant_name
 from bot.store import audit
-from bot.store.operations import SYSTEM, Operations
+from bot.store.operation import SYSTEM
+from bot.store.operations import Operations
 
 EVERYTHING = ""
 """The tenant of a freeze of all."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.slack import announcer
+from bot.store import claims, progress
 from tests.support.bot import Desk, make_bench, make_desk
 
 
@@ -17,7 +18,7 @@ def desk(tmp_path: Path) -> Desk:
     operations = desk.bench.context.operations
     for name in ("client-x", "client-y"):
         desk.bench.approve(desk.bench.ask(f"new {name}"))
-        assert operations.claim()
+        assert claims.claim(operations)
     desk.announce()
     return desk
 
@@ -30,7 +31,7 @@ def go_on(desk: Desk, position: int) -> None:
     """Both begin a step."""
     operations = desk.bench.context.operations
     for operation in operations.select("state = 'running'"):
-        operations.step_started(operation, position)
+        progress.step_started(operations, operation, position)
 
 
 def test_progress_is_shown_of_all_cards_and_then_not_before_its_time(
@@ -54,7 +55,7 @@ def test_an_outcome_is_shown_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch
     go_on(desk, 0)
     desk.announce()
     done = desk.bench.context.operations.select("state = 'running'")[0]
-    desk.bench.context.operations.finish(done, "failed", outcome="It could not be done.")
+    progress.finish(desk.bench.context.operations, done, "failed", outcome="It could not be done.")
     desk.announce()
     assert updates(desk) == 3
     assert "failed" in desk.slack.said[-1]["text"]

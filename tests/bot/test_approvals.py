@@ -14,7 +14,8 @@ from bot.engine.approvals import Verdict
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.plan import NotNow, Refused
-from bot.store.operations import Operation
+from bot.store import recovery
+from bot.store.operation import Operation
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, events, make_bench, notes
 
 LEAD_3 = Actor("U0OPSLEAD3", LEAD.roles)
@@ -135,7 +136,7 @@ def test_what_began_goes_on_whoever_approved_it(tmp_path: Path) -> None:
         bench.runner.run_one()
     again = make_bench(tmp_path, bench.lxd, slack=bench.slack)
     again.slack.groups["mautic-approvers"] = [LEAD_2.id]
-    again.context.operations.recover()
+    recovery.recover(again.context.operations)
     again.finish()
     assert state(again, operation) == "succeeded"
 

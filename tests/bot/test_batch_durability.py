@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from bot.store import audit
-from bot.store.operations import MAX_ATTEMPTS, Operation
+from bot.store import audit, recovery
+from bot.store.operation import Operation
+from bot.store.recovery import MAX_ATTEMPTS
 from tests.bot.test_durability import Death, Killed, copy_of, kill_in_call
 from tests.support.bot import OPERATOR, Bench, FakeSlack, containers, events, make_bench, make_desk, notes
 
@@ -49,7 +50,7 @@ class World:
         bench = make_bench(self.folder / str(self.copies), dead.lxd, lambda moment: fault(moment) and None, dead.slack)
         # What died before now is looked for in Slack.
         bench.clock.move(1)
-        bench.context.operations.recover()
+        recovery.recover(bench.context.operations)
         return bench
 
 

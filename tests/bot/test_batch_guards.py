@@ -13,8 +13,11 @@ from bot.engine.runner import Runner
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamps
 from bot.model.plan import NotNow
+from bot.store import claims, progress, recovery
+from bot.store.claims import Hold
 from bot.store.freezes import Freezes
-from bot.store.operations import ERRAND, Hold, Operation
+from bot.store.operation import Operation
+from bot.store.operations import ERRAND
 from tests.support.bot import (
     ASKER,
     LEAD,
@@ -224,7 +227,7 @@ def test_a_crash_changes_nothing_about_those_that_wait(desk: Desk) -> None:
     bench.runner.fault = die
     with pytest.raises(KeyboardInterrupt):
         bench.finish()
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     after = Runner(bench.context, 4)
     while after.run_one():
         pass
@@ -349,7 +352,7 @@ def test_one_whose_tenant_is_taken_while_it_is_claimed_passes(desk: Desk) -> Non
             taken.append(bench.ask("stop client-a", OPERATOR))
         return True
 
-    claimed = bench.context.operations.claim(may=may)
+    claimed = claims.claim(bench.context.operations, may=may)
     assert claimed
     assert (len(taken), claimed.tenant) == (1, "client-b")
     assert states(bench, batch)["client-a"] == "waiting"
@@ -360,12 +363,12 @@ def test_one_whose_tenant_is_taken_as_it_takes_its_own_back_up_passes(desk: Desk
     bench = desk.bench
     operations = bench.context.operations
     first, second = (bench.approve(bench.ask(f"stop {name}", OPERATOR)) for name in NAMES[:2])
-    assert operations.claim(lambda one: Hold("freeze", "It is frozen.")) is None
+    assert claims.claim(operations, lambda one: Hold("freeze", "It is frozen.")) is None
     plan = bench.answer("snapshot client-a", OPERATOR)
     taken = operations.request(
         "snapshot", plan, requester="system", channel="", request_key="x", hours=1, approved=True
     )
-    claimed = operations.claim(lambda one: Hold("busy", "It is busy.") if one.id == first.id else None)
+    claimed = claims.claim(operations, lambda one: Hold("busy", "It is busy.") if one.id == first.id else None)
     assert claimed
     assert claimed.id == second.id
     assert again(bench, first).held_by == "freeze"
@@ -376,7 +379,7 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
     bench = desk.bench
     failed = failing(desk, approved(desk))
     desk.click("retry", failed.id, OPERATOR)
-    assert bench.context.operations.claim(lambda one: Hold("memory", "No room.")) is None
+    assert claims.claim(bench.context.operations, lambda one: Hold("memory", "No room.")) is None
     assert again(bench, failed).held_by == "memory"
     began = time.monotonic()
     desk.command("stop client-b", OPERATOR)
@@ -387,10 +390,10 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
 def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:
     bench = desk.bench
     operation = approved(desk, "restart client-a")
-    claimed = bench.context.operations.claim()
+    claimed = claims.claim(bench.context.operations)
     assert claimed
-    bench.context.operations.step_started(claimed, 0)
-    bench.context.operations.put_back(claimed, "The host does not answer.")
+    progress.step_started(bench.context.operations, claimed, 0)
+    claims.put_back(bench.context.operations, claimed, "The host does not answer.")
     desk.command("freeze all because of the sale", LEAD)
     bench.finish()
     ended = again(bench, operation)

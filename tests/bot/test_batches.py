@@ -15,8 +15,8 @@ from bot.engine.runner import Runner
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamps
 from bot.model.plan import Refused
-from bot.store import audit, batches
-from bot.store.operations import Operation
+from bot.store import audit, batches, claims, recovery
+from bot.store.operation import Operation
 from tests.support.bot import (
     ASKER,
     LEAD,
@@ -406,13 +406,13 @@ def test_what_is_under_way_when_it_is_stopped_ends_first(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
     assert bench.runner.run_one()
-    running = bench.context.operations.claim()
+    running = claims.claim(bench.context.operations)
     assert running
     desk.click("batch_stop", batch.id, LEAD)
     assert again(bench, batch).state == "running"
     assert "being stopped" in shown(desk, batch)
     assert buttons(desk, batch) == []
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     assert again(bench, batch).state == "cancelled"
     assert states(bench, batch)[running.tenant] == "succeeded"

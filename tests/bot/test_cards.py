@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from bot.slack.announcer import Announcer
-from bot.store.operations import Decision, Operation, State
+from bot.store.operation import Decision, Operation, State
 from tests.support.bot import CASES, LEAD, Bench, make_bench
 
 STATES = [state for state in get_args(State) if state != "waiting"]  # Which a child of a batch has alone.

@@ -17,7 +17,7 @@ from bot.model.tenants import Tenant
 from bot.reports import digest
 from bot.reports.condition import STALE, WORDS, Condition, condition, conditions, looked_at_now
 from bot.slack.incidents import Seen
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from schedules.health import health
 from tests.bot.test_messages import operation as made
 from tests.support.bot import LEAD, OPERATOR, Bench, make_bench

@@ -20,7 +20,8 @@ from bot.model.labels import Role, State, role_of, stamp, state_of
 from bot.model.plan import Plan, Step, Steps
 from bot.model.tenants import Tenant
 from bot.slack.messages import Renderer
-from bot.store.operations import SYSTEM, Operation
+from bot.store import recovery
+from bot.store.operation import SYSTEM, Operation
 from tests.bot.test_durability import Death, Killed, copy_of
 from tests.support.bot import CASES, OPERATOR, Bench, containers, live, make_bench
 
@@ -139,7 +140,7 @@ def test_whatever_fails_before_the_commit_point_the_old_one_goes_on(bench: Bench
     assert (failed.state, failed.outcome) == ("failed", "LXD could not.")
     assert (containers(bench), live(bench)) == ({"client-x"}, True)
     bench.runner.fault = lambda moment: None
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     assert ended(bench, failed.id).state == "succeeded"
     assert has_taken_the_place(bench, failed.id)
 
@@ -155,9 +156,9 @@ def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) ->
     assert "it finishes the refit, and nothing is lost" in stuck.aftermath["advice"]
     assert live(bench)
     bench.runner.fault = lambda moment: None
-    bench.context.operations.undo(stuck, OPERATOR.id)
+    recovery.undo(bench.context.operations, stuck, OPERATOR.id)
     assert ended(bench, stuck.id).state == "needs_attention"
-    bench.context.operations.retry(bench.context.operations.get(stuck.id), OPERATOR.id)
+    recovery.retry(bench.context.operations, bench.context.operations.get(stuck.id), OPERATOR.id)
     assert ended(bench, stuck.id).state == "succeeded"
     assert has_taken_the_place(bench, stuck.id)
 
@@ -189,7 +190,7 @@ def test_dying_at_any_record_or_in_any_call_does_no_harm(bench: Bench, tmp_path:
         cut.context.database.close()
         cut.lxd.on_call = None
         again = with_refit(make_bench(folder, cut.lxd))
-        again.context.operations.recover()
+        recovery.recover(again.context.operations)
         done = ended(again, number)
         assert done.state == "succeeded", (at, moment, done.outcome)
         assert has_taken_the_place(again, number), (at, moment)

@@ -14,8 +14,8 @@ from bot.model.diagnosis import Diagnosis, Finding
 from bot.model.labels import stamps
 from bot.reports.digest import FailedErrands, gather
 from bot.slack.incidents import Seen
-from bot.store import audit, samples
-from bot.store.operations import SYSTEM
+from bot.store import audit, claims, progress, samples
+from bot.store.operation import SYSTEM
 from bot.store.samples import DAY, Reading
 from tests.support.bot import OPERATOR, ROOM_FOR_MANY, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
@@ -200,9 +200,9 @@ def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) ->
             hours=1,
             approved=True,
         )
-        claimed = context.operations.claim()
+        claimed = claims.claim(context.operations)
         assert claimed
-        context.operations.finish(claimed, "failed", outcome=f"no room {number}")
+        progress.finish(context.operations, claimed, "failed", outcome=f"no room {number}")
         assert claimed.id == operation.id
     found = gather(context, bench.clock() - DAY)
     tenants = ("other-0", "other-1", "other-2")

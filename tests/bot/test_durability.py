@@ -19,8 +19,9 @@ import commands
 from bot.engine.registry import Registry
 from bot.engine.steps import PROBE
 from bot.lxd.protocol import LxdError
-from bot.store import audit
-from bot.store.operations import MAX_ATTEMPTS, Operation
+from bot.store import audit, recovery
+from bot.store.operation import Operation
+from bot.store.recovery import MAX_ATTEMPTS
 from tests.support.bot import CASES, Bench, as_it_was, containers, events, live, make_bench, notes
 
 OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")
@@ -74,7 +75,7 @@ class World:
         dead.context.database.close()
         dead.lxd.on_call = None
         bench = make_bench(self.folder / str(self.copies), dead.lxd)
-        bench.context.operations.recover()
+        recovery.recover(bench.context.operations)
         bench.finish()
         return bench
 
@@ -192,13 +193,13 @@ def test_what_is_cut_too_often_needs_a_person_and_holds_its_tenant(tmp_path: Pat
             bench.finish()
         bench.context.database.close()
         bench = make_bench(tmp_path / str(world.copies), bench.lxd, lambda moment: Death(0)(moment) and None)
-        bench.context.operations.recover()
+        recovery.recover(bench.context.operations)
     operation = bench.context.operations.get(world.operation.id)
     assert (operation.state, operation.outcome) == ("needs_attention", f"It was cut off {MAX_ATTEMPTS} times.")
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "needs_attention", "nothing runs it by itself"
     again = make_bench(tmp_path / str(world.copies), bench.lxd)
-    again.context.operations.retry(operation, "U0OPSLEAD")
+    recovery.retry(again.context.operations, operation, "U0OPSLEAD")
     again.finish()
     assert again.context.operations.get(operation.id).state == "succeeded"
     assert containers(again) == world.case.after

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.engine.errands import AT_ONCE, Errands
-from bot.store import operations
+from bot.store import claims, operations, recovery
 from tests.support.bot import OPERATOR, Bench, events, make_bench, make_desk
 
 
@@ -23,12 +23,12 @@ def bench(tmp_path: Path) -> Bench:
 
 def begin(bench: Bench) -> None:
     Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
-    assert bench.context.operations.claim()
+    assert claims.claim(bench.context.operations)
 
 
 def end(bench: Bench) -> None:
     """Let what is under way go on to its end."""
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
 
 

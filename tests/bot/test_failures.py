@@ -17,8 +17,8 @@ from bot.engine.guards import ANSWERS
 from bot.engine.steps import PROBE
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolFull
 from bot.model.plan import Refused
-from bot.store import audit
-from bot.store.operations import Operation, StepRow
+from bot.store import audit, recovery
+from bot.store.operation import Operation, StepRow
 from tests.support.bot import (
     CASES,
     LEAD,
@@ -131,7 +131,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             # The heir serves; there is no way back, but one on. Nothing waits for a source that is silent.
             assert ended.state == "needs_attention" or kind == "no LXD", at
             if ended.state == "needs_attention":
-                bench.context.operations.retry(ended, LEAD.id)
+                recovery.retry(bench.context.operations, ended, LEAD.id)
                 bench.finish()
             assert bench.context.operations.get(operation.id).state == "succeeded", at
             bench = prepared(tmp_path / str(number), command)
@@ -140,7 +140,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         assert ended.state == "failed", at
         if command in ("prune", "purge"):
             # What is removed does not come back: the next try goes on.
-            bench.context.operations.retry(ended, LEAD.id)
+            recovery.retry(bench.context.operations, ended, LEAD.id)
             bench.finish()
             assert bench.context.operations.get(operation.id).state == "succeeded", at
             assert containers(bench) == CASES[command].after, at
@@ -179,7 +179,7 @@ def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: s
     bench.finish()
     bench.lxd.on_call = None
     assert bench.context.operations.get(operation.id).state == "failed"
-    bench.context.operations.retry(bench.context.operations.get(operation.id), LEAD.id)
+    recovery.retry(bench.context.operations, bench.context.operations.get(operation.id), LEAD.id)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
     assert containers(bench) == CASES[command].after
@@ -239,7 +239,7 @@ def test_a_retry_while_the_host_is_still_away_needs_attention_again(tmp_path: Pa
         raise LxdUnavailable("LXD does not answer.")
 
     bench.lxd.on_call = still_down
-    bench.context.operations.retry(bench.context.operations.get(operation.id), LEAD.id)
+    recovery.retry(bench.context.operations, bench.context.operations.get(operation.id), LEAD.id)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "needs_attention", "what it had begun stands there still"
 
@@ -258,7 +258,7 @@ def test_what_leaves_nothing_half_made_needs_nobody_when_its_host_is_away_after_
     bench.runner.fault = dies
     with pytest.raises(KeyboardInterrupt):
         bench.finish()
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
 
     def still_down(*_: Any) -> None:
         raise LxdUnavailable("LXD does not answer.")
@@ -289,10 +289,10 @@ def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path:
 
     failing_once(lambda: bool(steps()[PROBE].finished))
     bench.lxd.push(heir, "/what-a-client-wrote", b"a contact")
-    bench.context.operations.retry(bench.context.operations.get(operation.id), LEAD.id)
+    recovery.retry(bench.context.operations, bench.context.operations.get(operation.id), LEAD.id)
     failing_once(lambda: bool(next(iter(steps().values())).started))
     assert bench.context.operations.get(operation.id).state == "needs_attention"
-    bench.context.operations.undo(operation, LEAD.id)
+    recovery.undo(bench.context.operations, operation, LEAD.id)
     bench.finish()
     assert bench.lxd.pull(heir, "/what-a-client-wrote") == b"a contact"
 
@@ -310,7 +310,7 @@ def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         bench.finish()
     bench.lxd.stop("client-x", force=True)
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
     assert live(bench) == CASES[command].live, "closed, or it runs where it was to go"
@@ -323,11 +323,11 @@ def test_an_lxd_that_is_not_up_yet_after_a_crash_leaves_no_orphan(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         bench.finish()
     bench.lxd.on_call = None
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "needs_attention"
-    bench.context.operations.undo(operation, LEAD.id)
+    recovery.undo(bench.context.operations, operation, LEAD.id)
     bench.finish()
     assert containers(bench) == set()
 
@@ -338,10 +338,10 @@ def test_a_retry_of_what_somebody_else_made_meanwhile_is_refused(tmp_path: Path)
     failed = bench.done("new client-x")
     waiting = bench.ask("new client-x", LEAD)
     with pytest.raises(Refused, match=f"held by operation {waiting.id}"):
-        bench.context.operations.retry(failed, LEAD.id)
+        recovery.retry(bench.context.operations, failed, LEAD.id)
     bench.context.approvals.cancel(waiting.id, LEAD)
     assert bench.done("new client-x").state == "succeeded"
-    bench.context.operations.retry(failed, LEAD.id)
+    recovery.retry(bench.context.operations, failed, LEAD.id)
     bench.finish()
     again = bench.context.operations.get(failed.id)
     assert (again.state, "a tenant `client-x` already" in again.outcome) == ("failed", True)
@@ -352,7 +352,7 @@ def test_a_retry_of_what_somebody_else_made_meanwhile_is_refused(tmp_path: Path)
 def test_only_what_failed_can_be_tried_again(tmp_path: Path) -> None:
     bench = prepared(tmp_path, "new")
     with pytest.raises(Refused, match="has not failed"):
-        bench.context.operations.retry(bench.done("new client-x"), LEAD.id)
+        recovery.retry(bench.context.operations, bench.done("new client-x"), LEAD.id)
 
 
 def test_a_plan_that_changed_between_approval_and_run_does_not_run(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_new_version_of_the_bot_with_other_steps_does_not_go_on_blindly(tmp_pa
     with bench.context.database.transaction() as transaction:
         transaction.execute("DELETE FROM steps WHERE operation = ? AND position >= 3", (operation.id,))
         transaction.execute("UPDATE operations SET fingerprint = 'of other steps'")
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, "has changed" in ended.outcome) == ("failed", True)

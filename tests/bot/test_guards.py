@@ -19,8 +19,9 @@ from bot.engine.guards import GUARDS, Moment
 from bot.lxd.protocol import LxdError
 from bot.model.labels import State, stamps
 from bot.model.plan import NotNow, Refused
+from bot.store import progress
 from bot.store.freezes import EVERYTHING, Freezes
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, switch
 from tests.support.bot import notes as notes_of
@@ -87,7 +88,7 @@ def at_work(desk: Desk) -> Callable[[], None]:
     def over() -> None:
         taken.__exit__(None, None, None)
         for one in held:
-            desk.bench.context.operations.finish(one, "succeeded", outcome="done")
+            progress.finish(desk.bench.context.operations, one, "succeeded", outcome="done")
 
     return over
 

@@ -11,7 +11,8 @@ from bot.edge.simulated import SimulatedProbe
 from bot.lxd.protocol import LxdError
 from bot.model.actor import Actor
 from bot.slack.announcer import ways_out
-from bot.store.operations import Operation
+from bot.store import recovery
+from bot.store.operation import Operation
 from schedules.health import health
 from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Desk, live, make_bench, make_desk, notes, switch
 from tests.support.half_done import broken, half_moved, starts
@@ -83,7 +84,7 @@ def test_the_incident_says_the_same(desk: Desk, other: SimulatedLxd) -> None:
 def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     starts(True, desk.bench.lxd, other)
-    desk.bench.context.operations.undo(stuck, LEAD.id)
+    recovery.undo(desk.bench.context.operations, stuck, LEAD.id)
     desk.bench.finish()
     assert live(desk.bench)
     shown = card(desk, stuck)
@@ -93,7 +94,7 @@ def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: Simula
 
 def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
-    desk.bench.context.operations.undo(stuck, LEAD.id)
+    recovery.undo(desk.bench.context.operations, stuck, LEAD.id)
     desk.bench.finish()
     assert "client-x is offline" in card(desk, stuck)
     assert f"<@{LEAD.id}>, it could not be taken back" in notes(desk.bench, stuck)[-1]

@@ -18,7 +18,7 @@ import pytest
 from bot.model.actor import Actor
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import OF_ONE, WORKERS, Inbox
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, until
 
 

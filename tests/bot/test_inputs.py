@@ -14,6 +14,7 @@ from bot.engine.registry import Registry
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.labels import State, stamps
 from bot.model.plan import Plan, Refused, always, once, require
+from bot.store import recovery
 from tests.bot.test_durability import OPERATIONS, Death, Killed, World, ends_well
 from tests.support.bot import CASES, LEAD, OPERATOR, Bench, make_bench
 
@@ -72,7 +73,7 @@ def test_what_a_release_began_that_stored_no_inputs_is_taken_back(tmp_path: Path
     with bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET state = 'needs_attention' WHERE id = ?", (world.operation.id,))
     bench.runner.fault = lambda moment: None
-    bench.context.operations.undo(bench.context.operations.get(world.operation.id), OPERATOR.id)
+    recovery.undo(bench.context.operations, bench.context.operations.get(world.operation.id), OPERATOR.id)
     bench.finish()
     ended = bench.context.operations.get(world.operation.id)
     assert (ended.state, ended.outcome) == ("cancelled", "Taken back")
@@ -188,7 +189,7 @@ def test_what_has_begun_waits_for_the_host_of_its_tenant_before_it_goes_on(
         bench.finish()
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 30.0)
     bench.runner.later = 0.0
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.runner.fault = lambda moment: None
     calls: list[str] = []
 

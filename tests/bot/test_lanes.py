@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bot.engine.errands import Errands
 from bot.engine.runner import Runner
 from bot.model.lanes import SYSTEM, Candidate, Lane, Limits, fits, in_line
+from bot.store import recovery
 from tests.support.bot import OPERATOR, Bench, make_bench, switch, until
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -107,7 +108,7 @@ def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, Si
     with pytest.raises(KeyboardInterrupt):
         bench.done("restart client-x", OPERATOR)
     bench.runner.fault = lambda moment: None
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 60.0)
     return bench, solo
 

@@ -21,7 +21,7 @@ from bot.settings import load
 from bot.slack.announcer import Announcer
 from bot.slack.messages import Message, Renderer, modal, section
 from bot.store.freezes import Freeze
-from bot.store.operations import Decision, Operation, StepRow
+from bot.store.operation import Decision, Operation, StepRow
 from bot.workspace import block_kit
 from tests.support.judge import judge
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bot.model.plan import NoRoom, Refused
-from bot.store.operations import Operation
+from bot.store import recovery
+from bot.store.operation import Operation
 from schedules.health import health
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
@@ -242,7 +243,7 @@ def test_an_operation_that_has_begun_goes_on(tmp_path: Path) -> None:
     again = make_bench(tmp_path, lxd)
     again.context.fleet.fresh = 0
     _filled(again)
-    again.context.operations.recover()
+    recovery.recover(again.context.operations)
     again.finish()
     assert again.context.operations.get(1).state == "succeeded"
 

@@ -18,7 +18,8 @@ from bot.engine.runner import Runner
 from bot.model.plan import Plan
 from bot.store import audit
 from bot.store.inbox import Inbox
-from bot.store.operations import Operation, TenantBusy
+from bot.store.operation import Operation
+from bot.store.operations import TenantBusy
 from tests.support.bot import ASKER, LEAD, Desk, containers, events, make_bench, make_desk, until
 from tests.support.simulated_lxd import SimulatedLxd
 

@@ -15,6 +15,7 @@ from bot.engine.context import Context
 from bot.guest.simulated import change
 from bot.lxd.protocol import Resources
 from bot.model.plan import Refused
+from bot.store import recovery
 from bot.store.samples import HostReading, pool_history, record
 from schedules.health import health
 from schedules.snapshots import snapshots
@@ -107,7 +108,7 @@ def test_what_has_begun_goes_on(tmp_path: Path) -> None:
     again = make_bench(tmp_path, lxd)
     again.context.fleet.fresh = 0
     lxd.load = 10_000.0
-    again.context.operations.recover()
+    recovery.recover(again.context.operations)
     again.finish()
     assert again.context.operations.get(1).state == "succeeded"
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.model.turns import Turns, in_turn
+from bot.store import claims, recovery
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, make_bench
 
 
@@ -41,7 +42,7 @@ def test_an_operation_waits_for_one_of_each_of_the_others(tmp_path: Path) -> Non
     for number in range(8):
         bench.approve(bench.ask(f"new many-{number}", OPERATOR), LEAD)
     bench.approve(bench.ask("new theirs", LEAD_2), LEAD)
-    running = bench.context.operations.claim()
+    running = claims.claim(bench.context.operations)
     assert running
     assert running.tenant == "many-0"
     assert bench.runner.run_one()
@@ -63,7 +64,7 @@ def test_what_was_cut_half_way_goes_on_before_all_else(tmp_path: Path) -> None:
     with again.context.database.transaction() as transaction:
         # Another of the same person's is older.
         transaction.execute("UPDATE operations SET requester = ? WHERE id = ?", (OPERATOR.id, other.id))
-    again.context.operations.recover()
+    recovery.recover(again.context.operations)
     assert again.runner.run_one()
     assert again.context.operations.get(cut.id).state == "succeeded"
     assert again.context.operations.get(other.id).state == "queued"

@@ -9,6 +9,7 @@ import pytest
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp
 from bot.model.plan import Refused
+from bot.store import recovery
 from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench
 
 
@@ -99,7 +100,7 @@ def test_an_approval_for_one_archive_is_none_for_the_next(bench: Bench, text: st
     assert failed.state == "failed"
     bench.done("unarchive client-x", OPERATOR)
     assert bench.done("delete client-x", OPERATOR).state == "succeeded"
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     again = bench.context.operations.get(failed.id)
     assert (again.state, "operation 5 came after that" in again.outcome) == ("failed", True), again.outcome
@@ -111,7 +112,7 @@ def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench
     failed = bench.done("delete client-x", OPERATOR)
     for text in ("delete client-x", "purge client-x", "new client-x"):
         assert bench.done(text, OPERATOR).state == "succeeded"
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     again = bench.context.operations.get(failed.id)
     assert (again.state, "operation 5 came after that" in again.outcome) == ("failed", True), again.outcome

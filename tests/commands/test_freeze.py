@@ -20,9 +20,9 @@ from bot.intake import home
 from bot.model.labels import Role, State, stamps
 from bot.model.plan import Refused
 from bot.reports.digest import gather
-from bot.store import audit
+from bot.store import audit, claims, recovery
 from bot.store.freezes import CONFIRM, EVERYTHING, Freeze, Freezes
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from schedules.boot import boot
 from schedules.expiry import expiry
 from schedules.purge import purge
@@ -404,7 +404,7 @@ def test_people_see_it(desk: Desk) -> None:
 
 def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
     operation = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
-    assert desk.bench.context.operations.claim()
+    assert claims.claim(desk.bench.context.operations)
     desk.command("freeze all because of the sale", LEAD)
     assert f"Operation {operation.id} has begun and goes on to its end: Stop the tenant" in desk.slack.to(LEAD.id)[-1]
 
@@ -499,7 +499,7 @@ def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: P
     Freezes(bench.context.operations).begin(EVERYTHING, LEAD.id, "of the sale", None)
     bench.context.database.close()
     bench = make_bench(tmp_path / "begun", bench.lxd)
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
     assert (containers(bench), live(bench)) == (case.after, case.live)
@@ -513,7 +513,7 @@ def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: P
     assert sum(" waits: All tenants are frozen by " in note for note in notes(bench, operation)) == 1
     bench.context.database.close()
     bench = make_bench(tmp_path / "waits", bench.lxd)
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "queued", "a restart ends no freeze"
     Freezes(bench.context.operations).end(EVERYTHING, LEAD.id)

@@ -14,8 +14,9 @@ from bot.engine.steps import remove
 from bot.lxd.protocol import LxdError
 from bot.model.actor import Actor
 from bot.model.plan import Refused
-from bot.store import audit
-from bot.store.operations import MAX_ATTEMPTS, Operation
+from bot.store import audit, recovery
+from bot.store.operation import Operation
+from bot.store.recovery import MAX_ATTEMPTS
 from schedules.health import health
 from schedules.purge import purge
 from schedules.undo import undo
@@ -115,9 +116,9 @@ def test_only_what_needs_attention_can_be_given_up(bench: Bench) -> None:
 def test_of_retry_undo_and_giving_up_one_wins(bench: Bench, other: SimulatedLxd, first: str) -> None:
     operation = stuck(bench, other)
     ways = {
-        "retry": lambda: bench.context.operations.retry(operation, LEAD.id),
-        "undo": lambda: bench.context.operations.undo(operation, LEAD.id),
-        "give_up": lambda: bench.context.operations.give_up(operation, LEAD.id, "it is over"),
+        "retry": lambda: recovery.retry(bench.context.operations, operation, LEAD.id),
+        "undo": lambda: recovery.undo(bench.context.operations, operation, LEAD.id),
+        "give_up": lambda: recovery.give_up(bench.context.operations, operation, LEAD.id, "it is over"),
     }
     ways.pop(first)()
     for late in ways.values():
@@ -170,7 +171,7 @@ def test_what_the_bot_does_by_itself_can_be_given_up_too(bench: Bench) -> None:
             (MAX_ATTEMPTS,),
         )
     (cut,) = bench.context.operations.select("requester = 'system'")
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     (one,) = failing(bench.context)
     assert f"`/mautic give-up {cut.id} because …`" in one.text
     bench.answer(BECAUSE.format(cut.id), OPERATOR)
@@ -198,7 +199,7 @@ def test_every_operation_that_was_cut_too_often_can_be_given_up_and_its_tenant_h
     bench.runner.fault = lambda moment: None
     with bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET attempts = ? WHERE id = ?", (MAX_ATTEMPTS, operation.id))
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     assert bench.context.operations.get(operation.id).state == "needs_attention"
     bench.clock.move(60)
     bench.answer(BECAUSE.format(operation.id), LEAD)

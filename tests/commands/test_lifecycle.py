@@ -14,6 +14,7 @@ from bot.guest.mautic import Disk, Mautic
 from bot.lxd.protocol import LxdError, PoolFull, size_bytes
 from bot.model.labels import stamp
 from bot.model.plan import Refused
+from bot.store import recovery
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes
 
@@ -265,7 +266,7 @@ def test_space_that_was_just_given_to_a_full_tenant_is_not_taken_back(roomy: Ben
     assert roomy.lxd.instance("client-x").devices["root"]["size"] == "80GiB"
     assert "it keeps the plan medium" in str(ended.aftermath) + notes(roomy, ended)[-1]
     roomy.runner.fault = lambda moment: None
-    roomy.context.operations.retry(ended, OPERATOR.id)
+    recovery.retry(roomy.context.operations, ended, OPERATOR.id)
     roomy.finish()
     assert roomy.context.operations.get(ended.id).state == "succeeded"
     assert live(roomy)
@@ -283,7 +284,7 @@ def test_a_disk_that_fills_while_it_is_resized_does_not_leave_it_half_way(bench:
     bench.runner.fault = fault
     with pytest.raises(KeyboardInterrupt):
         bench.finish()
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     ended = bench.context.operations.get(operation.id)
     assert ended.state == "succeeded", ended.outcome

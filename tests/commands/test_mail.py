@@ -12,7 +12,8 @@ from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
-from bot.store.operations import Operation
+from bot.store import recovery
+from bot.store.operation import Operation
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, add_blueprint, make_bench, make_desk, notes
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -351,7 +352,7 @@ def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: P
             bench.lxd.on_call = None
             again = make_bench(tmp_path / str(number), bench.lxd)
             again.clock.at = bench.clock.at
-            again.context.operations.recover()
+            recovery.recover(again.context.operations)
             again.finish()
             bench = again
         bench.lxd.on_call = None

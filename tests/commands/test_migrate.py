@@ -17,6 +17,7 @@ from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
 from bot.model.labels import stamp
 from bot.model.plan import Refused
+from bot.store import recovery
 from schedules.purge import purge
 from tests.support.bot import OPERATOR, Bench, live, make_bench, switch, until
 from tests.support.simulated_lxd import SimulatedLxd
@@ -118,7 +119,7 @@ def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
     assert failed.state == "failed"
     simulated_tenant.change(bench.lxd, "client-x", writes=[("contacts", bench.clock())])
     down.clear()
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(failed.id).state == "succeeded"
     assert len(simulated_tenant.read(other, f"client-x--{failed.id}").writes) == 1
@@ -141,7 +142,7 @@ def test_a_policy_that_is_changed_meanwhile_is_not_what_was_approved(tmp_path: P
             bench.finish()
         bench.context.database.close()
         again = make_bench(folder, bench.lxd, others={"solo": other}, MAUTIC_OPS_RETENTION__FORMER_DAYS="14")
-        again.context.operations.recover()
+        recovery.recover(again.context.operations)
         again.finish()
         assert again.context.operations.get(2).state == state
         assert live(again)
@@ -162,7 +163,7 @@ def test_the_copy_stays_until_the_source_goes_on(
     assert roles(other) == {f"client-x--{stuck.id}": "incoming"}
     assert live(bench)
     down.clear()
-    bench.context.operations.retry(stuck, OPERATOR.id)
+    recovery.retry(bench.context.operations, stuck, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(stuck.id).state == "succeeded"
     assert live(bench)
@@ -224,7 +225,7 @@ def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, othe
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "needs_attention"
     bench.runner.fault = lambda moment: None
-    bench.context.operations.retry(operation, OPERATOR.id)
+    recovery.retry(bench.context.operations, operation, OPERATOR.id)
     bench.finish()
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, ended.plan["facts"]["From"]) == ("succeeded", "local"), ended.outcome
@@ -285,7 +286,7 @@ def test_what_was_given_up_touches_nothing_when_it_comes_late(
     other.on_call = slow
     other.fail_next("start", LxdError("LXD could not start it."))
     failed = bench.done("migrate client-x solo", OPERATOR)
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(failed.id).state == "succeeded"
     answers.set()

@@ -11,6 +11,7 @@ from bot.lxd.protocol import NotFound
 from bot.model.labels import stamp
 from bot.model.plan import Plan, Refused
 from bot.slack.messages import Modal
+from bot.store import recovery
 from bot.workspace import block_kit
 from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
@@ -133,7 +134,7 @@ def test_a_pool_that_fills_up_meanwhile_does_not_leave_it_half_made(tmp_path: Pa
     bench.runner.fault = fault
     with pytest.raises(KeyboardInterrupt):
         bench.finish()
-    bench.context.operations.recover()
+    recovery.recover(bench.context.operations)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
 

@@ -13,6 +13,7 @@ from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp
 from bot.model.plan import Refused
+from bot.store import recovery
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
 
 SNAPSHOT = "s-20270115-080000-2"
@@ -108,7 +109,7 @@ def test_a_retry_takes_another_snapshot_of_now(bench: Bench) -> None:
     bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
     failed = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     bench.clock.move(3600)
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(failed.id).state == "succeeded"
     assert ours(bench.lxd.snapshots("client-x"))[-1].at == bench.clock()
@@ -121,7 +122,7 @@ def test_an_approval_is_none_for_another_snapshot_of_the_name(bench: Bench) -> N
     bench.lxd.delete_snapshot("client-x", "by-hand")
     bench.lxd.clock = lambda: 2_000_000_000.0
     bench.lxd.snapshot("client-x", "by-hand")
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     assert "has changed since it was approved" in bench.context.operations.get(failed.id).outcome
 
@@ -130,7 +131,7 @@ def test_what_another_restore_changed_is_not_restored_under_an_old_approval(benc
     bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
     failed = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     other = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
-    bench.context.operations.retry(failed, OPERATOR.id)
+    recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     assert f"operation {other.id} came after that" in bench.context.operations.get(failed.id).outcome
 
@@ -185,7 +186,7 @@ def test_a_retry_of_what_comes_last_keeps_what_clients_have_written_meanwhile(be
     assert bench.context.operations.get(operation.id).state == "needs_attention"
     write(bench, f"client-x--{operation.id}")
     bench.runner.fault = lambda moment: None
-    bench.context.operations.retry(operation, OPERATOR.id)
+    recovery.retry(bench.context.operations, operation, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
     assert len(simulated_tenant.read(bench.lxd, bench.context.fleet.tenant("client-x").instance).writes) == 1

@@ -10,6 +10,7 @@ from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
 from bot.slack.messages import Message
+from bot.store import recovery
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, containers, live, make_bench
 from tests.support.judge import judge, mrkdwn
 
@@ -142,7 +143,7 @@ def test_a_snapshot_that_cannot_be_removed_fails_and_goes_at_the_next_try(bench:
     bench.lxd.fail_next("delete_snapshot", LxdError("LXD could not delete it: busy."))
     failed = bench.done("prune client-x", OPERATOR)
     assert (failed.state, failed.outcome) == ("failed", "LXD could not delete it: busy.")
-    bench.context.operations.retry(failed, LEAD.id)
+    recovery.retry(bench.context.operations, failed, LEAD.id)
     bench.finish()
     assert len(names(bench)) == 1
 

@@ -39,7 +39,7 @@ from bot.store.audit import Verdict
 from bot.store.batches import Standing
 from bot.store.freezes import Freeze
 from bot.store.jobs import Job
-from bot.store.operations import Decision, Operation, StepRow
+from bot.store.operation import Decision, Operation, StepRow
 from bot.store.samples import KnownDisk
 from bot.workspace import block_kit
 from commands.hosts import Row

@@ -15,9 +15,9 @@ from bot.guest.simulated import change
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace
 from bot.lxd.wire import NIC, given
 from bot.model.labels import stamps
-from bot.store import samples
+from bot.store import recovery, samples
 from bot.store.jobs import Declared
-from bot.store.operations import MAX_ATTEMPTS
+from bot.store.recovery import MAX_ATTEMPTS
 from schedules import health as sweep
 from schedules.health import health
 from tests.support.bot import LEAD, OPERATOR, ROOM_FOR_MANY, Bench, make_bench, make_desk
@@ -194,7 +194,7 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(SystemExit):
             bench.finish()
-        bench.context.operations.recover()
+        recovery.recover(bench.context.operations)
     bench.lxd.stop(f"client-x--{operation.id}")
     assert look(bench) == [("client-x", "move")]
     (incident,) = bench.context.incidents.open()
@@ -202,7 +202,7 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
     assert f"Retry and Undo are in the thread of operation {operation.id}." in incident.text
     assert samples.latest(bench.context.database, bench.clock())["client-x"].up == 0
     bench.runner.fault = lambda moment: None
-    bench.context.operations.undo(bench.context.operations.get(operation.id), OPERATOR.id)
+    recovery.undo(bench.context.operations, bench.context.operations.get(operation.id), OPERATOR.id)
     bench.clock.move(60)
     bench.finish()
     assert look(bench) == []

@@ -13,7 +13,7 @@ from bot.engine.registry import call
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamps
 from bot.model.plan import Refused
-from bot.store import audit
+from bot.store import audit, recovery
 from bot.store.maintenance import QUIET
 from bot.store.migrations import MAINTENANCE
 from schedules.numbers import numbers
@@ -103,7 +103,7 @@ def test_what_a_person_tries_again_stands_in_the_log_step_by_step(bench: Bench) 
     look(bench)
     failed = bench.context.operations.select("state = 'failed'")[0]
     bench.lxd.on_call = None
-    bench.context.operations.retry(failed, LEAD.id)
+    recovery.retry(bench.context.operations, failed, LEAD.id)
     bench.finish()
     assert events(bench, failed) == [
         "operation.failed",

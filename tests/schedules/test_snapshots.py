@@ -16,7 +16,7 @@ from bot.engine.snapshots import ours
 from bot.fleet.inventory import Survey
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import stamps
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
 from tests.support.simulated_lxd import SimulatedLxd

@@ -8,6 +8,7 @@ import pytest
 
 from bot.edge.simulated import SimulatedProbe
 from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.store import recovery
 from schedules.undo import undo
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes, switch
 from tests.support.simulated_lxd import SimulatedLxd
@@ -92,7 +93,7 @@ def test_an_heir_that_clients_may_have_written_to_is_left_to_a_person(
     tick(bench)
     assert bench.context.operations.get(stuck.id).state == "needs_attention"
     assert other.instance(f"client-x--{stuck.id}").running
-    bench.context.operations.retry(stuck, OPERATOR.id)
+    recovery.retry(bench.context.operations, stuck, OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(stuck.id).state == "succeeded"
 

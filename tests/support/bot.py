@@ -34,7 +34,7 @@ from bot.settings import Settings, load
 from bot.slack.announcer import Announcer
 from bot.slack.post import Post
 from bot.store.inbox import Inbox
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from bot.workspace import block_kit
 from tests.support.simulated_lxd import SimulatedLxd
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from bot.lxd.protocol import LxdError
-from bot.store.operations import Operation
+from bot.store.operation import Operation
 from tests.support.bot import OPERATOR, Bench
 from tests.support.simulated_lxd import SimulatedLxd
 

@@ -1,0 +1,151 @@
+"""Claims: which operation a worker takes next, and which has to wait. Compare-and-set, so that two never take one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bot.model.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
+from bot.model.text import told
+from bot.store.operation import OPEN, Operation, State
+from bot.store.operations import Operations
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why a queued operation does not begin yet: which guard holds it, the sentence, and what a person typed of that.
+
+    `ends`: nobody waits for it, so that it ends; it is asked for anew when it is due then.
+    """
+
+    guard: str
+    why: str
+    typed: str = ""
+    ends: bool = False
+
+
+def claim(
+    operations: Operations,
+    hold: Callable[[Operation], Hold | None] = lambda _: None,
+    may: Callable[[Operation], bool] = lambda _: True,
+    shared: int = MANY,
+) -> Operation | None:
+    """Take the next queued operation that can go on, to run it, or None; `bot.model.lanes` says which is next.
+
+    Args:
+        hold: says why one has to wait, None when it need not. Others pass it; its thread is told once a guard.
+        may: whether it may still begin; asked last.
+        shared: how many that are no person's may run together.
+    """
+    running = _candidates(operations, "running")
+    waiting = [*_candidates(operations, "queued"), *_children(operations, running)]
+    for first in in_line(waiting, running, shared):
+        candidate = operations.get(first.id)
+        if candidate.state not in ("queued", "waiting"):
+            continue
+        try:
+            if why := hold(candidate):
+                _wait(operations, candidate, why)
+            elif may(candidate) and _begin(operations, candidate, first, shared):
+                operations.changed()
+                return operations.get(candidate.id)
+        except sqlite3.IntegrityError:
+            # Another took the tenant up meanwhile: of a child somebody's request, of what waited for the end of
+            # a freeze the bot's own snapshot.
+            continue
+    return None
+
+
+def _begin(operations: Operations, operation: Operation, first: Candidate, shared: int) -> bool:
+    """Move a queued operation, or a child whose turn has come, to running. False: another was quicker."""
+    with operations.database.transaction() as transaction:
+        # Another worker may have taken the last place meanwhile.
+        running = _candidates(operations, "running")
+        if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
+            return False
+        if operation.state == "waiting" and first not in _children(operations, running):
+            return False
+        return operations.move(
+            transaction,
+            operation,
+            "running",
+            event="operation.started" if not operation.attempts else "operation.resumed",
+            expect=(operation.state,),
+            attempts=operation.attempts + 1,
+            started=operation.started or operations.clock(),
+            # Why it waited; of one that is to be taken back it is why it failed.
+            outcome=operation.outcome if operation.undo_by else "",
+            held_by="",
+        )
+
+
+def _candidates(operations: Operations, state: State) -> list[Candidate]:
+    """Return the operations in a state that a worker runs, or would, oldest first: none does a batch itoperations."""
+    rows = operations.database.read(
+        "SELECT id, requester, parent, host, begun FROM operations WHERE state = ?"
+        " AND id NOT IN (SELECT operation FROM batches) ORDER BY id",
+        state,
+    )
+    return [Candidate(**dict(row) | {"begun": bool(row["begun"])}) for row in rows]
+
+
+def _children(operations: Operations, running: Sequence[Candidate]) -> list[Candidate]:
+    """Return the children of batches whose turn may come now: within the limits, of tenants that nobody holds."""
+    rows = operations.database.read(
+        """
+        SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host
+        FROM batches JOIN operations AS batch ON batch.id = batches.operation AND batch.state = 'running'
+        JOIN operations AS child ON child.parent = batch.id AND child.state = 'waiting'
+        WHERE paused IS NULL AND stopped IS NULL AND (
+          SELECT count(*) FROM operations WHERE parent = batch.id AND state IN ('failed', 'needs_attention')
+        ) < forgiven + stop_after
+        ORDER BY child.id
+        """
+    )
+    marks = ",".join("?" * len(OPEN))
+    open_ones = operations.database.read(f"SELECT tenant FROM operations WHERE state IN ({marks})", *OPEN)  # noqa: S608
+    held = {row["tenant"] for row in open_ones} if rows else set()
+    found = []
+    for row in rows:
+        one = Candidate(row["id"], row["requester"], row["parent"], row["host"])
+        limits = Limits(row["at_once"], row["at_once_host"])
+        if row["tenant"] not in held and fits(one, running, limits):
+            found.append(one)
+    return found
+
+
+def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
+    """Record that one whose turn it is has to wait, once for each guard that it waits for; or end it."""
+    if operation.held_by == hold.guard:
+        return
+    with operations.database.transaction() as transaction:
+        operations.move(
+            transaction,
+            operation,
+            "cancelled" if hold.ends else operation.state,
+            event="operation.cancelled" if hold.ends else "operation.held",
+            expect=(operation.state,),
+            detail={"why": hold.why, "guard": hold.guard},
+            note=f":hourglass: Operation {operation.id} waits: {told(hold.why, hold.typed)}",
+            outcome=hold.why,
+            held_by=hold.guard,
+            finished=operations.clock() if hold.ends else None,
+        )
+    operations.changed()
+
+
+def put_back(operations: Operations, operation: Operation, why: str) -> None:
+    """Queue an operation again whose host is out of reach, so that it holds no worker meanwhile."""
+    with operations.database.transaction() as transaction:
+        operations.move(
+            transaction,
+            operation,
+            "queued",
+            event="operation.put_back",
+            expect=("running",),
+            detail={"why": why},
+            # No crash cut it.
+            attempts=operation.attempts - 1,
+        )
+    operations.changed()

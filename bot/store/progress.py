@@ -1,0 +1,126 @@
+"""Progress: each step of an operation that runs is written down as it begins and as it is done, and then the end."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+
+from bot.store import audit
+from bot.store.operation import SYSTEM, Operation, State
+from bot.store.operations import Operations
+
+
+def step_started(operations: Operations, operation: Operation, position: int, inputs: str = "") -> None:
+    """Record that a step begins, once; with the first, the `inputs` that all are made from, as JSON or ""."""
+    now = operations.clock()
+    with operations.database.transaction() as transaction:
+        done = transaction.execute(
+            "UPDATE steps SET started = ? WHERE operation = ? AND position = ? AND started IS NULL",
+            (now, operation.id, position),
+        )
+        if done.rowcount:
+            if inputs:
+                transaction.execute(
+                    "UPDATE operations SET plan = json_set(plan, '$.inputs', json(?)) WHERE id = ? AND NOT begun",
+                    (inputs, operation.id),
+                )
+            transaction.execute("UPDATE operations SET begun = 1 WHERE id = ?", (operation.id,))
+            _step_event(operations, transaction, operation, position, "step.started", {}, now)
+    operations.changed()
+
+
+def step_finished(operations: Operations, operation: Operation, position: int, note: str) -> None:
+    """Record that a step is done, once."""
+    now = operations.clock()
+    with operations.database.transaction() as transaction:
+        done = transaction.execute(
+            "UPDATE steps SET finished = ?, note = ? WHERE operation = ? AND position = ? AND finished IS NULL",
+            (now, note, operation.id, position),
+        )
+        if done.rowcount:
+            _step_event(operations, transaction, operation, position, "step.finished", {"note": note}, now)
+            if operation.steps[position].key == operation.plan.get("commit"):
+                transaction.execute("UPDATE operations SET committed = 1 WHERE id = ?", (operation.id,))
+            transaction.execute(
+                "INSERT INTO snapshots_of_tenants (at, tenant) SELECT ?, ? FROM steps"
+                " WHERE operation = ? AND position = ? AND takes_snapshot",
+                (now, operation.tenant, operation.id, position),
+            )
+    operations.changed()
+
+
+def _step_event(
+    operations: Operations,
+    transaction: sqlite3.Connection,
+    operation: Operation,
+    position: int,
+    name: str,
+    detail: Mapping[str, object],
+    now: float,
+) -> None:
+    transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
+    step = operation.steps[position]
+    if operation.run:
+        return
+    event = audit.Event(name, SYSTEM, operation.tenant, operation.id, {"key": step.key, "step": step.title, **detail})
+    audit.record(transaction, event, now)
+
+
+def failing(operations: Operations, operation: Operation, why: str, error_id: str) -> None:
+    """Record that a step failed, before what was begun is taken back: its steps hold no more, whatever dies."""
+    with operations.database.transaction() as transaction:
+        operations.move(
+            transaction,
+            operation,
+            "running",
+            event="operation.failing",
+            expect=("running",),
+            detail={"why": why, "error_id": error_id} if error_id else {"why": why},
+            undo_by=SYSTEM,
+            outcome=why,
+            cause=why,
+            error_id=error_id,
+        )
+    operations.changed()
+
+
+def finish(
+    operations: Operations,
+    operation: Operation,
+    state: State,
+    *,
+    outcome: str,
+    note: str = "",
+    error_id: str = "",
+    event: str = "",
+    actor: str = SYSTEM,
+    undo_by: str = "",
+    aftermath: Mapping[str, object] | None = None,
+    cause: str = "",
+) -> None:
+    """End a running operation: its outcome (a sentence), and what the thread is told.
+
+    `undo_by`: who is to take it back, as soon as that can be done. `cause`: why a step of it failed, until then.
+    """
+    begun = operation.begun if state == "needs_attention" else 0
+    with operations.database.transaction() as transaction:
+        operations.move(
+            transaction,
+            operation,
+            state,
+            event=event or f"operation.{state}",
+            actor=actor,
+            expect=("running",),
+            detail={"outcome": outcome, "error_id": error_id} if error_id else {"outcome": outcome},
+            note=note,
+            outcome=outcome,
+            error_id=error_id,
+            undo_by=undo_by,
+            begun=begun,
+            ended_by=actor if state == "cancelled" else "",
+            aftermath=json.dumps(dict(aftermath or {})),
+            cause=cause,
+            finished=operations.clock(),
+        )
+    operations.changed()
