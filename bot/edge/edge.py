@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from bot.edge.caddy import ADMIN, Peer, routes, ways_elsewhere
-from bot.edge.probe import PAGE_SECONDS, Pages, ProbeResult
+from bot.edge.probe import PAGE_SECONDS, Pages, Probe
 from bot.guest.blueprint.base import ensure_base
 from bot.guest.blueprint.build import install_packages, lay, run, until
 from bot.guest.blueprint.recipe import EDGE, recipe_tar
@@ -193,7 +193,7 @@ class Edge:
         # Another bot, or `make up`, may be at it too.
         run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
 
-    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
+    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
         """Ask for a domain's login page through the edge, as a client would, within so many seconds."""
         return self._pages.probe(domain, seconds)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bot.edge.caddy import Peer
 from bot.edge.edge import Edge
-from bot.edge.probe import PAGE_SECONDS, ProbeResult
+from bot.edge.probe import PAGE_SECONDS, Probe
 from bot.lxd.protocol import LxdError, LxdUnavailable
 
 S = TypeVar("S")
@@ -90,7 +90,7 @@ class Edges:
         if fresh or not self._authorities.get(host):
             self._authorities[host] = edge.authority()
 
-    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
+    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
         """Ask for a domain's login page through the front edge, once, with so many seconds for all of it."""
         # As it was known last: a probe is not to wait for a server that is silent.
         front = self._front or next(iter(self._known().values()))

@@ -21,7 +21,7 @@ MOST = 1 << 20
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class Probe:
     """One look at a login page through the edge. `status` is 0 where there was no answer, and `error` says why.
 
     The certificate is valid from and until then, in epoch seconds.
@@ -29,7 +29,7 @@ class ProbeResult:
 
     status: int
     login: bool
-    seconds: float
+    seconds: float = 0.0
     double: bool = False
     error: str = ""
     valid_from: float = 0.0
@@ -78,7 +78,7 @@ class Pages:
         """Ask for the edge's authority anew at the next look."""
         self._trust = None
 
-    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> ProbeResult:
+    def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
         """Ask for a domain's login page, and judge what comes.
 
         It has so many seconds until it is there as a whole, and is read up to MOST bytes: a tenant serves what it will.
@@ -89,14 +89,14 @@ class Pages:
         except (OSError, LxdError) as error:
             if isinstance(error, ssl.SSLCertVerificationError):
                 self.distrust()
-            return ProbeResult(0, False, time.monotonic() - began, error=_words(error))
+            return Probe(0, False, time.monotonic() - began, error=_words(error))
         status, header, body = 0, "", b""
         try:
             status, header, body = read_page(page)
         except http.client.HTTPException as error:
             why = why or _words(error)
         login = status == 200 and not why and b'name="_username"' in body
-        return ProbeResult(status, login, time.monotonic() - began, bool(header), why, *valid)
+        return Probe(status, login, time.monotonic() - began, bool(header), why, *valid)
 
     def _get(self, domain: str, path: str, seconds: float) -> tuple[bytes, str, tuple[float, float]]:
         """Return what comes, with its headers; why that is not all ("" when it is); and the certificate's times."""

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from bot.edge.probe import Probe
 from bot.lxd.protocol import Lxd, LxdError
 from bot.model.labels import Role, Seen, State, holder, seen, stamp
-
-
-@dataclass(frozen=True)
-class SimulatedProbe:
-    """What a look at a tenant found; never a real page."""
-
-    status: int
-    login: bool
-    error: str = ""
-    seconds: float = 0.0
-    valid_from: float = 0.0
-    valid_until: float = 0.0
 
 
 class SimulatedEdge:
@@ -51,11 +38,11 @@ class SimulatedEdge:
                 routed[domain] = next((lxd, one.instance) for one, lxd in known if one is holding)
         self._routes = kept | routed
 
-    def probe(self, domain: str, seconds: float = 0) -> SimulatedProbe:
+    def probe(self, domain: str, seconds: float = 0) -> Probe:
         """Say whether the page would be there."""
         if domain not in self._routes:
             self.apply()
         if domain not in self._routes:
-            return SimulatedProbe(404, False)
+            return Probe(404, False)
         lxd, name = self._routes[domain]
-        return SimulatedProbe(200, True) if lxd.instance(name).running else SimulatedProbe(503, False)
+        return Probe(200, True) if lxd.instance(name).running else Probe(503, False)

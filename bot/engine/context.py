@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
+from bot.edge.probe import Probe
 from bot.engine.approvals import Approvals
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Fleet
@@ -23,26 +24,6 @@ from bot.store.vault import Vault
 
 if TYPE_CHECKING:
     from bot.engine.registry import Registry
-
-
-class Probe(Protocol):
-    """What a look at a tenant through the edge found. `login`: it was Mautic's login page; `seconds` it took.
-
-    The certificate is valid from and until then (epoch seconds; 0 where none was seen).
-    """
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def login(self) -> bool: ...
-    @property
-    def error(self) -> str: ...
-    @property
-    def valid_from(self) -> float: ...
-    @property
-    def valid_until(self) -> float: ...
 
 
 class Edge(Protocol):

@@ -1,7 +1,7 @@
 """Operations: durable changes, and one open operation per tenant. Every change has its audit row.
 
-This is the table: what is asked for, and every change of state by `move`. Who claims operations is in `claims`, how they
-go on in `progress`, and what becomes of those that failed in `recovery`.
+This is the table: what is asked for, and every change of state by `move`. Who claims operations is in `claims`, how
+they go on in `progress`, and what becomes of those that failed in `recovery`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import commands
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.engine.registry import Registry
 from bot.fleet.health import larger_plans
 from bot.fleet.health.look import CHECKS, HOST_CHECKS, finds
@@ -157,7 +157,7 @@ def test_what_status_shows_red_the_next_sweep_tells(tmp_path: Path, name: str, m
     if name == "disk":
         bench.lxd.fill("client-x", 27 * GIB)
     if name == "page through the edge":
-        monkeypatch.setattr(bench.context.edge, "probe", lambda *_: SimulatedProbe(502, False))
+        monkeypatch.setattr(bench.context.edge, "probe", lambda *_: Probe(502, False))
     change(bench.lxd, "client-x", **RED[name])
     shown = "\n".join(mrkdwn(bench.answer("status client-x").blocks))
     red = {line.lower() for line in re.findall(r"^:x: \*([\w ]+):\*", shown, re.M)}

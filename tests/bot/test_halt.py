@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.lxd.protocol import LxdError
 from bot.model.actor import Actor
 from bot.slack.announcer import ways_out
@@ -104,7 +104,7 @@ def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -
 def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a restore whose page did not come, and whose old container does not start."""
     with monkeypatch.context() as patched:
-        patched.setattr(desk.bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+        patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         patched.setattr("bot.engine.cutover.Cutover._go_on", lambda _: broken())
         stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert stuck.state == "needs_attention"
@@ -133,7 +133,7 @@ def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
     down = switch(desk.bench.lxd)
     with monkeypatch.context() as patched:
         patched.setattr("bot.engine.cutover.Cutover._go_on", lambda _: down.set() or broken())
-        patched.setattr(desk.bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+        patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         stuck = desk.bench.done("migrate client-x solo", OPERATOR)
     assert stuck.state == "needs_attention"
     assert "The container of before is on a host that cannot be seen just now: local." in card(desk, stuck)
@@ -212,7 +212,7 @@ def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_s
 
 def test_the_way_that_loses_something_asks_once_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(desk.bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+        patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         patched.setattr("bot.engine.cutover.Cutover._go_on", lambda _: broken())
         stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     ways = {one["action_id"]: one for one in ways_out(stuck)}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slack_sdk import WebClient
 
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.lxd.protocol import InstanceState
 from bot.model.tenants import Tenant
 from bot.model.text import clip, code, escape, line, person, seconds, size, told
@@ -149,7 +149,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         snapshots=3,
         held=1 << 30,
         held_allowed=2 << 30,
-        probe=SimulatedProbe(0, False, error=word),
+        probe=Probe(0, False, error=word),
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
         trouble=note,
         frozen=freeze,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge.probe import ProbeResult
+from bot.edge.probe import Probe
 from bot.lxd.protocol import NotFound, PoolSpace
 from tests.support.bot import OPERATOR, Bench, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
@@ -80,8 +80,8 @@ def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr("bot.lxd.local.server.keep", keep)
     gone = [True]
 
-    def probe(domain: str) -> ProbeResult:
-        return ProbeResult(0 if gone else 404, False, 0.0)
+    def probe(domain: str) -> Probe:
+        return Probe(0 if gone else 404, False, 0.0)
 
     monkeypatch.setattr(bench.context.edge, "probe", probe)
     monkeypatch.setattr(bench.context.edge, "apply", lambda **_: gone.clear())
@@ -97,6 +97,6 @@ def test_who_asks_hears_what_makes_an_edge_anew_that_is_gone(tmp_path: Path, mon
     def apply(**_: object) -> None:
         raise NotFound("LXD could not read `edge`: instance not found.")
 
-    monkeypatch.setattr(bench.context.edge, "probe", lambda _: ProbeResult(0, False, 0.0))
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: Probe(0, False, 0.0))
     monkeypatch.setattr(bench.context.edge, "apply", apply)
     assert ":x: *Edge:* it is not there; `make prepare` on the bot's machine makes it anew" in parts(bench)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.engine.placement import LEAST
 from bot.guest import simulated as simulated_tenant
 from bot.guest.mautic import MUTE, SEAL
@@ -102,9 +102,9 @@ def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], Non
     monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
 
-    def probe(_: str) -> SimulatedProbe:
+    def probe(_: str) -> Probe:
         then()
-        return SimulatedProbe(0, False, "timed out")
+        return Probe(0, False, error="timed out")
 
     monkeypatch.setattr(bench.context.edge, "probe", probe)
 
@@ -176,7 +176,7 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
     """It is silent for a moment, or for longer than one waits: then it is told when it answers again."""
     down, real = switch(bench.lxd), bench.context.edge.probe
 
-    def probe(domain: str) -> SimulatedProbe:
+    def probe(domain: str) -> Probe:
         seen = real(domain)
         down.set()
         if seconds:
@@ -241,7 +241,7 @@ def test_the_heir_sends_nothing_before_there_is_no_way_back(bench: Bench, other:
     seen: list[tuple[bool, bool]] = []
     real = bench.context.edge.probe
 
-    def probe(domain: str) -> SimulatedProbe:
+    def probe(domain: str) -> Probe:
         files = other.world.machines["client-x--2"].files
         seen.append((SEAL in files, MUTE in files))
         return real(domain)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.engine.snapshots import ours
 from bot.guest import simulated as simulated_tenant
 from bot.guest.mautic import MUTE, SEAL
@@ -76,7 +76,7 @@ def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, m
     seen: list[tuple[bool, bool]] = []
     real = bench.context.edge.probe
 
-    def probe(domain: str) -> SimulatedProbe:
+    def probe(domain: str) -> Probe:
         files = bench.lxd.world.machines["client-x--3"].files
         seen.append((SEAL in files, MUTE in files))
         return real(domain)
@@ -164,7 +164,7 @@ def test_a_stopped_tenant_whose_restore_fails_at_its_page_stays_stopped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
-    monkeypatch.setattr(bench.context.edge, "probe", lambda _: SimulatedProbe(502, False))
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
     bench.done("stop client-x", OPERATOR)
     assert bench.done(f"restore client-x {SNAPSHOT}", OPERATOR).state == "failed"
     tenant = bench.context.fleet.tenant("client-x")

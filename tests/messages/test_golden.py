@@ -18,7 +18,7 @@ import pytest
 from slack_sdk import WebClient
 
 import commands
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.engine.outbound import CHOICE
 from bot.engine.placement import Carries
 from bot.engine.registry import Registry
@@ -273,7 +273,7 @@ def status(**state: object) -> Message:
         "snapshots": 31,
         "held": 4_300_000_000,
         "held_allowed": 30 << 30,
-        "probe": SimulatedProbe(200, True, seconds=0.12),
+        "probe": Probe(200, True, seconds=0.12),
         "health": {
             "healthy": True,
             "checks": {"database": {"ok": True, "text": "answers"}, "crons": {"ok": True, "text": "ran 1 min ago"}},
@@ -525,9 +525,7 @@ MESSAGES: dict[str, Message] = {
         "give_up", operation=GIVEN_UP, left="client-x is offline. All its data is in `client-x`."
     ),
     "commands-status": status(),
-    "commands-status-page-closed": status(
-        probe=SimulatedProbe(502, False), condition=Condition("offline", "site unreachable")
-    ),
+    "commands-status-page-closed": status(probe=Probe(502, False), condition=Condition("offline", "site unreachable")),
     "commands-status-silent": status(
         health=SILENT,
         trouble="Inside `client-x`: the tool gave no reason.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.edge.simulated import SimulatedProbe
+from bot.edge.probe import Probe
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.store import recovery
 from schedules.undo import undo
@@ -82,9 +82,9 @@ def test_an_heir_that_clients_may_have_written_to_is_left_to_a_person(
 ) -> None:
     down = switch(bench.lxd)
 
-    def probe(_: str) -> SimulatedProbe:
+    def probe(_: str) -> Probe:
         down.set()
-        return SimulatedProbe(0, False, "timed out")
+        return Probe(0, False, error="timed out")
 
     with monkeypatch.context() as patched:
         patched.setattr(bench.context.edge, "probe", probe)
