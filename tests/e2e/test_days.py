@@ -99,7 +99,7 @@ def test_a_tenant_is_stopped_suspended_resized_and_looked_into(world: World) -> 
 
         world.done(f"resize {tenant} --plan medium", "has the plan medium")
         assert world.lxd.instance(tenant).config["limits.memory"] == "8GiB"
-        world.done(f"restart {tenant} --part worker", "worker of", approve="")
+        world.done(f"restart {tenant} --part worker", "restarted", approve="")
 
         for words, seen in (
             (f"console {tenant} mautic:segments:update", "ended with 0"),
