@@ -130,6 +130,20 @@ def test_wrong_words_are_refused_with_what_would_be_right(text: str, why: str) -
     assert why in str(refused.value)
 
 
+def test_the_usage_shows_what_an_option_may_be() -> None:
+    usages = Registry(commands, ("small", "large")).commands
+    assert usages["resize"].usage == "resize <tenant> --plan small|large"
+    assert "[--plan small|large]" in usages["new"].usage
+    assert "[--mail send|drop|off]" in usages["start"].usage
+    assert "[--part all|worker|cron|web|database]" in usages["restart"].usage
+
+
+def test_no_line_of_a_help_text_is_broken_where_the_source_is() -> None:
+    for command in REGISTRY.commands.values():
+        for paragraph in command.help.split("\n\n"):
+            assert "\n" not in paragraph, command.name
+
+
 def test_the_nearest_plan_is_offered(tmp_path: Any) -> None:
     from tests.support.bot import make_bench
 
