@@ -65,7 +65,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
             audit.record(transaction, audit.Event(audit.ANEW, SYSTEM), time.time())
     lived = Lived(database)
     operations = Operations(database, lived)
-    registry = Registry(commands)
+    registry = Registry(commands, tuple(settings.plans))
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
     def check(operation: Operation, actor: Actor) -> str:

@@ -1,4 +1,4 @@
-"""`/mautic delete`: archive a tenant; it is kept for the policy's days."""
+"""`/mautic delete`: archive a tenant, which is kept for the days of the policy."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ class Inputs:
 @not_half_way
 @operation
 def delete(context: Context, tenant: TenantArgument) -> Plan:
-    """Take a tenant away: its page closes at once, and its data is kept for a while.
+    """Delete a tenant: visitors see a maintenance page, and the data is archived for a while.
 
-    It is stopped, renamed and kept; `unarchive` brings it back. The approver types its name.
+    The container is stopped, renamed and kept; `unarchive` brings the tenant back. The approver types its name.
     """
     found = _find(context, tenant)
     days = context.settings.retention.archive_days
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
-        summary=f"Delete the tenant {tenant}",
+        summary=f"Delete tenant {tenant}",
         facts={
-            "Address": f"{context.settings.edge.url(found.domain)} shows a polite page for as long as it is kept",
-            "Kept": f"{kept_for(days)} as an archive, with all its data",
+            "Address": context.settings.edge.url(found.domain),
+            "Visitors see": "a maintenance page",
+            "Data": f"archived {kept_for(days)}{', then deleted' if days else ''}",
         },
         values={"address": context.settings.edge.url(found.domain), "days": days},
         requires=(always(refuse_another, context, found),),
@@ -59,15 +60,15 @@ def _find(context: Context, tenant: str) -> Tenant:
     everything, archived = context.fleet.all(Role.TENANT, Role.ARCHIVED), _archived(tenant)
     if any(one.instance == archived for one in everything):
         raise Refused(
-            f"The archive of an earlier `{tenant}` is still kept, as `{archived}`, and a tenant has one archive only. "
-            f"`/mautic purge {tenant} {archived}` removes that one for good; the live `{tenant}` is not affected."
+            f"There is already an archive of an earlier `{tenant}`. Delete that one permanently first: "
+            f"`/mautic purge {tenant} {archived}`. The live `{tenant}` is not affected."
         )
     return context.fleet.tenant(tenant, [one for one in everything if one.role == Role.TENANT])
 
 
 @steps_of(delete)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Close it, stop it, and give it the name of an archive."""
+    """Close the page, stop the container, and rename it as an archive."""
     found, archived = inputs.found, _archived(inputs.found.name)
     host = run.fleet.of(found)
 
@@ -97,7 +98,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             host.lxd.rename(found.instance, archived)
 
     def undo() -> None:
-        """Put it back where it was, and as it was."""
+        """Bring the tenant back under its name, running or stopped as before."""
         instance = host.lxd.instance(name_now())
         if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
             "archived",
@@ -117,9 +118,9 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     return Steps(
         (
-            Step("close", "Close its page", close),
+            Step("close", "Show the maintenance page", close),
             Step("stop", "Stop the container", stop),
-            Step("archive", "Put it into the archive", rename),
+            Step("archive", "Archive the container", rename),
         ),
         undo=undo,
     )

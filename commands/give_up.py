@@ -1,4 +1,4 @@
-"""`/mautic give-up`: end what needs attention as it stands."""
+"""`/mautic give-up`: end a request that needs action, as it stands."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bot.store.operation import Operation
 @decides
 @query
 def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Message:
-    """End an operation that needs attention as it stands, with a reason: its tenant is free for the next request.
+    """End a request that needs action as it stands, with a reason, and unlock its tenant.
 
-    Nothing more of it is done, and nothing is taken back; Retry and Undo are over with it.
+    The bot neither continues the request nor rolls it back; Retry and Undo are no longer possible.
     """
     operation = context.operations.get(id)
     context.approvals.refuse_to_give_up(operation, context.actor)
     if operation.cutover and operation.committed and _may_serve(context, operation):
         raise Refused(
-            f"Operation {id} cannot be given up any more: the new container serves, and only what comes after that is "
-            "missing. Retry, on its card, finishes it and loses nothing; a host that is lost for good has to be taken "
-            "out of the settings first."
+            f"Request #{id} can no longer be given up: the new container already serves, and only the cleanup is left. "
+            "Retry, on its card, finishes that and loses nothing. If a host is lost for good, take it out of the "
+            "settings first."
         )
     left = halt.look(context, operation)
     headline = left["headline"] and f"{left['headline']}."
@@ -35,7 +35,7 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
 
 
 def _may_serve(context: Context, operation: Operation) -> bool:
-    """Whether its new container is there, or may be: a host that is lost for good is in the settings no more."""
+    """Whether the new container exists, or may exist: a host that is lost for good is no longer in the settings."""
     seen = context.fleet.look(Role.TENANT, Role.INCOMING)
     return bool(seen.silent) or any(
         one.instance == candidate_name(operation.tenant, operation.id) for one in seen.tenants
@@ -43,8 +43,8 @@ def _may_serve(context: Context, operation: Operation) -> bool:
 
 
 def _next(context: Context, tenant: str) -> str:
-    """Say how a tenant goes on that was left half way."""
+    """Say how to start a tenant that was left halfway."""
     for one in context.fleet.look(Role.TENANT).tenants:
         if (one.name, one.state) == (tenant, State.MOVING):
-            return f"`/mautic start {tenant}` lets it go on."
+            return f"`/mautic start {tenant}` starts the present container again."
     return ""

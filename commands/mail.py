@@ -1,4 +1,4 @@
-"""`/mautic mail`: what becomes of a tenant's mail that waits, and whether it sends any."""
+"""`/mautic mail`: decide on a tenant's waiting mail, and turn outbound mail on or off."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bot.model.tenants import Tenant
 
 What = Literal["send", "drop", "off", "back"]
 _SUMMARY = {
-    "send": "Send what mail waits in the tenant {}",
-    "drop": "Drop what mail waits in the tenant {}",
-    "off": "Turn outbound mail of the tenant {} off",
-    "back": "Put the dropped mail of the tenant {} back",
+    "send": "Send the waiting mail of tenant {}",
+    "drop": "Drop the waiting mail of tenant {}",
+    "off": "Turn off outbound mail of tenant {}",
+    "back": "Put back the dropped mail of tenant {}",
 }
 _FACT = {
-    "send": "what waits goes out now, and outbound mail is on",
-    "drop": "what waits goes out no more, and is kept in the table mautic_ops_dropped; segment emails are unpublished; "
+    "send": "waiting mail is sent now, and outbound mail is on",
+    "drop": "waiting mail is not sent, and kept in the table mautic_ops_dropped; segment emails are unpublished; "
     "outbound mail is on",
-    "off": "nothing is sent, and campaigns stand still, until this command says `send` or `drop`",
-    "back": "what was dropped waits again where it was, and outbound mail is off until this command says `send`",
+    "off": "no mail is sent, and campaigns pause, until somebody decides to send or drop the waiting mail",
+    "back": "dropped mail waits again as before, and outbound mail is off until somebody decides to send",
 }
 
 
@@ -38,10 +38,10 @@ class Inputs:
 
 @operation
 def mail(context: Context, tenant: TenantArgument, what: What) -> Plan:
-    """Decide on the mail that waits in a tenant: send it, drop it, or hold all mail back.
+    """Send or drop a tenant's waiting mail, or turn outbound mail off.
 
-    While outbound mail is `off` nothing is sent: no segment emails, campaigns, messages or reports, and nothing of what
-    Mautic sends at once either; all of it waits. `drop` keeps what it takes away in a table, and `back` puts it back.
+    While outbound mail is `off` all mail waits: segment emails, campaigns, messages, reports, and mail that Mautic
+    would send at once. `drop` keeps the dropped mail in a table, and `back` puts that mail back.
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
@@ -49,22 +49,22 @@ def mail(context: Context, tenant: TenantArgument, what: What) -> Plan:
         tenant=tenant,
         arguments={"tenant": tenant, "what": what},
         summary=_SUMMARY[what].format(tenant),
-        facts={"So": _FACT[what]},
+        facts={"Effect": _FACT[what]},
         values={"what": what},
         requires=(
             require(
                 found.status == "Running",
-                f"`{tenant}` does not run; `/mautic start {tenant} --mail {_at_start(what)}` starts it so.",
+                f"`{tenant}` is not running; use `/mautic start {tenant} --mail {_at_start(what)}`.",
             ),
             require(
                 what != "off" or not found.outbound_off,
-                f"Outbound mail of `{tenant}` is off already; `/mautic mail {tenant} send` turns it on.",
+                f"Outbound mail of `{tenant}` is already off; `/mautic mail {tenant} send` turns outbound mail on.",
             ),
             once(lambda: {"Mail": outbound.counted(context, host, found.instance)}),
         ),
         inputs=Inputs(found, what),
         reversible={
-            "send": "what is sent cannot be taken back",
+            "send": "sent mail cannot be recalled",
             "drop": "can be undone with `mail … back`",
             "off": "can be undone with `mail … send`",
             "back": "can be undone with `mail … drop`",
@@ -79,7 +79,7 @@ def _at_start(what: str) -> str:
 
 @steps_of(mail)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Do with what waits as was decided."""
+    """Carry out the decision on the waiting mail."""
     found, what = inputs.found, inputs.what
     host = run.fleet.of(found)
 
@@ -90,15 +90,15 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         return outbound.settle(run, host, found.instance, what)
 
     def undo() -> None:
-        """Let it be as it was, as far as what was sent can be."""
+        """Undo the decision, except for mail that was sent."""
         config = host.lxd.instance(found.instance).config
         if stamp(config, "mail-by") != str(run.operation):
             return
         if what == "drop":
-            # Of earlier ones somebody decided, and a `send` below is not to overrule that.
+            # Only this drop: the `send` below must not overrule earlier decisions.
             host.mautic.release(found.instance, "back", only=run.operation)
-        # What was put back waits by now, and is not to go out for the sake of how it was.
+        # Mail that was put back waits now, and must not be sent by a rollback.
         stays = what == "back" or stamp(config, "was-outbound")
         outbound.settle(run, host, found.instance, "off" if stays else "send")
 
-    return Steps((Step("decide", "Decide on the mail that waits", decide),), undo=undo)
+    return Steps((Step("decide", "Apply the decision on waiting mail", decide),), undo=undo)

@@ -1,4 +1,4 @@
-"""`/mautic migrate`: a tenant to another host."""
+"""`/mautic migrate`: move a tenant to another host."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bot.model.plan import Plan, Refused, Step, Steps, always, once, require
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for, size
 
-DOWNTIME = "2 to 5 seconds, behind a polite page"
+DOWNTIME = "2 to 5 seconds, with a maintenance page"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`days`: for which the old container is kept; 0: for ever."""
+    """`days`: for which the previous container is kept; 0: for ever."""
 
     old: Tenant
     target: Place
@@ -34,9 +34,9 @@ class Inputs:
 @not_half_way
 @operation
 def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
-    """Move a tenant to another host: it is copied while it runs, and away only for the last difference.
+    """Move a tenant to another host: copied live, with some seconds of maintenance page.
 
-    Until its page answers from the new host everything can be taken back, and is when something fails.
+    If anything fails before the login page answers on the new host, the move is rolled back automatically.
     """
     old = context.fleet.tenant(tenant)
     source, target = context.fleet.of(old), context.fleet.host(host)
@@ -45,24 +45,24 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "host": target.name},
-        summary=f"Move the tenant {tenant} from {source.name} to {target.name}",
+        summary=f"Move tenant {tenant} from {source.name} to {target.name}",
         facts={
             "From": source.name,
             "To": target.name,
-            "If it fails": f"it goes on, on {source.name}, by itself; nothing is lost",
-            "Kept": f"the container on {source.name}, stopped, {kept_for(days)}",
+            "Rollback": f"automatic, {tenant} keeps running on {source.name}",
+            "Previous container": f"kept on {source.name}, stopped, {kept_for(days)}",
         },
         values={"from": source.name, "to": target.name, "days": days},
-        until_done=("If it fails",),
+        until_done=("Rollback",),
         requires=(
-            require(source.name != target.name, f"`{tenant}` is on {target.name} already."),
+            require(source.name != target.name, f"`{tenant}` already runs on {target.name}."),
             require(old.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
             require(
                 old.status == "Running" or old.state != State.LIVE,
-                f"`{tenant}` does not run; `/mautic start {tenant}` first.",
+                f"`{tenant}` is not running; `/mautic start {tenant}` first.",
             ),
             once(refuse_full, context, old),
-            # Looked at again by the first step.
+            # The first step checks again.
             once(_room, source, target, old),
             always(admit, context, target, demand, f"`{tenant}` cannot move to"),
             once(lambda: {"Expected downtime": DOWNTIME}),
@@ -76,19 +76,19 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
 
 
 def _way_back(tenant: str, source: Host, target: Host) -> str:
-    """Return how it can be undone, or refuse where one product takes nothing from the other."""
+    """Return how the move can be undone, or refuse where the target cannot import from the source."""
     here, there = source.lxd.server().product, target.lxd.server().product
     if not takes(there, here):
-        raise Refused(f"`{tenant}` cannot move to {target.name}: {there} takes no containers from {here}.")
+        raise Refused(f"`{tenant}` cannot move to {target.name}: {there} cannot import containers from {here}.")
     if not takes(here, there):
-        return f"cannot be undone: {here} on {source.name} takes no containers from {there}"
+        return f"cannot be undone: {here} on {source.name} cannot import containers from {there}"
     return f"can be undone with `migrate {tenant} {source.name}`"
 
 
 def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
-    """Return what moves and what is free for it, or refuse when it does not fit.
+    """Return how much is copied and how much space is free, or refuse when the target has too little.
 
-    All that it has moves, its snapshots too, also what it shares with its blueprint.
+    The copy includes the snapshots, and what the tenant shares with its blueprint.
     """
     has = source.mautic.disk(old.instance, usage=source.lxd.state(old.instance).disk).used
     if has is None:
@@ -97,27 +97,27 @@ def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
     space = target.lxd.pool()
     free = space.total - space.used
     if free < moves + LEAST:
-        needs = f"`{old.name}` needs {size(moves)}, and {size(LEAST)} have to stay free"
+        needs = f"`{old.name}` needs {size(moves)}, and {size(LEAST)} must stay free"
         raise Refused(f"`{target.name}` has {size(free)} free; {needs}.")
-    return {"Moves": f"{size(moves)}; {target.name} has {size(free)} of {size(space.total)} free"}
+    return {"To copy": f"{size(moves)}; {target.name} has {size(free)} of {size(space.total)} free"}
 
 
 @steps_of(migrate)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """The candidate is made while the old one runs, and gets the last difference when that is closed."""
+    """Make the candidate while the old container runs; sync the last changes when that is closed."""
     move = _Move(run, inputs)
     cutover = move.cutover
     return Steps(
         (
-            Step("check", "Check the target", move.check),
-            Step("copy", "Copy it while it runs", move.copy),
-            Step("catch-up", "Copy what changed meanwhile", move.catch_up),
-            Step("stop", "Close and stop it", move.stop),
-            Step("last-difference", "Copy the last difference", move.last_difference),
-            Step("start", "Start it there, closed, and see its page inside", cutover.start),
-            Step("change", "Open it there, and route its domain", cutover.switch),
+            Step("check", "Check the target host", move.check),
+            Step("copy", "Copy (live)", move.copy),
+            Step("catch-up", "Sync changes", move.catch_up),
+            Step("stop", "Show maintenance page and stop", move.stop),
+            Step("last-difference", "Final sync", move.last_difference),
+            Step("start", f"Start on {move.target.name} (not public yet)", cutover.start),
+            Step("change", "Switch traffic", cutover.switch),
             probing(cutover.probe),
-            Step("keep", "Keep the old container", move.keep),
+            Step("keep", "Keep the previous container", move.keep),
         ),
         undo=move.undo,
         commit=PROBE,
@@ -125,7 +125,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
 
 class _Move:
-    """The steps. The snapshots `move-<operation>-<n>` are what the copies are told apart by; they go at the end."""
+    """The steps. The snapshots `move-<operation>-<n>` mark how far the copy is; the last step deletes them."""
 
     def __init__(self, run: Run, inputs: Inputs) -> None:
         self.run = run
@@ -139,7 +139,7 @@ class _Move:
 
     def _snapshot(self, number: int) -> None:
         with suppress(AlreadyExists):
-            # Taken before a crash; what has changed since then is in the next one.
+            # Taken before a crash; later changes are in the next one.
             self.cutover.source.lxd.snapshot(self.old.instance, f"move-{self.run.operation}-{number}")
 
     def _receive(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]], refresh: bool) -> None:
@@ -155,9 +155,9 @@ class _Move:
     def copy(self) -> None:
         if self.cutover.serves():
             return
-        # First, as it is the source that shows whether there is anything to copy from.
+        # First, as the source shows whether there is anything to copy.
         self._snapshot(1)
-        # It is closed when the last difference is there, which is of the closed source.
+        # The final sync comes from the closed source, and closes the candidate too.
         self.cutover.make(lambda config, devices: self._receive(config, devices, refresh=False), closed=True)
 
     def _refresh(self, number: int) -> None:
@@ -168,7 +168,7 @@ class _Move:
 
     def catch_up(self) -> None:
         if not self.cutover.serves():
-            # LXD may spoil a copy whose refresh is cut.
+            # LXD may spoil a copy whose refresh is interrupted.
             self.cutover.doubt()
         self._refresh(2)
 
@@ -182,7 +182,7 @@ class _Move:
         told = self.cutover.keep()
         patiently(lambda: self._forget(self.target, self.cutover.name))
         with suppress(LxdUnavailable):
-            # They may go with it, too.
+            # They are deleted with the previous container at the latest.
             self._forget(self.cutover.source, self.old.instance)
         return told
 

@@ -1,4 +1,4 @@
-"""`/mautic new`: make a live tenant."""
+"""`/mautic new`: create a tenant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from bot.engine.context import Context, Run
 from bot.engine.copies import Copy
 from bot.engine.placement import admit, free_on, placement, use
-from bot.engine.registry import DomainOption, TenantsArgument, operation, steps_of
+from bot.engine.registry import DomainOption, PlanOption, TenantsArgument, operation, steps_of
 from bot.engine.selection import Selection, batch
 from bot.engine.steps import PROBE, probing, remove, see_login_page, wait_for_address
 from bot.fleet.capacity import Demand
@@ -23,16 +23,17 @@ from bot.model.forms import shown_domain
 from bot.model.labels import Role, State, role_of, stamp, stamps
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
 from bot.model.tenants import RESERVED, PlanSize, Tenant
+from bot.model.text import limit
 from bot.slack.messages import Modal, modal, select_input, text_input
 
 _BRINGING = threading.Lock()
 _TAKING = threading.Lock()
-"""Who brings a blueprint somewhere, and who takes a domain, is one at a time."""
+"""One operation at a time copies a blueprint to a host, and one at a time takes a domain."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`plan` is the name of the `size`. `bring`: the blueprint has to be brought to the place first."""
+    """`plan` is the name of the `size`. `bring`: the blueprint has to be copied to the place first."""
 
     name: str
     domain: str
@@ -50,16 +51,16 @@ def new(
     tenant: TenantsArgument = "",
     *,
     domain: DomainOption = "",
-    plan: str = "small",
+    plan: PlanOption = "small",
     host: str = "",
     version: str = "",
     note: str = "",
 ) -> Plan | Modal:
-    """Make a live tenant: a Mautic of its own for one client, at its own address.
+    """Create a Mautic for one client.
 
-    Without a name it opens a form; several names, with commas between, are one request. `--plan` is a size,
-    `--domain` an address of the client's own that points here, `--version` one of the Mautics that there is a blueprint
-    of. Without `--host` it goes where there is most room.
+    Without a name a form opens; several names with commas between are one request. `--plan` is the size. `--domain` is
+    the client's own domain, whose DNS has to point here first. `--version` is a version of Mautic that has a blueprint.
+    Without `--host` the bot picks the host with the most free space. The approver sees the `--note`.
     """
     if not tenant:
         return _form(context)
@@ -67,9 +68,9 @@ def new(
     if selection.one:
         return _one(context, tenant, domain, plan, host, version, note)
     if domain:
-        raise Refused("A domain is one tenant's; ask for each that has one of its own by itself.")
+        raise Refused("A domain belongs to one tenant; request each tenant that has its own domain separately.")
     names = tenant.strip(",").split(",")
-    # Where each goes was decided when it was asked for.
+    # The hosts were chosen when this was requested.
     hosts = host.split(",") if host.count(",") == len(names) - 1 else [host] * len(names)
     placed = dict(zip(names, hosts, strict=True))
     return batch(
@@ -77,7 +78,7 @@ def new(
         "new",
         selection,
         lambda context, name: _one(context, name, "", plan, placed[name], version, note),
-        doing="Make",
+        doing="Create",
         arguments={"plan": plan, "host": host, "version": version, "note": note},
         resolve=lambda children: {
             "host": ",".join(child.host for child in children),
@@ -90,7 +91,7 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
     size = context.settings.plans.get(plan)
     if size is None:
         near = get_close_matches(plan, context.settings.plans, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(context.settings.plans)}."
+        hint = f"did you mean `{near[0]}`?" if near else f"available: {', '.join(context.settings.plans)}."
         raise UnknownWords(f"There is no plan “{plan[:40]}”; {hint}")
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
     everything = context.fleet.all(Role.TENANT, Role.FORMER, Role.ARCHIVED)
@@ -105,14 +106,14 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
     )
     remarks = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} if shown_domain(domain) != domain else {}
     requires = [
-        require(len(note) <= 200, f"The note is {len(note)} characters long; it has at most 200."),
+        require(len(note) <= 200, f"The note has {len(note)} characters; the limit is 200."),
         always(_refuse_if_taken, everything, tenant, domain),
         always(_refuse_under_ours, context, everything, tenant, domain),
     ]
     if place is None:
         place, most = placement(context, demand)
         demand = replace(demand, host=place.name)
-        remarks["Why there"] = most
+        remarks["Free space"] = most
     else:
         requires.append(always(_has_room, place))
     bring = place.name != blueprint.host
@@ -121,8 +122,8 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
     requires.append(always(admit, context, place, demand, f"Tenant `{tenant}` does not fit on"))
     facts = {
         "Address": context.settings.edge.url(domain),
-        "Mautic": blueprint.version + (" (a double, not the real Mautic)" if blueprint.double else ""),
-        "Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk",
+        "Mautic": blueprint.version + (" (demo stand-in, not a real Mautic)" if blueprint.double else ""),
+        "Plan": f"{plan}: {size.cpu} CPUs, {limit(size.memory)} memory, {limit(size.disk)} disk",
         "Host": place.name,
     }
     return Plan(
@@ -135,7 +136,7 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
             "version": blueprint.version,
             "note": note,
         },
-        summary=f"Make the tenant {tenant}",
+        summary=f"Create tenant {tenant}",
         facts=facts | ({"Note": note} if note else {}),
         values={
             "address": context.settings.edge.url(domain),
@@ -160,58 +161,61 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
 
 def _form(context: Context) -> Modal:
     plans = {
-        name: f"{name}: {size.cpu} CPUs, {size.memory}, {size.disk}" for name, size in context.settings.plans.items()
+        name: f"{name}: {size.cpu} CPUs, {limit(size.memory)}, {limit(size.disk)}"
+        for name, size in context.settings.plans.items()
     }
     return modal(
         "command",
         "New tenant",
         [
+            text_input("tenant", "Name", hint="Lower-case letters, digits and hyphens. Part of the address."),
             text_input(
-                "tenant", "Name", hint="Lower-case letters, digits and hyphens; it becomes part of the address."
+                "domain", "Domain", hint=f"Leave empty for <name>.{context.settings.bot.base_domain}.", optional=True
             ),
-            text_input("domain", "Domain", hint="Empty: a name under our own domain.", optional=True),
             select_input("plan", "Plan", plans, initial=next(iter(plans))),
-            text_input("note", "Note", hint="What it is for; shown on the card.", optional=True),
+            text_input("note", "Note", hint="Shown to the approver.", optional=True),
         ],
-        submit="Ask for it",
+        submit="Request approval",
     )
 
 
 def _has_room(place: Host) -> dict[str, str]:
-    return {"Room": free_on(place)}
+    return {"Free space": free_on(place)}
 
 
 def _refuse_if_taken(everything: list[Tenant], tenant: str, domain: str) -> None:
     for other in everything:
         if other.instance == tenant and other.role == Role.FORMER:
-            raise Refused(f"A former container of `{tenant}` is still kept, {other.reason}; choose another name.")
+            raise Refused(
+                f"A previous container of `{tenant}` is still kept (replaced by {other.reason}); choose another name."
+            )
         if other.role == Role.FORMER:
             continue
         if other.name == tenant and other.role == Role.ARCHIVED:
             raise Refused(f"`{tenant}` is archived; `/mautic unarchive {tenant}` brings it back.")
         if other.name == tenant:
-            raise Refused(f"There is a tenant `{tenant}` already; choose another name.")
+            raise Refused(f"Tenant `{tenant}` already exists; choose another name.")
         if other.domain == domain:
-            raise Refused(f"The domain `{domain}` is `{other.name}`'s; choose another.")
+            raise Refused(f"The domain `{domain}` already belongs to `{other.name}`; choose another.")
 
 
 def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, domain: str) -> None:
-    """Of the names under our own domain one is the tenant's; nobody takes another's, or a reserved one, around it."""
+    """Refuse a name under the agency's domain that is reserved, or that belongs to another tenant."""
     base = context.settings.bot.base_domain
     own = f"{tenant}.{base}"
     if domain == base:
-        raise Refused(f"`{domain}` is our own domain; without `--domain` it is `{own}`.")
+        raise Refused(f"`{domain}` is the agency's own domain; leave `--domain` out to get `{own}`.")
     if not domain.endswith(f".{base}") or domain == own or domain.endswith(f".{own}"):
         return
     label = domain.removesuffix(f".{base}").rpartition(".")[2]
     if label in RESERVED or label.startswith("xn--"):
-        raise Refused(f"`{label}.{base}` is reserved; without `--domain` it is `{own}`.")
+        raise Refused(f"`{label}.{base}` is reserved; leave `--domain` out to get `{own}`.")
     if any(one.name == label for one in everything):
-        raise Refused(f"`{label}.{base}` is the tenant `{label}`'s; without `--domain` it is `{own}`.")
+        raise Refused(f"`{label}.{base}` belongs to tenant `{label}`; leave `--domain` out to get `{own}`.")
 
 
 def _blueprint_on(host: Host, version: str) -> Instance | None:
-    """Return the blueprint of a version on a host, None when it has to be brought."""
+    """Return the blueprint of a version on a host, None when it has to be copied there."""
     for one in host.lxd.instances():
         facts = stamp(one.config, "role"), stamp(one.config, "version"), one.location or host.server
         if facts == ("blueprint", version, host.name):
@@ -220,25 +224,27 @@ def _blueprint_on(host: Host, version: str) -> Instance | None:
 
 
 def _refuse_wrong_way(context: Context, host: Host, blueprint: Tenant) -> None:
-    """Refuse a host whose server takes no blueprint from the one that has it."""
+    """Refuse a host whose server cannot import the blueprint from the server that has it."""
     source = context.fleet.of(blueprint)
     here, there = host.lxd.server().product, source.lxd.server().product
     if not takes(here, there) and _blueprint_on(host, blueprint.version) is None:
-        raise Refused(f"`{host.name}` has no blueprint, and {here} takes none from {there}: `--host {source.name}`.")
+        raise Refused(
+            f"`{host.name}` has no blueprint, and {here} cannot import one from {there}; use `--host {source.name}`."
+        )
 
 
 @steps_of(new)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Make it of the blueprint, and let clients come once it is its own."""
+    """Clone the blueprint, give the clone its own identity, then route to it."""
     make = _New(run, inputs)
-    bring = (Step("bring", "Have the blueprint there", make.bring_blueprint),) if inputs.bring else ()
+    bring = (Step("bring", f"Copy the blueprint to {make.host.name}", make.bring_blueprint),) if inputs.bring else ()
     return Steps(
         (
             *bring,
             Step("clone", "Clone the blueprint", make.clone),
             Step("start", "Start the container", make.start),
-            Step("identify", "Give it an identity of its own", make.identify),
-            Step("route", "Route its domain", make.route),
+            Step("identify", "Create secrets and admin user", make.identify),
+            Step("route", "Add route and certificate", make.route),
             probing(make.probe),
         ),
         undo=make.undo,
@@ -268,12 +274,12 @@ class _New:
 
     def _bring_blueprint(self) -> None:
         source = self.run.fleet.of(self.blueprint)
-        # In a cluster names are of the whole cluster.
+        # A name is unique in the whole cluster.
         name = self.blueprint.instance + (f"--{self.host.name}" if source.server == self.host.server else "")
         with suppress(NotFound):
             left = self.lxd.instance(name)
             if role_of(left.config) == Role.INCOMING:
-                # A copy that was cut in the middle.
+                # A copy that was interrupted.
                 remove(self.lxd, left.name)
         mark = stamps(role=Role.INCOMING, operation=self.run.operation)
         self.lxd.receive(source.lxd, self.blueprint.instance, name, config=mark, devices={}, refresh=False)
@@ -298,7 +304,7 @@ class _New:
         )
         here = self._blueprint_here()
         if here is None:
-            raise Refused(f"`{self.host.name}` has no blueprint of Mautic {self.blueprint.version} any more.")
+            raise Refused(f"`{self.host.name}` no longer has a blueprint of Mautic {self.blueprint.version}.")
         self.lxd.copy(
             f"{here.name}/golden",
             self.name,
@@ -309,7 +315,7 @@ class _New:
         )
 
     def _lasting(self) -> dict[str, str]:
-        """It comes back after a reboot, in its turn; and nobody deletes it by mistake."""
+        """Start it after a reboot, in its turn, and protect it from being deleted by mistake."""
         turn = boot(self.run.settings.capacity, "idle")
         return {"boot.autostart": "true", **turn, "security.protection.delete": "true"}
 
@@ -341,10 +347,10 @@ class _New:
         )
 
     def route(self) -> None:
-        # Only now: its address comes while it gets its identity.
+        # Only now: the container gets its address while its identity is created.
         wait_for_address(self.lxd, self.name)
         with _TAKING:
-            # Another may have been asked for at the same time, for the same domain.
+            # Another request may have claimed the same domain at the same time.
             there = self.run.fleet.all(Role.TENANT, Role.ARCHIVED)
             opened = [one for one in there if one.state != State.NEW and one.made_by != self.run.operation]
             _refuse_if_taken(opened, self.name, self.inputs.domain)
@@ -358,7 +364,7 @@ class _New:
         try:
             instance = self.copy.found()
         except Refused:
-            # Somebody else's: this operation has made nothing.
+            # Not this operation's: it has created nothing.
             instance = None
         if instance is not None:
             remove(self.lxd, instance.name)

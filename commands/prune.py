@@ -1,4 +1,4 @@
-"""`/mautic prune`: remove snapshots of a tenant."""
+"""`/mautic prune`: delete snapshots of a tenant."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bot.model.tenants import Tenant
 
 @operation
 def prune(context: Context, tenant: TenantArgument, snapshots: str = "") -> Plan:
-    """Remove the snapshots of a tenant that the policy does not keep, or some by name, with commas between.
+    """Delete a tenant's snapshots that the policy does not keep, or some by name (with commas between).
 
-    Those that it does not keep are removed by a schedule too; a protected one goes only by its name.
+    A background job deletes the former, too; a protected snapshot is deleted only by name.
     """
     found = context.fleet.tenant(tenant)
     if snapshots:
         names = list(dict.fromkeys(name.strip() for name in snapshots.split(",")))
         return replace(
-            pruning(found, names, "named one by one"), requires=(once(_refuse_unknown, context, found, names),)
+            pruning(found, names, "chosen by name"), requires=(once(_refuse_unknown, context, found, names),)
         )
     policy = context.settings.snapshots
     existing = context.fleet.of(found).lxd.snapshots(found.instance)
     surplus = retention(context, tenant).surplus(counted(context, existing), context.now())
     if not surplus:
-        raise Refused(f"Nothing is to be removed: every snapshot of `{tenant}` is kept ({policy}, and protected ones).")
+        raise Refused(f"Nothing to delete: every snapshot of `{tenant}` is kept ({policy}, and protected ones).")
     return pruning(found, [one.name for one in surplus], f"the policy keeps {policy}")
 
 
@@ -39,12 +39,12 @@ def _refuse_unknown(context: Context, found: Tenant, names: list[str]) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {found.name}` lists them."
-            raise UnknownWords(f"`{found.name}` has no snapshot “{name[:60]}” of the bot's; {hint}")
+            raise UnknownWords(f"`{found.name}` has no snapshot “{name[:60]}” of the bot; {hint}")
 
 
 @steps_of(prune)
 def steps(run: Run, inputs: Pruning) -> Steps:
-    """Remove those that are still there."""
+    """Delete those that still exist."""
     number = len(inputs.snapshots)
-    title = f"Remove {number} snapshot{'s' if number > 1 else ''}"
+    title = f"Delete {number} snapshot{'s' if number > 1 else ''}"
     return Steps((Step("remove", title, lambda: snapshots_of.prune(run, inputs.tenant, inputs.snapshots)),))

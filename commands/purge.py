@@ -1,4 +1,4 @@
-"""`/mautic purge`: remove for good what is kept of a tenant."""
+"""`/mautic purge`: delete an old copy of a tenant permanently."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """The container; None: it was gone when this began."""
+    """The container; None: already gone when the operation began."""
 
     found: Tenant | None
 
 
 @operation
 def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan:
-    """Remove for good what is kept of a tenant: its archive, or a container that another took the place of.
+    """Delete an old copy of a tenant permanently: its archive, or a previous container.
 
-    The live tenant is not touched. By itself the bot does this when the policy's days are over. The approver types the
-    tenant's name.
+    The live tenant is not affected. The bot deletes old copies itself after the days of the policy. The approver types
+    the tenant's name.
     """
     seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
     its = [one for one in seen.tenants if one.name == tenant]
@@ -40,16 +40,16 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "container": name},
-        summary=f"Remove for good what is kept of the tenant {tenant}",
+        summary=f"Delete {_called(found, offline)} of {tenant} permanently",
         values={"container": name, "offline": offline},
         texts=texts,
         facts={
-            "Removes": f"the container {name}, with all its data and snapshots",
+            "Deletes": f"container {name}{f' on {found.host}' if found else ''}, with all data and snapshots",
             **({"Goes offline": _goes_offline(tenant, found)} if found and offline else {}),
         },
         remarks={"It is": texts["is"], "Not affected": texts["stays"]} if texts else {},
         requires=(
-            # By the time that it begins an earlier try may have removed it.
+            # When the operation begins, an earlier try may have deleted the container.
             once(_refuse_unclear, context, tenant, container, its, found),
             always(_refuse_unfit, context, container, found, serves),
         ),
@@ -60,77 +60,86 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
 
 
 def _refuse_unclear(context: Context, tenant: str, container: str, its: list[Tenant], found: Tenant | None) -> None:
-    """Raise Refused where it is not one container that is meant, and say which ones there are."""
+    """Raise Refused unless exactly one container is meant, and list the old copies."""
     if found:
         return
     kept = [one for one in its if one.role != Role.TENANT]
     names = ", ".join(f"`{one.instance}` ({_what(context, one)})" for one in kept)
-    live = f" The live `{tenant}` is not among them." if len(its) > len(kept) else ""
+    live = f" (The live `{tenant}` is not among them.)" if len(its) > len(kept) else ""
     if not kept:
         raise Refused(
-            f"Nothing is kept of `{tenant}` that could be removed; the live one goes with `/mautic delete {tenant}`."
+            f"There is no old copy of `{tenant}` to delete; `/mautic delete {tenant}` archives the live tenant."
         )
     if container and any(container == one.instance for one in its):
         raise Refused(
-            f"`{container[:60]}` is the live `{tenant}`, and is never purged: `/mautic delete {tenant}` archives it. "
-            f"What is kept beside it: {names}."
+            f"`{container[:60]}` is the live `{tenant}`, which is never purged; `/mautic delete {tenant}` archives the "
+            f"tenant. Old copies: {names}."
         )
     if container:
-        raise UnknownWords(f"There is no container “{container[:60]}” kept of `{tenant}`; there is {names}.")
-    raise Refused(f"Which one?{live} There is {names}: `/mautic purge {tenant} <container>`.")
+        raise UnknownWords(f"`{tenant}` has no old copy “{container[:60]}”; available: {names}.")
+    raise Refused(f"Which old copy?{live} Available: {names}. Name one: `/mautic purge {tenant} <container>`.")
 
 
 def _refuse_unfit(context: Context, container: str, found: Tenant | None, serves: Tenant | None) -> None:
-    """Raise Refused where it is not what was approved, or serves though nobody named it."""
+    """Raise Refused where the container is not what was approved, or serves and was not named."""
     if found is None:
         return
     refuse_another(context, found)
     if found == serves and not container:
         raise Refused(
-            f"`{found.instance}` on {found.host} is what serves `{found.name}` now; nothing else is kept of it. If "
-            f"it is to go all the same, name it: `/mautic purge {found.name} {found.instance}`."
+            f"`{found.instance}` on {found.host} serves `{found.name}` now, and there is no other copy. To delete that "
+            f"container anyway, name it: `/mautic purge {found.name} {found.instance}`."
         )
 
 
 def _refuse_the_tenant(run: Run, found: Tenant) -> None:
-    """Raise Refused when it is the tenant by now: only one whose candidate is the tenant may be called so still."""
+    """Raise Refused when the container is the tenant now; one that was replaced may still be labelled so."""
     config = run.fleet.of(found).lxd.instance(found.instance).config
     if (role_of(config), found.role) == (Role.TENANT, Role.FORMER) and state_of(config) == State.MOVING:
         return
     if role_of(config) == Role.TENANT:
-        raise Refused(f"`{found.instance}` is the live `{found.name}`, and is not removed.")
+        raise Refused(f"`{found.instance}` is the live `{found.name}`, and is not deleted.")
 
 
 def _goes_offline(tenant: str, found: Tenant) -> str:
     return (
-        f"{tenant}, which {found.instance} on {found.host} serves now; what clients have written to it is lost, and "
-        f"the container of before goes on with `/mautic start {tenant}`"
+        f"{tenant}, which {found.instance} on {found.host} serves now; data that clients wrote there is lost, and "
+        f"`/mautic start {tenant}` starts the previous container"
     )
 
 
 def _not_affected(context: Context, found: Tenant) -> str:
-    """Name the live one: after a restore it is the old container that is called as the tenant."""
+    """Name the live container: after a restore the retired one has the name of the tenant."""
     seen = context.fleet.look(Role.TENANT)
     live = [one for one in seen.tenants if one.name == found.name]
     if live:
         return f"the live {found.name}, container {' and '.join(f'{one.instance} on {one.host}' for one in live)}"
     if seen.silent:
-        return f"the live {found.name}, if there is one: it cannot be seen, as {', '.join(seen.silent)} does not answer"
-    return f"nothing: there is no live {found.name}, and this is what is left of it"
+        return f"the live {found.name}, if there is one ({', '.join(seen.silent)} does not answer)"
+    return f"nothing: there is no live {found.name}, and this is the last copy"
+
+
+def _called(found: Tenant | None, serves: bool) -> str:
+    """Return what is deleted, in words for the summary."""
+    if serves:
+        return "the serving container"
+    if found and found.role in (Role.ARCHIVED, Role.INCOMING):
+        return "archive" if found.role == Role.ARCHIVED else "leftover copy"
+    return "old copy"
 
 
 def _what(context: Context, found: Tenant) -> str:
     if found.role == Role.ARCHIVED:
         return f"the archive of {context.renderer.moment(found.archived)}"
     if found.role == Role.INCOMING:
-        return f"what operation {found.operation} left behind"
-    until = f", to be kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
-    return f"what was there before {found.reason}{until}"
+        return f"left over from request #{found.operation}"
+    until = f", kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
+    return f"replaced by {found.reason}{until}"
 
 
 @steps_of(purge)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Remove it, and route without it."""
+    """Delete the container, and update the routes."""
     found = inputs.found
 
     def take_away() -> str | None:
@@ -144,12 +153,12 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         return None
 
     def undo() -> None:
-        """Protect again what could not be removed."""
+        """Protect the container again if it could not be deleted."""
         if found is not None:
             with suppress(NotFound):
                 run.fleet.of(found).lxd.update(found.instance, {"security.protection.delete": "true"})
 
     return Steps(
-        (Step("remove", "Remove the container", take_away), Step("route", "Route without it", run.edge.apply)),
+        (Step("remove", "Delete the container", take_away), Step("route", "Update routes", run.edge.apply)),
         undo=undo,
     )

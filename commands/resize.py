@@ -1,4 +1,4 @@
-"""`/mautic resize`: a tenant gets another plan."""
+"""`/mautic resize`: give a tenant another plan."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from difflib import get_close_matches
 
 from bot.engine.context import Context, Run
 from bot.engine.placement import admit, use
-from bot.engine.registry import TenantArgument, operation, steps_of
+from bot.engine.registry import PlanOption, TenantArgument, operation, steps_of
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import LxdError, PoolFull, size_bytes
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, require
 from bot.model.tenants import PlanSize, Tenant
+from bot.model.text import limit
 from bot.model.text import size as in_words
 from bot.settings import Settings
 
 MARGIN = 0.9
-"""Share of a smaller disk that may be in use: MariaDB and LXD write on, and one that is full kills the tenant."""
+"""Share of a smaller disk that may be in use: MariaDB and LXD keep writing, and a full disk stops the tenant."""
 
 
 NOBODY_MISSES = (
@@ -30,14 +31,14 @@ NOBODY_MISSES = (
     "/var/cache/apt/pkgcache.bin",
     "/var/cache/apt/srcpkgcache.bin",
 )
-"""Files of Debian's that are made again, or never read."""
+"""Files of Debian that are recreated, or never read."""
 COUNTED = 45.0
-"""Seconds within which a filesystem counts no more what was removed."""
+"""Seconds within which a filesystem stops counting deleted files."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`found` has the plan of before; `size` is that of the new `plan`."""
+    """`found` has the previous plan; `size` is that of the new `plan`."""
 
     found: Tenant
     plan: str
@@ -45,8 +46,8 @@ class Inputs:
 
 
 @operation
-def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
-    """Give a tenant another plan: CPUs, memory and disk at once, and the sizes of its database, PHP and workers."""
+def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Plan:
+    """Resize a tenant to another plan: CPUs, memory, disk, and the sizes of its database, PHP and mail workers."""
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     size = plan_named(context.settings, plan)
@@ -54,10 +55,10 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     had, runs = context.settings.plans.get(found.plan), found.status == "Running"
     smaller = had is not None and _is_smaller(size, had)
     requires = [
-        require(found.plan != plan or bool(due), f"`{tenant}` has the plan {plan} already."),
+        require(found.plan != plan or bool(due), f"`{tenant}` already has the plan {plan}."),
         require(
             not smaller or runs,
-            f"`{tenant}` gives no memory back while it does not run; `/mautic start {tenant}` first.",
+            f"`{tenant}` is stopped, so its memory cannot be reduced; `/mautic start {tenant}` first.",
         ),
         always(_refuse_too_small, host, found, plan, size),
     ]
@@ -70,16 +71,22 @@ def resize(context: Context, tenant: TenantArgument, *, plan: str) -> Plan:
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "plan": plan},
-        summary=f"Give the tenant {tenant} the plan {plan}",
-        facts={"Plan": f"{plan}: {size.cpu} CPUs, {size.memory} memory, {size.disk} disk"},
+        summary=f"Resize tenant {tenant} from {found.plan} to {plan}"
+        if had and found.plan != plan
+        else f"Resize tenant {tenant} to {plan}",
+        facts={"Plan": _shown(plan, size)},
         values={"size": plan, "cpu": size.cpu, "memory": size.memory, "disk": size.disk},
-        remarks={"Before": found.plan} if found.plan else {},
+        remarks={"Before": _shown(found.plan, had)} if had else {},
         requires=tuple(requires),
         inputs=Inputs(found, plan, size),
         demand=demand.stored() if demand else None,
-        reversible="can be undone with `resize` to the plan before",
+        reversible="can be undone with `resize` to the previous plan",
         seconds=3,
     )
+
+
+def _shown(plan: str, size: PlanSize) -> str:
+    return f"{plan}: {size.cpu} CPUs, {limit(size.memory)} memory, {limit(size.disk)} disk"
 
 
 def _is_smaller(size: PlanSize, had: PlanSize) -> bool:
@@ -87,7 +94,7 @@ def _is_smaller(size: PlanSize, had: PlanSize) -> bool:
 
 
 def _give_way(host: Host, found: Tenant) -> None:
-    """Remove what nobody misses, where a disk is so full that not even a larger limit can be written down on it."""
+    """Delete files that nobody misses, where a disk is too full to even store a larger limit."""
     for path in NOBODY_MISSES:
         host.lxd.remove(found.instance, path)
     with suppress(LxdError):
@@ -95,7 +102,7 @@ def _give_way(host: Host, found: Tenant) -> None:
 
 
 def _until_it_is_counted(work: Callable[[], None]) -> None:
-    """Do it once what was removed counts no more: a filesystem writes that down every half minute."""
+    """Retry until deleted files no longer count: a filesystem updates that every half minute."""
     give_up = time.monotonic() + COUNTED
     while True:
         try:
@@ -107,26 +114,26 @@ def _until_it_is_counted(work: Callable[[], None]) -> None:
 
 
 def _refuse_too_small(host: Host, found: Tenant, plan: str, size: PlanSize) -> None:
-    """Raise Refused when the disk would become too small for what is on it, or nobody can tell what that is."""
+    """Raise Refused when the disk would be too small for its data, or how much that is cannot be measured."""
     instance = host.lxd.instance(found.instance)
-    limit = instance.devices.get("root", {}).get("size")
-    if limit and size_bytes(size.disk) >= size_bytes(limit):
+    present = instance.devices.get("root", {}).get("size")
+    if present and size_bytes(size.disk) >= size_bytes(present):
         return
-    stays = f"so `{found.name}` cannot get the smaller disk of {plan}"
+    stays = f"so the smaller disk of {plan} is not possible"
     if not instance.running:
         raise Refused(
-            f"What it uses of its disk cannot be measured while it does not run, {stays}; "
+            f"The disk usage of `{found.name}` cannot be measured while the container is stopped, {stays}; "
             f"`/mautic start {found.name}` first."
         )
     disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)
     used = disk.used
     if used is None:
         why = f" ({disk.why})" if disk.why else ""
-        raise Refused(f"What it uses of its disk cannot be measured on {found.host}{why}, {stays}.")
+        raise Refused(f"The disk usage of `{found.name}` cannot be measured on {found.host}{why}, {stays}.")
     if used > MARGIN * size_bytes(size.disk):
         raise Refused(
-            f"`{found.name}` uses {in_words(used)} of disk, too much for {plan}'s {in_words(size_bytes(size.disk))}, "
-            f"of which at most {MARGIN:.0%} may be in use then."
+            f"`{found.name}` uses {in_words(used)} of disk, too much for the {in_words(size_bytes(size.disk))} of "
+            f"{plan}, of which at most {MARGIN:.0%} may be in use."
         )
 
 
@@ -135,18 +142,18 @@ def plan_named(settings: Settings, name: str) -> PlanSize:
     if name in settings.plans:
         return settings.plans[name]
     near = get_close_matches(name, settings.plans, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(settings.plans)}."
+    hint = f"did you mean `{near[0]}`?" if near else f"available: {', '.join(settings.plans)}."
     raise UnknownWords(f"There is no plan “{name[:40]}”; {hint}")
 
 
 @steps_of(resize)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """First what LXD limits, then what the tenant makes of it."""
+    """Set the limits of LXD first, then the sizes inside the tenant."""
     found, plan, size = inputs.found, inputs.plan, inputs.size
     host = run.fleet.of(found)
 
     def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
-        # All at once: where the disk is full LXD takes nothing that does not enlarge it.
+        # In one call: on a full disk LXD stores only a change that enlarges it.
         host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, root(given.disk))
 
     def root(disk: str) -> dict[str, dict[str, str]]:
@@ -155,12 +162,12 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def limits() -> None:
         if found.plan == plan:
             return
-        # It may have grown since it was looked at, and LXD lets a limit hold that it says it refused.
+        # The data may have grown since the request, and LXD applies even a limit that it reports as refused.
         _refuse_too_small(host, found, plan, size)
         mark = stamps(was_plan=found.plan, resized_by=run.operation)
         had = run.settings.plans.get(found.plan)
         if had is not None and _is_smaller(size, had):
-            # What MariaDB holds it has to give back before it is taken away.
+            # MariaDB has to release memory before the limit shrinks.
             host.lxd.update(found.instance, mark)
             host.mautic.resize(found.instance, size)
         try:
@@ -173,14 +180,14 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         instance = host.lxd.instance(found.instance)
         if not instance.running:
             host.lxd.update(found.instance, stamps(sizes_due=1))
-            return "it does not run: once it does, the same resize gives its database the new size"
+            return f"{found.name} is stopped: run the same resize again after its start, for the database"
         host.mautic.resize(found.instance, size)
         if stamp(instance.config, "sizes-due"):
             host.lxd.update(found.instance, stamps(sizes_due=""))
         return None
 
     def undo() -> str | None:
-        """Give back the plan before, but never take a disk away that is needed by now: what failed comes after it."""
+        """Give back the previous plan, but never a disk too small for the present data."""
         instance = host.lxd.instance(found.instance)
         was = stamp(instance.config, "was-plan")
         if stamp(instance.config, "resized-by") != str(run.operation) or was not in run.settings.plans:
@@ -190,13 +197,16 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             _refuse_too_small(host, found, was, old)
         except (Refused, LxdError):
             host.lxd.update(found.instance, stamps(sizes_due=1))
-            return f"it keeps the plan {plan}, as what it has on its disk may not fit into {was}"
+            return f"{found.name} keeps the plan {plan}, as its data may not fit on the disk of {was}"
         give(was, old, {})
         if instance.running:
             host.mautic.resize(found.instance, old)
         return None
 
     return Steps(
-        (Step("limits", "Set the container's limits", limits), Step("inside", "Set the sizes inside", inside)),
+        (
+            Step("limits", "Set the container's limits", limits),
+            Step("inside", "Set the sizes of database, PHP and mail workers", inside),
+        ),
         undo=undo,
     )

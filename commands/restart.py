@@ -1,4 +1,4 @@
-"""`/mautic restart`: a tenant, or one part of it, starts anew."""
+"""`/mautic restart`: restart a tenant, or one part of it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from bot.model.plan import Plan, Step, Steps, once, require
 from bot.model.tenants import Tenant
 
 Part = Literal["all", "worker", "cron", "web", "database"]
+_PARTS = {
+    "all": "the container",
+    "worker": "the mail workers",
+    "cron": "the cron jobs",
+    "web": "the web server",
+    "database": "the database",
+}
 
 
 @dataclass(frozen=True)
@@ -36,15 +43,15 @@ def restart(
     size: str = "",
     tag: str = "",
 ) -> Plan:
-    """Restart a tenant's container, or with `--part` only its workers, crons, web server or database.
+    """Restart a tenant, or with `--part` only its mail workers, cron jobs, web server or database.
 
-    Of several tenants, named with commas between or chosen by `--all`, `--host`, `--size` or `--tag`, one request does
-    each in its turn; those that do not run are left out.
+    To restart several tenants with one request, name them with commas between, or choose them with `--all`, `--host`,
+    `--size` or `--tag`; tenants that are not running are left out.
     """
     selection = Selection(tenant, all, host, size, tag)
     if selection.one:
         return _restart(context, tenant, part)
-    doing = "Restart" if part == "all" else f"Restart the {part} of"
+    doing = "Restart" if part == "all" else f"Restart {_PARTS[part]} of"
     return batch(
         context,
         "restart",
@@ -61,16 +68,16 @@ def _restart(context: Context, tenant: str, part: Part) -> Plan:
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "part": part},
-        summary=f"Restart the tenant {tenant}" if part == "all" else f"Restart the {part} of the tenant {tenant}",
+        summary=f"Restart tenant {tenant}" if part == "all" else f"Restart {_PARTS[part]} of tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
         values={"address": context.settings.edge.url(found.domain), "part": part},
         requires=(
-            # One that stopped by itself since then is started by it.
-            require(runs, f"`{tenant}` does not run; `/mautic start {tenant}` starts it.", again=False),
+            # A tenant that stopped since the request is started.
+            require(runs, f"`{tenant}` is not running; use `/mautic start {tenant}`.", again=False),
             once(refuse_full, context, found),
         ),
         inputs=Inputs(found, part),
-        reversible="changes nothing that lasts",
+        reversible="no lasting change",
         seconds=5,
         host=found.host,
     )
@@ -78,7 +85,7 @@ def _restart(context: Context, tenant: str, part: Part) -> Plan:
 
 @steps_of(restart)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Start it anew, and see its page."""
+    """Restart it, and check the login page."""
     found, part = inputs.found, inputs.part
     host = run.fleet.of(found)
 
@@ -86,7 +93,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         if part != "all":
             host.mautic.restart_part(found.instance, part)
             return None
-        # Cut in the middle it may be stopped.
+        # An earlier try may have left it stopped.
         how = containment.stop(host.lxd, found.instance)
         host.start(found.instance, urgent=True)
         wait_for_address(host.lxd, found.instance)
@@ -95,7 +102,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def route() -> str:
         run.edge.apply()
         if found.state == State.SUSPENDED:
-            return "it is still suspended"
+            return "still suspended"
         return see_login_page(run.edge, found.domain)
 
     def undo() -> None:
@@ -103,5 +110,4 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         wait_for_address(host.lxd, found.instance)
         run.edge.apply()
 
-    what = "the container" if part == "all" else f"its {part}"
-    return Steps((Step("restart", f"Restart {what}", again), probing(route)), undo=undo, commit=PROBE)
+    return Steps((Step("restart", f"Restart {_PARTS[part]}", again), probing(route)), undo=undo, commit=PROBE)

@@ -1,4 +1,4 @@
-"""`/mautic restore`: a tenant as it was at a snapshot."""
+"""`/mautic restore`: restore a tenant to a snapshot."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import kept_for
 from bot.store.samples import DAY
 
-_COUNTED = {"contacts": "contact", "submissions": "submission", "opt_outs": "opt-out"}
+_COUNTED = {"contacts": "contact", "submissions": "form submission", "opt_outs": "unsubscribe"}
 
 
 @dataclass(frozen=True)
 class Inputs:
     """`source` is the instance that has the snapshot. `size`: today's, where the snapshot was of another; or None.
 
-    `mail`: what becomes of the mail that waits in the snapshot. `rests`: the tenant stands still on purpose. `days`:
-    for which what there is now is kept.
+    `mail`: what becomes of the mail that waits in the snapshot. `rests`: the tenant is stopped on purpose. `days`:
+    for which the previous container is kept.
     """
 
     old: Tenant
@@ -47,34 +47,35 @@ class Inputs:
 @not_half_way
 @operation
 def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: MailOption = "") -> Plan:
-    """Bring a tenant back to a snapshot: what was changed since then is lost to it, and kept beside it for a while.
+    """Restore a tenant to a snapshot; changes made since then are only in the previous container.
 
-    A snapshot of now comes first. The old state starts in a new container beside the present one, is tried there, and
-    takes its place only when it works; the present one is then kept, stopped. The approver types the tenant's name.
-    Mail that waited in the snapshot, and may have been sent since, is sent, dropped (and kept in a table) or stays off
-    as the approver chooses, or `--mail` proposes; without a choice it stays off if any waits.
+    The bot takes a safety snapshot first, starts the restored copy beside the present container, and switches traffic
+    only when the copy works. The previous container is kept, stopped. The approver types the tenant's name and decides
+    on mail that waited in the snapshot and may have been sent since: send, drop (kept in a table) or leave outbound
+    mail off. `--mail` proposes one of these; without a choice outbound mail stays off if any mail waits.
     """
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     source, chosen = _find(context, host, old, snapshot)
     rests = old.stopped and old.status != "Running"
     plan = context.settings.plans.get(old.plan)
-    # Both run for a while.
+    # Both containers run for a while.
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     days = context.settings.retention.former_days
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "snapshot": chosen.name, "mail": mail},
-        summary=f"Restore the tenant {tenant}",
+        summary=f"Restore tenant {tenant}",
         facts={
-            "To the snapshot": chosen.name,
+            "Snapshot": chosen.name,
             "Taken": context.renderer.moment(chosen.created),
-            **({"Runs": "it is stopped now, and runs afterwards"} if rests else {}),
-            "Kept": f"a snapshot of now; and the present container, stopped, {kept_for(days)}",
-            "If it fails": f"the present container {'stays' if rests else 'goes on'} as it is",
+            **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
+            "Safety snapshot": "taken first",
+            "Previous container": f"kept, stopped, {kept_for(days)}",
+            "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the present container"),
         },
         values={"snapshot": chosen.name, "taken": chosen.created, "rests": rests, "days": days},
-        until_done=("If it fails", "Runs"),
+        until_done=("Rollback", "Afterwards"),
         requires=(
             always(refuse_another, context, old),
             require(old.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
@@ -82,29 +83,29 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             once(_loss, host, old, chosen),
             once(_mail, context, host, old, chosen, mail),
             once(_left, context, host, old),
-            always(admit, context, host, demand, f"The old state of `{tenant}` cannot start beside the present one on"),
+            always(admit, context, host, demand, f"The restored copy of `{tenant}` cannot start on"),
         ),
         inputs=Inputs(
             old,
             source,
             chosen.name,
-            # The limits are today's; what is inside was that day's.
+            # The limits are of today; the sizes inside are of the day of the snapshot.
             plan if stamp(chosen.config, "plan") != old.plan else None,
-            # Whoever decided that it sends nothing decided it of the tenant, not of one of its containers.
+            # Outbound off was decided for the tenant, not for one of its containers.
             mail or ("off" if old.outbound_off else ""),
             rests,
             days,
         ),
         demand=demand.stored(),
         choice=outbound.CHOICE,
-        reversible="can be undone with `restore` to the snapshot of now",
+        reversible="can be undone with `restore` to the safety snapshot",
         seconds=20,
         cutover="restore",
     )
 
 
 def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Snapshot]:
-    """Return the instance that has the snapshot (the tenant's, or a former one of it on its host), and the snapshot."""
+    """Return the instance that has the snapshot (the tenant's, or a retired one on its host), and the snapshot."""
     offered = host.lxd.snapshots(old.instance)
     for found in offered:
         if found.name == name:
@@ -120,31 +121,30 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
 
 
 def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
-    """Return how long the snapshots of before can still be had, in words."""
+    """Return how long the existing snapshots are kept, in words."""
     left = ours(host.lxd.snapshots(old.instance))
     if not left:
         return {}
     days = context.settings.retention.former_days
-    until = context.renderer.moment(context.now() + days * DAY) if days else "it is purged"
-    if any(one.keep for one in left):
-        until = "somebody purges it, as some of them are protected"
-    return {"Snapshots so far": f"{len(left)}, which stay in the present container until {until}"}
+    protected = sum(one.keep for one in left)
+    until = f" until {context.renderer.moment(context.now() + days * DAY)}" if days else " (no automatic deletion)"
+    if protected:
+        until = f" (no automatic deletion: {protected} protected)"
+    return {"Existing snapshots": f"{len(left)} stay{'s' if len(left) == 1 else ''} in the previous container{until}"}
 
 
 def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str) -> dict[str, str]:
-    """Return what may go out a second time: what came due since then, and what the snapshot had waiting.
+    """Return which mail may be sent twice: what came due since the snapshot, and what waited in it.
 
-    That of the snapshot can be counted only once it runs; Mautic calls a mail sent when it is put into the queue.
+    The latter can be counted only once the copy runs; Mautic calls mail sent when it is put into the queue.
     """
     try:
         now = host.mautic.mail(old.instance, since=chosen.created)
         sent, waits = now["sent"], outbound.told(context, now)
-        words = f"{sent} sent since then may go out again, and so may what waited in the snapshot; now {waits}"
+        words = f"{sent} sent since the snapshot may be sent again, as may mail that waited in it; now {waits}"
     except LxdError:
-        words = (
-            "what was sent since then may go out again, and so may what waited in the snapshot; it cannot be counted"
-        )
-    unsaid = "if any waits in the snapshot it stays, with outbound mail off"
+        words = "mail sent since the snapshot may be sent again, as may mail that waited in it (cannot be counted now)"
+    unsaid = "outbound mail stays off if mail waits in the snapshot"
     return outbound.remarks(words, mail, first=unsaid)
 
 
@@ -153,14 +153,15 @@ def _loss(host: Host, old: Tenant, chosen: Snapshot) -> dict[str, str]:
     try:
         counts = host.mautic.counts(old.instance, since=chosen.created)
     except LxdError:
-        return {"Will be lost": "what was changed since then; it cannot be counted, as it does not run"}
+        why = "" if old.running else f"{old.name} is stopped, so it "
+        return {"Data loss": f":warning: everything since the snapshot ({why}cannot be counted)"}
     told = ", ".join(f"{counts[name]} {word}{'' if counts[name] == 1 else 's'}" for name, word in _COUNTED.items())
-    return {"Will be lost": f"what was changed since then: {told}"}
+    return {"Data loss": f":warning: {told} since the snapshot"}
 
 
 @steps_of(restore)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """The candidate is made of the snapshot, beside the old one, which is silent from the switch on."""
+    """Make the candidate from the snapshot beside the old container, which is silenced at the switch."""
     old = inputs.old
     host = run.fleet.of(old)
     cutover = Cutover(run, old, host, "restore", days=inputs.days, rests=inputs.rests)
@@ -169,7 +170,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         host.lxd.copy(f"{inputs.source}/{inputs.snapshot}", cutover.name, config=config, devices=devices)
 
     def beside() -> str:
-        """All at once that leaves the other alone, as somebody waits for it."""
+        """Do at once all that leaves the old container alone, as somebody waits."""
         with ThreadPoolExecutor(2, "beside") as threads:
             of_now = threads.submit(cutover.snapshot)
             cutover.make(copy)
@@ -181,7 +182,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             return "; ".join(filter(None, (of_now.result(), of_mail.result())))
 
     def settle_mail() -> str | None:
-        # Before anybody is turned away, and while nothing works in it: it stays mute when it is not closed any more.
+        # While the copy is closed and nothing works in it: it stays mute after it is opened.
         if cutover.serves():
             return None
         host.mautic.mute(cutover.name)
@@ -191,13 +192,13 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         cutover.silence()
         cutover.switch()
 
-    start = "Take a snapshot of now, and start the old state beside it, closed"
+    start = "Take a safety snapshot and start the restored copy"
     return Steps(
         (
             Step("beside", start, beside, takes_snapshot=True),
-            Step("change", "Put it in place", change),
+            Step("change", "Switch traffic to the restored copy", change),
             probing(cutover.probe),
-            Step("keep", "Keep what was there before", cutover.keep),
+            Step("keep", "Keep the previous container", cutover.keep),
         ),
         undo=cutover.roll_back,
         commit=PROBE,

@@ -1,4 +1,4 @@
-"""`/mautic resume`: a suspended tenant is open again."""
+"""`/mautic resume`: reopen a suspended tenant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """`mail`: what becomes of the mail that waits."""
+    """`mail`: what happens to waiting mail."""
 
     found: Tenant
     mail: MailOption
@@ -26,10 +26,10 @@ class Inputs:
 
 @operation
 def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
-    """Open a suspended tenant again: its page, its crons and its mails.
+    """Reopen a suspended tenant: its site, cron jobs and mail.
 
-    Mail that waited meanwhile is sent, dropped (and kept in a table) or stays off with `--mail`; without it, what
-    waited for more than an hour waits on.
+    `--mail` decides on mail that waited meanwhile: send, drop (kept in a table) or leave outbound mail off. Without
+    `--mail`, outbound mail stays off if the tenant was suspended for over an hour and mail waits.
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
@@ -38,11 +38,11 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "mail": mail},
-        summary=f"Resume the tenant {tenant}",
-        facts={"Address": f"{context.settings.edge.url(found.domain)} is open again"},
+        summary=f"Resume tenant {tenant}",
+        facts={"Address": context.settings.edge.url(found.domain)},
         values={"address": context.settings.edge.url(found.domain)},
         requires=(
-            require(suspended, f"`{tenant}` is not suspended; `/mautic status {tenant}` looks at it."),
+            require(suspended, f"`{tenant}` is not suspended; see `/mautic status {tenant}`."),
             once(lambda: outbound.remarks(outbound.counted(context, host, found.instance), mail)),
             *((always(admit, context, host, demand, f"`{tenant}` cannot be started on"),) if demand else ()),
         ),
@@ -56,14 +56,14 @@ def resume(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -
 
 @steps_of(resume)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Let it work again first, then let clients come."""
+    """Start the work inside first, then let clients in."""
     found = inputs.found
     host = run.fleet.of(found)
 
     def open_() -> str | None:
         host.start(found.instance)
         containment.let_out(host, found.instance)
-        # Before it is opened, while nothing works in it.
+        # Before it is opened, while nothing works inside.
         became = outbound.settle(run, host, found.instance, inputs.mail)
         host.mautic.open(found.instance)
         return became
@@ -80,8 +80,8 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     return Steps(
         (
-            Step("open", "Start crons and workers", open_),
-            Step("route", "Route its domain", route),
+            Step("open", "Start cron jobs and mail workers", open_),
+            Step("route", "Add the route", route),
             probing(lambda: see_login_page(run.edge, found.domain)),
         ),
         undo=undo,

@@ -1,4 +1,4 @@
-"""`/mautic snapshot`: a tenant as it is now, to come back to."""
+"""`/mautic snapshot`: take a snapshot of a tenant, to restore to later."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def snapshot(
     size: str = "",
     tag: str = "",
 ) -> Plan:
-    """Take a snapshot of a tenant, all of one moment; writes wait a fraction of a second.
+    """Take a consistent snapshot (writes pause for under a second).
 
-    `--keep` protects it from being pruned. Of several tenants, named with commas between or chosen by `--all`,
-    `--host`, `--size` or `--tag`, one request does each in its turn.
+    `--keep` protects the snapshot from cleanup. To take snapshots of several tenants with one request, name them with
+    commas between, or choose them with `--all`, `--host`, `--size` or `--tag`.
     """
-    fits = require(len(note) <= 200, f"The note is {len(note)} characters long; it has at most 200.")
+    fits = require(len(note) <= 200, f"The note has {len(note)} characters; the limit is 200.")
 
     def one(context: Context, name: str) -> Plan:
         found = context.fleet.tenant(name)
@@ -45,7 +45,7 @@ def snapshot(
 
 @steps_of(snapshot)
 def steps(run: Run, inputs: Taking) -> Steps:
-    """Take it, once a try."""
+    """Take the snapshot, once per try."""
 
     def work() -> str:
         return take(run, inputs.tenant, why=inputs.why, note=inputs.note, keep=inputs.keep)

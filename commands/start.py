@@ -1,4 +1,4 @@
-"""`/mautic start`: a tenant that was stopped runs again."""
+"""`/mautic start`: start a stopped tenant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """`mail`: what becomes of the mail that waits."""
+    """`mail`: what happens to waiting mail."""
 
     found: Tenant
     mail: MailOption
@@ -26,10 +26,10 @@ class Inputs:
 
 @operation
 def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
-    """Start a tenant that was stopped.
+    """Start a stopped tenant.
 
-    Mail that waited meanwhile is sent, dropped (and kept in a table) or stays off with `--mail`; without it, what
-    waited for more than an hour waits on.
+    `--mail` decides on mail that waited meanwhile: send, drop (kept in a table) or leave outbound mail off. Without
+    `--mail`, outbound mail stays off if the tenant was stopped for over an hour and mail waits.
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
@@ -38,15 +38,15 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
     if _was_left(found):
         fit = (always(_refuse_beside_a_candidate, context, tenant),)
     else:
-        # One that came up by itself since then is still to be seen to serve.
-        runs = f"`{tenant}` runs already; `/mautic status {tenant}` looks at it."
+        # If the tenant has started since the request, its login page is still checked.
+        runs = f"`{tenant}` is already running; see `/mautic status {tenant}`."
         fit = (require(found.status != "Running", runs, again=False), once(refuse_full, context, found))
     waits = () if suspended else (once(lambda: outbound.remarks(_waits(context, found), mail)),)
     demand = demand_of(context, found, host, found.instance)
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "mail": mail},
-        summary=f"Start the tenant {tenant}",
+        summary=f"Start tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
         values={"address": context.settings.edge.url(found.domain)},
         requires=(*fit, always(admit, context, host, demand, f"`{tenant}` cannot be started on"), *waits),
@@ -59,30 +59,30 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
 
 
 def _was_left(found: Tenant) -> bool:
-    """Whether a restore or move left it half way of which no operation knows any more: the database was lost."""
+    """Whether a restore or move left it halfway that the database no longer knows, as after a loss of it."""
     return found.state == State.MOVING
 
 
 def _waits(context: Context, found: Tenant) -> str:
-    """Say what mail waits, as far as it can be told of one that does not run."""
+    """Say how much mail waits, as far as that is known of a stopped tenant."""
     return outbound.recorded(context, context.fleet.of(found).lxd.instance(found.instance).config)
 
 
 def _refuse_beside_a_candidate(context: Context, tenant: str) -> None:
-    """Raise Refused where a container that was to take its place is open: clients may have written to it."""
+    """Raise Refused where the candidate of a cutover is open: clients may have written to it."""
     seen = context.fleet.look(Role.INCOMING)
     for one in seen.tenants:
         if one.name == tenant and is_open(one):
             raise Refused(
-                f"`{one.instance}` on {one.host} serves in its place, since operation {one.operation} was cut off; "
-                f"`/mautic purge {tenant} {one.instance}` first, if what was written to it is not wanted."
+                f"`{one.instance}` on {one.host} serves `{tenant}`, since request #{one.operation} was interrupted. If "
+                f"the data written there is not needed, first `/mautic purge {tenant} {one.instance}`."
             )
     context.fleet.refuse_blindness(seen)
 
 
 @steps_of(start)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Start it, settle its mail before anything works in it, and see its page."""
+    """Start it, settle its mail before anything works inside, and check the login page."""
     found, left = inputs.found, _was_left(inputs.found)
     host = run.fleet.of(found)
 
@@ -90,7 +90,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         if found.stopped:
             host.lxd.update(found.instance, {"boot.autostart": "true", **stamps(started_by=run.operation)})
         if found.state == State.SUSPENDED:
-            # It sends nothing before it is resumed.
+            # A suspended tenant sends nothing before it is resumed.
             host.start(found.instance)
             wait_for_address(host.lxd, found.instance)
             return None
@@ -106,11 +106,11 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def route() -> str:
         run.edge.apply()
         if found.state == State.SUSPENDED:
-            return "it is still suspended"
+            return "still suspended"
         return see_login_page(run.edge, found.domain)
 
     def undo() -> None:
-        """Stop again what had been stopped on purpose; one that had crashed may stay as far as it came."""
+        """Stop a tenant again that was stopped on purpose; one that had crashed stays as it is."""
         if stamp(host.lxd.instance(found.instance).config, "started-by") == str(run.operation):
             host.lxd.update(found.instance, {"boot.autostart": "false"})
             containment.stop(host.lxd, found.instance)

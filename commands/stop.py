@@ -1,4 +1,4 @@
-"""`/mautic stop`: a tenant's container is stopped until somebody starts it."""
+"""`/mautic stop`: stop a tenant until somebody starts it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Inputs:
 
 @operation
 def stop(context: Context, tenant: TenantArgument) -> Plan:
-    """Stop a tenant's container: its page closes, nothing is sent, and it stays so until `start`.
+    """Stop a tenant: visitors see a maintenance page and no mail is sent, until `start`.
 
-    One that does not end by itself within a minute is stopped by force.
-    For a client that is to see a polite page for long, `suspend` is the better way.
+    A container that does not shut down within a minute is stopped by force. To close a client's site for long, use
+    `suspend` instead.
     """
     found = context.fleet.tenant(tenant)
     runs = found.status == "Running"
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
-        summary=f"Stop the tenant {tenant}",
-        facts={"Address": f"{context.settings.edge.url(found.domain)} shows a polite page"},
+        summary=f"Stop tenant {tenant}",
+        facts={"Address": context.settings.edge.url(found.domain), "Visitors see": "a maintenance page"},
         values={"address": context.settings.edge.url(found.domain)},
-        # One that stopped by itself since then is to stay so.
-        requires=(require(runs, f"`{tenant}` does not run; `/mautic start {tenant}` starts it.", again=False),),
+        # A tenant that stopped since the request stays stopped.
+        requires=(require(runs, f"`{tenant}` is not running; use `/mautic start {tenant}`.", again=False),),
         inputs=Inputs(found),
         reversible="can be undone with `start`",
         seconds=3,
@@ -45,13 +45,13 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
 
 @steps_of(stop)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Stop it, so that nothing starts it."""
+    """Stop the container, and keep LXD from starting it."""
     found = inputs.found
     host = run.fleet.of(found)
 
     def halt() -> str | None:
         outbound.record(run, host, found.instance)
-        # Not even a restart of the host is to start it.
+        # Not even a restart of the host may start it.
         host.lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=run.operation)})
         how = containment.stop(host.lxd, found.instance)
         run.edge.apply()

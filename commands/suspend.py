@@ -24,24 +24,25 @@ class Inputs:
 @not_half_way
 @operation
 def suspend(context: Context, tenant: TenantArgument) -> Plan:
-    """Close a tenant for a while: a polite page outside, no crons, no mails sent, its data untouched.
+    """Suspend a tenant: show a maintenance page, stop cron jobs and mail, keep all data.
 
-    It stays so over restarts, until `resume`. Its network is cut from outside, whether it agrees or not.
+    The tenant stays suspended until `resume`, also across restarts. Its network is cut off from outside.
     """
     found = context.fleet.tenant(tenant)
     is_open = found.state != State.SUSPENDED
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
-        summary=f"Suspend the tenant {tenant}",
+        summary=f"Suspend tenant {tenant}",
         facts={
-            "Address": f"{context.settings.edge.url(found.domain)} shows a polite page",
-            "Stopped": "crons and mails",
+            "Address": context.settings.edge.url(found.domain),
+            "Visitors see": "a maintenance page",
+            "Stopped": "cron jobs and mail",
         },
         values={"address": context.settings.edge.url(found.domain)},
         requires=(
-            require(is_open, f"`{tenant}` is suspended already; `/mautic resume {tenant}` opens it."),
-            require(found.status == "Running", f"`{tenant}` does not run; `/mautic start {tenant}` first."),
+            require(is_open, f"`{tenant}` is already suspended; `/mautic resume {tenant}` reopens the site."),
+            require(found.status == "Running", f"`{tenant}` is not running; `/mautic start {tenant}` first."),
         ),
         inputs=Inputs(found),
         reversible="can be undone with `resume`",
@@ -51,7 +52,7 @@ def suspend(context: Context, tenant: TenantArgument) -> Plan:
 
 @steps_of(suspend)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Close it first for those who come, then for what works in it."""
+    """Close the site for visitors first, then stop the work inside."""
     found = inputs.found
     host = run.fleet.of(found)
 
@@ -72,4 +73,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         host.lxd.update(found.instance, stamps(state=State.LIVE))
         run.edge.apply()
 
-    return Steps((Step("close", "Close its page", close), Step("quiet", "Stop crons and workers", quiet)), undo=undo)
+    return Steps(
+        (Step("close", "Show the maintenance page", close), Step("quiet", "Stop cron jobs and mail workers", quiet)),
+        undo=undo,
+    )

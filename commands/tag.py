@@ -1,4 +1,4 @@
-"""`/mautic tag`: words that a tenant can be chosen by."""
+"""`/mautic tag`: set the tags by which tenants are chosen."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Inputs:
 
 @operation
 def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool = False) -> Plan | Message:
-    """Give a tenant the tags that it can be chosen by, as in `snapshot --tag vip`; those that it had go.
+    """Set a tenant's tags, to choose tenants by, as in `snapshot --tag vip`.
 
-    Without words it shows them; `--clear` takes all away.
+    The new tags replace the present ones. Without words the bot shows the tags; `--clear` removes all.
     """
     found = context.fleet.tenant(tenant)
     tags = tuple(dict.fromkeys(words))
     if clear and tags:
-        raise Refused(f"Either give `{tenant}` tags, or take them away with `--clear`.")
+        raise Refused(f"Either name tags for `{tenant}` or use `--clear`, not both.")
     if len(tags) > MOST:
-        raise Refused(f"These are {len(tags)} tags; a tenant has at most {MOST}.")
+        raise Refused(f"{len(tags)} tags are too many; a tenant can have at most {MOST}.")
     if not tags and not clear:
         return context.renderer.message("commands/tag-shown.j2", tenant=found)
     shown = ", ".join(tags) or "none"
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "words": " ".join(tags), "clear": clear},
-        summary=f"Tag the tenant {tenant}",
+        summary=f"Tag tenant {tenant}",
         facts={"Tags": shown},
-        remarks={"So far": ", ".join(found.tags) or "none"},
+        remarks={"Before": ", ".join(found.tags) or "none"},
         values={"tags": " ".join(tags)},
         texts={"again": f"tag {tenant} {' '.join(tags) or '--clear'}"},
         inputs=Inputs(found, " ".join(tags)),
@@ -55,6 +55,4 @@ def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool =
 def steps(run: Run, inputs: Inputs) -> Steps:
     """Label the container."""
     lxd = run.fleet.of(inputs.found).lxd
-    return Steps(
-        (Step("tag", "Write its tags down", lambda: lxd.update(inputs.found.instance, stamps(tags=inputs.tags))),)
-    )
+    return Steps((Step("tag", "Save the tags", lambda: lxd.update(inputs.found.instance, stamps(tags=inputs.tags))),))

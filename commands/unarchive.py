@@ -1,4 +1,4 @@
-"""`/mautic unarchive`: bring a deleted tenant back."""
+"""`/mautic unarchive`: bring back a deleted tenant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """`name`: what its container is called again. `stopped`: it had been, and stays so. `mail`: of what waits."""
+    """`name`: of its container from now on. `stopped`: before the delete, and still. `mail`: what happens to it."""
 
     found: Tenant
     name: str
@@ -31,16 +31,17 @@ class Inputs:
 
 @operation
 def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
-    """Bring a deleted tenant back, as it was, while its archive is still kept.
+    """Bring back a deleted tenant while its archive is kept.
 
-    One that had been stopped stays so until `start`. Mail that waited meanwhile is sent, dropped (and kept in a table)
-    or stays off with `--mail`, or as the approver chooses; without a choice, what waited for long waits on.
+    A tenant that was stopped before the delete stays stopped until `start`. `--mail` proposes to the approver what
+    happens to mail that waited meanwhile: send, drop (kept in a table) or leave outbound mail off. Without a choice,
+    outbound mail stays off if mail waits.
     """
     everything = context.fleet.all(Role.TENANT, Role.ARCHIVED)
     found = _find(tenant, everything)
     host = context.fleet.of(found)
     was = host.lxd.instance(found.instance).config
-    # As it was called: another container of the tenant's may have its own name.
+    # Its former name: another container of the tenant may have the name of the tenant.
     name = stamp(was, "was-called") or tenant
     stopped = stamp(was, "was-stopped") == "1"
     demand = demand_of(context, found, host, name, tenants=1)
@@ -56,7 +57,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "mail": mail},
-        summary=f"Bring the tenant {tenant} back",
+        summary=f"Bring back tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain)},
         values={"address": context.settings.edge.url(found.domain)},
         requires=(
@@ -65,7 +66,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
             *mail_waits,
             always(room),
         ),
-        remarks={"Stays": f"stopped, as it was; `/mautic start {tenant}` starts it"} if stopped else {},
+        remarks={"Stays stopped": f"/mautic start {tenant} starts the tenant"} if stopped else {},
         inputs=Inputs(found, name, stopped, mail),
         demand=demand.stored(),
         choice=outbound.CHOICE if mail_waits else None,
@@ -78,33 +79,33 @@ def _find(tenant: str, everything: list[Tenant]) -> Tenant:
     """Return the archive of a tenant, or refuse."""
     its = [one for one in everything if one.name == tenant]
     if any(one.role == Role.TENANT for one in its):
-        raise Refused(f"`{tenant}` is not archived; `/mautic status {tenant}` looks at it.")
+        raise Refused(f"`{tenant}` is not archived; see `/mautic status {tenant}`.")
     if not its:
-        raise Refused(f"There is no archived `{tenant}`; `/mautic list --archived` shows what is kept.")
+        raise Refused(f"There is no archive of `{tenant}`; `/mautic list --archived` shows all archives.")
     return only(its)
 
 
 def _refuse_taken(found: Tenant, everything: list[Tenant]) -> None:
     for other in everything:
         if other.role == Role.TENANT and other.domain == found.domain and other.name != found.name:
-            raise Refused(f"Its domain `{found.domain}` is now `{other.name}`'s.")
+            raise Refused(f"The domain `{found.domain}` of `{found.name}` now belongs to `{other.name}`.")
 
 
 @steps_of(unarchive)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Call it as before, start it, and route to it."""
+    """Rename the container, start it, and route to it."""
     found, name, archived = inputs.found, inputs.name, f"{inputs.found.name}--archived"
     host = run.fleet.of(found)
 
     def rename() -> None:
         if found.instance != name:
-            # It may be called so already.
+            # An earlier try may have renamed it.
             with suppress(NotFound):
                 host.lxd.rename(found.instance, name)
 
     def start() -> str | None:
         if inputs.stopped:
-            return "it had been stopped"
+            return "stopped before the delete"
         if found.state == State.SUSPENDED:
             host.start(name)
             wait_for_address(host.lxd, name)
@@ -123,13 +124,13 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def probe() -> str:
         if inputs.stopped:
-            return "it is still stopped"
+            return "still stopped"
         if found.state == State.SUSPENDED:
-            return "it is still suspended"
+            return "still suspended"
         return see_login_page(run.edge, found.domain)
 
     def undo() -> None:
-        """Put it back into the archive."""
+        """Archive it again."""
         try:
             instance = host.lxd.instance(name)
         except NotFound:
@@ -145,9 +146,9 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     return Steps(
         (
-            Step("unarchive", "Take it out of the archive", rename),
+            Step("unarchive", "Take the container out of the archive", rename),
             Step("start", "Start the container", start),
-            Step("route", "Route its domain", route),
+            Step("route", "Add the route", route),
             probing(probe),
         ),
         undo=undo,

@@ -1,4 +1,4 @@
-"""Keeps the order in which LXD starts the tenants after a reboot."""
+"""Keeps the order in which LXD starts tenants after a reboot."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bot.store import samples
 from bot.store.samples import DAY
 
 SENT = 3600
-"""Seconds for which a tenant counts as one that sends after mail was seen to wait for its worker."""
+"""Seconds for which a tenant counts as sending after mail was seen in its queue."""
 
 
 @schedule(seconds=300)
 def boot(context: Context) -> None:
-    """Keep the order in which LXD starts tenants after a reboot: who sends, then who was busy, then the rest.
+    """Keep the order in which LXD starts tenants after a reboot: sending ones, then busy ones, then the rest.
 
-    They start one after the other, as `capacity.start_delay` says, also when the bot is not there.
+    They start one after the other, by `capacity.start_delay`, also when the bot is not running.
     """
     now = context.now()
     seen = context.fleet.look(Role.TENANT)
     sends = samples.queued_since(context.database, now - SENT, now)
     busy = samples.busy_since(context.database, now - DAY, now)
-    # What has a tenant in hand changes its configuration itself.
+    # A running operation changes the configuration of its tenant itself.
     held = {one.tenant for one in context.operations.select("state IN ('queued', 'running')")}
     errands = Errands(context)
     silent: LxdError | None = next((LxdUnavailable(why) for why in seen.silent.values()), None)
@@ -40,7 +40,7 @@ def boot(context: Context) -> None:
         try:
             context.fleet.of(one).lxd.update(one.instance, wanted)
         except PoolFull:
-            # Of a tenant whose disk is full LXD keeps no facts; its incident says that it is.
+            # LXD stores nothing for a tenant whose disk is full; an incident reports that.
             continue
         except LxdError as error:
             silent = error

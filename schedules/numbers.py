@@ -1,4 +1,4 @@
-"""Keeps the numbers of operations from coming twice, when the database was lost or is from a backup."""
+"""Keeps operation numbers unique after the database was lost or restored from a backup."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from bot.model.tenants import Tenant
 
 @schedule(seconds=300)
 def numbers(context: Context) -> None:
-    """Let no operation get a number that stands on a container already.
+    """Keep operation numbers unique: none that is already on a container is given again.
 
-    Containers are told apart by the number of the operation that made them; the database that gives the numbers may be
-    younger than they are.
+    Containers are identified by the operation that made them, and the database that gives the numbers may be older.
     """
     seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
     context.operations.number_after(max(map(_number, seen.tenants), default=0))

@@ -1,4 +1,4 @@
-"""Removes for good what was kept of tenants for the policy's days."""
+"""Deletes old copies of tenants after the days of the policy."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from bot.store.samples import DAY
 
 @schedule(seconds=300)
 def purge(context: Context) -> None:
-    """Remove archives and replaced containers when their days are over, and what a restore or migration left behind.
+    """Delete archives and previous containers after their days, and leftovers of a restore or move.
 
-    The days have to be over by every clock, and still when it looks again hours later.
-    What was replaced while its host was out of reach is kept from now on.
+    The days must have passed by every clock, and again at a second look hours later. A container that was replaced
+    while its host was out of reach is retired now, and kept from now on.
     """
     look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
     errands = Errands(context)
@@ -38,7 +38,7 @@ def purge(context: Context) -> None:
             if (one.role, one.state) == (Role.FORMER, State.MOVING):
                 _retire(context, one)
             elif errands.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
-                # What an operation left half made is taken back, frozen or not.
+                # Leftovers of an operation are deleted, frozen or not.
                 left = one.role == Role.INCOMING
                 if errands.is_free("purge", one.name, safety=left):
                     plan = call(command, context, {"tenant": one.name, "container": one.instance})
@@ -63,7 +63,7 @@ def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> b
 
 
 def _over(context: Context, look: Look) -> set[str]:
-    """Return what was kept for its days, as it was seen hours ago already: no clock alone ends it."""
+    """Return what has been kept for its days, and had been hours ago: no single clock decides."""
     over = {_known_as(one) for one in look.tenants if one.state != State.MOVING and _is_over(context, one)}
     return context.lived.confirmed("purge", over)
 
@@ -78,22 +78,22 @@ def _is_over(context: Context, one: Tenant) -> bool:
         return bool(retention.archive_days and one.archived) and one.archived <= before(retention.archive_days * DAY)
     if one.role != Role.FORMER or not one.kept_until or context.now() < one.kept_until:
         return False
-    # One of before this was written down was kept from some day on that only the policy tells.
+    # An earlier release did not record the day: the policy tells.
     since = one.retired or one.kept_until - max(retention.former_days, 1) * DAY
     return since <= before(one.kept_until - since)
 
 
 def _has_kept(context: Context, former: Tenant) -> bool:
-    """Whether it has a snapshot that stays until somebody removes it; a move takes those along, nothing else does."""
+    """Whether it has a snapshot that is kept until somebody deletes it; only a move copies those along."""
     if former.replaced_by == "migrate":
         return False
     return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
 
 def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:
-    """Whether an operation has come to nothing that made it; its host was out of reach when that was taken back.
+    """Whether the operation that made it failed, with its host out of reach at the rollback.
 
-    The database may be lost, or of yesterday, and the candidate all that serves: what else there is of it counts.
+    The database may be lost or old, and the candidate all that serves: so other containers of the tenant count.
     """
     made_by = context.operations.select("id = ?", one.operation)
     others = [it for it in look.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]

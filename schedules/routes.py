@@ -1,4 +1,4 @@
-"""Keeps the edge's routes what LXD says."""
+"""Keeps the routes of the edges in line with LXD."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from bot.engine.scheduler import schedule
 
 @schedule(seconds=60)
 def routes(context: Context) -> None:
-    """Keep the edge running, and its routes right when a container was changed behind our back.
+    """Keep the edge running, and its routes right when a container was changed outside the bot.
 
-    One from before the bot gave addresses is given its own; nothing is loaded when nothing has changed.
+    A container of an earlier release gets an address of its own; nothing is loaded when nothing has changed.
     """
     context.edge.apply(fresh=True)

@@ -1,4 +1,4 @@
-"""Takes back what could not be taken back while a host was out of reach."""
+"""Rolls back what could not be rolled back while a host was out of reach."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bot.store.operation import SYSTEM
 
 @schedule(seconds=60)
 def undo(context: Context) -> None:
-    """Take back what failed operations had begun, now that the host answers that was silent when it was tried.
+    """Finish rollbacks of failed operations, once an unreachable host answers again.
 
-    Where a candidate is open clients may have written to it: that is for a person to decide.
+    Where a candidate is open, clients may have written to it: a person has to decide.
     """
     waiting = context.operations.select("state = 'needs_attention' AND undo_by = ?", SYSTEM)
     seen = context.fleet.look(Role.INCOMING) if waiting else None

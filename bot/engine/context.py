@@ -1,4 +1,4 @@
-"""What commands and steps may use: the parts of the bot that they reach, for whom, and for which operation."""
+"""What commands and steps may use: the parts of the bot, who asks, and for which operation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Edge(Protocol):
     """The reverse proxies of all hosts, as commands use them."""
 
     def apply(self, *, fresh: bool = False) -> None:
-        """Make routes and certificates what LXD says; nothing happens when they are. `fresh`: forget what is known."""
+        """Make routes and certificates match LXD; no effect when they do. `fresh`: forget what is cached."""
 
     def probe(self, domain: str, seconds: float = 30.0) -> Probe:
         """Ask for a domain's login page through the edge that clients come to, once."""
@@ -53,7 +53,7 @@ class Run:
     actor: Actor = THE_BOT
     """Who asked for it."""
     operation: int = 0
-    """Its number; 0 while it is being asked for."""
+    """Its number; 0 at the request."""
 
     def now(self) -> float:
         """Epoch seconds by the bot's clock."""
@@ -62,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Run):
-    """What a command may use when it is asked, and for whom."""
+    """What a command may use, and who asks."""
 
     lived: Lived
     approvals: Approvals
@@ -73,11 +73,11 @@ class Context(Run):
     people: People
     channel: str = ""
     delivery: str = ""
-    """Slack's id of what is worked on; after a crash it comes again."""
+    """Slack's id of the delivery that is handled; after a crash Slack delivers it again."""
     many: bool = False
-    """Whether the plan is one of many that are made together: then nothing is asked of each tenant by itself."""
+    """Whether the plan is one of many made together: then no tenant is asked separately."""
     promised: tuple[Demand, ...] = ()
-    """What the plans before it of the same batch will take of hosts."""
+    """What earlier plans of the same batch will take of hosts."""
 
     def run(self) -> Run:
         """Return what the steps get of it."""

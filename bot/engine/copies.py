@@ -1,4 +1,4 @@
-"""The copy that an operation makes of another instance: whether it is the operation's own, and whole; made, removed."""
+"""The copy that an operation makes of another instance: whose it is, whether it is complete, and making it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from bot.model.plan import Refused
 
 
 def is_whole(instance: Instance) -> bool:
-    """Whether an instance was copied to the end."""
+    """Whether an instance was copied completely."""
     return bool(stamp(instance.config, "copied"))
 
 
 @dataclass(frozen=True)
 class Copy:
-    """An instance that one operation makes on a host, whether it is there yet or not."""
+    """An instance that one operation makes on a host, existing or not."""
 
     lxd: Lxd
     name: str
     operation: int
 
     def found(self) -> Instance | None:
-        """Return the instance, None where there is none; refuse a stranger's."""
+        """Return the instance, None where there is none; refuse one that the operation did not make."""
         try:
             instance = self.lxd.instance(self.name)
         except NotFound:
             return None
         if stamp(instance.config, "operation") != str(self.operation):
-            raise Refused(f"There is an instance `{self.name}` that this operation did not make; rename or remove it.")
+            raise Refused(
+                f"An instance `{self.name}` exists that this request did not create; rename or delete that instance."
+            )
         return instance
 
     def make(self, copy: Callable[[], None], fits: Callable[[Instance], bool] = is_whole) -> None:
-        """Have it there, made by `copy`, which has to stamp it with the operation; it is whole once that is done.
+        """Make the instance with `copy`, which has to label it with the operation; then label it complete.
 
-        Nothing is done where one is there that `fits`. Any other is removed first: a copy that was cut is not to be
-        trusted, whatever it looks like.
+        No effect where one exists that `fits`. Any other is deleted first: an interrupted copy is not trusted.
         """
         instance = self.found()
         if instance is not None:
@@ -49,5 +50,5 @@ class Copy:
         self.lxd.update(self.name, stamps(copied=1))
 
     def doubt(self) -> None:
-        """Call it whole no longer: what comes now may spoil it if it is cut."""
+        """Label it incomplete: the next change may spoil it if interrupted."""
         self.lxd.update(self.name, stamps(copied=""))

@@ -1,4 +1,4 @@
-"""Errands: the operations that schedules ask for, on nobody's word: queued at once, under the same locks and audit."""
+"""Maintenance: operations that schedules request without approval: queued at once, with the same locks and audit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from bot.store.operation import OPEN, SYSTEM
 from bot.store.operations import TenantBusy
 
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
-"""The job that asks for each errand."""
+"""The job that requests each command."""
 AT_ONCE = 20
-"""Errands that may be under way together: people's operations wait behind no more of them."""
+"""Maintenance operations that may be open together: people's operations wait behind no more of them."""
 PAUSE = 900.0
-"""Seconds that a tenant is left alone after an errand of its failed."""
+"""Seconds that a tenant is left alone after maintenance failed."""
 DAY = 86_400
-"""Seconds after which an errand that is tried no more counts as failing no more."""
+"""Seconds after which maintenance that is no longer tried stops counting as failing."""
 LOOK = 60.0
-"""Seconds for which what a host told at a look around is good for the rest of it."""
+"""Seconds for which the answer of a host is reused within one run."""
 REMEMBERED = 3 * DAY
-"""Seconds that an errand that went well is listed; the audit log has it for ever."""
+"""Seconds that successful maintenance is listed; the audit log keeps it for ever."""
 
 
 @dataclass(frozen=True)
 class Failing:
-    """What the bot does not get done on a tenant: the last operation of it, and how many in a row came to nothing."""
+    """Maintenance that keeps failing on a tenant: its last operation, and how many failed in a row."""
 
     tenant: str
     command: str
@@ -41,20 +41,20 @@ class Failing:
 
     @property
     def text(self) -> str:
-        """What is wrong, for who can help."""
+        """What is wrong, for people who can help."""
         what = f"`{self.command}`"
         if self.command == "purge":
-            what += f" (of what is kept of {self.tenant}; a live one is not affected)"
+            what += f" (of an old copy of {self.tenant}; the live tenant is not affected)"
         if self.state == "needs_attention":
             return (
-                f"{what} was left half done, and holds the tenant until a retry succeeds, or "
-                f"`/mautic give-up {self.operation} because …` ends it as it stands. {self.outcome}"
+                f"{what} stopped halfway and locks the tenant until a retry succeeds or "
+                f"`/mautic give-up {self.operation} because …` ends the request. {self.outcome}"
             )
         return f"{what} has failed {self.times} times in a row. {self.outcome}"
 
 
 def failing(context: Context) -> list[Failing]:
-    """Return the errands that failed twice or more since one of their kind succeeded, or were left half done."""
+    """Return the maintenance that failed twice or more since the last success, or stopped halfway."""
     return [
         Failing(**row)
         for command, since in _since(context).items()
@@ -76,7 +76,7 @@ def failing(context: Context) -> list[Failing]:
 
 
 def given_up(context: Context, tenant: str, since: float) -> bool:
-    """Whether of some errand on a tenant the last try since then failed."""
+    """Whether the last try of some maintenance on a tenant failed since then."""
     rows = context.database.read(
         "SELECT command, state FROM operations WHERE tenant = ? AND finished >= ? AND state IN ('succeeded', 'failed')"
         " AND command IN (SELECT value FROM json_each(?)) ORDER BY finished, id",
@@ -88,7 +88,7 @@ def given_up(context: Context, tenant: str, since: float) -> bool:
 
 
 def forget(context: Context) -> None:
-    """Remove the rows of errands that went well and are over for long: a big fleet has thousands a day."""
+    """Delete the rows of maintenance that succeeded long ago: a big fleet has thousands a day."""
     long_over = "operations INDEXED BY operations_by_end WHERE finished < ?"
     done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
     maintenance.forget(context.database, context.lived.before(REMEMBERED))
@@ -103,14 +103,14 @@ def forget(context: Context) -> None:
 
 
 def _since(context: Context) -> dict[str, float]:
-    """Return since when each errand's failures count: for a day, which stands still while its job is paused."""
+    """Return since when failures count, by command: for a day, not counting the time that the job is paused."""
     now = context.now()
     paused = {job.name: job.paused for job in context.jobs.all()}
     return {command: min(paused.get(job) or now, now) - DAY for command, job in JOBS.items()}
 
 
 class Errands:
-    """What may be asked for in one look around: tenants that are busy, or where it just failed, are passed over."""
+    """The requests of one run: tenants that are busy, or where maintenance just failed, are skipped."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -122,23 +122,23 @@ class Errands:
             "requester = ? AND state = 'failed' AND finished BETWEEN ? AND ?", SYSTEM, now - PAUSE, now
         )
         self._guards = Guards(context, keep=LOOK)
-        # What waits for the end of a freeze may do so for days.
+        # An operation may wait for the end of a freeze for days.
         waits = {one.id for one in held if one.state == "awaiting_approval" or one.held_by == FREEZE}
         self._waiting = {one.tenant for one in held if one.id in waits}
         self._left_alone = {one.tenant for one in (*held, *failed) if one.id not in waits}
         self.room = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
 
     def may(self, tenant: str, *, passes: bool = False) -> bool:
-        """Whether something may be asked for on a tenant now; `passes`: also while a request waits for its approval."""
+        """Whether maintenance may be requested on a tenant now; `passes`: also while a request waits for approval."""
         waits = tenant in self._waiting and not passes
         return self.room > 0 and tenant not in self._left_alone and not waits
 
     def is_free(self, command: str, tenant: str, *, safety: bool = False, host: str = "") -> bool:
-        """Whether no guard is in the way of an errand now.
+        """Whether no guard refuses maintenance now.
 
         Args:
-            safety: it keeps what there is, or takes back what was left half done: no freeze stops it.
-            host: where it adds to the load; "": it frees more than it takes.
+            safety: it protects data, or rolls back what stopped halfway: no freeze stops it.
+            host: where it adds load; "": it frees more than it takes.
         """
         change = Change(command, tenant, planned=True, safety=safety, host=host)
         try:
@@ -148,7 +148,7 @@ class Errands:
         return True
 
     def ask(self, command: str, plan: Plan, *, safety: bool = False, host: str = "") -> None:
-        """Queue an operation where no guard is in the way; else it comes again at the next look. As for `is_free`."""
+        """Queue an operation where no guard refuses it; else the next run requests it again. As for `is_free`."""
         if not self.is_free(command, plan.tenant, safety=safety, host=host):
             return
         if not plan.steps:

@@ -1,7 +1,7 @@
-"""What an operation that came to a halt left of its tenant: whether it is online, where its data is, what is safe.
+"""What a failed rollback left of a tenant: whether the tenant is online, where its data is, and what is safe to do.
 
-Decided from what is there: the login page, as a client gets it, and the containers. It is kept with the operation, as
-its `aftermath`, from which card, thread, Home tab, digest and incident say the same; a sweep looks again.
+Decided from the login page, as a client gets it, and the containers. The answer is stored with the operation, as its
+`aftermath`, from which card, thread, Home tab, digest and incident say the same; each sweep looks again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bot.store.operation import Operation
 
 log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
-"""Commands that leave alone what serves: that it does not tell nothing of them."""
+"""Commands that leave the serving container alone: that a tenant is offline says nothing about them."""
 
 
 class Aftermath(TypedDict):
-    """What is kept. `online`: None where it cannot be told, or is not meant to be; `since`: of that, epoch seconds.
+    """What is stored. `online`: None where unknown, or closed on purpose; `since`: since when, epoch seconds.
 
-    `headline` is half a sentence, `data` and `advice` are whole ones, or empty; `safe`: the button that loses nothing.
+    `headline` has no full stop, `data` and `advice` are sentences, or empty; `safe`: the button that loses nothing.
     """
 
     online: bool | None
@@ -37,7 +37,7 @@ class Aftermath(TypedDict):
 
 
 def look(context: Context, operation: Operation) -> Aftermath:
-    """Look at what is left of an operation's tenant; one request a server and one for the page. Raises nothing."""
+    """Look at an operation's tenant: one request a server, one for the page. Raises nothing."""
     seen, found, page = Look((), {}), list[Tenant](), None
     try:
         seen = context.fleet.look(Role.TENANT, Role.FORMER, Role.INCOMING, Role.ARCHIVED)
@@ -45,7 +45,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
         if domain := next((one.domain for one in found if one.domain), ""):
             page = context.edge.probe(domain).login
     except Exception as error:
-        log.warning("cannot look at all that operation %s left: %s", operation.id, error)
+        log.warning("cannot look at everything that operation %s left: %s", operation.id, error)
     headline, online = _headline(operation, found, page)
     kept = operation.aftermath
     since = kept["since"] if kept.get("online", "") == online and "since" in kept else context.now()
@@ -57,7 +57,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
 
 
 def look_again(context: Context) -> None:
-    """Bring what is kept of every operation that needs attention up to date; its card follows."""
+    """Update the aftermath of every operation that needs attention; its card follows."""
     for operation in context.operations.select("state = 'needs_attention'"):
         now = look(context, operation)
         if now != operation.aftermath:
@@ -78,9 +78,9 @@ def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> t
         return "", None
     on_purpose = [_rests(one) for one in found if one.role in (Role.TENANT, Role.ARCHIVED)]
     if not page and on_purpose and all(on_purpose):
-        return f"{tenant} is {on_purpose[0]}, as it was asked for", None
+        return f"{tenant} is {on_purpose[0]} on purpose", None
     if page is None:
-        return f"{tenant} may be offline: it cannot be seen just now", None
+        return f"{tenant} may be offline: the bot cannot check right now", None
     if not page:
         return f"{tenant} is offline", False
     by = serving(found)
@@ -88,7 +88,7 @@ def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> t
 
 
 def _rests(one: Tenant) -> str:
-    """Say how it is closed on purpose, "" where it is not."""
+    """Say how the tenant is closed on purpose, "" where it is not."""
     if one.role == Role.ARCHIVED or one.state == State.SUSPENDED:
         return "archived" if one.role == Role.ARCHIVED else "suspended"
     return "stopped" if (one.state, one.stopped) == (State.LIVE, True) and one.status != "Running" else ""
@@ -106,7 +106,7 @@ def _where(found: list[Tenant]) -> str:
 def _told(
     operation: Operation, found: list[Tenant], silent: Mapping[str, str], committed: bool
 ) -> tuple[str, str, Literal["retry", "undo", ""]]:
-    """Say where the data of a tenant is that a candidate was to take over from the old one."""
+    """Say where the data of a tenant is whose cutover stopped halfway, what is safe to do, and its button."""
     what = operation.cutover
     name = candidate_name(operation.tenant, operation.id)
     candidate = next((one for one in found if one.instance == name), None)
@@ -114,41 +114,41 @@ def _told(
     old = next((one for one in others if one.role == Role.TENANT or one.replaced_in == operation.id), None)
     if committed:
         new = _named(candidate) if candidate else f"`{name}`, whose host does not answer"
-        data = f"The newest data is in {new}" + (f"; {_named(old)} is what was there before." if old else ".")
-        return data, f"Retry is safe: it finishes the {what}, and nothing is lost.", "retry"
+        data = f"The newest data is in {new}" + (f"; {_named(old)} is the previous container." if old else ".")
+        return data, f"Retry is safe: the {what} is finished, and nothing is lost.", "retry"
     if old is None:
         where = " and ".join(silent) or "its host"
         return (
-            f"The container of before is on a host that cannot be seen just now: {where}.",
+            f"The previous container is on a host that does not answer: {where}.",
             "Bring that host back first.",
             "",
         )
     if candidate is None:
         data = f"All data is in {_named(old)}."
-        return data, f"Undo is safe: {_goes_on(old)}. Retry begins the {what} anew.", "undo"
+        return data, f"Undo is safe: {_goes_on(old)}. Retry starts the {what} again.", "undo"
     if candidate.state != State.LIVE:
-        holds = "a copy of the snapshot" if what == "restore" else "an unfinished copy of it"
+        holds = "a copy of the snapshot" if what == "restore" else "an unfinished copy"
         data = f"All data is in {_named(old)}; {_named(candidate)} is {holds}, which nobody has used."
-        return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry goes on with the {what}.", "undo"
+        return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry continues the {what}.", "undo"
     if serving([old]):
-        data = f"The data is in {_named(old)}, which goes on; {_named(candidate)} is left over."
-        return data, f"Undo is safe: it removes what is left over. Retry begins the {what} anew.", "undo"
+        data = f"The data is in {_named(old)}, which keeps serving; {_named(candidate)} is left over."
+        return data, f"Undo is safe: the leftover is deleted. Retry starts the {what} again.", "undo"
     data = (
-        f"The newest data is in {_named(candidate)}, which was opened: what clients have written since is only there. "
-        f"{_named(old)} has all of before that."
+        f"The newest data is in {_named(candidate)}, which was open to clients: what they wrote since is only there. "
+        f"{_named(old)} has everything before that."
     )
-    lost = f"Undo goes on with {_named(old)}, and loses what was written to the new one."
-    return data, f"Retry is safe: it keeps that, and finishes the {what}. {lost}", "retry"
+    lost = f"Undo returns to {_named(old)}, and loses what was written to the new container."
+    return data, f"Retry is safe: the {what} is finished, and nothing is lost. {lost}", "retry"
 
 
 def _goes_on(old: Tenant) -> str:
-    return f"it goes on with {_named(old)}"
+    return f"{old.name} returns to {_named(old)}"
 
 
 def told(aftermath: Mapping[str, Any], bold: str = "") -> str:
-    """Return all of it in one line, for a thread and an incident; "" where nothing is known.
+    """Return an aftermath in one line, for a thread and an incident; "" where nothing is known.
 
-    `bold`: the mark that is put around the headline.
+    `bold`: the mark put around the headline.
     """
     if not aftermath.get("headline"):
         return ""

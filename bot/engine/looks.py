@@ -1,6 +1,6 @@
-"""Looks at tenants and hosts: gathered side by side, each within its time. What they mean is said elsewhere.
+"""Checks of tenants and hosts: what is read of each, side by side and with deadlines; judged elsewhere.
 
-`bot/fleet/health/` says what is wrong by a look, `schedules/health.py` what of it people are told.
+`bot/fleet/health/` finds what is wrong in a look, `schedules/health.py` decides what people are told.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from bot.store import samples
 from bot.store.samples import DAY, Held, HostReading, KnownDisk, Reading
 
 WIDTH = 16
-"""Tenants that are looked at side by side."""
+"""Tenants that are checked side by side."""
 PATIENCE = 20.0
-"""Seconds that a tenant has for a look, which is its page and what it tells of itself: twice that fits a minute."""
+"""Seconds that a tenant has for a look, its page and its own report: twice that fits a minute."""
 PAGE = 12.0
-"""Seconds of these that its page may take."""
+"""Seconds of `PATIENCE` that the page may take."""
 BUDGET = 240.0
-"""Seconds for all looks of a sweep; whom it does not come to is for the next one."""
+"""Seconds for all looks of a sweep; the next sweep begins with tenants that were not reached."""
 TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
 
 
 def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:
-    """Look at tenants side by side, whom no look came to for longest first; `fresh`: their state is asked for anew."""
+    """Look at tenants side by side, the one not seen for longest first; `fresh`: read their state again."""
     threads = ThreadPoolExecutor(WIDTH)
     now = context.now()
     due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
@@ -56,7 +56,7 @@ def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> 
 
 
 def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
-    """Return a look, whatever became of it: it is this tenant's trouble, and holds up no other."""
+    """Return a look, also of a failed one: one tenant's problem delays no other."""
     try:
         return future.result(0)
     except TimeoutError:
@@ -75,7 +75,7 @@ def _look(
     known: KnownDisk | None,
     held: Held | None,
 ) -> Look:
-    """Look at one tenant: at its state, and when it is to be open, from inside and by its page."""
+    """Look at one tenant: its state, and where it should be open, its page and its own report."""
     end = time.monotonic() + PATIENCE
     tenant, host = one.tenant, context.fleet.of(one.tenant)
     size, limits = context.settings.plans.get(tenant.plan), context.settings.health
@@ -110,7 +110,7 @@ def _look(
         elif look.running and tenant.state != State.LIVE:
             look = replace(look, disk=host.mautic.disk(tenant.instance, size, usage=usage, timeout=PATIENCE))
     except Exception as error:
-        # Whatever it is, it is this tenant's trouble, and holds up no other.
+        # One tenant's problem delays no other.
         why, _ = explain(error, f"looking at {tenant.name}")
         look = replace(look, trouble=why)
     limit = look.disk.limit if look.disk else None
@@ -128,13 +128,13 @@ def _half_done(context: Context, tenant: str) -> tuple[int, str]:
 def _page(context: Context, domain: str) -> Page:
     probe = context.edge.probe(domain, PAGE)
     answer = probe.error or f"HTTP {probe.status}"
-    # A tenant that says nothing behind an edge that shows its certificate is no trouble of the edge.
+    # An edge that shows a certificate works, though the tenant behind it is silent.
     answered = probe.status > 0 or probe.valid_until > 0
     return Page(probe.login, answer, probe.seconds, answered, probe.valid_from, probe.valid_until)
 
 
 def _snapshot_due(context: Context) -> float:
-    """Return the seconds within which a tenant's snapshots are to follow each other; 0: nobody takes any."""
+    """Return the most seconds between two snapshots of a tenant; 0: none are taken."""
     if not any(job.name == "snapshots" and not job.paused for job in context.jobs.all()):
         return 0
     return next((seconds for tier, seconds in TIERS.items() if getattr(context.settings.snapshots, tier)), 0)
@@ -143,7 +143,7 @@ def _snapshot_due(context: Context) -> float:
 def at_fallen(
     context: Context, tenants: Iterable[Surveyed], strained: Collection[str], held: Collection[str]
 ) -> dict[str, Look]:
-    """Return who stands still on a host in distress, and should run: the survey told, so that it is no work there."""
+    """Return looks at tenants that should run and do not, on overloaded hosts: from the survey, without more load."""
     return {
         one.tenant.name: Look(one.tenant, context.now(), one.state)
         for one in tenants
@@ -168,14 +168,14 @@ def at_hosts(context: Context, silent: Mapping[str, str], tenants: Collection[Te
         looks[server] = HostLook(server)
         for name in members or [server]:
             if name in members and not members[name].online:
-                looks[name] = HostLook(name, f"Its cluster says of it, a member of `{server}`: {members[name].status}.")
+                looks[name] = HostLook(name, f"The cluster `{server}` reports this member as {members[name].status}.")
             else:
                 looks[name] = _at_host(name, lxd.at(name) if members else lxd)
     found = {name: diagnose_host(look, context.settings) for name, look in looks.items()}
     free = {name: look.pool.total - look.pool.used for name, look in looks.items() if look.pool}
     for name, look in looks.items():
         if found[name].has("pool"):
-            # Nothing that needs memory starts on a host in distress.
+            # Nothing that needs memory is started on an overloaded host.
             able = [other for other in free if other != name and not found[other].has("strain")]
             looks[name] = replace(look, move=_way_out(context, name, free, able, tenants))
     return looks
@@ -191,7 +191,7 @@ def _at_host(name: str, lxd: Lxd) -> HostLook:
 def _way_out(
     context: Context, host: str, free: Mapping[str, int], able: Collection[str], tenants: Collection[Tenant]
 ) -> tuple[str, str]:
-    """Return the largest tenant of a host that one of those that are `able` has room for, and which, or ("", "")."""
+    """Return the largest tenant of a host that fits on an `able` host, and that host; or ("", "")."""
     target = max(able, key=lambda name: free[name], default="")
     disks = samples.disks(context.database) if target else {}
     has = {one.name: disks[one.name].used for one in tenants if one.host == host and one.name in disks}
@@ -200,7 +200,7 @@ def _way_out(
 
 
 def host_readings(looks: Mapping[str, HostLook]) -> dict[str, HostReading]:
-    """Return what is kept of each look at a host that answered."""
+    """Return what is stored of each look at a host that answered."""
     return {
         name: HostReading(
             look.pool.used, look.pool.total, look.resources.used, look.resources.total, look.resources.load
@@ -211,7 +211,7 @@ def host_readings(looks: Mapping[str, HostLook]) -> dict[str, HostReading]:
 
 
 def readings(looks: Iterable[Look]) -> list[Reading]:
-    """Return what is kept of each look; of one that makes no sense, that there was one."""
+    """Return what is stored of each look; of one that makes no sense, only that there was one."""
     found = []
     for look in looks:
         try:
@@ -223,7 +223,7 @@ def readings(looks: Iterable[Look]) -> list[Reading]:
 
 
 def _reading(look: Look) -> Reading:
-    """What of a look is kept. Who stands still by itself is down; who is meant to is neither up nor down."""
+    """What is stored of a look. A crashed tenant is down; one stopped on purpose is neither up nor down."""
     facts = look.facts
     down = not look.running and look.tenant.state == State.LIVE and not look.tenant.stopped
     disk = None if look.disk_at else look.disk

@@ -1,8 +1,8 @@
-"""Mail that waits where a tenant begins to work again: counted for the card, and sent, dropped or held as was chosen.
+"""Waiting mail of a tenant that begins to work again: counted for the card, and sent, dropped or held as chosen.
 
-Nobody's mail is to go out twice after a restore, or weeks late after a stop, unasked. Where nobody says what becomes of
-it, none is lost and none goes: it waits on, with outbound mail off, until `/mautic mail` decides. A refusal instead
-would keep the site down for the sake of the mail, and what waits in a stopped tenant is known only once it runs.
+No mail may be sent twice after a restore, or weeks late after a stop, unless somebody asked for that. Without a choice
+none is lost and none is sent: outbound mail is off until `/mautic mail` decides. A refusal instead would keep the site
+offline for the sake of the mail, and how much waits in a stopped tenant is known only once the tenant runs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ CHOICE = Choice(
     },
 )
 LATE = 3600
-"""Seconds of standing still after which mail is late: people expect that of just now, and not that of last week."""
+"""Seconds after which waiting mail is late: people expect mail of an hour ago, and not that of last week."""
 COUNTING = 20.0
-"""Seconds that counting may take where what comes then must not wait for it."""
+"""Seconds that counting may take where other work waits for it."""
 _KINDS = {
     "queue": "in the queue",
     "messages": "held by a frequency rule",
@@ -45,33 +45,33 @@ _KINDS = {
 def told(run: Run, found: Mapping[str, Any]) -> str:
     """Say how much mail waits, of what kind and since when."""
     if not found["waits"]:
-        return "none waits"
+        return "none waiting"
     kinds = ", ".join(f"{found['kinds'][kind]} {words}" for kind, words in _KINDS.items() if found["kinds"].get(kind))
     since = f", the oldest since {run.renderer.moment(found['oldest'])}" if found["oldest"] else ""
-    return f"{found['waits']} wait{'s' if found['waits'] == 1 else ''} ({kinds}){since}"
+    return f"{found['waits']} waiting ({kinds}){since}"
 
 
 def remarks(waits: str, mail: str, *, first: str = "") -> dict[str, str]:
-    """Return what the card says of mail that waits, and of what becomes of it.
+    """Return what the card says of waiting mail, and what happens to the mail.
 
-    `first`: what becomes of it where nothing was said, another thing than where a tenant just stood still.
+    `first`: what happens without a choice, where that is not the rule for a tenant that was stopped.
     """
-    unsaid = first or "if it stood still for over an hour, what waits stays, with outbound mail off"
-    return {"Mail": waits, **({"Asked for": CHOICE.options[mail]} if mail else {"Without a choice": unsaid})}
+    unsaid = first or "outbound mail stays off if the tenant was down for over an hour and mail waits"
+    return {"Mail": waits, **({"Proposed": CHOICE.options[mail]} if mail else {"Without a choice": unsaid})}
 
 
 def counted(run: Run, host: Host, instance: str) -> str:
-    """Say how much waits in an instance whose database runs."""
+    """Say how much mail waits in an instance whose database runs."""
     try:
         return told(run, host.mautic.mail(instance))
     except LxdError:
-        return "what waits cannot be counted"
+        return "waiting mail cannot be counted"
 
 
 def record(run: Run, host: Host, instance: str) -> None:
-    """Stamp on an instance that is about to stop how much waits in it: once it stands still nobody can count."""
+    """Label an instance that is about to stop with how much mail waits: once stopped, nobody can count."""
     try:
-        # Who is to be stopped may keep everybody waiting.
+        # A tenant that is to be stopped may hang.
         found = host.mautic.mail(instance, timeout=COUNTING)
     except LxdError:
         return
@@ -79,30 +79,30 @@ def record(run: Run, host: Host, instance: str) -> None:
 
 
 def recorded(run: Run, config: Mapping[str, str]) -> str:
-    """Say how much waited when it was stopped."""
+    """Say how much mail waited when the instance was stopped."""
     waited, at = stamp(config, "mail-waits"), stamp(config, "mail-counted")
     if not waited:
-        return "what waits is known once it runs"
-    return f"when it was stopped, {run.renderer.moment(int(at or 0))}: {waited}; what came due since is not in it"
+        return "waiting mail is counted once the tenant runs"
+    return f"when stopped, {run.renderer.moment(int(at or 0))}: {waited}; mail due since then is not counted"
 
 
 def settle(run: Run, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False) -> str | None:
-    """Do with the mail that waits in an instance as was chosen, and say what was done where there was any."""
+    """Carry out the choice on an instance's waiting mail, and say what was done if there was any."""
     done = host.mautic.release(instance, mail, late=late, batch=run.operation, unmute=unmute)
     off = done["choice"] in ("off", "back")
     config = host.lxd.instance(instance).config
-    # Of one whose disk is full LXD takes nothing, so it is told only what is new.
+    # LXD stores nothing for an instance with a full disk, so write only what is new.
     if (stamp(config, "outbound") == "off") != off or stamp(config, "mail-waits"):
         host.lxd.update(instance, stamps(outbound="off" if off else "", mail_waits=""))
     if off:
         return f"outbound mail is off; {told(run, done)}"
     if done["choice"] == "drop":
-        return f"{done['dropped']} dropped, and kept until somebody has them put back"
-    return f"mail goes on; {told(run, done)}" if done["waits"] else None
+        return f"{done['dropped']} dropped (kept in a table, can be put back)"
+    return f"outbound mail is on; {told(run, done)}" if done["waits"] else None
 
 
 def start(run: Run, tenant: Tenant, *, urgent: bool = False) -> None:
-    """Start a tenant's container, mute until `settle` or `unmute`; one that runs stays as it is."""
+    """Start a tenant's container, mute until `settle` or `unmute`; no effect on one that runs."""
     host = run.fleet.of(tenant)
     if not host.lxd.instance(tenant.instance).running:
         host.mautic.mute(tenant.instance)
@@ -110,7 +110,7 @@ def start(run: Run, tenant: Tenant, *, urgent: bool = False) -> None:
 
 
 def unmute(run: Run, tenant: Tenant) -> None:
-    """Take `start`'s mute back where `settle` did not come to it, as far as that can be done."""
+    """Undo the mute of `start` where `settle` was not reached, as far as possible."""
     host = run.fleet.of(tenant)
     host.lxd.remove(tenant.instance, MUTE)
     with suppress(LxdError):
@@ -118,22 +118,22 @@ def unmute(run: Run, tenant: Tenant) -> None:
 
 
 def settle_again(run: Run, tenant: Tenant, *, unmute: bool = False) -> bool:
-    """Hold the mail of one that goes on after an operation was taken back, if it stood still for long.
+    """Hold the mail of a tenant that runs again after a rollback, if it was down for long.
 
-    Whatever keeps it from that must not keep the tenant offline: then False is returned.
+    A failure must not keep the tenant offline: then return False.
     """
     try:
         settle(run, run.fleet.of(tenant), tenant.instance, "off" if tenant.outbound_off else "", unmute=unmute)
     except LxdUnavailable:
         raise
     except LxdError as error:
-        log.warning("what mail waits in %s could not be looked at: %s", tenant.instance, error)
+        log.warning("the waiting mail of %s could not be read: %s", tenant.instance, error)
         return False
     return True
 
 
 def start_again(run: Run, tenant: Tenant) -> None:
-    """Start one whose stop is taken back, which may have come to a halt days ago."""
+    """Start a tenant whose stop is rolled back, perhaps days later."""
     start(run, tenant, urgent=True)
     if not settle_again(run, tenant, unmute=True):
         unmute(run, tenant)

@@ -1,7 +1,7 @@
-"""Where something may run: on a host with memory and disk for it, and room in the policy.
+"""Where a container may run: on a host with enough memory and disk, within the limits of the policy.
 
-Asked when an operation is asked for, approved and begun. What is approved and does not run yet is counted with it, so
-that many that are approved at once do not all get the same memory.
+Checked when an operation is requested, approved and begun. What is approved and not yet running counts as well, so
+that many operations approved at once do not all get the same memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from bot.store import samples
 from bot.store.samples import DAY, Sample
 
 LEAST = 1 << 30
-"""Bytes that have to be free on a host's pool for it to take one more tenant."""
+"""Bytes that must be free on a host's pool for one more tenant."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What tenants really use: the last look at each, and the most that each used of late, in bytes; by name."""
+    """What tenants really use: the last reading and the recent maximum of each, in bytes; by name."""
 
     context: Context
     latest: Mapping[str, Sample]
@@ -37,25 +37,25 @@ class Use:
     _alike: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def expected(self, plan: str, tenant: str = "") -> int:
-        """Return the bytes that a tenant of a plan will use; of one that there is already, what it used at most."""
+        """Return the bytes that a tenant of a plan will use; for an existing tenant at least its recent maximum."""
         plans = self.context.settings.plans
-        # Of a plan that the settings have no more, the smallest: that it runs is not to be forgotten.
+        # A plan that is no longer in the settings counts as the smallest one, not as nothing.
         known = plans.get(plan) or min(plans.values(), key=lambda one: size_bytes(one.memory))
         return max(
             expected(self.context.settings.capacity, known, self._alike.get(plan, ())), self.highest.get(tenant, 0)
         )
 
     def measured(self, one: Tenant) -> int | None:
-        """Return what one that runs was seen to use since it was started, None where nobody has looked yet."""
+        """Return what a running tenant has used since its start, None where it was not measured yet."""
         seen = self.latest.get(one.name)
         if one.role != Role.TENANT or not seen or not seen.memory or seen.at < one.started:
             return None
         return int(seen.memory)
 
     def occupant(self, one: Tenant, holds: Mapping[str, int]) -> Occupant:
-        """Return what one takes; `holds`: what those hold that were not measured since they were started."""
+        """Return what a tenant takes; `holds`: memory of instances that were not measured since their start."""
         running = one.status == "Running"
-        # One that stopped by itself is started again, by LXD or a person, and needs what it needed.
+        # A crashed tenant is started again, by LXD or a person, and needs the same memory.
         runs = running or (one.role == Role.TENANT and not one.stopped)
         plan = self.context.settings.plans.get(one.plan)
         now = self.measured(one)
@@ -63,14 +63,14 @@ class Use:
             growth = max(0, self.highest.get(one.name, 0) - now)
         else:
             growth = max(0, self.expected(one.plan, one.name) - (holds.get(one.instance, 0) if running else 0))
-        # Beside the one whose place it is to take, a candidate has no plan of its own.
+        # A candidate has no plan of its own beside the container that it replaces.
         plan_memory = size_bytes(plan.memory) if plan and one.role == Role.TENANT else 0
         return Occupant(one.instance, runs, growth, plan_memory, one.role == Role.TENANT)
 
 
 @dataclass(frozen=True)
 class Carries:
-    """What is left on a host, and how many more tenants of each plan fit there."""
+    """What is free on a host, and how many more tenants of each plan fit there."""
 
     room: Room
     fits: Mapping[str, int]
@@ -83,7 +83,7 @@ class Carries:
 
 
 def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
-    """Read what tenants use; `tenants` tell who is of which plan, so that what is new is expected to be as its like."""
+    """Read what tenants use; `tenants` tell the plan of each, so that new ones are expected to use as much."""
     now = context.now()
     found = Use(context, samples.latest(context.database, now), samples.highest(context.database, now - DAY, now))
     for one in tenants:
@@ -95,17 +95,17 @@ def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
 def carries(
     context: Context, tenants: Sequence[Tenant], resources: Mapping[str, Resources], free: Mapping[str, int]
 ) -> dict[str, Carries]:
-    """Return what each host still carries, by name, from what was read of it: no LXD is asked.
+    """Return what each host can still carry, by name, from known readings: no LXD is asked.
 
     Args:
         tenants: with the role `tenant` or `incoming`, of all hosts.
-        free: bytes that are free on each host's pool; what is not known does not count.
+        free: bytes that are free on each host's pool; an unknown pool does not count.
     """
     used, approved = use(context, tenants), [demand for _, demand in pending(context)]
     found = {}
     for host, has in resources.items():
         there = [used.occupant(one, {}) for one in tenants if one.host == host]
-        # One that runs by now is counted twice for as long as its operation goes on.
+        # A tenant that already runs is counted twice until its operation ends.
         coming = [demand for demand in approved if demand.host == host]
         left = room(host, has, context.settings.capacity, there, coming)
         fits = {
@@ -119,7 +119,7 @@ def carries(
 
 
 def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, Room]:
-    """Return what is left on each host that answers, by name; `but`: an instance that is not counted."""
+    """Return what is free on each host that answers, by name; `but`: an instance that is not counted."""
     found = {}
     for host in hosts:
         with suppress(LxdError):
@@ -128,7 +128,7 @@ def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, R
 
 
 def room_on(context: Context, host: Host, but: str = "") -> Room:
-    """Return what is left on a host; `but`: an instance that is not counted. Raises LxdError where it does not tell."""
+    """Return what is free on a host; `but`: an instance that is not counted. Raises LxdError where it cannot tell."""
     seen = context.fleet.look(Role.TENANT, Role.INCOMING, Role.FORMER)
     if host.server in seen.silent:
         raise LxdUnavailable(seen.silent[host.server])
@@ -151,9 +151,9 @@ def room_on(context: Context, host: Host, but: str = "") -> Room:
 
 
 def pending(context: Context) -> list[tuple[set[str], Demand]]:
-    """Return what was approved and is not over, but for this operation's own, with the instances that it starts.
+    """Return the demands of approved operations that have not ended, except this one, with the instances they start.
 
-    Once an operation runs only those count that began before it: they were let through first.
+    While this operation runs, only operations that began before it count: they were admitted first.
     """
     rows = context.database.read(
         """
@@ -175,11 +175,11 @@ def pending(context: Context) -> list[tuple[set[str], Demand]]:
 def demand_of(
     context: Context, tenant: Tenant, host: Host, instance: str, *, tenants: int = 0, beside: bool = False
 ) -> Demand:
-    """Return what it takes to run a tenant's container on a host.
+    """Return what a tenant's container takes on a host.
 
     Args:
-        tenants: 1 where the tenant did not stand there before.
-        beside: only for a while, beside the one that it is to replace, so that its plan counts once.
+        tenants: 1 where the tenant was not on that host before.
+        beside: only for a while, beside the container that it replaces, so that its plan counts once.
     """
     plan = context.settings.plans.get(tenant.plan)
     limit = size_bytes(plan.memory) if plan and not beside else 0
@@ -187,10 +187,10 @@ def demand_of(
 
 
 def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str, str]:
-    """Return what is left afterwards, for the card, or raise NoRoom where the host has no room for a demand.
+    """Return what is free afterwards, for the card, or raise NoRoom where the host has too little for a demand.
 
     Args:
-        doing: what cannot be done then, as in "`client-x` cannot be started on".
+        doing: what is not possible then, as in "`client-x` cannot be started on".
     """
     if not (demand.memory or demand.tenants):
         return {}
@@ -201,16 +201,16 @@ def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str,
 
 
 def _way_out(context: Context, host: Host, demand: Demand) -> str:
-    """Say what can be done about a host that is full."""
+    """Say what to do about a full host."""
     others = [one for one in context.fleet.hosts() if one.name != host.name]
     roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
     if roomy:
         return f"It would fit on {' or '.join(f'`{name}`' for name in roomy[:3])}."
-    return "Stop, shrink or delete a tenant, or give it more memory or another host; `/mautic hosts` shows all."
+    return "Stop, shrink or delete a tenant, or add memory or a host; `/mautic hosts` shows all."
 
 
 def free_on(host: Host) -> str:
-    """Return what is free on a host's pool, in words; raises Refused when it is too little for one more tenant."""
+    """Return what is free on a host's pool, in words; raises Refused when there is too little for one more tenant."""
     space = host.lxd.pool()
     free = space.total - space.used
     if free < LEAST:
@@ -219,23 +219,25 @@ def free_on(host: Host) -> str:
 
 
 def placement(context: Context, demand: Demand) -> tuple[Host, str]:
-    """Return the host with the most room for a new tenant, and why it is that one; raises Refused when none has any.
+    """Return the host with the most free space for a new tenant, and how much; raises Refused when none has enough.
 
-    It has as much room as it has of what is scarcer there, disk or memory.
+    What counts is the scarcer of disk and memory, as a share of the host's.
     """
     pools: list[tuple[Host, PoolSpace]] = []
     for host in context.fleet.hosts():
         try:
             pools.append((host, host.lxd.pool()))
         except LxdError:
-            # It answered a moment ago: no place for something new.
+            # It answered a moment ago: not a host for a new tenant.
             continue
     if not pools:
-        raise Refused("No host answers just now, so nothing can be placed; `/mautic doctor` says why.")
+        raise Refused("No host answers right now; `/mautic doctor` says why.")
     host, space = max(pools, key=lambda one: one[1].total - one[1].used)
     with_disk = [one for one in pools if one[1].total - one[1].used >= LEAST]
     if not with_disk:
-        raise Refused(f"The storage pool of `{host.name}` is full, and no other host has more room; enlarge a pool.")
+        raise Refused(
+            f"The storage pool of `{host.name}` is full, and no other host has more free space; enlarge a pool."
+        )
     found = rooms(context, [host for host, _ in with_disk])
     fitting = [
         (min(1 - space.used / space.total, found[host.name].left / found[host.name].resources.total), host, space)
@@ -250,12 +252,12 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
         )
     if fitting:
         _, host, space = max(fitting, key=lambda one: one[0])
-    most = "" if len(pools) == 1 else f", the most of {len(pools)} hosts"
+    most = "" if len(pools) == 1 else f" (the most of {len(pools)} hosts)"
     return host, f"{size(space.total - space.used)} of {size(space.total)} free{most}"
 
 
 def strained(context: Context, host: str) -> str:
-    """Say why a host is in distress, "" when it is not or cannot be asked: then what is begun there says why."""
+    """Say why a host is overloaded, "" when it is not or does not answer: then the operation itself will fail."""
     began, slow = time.monotonic(), context.settings.capacity.slow
     try:
         return strain(context.fleet.resources(context.fleet.host(host)), context.settings.capacity)

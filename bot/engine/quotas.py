@@ -1,7 +1,7 @@
-"""Whether the kernel counts what tenants use of their disks; where it has stopped, no limit holds, and it is mended.
+"""Whether the kernel counts the disk usage of tenants; where it does not, no disk limit holds, and it is repaired.
 
-A kernel marks the quotas of a pool on btrfs inconsistent when counting on would cost too much, as after a big container
-was deleted. Who is asked is the edge of each host: it is ours, and its root is on the same pool as the tenants'.
+A kernel marks the quotas of a pool on btrfs inconsistent when counting would cost too much, as after a big container
+was deleted. The edge of each host is asked: it is the bot's, and its root is on the same pool as the tenants'.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bot.store.operation import SYSTEM
 
 
 def ask(edges: Sequence[tuple[Host, str]]) -> dict[str, Quotas | None]:
-    """Return what the kernel of each host says, by name, of those that answer; all are asked at once."""
+    """Return what the kernel of each host says, by name, for hosts that answer; all are asked at once."""
     doors = {host.name: (host.lxd, edge) for host, edge in edges}
     told, _ = each(doors, lambda _, door: door[0].quotas(door[1]), within=ANSWER)
     return told
 
 
 def mend(pool: str, edges: Sequence[tuple[Host, str]], told: Mapping[str, Quotas | None]) -> list[str]:
-    """Have the pools that are not counted, as was `told`, counted anew; return a sentence for each."""
+    """Restart the count of pools that are not counted, by what was `told`; return a sentence for each."""
     said = []
     for host, edge in edges:
         quotas = told.get(host.name)
@@ -34,16 +34,16 @@ def mend(pool: str, edges: Sequence[tuple[Host, str]], told: Mapping[str, Quotas
             said.append(
                 trouble(pool, host, edge, why)
                 if why
-                else f"The pool `{pool}` of `{host.name}` was not counted, and no limit of a disk held: the bot has "
-                "begun to have it counted anew, which takes minutes at most."
+                else f"The pool `{pool}` of `{host.name}` was not counted, so no disk limit held: the bot has "
+                "restarted the count, which takes some minutes."
             )
     return said
 
 
 def look(context: Context, edges: Sequence[tuple[Host, str]]) -> dict[str, Diagnosis]:
-    """Say of each host by name whether its disks are counted; `edges` as `Fleet.edges` returns them.
+    """Say for each host by name whether its disks are counted; `edges` as `Fleet.edges` returns them.
 
-    Where they are not, the bot has them counted anew, and nobody hears of it unless it cannot, or they are still not
+    Where they are not, the bot restarts the count, and reports a finding only if that fails, or if they are still not
     counted at the next look.
     """
     told = ask(edges)
@@ -56,7 +56,7 @@ def look(context: Context, edges: Sequence[tuple[Host, str]]) -> dict[str, Diagn
             continue
         quotas, found[name] = told[name], Diagnosis()
         if quotas is None or quotas.counts:
-            # A pool that has no quotas has no trouble with them.
+            # A pool without quotas has no finding.
             if name in known:
                 with context.database.transaction() as transaction:
                     transaction.execute("DELETE FROM uncounted WHERE host = ?", (name,))
@@ -65,7 +65,7 @@ def look(context: Context, edges: Sequence[tuple[Host, str]]) -> dict[str, Diagn
             _note(context, name)
         why = recount(host, edge, quotas)
         if why or name in known:
-            why = why or "The bot had it counted anew, which has not helped by now."
+            why = why or "The bot has restarted the count, which has not helped so far."
             found[name] = Diagnosis((Finding("quotas", trouble(context.settings.lxd.pool, host, edge, why)),))
     return found
 
@@ -78,7 +78,7 @@ def _note(context: Context, host: str) -> None:
 
 
 def recount(host: Host, edge: str, quotas: Quotas) -> str:
-    """Have a host's pool counted anew, which takes as long as it takes; return why the bot cannot, "" where it can."""
+    """Restart the count of a host's pool, which may take long; return why the bot cannot, "" where it can."""
     try:
         host.lxd.recount(edge, quotas.filesystem)
     except LxdError as error:
@@ -87,13 +87,13 @@ def recount(host: Host, edge: str, quotas: Quotas) -> str:
 
 
 def trouble(pool: str, host: Host, edge: str, why: str) -> str:
-    """Say that the disks of a host are not counted, why the bot could not mend it, and what a person does."""
+    """Say that the disks of a host are not counted, why the bot could not repair that, and what to do."""
     try:
         folder = host.lxd.root_path(edge)
     except LxdError:
         folder = "<the pool's folder>"
     return (
-        f"The kernel of `{host.name}` has stopped counting what is used of the pool `{pool}`, as its quotas are "
-        f"inconsistent: no limit of a disk holds, and one tenant can fill the pool for all. {why} On `{host.name}`, as "
-        f"root, `btrfs quota rescan -w {folder}` makes it count again, while all goes on."
+        f"The kernel of `{host.name}` has stopped counting disk usage on the pool `{pool}` (inconsistent quotas): no "
+        f"disk limit holds, and one tenant can fill the pool for all. {why} Run `btrfs quota rescan -w {folder}` as "
+        f"root on `{host.name}` to restart the count; tenants stay online meanwhile."
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import ModuleType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from cyclopts import App, CycloptsError, Parameter
@@ -39,19 +39,19 @@ class Command:
     summary: str
     help: str
     fresh: bool
-    """Whether it decides something, or shows what not everybody may see: then Slack is asked afresh who it is."""
+    """Whether it decides something, or shows what only some may see: then Slack is asked afresh who it is."""
     decides: bool
-    """Whether it is a query that decides or orders something: that is done however late, and behind no question."""
+    """Whether it is a query that decides or orders something: done however late, without asking back."""
     window: Literal["always", "bare", "never"]
-    """When it opens a window, for which Slack gives three seconds; `bare`: where nothing stands after its name."""
+    """When it opens a window, for which Slack gives three seconds; `bare`: when no words follow its name."""
     options: frozenset[str]
     """The names of its options, without hyphens before them."""
     not_half_way: bool = False
-    """Whether it is refused on a tenant that a restore or move left half way."""
+    """Whether it is refused on a tenant that a restore or move left halfway."""
     shows: bool = False
     """Whether it is an operation that may show something instead, and change nothing."""
     steps: Callable[[Run, Any], Steps] | None = None
-    """Makes the steps of an operation from its inputs; None where each plan has them with it."""
+    """Makes the steps of an operation from its inputs; None where each plan carries its steps."""
     inputs: Any = None
     """The dataclass of what `steps` needs."""
 
@@ -60,22 +60,22 @@ def operation(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | An
     """Declare the request of a command that changes something: it returns a Plan, or an answer instead.
 
     It looks at the world, may refuse, says what people are shown, and resolves the inputs of the steps. It is called
-    when it is asked for, at the approval and when the operation begins, and never again after that.
+    at the request, at the approval and when the operation begins, and never again after that.
     """
     function.declared = "operation"  # type: ignore[attr-defined]
     return function
 
 
 def not_half_way(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
-    """Declare that an operation is refused on a tenant that a restore or move left half way: another may serve."""
+    """Declare that an operation is refused on a tenant that a restore or move left halfway: another may serve."""
     function.not_half_way = True  # type: ignore[attr-defined]
     return function
 
 
 def steps_of(request: Callable[..., Plan | Answer]) -> Callable[[StepsFunction], StepsFunction]:
-    """Declare the function that makes the steps of a request, from the inputs that were stored and nothing else.
+    """Declare the function that makes the steps of a request, from the stored inputs and nothing else.
 
-    It asks no server: what a step has to know of the world it looks at when it runs.
+    It asks no server: each step looks at the world when it runs.
     """
 
     def made_by(function: StepsFunction) -> StepsFunction:
@@ -86,13 +86,13 @@ def steps_of(request: Callable[..., Plan | Answer]) -> Callable[[StepsFunction],
 
 
 def query(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Declare a command that changes nothing in the fleet: it returns its answer."""
+    """Declare a command that changes nothing in the fleet, and returns its answer."""
     function.declared = "query"  # type: ignore[attr-defined]
     return function
 
 
 def fresh(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Declare that a query decides something, or shows what not everybody may see."""
+    """Declare that a query decides something, or shows what only some may see."""
     function.fresh = True  # type: ignore[attr-defined]
     return function
 
@@ -104,14 +104,16 @@ def decides(function: Callable[..., Answer]) -> Callable[..., Answer]:
 
 
 def _number(text: str) -> int:
-    """Read an operation's number; `3.5` is none, rather than a neighbour's."""
+    """Read the number of an operation; refuse `3.5` rather than round to a neighbour's."""
     if not re.fullmatch(r"#?[0-9]{1,15}", text):
-        raise InvalidName(f"“{text[:40]}” is not the number of an operation; its card shows it, such as `80`.")
+        raise InvalidName(
+            f"“{text[:40]}” isn't a request number. You'll find the number on the card, for example `80`."
+        )
     return int(text.removeprefix("#"))
 
 
 def _tenants(text: str) -> str:
-    """Read names with commas between; one alone with a comma after it is a list of one."""
+    """Read names with commas between; a single name with a comma after it is a list of one."""
     names = [tenant_name(name.rstrip(".")) for name in text.split(",") if name.strip()]
     if not names:
         raise InvalidName("A tenant needs a name, such as `client-x`.")
@@ -119,11 +121,11 @@ def _tenants(text: str) -> str:
 
 
 def _period(text: str) -> float:
-    """Read how far back: `12h`, `7d`, `2w`; in seconds."""
+    """Read a period such as `12h`, `7d` or `2w`; return seconds."""
     found = re.fullmatch(r"([0-9]{1,4})\s*([hdw])", text.strip().lower())
     period = int(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]] if found else 0
     if not 0 < period <= 60 * 86_400:
-        raise InvalidName(f"“{text[:40]}” is no period to look back over; write `12h`, `7d` or `2w`, at most 60 days.")
+        raise InvalidName(f"“{text[:40]}” isn't a period. Use one such as `12h`, `7d` or `2w` (up to 60 days).")
     return float(period)
 
 
@@ -136,29 +138,36 @@ OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
 TenantsArgument = Annotated[str, Parameter(converter=_named(_tenants))]
 """The name of a tenant, or several with commas between."""
 FreeWords = Annotated[str, Parameter(allow_leading_hyphen=True)]
-"""Words that are another program's, options too."""
+"""Words for another program, including options."""
 PeriodOption = Annotated[float, Parameter(converter=_named(_period))]
 Confirmation = Annotated[str, Parameter(converter=_named(lambda text: text if text.isdecimal() else tenant_name(text)))]
-"""What an approval may take beside the number: a tenant's name, or of a batch how many it is on."""
+"""What an approval may take beside the number: a tenant's name, or the number of tenants of a batch."""
 TagWord = Annotated[str, Parameter(converter=_named(tag_name))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
+PlanOption = Annotated[str, Parameter(name="--plan")]
+"""The name of a plan, of those in the settings."""
 
 
-def declare(name: str, function: Callable[..., Any]) -> Command:
-    """Return the command that a function was declared as."""
+def _choices(annotation: Any, plans: Sequence[str]) -> str:
+    """Return what may be typed for a parameter, as in `small|medium|large`; "" where that is no short list."""
+    offered = plans if annotation == PlanOption else get_args(annotation) if get_origin(annotation) is Literal else ()
+    return "|".join(one for one in offered if one)
+
+
+def declare(name: str, function: Callable[..., Any], plans: Sequence[str] = ()) -> Command:
+    """Return the command that a function was declared as; `plans`: the names of the plans, for the usage."""
     parts, options = [], []
     for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
         word = parameter.name.replace("_", "-")
         if parameter.kind is parameter.KEYWORD_ONLY:
             options.append(word)
-            shown = f"--{word}" if parameter.annotation is bool else f"--{word} …"
+            value = "" if parameter.annotation is bool else " " + (_choices(parameter.annotation, plans) or "…")
+            shown = f"--{word}{value}"
             parts.append(shown if parameter.default is parameter.empty else f"[{shown}]")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             parts.append(f"[{word}…]")
         else:
-            shown = f"{word}"
-            if getattr(parameter.annotation, "__origin__", None) is Literal:
-                shown = "|".join(arg for arg in parameter.annotation.__args__ if arg)
+            shown = _choices(parameter.annotation, plans) or word
             parts.append(f"<{shown}>" if parameter.default is parameter.empty else f"[{shown}]")
     text = inspect.cleandoc(function.__doc__ or "")
     kind: Literal["operation", "query"] = function.declared  # type: ignore[attr-defined]
@@ -172,7 +181,7 @@ def declare(name: str, function: Callable[..., Any]) -> Command:
         function,
         usage,
         summary,
-        text,
+        "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")),
         fresh=getattr(function, "fresh", False),
         decides=getattr(function, "decides", False),
         window="always" if answers is Modal else "bare" if Modal in get_args(answers) else "never",
@@ -185,9 +194,9 @@ def declare(name: str, function: Callable[..., Any]) -> Command:
 
 
 class Registry:
-    """All commands of a package, found by looking: nobody registers anything."""
+    """All commands of a package, found in its modules: nothing is registered. `plans`: the plans of the settings."""
 
-    def __init__(self, package: ModuleType) -> None:
+    def __init__(self, package: ModuleType, plans: Sequence[str] = ()) -> None:
         self.commands: dict[str, Command] = {}
         for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
             loaded = importlib.import_module(f"{package.__name__}.{module.name}")
@@ -199,23 +208,21 @@ class Registry:
             if len(declared) != 1:
                 raise RuntimeError(f"{loaded.__name__} has to declare one command; it declares {len(declared)}.")
             name = module.name.rstrip("_").replace("_", "-")
-            self.commands[name] = declare(name, declared[0])
+            self.commands[name] = declare(name, declared[0], plans)
         self._app = App(name="/mautic", help_flags=[], version_flags=[], result_action="return_value")
         for command in self.commands.values():
             self._app.command(_without_context(command.function), name=command.name)
 
     def command(self, name: str, more: Sequence[str] = ()) -> Command:
-        """Return a command by name, or refuse with the nearest right word; `more` words came after it."""
+        """Return a command by name, or refuse with the nearest name; `more` words came after it."""
         if name in self.commands:
             return self.commands[name]
-        # Not lower: “please make me a mautic” is not a `resume` that was mistyped.
+        # Not lower: “please make me a mautic” is not a mistyped `resume`.
         near = get_close_matches(name, self.commands, n=1, cutoff=0.65)
-        hint = f"did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists what there is."
+        hint = f"Did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists all commands."
         if not near and more:
-            hint = (
-                "`/mautic new` makes a tenant, `/mautic list` shows all, and `/mautic help` tells what else there is."
-            )
-        raise UnknownWords(f"There is no command “{name[:40]}”; {hint}")
+            hint = "`/mautic new` creates a tenant, `/mautic list` shows all, and `/mautic help` lists all commands."
+        raise UnknownWords(f"I don't know “{name[:40]}”. {hint}")
 
     def parse(self, text: str) -> tuple[Command, dict[str, Any]]:
         """Turn what was typed after `/mautic` into a command and its arguments, or refuse with the usage."""
@@ -228,16 +235,18 @@ class Registry:
             known = [_option(word, command.options) for word in words[1:]]
             _, bound, _ = self._app.parse_args([command.name, *known], exit_on_error=False, print_error=False)
         except (CycloptsError, InvalidName, ValueError) as error:
+            if joined := _joined(command, words[1:]):
+                raise UnknownWords(joined) from error
             if isinstance(error.__cause__, InvalidName):
-                raise UnknownWords(f"{error.__cause__}{_joined(command, words[1:])}") from error
+                raise UnknownWords(str(error.__cause__)) from error
             raise UnknownWords(f"{misread.reason(error)} Usage: `/mautic {command.usage}`") from error
         return command, {name: value for name, value in bound.arguments.items()}
 
     def plan(self, context: Context, stored: Operation) -> Plan:
         """Return the plan of a stored operation.
 
-        Before it begins it is asked for again: preconditions may raise Refused, and its values may be other ones by
-        now. Once it has begun its steps are made from the inputs that were stored.
+        Before the operation begins the request is made again: preconditions may raise Refused, and values may have
+        changed. Once it has begun, its steps are made from the stored inputs.
         """
         again = replace(
             context,
@@ -250,7 +259,7 @@ class Registry:
             return _as_stored(command, again, stored, given)
         plan = call(command, again, stored.arguments)
         if not isinstance(plan, Plan):
-            raise Refused(f"Operation {stored.id} cannot be planned again.")
+            raise Refused(f"Request #{stored.id} cannot be planned again.")
         return plan
 
 
@@ -260,7 +269,7 @@ def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Pl
     star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
     named = {name: value for name, value in arguments.items() if name != star}
     rest = arguments.get(star, ())
-    # What stands before a `*rest` can be given by position only.
+    # Parameters before a `*rest` can be given by position only.
     before = [named.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and star and p.name in named]
     result: Plan | Answer = command.function(
         context, *before, *(rest.split() if isinstance(rest, str) else rest), **named
@@ -269,7 +278,7 @@ def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Pl
 
 
 def complete(command: Command, context: Context, plan: Plan) -> Plan:
-    """Return what a request gave with its preconditions checked, and with its steps. Raises Refused."""
+    """Return the plan of a request with its preconditions checked, and with its steps. Raises Refused."""
     plan = plan.checked(again=bool(context.operation))
     if command.steps is None or plan.inputs is None:
         return plan
@@ -277,7 +286,7 @@ def complete(command: Command, context: Context, plan: Plan) -> Plan:
 
 
 def _inputs(command: Command, context: Context, stored: Operation) -> Any:
-    """Return the inputs that were stored with an operation, None where its plan came with its steps."""
+    """Return the inputs stored with an operation, None where its plan came with its steps."""
     known = "inputs" in stored.plan
     inputs = stored.plan["inputs"] if known else before_inputs.of(context.fleet, context.settings, stored)
     return None if inputs is None or command.steps is None else msgspec.convert(inputs, command.inputs)
@@ -298,7 +307,7 @@ def _as_stored(command: Command, context: Context, stored: Operation, given: Any
 
 
 def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with the same signature but for the context, for the parser to read."""
+    """Return a function with the same signature without the context, for the parser."""
     signature = inspect.signature(function, eval_str=True)
 
     def read(*_: Any, **__: Any) -> None: ...
@@ -310,18 +319,18 @@ def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _option(word: str, options: frozenset[str]) -> str:
-    """Return an option's name in its own form: phones begin words with a capital."""
+    """Return an option in lower case, with two hyphens: phones begin words with a capital."""
     found = re.fullmatch(r"-{1,2}([A-Za-z][\w-]*)(=.*)?", word, re.S)
     name = found[1].lower() if found else ""
     return f"--{name}{found[2] or ''}" if found and name in options else word
 
 
 def _joined(command: Command, words: Sequence[str]) -> str:
-    """Offer one name where somebody typed a new one with spaces in it."""
+    """Offer one name where somebody typed a new name with spaces in it; "" otherwise."""
     typed = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     if command.name != "new" or len(typed) < 2:
         return ""
     try:
-        return f" A name has no spaces; did you mean `{tenant_name('-'.join(typed))}`?"
+        return f"Names can't contain spaces. Did you mean `{tenant_name('-'.join(typed))}`?"
     except InvalidName:
         return ""

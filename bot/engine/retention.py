@@ -1,8 +1,8 @@
 """Retention: whether a snapshot is due, and which are surplus, decided from those that exist. Pure.
 
 An hour, a day, a week or a month is a *span* of the local calendar. Of the newest spans that have a snapshot, as many
-as the policy says keep their newest one. So neither downtime, a changed clock nor a day of 23 or 25 hours needs a rule
-of its own: what is not there is not counted, and nothing becomes surplus by growing old.
+as the policy says keep their newest one. So downtime, a changed clock and a day of 23 or 25 hours need no rules of
+their own: missing snapshots are not counted, and age alone makes none surplus.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from zoneinfo import ZoneInfo
 from bot.settings import SnapshotSettings
 
 SPANS: dict[str, Callable[[datetime], Hashable]] = {
-    # The hour that a clock put back repeats is another one, by its offset.
+    # When clocks go back, the repeated hour differs by its offset.
     "hourly": lambda local: (local.date(), local.hour, local.utcoffset()),
     "daily": lambda local: local.date(),
     "weekly": lambda local: local.isocalendar()[:2],
     "monthly": lambda local: (local.year, local.month),
 }
-"""The span of a local time, in each tier, finest first."""
+"""The span that a local time is in, by tier, finest first."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Retention:
-    """The policy, for one tenant: `shift` is by how much its spans begin later than the calendar's."""
+    """The policy for one tenant; its spans begin by `shift` later than those of the calendar."""
 
     counts: SnapshotSettings
     zone: ZoneInfo
@@ -45,7 +45,7 @@ class Retention:
         return datetime.fromtimestamp(at - self.shift.total_seconds(), self.zone)
 
     def due(self, points: Iterable[Point], now: float) -> bool:
-        """Whether the present span of the finest tier has no snapshot yet; what is dated after now does not count."""
+        """Whether the present span of the finest tier has no snapshot yet; snapshots dated after now do not count."""
         finest = next((span for tier, span in SPANS.items() if getattr(self.counts, tier)), None)
         if finest is None:
             return False
@@ -53,10 +53,10 @@ class Retention:
         return last is None or finest(self._local(last)) != finest(self._local(now))
 
     def kept(self, points: Iterable[Point], now: float) -> dict[str, list[str]]:
-        """Return the snapshots that stay, by name, each with the tiers that it is kept for.
+        """Return the snapshots to keep, by name, each with the tiers that keep it.
 
-        What a wrong clock dated into the future is counted apart, so that it takes the place of nothing real. The
-        newest of both stays in any case.
+        Snapshots that a wrong clock dated into the future are counted apart, so that they displace no real one. The
+        newest of both groups is always kept.
         """
         kept: dict[str, list[str]] = {}
         ordered = [(point, self._local(point.at)) for point in sorted(points)]
@@ -72,7 +72,7 @@ class Retention:
         return kept
 
     def surplus(self, points: Iterable[Point], now: float) -> list[Point]:
-        """Return the snapshots that no tier keeps, oldest first; where there are no tiers, none is."""
+        """Return the snapshots that no tier keeps, oldest first; none where there are no tiers."""
         if not any(getattr(self.counts, tier) for tier in SPANS):
             return []
         everything = sorted(points)
@@ -81,5 +81,5 @@ class Retention:
 
 
 def spread(tenant: str) -> timedelta:
-    """Return a tenant's own moment within the hour, so that not all snapshots are taken at once."""
+    """Return a tenant's moment within the hour, so that not all snapshots are taken at once."""
     return timedelta(seconds=int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:4], "big") % 3600)

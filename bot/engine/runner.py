@@ -1,4 +1,4 @@
-"""The runner: claims queued operations, runs their steps, records each, and goes on after a crash."""
+"""The runner: claims queued operations, runs their steps, records each, and continues after a crash."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from bot.engine.guards import Guards
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.labels import Role
 from bot.model.plan import Plan, Refused
+from bot.model.text import line, sentence
 from bot.store import batches, claims, progress, recovery
 from bot.store.database import DatabaseUnavailable
 from bot.store.operation import RESPONDERS, SYSTEM, Operation
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0
-"""Seconds until a database that could not be written is tried again."""
+"""Seconds until a failed write to the database is retried."""
 LATER = 20.0
-"""Seconds until what was put back is tried again."""
+"""Seconds until an operation that was put back is tried again."""
 
 
 class PutBack(Exception):
-    """An operation that goes on later: its host is out of reach."""
+    """An operation that has to wait: its host is out of reach."""
 
 
 class Runner:
-    """A pool of workers over the table of operations. `fault(moment)` is called around each record, for crash tests."""
+    """A pool of workers for the table of operations. `fault(moment)` is called around each record, for crash tests."""
 
     def __init__(self, context: Context, workers: int, fault: Callable[[str], None] = lambda moment: None) -> None:
         self.context = context
         self.operations = context.operations
         self.fault = fault
-        # One is left for people, however much the bot or a batch has to do.
+        # One worker is reserved for people, however busy maintenance and batches are.
         self._shared = max(1, workers - 1)
         self._wake = threading.Condition()
         self._dirty = True
@@ -45,25 +46,25 @@ class Runner:
         self.guards = Guards(context)
         self.later = LATER
         self._silent: dict[int, tuple[float, float]] = {}
-        """When what was put back is tried again, and until when it is."""
+        """By operation that was put back: when the next try is, and until when it is tried."""
         self._threads = [
             threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
         ]
 
     def start(self) -> None:
-        """Put back what a crash cut, and begin."""
+        """Queue again what a crash interrupted, and begin."""
         recovery.recover(self.operations)
         for thread in self._threads:
             thread.start()
 
     def wake(self) -> None:
-        """Something may be queued."""
+        """Have the workers look at the queue."""
         with self._wake:
             self._dirty = True
             self._wake.notify()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Claim no more; wait for the steps in hand, all together so long. Their operations go on at the next start."""
+        """Stop claiming; wait `timeout` seconds for running steps. Their operations continue at the next start."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
@@ -85,15 +86,15 @@ class Runner:
                 while not self._stopping and self.run_one():
                     pass
             except Exception:
-                log.exception("the runner could not go on; it tries again")
+                log.exception("the runner failed; it tries again")
 
     def run_one(self) -> bool:
-        """Claim one operation and bring it to its end; False when none is queued."""
+        """Claim one operation and run it to its end; False when none is queued."""
         operation = claims.claim(self.operations, self.guards.hold, self._may, self._shared)
         if operation is None:
             batches.settle(self.operations)
             return False
-        # Another may be waiting: let another worker look while this one is busy.
+        # More may be queued: another worker looks while this one is busy.
         self.wake()
         self._carry_out(operation)
         if operation.parent:
@@ -101,7 +102,7 @@ class Runner:
         return True
 
     def _may(self, operation: Operation) -> bool:
-        """Whether it is its time, and it is approved as it has to be by now; where that cannot be known it waits."""
+        """Whether it is due and still approved; where that cannot be known the operation waits."""
         if time.monotonic() < self._silent.get(operation.id, (0.0, 0.0))[0]:
             return False
         try:
@@ -111,7 +112,7 @@ class Runner:
             return False
 
     def _carry_out(self, operation: Operation) -> None:
-        """Run it, or take it back. While the database cannot be written, wait: nothing goes on unrecorded."""
+        """Run it, or roll it back. While the database cannot be written, wait: nothing is done unrecorded."""
         while not self._stopping:
             try:
                 operation = self.operations.get(operation.id)
@@ -134,7 +135,7 @@ class Runner:
         try:
             plan = self._plan(operation)
             if not self._is_approved(operation, plan):
-                raise Refused("What it would do has changed since it was approved; ask again.")
+                raise Refused("The plan no longer matches what was approved. Please request it again.")
             if plan.children:
                 self.fault("before children")
                 batches.begin(self.operations, operation, plan)
@@ -170,14 +171,14 @@ class Runner:
             self.fault("after end")
 
     def _is_approved(self, operation: Operation, plan: Plan) -> bool:
-        """Whether it is what was approved. After its commit point there is no way back: then the same steps do."""
+        """Whether the plan is what was approved; after the commit point the same steps suffice, as none is undone."""
         return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
 
     def _plan(self, operation: Operation) -> Plan:
         """Return its plan.
 
-        Once it has begun a tenant may depend on it: while a host is out of reach it is put back for a while, and others
-        have the worker.
+        Once begun, a tenant may depend on the operation: while a host is out of reach, raise PutBack for a while, so
+        that other operations have the worker.
         """
         try:
             with self.context.fleet.looking_once():
@@ -196,34 +197,34 @@ class Runner:
         return plan
 
     def _refuse_blindness(self, operation: Operation) -> None:
-        """Raise LxdUnavailable when the tenant of what has begun may be on a host that does not answer."""
+        """Raise LxdUnavailable when the tenant of a begun operation may be on a host that does not answer."""
         if operation.begun and not operation.committed:
             seen = self.context.fleet.look(Role.TENANT, Role.ARCHIVED)
             if not any(one.name == operation.tenant for one in seen.tenants):
                 self.context.fleet.refuse_blindness(seen)
 
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
-        """End it, with what it had begun taken back."""
+        """End it as failed, rolled back."""
         why, identity = explain(error, f"running operation {operation.id}")
         operation = self.operations.get(operation.id)
         if not operation.begun:
             self._failed(operation, why, identity, "nothing was changed")
         elif not operation.plan["undoable"]:
-            self._failed(operation, why, identity, "what it had done by then stays")
+            self._failed(operation, why, identity, "completed steps are kept")
         elif plan is None:
-            self._stuck(operation, why, "that could not be looked at", identity, error)
+            self._stuck(operation, why, "the plan could not be made again.", identity, error)
         else:
-            # First the record: after a crash in the middle, its steps must not go on.
+            # Record first: after a crash in the middle its steps must not continue.
             progress.failing(self.operations, operation, why, identity)
             self._take_back(self.operations.get(operation.id), plan)
 
     def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
-        """Undo what a run left, as a failed step or the Undo button asked."""
+        """Roll back what a run left, after a failed step or on the Undo button."""
         failed, failure = operation.undo_by == SYSTEM, operation.cause
         try:
             plan = plan or self._plan(operation)
             if plan.undo is None:
-                raise Refused(f"Operation {operation.id} has nothing that could be taken back by itself.")
+                raise Refused(f"Request #{operation.id} cannot be rolled back automatically.")
             later = plan.undo() or ""
         except (DatabaseUnavailable, PutBack):
             raise
@@ -237,15 +238,15 @@ class Runner:
                 self.operations,
                 operation,
                 "needs_attention",
-                outcome=f"It could not be taken back: {why}",
-                note=f":rotating_light: <@{operation.undo_by}>, it could not be taken back; the card above says why. "
+                outcome=f"Rollback failed: {why}",
+                note=f":rotating_light: <@{operation.undo_by}>, the rollback failed: {sentence(why)} "
                 f"{halt.told(left, '*')}",
                 error_id=identity,
                 aftermath=left,
             )
         else:
             if failed:
-                self._failed(operation, failure, operation.error_id, later or "nothing half made was left")
+                self._failed(operation, failure, operation.error_id, later or "rolled back")
                 return
             progress.finish(
                 self.operations,
@@ -253,8 +254,8 @@ class Runner:
                 "cancelled",
                 event="operation.undone",
                 actor=operation.undo_by,
-                outcome="Taken back",
-                note=f":leftwards_arrow_with_hook: <@{operation.undo_by}> had it taken back.",
+                outcome="Rolled back",
+                note=f":leftwards_arrow_with_hook: Rolled back by <@{operation.undo_by}>.",
             )
 
     def _failed(self, operation: Operation, why: str, identity: str, left: str) -> None:
@@ -263,29 +264,30 @@ class Runner:
             operation,
             "failed",
             outcome=why,
-            note=f":x: <@{operation.requester}>, it failed{_where(operation)}; {left}. The card above says why, and "
-            "Retry tries again.",
+            note=f":x: <@{operation.requester}>, *{line(operation.plan['summary'])}* failed{_where(operation)}; "
+            f"{left}. {sentence(why)} Retry is on the card above.",
             error_id=identity,
             aftermath={"left": left},
         )
 
     def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
-        """Leave it as it stands; what was only out of reach is taken back by schedules/undo.py."""
+        """Leave it as it is; where only a host was out of reach, schedules/undo.py rolls it back later."""
         silent = isinstance(error, LxdUnavailable)
         aftermath = halt.look(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
         told = halt.told(aftermath, "*")
-        ways = "" if aftermath["advice"] else " Retry goes on with it, Undo tries again to take it back."
-        again = " The bot takes it back by itself when the host answers." if silent else ""
+        ways = "" if aftermath["advice"] else " Retry continues the request, Undo tries the rollback again."
+        again = " The bot rolls back automatically when the host answers." if silent else ""
         words = (
-            f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, it stopped"
-            f"{_where(operation)}, and what it had begun could not be taken back; the card above says why.{ways}{again}"
+            f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, "
+            f"*{line(operation.plan['summary'])}* failed{_where(operation)}, and so did the rollback; see the card "
+            f"above.{ways}{again}"
         )
         progress.finish(
             self.operations,
             operation,
             "needs_attention",
-            outcome=f"{why} What it had begun could not be taken back: {left}",
-            # Said once, however often the bot tries by itself.
+            outcome=f"{why} Rollback failed: {left}",
+            # Said once, however often the bot retries.
             note="" if operation.aftermath else words,
             error_id=identity,
             undo_by=SYSTEM if silent else "",
@@ -295,6 +297,6 @@ class Runner:
 
 
 def _where(operation: Operation) -> str:
-    """Say at which step it stopped."""
+    """Say at which step it failed."""
     at = next((step.title for step in operation.steps if step.started and not step.finished), "")
     return f" at “{at}”" if at else ""

@@ -1,4 +1,4 @@
-"""Which tenants a command is asked for: one, some by name, or all that are chosen by; and the batch that does it."""
+"""Which tenants a command is for: one, some by name, or all that options choose; and the batch for them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bot.model.tenants import InvalidName, Tenant, tag_name
 MOST = 1000
 """Tenants of one batch."""
 SHOWN = 12
-"""Names that stand on a card."""
+"""Names shown on a card."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was typed: names, with commas between, or what chooses among all tenants."""
+    """What was typed: names, with commas between, or options that choose among all tenants."""
 
     names: str
     all: bool = False
@@ -35,7 +35,7 @@ class Selection:
 
     @property
     def chooses(self) -> bool:
-        """Whether tenants are chosen, and not named."""
+        """Whether tenants are chosen by options, not named."""
         return bool(self.all or self.host or self.size or self.tag)
 
     @property
@@ -45,36 +45,36 @@ class Selection:
 
     @property
     def words(self) -> str:
-        """What was typed to choose."""
+        """What was typed."""
         options = {"host": self.host, "size": self.size, "tag": self.tag}
         typed = ["--all"] if self.all else []
         return " ".join([*typed, *(f"--{name} {value}" for name, value in options.items() if value)]) or self.names
 
     def refuse_both(self, command: str) -> None:
-        """Raise Refused where names stand beside what chooses, or neither is there."""
+        """Raise Refused where both names and options are given, or neither."""
         if self.names and self.chooses:
-            raise UnknownWords(f"Either name tenants, or choose them with `{self.words}`; not both.")
+            raise UnknownWords(f"Either name tenants or choose them with `{self.words}`, not both.")
         if not self.names and not self.chooses:
             raise UnknownWords(
-                f"Which tenants? `/mautic {command} client-x` is of one, `client-x,client-y` of two, and `--all`, "
-                "`--host`, `--size` or `--tag` choose."
+                f"Which tenants? Name one (`/mautic {command} client-x`) or several (`client-x,client-y`), or choose "
+                "with `--all`, `--host`, `--size` or `--tag`."
             )
 
 
 def select(context: Context, selection: Selection, command: str) -> list[str]:
-    """Return the names of the tenants that are meant, each once; raises Refused when there are none, or too many."""
+    """Return the names of the selected tenants, each once; raises Refused when there are none."""
     selection.refuse_both(command)
     if selection.names:
         return list(dict.fromkeys(filter(None, selection.names.split(","))))
     if selection.size and selection.size not in context.settings.plans:
-        raise UnknownWords(f"There is no size “{selection.size[:40]}”; there is {', '.join(context.settings.plans)}.")
+        raise UnknownWords(f"There is no size “{selection.size[:40]}”; available: {', '.join(context.settings.plans)}.")
     host = context.fleet.host(selection.host) if selection.host else None
     try:
         tag = tag_name(selection.tag) if selection.tag else ""
     except InvalidName as error:
         raise UnknownWords(str(error)) from error
     seen = context.fleet.look(Role.TENANT)
-    # Of what may stand on a server that is silent nobody could say that it was meant.
+    # Tenants on a server that does not answer could be selected, too.
     silent = {server: why for server, why in seen.silent.items() if host is None or server == host.server}
     context.fleet.refuse_blindness(Look((), silent))
 
@@ -87,7 +87,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
 
     found = list(dict.fromkeys(one.name for one in seen.tenants if meant(one)))
     if not found:
-        raise UnknownWords(f"No tenant is chosen by `{selection.words}`; `/mautic list` shows all.")
+        raise UnknownWords(f"No tenant matches `{selection.words}`; `/mautic list` shows all.")
     return found
 
 
@@ -101,27 +101,27 @@ def batch(
     arguments: Mapping[str, str | bool],
     resolve: Callable[[Sequence[Plan]], Mapping[str, str | bool]] = lambda children: {},
 ) -> Plan:
-    """Return the plan of doing something with each of the tenants that are meant.
+    """Return the plan of a batch, with a child for each selected tenant.
 
-    What is chosen and cannot be done is left out, and the card says why; of what is named all has to be possible.
+    A tenant that was chosen and is not possible is left out, and the card says why; every named one has to be possible.
 
     Args:
-        each: makes the plan of one, by name. Every server is asked once for all of them.
-        doing: what is done, as in "Restart".
-        arguments: the command's own, but for those that choose.
-        resolve: those of them that were decided with the plans, so that the same are made again.
+        each: makes the plan of one tenant, by name. Every server is asked once for all of them.
+        doing: the verb of the summary, as in "Restart".
+        arguments: the command's own, without those of the selection.
+        resolve: returns arguments that were decided with the plans, so that the same plans are made again.
     """
     context = replace(context, fleet=context.fleet.once(), many=True)
     names = select(context, selection, command)
     if len(names) > MOST:
-        raise UnknownWords(f"`{selection.words}` chooses {len(names)} tenants; one batch has at most {MOST}.")
+        raise UnknownWords(f"`{selection.words}` matches {len(names)} tenants; a batch can have at most {MOST}.")
     children: list[Plan] = []
     left_out: dict[str, str] = {}
     guards = Guards(context)
     for name in names:
         promised = tuple(Demand(**child.demand) for child in children if child.demand)
         try:
-            # What is frozen later keeps its place on the list, and waits for its turn.
+            # A tenant that is frozen later stays on the list, and waits.
             if not context.operation:
                 guards.refuse(Moment.REQUEST, Change(command, name, context.actor), FREEZE)
             one = replace(context, promised=promised)
@@ -132,7 +132,7 @@ def batch(
             frozen = f"{name} is frozen; /mautic unfreeze {name} ends that."
             left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
     if not children:
-        raise Refused(f"None of the {len(names)} can be done. {next(iter(left_out.values()))}")
+        raise Refused(f"None of the {len(names)} tenants is possible. {next(iter(left_out.values()))}")
     made = _plan(context, command, selection, children, left_out, doing, arguments)
     return replace(made, arguments={**made.arguments, **resolve(children)})
 
@@ -158,7 +158,7 @@ def _plan(
         "Tenants": shown,
         "Hosts": ", ".join(f"{host} {count}" for host, count in hosts.items()),
         **({} if len(hosts) == 1 and len(children) == 1 else alike),
-        "Pace": f"{pace.at_once} at once, {pace.at_once_host} on one host; it pauses after {pace.stop_after} failures",
+        "Pace": f"{pace.at_once} at once, {pace.at_once_host} per host; pauses after {pace.stop_after} failures",
     }
     remarks = {}
     if left_out:
@@ -178,7 +178,7 @@ def _plan(
     )
     return Plan(
         tenant="",
-        # A comma after one name alone tells that it is a list.
+        # A comma after a single name marks a list.
         arguments={**arguments, "tenant": ",".join(names) + ("," if len(names) == 1 else "")},
         summary=f"{doing} {len(names)} tenant{'s' if len(names) > 1 else ''}",
         facts=facts,

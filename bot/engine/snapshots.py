@@ -1,4 +1,4 @@
-"""Snapshots of tenants: taken of one consistent state, with who and why on each, and kept as the policy says."""
+"""Snapshots of tenants: consistent, labelled with who and why, and kept as the policy says."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bot.store.migrations import MAINTENANCE
 from bot.store.samples import DAY
 
 SCHEDULED, ASKED = "schedule", "asked"
-KEPT = "kept until somebody removes it"
+KEPT = "kept until somebody deletes it"
 _NAME = re.compile(r"s-\d{8}-\d{6}-m?\d+\Z")
-"""A snapshot of ours; what people made by hand, or a move needs, is left alone."""
+"""A snapshot of the bot; snapshots made by hand, or needed by a move, are left alone."""
 TRIES = 3
-"""How often a snapshot is tried under which files vanish."""
+"""How often a snapshot is tried while files vanish."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Taken:
     size: int
 
     def protected(self, days: int, before: Callable[[float], float]) -> str:
-        """Return what keeps it from being pruned, in words, or "".
+        """Return what protects it from cleanup, in words, or "".
 
-        `days`: how long what comes before a restore is kept; 0: until somebody removes it. `before` as `Lived.before`.
+        `days`: for which a safety snapshot is kept; 0: until somebody deletes it. `before` as `Lived.before`.
         """
         if self.keep:
             return KEPT
@@ -56,7 +56,7 @@ class Taken:
 
 
 def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
-    """Return those that the bot took, oldest first."""
+    """Return the snapshots that the bot took, oldest first."""
     found = []
     for one in snapshots:
         if _NAME.match(one.name) and stamp(one.config, "taken"):
@@ -66,27 +66,27 @@ def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
 
 
 def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
-    """Return the snapshots that the tiers count: those that nothing else protects."""
+    """Return the snapshots that the tiers count: those without another protection."""
     days, before = context.settings.retention.former_days, context.lived.before
     return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, before)]
 
 
 def retention(context: Context, tenant: str) -> Retention:
-    """Return the policy, as it is for one tenant."""
+    """Return the policy for one tenant."""
     return Retention(context.settings.snapshots, context.renderer.zone, spread(tenant))
 
 
 def is_short(context: Context, space: PoolSpace) -> bool:
-    """Whether a pool has so little room that no snapshot is to be taken there."""
+    """Whether a pool has too little free space for snapshots."""
     return (space.total - space.used) * 100 < space.total * context.settings.snapshots.reserve
 
 
 def oldest(context: Context, snapshots: Sequence[Snapshot], excess: int) -> list[str]:
-    """Return the oldest snapshots of a tenant, as many as hold what is too much; but for the newest and protected ones.
+    """Return the oldest snapshots of a tenant, as many as hold the excess; never the newest or protected ones.
 
     Args:
-        excess: bytes; 0: it is not known what holds them, and the oldest goes. What holds next to nothing stays, but
-            where nothing else does: what it shares with the second is counted as neither's.
+        excess: bytes; 0: unknown which snapshots hold them, and the oldest goes. A snapshot that holds next to nothing
+            stays unless it is the only one left: what two snapshots share is counted for neither.
     """
     names: list[str] = []
     sizes = {one.name: one.size for one in snapshots}
@@ -100,35 +100,35 @@ def oldest(context: Context, snapshots: Sequence[Snapshot], excess: int) -> list
 
 
 def written(snapshots: Iterable[Snapshot]) -> int:
-    """Return the bytes that were written anew between a tenant's snapshots: more than these its past cannot hold.
+    """Return the bytes written between a tenant's snapshots: an upper bound of what the snapshots hold.
 
-    It may be less, as what was written may still be there; and what LXD tells as the size of each is less than it
-    holds, where two share it. So who rewrites much is found by this, and what is surely held by that.
+    The sizes that LXD reports are a lower bound, as data shared by two snapshots is counted for neither. So this finds
+    tenants that rewrite much, and the sizes tell what is surely held.
     """
     return sum(int(stamp(one.config, "wrote") or 0) for one in snapshots)
 
 
 def refuse_without_room(context: Context, tenant: Tenant) -> None:
-    """Raise Refused where a snapshot has no place: the pool is short, or the tenant's hold all that they may."""
+    """Raise Refused where the pool or the allowance of the tenant has no space for a snapshot."""
     host, limits = context.fleet.of(tenant), context.settings.snapshots
     space = host.lxd.pool()
     if is_short(context, space):
         raise Refused(
-            f"The pool of `{host.name}` has {size(space.total - space.used)} free of {size(space.total)}, less than "
-            f"the {limits.reserve}% that snapshots leave; `/mautic prune {tenant.name} <snapshot>` removes one, and "
+            f"The storage pool of `{host.name}` has {size(space.total - space.used)} of {size(space.total)} free, less "
+            f"than the reserve of {limits.reserve}%. Delete a snapshot with `/mautic prune {tenant.name} <snapshot>`; "
             f"`/mautic snapshots {tenant.name}` lists them."
         )
     held, most = samples.snapshots(context.database).get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
     if held and most and held.held > most:
         raise Refused(
-            f"The snapshots of `{tenant.name}` hold {size(held.held)}, and its plan allows {size(most)}; "
-            f"`/mautic prune {tenant.name} <snapshot>` removes one, and `/mautic snapshots {tenant.name}` lists them."
+            f"The snapshots of `{tenant.name}` hold {size(held.held)}, and the plan allows {size(most)}. Delete one "
+            f"with `/mautic prune {tenant.name} <snapshot>`; `/mautic snapshots {tenant.name}` lists them."
         )
 
 
 @dataclass(frozen=True)
 class Taking:
-    """What the steps of taking a snapshot are made from; as `take` has them."""
+    """The inputs of the steps that take a snapshot, as `take` has them."""
 
     tenant: Tenant
     why: str
@@ -138,14 +138,14 @@ class Taking:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What the steps of removing snapshots are made from: these of a tenant, by name."""
+    """The inputs of the steps that delete snapshots of a tenant, by name."""
 
     tenant: Tenant
     snapshots: tuple[str, ...]
 
 
 def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = False) -> Plan:
-    """Return the plan of taking a snapshot, which a person asked for, or a schedule: that has no channel.
+    """Return the plan to take a snapshot, for a person or for a job, which has no channel.
 
     `commands/snapshot.py` has its steps.
     """
@@ -153,8 +153,8 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
     return Plan(
         tenant=tenant.name,
         arguments={"tenant": tenant.name, "note": note, "keep": keep},
-        summary=f"Take a snapshot of the tenant {tenant.name}",
-        facts={"Kept": "until somebody removes it" if keep else "for as long as the policy says"}
+        summary=f"Take a snapshot of tenant {tenant.name}",
+        facts={"Kept": "until somebody deletes it" if keep else "as long as the policy says"}
         | ({"Note": note} if note else {}),
         values={"keep": keep, "note": note},
         inputs=Taking(tenant, why, note, keep),
@@ -165,21 +165,21 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
 
 
 def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
-    """Take the operation's snapshot of a tenant, once a try, and say what it is called and how long writes waited.
+    """Take the operation's snapshot of a tenant, once per try; return its name and how long writes paused.
 
     Args:
         why: `asked`, `schedule`, or what it comes before, such as `before restore 17`.
-        keep: it is protected from being pruned.
+        keep: it is protected from cleanup.
     """
     host = run.fleet.of(tenant)
-    # A retry begins anew, and what is of now was of then.
+    # A retry starts again: the snapshot of an earlier try is too old.
     began = int(run.operations.get(run.operation).started or 0)
     existing = host.lxd.snapshots(tenant.instance)
-    # Each asked for by itself they tell their sizes, which a look at the whole fleet does not.
+    # Read one by one, snapshots have their sizes; a reading of the whole fleet has none.
     samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
     for known in ours(existing):
         if known.name.endswith(f"-{run.operation}") and known.at >= began:
-            return f"{known.name} was taken already"
+            return f"{known.name} (already taken)"
     let_go_on(host.lxd, tenant.instance)
     for later in range(TRIES - 1):
         with suppress(Vanished):
@@ -189,7 +189,7 @@ def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = Fal
 
 
 def let_go_on(lxd: Lxd, instance: str) -> None:
-    """Let one go on that stood still for a snapshot when that was cut off; whom somebody else froze has no mark."""
+    """Thaw an instance whose snapshot was interrupted; one that somebody else froze has no label."""
     found = lxd.instance(instance)
     if found.status == "Frozen" and stamp(found.config, "taken"):
         lxd.thaw(instance)
@@ -198,14 +198,14 @@ def let_go_on(lxd: Lxd, instance: str) -> None:
 def _take(
     run: Run, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
 ) -> str:
-    """Take a snapshot, dated and named by a time: a try that failed keeps its name."""
+    """Take a snapshot, named by a time: a failed try keeps its name."""
     number = run.operation
     # People read these names, and type them.
     by = f"m{number - MAINTENANCE}" if number > MAINTENANCE else str(number)
     name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{by}"
-    # None is also a fact of the tenant itself: while LXD takes the snapshot they are laid on the instance, and a crash
-    # may leave them there.
-    # What is no other's, on btrfs, was written since the snapshot before.
+    # No key is also a label of a tenant: LXD takes the snapshot with these set on the instance, and a crash may leave
+    # them there.
+    # On btrfs, bytes that are exclusive were written since the last snapshot.
     wrote = host.lxd.state(tenant.instance).disk
     facts = stamps(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
     if not host.lxd.instance(tenant.instance).running:
@@ -222,12 +222,12 @@ def _take(
     host.lxd.snapshot(tenant.instance, name, config=facts, within=held(), still=still)
     (hold,) = holds
     if not hold.consistent:
-        return f"{name}, as after a power cut: {hold.why}"
-    return f"{name}; writes waited {seconds(hold.seconds)}"
+        return f"{name}, crash-consistent only: {hold.why}"
+    return f"{name}, writes paused {seconds(hold.seconds)}"
 
 
 def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
-    """Remove snapshots of a tenant, those of the names that are there."""
+    """Delete snapshots of a tenant by name, those that exist."""
     host = run.fleet.of(tenant)
     there = {one.name for one in host.lxd.snapshots(tenant.instance)}
     for name in names:
@@ -238,13 +238,13 @@ def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
 
 
 def pruning(tenant: Tenant, names: Sequence[str], why: str) -> Plan:
-    """Return the plan of removing snapshots of a tenant, by name; `commands/prune.py` has its steps."""
+    """Return the plan to delete snapshots of a tenant, by name; `commands/prune.py` has its steps."""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return Plan(
         tenant=tenant.name,
         arguments={"tenant": tenant.name, "snapshots": ",".join(names)},
-        summary=f"Remove snapshots of the tenant {tenant.name}",
-        facts={"Removes": shown},
+        summary=f"Delete snapshots of tenant {tenant.name}",
+        facts={"Deletes": shown},
         values={"snapshots": ",".join(names)},
         remarks={"Why": why},
         inputs=Pruning(tenant, tuple(names)),

@@ -18,15 +18,15 @@ from bot.store import samples
 T = TypeVar("T")
 
 DEADLINE = 90.0
-"""Seconds that a container may take to get an address, and then its login page."""
+"""Seconds that a container has to get an address, and then its login page."""
 PROBE = "probe"
-"""Key of the step that looks through the edge: once the page was seen there is no way back."""
+"""Key of the step that checks the login page through the edge: the commit point."""
 PATIENCE = 300.0
-"""Seconds that a host may be out of reach while a tenant of its is being brought back."""
+"""Seconds that a host may be out of reach while one of its tenants is brought back."""
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Do what must be done, again and again while a host is out of reach; each try looks before it acts."""
+    """Call `work`, again and again while a host is out of reach; each try looks before it acts."""
     give_up = time.monotonic() + PATIENCE
     while True:
         try:
@@ -38,18 +38,19 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 def refuse_another(context: Context, found: Tenant) -> None:
-    """Raise Refused when this only has the name of what was approved: a later operation has made it what it is."""
+    """Raise Refused when a later operation has replaced or changed the container that was approved."""
     if context.operation and context.operations.came_after(int(found.operation or 0), context.operation):
         raise Refused(
-            f"`{found.instance}` is not what was approved: operation {found.operation} came after that; ask again."
+            f"`{found.instance}` is no longer what was approved: request #{found.operation} came later. Please request "
+            "the change again."
         )
 
 
 def refuse_full(context: Context, found: Tenant) -> None:
-    """Raise Refused when a tenant's disk is full: then it neither ends in peace nor starts, and more room comes first.
+    """Raise Refused when a tenant's disk is full: it neither stops cleanly nor starts, and needs more disk first.
 
-    Looked at when it is asked for, which is slow; where many are, as it was measured last. Where it cannot be looked
-    into nothing is known of it, and what is asked for may be what helps.
+    Measured at the request, which is slow; in a batch, as last measured. Where the disk cannot be measured nothing is
+    refused: the request may be what helps.
     """
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
     disk = last_known(found, samples.disks(context.database).get(found.name), size)
@@ -62,13 +63,13 @@ def refuse_full(context: Context, found: Tenant) -> None:
         memory = size_bytes(size.memory) if size else 0
         more = more_of("disk", found.name, larger_plans(context.settings.plans, disk.limit or 0, memory, found.plan))
         raise Refused(
-            f"The disk of `{found.name}` is full, {in_words(disk.used)} of {in_words(disk.limit or 0)}, and it would "
-            f"not come back; first {more}."
+            f"The disk of `{found.name}` is full ({in_words(disk.used)} of {in_words(disk.limit or 0)}), and the "
+            f"tenant would not start again; first {more}."
         )
 
 
 def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False) -> None:
-    """Delete an instance for good, running or not, and protected as ours are; not any further once it is given up."""
+    """Delete an instance, running or not, and protected as ours are; stop between two calls once `given_up`."""
     calls: tuple[Callable[[], None], ...] = (
         lambda: lxd.stop(instance, force=True),
         lambda: lxd.update(instance, {"security.protection.delete": None}),
@@ -81,7 +82,7 @@ def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False
 
 
 def wait_for_address(lxd: Lxd, instance: str) -> None:
-    """Wait until a started instance has its address: the edge routes to nothing less. A closed one gets none."""
+    """Wait until a started instance has its address, which the edge needs to route. A closed one gets none."""
     give_up = time.monotonic() + DEADLINE
     while not lxd.state(instance).address:
         if is_closed(lxd, instance):
@@ -92,16 +93,16 @@ def wait_for_address(lxd: Lxd, instance: str) -> None:
 
 
 def probing(work: Callable[[], str | None]) -> Step:
-    """Return the step that looks through the edge."""
-    return Step(PROBE, "See its login page", work)
+    """Return the step that checks the login page through the edge."""
+    return Step(PROBE, "Check the login page", work)
 
 
 def see_login_page(edge: Edge, domain: str) -> str:
-    """Wait until the login page comes through the edge, and say how long it took at last."""
+    """Wait until the login page answers through the edge, and say how long the last request took."""
     give_up = time.monotonic() + DEADLINE
     while not (seen := edge.probe(domain)).login:
         if time.monotonic() > give_up:
             why = seen.error or f"HTTP {seen.status}"
-            raise LxdError(f"The login page of `{domain}` did not come within {DEADLINE:.0f} s ({why}).")
+            raise LxdError(f"The login page of `{domain}` did not answer within {DEADLINE:.0f} s ({why}).")
         time.sleep(0.05)
     return f"login page in {seen.seconds:.2f} s"

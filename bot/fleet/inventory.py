@@ -1,4 +1,4 @@
-"""The fleet as LXD tells it: hosts, tenants, blueprints. One request a server for any reading of all."""
+"""The fleet, read from LXD: hosts, tenants, blueprints. One request a server for any reading of all."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from bot.model.tenants import Tenant
 
 T = TypeVar("T")
 FRESH = 3.0
-"""Seconds for which what a host told of its memory is good: whoever judges by it counts what was begun meanwhile."""
+"""Seconds for which a reading of a host's memory is reused; admission adds what was begun meanwhile."""
 
 FEW = 8
-"""Instances that are asked one by one."""
+"""Instances that are read one by one; more are read with one request."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Place:
 class Host:
     """What tenants run on: a standalone LXD server, or a member of a cluster. `server` is its name in the settings.
 
-    `lxd` is the door to the server, at this member: what is made by it is made here. `starts` keeps a tenant's start
-    waiting where too many just began.
+    `lxd` is the server's API at this member: what it creates is created here. `starts` delays the start of a tenant
+    while too many are starting.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Host:
         return Place(self.server, self.member)
 
     def start(self, instance: str, *, urgent: bool = False) -> None:
-        """Start a tenant's container in its turn, or at once where clients wait for it; no effect when it runs."""
+        """Start a tenant's container in its turn, or at once where clients wait; no effect when it runs."""
         self.starts.wait(urgent=urgent)
         self.lxd.start(instance)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What could be read of the fleet, and of each server that did not answer, why."""
+    """What could be read of the fleet, and for each server that did not answer, why."""
 
     tenants: tuple[Tenant, ...]
     silent: Mapping[str, str]
@@ -74,8 +74,8 @@ class Look:
 class Surveyed:
     """A tenant with its state and its snapshots, oldest first.
 
-    `left`: those in the containers that it replaced on its host, which it can be restored to as well. `rival`: another
-    instance of its host that has the address which it was given, "": none has.
+    `left`: snapshots of retired containers on the same host, which the tenant can be restored to as well. `rival`:
+    another instance of the host with the tenant's address, "": none.
     """
 
     tenant: Tenant
@@ -87,7 +87,7 @@ class Surveyed:
 
 @dataclass(frozen=True)
 class Survey:
-    """The tenants of all servers that answered, and of each that did not, why; and the edges, as `Fleet.edges`."""
+    """The tenants of all servers that answered, for the others why not; and the edges, as `Fleet.edges`."""
 
     tenants: tuple[Surveyed, ...]
     silent: Mapping[str, str]
@@ -141,7 +141,7 @@ def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
 
 
 def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
-    """Take one for a former one whose candidate is the tenant, though its host could not be told of it yet."""
+    """Treat a container as retired whose candidate is the tenant, though its host was not told yet."""
     by_name: dict[str, list[Tenant]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
@@ -150,7 +150,7 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
         candidate = next((other for other in by_name[one.name] if has_replaced(other, one)), None)
         if candidate is None:
             return one
-        # Releases before wrote no command down, and had but these two.
+        # Earlier releases stored no command, and had only these two.
         before = "restore" if (candidate.server, candidate.host) == (one.server, one.host) else "migrate"
         command = candidate.cutover or before
         return replace(one, role=Role.FORMER, replaced_by=command, replaced_in=int(candidate.operation or 0))
@@ -159,13 +159,13 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
 
 
 def only(found: Sequence[Tenant]) -> Tenant:
-    """Return the one there is of a name; Refused when there are more, as after a host came back from a backup."""
+    """Return the only one of a name; Refused when there are more, as after a host was restored from a backup."""
     if len(found) == 1:
         return found[0]
     where = " and ".join(f"`{one.instance}` on {one.host}" for one in found)
     raise Refused(
-        f"`{found[0].name}` is there more than once: {where}; remove all but the right one, on the server itself, and "
-        "ask again."
+        f"`{found[0].name}` exists more than once: {where}. Delete all but the right one on the server itself, then "
+        "try again."
     )
 
 
@@ -173,7 +173,7 @@ class Fleet:
     """All hosts and tenants.
 
     Args:
-        servers: the doors to the LXD servers by name; the first is the one of `[lxd]`.
+        servers: the LXD servers by name; the first is the one of `[lxd]`.
         starts: how many tenants of a host may begin to start within `start_delay` seconds.
     """
 
@@ -189,7 +189,7 @@ class Fleet:
         self.fresh = FRESH
 
     def once(self) -> Fleet:
-        """Return the same fleet for one list of plans: each server is asked once, and what it tells is kept."""
+        """Return the same fleet for one list of plans: each server is read once, and its answers are cached."""
         servers = {name: cast(Lxd, Once(lxd)) for name, lxd in self.servers.items()}
         return Fleet(servers, starts=self._starts[0], start_delay=self._starts[1])
 
@@ -198,7 +198,7 @@ class Fleet:
     def hosts(self) -> list[Host]:
         """Return every host that may take tenants now: the online members of clusters, and the standalone servers.
 
-        A server that does not answer has none; why it does not, `look` tells. Raises Refused when a name is two hosts'.
+        A server that does not answer has none; `look` tells why. Raises Refused when two hosts have one name.
         """
         read, _ = self._each(lambda lxd: lxd.members())
         self._members |= {server: tuple(one.name for one in members) for server, members in read.items()}
@@ -210,36 +210,36 @@ class Fleet:
         ]
 
     def host(self, name: str) -> Host:
-        """Return a host by name, whether it answers or not, or raise Refused with the nearest one there is."""
+        """Return a host by name, whether it answers or not, or raise Refused with the nearest name."""
         if name not in self._hosts_by_name() or self.servers.keys() - self._members.keys():
             self.hosts()
         known = self._hosts_by_name()
         if name in known:
             return self._host(*known[name])
         near = get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(f'`{one}`' for one in known)}."
+        hint = f"did you mean `{near[0]}`?" if near else f"available: {', '.join(f'`{one}`' for one in known)}."
         raise UnknownWords(f"There is no host “{name[:40]}”; {hint}")
 
     def _hosts_by_name(self) -> dict[str, tuple[str, str]]:
-        """Return the server of each host that is known, and its member; a server for as long as it told of none."""
+        """Return server and member of each known host; a server itself while no members are known."""
         known: dict[str, tuple[str, str]] = {}
         for server in self.servers:
             for member in self._members.get(server) or ("",):
                 name = member or server
                 if name in known:
                     raise Refused(
-                        f"Both `{known[name][0]}` and `{server}` have a host `{name}`; give the server that is called "
-                        "so another name in the settings, or rename the cluster's member."
+                        f"Both `{known[name][0]}` and `{server}` have a host `{name}`. Rename one of the servers in "
+                        "the settings, or the cluster member."
                     )
                 known[name] = server, member
         return known
 
     def of(self, tenant: Tenant) -> Host:
-        """Return the host that a tenant's instance stands on, without a request."""
+        """Return the host that a tenant's instance runs on, without a request."""
         return self._host(tenant.server, tenant.member)
 
     def at(self, place: Place) -> Host:
-        """Return the host of a place, without a request; raise LxdUnavailable where the settings have it no more."""
+        """Return the host of a place, without a request; raise LxdUnavailable where it is no longer in the settings."""
         return self._host(place.server, place.member)
 
     def _host(self, server: str, member: str) -> Host:
@@ -254,7 +254,7 @@ class Fleet:
             return self._hosts[server, member]
 
     def resources(self, host: Host) -> Resources:
-        """Return the memory and load of a host, as it told some seconds ago at most."""
+        """Return the memory and load of a host, some seconds old at most."""
         at, found = self._resources.get(host.name, (0.0, None))
         if found is None or time.monotonic() - at >= self.fresh:
             found = host.lxd.resources()
@@ -266,7 +266,7 @@ class Fleet:
         known = self._memory.setdefault(host.name, {})
         old = [name for name in instances if time.monotonic() - known.get(name, (0.0, 0))[0] >= self.fresh]
         if old:
-            # One request for all takes as long as one for each of them.
+            # One request for all takes as long as a few for single ones.
             told = host.lxd.states() if len(old) > FEW else {name: host.lxd.state(name) for name in old}
             at = time.monotonic()
             known |= {name: (at, told[name].memory) for name in old if name in told}
@@ -276,7 +276,7 @@ class Fleet:
 
     @contextmanager
     def looking_once(self) -> Iterator[None]:
-        """Within it a thread reads the instances of each server once, however often it looks: for what only reads."""
+        """Within it a thread reads the instances of each server once, however often it looks: only for reading."""
         if getattr(self._looked, "at", None) is not None:
             yield
             return
@@ -314,7 +314,7 @@ class Fleet:
         return self.all(Role.TENANT)
 
     def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
-        """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when it may be out of sight."""
+        """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when its server may be silent."""
         seen = self.look(Role.TENANT) if among is None else Look(tuple(among), {})
         if named := [tenant for tenant in seen.tenants if tenant.name == name]:
             return only(named)
@@ -324,10 +324,12 @@ class Fleet:
         raise Refused(f"There is no tenant `{name}`.{hint}")
 
     def refuse_blindness(self, seen: Look) -> None:
-        """Raise LxdUnavailable when what was not found may stand on a server that did not answer."""
+        """Raise LxdUnavailable when what was not found may be on a server that did not answer."""
         for server, why in seen.silent.items():
             raise LxdUnavailable(
-                why if len(self.servers) == 1 else f"`{server}` does not answer, so it may be there: {why}"
+                why
+                if len(self.servers) == 1
+                else f"`{server}` does not answer, so the bot cannot see all tenants: {why}"
             )
 
     def survey(self) -> Survey:
@@ -364,7 +366,7 @@ class Fleet:
         return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
 
     def edges(self) -> tuple[tuple[Host, str], ...]:
-        """Return each host whose edge runs, with the edge's instance: ours, beside the tenants on the host's pool."""
+        """Return each host whose edge runs, with the edge's instance, which is on the host's pool like the tenants."""
         read, _ = self._each(lambda lxd: lxd.instances())
         return self._edges(read)
 
@@ -379,8 +381,8 @@ class Fleet:
     # -- blueprints ---------------------------------------------------------------------------------------------
 
     def blueprint(self, version: str = "") -> Tenant:
-        """Return the newest blueprint, or that of a version, as it was built; raise Refused when there is none."""
-        # A copy on another host is as old, and carries the number of the operation that brought it there.
+        """Return the newest blueprint, or that of a version, where it was built; raise Refused when there is none."""
+        # A copy on another host is as old, and has the number of the operation that copied it.
         seen = self.look(Role.BLUEPRINT)
         known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
         for blueprint in reversed(known):
@@ -389,13 +391,13 @@ class Fleet:
         self.refuse_blindness(seen)
         if known:
             offered = ", ".join(sorted({f"`{blueprint.version}`" for blueprint in known}))
-            raise UnknownWords(f"There is no blueprint of Mautic {version}; there is {offered}.")
-        raise Refused("There is no blueprint yet; `python -m bot blueprint build` on the bot's machine makes one.")
+            raise UnknownWords(f"There is no blueprint of Mautic {version}; available: {offered}.")
+        raise Refused("There is no blueprint yet; `python -m bot blueprint build` on the bot's machine creates one.")
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _each(self, read: Callable[[Lxd], T]) -> tuple[dict[str, T], dict[str, str]]:
-        """Ask every server at once; return the answers, and why each of the others gave none."""
+        """Ask all servers at once; return the answers, and for each of the others why there is none."""
 
         def ask(lxd: Lxd) -> T | LxdError:
             try:

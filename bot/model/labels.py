@@ -11,18 +11,18 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypeVar
 
 KEY = "user.mautic-ops."
-"""Every fact that the bot must know of a tenant stands on its instance under this prefix."""
+"""Every fact that the bot must know of a tenant is kept on its instance under this prefix."""
 
 
 class Role(StrEnum):
     """What an instance of ours is."""
 
     TENANT = "tenant"
-    """The one that serves, or that would if it were not closed."""
+    """The container that serves, or would if it were not closed."""
     INCOMING = "incoming"
-    """Made by an operation to take a tenant's place, or a blueprint that is on its way."""
+    """A candidate, made by an operation to replace a tenant's container; or a blueprint that is being copied."""
     FORMER = "former"
-    """Stopped and kept since another took its place."""
+    """Retired: stopped and kept since another replaced it."""
     ARCHIVED = "archived"
     """A deleted tenant, kept for a while."""
     BLUEPRINT = "blueprint"
@@ -30,24 +30,24 @@ class Role(StrEnum):
     EDGE = "edge"
     """The reverse proxy of a host."""
     BALLAST = "ballast"
-    """Holds room on a pool that can be given up."""
+    """Takes space on a pool that can be freed when the pool is full."""
 
 
 class State(StrEnum):
-    """How far an instance is open."""
+    """Whether an instance is open to the outside."""
 
     NONE = ""
-    """Nothing is said of it: it is no tenant, or none any more."""
+    """Not set: it is no tenant, or no longer one."""
     NEW = "new"
-    """It is being made."""
+    """It is being created."""
     LIVE = "live"
     """Open to the outside."""
     MOVING = "moving"
-    """Closed while another takes its place, or until it has taken another's."""
+    """Closed during a cutover: it is being replaced, or is the candidate."""
     SUSPENDED = "suspended"
-    """Closed by a person."""
+    """Suspended by a person."""
     UNKNOWN = "unknown"
-    """What no release of the bot writes: it is not open."""
+    """A value that no release of the bot writes: it is not open."""
 
 
 Kind = Literal["text", "number", "moment", "flag", "operation", "role", "state"]
@@ -69,16 +69,18 @@ LABELS: Mapping[str, Label] = {
     ),
     "archived": Label("moment", "since when it is archived", ("commands.delete", "commands.unarchive")),
     "by": Label("text", "who had a snapshot taken", ("bot.engine.snapshots",)),
-    "copied": Label("flag", "it is whole: a copy that was cut has it not", ("bot.engine.copies", "bot.engine.cutover")),
+    "copied": Label(
+        "flag", "the copy is complete: an interrupted one is without it", ("bot.engine.copies", "bot.engine.cutover")
+    ),
     "created": Label("moment", "when it was made", ("bot.guest.blueprint.build", "bot.providers", "commands.new")),
-    "cutover": Label("text", "the command that made it to take the place of another", ("bot.engine.cutover",)),
+    "cutover": Label("text", "the command of the cutover that made it", ("bot.engine.cutover",)),
     "domain": Label("text", "the domain that clients come to", ("commands.new",)),
     "double": Label("flag", "its Mautic is a double", ("bot.guest.blueprint.build", "bot.providers", "commands.new")),
-    "from": Label("text", "server/member/instance whose place it takes", ("bot.engine.cutover",)),
+    "from": Label("text", "server/member/instance that it replaces", ("bot.engine.cutover",)),
     "keep": Label("flag", "a snapshot that is not pruned", ("bot.engine.snapshots",)),
-    "kept-until": Label("moment", "until when a former one is kept; 0: for ever", ("bot.engine.cutover",)),
+    "kept-until": Label("moment", "until when a retired one is kept; 0: for ever", ("bot.engine.cutover",)),
     "mail-by": Label("operation", "which decided on its mail last", ("commands.mail",)),
-    "mail-counted": Label("moment", "when the mail that waits was counted", ("bot.engine.outbound",)),
+    "mail-counted": Label("moment", "when the waiting mail was counted", ("bot.engine.outbound",)),
     "mail-waits": Label("text", "what mail waited when it was stopped, for people", ("bot.engine.outbound",)),
     "network-before": Label(
         "text", "the network device that it gets back, as JSON", ("bot.engine.cutover", "bot.lxd.wire")
@@ -86,18 +88,20 @@ LABELS: Mapping[str, Label] = {
     "note": Label("text", "what it is for, as a person wrote", ("commands.new",)),
     "operation": Label(
         "operation",
-        "which made it, or decided last what it is",
+        "which made it, or changed its role last",
         ("bot.engine.cutover", "commands.delete", "commands.new", "commands.unarchive"),
     ),
     "outbound": Label("text", "`off`: it sends no mail", ("bot.engine.outbound",)),
     "pieces": Label("number", "how many files of ballast there are", ("bot.fleet.ballast",)),
     "plan": Label("text", "the name of its size", ("commands.new", "commands.resize")),
-    "reason": Label("text", "why a former one is one, for releases before `replaced-by`", ("bot.engine.cutover",)),
-    "recipe": Label("text", "what an edge or blueprint was made by", ("bot.guest.blueprint.build", "bot.edge.edge")),
-    "replaced-by": Label("text", "the command by which another took its place", ("bot.engine.cutover",)),
-    "replaced-in": Label("operation", "in which another took its place", ("bot.engine.cutover",)),
+    "reason": Label("text", "why it was retired, for releases before `replaced-by`", ("bot.engine.cutover",)),
+    "recipe": Label(
+        "text", "the recipe that an edge or blueprint was made by", ("bot.guest.blueprint.build", "bot.edge.edge")
+    ),
+    "replaced-by": Label("text", "the command that replaced it", ("bot.engine.cutover",)),
+    "replaced-in": Label("operation", "which replaced it", ("bot.engine.cutover",)),
     "resized-by": Label("operation", "which gave it its size", ("commands.resize",)),
-    "retired": Label("moment", "since when it is a former one", ("bot.engine.cutover",)),
+    "retired": Label("moment", "when it was retired", ("bot.engine.cutover",)),
     "role": Label(
         "role",
         "what it is",
@@ -112,12 +116,12 @@ LABELS: Mapping[str, Label] = {
             "commands.unarchive",
         ),
     ),
-    "sizes-due": Label("flag", "its database has not got the sizes of its plan yet", ("commands.resize",)),
+    "sizes-due": Label("flag", "its database does not have the sizes of its plan yet", ("commands.resize",)),
     "snapshot-note": Label("text", "what a snapshot is for, as a person wrote", ("bot.engine.snapshots",)),
     "started-by": Label("operation", "which started one that had been stopped", ("commands.start",)),
     "state": Label(
         "state",
-        "how far it is open",
+        "whether it is open",
         (
             "bot.engine.cutover",
             "commands.new",
@@ -133,7 +137,7 @@ LABELS: Mapping[str, Label] = {
     "tenant": Label("text", "the name of the tenant that it is a container of", ("commands.new",)),
     "version": Label("text", "of its Mautic", ("bot.guest.blueprint.build", "bot.providers", "commands.new")),
     "was-called": Label("text", "the instance's name before it was archived", ("commands.delete",)),
-    "was-outbound": Label("text", "`outbound` before it was decided on", ("commands.mail",)),
+    "was-outbound": Label("text", "`outbound` before the decision on its mail", ("commands.mail",)),
     "was-plan": Label("text", "`plan` before it was resized", ("commands.resize",)),
     "was-running": Label("flag", "whether it ran before it was archived", ("commands.delete",)),
     "was-stopped": Label("flag", "whether it was stopped on purpose before it was archived", ("commands.delete",)),
@@ -156,33 +160,33 @@ def stamps(**facts: str | int | bool) -> dict[str, str]:
 
 
 def stamp(config: Mapping[str, str], name: str) -> str:
-    """Return one fact from an instance's configuration, empty when it is not there. Raises KeyError for no label."""
+    """Return one label from an instance's configuration, "" when it is not set. Raises KeyError for no label."""
     return config.get(_KEYS[name], "")
 
 
 _ROLES = {role.value: role for role in Role}
 _STATES = {state.value: state for state in State}
-# A list reads them of each of a thousand instances.
+# A list reads them for each of a thousand instances.
 _ROLE, _STATE = KEY + "role", KEY + "state"
 
 
 def role_of(config: Mapping[str, str]) -> Role | None:
-    """Return what an instance is; None: none of ours, or of a later release."""
+    """Return the role of an instance; None: none of ours, or of a later release."""
     return _ROLES.get(config.get(_ROLE, ""))
 
 
 def state_of(config: Mapping[str, str]) -> State:
-    """Return how far an instance is open."""
+    """Return the state of an instance."""
     return _STATES.get(config.get(_STATE, ""), State.UNKNOWN)
 
 
 def replacing(command: str, operation: int) -> dict[str, str]:
-    """Return the labels that say in which operation another took its place; `reason` is for older releases."""
+    """Return the labels of a container that an operation replaced; `reason` is for older releases."""
     return stamps(replaced_by=command, replaced_in=operation, reason=f"{command} {operation}")
 
 
 def replaced(config: Mapping[str, str]) -> tuple[str, int]:
-    """Return the command and operation by which another took its place; older releases wrote a text alone."""
+    """Return the command and operation that replaced it; older releases wrote only a text."""
     command, number = stamp(config, "replaced-by"), stamp(config, "replaced-in")
     if not command:
         command, _, number = stamp(config, "reason").partition(" ")
@@ -206,7 +210,7 @@ class Standing(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """A container as its server lists it."""
+    """A container as its server lists it, for `serving`."""
 
     instance: str
     role: Role | None
@@ -216,7 +220,7 @@ class Seen:
 
 
 def seen(name: str, config: Mapping[str, str], *, running: bool) -> Seen:
-    """Return how a container stands, from what its server tells of it."""
+    """Return a container from what its server tells of it."""
     number = stamp(config, "operation")
     made_by = int(number) if number.isdecimal() else 0
     return Seen(name, role_of(config), state_of(config), running, made_by)
@@ -226,16 +230,16 @@ S = TypeVar("S", bound=Standing)
 
 
 def is_open(one: Standing) -> bool:
-    """Whether clients could be led there: not to an archive that still runs, as what they write would go with it."""
+    """Whether clients may be routed there; never to an archive that still runs, where their data would be lost."""
     return one.role in (Role.TENANT, Role.INCOMING) and one.state == State.LIVE and one.running
 
 
 def right(one: Standing) -> int | None:
-    """Return how good a container's right to its domain is; None: it has none.
+    """Return the rank of a container's right to its domain; None: it has none.
 
-    3 has an open tenant; 2 one that is closed, or an archive, so that a polite page is shown; 1 an open candidate; 0 a
-    tenant that is closed for its candidate. A candidate is open before it is the tenant. One that its operation could
-    not take away may still be open when the tenant goes on, or is closed, and what is written to it is lost.
+    3: an open tenant; 2: a closed tenant or an archive, with a maintenance page; 1: an open candidate; 0: a tenant that
+    is closed for its candidate. A candidate is open before it is the tenant. One that its operation could not delete
+    may still be open when the tenant serves again or is closed, and what is written there is lost.
     """
     if one.role == Role.INCOMING:
         return 1 if is_open(one) else None
@@ -247,21 +251,21 @@ def right(one: Standing) -> int | None:
 
 
 def has_replaced(one: Standing, other: Standing) -> bool:
-    """Whether a container has taken another's place of the same tenant, though the other's host knows nothing of it."""
+    """Whether a container has replaced another of the same tenant, though the other's host was not told yet."""
     tenants = one.role == other.role == Role.TENANT
     return tenants and one.state != State.MOVING and other.state == State.MOVING
 
 
 def holder(containers: Iterable[S]) -> S | None:
-    """Return which of the containers of one domain decides what clients see there; None: nobody has a right to it.
+    """Return which container of a domain decides what clients see there; None: none has a right to the domain.
 
-    Of two with the same right, as after a host came back from a backup, it is the one that was made last.
+    Of two with the same rank, as after a host was restored from a backup, it is the newer one.
     """
     rights = [(its, one.made_by, one.instance, one) for one in containers if (its := right(one)) is not None]
     return max(rights, key=lambda found: found[:3])[3] if rights else None
 
 
 def serving(containers: Iterable[S]) -> S | None:
-    """Return which of the containers of one tenant clients come to; None: a polite page is shown, or nothing."""
+    """Return which container of a tenant serves clients; None: a maintenance page is shown, or nothing."""
     found = holder(containers)
     return found if found is not None and is_open(found) else None

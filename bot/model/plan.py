@@ -12,15 +12,15 @@ from typing import Any, Literal
 import msgspec
 
 Subject = Literal["tenant", "host", "fleet"]
-"""What an operation is on."""
+"""What an operation changes."""
 Value = str | int | float | bool
 
 
 class Refused(Exception):
-    """A command that is not carried out; the text says why and what to do, in one sentence for a person.
+    """A command that is refused; the text says why and what to do, in one sentence for a person.
 
-    `guard`: the key of the guard that refused, "" where none did. `typed`: what a person typed of the text, so that
-    no mention in it comes alive.
+    `guard`: the key of the guard that refused, "" where none did. `typed`: the part of the text that a person typed, in
+    which no mention is rendered.
     """
 
     guard: str = ""
@@ -28,11 +28,11 @@ class Refused(Exception):
 
 
 class NotNow(Refused):
-    """It cannot be done now, and may be in an hour: what was asked for goes on waiting, and need not be asked anew."""
+    """Refused only for now: a request keeps waiting, and need not be made again."""
 
     @classmethod
     def of(cls, no: Refused, text: str = "") -> NotNow:
-        """Return a refusal as one that is no end, of its own class if it is one already, with another text if given."""
+        """Return a refusal as a NotNow, of its own class if it is one already; `text` replaces its text."""
         kind = type(no) if isinstance(no, NotNow) else cls
         made = kind(text or str(no))
         made.guard, made.typed = no.guard, no.typed
@@ -40,20 +40,20 @@ class NotNow(Refused):
 
 
 class NoRoom(NotNow):
-    """A host has no room for it now."""
+    """A host has too little free for now."""
 
     guard = "memory"
 
 
 class UnknownWords(Refused):
-    """Words that mean nothing here. The text quotes them, so it is for the person alone: they may be a secret."""
+    """Words that mean nothing here. The text quotes them, so show it only to the person: they may be a secret."""
 
 
 @dataclass(frozen=True)
 class Step:
     """One `ensure_…` of an operation: looks at the world before it acts, so that it is safe to run again.
 
-    `key` is what code knows it by, alone among the steps of its plan; `title` is for people, and may be reworded.
+    `key` is for code, unique among the steps of its plan; `title` is for people, and may be reworded.
     `work` returns a short note for the card and the audit row, or None. Never anything secret.
     `takes_snapshot`: whether it counts as a snapshot of the tenant.
     """
@@ -75,10 +75,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class Precondition:
-    """What has to hold for a request: `check` raises Refused, or returns what the card tells of it, by label.
+    """What must hold for a request: `check` raises Refused, or returns remarks for the card, by label.
 
-    `again`: also at the approval and when the operation begins. Otherwise it concerns only the person who asks, or is
-    too slow to be looked at each time.
+    `again`: checked also at the approval and when the operation begins. Otherwise it concerns only the requester, or is
+    too slow to repeat.
     """
 
     check: Callable[[], Mapping[str, str] | None] = field(repr=False)
@@ -86,7 +86,7 @@ class Precondition:
 
 
 def require(holds: bool, otherwise: str, *, again: bool = True) -> Precondition:
-    """Return the precondition that something holds; the sentence `otherwise` says what to do where it does not."""
+    """Return the precondition that something holds; `otherwise` is the sentence of the refusal."""
 
     def check() -> None:
         if not holds:
@@ -96,20 +96,20 @@ def require(holds: bool, otherwise: str, *, again: bool = True) -> Precondition:
 
 
 def always(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
-    """Return the precondition that is checked when it is asked for, approved and begun."""
+    """Return a precondition that is checked at the request, at the approval and at the start."""
     return Precondition(partial(check, *arguments))
 
 
 def once(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
-    """Return the precondition that is checked, or shown, only when it is asked for."""
+    """Return a precondition that is checked, or shown, only at the request."""
     return Precondition(partial(check, *arguments), again=False)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the approver may decide beside yes and no: the value of one of the command's arguments.
+    """What the approver may decide besides yes and no: the value of one of the command's arguments.
 
-    `options`: each value that may be chosen, in words. Who approves and says nothing leaves what was asked for.
+    `options`: each value and its words. An approval without a choice keeps what was requested.
     """
 
     argument: str
@@ -122,20 +122,19 @@ class Plan:
 
     `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
     for as long as the world that it was made from has not changed. `facts` and `remarks` are shown on the card, by
-    label; the latter may change from minute to minute (room, bytes). `values` are what the facts are made from, by
-    key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are what was said when it
-    was asked for and the outcome repeats, by key. `commit` is the key of the step after which nothing is taken back,
-    "": there is none. `undo` takes back what a failed run left, is itself safe to run again, and may say what is still
-    to be taken back. `until_done`: the labels of facts that mean nothing any more once it is done. `demand`: what it
-    makes run or grow on a host, as `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is left to the
-    approver; neither values nor steps tell what was chosen, so that the plan stays the one that was shown. `safety`: it
-    keeps what there is, so that no freeze stops it where the bot asks for it by itself. `subject`: what it is on;
-    `tenant` is "" where it is on no single one. `host`: the one that it is on, "": none, or several. `children`: of a
-    batch, which has no steps of its own, the plans that it carries out; they are part of the fingerprint.
-    `inputs`: all that the command's steps are made from, a dataclass of its own that is stored as JSON; None: the steps
-    are given here, and are made by planning it again. `requires`: its preconditions. `cutover`: what it is called that
-    another container takes the tenant's place (`move`), "": none does. `way_back`: tells what `reversible` is where
-    that takes a look at the world; only who asks is told.
+    label; the latter may change from minute to minute (free space). `values` are what the facts are made from, by
+    key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are texts of the request
+    that the outcome repeats, by key. `commit` is the key of the step after which nothing is rolled back, "": none.
+    `undo` rolls back what a failed run left, is safe to run again, and may say what is still to be rolled back.
+    `until_done`: the labels of facts that are hidden once it is done. `demand`: what it makes run or grow on a host, as
+    `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither values nor steps
+    depend on the choice, so that the plan stays the one that was shown. `safety`: it protects data, so that no freeze
+    stops it as maintenance. `subject`: what it changes; `tenant` is "" where that is no single tenant. `host`: the one
+    that it is on, "": none, or several. `children`: the plans of a batch, which has no steps of its own; they are part
+    of the fingerprint. `inputs`: all that the command's steps are made from, a dataclass of its own, stored as JSON;
+    None: the steps are given here, and made again with the plan. `requires`: its preconditions. `cutover`: the name of
+    the cutover (`move`), "": none. `way_back`: returns `reversible` where that needs a look at the world; called only
+    at the request.
     """
 
     tenant: str
@@ -163,7 +162,7 @@ class Plan:
     way_back: Callable[[], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a plan whose steps cannot be told apart, or whose commit point is none of them."""
+        """Refuse a plan with two steps of one key, or whose commit point is none of its steps."""
         if len(set(self.keys)) != len(self.steps):
             raise ValueError(f"Two steps of one plan have the same key: {', '.join(self.keys)}.")
         if self.commit and self.commit not in self.keys:
@@ -175,9 +174,9 @@ class Plan:
         return tuple(step.key for step in self.steps)
 
     def checked(self, *, again: bool) -> Plan:
-        """Return it with what its preconditions tell among the remarks; raise Refused for the first that does not hold.
+        """Return it with the remarks of its preconditions; raise Refused for the first that does not hold.
 
-        `again`: only those are looked at that are checked again.
+        `again`: check only those that are checked again.
         """
         told = dict(self.remarks)
         for one in self.requires:
@@ -187,7 +186,7 @@ class Plan:
         return replace(self, remarks=told, reversible=way_back)
 
     def with_steps(self, made: Steps) -> Plan:
-        """Return it with the steps that were made from its inputs."""
+        """Return it with the steps made from its inputs."""
         return replace(self, steps=made.steps, undo=made.undo, commit=made.commit)
 
     def stored(self) -> str:
@@ -195,7 +194,7 @@ class Plan:
         return "" if self.inputs is None else json.dumps(msgspec.to_builtins(self.inputs))
 
     def fingerprint(self) -> str:
-        """Return a digest of what it does, whatever the words for it; a different one means a different plan."""
+        """Return a digest of what it does, independent of its words; a different one means a different plan."""
         does: list[object] = [self.tenant, dict(self.values), self.keys]
         if self.children:
             does.append([child.fingerprint() for child in self.children])

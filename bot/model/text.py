@@ -91,6 +91,11 @@ def size(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
+def limit(text: str) -> str:
+    """A limit as LXD writes it, for people: `3GiB` is shown as `3 GiB`."""
+    return re.sub(r"(?<=\d)(?=[A-Za-z])", " ", text)
+
+
 def seconds(number: float) -> str:
     """A duration for people: `2.4 s`, `3 min`, `5 h`, `2 days`; whole seconds were not measured: `5 s`."""
     for unit, length in (("days", 172_800), ("h", 7200), ("min", 120)):
@@ -101,4 +106,4 @@ def seconds(number: float) -> str:
 
 def kept_for(days: int) -> str:
     """How long something is kept, for people; of no days it is never removed by itself."""
-    return f"for {days} days" if days else "until somebody removes it"
+    return f"for {days} days" if days else "until somebody deletes it"

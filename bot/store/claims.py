@@ -1,4 +1,4 @@
-"""Claims: which operation a worker takes next, and which has to wait. Compare-and-set, so that two never take one."""
+"""Claims: which operation a worker takes next, and which has to wait. Compare-and-set: no two take the same."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bot.store.operations import Operations
 
 @dataclass(frozen=True)
 class Hold:
-    """Why a queued operation does not begin yet: which guard holds it, the sentence, and what a person typed of that.
+    """Why a queued operation does not begin yet: the guard, the sentence, and the part of it that a person typed.
 
-    `ends`: nobody waits for it, so that it ends; it is asked for anew when it is due then.
+    `ends`: nobody waits for the operation, so cancel it; maintenance is requested again when due.
     """
 
     guard: str
@@ -31,12 +31,12 @@ def claim(
     may: Callable[[Operation], bool] = lambda _: True,
     shared: int = MANY,
 ) -> Operation | None:
-    """Take the next queued operation that can go on, to run it, or None; `bot.model.lanes` says which is next.
+    """Take the next queued operation that may run, or None; `bot.model.lanes` says which is next.
 
     Args:
-        hold: says why one has to wait, None when it need not. Others pass it; its thread is told once a guard.
+        hold: says why one has to wait, or None. Others overtake it; its thread is told once per guard.
         may: whether it may still begin; asked last.
-        shared: how many that are no person's may run together.
+        shared: how many that no person requested may run together.
     """
     running = _candidates(operations, "running")
     waiting = [*_candidates(operations, "queued"), *_children(operations, running)]
@@ -51,16 +51,16 @@ def claim(
                 operations.changed()
                 return operations.get(candidate.id)
         except sqlite3.IntegrityError:
-            # Another took the tenant up meanwhile: of a child somebody's request, of what waited for the end of
-            # a freeze the bot's own snapshot.
+            # The tenant is locked meanwhile: for a child by a person's request, for one that waited for the end of a
+            # freeze by a scheduled snapshot.
             continue
     return None
 
 
 def _begin(operations: Operations, operation: Operation, first: Candidate, shared: int) -> bool:
-    """Move a queued operation, or a child whose turn has come, to running. False: another was quicker."""
+    """Move a queued operation, or a child whose turn it is, to running. False: another was quicker."""
     with operations.database.transaction() as transaction:
-        # Another worker may have taken the last place meanwhile.
+        # Another worker may have used the last slot meanwhile.
         running = _candidates(operations, "running")
         if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
             return False
@@ -74,14 +74,14 @@ def _begin(operations: Operations, operation: Operation, first: Candidate, share
             expect=(operation.state,),
             attempts=operation.attempts + 1,
             started=operation.started or operations.clock(),
-            # Why it waited; of one that is to be taken back it is why it failed.
+            # It was why the operation waited; for a rollback it is why the operation failed.
             outcome=operation.outcome if operation.undo_by else "",
             held_by="",
         )
 
 
 def _candidates(operations: Operations, state: State) -> list[Candidate]:
-    """Return the operations in a state that a worker runs, or would, oldest first: none does a batch itoperations."""
+    """Return the operations in a state that workers run, oldest first: batches themselves are not among them."""
     rows = operations.database.read(
         "SELECT id, requester, parent, host, begun FROM operations WHERE state = ?"
         " AND id NOT IN (SELECT operation FROM batches) ORDER BY id",
@@ -91,7 +91,7 @@ def _candidates(operations: Operations, state: State) -> list[Candidate]:
 
 
 def _children(operations: Operations, running: Sequence[Candidate]) -> list[Candidate]:
-    """Return the children of batches whose turn may come now: within the limits, of tenants that nobody holds."""
+    """Return the children of batches that may begin now: within the limits, on tenants that are not locked."""
     rows = operations.database.read(
         """
         SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host
@@ -116,7 +116,7 @@ def _children(operations: Operations, running: Sequence[Candidate]) -> list[Cand
 
 
 def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
-    """Record that one whose turn it is has to wait, once for each guard that it waits for; or end it."""
+    """Record that the next operation has to wait, once per guard; or cancel it."""
     if operation.held_by == hold.guard:
         return
     with operations.database.transaction() as transaction:
@@ -127,7 +127,7 @@ def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
             event="operation.cancelled" if hold.ends else "operation.held",
             expect=(operation.state,),
             detail={"why": hold.why, "guard": hold.guard},
-            note=f":hourglass: Operation {operation.id} waits: {told(hold.why, hold.typed)}",
+            note=f":hourglass: Request #{operation.id} is waiting: {told(hold.why, hold.typed)}",
             outcome=hold.why,
             held_by=hold.guard,
             finished=operations.clock() if hold.ends else None,
@@ -136,7 +136,7 @@ def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
 
 
 def put_back(operations: Operations, operation: Operation, why: str) -> None:
-    """Queue an operation again whose host is out of reach, so that it holds no worker meanwhile."""
+    """Queue an operation again whose host is out of reach, to free its worker meanwhile."""
     with operations.database.transaction() as transaction:
         operations.move(
             transaction,
@@ -145,7 +145,7 @@ def put_back(operations: Operations, operation: Operation, why: str) -> None:
             event="operation.put_back",
             expect=("running",),
             detail={"why": why},
-            # No crash cut it.
+            # This is not an interruption by a crash.
             attempts=operation.attempts - 1,
         )
     operations.changed()

@@ -1,7 +1,7 @@
 """Operations: durable changes, and one open operation per tenant. Every change has its audit row.
 
-This is the table: what is asked for, and every change of state by `move`. Who claims operations is in `claims`, how
-they go on in `progress`, and what becomes of those that failed in `recovery`.
+This is the table: requests, and every change of state by `move`. `claims` has who runs which operation, `progress` how
+it runs, and `recovery` what happens to failed ones.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from bot.store.migrations import MAINTENANCE
 from bot.store.operation import IS_OPEN, NEVER, SYSTEM, Decision, Operation, State, StepRow
 
 ERRAND = 10.0
-"""Seconds that a person's request waits for an errand of the bot's own on the same tenant."""
+"""Seconds that a person's request waits for running maintenance on the same tenant."""
 OF_ONE = 50
 """Requests of one person that may wait for approval."""
 ROUTINE = frozenset(f"operation.{what}" for what in ("started", "resumed", "requeued", "held", "put_back", "succeeded"))
-"""What the one row of a run of maintenance tells of all its operations."""
+"""Events that the one audit row of a run of maintenance stands for."""
 
 
 class TenantBusy(NotNow):
-    """Another operation on the tenant is open; the text names it and its holder."""
+    """Another operation on the tenant is open; the text names that operation and its requester."""
 
     guard = "busy"
 
 
 class Operations:
-    """The table of operations. `changed` is called after each commit, so that the announcer and runner wake."""
+    """The table of operations. `changed` is called after each commit, to wake announcer and runner."""
 
     def __init__(self, database: Database, lived: Lived, clock: Callable[[], float] = time.time) -> None:
         self.database = database
@@ -45,29 +45,29 @@ class Operations:
         self.changed: Callable[[], None] = lambda: None
 
     def get(self, operation: int) -> Operation:
-        """Return one operation, or refuse when there is none of that number."""
+        """Return one operation, or refuse when none has that number."""
         found = self.select("id = ?", operation)
         if not found:
-            raise Refused(f"There is no operation {operation}; `/mautic history` lists them.")
+            raise Refused(f"There is no request #{operation}; `/mautic history` lists them.")
         return found[0]
 
     def marked(self, mark: str) -> Operation:
-        """Return the operation that a card's button is of, or refuse when its number is another's by now."""
+        """Return the operation of a card's button, or refuse when another operation has that number now."""
         found = self.get(int(mark.partition(".")[0]))
         if found.mark != mark:
             raise Refused(
-                f"This card is of another request: operation {found.id} is now the `{found.command}` of "
-                f"`{found.tenant}`, and has a card of its own."
+                f"This card is outdated: request #{found.id} is now the `{found.command}` of `{found.tenant}`, and has "
+                "its own card."
             )
         return found
 
     def select(self, where: str, *values: object, order: str = "id", limit: int = 1000) -> list[Operation]:
-        """Return the operations for an SQL condition of ours (never a person's words)."""
+        """Return the operations that match an SQL condition of ours (never a person's words)."""
         rows = self.database.read(
             f"SELECT * FROM operations WHERE {where} ORDER BY {order} LIMIT {int(limit)}",  # noqa: S608
             *values,
         )
-        # Two reads for the steps and decisions of all. A child stands on the approval of its batch.
+        # Two reads for the steps and decisions of all. A child has the approval of its batch.
         ids, of = json.dumps([row["id"] for row in rows]), "operation IN (SELECT value FROM json_each(?))"
         decided = json.dumps([row["parent"] or row["id"] for row in rows])
         steps: dict[int, list[StepRow]] = {row["id"]: [] for row in rows}
@@ -86,7 +86,7 @@ class Operations:
         return bool(self.database.read("SELECT 1 FROM operations WHERE request_key = ?", request_key))
 
     def committed(self, operation: int) -> bool:
-        """Whether an operation has passed its commit point, in whichever try: a retry begins the steps anew."""
+        """Whether an operation has passed its commit point in any try: a retry resets the steps."""
         return bool(self.database.read("SELECT 1 FROM operations WHERE id = ? AND committed", operation))
 
     def number_after(self, number: int) -> None:
@@ -96,42 +96,42 @@ class Operations:
             transaction.execute("UPDATE numbers SET last = ? WHERE kind = ? AND last < ?", (number, kind, number))
 
     def came_after(self, number: int, operation: int) -> bool:
-        """Whether the request of a number was made after an operation was asked for, of whichever kind that is."""
+        """Whether request `number` was made after `operation`, a request or maintenance."""
         asked_after = self.database.read("SELECT asked_after FROM operations WHERE id = ?", operation)
         return number > (asked_after[0][0] if asked_after else operation)
 
     def refuse_if_busy(self, tenant: str, but: int = 0, holds: str = IS_OPEN) -> None:
-        """Raise TenantBusy, naming the holder, when another operation holds the tenant; `holds`: IS_UNDER_WAY too."""
+        """Raise TenantBusy, naming the other operation, when one locks the tenant; `holds`: IS_OPEN or IS_UNDER_WAY."""
         if not tenant:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
             doing = {
-                "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
-                "needs_attention": f"needs attention first: see its thread, or end it as it stands with "
+                "awaiting_approval": f"is waiting for approval. `/mautic cancel {holder.id}` withdraws the request",
+                "needs_attention": f"needs action first: see its thread, or end the request as it is with "
                 f"`/mautic give-up {holder.id} because …`",
-            }.get(holder.state, "is under way; try again when it is done")
+            }.get(holder.state, "is in progress. Try again when it is done")
             if holder.held_by:
-                doing = f"waits until it may begin; `/mautic cancel {holder.id}` withdraws it"
-            by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
+                doing = f"is waiting to start. `/mautic cancel {holder.id}` withdraws the request"
+            by = "the bot" if holder.requester == SYSTEM else f"<@{holder.requester}>"
             raise TenantBusy(
-                f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by {by}, which {doing}."
+                f"`{tenant}` is locked by request #{holder.id} ({holder.command}, requested by {by}), which {doing}."
             )
 
     def refuse_one_too_many(self, requester: str) -> None:
-        """Raise Refused when as many requests of one person wait for approval as may."""
+        """Raise Refused when too many requests of one person wait for approval."""
         rows = self.database.read(
             "SELECT count(*) FROM operations WHERE state = 'awaiting_approval' AND requester = ?", requester
         )
         if rows[0][0] >= OF_ONE:
             raise Refused(
-                f"{OF_ONE} of your requests wait for approval already; `/mautic history` lists them, and "
+                f"You already have {OF_ONE} requests waiting for approval; `/mautic history` lists them, and "
                 "`/mautic cancel <id>` withdraws one."
             )
 
     def wait_for_errand(self, tenant: str) -> None:
-        """Let a person's request overtake what is no person's on a tenant, so that nobody has to ask again for that.
+        """Let a person's request overtake maintenance and batches on a tenant, so that nobody has to ask twice.
 
-        Maintenance that has not begun gives way, and comes again by itself; what is under way has some seconds to end.
+        Maintenance that has not begun is cancelled, and requested again later; what is running has some seconds to end.
         """
         self._overtake(tenant)
         give_up = time.monotonic() + ERRAND
@@ -168,10 +168,10 @@ class Operations:
         """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
 
         Args:
-            channel: where its card stands; empty: nowhere, as of what a schedule asks for.
-            approved: nobody has to approve it, so that it is queued at once.
-            tell: said in its thread while it waits for approval, to those who can give it.
-            run: the run of maintenance that it is of, 0: of none.
+            channel: of its card; empty: it has none, as for maintenance.
+            approved: nobody has to approve it, so it is queued at once.
+            tell: posted in its thread while it waits for approval, for those who can approve.
+            run: the run of maintenance that it belongs to, 0: none.
 
         Raises TenantBusy.
         """
@@ -199,7 +199,7 @@ class Operations:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(plan.tenant)
-            raise TenantBusy(f"`{plan.tenant}` was just taken by another request; try again.") from error
+            raise TenantBusy(f"Another request has just locked `{plan.tenant}`; try again.") from error
         self.changed()
         return self.get(identity)
 
@@ -262,7 +262,7 @@ class Operations:
         return identity
 
     def _number(self, transaction: sqlite3.Connection, requester: str) -> tuple[int, int]:
-        """Return a new operation's number, and the last one of a person's request beside it."""
+        """Return the number of a new operation, and the last number of a person's request."""
         kind = "maintenance" if requester == SYSTEM else "person"
         transaction.execute("UPDATE numbers SET last = last + 1 WHERE kind = ?", (kind,))
         last = {row["kind"]: row["last"] for row in transaction.execute("SELECT kind, last FROM numbers")}
@@ -281,7 +281,7 @@ class Operations:
         note: str = "",
         **columns: object,
     ) -> bool:
-        """Compare-and-set of the state, with its audit row and its note in the thread. False: somebody was quicker."""
+        """Compare-and-set the state, with an audit row and a note for the thread. False: somebody was quicker."""
         sets = ", ".join(["state = ?", "revision = revision + 1", *(f"{name} = ?" for name in columns)])
         marks = ",".join("?" * len(expect))
         done = transaction.execute(
@@ -299,7 +299,7 @@ class Operations:
         return True
 
     def _tell_batch(self, transaction: sqlite3.Connection, child: Operation, to: State) -> None:
-        """Have a batch's card brought up to date, and a child's line posted once there is something to say of it."""
+        """Have a batch's card updated, and a child's line posted once there is something to say."""
         transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (child.parent,))
         if to not in ("waiting", "queued", "running"):
             transaction.execute("UPDATE operations SET announced = 0 WHERE id = ? AND announced = ?", (child.id, NEVER))
@@ -307,9 +307,9 @@ class Operations:
     def note(
         self, transaction: sqlite3.Connection, operation: int, text: str, *, only_in: State | Literal[""] = ""
     ) -> None:
-        """Leave a message for the operation's thread, if it has one; the announcer posts it.
+        """Leave a message for the operation's thread, if there is one; the announcer posts it.
 
-        `only_in`: the state in which alone it is still worth saying.
+        `only_in`: the only state in which it is still worth posting.
         """
         transaction.execute(
             "INSERT INTO notes (operation, text, only_in)"

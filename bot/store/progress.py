@@ -1,4 +1,4 @@
-"""Progress: each step of an operation that runs is written down as it begins and as it is done, and then the end."""
+"""Progress: records the begin and end of each step of a running operation, and how the operation ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.store.operations import Operations
 
 
 def step_started(operations: Operations, operation: Operation, position: int, inputs: str = "") -> None:
-    """Record that a step begins, once; with the first, the `inputs` that all are made from, as JSON or ""."""
+    """Record that a step begins, once; with the first step also the `inputs` of all, as JSON or ""."""
     now = operations.clock()
     with operations.database.transaction() as transaction:
         done = transaction.execute(
@@ -68,7 +68,7 @@ def _step_event(
 
 
 def failing(operations: Operations, operation: Operation, why: str, error_id: str) -> None:
-    """Record that a step failed, before what was begun is taken back: its steps hold no more, whatever dies."""
+    """Record that a step failed, before the rollback: after a crash its steps are not continued."""
     with operations.database.transaction() as transaction:
         operations.move(
             transaction,
@@ -99,9 +99,9 @@ def finish(
     aftermath: Mapping[str, object] | None = None,
     cause: str = "",
 ) -> None:
-    """End a running operation: its outcome (a sentence), and what the thread is told.
+    """End a running operation, with its outcome (a sentence) and a note for the thread.
 
-    `undo_by`: who is to take it back, as soon as that can be done. `cause`: why a step of it failed, until then.
+    `undo_by`: who has it rolled back as soon as possible. `cause`: why its step failed, until then.
     """
     begun = operation.begun if state == "needs_attention" else 0
     with operations.database.transaction() as transaction:

@@ -1,4 +1,4 @@
-"""Recovery: what a crash cut goes on; what failed or halted is tried again, taken back or given up by a person."""
+"""Recovery: after a crash operations continue; failed ones are retried, rolled back or given up by a person."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ANEW: Mapping[str, Any] = {
     "started": None,
     "finished": None,
 }
-"""What an operation that is tried again forgets of the try before."""
+"""The columns that a retry resets."""
 MAX_ATTEMPTS = 5
-"""Runs that a crash may cut before a person has to look."""
+"""Runs that a crash may interrupt before a person has to look."""
 
 
 def recover(operations: Operations) -> list[Operation]:
-    """After a start: put what a crash cut back in the queue; what was cut too often needs a person."""
-    # A batch that has begun is in nobody's hands: its children are.
+    """After a start: queue again what a crash interrupted; what was interrupted too often needs a person."""
+    # No worker runs a batch itself, only its children.
     recovered = operations.select("state = 'running' AND id NOT IN (SELECT operation FROM batches)", limit=MANY)
     for operation in recovered:
         capped = operation.attempts >= MAX_ATTEMPTS
@@ -42,9 +42,9 @@ def recover(operations: Operations) -> list[Operation]:
                     "needs_attention",
                     event="operation.needs_attention",
                     expect=("running",),
-                    note=f":rotating_light: {RESPONDERS}The bot was cut off in this operation too often; the card "
-                    "above says how it stands. Retry goes on with it.",
-                    outcome=f"It was cut off {operation.attempts} times.",
+                    note=f":rotating_light: {RESPONDERS}This request was interrupted {operation.attempts} times by a "
+                    "crash or restart of the bot; see the card above. Retry continues the request.",
+                    outcome=f"Interrupted {operation.attempts} times by a crash or restart of the bot.",
                     undo_by="",
                 )
             else:
@@ -55,7 +55,7 @@ def recover(operations: Operations) -> list[Operation]:
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
-    """Queue a failed operation again under the approval that it has; its steps begin anew. Raises TenantBusy."""
+    """Queue a failed operation again under its approval; its steps start again. Raises TenantBusy."""
     try:
         with operations.database.transaction() as transaction:
             moved = operations.move(
@@ -65,29 +65,29 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
                 event="operation.retried",
                 actor=actor,
                 expect=("failed", "needs_attention"),
-                note=f":arrows_counterclockwise: <@{actor}> tries it again.",
+                note=f":arrows_counterclockwise: Retried by <@{actor}>.",
                 **ANEW,
-                # From now on it is what a person asked for, and no run tells of it.
+                # From now on it is a person's request, not part of a run of maintenance.
                 run=0,
             )
             if not moved:
-                raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+                raise Refused(f"Request #{operation.id} has not failed, so there is nothing to retry.")
             begin_anew(operations, transaction, operation.id)
             if operation.parent:
                 reopen(operations, transaction, operation.parent, actor)
     except sqlite3.IntegrityError as error:
         operations.refuse_if_busy(operation.tenant, but=operation.id)
-        raise TenantBusy(f"`{operation.tenant}` was just taken by another request; try again.") from error
+        raise TenantBusy(f"Another request has just locked `{operation.tenant}`; try again.") from error
     operations.changed()
 
 
 def begin_anew(operations: Operations, transaction: sqlite3.Connection, operation: int) -> None:
-    """Let no step of an operation have happened: a retry looks at each again."""
+    """Reset the steps of an operation: a retry checks each again."""
     transaction.execute("UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?", (operation,))
 
 
 def reopen(operations: Operations, transaction: sqlite3.Connection, batch: int, actor: str) -> None:
-    """Let a batch that had failed go on, as one of its children is tried again; no effect on another."""
+    """Continue a failed batch, as one of its children is retried; no effect on one that has not failed."""
     (found,) = operations.select("id = ?", batch)
     operations.move(
         transaction,
@@ -102,7 +102,7 @@ def reopen(operations: Operations, transaction: sqlite3.Connection, batch: int, 
 
 
 def undo(operations: Operations, operation: Operation, actor: str) -> None:
-    """Queue an operation that needs attention to be taken back; what a retry or another undo won is refused."""
+    """Queue an operation that needs attention for its rollback; refused where a retry or undo was quicker."""
     with operations.database.transaction() as transaction:
         moved = operations.move(
             transaction,
@@ -117,14 +117,14 @@ def undo(operations: Operations, operation: Operation, actor: str) -> None:
         )
     if not moved:
         now = operations.get(operation.id).state.replace("_", " ")
-        raise Refused(f"Operation {operation.id} is {now}; there is nothing to undo.")
+        raise Refused(f"Request #{operation.id} is {now}; there is nothing to roll back.")
     operations.changed()
 
 
 def give_up(operations: Operations, operation: Operation, actor: str, reason: str, left: str = "") -> None:
-    """End an operation that needs attention as it stands: nothing of it is done or taken back, the tenant is free.
+    """End an operation that needs attention as it is, without a rollback, and unlock the tenant.
 
-    `left`: what is there of its tenant now, for its thread. What a retry or an undo won is refused.
+    `left`: how its tenant is now, for its thread. Refused where a retry or undo was quicker.
     """
     with operations.database.transaction() as transaction:
         moved = operations.move(
@@ -135,8 +135,8 @@ def give_up(operations: Operations, operation: Operation, actor: str, reason: st
             actor=actor,
             expect=("needs_attention",),
             detail={"reason": reason, "outcome": operation.outcome},
-            note=f":checkered_flag: <@{actor}> gave it up: {line(reason)}. "
-            f"It stays as it stands. {sentence(left)}".strip(),
+            note=f":checkered_flag: Given up by <@{actor}>: {line(reason)}. "
+            f"Nothing was rolled back. {sentence(left)}".strip(),
             undo_by="",
             ended_by=actor,
             reason=reason,
@@ -144,5 +144,5 @@ def give_up(operations: Operations, operation: Operation, actor: str, reason: st
         )
     if not moved:
         now = operations.get(operation.id).state.replace("_", " ")
-        raise Refused(f"Operation {operation.id} is {now}; only what needs attention can be given up.")
+        raise Refused(f"Request #{operation.id} is {now}; only a request that needs action can be given up.")
     operations.changed()

@@ -282,7 +282,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
             card = world.ask(f"restore {name} {snapshot}", "operator")
             began = time.time()
             world.approve(card, f"approve {name}")
-            world.wait_for(card, "is as it was")
+            world.wait_for(card, "is restored")
             sql = "SELECT max(finished) AS at FROM steps WHERE key = 'probe'"
             restores.append(world.bot.rows(sql)[0]["at"] - began)
         figures["snapshot_hold_s"] = max(holds)

@@ -49,7 +49,7 @@ def test_of_a_small_pool_it_takes_a_fiftieth_and_of_a_short_one_nothing(bench: B
 
 def test_a_full_pool_is_pruned_by_what_it_gives_up_and_it_comes_back(bench: Bench) -> None:
     job(bench.context)
-    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
+    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
     bench.lxd.rewrite("client-x", 10 * GIB)
     bench.lxd.world.pool_bytes = bench.lxd.pool().used
     with pytest.raises(PoolFull):
@@ -62,7 +62,7 @@ def test_a_full_pool_is_pruned_by_what_it_gives_up_and_it_comes_back(bench: Benc
 
 
 def test_without_ballast_a_full_pool_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
+    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
     bench.lxd.world.pool_bytes = bench.lxd.pool().used
     done = bench.done(f"prune client-x {taken}", OPERATOR)
     assert (done.state, "full" in done.outcome) == ("failed", True)

@@ -119,7 +119,7 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     desk.command("freeze client-b because of the sale", LEAD)
     desk.command("snapshot --size medium", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
-    assert "None of the 1 can be done. client-b is frozen; /mautic unfreeze client-b ends that." in said
+    assert "None of the 1 tenants is possible. client-b is frozen; /mautic unfreeze client-b ends that." in said
     assert asked(desk) == []
 
 
@@ -136,7 +136,7 @@ def test_a_freeze_of_all_keeps_it_from_approval_and_lets_it_wait(desk: Desk) -> 
     assert "Until the freeze ends nobody can approve it" in shown(desk, batch)
     assert "approved, waits" in shown(desk, other)
     assert "The operation starts when the freeze ends" in shown(desk, other)
-    assert any("waits: All tenants are frozen" in note for note in notes(bench, other))
+    assert any("is waiting: All tenants are frozen" in note for note in notes(bench, other))
     desk.command("unfreeze all", LEAD)
     desk.click("approve", batch.id)
     bench.finish()
@@ -301,7 +301,7 @@ def test_one_that_was_held_and_given_up_is_tried_again_with_no_old_reason(desk: 
     desk.command("unfreeze client-d", LEAD)
     bench.finish()
     assert (states(bench, batch)["client-d"], again(bench, batch).state) == ("failed", "failed")
-    assert f"held by operation {request.id}" in child(bench, batch, "client-d").outcome
+    assert f"locked by request #{request.id}" in child(bench, batch, "client-d").outcome
     bench.context.approvals.cancel(request.id, OPERATOR)
     desk.click("retry", batch.id, OPERATOR)
     assert child(bench, batch, "client-d").held_by == ""
@@ -384,7 +384,7 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
     began = time.monotonic()
     desk.command("stop client-b", OPERATOR)
     assert time.monotonic() - began < ERRAND / 2
-    assert f"`/mautic cancel {failed.id}` withdraws it" in desk.slack.to(OPERATOR.id)[-1]
+    assert f"`/mautic cancel {failed.id}` withdraws the request" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:

@@ -113,7 +113,7 @@ def test_all_tenants_are_one_request_with_one_approval_and_a_line_each(desk: Des
     for name in NAMES:
         (line,) = (line for line in lines if f"`{name}`" in line)
         assert "done" in line
-        assert "writes waited" in line
+        assert "writes paused" in line
     assert sum(f"<@{OPERATOR.id}>, all 6 are done." in line for line in lines) == 1
     assert len([one for one in posted if not one.get("thread_ts")]) == 1
     assert not audit.verify(bench.context.database).broken
@@ -149,7 +149,7 @@ def test_they_are_chosen_by_tag_size_and_host(desk: Desk, text: str, meant: set[
         desk.bench.done(f"tag {name} vip", OPERATOR)
     desk.bench.lxd.update("client-e", stamps(plan="medium"))
     if not meant:
-        with pytest.raises(Refused, match=f"No tenant is chosen by `{text}`"):
+        with pytest.raises(Refused, match=f"No tenant matches `{text}`"):
             desk.bench.answer(f"snapshot {text}", OPERATOR)
         return
     plan = desk.bench.answer(f"snapshot {text}", OPERATOR)
@@ -161,7 +161,7 @@ def test_they_are_chosen_by_tag_size_and_host(desk: Desk, text: str, meant: set[
     ("text", "why"),
     [
         ("snapshot", "Which tenants?"),
-        ("snapshot client-a --all", "Either name tenants, or choose them with `--all`"),
+        ("snapshot client-a --all", "Either name tenants or choose them with `--all`"),
         ("snapshot --host nowhere", "There is no host"),
         ("snapshot --size huge", "There is no size"),
         ("snapshot --tag no/slash", "cannot be a tag"),
@@ -204,8 +204,8 @@ def test_what_cannot_be_done_with_one_that_was_chosen_is_left_out_and_said(desk:
     desk.bench.done("stop client-b", OPERATOR)
     plan = desk.bench.answer("restart --all", OPERATOR)
     assert {child.tenant for child in plan.children} == set(NAMES) - {"client-b"}
-    assert "client-b: client-b does not run" in plan.remarks["Left out"]
-    with pytest.raises(Refused, match="`client-b` does not run"):
+    assert "client-b: client-b is not running" in plan.remarks["Left out"]
+    with pytest.raises(Refused, match="`client-b` is not running"):
         desk.bench.answer("restart client-a,client-b", OPERATOR)
 
 
@@ -313,7 +313,7 @@ def test_a_tenant_that_waits_for_its_turn_is_free(desk: Desk) -> None:
     # All else was done first; then nothing but that request was in the way.
     held = next(child for child in children(bench, batch) if child.tenant == "client-f")
     assert (held.state, again(bench, batch).state) == ("failed", "failed")
-    assert f"held by operation {request.id} (stop)" in held.outcome
+    assert f"locked by request #{request.id} (stop" in held.outcome
     assert taken(bench)["client-a"] == 1
     bench.context.operations.changed()
     desk.click("deny", request.id)
@@ -455,7 +455,7 @@ def test_all_are_restarted_or_one_part_of_each(desk: Desk) -> None:
     assert all(live(bench, f"{name}.mautic.localhost") for name in NAMES), before
     workers = bench.done("restart client-a,client-b --part worker", OPERATOR)
     assert (workers.state, bench.lxd.calls["stop"]) == ("succeeded", 6)
-    assert workers.plan["summary"] == "Restart the worker of 2 tenants"
+    assert workers.plan["summary"] == "Restart the mail workers of 2 tenants"
 
 
 def test_many_are_made_by_one_request(tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_many_are_made_by_one_request(tmp_path: Path) -> None:
     desk = make_desk(bench)
     desk.command("new shop-a,shop-b,shop-c --note spring", ASKER)
     batch = desk.last()
-    assert batch.plan["summary"] == "Make 3 tenants"
+    assert batch.plan["summary"] == "Create 3 tenants"
     bench.approve(batch)
     bench.finish()
     desk.announce()
@@ -484,8 +484,8 @@ def test_what_many_need_together_has_to_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("new shop-a,shop-b --domain m.client.com", "A domain is one tenant's"),
-        ("new shop-a,client-a", "There is a tenant `client-a` already"),
+        ("new shop-a,shop-b --domain m.client.com", "A domain belongs to one tenant"),
+        ("new shop-a,client-a", "Tenant `client-a` already exists"),
         ("new shop-a,no_underscore", "cannot be a tenant's name"),
     ],
 )

@@ -46,8 +46,8 @@ def test_a_card_promises_nothing_once_there_is_nothing_to_hope_for(
     hopes = (*AHEAD, "succeeded")
     assert (operation.plan["reversible"] in card) == (state in hopes)
     assert ("· takes about" in card) == (state in AHEAD)
-    assert ("*If it fails:*" in card) == (state in AHEAD and "If it fails" in operation.plan["facts"])
-    assert "If it fails" not in card or state in AHEAD
+    assert ("*Rollback:*" in card) == (state in AHEAD and "Rollback" in operation.plan["facts"])
+    assert "Rollback" not in card or state in AHEAD
     for label in operation.plan["remarks"]:
         assert (f"*{label}:*" in card) == (state in AHEAD), "what was looked at for the approval only"
     for label in operation.plan["facts"]:

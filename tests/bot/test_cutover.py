@@ -153,7 +153,7 @@ def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) ->
     bench.runner.fault = fault
     stuck = ended(bench, asked(bench).id)
     assert (stuck.state, stuck.aftermath["safe"]) == ("needs_attention", "retry")
-    assert "it finishes the refit, and nothing is lost" in stuck.aftermath["advice"]
+    assert "the refit is finished, and nothing is lost" in stuck.aftermath["advice"]
     assert live(bench)
     bench.runner.fault = lambda moment: None
     recovery.undo(bench.context.operations, stuck, OPERATOR.id)

@@ -106,7 +106,7 @@ def ends_well(world: World, bench: Bench, moment: str) -> Operation:
         "operation.succeeded": 1,
     }, moment
     assert all(step.finished for step in operation.steps), moment
-    assert sum(" took " in note for note in notes(bench, operation)) == 1, moment
+    assert sum("took " in note for note in notes(bench, operation)) == 1, moment
     assert not audit.verify(bench.context.database).broken, moment
     bench.context.database.close()
     return operation
@@ -179,7 +179,7 @@ def test_dying_while_it_is_taken_back_does_no_harm(tmp_path: Path, command: str)
         operation = bench.context.operations.get(world.operation.id)
         assert (operation.state, operation.outcome) == ("failed", "LXD could not."), number
         assert as_it_was(bench, world.case), number
-        assert f"it failed at “{titles[last]}”; nothing half made was left" in notes(bench, operation)[-1]
+        assert f"failed at “{titles[last]}”; rolled back" in notes(bench, operation)[-1]
         bench.context.database.close()
     assert number
 

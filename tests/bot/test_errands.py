@@ -48,7 +48,7 @@ def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
     monkeypatch.setattr(operations, "ERRAND", 0.1)
     desk = make_desk(bench)
     desk.command("delete client-x", OPERATOR)
-    assert "held by operation 1000000001 (snapshot), asked for by the bot itself" in desk.slack.to(OPERATOR.id)[-1]
+    assert "locked by request #1000000001 (snapshot, requested by the bot)" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_who_approves_while_an_errand_is_under_way_need_not_press_again(bench: Bench) -> None:
@@ -68,7 +68,7 @@ def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
     begin(bench)
-    with pytest.raises(operations.TenantBusy, match=r"\(snapshot\), asked for by the bot itself"):
+    with pytest.raises(operations.TenantBusy, match=r"\(snapshot, requested by the bot\)"):
         bench.approve(request)
     waiting = bench.context.operations.get(request.id)
     assert (waiting.state, waiting.decisions) == ("awaiting_approval", ())

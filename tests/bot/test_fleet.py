@@ -65,7 +65,7 @@ def test_of_two_archives_of_one_name_none_is_taken_back(tmp_path: Path) -> None:
 
 def test_a_name_that_two_servers_have_is_refused_and_the_doctor_says_so(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, members=("node1", "node2"), others={"node2": SimulatedLxd()})
-    told = "Both `local` and `node2` have a host `node2`; give the server that is called so another name"
+    told = "Both `local` and `node2` have a host `node2`. Rename one of the servers"
     with pytest.raises(Refused, match=told):
         bench.answer("new client-x --host node1")
     assert told in json.dumps(bench.answer("doctor").blocks)

@@ -120,7 +120,7 @@ def stopped(desk: Desk) -> None:
         assert desk.bench.done(text, OPERATOR).state == "succeeded"
 
 
-HELD = r"`client-x` is held by operation \d+ \(snapshot\), asked for by .+; try again when it is done"
+HELD = r"`client-x` is locked by request #\d+ \(snapshot, requested by .+\), which is in progress"
 CASES: Mapping[str, Case] = {
     "policy": Case(
         "stop client-x",

@@ -48,9 +48,9 @@ def test_a_move_that_left_a_client_offline_says_so_first_and_where_the_data_is(d
     stuck = offline(desk, other)
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is offline* since")
-    assert "*Data:* All data is in `client-x` on local; `client-x--3` on solo is an unfinished copy of it" in shown
-    assert "*What to do:* Undo is safe: it goes on with `client-x` on local, and nothing is lost." in shown
-    assert "If it fails" not in shown
+    assert "*Data:* All data is in `client-x` on local; `client-x--3` on solo is an unfinished copy" in shown
+    assert "*What to do:* Undo is safe: client-x returns to `client-x` on local, and nothing is lost." in shown
+    assert "*Rollback:*" not in shown
     assert "nothing is lost;" not in shown
     assert "<!subteam^S0MAUTICOPERATORS> <!subteam^S0MAUTICAPPROVERS>: " in shown
     styles = {one["action_id"]: one.get("style") for one in desk.announcer.card(stuck).blocks[-2]["elements"]}
@@ -65,7 +65,10 @@ def test_the_thread_calls_the_operators_once(desk: Desk, other: SimulatedLxd) ->
     assert said["text"].startswith(
         ":rotating_light: <!subteam^S0MAUTICOPERATORS> <!subteam^S0MAUTICAPPROVERS>: *client-x is offline.* All data"
     )
-    assert f"<@{OPERATOR.id}>, it stopped at “Start it there, closed, and see its page inside”" in said["text"]
+    assert (
+        f"<@{OPERATOR.id}>, *Move tenant client-x from local to solo* failed at “Start on solo (not public yet)”"
+        in said["text"]
+    )
     health(desk.bench.context)
     health(desk.bench.context)
     desk.announce()
@@ -97,7 +100,7 @@ def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -
     recovery.undo(desk.bench.context.operations, stuck, LEAD.id)
     desk.bench.finish()
     assert "client-x is offline" in card(desk, stuck)
-    assert f"<@{LEAD.id}>, it could not be taken back" in notes(desk.bench, stuck)[-1]
+    assert f"<@{LEAD.id}>, the rollback failed" in notes(desk.bench, stuck)[-1]
     assert "*client-x is offline.*" in notes(desk.bench, stuck)[-1]
 
 
@@ -110,8 +113,10 @@ def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch:
     assert stuck.state == "needs_attention"
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is offline*")
-    assert "The newest data is in `client-x--3` on local, which was opened" in shown
-    assert "Retry is safe: it keeps that, and finishes the restore. Undo goes on with `client-x` on local, and" in shown
+    assert "The newest data is in `client-x--3` on local, which was open to clients" in shown
+    assert (
+        "Retry is safe: the restore is finished, and nothing is lost. Undo returns to `client-x` on local, and" in shown
+    )
 
 
 def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
@@ -124,7 +129,7 @@ def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
     assert stuck.state == "needs_attention"
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is online, served by `client-x--3` on local*\n")
-    assert "Retry is safe: it finishes the restore, and nothing is lost." in shown
+    assert "Retry is safe: the restore is finished, and nothing is lost." in shown
 
 
 def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
@@ -136,13 +141,13 @@ def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
         patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         stuck = desk.bench.done("migrate client-x solo", OPERATOR)
     assert stuck.state == "needs_attention"
-    assert "The container of before is on a host that cannot be seen just now: local." in card(desk, stuck)
+    assert "The previous container is on a host that does not answer: local." in card(desk, stuck)
     before = desk.bench.context.operations.get(stuck.id).revision
     down.clear()
     health(desk.bench.context)
     after = desk.bench.context.operations.get(stuck.id)
     assert after.revision == before + 1
-    assert "`client-x` on local has all of before that" in card(desk, stuck)
+    assert "`client-x` on local has everything before that" in card(desk, stuck)
     health(desk.bench.context)
     assert desk.bench.context.operations.get(stuck.id).revision == after.revision, "nothing has changed"
 
@@ -202,8 +207,8 @@ def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_s
     stuck = offline(desk, other)
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET aftermath = '{}'")
-    assert card(desk, stuck).startswith(":rotating_light: *Move the tenant client-x from local to solo* — needs att")
-    assert "If it fails" not in card(desk, stuck)
+    assert card(desk, stuck).startswith(":rotating_light: *Move tenant client-x from local to solo* — needs att")
+    assert "*Rollback:*" not in card(desk, stuck)
     assert "needs attention" in home_of(desk, LEAD.id)
     assert ":red_circle: *client-x* · offline" in "\n".join(mrkdwn(desk.bench.answer("list").blocks))
     health(desk.bench.context)
@@ -217,4 +222,4 @@ def test_the_way_that_loses_something_asks_once_more(desk: Desk, monkeypatch: py
         stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     ways = {one["action_id"]: one for one in ways_out(stuck)}
     assert "confirm" not in ways["retry"]
-    assert "loses what was written to the new one" in ways["undo"]["confirm"]["text"]["text"]
+    assert "loses what was written to the new container" in ways["undo"]["confirm"]["text"]["text"]

@@ -76,7 +76,7 @@ def test_what_a_release_began_that_stored_no_inputs_is_taken_back(tmp_path: Path
     recovery.undo(bench.context.operations, bench.context.operations.get(world.operation.id), OPERATOR.id)
     bench.finish()
     ended = bench.context.operations.get(world.operation.id)
-    assert (ended.state, ended.outcome) == ("cancelled", "Taken back")
+    assert (ended.state, ended.outcome) == ("cancelled", "Rolled back")
     assert {one.name for one in bench.lxd.instances() if "blueprint" not in one.name} == CASES[command].untouched
 
 

@@ -53,7 +53,7 @@ def test_a_query_is_answered_to_who_asked(desk: Desk) -> None:
 
 def test_a_refusal_is_told_and_recorded(desk: Desk) -> None:
     desk.command("nwe <!channel>")
-    assert last_answer(desk, ASKER.id) == ":warning: There is no command “nwe”; did you mean `/mautic new`?"
+    assert last_answer(desk, ASKER.id) == ":warning: I don't know “nwe”. Did you mean `/mautic new`?"
     row = audit.recent(desk.bench.context.database, limit=1)[0]
     assert (row["event"], row["actor"]) == ("command.refused", ASKER.id)
     assert json.loads(row["detail"])["what"] == "", "there is no such command"
@@ -149,7 +149,7 @@ def test_a_guest_is_turned_away_and_not_taught(desk: Desk) -> None:
 
 def test_a_busy_tenant_names_its_holder(asked: Desk) -> None:
     asked.command("new client-x", OPERATOR)
-    assert f"held by operation 1 (new), asked for by <@{ASKER.id}>" in last_answer(asked, OPERATOR.id)
+    assert f"locked by request #1 (new, requested by <@{ASKER.id}>" in last_answer(asked, OPERATOR.id)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_card_decides_nothing_of_another_request_that_was_given_its_number(
         assert again.last().state == "awaiting_approval"
     told = again.slack.views[-1]["blocks"][0]["text"]["text"] if home else last_answer(again, LEAD.id)
     command, tenant = since.split()
-    assert f"This card is of another request: operation 3 is now the `{command}` of `{tenant}`" in told
+    assert f"This card is outdated: request #3 is now the `{command}` of `{tenant}`" in told
     again.announce()
     again.reply("approve", thread_ts=two_tenants.last().message_ts)
     assert again.last().state == "awaiting_approval", "nor does a reply in its thread"
@@ -302,7 +302,7 @@ def test_a_typed_name_approves_no_other_request_that_was_given_the_number(two_te
     again.command("delete client-x", OPERATOR)
     again.submit("typed_name", window, LEAD, name="client-x")
     assert again.last().state == "awaiting_approval"
-    assert "This card is of another request" in last_answer(again, LEAD.id)
+    assert "This card is outdated" in last_answer(again, LEAD.id)
 
 
 def test_who_may_not_decide_gets_no_window(asked: Desk) -> None:
@@ -404,7 +404,7 @@ def test_a_form_with_a_wrong_name_is_told_without_a_response_url(desk: Desk) -> 
 def test_a_refused_answer_reaches_the_person_where_the_bot_is_not(desk: Desk) -> None:
     desk.slack.closed.add("C0ELSEWHERE")
     desk.command("nwe", channel="C0ELSEWHERE")
-    assert "did you mean" in last_answer(desk, ASKER.id)
+    assert "Did you mean" in last_answer(desk, ASKER.id)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_who_can_approve_what_is_asked_for_in_a_direct_message_is_told_in_the_ch
     assert (card["channel"], bell["channel"], bell.get("thread_ts")) == ("D0ASKER", "C0MAIN", None)
     assert bell["text"] == (
         ":bell: <!subteam^S0MAUTICAPPROVERS>, this waits for your decision. <@U0ACCOUNT> asked in a direct message: "
-        "*Make the tenant client-x*. Its card stands there; decide in my Home, or with `/mautic approve 1`."
+        "*Create tenant client-x*. Its card stands there; decide in my Home, or with `/mautic approve 1`."
     )
     desk.announce()
     assert len(desk.slack.said) == 2
@@ -610,7 +610,7 @@ def test_so_many_requests_of_one_person_wait_and_no_more(desk: Desk, monkeypatch
     for number in range(5):
         desk.command(f"new client-{number}")
     assert len(desk.bench.context.operations.select("state = 'awaiting_approval'")) == 3
-    assert "3 of your requests wait for approval already" in last_answer(desk, ASKER.id)
+    assert "You already have 3 requests waiting for approval" in last_answer(desk, ASKER.id)
     desk.command("new theirs", OPERATOR)
     assert desk.last().tenant == "theirs"
     desk.command("cancel 1")

@@ -82,7 +82,7 @@ def operation(state: str, note: str, step: str, outcome: str, requester: str) ->
             "requester": requester,
             "state": state,
             "plan": {
-                "summary": "Make the tenant client-x",
+                "summary": "Create tenant client-x",
                 "facts": {"Address": "https://client-x.mautic.localhost", "Note": note},
                 "reversible": "can be undone with `delete`",
                 "seconds": 15,

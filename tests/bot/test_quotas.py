@@ -67,7 +67,7 @@ def test_where_the_bot_cannot_a_person_is_told_once_and_how(bench: Bench) -> Non
     (incident,) = bench.context.incidents.open()
     assert "`local`" in incident.text
     assert "pool `mautic-ops`" in incident.text
-    assert "its server is on another machine. On `local`, as root, `btrfs quota rescan -w /proc/" in incident.text
+    assert "its server is on another machine. Run `btrfs quota rescan -w /proc/" in incident.text
     assert len(heads(bench)) == 1
     bench.lxd.recount("edge", "simulated-")
     assert look(bench) == [], "somebody has done it"
@@ -119,7 +119,7 @@ def test_an_unknown_figure_is_shown_as_such_kept_nowhere_and_judged_by_nobody(be
     assert ":grey_question: *Disk:* what it uses cannot be measured: the kernel has stopped counting" in said
     assert "75.0 GiB" not in said
     with pytest.raises(
-        Refused, match=r"measured on local \(the kernel has stopped counting, .*\), so `client-x` cannot"
+        Refused, match=r"measured on local \(the kernel has stopped counting, .*\), so the smaller disk"
     ):
         bench.answer("resize client-x --plan small", OPERATOR)
     digest = json.dumps(bench.answer("digest client-x").blocks)

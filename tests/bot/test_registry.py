@@ -97,26 +97,29 @@ def test_words_become_a_command(text: str, name: str, arguments: dict[str, Any])
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("nwe client-x", "There is no command “nwe”; did you mean `/mautic new`?"),
-        ("qqq", "There is no command “qqq”; `/mautic help` lists what there is."),
-        ("new client-x --paln small", "There is no option “--paln”; did you mean “--plan”?"),
-        ("new client-x extra", "I do not know what to do with 'extra'."),
+        ("nwe client-x", "I don't know “nwe”. Did you mean `/mautic new`?"),
+        ("qqq", "I don't know “qqq”. `/mautic help` lists all commands."),
+        ("new client-x --paln small", "There is no option “--paln”. Did you mean “--plan”?"),
+        ("new client-x extra", "Names can't contain spaces. Did you mean `client-x-extra`?"),
+        ("list a b", "Unexpected word: “b”. Usage: `/mautic list"),
+        ("list --sort plan", "There is no option “--sort”. Usage"),
+        ("status client-x now please", "Unexpected words: “now”, “please”."),
         ("new client-x --plan", "“plan” is missing."),
         ("status", "“tenant” is missing. Usage: `/mautic status <tenant>`"),
         ("approve", "“id” is missing. Usage: `/mautic approve <id> [tenant] [choice]`"),
-        ("approve 3.5", "“3.5” is not the number of an operation"),
-        ("approve -3", "“-3” is not the number of an operation"),
-        (f"approve {'9' * 30}", "is not the number of an operation"),
+        ("approve 3.5", "“3.5” isn't a request number"),
+        ("approve -3", "“-3” isn't a request number"),
+        (f"approve {'9' * 30}", "isn't a request number"),
         ("audit verfy", "Did you mean “verify”?"),
-        ("list --page x", "--page takes a whole number, and “x” is none. Usage: `/mautic list"),
+        ("list --page x", "--page takes a number, and “x” isn't one. Usage: `/mautic list"),
         ("new Bad_Name", "use letters a-z, digits and hyphens, with no hyphen at either end. Did you mean `bad-name`?"),
-        ("new client q", "A name has no spaces; did you mean `client-q`?"),
-        ("audit frob", "“frob” is none of recent, verify, export. Usage"),
-        ("logs client-x nginx --lines 5000", "--lines is at most 500, and not 5000."),
+        ("new client q", "Names can't contain spaces. Did you mean `client-q`?"),
+        ("audit frob", "“frob” isn't one of: recent, verify, export. Usage"),
+        ("logs client-x nginx --lines 5000", "--lines can be at most 500."),
         ("new client-x -zzz", "There is no option “-zzz”."),
         ("resize client-x", "Usage: `/mautic resize <tenant> --plan …"),
-        ("please make me a mautic", "There is no command “please”; `/mautic new` makes a tenant, `/mautic list`"),
-        ("hi there", "There is no command “hi”; `/mautic new` makes a tenant"),
+        ("please make me a mautic", "I don't know “please”. `/mautic new` creates a tenant, `/mautic list`"),
+        ("hi there", "I don't know “hi”. `/mautic new` creates a tenant"),
         ("new admin", "reserved word"),
         ("new client-x --domain https://x.com/", "is not a domain"),
     ],
@@ -127,13 +130,27 @@ def test_wrong_words_are_refused_with_what_would_be_right(text: str, why: str) -
     assert why in str(refused.value)
 
 
+def test_the_usage_shows_what_an_option_may_be() -> None:
+    usages = Registry(commands, ("small", "large")).commands
+    assert usages["resize"].usage == "resize <tenant> --plan small|large"
+    assert "[--plan small|large]" in usages["new"].usage
+    assert "[--mail send|drop|off]" in usages["start"].usage
+    assert "[--part all|worker|cron|web|database]" in usages["restart"].usage
+
+
+def test_no_line_of_a_help_text_is_broken_where_the_source_is() -> None:
+    for command in REGISTRY.commands.values():
+        for paragraph in command.help.split("\n\n"):
+            assert "\n" not in paragraph, command.name
+
+
 def test_the_nearest_plan_is_offered(tmp_path: Any) -> None:
     from tests.support.bot import make_bench
 
     bench = make_bench(tmp_path)
     with pytest.raises(Refused, match=r"no plan “smal”; did you mean `small`\?"):
         bench.answer("new client-x --plan smal")
-    with pytest.raises(Refused, match="no plan “zzz”; there is small, medium, large"):
+    with pytest.raises(Refused, match="no plan “zzz”; available: small, medium, large"):
         bench.answer("new client-x --plan zzz")
 
 

@@ -97,9 +97,9 @@ def test_beside_an_operation_it_is_refused_but_not_beside_a_request(desk: Desk) 
     assert "ended with 0" in desk.slack.to(OPERATOR.id)[-1]
     desk.bench.approve(asked)
     desk.command(SEND, OPERATOR)
-    assert "`client-x` is held by operation" in desk.slack.to(OPERATOR.id)[-1]
+    assert "`client-x` is locked by request" in desk.slack.to(OPERATOR.id)[-1]
     desk.command("console client-x messenger:failed:show", OPERATOR)
-    assert "`client-x` is held by operation" not in desk.slack.to(OPERATOR.id)[-1], "it only reads"
+    assert "`client-x` is locked by request" not in desk.slack.to(OPERATOR.id)[-1], "it only reads"
 
 
 def test_one_that_ends_leaves_the_tenant_free(desk: Desk) -> None:

@@ -87,7 +87,7 @@ def test_a_full_one_is_contained_without_a_bigger_plan(bench: Bench, text: str) 
 
 
 def test_a_hacked_one_that_says_no_to_everything_is_restored(bench: Bench) -> None:
-    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(";")[0]
+    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
     simulated_tenant.change(bench.lxd, "client-x", refuses=["hush", "hold", "unquiesce"])
     bench.lxd.deaf.add("client-x")
     bench.clock.move(60)
@@ -98,7 +98,7 @@ def test_a_hacked_one_that_says_no_to_everything_is_restored(bench: Bench) -> No
 
 def test_a_snapshot_of_while_it_was_suspended_is_restored_with_a_network(bench: Bench) -> None:
     bench.done("suspend client-x", OPERATOR)
-    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0].partition(";")[0]
+    taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
     bench.clock.move(60)
     bench.done("resume client-x", OPERATOR)
     assert bench.done(f"restore client-x {taken}", LEAD).state == "succeeded"

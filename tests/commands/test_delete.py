@@ -52,7 +52,7 @@ def test_a_suspended_one_comes_back_suspended(bench: Bench) -> None:
 def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
     with pytest.raises(Refused, match=r"no tenant `client-y`\. Did you mean `client-x`\?"):
         bench.answer("delete client-y", OPERATOR)
-    with pytest.raises(Refused, match="no archived `client-y`"):
+    with pytest.raises(Refused, match="no archive of `client-y`"):
         bench.answer("unarchive client-y", OPERATOR)
     with pytest.raises(Refused, match="is not archived"):
         bench.answer("unarchive client-x", OPERATOR)
@@ -65,7 +65,7 @@ def test_a_domain_that_went_to_another_is_not_taken_back(bench: Bench) -> None:
     bench.done("new client-y")
     bench.done("new client-z")
     bench.lxd.update("client-z", {"user.mautic-ops.domain": "m.client.com"})
-    with pytest.raises(Refused, match="is now `client-z`'s"):
+    with pytest.raises(Refused, match="of `client-x` now belongs to `client-z`"):
         bench.answer("unarchive client-x", OPERATOR)
 
 
@@ -73,7 +73,7 @@ def test_one_that_had_been_stopped_comes_back_stopped(bench: Bench) -> None:
     bench.done("stop client-x", OPERATOR)
     bench.done("delete client-x", OPERATOR)
     back = bench.done("unarchive client-x", OPERATOR)
-    assert [step.note for step in back.steps] == ["", "it had been stopped", "", "it is still stopped"]
+    assert [step.note for step in back.steps] == ["", "stopped before the delete", "", "still stopped"]
     tenant = bench.context.fleet.tenant("client-x")
     assert (tenant.status, tenant.stopped) == ("Stopped", True)
     assert bench.done("start client-x", OPERATOR).state == "succeeded"
@@ -103,7 +103,7 @@ def test_an_approval_for_one_archive_is_none_for_the_next(bench: Bench, text: st
     recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     again = bench.context.operations.get(failed.id)
-    assert (again.state, "operation 5 came after that" in again.outcome) == ("failed", True), again.outcome
+    assert (again.state, "request #5 came later" in again.outcome) == ("failed", True), again.outcome
     assert containers(bench) == {"client-x--archived"}
 
 
@@ -115,7 +115,7 @@ def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench
     recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
     again = bench.context.operations.get(failed.id)
-    assert (again.state, "operation 5 came after that" in again.outcome) == ("failed", True), again.outcome
+    assert (again.state, "request #5 came later" in again.outcome) == ("failed", True), again.outcome
     assert live(bench)
 
 
@@ -134,6 +134,6 @@ def test_a_stranger_that_has_the_name_is_left_alone(bench: Bench, text: str) -> 
 
 def test_the_plan_says_what_will_be_and_what_can_be_undone(bench: Bench) -> None:
     plan = bench.answer("delete client-x", LEAD)
-    assert plan.facts["Address"].endswith("client-x.mautic.localhost shows a polite page for as long as it is kept")
-    assert plan.facts["Kept"] == "for 30 days as an archive, with all its data"
+    assert plan.facts["Visitors see"] == "a maintenance page"
+    assert plan.facts["Data"] == "archived for 30 days, then deleted"
     assert "unarchive" in plan.reversible

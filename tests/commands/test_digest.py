@@ -54,9 +54,9 @@ def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: B
     ("words", "reason"),
     [
         ("digest client-y", "There is no tenant `client-y`"),
-        ("digest --since yesterday", "“yesterday” is no period to look back over; write `12h`, `7d` or `2w`"),
-        ("digest --since 0d", "is no period to look back over"),
-        ("digest --since 61d", "at most 60 days"),
+        ("digest --since yesterday", "“yesterday” isn't a period. Use one such as `12h`, `7d` or `2w`"),
+        ("digest --since 0d", "isn't a period"),
+        ("digest --since 61d", "up to 60 days"),
     ],
 )
 def test_what_cannot_be_told_is_refused(bench: Bench, words: str, reason: str) -> None:

@@ -205,7 +205,7 @@ def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> 
     card = next(one for one in reversed(desk.slack.said) if f"Operation {asked[0].id} ·" in str(one))
     assert "All tenants are frozen" in json.dumps(card)
     assert "The operation starts when the freeze ends" in json.dumps(card)
-    with pytest.raises(Refused, match=f"waits until it may begin; `/mautic cancel {asked[0].id}` withdraws it"):
+    with pytest.raises(Refused, match=f"is waiting to start. `/mautic cancel {asked[0].id}` withdraws the request"):
         desk.bench.context.operations.refuse_if_busy("client-x")
     desk.bench.context.approvals.cancel(asked[1].id, OPERATOR)
     desk.command("unfreeze all", LEAD)
@@ -406,7 +406,7 @@ def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
     operation = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
     assert claims.claim(desk.bench.context.operations)
     desk.command("freeze all because of the sale", LEAD)
-    assert f"Operation {operation.id} has begun and goes on to its end: Stop the tenant" in desk.slack.to(LEAD.id)[-1]
+    assert f"Operation {operation.id} has begun and goes on to its end: Stop tenant" in desk.slack.to(LEAD.id)[-1]
 
 
 # -- at once, twice, and after a crash -------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: P
     bench.finish()
     held = bench.context.operations.get(operation.id)
     assert (held.state, held.held_by, containers(bench)) == ("queued", FREEZE, was)
-    assert sum(" waits: All tenants are frozen by " in note for note in notes(bench, operation)) == 1
+    assert sum(" is waiting: All tenants are frozen by " in note for note in notes(bench, operation)) == 1
     bench.context.database.close()
     bench = make_bench(tmp_path / "waits", bench.lxd)
     recovery.recover(bench.context.operations)

@@ -56,10 +56,10 @@ def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench,
     bench.clock.move(60)
     answer = said(bench.answer(BECAUSE.format(operation.id), OPERATOR))
     assert "the disk of solo is gone" in answer
-    assert "`/mautic start client-x` lets it go on" in answer
+    assert "`/mautic start client-x` starts the present container again" in answer
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, ended.reason, ended.ended_by) == ("given_up", "the disk of solo is gone", OPERATOR.id)
-    assert "gave it up: the disk of solo is gone" in notes(bench, operation)[-1]
+    assert "the disk of solo is gone" in notes(bench, operation)[-1]
     last = audit.recent(bench.context.database, limit=1)[0]
     assert (last["event"], last["actor"]) == ("operation.given_up", OPERATOR.id)
     assert "the disk of solo is gone" in str(last["detail"])
@@ -79,7 +79,7 @@ def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench,
     bench.clock.move(60)
     health(bench.context)
     (told,) = [one.text for one in bench.context.incidents.open() if one.kind == "move"]
-    assert "`/mautic start client-x` lets it go on" in told
+    assert "`/mautic start client-x` starts the present container again" in told
     assert bench.done("start client-x", OPERATOR).state == "succeeded"
     assert live(bench)
     purge(bench.context)
@@ -134,7 +134,7 @@ def test_where_the_new_container_serves_only_retry_finishes_it(bench: Bench, oth
     bench.runner.fault = fail
     operation = bench.done("migrate client-x solo", OPERATOR)
     assert operation.state == "needs_attention"
-    with pytest.raises(Refused, match="Retry, on its card, finishes it"):
+    with pytest.raises(Refused, match="Retry, on its card, finishes that"):
         bench.answer(BECAUSE.format(operation.id), OPERATOR)
 
 
@@ -229,7 +229,7 @@ def test_a_move_to_a_host_that_is_lost_for_good_can_be_given_up(
     operation = bench.done("migrate client-x node2")
     assert operation.state == "needs_attention"
     bench.runner.fault = lambda moment: None
-    with pytest.raises(Refused, match="the new container serves"):
+    with pytest.raises(Refused, match="the new container already serves"):
         bench.answer(f"give-up {operation.id} because node2 burnt", LEAD)
     remove(bench.lxd, f"client-x--{operation.id}")
     bench.answer(f"give-up {operation.id} because node2 burnt", LEAD)

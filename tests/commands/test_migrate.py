@@ -93,7 +93,7 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
     assert roles(bench.lxd) == {"client-x": "tenant"}
     assert live(bench)
     said = bench.context.database.read("SELECT text FROM notes ORDER BY id DESC LIMIT 1")[0]["text"]
-    assert "could not be removed yet" in said
+    assert "could not be deleted yet" in said
 
 
 def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:
@@ -194,8 +194,7 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
     told = done.steps[-1].note
     if not seconds:
         assert (
-            told
-            == "the container of before, client-x, on local is kept as soon as that host answers: LXD does not answer."
+            told == "previous container client-x on local is retired as soon as that host answers: LXD does not answer."
         )
         down.clear()
         assert stamp(bench.lxd.instance("client-x").config, "role") == "tenant"
@@ -229,7 +228,7 @@ def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, othe
     bench.finish()
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, ended.plan["facts"]["From"]) == ("succeeded", "local"), ended.outcome
-    assert "the container of before, client-x, on local is kept as soon as" in ended.steps[-1].note
+    assert "previous container client-x on local is retired as soon as" in ended.steps[-1].note
     assert roles(other) == {f"client-x--{operation.id}": "tenant"}
     down.clear()
     purge(bench.context)
@@ -314,8 +313,8 @@ def test_the_card_shows_what_moves_and_what_happens_if_it_fails(bench: Bench) ->
     plan = bench.answer("migrate client-x solo", OPERATOR)
     assert plan.facts["From"] == "local"
     assert plan.facts["To"] == "solo"
-    assert "nothing is lost" in plan.facts["If it fails"]
-    assert "free" in plan.remarks["Moves"]
+    assert plan.facts["Rollback"] == "automatic, client-x keeps running on local"
+    assert "free" in plan.remarks["To copy"]
 
 
 def test_the_room_for_its_snapshots_is_needed_too(
@@ -331,14 +330,17 @@ def test_the_room_for_its_snapshots_is_needed_too(
 
 
 def test_what_cannot_move_is_refused(bench: Bench, other: SimulatedLxd) -> None:
-    for text, why in (("migrate client-x local", "on local already"), ("migrate client-x sol", "did you mean `solo`")):
+    for text, why in (
+        ("migrate client-x local", "already runs on local"),
+        ("migrate client-x sol", "did you mean `solo`"),
+    ):
         with pytest.raises(Refused, match=why):
             bench.answer(text, OPERATOR)
     other.ensure_project(pool_driver="btrfs", pool_size="500MiB", subnet="10.70.0.1/24")
     with pytest.raises(Refused, match="`solo` has"):
         bench.answer("migrate client-x solo", OPERATOR)
     bench.done("stop client-x", OPERATOR)
-    with pytest.raises(Refused, match="does not run"):
+    with pytest.raises(Refused, match="is not running"):
         bench.answer("migrate client-x solo", OPERATOR)
 
 
@@ -346,7 +348,7 @@ def test_a_new_tenant_goes_where_there_is_most_room_and_brings_the_blueprint(ben
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.70.0.1/24")
     plan = bench.answer("new client-y")
     assert plan.facts["Host"] == "solo"
-    assert plan.remarks["Why there"].endswith("the most of 2 hosts")
+    assert plan.remarks["Free space"].endswith("(the most of 2 hosts)")
     done = bench.done("new client-y")
     assert done.state == "succeeded", done.outcome
     assert other.instance("client-y").running
@@ -359,7 +361,7 @@ def test_a_server_that_does_not_answer_does_not_stop_the_others(bench: Bench, ot
     other.on_call = lambda method, arguments: (_ for _ in ()).throw(LxdUnavailable("LXD does not answer."))
     assert bench.done("restart client-x", OPERATOR).state == "succeeded"
     assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
-    with pytest.raises(LxdUnavailable, match="`solo` does not answer, so it may be there"):
+    with pytest.raises(LxdUnavailable, match="`solo` does not answer, so the bot cannot see all tenants"):
         bench.answer("status client-y")
     with pytest.raises(LxdUnavailable, match="does not answer"):
         bench.answer("new client-y")
@@ -371,12 +373,14 @@ def test_a_move_from_lxd_to_incus_says_that_there_is_no_way_back(bench: Bench, o
     done = bench.done("migrate client-x solo", OPERATOR)
     assert done.state == "succeeded", done.outcome
     assert other.calls["server"] == 1, "once it was asked for, the target need not answer for there to be a plan"
-    assert done.plan["reversible"] == "cannot be undone: LXD on local takes no containers from Incus"
-    with pytest.raises(Refused, match="`client-x` cannot move to local: LXD takes no containers from Incus"):
+    assert done.plan["reversible"] == "cannot be undone: LXD on local cannot import containers from Incus"
+    with pytest.raises(Refused, match="`client-x` cannot move to local: LXD cannot import containers from Incus"):
         bench.ask("migrate client-x local", OPERATOR)
 
 
 def test_a_blueprint_is_not_brought_from_incus_to_lxd(bench: Bench, other: SimulatedLxd) -> None:
     bench.lxd.product = "Incus"
-    with pytest.raises(Refused, match="`solo` has no blueprint, and LXD takes none from Incus: `--host local`"):
+    with pytest.raises(
+        Refused, match="`solo` has no blueprint, and LXD cannot import one from Incus; use `--host local`"
+    ):
         bench.ask("new client-y --host solo")

@@ -52,7 +52,7 @@ def test_a_name_or_domain_is_given_once(bench: Bench) -> None:
     bench.done("new client-x --domain m.client.com")
     with pytest.raises(Refused, match="already"):
         bench.ask("new client-x", LEAD)
-    with pytest.raises(Refused, match=r"The domain `m\.client\.com` is `client-x`'s"):
+    with pytest.raises(Refused, match=r"The domain `m\.client\.com` already belongs to `client-x`"):
         bench.ask("new client-y --domain m.client.com")
     bench.done("delete client-x", LEAD)
     with pytest.raises(Refused, match="unarchive client-x"):
@@ -62,12 +62,12 @@ def test_a_name_or_domain_is_given_once(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("domain", "why"),
     [
-        ("www.mautic.localhost", r"`www\.mautic\.localhost` is reserved; .* it is `client-y\.mautic\.localhost`"),
+        ("www.mautic.localhost", r"`www\.mautic\.localhost` is reserved; .* to get `client-y\.mautic\.localhost`"),
         ("a.mail.mautic.localhost", r"`mail\.mautic\.localhost` is reserved"),
         ("xn--mller-kva.mautic.localhost", "is reserved"),
-        ("mautic.localhost", "`mautic.localhost` is our own domain"),
-        ("Client-X.mautic.localhost", r"`client-x\.mautic\.localhost` is the tenant `client-x`'s"),
-        ("shop.client-x.mautic.localhost", r"is the tenant `client-x`'s"),
+        ("mautic.localhost", "`mautic.localhost` is the agency's own domain"),
+        ("Client-X.mautic.localhost", r"`client-x\.mautic\.localhost` belongs to tenant `client-x`"),
+        ("shop.client-x.mautic.localhost", r"belongs to tenant `client-x`"),
     ],
 )
 def test_nobody_goes_around_the_names_under_our_own_domain(bench: Bench, domain: str, why: str) -> None:
@@ -91,8 +91,8 @@ def test_a_domain_of_other_letters_is_shown_in_both_its_forms(bench: Bench) -> N
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("--plan huge", "no plan “huge”; there is small, medium, large"),
-        ("--host other", "no host “other”; there is `local`"),
+        ("--plan huge", "no plan “huge”; available: small, medium, large"),
+        ("--host other", "no host “other”; available: `local`"),
         ("--version 9.9", "no blueprint of Mautic 9.9"),
         ("--note " + "x" * 201, "201 characters"),
     ],
@@ -113,7 +113,7 @@ def test_the_newest_blueprint_is_taken_or_the_one_that_is_named(bench: Bench) ->
 
 def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
-    assert "free" in bench.answer("new client-x --host local").remarks["Room"]
+    assert "free" in bench.answer("new client-x --host local").remarks["Free space"]
     waiting = bench.ask("new client-x --host local")
     bench.lxd.world.pool_bytes = 500_000_000
     with pytest.raises(Refused, match="storage pool of `local` is full"):
@@ -155,7 +155,7 @@ def test_an_instance_of_somebody_else_is_never_touched(bench: Bench) -> None:
     bench.lxd.create("client-x", "base", config={"user.owner": "somebody"}, devices={})
     operation = bench.done("new client-x")
     assert operation.state == "failed"
-    assert "did not make" in operation.outcome
+    assert "did not create" in operation.outcome
     assert bench.lxd.instance("client-x").config["user.owner"] == "somebody"
 
 

@@ -32,7 +32,7 @@ def desk(bench: Bench) -> Desk:
 def test_the_live_one_is_named_as_not_affected_on_card_in_the_window_and_afterwards(desk: Desk) -> None:
     operation = desk.bench.ask("purge client-x", OPERATOR)
     card = "\n".join(mrkdwn(desk.announcer.card(operation).blocks))
-    assert "*Removes:* the container client-x, with all its data and snapshots" in card
+    assert "*Deletes:* container client-x on local, with all data and snapshots" in card
     assert f"*Not affected:* {LIVE}" in card
     desk.click("approve", operation.id)
     assert f"*Not affected:* {LIVE}" in desk.slack.views[-1]["blocks"][0]["text"]["text"]
@@ -40,12 +40,12 @@ def test_the_live_one_is_named_as_not_affected_on_card_in_the_window_and_afterwa
     desk.bench.finish()
     assert live(desk.bench)
     told = notes(desk.bench, operation)[-1]
-    assert "is removed for good: it was what was there before restore 3" in told
+    assert "is deleted permanently, with all data and snapshots (replaced by restore 3" in told
     assert f"*Not affected:* {LIVE}" in told
 
 
 def test_the_live_one_is_refused_by_name(bench: Bench) -> None:
-    with pytest.raises(Refused, match="`client-x--3` is the live `client-x`, and is never purged"):
+    with pytest.raises(Refused, match="`client-x--3` is the live `client-x`, which is never purged"):
         bench.answer("purge client-x client-x--3", OPERATOR)
 
 
@@ -59,19 +59,19 @@ def test_one_that_became_the_tenant_since_is_not_removed(bench: Bench) -> None:
     bench.runner.fault = become
     bench.finish()
     ended = bench.context.operations.get(operation.id)
-    assert (ended.state, ended.outcome) == ("failed", "`client-x` is the live `client-x`, and is not removed.")
+    assert (ended.state, ended.outcome) == ("failed", "`client-x` is the live `client-x`, and is not deleted.")
     assert bench.lxd.instance("client-x")
 
 
 def test_where_there_is_no_live_one_it_says_that_this_is_all(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     remarks = bench.answer("purge client-x client-x--archived", OPERATOR).remarks
-    assert remarks["Not affected"] == "nothing: there is no live client-x, and this is what is left of it"
+    assert remarks["Not affected"] == "nothing: there is no live client-x, and this is the last copy"
 
 
 def test_which_one_says_what_each_is(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
-    with pytest.raises(Refused, match=r"`client-x` \(what was there before restore 3.*`client-x--archived` \(the arch"):
+    with pytest.raises(Refused, match=r"`client-x` \(replaced by restore 3.*`client-x--archived` \(the arch"):
         bench.answer("purge client-x", OPERATOR)
 
 
@@ -80,7 +80,5 @@ def test_the_archive_that_stands_in_the_way_is_told_from_the_live_one(tmp_path: 
     bench.done("new client-x")
     config = stamps(role="archived", tenant="client-x", archived=1, operation=0)
     bench.lxd.create("client-x--archived", "base", config=config, devices={})
-    with pytest.raises(
-        Refused, match="`/mautic purge client-x client-x--archived` removes that one for good; the live"
-    ):
+    with pytest.raises(Refused, match=r"`/mautic purge client-x client-x--archived`\. The live"):
         bench.answer("delete client-x", OPERATOR)

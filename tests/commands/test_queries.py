@@ -157,7 +157,7 @@ def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
     assert "somebody else approves; done at once: `restart`, `resume`, `snapshot`, `start`, `tag`." in shown
     assert "approved by 1 approver, never by who asks" in said(bench.answer("help new"))
     assert "Asked for by operator or approver; done at once." in said(bench.answer("help snapshot"))
-    with pytest.raises(Refused, match="did you mean `/mautic delete`"):
+    with pytest.raises(Refused, match="Did you mean `/mautic delete`"):
         bench.answer("help delte")
 
 

@@ -39,17 +39,17 @@ def test_a_snapshot_says_who_and_why_and_how_long_writes_waited(bench: Bench) ->
     (taken,) = bench.lxd.snapshots("client-x")
     facts = [stamp(taken.config, name) for name in ("why", "snapshot-note", "keep", "by")]
     assert (taken.name, facts) == (SNAPSHOT, ["asked", "sale", "1", OPERATOR.id])
-    assert bench.context.operations.get(2).steps[0].note == f"{SNAPSHOT}; writes waited 0.1 s"
+    assert bench.context.operations.get(2).steps[0].note == f"{SNAPSHOT}, writes paused 0.1 s"
 
 
 def test_a_tenant_whose_database_is_down_is_still_snapshotted_and_it_says_so(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", stopped=["mariadb"])
-    assert "as after a power cut" in bench.done("snapshot client-x", OPERATOR).steps[0].note
+    assert "crash-consistent only" in bench.done("snapshot client-x", OPERATOR).steps[0].note
 
 
 def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
     plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
-    assert plan.remarks["Will be lost"] == "what was changed since then: 1 contact, 0 submissions, 0 opt-outs"
+    assert plan.remarks["Data loss"] == ":warning: 1 contact, 0 form submissions, 0 unsubscribes since the snapshot"
 
 
 def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> None:
@@ -124,7 +124,7 @@ def test_an_approval_is_none_for_another_snapshot_of_the_name(bench: Bench) -> N
     bench.lxd.snapshot("client-x", "by-hand")
     recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
-    assert "has changed since it was approved" in bench.context.operations.get(failed.id).outcome
+    assert "no longer matches what was approved" in bench.context.operations.get(failed.id).outcome
 
 
 def test_what_another_restore_changed_is_not_restored_under_an_old_approval(bench: Bench) -> None:
@@ -133,7 +133,7 @@ def test_what_another_restore_changed_is_not_restored_under_an_old_approval(benc
     other = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     recovery.retry(bench.context.operations, failed, OPERATOR.id)
     bench.finish()
-    assert f"operation {other.id} came after that" in bench.context.operations.get(failed.id).outcome
+    assert f"request #{other.id} came later" in bench.context.operations.get(failed.id).outcome
 
 
 def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
@@ -145,11 +145,11 @@ def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
 
 
 def test_the_card_says_that_a_stopped_tenant_runs_afterwards(bench: Bench) -> None:
-    assert "Runs" not in bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR).facts
+    assert "Afterwards" not in bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR).facts
     bench.done("stop client-x", OPERATOR)
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert done.state == "succeeded", done.outcome
-    assert done.plan["facts"]["Runs"] == "it is stopped now, and runs afterwards"
+    assert done.plan["facts"]["Afterwards"] == "client-x runs (stopped now)"
     assert live(bench)
 
 

@@ -36,7 +36,7 @@ def said(message: Message) -> str:
 def test_a_snapshot_says_how_long_writes_waited_and_carries_who_and_why(bench: Bench) -> None:
     done = bench.done("snapshot client-x --note 'before the sale' --keep", OPERATOR)
     assert done.state == "succeeded"
-    assert "writes waited" in done.steps[0].note
+    assert "writes paused" in done.steps[0].note
     (taken,) = bench.lxd.snapshots("client-x")
     assert taken.name == f"s-20270115-080000-{done.id}"
     facts = {name: stamp(taken.config, name) for name in ("snapshot-note", "keep", "by", "why", "taken")}
@@ -66,7 +66,7 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     newest, older, kept = [line for line in shown.splitlines() if line.startswith("`s-")]
     assert f"2 h old · 1.0 MiB · by <@{OPERATOR.id}> · hourly, daily, weekly, monthly" in newest
     assert "goes at the next pruning" in older
-    assert "kept until somebody removes it" in kept
+    assert "kept until somebody deletes it" in kept
     assert "&lt;!channel&gt;" in kept
     assert "*3 snapshots* of `client-x`. A size is what removing that one alone frees" in shown
 
@@ -77,7 +77,7 @@ def test_where_the_policy_keeps_nothing_nothing_is_pruned_and_the_list_says_so(t
     bench.done("new client-x")
     for _ in range(2):
         bench.done("snapshot client-x", OPERATOR)
-    assert said(bench.answer("snapshots client-x")).count("kept until somebody removes it") == 2
+    assert said(bench.answer("snapshots client-x")).count("kept until somebody deletes it") == 2
 
 
 def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench) -> None:
@@ -111,7 +111,7 @@ def test_prune_removes_what_the_policy_does_not_keep_and_nothing_else(bench: Ben
     bench.lxd.snapshot("client-x", "by-hand")
     protected, first, second, newest, by_hand = names(bench)
     done = bench.done("prune client-x", OPERATOR)
-    assert (done.state, done.plan["facts"]["Removes"]) == ("succeeded", f"{first}, {second}")
+    assert (done.state, done.plan["facts"]["Deletes"]) == ("succeeded", f"{first}, {second}")
     assert names(bench) == [protected, newest, by_hand]
     with pytest.raises(Refused, match="every snapshot of `client-x` is kept \\(24 hourly, 7 daily"):
         bench.answer("prune client-x", OPERATOR)
@@ -130,11 +130,11 @@ def test_what_comes_before_a_restore_is_counted_only_after_the_policys_days(benc
     bench.done("snapshot client-x", OPERATOR)
     config = stamps(taken=int(bench.clock()), why="before restore 1", by=LEAD.id)
     bench.lxd.snapshot("client-x", "s-20270115-080000-1", config=config)
-    with pytest.raises(Refused, match="Nothing is to be removed"):
+    with pytest.raises(Refused, match="Nothing to delete"):
         bench.answer("prune client-x", OPERATOR)
     assert f"before restore 1, by <@{LEAD.id}> · kept for 7 days" in said(bench.answer("snapshots client-x"))
     bench.clock.move(7 * DAY)
-    assert bench.answer("prune client-x", OPERATOR).facts["Removes"] == "s-20270115-080000-1"
+    assert bench.answer("prune client-x", OPERATOR).facts["Deletes"] == "s-20270115-080000-1"
 
 
 def test_a_snapshot_that_cannot_be_removed_fails_and_goes_at_the_next_try(bench: Bench) -> None:
@@ -149,7 +149,7 @@ def test_a_snapshot_that_cannot_be_removed_fails_and_goes_at_the_next_try(bench:
 
 
 def test_an_archive_is_removed_for_good(bench: Bench) -> None:
-    with pytest.raises(Refused, match="Nothing is kept of `client-x`"):
+    with pytest.raises(Refused, match="There is no old copy of `client-x`"):
         bench.answer("purge client-x", OPERATOR)
     bench.done("delete client-x", OPERATOR)
     done = bench.done("purge client-x", OPERATOR)
@@ -164,10 +164,11 @@ def test_of_several_containers_one_is_named(bench: Bench) -> None:
         config = stamps(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
         bench.lxd.create(f"client-x--{number}", "base", config=config, devices={})
     with pytest.raises(
-        Refused, match=r"Which one\? The live `client-x` is not among them. There is `client-x--7` \(what was"
+        Refused,
+        match=r"Which old copy\? \(The live `client-x` is not among them.\) Available: `client-x--7` \(replaced by",
     ):
         bench.answer("purge client-x", OPERATOR)
-    with pytest.raises(Refused, match="`client-x` is the live `client-x`, and is never purged"):
+    with pytest.raises(Refused, match="`client-x` is the live `client-x`, which is never purged"):
         bench.answer("purge client-x client-x", OPERATOR)
     assert bench.done("purge client-x client-x--7", OPERATOR).state == "succeeded"
     assert containers(bench) == {"client-x", "client-x--9"}

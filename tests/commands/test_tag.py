@@ -45,7 +45,7 @@ def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) ->
     [
         ("tag client-x no/slash", "cannot be a tag"),
         ("tag client-x " + "x" * 31, "cannot be a tag"),
-        ("tag client-x vip --clear", "Either give `client-x` tags"),
+        ("tag client-x vip --clear", "Either name tags for `client-x`"),
         ("tag client-x " + " ".join(f"t{number}" for number in range(11)), "at most 10"),
         ("tag client-y vip", "There is no tenant `client-y`"),
     ],

@@ -378,7 +378,7 @@ class TestHttps:
         mark_inconsistent(lxd, name)
         (host,) = Fleet({"far": remote}).hosts()
         (said,) = quotas.mend(PROJECT, [(host, name)], quotas.ask([(host, name)]))
-        assert "its server is on another machine. On `far`, as root, `btrfs quota rescan -w /" in said
+        assert "its server is on another machine. Run `btrfs quota rescan -w /" in said
         (command,) = re.findall(r"`(btrfs [^`]+)`", said)
         subprocess.run(command.split(), check=True, capture_output=True)
         assert quotas.mend(PROJECT, [(host, name)], quotas.ask([(host, name)])) == []

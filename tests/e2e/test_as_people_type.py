@@ -51,26 +51,26 @@ def conversation(tmp_path: Path) -> Iterator[Conversation]:
 
 
 def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) -> None:
-    card = conversation.ask("new client-x", "Make the tenant client-x")
+    card = conversation.ask("new client-x", "Create tenant client-x")
     conversation.reply(card, "approve", "is live", broadcast=True)
     decided = conversation.bot.rows("SELECT actor, via FROM decisions")
     assert [tuple(row) for row in decided] == [("U0OPSLEAD", "reply")], "a broadcast is told of twice"
 
-    card = conversation.ask("new client-y", "Make the tenant client-y")
+    card = conversation.ask("new client-y", "Create tenant client-y")
     conversation.reply(card, "deny because of this", "denied it because: of this", file="why.png")
 
-    card = conversation.ask("new client-z", "Make the tenant client-z")
+    card = conversation.ask("new client-z", "Create tenant client-z")
     said = conversation.workspace.message("ops-lead", CHANNEL, "looks fine", thread_ts=card)["ts"]
     conversation.workspace.edit("ops-lead", CHANNEL, said, "approve")
     conversation.workspace.wait_for_message(CHANNEL, "edited later decides nothing", "ops-lead", card)
     conversation.reply(card, "deny", "denied it")
 
-    card = conversation.ask("`delete client\u2011x`", "Delete the tenant client-x")
+    card = conversation.ask("`delete client\u2011x`", "Delete tenant client-x")
     conversation.reply(card, "*approve* `client-x\u200b`", "is archived")
 
 
 def test_a_decision_is_taken_while_slack_renews_the_connection(conversation: Conversation) -> None:
     for number, reason in enumerate(("refresh_requested", "warning", "hard")):
-        card = conversation.ask(f"new client-{number}", f"Make the tenant client-{number}")
+        card = conversation.ask(f"new client-{number}", f"Create tenant client-{number}")
         conversation.workspace.faults(disconnect=reason, warning_seconds=0.2)
         conversation.reply(card, "approve", "is live")

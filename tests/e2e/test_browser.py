@@ -41,7 +41,7 @@ def test_a_tenant_is_asked_for_approved_and_visited_by_hand(world: World, browse
         page.goto(f"{world.workspace.url}/#as=account-manager&in=C0OPS")
         page.fill("#composer", "/mautic new browser-x")
         page.press("#composer", "Enter")
-        card = page.locator("#messages .message", has_text="Make the tenant browser-x")
+        card = page.locator("#messages .message", has_text="Create tenant browser-x")
         expect(card).to_contain_text("waits for approval")
 
         # The approver, on a phone.

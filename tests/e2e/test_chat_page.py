@@ -74,7 +74,7 @@ MODAL: dict[str, Any] = {
     "type": "modal",
     "callback_id": "new",
     "title": plain("New tenant"),
-    "submit": plain("Ask for it"),
+    "submit": plain("Request approval"),
     "close": plain("Cancel"),
     "blocks": [
         {
@@ -320,12 +320,12 @@ def test_a_modal_shows_its_errors_and_keeps_what_was_typed(
     modal = page.locator("[data-view-id]")
     name, wrong = modal.get_by_label("Name"), modal.locator("[data-block-id=name] .wrong")
     expect(name).to_be_focused()
-    modal.get_by_role("button", name="Ask for it").click()
+    modal.get_by_role("button", name="Request approval").click()
     expect(wrong).to_have_text("Please complete this required field.")
 
     name.fill("taken")
     modal.get_by_label("Note").fill("for the spring")
-    modal.get_by_role("button", name="Ask for it").click()
+    modal.get_by_role("button", name="Request approval").click()
     expect(wrong).to_have_text("That name is taken.")
     expect(name).to_have_attribute("aria-invalid", "true")
 
@@ -335,7 +335,7 @@ def test_a_modal_shows_its_errors_and_keeps_what_was_typed(
     expect(name).to_have_value("taken")
 
     name.fill("client-x")
-    modal.get_by_role("button", name="Ask for it").click()
+    modal.get_by_role("button", name="Request approval").click()
     expect(modal).to_have_count(0)
     eventually(lambda: "asked for client-x: for the spring" in app.heard)
 

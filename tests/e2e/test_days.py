@@ -62,7 +62,7 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
         world.approve(card)
         world.whisper("ops-lead", "type the tenant's name", thread=card)
         world.approve(card, f"approve {tenant}")
-        world.wait_for(card, "is as it was")
+        world.wait_for(card, "is restored")
         assert contacts(world, tenant) == {"before@example.com"}
         assert submit(world, tenant, "now@example.com") == 200
         assert world.edge.probe(f"{tenant}.e2e.localhost").login
@@ -84,7 +84,7 @@ def test_a_tenant_is_stopped_suspended_resized_and_looked_into(world: World) -> 
         make(world, tenant)
         world.done(f"stop {tenant}", "is stopped")
         assert world.edge.probe(domain).status == 503
-        world.done(f"start {tenant}", "runs again", approve="")
+        world.done(f"start {tenant}", "has started", approve="")
         assert world.edge.probe(domain).login
 
         world.done(f"suspend {tenant}", "is suspended")
@@ -110,7 +110,7 @@ def test_a_tenant_is_stopped_suspended_resized_and_looked_into(world: World) -> 
             world.whisper("operator", seen)
         for words, why in (
             (f"console {tenant} mautic:install", "not"),
-            (f"start {tenant}", "runs already"),
+            (f"start {tenant}", "is already running"),
             (f"resume {tenant}", "is not suspended"),
         ):
             world.workspace.command("operator", CHANNEL, f"/mautic {words}")

@@ -99,14 +99,14 @@ def test_a_full_tenant_is_found_and_the_advice_helps_it_and_what_is_too_small_is
         world.whisper("operator", ":x: .Disk:. 2.0 GiB of 2.0 GiB in use")
         (advice,) = re.findall(r"`/mautic ([^`]+)`", text)
         assert advice == "resize full-x --plan medium"
-        world.done(advice, "has the plan medium now")
+        world.done(advice, "now has the plan medium")
         eventually(lambda: service(world, "mariadb") == "active")
         eventually(lambda: world.edge.probe("full-x.e2e.localhost").login)
         assert incident(world, "disk") == ""
 
         world.workspace.command("operator", CHANNEL, "/mautic resize full-x --plan small")
-        told = str(world.whisper("operator", "too much for small"))
-        assert "uses 2.0 GiB of disk, too much for small's 2.0 GiB" in told
+        told = str(world.whisper("operator", "too much for the 2.0 GiB of small"))
+        assert "uses 2.0 GiB of disk, too much for the 2.0 GiB of small" in told
         inside(world, "mariadb -e 'CREATE DATABASE still; DROP DATABASE still'")
         assert mautic.disk("full-x").limit == 3 * GIB
     finally:

@@ -31,7 +31,7 @@ def test_a_tenant_lives_on_incus_from_its_request_to_its_archive(incus_world: Wo
 
         card = world.ask(f"restore story-i {snapshot}", "operator")
         world.approve(card, "approve story-i")
-        world.wait_for(card, "is as it was at")
+        world.wait_for(card, "is restored to")
         assert world.lxd.pull(world.present("story-i"), "/var/www/mautic/media/files/kept") == b"before"
 
         world.workspace.command("account-manager", CHANNEL, "/mautic status story-i")

@@ -84,7 +84,7 @@ def test_restore_survives_kill_9_at_each_step(world: World) -> None:
             world.approve(card, f"approve {tenant}")
             world.kill_in(step)
             world.bot.start()
-            world.wait_for(card, "is as it was")
+            world.wait_for(card, "is restored")
             number = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
             assert world.present(tenant) == f"{tenant}--{number}"
             running = [name for name in world.instances_of(tenant) if world.lxd.instance(name).running]

@@ -70,10 +70,10 @@ def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: W
         world.done(f"mail {TENANT} drop", "30 dropped")
         world.done(f"mail {TENANT} back", "outbound mail is off; 30 wait")
         assert (sent(world), dropped(world)) == (0, [])
-        world.done(f"mail {TENANT} send", "mail goes on; 30 wait")
+        world.done(f"mail {TENANT} send", "outbound mail is on; 30 waiting")
         eventually(lambda: sent(world) == 30)
 
-        world.done(restore, "mail goes on; 30 wait", approve=f"approve {TENANT} send")
+        world.done(restore, "outbound mail is on; 30 waiting", approve=f"approve {TENANT} send")
         eventually(lambda: sent(world) == 30)
     finally:
         world.remove(TENANT)
@@ -85,7 +85,7 @@ def test_mail_that_waited_for_long_stays_until_somebody_decides(world: World) ->
     try:
         world.done(f"new {TENANT}", "is live")
         for stop, start, words in (
-            (f"stop {TENANT}", f"start {TENANT}", "runs again"),
+            (f"stop {TENANT}", f"start {TENANT}", "has started"),
             (f"suspend {TENANT}", f"resume {TENANT}", "is open again"),
             (f"delete {TENANT}", f"unarchive {TENANT}", "is back"),
         ):
@@ -94,7 +94,7 @@ def test_mail_that_waited_for_long_stays_until_somebody_decides(world: World) ->
             world.lxd.execute(world.present(TENANT), ["sh", "-c", f"systemctl stop cron; {long_ago}"])
             world.done(stop, "[Ii]t took", approve=f"approve {TENANT}")
             approve = "approve" if "unarchive" in start else ""
-            card = world.done(start, f"(?s){words}.*it took", approve=approve)
+            card = world.done(start, f"(?s){words}.*took", approve=approve)
             assert "outbound mail is off; 30 wait" in "".join(world.thread(card)), world.thread(card)
             assert sent(world) == 0
             world.done(f"mail {TENANT} drop", "30 dropped")

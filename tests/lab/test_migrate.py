@@ -76,7 +76,7 @@ def test_a_tenant_moves_from_lxd_to_incus_and_not_back(lab_world_with_incus: Lab
     try:
         moves(world, "solo1", "incus1")
         world.workspace.command("operator", CHANNEL, f"/mautic migrate {TENANT} solo1")
-        world.whisper("operator", "cannot move to solo1: LXD takes no containers from Incus")
+        world.whisper("operator", "cannot move to solo1: LXD cannot import containers from Incus")
     finally:
         world.remove(TENANT)
 

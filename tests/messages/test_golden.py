@@ -63,7 +63,7 @@ ASKED = Operation(
     channel="C0OPS",
     state="awaiting_approval",
     plan={
-        "summary": "Make the tenant client-x",
+        "summary": "Create tenant client-x",
         "facts": {
             "Address": "https://client-x.mautic.localhost",
             "Mautic": "5.2.12",
@@ -121,10 +121,10 @@ CHOOSING = replace(
     arguments={"tenant": "client-x", "snapshot": "s-1", "mail": "drop"},
     plan=ASKED.plan
     | {
-        "summary": "Restore the tenant client-x",
+        "summary": "Restore tenant client-x",
         "remarks": {
-            "Mail": "30 sent since then may go out again, and so may what waited in the snapshot; now none waits",
-            "Asked for": "drop waiting mail",
+            "Mail": "30 sent since the snapshot may be sent again, as may mail that waited in it; now none waiting",
+            "Proposed": "drop waiting mail",
         },
         "choice": asdict(CHOICE),
     },
@@ -134,13 +134,13 @@ HALTED = replace(
     FAILED,
     command="migrate",
     state="needs_attention",
-    plan=ASKED.plan | {"summary": "Move the tenant client-x from node1 to node2"},
+    plan=ASKED.plan | {"summary": "Move tenant client-x from node1 to node2"},
     aftermath={
         "online": False,
         "since": NOW + 61,
         "headline": "client-x is offline",
-        "data": "All data is in `client-x` on node1; `client-x--7` on node2 is an unfinished copy of it.",
-        "advice": "Undo is safe: it goes on with `client-x` on node1. Retry goes on with the move.",
+        "data": "All data is in `client-x` on node1; `client-x--7` on node2 is an unfinished copy.",
+        "advice": "Undo is safe: client-x returns to `client-x` on node1. Retry continues the move.",
         "safe": "undo",
     },
 )
@@ -199,10 +199,10 @@ BATCH = replace(
         "facts": {
             "Tenants": "client-a, client-b, client-c and 17 more",
             "Hosts": "local 12, node2 8",
-            "Kept": "for as long as the policy says",
-            "Pace": "4 at once, 2 on one host; it pauses after 3 failures",
+            "Kept": "as long as the policy says",
+            "Pace": "4 at once, 2 per host; pauses after 3 failures",
         },
-        "remarks": {"Left out": "client-z: client-z does not run; /mautic start client-z starts it."},
+        "remarks": {"Left out": "client-z: client-z is not running; use /mautic start client-z."},
         "reversible": "changes nothing that runs",
         "seconds": 5,
         "undoable": False,
@@ -429,9 +429,9 @@ MESSAGES: dict[str, Message] = {
     "card-cancelled-by-drift": card(
         replace(ASKED, state="cancelled", outcome="The domain `client-x.mautic.localhost` is `client-y`'s.")
     ),
-    "card-taken-back": card(replace(FAILED, state="cancelled", outcome="Taken back", ended_by="U0OPSLEAD")),
+    "card-taken-back": card(replace(FAILED, state="cancelled", outcome="Rolled back", ended_by="U0OPSLEAD")),
     "card-failed-with-something-left": card(
-        replace(FAILED, aftermath={"left": "`client-x--7` on node2 could not be removed yet"})
+        replace(FAILED, aftermath={"left": "`client-x--7` on node2 could not be deleted yet"})
     ),
     "commands-new": ended("new"),
     "commands-delete": ended("delete", days=30),
@@ -465,9 +465,7 @@ MESSAGES: dict[str, Message] = {
         replace(BATCH, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "not *today*", "reply", NOW + 60),))
     ),
     "batch-child-done": card(replace(CHILD, finished=NOW + 61)),
-    "batch-child-failed": card(
-        replace(FAILED, command="snapshot", parent=7, aftermath={"left": "nothing half made was left"})
-    ),
+    "batch-child-failed": card(replace(FAILED, command="snapshot", parent=7, aftermath={"left": "rolled back"})),
     "commands-tag": ended("tag", {"words": "vip eu"}),
     "commands-tag-none": ended("tag", {"words": ""}),
     "commands-tag-shown": tags("vip", "eu"),
@@ -600,7 +598,7 @@ MESSAGES: dict[str, Message] = {
                 "tenant": "",
                 "operation": 0,
                 "actor": "U0ACCOUNT",
-                "detail": {"why": "There is no command “x”"},
+                "detail": {"why": "I don't know “x”"},
             },
         ],
     ),
@@ -612,7 +610,7 @@ MESSAGES: dict[str, Message] = {
         plan=DONE.plan
         | {
             "texts": {
-                "is": "what was there before restore 30",
+                "is": "replaced by restore 30",
                 "stays": "the live client-x, container client-x--30 on node2",
             },
         },
@@ -719,7 +717,7 @@ MESSAGES: dict[str, Message] = {
     "freeze": RENDERER.say(
         RENDERER.environment.from_string('{% from "freeze.j2" import frozen %}{{ frozen(it) }}').render(it=FROZEN)
     ),
-    "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
+    "refusal": RENDERER.say(":warning: I don't know “nwe”. Did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
 }
 

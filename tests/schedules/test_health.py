@@ -542,8 +542,8 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
     (incident,) = bench.context.incidents.open()
     bench.clock.move(DAY)
     assert ("client-x", "errand") in look(bench), "it is half done until somebody acts"
-    assert "a live one is not affected) was left half done" in incident.text
-    assert "and holds the tenant until a retry succeeds" in incident.text
+    assert "the live tenant is not affected) stopped halfway" in incident.text
+    assert "and locks the tenant until a retry succeeds" in incident.text
     desk.click("incident_retry", incident.mark, OPERATOR)
     assert "Only an approver can retry it" in desk.slack.to(OPERATOR.id)[-1]
     desk.click("incident_retry", incident.mark, LEAD)

@@ -155,6 +155,6 @@ def test_maintenance_does_nothing_to_what_a_later_request_has_made(tmp_path: Pat
     bench.finish()
     (purge,) = bench.context.operations.select("command = 'purge'")
     assert purge.state == "failed"
-    assert "is not what was approved: operation 3 came after that" in purge.outcome
+    assert "is no longer what was approved: request #3 came later" in purge.outcome
     with pytest.raises(Refused):
         bench.context.operations.get(99)

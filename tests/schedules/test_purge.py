@@ -134,11 +134,11 @@ def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> 
     bench.done("snapshot client-x", OPERATOR)
     name = bench.lxd.snapshots("client-x")[0].name
     restore = bench.answer(f"restore client-x {name}", OPERATOR)
-    assert restore.facts["Kept"].endswith("the present container, stopped, until somebody removes it")
-    assert restore.remarks["Snapshots so far"].endswith("until it is purged")
+    assert restore.facts["Previous container"] == "kept, stopped, until somebody deletes it"
+    assert restore.remarks["Existing snapshots"].endswith("in the previous container (no automatic deletion)")
     assert bench.done(f"restore client-x {name}", OPERATOR).state == "succeeded"
     delete = bench.answer("delete client-y", OPERATOR)
-    assert delete.facts["Kept"] == "until somebody removes it as an archive, with all its data"
+    assert delete.facts["Data"] == "archived until somebody deletes it"
     bench.done("delete client-y", OPERATOR)
     kept = containers(bench)
     for days in (1, 400, 4000):
@@ -157,7 +157,7 @@ def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None
     (snapshot,) = bench.lxd.snapshots("client-x")
     until = bench.context.renderer.moment(bench.clock() + 7 * DAY)
     plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
-    assert plan.remarks["Snapshots so far"] == f"1, which stay in the present container until {until}"
+    assert plan.remarks["Existing snapshots"] == f"1 stays in the previous container until {until}"
     assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
     heir = "client-x--3"
     bench.clock.move(7 * DAY - 60)
@@ -176,8 +176,8 @@ def test_what_a_restore_replaced_stays_with_the_snapshots_that_somebody_wants_ke
     bench.done("snapshot client-x", OPERATOR)
     kept, snapshot = bench.lxd.snapshots("client-x")
     plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
-    assert plan.remarks["Snapshots so far"] == (
-        "2, which stay in the present container until somebody purges it, as some of them are protected"
+    assert plan.remarks["Existing snapshots"] == (
+        "2 stay in the previous container (no automatic deletion: 1 protected)"
     )
     assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
     bench.clock.move(70 * DAY)
@@ -247,7 +247,7 @@ def test_what_was_not_found_may_be_where_nobody_answers(tmp_path: Path) -> None:
     silent = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": silent})
     silent.fail_next("instances", LxdUnavailable("LXD on solo does not answer."))
-    with pytest.raises(LxdUnavailable, match="`solo` does not answer, so it may be there"):
+    with pytest.raises(LxdUnavailable, match="`solo` does not answer, so the bot cannot see all tenants"):
         bench.answer("purge client-x", OPERATOR)
 
 
@@ -303,19 +303,19 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     assert other.instance("client-x--2").running
     assert live(again)
     for text, why in (
-        ("start client-x", "`client-x--2` on solo serves in its place"),
+        ("start client-x", "`client-x--2` on solo serves `client-x`"),
         ("migrate client-x solo", "left half way by a restore or move; `/mautic start client-x` lets it go on"),
         ("delete client-x", "left half way"),
         ("suspend client-x", "left half way"),
     ):
         with pytest.raises(Refused, match=why):
             guarded(again, text)
-    with pytest.raises(Refused, match="`client-x--2` on solo is what serves `client-x` now"):
+    with pytest.raises(Refused, match="`client-x--2` on solo serves `client-x` now"):
         again.answer("purge client-x", OPERATOR)
     assert (
         again.answer("purge client-x client-x--2", OPERATOR)
         .facts["Goes offline"]
-        .startswith("client-x, which client-x--2 on solo serves now; what clients have written to it is lost")
+        .startswith("client-x, which client-x--2 on solo serves now; data that clients wrote there is lost")
     )
     assert again.done("purge client-x client-x--2", OPERATOR).state == "succeeded"
     assert again.done("start client-x", OPERATOR).state == "succeeded"

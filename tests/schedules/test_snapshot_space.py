@@ -113,7 +113,9 @@ def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_
     assert len(names(bench, "client-y")) < count
     text = incidents(bench)["local", "pool"]
     assert "No snapshot is taken there, and the oldest go, until 10% are free." in text
-    with pytest.raises(Refused, match=r"less than the 10% that snapshots leave; `/mautic prune client-x <snapshot>`"):
+    with pytest.raises(
+        Refused, match=r"less than the reserve of 10%. Delete a snapshot with `/mautic prune client-x <snapshot>`"
+    ):
         bench.answer("snapshot client-x", OPERATOR)
 
 
@@ -141,7 +143,7 @@ def test_a_person_is_told_why_there_is_no_snapshot_more(bench: Bench) -> None:
     hour(bench)
     bench.lxd.rewrite("client-x", 31 * GIB)
     samples.note_snapshots(bench.context.database, "client-x", bench.clock.at, [31 * GIB])
-    with pytest.raises(Refused, match=r"hold 31.* GiB, and its plan allows 30"):
+    with pytest.raises(Refused, match=r"hold 31.* GiB, and the plan allows 30"):
         bench.answer("snapshot client-x", OPERATOR)
 
 
@@ -171,7 +173,7 @@ def test_a_snapshot_under_which_files_vanish_is_tried_again_at_once(bench: Bench
     bench.lxd.restless["client-x"] = times
     done = bench.done("snapshot client-x", OPERATOR)
     assert done.state == "succeeded"
-    assert names(bench, "client-x") == [done.steps[0].note.partition(";")[0]]
+    assert names(bench, "client-x") == [done.steps[0].note.partition(",")[0]]
 
 
 def test_one_whose_files_come_and_go_all_the_time_stands_still_at_last(bench: Bench) -> None:
@@ -179,7 +181,7 @@ def test_one_whose_files_come_and_go_all_the_time_stands_still_at_last(bench: Be
     done = bench.done("snapshot client-x", OPERATOR)
     assert done.state == "succeeded"
     assert bench.lxd.restless["client-x"] == 8
-    assert names(bench, "client-x") == [done.steps[0].note.partition(";")[0]]
+    assert names(bench, "client-x") == [done.steps[0].note.partition(",")[0]]
 
 
 def test_settings_from_before_are_taken(tmp_path: Path) -> None:

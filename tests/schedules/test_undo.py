@@ -45,7 +45,7 @@ def test_a_source_that_was_silent_goes_on_by_itself(bench: Bench) -> None:
     bench.runner.fault = fail
     stuck = bench.done("migrate client-x solo", OPERATOR)
     assert stuck.state == "needs_attention"
-    assert "The bot takes it back by itself when the host answers" in notes(bench, stuck)[-1]
+    assert "The bot rolls back automatically when the host answers" in notes(bench, stuck)[-1]
     tick(bench)
     assert bench.context.operations.get(stuck.id).state == "needs_attention"
     down.clear()

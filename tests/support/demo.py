@@ -113,7 +113,7 @@ def main() -> int:
     story.part("snapshot")
     snapshot = re.search(r"s-[\dm-]+\d", taken)
     assert snapshot
-    story.operation("operator", f"restore {name} {snapshot[0]}", "ops-lead", f"approve {name}", "is as it was")
+    story.operation("operator", f"restore {name} {snapshot[0]}", "ops-lead", f"approve {name}", "is restored")
     story.part("restore")
     story.query("ops-lead", "digest")
     story.part("digest")
