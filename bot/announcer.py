@@ -15,6 +15,7 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
 from bot import batches
+from bot.approvals import names
 from bot.freezes import Freezes
 from bot.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons, escape
 from bot.operations import RESPONDERS, Operation, Operations
@@ -253,7 +254,7 @@ class Announcer:
                 page = self.client.conversations_replies(channel=channel, ts=ts, limit=1, include_all_metadata=True)
                 ours = self.client.auth_test()["user_id"]
             except (SlackClientError, OSError, HTTPException) as error:
-                raise NotPosted("Slack does not tell me which request this thread is of; reply once more.") from error
+                raise NotPosted("Slack does not say which request this thread belongs to. Reply once more.") from error
             # Anybody's app may mark a message as ours are marked.
             mark = _mark(page["messages"][0]) if page["messages"][0].get("user") == ours else ""
             found = [one for one in unplaced if one.mark == mark]
@@ -287,6 +288,7 @@ class Announcer:
             operation=operation,
             plan=operation.plan,
             policy=policy,
+            deciders=names(policy.approve, policy.approvals),
             given=len(operation.decisions),
             called=self._called(operation) if operation.state == "needs_attention" else "",
             taken_back=taken_back,
@@ -324,7 +326,7 @@ class Announcer:
                 modal.fill(lambda view: self.client.views_update(view_id=opened["view"]["id"], view=view))
         except (SlackClientError, OSError) as error:
             why = error.response.get("error") if isinstance(error, SlackApiError) else error
-            raise NotPosted(f"Slack did not show the window ({why}); nothing is lost, try again.") from error
+            raise NotPosted(f"Slack did not open the window ({why}). Nothing is lost; try again.") from error
 
 
 def ways_out(operation: Operation) -> list[Block]:

@@ -132,7 +132,7 @@ def pause(operations: Operations, batch: Operation, actor: str) -> None:
         batch,
         actor,
         "paused",
-        f":double_vertical_bar: <@{actor}> paused it; what is under way goes on to its end.",
+        f":double_vertical_bar: Paused by <@{actor}>. Tenants in progress will finish.",
     )
 
 
@@ -143,7 +143,7 @@ def stop(operations: Operations, batch: Operation, actor: str) -> None:
         batch,
         actor,
         "stopped",
-        f":black_square_for_stop: <@{actor}> stopped it; what is under way goes on to its end, and no more begins.",
+        f":black_square_for_stop: Stopped by <@{actor}>. Tenants in progress will finish, no others start.",
     )
     settle(operations)
 
@@ -166,7 +166,7 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
             left = {"not_begun": [row["tenant"] for row in waiting]}
             # Nothing is said of each: none of them has begun.
             transaction.execute(
-                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'Its batch was stopped',"  # noqa: S608
+                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'The batch was stopped',"  # noqa: S608
                 f" finished = ?, revision = revision + 1 WHERE parent = ? AND {NOT_BEGUN}",
                 (actor, operations.clock(), batch.id),
             )
@@ -185,19 +185,19 @@ def go_on(operations: Operations, batch: Operation, actor: str) -> None:
         )
         if not held.rowcount:
             raise Refused(_why_not(operations, batch))
-        _record(operations, transaction, batch, "batch.went_on", actor, f":arrow_forward: <@{actor}> lets it go on.")
+        _record(operations, transaction, batch, "batch.went_on", actor, f":arrow_forward: Continued by <@{actor}>.")
     operations.changed()
 
 
 def _why_not(operations: Operations, batch: Operation) -> str:
     """Say why a button of a card means nothing any more."""
-    state, stands = operations.get(batch.id).state, standing(operations, batch.id)
+    now, stands = operations.get(batch.id), standing(operations, batch.id)
     if stands and stands.stopped_by:
-        return f"Operation {batch.id} was stopped already, by <@{stands.stopped_by}>."
-    if stands and state == "running":
+        return f"{now.headed} was already stopped by <@{stands.stopped_by}>."
+    if stands and now.state == "running":
         by = "the bot" if stands.paused_by == SYSTEM else f"<@{stands.paused_by}>"
-        return f"Operation {batch.id} " + (f"is paused already, by {by}." if stands.paused_by else "is not paused.")
-    return f"Operation {batch.id} is {state.replace('_', ' ')}; there is nothing of it to hold or to let go on."
+        return f"{now.headed} " + (f"was already paused by {by}." if stands.paused_by else "is not paused.")
+    return f"{now.headed} {now.standing}, so there is nothing to pause, continue or stop."
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
@@ -208,7 +208,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
     with operations.database.transaction() as transaction:
         operations.reopen(transaction, operation.id, actor)
         if transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[0] != "running":
-            raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+            raise Refused(f"{operation.headed} has not failed, so there is nothing to retry.")
         failed = operations.select("parent = ? AND state = 'failed'", operation.id, limit=MANY)
         for child in failed:
             operations.move(
@@ -224,7 +224,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
         transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = 0 WHERE operation = ?", (operation.id,)
         )
-        note = f":arrows_counterclockwise: <@{actor}> tries the {len(failed)} again that failed."
+        note = f":arrows_counterclockwise: <@{actor}> retries the {len(failed)} that failed."
         operations.note(transaction, operation.id, note)
     operations.changed()
 
@@ -256,12 +256,12 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
             "succeeded",
             event="operation.succeeded",
             expect=("running",),
-            note=f":white_check_mark: {asker}, all {total} are done.",
+            note=f":white_check_mark: {asker}, all {total} done.",
             outcome="done",
             begun=0,
             finished=now,
         )
-    tally = f"{stands.done} of {total} are done"
+    tally = f"{stands.done} of {total} done"
     if stands.failed:
         tally += f", {len(stands.failed)} failed ({_named(stands.failed)})"
     if stands.stopped_by:
@@ -273,8 +273,7 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
             actor=stands.stopped_by,
             expect=("running",),
             detail={"outcome": tally},
-            note=f":black_square_for_stop: {asker}, it has ended: {tally}; "
-            f"{stands.counts.get('cancelled', 0)} did not begin.",
+            note=f":black_square_for_stop: {asker}, stopped: {tally}, {stands.counts.get('cancelled', 0)} not started.",
             outcome=f"Stopped: {tally}",
             ended_by=stands.stopped_by,
             begun=0,
@@ -287,7 +286,7 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
         event="operation.failed",
         expect=("running",),
         detail={"outcome": tally},
-        note=f":x: {asker}, {tally}. Retry beside each tries that one again, and Retry on the card all of them.",
+        note=f":x: {asker}, {tally}. Tap Retry next to one tenant, or on the card for all of them.",
         outcome=tally,
         begun=0,
         finished=now,
@@ -304,8 +303,9 @@ def _pause_after_failures(
     if not paused.rowcount:
         return False
     note = (
-        f":double_vertical_bar: <@{batch.requester}>, it pauses, as {len(stands.failed)} failed "
-        f"({_named(stands.failed)}) and {stands.to_come} are to come. Go on and Stop, on the card above, decide."
+        f":double_vertical_bar: <@{batch.requester}>, paused after {len(stands.failed)} "
+        f"failure{'s' if len(stands.failed) > 1 else ''} ({_named(stands.failed)}), {stands.to_come} still waiting. "
+        "Tap Continue or Stop on the card above."
     )
     _record(operations, transaction, batch, "batch.paused", SYSTEM, note, {"failed": list(stands.failed)})
     return True

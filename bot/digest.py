@@ -173,6 +173,32 @@ class Digest:
         return sum(len(things) for things in (*told, self.failed, self.failed_errands))
 
     @property
+    def headline(self) -> str:
+        """The worst of it in a few words: who is offline or degraded, else how many things to check."""
+        if self.well:
+            return "all healthy" if self.tenants else "no tenants yet"
+        words = dict(self.words)
+        unwell = [(words[word], word) for word in ("offline", "degraded") if word in words]
+        if not unwell:
+            return f"{self.troubles} thing{'s' if self.troubles > 1 else ''} to check"
+        if len(self.offline) == 1 and len(unwell) == 1:
+            return f"{self.offline[0]} is offline"
+        first = unwell[0][0]
+        return ", ".join(
+            [f"{first} client{'s' if first > 1 else ''} {unwell[0][1]}", *(f"{n} {w}" for n, w in unwell[1:])]
+        )
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every tenant has a snapshot that is younger than a day or so."""
+        return all(tenant.newest is not None and tenant.newest <= SNAPSHOT_DUE for tenant in self.tenants)
+
+    @property
+    def changes(self) -> int:
+        """How many operations of people have ended."""
+        return sum(sum(commands.values()) for commands in self.ended.values())
+
+    @property
     def well(self) -> bool:
         """Whether nothing needs a look."""
         return not self.troubles

@@ -95,7 +95,7 @@ class Freezes:
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
             if known and not all(self._over(known, now, lived)) and _lasts(known.until) >= _lasts(until):
                 raise Refused(
-                    f"{known.what} frozen for as long already, by <@{known.actor}>; `{known.way_out}` ends that."
+                    f"{known.what} already frozen for as long by <@{known.actor}>. To end that: `{known.way_out}`"
                 )
             if known:
                 self._end(transaction, known, actor, "")
@@ -150,8 +150,8 @@ class Freezes:
         said = f"`{tenant}` is not frozen" if tenant else "Not all tenants are frozen"
         others = self.all()
         if not others:
-            return f"{said}; nothing is."
-        return f"{said}; {_and([f'`{one.way_out}`' for one in others[:5]])} would end what is."
+            return f"{said}, and neither is anything else."
+        return f"{said}. To end what is frozen: {_and([f'`{one.way_out}`' for one in others[:5]])}."
 
     def _open(self) -> list[Freeze]:
         rows = self.database.read(f"SELECT {_COLUMNS} FROM freezes WHERE ended IS NULL ORDER BY tenant")  # noqa: S608

@@ -25,7 +25,7 @@ SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
 """Seconds after which a host that is slow to tell is asked again whether it is in distress."""
-ANSWERS = "Try again when it answers; `/mautic doctor` tells how it stands."
+ANSWERS = "Try again when the server answers; check with `/mautic doctor`."
 """The way out of what a server that is silent keeps from being done."""
 _ANY = tuple(Role)
 
@@ -187,7 +187,7 @@ def _may_approve(guards: Guards, change: Change) -> None:
 def _is_approved(guards: Guards, change: Change) -> None:
     """Send it back for approval when by now it lacks one."""
     if change.operation and not guards.context.approvals.voices.confirm(change.operation):
-        raise _Unapproved(f"Operation {change.operation.id} waits for approval again.")
+        raise _Unapproved(f"{change.operation.headed} is waiting for approval again.")
 
 
 def _may_retry(guards: Guards, change: Change) -> None:
@@ -205,7 +205,7 @@ def _frozen(guards: Guards, change: Change) -> None:
         return
     until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
     no = Refused(
-        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}; `{found.way_out}` ends the freeze."
+        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}. To end the freeze: `{found.way_out}`"
     )
     no.typed = found.reason
     raise no
@@ -230,7 +230,9 @@ def _busy_to_approve(guards: Guards, change: Change) -> None:
 
 def _busy_to_begin(guards: Guards, change: Change) -> None:
     if doing := guards.context.operations.at_work.on(change.tenant):
-        raise Refused(f"{doing} in `{change.tenant}` and holds it. It starts when that has ended.")
+        raise Refused(
+            f"{doing} in `{change.tenant}` and locks the tenant. The operation starts when that has finished."
+        )
 
 
 def _busy_to_retry(guards: Guards, change: Change) -> None:
@@ -247,7 +249,7 @@ def _half_way(guards: Guards, change: Change) -> None:
     for one in guards.context.fleet.look(Role.TENANT).tenants:
         if (one.name, one.state) == (change.tenant, State.MOVING):
             raise Refused(
-                f"`{one.name}` was left half way by a restore or move; `/mautic start {one.name}` lets it go on."
+                f"A restore or move of `{one.name}` was interrupted. To bring it online: `/mautic start {one.name}`"
             )
 
 
@@ -272,12 +274,12 @@ def _no_memory_to_begin(guards: Guards, change: Change) -> None:
     """Let what needs memory wait. Whether there is enough is asked as its plan is built, which raises NoRoom."""
     demand = change.operation.plan.get("demand") if change.operation else None
     if demand and demand["memory"] and (why := guards.distress(demand["host"])):
-        raise Refused(f"`{demand['host']}` is in distress: {why}. It starts when the host recovers.")
+        raise Refused(f"`{demand['host']}` is overloaded: {why}. The operation starts when the host recovers.")
 
 
 def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
     if change.host and (why := guards.distress(change.host)):
-        raise Refused(f"`{change.host}` is in distress: {why}.")
+        raise Refused(f"`{change.host}` is overloaded: {why}.")
 
 
 FREEZE = "freeze"

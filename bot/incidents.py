@@ -157,16 +157,16 @@ class Incidents:
                         (finding.text, now, here[finding.kind].id),
                     )
             for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
-                words = f"Recovered after {seconds(now - here[kind].opened)}."
+                words = f"Resolved after {seconds(now - here[kind].opened)}."
                 if diagnosis.rests and findings.kind(kind).judged != Judged.ALWAYS:
                     words = f"The tenant was {diagnosis.rests}, so this is no longer monitored."
                 elif kind in diagnosis.given_up:
-                    words = "It has not been tried for a day, so this is no longer monitored."
+                    words = "The task has not run for a day, so it is no longer monitored."
                 self._close(transaction, here[kind], words, now)
         for subject in seen.gone:
             for incident in known.get(subject, {}).values():
                 what = "tenant" if incident.tenant else "server"
-                self._close(transaction, incident, f"It is over: there is no such {what} any more.", now)
+                self._close(transaction, incident, f"Resolved: the {what} no longer exists.", now)
         # Where a silence is over the button comes back.
         transaction.execute(
             "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
@@ -218,8 +218,8 @@ class Incidents:
                 _record(transaction, "incident.silenced", actor, incident.tenant, incident.id, detail, now)
         if not done.rowcount:
             incident = self.marked(mark)
-            how = "over" if incident.closed else f"silenced already, by <@{incident.silenced_by}>"
-            raise Refused(f"Incident {incident.id} is {how}.")
+            how = "resolved" if incident.closed else f"silenced by <@{incident.silenced_by}>"
+            raise Refused(f"Incident {incident.id} is already {how}.")
 
     # -- telling ------------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class Incidents:
             self._announcing.release()
         if refused:
             count = f"{len(refused)} incident{'s' if len(refused) > 1 else ''}"
-            raise NotPosted(f"For minutes {count} could not be told: {refused[-1]}")
+            raise NotPosted(f"{count} could not be posted for minutes: {refused[-1]}")
 
     def _most_urgent(self, tried: list[int]) -> list[Incident]:
         """Return the one that comes next: of what is new, then of what has a note for its thread, then of the rest."""

@@ -122,7 +122,7 @@ class Invocations:
             raise
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
-            kept = "What was typed is not known here, and not kept." if isinstance(error, UnknownWords) else why
+            kept = "What was typed is unknown, and not kept." if isinstance(error, UnknownWords) else why
             self._record_refusal(kind, key, payload, kept, identity, getattr(error, "guard", ""))
             typed = json.dumps([payload.get("text"), payload.get("values"), getattr(error, "typed", "")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
@@ -138,25 +138,25 @@ class Invocations:
         if late <= (LATE if asks and payload.get("taken_up") else TOO_LATE):
             return ""
         if asks:
-            asked = f"`/mautic {command.name} …`" if command else "for the Home tab"
-            return f"I was not running when you asked {asked} {seconds(late)} ago, so it was not answered; ask again."
+            asked = f"typed `/mautic {command.name} …`" if command else "opened the Home tab"
+            return f"I was not running when you {asked} {seconds(late)} ago. Please try again."
         did = {
-            "command": f"sent `/mautic {command.name if command else ''} …`",
+            "command": f"typed `/mautic {command.name if command else ''} …`",
             "action": "pressed a button",
             "reply": "replied in a thread",
         }.get(kind, "sent a window")
         return (
-            f"You {did} {seconds(late)} ago, when I could not do it, so nothing was done; look at how it stands now, "
-            "and do it again if it is still wanted."
+            f"You {did} {seconds(late)} ago, while I was not running. Nothing was changed. Check the current state, "
+            "and try again if you still want to."
         )
 
     def excuse(self, payload: dict[str, Any], why: str) -> None:
         """Tell who sent a delivery that it has to wait, or is not taken."""
         said = {
-            "database": ":hourglass: The bot's own database cannot be written just now. What you sent is done as soon "
-            f"as it can be, within {seconds(int(TOO_LATE))}, or not at all; you will hear of it.",
-            "crowd": f":hourglass: {OF_ONE} things that you sent wait already, so this one was not taken; send it "
-            "again when some of them are done.",
+            "database": ":hourglass: My database can't be written right now. I'll do what you sent as soon as possible "
+            f"within {seconds(int(TOO_LATE))}, or tell you that I did not.",
+            "crowd": f":hourglass: {OF_ONE} of your messages are still waiting, so I did not take this one. Try again "
+            "when some are done.",
         }[why]
         self._answer(payload, self.context.renderer.say(said))
 
@@ -242,7 +242,7 @@ class Invocations:
             result, mention = call(command, context, arguments), ""
         if isinstance(result, Modal):
             if "trigger_id" not in payload:
-                raise Refused(f"Something is missing. Usage: `/mautic {command.usage}`")
+                raise Refused(f"An argument is missing. Usage: `/mautic {command.usage}`")
             metadata = json.dumps({"channel": payload["channel"], "command": command.name})
             self.announcer.open_modal(
                 payload["trigger_id"], replace(result, view=result.view | {"private_metadata": metadata})
@@ -258,7 +258,7 @@ class Invocations:
                 request_key=key,
                 hours=policy.hours,
                 approved=policy.approvals == 0,
-                tell=f":bell: {mention}, this waits for your decision." if mention else "",
+                tell=f":bell: {mention}, please approve or deny this request." if mention else "",
             )
         else:
             self._answer(payload, result)

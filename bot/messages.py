@@ -40,6 +40,15 @@ def escape(text: object) -> Mrkdwn:
     return Mrkdwn(plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
+_FORM = "{date_short_pretty} {time}"
+_MOMENT = rf"&lt;!date\^(?P<at>\d{{1,12}})\^{re.escape(_FORM)}\|(?P<ours>[\w :+-]{{1,40}})&gt;"
+"""A moment as `Renderer.moment` writes it, once it is escaped; whoever types one shows no more than a moment."""
+
+
+def _moment(found: re.Match[str]) -> str:
+    return f"<!date^{found['at']}^{_FORM}|{found['ours']}>"
+
+
 def code(text: object) -> Mrkdwn:
     """Show as code; a backtick inside would end it, so it becomes a quote."""
     inner = clip(escape(str(text).replace("`", "'").replace("\n", " ").strip() or " "), LINE)
@@ -54,24 +63,30 @@ def block(text: object) -> Mrkdwn:
 
 
 def line(text: object) -> Mrkdwn:
-    """Put a person's words on one line, with no mark that formats or begins a block."""
+    """Put a person's words on one line, with no mark that formats or begins a block; a moment comes alive."""
+
+    def shown(found: re.Match[str]) -> str:
+        return _moment(found) if found["at"] else "\N{ZERO WIDTH SPACE}" + found[0]
+
     words = clip(escape(" ".join(str(text).split())), LINE)
-    return Mrkdwn(re.sub(r"[*_~`]", "\N{ZERO WIDTH SPACE}\\g<0>", words))
+    return Mrkdwn(re.sub(rf"{_MOMENT}|[*_~`]", shown, words))
 
 
 def told(why: str, typed: str) -> Mrkdwn:
     """Show a sentence for a person that may quote what they typed.
 
-    Only code and mentions come alive, and of these only mentions that do not stand in what was typed.
+    Only code, moments and mentions come alive, and of these only mentions that do not stand in what was typed.
     """
 
     def shown(found: re.Match[str]) -> str:
-        if found[1]:
-            return found[0] if found[1] in typed else f"<@{found[1]}>"
+        if found["who"]:
+            return found[0] if found["who"] in typed else f"<{found['who']}>"
+        if found["at"]:
+            return _moment(found)
         return found[0] if len(found[0]) > 1 else "\N{ZERO WIDTH SPACE}" + found[0]
 
     sentence = clip(escape(" ".join(why.split())), SENTENCE)
-    return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]+`|[*_~`]", shown, sentence))
+    return Mrkdwn(re.sub(rf"&lt;(?P<who>[@#][UWCG][A-Z0-9]+)&gt;|{_MOMENT}|`[^`]+`|[*_~`]", shown, sentence))
 
 
 def sentence(text: object) -> Mrkdwn:
@@ -116,8 +131,8 @@ def seconds(number: float) -> str:
 
 
 def kept_for(days: int) -> str:
-    """How long something is kept, for people; of no days it is never removed by itself."""
-    return f"for {days} days" if days else "until somebody removes it"
+    """How long something is kept, for people; 0 days: it is never deleted automatically."""
+    return f"for {days} days" if days else "until deleted by hand"
 
 
 @dataclass(frozen=True)
@@ -175,11 +190,12 @@ class Renderer:
 
     def when(self, at: float) -> Mrkdwn:
         """A moment, in the reader's own zone by Slack, with ours for who cannot show it."""
-        return Mrkdwn(f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{self.moment(at)}>")
+        return Mrkdwn(self.moment(at))
 
     def moment(self, at: float) -> str:
-        """A moment in the bot's own zone, for facts of a plan, which are plain text."""
-        return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
+        """The same for facts and sentences, which are plain text until `line` or `told` shows them."""
+        ours = datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
+        return f"<!date^{int(at)}^{_FORM}|{ours}>"
 
     def day(self, at: float) -> str:
         """A day of ours, where Slack cannot show the reader's own."""
@@ -212,7 +228,7 @@ class Renderer:
             blocks.append(block)
             total += length
         if cut:
-            blocks.append(small_print("… cut here: Slack shows no more than this in one message."))
+            blocks.append(small_print("… cut: the rest does not fit in one Slack message."))
         if not blocks:
             blocks.append(section(" ".join(words.split()) or "…"))
         first = next((_text_of(block) for block in blocks if _text_of(block)), "…")
@@ -309,8 +325,8 @@ def batch_buttons(mark: str, *, paused: bool, to_come: int) -> list[Block]:
     """The buttons of a batch that is under way; none where nothing is to come."""
     if not to_come:
         return []
-    first = button("batch_go_on", "Go on", mark, "primary") if paused else button("batch_pause", "Pause", mark)
-    sure = f"{to_come} that have not begun never will; what is under way goes on to its end."
+    first = button("batch_go_on", "Continue", mark, "primary") if paused else button("batch_pause", "Pause", mark)
+    sure = f"{to_come} tenant{'s' if to_come > 1 else ''} will not be started. Tenants in progress will finish."
     return [first, button("batch_stop", "Stop", mark, "danger", sure=sure)]
 
 

@@ -171,6 +171,39 @@ class Operation:
         return self.state in OPEN
 
     @property
+    def named(self) -> str:
+        """What people call it: by its number, or of the bot's own maintenance by what it does."""
+        if self.id > MAINTENANCE:
+            return f"the bot's own {self.command} of {self.about}"
+        return f"request #{self.id}"
+
+    @property
+    def headed(self) -> str:
+        """What people call it, to begin a sentence with."""
+        return self.named[0].upper() + self.named[1:]
+
+    @property
+    def standing(self) -> str:
+        """How it stands, to end a sentence with; it names who decided last."""
+        by = next((one.actor for one in reversed(self.decisions)), "")
+        if self.state == "denied":
+            return f"was denied by <@{by}>"
+        approved = f" (approved by <@{by}>)" if by and self.state not in ("awaiting_approval", "expired") else ""
+        stands = {
+            "awaiting_approval": "is waiting for approval",
+            "queued": "is queued",
+            "running": "is in progress",
+            "succeeded": "is already done",
+            "failed": "has failed",
+            "needs_attention": "needs action",
+            "given_up": "was given up",
+            "waiting": "waits for its turn in a batch",
+            "cancelled": "was cancelled",
+            "expired": "has expired",
+        }
+        return f"{stands[self.state]}{approved}"
+
+    @property
     def children(self) -> int:
         """How many operations it is a batch of; 0: it is none."""
         return int(self.plan.get("children", 0))
@@ -252,7 +285,7 @@ class Operations:
         """Return one operation, or refuse when there is none of that number."""
         found = self.select("id = ?", operation)
         if not found:
-            raise Refused(f"There is no operation {operation}; `/mautic history` lists them.")
+            raise Refused(f"There is no request #{operation}. See all: `/mautic history`")
         return found[0]
 
     def marked(self, mark: str) -> Operation:
@@ -260,8 +293,8 @@ class Operations:
         found = self.get(int(mark.partition(".")[0]))
         if found.mark != mark:
             raise Refused(
-                f"This card is of another request: operation {found.id} is now the `{found.command}` of "
-                f"`{found.tenant}`, and has a card of its own."
+                f"This card belongs to another request. #{found.id} is now `{found.command}` of "
+                f"`{found.tenant}`, with its own card."
             )
         return found
 
@@ -310,16 +343,16 @@ class Operations:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
             doing = {
-                "awaiting_approval": f"waits for approval; `/mautic cancel {holder.id}` withdraws it",
-                "needs_attention": f"needs attention first: see its thread, or end it as it stands with "
-                f"`/mautic give-up {holder.id} because …`",
-            }.get(holder.state, "is under way; try again when it is done")
+                "awaiting_approval": f"waits for approval. To cancel that: `/mautic cancel {holder.id}`",
+                "needs_attention": "needs action first. See its thread, or give up: "
+                f"`/mautic give-up {holder.id} because <reason>`",
+            }.get(holder.state, "is in progress. Try again when that is done.")
             if holder.held_by:
-                doing = f"waits until it may begin; `/mautic cancel {holder.id}` withdraws it"
-            by = "the bot itself" if holder.requester == SYSTEM else f"<@{holder.requester}>"
-            raise TenantBusy(
-                f"`{tenant}` is held by operation {holder.id} ({holder.command}), asked for by {by}, which {doing}."
-            )
+                doing = f"waits to start. To cancel that: `/mautic cancel {holder.id}`"
+            who = holder.named
+            if holder.requester != SYSTEM:
+                who += f" ({holder.command}) by <@{holder.requester}>"
+            raise TenantBusy(f"`{tenant}` is locked by {who}, which {doing}")
 
     def refuse_one_too_many(self, requester: str) -> None:
         """Raise Refused when as many requests of one person wait for approval as may."""
@@ -328,8 +361,8 @@ class Operations:
         )
         if rows[0][0] >= OF_ONE:
             raise Refused(
-                f"{OF_ONE} of your requests wait for approval already; `/mautic history` lists them, and "
-                "`/mautic cancel <id>` withdraws one."
+                f"{OF_ONE} of your requests already wait for approval. See them with `/mautic history`, and cancel one "
+                "with `/mautic cancel <id>`."
             )
 
     def wait_for_errand(self, tenant: str) -> None:
@@ -352,7 +385,7 @@ class Operations:
                     "cancelled",
                     event="operation.overtaken",
                     expect=("queued",),
-                    outcome="A person's request came first",
+                    outcome="A request from a person came first",
                     finished=self.clock(),
                 )
 
@@ -403,7 +436,7 @@ class Operations:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(plan.tenant)
-            raise TenantBusy(f"`{plan.tenant}` was just taken by another request; try again.") from error
+            raise TenantBusy(f"Another request just locked `{plan.tenant}`. Try again.") from error
         self.changed()
         return self.get(identity)
 
@@ -619,7 +652,7 @@ class Operations:
                 event="operation.cancelled" if hold.ends else "operation.held",
                 expect=(operation.state,),
                 detail={"why": hold.why, "guard": hold.guard},
-                note=f":hourglass: Operation {operation.id} waits: {told(hold.why, hold.typed)}",
+                note=f":hourglass: {operation.headed} is waiting: {told(hold.why, hold.typed)}",
                 outcome=hold.why,
                 held_by=hold.guard,
                 finished=self.clock() if hold.ends else None,
@@ -759,19 +792,19 @@ class Operations:
                     event="operation.retried",
                     actor=actor,
                     expect=("failed", "needs_attention"),
-                    note=f":arrows_counterclockwise: <@{actor}> tries it again.",
+                    note=f":arrows_counterclockwise: Retried by <@{actor}>.",
                     **ANEW,
                     # From now on it is what a person asked for, and no run tells of it.
                     run=0,
                 )
                 if not moved:
-                    raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+                    raise Refused(f"{operation.headed} has not failed, so there is nothing to retry.")
                 self.begin_anew(transaction, operation.id)
                 if operation.parent:
                     self.reopen(transaction, operation.parent, actor)
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(operation.tenant, but=operation.id)
-            raise TenantBusy(f"`{operation.tenant}` was just taken by another request; try again.") from error
+            raise TenantBusy(f"Another request just locked `{operation.tenant}`. Try again.") from error
         self.changed()
 
     def begin_anew(self, transaction: sqlite3.Connection, operation: int) -> None:
@@ -827,16 +860,16 @@ class Operations:
                 actor=actor,
                 expect=("needs_attention",),
                 detail={"reason": reason, "outcome": operation.outcome},
-                note=f":checkered_flag: <@{actor}> gave it up: {line(reason)}. "
-                f"It stays as it stands. {sentence(left)}".strip(),
+                note=f":checkered_flag: Given up by <@{actor}>: {line(reason)}. "
+                f"Nothing more is done or rolled back. {sentence(left)}".strip(),
                 undo_by="",
                 ended_by=actor,
                 reason=reason,
                 finished=self.clock(),
             )
         if not moved:
-            now = self.get(operation.id).state.replace("_", " ")
-            raise Refused(f"Operation {operation.id} is {now}; only what needs attention can be given up.")
+            now = self.get(operation.id).standing
+            raise Refused(f"{operation.headed} {now}. Only a request that needs action can be given up.")
         self.changed()
 
     def recover(self) -> list[Operation]:
@@ -853,9 +886,9 @@ class Operations:
                         "needs_attention",
                         event="operation.needs_attention",
                         expect=("running",),
-                        note=f":rotating_light: {RESPONDERS}The bot was cut off in this operation too often; the card "
-                        "above says how it stands. Retry goes on with it.",
-                        outcome=f"It was cut off {operation.attempts} times.",
+                        note=f":rotating_light: {RESPONDERS}The bot was interrupted too often during this operation. "
+                        "Check the card above; Retry continues where the operation stopped.",
+                        outcome=f"Interrupted {operation.attempts} times.",
                         undo_by="",
                     )
                 else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bot import batches
 from bot.announcer import Announcer
-from bot.approvals import Actor, decision, names
+from bot.approvals import Actor, almost, decision, names
 from bot.errands import failing
 from bot.guards import Change, Guards, Moment
 from bot.halt import told as aftermath_told
@@ -20,6 +20,7 @@ from bot.plan import Refused
 from bot.post import NotPosted
 from bot.registry import Command, Context
 from bot.remedies import RETRY
+from bot.settings import Policy
 from bot.words import typed
 
 BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
@@ -95,7 +96,7 @@ class Presses:
             # Whom it calls may do what it calls them for.
             may |= set(self.context.settings.responders(operation.command))
         if actor.id != operation.requester and not actor.roles & may:
-            raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+            raise Refused(f"Only <@{operation.requester}> or an approver can use this button.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
         """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
@@ -110,7 +111,7 @@ class Presses:
         if action == "silence":
             may = self.context.settings.policy("silence").ask
             if not actor.roles & set(may):
-                raise Refused(f"Only {names(may)} can silence an incident.")
+                raise Refused(f"Only {names(may, 2)} can silence incidents.")
             self.context.incidents.silence(mark, actor.id)
             with suppress(NotPosted):
                 self.context.incidents.announce()
@@ -132,11 +133,11 @@ class Presses:
         last = max(failed, key=lambda one: one.operation)
         may = self.context.settings.policy(last.command).approve
         if not actor.roles & set(may):
-            raise Refused(f"Only {names(may)} can retry it.")
+            raise Refused(f"Only {names(may, 2)} can retry background tasks.")
         operation = self.context.operations.get(last.operation)
         Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
         self.context.operations.retry(operation, actor.id)
-        said = f":arrows_counterclockwise: Retrying operation {last.operation}. The result will be posted here."
+        said = f":arrows_counterclockwise: Retrying {operation.named}. The result will be posted here."
         self._answer(payload, self.context.renderer.say(said))
 
     def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:
@@ -172,19 +173,18 @@ class Presses:
         thread = payload["thread_ts"]
         operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
         if not operation or not words:
+            self._tell_what_counts(payload)
             if payload.get("mention"):
                 raise Refused(
-                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; "
-                    "elsewhere `/mautic help`."
+                    "In a request's thread, reply `approve`, `deny <reason>` or `cancel`. For everything else, type "
+                    "`/mautic help`."
                 )
             return
         actor = self._actor(payload)
         if payload.get("edited"):
             if operation.state != "awaiting_approval":
                 return
-            raise Refused(
-                "What is edited later decides nothing, so nothing was done: reply anew, with the right words."
-            )
+            raise Refused("An edited message does not count as a decision. Nothing was changed; send a new reply.")
         if words["cancel"]:
             self.context.approvals.cancel(operation.id, actor)
         elif words["deny"]:
@@ -194,8 +194,25 @@ class Presses:
             if not choice and name != operation.confirmation and name in operation.options:
                 name, choice = "", name
             if name not in ("", operation.confirmation):
-                raise Refused(f"To approve, reply `approve` or `approve {operation.confirmation}`, and nothing else.")
+                raise Refused(
+                    _uncounted(operation, self.context.settings.policy(operation.command, batch=operation.in_batch))
+                )
             self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
+
+    def _tell_what_counts(self, payload: dict[str, Any]) -> None:
+        """Refuse what somebody who may approve seems to mean as an approval; anybody else is only talking."""
+        if not payload["thread_ts"] or not almost(payload["text"]):
+            return
+        try:
+            operation = self.announcer.operation_at(payload["channel"], payload["thread_ts"])
+        except NotPosted:
+            return
+        if operation is None or operation.state != "awaiting_approval":
+            return
+        actor = self._actor(payload)
+        policy = self.context.settings.policy(operation.command, batch=operation.in_batch)
+        if actor.id != operation.requester and actor.roles & set(policy.approve):
+            raise Refused(_uncounted(operation, policy))
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
         """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
@@ -221,7 +238,13 @@ class Presses:
         self._invoke(key, payload, actor, parsed, arguments)
 
 
-_CHOOSE = "What else do you decide?"
+_CHOOSE = "Option"
+
+
+def _uncounted(operation: Operation, policy: Policy) -> str:
+    """Say how one approves, to somebody whose reply does not count."""
+    exactly = f"approve {operation.confirmation}" if policy.step_up else "approve"
+    return f"I didn't count that as an approval. Tap Approve, or reply exactly `{exactly}`."
 
 
 def _facts(operation: Operation) -> list[str]:
@@ -235,9 +258,9 @@ def _give_up_window(operation: Operation, channel: str) -> Modal:
         "give_up",
         "Give up",
         [
-            section(f"*{escape(operation.plan['summary'])}* ends as it stands: nothing more is done or taken back."),
+            section(f"*{escape(operation.plan['summary'])}* ends here: nothing more is done or rolled back."),
             *([section(sentence(left))] if left else []),
-            text_input("reason", "Why? The audit log keeps it."),
+            text_input("reason", "Reason, kept in the audit log"),
         ],
         submit="Give up",
         metadata=json.dumps({"operation": operation.mark, "channel": channel}),
@@ -246,7 +269,7 @@ def _give_up_window(operation: Operation, channel: str) -> Modal:
 
 def name_window(operation: Operation, channel: str, choice: str = "") -> Modal:
     """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
-    what = "how many tenants it is on" if operation.children else "the tenant's name"
+    what = "the number of tenants" if operation.children else "the tenant name"
     chosen = choice or operation.chosen
     options = operation.options if chosen else {}
     return modal(

@@ -52,11 +52,11 @@ class Selection:
     def refuse_both(self, command: str) -> None:
         """Raise Refused where names stand beside what chooses, or neither is there."""
         if self.names and self.chooses:
-            raise UnknownWords(f"Either name tenants, or choose them with `{self.words}`; not both.")
+            raise UnknownWords(f"Either name tenants or select them with `{self.words}`, not both.")
         if not self.names and not self.chooses:
             raise UnknownWords(
-                f"Which tenants? `/mautic {command} client-x` is of one, `client-x,client-y` of two, and `--all`, "
-                "`--host`, `--size` or `--tag` choose."
+                f"Which tenants? Name one (`/mautic {command} client-x`) or several (`client-x,client-y`), or select "
+                "with `--all`, `--host`, `--size` or `--tag`."
             )
 
 
@@ -66,7 +66,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
     if selection.names:
         return list(dict.fromkeys(filter(None, selection.names.split(","))))
     if selection.size and selection.size not in context.settings.plans:
-        raise UnknownWords(f"There is no size “{selection.size[:40]}”; there is {', '.join(context.settings.plans)}.")
+        raise UnknownWords(f"There is no size “{selection.size[:40]}”. Sizes: {', '.join(context.settings.plans)}.")
     host = context.fleet.host(selection.host) if selection.host else None
     try:
         tag = tag_name(selection.tag) if selection.tag else ""
@@ -86,7 +86,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
 
     found = list(dict.fromkeys(one.name for one in seen.tenants if meant(one)))
     if not found:
-        raise UnknownWords(f"No tenant is chosen by `{selection.words}`; `/mautic list` shows all.")
+        raise UnknownWords(f"No tenant matches `{selection.words}`. See all: `/mautic list`")
     return found
 
 
@@ -113,7 +113,7 @@ def batch(
     context = replace(context, fleet=context.fleet.once(), many=True)
     names = select(context, selection, command)
     if len(names) > MOST:
-        raise UnknownWords(f"`{selection.words}` chooses {len(names)} tenants; one batch has at most {MOST}.")
+        raise UnknownWords(f"`{selection.words}` selects {len(names)} tenants, but a batch can have at most {MOST}.")
     children: list[Plan] = []
     left_out: dict[str, str] = {}
     guards = Guards(context)
@@ -127,10 +127,10 @@ def batch(
         except Refused as error:
             if selection.names:
                 raise
-            frozen = f"{name} is frozen; /mautic unfreeze {name} ends that."
+            frozen = f"{name} is frozen (to end that: /mautic unfreeze {name})"
             left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
     if not children:
-        raise Refused(f"None of the {len(names)} can be done. {next(iter(left_out.values()))}")
+        raise Refused(f"None of the {len(names)} tenants can be included. {next(iter(left_out.values()))}")
     made = _plan(context, command, selection, children, left_out, doing, arguments)
     return replace(made, arguments={**made.arguments, **resolve(children)})
 
@@ -156,7 +156,7 @@ def _plan(
         "Tenants": shown,
         "Hosts": ", ".join(f"{host} {count}" for host, count in hosts.items()),
         **({} if len(hosts) == 1 and len(children) == 1 else alike),
-        "Pace": f"{pace.at_once} at once, {pace.at_once_host} on one host; it pauses after {pace.stop_after} failures",
+        "Pace": f"{pace.at_once} at once, {pace.at_once_host} per host, pauses after {pace.stop_after} failures",
     }
     remarks = {}
     if left_out:

@@ -20,7 +20,7 @@ from bot.lived import Lived
 from bot.plan import Refused
 
 log = logging.getLogger(__name__)
-LOST = "Who runs the bot's machine can set a new password: see “A lost first login” in `docs/production.md`."
+LOST = "To set a new password on the bot's machine, see “Reset an admin password” in `docs/production.md`."
 
 
 class Vault:
@@ -80,7 +80,7 @@ class Vault:
                 event = audit.Event("credentials.revealed", actor, tenant, row["operation"])
                 audit.record(transaction, event, self.clock())
         if not claimed:
-            raise Refused(f"The first login of `{tenant}` is being shown at this moment; it is shown once.")
+            raise Refused(f"The first login of `{tenant}` is being shown right now; a first login is shown once.")
         try:
             yield known
         except Exception as error:
@@ -102,8 +102,8 @@ class Vault:
         except DatabaseUnavailable as lost:
             log.warning("the first login of %s was not shown (%s), and is lost: %s", row["tenant"], error, lost)
             raise Refused(
-                f"Slack did not show the first login of `{row['tenant']}`, and it could not be put back, as the bot's "
-                f"database cannot be written. {LOST}"
+                f"Slack did not show the first login of `{row['tenant']}`, and it is lost, because the bot's database "
+                f"can't be written. {LOST}"
             ) from error
 
     def refuse_unless_waiting(self, tenant: str, actor: str) -> None:
@@ -117,9 +117,9 @@ class Vault:
             tenant,
         )
         if not rows or self._is_over(rows[0]):
-            raise Refused(f"No first login waits for `{tenant}`: it is shown once, and not kept for long. {LOST}")
+            raise Refused(f"The first login of `{tenant}` was already collected, or has expired. {LOST}")
         if rows[0]["owner"] != actor:
-            raise Refused(f"Only <@{rows[0]['owner']}>, who asked for `{tenant}`, can see its first credentials.")
+            raise Refused(f"Only <@{rows[0]['owner']}>, who requested `{tenant}`, can see its first login.")
         return rows[0]
 
     def _is_over(self, row: sqlite3.Row) -> bool:
@@ -150,5 +150,5 @@ class Vault:
         try:
             held: dict[str, str] = json.loads(self._fernet.decrypt(ciphertext))
         except InvalidToken as error:
-            raise Refused("The credentials cannot be read: the bot's key file has been replaced.") from error
+            raise Refused("The first login can't be read: the bot's key file was replaced.") from error
         return held

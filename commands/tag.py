@@ -1,4 +1,4 @@
-"""`/mautic tag`: words that a tenant can be chosen by."""
+"""`/mautic tag`: sets the tags of a tenant, by which commands can select it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MOST = 10
 
 @operation
 def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool = False) -> Plan | Message:
-    """Give a tenant the tags that it can be chosen by, as in `snapshot --tag vip`; those that it had go.
+    """Set the tags of a tenant, to select it by, as in `snapshot --tag vip`. Replaces earlier tags.
 
-    Without words it shows them; `--clear` takes all away.
+    Without words, shows the tags. `--clear` removes all.
     """
     found = context.fleet.tenant(tenant)
     tags = tuple(dict.fromkeys(words))
     if clear and tags:
-        raise Refused(f"Either give `{tenant}` tags, or take them away with `--clear`.")
+        raise Refused("Give either tags or `--clear`, not both.")
     if len(tags) > MOST:
-        raise Refused(f"These are {len(tags)} tags; a tenant has at most {MOST}.")
+        raise Refused(f"Too many tags: {len(tags)}, at most {MOST}.")
     if not tags and not clear:
         return context.renderer.message("commands/tag-shown.j2", tenant=found)
     lxd = context.fleet.of(found).lxd
@@ -29,12 +29,12 @@ def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool =
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "words": " ".join(tags), "clear": clear},
-        summary=f"Tag the tenant {tenant}",
+        summary=f"Tag tenant {tenant}",
         facts={"Tags": shown},
-        remarks={"So far": ", ".join(found.tags) or "none"},
+        remarks={"Before": ", ".join(found.tags) or "none"},
         values={"tags": " ".join(tags)},
         texts={"again": f"tag {tenant} {' '.join(tags) or '--clear'}"},
-        steps=(Step("tag", "Write its tags down", lambda: lxd.update(found.instance, stamps(tags=" ".join(tags)))),),
+        steps=(Step("tag", "Set the tags", lambda: lxd.update(found.instance, stamps(tags=" ".join(tags)))),),
         reversible="can be changed again",
         seconds=1,
     )

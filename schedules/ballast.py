@@ -1,4 +1,4 @@
-"""Keeps room on every host's pool that can be given up when the pool is full."""
+"""Reserves some space on every storage pool, to be released when the pool is full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot.scheduler import schedule
 
 @schedule(seconds=600)
 def ballast(context: Context) -> None:
-    """Keep some room of every pool taken, so that it can be given up to prune snapshots on a full one."""
+    """Reserve some space on every storage pool, to be released when snapshots have to be deleted on a full pool."""
     settings, trouble = context.settings, list[LxdError]()
     for host in context.fleet.hosts():
         try:

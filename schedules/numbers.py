@@ -1,4 +1,4 @@
-"""Keeps the numbers of operations from coming twice, when the database was lost or is from a backup."""
+"""Keeps request numbers unique when the database was lost or restored from a backup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.tenants import Tenant
 
 @schedule(seconds=300)
 def numbers(context: Context) -> None:
-    """Let no operation get a number that stands on a container already.
+    """Make sure that no request gets a number that a container already carries.
 
     Containers are told apart by the number of the operation that made them; the database that gives the numbers may be
     younger than they are.

@@ -1,4 +1,4 @@
-"""Keeps the edge's routes what LXD says."""
+"""Keeps the edge and its routes in line with LXD."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bot.scheduler import schedule
 
 @schedule(seconds=60)
 def routes(context: Context) -> None:
-    """Keep the edge running, and its routes right when a container was changed behind our back.
+    """Keep the edge running, and fix its routes when somebody changed a container outside the bot.
 
     One from before the bot gave addresses is given its own; nothing is loaded when nothing has changed.
     """

@@ -1,4 +1,4 @@
-"""Removes what calls left on servers whose bot was killed in the middle of them."""
+"""Deletes what interrupted calls left on the servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bot.scheduler import schedule
 
 @schedule(seconds=86_400)
 def sweep(context: Context) -> None:
-    """Remove from every server the output of commands that nobody reads any more."""
+    """Delete old command output from every server."""
     silent: LxdUnavailable | None = None
     for lxd in context.fleet.servers.values():
         try:

@@ -20,11 +20,13 @@ from slack_sdk import WebClient
 import commands
 from bot import home
 from bot.announcer import Announcer
+from bot.approvals import names
 from bot.audit import Verdict
 from bot.batches import Standing
 from bot.capacity import Room
 from bot.condition import Condition
 from bot.digest import Digest, FailedErrands, TenantDay, Use
+from bot.findings import LINES
 from bot.freezes import Freeze
 from bot.incidents import Incident, Incidents
 from bot.jobs import Job
@@ -43,6 +45,7 @@ from bot.snapshots import Taken
 from bot.tenants import Tenant
 from bot.workspace import block_kit
 from commands.hosts import Row
+from commands.schedule import DigestTimes
 from tests.support.bot import LEAD, make_bench
 from tests.support.judge import judge
 
@@ -63,7 +66,7 @@ ASKED = Operation(
     channel="C0OPS",
     state="awaiting_approval",
     plan={
-        "summary": "Make the tenant client-x",
+        "summary": "Create tenant client-x",
         "facts": {
             "Address": "https://client-x.mautic.localhost",
             "Mautic": "5.2.12",
@@ -121,7 +124,7 @@ CHOOSING = replace(
     arguments={"tenant": "client-x", "snapshot": "s-1", "mail": "drop"},
     plan=ASKED.plan
     | {
-        "summary": "Restore the tenant client-x",
+        "summary": "Restore tenant client-x",
         "remarks": {
             "Mail": "30 sent since then may go out again, and so may what waited in the snapshot; now none waits",
             "Asked for": "drop waiting mail",
@@ -134,7 +137,7 @@ HALTED = replace(
     FAILED,
     command="migrate",
     state="needs_attention",
-    plan=ASKED.plan | {"summary": "Move the tenant client-x from node1 to node2"},
+    plan=ASKED.plan | {"summary": "Move tenant client-x from node1 to node2"},
     aftermath={
         "online": False,
         "since": NOW + 61,
@@ -145,10 +148,10 @@ HALTED = replace(
     },
 )
 CONDITIONS = {
-    "a": Condition("offline", "migrate came to a halt, operation 7"),
+    "a": Condition("offline", "migrate needs action, request #7"),
     "b": Condition("degraded", "e-mail not sending, disk nearly full"),
     "c": Condition("unknown", "its host does not answer"),
-    "d": Condition("moving", "migrate is under way, operation 8"),
+    "d": Condition("moving", "migrate in progress, request #8"),
     "e": Condition("stopped", by="U0OPSLEAD"),
     "f": Condition("suspended"),
     "g": Condition("healthy"),
@@ -200,9 +203,9 @@ BATCH = replace(
             "Tenants": "client-a, client-b, client-c and 17 more",
             "Hosts": "local 12, node2 8",
             "Kept": "for as long as the policy says",
-            "Pace": "4 at once, 2 on one host; it pauses after 3 failures",
+            "Pace": "4 at once, 2 per host, pauses after 3 failures",
         },
-        "remarks": {"Left out": "client-z: client-z does not run; /mautic start client-z starts it."},
+        "remarks": {"Left out": "client-z: client-z is not running (to start: /mautic start client-z)"},
         "reversible": "changes nothing that runs",
         "seconds": 5,
         "undoable": False,
@@ -217,7 +220,7 @@ def stands(
     paused_by: str = "", stopped_by: str = "", frozen: tuple[str, ...] = (), held: str = "", **counts: int
 ) -> Standing:
     failed = tuple(f"client-{number}" for number in range(counts.get("failed", 0)))
-    return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is in distress."} if held else {})
+    return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is overloaded."} if held else {})
 
 
 def tags(*words: str) -> Message:
@@ -240,7 +243,9 @@ def helped(command: str) -> Message:
     chosen = REGISTRY.commands[command] if command else None
     everything = list(REGISTRY.commands.values())
     policy = SETTINGS.policy(command) if command else None
-    return words("help", command=chosen, commands=everything, policy=policy, at_once=["restart", "resume", "start"])
+    who = {"askers": "everyone", "deciders": names(policy.approve, policy.approvals) if policy else ""}
+    at_once = ["restart", "resume", "start"]
+    return words("help", command=chosen, commands=everything, policy=policy, at_once=at_once, **who)
 
 
 def listed(*tenants: Tenant, **state: object) -> Message:
@@ -248,6 +253,7 @@ def listed(*tenants: Tenant, **state: object) -> Message:
         "silent": {},
         "frozen": {},
         "part": "",
+        "tag": "",
         "page": 1,
         "pages": 1,
         "archived": False,
@@ -282,6 +288,7 @@ def status(**state: object) -> Message:
         "trouble": "",
         "condition": Condition("healthy"),
         "frozen": None,
+        "lines": LINES,
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
     }
@@ -289,7 +296,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible", "frozen")
+    lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen")
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
@@ -300,7 +307,7 @@ TROUBLE = Incident(
     tenant="client-x",
     server="",
     kind="worker",
-    text="`mautic-worker@email` is inactive, so mail waits in the queue.",
+    text="`mautic-worker@email` is inactive, so e-mail waits in the queue.",
     opened=NOW - 1500,
     closed=None,
     silenced_until=0,
@@ -425,11 +432,11 @@ MESSAGES: dict[str, Message] = {
         replace(DENIED, decisions=(replace(DENIED.decisions[0], reason=""),), outcome="Denied")
     ),
     "card-expired": card(replace(ASKED, state="expired")),
-    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Withdrawn", ended_by="U0ACCOUNT")),
+    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Cancelled", ended_by="U0ACCOUNT")),
     "card-cancelled-by-drift": card(
         replace(ASKED, state="cancelled", outcome="The domain `client-x.mautic.localhost` is `client-y`'s.")
     ),
-    "card-taken-back": card(replace(FAILED, state="cancelled", outcome="Taken back", ended_by="U0OPSLEAD")),
+    "card-taken-back": card(replace(FAILED, state="cancelled", outcome="Rolled back", ended_by="U0OPSLEAD")),
     "card-failed-with-something-left": card(
         replace(FAILED, aftermath={"left": "`client-x--7` on node2 could not be removed yet"})
     ),
@@ -466,7 +473,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "batch-child-done": card(replace(CHILD, finished=NOW + 61)),
     "batch-child-failed": card(
-        replace(FAILED, command="snapshot", parent=7, aftermath={"left": "nothing half made was left"})
+        replace(FAILED, command="snapshot", parent=7, aftermath={"left": "the new container stays on node2"})
     ),
     "commands-tag": ended("tag", {"words": "vip eu"}),
     "commands-tag-none": ended("tag", {"words": ""}),
@@ -519,6 +526,8 @@ MESSAGES: dict[str, Message] = {
     "commands-list-outbound-off": listed(replace(TENANT, outbound_off=True)),
     "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
     "commands-list-empty": listed(),
+    "commands-list-tag": listed(TENANT, tag="vip"),
+    "commands-list-tag-nothing-found": listed(tag="vip"),
     "commands-list-archived-empty": listed(archived=True),
     "commands-list-nothing-found": listed(part="<!channel>`x"),
     "commands-give_up": words(
@@ -552,7 +561,7 @@ MESSAGES: dict[str, Message] = {
             "healthy": True,
             "checks": {
                 "database": {"ok": True, "text": "answers"},
-                "disk": {"ok": True, "text": f"what it uses cannot be measured: {UNCOUNTED}", "known": False},
+                "disk": {"ok": True, "text": f"usage can't be measured ({UNCOUNTED})", "known": False},
             },
             "facts": {},
         },
@@ -579,7 +588,7 @@ MESSAGES: dict[str, Message] = {
     "commands-history-empty": words("history", operations=[], tenant=""),
     "commands-audit-verify": words("audit", what="verify", verdict=Verdict(120, 0, "ab" * 32)),
     "commands-audit-verify-broken": words(
-        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "row 12 was changed")
+        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "entry 12 was altered")
     ),
     "commands-audit-export": words("audit", what="export", path="/var/lib/mautic-ops/audit-1.jsonl", rows=120),
     "commands-audit-recent": words(
@@ -614,7 +623,7 @@ MESSAGES: dict[str, Message] = {
         plan=DONE.plan
         | {
             "texts": {
-                "is": "what was there before restore 30",
+                "is": "replaced by restore #30 on 28 Nov",
                 "stays": "the live client-x, container client-x--30 on node2",
             },
         },
@@ -631,7 +640,7 @@ MESSAGES: dict[str, Message] = {
         (
             Taken("s-20270115-060000-7", 0, "asked", "U0OPSLEAD", "R&D *x* <!channel>", False, 900_000),
             7320,
-            "goes at the next pruning",
+            "expires at the next cleanup",
         ),
     ),
     "commands-snapshots-empty": snapshots_of(),
@@ -641,20 +650,34 @@ MESSAGES: dict[str, Message] = {
     "commands-schedule": words(
         "schedule",
         jobs=[
-            Job("digest", "Tell what matters, every morning", 60, NOW),
-            Job("expiry", "End requests in time", 15, NOW + 15, None, "", NOW, NOW + 0.1, "done"),
-            Job("health", "Look at every tenant", 60, NOW + 60, None, "", NOW),
+            Job("digest", "Post the digest every morning", 60, NOW, None, "", NOW, NOW + 0.1, "done"),
+            Job("health", "Check every tenant", 300, NOW + 300, None, "", NOW),
+            Job("purge", "Delete old copies", 300, NOW + 300, None, "", NOW, NOW + 1, "done"),
             Job("routes", "Keep the routes", 60, NOW + 60, None, "", NOW, NOW + 1, "LXD does not answer."),
             Job("snapshots", "Take snapshots", 60, NOW, NOW, "U0OPSLEAD", NOW, NOW + 1, "done"),
         ],
+        internal=["expiry", "incidents"],
+        digest=DigestTimes("08:00 Europe/Berlin", NOW - 80_000, NOW + 6400),
+    ),
+    "commands-schedule-new": words(
+        "schedule",
+        jobs=[Job("digest", "Post the digest every morning", 60, NOW), Job("health", "Check every tenant", 300, NOW)],
+        internal=[],
+        digest=DigestTimes("08:00 UTC", None, NOW + 6400),
     ),
     "commands-doctor": words(
         "doctor",
-        checks=[("Servers", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1.0 GiB of 30.0 GiB free")],
+        checks=[("Servers", True, "LXD 5.0.2 on local, 2 tenants"), ("Free space", False, "only 1.0 GiB of 30.0 GiB")],
     ),
     "digest-well": digested(WELL),
     "digest": digested(SICK),
-    "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="It was not drawn within 30 s."),
+    "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="Drawing took more than 30 s."),
+    "digest-audit": RENDERER.message("digest-audit.j2", digest=WELL),
+    "digest-none": digested(replace(WELL, tenants=())),
+    "digest-not-all-fresh": digested(replace(WELL, tenants=(WELL_DAY, replace(WELL_DAY, newest=None)))),
+    "digest-one-offline": digested(
+        replace(WELL, tenants=(replace(SICK_DAY, condition=Condition("offline", "web server down")),), open=(CRON,))
+    ),
     "digest-tenants": RENDERER.message(
         "digest-tenants.j2", tenants=[SICK_DAY, replace(WELL_DAY, disk=None, memory=None)], more=0
     ),
@@ -671,12 +694,6 @@ MESSAGES: dict[str, Message] = {
         storage=SICK.pools,
         carries=SICK.carries,
         ailing=SICK.jobs,
-        jobs=[
-            Job("digest", "", 60, NOW),
-            Job("expiry", "", 15, NOW, started=NOW),
-            Job("health", "", 300, NOW, started=NOW, finished=NOW, outcome="LXD does not answer."),
-            Job("routes", "", 60, NOW, paused=NOW, paused_by="U0OPSLEAD"),
-        ],
     ),
     "home-empty": homepage(),
     "home-without-lxd": homepage(silent=SICK.silent),
@@ -684,12 +701,12 @@ MESSAGES: dict[str, Message] = {
     "home-offline-of-others": homepage(halted=[HALTED], responsible=[]),
     "home-halted": RENDERER.say(RENDERER.words("home-halted.j2", operation=HALTED, left=HALTED.aftermath)),
     "card-elsewhere": RENDERER.say(
-        ":bell: <!subteam^S0APPROVERS>, this waits for your decision. "
+        ":bell: <!subteam^S0APPROVERS>, please approve or deny this request. "
         f"{RENDERER.words('card-elsewhere.j2', operation=ASKED)}"
     ),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
     "incident": incident(),
-    "incident-without-a-part": incident(kind="disk", text="93% of its disk is in use: <28.0 GiB> of 30.0 GiB."),
+    "incident-without-a-part": incident(kind="disk", text="Disk 93% full: <28.0 GiB> of 30.0 GiB."),
     "incident-of-a-server": incident(tenant="", server="node1", kind="server", text="LXD does not answer."),
     "incident-of-an-errand": incident(
         kind="errand", text="`snapshot` has failed 3 times in a row. LXD could not take it: <no room>."
@@ -708,7 +725,7 @@ MESSAGES: dict[str, Message] = {
         replace(
             APPROVED,
             held_by="memory",
-            outcome="`node1` is in distress: 1.0 GiB <of> 64.0 GiB. It starts when the host recovers.",
+            outcome="`node1` is overloaded: 1.0 GiB <of> 64.0 GiB. The operation starts when the host recovers.",
         )
     ),
     "commands-freeze": words("freeze", freeze=FROZEN, running=[RUNNING]),
@@ -718,10 +735,15 @@ MESSAGES: dict[str, Message] = {
     "commands-status-frozen": status(frozen=FROZEN),
     "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN))),
     "home-frozen": homepage(frozen=[FROZEN_ALL, FROZEN]),
+    "state": RENDERER.say(
+        RENDERER.environment.from_string(
+            '{% from "state.j2" import state %}{{ state("needs_attention") }}, {{ state("denied") }}'
+        ).render()
+    ),
     "freeze": RENDERER.say(
         RENDERER.environment.from_string('{% from "freeze.j2" import frozen %}{{ frozen(it) }}').render(it=FROZEN)
     ),
-    "refusal": RENDERER.say(":warning: There is no command “nwe”; did you mean `/mautic new`?"),
+    "refusal": RENDERER.say(":warning: There is no command “nwe”. Did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
 }
 
