@@ -1,4 +1,4 @@
-"""The one live Slack message of an operation, and its thread. Rendered from state: a lost update heals at the next."""
+"""Shows an operation as one live Slack message with a thread, rendered from state: a lost update heals at the next."""
 
 from __future__ import annotations
 

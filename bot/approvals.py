@@ -1,4 +1,4 @@
-"""Approvals: who may decide, compare-and-set, expiry. A request and its operation are one row."""
+"""Approvals: who may decide on a request, one winner per decision, expiry. A request and its operation are one row."""
 
 from __future__ import annotations
 

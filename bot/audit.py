@@ -1,4 +1,4 @@
-"""The audit log: append-only (triggers), hash-chained, written in the transaction of the change it tells of."""
+"""The audit log: append-only, hash-chained, and written in the same transaction as the change itself."""
 
 from __future__ import annotations
 

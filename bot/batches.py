@@ -1,4 +1,4 @@
-"""Batches: operations whose children are operations; one approval over the whole list, and one card.
+"""Batches: operations with one child operation per tenant, under one approval and one card.
 
 A batch that has begun is in no worker's hands. Its children are: those whose turn has come are claimed as any
 operation is (`bot/operations.py`, within the limits of `bot/lanes.py`). How it stands is read from them, so a crash

@@ -1,4 +1,4 @@
-"""How much more a host carries: what runs there, what is promised, and what is kept in reserve. Pure."""
+"""Computes how many more tenants fit on a host: what runs, what is promised, what is reserved. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only trying tells: whether each setting works, on this machine and in Slack. For `doctor` and for the start.
+"""Checks whether each setting works on this machine and in Slack, for `doctor` and at the start.
 
 A check returns what is well, or raises Refused with what is not, and what helps.
 """

@@ -1,4 +1,4 @@
-"""How a tenant is, in a word: the same one for `list`, `status`, `hosts`, the Home tab and the digest."""
+"""Says how a tenant is in one word, the same for `list`, `status`, `hosts`, the Home tab and the digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of Mautic's commands a person may have run inside a tenant, with which options.
+"""Lists the Mautic console commands, with options, that people may run in a tenant.
 
 They do what Mautic's own schedule does, now, or tell how things stand. None installs, updates, deletes a client's data
 or shows a secret.

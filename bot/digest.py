@@ -1,4 +1,4 @@
-"""What became of the fleet since a moment, and what needs a look: gathered once, then only words."""
+"""Gathers what happened in the fleet since a moment, and what needs attention, for the digest."""
 
 from __future__ import annotations
 

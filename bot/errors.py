@@ -1,4 +1,4 @@
-"""What a person is told of an error."""
+"""Turns errors into sentences for people."""
 
 from __future__ import annotations
 

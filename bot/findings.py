@@ -1,4 +1,4 @@
-"""Findings: all that can be wrong with a tenant, a host, the edge or the audit log, each as one row of a table. Pure.
+"""Findings: every possible problem of a tenant, a host, the edge or the audit log, as one table row each. Pure.
 
 A new finding is a row here, and a function that finds it (`bot/health/`). Whatever goes by the kind of a finding
 (incidents, the digest, the Home tab, `list`, `status`, `doctor`) reads the row. Keys stand in the database and must not

@@ -1,4 +1,4 @@
-"""Freezes: while a tenant, or all of them, is frozen nothing about it is changed but what keeps it safe.
+"""Freezes: while one tenant or all are frozen, only what keeps tenants safe may change.
 
 What has begun goes on to its end or is taken back. Who may freeze is policy; `bot/guards.py` has what is refused.
 """

@@ -1,4 +1,4 @@
-"""Guards: what keeps a change from being made now. Each has a key, and is asked here alone, at five moments.
+"""Guards: reasons not to make a change now. Each has a key, and is asked only here, at five moments.
 
 A guard raises Refused, in one sentence that names it and the way out. What it says at a moment is final, and ends what
 was asked for, or lets that wait: an approval is refused and the request stays open, an operation stays in the queue.

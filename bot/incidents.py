@@ -1,4 +1,4 @@
-"""Incidents: one open for each kind of trouble of a tenant or server, with one thread. Each change has its audit row.
+"""Incidents: one open per kind of finding and tenant or server, with one thread. Every change has its audit row.
 
 The head of the thread is rendered from state, as an operation's card is: a lost update heals at the next. Before
 anything is posted it is written down that it will be, so that after a crash it is looked for and not said twice.

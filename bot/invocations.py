@@ -1,4 +1,4 @@
-"""What a delivery of Slack's means, and whose turn it is: a command, or a press. Errors reach the person."""
+"""Dispatches Slack deliveries to commands and buttons, in lanes. The person is told about errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs: what the bot does again and again by itself: when each ran last, what came of it, and who paused it."""
+"""Background jobs: when each last ran, with which result, and who paused it."""
 
 from __future__ import annotations
 

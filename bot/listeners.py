@@ -1,4 +1,4 @@
-"""The Bolt app: the only importer of slack_bolt. Listeners write a delivery down and acknowledge it; nothing else."""
+"""The Bolt app, the only importer of slack_bolt. Listeners store a delivery and acknowledge it, nothing else."""
 
 from __future__ import annotations
 

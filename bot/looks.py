@@ -1,4 +1,4 @@
-"""Looks at tenants and hosts: gathered side by side, each within its time. What they mean is said elsewhere.
+"""Checks tenants and hosts in parallel, each with a time limit. What the results mean is decided elsewhere.
 
 `bot/health/` says what is wrong by a look, `schedules/health.py` what of it people are told.
 """

@@ -1,4 +1,4 @@
-"""Runs of maintenance: what a job asked for together is one row of the audit log, and one more for each failure.
+"""Maintenance runs: the operations of one job run are one row of the audit log, plus one for each failure.
 
 A run goes on for as long as its job has something to do, over several looks; once nothing of it is open or has ended of
 late, it is summed up.

@@ -1,4 +1,4 @@
-"""Messages: template and state become Block Kit within Slack's limits. Templates hold words, this file holds blocks.
+"""Renders templates and state to Block Kit within Slack's limits. Templates hold texts, this file holds blocks.
 
 A template is mrkdwn with four marks at the start of a line: `# ` a header, `~ ` small print, `---` a line across,
 and an empty line between sections. Everything put into it is escaped; `Mrkdwn` marks what is ours.

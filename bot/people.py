@@ -1,4 +1,4 @@
-"""Who is speaking, and in which roles. Guests, bots, strangers and other organisations have no say."""
+"""Identifies people and their roles. Guests, bots, strangers and other organisations may do nothing."""
 
 from __future__ import annotations
 

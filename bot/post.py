@@ -1,4 +1,4 @@
-"""What the bot says by itself, unasked: the digest, incidents. Each message has a key by which it is found again."""
+"""Posts unprompted messages, such as the digest and incidents. Each has a key by which it can be found again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people press, reply and submit: each decides on an operation, asks for one, or opens the window that does."""
+"""Handles buttons, replies and submitted windows: decisions on operations, and commands."""
 
 from __future__ import annotations
 

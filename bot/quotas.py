@@ -1,4 +1,4 @@
-"""Whether the kernel counts what tenants use of their disks; where it has stopped, no limit holds, and it is mended.
+"""Checks whether the kernel enforces the disk limits of tenants, and repairs that where it stopped.
 
 A kernel marks the quotas of a pool on btrfs inconsistent when counting on would cost too much, as after a big container
 was deleted. Who is asked is the edge of each host: it is ours, and its root is on the same pool as the tenants'.

@@ -1,4 +1,4 @@
-"""Which tenants a command is asked for: one, some by name, or all that are chosen by; and the batch that does it."""
+"""Selects the tenants of a command, by name or by options, and plans the batch over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns of the fleet: tenant names, plans, tenants. Pure: no input or output."""
+"""Tenants, their names, domains and plans. Pure: no input or output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First credentials: held encrypted until their one reveal to the person who asked for the tenant."""
+"""Stores first logins encrypted until the requester of the tenant sees them, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Voices: whether those who approved still may, and whether they are enough by now."""
+"""Checks whether earlier approvers still may approve, and whether their approvals are enough."""
 
 from __future__ import annotations
 

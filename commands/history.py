@@ -17,4 +17,7 @@ def history(context: Context, tenant: TenantArgument = "", *, all: bool = False)
     # A batch is one line, except in the history of one tenant.
     whose = "tenant = ?" if tenant else "parent = 0 AND ? = ''"
     found = context.operations.select(f"{which} AND {whose}", tenant, order="created DESC, id DESC", limit=15)
+    if tenant and not found:
+        # A name that nobody ever used is most likely a typo.
+        context.fleet.tenant(tenant)
     return context.renderer.message("commands/history.j2", operations=found, tenant=tenant)

@@ -1,4 +1,4 @@
-"""What is wrong with a tenant or a host, from one look at it. Pure: it asks nobody and remembers nothing.
+"""Finds what is wrong with a tenant or host from one check. Pure: no requests, no memory.
 
 Each finding of `bot/findings.py` that a look tells of has its function here: what the tool inside says in `inside.py`,
 what comes through the edge in `outside.py`, the container in `container.py`, a host in `hosts.py`. `diagnose.py` asks

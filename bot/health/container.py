@@ -1,4 +1,4 @@
-"""What the server tells of a tenant's container, and what the bot itself has written down of it."""
+"""Finds problems of a tenant that show in its container and in the bot's own records."""
 
 from __future__ import annotations
 

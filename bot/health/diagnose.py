@@ -1,4 +1,4 @@
-"""Diagnoses one look: asks the function of each finding in turn, and leaves out effects whose cause was found."""
+"""Diagnoses one check of a tenant or host: calls each finding's function, and drops effects of a known cause."""
 
 from __future__ import annotations
 

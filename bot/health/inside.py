@@ -1,4 +1,4 @@
-"""What the tool inside a tenant tells of: services, jobs, mail, the log and memory."""
+"""Finds problems that the tool inside a tenant reports: services, cron jobs, mail, the log and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes through the edge: a tenant's page, and its certificate."""
+"""Finds problems that show through the edge: the login page and its certificate."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_a_lost_update_heals_at_the_next_one(desk: Desk, monkeypatch: pytest.Mon
     assert said(desk, "chat.update") == []
     desk.announcer._waiting.clear()
     desk.announce()
-    assert "about to start" in said(desk, "chat.update")[-1]["text"]
+    assert "approved, queued" in said(desk, "chat.update")[-1]["text"]
 
 
 def test_a_card_that_somebody_deleted_is_posted_anew(desk: Desk) -> None:

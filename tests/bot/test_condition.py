@@ -158,7 +158,7 @@ def test_what_is_under_way_is_told(bench: Bench) -> None:
 def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: Bench) -> None:
     """As after a halt was given up, or the database was lost: the heir may serve."""
     bench.lxd.update("client-x", {"user.mautic-ops.state": "moving"})
-    assert now(bench) == Condition("offline", "a restore or move left it half way")
+    assert now(bench) == Condition("offline", "a restore or move was interrupted")
     config = stamps(role="incoming", tenant="client-x", domain="client-x.mautic.localhost", state="live", operation=9)
     bench.lxd.create("client-x--9", "base", config=config, devices={})
     bench.lxd.start("client-x--9")

@@ -22,10 +22,10 @@ def test_what_may_be_run_is_brought_into_its_normal_form(typed: str, run: list[s
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
-        ("", "Say which command, one of `cache:clear`"),
-        ("mautic:segment:update", "the nearest that may is `mautic:segments:update`"),
-        ("mautic:install https://x", "`mautic:install` may not be run here"),
-        ("mautic:import --limits=3", "the nearest that may is `--limit`"),
+        ("", "Which command? Allowed: `cache:clear`"),
+        ("mautic:segment:update", "Did you mean `mautic:segments:update`"),
+        ("mautic:install https://x", "`mautic:install` is not allowed"),
+        ("mautic:import --limits=3", "Did you mean `--limit`"),
         ("mautic:import 3", "may not be given `3` here; what may is `--id`, `--limit`"),
         ("mautic:import -i 3", "may not be given `-i` here"),
         ("cache:clear --env=dev", "it takes none"),

@@ -194,7 +194,7 @@ def test_what_is_cut_too_often_needs_a_person_and_holds_its_tenant(tmp_path: Pat
         bench = make_bench(tmp_path / str(world.copies), bench.lxd, lambda moment: Death(0)(moment) and None)
         bench.context.operations.recover()
     operation = bench.context.operations.get(world.operation.id)
-    assert (operation.state, operation.outcome) == ("needs_attention", f"It was cut off {MAX_ATTEMPTS} times.")
+    assert (operation.state, operation.outcome) == ("needs_attention", f"Interrupted {MAX_ATTEMPTS} times.")
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "needs_attention", "nothing runs it by itself"
     again = make_bench(tmp_path / str(world.copies), bench.lxd)

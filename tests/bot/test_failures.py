@@ -207,7 +207,7 @@ def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path
     stuck = bench.context.operations.get(operation.id)
     assert stuck.state == "needs_attention"
     assert stuck.outcome == ("LXD does not answer. What it had begun could not be taken back: LXD does not answer.")
-    with pytest.raises(Refused, match="needs attention first"):
+    with pytest.raises(Refused, match="needs action first"):
         bench.context.operations.refuse_if_busy("client-x")
     desk.click("undo", operation.id)
     bench.finish()
@@ -336,7 +336,7 @@ def test_a_retry_of_what_somebody_else_made_meanwhile_is_refused(tmp_path: Path)
     bench.lxd.fail_next("start", LxdError("LXD could not."))
     failed = bench.done("new client-x")
     waiting = bench.ask("new client-x", LEAD)
-    with pytest.raises(Refused, match=f"held by operation {waiting.id}"):
+    with pytest.raises(Refused, match=f"locked by request #{waiting.id}"):
         bench.context.operations.retry(failed, LEAD.id)
     bench.context.approvals.cancel(waiting.id, LEAD)
     assert bench.done("new client-x").state == "succeeded"
@@ -417,8 +417,8 @@ def test_a_person_is_told_that_the_database_cannot_be_written(tmp_path: Path, mo
     monkeypatch.undo()
     desk.inbox.stop()
     assert desk.slack.to("U0ACCOUNT") == [
-        ":hourglass: The bot's own database cannot be written just now. What you sent is done as soon as it can be, "
-        "within 5 min, or not at all; you will hear of it."
+        ":hourglass: My database can't be written right now. I'll do what you sent as soon as possible within 5 min, "
+        "or tell you that I did not."
     ]
     assert desk.last().tenant == "client-x"
 

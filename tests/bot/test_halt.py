@@ -158,7 +158,7 @@ def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, o
     for person in (OPERATOR, LEAD, LEAD_2):
         shown = home_of(desk, person.id)
         assert shown.startswith("client-x is offline"), person
-        assert "Nothing waits for you" not in shown
+        assert "Nothing needs you" not in shown
         first = desk.slack.homes[person.id][2]
         assert [one["action_id"] for one in first["elements"]][:2] == ["retry", "undo"]
     assert home_of(desk, LEAD.id).startswith("client-x is offline; 1 request waits for you")
@@ -169,13 +169,13 @@ def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, o
     desk.click("undo", stuck.id, second, home=True)
     desk.bench.finish()
     assert live(desk.bench)
-    assert "Nothing waits for you" in home_of(desk, second.id)
+    assert "Nothing needs you" in home_of(desk, second.id)
 
 
 def test_who_is_not_called_cannot_undo(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     desk.click("undo", stuck.id, ASKER)
-    assert "can do that" in desk.slack.to(ASKER.id)[-1]
+    assert "can use this button" in desk.slack.to(ASKER.id)[-1]
     assert desk.bench.context.operations.get(stuck.id).state == "needs_attention"
 
 

@@ -50,7 +50,7 @@ def inside(*down: str, **facts: Any) -> dict[str, Any]:
         "log_errors_day": 0,
         "memory": GB,
     }
-    return {"healthy": not down, "checks": {"work": {"ok": True, "text": "nothing overdue"}}, "facts": known | facts}
+    return {"healthy": not down, "checks": {"work": {"ok": True, "text": "on time"}}, "facts": known | facts}
 
 
 WELL = Look(
@@ -76,8 +76,8 @@ def kinds(look: Look) -> list[str]:
 @pytest.mark.parametrize(
     ("unrouted", "words"),
     [
-        ({"rival": "copy"}, "`copy` has that too. `/mautic restart client-x` gives it another."),
-        ({"foreign": True}, "Take the device `eth0` off `client-x`"),
+        ({"rival": "copy"}, "`copy` has the same address. `/mautic restart client-x` assigns a new address."),
+        ({"foreign": True}, "Remove the device `eth0` from `client-x`"),
     ],
 )
 def test_whom_the_edge_does_not_route_to_is_told_with_what_helps(unrouted: dict[str, Any], words: str) -> None:
@@ -112,9 +112,9 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     ),
     "failed": (
         replace(WELL, inside=inside(failed_mails={"day": 40, "kept": 52})),
-        "gave up on 40 mails within a day; 52 are in its queue of failed ones. "
-        "`/mautic console client-x messenger:failed:show` lists them, then "
-        "`/mautic console client-x messenger:failed:retry` tries them again.",
+        "40 e-mails failed in the last 24 h; 52 can be retried. "
+        "`/mautic console client-x messenger:failed:show` lists the failed e-mails, then "
+        "`/mautic console client-x messenger:failed:retry` retries them.",
     ),
     "log": (replace(WELL, inside=inside(log_errors_day=21)), "21 errors"),
     "memory": (replace(WELL, inside=inside(memory=3 * GB)), "93% of its memory"),
@@ -123,11 +123,11 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     "snapshot": (replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)), "one is due every 60 min"),
     "address": (
         replace(WELL, state=InstanceState("Running", "10.70.0.20", ("10.70.0.20", "10.70.0.30"))),
-        "has taken 10.70.0.30, and was given 10.70.0.20",
+        "was assigned 10.70.0.20, but took 10.70.0.30 inside",
     ),
     "snapshots": (
         replace(WELL, held=28 * GB, allowed=LIMIT, oldest="s-1"),
-        "lists them, then `/mautic prune client-x s-1` removes the oldest.",
+        "lists the snapshots, then `/mautic prune client-x s-1` deletes the oldest.",
     ),
     "move": (
         replace(WELL, tenant=replace(TENANT, state="moving"), inside=None, page=GONE, half_done=7),

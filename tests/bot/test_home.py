@@ -49,8 +49,8 @@ def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk
     assert "for the spring" in lead
     assert buttons(desk, LEAD.id) == [("approve", operation.mark), ("deny", operation.mark)]
     for other in (ASKER, OPERATOR):
-        assert "Nothing waits for you" in shown(desk, other.id)
-        assert "*Waiting for somebody else*\n1 · Make the tenant client-x" in said(desk, other.id)
+        assert "Nothing needs you" in shown(desk, other.id)
+        assert "*Waiting for others*\n#1 · Make the tenant client-x" in said(desk, other.id)
         assert buttons(desk, other.id) == []
     assert "*Yours*\n1 · Make the tenant client-x · *awaiting approval*" in said(desk, ASKER.id)
 
@@ -60,7 +60,7 @@ def test_a_decision_is_made_in_place_and_the_tab_follows(desk: Desk) -> None:
     shown(desk, LEAD.id)
     desk.click("approve", operation.id, home=True)
     assert desk.bench.context.operations.get(operation.id).state == "queued"
-    assert "Nothing waits for you" in said(desk, LEAD.id)
+    assert "Nothing needs you" in said(desk, LEAD.id)
     assert desk.slack.said == [], "and nothing is said in a channel"
 
 
@@ -70,7 +70,7 @@ def test_who_presses_in_vain_is_told_in_a_window(desk: Desk) -> None:
     desk.bench.context.approvals.cancel(operation.id, ASKER)
     desk.click("approve", operation.id, home=True)
     assert f"Operation {operation.id} is cancelled." in mrkdwn(desk.slack.views[-1]["blocks"])[0]
-    assert "Nothing waits for you" in said(desk, LEAD.id)
+    assert "Nothing needs you" in said(desk, LEAD.id)
 
 
 def test_the_typed_name_is_asked_for_here_too(desk: Desk) -> None:
@@ -103,7 +103,7 @@ def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> Non
         bench.done(f"new {name} --host local")
     bench.done("delete client-z", OPERATOR)
     bench.lxd.update("client-y", stamps(state="suspended"))
-    assert ":white_check_mark: *Nothing is wrong*" in shown(desk, LEAD.id)
+    assert ":white_check_mark: *All healthy*" in shown(desk, LEAD.id)
     with bench.context.database.transaction() as transaction:
         bench.context.incidents.judge(
             transaction, Seen({"client-x": Diagnosis((Finding("cron", "No job ran for 40 min."),))}, {})
@@ -125,7 +125,7 @@ def test_while_a_job_ails_it_does_not_say_that_nothing_is_wrong(desk: Desk) -> N
     jobs.begin("purge")
     desk.bench.clock.move(3600)
     text = shown(desk, LEAD.id)
-    assert "Nothing is wrong" not in text
+    assert "All healthy" not in text
     assert ":gear: *My job health* is paused" in text
     assert ":gear: *My job purge* hangs" in text
     assert ":x: purge · hangs" in text
@@ -155,4 +155,4 @@ def test_however_much_there_is_slack_takes_it(desk: Desk) -> None:
     desk.invocations.home(LEAD.id, "T0OURS")
     assert len(desk.slack.homes[LEAD.id]) < block_kit.VIEW_BLOCKS
     assert "20 requests wait for you" in said(desk, LEAD.id)
-    assert "and 12 more: each has its card in a channel" in said(desk, LEAD.id)
+    assert "and 12 more, see their cards in the channels" in said(desk, LEAD.id)

@@ -136,7 +136,7 @@ def test_a_run_that_the_end_of_the_process_cut_is_said_to_be_cut(bench: Bench) -
     scheduler.jobs.begin("count")
     assert only(scheduler).running
     scheduler.jobs.recover()
-    assert (only(scheduler).running, only(scheduler).outcome) == (False, "It was cut off when the bot stopped.")
+    assert (only(scheduler).running, only(scheduler).outcome) == (False, "Interrupted when the bot stopped.")
 
 
 def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) -> None:

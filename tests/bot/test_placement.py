@@ -157,10 +157,10 @@ def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> N
     if "client-y" in text or "resume" not in text:
         assert "left on local" in str(asked.plan["remarks"])
     _filled(bench)
-    with pytest.raises(NoRoom, match=r"of memory would be needed, and .* are available"):
+    with pytest.raises(NoRoom, match=r"of memory needed, but .* free"):
         bench.answer(text.replace("client-y", "client-z"), OPERATOR)
     if asked.state == "awaiting_approval":
-        with pytest.raises(NoRoom, match="goes on waiting for its approval"):
+        with pytest.raises(NoRoom, match="still waits for approval"):
             bench.approve(asked, LEAD)
     else:
         bench.finish()

@@ -100,8 +100,8 @@ def test_two_requests_for_one_tenant_are_one_operation(desk: Desk) -> None:
     (operation,) = desk.bench.context.operations.select("1 = 1")
     assert len(refused) == 7
     assert set(refused) == {
-        f"`client-x` is held by operation 1 (new), asked for by <@{operation.requester}>, which waits for approval; "
-        "`/mautic cancel 1` withdraws it."
+        f"`client-x` is locked by request #1 (new) by <@{operation.requester}>, which waits for approval. "
+        "To cancel that: `/mautic cancel 1`"
     }
 
 

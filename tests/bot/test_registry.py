@@ -108,7 +108,10 @@ def test_words_become_a_command(text: str, name: str, arguments: dict[str, Any])
         (f"approve {'9' * 30}", "is not the number of an operation"),
         ("audit verfy", "Did you mean “verify”?"),
         ("list --page x", "--page takes a whole number, and “x” is none. Usage: `/mautic list"),
-        ("new Bad_Name", "use letters a-z, digits and hyphens, with no hyphen at either end. Did you mean `bad-name`?"),
+        (
+            "new Bad_Name",
+            "use letters a-z, digits and hyphens, with no hyphen at the start or end. Did you mean `bad-name`?",
+        ),
         ("new client q", "A name has no spaces; did you mean `client-q`?"),
         ("audit frob", "“frob” is none of recent, verify, export. Usage"),
         ("logs client-x nginx --lines 5000", "--lines is at most 500, and not 5000."),
@@ -116,7 +119,7 @@ def test_words_become_a_command(text: str, name: str, arguments: dict[str, Any])
         ("resize client-x", "Usage: `/mautic resize <tenant> --plan …"),
         ("please make me a mautic", "There is no command “please”; `/mautic new` makes a tenant, `/mautic list`"),
         ("hi there", "There is no command “hi”; `/mautic new` makes a tenant"),
-        ("new admin", "reserved word"),
+        ("new admin", "is reserved"),
         ("new client-x --domain https://x.com/", "is not a domain"),
     ],
 )

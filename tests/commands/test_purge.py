@@ -40,7 +40,8 @@ def test_the_live_one_is_named_as_not_affected_on_card_in_the_window_and_afterwa
     desk.bench.finish()
     assert live(desk.bench)
     told = notes(desk.bench, operation)[-1]
-    assert "is removed for good: it was what was there before restore 3" in told
+    assert "), its data and its snapshots are permanently deleted" in told
+    assert "container client-x (what was there before restore 3" in told
     assert f"*Not affected:* {LIVE}" in told
 
 

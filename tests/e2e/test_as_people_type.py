@@ -57,13 +57,13 @@ def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) 
     assert [tuple(row) for row in decided] == [("U0OPSLEAD", "reply")], "a broadcast is told of twice"
 
     card = conversation.ask("new client-y", "Make the tenant client-y")
-    conversation.reply(card, "deny because of this", "denied it because: of this", file="why.png")
+    conversation.reply(card, "deny because of this", ": of this. Nothing was changed", file="why.png")
 
     card = conversation.ask("new client-z", "Make the tenant client-z")
     said = conversation.workspace.message("ops-lead", CHANNEL, "looks fine", thread_ts=card)["ts"]
     conversation.workspace.edit("ops-lead", CHANNEL, said, "approve")
-    conversation.workspace.wait_for_message(CHANNEL, "edited later decides nothing", "ops-lead", card)
-    conversation.reply(card, "deny", "denied it")
+    conversation.workspace.wait_for_message(CHANNEL, "does not count as a decision", "ops-lead", card)
+    conversation.reply(card, "deny", "denied your request")
 
     card = conversation.ask("`delete client\u2011x`", "Delete the tenant client-x")
     conversation.reply(card, "*approve* `client-x\u200b`", "is archived")

@@ -512,7 +512,7 @@ MESSAGES: dict[str, Message] = {
         tenants=Counter(node1=2, node2=1),
         unwell={"node1": [("offline", 1)]},
         carries={"node1": CARRIES, "full-1": FULL},
-        strained={"full-1": "1.0 GiB of 24 GiB of memory are available, less than half of its reserve"},
+        strained={"full-1": "1.0 GiB of 24 GiB of memory are available, less than half of the reserve"},
     ),
     "commands-help": helped(""),
     "commands-help-operation": helped("new"),

@@ -134,18 +134,18 @@ def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> 
     bench.done("snapshot client-x", OPERATOR)
     name = bench.lxd.snapshots("client-x")[0].name
     restore = bench.answer(f"restore client-x {name}", OPERATOR)
-    assert restore.facts["Kept"].endswith("the present container, stopped, until somebody removes it")
+    assert restore.facts["Kept"].endswith("the present container, stopped, until deleted by hand")
     assert restore.remarks["Snapshots so far"].endswith("until it is purged")
     assert bench.done(f"restore client-x {name}", OPERATOR).state == "succeeded"
     delete = bench.answer("delete client-y", OPERATOR)
-    assert delete.facts["Kept"] == "until somebody removes it as an archive, with all its data"
+    assert delete.facts["Kept"] == "until deleted by hand as an archive, with all its data"
     bench.done("delete client-y", OPERATOR)
     kept = containers(bench)
     for days in (1, 400, 4000):
         bench.clock.move(days * DAY)
         tick(bench)
         assert containers(bench) == kept
-    assert "in the container of before restore 4, until it is purged" in str(
+    assert "in the previous container (replaced by restore 4), kept until purged" in str(
         bench.answer("snapshots client-x", OPERATOR).blocks
     )
     bench.done("purge client-y", OPERATOR)
@@ -304,9 +304,12 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     assert live(again)
     for text, why in (
         ("start client-x", "`client-x--2` on solo serves in its place"),
-        ("migrate client-x solo", "left half way by a restore or move; `/mautic start client-x` lets it go on"),
-        ("delete client-x", "left half way"),
-        ("suspend client-x", "left half way"),
+        (
+            "migrate client-x solo",
+            r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",
+        ),
+        ("delete client-x", "was interrupted"),
+        ("suspend client-x", "was interrupted"),
     ):
         with pytest.raises(Refused, match=why):
             guarded(again, text)
