@@ -26,14 +26,12 @@ _REPLY = re.compile(
     re.I | re.S,
 )
 """What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
-_ALMOST = re.compile(
-    r"(?:(?:ok(?:ay)?|ye(?:s|ah|p)|sure|lgtm|looks good|go(?: ahead)?|do it|ship it|please|thanks|thank you|approved?"
-    r"|\+1|:(?:\+1|thumbsup|ok_hand|white_check_mark|heavy_check_mark)(?:::skin-tone-\d)?:"
-    r"|[\U0001f44d\U0001f44c\u2705\u2714][\U0001f3fb-\U0001f3ff\ufe0f]*)[\s,.!]*)+\Z"
-    r"|approved?\b.{0,300}\Z",
-    re.I | re.S,
+_YES = re.compile(
+    r"ok|okay|yes|yep|yeah|sure|lgtm|approved?|go|ship|\+1|:(\+1|thumbsup|white_check_mark|heavy_check_mark):"
+    r"|[\U0001f44d\U0001f44c\u2705\u2714]"
 )
-"""What people type who mean an approval, and that is none."""
+_BESIDE = re.compile(r"please|thanks|thank|you|it|this|that|for|from|by|me|ahead|do|looks|good|fine|all|and")
+"""Words of people who mean an approval, and words beside them. With any other word it is talk, and not stored."""
 CONFIRM = 3600.0
 """Seconds lived through after which a request has ended whose time is over by the wall clock alone."""
 REASON = 500
@@ -46,8 +44,13 @@ def decision(text: str) -> re.Match[str] | None:
 
 
 def almost(text: str) -> bool:
-    """Whether a reply reads like an approval and does not count as one, such as `ok` or `lgtm`."""
-    return decision(text) is None and bool(_ALMOST.match(heard(text)[:400]))
+    """Whether a reply reads like an approval and does not count as one, such as `ok` or `approve it please`."""
+    if decision(text) is not None:
+        return False
+    plain = re.sub(r"[\U0001f3fb-\U0001f3ff\ufe0f]|:skin-tone-\d:", "", heard(text).lower())
+    said = re.split(r"[\s,.!]+", re.sub(r"([\U0001f44d\U0001f44c\u2705\u2714])", r" \1 ", plain).strip(" \n,.!"))
+    meant = [word for word in said if _YES.fullmatch(word)]
+    return bool(meant) and len(said) <= 8 and all(word in meant or _BESIDE.fullmatch(word) for word in said)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def allowed(words: Sequence[str]) -> list[str]:
         option = word.removeprefix("--")
         if not word.startswith("--") or option not in options:
             raise NotAllowed(
-                f"`{command}` may not be given `{word[:60]}`  here. {_nearest(word, [f'--{name}' for name in options])}"
+                f"`{command}` does not accept `{word[:60]}` here. {_nearest(word, [f'--{name}' for name in options])}"
             )
         pattern = options[option]
         if pattern and not given and rest:

@@ -130,7 +130,7 @@ def batch(
             frozen = f"{name} is frozen (to end that: /mautic unfreeze {name})"
             left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
     if not children:
-        raise Refused(f"None of the {len(names)} tenants can be included. {next(iter(left_out.values()))}")
+        raise Refused(f"None of the selected tenants can be included: {next(iter(left_out.values()))}")
     made = _plan(context, command, selection, children, left_out, doing, arguments)
     return replace(made, arguments={**made.arguments, **resolve(children)})
 

@@ -105,7 +105,7 @@ def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_na
     assert asked(desk) == []
     desk.command("snapshot --all", OPERATOR)
     batch = desk.last()
-    assert batch.plan["remarks"]["Left out"] == "client-b: client-b is frozen; /mautic unfreeze client-b ends that."
+    assert batch.plan["remarks"]["Left out"] == "client-b: client-b is frozen (to end that: /mautic unfreeze client-b)"
     desk.command("unfreeze client-b", LEAD)
     desk.click("approve", batch.id, LEAD_2)
     desk.bench.finish()
@@ -118,7 +118,10 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     desk.command("freeze client-b because of the sale", LEAD)
     desk.command("snapshot --size medium", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
-    assert "None of the 1 can be done. client-b is frozen; /mautic unfreeze client-b ends that." in said
+    assert (
+        "None of the selected tenants can be included: client-b is frozen (to end that: /mautic unfreeze client-b)"
+        in said
+    )
     assert asked(desk) == []
 
 
@@ -133,9 +136,9 @@ def test_a_freeze_of_all_keeps_it_from_approval_and_lets_it_wait(desk: Desk) -> 
     assert [again(bench, one).state for one in (batch, other)] == ["awaiting_approval", "queued"]
     assert states(bench, other) == {}
     assert "The request can't be approved until the freeze ends" in shown(desk, batch)
-    assert "approved, waits" in shown(desk, other)
+    assert "approved, waiting" in shown(desk, other)
     assert "The operation starts when the freeze ends" in shown(desk, other)
-    assert any("waits: All tenants are frozen" in note for note in notes(bench, other))
+    assert any("is waiting: All tenants are frozen" in note for note in notes(bench, other))
     desk.command("unfreeze all", LEAD)
     desk.click("approve", batch.id)
     bench.finish()
@@ -170,7 +173,7 @@ def test_one_that_is_frozen_when_its_turn_comes_passes_and_the_others_go_on(desk
     waits = child(bench, batch, "client-a")
     assert (waits.held_by, events(bench, waits)) == ("freeze", ["operation.requested", "operation.held"])
     assert "3 of 4 done*, 1 waiting" in shown(desk, batch)
-    assert "*Frozen:* client-a; the others go on" in shown(desk, batch)
+    assert "*Frozen:* client-a; this tenant waits until the freeze ends, the others continue" in shown(desk, batch)
     desk.command("unfreeze client-a", LEAD)
     assert "Frozen" not in shown(desk, batch)
     bench.finish()
@@ -188,7 +191,7 @@ def test_one_that_is_frozen_takes_no_place_of_those_at_once(tmp_path: Path) -> N
         desk.command(f"freeze {name} because of the sale", LEAD)
     bench.finish()
     assert Counter(states(bench, batch).values()) == {"succeeded": 2, "waiting": 2}
-    assert "*Frozen:* client-a, client-b; the others go on, and these wait" in shown(desk, batch)
+    assert "*Frozen:* client-a, client-b; these tenants wait until the freeze ends" in shown(desk, batch)
 
 
 def test_a_freeze_of_all_stops_the_rest_and_its_end_lets_it_go_on(desk: Desk) -> None:
@@ -266,7 +269,7 @@ def test_a_retry_is_refused_while_frozen_and_one_that_waits_is_stopped_with_the_
     assert (waits.state, waits.held_by, again(bench, batch).state) == ("queued", "freeze", "running")
     assert "3 of 4 done*, 1 waiting" in shown(desk, batch)
     desk.announce()
-    assert "waits for the end of the freeze" in shown(desk, waits)
+    assert "waiting until the freeze ends" in shown(desk, waits)
     desk.click("batch_stop", batch.id, LEAD)
     bench.finish()
     desk.announce()
@@ -407,7 +410,7 @@ def test_tags_are_shown_while_frozen_and_not_changed(desk: Desk) -> None:
     assert desk.bench.done("tag client-a vip", OPERATOR).state == "succeeded"
     desk.command("freeze all because of the sale", LEAD)
     desk.command("tag client-a", OPERATOR)
-    assert "`client-a` has the tags `vip`" in desk.slack.to(OPERATOR.id)[-1]
+    assert "`client-a` has tags `vip`" in desk.slack.to(OPERATOR.id)[-1]
     desk.command("tag client-a eu", OPERATOR)
     assert "All tenants are frozen" in desk.slack.to(OPERATOR.id)[-1]
     assert len(desk.bench.context.operations.select("command = 'tag'")) == 1

@@ -114,7 +114,7 @@ def test_all_tenants_are_one_request_with_one_approval_and_a_line_each(desk: Des
         (line,) = (line for line in lines if f"`{name}`" in line)
         assert "done" in line
         assert "writes waited" in line
-    assert sum(f"<@{OPERATOR.id}>, all 6 are done." in line for line in lines) == 1
+    assert sum(f"<@{OPERATOR.id}>, all 6 done." in line for line in lines) == 1
     assert len([one for one in posted if not one.get("thread_ts")]) == 1
     assert not audit.verify(bench.context.database).broken
 
@@ -235,7 +235,7 @@ def test_what_has_changed_when_it_begins_is_not_done(desk: Desk) -> None:
     ended = again(desk.bench, batch)
     assert (ended.state, children(desk.bench, batch)) == ("failed", [])
     assert "There is no tenant `client-c`" in ended.outcome
-    assert "failed; nothing was changed" in shown(desk, batch)
+    assert "Nothing was changed" in shown(desk, batch)
     desk.bench.lxd.update("client-c", stamps(role="tenant"))
     desk.click("retry", batch.id, OPERATOR)
     desk.bench.finish()
@@ -250,7 +250,7 @@ def test_where_the_policy_wants_a_typed_name_it_is_how_many(tmp_path: Path) -> N
     policies["snapshot"] = replace(policies["snapshot"], step_up="typed-name")
     object.__setattr__(bench.context.settings, "policies", policies)
     batch = bench.ask("snapshot --all", OPERATOR)
-    with pytest.raises(Refused, match=re.escape("type how many tenants it is on with it: `approve 2`")):
+    with pytest.raises(Refused, match=re.escape("add the number of tenants: reply `approve 2`")):
         bench.context.approvals.decide(batch.id, LEAD, "approve", via="test")
     desk.announce()
     desk.reply("approve 2", batch.id)
@@ -332,7 +332,7 @@ def test_one_that_fails_has_a_retry_of_its_own_and_holds_up_no_other(desk: Desk)
     desk.announce()
     assert (batch.state, states(bench, batch)["client-c"]) == ("failed", "failed")
     assert Counter(states(bench, batch).values()) == {"succeeded": 5, "failed": 1}
-    assert "5 of 6 are done, 1 failed (`client-c`)" in notes(bench, batch)[-1]
+    assert "5 of 6 done, 1 failed (`client-c`)" in notes(bench, batch)[-1]
     failed = next(child for child in children(bench, batch) if child.state == "failed")
     assert buttons(desk, failed) == ["retry"]
     (line,) = (one for one in desk.slack.said if "`client-c` — failed" in one["text"])
@@ -410,7 +410,7 @@ def test_what_is_under_way_when_it_is_stopped_ends_first(desk: Desk) -> None:
     assert running
     desk.click("batch_stop", batch.id, LEAD)
     assert again(bench, batch).state == "running"
-    assert "being stopped" in shown(desk, batch)
+    assert "stopping" in shown(desk, batch)
     assert buttons(desk, batch) == []
     bench.context.operations.recover()
     bench.finish()

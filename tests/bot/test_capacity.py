@@ -87,10 +87,10 @@ def test_a_refusal_says_what_is_there_and_what_would_be_needed() -> None:
     host = Resources(total=8 * GIB, used=6 * GIB, cores=2)
     full = on(SETTINGS, host, [Occupant("client-y", True, growth=GIB)], [])
     said = full.lacks(NEW)
-    assert "would be needed" in said
-    assert "available, of which" in said
+    assert "of memory needed" in said
+    assert "free, of which" in said
     assert "promised to approved or just started tenants" in said
-    assert "kept in reserve" in said
+    assert "819 MiB reserved" in said
     roomy = on(SETTINGS, replace(host, used=GIB), [], [])
     assert not roomy.lacks(NEW)
     assert "left on local" in roomy.after(NEW)

@@ -43,7 +43,7 @@ def test_what_is_well_is_told(context: Context) -> None:
 
 
 def test_a_state_that_cannot_be_written_is_found(context: Context) -> None:
-    with pytest.raises(Refused, match=r"`bot.state`, /nowhere, cannot be written: No such file"):
+    with pytest.raises(Refused, match=r"`bot.state`, /nowhere, can't be written: No such file"):
         checks.state(having(context, bot={"state": "/nowhere"}))
 
 
@@ -110,11 +110,11 @@ def test_certificates_are_read_and_go_with_their_keys(context: Context, tmp_path
     assert checks.certificates(having(context, lxd=lxd)).startswith("`lxd` until 20")
     for changes, why in (
         ({"certificate": "", "key": ""}, "`lxd.certificate` is not set. Without one"),
-        ({"certificate": "/none.crt"}, r"`lxd.certificate`, /none.crt, cannot be read: No such file"),
+        ({"certificate": "/none.crt"}, r"`lxd.certificate`, /none.crt, can't be read: No such file"),
         ({"certificate": key}, "is not a PEM certificate"),
         ({"certificate": other}, "does not match"),
-        ({"key": "/none.key"}, r"`lxd.key`, /none.key, cannot be read"),
-        ({"server_certificate": "/none.crt"}, r"`lxd.server_certificate`, /none.crt, cannot be read"),
+        ({"key": "/none.key"}, r"`lxd.key`, /none.key, can't be read"),
+        ({"server_certificate": "/none.crt"}, r"`lxd.server_certificate`, /none.crt, can't be read"),
     ):
         with pytest.raises(Refused, match=why):
             checks.certificates(having(context, lxd=lxd | changes))
@@ -136,7 +136,7 @@ def test_an_archive_is_there_and_is_what_its_sha256_says(context: Context, tmp_p
     assert checks.archive(having(context, blueprint=named)) == f"{file} matches its sha256"
     with pytest.raises(Refused, match=r"does not match `blueprint.sha256`: its checksum is"):
         checks.archive(having(context, blueprint=named | {"sha256": "0" * 64}))
-    with pytest.raises(Refused, match=r"cannot be read: No such file"):
+    with pytest.raises(Refused, match=r"can't be read: No such file"):
         checks.archive(having(context, blueprint=named | {"archive": "/none.zip"}))
     fetched = having(context, blueprint=named | {"archive": "https://mautic.example/5.zip"})
     assert "downloaded when" in checks.archive(fetched)
@@ -144,7 +144,9 @@ def test_an_archive_is_there_and_is_what_its_sha256_says(context: Context, tmp_p
 
 def test_an_app_without_a_scope_is_found(context: Context) -> None:
     context.people.scopes = frozenset(checks.SCOPES) - {"usergroups:read"}
-    with pytest.raises(Refused, match=r"The Slack app lacks `usergroups:read`: put `docs/slack-manifest.json`"):
+    with pytest.raises(
+        Refused, match=r"The Slack app lacks `usergroups:read`: replace its manifest with `docs/slack-manifest.json`"
+    ):
         checks.app(context)
     context.people.scopes = frozenset(checks.SCOPES) | {"more"}
     assert checks.app(context) == "has all scopes"
@@ -171,7 +173,7 @@ def test_who_could_approve_is_asked_of_slack(context: Context) -> None:
         "the user group `@mautic-aprovers`: Slack has no user group with this name). Add people to `roles.approver` in "
         "the bot's settings, or to the Slack user groups named there."
     )
-    with pytest.raises(Refused, match=f"only <@{LEAD.id}> could approve, and nobody approves their own request"):
+    with pytest.raises(Refused, match=f"only <@{LEAD.id}> can approve, and nobody approves their own request"):
         checks.approvers(having_approver(context, users=[LEAD.id]))
     assert checks.approvers(having_approver(context, users=[LEAD.id, LEAD_2.id]))
 
@@ -181,7 +183,9 @@ def test_a_role_that_nobody_has_is_found(context: Context) -> None:
     slack: Any = context.post.client
     del slack.groups["mautic-operators"]
     context.people.forget()
-    with pytest.raises(Refused, match=r"^Nobody has the role `operator`: the user group `@mautic-operators` is empty"):
+    with pytest.raises(
+        Refused, match=r"^Nobody has the role `operator`: I can't read the user group `@mautic-operators`"
+    ):
         checks.roles(context)
     slack.fail("usergroups.list", "ratelimited")
     context.people.forget()
@@ -192,10 +196,10 @@ def test_a_role_that_nobody_has_is_found(context: Context) -> None:
 def test_policies_that_take_two_approvals_need_three_people(context: Context) -> None:
     policies = dict(context.settings.policies)
     two = having(context, policies=policies | {"delete": replace(policies["delete"], approvals=2)})
-    with pytest.raises(Refused, match=r"`delete` takes 2 approvals, and only <@U0OPSLEAD> and <@U0OPSLEAD2> could"):
+    with pytest.raises(Refused, match=r"`delete` needs 2 approvals, but only <@U0OPSLEAD> and <@U0OPSLEAD2> can"):
         checks.approvers(two)
     assert checks.approvers(having_approver(two, users=[LEAD.id, LEAD_2.id, OPERATOR.id]))
-    with pytest.raises(Refused, match=r"`delete` takes 2 approvals, and only <@U0OPSLEAD> could approve"):
+    with pytest.raises(Refused, match=r"`delete` needs 2 approvals, but only <@U0OPSLEAD> can approve"):
         checks.approvers(having_approver(two, users=[LEAD.id]))
 
 

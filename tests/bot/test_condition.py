@@ -124,7 +124,7 @@ def test_a_look_that_is_old_proves_nothing(bench: Bench) -> None:
     assert now(bench) == Condition("healthy")
     bench.clock.move(STALE + 7200)
     assert now(bench).word == "unknown"
-    assert "it runs, but nobody has looked at it yet" in said(bench, "list")
+    assert "running, but not checked yet" in said(bench, "list")
     health(bench.context)
     assert now(bench).word != "unknown"
 
@@ -146,13 +146,13 @@ def test_where_its_host_or_the_edge_does_not_answer_nobody_is_well(bench: Bench)
 
 def test_a_status_that_finds_it_well_again_does_not_forget_the_incident(bench: Bench) -> None:
     trouble(bench, "page")
-    assert "degraded: site unreachable, at the last sweep" in said(bench, "status client-x")
+    assert "degraded: site unreachable, at the last health check" in said(bench, "status client-x")
 
 
 def test_what_is_under_way_is_told(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     operation = bench.approve(bench.ask("restore client-x s-20270115-080000-2", OPERATOR))
-    assert now(bench) == Condition("moving", f"restore is under way, operation {operation.id}")
+    assert now(bench) == Condition("moving", f"restore in progress, request #{operation.id}")
 
 
 def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: Bench) -> None:
@@ -165,4 +165,4 @@ def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: B
     bench.clock.move(60)
     health(bench.context)
     assert now(bench).word == "degraded"
-    assert now(bench).why.startswith("a restore or move left it half way, and what was to replace it serves")
+    assert now(bench).why.startswith("a restore or move was interrupted, the new container serves the site")

@@ -105,7 +105,7 @@ def ends_well(world: World, bench: Bench, moment: str) -> Operation:
         "operation.succeeded": 1,
     }, moment
     assert all(step.finished for step in operation.steps), moment
-    assert sum(" took " in note for note in notes(bench, operation)) == 1, moment
+    assert sum("took " in note.lower() for note in notes(bench, operation)) == 1, moment
     assert not audit.verify(bench.context.database).broken, moment
     bench.context.database.close()
     return operation

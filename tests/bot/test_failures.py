@@ -150,7 +150,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         assert events(bench, ended)[-1] == "operation.failed", at
         assert f"<@{CASES[command].actor.id}>, it failed" in notes(bench, ended)[-1]
         if kind == "an unexpected error":
-            assert re.fullmatch(r"Something unexpected happened; the log has it as error [0-9a-f]{8}\.", ended.outcome)
+            assert re.fullmatch(r"Something unexpected happened \(error [0-9a-f]{8} in the log\)\.", ended.outcome)
             assert ended.error_id in caplog.text
             assert "secret-of-the-house" not in ended.outcome
         else:
@@ -431,7 +431,7 @@ def test_an_unexpected_error_in_a_command_carries_an_id_that_is_in_the_log(
     with caplog.at_level(logging.ERROR):
         desk.command("list")
     (said,) = desk.slack.to("U0ACCOUNT")
-    identity = re.fullmatch(r":warning: Something unexpected happened; the log has it as error ([0-9a-f]{8})\.", said)
+    identity = re.fullmatch(r":warning: Something unexpected happened \(error ([0-9a-f]{8}) in the log\)\.", said)
     assert identity
     assert identity[1] in caplog.text
     row = audit.recent(desk.bench.context.database, limit=1)[0]

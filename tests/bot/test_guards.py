@@ -71,7 +71,7 @@ def nobody_may(desk: Desk) -> Callable[[], None]:
 
 def at_work(desk: Desk) -> Callable[[], None]:
     """One of Mautic's commands runs, and another operation is under way where one can be."""
-    taken = desk.bench.context.operations.at_work.take("client-x", "`cache:clear` runs")
+    taken = desk.bench.context.operations.at_work.take("client-x", "`cache:clear` is running")
     taken.__enter__()
     held: list[Operation] = []
     with desk.bench.context.database.transaction() as transaction:
@@ -119,7 +119,9 @@ def stopped(desk: Desk) -> None:
         assert desk.bench.done(text, OPERATOR).state == "succeeded"
 
 
-HELD = r"`client-x` is held by operation \d+ \(snapshot\), asked for by .+; try again when it is done"
+HELD = (
+    r"`client-x` is locked by the bot's own snapshot of `client-x`, which is in progress\. Try again when that is done"
+)
 CASES: Mapping[str, Case] = {
     "policy": Case(
         "stop client-x",
@@ -163,7 +165,7 @@ CASES: Mapping[str, Case] = {
     "half-way": Case(
         "suspend client-x",
         half_way,
-        r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`\.",
+        r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "cancelled",
@@ -306,7 +308,7 @@ def at_retry(desk: Desk, case: Case) -> Ending:
     if desk.bench.context.operations.get(operation.id).state == "queued":
         return ending(desk, case, operation, over)
     said, guard = refused(desk, OPERATOR.id)
-    assert re.search(rf"{case.says}|Only .+ can do that", said), said
+    assert re.search(rf"{case.says}|Only .+ can use this button", said), said
     assert CASES[guard] is case
     over()
     desk.click("retry", operation.id, OPERATOR)

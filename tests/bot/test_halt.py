@@ -87,8 +87,8 @@ def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: Simula
     desk.bench.finish()
     assert live(desk.bench)
     shown = card(desk, stuck)
-    assert "— taken back" in shown
-    assert f"<@{LEAD.id}> had it taken back" in shown
+    assert "— rolled back" in shown
+    assert f"rolled back by <@{LEAD.id}>" in shown
 
 
 def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -> None:
@@ -161,8 +161,8 @@ def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, o
         assert "Nothing needs you" not in shown
         first = desk.slack.homes[person.id][2]
         assert [one["action_id"] for one in first["elements"]][:2] == ["retry", "undo"]
-    assert home_of(desk, LEAD.id).startswith("client-x is offline; 1 request waits for you")
-    assert "*client-x is offline:* operation 4 came to a halt" in home_of(desk, ASKER.id)
+    assert home_of(desk, LEAD.id).startswith("client-x is offline; 1 request to decide")
+    assert "*client-x is offline* · request #4" in home_of(desk, ASKER.id)
     starts(True, desk.bench.lxd, other)
     second = Actor("U0OPERATOR2", frozenset())
     desk.slack.groups["mautic-operators"].append(second.id)
@@ -186,12 +186,12 @@ def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> No
     desk.bench.clock.move(60)
     health(desk.bench.context)
     blocks = desk.bench.answer("digest", OPERATOR).blocks
-    assert "2 clients are offline" in blocks[0]["text"]["text"]
+    assert "2 clients offline" in blocks[0]["text"]["text"]
     assert blocks[1]["text"]["text"].startswith(":rotating_light: *client-x is offline* since")
     assert "Undo is safe" in blocks[1]["text"]["text"].splitlines()[0]
     assert blocks[1]["text"]["text"].count("client-x is offline") == 1, "and not again as an incident"
     shown = "\n".join(mrkdwn(desk.bench.answer("list").blocks))
-    assert ":red_circle: *client-x* · offline: migrate came to a halt, operation 4" in shown
+    assert ":red_circle: *client-x* · offline: migrate needs action, request #4" in shown
 
 
 def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_sweep(
@@ -201,9 +201,11 @@ def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_s
     stuck = offline(desk, other)
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET aftermath = '{}'")
-    assert card(desk, stuck).startswith(":rotating_light: *Move the tenant client-x from local to solo* — needs att")
+    assert card(desk, stuck).startswith(
+        ":rotating_light: *Move the tenant client-x from local to solo* — action needed"
+    )
     assert "If it fails" not in card(desk, stuck)
-    assert "needs attention" in home_of(desk, LEAD.id)
+    assert "action needed" in home_of(desk, LEAD.id)
     assert ":red_circle: *client-x* · offline" in "\n".join(mrkdwn(desk.bench.answer("list").blocks))
     health(desk.bench.context)
     assert card(desk, stuck).startswith(":rotating_light: *client-x is offline*")

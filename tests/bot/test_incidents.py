@@ -246,7 +246,7 @@ def test_an_incident_that_is_over_cannot_be_silenced(bench: Bench) -> None:
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
     sweep(bench)
-    with pytest.raises(Refused, match="Incident 1 is over"):
+    with pytest.raises(Refused, match="Incident 1 is already resolved"):
         bench.context.incidents.silence(incident.mark, LEAD.id)
 
 

@@ -113,7 +113,7 @@ def test_no_refusal_keeps_what_was_typed(two_tenants: Desk) -> None:
 
 def test_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
     desk.command("delete client-x")
-    assert "asked for by an operator or an approver" in last_answer(desk, ASKER.id)
+    assert "Ask an operator or an approver" in last_answer(desk, ASKER.id)
 
 
 WHAT_ROLES_LET_DO = ("approve 1", "deny 1", "audit", "console client-x", "logs client-x", "schedule run x")
@@ -128,7 +128,7 @@ def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
     asked.slack.groups["mautic-approvers"] = []
     asked.command(text, LEAD)
     assert asked.last().state == "awaiting_approval"
-    assert re.search("Only an approver|ask one of them", last_answer(asked, LEAD.id))
+    assert re.search("Only approvers|Ask an operator", last_answer(asked, LEAD.id))
 
 
 def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(
@@ -138,7 +138,7 @@ def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approva
     asked.command("list", OPERATOR)
     asked.slack.groups["mautic-operators"] = []
     asked.command("snapshot client-x", OPERATOR)
-    assert "asked for by an operator" in last_answer(asked, OPERATOR.id)
+    assert "Ask an operator" in last_answer(asked, OPERATOR.id)
 
 
 def test_a_guest_is_turned_away_and_not_taught(desk: Desk) -> None:
@@ -232,6 +232,29 @@ def test_other_talk_in_the_thread_is_left_alone_but_a_mention_is_answered(asked:
     assert "reply `approve`" in last_answer(asked, LEAD.id)
 
 
+@pytest.mark.parametrize("text", ["ok", "lgtm", ":+1:", "approve it please"])
+def test_who_may_approve_is_told_that_an_unclear_reply_does_not_count(asked: Desk, text: str) -> None:
+    asked.reply(text, 1)
+    assert asked.last().state == "awaiting_approval"
+    told = ":warning: I didn't count that as an approval. Tap Approve, or reply exactly `approve`."
+    assert asked.slack.to(LEAD.id) == [told]
+    for actor in (ASKER, OPERATOR):
+        asked.reply(text, 1, actor)
+        assert asked.slack.to(actor.id) == [], "who cannot approve is only talking"
+    asked.reply("approve", 1)
+    asked.reply(text, 1)
+    assert asked.slack.to(LEAD.id) == [told], "it is approved by then"
+
+
+def test_where_a_name_is_needed_it_is_told_with_it(asked: Desk) -> None:
+    asked.reply("deny", 1)
+    asked.bench.done("new client-y")
+    asked.command("delete client-y", OPERATOR)
+    asked.announce()
+    asked.reply("yes", asked.last().id)
+    assert "reply exactly `approve client-y`" in last_answer(asked, LEAD.id)
+
+
 def test_a_click_decides_and_the_second_is_told(asked: Desk) -> None:
     asked.click("approve", 1)
     assert asked.last().state == "queued"
@@ -308,7 +331,7 @@ def test_a_typed_name_approves_no_other_request_that_was_given_the_number(two_te
 def test_who_may_not_decide_gets_no_window(asked: Desk) -> None:
     asked.click("approve", 1, OPERATOR)
     assert asked.slack.views == []
-    assert "Only an approver" in last_answer(asked, OPERATOR.id)
+    assert "Only approvers" in last_answer(asked, OPERATOR.id)
 
 
 def test_retry_is_for_the_requester_and_approvers(asked: Desk) -> None:
@@ -333,7 +356,7 @@ def test_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
     asked.slack.groups["mautic-operators"] = []
     asked.invocations.people.forget()
     asked.click("retry", 2, OPERATOR)
-    assert "asked for by an operator or an approver" in last_answer(asked, OPERATOR.id)
+    assert "Ask an operator or an approver" in last_answer(asked, OPERATOR.id)
     assert asked.last().state == "failed"
 
 
@@ -534,13 +557,13 @@ def test_what_takes_no_approval_is_told_to_nobody(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("approver", "why"),
     [
-        ({}, r"`new` takes 1 approval, and beside <@U0OPSLEAD> nobody could approve\. Who runs the bot can add people"),
-        ({"users": [LEAD.id]}, r"beside <@U0OPSLEAD> nobody could approve\. Who runs"),
+        ({}, r"`new` needs 1 approval, but nobody other than <@U0OPSLEAD> can approve\. Add people"),
+        ({"users": [LEAD.id]}, r"nobody other than <@U0OPSLEAD> can approve\. Add"),
         (
             {"groups": ["nobody-has-it"]},
-            r"the user group `@nobody-has-it` is empty for me: Slack knows no user group of",
+            r"I can't read the user group `@nobody-has-it`: Slack has no user group with",
         ),
-        ({"groups": ["S0GONE"]}, r"the user group `S0GONE` is empty for me: Slack knows no such user group"),
+        ({"groups": ["S0GONE"]}, r"I can't read the user group `S0GONE`: Slack has no such user group"),
         ({"groups": ["empty"]}, r"the user group `@empty` has no members"),
         ({"users": ["U0GUEST"]}, r"<@U0GUEST> is a guest, a bot, deactivated, or from another organisation"),
     ],
@@ -577,7 +600,7 @@ def test_two_approvals_take_two_people_beside_who_asks(desk: Desk) -> None:
     policies["new"] = replace(policies["new"], approvals=2)
     desk.invocations.people.settings = replace(settings, policies=policies)
     desk.command("new client-x", LEAD)
-    assert "`new` takes 2 approvals, and beside <@U0OPSLEAD> only <@U0OPSLEAD2> could" in last_answer(desk, LEAD.id)
+    assert "`new` needs 2 approvals, but apart from <@U0OPSLEAD> only <@U0OPSLEAD2> can" in last_answer(desk, LEAD.id)
     desk.command("new client-x")
     assert desk.last().state == "awaiting_approval"
 

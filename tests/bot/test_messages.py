@@ -14,6 +14,7 @@ from slack_sdk import WebClient
 
 from bot.announcer import Announcer
 from bot.condition import Condition, counted
+from bot.findings import LINES
 from bot.freezes import Freeze
 from bot.lxd import InstanceState
 from bot.messages import Message, Renderer, clip, code, escape, line, modal, person, seconds, section, size, told
@@ -132,7 +133,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         "tenant",
         note=note,
     )
-    listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "total": 1}
+    listed = {"silent": {word: note}, "part": word, "tag": word, "page": 1, "pages": 2, "archived": False, "total": 1}
     condition = Condition("degraded", word, word)
     listed |= {"states": counted([condition]), "again": word, "conditions": {tenant.instance: condition}}
     freeze = Freeze(1, "", "U0ACCOUNT", note, 0.0, 0.0, 7200.0)
@@ -152,6 +153,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
         trouble=note,
         frozen=freeze,
+        lines=LINES,
         url="https://client-x.mautic.localhost",
         last=[operation("failed", note, "", word, "U0ACCOUNT")],
     )
@@ -166,6 +168,16 @@ def test_any_history_and_audit_row_is_taken_by_slack(note: str, word: str) -> No
     rows = [row | {"detail": {"why": note, "reason": word}}]
     # An actor whose id is that of a person is mentioned.
     judge(RENDERER.message("commands/audit.j2", what="recent", rows=rows), frozenset([word]))
+
+
+def test_a_moment_comes_alive_in_sentences_and_facts_but_not_where_it_was_typed() -> None:
+    moment = Renderer().moment(1.8e9)
+    assert moment.endswith("|2027-01-15 08:00 UTC>")
+    assert told(f"Frozen until {moment}, `x`.", "") == f"Frozen until {moment}, `x`."
+    assert line(f"until {moment} *now*") == f"until {moment} \u200b*now\u200b*"
+    for other in (moment.replace("{time}", "{time}^https://x.test"), moment.replace("|2027", "|<!here>"), "<!here>"):
+        assert "<" not in told(other, "")
+        assert "<" not in line(other)
 
 
 @given(hostile, hostile)
@@ -186,6 +198,7 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
     tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
     listed = {
         "part": "",
+        "tag": "",
         "page": 1,
         "pages": 1,
         "archived": False,

@@ -119,7 +119,7 @@ def test_in_direct_messages_there_is_no_channel_to_look_at(people: People, slack
 @pytest.mark.parametrize("trouble", ["ratelimited", "internal_error", TimeoutError("timed out")])
 def test_when_slack_does_not_say_who_it_is_the_answer_is_no(people: People, slack: FakeSlack, trouble: Any) -> None:
     slack.fail("users.info", trouble)
-    with pytest.raises(Refused, match="try again in a minute"):
+    with pytest.raises(Refused, match="Try again in a minute"):
         people.actor(LEAD.id, "T0OURS", "C0OPS")
 
 

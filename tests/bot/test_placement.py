@@ -59,7 +59,7 @@ def test_a_hundred_that_are_asked_for_and_approved_leave_the_host_well(tmp_path:
     assert found.available >= 0.1 * found.total
     assert 20 < running(bench) == len(asked) < 60
     assert len(said) == 100 - len(asked)
-    assert "would be needed" in said[0]
+    assert "of memory needed" in said[0]
     assert {bench.context.operations.get(one.id).state for one in asked} == {"succeeded"}
 
 
@@ -166,7 +166,7 @@ def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> N
         bench.finish()
         ended = bench.context.operations.get(asked.id)
         assert (ended.state, ended.begun) == ("failed", 0)
-        assert "would be needed" in ended.outcome
+        assert "of memory needed" in ended.outcome
 
 
 def test_a_move_asks_the_target(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_words_become_a_command(text: str, name: str, arguments: dict[str, Any])
         ("list --page x", "--page takes a whole number, and “x” is none. Usage: `/mautic list"),
         (
             "new Bad_Name",
-            "use letters a-z, digits and hyphens, with no hyphen at the start or end. Did you mean `bad-name`?",
+            "Use lower-case letters, digits and hyphens, with no hyphen at the start or end. Did you mean `bad-name`?",
         ),
         ("new client q", "A name has no spaces; did you mean `client-q`?"),
         ("audit frob", "“frob” is none of recent, verify, export. Usage"),

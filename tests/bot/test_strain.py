@@ -71,7 +71,7 @@ def test_the_card_says_that_it_waits(bench: Bench) -> None:
     distress(bench)
     bench.finish()
     desk.announce()
-    assert "*Waits:*" in str(bench.slack.said[-1]) or any("*Waits:*" in str(one) for one in bench.slack.said)
+    assert "*Waiting:*" in str(bench.slack.said[-1]) or any("*Waiting:*" in str(one) for one in bench.slack.said)
 
 
 def test_what_gives_memory_back_is_done_at_once(bench: Bench) -> None:
@@ -132,7 +132,7 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
         health(bench.context)
         bench.clock.move(300)
     (incident,) = [one for one in bench.context.incidents.open() if one.kind == "strain"]
-    assert (incident.server, incident.title) == ("node1", "host in distress")
+    assert (incident.server, incident.title) == ("node1", "host overloaded")
     assert "less than half of the reserve" in incident.text
     assert "Nothing that needs memory starts there" in incident.text
     distress(bench, over=True)
@@ -178,7 +178,7 @@ def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -
     desk.invocations.handle("home", "home-1", {"user": LEAD.id, "team": "T0OURS"})
     assert "memory free; fits " in str(bench.slack.homes[LEAD.id])
     assert "memory free" not in shown(bench.answer("list"))
-    assert "available on node1" in shown(bench.answer("doctor"))
+    assert "free on node1" in shown(bench.answer("doctor"))
 
 
 def test_the_smallest_fits_most_often_and_a_full_host_takes_none(bench: Bench) -> None:

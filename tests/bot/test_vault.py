@@ -44,7 +44,7 @@ def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> Non
         revealed(bench, actor=LEAD)
     known = revealed(bench)
     assert (known["username"], len(known["password"]) >= 20) == ("admin", True)
-    with pytest.raises(Refused, match="shown once"):
+    with pytest.raises(Refused, match="was already collected"):
         revealed(bench)
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "credentials.revealed"
 
@@ -170,7 +170,7 @@ def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: py
     assert "Password" not in str(opening)
     assert "*Password:*" in str(shown)
     desk.command("credentials client-x")
-    assert "shown once" in desk.slack.to(ASKER.id)[-1]
+    assert "was already collected" in desk.slack.to(ASKER.id)[-1]
     assert "Password" not in str(desk.slack.said)
 
 

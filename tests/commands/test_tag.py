@@ -28,6 +28,18 @@ def test_the_words_given_are_its_tags_from_then_on(bench: Bench) -> None:
     assert done.again == "tag client-x us"
 
 
+def test_the_list_can_be_filtered_by_it(bench: Bench) -> None:
+    bench.done("new client-y")
+    bench.done("tag client-x vip eu", OPERATOR)
+    desk = make_desk(bench)
+    desk.command("list --tag VIP", OPERATOR)
+    shown = desk.slack.to(OPERATOR.id)[-1]
+    assert "*1 tenant*, 1 healthy, tagged `vip`" in shown
+    assert "client-y" not in shown
+    desk.command("list y --tag vip", OPERATOR)
+    assert "No tenant matching `y` has the tag `vip`." in desk.slack.to(OPERATOR.id)[-1]
+
+
 def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) -> None:
     desk = make_desk(bench)
     desk.command("tag client-x", OPERATOR)

@@ -70,7 +70,7 @@ def test_a_request_is_decided_on_in_the_home_tab(world: World) -> None:
     world.workspace.open_home("account-manager")
     assert "approve" not in [one.get("action_id") for one in elements(home("account-manager", "Nothing needs you"))]
     world.workspace.open_home("ops-lead")
-    view = home("ops-lead", "1 request waits for you")
+    view = home("ops-lead", "1 request to decide")
     world.workspace.click_in_view("ops-lead", view["id"], "deny")
     home("ops-lead", "Nothing needs you")
     assert [row["state"] for row in world.bot.rows("SELECT state FROM operations")] == ["denied"]

@@ -19,7 +19,7 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
     try:
         card = world.ask("new story-x --note 'spring campaign'")
         world.workspace.click("account-manager", CHANNEL, card, "approve")
-        world.whisper("account-manager", "Only an approver")
+        world.whisper("account-manager", "Only approvers")
         world.workspace.click("guest", CHANNEL, card, "approve")
         world.whisper("guest", "Guests")
         assert world.instances_of("story-x") == [], "nothing is made before somebody else approves"

@@ -93,6 +93,7 @@ def test_it_comes_after_its_hour_once_with_picture_and_details_in_its_thread(tmp
     assert head["text"] == "Wednesday, 25 November: 2 things to check"
     assert "client-x (none)" in text(head)
     assert "Late" not in text(head)
+    assert picture["alt_txt"] == "Closest to limit: client-x, disk 97%."
     assert (picture["thread_ts"], picture["files"][0]["content"]) == (head["ts"], PNG)
     assert details["thread_ts"] == head["ts"]
     assert parts(bench.slack) == WHOLE
@@ -162,13 +163,13 @@ def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
     bench.slack.fail("files.completeUploadExternal", "missing_scope")
     digest(bench.context)
     assert "The chart could not be posted: Slack refuses it in C0OPS: missing" in text(bench.slack.said[1])
-    assert len(bench.slack.said) == 3
+    assert len(bench.slack.said) == 4
 
     monkeypatch.setattr(chart, "png", fail)
     bench.clock.move(DAY)
     digest(bench.context)
-    assert "The chart is missing: Drawing took more than 30 s." in text(bench.slack.said[3])
-    assert len(bench.slack.said) == 5
+    assert "The chart is missing: Drawing took more than 30 s." in text(bench.slack.said[4])
+    assert len(bench.slack.said) == 7
 
 
 def test_a_picture_of_which_slacks_answer_is_lost_stands_there_once_and_nothing_else_is_said_of_it(
