@@ -83,7 +83,7 @@ class Approvals:
         self._approving = threading.Lock()
 
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
-        """Raise Refused when the policy does not let this person ask for the command."""
+        """Raise Refused when the policy does not allow this person to request the command."""
         policy = self.settings.policy(command)
         if not policy.ask:
             raise Refused(f"`{command}` is switched off: the settings allow no role to request it.")
@@ -91,7 +91,7 @@ class Approvals:
             raise Refused(f"You can't use `{command}`. Ask {names(policy.ask)}.")
 
     def refuse_to_decide(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when the policy does not let this person decide on a request, or it is their own."""
+        """Raise Refused when the policy does not let this person decide on the request, or it is their own."""
         may = self.settings.policy(operation.command).approve
         if not actor.roles & set(may):
             raise Refused(f"Only {names(may, 2)} can decide on {operation.named}.")
@@ -102,7 +102,7 @@ class Approvals:
             )
 
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when this person might not ask for it today, or it has failed and its approval is too old."""
+        """Raise Refused when this person may not request the operation, or it failed and its approval is too old."""
         self.refuse_to_ask(operation.command, actor)
         hours = self.settings.policy(operation.command).hours
         approved = max((decision.at for decision in operation.decisions), default=operation.created)
@@ -117,7 +117,7 @@ class Approvals:
             )
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when this person may not end it as it stands: who looks after halts, or decides on its kind."""
+        """Raise Refused unless this person may give up the operation, as its responders and approvers may."""
         may = {*self.settings.policy("give-up").ask, *self.settings.policy(operation.command).approve}
         if not actor.roles & may:
             raise Refused(f"Only {names(sorted(may), 2)} can give up {operation.named}.")
@@ -125,7 +125,7 @@ class Approvals:
             raise Refused(f"{operation.headed} {operation.standing}. Only a request that needs action can be given up.")
 
     def give_up(self, operation: Operation, actor: Actor, reason: str, left: str) -> None:
-        """End what needs attention as it stands, or raise Refused; `left`: what is there of its tenant, for people."""
+        """Give up an operation that needs action, or raise Refused; `left`: what exists of its tenant, for people."""
         self.refuse_to_give_up(operation, actor)
         reason = _reason(reason)
         if not reason:
@@ -188,7 +188,7 @@ class Approvals:
             raise TenantBusy(f"`{operation.tenant}` is busy for a moment. Try again.") from error
 
     def _drifted(self, operation: Operation, actor: Actor, why: str) -> NoReturn:
-        """The world has changed since the request: cancel it, and tell those who asked and decided."""
+        """Cancel a request whose plan has changed, and tell requester and approver."""
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
                 transaction,
@@ -289,7 +289,7 @@ class Approvals:
         return after
 
     def _choose(self, transaction: sqlite3.Connection, operation: Operation, choice: str) -> None:
-        """Write the choice down as the operation's own; who approves as well agrees with who was first, or denies."""
+        """Store the choice in the operation. A second approver has to choose the same, or deny."""
         argument = operation.plan["choice"]["argument"]
         stands, first = transaction.execute(
             "SELECT json_extract(arguments, '$.' || ?), (SELECT actor FROM decisions WHERE operation = operations.id"
@@ -321,7 +321,7 @@ class Approvals:
         )
 
     def cancel(self, number: int, actor: Actor) -> Operation:
-        """Withdraw a request that waits: by who asked for it, or by who may decide on it."""
+        """Cancel a request that has not started, by its requester or by somebody who may decide on it."""
         operation = self.operations.get(number)
         may = self.settings.policy(operation.command).approve
         if actor.id != operation.requester and not actor.roles & set(may):
@@ -347,12 +347,12 @@ class Approvals:
         return self.operations.get(number)
 
     def _is_over(self, operation: Operation) -> bool:
-        """Whether its hours were lived through: that a clock was set back gives it none."""
+        """Whether the request has expired by time lived through: setting the clock back does not extend it."""
         lives, asked = operation.expires - operation.created, operation.asked
         return asked is not None and self.operations.lived.now() - asked >= lives
 
     def expire(self) -> int:
-        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm.
+        """Expire every request whose time is over; return how many. Decided from the database, whatever the downtime.
 
         Nobody can decide on one that is over by the wall clock alone; it ends when that still says so an hour later.
         """
@@ -389,7 +389,7 @@ def _reason(text: str) -> str:
 
 
 def names(roles: Sequence[str], many: int = 1) -> str:
-    """Name roles as those who have one: "an operator or an approver", of several people "operators or approvers"."""
+    """Name roles as those who have one: "an operator or an approver", of several people "operators"."""
     if many > 1:
         return " or ".join(f"{role}s" for role in roles)
     return " or ".join(f"a{'n' if role[0] in 'aeiou' else ''} {role}" for role in roles)

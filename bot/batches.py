@@ -28,7 +28,7 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Standing:
-    """How a batch that has begun stands: its children by state, the names of those that failed, who holds it up.
+    """The progress of a started batch: its children by state, the names of failed ones, who paused or stopped it.
 
     `frozen`: the names of those that have not begun and that a freeze holds; they pass, and the others go on. `held`:
     those of them that another guard held when it was their turn, each with the sentence why.
@@ -53,7 +53,7 @@ class Standing:
 
     @property
     def at_work(self) -> int:
-        """How many are under way."""
+        """How many are in progress."""
         return sum(self.counts.get(state, 0) for state in AT_WORK)
 
     @property
@@ -63,7 +63,7 @@ class Standing:
 
 
 def standing(operations: Operations, batch: int) -> Standing | None:
-    """Return how a batch stands; None: it has not begun, or is none."""
+    """Return the progress of a batch; None: it has not started, or is no batch."""
     rows = operations.database.read("SELECT * FROM batches WHERE operation = ?", batch)
     if not rows:
         return None
@@ -99,7 +99,7 @@ def standing(operations: Operations, batch: int) -> Standing | None:
 
 
 def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
-    """Write all children down, in one transaction: each waits for its turn. No effect on a batch that has begun."""
+    """Create all children in one transaction; each waits for its turn. Does nothing for a started batch."""
     with operations.database.transaction() as transaction:
         if transaction.execute("SELECT 1 FROM batches WHERE operation = ?", (batch.id,)).fetchone():
             return
@@ -126,7 +126,7 @@ def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
 
 
 def pause(operations: Operations, batch: Operation, actor: str) -> None:
-    """Let no more children begin; those that are under way go on to their end."""
+    """Start no more children; those in progress finish."""
     _hold(
         operations,
         batch,
@@ -137,7 +137,7 @@ def pause(operations: Operations, batch: Operation, actor: str) -> None:
 
 
 def stop(operations: Operations, batch: Operation, actor: str) -> None:
-    """Let no more children begin, for good; those that are under way go on to their end."""
+    """Stop the batch for good: start no more children; those in progress finish."""
     _hold(
         operations,
         batch,
@@ -175,7 +175,7 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
 
 
 def go_on(operations: Operations, batch: Operation, actor: str) -> None:
-    """Let a paused batch go on, whatever failed until now."""
+    """Continue a paused batch, whatever failed so far."""
     with operations.database.transaction() as transaction:
         held = transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = (SELECT count(*) FROM operations"
@@ -190,7 +190,7 @@ def go_on(operations: Operations, batch: Operation, actor: str) -> None:
 
 
 def _why_not(operations: Operations, batch: Operation) -> str:
-    """Say why a button of a card means nothing any more."""
+    """Say why a button of a card no longer applies."""
     now, stands = operations.get(batch.id), standing(operations, batch.id)
     if stands and stands.stopped_by:
         return f"{now.headed} was already stopped by <@{stands.stopped_by}>."
@@ -201,7 +201,7 @@ def _why_not(operations: Operations, batch: Operation) -> str:
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
-    """Try a failed operation again; of a batch all children that failed, one after the other in their turns."""
+    """Retry a failed operation; of a batch, all failed children in turn."""
     if standing(operations, operation.id) is None:
         operations.retry(operation, actor)
         return
@@ -230,7 +230,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
 
 
 def settle(operations: Operations) -> None:
-    """Decide from their children what becomes of the batches that are under way; safe to run at any moment."""
+    """End or pause running batches according to their children; safe to run at any moment."""
     under_way = "state = 'running' AND id IN (SELECT operation FROM batches)"
     for batch in operations.select(under_way, limit=MANY):
         _free_from_the_held(operations, batch)
@@ -312,7 +312,7 @@ def _pause_after_failures(
 
 
 def _free_from_the_held(operations: Operations, batch: Operation) -> None:
-    """End children as failed that nothing but a person's request or halt holds up, once nothing else is left to do.
+    """Fail children blocked only by a person's request or a halted operation, once nothing else is left to do.
 
     What is frozen is left to do: its freeze ends.
     """
@@ -351,7 +351,7 @@ def _record(
     note: str,
     detail: Mapping[str, object] | None = None,
 ) -> None:
-    """Write down what became of a batch whose state stays, for the log, its card and its thread."""
+    """Record an event of a batch whose state stays, in the log, its card and its thread."""
     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (batch.id,))
     audit.record(transaction, audit.Event(event, actor, "", batch.id, detail), operations.clock())
     operations.note(transaction, batch.id, note)

@@ -1,4 +1,4 @@
-"""Says how a tenant is in one word, the same for `list`, `status`, `hosts`, the Home tab and the digest."""
+"""How a tenant is, in a word: the same one for `list`, `status`, `hosts`, the Home tab and the digest."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def condition(
     if operation and operation.state == "needs_attention":
         return _halted(tenant, operation, titles)
     if operation and operation.command in ("restore", "migrate"):
-        return Condition("moving", f"{operation.command} in progress, {operation.named}")
+        return Condition("moving", f"{operation.command} is under way, operation {operation.id}")
     if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
         return Condition("unknown", "its host does not answer")
     if tenant.state == State.SUSPENDED:
         return Condition("suspended", at_rest, by)
     if tenant.state == State.MOVING:
         # Of which no operation knows any more: an heir may serve in its place.
-        half_way = "a restore or move was interrupted"
+        half_way = "a restore or move left it half way"
         return (
-            Condition("degraded", f"{half_way}, the new container serves the site")
+            Condition("degraded", f"{half_way}, and what was to replace it serves")
             if served
             else Condition("offline", half_way)
         )
@@ -97,20 +97,20 @@ def condition(
         if tenant.stopped and tenant.state in (State.NONE, State.LIVE):
             return Condition("stopped", at_rest, by)
         if operation:
-            return Condition("busy", f"{operation.command} in progress, {operation.named}")
+            return Condition("busy", f"{operation.command} is under way, operation {operation.id}")
         return Condition("offline", titles or findings.titles(["stopped"]))
     if Severity.OFFLINE in grave:
         return Condition("offline", titles)
     if titles:
         return Condition("degraded", titles)
     if not looked:
-        return Condition("unknown", f"running, but {last or 'not checked yet'}")
+        return Condition("unknown", f"it runs, but {last or 'nobody has looked at it yet'}")
     return Condition("healthy")
 
 
 def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
     online, left = operation.aftermath.get("online"), bool(operation.aftermath.get("headline"))
-    halt = f"{operation.command} needs action, {operation.named}"
+    halt = f"{operation.command} came to a halt, operation {operation.id}"
     if online is False or (not left and (tenant.state == State.MOVING or not tenant.running)):
         return Condition("offline", halt)
     if online is None and operation.command in ("restore", "migrate"):
@@ -130,7 +130,7 @@ def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> C
     if not page:
         return Condition("offline", known.why if known.word == "offline" else findings.titles(["page"]))
     if known.word in ("offline", "degraded") or sick:
-        before = [f"{known.why}, at the last health check" if known.word == "offline" else known.why]
+        before = [f"{known.why}, at the last sweep" if known.word == "offline" else known.why]
         return Condition("degraded", ", ".join(filter(None, [*sick, *before])))
     return Condition("healthy")
 
@@ -185,8 +185,8 @@ def _last(context: Context) -> str:
     job = next((job for job in context.jobs.all() if job.name == "health"), None)
     if job is None or job.started is None:
         return ""
-    ago = f"last checked {seconds(max(0.0, context.now() - job.started))} ago"
-    return f"{ago}: the background job `health` {job.trouble}" if job.trouble else ago
+    ago = f"the last look was {seconds(max(0.0, context.now() - job.started))} ago"
+    return f"{ago}: the job `health` {job.trouble}" if job.trouble else ago
 
 
 def counted(found: Iterable[Condition]) -> list[tuple[str, int]]:

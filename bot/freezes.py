@@ -22,7 +22,7 @@ CONFIRM = 3600.0
 
 
 def subject(word: str) -> str:
-    """Return the tenant that a word names, EVERYTHING for `all`, or refuse."""
+    """Return the tenant named by a word, EVERYTHING for `all`, or refuse."""
     try:
         return EVERYTHING if word.lower() == "all" else tenant_name(word)
     except InvalidName as error:
@@ -63,7 +63,7 @@ class Freezes:
         self.database = operations.database
 
     def all(self) -> list[Freeze]:
-        """Return the freezes that hold now, that of all tenants first."""
+        """Return the current freezes, the freeze of all tenants first."""
         found = self._open()
         if not any(one.until for one in found):
             return found
@@ -71,11 +71,11 @@ class Freezes:
         return [one for one in found if not all(self._over(one, now, lived))]
 
     def on(self, tenant: str) -> Freeze | None:
-        """Return the freeze that holds a tenant, None when none does; one of all comes before its own."""
+        """Return the freeze that applies to a tenant, or None; a freeze of all tenants comes first."""
         return next((one for one in self.all() if one.tenant in (EVERYTHING, tenant)), None)
 
     def among(self, tenants: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some tenants that a freeze holds, in their order."""
+        """Return those of some tenants that are frozen, in their order."""
         held = {one.tenant for one in self.all()} if tenants else set()
         return tuple(one for one in tenants if EVERYTHING in held or one in held)
 
@@ -162,7 +162,7 @@ class Freezes:
         return Freeze(*row) if row else None
 
     def _made_by(self, transaction: sqlite3.Connection, column: str, delivery: str) -> Freeze | None:
-        """Return what a delivery has done already that a crash lets come again."""
+        """Return the freeze that a delivery repeated after a crash has already made."""
         return self._one(transaction, f"{column} = ?", delivery) if delivery else None
 
     def _end(self, transaction: sqlite3.Connection, one: Freeze, actor: str, delivery: str) -> None:
@@ -176,7 +176,7 @@ class Freezes:
             self._show_anew(transaction, one.tenant)
 
     def _show_anew(self, transaction: sqlite3.Connection, tenant: str) -> None:
-        """Have the cards of what waits tell it, and those of batches that have begun."""
+        """Refresh the cards of waiting operations and started batches."""
         transaction.execute(
             "UPDATE operations SET revision = revision + 1 WHERE state IN ('awaiting_approval', 'queued')"
             " AND ? IN ('', tenant) OR state = 'running' AND id IN (SELECT operation FROM batches)",
@@ -188,7 +188,7 @@ _COLUMNS = "id, tenant, actor, reason, at, lived, until"
 
 
 def _lasts(until: float | None) -> float:
-    """Return until when one lasts, to be compared."""
+    """Return the end of a freeze, for comparison."""
     return math.inf if until is None else until
 
 

@@ -70,14 +70,14 @@ class Change:
 
     @classmethod
     def of(cls, operation: Operation, actor: Actor = THE_BOT) -> Change:
-        """Return the change that an operation is."""
+        """Return the change that an operation makes."""
         own = operation.requester == SYSTEM
         safety = own and bool(operation.plan.get("safety"))
         return cls(operation.command, operation.tenant, actor, operation, planned=True, safety=safety)
 
     @property
     def begun(self) -> bool:
-        """Whether it is half done, or is being taken back."""
+        """Whether the change is half done, or being undone."""
         return self.operation is not None and bool(self.operation.begun or self.operation.undo_by)
 
     @property
@@ -100,7 +100,7 @@ class Guard:
 
 
 class Guards:
-    """Asks the guards. `keep`: seconds for which it is known whether a host is in distress."""
+    """Asks the guards. `keep`: seconds for which the overload of a host is cached."""
 
     def __init__(self, context: Context, keep: float = 0.0) -> None:
         self.context = context
@@ -109,7 +109,7 @@ class Guards:
         self._distress: dict[str, tuple[float, str]] = {}
 
     def refuse(self, moment: Moment, change: Change, *only: str) -> None:
-        """Raise what the first guard says that is in the way: NotNow where its no is no end.
+        """Raise the refusal of the first guard that objects: NotNow where waiting helps.
 
         `only`: the keys of those that are asked; none: all are.
         """
@@ -118,7 +118,7 @@ class Guards:
                 self._ask(guard, moment, change)
 
     def hold(self, operation: Operation) -> Hold | None:
-        """Return why an operation whose turn it is has to wait, None when no guard holds it."""
+        """Return why an operation has to wait when its turn has come, or None."""
         for guard in GUARDS.values():
             if Moment.CLAIM in guard.waits and not guard.last:
                 try:
@@ -130,7 +130,7 @@ class Guards:
         return None
 
     def may_begin(self, operation: Operation) -> bool:
-        """Whether the guards that are asked last let an operation begin. Raises Refused where that cannot be known."""
+        """Whether the final guards let an operation start. Raises Refused where that is unknown."""
         try:
             for guard in GUARDS.values():
                 if guard.last:
@@ -140,7 +140,7 @@ class Guards:
         return True
 
     def refuse_to_begin(self, operation: Operation) -> None:
-        """Raise Refused when a guard ends an operation that was taken and has not begun."""
+        """Raise Refused when a guard ends a claimed operation that has not started."""
         for guard in GUARDS.values():
             if Moment.CLAIM not in guard.waits:
                 self._ask(guard, Moment.CLAIM, Change.of(operation))
@@ -157,7 +157,7 @@ class Guards:
             raise
 
     def distress(self, host: str) -> str:
-        """Say why a host is in distress, "" when it is not."""
+        """Say why a host is overloaded, "" when it is not."""
         until, why = self._distress.get(host, (0.0, ""))
         if time.monotonic() >= until:
             began = time.monotonic()
@@ -185,7 +185,7 @@ def _may_approve(guards: Guards, change: Change) -> None:
 
 
 def _is_approved(guards: Guards, change: Change) -> None:
-    """Send it back for approval when by now it lacks one."""
+    """Send an operation back for approval when it now lacks one."""
     if change.operation and not guards.context.approvals.voices.confirm(change.operation):
         raise _Unapproved(f"{change.operation.headed} is waiting for approval again.")
 
@@ -199,7 +199,7 @@ def _may_retry(guards: Guards, change: Change) -> None:
 
 
 def _frozen(guards: Guards, change: Change) -> None:
-    """Refuse what is new; to go on with what stands half done, or to take it back, is no new change."""
+    """Refuse new changes; finishing or undoing a half-done one is allowed."""
     found = None if change.begun or change.safety else guards.freezes.on(change.tenant)
     if found is None:
         return
@@ -243,7 +243,7 @@ def _busy_to_retry(guards: Guards, change: Change) -> None:
 
 
 def _half_way(guards: Guards, change: Change) -> None:
-    """Another container may serve in its place, so it is not taken away, closed or replaced."""
+    """Refuse to delete, close or replace a tenant whose site another container may serve."""
     if not change.tenant or not guards.context.registry.commands[change.command].not_half_way:
         return
     for one in guards.context.fleet.look(Role.TENANT).tenants:
@@ -271,7 +271,7 @@ def _silent(guards: Guards, change: Change) -> None:
 
 
 def _no_memory_to_begin(guards: Guards, change: Change) -> None:
-    """Let what needs memory wait. Whether there is enough is asked as its plan is built, which raises NoRoom."""
+    """Hold operations that need memory on an overloaded host; building the plan raises NoRoom for a full one."""
     demand = change.operation.plan.get("demand") if change.operation else None
     if demand and demand["memory"] and (why := guards.distress(demand["host"])):
         raise Refused(f"`{demand['host']}` is overloaded: {why}. The operation starts when the host recovers.")

@@ -44,7 +44,7 @@ TOO_LATE = 300.0
 
 
 class Invocations:
-    """Handles deliveries. Each answers the person who caused it, whatever happens."""
+    """Handles deliveries. Each one answers its person, whatever happens."""
 
     def __init__(
         self, context: Context, people: People, announcer: Announcer, home: Callable[[str, str], None]
@@ -63,7 +63,7 @@ class Invocations:
         }
 
     def lane(self, kind: str, payload: dict[str, Any]) -> Lane:
-        """Tell whose workers a delivery is for; it asks no server, as the acknowledgement waits for it."""
+        """Return the lane of a delivery, without asking a server, because the acknowledgement waits for the lane."""
         try:
             return self._lane(kind, payload)
         except Exception:
@@ -107,7 +107,7 @@ class Invocations:
         return command is not None and command.kind == "query" and not command.decides
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
-        """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
+        """Handle one delivery; errors go to the person and the audit log."""
         # Half a character, which JSON can carry, could not be recorded.
         payload = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
         if why := self._stale(kind, payload):
@@ -130,7 +130,7 @@ class Invocations:
             self._show_home(payload)
 
     def _stale(self, kind: str, payload: dict[str, Any]) -> str:
-        """Say why it is not done any more: nobody waits for the answer, or may want it no more; else ""."""
+        """Say why a late delivery is not handled: nobody may still want what it asks for; else ""."""
         late = payload.get("late", 0.0)
         words = split(payload.get("text", "")) if kind == "command" else []
         command = self.context.registry.commands.get(words[0].lower()) if words else None
@@ -151,7 +151,7 @@ class Invocations:
         )
 
     def excuse(self, payload: dict[str, Any], why: str) -> None:
-        """Tell who sent a delivery that it has to wait, or is not taken."""
+        """Tell the sender that a delivery has to wait, or is not taken."""
         said = {
             "database": ":hourglass: My database can't be written right now. I'll do what you sent as soon as possible "
             f"within {seconds(int(TOO_LATE))}, or tell you that I did not.",
@@ -163,7 +163,7 @@ class Invocations:
     def _record_refusal(
         self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str = ""
     ) -> None:
-        """Write down that it is not done, and close it with that: what somebody is told now is not done later."""
+        """Record a refusal and close its delivery: what was refused is not done later."""
         try:
             self._refusal(kind, key, payload, why, identity, guard)
         except DatabaseUnavailable:
@@ -182,7 +182,7 @@ class Invocations:
             close(transaction, key, time.time())
 
     def _names(self, text: str) -> tuple[str, str]:
-        """Return the command and the tenant that were typed; what stands beside them may be a secret."""
+        """Return the typed command and tenant; other words may be secrets."""
         try:
             command, arguments = self.context.registry.parse(text)
         except Exception:
@@ -209,7 +209,7 @@ class Invocations:
             log.warning("cannot answer %s: %s", payload.get("user"), error)
 
     def _show_home(self, payload: dict[str, Any]) -> None:
-        """Their Home tab was opened, or a button in it was pressed: show what it is now."""
+        """Refresh the Home tab after it was opened, or a button in it was pressed."""
         try:
             self.home(payload["user"], payload["team"])
         except Exception as error:
@@ -219,7 +219,7 @@ class Invocations:
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=fresh)
 
     def command(self, key: str, payload: dict[str, Any]) -> None:
-        """A slash command: parse, then answer (a query) or ask for approval (an operation)."""
+        """Parse a slash command, then answer (a query) or request approval (an operation)."""
         try:
             command, arguments = self.context.registry.parse(payload["text"])
         except Refused:
@@ -264,7 +264,7 @@ class Invocations:
             self._answer(payload, result)
 
     def _guarded(self, context: Context, command: Command, arguments: dict[str, Any]) -> tuple[Plan | Answer, str]:
-        """Build the plan of an operation where no guard is in the way, and return whom to call for its approval."""
+        """Build the plan of an operation unless a guard refuses, and return whom to mention for the approval."""
         guards, actor = Guards(context), context.actor
         tenant = str(arguments.get("tenant") or "")
         # Of a list each is asked about as its plan is made.

@@ -842,8 +842,8 @@ class Operations:
                 finished=None,
             )
         if not moved:
-            now = self.get(operation.id).state.replace("_", " ")
-            raise Refused(f"Operation {operation.id} is {now}; there is nothing to undo.")
+            now = self.get(operation.id).standing
+            raise Refused(f"{operation.headed} {now}, so there is nothing to undo.")
         self.changed()
 
     def give_up(self, operation: Operation, actor: str, reason: str, left: str = "") -> None:

@@ -39,12 +39,12 @@ UNFIT = ("deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_strang
 
 
 class Untold(Exception):
-    """Slack does not tell just now who is in a group, who somebody is, or of a channel."""
+    """Slack does not answer a question about a group, a person or a channel."""
 
 
 @dataclass
 class _Answer:
-    """The last answer to one question, good from `at` on; who asks while it is on its way waits for it."""
+    """The last answer to one question, valid from `at` on; others who ask meanwhile wait for the answer."""
 
     at: float = -math.inf
     data: Any = None
@@ -53,7 +53,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Group:
-    """A user group; `why`: Slack does not tell who is in it."""
+    """A user group; `why`: the reason why its members are unknown."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class Deciders:
-    """Who can decide on a request, beside who asked for it.
+    """The people who can decide on a request, other than the requester.
 
     Attributes:
         people: ids of full members, no more than were looked for; `everyone`: each full member, who are not named.
@@ -78,7 +78,7 @@ class Deciders:
 
 
 class People:
-    """Asks Slack who somebody is; keeps answers for a minute, and for a decision for seconds."""
+    """Asks Slack about people; caches answers for a minute, and for a decision for seconds."""
 
     def __init__(self, client: WebClient, settings: Settings) -> None:
         self.client = client
@@ -90,7 +90,7 @@ class People:
         """What the app may do in Slack, as far as Slack tells."""
 
     def connect(self) -> None:
-        """Learn our own team, and our own organisation on Enterprise Grid (auth.test)."""
+        """Ask Slack for our own team, and our organisation on Enterprise Grid (auth.test)."""
         try:
             known = self.client.auth_test()
         except SlackApiError as error:
@@ -100,7 +100,7 @@ class People:
         self.ours = frozenset(str(known[key]) for key in ("team_id", "enterprise_id") if known.get(key))
 
     def forget(self) -> None:
-        """Forget what was kept: a user group changed."""
+        """Drop cached answers, after a change of a user group."""
         with self._lock:
             self._kept.clear()
 
@@ -120,7 +120,7 @@ class People:
             return kept.data
 
     def actor(self, user: str, team: str, channel: str, *, fresh: bool = False) -> Actor:
-        """Return who acts, with their roles, or raise Refused when they have no say here."""
+        """Return a person with their roles, or raise Refused when they may not use the bot."""
         try:
             return self._actor(user, team, channel, fresh)
         except SlackApiError as error:
@@ -167,7 +167,7 @@ class People:
         return frozenset(found)
 
     def roles_now(self, user: str) -> frozenset[str]:
-        """Return the roles of somebody who is not at it now; none for who has no say here, or is nobody any more.
+        """Return the current roles of somebody who is not acting now; none for outsiders and deactivated people.
 
         Raises Refused where Slack does not tell.
         """
@@ -181,7 +181,7 @@ class People:
             ) from error
 
     def mention(self, roles: Sequence[str]) -> str:
-        """Return mrkdwn that rings for who has one of these roles; a role that everyone has rings for nobody."""
+        """Return mrkdwn that mentions the people with these roles; a role of everyone mentions nobody."""
         few = [name for name in roles if not self.settings.roles[name].everyone]
         try:
             return self.deciders(few, MENTIONED).mention
@@ -202,7 +202,7 @@ class People:
         return _Group("", f"@{name}", (), known.get("why") or "Slack has no user group with this name")
 
     def channel_trouble(self, channel: str) -> str:
-        """Return why nothing can, or should, be posted in a channel, as a clause, and what helps; "" if it can.
+        """Return why a channel can't or shouldn't be posted to, and what helps; "" if posting works.
 
         Raises Untold.
         """
@@ -227,7 +227,7 @@ class People:
         return ""
 
     def operators(self) -> tuple[str, ...]:
-        """Return who looks after the bot, who may ask for `schedule`; nobody where Slack does not tell."""
+        """Return the bot's operators, who may use `schedule`; nobody when Slack does not answer."""
         try:
             return self.deciders(self.settings.policy("schedule").ask, MENTIONED).people
         except Untold as error:
@@ -235,7 +235,7 @@ class People:
             return ()
 
     def may_ask(self, users: Iterable[str], policy: Policy) -> bool:
-        """Whether one of these people may ask for what a policy is of. Raises Untold."""
+        """Whether one of these people may request the command of a policy. Raises Untold."""
         try:
             return any(self._roles(user, False) & set(policy.ask) for user in users)
         except SlackApiError as error:
@@ -246,7 +246,7 @@ class People:
     # -- who could decide ---------------------------------------------------------------------------------------
 
     def deciders(self, roles: Sequence[str], enough: int, *, but: str = "", mentioned: int = MENTIONED) -> Deciders:
-        """Return who has one of these roles, beside one person; some more than `enough` need not be found.
+        """Return the people with one of these roles, except one person; more than `enough` need not be found.
 
         Raises Untold.
         """
@@ -290,7 +290,7 @@ class People:
     def refuse_unless_decidable(
         self, command: str, requester: str, mentioned: int = MENTIONED, *, batch: bool = False
     ) -> str:
-        """Refuse what nobody could approve for who asks for it; return the mention of those who can, or "".
+        """Refuse a request that nobody could approve; return the mention of those who can, or "".
 
         Where Slack does not tell who is in a group, the request is taken as it is.
         """
@@ -310,7 +310,7 @@ class People:
 def undecidable(
     commands: Sequence[str], found: Deciders, approvals: int, roles: Sequence[str], requester: str = ""
 ) -> str:
-    """Say that not enough people could approve some commands, or what each other ask for, why, and what helps."""
+    """Say that not enough people can approve some commands, why, and what helps."""
     named = ", ".join(f"`{command}`" for command in commands)
     takes = f"need{'s' if len(commands) == 1 else ''} {approvals} approval{'s' if approvals > 1 else ''}"
     beside = f" other than <@{requester}>" if requester else ""

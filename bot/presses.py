@@ -32,7 +32,7 @@ BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
 
 
 class Presses:
-    """Buttons, typed replies and submitted windows. Raises Refused for whoever has no say.
+    """Handles buttons, typed replies and submitted windows. Raises Refused for people who may not use them.
 
     Args:
         invoke: runs a command: (the delivery's key, its payload, who, the command, its arguments).
@@ -54,11 +54,11 @@ class Presses:
         self._answer = answer
 
     def _actor(self, payload: dict[str, Any]) -> Actor:
-        """Who it is, as Slack says just now."""
+        """Return the person with their current roles."""
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=True)
 
     def action(self, key: str, payload: dict[str, Any]) -> None:
-        """A button: its value tells what it is of, and who presses is authorised here and now."""
+        """Handle a button: its value names its subject, and the person is authorised now."""
         actor = self._actor(payload)
         action, value = payload["action_id"], payload["value"]
         if action == "reveal":
@@ -90,7 +90,7 @@ class Presses:
                 self.context.operations.undo(operation, actor.id)
 
     def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused unless it is who asked for it, or may decide on it."""
+        """Raise Refused unless the person requested the operation or may decide on it."""
         may = set(self.context.settings.policy(operation.command).approve)
         if operation.state == "needs_attention":
             # Whom it calls may do what it calls them for.
@@ -99,14 +99,14 @@ class Presses:
             raise Refused(f"Only <@{operation.requester}> or an approver can use this button.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
-        """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
+        """Whether a press repeated after a crash was already carried out: unlike a decision, it could be done twice."""
         event = {"retry": "operation.retried", "undo": "operation.undo_asked"}[action]
         done = "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = ? AND actor = ? AND at >= ?"
         since = self.context.now() - late
         return bool(self.context.database.read(done, operation.tenant, operation.id, event, actor.id, since))
 
     def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, mark: str) -> None:
-        """A button of an incident: a command on its tenant, as the person who pressed, or silence."""
+        """Handle a button of an incident: run a command on its tenant as the person, or silence the incident."""
         incident = self.context.incidents.marked(mark)
         if action == "silence":
             may = self.context.settings.policy("silence").ask
@@ -126,7 +126,7 @@ class Presses:
         self._invoke(key, payload, actor, self.context.registry.command(action), given)
 
     def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
-        """Try again what the bot does not get done by itself; it has no card with a button of its own."""
+        """Retry a failing background task, which has no card of its own."""
         failed = [one for one in failing(self.context) if one.tenant == tenant]
         if not failed:
             raise Refused(f"No background task of `{tenant}` is failing any more.")
@@ -168,7 +168,7 @@ class Presses:
         )
 
     def reply(self, key: str, payload: dict[str, Any]) -> None:
-        """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
+        """Handle a typed reply or a mention in an operation's thread: `approve`, `deny <reason>`, `cancel`."""
         words = decision(payload["text"])
         thread = payload["thread_ts"]
         operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
@@ -200,7 +200,7 @@ class Presses:
             self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
 
     def _tell_what_counts(self, payload: dict[str, Any]) -> None:
-        """Refuse what somebody who may approve seems to mean as an approval; anybody else is only talking."""
+        """Refuse an unclear approval by somebody who may approve; ignore everybody else's talk."""
         if not payload["thread_ts"] or not almost(payload["text"]):
             return
         try:
@@ -215,7 +215,7 @@ class Presses:
             raise Refused(_uncounted(operation, policy))
 
     def submission(self, key: str, payload: dict[str, Any]) -> None:
-        """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
+        """Handle a submitted window: a command's form, or a typed name. Errors come as an ephemeral message."""
         actor = self._actor(payload)
         if payload["callback_id"] == "typed_name":
             operation = self.context.operations.marked(payload["metadata"]["operation"])
@@ -242,7 +242,7 @@ _CHOOSE = "Option"
 
 
 def _uncounted(operation: Operation, policy: Policy) -> str:
-    """Say how one approves, to somebody whose reply does not count."""
+    """Say how to approve, to somebody whose reply does not count."""
     exactly = f"approve {operation.confirmation}" if policy.step_up else "approve"
     return f"I didn't count that as an approval. Tap Approve, or reply exactly `{exactly}`."
 
@@ -268,7 +268,7 @@ def _give_up_window(operation: Operation, channel: str) -> Modal:
 
 
 def name_window(operation: Operation, channel: str, choice: str = "") -> Modal:
-    """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
+    """Return the window that asks for the tenant name, with the chosen option, which can be changed here."""
     what = "the number of tenants" if operation.children else "the tenant name"
     chosen = choice or operation.chosen
     options = operation.options if chosen else {}

@@ -24,7 +24,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Selection:
-    """What was typed: names, with commas between, or what chooses among all tenants."""
+    """What was typed: names with commas between, or options that select among all tenants."""
 
     names: str
     all: bool = False
@@ -34,7 +34,7 @@ class Selection:
 
     @property
     def chooses(self) -> bool:
-        """Whether tenants are chosen, and not named."""
+        """Whether tenants are selected by options, and not named."""
         return bool(self.all or self.host or self.size or self.tag)
 
     @property
@@ -44,13 +44,13 @@ class Selection:
 
     @property
     def words(self) -> str:
-        """What was typed to choose."""
+        """The words that select, as they were typed."""
         options = {"host": self.host, "size": self.size, "tag": self.tag}
         typed = ["--all"] if self.all else []
         return " ".join([*typed, *(f"--{name} {value}" for name, value in options.items() if value)]) or self.names
 
     def refuse_both(self, command: str) -> None:
-        """Raise Refused where names stand beside what chooses, or neither is there."""
+        """Raise Refused when both names and options were given, or neither."""
         if self.names and self.chooses:
             raise UnknownWords(f"Either name tenants or select them with `{self.words}`, not both.")
         if not self.names and not self.chooses:
@@ -61,7 +61,7 @@ class Selection:
 
 
 def select(context: Context, selection: Selection, command: str) -> list[str]:
-    """Return the names of the tenants that are meant, each once; raises Refused when there are none, or too many."""
+    """Return the names of the selected tenants, each once; raises Refused when there are none, or too many."""
     selection.refuse_both(command)
     if selection.names:
         return list(dict.fromkeys(filter(None, selection.names.split(","))))
@@ -100,7 +100,7 @@ def batch(
     arguments: Mapping[str, str | bool],
     resolve: Callable[[Sequence[Plan]], Mapping[str, str | bool]] = lambda children: {},
 ) -> Plan:
-    """Return the plan of doing something with each of the tenants that are meant.
+    """Return the plan of a batch over the selected tenants.
 
     What is chosen and cannot be done is left out, and the card says why; of what is named all has to be possible.
 

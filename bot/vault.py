@@ -24,7 +24,7 @@ LOST = "To set a new password on the bot's machine, see “Reset an admin passwo
 
 
 class Vault:
-    """Secrets in the database, their key in a file of mode 0600 beside it."""
+    """Stores secrets in the database, encrypted with a key in a file of mode 0600."""
 
     def __init__(self, database: Database, key_file: Path, clock: Callable[[], float], lived: Lived) -> None:
         self.database = database
@@ -42,7 +42,7 @@ class Vault:
         self._fernet = Fernet(key_file.read_bytes())
 
     def ensure(self, operation: int, tenant: str, owner: str, hours: float, **known: str) -> dict[str, str]:
-        """Return the credentials of an operation, made at the first call: `known` and a `password`.
+        """Return the credentials of an operation, created at the first call: `known` and a `password`.
 
         They wait for so many hours; 0: until they are revealed.
         """
@@ -67,7 +67,7 @@ class Vault:
 
     @contextmanager
     def reveal(self, tenant: str, actor: str) -> Iterator[dict[str, str]]:
-        """Hand the credentials to their owner for the body to show, or raise Refused.
+        """Give the credentials to their owner, for the body to show, or raise Refused.
 
         That they are shown is recorded, and they are gone, before the body begins: of many who ask at once one gets
         them. What the body did not show is put back, and that is recorded too.
@@ -123,18 +123,18 @@ class Vault:
         return rows[0]
 
     def _is_over(self, row: sqlite3.Row) -> bool:
-        """Whether its hours are over: no clock that is ahead ends them."""
+        """Whether the credentials have expired; a clock set forward does not expire them."""
         return row["expires"] <= self.clock() and bool(row["made"] <= self.lived.before(row["expires"] - row["made"]))
 
     def purge(self) -> None:
-        """Forget what nobody came for in time."""
+        """Delete credentials that nobody collected in time."""
         rows = self.database.read("SELECT operation, expires, made FROM secrets WHERE expires <= ?", self.clock())
         for row in filter(self._is_over, rows):
             self.forget(row["operation"])
         self._clean()
 
     def forget(self, operation: int) -> None:
-        """Forget the credentials of an operation that was undone."""
+        """Delete the credentials of an operation that was undone."""
         with self.database.transaction() as transaction:
             forgotten = transaction.execute("DELETE FROM secrets WHERE operation = ?", (operation,)).rowcount
         if forgotten:
@@ -142,7 +142,7 @@ class Vault:
             self._clean()
 
     def _clean(self) -> None:
-        """Leave nothing of what was forgotten in the files; while somebody reads, the next look does it."""
+        """Remove traces of deleted credentials from the database files; retried later while somebody reads."""
         if self._traces:
             self._traces = not self.database.scrub()
 

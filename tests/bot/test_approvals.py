@@ -85,7 +85,10 @@ def test_a_voice_is_looked_at_again_when_the_last_one_comes(bench: Bench) -> Non
     bench.slack.groups["mautic-approvers"] = [LEAD_2.id, LEAD_3.id]
     bench.context.people.forget()
     assert decide(bench, operation, LEAD_2).state == "awaiting_approval"
-    assert f"<@{LEAD.id}> may not approve it any more, so that approval does not count" in notes(bench, operation)[-2]
+    assert (
+        f"<@{LEAD.id}> may no longer approve this request, so that approval does not count"
+        in notes(bench, operation)[-2]
+    )
     assert notes(bench, operation)[-1].endswith("approved (1 of 2). 1 more approval needed.")
     assert decide(bench, operation, LEAD_3).state == "queued"
     assert events(bench, operation)[-3:] == ["operation.voice_lost", "operation.seconded", "operation.approved"]
@@ -103,7 +106,7 @@ def test_a_voice_is_looked_at_again_before_it_begins(bench: Bench, gone: str) ->
     bench.context.people.forget()
     assert not bench.runner.run_one()
     assert state(bench, operation) == "awaiting_approval"
-    assert notes(bench, operation)[-1].endswith("it takes 1 more approval before it starts.")
+    assert notes(bench, operation)[-1].endswith("1 more approval needed before it starts.")
     assert decide(bench, operation, LEAD_2).state == "queued"
     bench.finish()
     assert state(bench, operation) == "succeeded"

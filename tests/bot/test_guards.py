@@ -127,7 +127,7 @@ CASES: Mapping[str, Case] = {
         "stop client-x",
         nobody_may,
         r"You can't use `[a-z]+`\. Ask an operator or an approver|Only approvers can decide|"
-        r"it takes 1 more approval before it starts",
+        r"1 more approval needed before it starts",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",

@@ -191,7 +191,7 @@ def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> No
     assert "Undo is safe" in blocks[1]["text"]["text"].splitlines()[0]
     assert blocks[1]["text"]["text"].count("client-x is offline") == 1, "and not again as an incident"
     shown = "\n".join(mrkdwn(desk.bench.answer("list").blocks))
-    assert ":red_circle: *client-x* · offline: migrate needs action, request #4" in shown
+    assert ":red_circle: *client-x* · offline: migrate came to a halt, operation 4" in shown
 
 
 def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_sweep(

@@ -64,7 +64,7 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     bench.lxd.snapshot("client-x", "by-hand")
     shown = said(bench.answer("snapshots client-x"))
     newest, older, kept = [line for line in shown.splitlines() if line.startswith("`s-")]
-    assert f"2 h old · 1.0 MiB · by <@{OPERATOR.id}> · hourly, daily, weekly, monthly" in newest
+    assert f"2 h old · 1.0 MiB · by <@{OPERATOR.id}> · kept as latest hourly, daily, weekly, monthly" in newest
     assert "expires at the next cleanup" in older
     assert "kept until somebody removes it" in kept
     assert "&lt;!channel&gt;" in kept
@@ -88,7 +88,7 @@ def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench)
     bench.clock.move(HOUR)
     bench.done("snapshot client-x", OPERATOR)
     own, before, older = [line for line in said(bench.answer("snapshots client-x")).splitlines() if line[:3] == "`s-"]
-    assert own.endswith("hourly, daily, weekly, monthly")
+    assert own.endswith("kept as latest hourly, daily, weekly, monthly")
     assert "before restore" in before
     assert older.startswith(f"`{name}`")
     assert "in the previous container (replaced by restore 3), deleted <!date^" in older

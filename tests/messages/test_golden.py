@@ -148,10 +148,10 @@ HALTED = replace(
     },
 )
 CONDITIONS = {
-    "a": Condition("offline", "migrate needs action, request #7"),
+    "a": Condition("offline", "migrate came to a halt, operation 7"),
     "b": Condition("degraded", "e-mail not sending, disk nearly full"),
     "c": Condition("unknown", "its host does not answer"),
-    "d": Condition("moving", "migrate in progress, request #8"),
+    "d": Condition("moving", "migrate is under way, operation 8"),
     "e": Condition("stopped", by="U0OPSLEAD"),
     "f": Condition("suspended"),
     "g": Condition("healthy"),
@@ -636,7 +636,11 @@ MESSAGES: dict[str, Message] = {
             120,
             "kept for 7 days",
         ),
-        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly, daily"),
+        (
+            Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000),
+            3720,
+            "kept as latest hourly, daily",
+        ),
         (
             Taken("s-20270115-060000-7", 0, "asked", "U0OPSLEAD", "R&D *x* <!channel>", False, 900_000),
             7320,
@@ -645,7 +649,9 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-snapshots-empty": snapshots_of(),
     "commands-snapshots-pages": snapshots_of(
-        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly"), total=40, pages=3
+        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "kept as latest hourly"),
+        total=40,
+        pages=3,
     ),
     "commands-schedule": words(
         "schedule",
