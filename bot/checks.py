@@ -1,4 +1,4 @@
-"""What only trying tells: whether each setting works, on this machine and in Slack. For `doctor` and for the start.
+"""Checks whether each setting works on this machine and in Slack, for `doctor` and at the start.
 
 A check returns what is well, or raises Refused with what is not, and what helps.
 """
@@ -45,10 +45,10 @@ def state(context: Context) -> str:
         tempfile.TemporaryFile(dir=folder).close()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise Refused(f"`bot.state`, {folder}, cannot be written: {error.strerror}.") from error
+        raise Refused(f"`bot.state`, {folder}, can't be written: {error.strerror}.") from error
     if free < ROOM:
-        raise Refused(f"Only {size(free)} are free for `bot.state`, {folder}; without room the bot stops.")
-    return f"{folder} can be written, {size(free)} are free"
+        raise Refused(f"Only {size(free)} free for `bot.state`, {folder}. When that is full, the bot stops.")
+    return f"{folder} is writable, {size(free)} free"
 
 
 def domain(context: Context) -> str:
@@ -56,18 +56,18 @@ def domain(context: Context) -> str:
     base, edge = context.settings.bot.base_domain, context.settings.edge
     if base.endswith(".localhost"):
         if edge.tls == "automatic":
-            raise Refused(f"`edge.tls` is automatic, and nobody gives public certificates for `{base}`.")
-        return f"`*.{base}` is this machine itself"
+            raise Refused(f"`edge.tls` is automatic, but nobody issues public certificates for `{base}`.")
+        return f"`*.{base}` is this machine"
     with_wildcard = f"doctor.{base}"
     found = ThreadPoolExecutor(1, "dns").submit(socket.getaddrinfo, with_wildcard, None, type=socket.SOCK_STREAM)
     try:
         addresses = sorted({str(one[4][0]) for one in found.result(ANSWER)})
     except (OSError, TimeoutError) as error:
         raise Refused(
-            f"`{with_wildcard}` leads nowhere, so no tenant under `bot.base_domain` is found: DNS needs `*.{base}`, "
-            "with the address of the edge."
+            f"`{with_wildcard}` does not resolve, so no tenant under `bot.base_domain` can be reached. In DNS, point "
+            f"`*.{base}` to the edge."
         ) from error
-    return f"`*.{base}` leads to {', '.join(addresses)}" + (
+    return f"`*.{base}` resolves to {', '.join(addresses)}" + (
         "" if edge.listen in addresses else f", and `edge.listen` is {edge.listen}"
     )
 
@@ -76,12 +76,12 @@ def listen(context: Context) -> str:
     """`edge.listen` is an address of the host, where that is this machine."""
     lxd, address = context.settings.lxd, context.settings.edge.listen
     if lxd.simulated or lxd.endpoint.startswith("https://"):
-        return f"{address} is not looked for: the server is not on this machine"
+        return f"{address} is not checked: the server is not on this machine"
     try:
         with socket.socket() as probe:
             probe.bind((address, 0))
     except OSError as error:
-        raise Refused(f"`edge.listen` is {address}, an address that this machine does not have.") from error
+        raise Refused(f"`edge.listen` is {address}, which is no address of this machine.") from error
     return f"{address} is an address of this machine"
 
 
@@ -93,12 +93,10 @@ def certificates(context: Context) -> str:
         if server.certificate:
             told.append(f"`{name}` until {_pair(name, server.certificate, server.key):%Y-%m-%d}")
         elif server.endpoint.startswith("https://"):
-            raise Refused(
-                f"`{name}.certificate` is not set, and without one no server lets the bot in at {server.endpoint}."
-            )
+            raise Refused(f"`{name}.certificate` is not set. Without one {server.endpoint} refuses the bot.")
         if server.server_certificate:
             _certificate(f"{name}.server_certificate", server.server_certificate)
-    return ", ".join(told) or "none is needed"
+    return ", ".join(told) or "none needed"
 
 
 def _pair(name: str, certificate: str, key: str) -> datetime:
@@ -108,7 +106,7 @@ def _pair(name: str, certificate: str, key: str) -> datetime:
         # No password: nobody is there to type it.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
-        raise Refused(f"`{name}.key`, {key}, is not the key of {certificate}, or has a password.") from error
+        raise Refused(f"`{name}.key`, {key}, does not match {certificate}, or has a password.") from error
     return found.not_valid_after_utc
 
 
@@ -119,9 +117,9 @@ def _certificate(key: str, path: str) -> x509.Certificate:
     try:
         found = x509.load_pem_x509_certificate(_read(key, path))
     except ValueError as error:
-        raise Refused(f"`{key}`, {path}, is no certificate in PEM form.") from error
+        raise Refused(f"`{key}`, {path}, is not a PEM certificate.") from error
     if found.not_valid_after_utc < datetime.now(UTC) + SOON:
-        raise Refused(f"`{key}`, {path}, is valid until {found.not_valid_after_utc:%Y-%m-%d}; make a new one in time.")
+        raise Refused(f"`{key}`, {path}, expires on {found.not_valid_after_utc:%Y-%m-%d}. Renew the certificate.")
     return found
 
 
@@ -129,26 +127,26 @@ def _read(key: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise Refused(f"`{key}`, {path}, cannot be read: {error.strerror}.") from error
+        raise Refused(f"`{key}`, {path}, can't be read: {error.strerror}.") from error
 
 
 def archive(context: Context) -> str:
     """`blueprint.archive` is there, and is what `blueprint.sha256` says."""
     wanted = context.settings.blueprint
     if not wanted.archive:
-        return "none is set, so new blueprints hold a double, not the real Mautic"
+        return "none set, so new blueprints contain a demo stand-in, not the real Mautic"
     if wanted.archive.startswith(("http://", "https://")):
-        return f"{wanted.archive} is fetched when a blueprint is built"
+        return f"{wanted.archive}, downloaded when a blueprint is built"
     try:
         with open(wanted.archive, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise Refused(f"`blueprint.archive`, {wanted.archive}, cannot be read: {error.strerror}.") from error
+        raise Refused(f"`blueprint.archive`, {wanted.archive}, can't be read: {error.strerror}.") from error
     if digest != wanted.sha256:
         raise Refused(
-            f"`blueprint.archive`, {wanted.archive}, is not what `blueprint.sha256` says; its own is {digest}."
+            f"`blueprint.archive`, {wanted.archive}, does not match `blueprint.sha256`: its checksum is {digest}."
         )
-    return f"{wanted.archive} is what its sha256 says"
+    return f"{wanted.archive} matches its sha256"
 
 
 def app(context: Context) -> str:
@@ -156,24 +154,24 @@ def app(context: Context) -> str:
     lacks = sorted(set(SCOPES) - context.people.scopes) if context.people.scopes else []
     if lacks:
         raise Refused(
-            f"The Slack app lacks {', '.join(f'`{scope}`' for scope in lacks)}: put `docs/slack-manifest.json` in as "
-            "its manifest, and install it anew."
+            f"The Slack app lacks {', '.join(f'`{scope}`' for scope in lacks)}: replace its manifest with "
+            "`docs/slack-manifest.json`, and reinstall the app."
         )
-    return "it has all scopes"
+    return "has all scopes"
 
 
 def channel(context: Context) -> str:
     """`slack.channel` can be posted to."""
     place = context.settings.slack.channel
     if not place:
-        raise Refused("`slack.channel` is not set, so there is no digest, and nobody hears of troubles")
+        raise Refused("`slack.channel` is not set, so no digest or incident is posted")
     try:
         trouble = context.people.channel_trouble(place)
     except Untold as error:
-        raise Refused(f"`slack.channel`: {error}; try again in a minute.") from error
+        raise Refused(f"`slack.channel`: {error}. Try again in a minute.") from error
     if trouble:
-        raise Refused(f"`slack.channel`: {trouble}, so there is no digest, and nobody hears of troubles.")
-    return f"digest and troubles are told in `{place}`"
+        raise Refused(f"`slack.channel`: {trouble}. Until then no digest or incident is posted.")
+    return f"posts to <#{place}>"
 
 
 def roles(context: Context) -> str:
@@ -184,13 +182,13 @@ def roles(context: Context) -> str:
         try:
             found = context.people.deciders([role], 1)
         except Untold as error:
-            raise Refused("Slack does not tell just now who has which role; try again in a minute.") from error
+            raise Refused("Slack does not say who has which role. Try again in a minute.") from error
         if not (found.everyone or found.people):
             why = f": {'; '.join(found.missing[:3])}" if found.missing else ""
             empty.append(f"Nobody has the role `{role}`{why}.")
     if empty:
         raise Refused(" ".join(empty))
-    return f"somebody has each: {', '.join(f'`{role}`' for role in named)}"
+    return f"each has members: {', '.join(f'`{role}`' for role in named)}"
 
 
 def approvers(context: Context) -> str:
@@ -204,12 +202,12 @@ def approvers(context: Context) -> str:
             # Nobody approves their own: where approvers may ask too, it takes one more of them.
             needed = policy.approvals + context.people.may_ask(found.people, policy)
         except Untold as error:
-            raise Refused("Slack does not tell just now who could approve; try again in a minute.") from error
+            raise Refused("Slack does not say who can approve. Try again in a minute.") from error
         if not found.everyone and len(found.people) < needed:
             short.setdefault((found, policy.approvals, tuple(policy.approve)), []).append(name)
     if short:
         raise Refused(" ".join(undecidable(names, *of) for of, names in short.items()))
-    return "whatever may be asked for, somebody else can approve it"
+    return "every request can be approved by somebody else"
 
 
 def unknown_heads(context: Context) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""`/mautic audit`: the log that cannot be quietly rewritten."""
+"""`/mautic audit`: shows, verifies or exports the tamper-evident audit log."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ told = logging.getLogger(__name__)
 @fresh
 @query
 def audit(context: Context, what: Literal["recent", "verify", "export"] = "recent", *, head: str = "") -> Message:
-    """Show the latest of the audit log, prove that nobody changed it, or export it.
+    """Show the latest audit log entries, verify that nobody altered the log, or export it.
 
-    `verify` walks the chain of hashes, and with `--head` sees that a head it gave before is still in the chain;
-    what Slack saw of it within a week has to be in it too. `export` writes the log as JSON lines on the bot's machine.
+    `verify` checks the chain of hashes, and with `--head` that an earlier checkpoint is still part of it. The log must
+    also contain what the bot posted to Slack within a week. `export` writes JSON lines on the bot's machine.
     """
     context.approvals.refuse_to_ask("audit", context.actor)
     if what == "verify":
         verdict = log.verify(context.database, head)
         if not (verdict.broken or verdict.damaged) and (lost := _unknown(context)):
-            reason = f"Slack saw the head {lost[0][1]} of row {lost[0][0]}, which is not in it"
+            reason = f"entry {lost[0][0]} with the hash {lost[0][1]}, which the bot posted to Slack, is missing"
             verdict = replace(verdict, broken=lost[0][0], reason=reason)
         return context.renderer.message("commands/audit.j2", what=what, verdict=verdict)
     if what == "export":

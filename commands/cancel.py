@@ -1,4 +1,4 @@
-"""`/mautic cancel`: withdraw a request."""
+"""`/mautic cancel`: cancels a request that has not started."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from bot.slack.messages import Message
 @decides
 @query
 def cancel(context: Context, id: OperationNumber) -> Message:
-    """Withdraw a request that still waits: your own, or one that you may decide on."""
-    context.approvals.cancel(id, context.actor)
-    return context.renderer.say(f":leftwards_arrow_with_hook: You withdrew operation {id}.")
+    """Cancel a request that has not started: your own, or one that you may decide on."""
+    cancelled = context.approvals.cancel(id, context.actor)
+    return context.renderer.say(f":leftwards_arrow_with_hook: You cancelled {cancelled.named}.")

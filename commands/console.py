@@ -1,4 +1,4 @@
-"""`/mautic console`: one of Mautic's own commands, from a list of what does no harm."""
+"""`/mautic console`: runs an allowed Mautic console command in a tenant."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RUNNING = BoundedSemaphore(2)
 @decides
 @query
 def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Message:
-    """Run one of Mautic's own commands in a tenant, from a list of those that do no harm.
+    """Run an allowed Mautic console command, such as `cache:clear`.
 
-    Without a command it shows the list. Only operators and approvers may; it stands in the audit log. One that changes
-    something holds the tenant like an operation: it is refused beside one, and where the tenant is frozen.
+    Without a command, lists what is allowed. For operators and approvers; every run is in the audit log. A command that
+    changes something locks the tenant while it runs, and is refused during an operation or a freeze.
     """
     context.approvals.refuse_to_ask("console", context.actor)
     found = context.fleet.tenant(tenant)
@@ -34,7 +34,7 @@ def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Me
     except NotAllowed as error:
         raise UnknownWords(str(error)) from error
     if not _RUNNING.acquire(blocking=False):
-        raise Refused("Two of Mautic's commands are running already; try again when one of them has ended.")
+        raise Refused("Two console commands are already running. Try again when one has finished.")
     try:
         with _held(context, tenant, words):
             _record_once(context, tenant, words)
@@ -56,9 +56,9 @@ def _held(context: Context, tenant: str, words: Sequence[str]) -> Iterator[None]
     context.operations.wait_for_errand(tenant)
     try:
         # Taken before it is looked for operations: what is queued from now on waits.
-        with context.operations.at_work.take(tenant, f"`{words[0]}` runs") as other:
+        with context.operations.at_work.take(tenant, f"`{words[0]}` is running") as other:
             if other:
-                raise TenantBusy(f"{other} in `{tenant}` already; try again when it has ended.")
+                raise TenantBusy(f"{other} in `{tenant}`. Try again when that has finished.")
             Guards(context).refuse(Moment.REQUEST, change)
             yield
     finally:
@@ -74,7 +74,7 @@ def _record_once(context: Context, tenant: str, words: Sequence[str]) -> None:
     with context.database.transaction() as transaction:
         if context.delivery and transaction.execute(before, (tenant, context.delivery)).fetchone():
             raise Refused(
-                f"The bot was restarted while `{' '.join(words)}` ran in `{tenant}`; it may have ended there, so it is "
-                "not run again by itself: look, and ask again if it has to be."
+                f"The bot restarted while `{' '.join(words)}` was running in `{tenant}`. The command may have "
+                "finished, so it is not repeated automatically. Check the result, and run it again if needed."
             )
         audit.record(transaction, event, context.now())

@@ -1,4 +1,4 @@
-"""`/mautic credentials`: the first login of a tenant, shown once."""
+"""`/mautic credentials`: shows the first login of a tenant, once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bot.slack.messages import Modal, modal, section
 @fresh
 @query
 def credentials(context: Context, tenant: TenantArgument) -> Modal:
-    """Show a tenant's first login, once, to the person who asked for the tenant.
+    """Show the first login of a tenant, once, to the person who requested the tenant.
 
-    It opens in a window that only you see; it is never written into a channel, a log or the audit log.
+    Opens a window that only you see. The password never appears in a channel, a log or the audit log.
     """
     context.vault.refuse_unless_waiting(tenant, context.actor.id)
 
@@ -26,7 +26,7 @@ def credentials(context: Context, tenant: TenantArgument) -> Modal:
             window = _window(
                 f"*Address:* {known['address']}\n*User:* {code(known['username'])}\n"
                 f"*E-mail:* {code(known['email'])}\n*Password:* {code(known['password'])}",
-                "This is shown *once*. Keep it in your password store, and change it after the first login.",
+                "Shown *once*. Save the password in your password manager now, and change it after the first login.",
             )
             show(window.view)
 

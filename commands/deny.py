@@ -1,4 +1,4 @@
-"""`/mautic deny`: say no to a request."""
+"""`/mautic deny`: denies a request."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from bot.slack.messages import Message
 @decides
 @query
 def deny(context: Context, id: OperationNumber, *because: FreeWords) -> Message:
-    """Deny a request by its number, with a reason if you like."""
-    context.approvals.decide(id, context.actor, "deny", reason=" ".join(because), via="command")
-    return context.renderer.say(f":no_entry: You denied operation {id}.")
+    """Deny a request, with an optional reason."""
+    denied = context.approvals.decide(id, context.actor, "deny", reason=" ".join(because), via="command")
+    return context.renderer.say(f":no_entry: You denied {denied.named}.")

@@ -1,4 +1,4 @@
-"""`/mautic digest`: what became of the fleet, or of one tenant, and what needs a look."""
+"""`/mautic digest`: shows the morning digest at any time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bot.slack.messages import Message
 
 @query
 def digest(context: Context, tenant: TenantArgument = "", *, since: PeriodOption = 86_400.0) -> Message:
-    """Show what became of the fleet since yesterday, or of one tenant, and what needs a look.
+    """Show problems and changes since yesterday, of all tenants or one.
 
-    The same as every morning, at any time; `--since 7d` looks back farther (`h`, `d` and `w`, 60 days at most).
+    The same as the morning digest. `--since 7d` looks back further (`h`, `d` or `w`, up to 60 days).
     """
     found = gather(context, context.now() - since)
     if not tenant:

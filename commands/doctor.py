@@ -1,4 +1,4 @@
-"""`/mautic doctor`: is the bot itself well?"""
+"""`/mautic doctor`: checks the bot itself."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 @query
 def doctor(context: Context) -> Message:
-    """Check the bot's own parts: servers, room, blueprint, edge, audit log, operations, jobs and channel."""
+    """Check the bot itself: servers, free space, blueprint, edge, audit log, operations, background jobs, settings."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
         ("Servers", _servers),
         ("Network", _network),
-        ("Room", _room),
+        ("Free space", _free),
         ("Quotas", _quotas),
         ("Memory", _memory),
         ("Blueprint", _blueprint),
@@ -37,7 +37,7 @@ def doctor(context: Context) -> Message:
         ("Audit log", _audit),
         ("Clock", _clock),
         ("Operations", _operations),
-        ("Jobs", _jobs),
+        ("Background jobs", _jobs),
     )
     found = []
     for name, check in (*checks, *CHECKS.items()):
@@ -57,8 +57,9 @@ def _servers(context: Context) -> str:
     for name, lxd in context.fleet.servers.items():
         server = lxd.server()
         told.append(f"{'simulated' if server.simulated else f'{server.product} {server.version}'} on {name}")
-    again = "; the bot's own had died, and was started again" if own else ""
-    return f"{', '.join(told)}, tenants: {len(context.fleet.tenants())}{again}"
+    again = "; the local server had crashed and was restarted" if own else ""
+    count = len(context.fleet.tenants())
+    return f"{', '.join(told)}, {count} tenant{'s' if count != 1 else ''}{again}"
 
 
 def _network(context: Context) -> str:
@@ -68,18 +69,18 @@ def _network(context: Context) -> str:
         if found != wanted:
             bridge = context.settings.lxd.network
             raise Refused(
-                f"the bridge `{bridge}` on {name} is {found or 'without an IPv4 address'}, and `lxd.subnet` says "
-                f"{wanted}; set it to what the bridge is"
+                f"the bridge `{bridge}` on {name} has {found or 'no IPv4 address'}, but `lxd.subnet` is {wanted}. Set "
+                "`lxd.subnet` to the address of the bridge"
             )
         if not lxd.keeps_in():
             raise Refused(
-                f"the bridge on {name} is as an earlier version made it, and lets tenants reach the host and private "
-                "networks; `make prepare` on the bot's machine closes it"
+                f"the bridge on {name} was made by an earlier version, and lets tenants reach the host and private "
+                "networks. Run `make prepare` on the bot's machine to close that"
             )
     return f"the bridge of each server is {wanted}"
 
 
-def _room(context: Context) -> str:
+def _free(context: Context) -> str:
     told: list[str] = []
     short: list[str] = []
     for host in context.fleet.hosts():
@@ -88,7 +89,7 @@ def _room(context: Context) -> str:
         full = diagnose_host(HostLook(host.name, pool=space), context.settings).has("pool")
         (short if full else told).append(free)
     if short:
-        raise Refused(f"only {', '.join(short)}; enlarge the pool")
+        raise Refused(f"only {', '.join(short)}. Enlarge the pool")
     return ", ".join(told)
 
 
@@ -98,7 +99,11 @@ def _quotas(context: Context) -> str:
     if said := quotas.mend(context.settings.lxd.pool, edges, told):
         raise Refused(" ".join(said))
     counted = [host for host, one in told.items() if one]
-    return f"disks are counted on {', '.join(counted)}" if counted else "no kernel tells whether it counts disks"
+    return (
+        f"disk limits enforced on {', '.join(counted)}"
+        if counted
+        else "unknown: no kernel says whether disk limits are enforced"
+    )
 
 
 def _memory(context: Context) -> str:
@@ -107,7 +112,7 @@ def _memory(context: Context) -> str:
     for host in context.fleet.hosts():
         has = context.fleet.resources(host)
         short += [one.text for one in diagnose_host(HostLook(host.name, resources=has), context.settings).findings]
-        told.append(f"{size(has.available)} of {size(has.total)} available on {host.name}")
+        told.append(f"{size(has.available)} of {size(has.total)} free on {host.name}")
     if short:
         raise Refused(" ".join(short))
     return ", ".join(told)
@@ -115,60 +120,61 @@ def _memory(context: Context) -> str:
 
 def _blueprint(context: Context) -> str:
     blueprint = context.fleet.blueprint()
-    return f"Mautic {blueprint.version}" + (" (a double, not the real Mautic)" if blueprint.double else "")
+    return f"Mautic {blueprint.version}" + (" (a demo stand-in, not the real Mautic)" if blueprint.double else "")
 
 
 def _edge(context: Context) -> str:
     domain = f"doctor.{context.settings.bot.base_domain}"
     if context.edge.probe(domain).status:
-        return "it answers"
+        return "reachable"
     try:
         context.edge.apply(fresh=True)
     except NotFound as error:
-        raise Refused("it is not there; `make prepare` on the bot's machine makes it anew") from error
+        raise Refused("the edge is missing. Run `make prepare` on the bot's machine to create one") from error
     probe = context.edge.probe(domain)
     if not probe.status:
-        raise Refused(probe.error or "it does not answer")
-    return "it did not answer, and was brought back"
+        raise Refused(probe.error or "not reachable")
+    return "was not reachable, and was restarted"
 
 
 def _audit(context: Context) -> str:
     verdict = audit.verify(context.database)
     if verdict.damaged:
         raise Refused(
-            f"the bot's own database is damaged ({verdict.damaged}): keep a copy of `bot.db`, and bring back its "
-            "backup, as “Backup” in `docs/production.md` says"
+            f"the bot's database is damaged ({verdict.damaged}). Copy `bot.db`, then restore the backup: see “Backup” "
+            "in `docs/production.md`"
         )
     if verdict.broken:
-        raise Refused(f"{verdict.reason}: somebody changed it; `/mautic audit verify`")
+        raise Refused(f"{verdict.reason}: the log was altered. Details: `/mautic audit verify`")
     for incident in context.incidents.open():
         if incident.row.where == Where.LOG:
             raise Refused(incident.text)
-    return f"{verdict.rows} rows, unbroken"
+    return f"intact, {verdict.rows} entries"
 
 
 def _clock(context: Context) -> str:
     step, ago = context.lived.step()
     if ago < DAY:
-        way = "ahead" if step > 0 else "back"
+        way = "forward" if step > 0 else "back"
         raise Refused(
-            f"the machine's clock was set {way} by {seconds(abs(step))} {seconds(ago)} ago, or the machine was off so "
-            "long; nothing that is kept ends by that alone, but see that the clock is right"
+            f"the machine's clock was set {way} by {seconds(abs(step))} {seconds(ago)} ago, or the machine was off for "
+            "that long. Nothing expires because of that alone, but check the clock"
         )
-    return "it goes evenly"
+    return "steady"
 
 
 def _operations(context: Context) -> str:
     stuck = context.operations.select("state = 'needs_attention'")
     if stuck:
-        raise Refused(", ".join(f"operation {one.id} on {one.tenant} needs attention" for one in stuck))
+        raise Refused(", ".join(f"{one.named} ({one.command} {one.tenant}) needs action" for one in stuck))
     under_way = context.operations.select("state IN ('queued','running')")
-    return f"{len(under_way)} under way"
+    return f"{len(under_way)} in progress"
 
 
 def _jobs(context: Context) -> str:
     ailing = context.jobs.ailing()
     if ailing:
         told = "; ".join(f"`{job.name}` {job.trouble}" for job in ailing)
-        raise Refused(f"{told}; `/mautic schedule list` says more")
-    return f"all {len(context.jobs.all())} are run when they are due"
+        raise Refused(f"{told}. Details: `/mautic schedule list`")
+    count = len(context.jobs.all())
+    return f"{count} of {count} background jobs on time"

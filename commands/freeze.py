@@ -1,4 +1,4 @@
-"""`/mautic freeze`: nothing about a tenant, or any of them, is changed for a while."""
+"""`/mautic freeze`: blocks changes to one tenant, or to all, for a while."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ REASON = 300
 """Characters that a reason may have: it stands on every card."""
 _UNITS = {"m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _USAGE = (
-    "write `/mautic freeze all 2h because …`, or a tenant's name in place of `all`, and `3d` or `2026-12-01 18:00` as "
-    "its end; without an end it lasts until `/mautic unfreeze`."
+    "Type for example `/mautic freeze all 2h because <reason>`. Instead of `all`, name a tenant; instead of `2h`, "
+    "write `3d` or `2026-12-01 18:00`, or leave the time out to freeze until `/mautic unfreeze`."
 )
 
 
 @decides
 @query
 def freeze(context: Context, tenant_or_all: str = "", until: str = "", *because: FreeWords) -> Message:
-    """Freeze a tenant, or all of them: nothing is changed until the freeze ends, by itself or by `unfreeze`.
+    """Block changes to one tenant, or to all, until a time or until `unfreeze`.
 
-    `until` is `2h`, `3d`, `18:00` or `2026-12-01 18:00`; without it the freeze lasts until somebody ends it. Requests
-    and approvals are refused, what is approved already waits, and the bot neither purges nor prunes by its policy. What
-    runs goes on to its end or is taken back; scheduled snapshots and all that is read go on.
+    `until` is `2h`, `3d`, `18:00` or `2026-12-01 18:00`; without a time the freeze lasts until somebody ends it.
+    Requests and approvals are refused, approved requests wait, and the bot deletes nothing on schedule. Running
+    operations finish or roll back; scheduled snapshots and read-only commands continue.
     """
     context.approvals.refuse_to_ask("freeze", context.actor)
     words = [*filter(None, (tenant_or_all, until)), *because]
@@ -49,9 +49,9 @@ def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float 
     at = next((place for place, word in enumerate(words) if word.lower().rstrip(",:…") == "because"), len(words))
     before, reason = [word.rstrip(",") for word in words[:at]], " ".join(" ".join(words[at + 1 :]).split())
     if not reason:
-        raise Refused(f"A freeze needs a reason, which people read on every card: {_USAGE}")
+        raise Refused(f"Add a reason; it is shown on every card. {_USAGE}")
     if len(reason) > REASON:
-        raise Refused(f"The reason is {len(reason)} characters long; it has at most {REASON}.")
+        raise Refused(f"The reason is too long: {len(reason)} characters, at most {REASON}.")
     tenant = EVERYTHING
     if before and _moment(before, now, zone) is None:
         tenant = subject(before.pop(0))
@@ -59,9 +59,12 @@ def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float 
         return tenant, None, reason
     ends = _moment(before, now, zone)
     if ends is None:
-        raise UnknownWords(f"“{' '.join(before)[:40]}” is no time; {_USAGE}")
+        raise UnknownWords(f"“{' '.join(before)[:40]}” is not a time. {_USAGE}")
     if not now < ends <= now + LONGEST:
-        raise Refused("A freeze ends at a time to come, within a year; without a time it lasts until it is ended.")
+        raise Refused(
+            "The end of a freeze has to be in the future, within a year. "
+            "Leave the time out to freeze until `/mautic unfreeze`."
+        )
     return tenant, ends, reason
 
 

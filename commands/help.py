@@ -1,15 +1,18 @@
-"""`/mautic help`: what there is, from the commands themselves."""
+"""`/mautic help`: lists the commands, or explains one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bot.engine.context import Context
 from bot.engine.registry import query
+from bot.model.text import names
 from bot.slack.messages import Message
 
 
 @query
 def help_(context: Context, command: str = "") -> Message:
-    """Show what the bot can do, or how one command is used."""
+    """List all commands, or explain one."""
     chosen = context.registry.command(command.lower()) if command else None
     policy = context.settings.policy
     commands = list(context.registry.commands.values())
@@ -18,5 +21,14 @@ def help_(context: Context, command: str = "") -> Message:
         command=chosen,
         commands=commands,
         policy=policy(chosen.name) if chosen else None,
+        askers=_askers(context, policy(chosen.name).ask) if chosen else "",
+        deciders=names(policy(chosen.name).approve, policy(chosen.name).approvals) if chosen else "",
         at_once=[one.name for one in commands if one.kind == "operation" and not policy(one.name).approvals],
     )
+
+
+def _askers(context: Context, roles: Sequence[str]) -> str:
+    """Name who may request a command: "everyone" where everybody has one of the roles."""
+    if any(context.settings.roles[role].everyone for role in roles):
+        return "everyone"
+    return names(roles, 2) if roles else "nobody, the command is switched off"

@@ -1,4 +1,4 @@
-"""`/mautic history`: what was asked for, decided and done."""
+"""`/mautic history`: lists requests, decisions and results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from bot.store.operation import WORTH_TELLING
 
 @query
 def history(context: Context, tenant: TenantArgument = "", *, all: bool = False) -> Message:
-    """Show the latest operations, of one tenant or of all: who asked, who decided, what came of it.
+    """List the latest requests, of one tenant or all: who requested, who decided, and the result.
 
-    `--all` also shows what the bot did by itself and went well, such as hourly snapshots.
+    `--all` includes successful background tasks, such as hourly snapshots.
     """
     which = "1 = 1" if all else WORTH_TELLING
-    # Of a batch its one line tells, but where a tenant's own are asked for.
+    # A batch is one line, except in the history of one tenant.
     whose = "tenant = ?" if tenant else "parent = 0 AND ? = ''"
     found = context.operations.select(f"{which} AND {whose}", tenant, order="created DESC, id DESC", limit=15)
+    if tenant and not found:
+        # A name that nobody ever used is most likely a typo.
+        context.fleet.tenant(tenant)
     return context.renderer.message("commands/history.j2", operations=found, tenant=tenant)

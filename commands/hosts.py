@@ -30,7 +30,7 @@ class Row:
 
 @query
 def hosts(context: Context) -> Message:
-    """Show the hosts that tenants run on: state, disk and memory, how many more tenants fit, and versions."""
+    """List hosts: state, free disk and memory, how many more tenants fit, and versions."""
     seen = context.fleet.look(Role.TENANT, Role.INCOMING)
     serving = [tenant for tenant in seen.tenants if tenant.role == Role.TENANT]
     tenants = Counter(tenant.host for tenant in serving)

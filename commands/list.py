@@ -1,11 +1,11 @@
-"""`/mautic list`: the tenants there are."""
+"""`/mautic list`: lists all tenants."""
 
 from __future__ import annotations
 
 import shlex
 
 from bot.engine.context import Context
-from bot.engine.registry import query
+from bot.engine.registry import TagWord, query
 from bot.model.labels import Role
 from bot.model.plan import Refused
 from bot.reports.condition import conditions, counted
@@ -16,20 +16,24 @@ PAGE = 25
 
 
 @query
-def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = False) -> Message:
-    """Show the tenants, those that are not well first, with state, plan and version.
+def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = False, tag: TagWord = "") -> Message:
+    """List tenants with state, plan and version, unhealthy ones first.
 
-    `part` keeps the names and domains that contain it; `--archived` shows those that were deleted but are kept.
+    `part` filters by name or domain, `--tag` by tag. `--archived` lists deleted tenants whose data is still kept.
     """
     seen = context.fleet.look(Role.ARCHIVED if archived else Role.TENANT)
-    found = [tenant for tenant in seen.tenants if part.lower() in tenant.name or part.lower() in tenant.domain]
+    found = [
+        tenant
+        for tenant in seen.tenants
+        if (part.lower() in tenant.name or part.lower() in tenant.domain) and (not tag or tag in tenant.tags)
+    ]
     known = conditions(context, found)
-    # What needs somebody must not stand on the last page.
+    # What needs a person comes first: nobody reads the last page.
     found.sort(key=lambda tenant: known[tenant.instance].urgency)
     pages = max(1, -(-len(found) // PAGE))
     if not 1 <= page <= pages:
-        raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
-    asked = [shlex.quote(part) if part else "", "--archived" if archived else ""]
+        raise Refused(f"Only {pages} page{'s' if pages > 1 else ''}.")
+    asked = [shlex.quote(part) if part else "", "--archived" if archived else "", f"--tag {tag}" if tag else ""]
     again = ["/mautic list", *asked, f"--page {page + 1 if page < pages else 1}"]
     return context.renderer.message(
         "commands/list.j2",
@@ -38,6 +42,7 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
         total=len(found),
         states=counted(known.values()),
         part=part,
+        tag=tag,
         page=page,
         pages=pages,
         again=" ".join(filter(None, again)),

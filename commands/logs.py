@@ -1,4 +1,4 @@
-"""`/mautic logs`: the last lines of one of a tenant's logs, for the eyes of who asks."""
+"""`/mautic logs`: shows the last lines of a tenant's log, only to the person who asks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def logs(
     *,
     lines: Annotated[int, Parameter(validator=Number(gte=1, lte=500))] = 40,
 ) -> Message:
-    """Show the last lines of one of a tenant's logs, without its secrets.
+    """Show the last lines of a tenant's log, with secrets removed.
 
-    Only operators and approvers may, as logs hold personal data of a client's contacts; it stands in the audit log.
+    For operators and approvers, as logs contain personal data of a client's contacts. Every view is in the audit log.
     """
     context.approvals.refuse_to_ask("logs", context.actor)
     found = context.fleet.tenant(tenant)

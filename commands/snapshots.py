@@ -1,4 +1,4 @@
-"""`/mautic snapshots`: what a tenant can be brought back to."""
+"""`/mautic snapshots`: lists the snapshots of a tenant."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ PAGE = 15
 
 @query
 def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Message:
-    """Show a tenant's snapshots, newest first: age, size, who took it and why, and how long it is kept."""
+    """List the snapshots of a tenant, newest first: age, size, who took each and why, and how long it is kept."""
     found = context.fleet.tenant(tenant)
     lxd = context.fleet.of(found).lxd
     existing = lxd.snapshots(found.instance)
     now, days = context.now(), context.settings.retention.former_days
     rule, points = retention(context, tenant), counted(context, existing)
-    kept = {name: ", ".join(tiers) for name, tiers in rule.kept(points, now).items()}
-    kept |= {point.name: "goes at the next pruning" for point in rule.surplus(points, now)}
+    kept = {name: f"kept as latest {', '.join(tiers)}" for name, tiers in rule.kept(points, now).items()}
+    kept |= {point.name: "expires at the next cleanup" for point in rule.surplus(points, now)}
     known = [(one, one.protected(days, context.lived.before) or kept.get(one.name) or KEPT) for one in ours(existing)]
     for former in context.fleet.look(Role.FORMER).tenants:
         # Those that a restore left in the container that it replaced can be restored too.
         if (former.name, former.host) == (found.name, found.host):
-            end = context.renderer.moment(former.kept_until) if former.kept_until else "it is purged"
-            until = f"in the container of before {former.reason}, until {end}"
+            end = f"deleted {context.renderer.moment(former.kept_until)}" if former.kept_until else "kept until purged"
+            until = f"in the previous container (replaced by {former.reason}), {end}"
             known += [(one, until) for one in ours(lxd.snapshots(former.instance))]
     known.sort(key=lambda row: (row[0].at, row[0].name), reverse=True)
     pages = max(1, -(-len(known) // PAGE))
     if not 1 <= page <= pages:
-        raise Refused(f"There is no page {page}; there {'are' if pages > 1 else 'is'} {pages}.")
+        raise Refused(f"Only {pages} page{'s' if pages > 1 else ''}.")
     return context.renderer.message(
         "commands/snapshots.j2",
         tenant=tenant,

@@ -1,4 +1,4 @@
-"""`/mautic status`: one tenant, looked at now."""
+"""`/mautic status`: checks one tenant now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot.store.operation import WORTH_TELLING
 
 @query
 def status(context: Context, tenant: TenantArgument) -> Message:
-    """Look at one tenant now: page, database, crons, workers, and what it uses of its plan."""
+    """Check one tenant now: public page, database, cron jobs, e-mail, disk and memory."""
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     state = host.lxd.state(found.instance)
@@ -50,11 +50,14 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         known=known if state.status != "Running" and known and known.at >= found.created else None,
         probe=probe,
         health=health,
+        lines=findings.LINES,
         trouble=trouble,
         condition=looked_at_now(
             conditions(context, [found], looked=True)[found.instance],
             probe.login if probe else None,
-            [findings.titles(["inside"])] if trouble else [n for n, one in health["checks"].items() if not one["ok"]],
+            [findings.titles(["inside"])]
+            if trouble
+            else list(dict.fromkeys(findings.red(name) for name, one in health["checks"].items() if not one["ok"])),
         ),
         frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),

@@ -1,4 +1,4 @@
-"""`/mautic tag`: set the tags by which tenants are chosen."""
+"""`/mautic tag`: sets the tags of a tenant, by which commands can select it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Inputs:
 
 @operation
 def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool = False) -> Plan | Message:
-    """Set a tenant's tags, to choose tenants by, as in `snapshot --tag vip`.
+    """Set the tags of a tenant, to select it by, as in `snapshot --tag vip`. Replaces earlier tags.
 
-    The new tags replace the present ones. Without words the bot shows the tags; `--clear` removes all.
+    Without words, shows the tags. `--clear` removes all.
     """
     found = context.fleet.tenant(tenant)
     tags = tuple(dict.fromkeys(words))
     if clear and tags:
-        raise Refused(f"Either name tags for `{tenant}` or use `--clear`, not both.")
+        raise Refused("Give either tags or `--clear`, not both.")
     if len(tags) > MOST:
-        raise Refused(f"{len(tags)} tags are too many; a tenant can have at most {MOST}.")
+        raise Refused(f"Too many tags: {len(tags)}, at most {MOST}.")
     if not tags and not clear:
         return context.renderer.message("commands/tag-shown.j2", tenant=found)
     shown = ", ".join(tags) or "none"

@@ -1,4 +1,4 @@
-"""`/mautic unfreeze`: what was frozen may be changed again."""
+"""`/mautic unfreeze`: ends a freeze."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from bot.store.freezes import Freezes, subject
 @decides
 @query
 def unfreeze(context: Context, tenant_or_all: str = "all") -> Message:
-    """End the freeze of a tenant, or that of all; what waited for it goes on at once.
+    """End the freeze of one tenant, or of all. Waiting requests start at once.
 
-    The freeze of all and that of one tenant are two: each is ended by its own name. Who froze it may always end it.
+    A freeze of all tenants and a freeze of one are separate: end each by its own name. The person who froze may always
+    unfreeze.
     """
     freezes = Freezes(context.operations)
     tenant = subject(tenant_or_all.rstrip(".,"))

@@ -1,4 +1,4 @@
-"""Reserves space on every host's pool, to be freed when the pool is full."""
+"""Reserves some space on every storage pool, to be released when the pool is full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot.lxd.protocol import LxdError, size_bytes
 
 @schedule(seconds=600)
 def ballast(context: Context) -> None:
-    """Reserve some space on every pool, so that snapshots can be deleted on a full one."""
+    """Reserve some space on every storage pool, to be released when snapshots have to be deleted on a full pool."""
     settings, trouble = context.settings, list[LxdError]()
     for host in context.fleet.hosts():
         try:

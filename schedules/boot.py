@@ -1,4 +1,4 @@
-"""Keeps the order in which LXD starts tenants after a reboot."""
+"""Sets the order in which LXD starts the tenants after a reboot."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SENT = 3600
 
 @schedule(seconds=300)
 def boot(context: Context) -> None:
-    """Keep the order in which LXD starts tenants after a reboot: sending ones, then busy ones, then the rest.
+    """Set the order in which LXD starts tenants after a reboot: those sending mail, then busy ones, then the rest.
 
-    They start one after the other, by `capacity.start_delay`, also when the bot is not running.
+    Tenants start one after the other, with pauses of `capacity.start_delay`, even when the bot is not running.
     """
     now = context.now()
     seen = context.fleet.look(Role.TENANT)

@@ -1,4 +1,4 @@
-"""Sees that what the bot says reaches people; where it does not, the bot's operators hear of it directly."""
+"""Checks that the bot can post to Slack, and warns the operators directly when it can not."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SHOWN = 3
 
 @schedule(seconds=60)
 def channel(context: Context) -> None:
-    """See that `slack.channel` can be posted to, and that no card waits for minutes because Slack refuses it.
+    """Check that the bot can post to `slack.channel`, and that Slack refuses no card for minutes.
 
-    Who may ask for `schedule` is told directly, once each time that the channel is lost.
+    When the channel is lost, everybody who may use `schedule` gets one direct message.
     """
     place = context.settings.slack.channel
     try:
         trouble = context.people.channel_trouble(place) if place else ""
     except Untold as error:
         # A hiccup of Slack's is no lost channel: nobody is called for it.
-        raise Refused(f"{error}, so whether `slack.channel` can be posted to is not known.") from error
+        raise Refused(f"{error}, so access to `slack.channel` can't be checked.") from error
     if trouble:
-        said = f"Nothing can be said in `slack.channel`: {trouble}."
+        said = f"I can't post to `slack.channel`: {trouble}."
         _warn(context, said)
         raise Refused(said)
     with context.database.transaction() as transaction:
@@ -42,15 +42,17 @@ def channel(context: Context) -> None:
         context.now() - LONG,
     )
     if behind:
-        told = "; ".join(f"operation {row['operation']}: {row['why'].rstrip('.')}" for row in behind[:SHOWN])
+        told = "; ".join(
+            f"{context.operations.get(row['operation']).named}: {row['why'].rstrip('.')}" for row in behind[:SHOWN]
+        )
         more = f"; and {len(behind) - SHOWN} more" if len(behind) > SHOWN else ""
-        raise Refused(f"Slack has not taken for minutes what is to be said of {told}{more}.")
+        raise Refused(f"Slack has refused messages for minutes: {told}{more}.")
 
 
 def _warn(context: Context, said: str) -> None:
     """Tell each operator directly, once."""
     known = {row["person"] for row in context.database.read("SELECT person FROM warned WHERE subject = 'channel'")}
-    message = context.renderer.say(f":warning: {sentence(said)} `/mautic doctor` tells how it stands.")
+    message = context.renderer.say(f":warning: {sentence(said)} Details: `/mautic doctor`")
     for person in context.people.operators():
         if person in known:
             continue

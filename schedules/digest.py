@@ -1,4 +1,4 @@
-"""Posts the digest, once every morning, whatever fails."""
+"""Posts the digest once every morning, whatever fails."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SET_RIGHT = 5 * 60
 LONGEST = 7 * DAY
 """How far back a digest looks when there was none for long."""
 NEAR = 0.5
-"""Share of a plan from which on a tenant may be in the picture."""
+"""Share of a plan limit from which on a tenant may be in the chart."""
 PAGE, PAGES = 20, 3
 """Tenants in one message of the thread, and such messages: the rest is counted."""
 
 
 @schedule(seconds=60)
 def digest(context: Context) -> None:
-    """Post the digest every morning in the bot's channel, with a picture and the tenants' details in its thread.
+    """Post the digest every morning in the bot's channel, with a chart and each tenant's details in its thread.
 
     One a local day, after its hour; days on which the bot was away are not made up for. What is to be said is written
     down before it is posted, and what a crash or a lost answer leaves uncertain is looked for in Slack: so nothing is
@@ -76,9 +76,11 @@ def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
     last = next((row["at"] for row in context.database.read(before, now)), now - DAY)
     expected = bool(context.database.read("SELECT 1 FROM digests LIMIT 1"))
     found = gather(context, max(last, now - LONGEST))
-    drawn, why = picture(found, context.settings.bot.timezone)
+    drawn, alt, why = picture(found, context.settings.bot.timezone)
     head = context.renderer.message("digest.j2", digest=found, late=expected and now - due > LATE, due=due, missing=why)
-    said = json.dumps([asdict(one) for one in (head, *pages(context.renderer, found.speaking))])
+    checkpoint = [context.renderer.message("digest-audit.j2", digest=found)] if found.head[0] else []
+    messages = [asdict(one) for one in (head, *pages(context.renderer, found.speaking), *checkpoint)]
+    said = json.dumps({"messages": messages, "alt": alt})
     with context.database.transaction() as transaction:
         transaction.execute(
             "INSERT OR REPLACE INTO digests (day, at, said, picture) VALUES (?,?,?,?)", (day, now, said, drawn)
@@ -88,7 +90,10 @@ def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
 
 def _say(context: Context, row: sqlite3.Row, unsure: bool) -> None:
     """Post what was written down, from where it was left off; `unsure`: the next part may be posted already."""
-    head, *details = [Message(**one) for one in json.loads(row["said"])]
+    written = json.loads(row["said"])
+    # An earlier release wrote the messages alone.
+    said, alt = (written["messages"], written["alt"]) if isinstance(written, dict) else (written, "")
+    head, *details = [Message(**one) for one in said]
     parts: list[tuple[str, Message | bytes]] = [(_head(row["day"]), head)]
     if row["picture"]:
         parts.append((f"digest-{row['day']}.png", row["picture"]))
@@ -97,7 +102,7 @@ def _say(context: Context, row: sqlite3.Row, unsure: bool) -> None:
     for number, (key, part) in enumerate(parts):
         if number < row["posted"]:
             continue
-        made = (unsure and _found(context, row, key)) or _post(context, row, key, part, ts)
+        made = (unsure and _found(context, row, key)) or _post(context, row, key, part, ts, alt)
         ts, unsure = ts or made, False
         _record(context, row["day"], ts, number + 1)
     with context.database.transaction() as transaction:
@@ -106,20 +111,19 @@ def _say(context: Context, row: sqlite3.Row, unsure: bool) -> None:
         )
 
 
-def _post(context: Context, row: sqlite3.Row, key: str, part: Message | bytes, thread_ts: str) -> str:
+def _post(context: Context, row: sqlite3.Row, key: str, part: Message | bytes, ts: str, alt: str) -> str:
     channel = context.settings.slack.channel
     if isinstance(part, bytes):
         try:
-            context.post.picture(
-                channel, part, name=key, title="Storage, and who is near to their plan", thread_ts=thread_ts
-            )
+            title = "Storage per host, and the tenants closest to their plan limit"
+            context.post.picture(channel, part, name=key, title=title, thread_ts=ts, alt=alt)
             return ""
         except NotPosted as error:
             # What was not answered may stand there: the next minute looks, but not for ever.
             if not isinstance(error, Refusal) and context.now() - row["at"] < LATE:
                 raise
-            part = context.renderer.say(f":frame_with_picture: The picture could not be shared: {sentence(error)}")
-    return context.post.post(channel, part, key=key, thread_ts=thread_ts)
+            part = context.renderer.say(f":frame_with_picture: The chart could not be posted: {sentence(error)}")
+    return context.post.post(channel, part, key=key, thread_ts=ts)
 
 
 def _record(context: Context, day: str, ts: str, posted: int) -> sqlite3.Row:
@@ -129,7 +133,7 @@ def _record(context: Context, day: str, ts: str, posted: int) -> sqlite3.Row:
 
 
 def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:
-    """Return the messages of the thread: what there is to say of tenants, the worst first."""
+    """Return the messages of the thread that tell of tenants, the worst first."""
     shown = tenants[: PAGE * PAGES]
     return [
         renderer.message(
@@ -141,8 +145,11 @@ def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:
     ]
 
 
-def picture(found: Digest, timezone: str) -> tuple[bytes, str]:
-    """Draw the pools' past and the tenants nearest to their plans; b"" where there is nothing to draw, or why not."""
+def picture(found: Digest, timezone: str) -> tuple[bytes, str, str]:
+    """Draw the pools' past and the tenants closest to their plan limit.
+
+    Returns the PNG (b"" where there is nothing to draw, or it failed), what it shows, and why it failed.
+    """
     bars = []
     for tenant in found.tenants:
         uses = {name: use for name, use in (("disk", tenant.disk), ("memory", tenant.memory)) if use}
@@ -154,6 +161,6 @@ def picture(found: Digest, timezone: str) -> tuple[bytes, str]:
             bars.append(chart.Bar(tenant.name, uses[name].share, words, name in tenant.high))
     wanted = chart.chart([chart.Line(host, use.past) for host, use in found.pools.items()], bars, timezone)
     try:
-        return chart.png(wanted) if wanted else b"", ""
+        return (chart.png(wanted), chart.described(wanted), "") if wanted else (b"", "", "")
     except chart.CannotDraw as error:
-        return b"", str(error)
+        return b"", "", str(error)

@@ -1,4 +1,4 @@
-"""Ends what is over: requests, freezes, first credentials, and the rows of errands and deliveries."""
+"""Expires requests, freezes and first logins, and deletes old records of background tasks and deliveries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bot.store.freezes import Freezes
 
 @schedule(seconds=15)
 def expiry(context: Context) -> None:
-    """End requests that nobody decided on in time, and freezes; forget old credentials, errands and deliveries.
+    """Expire requests, freezes and first logins, and delete old records of background tasks and deliveries.
 
-    A restart or downtime changes nothing, as only the clock and the rows are looked at.
+    Decides from the clock and the database alone, so that a restart or downtime changes nothing.
     """
     context.lived.note()
     context.approvals.expire()

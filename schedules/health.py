@@ -1,4 +1,4 @@
-"""Looks at all tenants and hosts: keeps what it measures, opens incidents of what is wrong, closes what is over."""
+"""Checks all tenants and hosts: records measurements, and opens and closes incidents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEW = 5
 
 @schedule(seconds=300)
 def health(context: Context) -> None:
-    """Look at every tenant and host, keep what is measured, and find what is wrong.
+    """Check every tenant and host, record measurements, and open or close incidents.
 
     A server is asked once for all its tenants; then each that runs is asked from inside and by its page, many side by
     side. What may be over in a moment has to be seen twice, and is passed over where a host was off until just now. Who
@@ -211,7 +211,7 @@ def _edge(seen: Collection[Look]) -> Diagnosis:
         return Diagnosis(unseen=frozenset(["edge"]))
     if len(pages) < 2 or any(page.answered for page in pages):
         return Diagnosis()
-    return Diagnosis((Finding("edge", f"None of {len(pages)} pages answers: {pages[0].answer}."),))
+    return Diagnosis((Finding("edge", f"All {len(pages)} sites are unreachable: {pages[0].answer}."),))
 
 
 def _doubtful(found: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Brings the threads of incidents up to date, with what a crash or an outage of Slack left unsaid."""
+"""Posts incidents to Slack, including what a crash or a Slack outage left unsaid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bot.engine.scheduler import schedule
 
 @schedule(seconds=10)
 def incidents(context: Context) -> None:
-    """Tell in Slack of incidents that were opened, changed or closed.
+    """Post opened, changed and resolved incidents to Slack.
 
     Apart from the sweep that finds them, so that Slack's pace holds up no look.
     """

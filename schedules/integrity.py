@@ -1,4 +1,4 @@
-"""Sees that the audit log still holds what Slack saw of it: a database that was lost begins a log of its own."""
+"""Checks that the audit log still contains what the bot posted to Slack: a lost database starts a new log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot.store import audit
 
 @schedule(seconds=3600)
 def integrity(context: Context) -> None:
-    """Compare the audit log with its heads in the bot's own messages of a week; what is not in it is an incident."""
+    """Compare the audit log with the checkpoints in the bot's Slack messages of the last week."""
     findings = _findings(context)
     with context.database.transaction() as transaction:
         context.incidents.judge(transaction, Seen({}, {LOG: Diagnosis(findings)}))
@@ -22,15 +22,15 @@ def integrity(context: Context) -> None:
 def _findings(context: Context) -> tuple[Finding, ...]:
     """Return what is wrong with the log as a whole; raises NotPosted where Slack does not tell what it saw."""
     lost = unknown_heads(context)
-    keep = "Keep what is there of `bot.db` and its backups, and find out who could remove it."
+    keep = "Save `bot.db` and its backups, and find out who had access."
     if lost:
         seq, begin = lost[0]
         return (
             Finding(
                 "audit",
-                f"The audit log is not the one that Slack saw: the last head there that it does not hold is `{begin}`, "
-                f"of row {seq}. The database was lost, cut or brought back from a backup. {keep}",
+                f"The audit log does not match what the bot posted to Slack: entry {seq} (`{begin}`) is missing. The "
+                f"database was lost, cut, or restored from a backup. {keep}",
             ),
         )
     began = audit.began_anew(context.database, context.now() - WEEK)
-    return (Finding("audit", f"The bot began a new database, and had one before. {keep}"),) if began else ()
+    return (Finding("audit", f"The bot started with a new database, but had one before. {keep}"),) if began else ()

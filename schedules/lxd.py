@@ -1,4 +1,4 @@
-"""Keeps the bot's own LXD or Incus alive where no service manager does."""
+"""Keeps the bot's own LXD or Incus running where no service manager does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 @schedule(seconds=10)
 def lxd(context: Context) -> None:
-    """Start the server that `make up` started again when it has died; any other is its service manager's.
+    """Restart the server that `make up` started if it crashed; any other belongs to its service manager.
 
     Tenants go on without it, but nothing can be done to them. It outlives the bot.
     """
     settings = context.settings
     if not settings.lxd.simulated and local_lxd.keep(settings.state, settings.lxd.endpoint, log.warning):
-        log.warning("the server had died; it runs again")
+        log.warning("the server had crashed and was restarted")

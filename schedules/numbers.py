@@ -1,4 +1,4 @@
-"""Keeps operation numbers unique after the database was lost or restored from a backup."""
+"""Keeps request numbers unique when the database was lost or restored from a backup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.model.tenants import Tenant
 
 @schedule(seconds=300)
 def numbers(context: Context) -> None:
-    """Keep operation numbers unique: none that is already on a container is given again.
+    """Make sure that no request gets a number that a container already carries.
 
     Containers are identified by the operation that made them, and the database that gives the numbers may be older.
     """

@@ -1,4 +1,4 @@
-"""Keeps the routes of the edges in line with LXD."""
+"""Keeps the edge and its routes in line with LXD."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bot.engine.scheduler import schedule
 
 @schedule(seconds=60)
 def routes(context: Context) -> None:
-    """Keep the edge running, and its routes right when a container was changed outside the bot.
+    """Keep the edge running, and fix its routes when somebody changed a container outside the bot.
 
     A container of an earlier release gets an address of its own; nothing is loaded when nothing has changed.
     """

@@ -1,4 +1,4 @@
-"""Deletes what interrupted calls left on servers."""
+"""Deletes what interrupted calls left on the servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bot.lxd.protocol import LxdUnavailable
 
 @schedule(seconds=86_400)
 def sweep(context: Context) -> None:
-    """Delete the output of old commands from every server."""
+    """Delete old command output from every server."""
     silent: LxdUnavailable | None = None
     for lxd in context.fleet.servers.values():
         try:

@@ -1,4 +1,4 @@
-"""Caddy's configuration for one edge, made from where each domain's tenant is; pure."""
+"""Builds the Caddy configuration of one edge: which domain goes to which tenant. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Approvals: who may decide, compare-and-set, expiry. A request and its operation are one row."""
+"""Approvals: who may decide on a request, one winner per decision, expiry. A request and its operation are one row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, NoReturn
 from bot.engine.voices import Voices, approvals
 from bot.model.actor import Actor
 from bot.model.plan import NotNow, Refused
-from bot.model.text import clip, line
+from bot.model.text import clip, code, line, names, seconds
 from bot.model.words import heard
 from bot.settings import Policy, Settings
 from bot.store import audit, recovery
@@ -27,6 +27,12 @@ _REPLY = re.compile(
     re.I | re.S,
 )
 """What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
+_YES = re.compile(
+    r"ok|okay|yes|yep|yeah|sure|lgtm|approved?|go|ship|\+1|:(\+1|thumbsup|white_check_mark|heavy_check_mark):"
+    r"|[\U0001f44d\U0001f44c\u2705\u2714]"
+)
+_BESIDE = re.compile(r"please|thanks|thank|you|it|this|that|for|from|by|me|ahead|do|looks|good|fine|all|and")
+"""Words of people who mean an approval, and words beside them. With any other word it is talk, and not stored."""
 CONFIRM = 3600.0
 """Seconds lived through after which a request has ended whose time is over by the wall clock alone."""
 REASON = 500
@@ -36,6 +42,16 @@ REASON = 500
 def decision(text: str) -> re.Match[str] | None:
     """Return what a reply decides (groups: approve, typed, choice; deny, reason; cancel), or None."""
     return _REPLY.match(heard(text))
+
+
+def almost(text: str) -> bool:
+    """Whether a reply reads like an approval and does not count as one, such as `ok` or `approve it please`."""
+    if decision(text) is not None:
+        return False
+    plain = re.sub(r"[\U0001f3fb-\U0001f3ff\ufe0f]|:skin-tone-\d:", "", heard(text).lower())
+    said = re.split(r"[\s,.!]+", re.sub(r"([\U0001f44d\U0001f44c\u2705\u2714])", r" \1 ", plain).strip(" \n,.!"))
+    meant = [word for word in said if _YES.fullmatch(word)]
+    return bool(meant) and len(said) <= 8 and all(word in meant or _BESIDE.fullmatch(word) for word in said)
 
 
 class Approvals:
@@ -60,50 +76,49 @@ class Approvals:
         self._approving = threading.Lock()
 
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
-        """Raise Refused when the policy does not let this person ask for the command."""
+        """Raise Refused when the policy does not allow this person to request the command."""
         policy = self.settings.policy(command)
         if not policy.ask:
-            raise Refused(f"`{command}` is switched off: the settings name no role that may ask for it.")
+            raise Refused(f"`{command}` is switched off: the settings allow no role to request it.")
         if not actor.roles & set(policy.ask):
-            raise Refused(f"`{command}` may be asked for by {names(policy.ask)}; ask one of them.")
+            raise Refused(f"You can't use `{command}`. Ask {names(policy.ask)}.")
 
     def refuse_to_decide(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when the policy does not let this person decide on a request, or it is their own."""
+        """Raise Refused when the policy does not let this person decide on the request, or it is their own."""
         may = self.settings.policy(operation.command).approve
         if not actor.roles & set(may):
-            raise Refused(f"Only {names(may)} can decide on operation {operation.id}.")
+            raise Refused(f"Only {names(may, 2)} can decide on {operation.named}.")
         if actor.id == operation.requester:
             raise Refused(
-                f"You asked for operation {operation.id} yourself, so somebody else has to decide; "
-                f"`/mautic cancel {operation.id}` withdraws it."
+                f"You can't decide on your own request: another {' or '.join(may)} has to. To cancel the request: "
+                f"`/mautic cancel {operation.id}`"
             )
 
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when this person might not ask for it today, or it has failed and its approval is too old."""
+        """Raise Refused when this person may not request the operation, or it failed and its approval is too old."""
         self.refuse_to_ask(operation.command, actor)
         hours = self.settings.policy(operation.command).hours
         approved = max((decision.at for decision in operation.decisions), default=operation.created)
         if operation.state == "failed" and self.operations.clock() >= approved + hours * 3600:
             raise Refused(
-                f"What was approved more than {hours:g} hours ago is not tried again; ask anew with "
-                f"`/mautic {operation.again}`."
+                f"This approval is older than {hours:g} h. Please request it again: `/mautic {operation.again}`"
             )
         if operation.state == "failed" and (missing := self.voices.missing(operation)):
             raise Refused(
-                f"By now `{operation.command}` takes {missing} more {approvals(missing)} than operation "
-                f"{operation.id} has of people who may still give one; ask anew with `/mautic {operation.again}`."
+                f"`{operation.command}` now needs {missing} more {approvals(missing)} than {operation.named} has from "
+                f"people who may still approve. Please request it again: `/mautic {operation.again}`"
             )
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when this person may not end it as it stands: who looks after halts, or decides on its kind."""
+        """Raise Refused unless this person may give up the operation, as its responders and approvers may."""
         may = {*self.settings.policy("give-up").ask, *self.settings.policy(operation.command).approve}
         if not actor.roles & may:
-            raise Refused(f"Only {names(sorted(may))} can give operation {operation.id} up.")
+            raise Refused(f"Only {names(sorted(may), 2)} can give up {operation.named}.")
         if operation.state != "needs_attention":
-            raise Refused(f"Operation {operation.id} {_decided(operation)}; only what needs attention can be given up.")
+            raise Refused(f"{operation.headed} {operation.standing}. Only a request that needs action can be given up.")
 
     def give_up(self, operation: Operation, actor: Actor, reason: str, left: str) -> None:
-        """End what needs attention as it stands, or raise Refused; `left`: what is there of its tenant, for people."""
+        """Give up an operation that needs action, or raise Refused; `left`: what exists of its tenant, for people."""
         self.refuse_to_give_up(operation, actor)
         reason = _reason(reason)
         if not reason:
@@ -137,12 +152,12 @@ class Approvals:
             return self._write(operation, actor, "deny", reason, via, policy)
         if choice and choice not in operation.options:
             offered = " or ".join(f"`approve {option}`" for option in operation.options)
-            raise Refused(f"Operation {number} has no “{choice[:20]}” to choose; reply {offered or '`approve`'}.")
+            raise Refused(f"“{choice[:20]}” is not an option of {operation.named}. Reply {offered or '`approve`'}.")
         if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.confirmation:
-            what = "how many tenants it is on" if operation.children else "the tenant's name"
+            what = "the number of tenants" if operation.children else "the tenant name"
             raise Refused(
-                f"To approve operation {number}, type {what} with it: `approve {operation.confirmation}` in its "
-                f"thread, or `/mautic approve {number} {operation.confirmation}`."
+                f"To approve {operation.named}, add {what}: reply `approve {operation.confirmation}` in the thread, or "
+                f"type `/mautic approve {number} {operation.confirmation}`."
             )
         # The bot's own snapshots go on while a request waits.
         self.operations.wait_for_errand(operation.tenant)
@@ -156,20 +171,20 @@ class Approvals:
         try:
             fingerprint = self.check(operation, actor)
         except NotNow as error:
-            raise NotNow.of(error, f"{error} Operation {operation.id} goes on waiting for its approval.") from error
+            raise NotNow.of(error, f"{error} {operation.headed} still waits for approval.") from error
         except Refused as error:
             self._drifted(operation, actor, str(error))
         if fingerprint != operation.fingerprint:
-            self._drifted(operation, actor, "What it would do is no longer what was asked for.")
+            self._drifted(operation, actor, "The same command would now do something else.")
         lost = self.voices.lost(operation)
         try:
             return self._write(operation, actor, "approve", reason, via, policy, choice, lost)
         except sqlite3.IntegrityError as error:
             self.operations.refuse_if_busy(operation.tenant, but=operation.id)
-            raise TenantBusy(f"The bot is at work on `{operation.tenant}`; try again in a moment.") from error
+            raise TenantBusy(f"`{operation.tenant}` is busy for a moment. Try again.") from error
 
     def _drifted(self, operation: Operation, actor: Actor, why: str) -> NoReturn:
-        """The world has changed since the request: cancel it, and tell those who asked and decided."""
+        """Cancel a request whose plan has changed, and tell requester and approver."""
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
                 transaction,
@@ -179,25 +194,25 @@ class Approvals:
                 actor=actor.id,
                 expect=("awaiting_approval",),
                 detail={"why": why},
-                note=f":twisted_rightwards_arrows: <@{operation.requester}>, this was cancelled at its approval, as "
-                f"things have changed since it was asked for: {line(why)} Ask again.",
+                note=f":twisted_rightwards_arrows: <@{operation.requester}>, cancelled: the plan no longer matches "
+                f"what you requested. {line(why)} Please request it again.",
                 outcome=why,
                 finished=self.operations.clock(),
             )
         if not moved:
-            raise Refused(f"Operation {operation.id} {_decided(self.operations.get(operation.id))}.")
+            raise Refused(f"{operation.headed} {self.operations.get(operation.id).standing}.")
         self.operations.changed()
-        raise Refused(f"Things have changed since operation {operation.id} was asked for, so it was cancelled: {why}")
+        raise Refused(f"{operation.headed} was cancelled: the plan no longer matches what was requested. {why}")
 
     def _refuse_unless_pending(self, operation: Operation, actor: Actor, verdict: Verdict) -> None:
         if operation.state != "awaiting_approval":
-            raise Refused(f"Operation {operation.id} {_decided(operation)}.")
+            raise Refused(f"{operation.headed} {operation.standing}.")
         if self._is_over(operation) or self.operations.clock() >= operation.expires:
             self.expire()
-            raise Refused(f"Operation {operation.id} has expired; ask again with `/mautic {operation.again}`.")
+            raise Refused(f"{operation.headed} has expired. Please request it again: `/mautic {operation.again}`")
         for decision in operation.decisions:
             if decision.actor == actor.id and decision.verdict == verdict:
-                raise Refused(f"You have approved operation {operation.id} already; it waits for somebody else too.")
+                raise Refused(f"You have already approved {operation.named}. One more person has to approve.")
 
     def _write(
         self,
@@ -226,7 +241,7 @@ class Approvals:
                     (operation.id,),
                 ).fetchone()[0]
                 if verdict == "deny":
-                    because = f" because: {clip(line(reason), 2000)}" if reason else ""
+                    because = clip(line(reason), 2000).rstrip(".") if reason else "_no reason given_"
                     self.operations.move(
                         transaction,
                         operation,
@@ -235,9 +250,9 @@ class Approvals:
                         actor=actor.id,
                         expect=("awaiting_approval",),
                         detail=detail,
-                        note=f":no_entry: <@{actor.id}> denied it{because}. "
-                        f"<@{operation.requester}>, nothing was done.",
-                        outcome=f"Denied because: {reason}" if reason else "Denied",
+                        note=f":no_entry: <@{operation.requester}>, <@{actor.id}> denied your request "
+                        f"“{line(operation.plan['summary'])}”: {because}. Nothing was changed.",
+                        outcome=f"Denied: {reason}" if reason else "Denied",
                         finished=now,
                     )
                 elif given >= policy.approvals:
@@ -249,7 +264,7 @@ class Approvals:
                         actor=actor.id,
                         expect=("awaiting_approval",),
                         detail=detail,
-                        note=f":white_check_mark: <@{actor.id}> approved it{chosen}.",
+                        note=f":white_check_mark: <@{actor.id}> approved{chosen}. Starting now.",
                         held_by="",
                     )
                 else:
@@ -260,16 +275,17 @@ class Approvals:
                     self.operations.note(
                         transaction,
                         operation.id,
-                        f":ballot_box_with_check: <@{actor.id}> approved it{chosen}; {missing} more.",
+                        f":ballot_box_with_check: <@{actor.id}> approved{chosen} ({given} of {policy.approvals}). "
+                        f"{missing} more {approvals(missing)} needed.",
                     )
         after = self.operations.get(operation.id)
         if not won:
-            raise Refused(f"Operation {operation.id} {_decided(after)}.")
+            raise Refused(f"{operation.headed} {after.standing}.")
         self.operations.changed()
         return after
 
     def _choose(self, transaction: sqlite3.Connection, operation: Operation, choice: str) -> None:
-        """Write the choice down as the operation's own; who approves as well agrees with who was first, or denies."""
+        """Store the choice in the operation. A second approver has to choose the same, or deny."""
         argument = operation.plan["choice"]["argument"]
         stands, first = transaction.execute(
             "SELECT json_extract(arguments, '$.' || ?), (SELECT actor FROM decisions WHERE operation = operations.id"
@@ -278,7 +294,7 @@ class Approvals:
         ).fetchone()
         if first and stands != choice:
             so = f"`{stands}`" if stands else "no choice"
-            raise Refused(f"<@{first}> approved operation {operation.id} with {so}; approve it so too, or deny it.")
+            raise Refused(f"<@{first}> approved {operation.named} with {so}. Approve with the same choice, or deny.")
         transaction.execute(
             "UPDATE operations SET arguments = json_set(arguments, '$.' || ?, ?) WHERE id = ?",
             (argument, choice, operation.id),
@@ -301,11 +317,11 @@ class Approvals:
         )
 
     def cancel(self, number: int, actor: Actor) -> Operation:
-        """Withdraw a request that waits: by who asked for it, or by who may decide on it."""
+        """Cancel a request that has not started, by its requester or by somebody who may decide on it."""
         operation = self.operations.get(number)
         may = self.settings.policy(operation.command).approve
         if actor.id != operation.requester and not actor.roles & set(may):
-            raise Refused(f"Only <@{operation.requester}> or {names(may)} can cancel operation {number}.")
+            raise Refused(f"Only <@{operation.requester}> or {names(may)} can cancel {operation.named}.")
         # One that was approved and waits for its host has changed nothing yet.
         held = operation.state == "queued" and operation.held_by and not operation.begun
         with self.operations.database.transaction() as transaction:
@@ -316,23 +332,23 @@ class Approvals:
                 event="operation.cancelled",
                 actor=actor.id,
                 expect=("queued",) if held else ("awaiting_approval",),
-                note=f":leftwards_arrow_with_hook: <@{actor.id}> withdrew it; nothing was done.",
-                outcome="Withdrawn",
+                note=f":leftwards_arrow_with_hook: Cancelled by <@{actor.id}>. Nothing was changed.",
+                outcome="Cancelled",
                 ended_by=actor.id,
                 finished=self.operations.clock(),
             )
         if not moved:
-            raise Refused(f"Operation {number} {_decided(self.operations.get(number))}.")
+            raise Refused(f"{operation.headed} {self.operations.get(number).standing}.")
         self.operations.changed()
         return self.operations.get(number)
 
     def _is_over(self, operation: Operation) -> bool:
-        """Whether its hours were lived through: that a clock was set back gives it none."""
+        """Whether the request has expired by time lived through: setting the clock back does not extend it."""
         lives, asked = operation.expires - operation.created, operation.asked
         return asked is not None and self.operations.lived.now() - asked >= lives
 
     def expire(self) -> int:
-        """End every request whose time is over; return how many. Decided from what is, so downtime does no harm.
+        """Expire every request whose time is over; return how many. Decided from the database, whatever the downtime.
 
         Nobody can decide on one that is over by the wall clock alone; it ends when that still says so an hour later.
         """
@@ -352,8 +368,10 @@ class Approvals:
                     event="operation.expired",
                     actor=SYSTEM,
                     expect=("awaiting_approval",),
-                    note=f":hourglass: Nobody decided in time. <@{operation.requester}>, nothing was done; ask again.",
-                    outcome="Nobody decided in time",
+                    note=f":hourglass: <@{operation.requester}>, your request expired after "
+                    f"{seconds(round(operation.expires - operation.created))} without a decision. Nothing was changed. "
+                    f"Request again: {code('/mautic ' + operation.again)}",
+                    outcome="Expired without a decision",
                     finished=now,
                 )
         if ended:
@@ -364,29 +382,3 @@ class Approvals:
 def _reason(text: str) -> str:
     """Return what stands after `because`, which may be left out, on one line."""
     return re.sub(r"^because\b[\s,:…]*", "", " ".join(text.split()), flags=re.I)[:REASON]
-
-
-def _decided(operation: Operation) -> str:
-    """Say how a request stands, naming who was first."""
-    by = next((d.actor for d in reversed(operation.decisions)), "")
-    if operation.state == "denied":
-        return f"was denied by <@{by}>"
-    if operation.state == "awaiting_approval":
-        return "still waits for approval"
-    if operation.state in ("expired", "cancelled"):
-        return f"is {operation.state}"
-    stands = {
-        "queued": "is about to start",
-        "running": "is under way",
-        "succeeded": "is done",
-        "failed": "has failed",
-        "needs_attention": "needs attention",
-        "given_up": "was given up",
-        "waiting": "waits for its turn in a batch",
-    }[operation.state]
-    return f"was approved by <@{by}> and {stands}" if by else stands
-
-
-def names(roles: list[str]) -> str:
-    """Name roles as those who have one: "an operator or an approver"."""
-    return " or ".join(f"a{'n' if role[0] in 'aeiou' else ''} {role}" for role in roles)

@@ -1,4 +1,4 @@
-"""What a person is told of an error."""
+"""Turns errors into sentences for people."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def explain(error: Exception, doing: str) -> tuple[str, str]:
         return tame(str(error), SENTENCE), ""
     identity = secrets.token_hex(4)
     log.error("error %s while %s", identity, doing, exc_info=error)
-    return f"Something unexpected happened; the log has it as error {identity}.", identity
+    return f"Something unexpected happened (error {identity} in the log).", identity

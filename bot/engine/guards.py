@@ -1,4 +1,4 @@
-"""Guards: what keeps a change from being made now. Each has a key, and is asked here alone, at five moments.
+"""Guards: reasons not to make a change now. Each has a key, and is asked only here, at five moments.
 
 A guard raises Refused, in one sentence that names it and the way out. What it says at a moment is final, and ends what
 was asked for, or lets that wait: an approval is refused and the request stays open, an operation stays in the queue.
@@ -26,7 +26,7 @@ SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
 """Seconds after which a host that is slow to tell is asked again whether it is in distress."""
-ANSWERS = "Try again when it answers; `/mautic doctor` tells how it stands."
+ANSWERS = "Try again when the server answers; check with `/mautic doctor`."
 """The way out of what a server that is silent keeps from being done."""
 _ANY = tuple(Role)
 
@@ -71,14 +71,14 @@ class Change:
 
     @classmethod
     def of(cls, operation: Operation, actor: Actor = THE_BOT) -> Change:
-        """Return the change that an operation is."""
+        """Return the change that an operation makes."""
         own = operation.requester == SYSTEM
         safety = own and bool(operation.plan.get("safety"))
         return cls(operation.command, operation.tenant, actor, operation, planned=True, safety=safety)
 
     @property
     def begun(self) -> bool:
-        """Whether it is half done, or is being taken back."""
+        """Whether the change is half done, or being undone."""
         return self.operation is not None and bool(self.operation.begun or self.operation.undo_by)
 
     @property
@@ -101,7 +101,7 @@ class Guard:
 
 
 class Guards:
-    """Asks the guards. `keep`: seconds for which it is known whether a host is in distress."""
+    """Asks the guards. `keep`: seconds for which the overload of a host is cached."""
 
     def __init__(self, context: Context, keep: float = 0.0) -> None:
         self.context = context
@@ -110,7 +110,7 @@ class Guards:
         self._distress: dict[str, tuple[float, str]] = {}
 
     def refuse(self, moment: Moment, change: Change, *only: str) -> None:
-        """Raise what the first guard says that is in the way: NotNow where its no is no end.
+        """Raise the refusal of the first guard that objects: NotNow where waiting helps.
 
         `only`: the keys of those that are asked; none: all are.
         """
@@ -119,7 +119,7 @@ class Guards:
                 self._ask(guard, moment, change)
 
     def hold(self, operation: Operation) -> Hold | None:
-        """Return why an operation whose turn it is has to wait, None when no guard holds it."""
+        """Return why an operation has to wait when its turn has come, or None."""
         for guard in GUARDS.values():
             if Moment.CLAIM in guard.waits and not guard.last:
                 try:
@@ -131,7 +131,7 @@ class Guards:
         return None
 
     def may_begin(self, operation: Operation) -> bool:
-        """Whether the guards that are asked last let an operation begin. Raises Refused where that cannot be known."""
+        """Whether the final guards let an operation start. Raises Refused where that is unknown."""
         try:
             for guard in GUARDS.values():
                 if guard.last:
@@ -141,7 +141,7 @@ class Guards:
         return True
 
     def refuse_to_begin(self, operation: Operation) -> None:
-        """Raise Refused when a guard ends an operation that was taken and has not begun."""
+        """Raise Refused when a guard ends a claimed operation that has not started."""
         for guard in GUARDS.values():
             if Moment.CLAIM not in guard.waits:
                 self._ask(guard, Moment.CLAIM, Change.of(operation))
@@ -158,7 +158,7 @@ class Guards:
             raise
 
     def distress(self, host: str) -> str:
-        """Say why a host is in distress, "" when it is not."""
+        """Say why a host is overloaded, "" when it is not."""
         until, why = self._distress.get(host, (0.0, ""))
         if time.monotonic() >= until:
             began = time.monotonic()
@@ -186,9 +186,9 @@ def _may_approve(guards: Guards, change: Change) -> None:
 
 
 def _is_approved(guards: Guards, change: Change) -> None:
-    """Send it back for approval when by now it lacks one."""
+    """Send an operation back for approval when it now lacks one."""
     if change.operation and not guards.context.approvals.voices.confirm(change.operation):
-        raise _Unapproved(f"Operation {change.operation.id} waits for approval again.")
+        raise _Unapproved(f"{change.operation.headed} is waiting for approval again.")
 
 
 def _may_retry(guards: Guards, change: Change) -> None:
@@ -200,13 +200,13 @@ def _may_retry(guards: Guards, change: Change) -> None:
 
 
 def _frozen(guards: Guards, change: Change) -> None:
-    """Refuse what is new; to go on with what stands half done, or to take it back, is no new change."""
+    """Refuse new changes; finishing or undoing a half-done one is allowed."""
     found = None if change.begun or change.safety else guards.freezes.on(change.tenant)
     if found is None:
         return
     until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
     no = Refused(
-        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}; `{found.way_out}` ends the freeze."
+        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}. To end the freeze: `{found.way_out}`"
     )
     no.typed = found.reason
     raise no
@@ -231,7 +231,9 @@ def _busy_to_approve(guards: Guards, change: Change) -> None:
 
 def _busy_to_begin(guards: Guards, change: Change) -> None:
     if doing := guards.context.operations.at_work.on(change.tenant):
-        raise Refused(f"{doing} in `{change.tenant}` and holds it. It starts when that has ended.")
+        raise Refused(
+            f"{doing} in `{change.tenant}` and locks the tenant. The operation starts when that has finished."
+        )
 
 
 def _busy_to_retry(guards: Guards, change: Change) -> None:
@@ -242,13 +244,13 @@ def _busy_to_retry(guards: Guards, change: Change) -> None:
 
 
 def _half_way(guards: Guards, change: Change) -> None:
-    """Another container may serve in its place, so it is not taken away, closed or replaced."""
+    """Refuse to delete, close or replace a tenant whose site another container may serve."""
     if not change.tenant or not guards.context.registry.commands[change.command].not_half_way:
         return
     for one in guards.context.fleet.look(Role.TENANT).tenants:
         if (one.name, one.state) == (change.tenant, State.MOVING):
             raise Refused(
-                f"`{one.name}` was left half way by a restore or move; `/mautic start {one.name}` lets it go on."
+                f"A restore or move of `{one.name}` was interrupted. To bring it online: `/mautic start {one.name}`"
             )
 
 
@@ -270,15 +272,15 @@ def _silent(guards: Guards, change: Change) -> None:
 
 
 def _no_memory_to_begin(guards: Guards, change: Change) -> None:
-    """Let what needs memory wait. Whether there is enough is asked as its plan is built, which raises NoRoom."""
+    """Hold operations that need memory on an overloaded host; building the plan raises NoRoom for a full one."""
     demand = change.operation.plan.get("demand") if change.operation else None
     if demand and demand["memory"] and (why := guards.distress(demand["host"])):
-        raise Refused(f"`{demand['host']}` is in distress: {why}. It starts when the host recovers.")
+        raise Refused(f"`{demand['host']}` is overloaded: {why}. The operation starts when the host recovers.")
 
 
 def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
     if change.host and (why := guards.distress(change.host)):
-        raise Refused(f"`{change.host}` is in distress: {why}.")
+        raise Refused(f"`{change.host}` is overloaded: {why}.")
 
 
 FREEZE = "freeze"

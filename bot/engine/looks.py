@@ -1,4 +1,4 @@
-"""Checks of tenants and hosts: what is read of each, side by side and with deadlines; judged elsewhere.
+"""Checks tenants and hosts in parallel, each with a time limit. What the results mean is decided elsewhere.
 
 `bot/fleet/health/` finds what is wrong in a look, `schedules/health.py` decides what people are told.
 """

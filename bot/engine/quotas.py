@@ -1,4 +1,4 @@
-"""Whether the kernel counts the disk usage of tenants; where it does not, no disk limit holds, and it is repaired.
+"""Checks whether the kernel enforces the disk limits of tenants, and repairs that where it stopped.
 
 A kernel marks the quotas of a pool on btrfs inconsistent when counting would cost too much, as after a big container
 was deleted. The edge of each host is asked: it is the bot's, and its root is on the same pool as the tenants'.

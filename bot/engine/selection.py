@@ -1,4 +1,4 @@
-"""Which tenants a command is for: one, some by name, or all that options choose; and the batch for them."""
+"""Selects the tenants of a command, by name or by options, and plans the batch over them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Selection:
-    """What was typed: names, with commas between, or options that choose among all tenants."""
+    """What was typed: names with commas between, or options that select among all tenants."""
 
     names: str
     all: bool = False
@@ -35,7 +35,7 @@ class Selection:
 
     @property
     def chooses(self) -> bool:
-        """Whether tenants are chosen by options, not named."""
+        """Whether tenants are selected by options, and not named."""
         return bool(self.all or self.host or self.size or self.tag)
 
     @property
@@ -45,29 +45,29 @@ class Selection:
 
     @property
     def words(self) -> str:
-        """What was typed."""
+        """The words that select, as they were typed."""
         options = {"host": self.host, "size": self.size, "tag": self.tag}
         typed = ["--all"] if self.all else []
         return " ".join([*typed, *(f"--{name} {value}" for name, value in options.items() if value)]) or self.names
 
     def refuse_both(self, command: str) -> None:
-        """Raise Refused where both names and options are given, or neither."""
+        """Raise Refused when both names and options were given, or neither."""
         if self.names and self.chooses:
-            raise UnknownWords(f"Either name tenants or choose them with `{self.words}`, not both.")
+            raise UnknownWords(f"Either name tenants or select them with `{self.words}`, not both.")
         if not self.names and not self.chooses:
             raise UnknownWords(
-                f"Which tenants? Name one (`/mautic {command} client-x`) or several (`client-x,client-y`), or choose "
+                f"Which tenants? Name one (`/mautic {command} client-x`) or several (`client-x,client-y`), or select "
                 "with `--all`, `--host`, `--size` or `--tag`."
             )
 
 
 def select(context: Context, selection: Selection, command: str) -> list[str]:
-    """Return the names of the selected tenants, each once; raises Refused when there are none."""
+    """Return the names of the selected tenants, each once; raises Refused when there are none, or too many."""
     selection.refuse_both(command)
     if selection.names:
         return list(dict.fromkeys(filter(None, selection.names.split(","))))
     if selection.size and selection.size not in context.settings.plans:
-        raise UnknownWords(f"There is no size “{selection.size[:40]}”; available: {', '.join(context.settings.plans)}.")
+        raise UnknownWords(f"There is no size “{selection.size[:40]}”. Sizes: {', '.join(context.settings.plans)}.")
     host = context.fleet.host(selection.host) if selection.host else None
     try:
         tag = tag_name(selection.tag) if selection.tag else ""
@@ -87,7 +87,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
 
     found = list(dict.fromkeys(one.name for one in seen.tenants if meant(one)))
     if not found:
-        raise UnknownWords(f"No tenant matches `{selection.words}`; `/mautic list` shows all.")
+        raise UnknownWords(f"No tenant matches `{selection.words}`. See all: `/mautic list`")
     return found
 
 
@@ -101,7 +101,7 @@ def batch(
     arguments: Mapping[str, str | bool],
     resolve: Callable[[Sequence[Plan]], Mapping[str, str | bool]] = lambda children: {},
 ) -> Plan:
-    """Return the plan of a batch, with a child for each selected tenant.
+    """Return the plan of a batch over the selected tenants.
 
     A tenant that was chosen and is not possible is left out, and the card says why; every named one has to be possible.
 
@@ -114,7 +114,7 @@ def batch(
     context = replace(context, fleet=context.fleet.once(), many=True)
     names = select(context, selection, command)
     if len(names) > MOST:
-        raise UnknownWords(f"`{selection.words}` matches {len(names)} tenants; a batch can have at most {MOST}.")
+        raise UnknownWords(f"`{selection.words}` selects {len(names)} tenants, but a batch can have at most {MOST}.")
     children: list[Plan] = []
     left_out: dict[str, str] = {}
     guards = Guards(context)
@@ -129,10 +129,10 @@ def batch(
         except Refused as error:
             if selection.names:
                 raise
-            frozen = f"{name} is frozen; /mautic unfreeze {name} ends that."
+            frozen = f"{name} is frozen (to end that: /mautic unfreeze {name})"
             left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
     if not children:
-        raise Refused(f"None of the {len(names)} tenants is possible. {next(iter(left_out.values()))}")
+        raise Refused(f"None of the selected tenants can be included: {next(iter(left_out.values()))}")
     made = _plan(context, command, selection, children, left_out, doing, arguments)
     return replace(made, arguments={**made.arguments, **resolve(children)})
 
@@ -158,7 +158,7 @@ def _plan(
         "Tenants": shown,
         "Hosts": ", ".join(f"{host} {count}" for host, count in hosts.items()),
         **({} if len(hosts) == 1 and len(children) == 1 else alike),
-        "Pace": f"{pace.at_once} at once, {pace.at_once_host} per host; pauses after {pace.stop_after} failures",
+        "Pace": f"{pace.at_once} at once, {pace.at_once_host} per host, pauses after {pace.stop_after} failures",
     }
     remarks = {}
     if left_out:

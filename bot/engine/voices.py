@@ -1,4 +1,4 @@
-"""Voices: whether those who approved still may, and whether they are enough by now."""
+"""Checks whether earlier approvers still may approve, and whether their approvals are enough."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Voices:
                 event="operation.unapproved",
                 expect=("queued",),
                 detail={"missing": missing},
-                note=f":ballot_box_with_check: <@{operation.requester}>, it takes {missing} more {approvals(missing)} "
+                note=f":ballot_box_with_check: <@{operation.requester}>, {missing} more {approvals(missing)} needed "
                 "before it starts.",
             )
         self.operations.changed()
@@ -76,7 +76,7 @@ class Voices:
             if gone.rowcount:
                 event = audit.Event("operation.voice_lost", person, operation.tenant, operation.id)
                 audit.record(transaction, event, self.operations.clock())
-                told = f":warning: <@{person}> may not approve it any more, so that approval does not count."
+                told = f":warning: <@{person}> may no longer approve this request, so that approval does not count."
                 self.operations.note(transaction, operation.id, told)
 
 

@@ -1,4 +1,4 @@
-"""How much more a host carries: what runs there, what is promised, and what is kept in reserve. Pure."""
+"""Computes how many more tenants fit on a host: what runs, what is promised, what is reserved. Pure."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ class Room:
     def lacks(self, demand: Demand) -> str:
         """Say why it does not fit, with what is there and what would be needed; "" when it does."""
         if demand.tenants and self.most_tenants and self.tenants + demand.tenants > self.most_tenants:
-            return f"{self.tenants} tenants stand there, and `capacity.tenants` allows {self.most_tenants}"
+            return f"it already runs {self.tenants} tenants, and `capacity.tenants` allows {self.most_tenants}"
         if demand.memory > max(self.left, 0):
-            return f"{size(demand.memory)} of memory would be needed, and {self._there()}"
+            return f"{size(demand.memory)} of memory needed, but {self._there()}"
         if demand.plan and self.most_plans and self.plans + demand.plan > self.most_plans:
             return (
-                f"the plans of what runs there add up to {size(self.plans)}, with this one to "
+                f"its plans add up to {size(self.plans)} of memory, with this one to "
                 f"{size(self.plans + demand.plan)}, and `capacity.overcommit` allows {size(self.most_plans)}"
             )
         return ""
 
     def _there(self) -> str:
-        told = f"{size(max(self.resources.available, 0))} of {size(self.resources.total)} are available"
-        parts = [f"{size(self.reserve)} kept in reserve"] if self.reserve else []
+        told = f"{size(max(self.resources.available, 0))} of {size(self.resources.total)} free"
+        parts = [f"{size(self.reserve)} reserved"] if self.reserve else []
         if self.promised:
-            parts.insert(0, f"{size(self.promised)} promised to what is approved or was just started")
+            parts.insert(0, f"{size(self.promised)} promised to approved or just started tenants")
         return f"{told}, of which {' and '.join(parts)}" if parts else told
 
     def after(self, demand: Demand) -> str:
         """Say what is left once it runs, for the card."""
         left = f"{size(max(self.left - demand.memory, 0))} of {size(self.resources.total)} left on {self.host}"
-        takes = f"takes about {size(demand.memory)}" if demand.memory else "takes no more than it has"
-        return f"{takes}; then {left}, beside {size(self.reserve)} in reserve"
+        takes = f"about {size(demand.memory)}" if demand.memory else "no more than now"
+        return f"{takes}; then {left}, plus {size(self.reserve)} reserved"
 
     def fits(self, demand: Demand) -> int:
         """Return how many of a kind fit, one after the other."""
@@ -142,19 +142,19 @@ def room(
 
 
 def strain(resources: Resources, settings: CapacitySettings) -> str:
-    """Say why a host is in distress, so that nothing new is to be begun there; "" when it is not.
+    """Say why a host is overloaded, so that nothing new may start there; "" when it is not.
 
-    Growth may take of the reserve, which is there for that; in distress is who has less than half of it.
+    Growth may take of the reserve, which is there for that; a host is overloaded when less than half of it is left.
     """
     half = reserved(settings, resources.total) // 2
     if resources.available < half:
         return (
-            f"{size(max(resources.available, 0))} of {size(resources.total)} of memory are available, less than half "
-            "of its reserve"
+            f"{size(max(resources.available, 0))} of {size(resources.total)} of memory free, less than half of the "
+            "reserve"
         )
     most = settings.load * resources.cores
     if most and resources.load is not None and resources.load > most:
-        return f"its load is {resources.load:.0f}, and {most:.0f} is much for {resources.cores} cores"
+        return f"load {resources.load:.0f}, the limit for {resources.cores} cores is {most:.0f}"
     if settings.slow and resources.seconds > settings.slow:
         return f"its server took {resources.seconds:.0f} s to answer"
     return ""

@@ -1,4 +1,4 @@
-"""Stopping and closing a tenant, whether what runs in it agrees or not.
+"""Stops and closes a tenant, whether the tenant cooperates or not.
 
 In peace first, since that is best for its data. Whoever has taken a tenant over may say no, say yes and go on, or say
 nothing: so what counts is done from outside, by LXD and the edge.

@@ -1,4 +1,4 @@
-"""The door for what a tenant says: which shape each answer of `mautic-ctl` has. Nothing else of it is believed. Pure.
+"""Validates the answers of `mautic-ctl` inside a tenant: nothing that does not have the right shape is believed. Pure.
 
 Whoever has root in a tenant may let it say anything. So figures have bounds that no sum of them can leave, texts are
 cut and cleaned, lists are short, what nobody knows is dropped, and what is of another shape is `TenantAnswerError`.

@@ -1,4 +1,4 @@
-"""Which of Mautic's commands a person may have run inside a tenant, with which options.
+"""Lists the Mautic console commands, with options, that people may run in a tenant.
 
 They do what Mautic's own schedule does, now, or tell how things stand. None installs, updates, deletes a client's data
 or shows a secret.
@@ -65,17 +65,17 @@ class NotAllowed(LxdError):
 def allowed(words: Sequence[str]) -> list[str]:
     """Return the words in their normal form (`--option=value`), or raise NotAllowed."""
     if not words:
-        raise NotAllowed(f"Say which command, one of {_listed(ALLOWED)}.")
+        raise NotAllowed(f"Which command? Allowed: {_listed(ALLOWED)}.")
     command, *rest = words
     if command not in ALLOWED:
-        raise NotAllowed(f"`{command[:60]}` may not be run here; {_nearest(command, ALLOWED)}.")
+        raise NotAllowed(f"`{command[:60]}` is not allowed. {_nearest(command, ALLOWED)}")
     options, checked = ALLOWED[command], [command]
     while rest:
         word, given, value = rest.pop(0).partition("=")
         option = word.removeprefix("--")
         if not word.startswith("--") or option not in options:
             raise NotAllowed(
-                f"`{command}` may not be given `{word[:60]}` here; {_nearest(word, [f'--{name}' for name in options])}."
+                f"`{command}` does not accept `{word[:60]}` here. {_nearest(word, [f'--{name}' for name in options])}"
             )
         pattern = options[option]
         if pattern and not given and rest:
@@ -90,8 +90,8 @@ def allowed(words: Sequence[str]) -> list[str]:
 def _nearest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if near:
-        return f"the nearest that may is `{near[0]}`"
-    return f"what may is {_listed(known)}" if known else "it takes none"
+        return f"Did you mean `{near[0]}`?"
+    return f"Allowed: {_listed(known)}." if known else "It takes no options."
 
 
 def _listed(names: Iterable[str]) -> str:

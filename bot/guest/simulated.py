@@ -321,7 +321,7 @@ class _Tenant:
             for command in CRONS
         }
         checks: dict[str, tuple[bool, str]] = {
-            "open": (not sealed, "closed to the outside" if sealed else "open"),
+            "open": (not sealed, "closed to the public" if sealed else "open"),
             "services": (not down, ", ".join(down) or f"{len(services)} active"),
             "login page": (login, f"{200 if login else 500} in 0.04 s"),
             "database": (database, "answers" if database else "does not answer"),
@@ -336,25 +336,25 @@ class _Tenant:
         if database:
             queue = {"due": 3 if state.queue_age else 0, "age": state.queue_age}
             facts |= {"contacts": state.contacts, "queues": {"email": queue}, "queue_age": state.queue_age}
-            text = f"{queue['due']} in email, the oldest {queue['age']} s"
-            checks["work"] = (not state.overdue, state.overdue or "nothing overdue")
+            text = f"{queue['due']} in email, oldest {queue['age'] / 60:.0f} min" if queue["due"] else "0 waiting"
+            checks["work"] = (not state.overdue, state.overdue or "on time")
             checks["queues"] = (not 0 < limits["queue_minutes"] * 60 < state.queue_age, text)
             day = sum(1 for at in state.failed_mails if at > self.now - 86_400)
             facts["failed_mails"] = {"day": day, "kept": len(state.failed_mails)}
-            checks["failed mail"] = (not day, f"{day} given up on within a day" if day else "none within a day")
+            checks["failed mail"] = (not day, str(day) if day else "none")
         checks["crons"] = (
             not any(late.values()),
             ", ".join(f"{command} (exit code 0)" for command in CRONS if late[command]) or f"{len(crons)} on time",
         )
-        checks["log"] = (not 0 < limits["log_errors"] < state.log_errors, f"{state.log_errors} errors in a day")
+        checks["log"] = (not 0 < limits["log_errors"] < state.log_errors, str(state.log_errors))
         disk, memory = self.disk(request), self.lxd.instance(self.name).config.get("limits.memory")
         most = size_bytes(memory) if memory else request.get("memory")
         for name, used, limit in (("disk", disk["used"], disk["limit"]), ("memory", state.memory, most)):
             if used is None:
-                checks[name] = (True, f"what it uses cannot be measured: {disk['why']}")
+                checks[name] = (True, f"usage can't be measured ({disk['why']})")
                 continue
             ok = not limit or not 0 < limit * limits[name] < used * 100
-            checks[name] = (ok, f"{used / limit:.0%} in use" if limit else "nothing limits it")
+            checks[name] = (ok, f"{used / limit:.0%} used" if limit else "no limit")
         facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": state.memory, "memory_limit": most}
         facts |= {"disk": disk}
         told: dict[str, dict[str, Any]] = {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()}

@@ -1,4 +1,4 @@
-"""The Home tab: what waits for a person, what they asked for, what is wrong, the fleet and what comes next."""
+"""The Home tab: what a person has to decide, open incidents, the fleet, and requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ def home(context: Context, actor: Actor) -> list[Block]:
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
     responsible = [one for one in halted if _may_put_right(context, actor, one)]
     pools = storage(context.database, context.now())
-    jobs = sorted(context.jobs.all(), key=lambda job: job.next)
     blocks = context.renderer.message(
         "home.j2",
         theirs=theirs,
@@ -60,7 +59,6 @@ def home(context: Context, actor: Actor) -> list[Block]:
         ailing=ailing(context, seen.silent.values()),
         storage=pools,
         carries=carried(context, [tenant for tenant in seen.tenants if tenant.role == Role.TENANT], pools),
-        jobs=jobs,
         listed=LISTED,
     ).blocks
     first = [block for operation in responsible[:DECIDED] for block in _halted(context, operation)]

@@ -1,4 +1,4 @@
-"""What a delivery of Slack's means, and whose turn it is: a command, or a press. Errors reach the person."""
+"""Dispatches Slack deliveries to commands and buttons, in lanes. The person is told about errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TOO_LATE = 300.0
 
 
 class Invocations:
-    """Handles deliveries. Each answers the person who caused it, whatever happens."""
+    """Handles deliveries. Each one answers its person, whatever happens."""
 
     def __init__(
         self, context: Context, people: People, announcer: Announcer, home: Callable[[str, str], None]
@@ -60,7 +60,7 @@ class Invocations:
         }
 
     def lane(self, kind: str, payload: dict[str, Any]) -> Lane:
-        """Tell whose workers a delivery is for; it asks no server, as the acknowledgement waits for it."""
+        """Return the lane of a delivery, without asking a server, because the acknowledgement waits for the lane."""
         try:
             return self._lane(kind, payload)
         except Exception:
@@ -104,7 +104,7 @@ class Invocations:
         return command is not None and command.kind == "query" and not command.decides
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
-        """Work on one delivery; what goes wrong is told to the person, and stands in the audit log."""
+        """Handle one delivery; errors go to the person and the audit log."""
         # Half a character, which JSON can carry, could not be recorded.
         payload = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
         if why := self._stale(kind, payload):
@@ -119,7 +119,7 @@ class Invocations:
             raise
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
-            kept = "What was typed is not known here, and not kept." if isinstance(error, UnknownWords) else why
+            kept = "What was typed is unknown, and not kept." if isinstance(error, UnknownWords) else why
             self._record_refusal(kind, key, payload, kept, identity, getattr(error, "guard", ""))
             typed = json.dumps([payload.get("text"), payload.get("values"), getattr(error, "typed", "")])
             self._answer(payload, self.context.renderer.say(f":warning: {told(why, typed)}"))
@@ -127,7 +127,7 @@ class Invocations:
             self._show_home(payload)
 
     def _stale(self, kind: str, payload: dict[str, Any]) -> str:
-        """Say why it is not done any more: nobody waits for the answer, or may want it no more; else ""."""
+        """Say why a late delivery is not handled: nobody may still want what it asks for; else ""."""
         late = payload.get("late", 0.0)
         words = split(payload.get("text", "")) if kind == "command" else []
         command = self.context.registry.commands.get(words[0].lower()) if words else None
@@ -135,32 +135,32 @@ class Invocations:
         if late <= (LATE if asks and payload.get("taken_up") else TOO_LATE):
             return ""
         if asks:
-            asked = f"`/mautic {command.name} …`" if command else "for the Home tab"
-            return f"I was not running when you asked {asked} {seconds(late)} ago, so it was not answered; ask again."
+            asked = f"typed `/mautic {command.name} …`" if command else "opened the Home tab"
+            return f"I was not running when you {asked} {seconds(late)} ago. Please try again."
         did = {
-            "command": f"sent `/mautic {command.name if command else ''} …`",
+            "command": f"typed `/mautic {command.name if command else ''} …`",
             "action": "pressed a button",
             "reply": "replied in a thread",
         }.get(kind, "sent a window")
         return (
-            f"You {did} {seconds(late)} ago, when I could not do it, so nothing was done; look at how it stands now, "
-            "and do it again if it is still wanted."
+            f"You {did} {seconds(late)} ago, while I was not running. Nothing was changed. Check the current state, "
+            "and try again if you still want to."
         )
 
     def excuse(self, payload: dict[str, Any], why: str) -> None:
-        """Tell who sent a delivery that it has to wait, or is not taken."""
+        """Tell the sender that a delivery has to wait, or is not taken."""
         said = {
-            "database": ":hourglass: The bot's own database cannot be written just now. What you sent is done as soon "
-            f"as it can be, within {seconds(int(TOO_LATE))}, or not at all; you will hear of it.",
-            "crowd": f":hourglass: {OF_ONE} things that you sent wait already, so this one was not taken; send it "
-            "again when some of them are done.",
+            "database": ":hourglass: My database can't be written right now. I'll do what you sent as soon as possible "
+            f"within {seconds(int(TOO_LATE))}, or tell you that I did not.",
+            "crowd": f":hourglass: {OF_ONE} of your messages are still waiting, so I did not take this one. Try again "
+            "when some are done.",
         }[why]
         self._answer(payload, self.context.renderer.say(said))
 
     def _record_refusal(
         self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str = ""
     ) -> None:
-        """Write down that it is not done, and close it with that: what somebody is told now is not done later."""
+        """Record a refusal and close its delivery: what was refused is not done later."""
         try:
             self._refusal(kind, key, payload, why, identity, guard)
         except DatabaseUnavailable:
@@ -179,7 +179,7 @@ class Invocations:
             close(transaction, key, time.time())
 
     def _names(self, text: str) -> tuple[str, str]:
-        """Return the command and the tenant that were typed; what stands beside them may be a secret."""
+        """Return the typed command and tenant; other words may be secrets."""
         try:
             command, arguments = self.context.registry.parse(text)
         except Exception:
@@ -206,7 +206,7 @@ class Invocations:
             log.warning("cannot answer %s: %s", payload.get("user"), error)
 
     def _show_home(self, payload: dict[str, Any]) -> None:
-        """Their Home tab was opened, or a button in it was pressed: show what it is now."""
+        """Refresh the Home tab after it was opened, or a button in it was pressed."""
         try:
             self.home(payload["user"], payload["team"])
         except Exception as error:
@@ -216,7 +216,7 @@ class Invocations:
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=fresh)
 
     def command(self, key: str, payload: dict[str, Any]) -> None:
-        """A slash command: parse, then answer (a query) or ask for approval (an operation)."""
+        """Parse a slash command, then answer (a query) or request approval (an operation)."""
         try:
             command, arguments = self.context.registry.parse(payload["text"])
         except Refused:
@@ -239,7 +239,7 @@ class Invocations:
             result, mention = call(command, context, arguments), ""
         if isinstance(result, Modal):
             if "trigger_id" not in payload:
-                raise Refused(f"Something is missing. Usage: `/mautic {command.usage}`")
+                raise Refused(f"An argument is missing. Usage: `/mautic {command.usage}`")
             metadata = json.dumps({"channel": payload["channel"], "command": command.name})
             self.announcer.open_modal(
                 payload["trigger_id"], replace(result, view=result.view | {"private_metadata": metadata})
@@ -255,13 +255,13 @@ class Invocations:
                 request_key=key,
                 hours=policy.hours,
                 approved=policy.approvals == 0,
-                tell=f":bell: {mention}, this waits for your decision." if mention else "",
+                tell=f":bell: {mention}, please approve or deny this request." if mention else "",
             )
         else:
             self._answer(payload, result)
 
     def _guarded(self, context: Context, command: Command, arguments: dict[str, Any]) -> tuple[Plan | Answer, str]:
-        """Build the plan of an operation where no guard is in the way, and return whom to call for its approval."""
+        """Build the plan of an operation unless a guard refuses, and return whom to mention for the approval."""
         guards, actor = Guards(context), context.actor
         tenant = str(arguments.get("tenant") or "")
         # Of a list each is asked about as its plan is made.

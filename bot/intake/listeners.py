@@ -1,4 +1,4 @@
-"""The Bolt app: the only importer of slack_bolt. Listeners write a delivery down and acknowledge it; nothing else."""
+"""The Bolt app, the only importer of slack_bolt. Listeners store a delivery and acknowledge it, nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryHandler, RetryS
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 from waitress import create_server, wasyncore
 
-from bot.engine.approvals import decision
+from bot.engine.approvals import almost, decision
 from bot.intake.socket_mode import SocketMode as Connections
 from bot.settings import InvalidSettings, SlackSettings
 from bot.store.inbox import Inbox
@@ -129,7 +129,7 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
             return
         reply = _reply(body, event, context.bot_user_id) | _age(request, event)
         # What people say to each other is none of ours, and is not kept.
-        if reply["mention"] or decision(reply["text"]):
+        if reply["mention"] or decision(reply["text"]) or almost(reply["text"]):
             # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is.
             inbox.put("reply", f"{event['channel']}:{event['ts']}", reply)
 

@@ -1,4 +1,4 @@
-"""What people press, reply and submit: each decides on an operation, asks for one, or opens the window that does."""
+"""Handles buttons, replies and submitted windows: decisions on operations, and commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from bot.engine.approvals import decision, names
+from bot.engine.approvals import almost, decision
 from bot.engine.context import Context
 from bot.engine.errands import failing
 from bot.engine.guards import Change, Guards, Moment
@@ -16,8 +16,9 @@ from bot.engine.registry import Command
 from bot.model.actor import Actor
 from bot.model.plan import Refused
 from bot.model.remedies import RETRY
-from bot.model.text import escape, line, sentence
+from bot.model.text import escape, line, names, sentence
 from bot.model.words import typed
+from bot.settings import Policy
 from bot.slack.announcer import Announcer
 from bot.slack.messages import Message, Modal, modal, section, select_input, text_input
 from bot.slack.people import People
@@ -35,7 +36,7 @@ BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
 
 
 class Presses:
-    """Buttons, typed replies and submitted windows. Raises Refused for whoever has no say.
+    """Handles buttons, typed replies and submitted windows. Raises Refused for people who may not use them.
 
     Args:
         invoke: runs a command: (the delivery's key, its payload, who, the command, its arguments).
@@ -57,11 +58,11 @@ class Presses:
         self._answer = answer
 
     def _actor(self, payload: dict[str, Any]) -> Actor:
-        """Who it is, as Slack says just now."""
+        """Return the person with their current roles."""
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=True)
 
     def action(self, key: str, payload: dict[str, Any]) -> None:
-        """A button: its value tells what it is of, and who presses is authorised here and now."""
+        """Handle a button: its value names its subject, and the person is authorised now."""
         actor = self._actor(payload)
         action, value = payload["action_id"], payload["value"]
         if action == "reveal":
@@ -93,28 +94,28 @@ class Presses:
                 recovery.undo(self.context.operations, operation, actor.id)
 
     def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused unless it is who asked for it, or may decide on it."""
+        """Raise Refused unless the person requested the operation or may decide on it."""
         may = set(self.context.settings.policy(operation.command).approve)
         if operation.state == "needs_attention":
             # Whom it calls may do what it calls them for.
             may |= set(self.context.settings.responders(operation.command))
         if actor.id != operation.requester and not actor.roles & may:
-            raise Refused(f"Only <@{operation.requester}> or an approver can do that.")
+            raise Refused(f"Only <@{operation.requester}> or an approver can use this button.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
-        """Whether a press that a crash left open was carried out: unlike a decision it could be done twice."""
+        """Whether a press repeated after a crash was already carried out: unlike a decision, it could be done twice."""
         event = {"retry": "operation.retried", "undo": "operation.undo_asked"}[action]
         done = "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = ? AND actor = ? AND at >= ?"
         since = self.context.now() - late
         return bool(self.context.database.read(done, operation.tenant, operation.id, event, actor.id, since))
 
     def _on_incident(self, key: str, payload: dict[str, Any], actor: Actor, action: str, mark: str) -> None:
-        """A button of an incident: a command on its tenant, as the person who pressed, or silence."""
+        """Handle a button of an incident: run a command on its tenant as the person, or silence the incident."""
         incident = self.context.incidents.marked(mark)
         if action == "silence":
             may = self.context.settings.policy("silence").ask
             if not actor.roles & set(may):
-                raise Refused(f"Only {names(may)} can silence an incident.")
+                raise Refused(f"Only {names(may, 2)} can silence incidents.")
             self.context.incidents.silence(mark, actor.id)
             with suppress(NotPosted):
                 self.context.incidents.announce()
@@ -129,14 +130,14 @@ class Presses:
         self._invoke(key, payload, actor, self.context.registry.command(action), given)
 
     def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
-        """Try again what the bot does not get done by itself; it has no card with a button of its own."""
+        """Retry a failing background task, which has no card of its own."""
         failed = [one for one in failing(self.context) if one.tenant == tenant]
         if not failed:
             raise Refused(f"No background task of `{tenant}` is failing any more.")
         last = max(failed, key=lambda one: one.operation)
         may = self.context.settings.policy(last.command).approve
         if not actor.roles & set(may):
-            raise Refused(f"Only {names(may)} can retry it.")
+            raise Refused(f"Only {names(may, 2)} can retry background tasks.")
         operation = self.context.operations.get(last.operation)
         Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
         recovery.retry(self.context.operations, operation, actor.id)
@@ -171,24 +172,23 @@ class Presses:
         )
 
     def reply(self, key: str, payload: dict[str, Any]) -> None:
-        """A typed reply in an operation's thread, or a mention there: `approve`, `deny because …`, `cancel`."""
+        """Handle a typed reply or a mention in an operation's thread: `approve`, `deny <reason>`, `cancel`."""
         words = decision(payload["text"])
         thread = payload["thread_ts"]
         operation = self.announcer.operation_at(payload["channel"], thread) if words and thread else None
         if not operation or not words:
+            self._tell_what_counts(payload)
             if payload.get("mention"):
                 raise Refused(
-                    "In a request's thread I understand `approve`, `deny because …` and `cancel`; "
-                    "elsewhere `/mautic help`."
+                    "In a request's thread, reply `approve`, `deny <reason>` or `cancel`. For everything else, type "
+                    "`/mautic help`."
                 )
             return
         actor = self._actor(payload)
         if payload.get("edited"):
             if operation.state != "awaiting_approval":
                 return
-            raise Refused(
-                "What is edited later decides nothing, so nothing was done: reply anew, with the right words."
-            )
+            raise Refused("An edited message does not count as a decision. Nothing was changed; send a new reply.")
         if words["cancel"]:
             self.context.approvals.cancel(operation.id, actor)
         elif words["deny"]:
@@ -198,11 +198,28 @@ class Presses:
             if not choice and name != operation.confirmation and name in operation.options:
                 name, choice = "", name
             if name not in ("", operation.confirmation):
-                raise Refused(f"To approve, reply `approve` or `approve {operation.confirmation}`, and nothing else.")
+                raise Refused(
+                    _uncounted(operation, self.context.settings.policy(operation.command, batch=operation.in_batch))
+                )
             self._decide(operation, actor, "approve", typed=name, choice=choice, via="reply")
 
+    def _tell_what_counts(self, payload: dict[str, Any]) -> None:
+        """Refuse an unclear approval by somebody who may approve; ignore everybody else's talk."""
+        if not payload["thread_ts"] or not almost(payload["text"]):
+            return
+        try:
+            operation = self.announcer.operation_at(payload["channel"], payload["thread_ts"])
+        except NotPosted:
+            return
+        if operation is None or operation.state != "awaiting_approval":
+            return
+        actor = self._actor(payload)
+        policy = self.context.settings.policy(operation.command, batch=operation.in_batch)
+        if actor.id != operation.requester and actor.roles & set(policy.approve):
+            raise Refused(_uncounted(operation, policy))
+
     def submission(self, key: str, payload: dict[str, Any]) -> None:
-        """A submitted modal: a command's form, or a typed name. Its errors come as an ephemeral message."""
+        """Handle a submitted window: a command's form, or a typed name. Errors come as an ephemeral message."""
         actor = self._actor(payload)
         if payload["callback_id"] == "typed_name":
             operation = self.context.operations.marked(payload["metadata"]["operation"])
@@ -225,7 +242,13 @@ class Presses:
         self._invoke(key, payload, actor, parsed, arguments)
 
 
-_CHOOSE = "What else do you decide?"
+_CHOOSE = "Option"
+
+
+def _uncounted(operation: Operation, policy: Policy) -> str:
+    """Say how to approve, to somebody whose reply does not count."""
+    exactly = f"approve {operation.confirmation}" if policy.step_up else "approve"
+    return f"I didn't count that as an approval. Tap Approve, or reply exactly `{exactly}`."
 
 
 def _facts(operation: Operation) -> list[str]:
@@ -239,9 +262,9 @@ def _give_up_window(operation: Operation, channel: str) -> Modal:
         "give_up",
         "Give up",
         [
-            section(f"*{escape(operation.plan['summary'])}* ends as it stands: nothing more is done or taken back."),
+            section(f"*{escape(operation.plan['summary'])}* ends here: nothing more is done or rolled back."),
             *([section(sentence(left))] if left else []),
-            text_input("reason", "Why? The audit log keeps it."),
+            text_input("reason", "Reason, kept in the audit log"),
         ],
         submit="Give up",
         metadata=json.dumps({"operation": operation.mark, "channel": channel}),
@@ -249,8 +272,8 @@ def _give_up_window(operation: Operation, channel: str) -> Modal:
 
 
 def name_window(operation: Operation, channel: str, choice: str = "") -> Modal:
-    """Ask for the tenant's name, and show what the button chose, which may be chosen anew here."""
-    what = "how many tenants it is on" if operation.children else "the tenant's name"
+    """Return the window that asks for the tenant name, with the chosen option, which can be changed here."""
+    what = "the number of tenants" if operation.children else "the tenant name"
     chosen = choice or operation.chosen
     options = operation.options if chosen else {}
     return modal(

@@ -1,4 +1,4 @@
-"""What a look at a tenant or host found: findings, and what could not be seen. Pure."""
+"""The result of checking a tenant or host: findings, and what could not be checked. Pure."""
 
 from __future__ import annotations
 

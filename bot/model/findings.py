@@ -1,4 +1,4 @@
-"""Findings: all that can be wrong with a tenant, a host, the edge or the audit log, each as one row of a table. Pure.
+"""Findings: every possible problem of a tenant, a host, the edge or the audit log, as one table row each. Pure.
 
 A new finding is a row here, and a function that finds it (`bot/fleet/health/`). Whatever goes by the kind of a finding
 (incidents, the digest, the Home tab, `list`, `status`, `doctor`) reads the row. Keys stand in the database and must not
@@ -71,7 +71,7 @@ class Kind:
     blip: It may be over in a moment (a restart, an update), so that a second look has to find it too.
     falls: It comes of nothing being written any more: a full disk is the cause of it then.
     threshold: The setting of [health] from which on it is one; where that is 0 nobody hears of it.
-    checks: The lines of `status` that are red for it, as they are called there, in small letters.
+    checks: The checks of the tool inside, by name, that are red for it (LINES has what people read).
     doctor: The line of `doctor` that is red for it.
     digest: The parts of the digest that tell of it already, so that its incident is not told there once more.
     remedies: What helps, in the order in which it is done.
@@ -115,13 +115,15 @@ _ROWS = (
         "container stopped unexpectedly",
         Severity.OFFLINE,
         Where.CONTAINER,
-        "The client's site is offline, and nothing is sent.",
+        "The client's site is offline, and no e-mail is sent.",
         hides=(Where.INSIDE, Where.PAGE, "inside"),
         blip=True,
         digest=("halted",),
         remedies=(
-            Remedy("resize", {"tenant": "{tenant}", "--plan": "{larger_disk}"}, "gives it more", needs=("full",)),
-            Remedy("start", {"tenant": "{tenant}"}, "starts it", button="Start", style="primary"),
+            Remedy(
+                "resize", {"tenant": "{tenant}", "--plan": "{larger_disk}"}, "gives the tenant more", needs=("full",)
+            ),
+            Remedy("start", {"tenant": "{tenant}"}, "starts the container", button="Start", style="primary"),
         ),
     ),
     Kind(
@@ -129,7 +131,7 @@ _ROWS = (
         "health check failed",
         Severity.DEGRADED,
         Where.CONTAINER,
-        "The client may notice nothing, but nobody can tell whether mail is sent and jobs run.",
+        "The client may notice nothing, but nobody can tell whether e-mail and cron jobs work.",
         hides=(Where.INSIDE,),
         blip=True,
     ),
@@ -150,7 +152,7 @@ _ROWS = (
         "database down",
         Severity.OFFLINE,
         Where.INSIDE,
-        "The client's site is offline, and nothing is sent.",
+        "The client's site is offline, and no e-mail is sent.",
         hides=("page", "worker", "jobs", "queue", "failed", "work", "log"),
         blip=True,
         falls=True,
@@ -162,7 +164,7 @@ _ROWS = (
         "site unreachable",
         Severity.OFFLINE,
         Where.PAGE,
-        "The client cannot log in, and visitors see no page.",
+        "The client can't log in, and visitors see an error page.",
         blip=True,
         checks=("open", "login page", "page through the edge"),
         digest=("halted",),
@@ -173,7 +175,7 @@ _ROWS = (
         "e-mail not sending",
         Severity.DEGRADED,
         Where.INSIDE,
-        "The client's mail waits in the queue.",
+        "The client's e-mail waits in the queue.",
         hides=("queue",),
         blip=True,
         falls=True,
@@ -185,7 +187,7 @@ _ROWS = (
         "cron down",
         Severity.DEGRADED,
         Where.INSIDE,
-        "The client's segments, campaigns and imports stand still.",
+        "The client's segments, campaigns and imports are paused.",
         hides=("jobs", "work"),
         blip=True,
         falls=True,
@@ -197,7 +199,7 @@ _ROWS = (
         "cron jobs failing",
         Severity.DEGRADED,
         Where.INSIDE,
-        "What these jobs do for the client (segments, campaigns, imports) is late.",
+        "Some of the client's segments, campaigns or imports are late.",
         hides=("work",),
         falls=True,
         checks=("crons",),
@@ -208,7 +210,7 @@ _ROWS = (
         "e-mail queue delayed",
         Severity.DEGRADED,
         Where.INSIDE,
-        "The client's mail is late.",
+        "The client's e-mail is late.",
         falls=True,
         threshold="queue_minutes",
         checks=("queues",),
@@ -216,23 +218,26 @@ _ROWS = (
     ),
     Kind(
         "failed",
-        "e-mails given up on",
+        "e-mails failed",
         Severity.DEGRADED,
         Where.INSIDE,
-        "Some of the client's contacts did not get their mail.",
+        "Some of the client's contacts did not get their e-mail.",
         falls=True,
         checks=("failed mail",),
         remedies=(
             Remedy(
-                "console", {"tenant": "{tenant}", "command": "messenger:failed:show"}, "lists them", needs=("kept",)
+                "console",
+                {"tenant": "{tenant}", "command": "messenger:failed:show"},
+                "lists the failed e-mails",
+                needs=("kept",),
             ),
             Remedy(
                 "console",
                 {"tenant": "{tenant}", "command": "messenger:failed:retry"},
-                "tries them again",
+                "retries them",
                 needs=("kept",),
             ),
-            Remedy("logs", {"tenant": "{tenant}", "what": "mautic"}, "tells why", needs=("nowhere",)),
+            Remedy("logs", {"tenant": "{tenant}", "what": "mautic"}, "shows why", needs=("nowhere",)),
             logs("mautic"),
         ),
     ),
@@ -241,7 +246,7 @@ _ROWS = (
         "processing delayed",
         Severity.DEGRADED,
         Where.INSIDE,
-        "What the client has planned (campaigns, imports, reports) is late.",
+        "The client's campaigns, imports or reports are late.",
         falls=True,
         checks=("work",),
         remedies=(logs("mautic"),),
@@ -251,7 +256,7 @@ _ROWS = (
         "high error rate",
         Severity.DEGRADED,
         Where.INSIDE,
-        "Some of what the client does in Mautic may fail.",
+        "Some actions of the client in Mautic may fail.",
         falls=True,
         threshold="log_errors",
         checks=("log",),
@@ -262,7 +267,7 @@ _ROWS = (
         "memory nearly full",
         Severity.WARNING,
         Where.INSIDE,
-        "If it goes on, the client's Mautic becomes slow, or parts of it are killed.",
+        "The client's Mautic may become slow, or crash.",
         blip=True,
         threshold="memory",
         checks=("memory",),
@@ -274,7 +279,7 @@ _ROWS = (
         "disk nearly full",
         Severity.WARNING,
         Where.CONTAINER,
-        "Once it is full, the client's site is offline, and nothing is sent.",
+        "When the disk is full, the client's site goes offline, and no e-mail is sent.",
         judged=Judged.ALWAYS,
         threshold="disk",
         checks=("disk",),
@@ -286,7 +291,7 @@ _ROWS = (
         "certificate not renewed",
         Severity.WARNING,
         Where.PAGE,
-        "Once it has expired, browsers warn the client's visitors off.",
+        "When the certificate expires, browsers warn the client's visitors.",
         hides=("page",),
     ),
     Kind(
@@ -294,7 +299,7 @@ _ROWS = (
         "snapshots missing",
         Severity.WARNING,
         Where.CONTAINER,
-        "Should something be lost, the client gets back an older state than was promised.",
+        "After a data loss the client would get back an older state than promised.",
         digest=("missing",),
         caused_by="snapshot",
     ),
@@ -303,32 +308,32 @@ _ROWS = (
         "snapshots near their limit",
         Severity.WARNING,
         Where.CONTAINER,
-        "The client can be brought back less far than was promised.",
+        "The oldest snapshots are deleted, so the client can't go back as far as promised.",
         threshold="snapshots",
         remedies=(
-            Remedy("snapshots", {"tenant": "{tenant}"}, "lists them"),
-            Remedy("prune", {"tenant": "{tenant}", "snapshots": "{oldest}"}, "removes the oldest"),
+            Remedy("snapshots", {"tenant": "{tenant}"}, "lists the snapshots"),
+            Remedy("prune", {"tenant": "{tenant}", "snapshots": "{oldest}"}, "deletes the oldest"),
         ),
     ),
     Kind(
         "address",
-        "address not its own",
+        "wrong IP address",
         Severity.DEGRADED,
         Where.CONTAINER,
-        "The edge may lead nobody to the client's site.",
+        "The client's site may be unreachable.",
         judged=Judged.ALWAYS,
         blip=True,
-        remedies=(Remedy("restart", {"tenant": "{tenant}"}, "gives it another", needs=("rival",)),),
+        remedies=(Remedy("restart", {"tenant": "{tenant}"}, "assigns a new address", needs=("rival",)),),
     ),
     Kind(
         "move",
         "restore or move stuck",
         Severity.DEGRADED,
         Where.CONTAINER,
-        "The client's site may be offline; nothing is lost while nobody decides.",
+        "The client's site may be offline. No data is lost while it waits for a decision.",
         judged=Judged.HALTED,
         digest=("halted",),
-        remedies=(Remedy("start", {"tenant": "{tenant}"}, "lets it go on", needs=("forgotten",)),),
+        remedies=(Remedy("start", {"tenant": "{tenant}"}, "brings the site online", needs=("forgotten",)),),
         headline=True,
     ),
     Kind(
@@ -346,7 +351,7 @@ _ROWS = (
         "server not answering",
         Severity.UNKNOWN,
         Where.HOST,
-        "The clients' sites there may be offline, and nothing can be done on them.",
+        "Sites on this server may be offline, and can't be managed.",
         hides=("pool", "strain"),
         blip=True,
         doctor="Servers",
@@ -368,36 +373,36 @@ _ROWS = (
         "storage pool nearly full",
         Severity.WARNING,
         Where.HOST,
-        "Once it is full, the sites of all clients there are offline.",
+        "When the pool is full, all sites on this host go offline.",
         threshold="pool",
-        doctor="Room",
+        doctor="Free space",
         digest=("full_pools",),
-        remedies=(Remedy("migrate", {"tenant": "{tenant}", "host": "{host}"}, "takes a tenant away"),),
+        remedies=(Remedy("migrate", {"tenant": "{tenant}", "host": "{host}"}, "moves a tenant away"),),
     ),
     Kind(
         "strain",
-        "host in distress",
+        "host overloaded",
         Severity.DEGRADED,
         Where.HOST,
-        "The clients' sites there may be slow.",
+        "Sites on this host may be slow.",
         blip=True,
         doctor="Memory",
         remedies=(Remedy("hosts", {}, "shows the other hosts"),),
     ),
     Kind(
         "quotas",
-        "disks not counted",
+        "disk limits not enforced",
         Severity.WARNING,
         Where.HOST,
-        "One tenant can fill the disk of all clients there.",
+        "One tenant can fill the disk for all clients on this host.",
         doctor="Quotas",
     ),
     Kind(
         "audit",
-        "audit log not the one that Slack saw",
+        "audit log altered or replaced",
         Severity.WARNING,
         Where.LOG,
-        "Clients notice nothing, but nobody can prove any more who did what.",
+        "Clients notice nothing, but the log no longer proves who did what.",
         doctor="Audit log",
     ),
 )
@@ -408,6 +413,34 @@ FINDINGS: Mapping[str, Kind] = {row.key: row for row in _ROWS}
 def kind(key: str) -> Kind:
     """Return the row of a kind; of one that only a later release knows, a row that says no more than its key."""
     return FINDINGS.get(key) or Kind(key, key, Severity.DEGRADED, Where.CONTAINER, "")
+
+
+LINES: Mapping[str, str] = {
+    "open": "Open to the public",
+    "services": "Services",
+    "login page": "Login page",
+    "database": "Database",
+    "work": "Processing",
+    "queues": "E-mail queue",
+    "failed mail": "Failed e-mails (24 h)",
+    "crons": "Cron jobs",
+    "log": "Errors (24 h)",
+    "disk": "Disk",
+    "memory": "Memory",
+    "page through the edge": "Public page",
+}
+"""What people read for each check of the tool inside a tenant, and for the page, by the name of the check."""
+
+
+def line(check: str) -> str:
+    """Return what people read for a check; of one that only another release knows, its name."""
+    return LINES.get(check, check.capitalize())
+
+
+def red(check: str) -> str:
+    """Say in a few words what a red check means: the title of its finding, where it is one's alone."""
+    rows = [row for row in _ROWS if check in row.checks]
+    return rows[0].title if len(rows) == 1 else f"{line(check).lower()} down"
 
 
 def keys(*, judged: Judged) -> frozenset[str]:

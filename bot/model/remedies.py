@@ -65,8 +65,8 @@ def _larger(what: str) -> Remedy:
     return Remedy(
         "resize",
         {"tenant": "{tenant}", "--plan": f"{{larger_{what}}}"},
-        "gives it more",
-        otherwise=f"no plan has more {what}: whoever keeps the bot's settings can add one, under `[plans]`",
+        "gives the tenant more",
+        otherwise=f"no plan has more {what}; add one to `[plans]` in the bot's settings",
     )
 
 

@@ -1,4 +1,4 @@
-"""The nouns of the fleet: tenant names, plans, tenants. Pure: no input or output."""
+"""Tenants, their names, domains and plans. Pure: no input or output."""
 
 from __future__ import annotations
 
@@ -71,22 +71,22 @@ def tenant_name(text: str) -> str:
     if not name:
         raise InvalidName("A tenant needs a name, such as `client-x`.")
     if len(name) > 40:
-        raise InvalidName(f"“{shown}…” is {len(name)} characters long; a tenant's name has at most 40.")
+        raise InvalidName(f"“{shown}…” is too long: {len(name)} characters, at most 40.")
     if not _LABEL.match(name):
         near = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
         hint = f" Did you mean `{near}`?" if near[:1].isalpha() and near not in RESERVED else ""
         raise InvalidName(
-            f"“{shown}” cannot be a tenant's name: use letters a-z, digits and hyphens, with no hyphen at either "
-            f"end.{hint}"
+            f"“{shown}” can't be a tenant name. Use lower-case letters, digits and hyphens, with no hyphen at the "
+            f"start or end.{hint}"
         )
     if not name[0].isalpha():
-        raise InvalidName(f"“{shown}” cannot be a tenant's name: it has to begin with a letter.")
+        raise InvalidName(f"“{shown}” can't be a tenant name. The name has to start with a letter.")
     if "--" in name:
         raise InvalidName(
-            f"“{shown}” cannot be a tenant's name: two hyphens in a row are kept for the bot's own names."
+            f"“{shown}” can't be a tenant name. Two hyphens in a row are reserved for the bot's own names."
         )
     if name in RESERVED:
-        raise InvalidName(f"“{shown}” is a reserved word; choose another name, such as `{name}-shop`.")
+        raise InvalidName(f"“{shown}” is reserved. Choose another name, such as `{name}-shop`.")
     return name
 
 
@@ -95,7 +95,7 @@ def tag_name(text: str) -> str:
     tag = text.strip().strip(",").lower()
     if not _TAG.match(tag):
         raise InvalidName(
-            f"“{text.strip()[:40]}” cannot be a tag: use letters a-z, digits, hyphens and dots, at most 30 of them."
+            f"“{text.strip()[:40]}” can't be a tag. Use at most 30 lower-case letters, digits, hyphens and dots."
         )
     return tag
 
@@ -111,7 +111,7 @@ def domain_name(text: str) -> str:
         return ascii_domain(text)
     except ValueError:
         raise InvalidName(
-            f"“{text.strip()[:80]}” is not a domain; write it without https:// and with a dot, such as `m.client.com`."
+            f"“{text.strip()[:80]}” is not a domain. Leave out https://, and write for example `m.client.com`."
         ) from None
 
 

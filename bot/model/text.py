@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 OUTPUT = 2200
 """Characters of a command's output that are shown."""
@@ -24,6 +25,15 @@ def escape(text: object) -> Mrkdwn:
     return Mrkdwn(plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
+DATE_FORM = "{date_short_pretty} {time}"
+_MOMENT = rf"&lt;!date\^(?P<at>\d{{1,12}})\^{re.escape(DATE_FORM)}\|(?P<ours>[\w :+-]{{1,40}})&gt;"
+"""A moment as `Renderer.moment` writes it, once it is escaped; whoever types one shows no more than a moment."""
+
+
+def _moment(found: re.Match[str]) -> str:
+    return f"<!date^{found['at']}^{DATE_FORM}|{found['ours']}>"
+
+
 def code(text: object) -> Mrkdwn:
     """Show as code; a backtick inside would end it, so it becomes a quote."""
     inner = clip(escape(str(text).replace("`", "'").replace("\n", " ").strip() or " "), LINE)
@@ -38,24 +48,30 @@ def block(text: object) -> Mrkdwn:
 
 
 def line(text: object) -> Mrkdwn:
-    """Put a person's words on one line, with no mark that formats or begins a block."""
+    """Put a person's words on one line, with no mark that formats or begins a block; a moment comes alive."""
+
+    def shown(found: re.Match[str]) -> str:
+        return _moment(found) if found["at"] else "\N{ZERO WIDTH SPACE}" + found[0]
+
     words = clip(escape(" ".join(str(text).split())), LINE)
-    return Mrkdwn(re.sub(r"[*_~`]", "\N{ZERO WIDTH SPACE}\\g<0>", words))
+    return Mrkdwn(re.sub(rf"{_MOMENT}|[*_~`]", shown, words))
 
 
 def told(why: str, typed: str) -> Mrkdwn:
     """Show a sentence for a person that may quote what they typed.
 
-    Only code and mentions come alive, and of these only mentions that do not stand in what was typed.
+    Only code, moments and mentions come alive, and of these only mentions that do not stand in what was typed.
     """
 
     def shown(found: re.Match[str]) -> str:
-        if found[1]:
-            return found[0] if found[1] in typed else f"<@{found[1]}>"
+        if found["who"]:
+            return found[0] if found["who"] in typed else f"<{found['who']}>"
+        if found["at"]:
+            return _moment(found)
         return found[0] if len(found[0]) > 1 else "\N{ZERO WIDTH SPACE}" + found[0]
 
     sentence = clip(escape(" ".join(why.split())), SENTENCE)
-    return Mrkdwn(re.sub(r"&lt;@([UW][A-Z0-9]+)&gt;|`[^`]+`|[*_~`]", shown, sentence))
+    return Mrkdwn(re.sub(rf"&lt;(?P<who>[@#][UWCG][A-Z0-9]+)&gt;|{_MOMENT}|`[^`]+`|[*_~`]", shown, sentence))
 
 
 def sentence(text: object) -> Mrkdwn:
@@ -105,5 +121,12 @@ def seconds(number: float) -> str:
 
 
 def kept_for(days: int) -> str:
-    """How long something is kept, for people; of no days it is never removed by itself."""
-    return f"for {days} days" if days else "until somebody deletes it"
+    """How long something is kept, for people; 0 days: it is never deleted automatically."""
+    return f"for {days} days" if days else "until deleted by hand"
+
+
+def names(roles: Sequence[str], many: int = 1) -> str:
+    """Name roles as those who have one: "an operator or an approver", of several people "operators"."""
+    if many > 1:
+        return " or ".join(f"{role}s" for role in roles)
+    return " or ".join(f"a{'n' if role[0] in 'aeiou' else ''} {role}" for role in roles)

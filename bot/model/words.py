@@ -1,4 +1,4 @@
-"""What people type, freed of what Slack, phones and this bot's own messages put into it. Pure.
+"""Cleans what people type from what Slack, phones and this bot's own messages add. Pure.
 
 Everything that people type comes in through here: the words of commands (`split`), replies (`heard`), modals (`clean`).
 """

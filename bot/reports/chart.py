@@ -1,4 +1,4 @@
-"""The digest's picture: how full the pools became, and the tenants nearest to their plan's limits.
+"""The digest's chart: how full each storage pool is, and the tenants closest to their plan limit.
 
 Drawn by matplotlib in a process of its own (`python -m bot.reports.chart`, JSON in, PNG out): it costs the bot no
 memory while nothing is drawn, and threads do not share its globals.
@@ -19,6 +19,8 @@ import msgspec
 
 DEADLINE = 30.0
 """Seconds that a picture may take."""
+ALT = 1000
+"""Characters of the description of the picture."""
 LINES, BARS = 4, 6
 """What fits a phone: pools, the fullest of them; tenants, the nearest of them."""
 BLUE, RED, GREY, SOFT, TEXT = "#1264a3", "#d1293d", "#c9c9ce", "#696871", "#1d1c1d"
@@ -68,20 +70,28 @@ def chart(lines: list[Line], bars: list[Bar], timezone: str) -> Chart | None:
     return Chart(tuple(drawn[:LINES]), tuple(near[:BARS]), timezone)
 
 
+def described(wanted: Chart) -> str:
+    """Return what the picture shows, for who cannot see it."""
+    storage = ", ".join(f"{line.name} {line.points[-1][1]:.0%}" for line in wanted.lines)
+    closest = ", ".join(f"{bar.name}, {bar.words}" for bar in wanted.bars)
+    told = [f"Storage: {storage}." if storage else "", f"Closest to limit: {closest}." if closest else ""]
+    return " ".join(filter(None, told))[:ALT]
+
+
 def png(wanted: Chart, deadline: float = DEADLINE) -> bytes:
     """Draw it in a process of its own; raises CannotDraw."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise CannotDraw("matplotlib is not installed; `make .venv` does that.")
-    command = [sys.executable, "-m", "bot.reports.chart"]
+        raise CannotDraw("matplotlib is not installed. Run `make .venv`.")
+    command = [sys.executable, "-m", "bot.chart"]
     try:
         made = subprocess.run(
             command, input=msgspec.json.encode(wanted), capture_output=True, timeout=deadline, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise CannotDraw(f"It was not drawn within {deadline:.0f} s.") from error
+        raise CannotDraw(f"Drawing took more than {deadline:.0f} s.") from error
     if made.returncode:
         last = made.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise CannotDraw(f"Drawing ended with {last[:200] or made.returncode}.")
+        raise CannotDraw(f"Drawing failed: {last[:200] or made.returncode}.")
     return made.stdout
 
 
@@ -119,7 +129,7 @@ def _title(axes: Any, words: str) -> None:
 
 def _pools(axes: Any, lines: tuple[Line, ...], zone: ZoneInfo) -> None:
     """The past of each pool, with its name at the end of its line; the names keep apart from each other."""
-    _title(axes, "Disk used, of each pool")
+    _title(axes, "Storage used per host")
     first = min(line.points[0][0] for line in lines)
     last = max(line.points[-1][0] for line in lines)
     length = max(last - first, 3600.0)
@@ -157,7 +167,7 @@ def apart(ends: list[float]) -> list[float]:
 
 def _tenants(axes: Any, bars: tuple[Bar, ...]) -> None:
     """A bar for each tenant, under its name and words."""
-    _title(axes, "Nearest to their plans")
+    _title(axes, "Closest to their plan limit")
     rows = range(len(bars))
     axes.barh(rows, [1.0] * len(bars), height=0.22, color="#ececef")
     hues = [RED if bar.high else BLUE for bar in bars]

@@ -1,4 +1,4 @@
-"""What became of the fleet since a moment, and what needs a look: gathered once, then only words."""
+"""Gathers what happened in the fleet since a moment, and what needs attention, for the digest."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TenantDay:
 
     @property
     def speaks(self) -> bool:
-        """Whether there is something to say of it."""
+        """Whether there is something to report about the tenant."""
         return bool(self.high or self.missing or self.incidents or self.operations or self.urgency[0])
 
     @property
@@ -100,7 +100,7 @@ class TenantDay:
 
 @dataclass(frozen=True)
 class FailedErrands:
-    """How often a command of the bot's own failed, of which tenants, and why it did the last time."""
+    """How often a background task failed, for which tenants, and the last error."""
 
     command: str
     times: int
@@ -143,7 +143,7 @@ class Digest:
 
     @property
     def words(self) -> list[tuple[str, int]]:
-        """How many tenants are how, the worst first."""
+        """The number of tenants by condition, the worst first."""
         return counted(tenant.condition for tenant in self.tenants)
 
     @property
@@ -153,34 +153,60 @@ class Digest:
 
     @property
     def missing(self) -> list[TenantDay]:
-        """The tenants that should have a new snapshot and have none, the oldest first."""
+        """The tenants whose snapshot is overdue, the oldest first."""
         found = [tenant for tenant in self.tenants if tenant.missing]
         return sorted(found, key=lambda tenant: -(tenant.newest or float("inf")))
 
     @property
     def full(self) -> list[TenantDay]:
-        """The tenants that are near to their plan's limits, the nearest first."""
+        """The tenants close to their plan limit, the closest first."""
         return sorted((tenant for tenant in self.tenants if tenant.high), key=lambda one: one.urgency, reverse=True)
 
     @property
     def speaking(self) -> list[TenantDay]:
-        """The tenants that there is something to say of, the worst first."""
+        """The tenants with something to report, the worst first."""
         return sorted((one for one in self.tenants if one.speaks), key=lambda one: one.urgency, reverse=True)
 
     @property
     def troubles(self) -> int:
-        """How many things need a look."""
+        """How many things to check."""
         told = (self.halted, self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
         return sum(len(things) for things in (*told, self.failed, self.failed_errands))
 
     @property
+    def headline(self) -> str:
+        """The worst of it in a few words: who is offline or degraded, else how many things to check."""
+        if self.well:
+            return "all healthy" if self.tenants else "no tenants yet"
+        words = dict(self.words)
+        unwell = [(words[word], word) for word in ("offline", "degraded") if word in words]
+        if not unwell:
+            return f"{self.troubles} thing{'s' if self.troubles > 1 else ''} to check"
+        if len(self.offline) == 1 and len(unwell) == 1:
+            return f"{self.offline[0]} is offline"
+        first = unwell[0][0]
+        return ", ".join(
+            [f"{first} client{'s' if first > 1 else ''} {unwell[0][1]}", *(f"{n} {w}" for n, w in unwell[1:])]
+        )
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every tenant has a snapshot that is younger than a day or so."""
+        return all(tenant.newest is not None and tenant.newest <= SNAPSHOT_DUE for tenant in self.tenants)
+
+    @property
+    def changes(self) -> int:
+        """How many operations of people have ended."""
+        return sum(sum(commands.values()) for commands in self.ended.values())
+
+    @property
     def well(self) -> bool:
-        """Whether nothing needs a look."""
+        """Whether there is nothing to check."""
         return not self.troubles
 
 
 def gather(context: Context, since: float) -> Digest:
-    """Read the fleet in one request a server, and the rest from the database. Silent servers are told, not raised."""
+    """Read the fleet in one request per server, and the rest from the database. Silent servers are reported."""
     database, now, settings = context.database, context.now(), context.settings
     survey = context.fleet.survey()
     incidents = context.incidents.since(since)
@@ -259,7 +285,7 @@ def gather(context: Context, since: float) -> Digest:
 
 
 def ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
-    """Return the jobs that ail, but for those that fail of a silent server, and the digest that is being made."""
+    """Return the failing jobs, except those failing because of a silent server, and the digest now being made."""
     return tuple(
         job
         for job in context.jobs.ailing()
@@ -268,7 +294,7 @@ def ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
 
 
 def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use]) -> dict[str, Carries]:
-    """Return what each host still carries, as the last sweep found it; no LXD is asked."""
+    """Return how many more tenants fit on each host, by the last sweep, without asking LXD."""
     resources = {
         host: Resources(one.memory_total, one.memory or 0, cores=1, load=one.load)
         for host, one in samples.hosts(context.database, context.now()).items()
@@ -279,7 +305,7 @@ def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use
 
 
 def storage(database: Database, now: float) -> dict[str, Use]:
-    """Return the pool of each host as the last sweep found it, with its past; no LXD is asked."""
+    """Return the storage pool of each host with its history, by the last sweep, without asking LXD."""
     pools = {}
     for host, fills in pool_growth(database, now - TREND, now).items():
         past = samples.pool_history(database, host, now - PAST, now)
@@ -358,7 +384,7 @@ def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:
 
 
 def _taken(context: Context, since: float) -> dict[str, int]:
-    """Count the snapshots that were taken of each tenant: those that are removed by now too."""
+    """Count the snapshots taken of each tenant, including deleted ones."""
     rows = context.database.read(
         "SELECT tenant, count(*) AS n FROM snapshots_of_tenants WHERE at BETWEEN ? AND ? GROUP BY tenant",
         since,

@@ -1,4 +1,4 @@
-"""The one live Slack message of an operation, and its thread. Rendered from state: a lost update heals at the next."""
+"""Shows an operation as one live Slack message with a thread, rendered from state: a lost update heals at the next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.webhook import WebhookClient
 
-from bot.model.text import escape
+from bot.model.text import escape, names
 from bot.model.turns import in_turn
 from bot.settings import Settings
 from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
@@ -255,7 +255,7 @@ class Announcer:
                 page = self.client.conversations_replies(channel=channel, ts=ts, limit=1, include_all_metadata=True)
                 ours = self.client.auth_test()["user_id"]
             except (SlackClientError, OSError, HTTPException) as error:
-                raise NotPosted("Slack does not tell me which request this thread is of; reply once more.") from error
+                raise NotPosted("Slack does not say which request this thread belongs to. Reply once more.") from error
             # Anybody's app may mark a message as ours are marked.
             mark = _mark(page["messages"][0]) if page["messages"][0].get("user") == ours else ""
             found = [one for one in unplaced if one.mark == mark]
@@ -289,6 +289,7 @@ class Announcer:
             operation=operation,
             plan=operation.plan,
             policy=policy,
+            deciders=names(policy.approve, policy.approvals),
             given=len(operation.decisions),
             called=self._called(operation) if operation.state == "needs_attention" else "",
             taken_back=taken_back,
@@ -326,7 +327,7 @@ class Announcer:
                 modal.fill(lambda view: self.client.views_update(view_id=opened["view"]["id"], view=view))
         except (SlackClientError, OSError) as error:
             why = error.response.get("error") if isinstance(error, SlackApiError) else error
-            raise NotPosted(f"Slack did not show the window ({why}); nothing is lost, try again.") from error
+            raise NotPosted(f"Slack did not open the window ({why}). Nothing is lost; try again.") from error
 
 
 def ways_out(operation: Operation) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Incidents: one open for each kind of trouble of a tenant or server, with one thread. Each change has its audit row.
+"""Incidents: one open per kind of finding and tenant or server, with one thread. Every change has its audit row.
 
 The head of the thread is rendered from state, as an operation's card is: a lost update heals at the next. Before
 anything is posted it is written down that it will be, so that after a crash it is looked for and not said twice.
@@ -61,7 +61,7 @@ class Incident:
 
     @property
     def subject(self) -> str:
-        """Whose trouble it is."""
+        """The tenant, server or part that the incident is about."""
         return self.tenant or self.server
 
     @property
@@ -71,23 +71,23 @@ class Incident:
 
     @property
     def row(self) -> Kind:
-        """What is known of its kind."""
+        """The row of its kind of finding."""
         return findings.kind(self.kind)
 
     @property
     def title(self) -> str:
-        """What is wrong, in the words of a headline."""
+        """The finding as a headline."""
         return self.row.title
 
 
 def worst_first(incidents: Iterable[Incident]) -> list[Incident]:
-    """Return incidents by how grave they are; what is as grave stays in its order."""
+    """Return incidents by severity, otherwise in their order."""
     return sorted(incidents, key=lambda one: one.row.severity)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one sweep found out, by tenant and by server; who is not in it was not looked at.
+    """The result of one sweep, by tenant and by server; what is missing was not checked.
 
     `gone` are (tenant, server) pairs, one of them empty, that there are no more.
     """
@@ -98,7 +98,7 @@ class Seen:
 
 
 class Incidents:
-    """The table of incidents, and their threads in a channel (empty: they are kept, and nobody is told)."""
+    """The table of incidents, and their threads in a channel (empty: they are recorded, but not posted)."""
 
     def __init__(
         self,
@@ -120,18 +120,18 @@ class Incidents:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def marked(self, mark: str) -> Incident:
-        """Return the incident that a button is of, or refuse when there is none, or its number is another's by now."""
+        """Return the incident of a button, or refuse when there is none, or its number belongs to another one."""
         for found in self._select("id = ?", int(mark.partition(".")[0])):
             if found.mark == mark:
                 return found
         raise Refused("This incident no longer exists. The next health check posts a new one if needed.")
 
     def open(self) -> list[Incident]:
-        """Return what is wrong now, oldest first."""
+        """Return the open incidents, oldest first."""
         return self._select("closed IS NULL")
 
     def since(self, at: float) -> list[Incident]:
-        """Return what is wrong now or has been at some time since then, oldest first."""
+        """Return the incidents open now or at some time since then, oldest first."""
         return self._select("closed IS NULL OR closed BETWEEN ? AND ?", at, self.clock())
 
     def _select(self, where: str, *values: object, order: str = "id") -> list[Incident]:
@@ -141,7 +141,7 @@ class Incidents:
     # -- changing -----------------------------------------------------------------------------------------------
 
     def judge(self, transaction: sqlite3.Connection, seen: Seen) -> None:
-        """Open what is found and not open, close what is open and no longer found; what was not seen stays."""
+        """Open incidents for new findings, close those no longer found; what was not checked stays."""
         now = self.clock()
         known: dict[tuple[str, str], dict[str, Incident]] = {}
         for row in transaction.execute("SELECT * FROM incidents WHERE closed IS NULL"):
@@ -159,16 +159,16 @@ class Incidents:
                         (finding.text, now, here[finding.kind].id),
                     )
             for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
-                words = f"Recovered after {seconds(now - here[kind].opened)}."
+                words = f"Resolved after {seconds(now - here[kind].opened)}."
                 if diagnosis.rests and findings.kind(kind).judged != Judged.ALWAYS:
                     words = f"The tenant was {diagnosis.rests}, so this is no longer monitored."
                 elif kind in diagnosis.given_up:
-                    words = "It has not been tried for a day, so this is no longer monitored."
+                    words = "The task has not run for a day, so it is no longer monitored."
                 self._close(transaction, here[kind], words, now)
         for subject in seen.gone:
             for incident in known.get(subject, {}).values():
                 what = "tenant" if incident.tenant else "server"
-                self._close(transaction, incident, f"It is over: there is no such {what} any more.", now)
+                self._close(transaction, incident, f"Resolved: the {what} no longer exists.", now)
         # Where a silence is over the button comes back.
         transaction.execute(
             "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
@@ -177,7 +177,7 @@ class Incidents:
         )
 
     def _open(self, transaction: sqlite3.Connection, tenant: str, server: str, finding: Finding, now: float) -> None:
-        """Begin an incident, or go on with the same one when it had been over for a short while only."""
+        """Open an incident, or reopen one that was resolved a short while ago."""
         detail = {"kind": finding.kind, "text": finding.text} | ({"server": server} if server else {})
         last = transaction.execute(
             "SELECT id, silenced_until FROM incidents WHERE tenant = ? AND server = ? AND kind = ? AND closed > ?"
@@ -207,7 +207,7 @@ class Incidents:
             _note(transaction, incident.id, f":large_green_circle: {words}")
 
     def silence(self, mark: str, actor: str) -> None:
-        """Let an incident say nothing more for a while, or raise Refused."""
+        """Silence an incident for a while, or raise Refused."""
         incident, now = self.marked(mark), self.clock()
         with self.database.transaction() as transaction:
             done = transaction.execute(
@@ -220,13 +220,13 @@ class Incidents:
                 _record(transaction, "incident.silenced", actor, incident.tenant, incident.id, detail, now)
         if not done.rowcount:
             incident = self.marked(mark)
-            how = "over" if incident.closed else f"silenced already, by <@{incident.silenced_by}>"
-            raise Refused(f"Incident {incident.id} is {how}.")
+            how = "resolved" if incident.closed else f"silenced by <@{incident.silenced_by}>"
+            raise Refused(f"Incident {incident.id} is already {how}.")
 
     # -- telling ------------------------------------------------------------------------------------------------
 
     def announce(self) -> None:
-        """Bring every thread up to date; what Slack does not take now is said at the next call.
+        """Bring every thread up to date; what Slack refuses is retried at the next call.
 
         Raises NotPosted, once all were tried, where Slack has not taken one for minutes.
         """
@@ -251,10 +251,10 @@ class Incidents:
             self._announcing.release()
         if refused:
             count = f"{len(refused)} incident{'s' if len(refused) > 1 else ''}"
-            raise NotPosted(f"For minutes {count} could not be told: {refused[-1]}")
+            raise NotPosted(f"{count} could not be posted for minutes: {refused[-1]}")
 
     def _most_urgent(self, tried: list[int]) -> list[Incident]:
-        """Return the one that comes next: of what is new, then of what has a note for its thread, then of the rest."""
+        """Return the next incident to post: new ones first, then those with a note for their thread, then the rest."""
         noted = "id IN (SELECT incident FROM incident_notes WHERE posted IS NULL)"
         due = f"announced < revision OR {noted} OR (outdated <= ? AND silenced_until <= ?)"
         return self._select(
@@ -304,7 +304,7 @@ class Incidents:
             transaction.execute(f"UPDATE {update}", values)
 
     def head(self, incident: Incident) -> Message:
-        """Render the head of an incident's thread as it stands, with the buttons that still have a meaning."""
+        """Render the current head of an incident's thread, with the buttons that still apply."""
         buttons = []
         if not incident.closed:
             for command, remedy in incident.row.buttons.items():
@@ -329,5 +329,5 @@ def _record(
 
 
 def _note(transaction: sqlite3.Connection, incident: int, text: str) -> None:
-    """Leave a message for the thread."""
+    """Queue a message for the thread."""
     transaction.execute("INSERT INTO incident_notes (incident, text) VALUES (?,?)", (incident, text))

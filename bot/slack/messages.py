@@ -1,4 +1,4 @@
-"""Messages: template and state become Block Kit within Slack's limits. Templates hold words, this file holds blocks.
+"""Renders templates and state to Block Kit within Slack's limits. Templates hold texts, this file holds blocks.
 
 A template is mrkdwn with four marks at the start of a line: `# ` a header, `~ ` small print, `---` a line across,
 and an empty line between sections. Everything put into it is escaped; `Mrkdwn` marks what is ours.
@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bot.model.text import (
+    DATE_FORM,
     Mrkdwn,
     block,
     clip,
@@ -90,11 +91,12 @@ class Renderer:
 
     def when(self, at: float) -> Mrkdwn:
         """A moment, in the reader's own zone by Slack, with ours for who cannot show it."""
-        return Mrkdwn(f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{self.moment(at)}>")
+        return Mrkdwn(self.moment(at))
 
     def moment(self, at: float) -> str:
-        """A moment in the bot's own zone, for facts of a plan, which are plain text."""
-        return datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
+        """The same for facts and sentences, which are plain text until `line` or `told` shows them."""
+        ours = datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
+        return f"<!date^{int(at)}^{DATE_FORM}|{ours}>"
 
     def day(self, at: float) -> str:
         """A day of ours, where Slack cannot show the reader's own."""
@@ -127,7 +129,7 @@ class Renderer:
             blocks.append(one)
             total += length
         if cut:
-            blocks.append(small_print("… cut here: Slack shows no more than this in one message."))
+            blocks.append(small_print("… cut: the rest does not fit in one Slack message."))
         if not blocks:
             blocks.append(section(" ".join(words.split()) or "…"))
         first = next((_text_of(block) for block in blocks if _text_of(block)), "…")
@@ -224,8 +226,8 @@ def batch_buttons(mark: str, *, paused: bool, to_come: int) -> list[Block]:
     """The buttons of a batch that is under way; none where nothing is to come."""
     if not to_come:
         return []
-    first = button("batch_go_on", "Go on", mark, "primary") if paused else button("batch_pause", "Pause", mark)
-    sure = f"{to_come} that have not begun never will; what is under way goes on to its end."
+    first = button("batch_go_on", "Continue", mark, "primary") if paused else button("batch_pause", "Pause", mark)
+    sure = f"{to_come} tenant{'s' if to_come > 1 else ''} will not be started. Tenants in progress will finish."
     return [first, button("batch_stop", "Stop", mark, "danger", sure=sure)]
 
 

@@ -1,4 +1,4 @@
-"""Who is speaking, and in which roles. Guests, bots, strangers and other organisations have no say."""
+"""Identifies people and their roles. Guests, bots, strangers and other organisations may do nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JUST_NOW = 10.0
 by itself when they change."""
 NO_GROUPS = {
     "plan_upgrade_required": "this Slack plan has no user groups",
-    "no_such_subteam": "Slack knows no such user group",
+    "no_such_subteam": "Slack has no such user group",
     "missing_scope": "the Slack app lacks the scope `usergroups:read`",
 }
 """Why a user group has no members for us: then the configuration's user ids are all there is."""
@@ -39,12 +39,12 @@ UNFIT = ("deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_strang
 
 
 class Untold(Exception):
-    """Slack does not tell just now who is in a group, who somebody is, or of a channel."""
+    """Slack does not answer a question about a group, a person or a channel."""
 
 
 @dataclass
 class _Answer:
-    """The last answer to one question, good from `at` on; who asks while it is on its way waits for it."""
+    """The last answer to one question, valid from `at` on; others who ask meanwhile wait for the answer."""
 
     at: float = -math.inf
     data: Any = None
@@ -53,7 +53,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Group:
-    """A user group; `why`: Slack does not tell who is in it."""
+    """A user group; `why`: the reason why its members are unknown."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class Deciders:
-    """Who can decide on a request, beside who asked for it.
+    """The people who can decide on a request, other than the requester.
 
     Attributes:
         people: ids of full members, no more than were looked for; `everyone`: each full member, who are not named.
@@ -78,7 +78,7 @@ class Deciders:
 
 
 class People:
-    """Asks Slack who somebody is; keeps answers for a minute, and for a decision for seconds."""
+    """Asks Slack about people; caches answers for a minute, and for a decision for seconds."""
 
     def __init__(self, client: WebClient, settings: Settings) -> None:
         self.client = client
@@ -90,17 +90,17 @@ class People:
         """What the app may do in Slack, as far as Slack tells."""
 
     def connect(self) -> None:
-        """Learn our own team, and our own organisation on Enterprise Grid (auth.test)."""
+        """Ask Slack for our own team, and our organisation on Enterprise Grid (auth.test)."""
         try:
             known = self.client.auth_test()
         except SlackApiError as error:
-            raise InvalidSettings(f"Slack does not take SLACK_BOT_TOKEN: {error.response['error']}.") from error
+            raise InvalidSettings(f"Slack rejected SLACK_BOT_TOKEN: {error.response['error']}.") from error
         granted = getattr(known, "headers", {}).get("x-oauth-scopes", "")
         self.scopes = frozenset(filter(None, granted.split(",")))
         self.ours = frozenset(str(known[key]) for key in ("team_id", "enterprise_id") if known.get(key))
 
     def forget(self) -> None:
-        """Forget what was kept: a user group changed."""
+        """Drop cached answers, after a change of a user group."""
         with self._lock:
             self._kept.clear()
 
@@ -120,21 +120,25 @@ class People:
             return kept.data
 
     def actor(self, user: str, team: str, channel: str, *, fresh: bool = False) -> Actor:
-        """Return who acts, with their roles, or raise Refused when they have no say here."""
+        """Return a person with their roles, or raise Refused when they may not use the bot."""
         try:
             return self._actor(user, team, channel, fresh)
         except SlackApiError as error:
             raise Refused(
-                f"Slack does not tell me who you are just now ({error.response.get('error')}); try again in a minute."
+                f"I couldn't check your permissions (Slack: {error.response.get('error')}). Try again in a minute."
             ) from error
         except OSError as error:
-            raise Refused("Slack does not answer me just now, so nothing was done; try again in a minute.") from error
+            raise Refused(
+                "Slack does not answer, so I couldn't check your permissions. Try again in a minute."
+            ) from error
 
     def _actor(self, user: str, team: str, channel: str, fresh: bool) -> Actor:
         if team not in self.ours:
-            raise Refused("Only members of this workspace's own organisation can do this.")
+            raise Refused("Only members of our own organisation can use me.")
         if not self._is_full_member(user, fresh):
-            raise Refused("Guests, bots and people of other organisations cannot do this; ask a full member.")
+            raise Refused(
+                "Guests, bots and people from other organisations can't use me. Ask a full member of this workspace."
+            )
         if channel and not channel.startswith("D"):
             try:
                 info = self._ask("conversations.info", channel, fresh, channel=channel)["channel"]
@@ -145,9 +149,9 @@ class People:
             if not info.get("is_member", True):
                 # An invitation follows, of which what is kept would know nothing.
                 self.forget()
-                raise Refused("I am not in this channel: `/invite` me, then try again.")
+                raise Refused("I am not in this channel. Add me first: `/invite @mautic`")
             if info.get("is_ext_shared"):
-                raise Refused("This channel is shared with another organisation; use one of our own.")
+                raise Refused("This channel is shared with another organisation. Use an internal channel.")
         return Actor(user, self._roles(user, fresh))
 
     def _is_full_member(self, user: str, fresh: bool = False) -> bool:
@@ -163,7 +167,7 @@ class People:
         return frozenset(found)
 
     def roles_now(self, user: str) -> frozenset[str]:
-        """Return the roles of somebody who is not at it now; none for who has no say here, or is nobody any more.
+        """Return the current roles of somebody who is not acting now; none for outsiders and deactivated people.
 
         Raises Refused where Slack does not tell.
         """
@@ -173,11 +177,11 @@ class People:
             if isinstance(error, SlackApiError) and error.response.get("error") == "user_not_found":
                 return frozenset()
             raise Refused(
-                f"Slack does not tell just now whether <@{user}>, who approved it, still may; try again in a minute."
+                f"I couldn't check whether <@{user}>, who approved this request, still may. Try again in a minute."
             ) from error
 
     def mention(self, roles: Sequence[str]) -> str:
-        """Return mrkdwn that rings for who has one of these roles; a role that everyone has rings for nobody."""
+        """Return mrkdwn that mentions the people with these roles; a role of everyone mentions nobody."""
         few = [name for name in roles if not self.settings.roles[name].everyone]
         try:
             return self.deciders(few, MENTIONED).mention
@@ -195,10 +199,10 @@ class People:
         for one in known["usergroups"]:
             if one["handle"] == name:
                 return replace(self._group(one["id"], fresh), name=f"@{name}")
-        return _Group("", f"@{name}", (), known.get("why") or "Slack knows no user group of this name")
+        return _Group("", f"@{name}", (), known.get("why") or "Slack has no user group with this name")
 
     def channel_trouble(self, channel: str) -> str:
-        """Return why nothing can, or should, be posted in a channel, as a clause, and what helps; "" if it can.
+        """Return why a channel can't or shouldn't be posted to, and what helps; "" if posting works.
 
         Raises Untold.
         """
@@ -207,23 +211,23 @@ class People:
         except SlackApiError as error:
             if error.response.get("error") in ("channel_not_found", "not_in_channel"):
                 return (
-                    f"Slack knows no channel `{channel}`, or it is a private one without me; set its id, which stands "
-                    "at the end of its details, and `/invite` me there"
+                    f"there is no channel `{channel}`, or it is private and I am not in it. Set the channel's id (at "
+                    "the end of its details in Slack), and `/invite @mautic` there"
                 )
-            raise Untold(f"Slack does not tell of `{channel}` ({error.response.get('error')})") from error
+            raise Untold(f"Slack gives no information about `{channel}` ({error.response.get('error')})") from error
         except OSError as error:
             raise Untold("Slack does not answer") from error
         name = f"`#{info['name']}`" if info.get("name") else f"`{channel}`"
         if info.get("is_archived"):
-            return f"{name} is archived; take it out of the archive, or name another"
+            return f"{name} is archived. Unarchive the channel, or set another"
         if not info.get("is_member", True):
-            return f"I am not in {name}; `/invite` me there"
+            return f"I am not in {name}. Add me: `/invite @mautic`"
         if info.get("is_ext_shared"):
-            return f"{name} is shared with another organisation, which would read all of it; name one of our own"
+            return f"{name} is shared with another organisation, who could read everything. Set an internal channel"
         return ""
 
     def operators(self) -> tuple[str, ...]:
-        """Return who looks after the bot, who may ask for `schedule`; nobody where Slack does not tell."""
+        """Return the bot's operators, who may use `schedule`; nobody when Slack does not answer."""
         try:
             return self.deciders(self.settings.policy("schedule").ask, MENTIONED).people
         except Untold as error:
@@ -231,7 +235,7 @@ class People:
             return ()
 
     def may_ask(self, users: Iterable[str], policy: Policy) -> bool:
-        """Whether one of these people may ask for what a policy is of. Raises Untold."""
+        """Whether one of these people may request the command of a policy. Raises Untold."""
         try:
             return any(self._roles(user, False) & set(policy.ask) for user in users)
         except SlackApiError as error:
@@ -242,7 +246,7 @@ class People:
     # -- who could decide ---------------------------------------------------------------------------------------
 
     def deciders(self, roles: Sequence[str], enough: int, *, but: str = "", mentioned: int = MENTIONED) -> Deciders:
-        """Return who has one of these roles, beside one person; some more than `enough` need not be found.
+        """Return the people with one of these roles, except one person; more than `enough` need not be found.
 
         Raises Untold.
         """
@@ -257,7 +261,7 @@ class People:
         if any(role.everyone for role in roles):
             return Deciders((), True, "", ())
         groups = [self._group(name) for name in dict.fromkeys(name for role in roles for name in role.groups)]
-        missing = [f"the user group `{group.name}` is empty for me: {group.why}" for group in groups if group.why]
+        missing = [f"I can't read the user group `{group.name}`: {group.why}" for group in groups if group.why]
         missing += [
             f"the user group `{group.name}` has no members" for group in groups if not (group.users or group.why)
         ]
@@ -277,16 +281,16 @@ class People:
                 if self._is_full_member(user):
                     yield user
                 else:
-                    missing.append(f"<@{user}> is a guest, a bot, deactivated, or of another organisation")
+                    missing.append(f"<@{user}> is a guest, a bot, deactivated, or from another organisation")
             except SlackApiError as error:
                 if error.response.get("error") != "user_not_found":
                     raise
-                missing.append(f"Slack knows nobody with the id `{user}`")
+                missing.append(f"Slack has no user `{user}`")
 
     def refuse_unless_decidable(
         self, command: str, requester: str, mentioned: int = MENTIONED, *, batch: bool = False
     ) -> str:
-        """Refuse what nobody could approve for who asks for it; return the mention of those who can, or "".
+        """Refuse a request that nobody could approve; return the mention of those who can, or "".
 
         Where Slack does not tell who is in a group, the request is taken as it is.
         """
@@ -306,17 +310,18 @@ class People:
 def undecidable(
     commands: Sequence[str], found: Deciders, approvals: int, roles: Sequence[str], requester: str = ""
 ) -> str:
-    """Say that not enough people could approve some commands, or what each other ask for, why, and what helps."""
+    """Say that not enough people can approve some commands, why, and what helps."""
     named = ", ".join(f"`{command}`" for command in commands)
-    takes = f"take{'s' if len(commands) == 1 else ''} {approvals} approval{'s' if approvals > 1 else ''}"
-    beside = f" beside <@{requester}>" if requester else ""
-    who = "nobody could approve"
+    takes = f"need{'s' if len(commands) == 1 else ''} {approvals} approval{'s' if approvals > 1 else ''}"
+    beside = f" other than <@{requester}>" if requester else ""
+    who = f"nobody{beside} can approve"
     if found.people:
         some = " and ".join(f"<@{user}>" for user in found.people)
-        who = f"only {some} could approve, and nobody approves their own request"
+        apart = f"apart from <@{requester}> " if requester else ""
+        who = f"{apart}only {some} can approve, and nobody approves their own request"
     why = f" ({'; '.join(found.missing[:3])})" if found.missing else ""
     places = " or ".join(f"`roles.{role}`" for role in roles)
     return (
-        f"{named} {takes}, and{beside} {who}{why}. Who runs the bot can add people to {places} in its settings, and "
-        "who administers Slack to the user groups that stand there."
+        f"{named} {takes}, but {who}{why}. Add people to {places} in the bot's settings, or to the Slack user groups "
+        "named there."
     )

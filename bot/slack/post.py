@@ -1,4 +1,4 @@
-"""What the bot says by itself, unasked: the digest, incidents. Each message has a key by which it is found again."""
+"""Posts unprompted messages, such as the digest and incidents. Each has a key by which it can be found again."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class Post:
                 return False
         return True
 
-    def picture(self, channel: str, png: bytes, *, name: str, title: str, thread_ts: str) -> None:
-        """Share a picture in a thread; its file's name is its key."""
+    def picture(self, channel: str, png: bytes, *, name: str, title: str, thread_ts: str, alt: str = "") -> None:
+        """Share a picture in a thread; its file's name is its key, `alt` tells what it shows (else the title does)."""
         with _told(channel):
             self.client.files_upload_v2(
-                channel=channel, thread_ts=thread_ts, filename=name, title=title, alt_txt=title, content=png
+                channel=channel, thread_ts=thread_ts, filename=name, title=title, alt_txt=alt or title, content=png
             )
 
     def heads(self, channel: str, *, since: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Work in a tenant that is no operation, such as one of Mautic's commands: no operation begins beside it."""
+"""Tracks work in a tenant that is no operation, such as a console command: no operation starts meanwhile."""
 
 from __future__ import annotations
 

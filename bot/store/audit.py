@@ -1,4 +1,4 @@
-"""The audit log: append-only (triggers), hash-chained, written in the transaction of the change it tells of."""
+"""The audit log: append-only, hash-chained, and written in the same transaction as the change itself."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def _walked(database: Database, head: str) -> Verdict:
     expected, previous, seq = 1, GENESIS, 0
     for seq, row in _rows(database):
         if seq != expected:
-            return Verdict(expected - 1, seq, previous, f"row {expected} is missing")
+            return Verdict(expected - 1, seq, previous, f"entry {expected} is missing")
         if row[-2] != previous:
-            return Verdict(expected - 1, seq, previous, f"row {seq} does not follow the row before it")
+            return Verdict(expected - 1, seq, previous, f"entry {seq} does not follow the one before")
         if _digest(row[:-1]) != row[-1]:
-            return Verdict(expected - 1, seq, previous, f"row {seq} was changed")
+            return Verdict(expected - 1, seq, previous, f"entry {seq} was changed")
         previous, expected = str(row[-1]), expected + 1
         met = met or previous.startswith(head)
     if not met:
-        return Verdict(seq, expected, previous, f"the head {head[:16]} kept elsewhere is no longer in it")
+        return Verdict(seq, expected, previous, f"the checkpoint {head[:16]} is no longer in the log")
     return Verdict(seq, 0, previous)
 
 

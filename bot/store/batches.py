@@ -1,4 +1,4 @@
-"""Batches: operations whose children are operations; one approval over the whole list, and one card.
+"""Batches: operations with one child operation per tenant, under one approval and one card.
 
 A batch that has begun is in no worker's hands. Its children are: those whose turn has come are claimed as any
 operation is (`bot/store/operations.py`, within the limits of `bot/model/lanes.py`). How it stands is read from them, so
@@ -30,7 +30,7 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Standing:
-    """How a batch that has begun stands: its children by state, the names of those that failed, who holds it up.
+    """The progress of a started batch: its children by state, the names of failed ones, who paused or stopped it.
 
     `frozen`: the names of those that have not begun and that a freeze holds; they pass, and the others go on. `held`:
     those of them that another guard held when it was their turn, each with the sentence why.
@@ -55,7 +55,7 @@ class Standing:
 
     @property
     def at_work(self) -> int:
-        """How many are under way."""
+        """How many are in progress."""
         return sum(self.counts.get(state, 0) for state in AT_WORK)
 
     @property
@@ -65,7 +65,7 @@ class Standing:
 
 
 def standing(operations: Operations, batch: int) -> Standing | None:
-    """Return how a batch stands; None: it has not begun, or is none."""
+    """Return the progress of a batch; None: it has not started, or is no batch."""
     rows = operations.database.read("SELECT * FROM batches WHERE operation = ?", batch)
     if not rows:
         return None
@@ -101,7 +101,7 @@ def standing(operations: Operations, batch: int) -> Standing | None:
 
 
 def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
-    """Write all children down, in one transaction: each waits for its turn. No effect on a batch that has begun."""
+    """Create all children in one transaction; each waits for its turn. Does nothing for a started batch."""
     with operations.database.transaction() as transaction:
         if transaction.execute("SELECT 1 FROM batches WHERE operation = ?", (batch.id,)).fetchone():
             return
@@ -128,24 +128,24 @@ def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
 
 
 def pause(operations: Operations, batch: Operation, actor: str) -> None:
-    """Let no more children begin; those that are under way go on to their end."""
+    """Start no more children; those in progress finish."""
     _hold(
         operations,
         batch,
         actor,
         "paused",
-        f":double_vertical_bar: <@{actor}> paused it; what is under way goes on to its end.",
+        f":double_vertical_bar: Paused by <@{actor}>. Tenants in progress will finish.",
     )
 
 
 def stop(operations: Operations, batch: Operation, actor: str) -> None:
-    """Let no more children begin, for good; those that are under way go on to their end."""
+    """Stop the batch for good: start no more children; those in progress finish."""
     _hold(
         operations,
         batch,
         actor,
         "stopped",
-        f":black_square_for_stop: <@{actor}> stopped it; what is under way goes on to its end, and no more begins.",
+        f":black_square_for_stop: Stopped by <@{actor}>. Tenants in progress will finish, no others start.",
     )
     settle(operations)
 
@@ -168,7 +168,7 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
             left = {"not_begun": [row["tenant"] for row in waiting]}
             # Nothing is said of each: none of them has begun.
             transaction.execute(
-                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'Its batch was stopped',"  # noqa: S608
+                "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'The batch was stopped',"  # noqa: S608
                 f" finished = ?, revision = revision + 1 WHERE parent = ? AND {NOT_BEGUN}",
                 (actor, operations.clock(), batch.id),
             )
@@ -177,7 +177,7 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
 
 
 def go_on(operations: Operations, batch: Operation, actor: str) -> None:
-    """Let a paused batch go on, whatever failed until now."""
+    """Continue a paused batch, whatever failed so far."""
     with operations.database.transaction() as transaction:
         held = transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = (SELECT count(*) FROM operations"
@@ -187,30 +187,30 @@ def go_on(operations: Operations, batch: Operation, actor: str) -> None:
         )
         if not held.rowcount:
             raise Refused(_why_not(operations, batch))
-        _record(operations, transaction, batch, "batch.went_on", actor, f":arrow_forward: <@{actor}> lets it go on.")
+        _record(operations, transaction, batch, "batch.went_on", actor, f":arrow_forward: Continued by <@{actor}>.")
     operations.changed()
 
 
 def _why_not(operations: Operations, batch: Operation) -> str:
-    """Say why a button of a card means nothing any more."""
-    state, stands = operations.get(batch.id).state, standing(operations, batch.id)
+    """Say why a button of a card no longer applies."""
+    now, stands = operations.get(batch.id), standing(operations, batch.id)
     if stands and stands.stopped_by:
-        return f"Operation {batch.id} was stopped already, by <@{stands.stopped_by}>."
-    if stands and state == "running":
+        return f"{now.headed} was already stopped by <@{stands.stopped_by}>."
+    if stands and now.state == "running":
         by = "the bot" if stands.paused_by == SYSTEM else f"<@{stands.paused_by}>"
-        return f"Operation {batch.id} " + (f"is paused already, by {by}." if stands.paused_by else "is not paused.")
-    return f"Operation {batch.id} is {state.replace('_', ' ')}; there is nothing of it to hold or to let go on."
+        return f"{now.headed} " + (f"was already paused by {by}." if stands.paused_by else "is not paused.")
+    return f"{now.headed} {now.standing}, so there is nothing to pause, continue or stop."
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
-    """Try a failed operation again; of a batch all children that failed, one after the other in their turns."""
+    """Retry a failed operation; of a batch, all failed children in turn."""
     if standing(operations, operation.id) is None:
         recovery.retry(operations, operation, actor)
         return
     with operations.database.transaction() as transaction:
         recovery.reopen(operations, transaction, operation.id, actor)
         if transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()[0] != "running":
-            raise Refused(f"Operation {operation.id} has not failed, so there is nothing to try again.")
+            raise Refused(f"{operation.headed} has not failed, so there is nothing to retry.")
         failed = operations.select("parent = ? AND state = 'failed'", operation.id, limit=MANY)
         for child in failed:
             operations.move(
@@ -226,13 +226,13 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
         transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = 0 WHERE operation = ?", (operation.id,)
         )
-        note = f":arrows_counterclockwise: <@{actor}> tries the {len(failed)} again that failed."
+        note = f":arrows_counterclockwise: <@{actor}> retries the {len(failed)} that failed."
         operations.note(transaction, operation.id, note)
     operations.changed()
 
 
 def settle(operations: Operations) -> None:
-    """Decide from their children what becomes of the batches that are under way; safe to run at any moment."""
+    """End or pause running batches according to their children; safe to run at any moment."""
     under_way = "state = 'running' AND id IN (SELECT operation FROM batches)"
     for batch in operations.select(under_way, limit=MANY):
         _free_from_the_held(operations, batch)
@@ -258,12 +258,12 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
             "succeeded",
             event="operation.succeeded",
             expect=("running",),
-            note=f":white_check_mark: {asker}, all {total} are done.",
+            note=f":white_check_mark: {asker}, all {total} done.",
             outcome="done",
             begun=0,
             finished=now,
         )
-    tally = f"{stands.done} of {total} are done"
+    tally = f"{stands.done} of {total} done"
     if stands.failed:
         tally += f", {len(stands.failed)} failed ({_named(stands.failed)})"
     if stands.stopped_by:
@@ -275,8 +275,7 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
             actor=stands.stopped_by,
             expect=("running",),
             detail={"outcome": tally},
-            note=f":black_square_for_stop: {asker}, it has ended: {tally}; "
-            f"{stands.counts.get('cancelled', 0)} did not begin.",
+            note=f":black_square_for_stop: {asker}, stopped: {tally}, {stands.counts.get('cancelled', 0)} not started.",
             outcome=f"Stopped: {tally}",
             ended_by=stands.stopped_by,
             begun=0,
@@ -289,7 +288,7 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
         event="operation.failed",
         expect=("running",),
         detail={"outcome": tally},
-        note=f":x: {asker}, {tally}. Retry beside each tries that one again, and Retry on the card all of them.",
+        note=f":x: {asker}, {tally}. Tap Retry next to one tenant, or on the card for all of them.",
         outcome=tally,
         begun=0,
         finished=now,
@@ -306,15 +305,16 @@ def _pause_after_failures(
     if not paused.rowcount:
         return False
     note = (
-        f":double_vertical_bar: <@{batch.requester}>, it pauses, as {len(stands.failed)} failed "
-        f"({_named(stands.failed)}) and {stands.to_come} are to come. Go on and Stop, on the card above, decide."
+        f":double_vertical_bar: <@{batch.requester}>, paused after {len(stands.failed)} "
+        f"failure{'s' if len(stands.failed) > 1 else ''} ({_named(stands.failed)}), {stands.to_come} still waiting. "
+        "Tap Continue or Stop on the card above."
     )
     _record(operations, transaction, batch, "batch.paused", SYSTEM, note, {"failed": list(stands.failed)})
     return True
 
 
 def _free_from_the_held(operations: Operations, batch: Operation) -> None:
-    """End children as failed that nothing but a person's request or halt holds up, once nothing else is left to do.
+    """Fail children blocked only by a person's request or a halted operation, once nothing else is left to do.
 
     What is frozen is left to do: its freeze ends.
     """
@@ -353,7 +353,7 @@ def _record(
     note: str,
     detail: Mapping[str, object] | None = None,
 ) -> None:
-    """Write down what became of a batch whose state stays, for the log, its card and its thread."""
+    """Record an event of a batch whose state stays, in the log, its card and its thread."""
     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (batch.id,))
     audit.record(transaction, audit.Event(event, actor, "", batch.id, detail), operations.clock())
     operations.note(transaction, batch.id, note)

@@ -127,7 +127,7 @@ def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
             event="operation.cancelled" if hold.ends else "operation.held",
             expect=(operation.state,),
             detail={"why": hold.why, "guard": hold.guard},
-            note=f":hourglass: Request #{operation.id} is waiting: {told(hold.why, hold.typed)}",
+            note=f":hourglass: {operation.headed} is waiting: {told(hold.why, hold.typed)}",
             outcome=hold.why,
             held_by=hold.guard,
             finished=operations.clock() if hold.ends else None,

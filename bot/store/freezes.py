@@ -1,4 +1,4 @@
-"""Freezes: while a tenant, or all of them, is frozen nothing about it is changed but what keeps it safe.
+"""Freezes: while one tenant or all are frozen, only what keeps tenants safe may change.
 
 What has begun goes on to its end or is taken back. Who may freeze is policy; `bot/engine/guards.py` has what is
 refused.
@@ -24,7 +24,7 @@ CONFIRM = 3600.0
 
 
 def subject(word: str) -> str:
-    """Return the tenant that a word names, EVERYTHING for `all`, or refuse."""
+    """Return the tenant named by a word, EVERYTHING for `all`, or refuse."""
     try:
         return EVERYTHING if word.lower() == "all" else tenant_name(word)
     except InvalidName as error:
@@ -65,7 +65,7 @@ class Freezes:
         self.database = operations.database
 
     def all(self) -> list[Freeze]:
-        """Return the freezes that hold now, that of all tenants first."""
+        """Return the current freezes, the freeze of all tenants first."""
         found = self._open()
         if not any(one.until for one in found):
             return found
@@ -73,11 +73,11 @@ class Freezes:
         return [one for one in found if not all(self._over(one, now, lived))]
 
     def on(self, tenant: str) -> Freeze | None:
-        """Return the freeze that holds a tenant, None when none does; one of all comes before its own."""
+        """Return the freeze that applies to a tenant, or None; a freeze of all tenants comes first."""
         return next((one for one in self.all() if one.tenant in (EVERYTHING, tenant)), None)
 
     def among(self, tenants: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some tenants that a freeze holds, in their order."""
+        """Return those of some tenants that are frozen, in their order."""
         held = {one.tenant for one in self.all()} if tenants else set()
         return tuple(one for one in tenants if EVERYTHING in held or one in held)
 
@@ -97,7 +97,7 @@ class Freezes:
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
             if known and not all(self._over(known, now, lived)) and _lasts(known.until) >= _lasts(until):
                 raise Refused(
-                    f"{known.what} frozen for as long already, by <@{known.actor}>; `{known.way_out}` ends that."
+                    f"{known.what} already frozen for as long by <@{known.actor}>. To end that: `{known.way_out}`"
                 )
             if known:
                 self._end(transaction, known, actor, "")
@@ -152,8 +152,8 @@ class Freezes:
         said = f"`{tenant}` is not frozen" if tenant else "Not all tenants are frozen"
         others = self.all()
         if not others:
-            return f"{said}; nothing is."
-        return f"{said}; {_and([f'`{one.way_out}`' for one in others[:5]])} would end what is."
+            return f"{said}, and neither is anything else."
+        return f"{said}. To end what is frozen: {_and([f'`{one.way_out}`' for one in others[:5]])}."
 
     def _open(self) -> list[Freeze]:
         rows = self.database.read(f"SELECT {_COLUMNS} FROM freezes WHERE ended IS NULL ORDER BY tenant")  # noqa: S608
@@ -164,7 +164,7 @@ class Freezes:
         return Freeze(*row) if row else None
 
     def _made_by(self, transaction: sqlite3.Connection, column: str, delivery: str) -> Freeze | None:
-        """Return what a delivery has done already that a crash lets come again."""
+        """Return the freeze that a delivery repeated after a crash has already made."""
         return self._one(transaction, f"{column} = ?", delivery) if delivery else None
 
     def _end(self, transaction: sqlite3.Connection, one: Freeze, actor: str, delivery: str) -> None:
@@ -178,7 +178,7 @@ class Freezes:
             self._show_anew(transaction, one.tenant)
 
     def _show_anew(self, transaction: sqlite3.Connection, tenant: str) -> None:
-        """Have the cards of what waits tell it, and those of batches that have begun."""
+        """Refresh the cards of waiting operations and started batches."""
         transaction.execute(
             "UPDATE operations SET revision = revision + 1 WHERE state IN ('awaiting_approval', 'queued')"
             " AND ? IN ('', tenant) OR state = 'running' AND id IN (SELECT operation FROM batches)",
@@ -190,7 +190,7 @@ _COLUMNS = "id, tenant, actor, reason, at, lived, until"
 
 
 def _lasts(until: float | None) -> float:
-    """Return until when one lasts, to be compared."""
+    """Return the end of a freeze, for comparison."""
     return math.inf if until is None else until
 
 

@@ -1,4 +1,4 @@
-"""What Slack delivered, written down before it is worked on: no delivery is lost by a crash, none is done twice."""
+"""Stores Slack deliveries before they are handled, so that a crash loses none and repeats none."""
 
 from __future__ import annotations
 

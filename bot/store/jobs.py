@@ -1,4 +1,4 @@
-"""Jobs: what the bot does again and again by itself: when each ran last, what came of it, and who paused it."""
+"""Background jobs: when each last ran, with which result, and who paused it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bot.store.database import Database
 LATE = 1800
 """Seconds past its time from which on a run that did not begin, or that goes on, wants a look: sweeps of many tenants
 and Slack's pace take minutes."""
-CUT = "It was cut off when the bot stopped."
+CUT = "Interrupted when the bot stopped."
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Job:
         if self.paused:
             return "is paused"
         if self.late:
-            return "hangs" if self.running else "does not run"
+            return "hangs" if self.running else "is not running"
         return "" if self.outcome in ("", "done", CUT) else f"failed: {self.outcome.rstrip('.')}"
 
 
@@ -91,8 +91,8 @@ class Jobs:
             if job.name == name:
                 return job
         near = get_close_matches(name, self.declared, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`/mautic schedule list` shows all."
-        raise UnknownWords(f"There is no job “{name[:40]}”; {hint}")
+        hint = f"Did you mean `{near[0]}`?" if near else "See all: `/mautic schedule list`"
+        raise UnknownWords(f"There is no job “{name[:40]}”. {hint}")
 
     def _whole(self, job: Declared, row: dict[str, Any]) -> Job:
         now = self.clock()
@@ -108,20 +108,20 @@ class Jobs:
         """Let a job run no more by itself until it is resumed."""
         job = self.job(name)
         if job.paused:
-            raise Refused(f"`{name}` is paused already, by <@{job.paused_by}>.")
+            raise Refused(f"`{name}` was already paused by <@{job.paused_by}>.")
         self._record(name, "job.paused", actor, paused=self.clock(), paused_by=actor)
 
     def resume(self, name: str, actor: str) -> None:
         """Let a paused job run again, at once and then at its times."""
         if not self.job(name).paused:
-            raise Refused(f"`{name}` is not paused; `/mautic schedule run {name}` lets it run now.")
+            raise Refused(f"`{name}` is not paused. To run the job now: `/mautic schedule run {name}`")
         self._record(name, "job.resumed", actor, paused=None, paused_by="")
         self.wake(name)
 
     def ask(self, name: str, actor: str) -> None:
         """Let a job run now, also one that is paused."""
         if self.job(name).running:
-            raise Refused(f"`{name}` runs at this moment; `/mautic schedule list` shows when it is done.")
+            raise Refused(f"`{name}` is already running. See the result: `/mautic schedule list`")
         self._record(name, "job.asked", actor)
         self.wake(name)
 

@@ -1,4 +1,4 @@
-"""Runs of maintenance: what a job asked for together is one row of the audit log, and one more for each failure.
+"""Maintenance runs: the operations of one job run are one row of the audit log, plus one for each failure.
 
 A run goes on for as long as its job has something to do, over several looks; once nothing of it is open or has ended of
 late, it is summed up.
@@ -19,7 +19,7 @@ BY_THEMSELVES = frozenset({"purge"})
 
 
 def run_of(database: Database, job: str, command: str, now: float) -> int:
-    """Return the number of a job's run that is under way, or of a new one; 0 for what is of none."""
+    """Return the number of a job's current run, or of a new one; 0 for what belongs to none."""
     if command in BY_THEMSELVES:
         return 0
     with database.transaction() as transaction:
@@ -33,7 +33,7 @@ def run_of(database: Database, job: str, command: str, now: float) -> int:
 
 
 def sum_up(database: Database, now: float) -> None:
-    """Write the row of each run that is over, in the transaction that ends it."""
+    """Write the audit row of each finished run, in the transaction that finishes it."""
     over = database.read(
         """
         SELECT id, job, began FROM maintenance_runs WHERE ended IS NULL AND NOT EXISTS (
@@ -66,6 +66,6 @@ def sum_up(database: Database, now: float) -> None:
 
 
 def forget(database: Database, before: float) -> None:
-    """Remove what is known of runs that were summed up before then; the audit log has them for ever."""
+    """Delete records of runs summed up before a moment; the audit log keeps them."""
     with database.transaction() as transaction:
         transaction.execute("DELETE FROM maintenance_runs WHERE ended < ?", (before,))

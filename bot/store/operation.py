@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from bot.model.lanes import SYSTEM as SYSTEM
 from bot.model.plan import Plan, Subject
+from bot.store.migrations import MAINTENANCE
 
 State = Literal[
     "awaiting_approval",
@@ -120,6 +121,39 @@ class Operation:
     def open(self) -> bool:
         """Whether it still holds its tenant."""
         return self.state in OPEN
+
+    @property
+    def named(self) -> str:
+        """What people call it: by its number, or of the bot's own maintenance by what it does."""
+        if self.id > MAINTENANCE:
+            return f"the bot's own {self.command} of {self.about}"
+        return f"request #{self.id}"
+
+    @property
+    def headed(self) -> str:
+        """What people call it, to begin a sentence with."""
+        return self.named[0].upper() + self.named[1:]
+
+    @property
+    def standing(self) -> str:
+        """How it stands, to end a sentence with; it names who decided last."""
+        by = next((one.actor for one in reversed(self.decisions)), "")
+        if self.state == "denied":
+            return f"was denied by <@{by}>"
+        approved = f" (approved by <@{by}>)" if by and self.state not in ("awaiting_approval", "expired") else ""
+        stands = {
+            "awaiting_approval": "is waiting for approval",
+            "queued": "is queued",
+            "running": "is in progress",
+            "succeeded": "is already done",
+            "failed": "has failed",
+            "needs_attention": "needs action",
+            "given_up": "was given up",
+            "waiting": "waits for its turn in a batch",
+            "cancelled": "was cancelled",
+            "expired": "has expired",
+        }
+        return f"{stands[self.state]}{approved}"
 
     @property
     def children(self) -> int:

@@ -48,7 +48,7 @@ class Operations:
         """Return one operation, or refuse when none has that number."""
         found = self.select("id = ?", operation)
         if not found:
-            raise Refused(f"There is no request #{operation}; `/mautic history` lists them.")
+            raise Refused(f"There is no request #{operation}. See all: `/mautic history`")
         return found[0]
 
     def marked(self, mark: str) -> Operation:
@@ -56,8 +56,8 @@ class Operations:
         found = self.get(int(mark.partition(".")[0]))
         if found.mark != mark:
             raise Refused(
-                f"This card is outdated: request #{found.id} is now the `{found.command}` of `{found.tenant}`, and has "
-                "its own card."
+                f"This card belongs to another request. #{found.id} is now `{found.command}` of "
+                f"`{found.tenant}`, with its own card."
             )
         return found
 
@@ -106,16 +106,16 @@ class Operations:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
             doing = {
-                "awaiting_approval": f"is waiting for approval. `/mautic cancel {holder.id}` withdraws the request",
-                "needs_attention": f"needs action first: see its thread, or end the request as it is with "
-                f"`/mautic give-up {holder.id} because …`",
-            }.get(holder.state, "is in progress. Try again when it is done")
+                "awaiting_approval": f"waits for approval. To cancel that: `/mautic cancel {holder.id}`",
+                "needs_attention": "needs action first. See its thread, or give up: "
+                f"`/mautic give-up {holder.id} because <reason>`",
+            }.get(holder.state, "is in progress. Try again when that is done.")
             if holder.held_by:
-                doing = f"is waiting to start. `/mautic cancel {holder.id}` withdraws the request"
-            by = "the bot" if holder.requester == SYSTEM else f"<@{holder.requester}>"
-            raise TenantBusy(
-                f"`{tenant}` is locked by request #{holder.id} ({holder.command}, requested by {by}), which {doing}."
-            )
+                doing = f"waits to start. To cancel that: `/mautic cancel {holder.id}`"
+            who = holder.named
+            if holder.requester != SYSTEM:
+                who += f" ({holder.command}) by <@{holder.requester}>"
+            raise TenantBusy(f"`{tenant}` is locked by {who}, which {doing}")
 
     def refuse_one_too_many(self, requester: str) -> None:
         """Raise Refused when too many requests of one person wait for approval."""
@@ -124,8 +124,8 @@ class Operations:
         )
         if rows[0][0] >= OF_ONE:
             raise Refused(
-                f"You already have {OF_ONE} requests waiting for approval; `/mautic history` lists them, and "
-                "`/mautic cancel <id>` withdraws one."
+                f"{OF_ONE} of your requests already wait for approval. See them with `/mautic history`, and cancel one "
+                "with `/mautic cancel <id>`."
             )
 
     def wait_for_errand(self, tenant: str) -> None:
@@ -199,7 +199,7 @@ class Operations:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
             self.refuse_if_busy(plan.tenant)
-            raise TenantBusy(f"Another request has just locked `{plan.tenant}`; try again.") from error
+            raise TenantBusy(f"Another request just locked `{plan.tenant}`. Try again.") from error
         self.changed()
         return self.get(identity)
 

@@ -71,13 +71,13 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
                 run=0,
             )
             if not moved:
-                raise Refused(f"Request #{operation.id} has not failed, so there is nothing to retry.")
+                raise Refused(f"{operation.headed} has not failed, so there is nothing to retry.")
             begin_anew(operations, transaction, operation.id)
             if operation.parent:
                 reopen(operations, transaction, operation.parent, actor)
     except sqlite3.IntegrityError as error:
         operations.refuse_if_busy(operation.tenant, but=operation.id)
-        raise TenantBusy(f"Another request has just locked `{operation.tenant}`; try again.") from error
+        raise TenantBusy(f"Another request just locked `{operation.tenant}`. Try again.") from error
     operations.changed()
 
 
@@ -116,8 +116,8 @@ def undo(operations: Operations, operation: Operation, actor: str) -> None:
             finished=None,
         )
     if not moved:
-        now = operations.get(operation.id).state.replace("_", " ")
-        raise Refused(f"Request #{operation.id} is {now}; there is nothing to roll back.")
+        now = operations.get(operation.id).standing
+        raise Refused(f"{operation.headed} {now}, so there is nothing to roll back.")
     operations.changed()
 
 
@@ -143,6 +143,6 @@ def give_up(operations: Operations, operation: Operation, actor: str, reason: st
             finished=operations.clock(),
         )
     if not moved:
-        now = operations.get(operation.id).state.replace("_", " ")
-        raise Refused(f"Request #{operation.id} is {now}; only a request that needs action can be given up.")
+        now = operations.get(operation.id).standing
+        raise Refused(f"{operation.headed} {now}. Only a request that needs action can be given up.")
     operations.changed()

@@ -1,4 +1,4 @@
-"""First credentials: held encrypted until their one reveal to the person who asked for the tenant."""
+"""Stores first logins encrypted until the requester of the tenant sees them, once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bot.store.database import Database, DatabaseUnavailable
 from bot.store.lived import Lived
 
 log = logging.getLogger(__name__)
-LOST = "Who runs the bot's machine can set a new password: see “A lost first login” in `docs/production.md`."
+LOST = "To set a new password on the bot's machine, see “Reset an admin password” in `docs/production.md`."
 
 
 class Vault:
-    """Secrets in the database, their key in a file of mode 0600 beside it."""
+    """Stores secrets in the database, encrypted with a key in a file of mode 0600."""
 
     def __init__(self, database: Database, key_file: Path, clock: Callable[[], float], lived: Lived) -> None:
         self.database = database
@@ -42,7 +42,7 @@ class Vault:
         self._fernet = Fernet(key_file.read_bytes())
 
     def ensure(self, operation: int, tenant: str, owner: str, hours: float, **known: str) -> dict[str, str]:
-        """Return the credentials of an operation, made at the first call: `known` and a `password`.
+        """Return the credentials of an operation, created at the first call: `known` and a `password`.
 
         They wait for so many hours; 0: until they are revealed.
         """
@@ -67,7 +67,7 @@ class Vault:
 
     @contextmanager
     def reveal(self, tenant: str, actor: str) -> Iterator[dict[str, str]]:
-        """Hand the credentials to their owner for the body to show, or raise Refused.
+        """Give the credentials to their owner, for the body to show, or raise Refused.
 
         That they are shown is recorded, and they are gone, before the body begins: of many who ask at once one gets
         them. What the body did not show is put back, and that is recorded too.
@@ -80,7 +80,7 @@ class Vault:
                 event = audit.Event("credentials.revealed", actor, tenant, row["operation"])
                 audit.record(transaction, event, self.clock())
         if not claimed:
-            raise Refused(f"The first login of `{tenant}` is being shown at this moment; it is shown once.")
+            raise Refused(f"The first login of `{tenant}` is being shown right now; a first login is shown once.")
         try:
             yield known
         except Exception as error:
@@ -102,8 +102,8 @@ class Vault:
         except DatabaseUnavailable as lost:
             log.warning("the first login of %s was not shown (%s), and is lost: %s", row["tenant"], error, lost)
             raise Refused(
-                f"Slack did not show the first login of `{row['tenant']}`, and it could not be put back, as the bot's "
-                f"database cannot be written. {LOST}"
+                f"Slack did not show the first login of `{row['tenant']}`, and it is lost, because the bot's database "
+                f"can't be written. {LOST}"
             ) from error
 
     def refuse_unless_waiting(self, tenant: str, actor: str) -> None:
@@ -117,24 +117,24 @@ class Vault:
             tenant,
         )
         if not rows or self._is_over(rows[0]):
-            raise Refused(f"No first login waits for `{tenant}`: it is shown once, and not kept for long. {LOST}")
+            raise Refused(f"The first login of `{tenant}` was already collected, or has expired. {LOST}")
         if rows[0]["owner"] != actor:
-            raise Refused(f"Only <@{rows[0]['owner']}>, who asked for `{tenant}`, can see its first credentials.")
+            raise Refused(f"Only <@{rows[0]['owner']}>, who requested `{tenant}`, can see its first login.")
         return rows[0]
 
     def _is_over(self, row: sqlite3.Row) -> bool:
-        """Whether its hours are over: no clock that is ahead ends them."""
+        """Whether the credentials have expired; a clock set forward does not expire them."""
         return row["expires"] <= self.clock() and bool(row["made"] <= self.lived.before(row["expires"] - row["made"]))
 
     def purge(self) -> None:
-        """Forget what nobody came for in time."""
+        """Delete credentials that nobody collected in time."""
         rows = self.database.read("SELECT operation, expires, made FROM secrets WHERE expires <= ?", self.clock())
         for row in filter(self._is_over, rows):
             self.forget(row["operation"])
         self._clean()
 
     def forget(self, operation: int) -> None:
-        """Forget the credentials of an operation that was undone."""
+        """Delete the credentials of an operation that was undone."""
         with self.database.transaction() as transaction:
             forgotten = transaction.execute("DELETE FROM secrets WHERE operation = ?", (operation,)).rowcount
         if forgotten:
@@ -142,7 +142,7 @@ class Vault:
             self._clean()
 
     def _clean(self) -> None:
-        """Leave nothing of what was forgotten in the files; while somebody reads, the next look does it."""
+        """Remove traces of deleted credentials from the database files; retried later while somebody reads."""
         if self._traces:
             self._traces = not self.database.scrub()
 
@@ -150,5 +150,5 @@ class Vault:
         try:
             held: dict[str, str] = json.loads(self._fernet.decrypt(ciphertext))
         except InvalidToken as error:
-            raise Refused("The credentials cannot be read: the bot's key file has been replaced.") from error
+            raise Refused("The first login can't be read: the bot's key file was replaced.") from error
         return held

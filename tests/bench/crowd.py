@@ -212,5 +212,5 @@ def test_a_crowd(crowd: World, watch: Watch) -> None:
     suffered = not FEW and any(phase["max_load"] >= SUFFERS for phase in watch.seen.values())
     figures["ok"] = not watch.killed and not suffered
     print(f"\n{json.dumps(figures, indent=2, ensure_ascii=False)}")
-    assert "would be needed" in refused or "capacity.overcommit" in refused, refused
+    assert "of memory needed" in refused or "capacity.overcommit" in refused, refused
     assert figures["ok"]

@@ -274,7 +274,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
         holds = [hold(world, name) for _ in range(3)]
         restores, floors = [], []
         for number in range(3):
-            world.done(f"snapshot {name}", "is taken", approve="")
+            world.done(f"snapshot {name}", "taken: ", approve="")
             present = world.present(name)
             snapshot = world.lxd.snapshots(present)[-1].name
             floors.append(raw_copy(world.lxd, f"{present}/{snapshot}", f"raw-{number}", f"{name}.e2e.localhost"))
@@ -282,7 +282,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
             card = world.ask(f"restore {name} {snapshot}", "operator")
             began = time.time()
             world.approve(card, f"approve {name}")
-            world.wait_for(card, "is restored")
+            world.wait_for(card, "is restored to")
             sql = "SELECT max(finished) AS at FROM steps WHERE key = 'probe'"
             restores.append(world.bot.rows(sql)[0]["at"] - began)
         figures["snapshot_hold_s"] = max(holds)
@@ -296,7 +296,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
 
 def hold(world: World, name: str) -> float:
     """Seconds for which writes waited for a snapshot, as measured in the tenant."""
-    taken = world.done(f"snapshot {name}", "is taken", approve="")
+    taken = world.done(f"snapshot {name}", "taken: ", approve="")
     return float(re.search(r"writes waited ([\d.]+) s", world.thread(taken)[-1])[1])  # type: ignore[index]
 
 

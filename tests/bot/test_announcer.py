@@ -65,7 +65,7 @@ def test_a_lost_update_heals_at_the_next_one(desk: Desk, monkeypatch: pytest.Mon
     assert said(desk, "chat.update") == []
     desk.announcer._waiting.clear()
     desk.announce()
-    assert "about to start" in said(desk, "chat.update")[-1]["text"]
+    assert "approved, queued" in said(desk, "chat.update")[-1]["text"]
 
 
 def test_a_card_that_somebody_deleted_is_posted_anew(desk: Desk) -> None:
@@ -218,7 +218,7 @@ def test_what_a_bot_of_before_left_unsaid_is_said(desk: Desk, tmp_path: Path) ->
         )
     again = make_desk(make_bench(tmp_path, desk.bench.lxd, slack=desk.slack))
     again.announce()
-    assert [one["text"] for one in thread(again)] == [f":white_check_mark: <@{LEAD.id}> approved it."]
+    assert [one["text"] for one in thread(again)] == [f":white_check_mark: <@{LEAD.id}> approved. Starting now."]
 
 
 def test_the_card_of_one_waits_not_for_the_hundred_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_an_approval_queues_the_operation(bench: Bench) -> None:
 def test_nobody_approves_or_denies_their_own_request(bench: Bench) -> None:
     operation = bench.ask("new client-x", LEAD)
     for verdict in ("approve", "deny"):
-        with pytest.raises(Refused, match="somebody else has to decide"):
+        with pytest.raises(Refused, match="another approver has to"):
             decide(bench, operation, LEAD, verdict)
     assert state(bench, operation) == "awaiting_approval"
 
@@ -59,14 +59,14 @@ def test_nobody_approves_or_denies_their_own_request(bench: Bench) -> None:
 @pytest.mark.parametrize("actor", [OPERATOR, Actor("U0NOBODY", frozenset())])
 def test_only_the_roles_of_the_policy_decide(bench: Bench, actor: Actor) -> None:
     operation = bench.ask("new client-x")
-    with pytest.raises(Refused, match="Only an approver can decide"):
+    with pytest.raises(Refused, match="Only approvers can decide"):
         decide(bench, operation, actor)
     assert state(bench, operation) == "awaiting_approval"
 
 
 def test_only_the_roles_of_the_policy_ask(bench: Bench) -> None:
     bench.context.approvals.refuse_to_ask("new", ASKER)
-    with pytest.raises(Refused, match="asked for by an operator or an approver"):
+    with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.context.approvals.refuse_to_ask("delete", ASKER)
 
 
@@ -74,7 +74,7 @@ def test_two_approvals_come_from_two_people(bench: Bench) -> None:
     with_policy(bench, approvals=2)
     operation = bench.ask("new client-x")
     assert decide(bench, operation, LEAD).state == "awaiting_approval"
-    with pytest.raises(Refused, match="already; it waits for somebody else"):
+    with pytest.raises(Refused, match="One more person has to approve"):
         decide(bench, operation, LEAD)
     assert decide(bench, operation, LEAD_2).state == "queued"
     assert events(bench, operation) == ["operation.requested", "operation.seconded", "operation.approved"]
@@ -87,8 +87,11 @@ def test_a_voice_is_looked_at_again_when_the_last_one_comes(bench: Bench) -> Non
     bench.slack.groups["mautic-approvers"] = [LEAD_2.id, LEAD_3.id]
     bench.context.people.forget()
     assert decide(bench, operation, LEAD_2).state == "awaiting_approval"
-    assert f"<@{LEAD.id}> may not approve it any more, so that approval does not count" in notes(bench, operation)[-2]
-    assert notes(bench, operation)[-1].endswith("approved it; 1 more.")
+    assert (
+        f"<@{LEAD.id}> may no longer approve this request, so that approval does not count"
+        in notes(bench, operation)[-2]
+    )
+    assert notes(bench, operation)[-1].endswith("approved (1 of 2). 1 more approval needed.")
     assert decide(bench, operation, LEAD_3).state == "queued"
     assert events(bench, operation)[-3:] == ["operation.voice_lost", "operation.seconded", "operation.approved"]
 
@@ -105,7 +108,7 @@ def test_a_voice_is_looked_at_again_before_it_begins(bench: Bench, gone: str) ->
     bench.context.people.forget()
     assert not bench.runner.run_one()
     assert state(bench, operation) == "awaiting_approval"
-    assert notes(bench, operation)[-1].endswith("it takes 1 more approval before it starts.")
+    assert notes(bench, operation)[-1].endswith("1 more approval needed before it starts.")
     assert decide(bench, operation, LEAD_2).state == "queued"
     bench.finish()
     assert state(bench, operation) == "succeeded"
@@ -156,7 +159,7 @@ def test_retry_looks_at_who_approved_and_how_many_it_takes(bench: Bench, tighten
     else:
         bench.slack.groups["mautic-approvers"] = [LEAD_2.id]
         bench.context.people.forget()
-    with pytest.raises(Refused, match="By now `new` takes 1 more approval than operation 1 has of people who may"):
+    with pytest.raises(Refused, match="`new` now needs 1 more approval than request #1 has from people who may"):
         bench.context.approvals.refuse_to_retry(operation, ASKER)
 
 
@@ -169,9 +172,10 @@ def test_who_approved_first_may_still_deny_while_the_second_is_missing(bench: Be
 
 def test_a_denial_tells_the_requester_who_and_why(bench: Bench) -> None:
     operation = decide(bench, bench.ask("new client-x"), LEAD, "deny", reason="because the contract is over")
-    assert (operation.state, operation.outcome) == ("denied", "Denied because: the contract is over")
+    assert (operation.state, operation.outcome) == ("denied", "Denied: the contract is over")
     assert notes(bench, operation)[-1] == (
-        f":no_entry: <@{LEAD.id}> denied it because: the contract is over. <@{ASKER.id}>, nothing was done."
+        f":no_entry: <@{ASKER.id}>, <@{LEAD.id}> denied your request “Make the tenant client-x”: the contract is over. "
+        "Nothing was changed."
     )
 
 
@@ -215,7 +219,7 @@ def test_a_dangerous_operation_wants_the_tenants_name(bench: Bench) -> None:
     bench.done("new client-x")
     operation = bench.ask("delete client-x", OPERATOR)
     for typed in ("", "client-y", "client-x1"):
-        with pytest.raises(Refused, match="type the tenant's name"):
+        with pytest.raises(Refused, match="add the tenant name"):
             decide(bench, operation, LEAD, typed_name=typed)
     assert decide(bench, operation, LEAD, typed_name=" Client-X ").state == "queued"
 
@@ -229,10 +233,10 @@ def test_a_plan_that_would_now_do_something_else_is_cancelled_and_told(bench: Be
     operation = bench.ask("new client-x")
     plans = bench.context.settings.plans
     plans["small"] = replace(plans["small"], memory="1GiB")  # type: ignore[index]
-    with pytest.raises(Refused, match="have changed since operation 1 was asked for, so it was cancelled"):
+    with pytest.raises(Refused, match="Request #1 was cancelled: the plan no longer matches"):
         decide(bench, operation, LEAD)
     assert state(bench, operation) == "cancelled"
-    assert f"<@{ASKER.id}>, this was cancelled" in notes(bench, operation)[-1]
+    assert f"<@{ASKER.id}>, cancelled: the plan no longer matches" in notes(bench, operation)[-1]
     assert events(bench, operation)[-1] == "operation.drifted"
     assert not bench.runner.run_one()
 
@@ -250,7 +254,7 @@ def test_a_plan_that_is_no_longer_possible_is_cancelled_with_the_reason(bench: B
 def test_an_lxd_that_does_not_answer_cancels_nothing(bench: Bench) -> None:
     operation = bench.ask("new client-x")
     bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
-    with pytest.raises(NotNow, match=r"LXD does not answer.*goes on waiting"):
+    with pytest.raises(NotNow, match=r"LXD does not answer.*still waits for approval"):
         decide(bench, operation, LEAD)
     assert decide(bench, operation, LEAD).state == "queued"
 
@@ -259,7 +263,7 @@ def test_an_lxd_that_does_not_answer_cancels_nothing(bench: Bench) -> None:
 def test_who_asked_or_may_decide_withdraws_a_request(bench: Bench, actor: Actor) -> None:
     operation = bench.ask("new client-x")
     assert bench.context.approvals.cancel(operation.id, actor).state == "cancelled"
-    with pytest.raises(Refused, match="is cancelled"):
+    with pytest.raises(Refused, match="was cancelled"):
         decide(bench, operation, LEAD)
 
 
@@ -268,12 +272,12 @@ def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench)
     with pytest.raises(Refused, match=r"Only <@U0ACCOUNT> or an approver"):
         bench.context.approvals.cancel(operation.id, OPERATOR)
     bench.approve(operation)
-    with pytest.raises(Refused, match=r"was approved by <@U0OPSLEAD> and is about to start"):
+    with pytest.raises(Refused, match=r"is queued \(approved by <@U0OPSLEAD>\)"):
         bench.context.approvals.cancel(operation.id, ASKER)
 
 
 def test_an_operation_that_is_not_there_is_refused(bench: Bench) -> None:
-    with pytest.raises(Refused, match="There is no operation 7"):
+    with pytest.raises(Refused, match="There is no request #7"):
         bench.context.approvals.decide(7, LEAD, "approve", via="test")
 
 
@@ -298,9 +302,9 @@ def test_two_hundred_decisions_at_once_have_one_winner(bench: Bench) -> None:
     assert len(after.decisions) == 1
     assert said.pop(winner) == 1
     assert sum(said.values()) == 199
-    approved = f"was approved by <@{winner}> and is about to start"
+    approved = f"is queued (approved by <@{winner}>)"
     expected = f"was denied by <@{winner}>" if after.state == "denied" else approved
-    assert set(said) == {f"Operation 1 {expected}."}
+    assert set(said) == {f"Request #1 {expected}."}
     assert events(bench, operation) == [
         "operation.requested",
         "operation.denied" if after.state == "denied" else "operation.approved",

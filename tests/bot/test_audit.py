@@ -56,7 +56,7 @@ def test_a_removed_row_is_found(log: Database, row: int) -> None:
     tamper(log, f"DELETE FROM audit WHERE seq = {row}")
     verdict = audit.verify(log)
     assert verdict.broken == row + 1
-    assert verdict.reason == f"row {row} is missing"
+    assert verdict.reason == f"entry {row} is missing"
 
 
 def test_a_removed_row_is_found_though_the_others_are_renumbered(log: Database) -> None:

@@ -95,7 +95,9 @@ def test_over_a_frozen_fleet_it_is_refused_with_the_way_out(desk: Desk, text: st
     before = desk.bench.context.operations.select("1")
     desk.command(text, OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
-    assert "All tenants are frozen by <@U0OPSLEAD> because of the sale; `/mautic unfreeze all` ends" in said
+    assert (
+        "All tenants are frozen by <@U0OPSLEAD> because of the sale. To end the freeze: `/mautic unfreeze all`" in said
+    )
     assert desk.bench.context.operations.select("1") == before
 
 
@@ -106,7 +108,7 @@ def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_na
     assert asked(desk) == []
     desk.command("snapshot --all", OPERATOR)
     batch = desk.last()
-    assert batch.plan["remarks"]["Left out"] == "client-b: client-b is frozen; /mautic unfreeze client-b ends that."
+    assert batch.plan["remarks"]["Left out"] == "client-b: client-b is frozen (to end that: /mautic unfreeze client-b)"
     desk.command("unfreeze client-b", LEAD)
     desk.click("approve", batch.id, LEAD_2)
     desk.bench.finish()
@@ -119,7 +121,10 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     desk.command("freeze client-b because of the sale", LEAD)
     desk.command("snapshot --size medium", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
-    assert "None of the 1 tenants is possible. client-b is frozen; /mautic unfreeze client-b ends that." in said
+    assert (
+        "None of the selected tenants can be included: client-b is frozen (to end that: /mautic unfreeze client-b)"
+        in said
+    )
     assert asked(desk) == []
 
 
@@ -128,13 +133,13 @@ def test_a_freeze_of_all_keeps_it_from_approval_and_lets_it_wait(desk: Desk) -> 
     batch = bench.ask("snapshot --all", OPERATOR)
     other = approved(desk)
     desk.command("freeze all because of the sale", LEAD_2)
-    with pytest.raises(NotNow, match="goes on waiting for its approval"):
+    with pytest.raises(NotNow, match="still waits for approval"):
         bench.context.approvals.decide(batch.id, LEAD, "approve", via="test")
     bench.finish()
     assert [again(bench, one).state for one in (batch, other)] == ["awaiting_approval", "queued"]
     assert states(bench, other) == {}
-    assert "Until the freeze ends nobody can approve it" in shown(desk, batch)
-    assert "approved, waits" in shown(desk, other)
+    assert "The request can't be approved until the freeze ends" in shown(desk, batch)
+    assert "approved, waiting" in shown(desk, other)
     assert "The operation starts when the freeze ends" in shown(desk, other)
     assert any("is waiting: All tenants are frozen" in note for note in notes(bench, other))
     desk.command("unfreeze all", LEAD)
@@ -170,8 +175,8 @@ def test_one_that_is_frozen_when_its_turn_comes_passes_and_the_others_go_on(desk
     assert bench.lxd.snapshots("client-a") == []
     waits = child(bench, batch, "client-a")
     assert (waits.held_by, events(bench, waits)) == ("freeze", ["operation.requested", "operation.held"])
-    assert "3 of 4 done*, 1 to come" in shown(desk, batch)
-    assert "*Frozen:* client-a; the others go on" in shown(desk, batch)
+    assert "3 of 4 done*, 1 waiting" in shown(desk, batch)
+    assert "*Frozen:* client-a; this tenant waits until the freeze ends, the others continue" in shown(desk, batch)
     desk.command("unfreeze client-a", LEAD)
     assert "Frozen" not in shown(desk, batch)
     bench.finish()
@@ -189,7 +194,7 @@ def test_one_that_is_frozen_takes_no_place_of_those_at_once(tmp_path: Path) -> N
         desk.command(f"freeze {name} because of the sale", LEAD)
     bench.finish()
     assert Counter(states(bench, batch).values()) == {"succeeded": 2, "waiting": 2}
-    assert "*Frozen:* client-a, client-b; the others go on, and these wait" in shown(desk, batch)
+    assert "*Frozen:* client-a, client-b; these tenants wait until the freeze ends" in shown(desk, batch)
 
 
 def test_a_freeze_of_all_stops_the_rest_and_its_end_lets_it_go_on(desk: Desk) -> None:
@@ -204,7 +209,7 @@ def test_a_freeze_of_all_stops_the_rest_and_its_end_lets_it_go_on(desk: Desk) ->
     bench.finish()
     assert Counter(states(bench, batch).values()) == {"succeeded": 1, "waiting": 3}
     assert "All tenants are frozen* by <@U0OPSLEAD>" in shown(desk, batch)
-    assert "What has not begun waits until the freeze ends" in shown(desk, batch)
+    assert "Tenants that have not started wait until the freeze ends" in shown(desk, batch)
     desk.announce()
     before = again(bench, batch).announced
     bench.clock.move(7201)
@@ -247,7 +252,7 @@ def test_it_is_stopped_while_one_is_frozen(desk: Desk) -> None:
     bench.finish()
     assert again(bench, batch).state == "cancelled"
     assert states(bench, batch)["client-a"] == "cancelled"
-    assert "3 of 4 are done; 1 did not begin" in notes(bench, batch)[-1]
+    assert "3 of 4 done, 1 not started" in notes(bench, batch)[-1]
 
 
 def test_a_retry_is_refused_while_frozen_and_one_that_waits_is_stopped_with_the_batch(desk: Desk) -> None:
@@ -265,15 +270,15 @@ def test_a_retry_is_refused_while_frozen_and_one_that_waits_is_stopped_with_the_
     bench.finish()
     waits = again(bench, failed)
     assert (waits.state, waits.held_by, again(bench, batch).state) == ("queued", "freeze", "running")
-    assert "3 of 4 done*, 1 to come" in shown(desk, batch)
+    assert "3 of 4 done*, 1 waiting" in shown(desk, batch)
     desk.announce()
-    assert "waits for the end of the freeze" in shown(desk, waits)
+    assert "waiting until the freeze ends" in shown(desk, waits)
     desk.click("batch_stop", batch.id, LEAD)
     bench.finish()
     desk.announce()
     assert [again(bench, one).state for one in (failed, batch)] == ["cancelled", "cancelled"]
     lines = [one["text"] for one in desk.slack.said if f"`{failed.tenant}` —" in one["text"]]
-    assert "did not begin" in lines[-1]
+    assert "not started" in lines[-1]
 
 
 def test_one_that_is_frozen_is_not_given_up_for_a_request_on_its_tenant(desk: Desk) -> None:
@@ -332,7 +337,7 @@ def test_the_card_tells_of_a_host_in_distress(tmp_path: Path) -> None:
     lxd.memory_of = lambda name: 61 * GIB
     bench.finish()
     assert states(bench, batch) == {"shop-a": "waiting", "shop-b": "waiting"}
-    assert "*Waiting:* shop-a, shop-b. `local` is in distress: " in shown(desk, batch)
+    assert "*Waiting:* shop-a, shop-b. `local` is overloaded: " in shown(desk, batch)
     lxd.memory_of = lambda name: GIB
     bench.finish()
     assert again(bench, batch).state == "succeeded"
@@ -384,7 +389,7 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
     began = time.monotonic()
     desk.command("stop client-b", OPERATOR)
     assert time.monotonic() - began < ERRAND / 2
-    assert f"`/mautic cancel {failed.id}` withdraws the request" in desk.slack.to(OPERATOR.id)[-1]
+    assert f"To cancel that: `/mautic cancel {failed.id}`" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:
@@ -408,7 +413,7 @@ def test_tags_are_shown_while_frozen_and_not_changed(desk: Desk) -> None:
     assert desk.bench.done("tag client-a vip", OPERATOR).state == "succeeded"
     desk.command("freeze all because of the sale", LEAD)
     desk.command("tag client-a", OPERATOR)
-    assert "`client-a` has the tags `vip`" in desk.slack.to(OPERATOR.id)[-1]
+    assert "`client-a` has tags `vip`" in desk.slack.to(OPERATOR.id)[-1]
     desk.command("tag client-a eu", OPERATOR)
     assert "All tenants are frozen" in desk.slack.to(OPERATOR.id)[-1]
     assert len(desk.bench.context.operations.select("command = 'tag'")) == 1

@@ -81,7 +81,7 @@ def test_a_thread_goes_on_and_is_never_begun_again(bench: Bench) -> None:
     # What a sweep over a simulated host and two well tenants cannot tell of stays; all else has recovered.
     assert {one.kind for one in bench.context.incidents.open()} == {"audit", "certificate", "quotas"}
     assert over == known.keys() - {one.id for one in bench.context.incidents.open()}
-    told = [one for one in posted(bench) if one.get("thread_ts") in known.values() and "Recovered" in one["text"]]
+    told = [one for one in posted(bench) if one.get("thread_ts") in known.values() and "Resolved after" in one["text"]]
     assert len(told) == len(over) - 1, "the silenced one says nothing"
     assert audit.verify(bench.context.database).broken == 0
 

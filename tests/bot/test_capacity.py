@@ -87,10 +87,10 @@ def test_a_refusal_says_what_is_there_and_what_would_be_needed() -> None:
     host = Resources(total=8 * GIB, used=6 * GIB, cores=2)
     full = on(SETTINGS, host, [Occupant("client-y", True, growth=GIB)], [])
     said = full.lacks(NEW)
-    assert "would be needed" in said
-    assert "available, of which" in said
-    assert "promised to what is approved or was just started" in said
-    assert "kept in reserve" in said
+    assert "of memory needed" in said
+    assert "free, of which" in said
+    assert "promised to approved or just started tenants" in said
+    assert "819 MiB reserved" in said
     roomy = on(SETTINGS, replace(host, used=GIB), [], [])
     assert not roomy.lacks(NEW)
     assert "left on local" in roomy.after(NEW)
@@ -121,9 +121,9 @@ def test_a_tenant_is_expected_to_use_what_its_like_do() -> None:
         (Resources(20 * GIB, 17 * GIB, 2), ""),
         # The reserve is two: growth may take of it.
         (Resources(20 * GIB, 18 * GIB + GIB // 2, 2), ""),
-        (Resources(20 * GIB, 19 * GIB + 1, 2), "less than half of its reserve"),
+        (Resources(20 * GIB, 19 * GIB + 1, 2), "less than half of the reserve"),
         (Resources(20 * GIB, GIB, 2, load=16.0), ""),
-        (Resources(20 * GIB, GIB, 2, load=16.5), "its load is 16, and 16 is much for 2 cores"),
+        (Resources(20 * GIB, GIB, 2, load=16.5), "load 16, the limit for 2 cores is 16"),
         (Resources(20 * GIB, GIB, 2, load=None), ""),
         (Resources(20 * GIB, GIB, 2, seconds=7.0), "its server took 7 s to answer"),
     ],

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from bot.reports.chart import BARS, LINES, Bar, CannotDraw, Chart, Line, apart, chart, png
+from bot.reports.chart import BARS, LINES, Bar, CannotDraw, Chart, Line, apart, chart, described, png
 
 NOW = 1_800_000_000.0
 
@@ -50,6 +50,15 @@ def test_the_fullest_pools_and_the_nearest_tenants_are_drawn() -> None:
     assert [one.name for one in wanted.bars] == [f"client{8 - number}" for number in range(BARS)]
 
 
+def test_it_is_described_for_who_cannot_see_it() -> None:
+    wanted = chart([line("node1", 0.1, 0.24), line("node2", 0.5, 0.06)], [Bar("fjord", 0.92, "disk 92%")], "UTC")
+    assert wanted
+    assert described(wanted) == "Storage: node1 24%, node2 6%. Closest to limit: fjord, disk 92%."
+    alone = chart([], [Bar("fjord", 0.92, "disk 92%")], "UTC")
+    assert alone
+    assert described(alone) == "Closest to limit: fjord, disk 92%."
+
+
 def test_where_there_is_nothing_to_draw_there_is_no_picture() -> None:
     assert chart([], [], "UTC") is None
     assert chart([line("new", 0.4)], [], "UTC") is None, "one look is no past"
@@ -68,7 +77,7 @@ def test_what_cannot_be_drawn_says_why() -> None:
     wanted = Chart(tuple(POOLS), (), "Nowhere/Else")
     with pytest.raises(CannotDraw, match="No time zone found with key Nowhere/Else"):
         png(wanted)
-    with pytest.raises(CannotDraw, match="within 0 s"):
+    with pytest.raises(CannotDraw, match="more than 0 s"):
         png(wanted, deadline=0.001)
 
 

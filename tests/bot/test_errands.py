@@ -48,7 +48,7 @@ def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
     monkeypatch.setattr(operations, "ERRAND", 0.1)
     desk = make_desk(bench)
     desk.command("delete client-x", OPERATOR)
-    assert "locked by request #1000000001 (snapshot, requested by the bot)" in desk.slack.to(OPERATOR.id)[-1]
+    assert "locked by the bot's own snapshot of `client-x`" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_who_approves_while_an_errand_is_under_way_need_not_press_again(bench: Bench) -> None:
@@ -68,7 +68,7 @@ def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
     begin(bench)
-    with pytest.raises(operations.TenantBusy, match=r"\(snapshot, requested by the bot\)"):
+    with pytest.raises(operations.TenantBusy, match="locked by the bot's own snapshot of `client-x`"):
         bench.approve(request)
     waiting = bench.context.operations.get(request.id)
     assert (waiting.state, waiting.decisions) == ("awaiting_approval", ())
@@ -89,7 +89,7 @@ def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
     errand = bench.context.operations.select("requester = 'system'", order="id DESC")[0]
     assert bench.approve(request).state == "queued"
     overtaken = bench.context.operations.get(errand.id)
-    assert (overtaken.state, overtaken.outcome) == ("cancelled", "A person's request came first")
+    assert (overtaken.state, overtaken.outcome) == ("cancelled", "A request from a person came first")
     assert events(bench, overtaken)[-1] == "operation.overtaken"
     bench.finish()
     assert bench.context.operations.get(request.id).state == "succeeded"

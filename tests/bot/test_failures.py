@@ -151,7 +151,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         assert events(bench, ended)[-1] == "operation.failed", at
         assert re.search(rf"<@{CASES[command].actor.id}>, \*.+\* failed", notes(bench, ended)[-1])
         if kind == "an unexpected error":
-            assert re.fullmatch(r"Something unexpected happened; the log has it as error [0-9a-f]{8}\.", ended.outcome)
+            assert re.fullmatch(r"Something unexpected happened \(error [0-9a-f]{8} in the log\)\.", ended.outcome)
             assert ended.error_id in caplog.text
             assert "secret-of-the-house" not in ended.outcome
         else:
@@ -418,8 +418,8 @@ def test_a_person_is_told_that_the_database_cannot_be_written(tmp_path: Path, mo
     monkeypatch.undo()
     desk.inbox.stop()
     assert desk.slack.to("U0ACCOUNT") == [
-        ":hourglass: The bot's own database cannot be written just now. What you sent is done as soon as it can be, "
-        "within 5 min, or not at all; you will hear of it."
+        ":hourglass: My database can't be written right now. I'll do what you sent as soon as possible within 5 min, "
+        "or tell you that I did not."
     ]
     assert desk.last().tenant == "client-x"
 
@@ -432,7 +432,7 @@ def test_an_unexpected_error_in_a_command_carries_an_id_that_is_in_the_log(
     with caplog.at_level(logging.ERROR):
         desk.command("list")
     (said,) = desk.slack.to("U0ACCOUNT")
-    identity = re.fullmatch(r":warning: Something unexpected happened; the log has it as error ([0-9a-f]{8})\.", said)
+    identity = re.fullmatch(r":warning: Something unexpected happened \(error ([0-9a-f]{8}) in the log\)\.", said)
     assert identity
     assert identity[1] in caplog.text
     row = audit.recent(desk.bench.context.database, limit=1)[0]

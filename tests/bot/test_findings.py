@@ -26,7 +26,7 @@ from bot.intake.home import home
 from bot.lxd.protocol import LxdUnavailable, size_bytes
 from bot.model import findings
 from bot.model.diagnosis import Diagnosis, Finding, Found, with_remedies
-from bot.model.findings import EDGE, FINDINGS, LOG, SENT, Severity, Where
+from bot.model.findings import EDGE, FINDINGS, LINES, LOG, SENT, Severity, Where
 from bot.model.remedies import RETRY, Remedy
 from bot.model.tenants import PlanSize
 from bot.reports.digest import gather
@@ -126,9 +126,16 @@ def test_all_that_status_can_show_red_is_some_findings() -> None:
     """The template has one line of its own that can be red, and the tool gives the others."""
     template = (Path(__file__).parents[2] / "templates" / "commands" / "status.j2").read_text()
     own = {name.lower() for name in re.findall(r'":x:".*?\*([\w ]+):\*', template)}
-    assert own == {"page through the edge"}
+    assert own == {LINES["page through the edge"].lower()}
     named = {name for row in FINDINGS.values() for name in row.checks}
-    assert named == checks_of_the_tool() | own
+    assert named == checks_of_the_tool() | {"page through the edge"}
+
+
+def test_each_check_has_a_line_that_people_read_and_words_for_red() -> None:
+    assert LINES.keys() == checks_of_the_tool() | {"page through the edge"}
+    assert findings.red("queues") == "e-mail queue delayed"
+    assert findings.red("services") == "services down", "which of its findings it is nobody knows"
+    assert (findings.line("later"), findings.red("later")) == ("Later", "later down")
 
 
 RED: Mapping[str, dict[str, Any]] = {
@@ -160,7 +167,9 @@ def test_what_status_shows_red_the_next_sweep_tells(tmp_path: Path, name: str, m
         monkeypatch.setattr(bench.context.edge, "probe", lambda *_: Probe(502, False))
     change(bench.lxd, "client-x", **RED[name])
     shown = "\n".join(mrkdwn(bench.answer("status client-x").blocks))
-    red = {line.lower() for line in re.findall(r"^:x: \*([\w ]+):\*", shown, re.M)}
+    lines = re.findall(r"^:x: \*([^*]+):\*", shown, re.M)
+    red = {check for check, line in LINES.items() if line in lines}
+    assert len(red) == len(lines)
     assert name in red
     kinds = {kind for subject, kind in look(bench) if subject == "client-x"}
     told = kinds | findings.hidden(kinds)
@@ -255,5 +264,5 @@ def test_where_no_plan_is_larger_nothing_is_named_that_there_is_not() -> None:
     largest = max(plans.values(), key=lambda size: size_bytes(size.disk))
     assert larger_plans(plans, size_bytes(largest.disk), size_bytes(largest.memory), "") == {}
     found = with_remedies("disk", Found("It is full."), {"tenant": "client-x"})
-    assert found.text.startswith("It is full. No plan has more disk: ")
+    assert found.text.startswith("It is full. No plan has more disk;")
     assert "/mautic" not in found.text

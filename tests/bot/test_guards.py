@@ -72,7 +72,7 @@ def nobody_may(desk: Desk) -> Callable[[], None]:
 
 def at_work(desk: Desk) -> Callable[[], None]:
     """One of Mautic's commands runs, and another operation is under way where one can be."""
-    taken = desk.bench.context.operations.at_work.take("client-x", "`cache:clear` runs")
+    taken = desk.bench.context.operations.at_work.take("client-x", "`cache:clear` is running")
     taken.__enter__()
     held: list[Operation] = []
     with desk.bench.context.database.transaction() as transaction:
@@ -125,8 +125,8 @@ CASES: Mapping[str, Case] = {
     "policy": Case(
         "stop client-x",
         nobody_may,
-        r"may be asked for by an operator or an approver; ask one of them|Only an approver can decide|"
-        r"it takes 1 more approval before it starts",
+        r"You can't use `[a-z]+`\. Ask an operator or an approver|Only approvers can decide|"
+        r"1 more approval needed before it starts",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",
@@ -138,7 +138,8 @@ CASES: Mapping[str, Case] = {
     "freeze": Case(
         "stop client-x",
         frozen,
-        r"`client-x` is frozen by <@U0OPSLEAD2> because the sale is on; `/mautic unfreeze client-x` ends the freeze\.",
+        r"`client-x` is frozen by <@U0OPSLEAD2> because the sale is on\. "
+        r"To end the freeze: `/mautic unfreeze client-x`",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",
@@ -150,7 +151,8 @@ CASES: Mapping[str, Case] = {
     "busy": Case(
         "stop client-x",
         at_work,
-        rf"{HELD}|`cache:clear` runs in `client-x` and holds it\. It starts when that has ended\.",
+        rf"{HELD}|`cache:clear` is running in `client-x` and locks the tenant\. "
+        r"The operation starts when that has finished\.",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",
@@ -162,7 +164,7 @@ CASES: Mapping[str, Case] = {
     "half-way": Case(
         "suspend client-x",
         half_way,
-        r"`client-x` was left half way by a restore or move; `/mautic start client-x` lets it go on\.",
+        r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "cancelled",
@@ -175,7 +177,7 @@ CASES: Mapping[str, Case] = {
     "silent": Case(
         "stop client-x",
         silent,
-        r"LXD does not answer\. Try again when it answers; `/mautic doctor` tells how it stands\.",
+        r"LXD does not answer\. Try again when the server answers; check with `/mautic doctor`\.",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",
@@ -188,7 +190,7 @@ CASES: Mapping[str, Case] = {
         "start client-x",
         distress,
         r"`client-x` cannot be started on `local`: .+ `/mautic hosts` shows all\.|"
-        r"`local` is in distress: .+\. It starts when the host recovers\.",
+        r"`local` is overloaded: .+\. The operation starts when the host recovers\.",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",
@@ -305,7 +307,7 @@ def at_retry(desk: Desk, case: Case) -> Ending:
     if desk.bench.context.operations.get(operation.id).state == "queued":
         return ending(desk, case, operation, over)
     said, guard = refused(desk, OPERATOR.id)
-    assert re.search(rf"{case.says}|Only .+ can do that", said), said
+    assert re.search(rf"{case.says}|Only .+ can use this button", said), said
     assert CASES[guard] is case
     over()
     desk.click("retry", operation.id, OPERATOR)
@@ -364,7 +366,7 @@ def test_a_guard_at_one_of_its_moments(desk: Desk, key: str, moment: Moment) -> 
 def test_a_no_that_is_no_end_is_told_by_its_class(desk: Desk) -> None:
     operation = desk.bench.ask("stop client-x", OPERATOR)
     frozen(desk)
-    with pytest.raises(NotNow, match="Operation 2 goes on waiting for its approval") as no:
+    with pytest.raises(NotNow, match="Request #2 still waits for approval") as no:
         desk.bench.approve(operation)
     assert no.value.guard == "freeze"
 

@@ -91,8 +91,8 @@ def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: Simula
     desk.bench.finish()
     assert live(desk.bench)
     shown = card(desk, stuck)
-    assert "— taken back" in shown
-    assert f"<@{LEAD.id}> had it taken back" in shown
+    assert "— rolled back" in shown
+    assert f"rolled back by <@{LEAD.id}>" in shown
 
 
 def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -> None:
@@ -164,24 +164,24 @@ def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, o
     for person in (OPERATOR, LEAD, LEAD_2):
         shown = home_of(desk, person.id)
         assert shown.startswith("client-x is offline"), person
-        assert "Nothing waits for you" not in shown
+        assert "Nothing needs you" not in shown
         first = desk.slack.homes[person.id][2]
         assert [one["action_id"] for one in first["elements"]][:2] == ["retry", "undo"]
-    assert home_of(desk, LEAD.id).startswith("client-x is offline; 1 request waits for you")
-    assert "*client-x is offline:* operation 4 came to a halt" in home_of(desk, ASKER.id)
+    assert home_of(desk, LEAD.id).startswith("client-x is offline; 1 request to decide")
+    assert "*client-x is offline* · request #4" in home_of(desk, ASKER.id)
     starts(True, desk.bench.lxd, other)
     second = Actor("U0OPERATOR2", frozenset())
     desk.slack.groups["mautic-operators"].append(second.id)
     desk.click("undo", stuck.id, second, home=True)
     desk.bench.finish()
     assert live(desk.bench)
-    assert "Nothing waits for you" in home_of(desk, second.id)
+    assert "Nothing needs you" in home_of(desk, second.id)
 
 
 def test_who_is_not_called_cannot_undo(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     desk.click("undo", stuck.id, ASKER)
-    assert "can do that" in desk.slack.to(ASKER.id)[-1]
+    assert "can use this button" in desk.slack.to(ASKER.id)[-1]
     assert desk.bench.context.operations.get(stuck.id).state == "needs_attention"
 
 
@@ -192,7 +192,7 @@ def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> No
     desk.bench.clock.move(60)
     health(desk.bench.context)
     blocks = desk.bench.answer("digest", OPERATOR).blocks
-    assert "2 clients are offline" in blocks[0]["text"]["text"]
+    assert "2 clients offline" in blocks[0]["text"]["text"]
     assert blocks[1]["text"]["text"].startswith(":rotating_light: *client-x is offline* since")
     assert "Undo is safe" in blocks[1]["text"]["text"].splitlines()[0]
     assert blocks[1]["text"]["text"].count("client-x is offline") == 1, "and not again as an incident"

@@ -50,7 +50,7 @@ def inside(*down: str, **facts: Any) -> dict[str, Any]:
         "log_errors_day": 0,
         "memory": GB,
     }
-    return {"healthy": not down, "checks": {"work": {"ok": True, "text": "nothing overdue"}}, "facts": known | facts}
+    return {"healthy": not down, "checks": {"work": {"ok": True, "text": "on time"}}, "facts": known | facts}
 
 
 WELL = Look(
@@ -76,8 +76,8 @@ def kinds(look: Look) -> list[str]:
 @pytest.mark.parametrize(
     ("unrouted", "words"),
     [
-        ({"rival": "copy"}, "`copy` has that too. `/mautic restart client-x` gives it another."),
-        ({"foreign": True}, "Take the device `eth0` off `client-x`"),
+        ({"rival": "copy"}, "`copy` has the same address. `/mautic restart client-x` assigns a new address."),
+        ({"foreign": True}, "Remove the device `eth0` from `client-x`"),
     ],
 )
 def test_whom_the_edge_does_not_route_to_is_told_with_what_helps(unrouted: dict[str, Any], words: str) -> None:
@@ -112,26 +112,26 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     ),
     "failed": (
         replace(WELL, inside=inside(failed_mails={"day": 40, "kept": 52})),
-        "gave up on 40 mails within a day; 52 are in its queue of failed ones. "
-        "`/mautic console client-x messenger:failed:show` lists them, then "
-        "`/mautic console client-x messenger:failed:retry` tries them again.",
+        "40 e-mails failed in the last 24 h; 52 can be retried. "
+        "`/mautic console client-x messenger:failed:show` lists the failed e-mails, then "
+        "`/mautic console client-x messenger:failed:retry` retries them.",
     ),
     "log": (replace(WELL, inside=inside(log_errors_day=21)), "21 errors"),
-    "memory": (replace(WELL, inside=inside(memory=3 * GB)), "93% of its memory"),
+    "memory": (replace(WELL, inside=inside(memory=3 * GB)), "Memory 93% used"),
     "disk": (replace(WELL, disk=Disk(30 * GB, LIMIT, LIMIT - 30 * GB)), "`/mautic resize client-x --plan medium`"),
-    "certificate": (replace(WELL, page=replace(GONE, login=True, valid_until=NOW + 9 * 86_400)), "ends in 9 days"),
+    "certificate": (replace(WELL, page=replace(GONE, login=True, valid_until=NOW + 9 * 86_400)), "expires in 9 days"),
     "snapshot": (replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)), "one is due every 60 min"),
     "address": (
         replace(WELL, state=InstanceState("Running", "10.70.0.20", ("10.70.0.20", "10.70.0.30"))),
-        "has taken 10.70.0.30, and was given 10.70.0.20",
+        "was assigned 10.70.0.20, but took 10.70.0.30 inside",
     ),
     "snapshots": (
         replace(WELL, held=28 * GB, allowed=LIMIT, oldest="s-1"),
-        "lists them, then `/mautic prune client-x s-1` removes the oldest.",
+        "lists the snapshots, then `/mautic prune client-x s-1` deletes the oldest.",
     ),
     "move": (
         replace(WELL, tenant=replace(TENANT, state="moving"), inside=None, page=GONE, half_done=7),
-        "The site is offline: operation 7 is stuck.",
+        "Site offline: request #7 is stuck.",
     ),
 }
 
@@ -170,7 +170,8 @@ def test_a_full_disk_is_the_cause_of_what_fell_but_that_the_page_is_gone_is_told
     found = diagnose(full, LIMITS)
     assert [one.kind for one in found.findings] == ["page", "disk"]
     assert (
-        "so nothing in it can write. `/mautic resize client-x --plan medium` gives it more." in found.findings[1].text
+        "so nothing can be written. `/mautic resize client-x --plan medium` gives the tenant more."
+        in found.findings[1].text
     )
     assert {"database", "cron", "worker"} <= found.unseen
     nearly = replace(full, disk=Disk(28 * GB, LIMIT, 2 * GB))
@@ -253,7 +254,7 @@ def test_a_pool_that_is_nearly_full_is_told() -> None:
     assert found(85) == Diagnosis()
     (finding,) = found(86).findings
     assert finding.kind == "pool"
-    assert "13.0 GiB are left" in finding.text
+    assert "13.0 GiB free" in finding.text
     assert found(99, replace(SETTINGS, health=replace(LIMITS, pool=0))) == Diagnosis()
 
 
@@ -293,4 +294,4 @@ def test_mails_that_failed_longer_ago_are_no_trouble_any_more() -> None:
 
 def test_mails_that_failed_and_are_nowhere_are_told_of_by_the_log() -> None:
     (finding,) = diagnose(replace(WELL, inside=inside(failed_mails={"day": 2, "kept": 0})), LIMITS).findings
-    assert finding.text == "Mautic gave up on 2 mails within a day. `/mautic logs client-x mautic` tells why."
+    assert finding.text == "2 e-mails failed in the last 24 h. `/mautic logs client-x mautic` shows why."

@@ -214,9 +214,7 @@ def test_after_an_outage_a_decision_is_still_taken_and_a_question_is_not_answere
     desk.inbox.stop()
     told = desk.slack.to(LEAD.id)
     assert desk.bench.context.operations.get(request.id).state == "queued"
-    assert (
-        ":zzz: I was not running when you asked `/mautic list …` 5 min ago, so it was not answered; ask again." in told
-    )
+    assert ":zzz: I was not running when you typed `/mautic list …` 5 min ago. Please try again." in told
     assert len(told) == 3, "the approval, the list, the history"
     assert desk.slack.homes == {}
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
@@ -226,7 +224,7 @@ def test_after_an_outage_a_decision_is_still_taken_and_a_question_is_not_answere
 @pytest.mark.parametrize(
     ("kind", "did"),
     [
-        ("command", "sent `/mautic approve …`"),
+        ("command", "typed `/mautic approve …`"),
         ("action", "pressed a button"),
         ("reply", "replied in a thread"),
         ("submission", "sent a window"),
@@ -256,7 +254,7 @@ def test_what_waited_for_longer_than_minutes_is_not_done(tmp_path: Path, kind: s
     desk.inbox.recover()
     desk.inbox.stop()
     assert desk.bench.context.operations.get(request.id).state == "awaiting_approval"
-    assert f":zzz: You {did} 7 min ago, when I could not do it, so nothing was done" in desk.slack.to(LEAD.id)[-1]
+    assert f":zzz: You {did} 7 min ago, while I was not running. Nothing was changed" in desk.slack.to(LEAD.id)[-1]
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
 
 
@@ -308,13 +306,13 @@ def test_what_cannot_be_recorded_is_done_within_minutes_or_never(
     until(lambda: len(desk.slack.to(LEAD.id)) == 1)
     (told,) = desk.slack.to(LEAD.id)
     assert "nothing was done" not in told, "as it may be done yet"
-    assert "is done as soon as it can be, within 5 min, or not at all" in told
+    assert "as soon as possible within 5 min, or tell you that I did not" in told
     desk.bench.clock.move(later)
     disk.now.clear()
     desk.inbox.stop()
     state = desk.bench.context.operations.get(request.id).state
     assert state == ("queued" if later < 300 else "awaiting_approval")
-    assert ("so nothing was done" in desk.slack.to(LEAD.id)[-1]) is (later > 300)
+    assert ("Nothing was changed" in desk.slack.to(LEAD.id)[-1]) is (later > 300)
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
 
 
@@ -336,7 +334,7 @@ def test_what_was_answered_is_not_done_at_the_next_start(tmp_path: Path, monkeyp
     # It dies so.
     desk.inbox._stopping.set()
     desk.inbox.stop()
-    assert not any("Only an approver" in told for told in desk.slack.to(LEAD.id))
+    assert not any("Only approvers" in told for told in desk.slack.to(LEAD.id))
     monkeypatch.undo()
     desk.slack.groups["mautic-approvers"] = [LEAD.id]
     again = make_desk(make_bench(tmp_path, desk.bench.lxd, slack=desk.slack))

@@ -76,7 +76,7 @@ def test_trouble_that_stays_is_told_once_and_recovery_once(bench: Bench) -> None
     assert thread(bench, head) == []
     for _ in range(2):
         sweep(bench)
-    assert thread(bench, head) == [":large_green_circle: Recovered after 15 min."]
+    assert thread(bench, head) == [":large_green_circle: Resolved after 15 min."]
     assert shown(bench, head)["text"].startswith(":large_green_circle:")
     assert buttons(shown(bench, head)) == []
     assert recorded(bench) == ["incident.opened", "incident.closed"]
@@ -161,15 +161,15 @@ def test_a_tenant_that_is_gone_has_no_trouble(bench: Bench) -> None:
     judge(bench, Seen({}, {}, gone=[("client-x", "")]))
     bench.context.incidents.announce()
     assert bench.context.incidents.open() == []
-    assert thread(bench, heads(bench)[0]) == [":large_green_circle: It is over: there is no such tenant any more."]
+    assert thread(bench, heads(bench)[0]) == [":large_green_circle: Resolved: the tenant no longer exists."]
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
         ("worker", "The tenant was suspended, so this is no longer monitored."),
-        ("disk", "Recovered after 5 min."),
-        ("errand", "Recovered after 5 min."),
+        ("disk", "Resolved after 5 min."),
+        ("errand", "Resolved after 5 min."),
     ],
 )
 def test_what_is_not_judged_at_rest_has_not_recovered(bench: Bench, kind: str, words: str) -> None:
@@ -201,7 +201,7 @@ def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
     sweep(bench, Finding("queue", "The oldest message has waited 66 min."))
     assert bench.slack.calls["chat.update"] == updates
     desk.click("incident_silence", incident.mark, LEAD)
-    assert any("silenced already" in told for told in bench.slack.to(LEAD.id))
+    assert any("already silenced" in told for told in bench.slack.to(LEAD.id))
     bench.clock.move(SILENCE - 1)
     sweep(bench, Finding("queue", "The oldest message has waited 4 h."))
     assert bench.slack.calls["chat.update"] == updates
@@ -246,7 +246,7 @@ def test_an_incident_that_is_over_cannot_be_silenced(bench: Bench) -> None:
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
     sweep(bench)
-    with pytest.raises(Refused, match="Incident 1 is over"):
+    with pytest.raises(Refused, match="Incident 1 is already resolved"):
         bench.context.incidents.silence(incident.mark, LEAD.id)
 
 

@@ -47,7 +47,7 @@ def test_a_command_that_changes_something_becomes_a_request(asked: Desk) -> None
 
 def test_a_query_is_answered_to_who_asked(desk: Desk) -> None:
     desk.command("list")
-    assert last_answer(desk, ASKER.id) == "There is no tenant yet: `/mautic new` makes one."
+    assert last_answer(desk, ASKER.id) == "No tenants yet. Create one: `/mautic new`"
     assert desk.bench.context.operations.select("1 = 1") == []
 
 
@@ -82,7 +82,7 @@ SECRET = "hunter2!"
 )
 def test_a_refusal_is_recorded_by_names_alone(two_tenants: Desk, text: str, what: str, tenant: str) -> None:
     two_tenants.command(text, OPERATOR)
-    why = "What was typed is not known here, and not kept."
+    why = "What was typed is unknown, and not kept."
     assert refused(two_tenants) == (what, tenant, why)
     two_tenants.command("audit", OPERATOR)
     assert f"{what} · What was typed" in str(two_tenants.slack.said[-1])
@@ -113,7 +113,7 @@ def test_no_refusal_keeps_what_was_typed(two_tenants: Desk) -> None:
 
 def test_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
     desk.command("delete client-x")
-    assert "asked for by an operator or an approver" in last_answer(desk, ASKER.id)
+    assert "Ask an operator or an approver" in last_answer(desk, ASKER.id)
 
 
 WHAT_ROLES_LET_DO = ("approve 1", "deny 1", "audit", "console client-x", "logs client-x", "schedule run x")
@@ -128,7 +128,7 @@ def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
     asked.slack.groups["mautic-approvers"] = []
     asked.command(text, LEAD)
     assert asked.last().state == "awaiting_approval"
-    assert re.search("Only an approver|ask one of them", last_answer(asked, LEAD.id))
+    assert re.search("Only approvers|Ask an operator", last_answer(asked, LEAD.id))
 
 
 def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(
@@ -138,7 +138,7 @@ def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approva
     asked.command("list", OPERATOR)
     asked.slack.groups["mautic-operators"] = []
     asked.command("snapshot client-x", OPERATOR)
-    assert "asked for by an operator" in last_answer(asked, OPERATOR.id)
+    assert "Ask an operator" in last_answer(asked, OPERATOR.id)
 
 
 def test_a_guest_is_turned_away_and_not_taught(desk: Desk) -> None:
@@ -149,7 +149,7 @@ def test_a_guest_is_turned_away_and_not_taught(desk: Desk) -> None:
 
 def test_a_busy_tenant_names_its_holder(asked: Desk) -> None:
     asked.command("new client-x", OPERATOR)
-    assert f"locked by request #1 (new, requested by <@{ASKER.id}>" in last_answer(asked, OPERATOR.id)
+    assert f"locked by request #1 (new) by <@{ASKER.id}>" in last_answer(asked, OPERATOR.id)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_reply_of_somebody_without_a_say_is_told_so_in_the_thread(asked: Desk)
     asked.reply("approve", 1, OPERATOR)
     assert asked.last().state == "awaiting_approval"
     assert asked.slack.said[-1]["thread_ts"] == asked.last().message_ts
-    assert "Only an approver can decide" in last_answer(asked, OPERATOR.id)
+    assert "Only approvers can decide" in last_answer(asked, OPERATOR.id)
 
 
 def card_before_slacks_answer(desk: Desk) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def test_a_reply_whose_card_cannot_be_looked_up_is_told_so(desk: Desk) -> None:
     desk.slack.fail("conversations.replies", "fatal_error")
     desk.reply("approve", thread_ts=card["ts"])
     assert desk.last().state == "awaiting_approval"
-    assert "reply once more" in last_answer(desk, LEAD.id)
+    assert "Reply once more" in last_answer(desk, LEAD.id)
 
 
 @pytest.mark.parametrize("forged", [{"user": "U0OTHERAPP"}, {"metadata": None}, {"metadata": {"event_type": "other"}}])
@@ -229,14 +229,37 @@ def test_other_talk_in_the_thread_is_left_alone_but_a_mention_is_answered(asked:
     asked.reply("who is this for?", 1)
     assert len(asked.slack.said) == before
     asked.reply("<@U0BOT> who is this for?", 1, mention=True)
-    assert "I understand `approve`" in last_answer(asked, LEAD.id)
+    assert "reply `approve`" in last_answer(asked, LEAD.id)
+
+
+@pytest.mark.parametrize("text", ["ok", "lgtm", ":+1:", "approve it please"])
+def test_who_may_approve_is_told_that_an_unclear_reply_does_not_count(asked: Desk, text: str) -> None:
+    asked.reply(text, 1)
+    assert asked.last().state == "awaiting_approval"
+    told = ":warning: I didn't count that as an approval. Tap Approve, or reply exactly `approve`."
+    assert asked.slack.to(LEAD.id) == [told]
+    for actor in (ASKER, OPERATOR):
+        asked.reply(text, 1, actor)
+        assert asked.slack.to(actor.id) == [], "who cannot approve is only talking"
+    asked.reply("approve", 1)
+    asked.reply(text, 1)
+    assert asked.slack.to(LEAD.id) == [told], "it is approved by then"
+
+
+def test_where_a_name_is_needed_it_is_told_with_it(asked: Desk) -> None:
+    asked.reply("deny", 1)
+    asked.bench.done("new client-y")
+    asked.command("delete client-y", OPERATOR)
+    asked.announce()
+    asked.reply("yes", asked.last().id)
+    assert "reply exactly `approve client-y`" in last_answer(asked, LEAD.id)
 
 
 def test_a_click_decides_and_the_second_is_told(asked: Desk) -> None:
     asked.click("approve", 1)
     assert asked.last().state == "queued"
     asked.click("deny", 1)
-    assert last_answer(asked, LEAD.id) == f":warning: Operation 1 was approved by <@{LEAD.id}> and is about to start."
+    assert last_answer(asked, LEAD.id) == f":warning: Request #1 is queued (approved by <@{LEAD.id}>)."
 
 
 def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
@@ -246,7 +269,7 @@ def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
     asked.click("approve", 2)
     assert asked.slack.views[-1]["callback_id"] == "typed_name"
     asked.submit("typed_name", json.loads(asked.slack.views[-1]["private_metadata"]), LEAD, name="client-y")
-    assert "type the tenant's name" in last_answer(asked, LEAD.id), "it is told, though a modal has no response_url"
+    assert "add the tenant name" in last_answer(asked, LEAD.id), "it is told, though a modal has no response_url"
     asked.submit("typed_name", json.loads(asked.slack.views[-1]["private_metadata"]), LEAD, name="client-x")
     assert asked.last().state == "queued"
 
@@ -277,7 +300,7 @@ def test_a_card_decides_nothing_of_another_request_that_was_given_its_number(
         assert again.last().state == "awaiting_approval"
     told = again.slack.views[-1]["blocks"][0]["text"]["text"] if home else last_answer(again, LEAD.id)
     command, tenant = since.split()
-    assert f"This card is outdated: request #3 is now the `{command}` of `{tenant}`" in told
+    assert f"This card belongs to another request. #3 is now `{command}` of `{tenant}`" in told
     again.announce()
     again.reply("approve", thread_ts=two_tenants.last().message_ts)
     assert again.last().state == "awaiting_approval", "nor does a reply in its thread"
@@ -302,13 +325,13 @@ def test_a_typed_name_approves_no_other_request_that_was_given_the_number(two_te
     again.command("delete client-x", OPERATOR)
     again.submit("typed_name", window, LEAD, name="client-x")
     assert again.last().state == "awaiting_approval"
-    assert "This card is outdated" in last_answer(again, LEAD.id)
+    assert "This card belongs to another request" in last_answer(again, LEAD.id)
 
 
 def test_who_may_not_decide_gets_no_window(asked: Desk) -> None:
     asked.click("approve", 1, OPERATOR)
     assert asked.slack.views == []
-    assert "Only an approver" in last_answer(asked, OPERATOR.id)
+    assert "Only approvers" in last_answer(asked, OPERATOR.id)
 
 
 def test_retry_is_for_the_requester_and_approvers(asked: Desk) -> None:
@@ -333,7 +356,7 @@ def test_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
     asked.slack.groups["mautic-operators"] = []
     asked.invocations.people.forget()
     asked.click("retry", 2, OPERATOR)
-    assert "asked for by an operator or an approver" in last_answer(asked, OPERATOR.id)
+    assert "Ask an operator or an approver" in last_answer(asked, OPERATOR.id)
     assert asked.last().state == "failed"
 
 
@@ -344,7 +367,7 @@ def test_an_approval_does_not_last_for_ever(asked: Desk) -> None:
     asked.bench.clock.move(24 * 3600)
     asked.click("retry", 1)
     told = last_answer(asked, LEAD.id)
-    assert "approved more than 24 hours ago is not tried again; ask anew with `/mautic new client-x " in told
+    assert "This approval is older than 24 h. Please request it again: `/mautic new client-x " in told
     assert asked.last().state == "failed"
 
 
@@ -386,7 +409,7 @@ def test_a_name_that_was_pasted_into_a_window_is_understood(desk: Desk, typed: s
 def test_an_edited_reply_decides_nothing_and_says_so(asked: Desk) -> None:
     asked.reply("approve", edited=True)
     assert asked.last().state == "awaiting_approval"
-    assert "What is edited later decides nothing" in last_answer(asked, LEAD.id)
+    assert "An edited message does not count as a decision" in last_answer(asked, LEAD.id)
     asked.reply("approve")
     assert asked.last().state == "queued"
     told = len(asked.slack.to(LEAD.id))
@@ -396,9 +419,9 @@ def test_an_edited_reply_decides_nothing_and_says_so(asked: Desk) -> None:
 
 def test_a_form_with_a_wrong_name_is_told_without_a_response_url(desk: Desk) -> None:
     desk.submit("command", {"command": "new"}, tenant="-x --plan", plan="small")
-    assert "cannot be a tenant's name" in last_answer(desk, ASKER.id) or "Usage" in last_answer(desk, ASKER.id)
+    assert "can't be a tenant name" in last_answer(desk, ASKER.id) or "Usage" in last_answer(desk, ASKER.id)
     desk.submit("command", {"command": "new"}, tenant=None, plan="small")
-    assert "Something is missing" in last_answer(desk, ASKER.id)
+    assert "An argument is missing" in last_answer(desk, ASKER.id)
 
 
 def test_a_refused_answer_reaches_the_person_where_the_bot_is_not(desk: Desk) -> None:
@@ -448,12 +471,12 @@ def decided(desk: Desk, **changes: Any) -> None:
 
 
 def bells(desk: Desk) -> list[str]:
-    return [one["text"] for one in desk.slack.said if "waits for your decision" in one["text"]]
+    return [one["text"] for one in desk.slack.said if "please approve or deny this request" in one["text"]]
 
 
 def test_who_can_approve_is_told_of_a_request_once_in_its_thread(asked: Desk) -> None:
     asked.announce()
-    assert bells(asked) == [":bell: <!subteam^S0MAUTICAPPROVERS>, this waits for your decision."]
+    assert bells(asked) == [":bell: <!subteam^S0MAUTICAPPROVERS>, please approve or deny this request."]
     (bell,) = [one for one in asked.slack.said if one["text"] in bells(asked)]
     assert bell["thread_ts"] == asked.last().message_ts
 
@@ -471,7 +494,7 @@ def test_who_asks_is_not_told_of_it_nor_anybody_twice(desk: Desk, approver: dict
     decided(desk, **approver)
     desk.command("new client-x", LEAD)
     desk.announce()
-    assert bells(desk) == [f":bell: {mentioned}, this waits for your decision."]
+    assert bells(desk) == [f":bell: {mentioned}, please approve or deny this request."]
 
 
 def test_who_can_approve_what_is_asked_for_in_a_direct_message_is_told_in_the_channel(tmp_path: Path) -> None:
@@ -534,15 +557,15 @@ def test_what_takes_no_approval_is_told_to_nobody(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("approver", "why"),
     [
-        ({}, r"`new` takes 1 approval, and beside <@U0OPSLEAD> nobody could approve\. Who runs the bot can add people"),
-        ({"users": [LEAD.id]}, r"beside <@U0OPSLEAD> nobody could approve\. Who runs"),
+        ({}, r"`new` needs 1 approval, but nobody other than <@U0OPSLEAD> can approve\. Add people"),
+        ({"users": [LEAD.id]}, r"nobody other than <@U0OPSLEAD> can approve\. Add"),
         (
             {"groups": ["nobody-has-it"]},
-            r"the user group `@nobody-has-it` is empty for me: Slack knows no user group of",
+            r"I can't read the user group `@nobody-has-it`: Slack has no user group with",
         ),
-        ({"groups": ["S0GONE"]}, r"the user group `S0GONE` is empty for me: Slack knows no such user group"),
+        ({"groups": ["S0GONE"]}, r"I can't read the user group `S0GONE`: Slack has no such user group"),
         ({"groups": ["empty"]}, r"the user group `@empty` has no members"),
-        ({"users": ["U0GUEST"]}, r"<@U0GUEST> is a guest, a bot, deactivated, or of another organisation"),
+        ({"users": ["U0GUEST"]}, r"<@U0GUEST> is a guest, a bot, deactivated, or from another organisation"),
     ],
 )
 def test_what_nobody_could_approve_is_refused_when_it_is_asked_for(
@@ -577,7 +600,7 @@ def test_two_approvals_take_two_people_beside_who_asks(desk: Desk) -> None:
     policies["new"] = replace(policies["new"], approvals=2)
     desk.invocations.people.settings = replace(settings, policies=policies)
     desk.command("new client-x", LEAD)
-    assert "`new` takes 2 approvals, and beside <@U0OPSLEAD> only <@U0OPSLEAD2> could" in last_answer(desk, LEAD.id)
+    assert "`new` needs 2 approvals, but apart from <@U0OPSLEAD> only <@U0OPSLEAD2> can" in last_answer(desk, LEAD.id)
     desk.command("new client-x")
     assert desk.last().state == "awaiting_approval"
 
@@ -610,7 +633,7 @@ def test_so_many_requests_of_one_person_wait_and_no_more(desk: Desk, monkeypatch
     for number in range(5):
         desk.command(f"new client-{number}")
     assert len(desk.bench.context.operations.select("state = 'awaiting_approval'")) == 3
-    assert "You already have 3 requests waiting for approval" in last_answer(desk, ASKER.id)
+    assert "3 of your requests already wait for approval" in last_answer(desk, ASKER.id)
     desk.command("new theirs", OPERATOR)
     assert desk.last().tenant == "theirs"
     desk.command("cancel 1")

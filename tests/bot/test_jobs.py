@@ -136,7 +136,7 @@ def test_a_run_that_the_end_of_the_process_cut_is_said_to_be_cut(bench: Bench) -
     scheduler.jobs.begin("count")
     assert only(scheduler).running
     scheduler.jobs.recover()
-    assert (only(scheduler).running, only(scheduler).outcome) == (False, "It was cut off when the bot stopped.")
+    assert (only(scheduler).running, only(scheduler).outcome) == (False, "Interrupted when the bot stopped.")
 
 
 def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) -> None:
@@ -152,7 +152,7 @@ def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) ->
     bench.clock.move(3600 + LATE)
     assert trouble() == []
     bench.clock.move(1)
-    assert trouble() == ["does not run"]
+    assert trouble() == ["is not running"]
     jobs.begin("count")
     assert trouble() == []
     bench.clock.move(3600 + LATE + 1)
@@ -174,7 +174,7 @@ def test_no_job_ails_for_the_time_that_the_bot_was_away_nor_for_being_cut_then(b
     scheduler.jobs.recover()
     assert scheduler.jobs.ailing() == []
     bench.clock.move(3600 + LATE + 1)
-    assert [one.trouble for one in scheduler.jobs.ailing()] == ["does not run"]
+    assert [one.trouble for one in scheduler.jobs.ailing()] == ["is not running"]
 
 
 def test_a_clock_that_was_set_back_makes_no_job_wait_longer_than_its_interval(bench: Bench) -> None:

@@ -247,10 +247,10 @@ def test_a_bot_whose_database_was_deleted_tells_of_the_log_that_slack_saw(
     bot.start()
 
     def told() -> list[str]:
-        return [one["text"] for one in workspace.messages(CHANNEL) if f"`{begin}`, of row {seq}" in one["text"]]
+        return [one["text"] for one in workspace.messages(CHANNEL) if f"entry {seq} (`{begin}`)" in one["text"]]
 
     (said,) = eventually(told, 60)
-    assert "The audit log is not the one that Slack saw" in said
+    assert "The audit log does not match what the bot posted to Slack" in said
 
 
 def test_what_a_full_disk_held_up_is_told_as_that_and_not_done_hours_later(
@@ -263,7 +263,7 @@ def test_what_a_full_disk_held_up_is_told_as_that_and_not_done_hours_later(
     bot.command = (sys.executable, "-c", FULL)
     bot.start()
     assert workspace.command("operator", CHANNEL, "/mautic schedule pause purge")["ok"]
-    assert "cannot be written just now" in eventually(lambda: told("database"), 30)
+    assert "can't be written right now" in eventually(lambda: told("database"), 30)
     assert not told("nothing was done")
     bot.kill()
     with sqlite3.connect(bot.state / "bot.db") as database:

@@ -14,6 +14,7 @@ from slack_sdk import WebClient
 
 from bot.edge.probe import Probe
 from bot.lxd.protocol import InstanceState
+from bot.model.findings import LINES
 from bot.model.tenants import Tenant
 from bot.model.text import clip, code, escape, line, person, seconds, size, told
 from bot.reports.condition import Condition, counted
@@ -133,7 +134,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         "tenant",
         note=note,
     )
-    listed = {"silent": {word: note}, "part": word, "page": 1, "pages": 2, "archived": False, "total": 1}
+    listed = {"silent": {word: note}, "part": word, "tag": word, "page": 1, "pages": 2, "archived": False, "total": 1}
     condition = Condition("degraded", word, word)
     listed |= {"states": counted([condition]), "again": word, "conditions": {tenant.instance: condition}}
     freeze = Freeze(1, "", "U0ACCOUNT", note, 0.0, 0.0, 7200.0)
@@ -153,6 +154,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
         trouble=note,
         frozen=freeze,
+        lines=LINES,
         url="https://client-x.mautic.localhost",
         last=[operation("failed", note, "", word, "U0ACCOUNT")],
     )
@@ -167,6 +169,16 @@ def test_any_history_and_audit_row_is_taken_by_slack(note: str, word: str) -> No
     rows = [row | {"detail": {"why": note, "reason": word}}]
     # An actor whose id is that of a person is mentioned.
     judge(RENDERER.message("commands/audit.j2", what="recent", rows=rows), frozenset([word]))
+
+
+def test_a_moment_comes_alive_in_sentences_and_facts_but_not_where_it_was_typed() -> None:
+    moment = Renderer().moment(1.8e9)
+    assert moment.endswith("|2027-01-15 08:00 UTC>")
+    assert told(f"Frozen until {moment}, `x`.", "") == f"Frozen until {moment}, `x`."
+    assert line(f"until {moment} *now*") == f"until {moment} \u200b*now\u200b*"
+    for other in (moment.replace("{time}", "{time}^https://x.test"), moment.replace("|2027", "|<!here>"), "<!here>"):
+        assert "<" not in told(other, "")
+        assert "<" not in line(other)
 
 
 @given(hostile, hostile)
@@ -187,6 +199,7 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
     tenants = [replace(tenant, name=f"client-{number}") for number in range(1000)]
     listed = {
         "part": "",
+        "tag": "",
         "page": 1,
         "pages": 1,
         "archived": False,
@@ -199,7 +212,7 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
     listed |= {"states": counted([condition] * 1000), "conditions": {tenant.instance: condition}}
     shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)
     judge(shown)
-    assert "cut here" in str(shown.blocks), "what does not fit is not left out in silence"
+    assert "… cut" in str(shown.blocks), "what does not fit is not left out in silence"
 
 
 @given(st.text(max_size=9000), st.integers(0, 5))

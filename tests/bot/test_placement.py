@@ -60,7 +60,7 @@ def test_a_hundred_that_are_asked_for_and_approved_leave_the_host_well(tmp_path:
     assert found.available >= 0.1 * found.total
     assert 20 < running(bench) == len(asked) < 60
     assert len(said) == 100 - len(asked)
-    assert "would be needed" in said[0]
+    assert "of memory needed" in said[0]
     assert {bench.context.operations.get(one.id).state for one in asked} == {"succeeded"}
 
 
@@ -158,16 +158,16 @@ def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> N
     if "client-y" in text or "resume" not in text:
         assert "left on local" in str(asked.plan["remarks"])
     _filled(bench)
-    with pytest.raises(NoRoom, match=r"of memory would be needed, and .* are available"):
+    with pytest.raises(NoRoom, match=r"of memory needed, but .* free"):
         bench.answer(text.replace("client-y", "client-z"), OPERATOR)
     if asked.state == "awaiting_approval":
-        with pytest.raises(NoRoom, match="goes on waiting for its approval"):
+        with pytest.raises(NoRoom, match="still waits for approval"):
             bench.approve(asked, LEAD)
     else:
         bench.finish()
         ended = bench.context.operations.get(asked.id)
         assert (ended.state, ended.begun) == ("failed", 0)
-        assert "would be needed" in ended.outcome
+        assert "of memory needed" in ended.outcome
 
 
 def test_a_move_asks_the_target(tmp_path: Path) -> None:

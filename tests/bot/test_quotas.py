@@ -116,14 +116,14 @@ def test_an_unknown_figure_is_shown_as_such_kept_nowhere_and_judged_by_nobody(be
     assert set(look(bench)) == {("client-x", "disk"), ("local", "quotas")}, "that nothing is measured is no recovery"
     assert samples.disks(bench.context.database)["client-x"] == measured
     said = json.dumps(bench.answer("status client-x").blocks)
-    assert ":grey_question: *Disk:* what it uses cannot be measured: the kernel has stopped counting" in said
+    assert ":grey_question: *Disk:* usage can't be measured (the kernel has stopped counting" in said
     assert "75.0 GiB" not in said
     with pytest.raises(
         Refused, match=r"measured on local \(the kernel has stopped counting, .*\), so the smaller disk"
     ):
         bench.answer("resize client-x --plan small", OPERATOR)
     digest = json.dumps(bench.answer("digest client-x").blocks)
-    assert "disk 75.0 GiB of 80.0 GiB, as measured" in digest
+    assert "disk 75.0 GiB of 80.0 GiB, measured" in digest
     bench.lxd.recount("edge", "simulated-")
     assert look(bench) == []
 
@@ -132,7 +132,7 @@ def test_of_a_suspended_tenant_too(bench: Bench) -> None:
     bench.done("suspend client-x", OPERATOR)
     bench.lxd.stop_counting()
     said = json.dumps(bench.answer("status client-x").blocks)
-    assert ":grey_question: *Disk:* what it uses cannot be measured: the kernel has stopped counting" in said
+    assert ":grey_question: *Disk:* usage can't be measured (the kernel has stopped counting" in said
 
 
 def test_that_nothing_is_measured_closes_no_incident() -> None:
@@ -145,11 +145,11 @@ def test_that_nothing_is_measured_closes_no_incident() -> None:
 
 
 def test_the_doctor_says_it_and_mends_it(bench: Bench) -> None:
-    assert ":white_check_mark: *Quotas:* disks are counted on local" in json.dumps(bench.answer("doctor").blocks)
+    assert ":white_check_mark: *Quotas:* disk limits enforced on local" in json.dumps(bench.answer("doctor").blocks)
     bench.lxd.stop_counting()
     said = json.dumps(bench.answer("doctor").blocks)
     assert ":x: *Quotas:* The pool `mautic-ops` of `local` was not counted" in said
-    assert "disks are counted on local" in json.dumps(bench.answer("doctor").blocks)
+    assert "disk limits enforced on local" in json.dumps(bench.answer("doctor").blocks)
     bench.lxd.stop_counting()
     bench.lxd.fail_next("recount", ELSEWHERE)
     assert "`btrfs quota rescan -w /proc/" in json.dumps(bench.answer("doctor").blocks)

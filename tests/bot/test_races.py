@@ -101,8 +101,8 @@ def test_two_requests_for_one_tenant_are_one_operation(desk: Desk) -> None:
     (operation,) = desk.bench.context.operations.select("1 = 1")
     assert len(refused) == 7
     assert set(refused) == {
-        f"`client-x` is locked by request #1 (new, requested by <@{operation.requester}>), which is waiting "
-        "for approval. `/mautic cancel 1` withdraws the request."
+        f"`client-x` is locked by request #1 (new) by <@{operation.requester}>, which waits for approval. "
+        "To cancel that: `/mautic cancel 1`"
     }
 
 
@@ -126,7 +126,7 @@ def test_undo_pressed_on_an_old_card_takes_no_live_tenant_away(desk: Desk) -> No
     desk.click("undo", operation.id)
     desk.bench.finish()
     assert containers(desk.bench) == {"client-x"}
-    assert "is succeeded; there is nothing to roll back" in desk.slack.to(LEAD.id)[-1]
+    assert "is already done (approved by <@U0OPSLEAD>), so there is nothing to undo" in desk.slack.to(LEAD.id)[-1]
 
 
 def test_twenty_tenants_at_once_all_come_each_once(desk: Desk) -> None:

@@ -54,11 +54,11 @@ def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> N
     # It waits, and blocks nobody.
     assert get(held.id).state == "queued"
     assert get(elsewhere.id).state == "succeeded"
-    assert "`node1` is in distress: " in get(held.id).outcome
+    assert "`node1` is overloaded: " in get(held.id).outcome
     for _ in range(3):
         bench.finish()
     assert events(bench, held).count("operation.held") == 1
-    assert sum("It starts when the host recovers" in note for note in notes(bench, held)) == 1
+    assert sum("The operation starts when the host recovers" in note for note in notes(bench, held)) == 1
     distress(bench, over=True)
     bench.finish()
     ended = get(held.id)
@@ -72,7 +72,7 @@ def test_the_card_says_that_it_waits(bench: Bench) -> None:
     distress(bench)
     bench.finish()
     desk.announce()
-    assert "*Waits:*" in str(bench.slack.said[-1]) or any("*Waits:*" in str(one) for one in bench.slack.said)
+    assert "*Waiting:*" in str(bench.slack.said[-1]) or any("*Waiting:*" in str(one) for one in bench.slack.said)
 
 
 def test_what_gives_memory_back_is_done_at_once(bench: Bench) -> None:
@@ -133,9 +133,9 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
         health(bench.context)
         bench.clock.move(300)
     (incident,) = [one for one in bench.context.incidents.open() if one.kind == "strain"]
-    assert (incident.server, incident.title) == ("node1", "host in distress")
-    assert "less than half of its reserve" in incident.text
-    assert "No operation that needs memory starts there" in incident.text
+    assert (incident.server, incident.title) == ("node1", "host overloaded")
+    assert "less than half of the reserve" in incident.text
+    assert "Nothing that needs memory starts there" in incident.text
     distress(bench, over=True)
     health(bench.context)
     assert [one for one in bench.context.incidents.open() if one.kind == "strain"] == []
@@ -158,28 +158,28 @@ def test_a_sweep_adds_nothing_to_it_and_closes_nothing(bench: Bench, monkeypatch
 
 def test_load_and_slowness_count_where_lxd_tells_them(bench: Bench) -> None:
     bench.lxd.load = 64 * 8.0 + 1
-    assert "its load is 513" in shown(bench.answer("hosts"))
+    assert "load 513" in shown(bench.answer("hosts"))
     bench.lxd.load = None
     bench.lxd.latency = {"resources": 0.02}
-    assert "In distress" not in shown(bench.answer("hosts"))
+    assert "Overloaded" not in shown(bench.answer("hosts"))
 
 
 def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -> None:
     text = shown(bench.answer("hosts"))
-    assert "memory available · fits " in text
+    assert "memory free · fits " in text
     assert " small, " in text
     assert " large more" in text
     health(bench.context)
     desk = make_desk(bench)
     calls = sum(bench.lxd.calls.values())
     digest = shown(bench.answer("digest", OPERATOR))
-    assert "Memory of node1: " in digest
+    assert "Memory on node1: " in digest
     # One request for the survey; the rest is what the last sweep found.
     assert sum(bench.lxd.calls.values()) - calls == 1
     desk.invocations.handle("home", "home-1", {"user": LEAD.id, "team": "T0OURS"})
-    assert "memory available; fits " in str(bench.slack.homes[LEAD.id])
-    assert "memory available" not in shown(bench.answer("list"))
-    assert "available on node1" in shown(bench.answer("doctor"))
+    assert "memory free; fits " in str(bench.slack.homes[LEAD.id])
+    assert "memory free" not in shown(bench.answer("list"))
+    assert "free on node1" in shown(bench.answer("doctor"))
 
 
 def test_the_smallest_fits_most_often_and_a_full_host_takes_none(bench: Bench) -> None:
@@ -201,7 +201,7 @@ def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
         )
     again = make_bench(tmp_path, bench.lxd)
     now = again.clock.at
-    assert "Memory of" not in shown(again.answer("digest", OPERATOR))
+    assert "Memory on" not in shown(again.answer("digest", OPERATOR))
     with again.context.database.transaction() as transaction:
         record(transaction, now, [], {"local": HostReading(6, 9, memory=3, memory_total=8, load=0.5)})
     before, after = pool_history(again.context.database, "local", now - 3600, now, 0)

@@ -40,11 +40,11 @@ def revealed(bench: Bench, tenant: str = "client-x", actor: Actor = ASKER) -> di
 
 
 def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> None:
-    with pytest.raises(Refused, match=f"Only <@{ASKER.id}>, who asked"):
+    with pytest.raises(Refused, match=f"Only <@{ASKER.id}>, who requested"):
         revealed(bench, actor=LEAD)
     known = revealed(bench)
     assert (known["username"], len(known["password"]) >= 20) == ("admin", True)
-    with pytest.raises(Refused, match="shown once"):
+    with pytest.raises(Refused, match="was already collected"):
         revealed(bench)
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "credentials.revealed"
 
@@ -74,7 +74,7 @@ def test_what_slack_did_not_show_is_not_lost(bench: Bench, method: str, trouble:
     desk = make_desk(bench)
     desk.slack.fail(method, trouble)
     desk.command("credentials client-x")
-    assert "Slack did not show the window" in desk.slack.to(ASKER.id)[-1]
+    assert "Slack did not open the window" in desk.slack.to(ASKER.id)[-1]
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "command.refused"
     desk.command("credentials client-x")
     assert "*Password:*" in str(desk.slack.views[-1])
@@ -170,7 +170,7 @@ def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: py
     assert "Password" not in str(opening)
     assert "*Password:*" in str(shown)
     desk.command("credentials client-x")
-    assert "shown once" in desk.slack.to(ASKER.id)[-1]
+    assert "was already collected" in desk.slack.to(ASKER.id)[-1]
     assert "Password" not in str(desk.slack.said)
 
 
@@ -183,13 +183,13 @@ def test_a_failed_operation_leaves_none(bench: Bench) -> None:
 def test_nobody_sees_them_before_the_tenant_is_live(bench: Bench) -> None:
     operation = bench.approve(bench.ask("new client-y"))
     bench.context.vault.ensure(operation.id, "client-y", ASKER.id, 72, username="admin")
-    with pytest.raises(Refused, match="No first login waits"):
+    with pytest.raises(Refused, match="was already collected, or has expired"):
         revealed(bench, "client-y")
 
 
 def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
     bench.clock.move(72 * 3600)
-    with pytest.raises(Refused, match="No first login waits"):
+    with pytest.raises(Refused, match="was already collected, or has expired"):
         password(bench)
     bench.context.vault.purge()
     assert bench.context.database.read("SELECT 1 FROM secrets") == []
@@ -204,7 +204,7 @@ def test_their_key_is_a_file_for_the_bot_alone_and_survives_a_restart(bench: Ben
 def test_a_replaced_key_is_told(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "vault.key").unlink()
     again = make_bench(tmp_path, bench.lxd)
-    with pytest.raises(Refused, match="key file has been replaced"):
+    with pytest.raises(Refused, match="key file was replaced"):
         revealed(again)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.engine.approvals import decision
+from bot.engine.approvals import almost, decision
 from bot.model.words import clean, heard, split, typed
 from bot.slack.messages import Renderer
 
@@ -95,6 +95,35 @@ def test_a_decision_is_understood_as_it_was_meant(text: str, meant: dict[str, st
 )
 def test_other_talk_is_no_decision(text: str) -> None:
     assert decision(text) is None
+    assert not almost(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ok",
+        "OK!",
+        "yes please",
+        "lgtm",
+        "*lgtm*",
+        ":+1:",
+        ":thumbsup::skin-tone-3:",
+        "\U0001f44d\U0001f3fd",
+        "ok\U0001f44d",
+        "\u2705",
+        "Approve it, please.",
+        "approve, thanks",
+        "looks good, go ahead",
+    ],
+)
+def test_what_reads_like_an_approval_is_told_from_talk(text: str) -> None:
+    assert almost(text)
+    assert decision(text) is None
+
+
+@pytest.mark.parametrize("text", ["approve", "deny", "thanks", "it looks fine", "ok but not today", "yes, ask Tom", ""])
+def test_a_decision_or_talk_is_no_unclear_approval(text: str) -> None:
+    assert not almost(text)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_one_that_a_restart_cut_is_not_run_a_second_time(desk: Desk) -> None:
     for _ in range(2):
         desk.command(SEND, OPERATOR, key="one-delivery")
     assert made["execute"] == 1
-    assert "it is not run again by itself" in desk.slack.to(OPERATOR.id)[-1]
+    assert "it is not repeated automatically" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_a_third_at_once_is_refused_so_that_decisions_are_not_kept_waiting(desk: Desk) -> None:
@@ -50,7 +50,7 @@ def test_a_third_at_once_is_refused_so_that_decisions_are_not_kept_waiting(desk:
         until(lambda: running["execute"] == 2)
         desk.command(SEND.replace("client-x", "client-z"), OPERATOR)
         end.set()
-    assert desk.slack.to(OPERATOR.id)[0].startswith(":warning: Two of Mautic's commands are running already")
+    assert desk.slack.to(OPERATOR.id)[0].startswith(":warning: Two console commands are already running")
     desk.command(SEND, OPERATOR)
     assert "already" not in desk.slack.to(OPERATOR.id)[-1]
 
@@ -80,13 +80,13 @@ def running(desk: Desk, text: str) -> Iterator[None]:
 def test_one_that_changes_something_has_the_tenant_alone(desk: Desk) -> None:
     with running(desk, SEND):
         desk.command("console client-x cache:clear", OPERATOR)
-        assert "`mautic:broadcasts:send` runs in `client-x` already; try again" in desk.slack.to(OPERATOR.id)[-1]
+        assert "`mautic:broadcasts:send` is running in `client-x`. Try again" in desk.slack.to(OPERATOR.id)[-1]
         desk.command("restart client-x", OPERATOR)
         restart = desk.last()
         desk.bench.finish()
         waits = desk.bench.context.operations.get(restart.id)
         assert (waits.state, waits.held_by) == ("queued", "busy")
-        assert "`mautic:broadcasts:send` runs in `client-x`" in notes(desk.bench, restart)[-1]
+        assert "`mautic:broadcasts:send` is running in `client-x`" in notes(desk.bench, restart)[-1]
     desk.bench.finish()
     assert desk.bench.context.operations.get(restart.id).state == "succeeded"
 
@@ -94,7 +94,7 @@ def test_one_that_changes_something_has_the_tenant_alone(desk: Desk) -> None:
 def test_beside_an_operation_it_is_refused_but_not_beside_a_request(desk: Desk) -> None:
     asked = desk.bench.ask("stop client-x", OPERATOR)
     desk.command(SEND, OPERATOR)
-    assert "ended with 0" in desk.slack.to(OPERATOR.id)[-1]
+    assert "finished (exit code 0)" in desk.slack.to(OPERATOR.id)[-1]
     desk.bench.approve(asked)
     desk.command(SEND, OPERATOR)
     assert "`client-x` is locked by request" in desk.slack.to(OPERATOR.id)[-1]
@@ -107,7 +107,7 @@ def test_one_that_ends_leaves_the_tenant_free(desk: Desk) -> None:
     desk.command(SEND, OPERATOR)
     assert desk.bench.context.operations.at_work.on("client-x") == ""
     desk.command(SEND, OPERATOR)
-    assert "ended with 0" in desk.slack.to(OPERATOR.id)[-1]
+    assert "finished (exit code 0)" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_all_but_those_that_read_are_known_to_change_something() -> None:

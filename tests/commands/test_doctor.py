@@ -19,7 +19,7 @@ def parts(bench: Bench) -> str:
 
 def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
     said = parts(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS"))
-    for part in ("Servers", "Room", "Blueprint", "Edge", "Audit log", "Operations", "Jobs", "Channel"):
+    for part in ("Servers", "Free space", "Blueprint", "Edge", "Audit log", "Operations", "Background jobs", "Channel"):
         assert part in said
     assert ":x:" not in said
 
@@ -27,20 +27,20 @@ def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
 def test_every_host_that_is_short_of_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimulatedLxd, "pool", lambda _: PoolSpace(used=95, total=100))
     said = parts(make_bench(tmp_path, others={"solo": SimulatedLxd()}))
-    assert "only 5 B of 100 B free on local, 5 B of 100 B free on solo; enlarge the pool" in said
+    assert "only 5 B of 100 B free on local, 5 B of 100 B free on solo. Enlarge the pool" in said
 
 
 def test_a_bridge_that_is_not_what_the_settings_say_is_named(tmp_path: Path) -> None:
     other = SimulatedLxd()
     other.ensure_project(pool_driver="btrfs", pool_size="30GiB", subnet="10.9.0.1/24")
     said = parts(make_bench(tmp_path, others={"solo": other}))
-    assert ":x: *Network:* the bridge `mopsbr0` on solo is 10.9.0.1/24, and `lxd.subnet` says 10.70.0.1/24" in said
+    assert ":x: *Network:* the bridge `mopsbr0` on solo has 10.9.0.1/24, but `lxd.subnet` is 10.70.0.1/24" in said
 
 
 def test_a_bridge_that_an_earlier_bot_made_is_named_until_it_is_closed(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd.unclose()
-    assert ":x: *Network:* the bridge on local is as an earlier version made it" in parts(bench)
+    assert ":x: *Network:* the bridge on local was made by an earlier version" in parts(bench)
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="30GiB", subnet="10.70.0.1/24")
     assert ":x: *Network:*" not in parts(bench)
 
@@ -51,11 +51,14 @@ def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
     bench.context.jobs.begin("purge")
     bench.context.jobs.end("purge", "LXD does not answer.")
     said = parts(bench)
-    assert ":x: *Jobs:* `health` is paused; `purge` failed: LXD does not answer; `/mautic schedule list`" in said
+    assert (
+        ":x: *Background jobs:* `health` is paused; `purge` failed: LXD does not answer. "
+        "Details: `/mautic schedule list`" in said
+    )
 
 
 def test_a_bot_without_a_channel_says_what_is_not_said(tmp_path: Path) -> None:
-    assert ":x: *Channel:* `slack.channel` is not set, so there is no digest" in parts(make_bench(tmp_path))
+    assert ":x: *Channel:* `slack.channel` is not set, so no digest" in parts(make_bench(tmp_path))
 
 
 def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
         transaction.execute("DROP TRIGGER audit_is_append_only_update")
         transaction.execute("UPDATE audit SET actor = 'somebody else' WHERE seq = 2")
     said = parts(bench)
-    assert "row 2 was changed" in said
+    assert "entry 2 was changed" in said
     assert "Servers" in said
 
 
@@ -87,8 +90,8 @@ def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(bench.context.edge, "apply", lambda **_: gone.clear())
     said = parts(bench)
     assert asked == ["/run/own.socket"]
-    assert "the bot's own had died, and was started again" in said
-    assert ":white_check_mark: *Edge:* it did not answer, and was brought back" in said
+    assert "the local server had crashed and was restarted" in said
+    assert ":white_check_mark: *Edge:* was not reachable, and was restarted" in said
 
 
 def test_who_asks_hears_what_makes_an_edge_anew_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,4 +102,4 @@ def test_who_asks_hears_what_makes_an_edge_anew_that_is_gone(tmp_path: Path, mon
 
     monkeypatch.setattr(bench.context.edge, "probe", lambda _: Probe(0, False, 0.0))
     monkeypatch.setattr(bench.context.edge, "apply", apply)
-    assert ":x: *Edge:* it is not there; `make prepare` on the bot's machine makes it anew" in parts(bench)
+    assert ":x: *Edge:* the edge is missing. Run `make prepare` on the bot's machine to create one" in parts(bench)

@@ -102,20 +102,20 @@ def test_what_people_type(desk: Desk, text: str, tenant: str, lasts: float | Non
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("freeze", "A freeze needs a reason"),
-        ("freeze client-x 2h", "A freeze needs a reason"),
-        ("freeze client-x 2h because", "A freeze needs a reason"),
+        ("freeze", "Add a reason; it is shown on every card"),
+        ("freeze client-x 2h", "Add a reason; it is shown on every card"),
+        ("freeze client-x 2h because", "Add a reason; it is shown on every card"),
         ("freeze client-z because it is", "There is no tenant `client-z`"),
-        ("freeze client-x soon because it is", "“soon” is no time; write `/mautic freeze all 2h because …`"),
-        ("freeze client-x 2027-02-30 because it is", "“2027-02-30” is no time"),
-        ("freeze client-x 25:00 because it is", "“25:00” is no time"),
-        ("freeze client-x 2020-01-01 because it is", "A freeze ends at a time to come"),
-        ("freeze client-x 900d because it is", "A freeze ends at a time to come, within a year"),
-        ("freeze a/b because it is", "cannot be a tenant's name"),
-        (f"freeze all because {'x' * 301}", "301 characters long; it has at most 300"),
-        ("unfreeze", "Not all tenants are frozen; nothing is."),
-        ("unfreeze client-x", "`client-x` is not frozen; nothing is."),
-        ("unfreeze a/b", "cannot be a tenant's name"),
+        ("freeze client-x soon because it is", "“soon” is not a time. Type for example `/mautic freeze all 2h because"),
+        ("freeze client-x 2027-02-30 because it is", "“2027-02-30” is not a time"),
+        ("freeze client-x 25:00 because it is", "“25:00” is not a time"),
+        ("freeze client-x 2020-01-01 because it is", "The end of a freeze has to be in the future"),
+        ("freeze client-x 900d because it is", "The end of a freeze has to be in the future, within a year"),
+        ("freeze a/b because it is", "can't be a tenant name"),
+        (f"freeze all because {'x' * 301}", "The reason is too long: 301 characters, at most 300"),
+        ("unfreeze", "Not all tenants are frozen, and neither is anything else."),
+        ("unfreeze client-x", "`client-x` is not frozen, and neither is anything else."),
+        ("unfreeze a/b", "can't be a tenant name"),
     ],
 )
 def test_what_is_refused(desk: Desk, text: str, says: str) -> None:
@@ -136,10 +136,10 @@ def test_where_a_server_is_silent_a_tenant_is_frozen_unseen(desk: Desk) -> None:
 
 def test_who_may_is_policy(desk: Desk) -> None:
     desk.command("freeze all because I like it", ASKER)
-    assert "`freeze` may be asked for by an operator or an approver" in desk.slack.to(ASKER.id)[-1]
+    assert "You can't use `freeze`. Ask an operator or an approver" in desk.slack.to(ASKER.id)[-1]
     desk.command("freeze all because of the sale", LEAD)
     desk.command("unfreeze all", OPERATOR)
-    assert "`unfreeze` may be asked for by an approver" in desk.slack.to(OPERATOR.id)[-1]
+    assert "You can't use `unfreeze`. Ask an approver" in desk.slack.to(OPERATOR.id)[-1]
     assert len(freezes(desk)) == 1
     desk.command("unfreeze all", LEAD_2)
     assert freezes(desk) == []
@@ -151,7 +151,10 @@ def test_who_may_is_policy(desk: Desk) -> None:
 def test_who_may_freeze_lengthens_a_freeze_and_never_shortens_it(desk: Desk) -> None:
     desk.command("freeze all 2d because of the sale", LEAD)
     desk.command("freeze all 1m because I am in a hurry", OPERATOR)
-    assert "frozen for as long already, by <@U0OPSLEAD>; `/mautic unfreeze all`" in desk.slack.to(OPERATOR.id)[-1]
+    assert (
+        "already frozen for as long by <@U0OPSLEAD>. To end that: `/mautic unfreeze all`"
+        in desk.slack.to(OPERATOR.id)[-1]
+    )
     desk.command("freeze all 3d because the sale goes on", OPERATOR)
     (now,) = freezes(desk)
     assert (now.actor, now.reason) == (OPERATOR.id, "the sale goes on")
@@ -165,11 +168,11 @@ def test_the_freeze_of_all_and_that_of_one_are_two(desk: Desk) -> None:
     desk.command("freeze client-x because of the auditors", LEAD)
     desk.command("freeze all 2h because of the move", LEAD)
     desk.command("unfreeze all", LEAD)
-    assert "But :snowflake: *client-x is frozen*" in desk.slack.to(LEAD.id)[-1]
+    assert "Still: :snowflake: *client-x is frozen*" in desk.slack.to(LEAD.id)[-1]
     desk.command("restart client-y", OPERATOR)
     assert desk.last().tenant == "client-y"
     desk.command("unfreeze", LEAD)
-    assert "`/mautic unfreeze client-x` would end what is" in desk.slack.to(LEAD.id)[-1]
+    assert "To end what is frozen: `/mautic unfreeze client-x`" in desk.slack.to(LEAD.id)[-1]
 
 
 # -- what it stops, and what not -------------------------------------------------------------------------------------
@@ -187,8 +190,10 @@ def test_a_request_stays_open_and_is_denied_or_withdrawn(desk: Desk) -> None:
     desk.command("freeze all because of the sale", LEAD_2)
     desk.click("approve", asked[0].id, LEAD)
     said = desk.slack.to(LEAD.id)[-1]
-    assert "All tenants are frozen by <@U0OPSLEAD2> because of the sale; `/mautic unfreeze all` ends" in said
-    assert "goes on waiting for its approval" in said
+    assert (
+        "All tenants are frozen by <@U0OPSLEAD2> because of the sale. To end the freeze: `/mautic unfreeze all`" in said
+    )
+    assert "still waits for approval" in said
     desk.click("deny", asked[0].id, LEAD)
     desk.command(f"cancel {asked[1].id}", OPERATOR)
     assert [state(desk, one) for one in asked] == ["denied", "cancelled"]
@@ -202,10 +207,10 @@ def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> 
     assert [state(desk, one) for one in asked] == ["queued", "queued"]
     assert events(desk.bench, asked[0]).count("operation.held") == 1
     desk.announce()
-    card = next(one for one in reversed(desk.slack.said) if f"Operation {asked[0].id} ·" in str(one))
+    card = next(one for one in reversed(desk.slack.said) if f"Request #{asked[0].id} ·" in str(one))
     assert "All tenants are frozen" in json.dumps(card)
     assert "The operation starts when the freeze ends" in json.dumps(card)
-    with pytest.raises(Refused, match=f"is waiting to start. `/mautic cancel {asked[0].id}` withdraws the request"):
+    with pytest.raises(Refused, match=f"waits to start. To cancel that: `/mautic cancel {asked[0].id}`"):
         desk.bench.context.operations.refuse_if_busy("client-x")
     desk.bench.context.approvals.cancel(asked[1].id, OPERATOR)
     desk.command("unfreeze all", LEAD)
@@ -381,7 +386,7 @@ def test_people_see_it(desk: Desk) -> None:
     card = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
     assert seen in card
     assert reason in card
-    assert "Until the freeze ends nobody can approve it" in card
+    assert "The request can't be approved until the freeze ends" in card
     for text in ("status client-x", "digest"):
         desk.command(text, OPERATOR)
         said = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
@@ -393,12 +398,12 @@ def test_people_see_it(desk: Desk) -> None:
     assert ":snowflake: frozen by <@U0OPSLEAD> until" in said
     tab = json.dumps(home.home(desk.bench.context, ASKER), ensure_ascii=False)
     assert seen in tab
-    assert "`/mautic unfreeze client-x` ends it" in tab
+    assert "to end: `/mautic unfreeze client-x`" in tab
     assert [one.tenant for one in gather(desk.bench.context, 0).frozen] == ["client-x"]
     desk.command("unfreeze client-x", LEAD)
     desk.announce()
     card = json.dumps(desk.slack.said[-1]["blocks"], ensure_ascii=False)
-    assert f"Operation {asked.id} ·" in card
+    assert f"Request #{asked.id} ·" in card
     assert ":snowflake:" not in card
 
 
@@ -406,7 +411,7 @@ def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
     operation = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
     assert claims.claim(desk.bench.context.operations)
     desk.command("freeze all because of the sale", LEAD)
-    assert f"Operation {operation.id} has begun and goes on to its end: Stop tenant" in desk.slack.to(LEAD.id)[-1]
+    assert f"Request #{operation.id} is already running and will finish: Stop the tenant" in desk.slack.to(LEAD.id)[-1]
 
 
 # -- at once, twice, and after a crash -------------------------------------------------------------------------------

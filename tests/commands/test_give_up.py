@@ -51,7 +51,7 @@ def said(message: Any) -> str:
 
 def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench, other: SimulatedLxd) -> None:
     operation = stuck(bench, other)
-    with pytest.raises(Refused, match=f"`/mautic give-up {operation.id} because …`"):
+    with pytest.raises(Refused, match=f"`/mautic give-up {operation.id} because <reason>`"):
         bench.context.operations.refuse_if_busy("client-x")
     bench.clock.move(60)
     answer = said(bench.answer(BECAUSE.format(operation.id), OPERATOR))
@@ -59,12 +59,12 @@ def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench,
     assert "`/mautic start client-x` starts the present container again" in answer
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, ended.reason, ended.ended_by) == ("given_up", "the disk of solo is gone", OPERATOR.id)
-    assert "the disk of solo is gone" in notes(bench, operation)[-1]
+    assert f"Given up by <@{OPERATOR.id}>: the disk of solo is gone" in notes(bench, operation)[-1]
     last = audit.recent(bench.context.database, limit=1)[0]
     assert (last["event"], last["actor"]) == ("operation.given_up", OPERATOR.id)
     assert "the disk of solo is gone" in str(last["detail"])
     card = "\n".join(mrkdwn(make_desk(bench).announcer.card(ended).blocks))
-    assert "given up, as it stood" in card
+    assert "— given up" in card
     assert f"*Given up by <@{OPERATOR.id}>:* the disk of solo is gone" in card
 
 
@@ -79,7 +79,7 @@ def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench,
     bench.clock.move(60)
     health(bench.context)
     (told,) = [one.text for one in bench.context.incidents.open() if one.kind == "move"]
-    assert "`/mautic start client-x` starts the present container again" in told
+    assert "`/mautic start client-x` brings the site online" in told
     assert bench.done("start client-x", OPERATOR).state == "succeeded"
     assert live(bench)
     purge(bench.context)
@@ -91,10 +91,10 @@ def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench,
 @pytest.mark.parametrize(
     ("words", "actor", "why"),
     [
-        ("", OPERATOR, "needs a reason"),
-        (" because", OPERATOR, "needs a reason"),
-        (" because …", OPERATOR, "needs a reason"),
-        (" because I may not", ASKER, "Only an approver or an operator can give operation"),
+        ("", OPERATOR, "Add a reason"),
+        (" because", OPERATOR, "Add a reason"),
+        (" because …", OPERATOR, "Add a reason"),
+        (" because I may not", ASKER, "Only approvers or operators can give up request"),
     ],
 )
 def test_who_may_not_and_what_has_no_reason_is_refused(
@@ -108,7 +108,7 @@ def test_who_may_not_and_what_has_no_reason_is_refused(
 
 def test_only_what_needs_attention_can_be_given_up(bench: Bench) -> None:
     for operation in (bench.ask("stop client-x", OPERATOR), bench.context.operations.get(1)):
-        with pytest.raises(Refused, match="only what needs attention"):
+        with pytest.raises(Refused, match="Only a request that needs action"):
             bench.answer(BECAUSE.format(operation.id), LEAD)
 
 

@@ -247,7 +247,7 @@ def test_a_full_tenant_that_crashed_is_enlarged_and_then_started(roomy: Bench) -
     roomy.clock.move(300)
     health(roomy.context)
     told = {one.kind: one.text for one in roomy.context.incidents.open()}
-    assert "when it was measured last" in told["disk"]
+    assert "when last measured" in told["disk"]
     first, then = re.findall(r"`/mautic ([^`]+)`", told["stopped"])
     with pytest.raises(Refused, match=f"first `/mautic {first}`"):
         roomy.answer(then, OPERATOR)

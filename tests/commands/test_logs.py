@@ -26,7 +26,7 @@ def said(bench: Bench, text: str) -> str:
 
 def test_it_shows_the_last_lines_and_records_who_read_them(bench: Bench) -> None:
     shown = said(bench, "logs client-x nginx --lines 3")
-    assert "the last 3 lines of the log `nginx`" in shown
+    assert "last 3 lines of the `nginx` log" in shown
     assert "simulated line 3 of nginx" in shown
     (row,) = bench.context.database.read("SELECT actor, tenant, detail FROM audit WHERE event = 'logs.read'")
     assert (row["actor"], row["tenant"], row["detail"]) == (OPERATOR.id, "client-x", '{"lines": 3, "what": "nginx"}')
@@ -39,17 +39,17 @@ def test_of_a_long_log_the_end_is_shown_and_the_rest_counted(bench: Bench, monke
     shown = said(bench, "logs client-x --lines 500")
     assert "500 &lt;" in shown
     assert "\n1 &lt;" not in shown
-    assert "older lines do not fit into a message" in shown
+    assert "older lines do not fit in this message" in shown
     assert shown.count("```") == 2 * 4
 
 
 def test_an_empty_log_is_said_to_be_empty(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(bench.context.fleet.hosts()[0].mautic), "logs", lambda *_: "")
-    assert "there is nothing in the log `cron`" in said(bench, "logs client-x cron")
+    assert "the `cron` log is empty" in said(bench, "logs client-x cron")
 
 
 def test_who_may_not_operate_may_not_read_logs(bench: Bench) -> None:
-    with pytest.raises(Refused, match="by an operator or an approver"):
+    with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.answer("logs client-x", ASKER)
     assert bench.context.database.read("SELECT 1 FROM audit WHERE event = 'logs.read'") == []
 

@@ -118,7 +118,7 @@ def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:
     bench.lxd.world.pool_bytes = 500_000_000
     with pytest.raises(Refused, match="storage pool of `local` is full"):
         bench.answer("new client-y --host local")
-    with pytest.raises(Refused, match=r"Things have changed .* storage pool of `local` is full"):
+    with pytest.raises(Refused, match=r"plan no longer matches .* storage pool of `local` is full"):
         bench.approve(waiting)
 
 

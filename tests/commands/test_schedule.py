@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from bot.model.plan import Refused
 from bot.slack.messages import Message
+from schedules.digest import digest
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, make_bench
 from tests.support.judge import judge, mrkdwn
 
@@ -31,17 +34,44 @@ def woken(bench: Bench) -> list[str]:
 
 
 def test_everybody_sees_what_there_is_and_what_came_of_it(bench: Bench) -> None:
-    assert "*expiry* · End requests" in said(bench.answer("schedule"))
+    assert "*digest* · Post the digest" in said(bench.answer("schedule"))
     bench.context.jobs.begin("expiry")
     bench.context.jobs.end("expiry", "LXD does not answer.")
-    assert ":x: last <!date" in said(bench.answer("schedule list", ASKER))
+    assert ":x: last run <!date" in said(bench.answer("schedule list", ASKER))
+
+
+def test_jobs_that_nobody_follows_are_one_line_while_they_do_their_work(bench: Bench) -> None:
+    shown = said(bench.answer("schedule"))
+    assert "Internal (11), all on time: ballast, boot, channel, expiry" in shown
+    bench.context.jobs.pause("expiry", OPERATOR.id)
+    shown = said(bench.answer("schedule"))
+    assert "Internal (10), all on time: ballast, boot, channel, incidents" in shown
+    assert "*expiry* · Expire requests" in shown
+
+
+def test_the_digest_is_told_with_its_hour_and_not_with_its_looks(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
+    zone = ZoneInfo("Europe/Berlin")
+
+    def at(day: int, hour: int) -> float:
+        return datetime(2026, 11, day, hour, tzinfo=zone).timestamp()
+
+    def told() -> str:
+        return next(row for row in said(bench.answer("schedule")).splitlines() if row.startswith("Daily"))
+
+    bench.clock.at = at(25, 7)
+    assert told().startswith(f"Daily at 08:00 Europe/Berlin · not run yet · next <!date^{int(at(25, 8))}^")
+    bench.clock.at = at(25, 9)
+    digest(bench.context)
+    assert f"last sent <!date^{int(at(25, 9))}^" in told()
+    assert f"next <!date^{int(at(26, 8))}^" in told()
 
 
 def test_a_pause_names_who_paused_and_is_audited(bench: Bench) -> None:
     names = woken(bench)
     said(bench.answer("schedule pause expiry", OPERATOR))
     assert f"Paused by <@{OPERATOR.id}> since" in said(bench.answer("schedule"))
-    with pytest.raises(Refused, match=f"paused already, by <@{OPERATOR.id}>"):
+    with pytest.raises(Refused, match=f"already paused by <@{OPERATOR.id}>"):
         bench.answer("schedule pause expiry", LEAD)
     said(bench.answer("schedule resume expiry", LEAD))
     assert "Paused by" not in said(bench.answer("schedule"))
@@ -60,19 +90,19 @@ def test_a_job_runs_by_hand_but_not_while_it_runs(bench: Bench) -> None:
     said(bench.answer("schedule run expiry", OPERATOR))
     assert names == ["expiry"]
     bench.context.jobs.begin("expiry")
-    with pytest.raises(Refused, match="runs at this moment"):
+    with pytest.raises(Refused, match="is already running"):
         bench.answer("schedule run expiry", OPERATOR)
     assert names == ["expiry"]
 
 
 @pytest.mark.parametrize("what", ["run", "pause", "resume"])
 def test_only_operators_and_approvers_have_a_say(bench: Bench, what: str) -> None:
-    with pytest.raises(Refused, match="by an operator or an approver"):
+    with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.answer(f"schedule {what} expiry", ASKER)
 
 
 def test_what_is_missing_or_unknown_is_said(bench: Bench) -> None:
-    with pytest.raises(Refused, match=r"Which job\? There is .*`digest`, `expiry`"):
+    with pytest.raises(Refused, match=r"Which job\? .*`digest`, `expiry`"):
         bench.answer("schedule pause", OPERATOR)
-    with pytest.raises(Refused, match="did you mean `expiry`"):
+    with pytest.raises(Refused, match="Did you mean `expiry`"):
         bench.answer("schedule run expire", OPERATOR)

@@ -28,13 +28,25 @@ def test_the_words_given_are_its_tags_from_then_on(bench: Bench) -> None:
     assert done.again == "tag client-x us"
 
 
+def test_the_list_can_be_filtered_by_it(bench: Bench) -> None:
+    bench.done("new client-y")
+    bench.done("tag client-x vip eu", OPERATOR)
+    desk = make_desk(bench)
+    desk.command("list --tag VIP", OPERATOR)
+    shown = desk.slack.to(OPERATOR.id)[-1]
+    assert "*1 tenant*, 1 healthy, tagged `vip`" in shown
+    assert "client-y" not in shown
+    desk.command("list y --tag vip", OPERATOR)
+    assert "No tenant matching `y` has the tag `vip`." in desk.slack.to(OPERATOR.id)[-1]
+
+
 def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) -> None:
     desk = make_desk(bench)
     desk.command("tag client-x", OPERATOR)
-    assert "`client-x` has no tags; `/mautic tag client-x vip` gives it one" in desk.slack.to(OPERATOR.id)[-1]
+    assert "`client-x` has no tags. Add one: `/mautic tag client-x vip`" in desk.slack.to(OPERATOR.id)[-1]
     bench.done("tag client-x vip eu", OPERATOR)
     desk.command("tag client-x", OPERATOR)
-    assert "`client-x` has the tags `vip`, `eu`" in desk.slack.to(OPERATOR.id)[-1]
+    assert "`client-x` has tags `vip`, `eu`" in desk.slack.to(OPERATOR.id)[-1]
     assert len(bench.context.operations.select("command = 'tag'")) == 1, "to be shown them changes nothing"
     bench.done("tag client-x --clear", OPERATOR)
     assert bench.context.fleet.tenant("client-x").tags == ()
@@ -43,9 +55,9 @@ def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) ->
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("tag client-x no/slash", "cannot be a tag"),
-        ("tag client-x " + "x" * 31, "cannot be a tag"),
-        ("tag client-x vip --clear", "Either name tags for `client-x`"),
+        ("tag client-x no/slash", "can't be a tag"),
+        ("tag client-x " + "x" * 31, "can't be a tag"),
+        ("tag client-x vip --clear", "Give either tags or `--clear`"),
         ("tag client-x " + " ".join(f"t{number}" for number in range(11)), "at most 10"),
         ("tag client-y vip", "There is no tenant `client-y`"),
     ],

@@ -62,8 +62,8 @@ def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) 
     card = conversation.ask("new client-z", "Create tenant client-z")
     said = conversation.workspace.message("ops-lead", CHANNEL, "looks fine", thread_ts=card)["ts"]
     conversation.workspace.edit("ops-lead", CHANNEL, said, "approve")
-    conversation.workspace.wait_for_message(CHANNEL, "edited later decides nothing", "ops-lead", card)
-    conversation.reply(card, "deny", "denied it")
+    conversation.workspace.wait_for_message(CHANNEL, "does not count as a decision", "ops-lead", card)
+    conversation.reply(card, "deny", "denied your request")
 
     card = conversation.ask("`delete client\u2011x`", "Delete tenant client-x")
     conversation.reply(card, "*approve* `client-x\u200b`", "is archived")

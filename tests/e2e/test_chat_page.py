@@ -274,7 +274,7 @@ def test_a_group_is_mentioned_by_its_handle_and_its_people_hear_of_it(tabs: Tabs
     lead, other = tabs.open("ops-lead"), tabs.open("account-manager")
     for page in (lead, other):
         expect(page.locator(f"#messages [data-ts='{ts}']")).to_be_visible()
-    said = "<!subteam^S0APPROVERS> and <@U0OPERATOR>, this waits for your decision."
+    said = "<!subteam^S0APPROVERS> and <@U0OPERATOR>, please approve or deny this request."
     app.bolt.client.chat_postMessage(channel="C0OPS", text=said, thread_ts=ts)
     expect(lead.locator("#sidebar .badge")).to_have_text("1")
     expect(lead.locator("#toast")).to_have_text("You are mentioned in #mautic-ops.")

@@ -52,7 +52,7 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
         assert submit(world, tenant, "before@example.com") == 200
         # Databases and LXD tell the second only.
         next_second()
-        world.done(f"snapshot {tenant} --note 'before the sale'", "is taken", approve="")
+        world.done(f"snapshot {tenant} --note 'before the sale'", "taken: ", approve="")
         (snapshot,) = [one.name for one in world.lxd.snapshots(tenant)]
         next_second()
         assert submit(world, tenant, "after@example.com") == 200
@@ -60,9 +60,9 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
         card = world.ask(f"restore {tenant} {snapshot}", "operator")
         assert "1 contact, 1 submission, 0 opt-outs" in world.card(card), world.card(card)
         world.approve(card)
-        world.whisper("ops-lead", "type the tenant's name", thread=card)
+        world.whisper("ops-lead", "add the tenant name", thread=card)
         world.approve(card, f"approve {tenant}")
-        world.wait_for(card, "is restored")
+        world.wait_for(card, "is restored to")
         assert contacts(world, tenant) == {"before@example.com"}
         assert submit(world, tenant, "now@example.com") == 200
         assert world.edge.probe(f"{tenant}.e2e.localhost").login
@@ -72,7 +72,7 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
         world.workspace.command("operator", CHANNEL, f"/mautic restore {tenant} s-0")
         world.whisper("operator", "has no snapshot")
         world.workspace.command("account-manager", CHANNEL, f"/mautic restore {tenant} {snapshot}")
-        world.whisper("account-manager", "may be asked for by")
+        world.whisper("account-manager", "You can't use")
     finally:
         world.remove(tenant)
 
@@ -84,25 +84,25 @@ def test_a_tenant_is_stopped_suspended_resized_and_looked_into(world: World) -> 
         make(world, tenant)
         world.done(f"stop {tenant}", "is stopped")
         assert world.edge.probe(domain).status == 503
-        world.done(f"start {tenant}", "has started", approve="")
+        world.done(f"start {tenant}", "is started", approve="")
         assert world.edge.probe(domain).login
 
         world.done(f"suspend {tenant}", "is suspended")
         assert world.edge.probe(domain).status == 503
         units = world.lxd.execute(tenant, ["systemctl", "is-active", "mautic-worker@email"]).stdout
         assert "inactive" in units
-        world.done(f"restart {tenant}", "was restarted", approve="")
+        world.done(f"restart {tenant}", " restarted. ", approve="")
         assert world.edge.probe(domain).status == 503, "a restart opens nothing"
-        world.done(f"resume {tenant}", "is open again: ", approve="")
+        world.done(f"resume {tenant}", "is online again: ", approve="")
         assert world.edge.probe(domain).login
         assert submit(world, tenant, "again@example.com") == 200
 
-        world.done(f"resize {tenant} --plan medium", "has the plan medium")
+        world.done(f"resize {tenant} --plan medium", "now has plan medium")
         assert world.lxd.instance(tenant).config["limits.memory"] == "8GiB"
         world.done(f"restart {tenant} --part worker", "restarted", approve="")
 
         for words, seen in (
-            (f"console {tenant} mautic:segments:update", "ended with 0"),
+            (f"console {tenant} mautic:segments:update", r"finished \(exit code 0\)"),
             (f"logs {tenant}", tenant),
             (f"status {tenant}", "plan medium"),
         ):

@@ -41,7 +41,7 @@ def test_the_digest_of_today_is_posted_once_also_over_kill_9(world: World) -> No
     world.bot.kill()
     world.bot.start()
     world.workspace.command("operator", CHANNEL, "/mautic schedule run digest")
-    world.whisper("operator", "`digest` runs now")
+    world.whisper("operator", "Running `digest` now")
     eventually(lambda: world.bot.rows("SELECT 1 FROM jobs WHERE name = 'digest' AND outcome = 'done'"))
     assert digests(world) == [head]
 
@@ -52,7 +52,7 @@ def test_a_digest_is_given_to_who_asks_for_it(world: World) -> None:
         world.approve(card)
         world.wait_for(card, "is live|failed")
         world.workspace.command("operator", CHANNEL, "/mautic digest --since 1h")
-        world.whisper("operator", "Operations:")
+        world.whisper("operator", "changes")
         world.workspace.command("operator", CHANNEL, "/mautic digest digest-y")
         world.whisper("operator", "There is no tenant `digest-y`")
     finally:
@@ -68,11 +68,11 @@ def test_a_request_is_decided_on_in_the_home_tab(world: World) -> None:
         return view
 
     world.workspace.open_home("account-manager")
-    assert "approve" not in [one.get("action_id") for one in elements(home("account-manager", "Nothing waits for you"))]
+    assert "approve" not in [one.get("action_id") for one in elements(home("account-manager", "Nothing needs you"))]
     world.workspace.open_home("ops-lead")
-    view = home("ops-lead", "1 request waits for you")
+    view = home("ops-lead", "1 request to decide")
     world.workspace.click_in_view("ops-lead", view["id"], "deny")
-    home("ops-lead", "Nothing waits for you")
+    home("ops-lead", "Nothing needs you")
     assert [row["state"] for row in world.bot.rows("SELECT state FROM operations")] == ["denied"]
 
 

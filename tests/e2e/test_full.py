@@ -99,7 +99,7 @@ def test_a_full_tenant_is_found_and_the_advice_helps_it_and_what_is_too_small_is
         world.whisper("operator", ":x: .Disk:. 2.0 GiB of 2.0 GiB in use")
         (advice,) = re.findall(r"`/mautic ([^`]+)`", text)
         assert advice == "resize full-x --plan medium"
-        world.done(advice, "now has the plan medium")
+        world.done(advice, "now has plan medium")
         eventually(lambda: service(world, "mariadb") == "active")
         eventually(lambda: world.edge.probe("full-x.e2e.localhost").login)
         assert incident(world, "disk") == ""

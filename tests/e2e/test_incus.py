@@ -25,7 +25,7 @@ def test_a_tenant_lives_on_incus_from_its_request_to_its_archive(incus_world: Wo
 
         instance = world.present("story-i")
         world.lxd.push(instance, "/var/www/mautic/media/files/kept", b"before")
-        world.done("snapshot story-i --note before", "is taken", approve="")
+        world.done("snapshot story-i --note before", "taken: ", approve="")
         (snapshot,) = [one.name for one in world.lxd.snapshots(instance) if not one.name.startswith("move-")]
         world.lxd.push(instance, "/var/www/mautic/media/files/kept", b"after")
 
@@ -35,7 +35,7 @@ def test_a_tenant_lives_on_incus_from_its_request_to_its_archive(incus_world: Wo
         assert world.lxd.pull(world.present("story-i"), "/var/www/mautic/media/files/kept") == b"before"
 
         world.workspace.command("account-manager", CHANNEL, "/mautic status story-i")
-        status = str(world.whisper("account-manager", "Page through the edge")["blocks"])
+        status = str(world.whisper("account-manager", "Public page")["blocks"])
         assert ":x:" not in status, status
 
         world.workspace.command("operator", CHANNEL, "/mautic hosts")

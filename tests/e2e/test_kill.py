@@ -59,7 +59,7 @@ def test_delete_survives_kill_9_at_each_step(world: World) -> None:
             check_the_end(world, tenant, [f"{tenant}--archived"])
             card = world.ask(f"unarchive {tenant}", user="operator")
             world.approve(card)
-            world.wait_for(card, "is back")
+            world.wait_for(card, "is restored from the archive")
     finally:
         world.remove(tenant)
 
@@ -77,14 +77,14 @@ def test_restore_survives_kill_9_at_each_step(world: World) -> None:
     try:
         world.done(f"new {tenant} --version 0.0.1-tiny", "is live")
         for step in RESTORE:
-            world.done(f"snapshot {tenant}", "is taken", approve="")
+            world.done(f"snapshot {tenant}", "taken: ", approve="")
             instance = world.present(tenant)
             snapshot = world.lxd.snapshots(instance)[-1].name
             card = world.ask(f"restore {tenant} {snapshot}", "operator")
             world.approve(card, f"approve {tenant}")
             world.kill_in(step)
             world.bot.start()
-            world.wait_for(card, "is restored")
+            world.wait_for(card, "is restored to")
             number = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
             assert world.present(tenant) == f"{tenant}--{number}"
             running = [name for name in world.instances_of(tenant) if world.lxd.instance(name).running]

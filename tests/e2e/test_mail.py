@@ -43,7 +43,7 @@ def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: W
         world.done(f"new {TENANT}", "is live")
         worker(world, "stop")
         put_thirty(world)
-        world.done(f"snapshot {TENANT}", "is taken", approve="")
+        world.done(f"snapshot {TENANT}", "taken: ", approve="")
         (snapshot,) = [one.name for one in world.lxd.snapshots(TENANT)]
         worker(world, "start")
         eventually(lambda: sent(world) == 30)
@@ -58,7 +58,7 @@ def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: W
 
         world.done(restore, "outbound mail is off; 30 wait", approve=f"approve {TENANT}")
         worker(world, "restart")
-        world.done(f"restart {TENANT}", "was restarted", approve="")
+        world.done(f"restart {TENANT}", " restarted. ", approve="")
         world.workspace.command("operator", CHANNEL, f"/mautic status {TENANT}")
         world.whisper("operator", "Outbound mail is off.*30 wait")
         crontab = world.lxd.pull(world.present(TENANT), "/etc/cron.d/mautic").decode()
@@ -85,9 +85,9 @@ def test_mail_that_waited_for_long_stays_until_somebody_decides(world: World) ->
     try:
         world.done(f"new {TENANT}", "is live")
         for stop, start, words in (
-            (f"stop {TENANT}", f"start {TENANT}", "has started"),
+            (f"stop {TENANT}", f"start {TENANT}", "is started"),
             (f"suspend {TENANT}", f"resume {TENANT}", "is open again"),
-            (f"delete {TENANT}", f"unarchive {TENANT}", "is back"),
+            (f"delete {TENANT}", f"unarchive {TENANT}", "is restored from the archive"),
         ):
             worker(world, "stop")
             put_thirty(world)

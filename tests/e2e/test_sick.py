@@ -102,6 +102,6 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         for one in heads(world):
             assert one["text"].startswith(":large_green_circle:")
             thread = world.workspace.messages(HEARD_IN, thread_ts=one["ts"])
-            assert sum("Recovered" in message["text"] for message in thread) == 1
+            assert sum("Resolved after" in message["text"] for message in thread) == 1
     finally:
         world.remove("sick-x")

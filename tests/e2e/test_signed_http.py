@@ -28,7 +28,7 @@ def test_commands_and_clicks_come_by_signed_http(tmp_path: Path) -> None:
     try:
         bot.start()
         workspace.command("account-manager", CHANNEL, "/mautic new client-x")
-        card = workspace.wait_for_message(CHANNEL, "waits for approval")
+        card = workspace.wait_for_message(CHANNEL, "waiting for approval")
         assert "imulated" in str(card["blocks"]), "whatever is simulated says so"
         workspace.click("ops-lead", CHANNEL, card["ts"], "approve")
         workspace.wait_for_message(CHANNEL, "is live", thread_ts=card["ts"])

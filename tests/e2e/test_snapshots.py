@@ -26,21 +26,21 @@ def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
 def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
     try:
         world.workspace.command("operator", CHANNEL, "/mautic schedule pause snapshots")
-        world.whisper("operator", "is paused until")
+        world.whisper("operator", "paused. Resume:")
         card = world.ask("new snap-x")
         world.approve(card)
         world.wait_for(card, "is live")
 
         card = world.ask("snapshot snap-x --note 'before the sale'", user="operator")
-        taken = world.wait_for(card, "is taken")
+        taken = world.wait_for(card, "taken: ")
         assert re.search(r"writes waited [\d.]+ s", taken)
 
         card = world.ask("snapshot snap-x", user="operator")
-        world.wait_for(card, "is taken")
+        world.wait_for(card, "taken: ")
         world.workspace.command("operator", CHANNEL, "/mautic snapshots snap-x")
         shown = str(world.whisper("operator", "2 snapshots")["blocks"])
         assert "before the sale" in shown
-        assert "goes at the next pruning" in shown
+        assert "expires at the next cleanup" in shown
 
         # By hand, as it is paused: the older of the two is more than the policy keeps of this day.
         world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
@@ -50,10 +50,10 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
         (errand,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")
         assert (errand["command"], errand["channel"]) == ("prune", "")
         world.workspace.command("operator", CHANNEL, "/mautic schedule")
-        assert "Paused by" in str(world.whisper("operator", "What I do by myself")["blocks"])
+        assert "Paused by" in str(world.whisper("operator", "Background jobs")["blocks"])
         assert world.edge.probe("snap-x.e2e.localhost").login
 
-        for words, told in (("delete snap-x", "is archived"), ("purge snap-x", "is removed for good")):
+        for words, told in (("delete snap-x", "is archived"), ("purge snap-x", "permanently deleted")):
             card = world.ask(words, user="operator")
             world.approve(card, "approve snap-x")
             world.wait_for(card, told)

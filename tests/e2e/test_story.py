@@ -19,7 +19,7 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
     try:
         card = world.ask("new story-x --note 'spring campaign'")
         world.workspace.click("account-manager", CHANNEL, card, "approve")
-        world.whisper("account-manager", "Only an approver")
+        world.whisper("account-manager", "Only approvers")
         world.workspace.click("guest", CHANNEL, card, "approve")
         world.whisper("guest", "Guests")
         assert world.instances_of("story-x") == [], "nothing is made before somebody else approves"
@@ -31,16 +31,16 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
         assert (found.status, found.login) == (200, True)
 
         world.workspace.command("account-manager", CHANNEL, "/mautic status story-x")
-        status = world.whisper("account-manager", "Page through the edge")
+        status = world.whisper("account-manager", "Public page")
         assert ":x:" not in str(status["blocks"]), status["blocks"]
 
         assert world.credentials("story-x")["User"] == "admin"
         world.workspace.command("account-manager", CHANNEL, "/mautic credentials story-x")
-        world.whisper("account-manager", "No first login waits")
+        world.whisper("account-manager", "was already collected, or has expired")
 
         card = world.ask("delete story-x", user="operator")
         world.approve(card, "approve")
-        world.whisper("ops-lead", "type the tenant's name", thread=card)
+        world.whisper("ops-lead", "add the tenant name", thread=card)
         # Pasted from the card, bold, and while Slack renews the connection.
         world.workspace.faults(disconnect="refresh_requested")
         world.approve(card, "*approve* `story-x\u200b`")
@@ -50,11 +50,11 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
 
         card = world.ask("unarchive story-x", user="operator")
         world.approve(card)
-        world.wait_for(card, "is back")
+        world.wait_for(card, "is restored from the archive")
         assert world.edge.probe("story-x.e2e.localhost").login
 
         world.workspace.command("ops-lead", CHANNEL, "/mautic audit verify")
-        world.whisper("ops-lead", "are as they were written")
+        world.whisper("ops-lead", "Audit log intact")
     finally:
         world.remove("story-x")
 
@@ -114,7 +114,7 @@ def test_the_first_credentials_open_the_login(world: World) -> None:
 
 def test_a_refused_command_leaves_nothing(world: World) -> None:
     for words, why in (
-        ("new Client_X", "letters a-z"),
+        ("new Client_X", "lower-case letters"),
         ("new www", "reserved"),
         ("new client-y --plan huge", "no plan"),
         ("new client-y --domain nodot", "not a domain"),

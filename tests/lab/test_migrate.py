@@ -146,7 +146,7 @@ def test_refusals_say_why(tiny: LabWorld) -> None:
         tiny.workspace.command("operator", CHANNEL, f"/mautic {words}")
         tiny.whisper("operator", why)
     tiny.workspace.command("account-manager", CHANNEL, f"/mautic migrate {TENANT} solo2")
-    tiny.whisper("account-manager", "may be asked for by")
+    tiny.whisper("account-manager", "You can't use")
 
 
 def test_hosts_and_placement(tiny: LabWorld) -> None:

@@ -28,7 +28,9 @@ from bot.guest.mautic import Disk
 from bot.guest.simulated import UNCOUNTED
 from bot.intake import home
 from bot.lxd.protocol import InstanceState, PoolSpace, Resources
+from bot.model.findings import LINES
 from bot.model.tenants import Tenant
+from bot.model.text import names
 from bot.reports.condition import Condition
 from bot.reports.digest import Digest, FailedErrands, TenantDay, Use
 from bot.settings import load
@@ -43,6 +45,7 @@ from bot.store.operation import Decision, Operation, StepRow
 from bot.store.samples import KnownDisk
 from bot.workspace import block_kit
 from commands.hosts import Row
+from commands.schedule import DigestTimes
 from tests.support.bot import LEAD, make_bench
 from tests.support.judge import judge
 
@@ -199,10 +202,10 @@ BATCH = replace(
         "facts": {
             "Tenants": "client-a, client-b, client-c and 17 more",
             "Hosts": "local 12, node2 8",
-            "Kept": "as long as the policy says",
-            "Pace": "4 at once, 2 per host; pauses after 3 failures",
+            "Kept": "for as long as the policy says",
+            "Pace": "4 at once, 2 per host, pauses after 3 failures",
         },
-        "remarks": {"Left out": "client-z: client-z is not running; use /mautic start client-z."},
+        "remarks": {"Left out": "client-z: client-z is not running (to start: /mautic start client-z)"},
         "reversible": "changes nothing that runs",
         "seconds": 5,
         "undoable": False,
@@ -217,7 +220,7 @@ def stands(
     paused_by: str = "", stopped_by: str = "", frozen: tuple[str, ...] = (), held: str = "", **counts: int
 ) -> Standing:
     failed = tuple(f"client-{number}" for number in range(counts.get("failed", 0)))
-    return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is in distress."} if held else {})
+    return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is overloaded."} if held else {})
 
 
 def tags(*words: str) -> Message:
@@ -240,7 +243,9 @@ def helped(command: str) -> Message:
     chosen = REGISTRY.commands[command] if command else None
     everything = list(REGISTRY.commands.values())
     policy = SETTINGS.policy(command) if command else None
-    return words("help", command=chosen, commands=everything, policy=policy, at_once=["restart", "resume", "start"])
+    who = {"askers": "everyone", "deciders": names(policy.approve, policy.approvals) if policy else ""}
+    at_once = ["restart", "resume", "start"]
+    return words("help", command=chosen, commands=everything, policy=policy, at_once=at_once, **who)
 
 
 def listed(*tenants: Tenant, **state: object) -> Message:
@@ -248,6 +253,7 @@ def listed(*tenants: Tenant, **state: object) -> Message:
         "silent": {},
         "frozen": {},
         "part": "",
+        "tag": "",
         "page": 1,
         "pages": 1,
         "archived": False,
@@ -282,6 +288,7 @@ def status(**state: object) -> Message:
         "trouble": "",
         "condition": Condition("healthy"),
         "frozen": None,
+        "lines": LINES,
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
     }
@@ -289,7 +296,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    lists = ("theirs", "others", "mine", "incidents", "ailing", "jobs", "halted", "responsible", "frozen")
+    lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen")
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
@@ -300,7 +307,7 @@ TROUBLE = Incident(
     tenant="client-x",
     server="",
     kind="worker",
-    text="`mautic-worker@email` is inactive, so mail waits in the queue.",
+    text="`mautic-worker@email` is inactive, so e-mail waits in the queue.",
     opened=NOW - 1500,
     closed=None,
     silenced_until=0,
@@ -425,7 +432,7 @@ MESSAGES: dict[str, Message] = {
         replace(DENIED, decisions=(replace(DENIED.decisions[0], reason=""),), outcome="Denied")
     ),
     "card-expired": card(replace(ASKED, state="expired")),
-    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Withdrawn", ended_by="U0ACCOUNT")),
+    "card-cancelled": card(replace(ASKED, state="cancelled", outcome="Cancelled", ended_by="U0ACCOUNT")),
     "card-cancelled-by-drift": card(
         replace(ASKED, state="cancelled", outcome="The domain `client-x.mautic.localhost` is `client-y`'s.")
     ),
@@ -465,7 +472,9 @@ MESSAGES: dict[str, Message] = {
         replace(BATCH, state="denied", decisions=(Decision("U0OPSLEAD", "deny", "not *today*", "reply", NOW + 60),))
     ),
     "batch-child-done": card(replace(CHILD, finished=NOW + 61)),
-    "batch-child-failed": card(replace(FAILED, command="snapshot", parent=7, aftermath={"left": "rolled back"})),
+    "batch-child-failed": card(
+        replace(FAILED, command="snapshot", parent=7, aftermath={"left": "the new container stays on node2"})
+    ),
     "commands-tag": ended("tag", {"words": "vip eu"}),
     "commands-tag-none": ended("tag", {"words": ""}),
     "commands-tag-shown": tags("vip", "eu"),
@@ -503,7 +512,7 @@ MESSAGES: dict[str, Message] = {
         tenants=Counter(node1=2, node2=1),
         unwell={"node1": [("offline", 1)]},
         carries={"node1": CARRIES, "full-1": FULL},
-        strained={"full-1": "1.0 GiB of 24 GiB of memory are available, less than half of its reserve"},
+        strained={"full-1": "1.0 GiB of 24 GiB of memory are available, less than half of the reserve"},
     ),
     "commands-help": helped(""),
     "commands-help-operation": helped("new"),
@@ -517,6 +526,8 @@ MESSAGES: dict[str, Message] = {
     "commands-list-outbound-off": listed(replace(TENANT, outbound_off=True)),
     "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
     "commands-list-empty": listed(),
+    "commands-list-tag": listed(TENANT, tag="vip"),
+    "commands-list-tag-nothing-found": listed(tag="vip"),
     "commands-list-archived-empty": listed(archived=True),
     "commands-list-nothing-found": listed(part="<!channel>`x"),
     "commands-give_up": words(
@@ -548,7 +559,7 @@ MESSAGES: dict[str, Message] = {
             "healthy": True,
             "checks": {
                 "database": {"ok": True, "text": "answers"},
-                "disk": {"ok": True, "text": f"what it uses cannot be measured: {UNCOUNTED}", "known": False},
+                "disk": {"ok": True, "text": f"usage can't be measured ({UNCOUNTED})", "known": False},
             },
             "facts": {},
         },
@@ -575,7 +586,7 @@ MESSAGES: dict[str, Message] = {
     "commands-history-empty": words("history", operations=[], tenant=""),
     "commands-audit-verify": words("audit", what="verify", verdict=Verdict(120, 0, "ab" * 32)),
     "commands-audit-verify-broken": words(
-        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "row 12 was changed")
+        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "entry 12 was altered")
     ),
     "commands-audit-export": words("audit", what="export", path="/var/lib/mautic-ops/audit-1.jsonl", rows=120),
     "commands-audit-recent": words(
@@ -623,34 +634,54 @@ MESSAGES: dict[str, Message] = {
             120,
             "kept for 7 days",
         ),
-        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly, daily"),
+        (
+            Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000),
+            3720,
+            "kept as latest hourly, daily",
+        ),
         (
             Taken("s-20270115-060000-7", 0, "asked", "U0OPSLEAD", "R&D *x* <!channel>", False, 900_000),
             7320,
-            "goes at the next pruning",
+            "expires at the next cleanup",
         ),
     ),
     "commands-snapshots-empty": snapshots_of(),
     "commands-snapshots-pages": snapshots_of(
-        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "hourly"), total=40, pages=3
+        (Taken("s-20270115-070000-8", 0, "schedule", "system", "", False, 1_000_000), 3720, "kept as latest hourly"),
+        total=40,
+        pages=3,
     ),
     "commands-schedule": words(
         "schedule",
         jobs=[
-            Job("digest", "Tell what matters, every morning", 60, NOW),
-            Job("expiry", "End requests in time", 15, NOW + 15, None, "", NOW, NOW + 0.1, "done"),
-            Job("health", "Look at every tenant", 60, NOW + 60, None, "", NOW),
+            Job("digest", "Post the digest every morning", 60, NOW, None, "", NOW, NOW + 0.1, "done"),
+            Job("health", "Check every tenant", 300, NOW + 300, None, "", NOW),
+            Job("purge", "Delete old copies", 300, NOW + 300, None, "", NOW, NOW + 1, "done"),
             Job("routes", "Keep the routes", 60, NOW + 60, None, "", NOW, NOW + 1, "LXD does not answer."),
             Job("snapshots", "Take snapshots", 60, NOW, NOW, "U0OPSLEAD", NOW, NOW + 1, "done"),
         ],
+        internal=["expiry", "incidents"],
+        digest=DigestTimes("08:00 Europe/Berlin", NOW - 80_000, NOW + 6400),
+    ),
+    "commands-schedule-new": words(
+        "schedule",
+        jobs=[Job("digest", "Post the digest every morning", 60, NOW), Job("health", "Check every tenant", 300, NOW)],
+        internal=[],
+        digest=DigestTimes("08:00 UTC", None, NOW + 6400),
     ),
     "commands-doctor": words(
         "doctor",
-        checks=[("Servers", True, "LXD 5.0.2 on local, tenants: 2"), ("Room", False, "only 1.0 GiB of 30.0 GiB free")],
+        checks=[("Servers", True, "LXD 5.0.2 on local, 2 tenants"), ("Free space", False, "only 1.0 GiB of 30.0 GiB")],
     ),
     "digest-well": digested(WELL),
     "digest": digested(SICK),
-    "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="It was not drawn within 30 s."),
+    "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="Drawing took more than 30 s."),
+    "digest-audit": RENDERER.message("digest-audit.j2", digest=WELL),
+    "digest-none": digested(replace(WELL, tenants=())),
+    "digest-not-all-fresh": digested(replace(WELL, tenants=(WELL_DAY, replace(WELL_DAY, newest=None)))),
+    "digest-one-offline": digested(
+        replace(WELL, tenants=(replace(SICK_DAY, condition=Condition("offline", "web server down")),), open=(CRON,))
+    ),
     "digest-tenants": RENDERER.message(
         "digest-tenants.j2", tenants=[SICK_DAY, replace(WELL_DAY, disk=None, memory=None)], more=0
     ),
@@ -667,12 +698,6 @@ MESSAGES: dict[str, Message] = {
         storage=SICK.pools,
         carries=SICK.carries,
         ailing=SICK.jobs,
-        jobs=[
-            Job("digest", "", 60, NOW),
-            Job("expiry", "", 15, NOW, started=NOW),
-            Job("health", "", 300, NOW, started=NOW, finished=NOW, outcome="LXD does not answer."),
-            Job("routes", "", 60, NOW, paused=NOW, paused_by="U0OPSLEAD"),
-        ],
     ),
     "home-empty": homepage(),
     "home-without-lxd": homepage(silent=SICK.silent),
@@ -680,12 +705,12 @@ MESSAGES: dict[str, Message] = {
     "home-offline-of-others": homepage(halted=[HALTED], responsible=[]),
     "home-halted": RENDERER.say(RENDERER.words("home-halted.j2", operation=HALTED, left=HALTED.aftermath)),
     "card-elsewhere": RENDERER.say(
-        ":bell: <!subteam^S0APPROVERS>, this waits for your decision. "
+        ":bell: <!subteam^S0APPROVERS>, please approve or deny this request. "
         f"{RENDERER.words('card-elsewhere.j2', operation=ASKED)}"
     ),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
     "incident": incident(),
-    "incident-without-a-part": incident(kind="disk", text="93% of its disk is in use: <28.0 GiB> of 30.0 GiB."),
+    "incident-without-a-part": incident(kind="disk", text="Disk 93% full: <28.0 GiB> of 30.0 GiB."),
     "incident-of-a-server": incident(tenant="", server="node1", kind="server", text="LXD does not answer."),
     "incident-of-an-errand": incident(
         kind="errand", text="`snapshot` has failed 3 times in a row. LXD could not take it: <no room>."
@@ -704,7 +729,7 @@ MESSAGES: dict[str, Message] = {
         replace(
             APPROVED,
             held_by="memory",
-            outcome="`node1` is in distress: 1.0 GiB <of> 64.0 GiB. It starts when the host recovers.",
+            outcome="`node1` is overloaded: 1.0 GiB <of> 64.0 GiB. The operation starts when the host recovers.",
         )
     ),
     "commands-freeze": words("freeze", freeze=FROZEN, running=[RUNNING]),
@@ -714,10 +739,15 @@ MESSAGES: dict[str, Message] = {
     "commands-status-frozen": status(frozen=FROZEN),
     "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN))),
     "home-frozen": homepage(frozen=[FROZEN_ALL, FROZEN]),
+    "state": RENDERER.say(
+        RENDERER.environment.from_string(
+            '{% from "state.j2" import state %}{{ state("needs_attention") }}, {{ state("denied") }}'
+        ).render()
+    ),
     "freeze": RENDERER.say(
         RENDERER.environment.from_string('{% from "freeze.j2" import frozen %}{{ frozen(it) }}').render(it=FROZEN)
     ),
-    "refusal": RENDERER.say(":warning: I don't know “nwe”. Did you mean `/mautic new`?"),
+    "refusal": RENDERER.say(":warning: There is no command “nwe”. Did you mean `/mautic new`?"),
     "simulated": Renderer(notice=":test_tube: Simulated: there is no LXD here.").say("It is done."),
 }
 

@@ -28,7 +28,7 @@ def look(bench: Bench) -> str:
 
 
 def warned(bench: Bench) -> list[str]:
-    return [one["channel"] for one in bench.slack.said if "Nothing can be said" in one["text"]]
+    return [one["channel"] for one in bench.slack.said if "I can't post to" in one["text"]]
 
 
 def test_nothing_is_said_where_the_channel_is_well(bench: Bench) -> None:
@@ -40,7 +40,7 @@ def test_nothing_is_said_where_the_channel_is_well(bench: Bench) -> None:
     ("info", "why"),
     [
         ({"is_archived": True}, "`#ops` is archived"),
-        ({"is_member": False}, "I am not in `#ops`; `/invite` me there"),
+        ({"is_member": False}, "I am not in `#ops`. Add me: `/invite @mautic`"),
         ({"is_ext_shared": True}, "`#ops` is shared with another organisation"),
     ],
 )
@@ -61,12 +61,12 @@ def test_a_channel_that_cannot_be_posted_to_is_told_to_each_operator_once(
 
 def test_a_channel_that_slack_does_not_know_is_told_with_what_helps(bench: Bench) -> None:
     bench.slack.fail("conversations.info", "channel_not_found")
-    assert "Slack knows no channel `C0OPS`, or it is a private one without me; set its id" in look(bench)
+    assert "there is no channel `C0OPS`, or it is private and I am not in it. Set the channel's id" in look(bench)
 
 
 def test_a_hiccup_of_slack_s_is_no_lost_channel(bench: Bench) -> None:
     bench.slack.fail("conversations.info", "internal_error")
-    assert "whether `slack.channel` can be posted to is not known" in look(bench)
+    assert "access to `slack.channel` can't be checked" in look(bench)
     assert warned(bench) == []
 
 
@@ -90,10 +90,10 @@ def test_a_card_that_slack_refuses_for_minutes_fails_the_job(desk: Desk) -> None
     desk.announce()
     assert look(desk.bench) == "", "it may pass"
     desk.bench.clock.move(301)
-    assert look(desk.bench) == "Slack has not taken for minutes what is to be said of operation 1: msg_blocks_too_long."
+    assert look(desk.bench) == "Slack has refused messages for minutes: request #1: msg_blocks_too_long."
     desk.announcer._waiting.clear()
     desk.announce()
-    assert "operation 1" in look(desk.bench)
+    assert "request #1" in look(desk.bench)
     desk.announcer._waiting.clear()
     desk.announce()
     assert look(desk.bench) == ""
@@ -108,7 +108,7 @@ def test_an_incident_that_slack_refuses_for_minutes_fails_its_job(bench: Bench) 
     bench.slack.closed.add("C0OPS")
     incidents(bench.context)
     bench.clock.move(301)
-    with pytest.raises(Exception, match=r"For minutes 1 incident could not be told: .* C0OPS: not_in_channel"):
+    with pytest.raises(Exception, match=r"1 incident could not be posted for minutes: .* C0OPS: not_in_channel"):
         incidents(bench.context)
     bench.slack.closed.clear()
     incidents(bench.context)

@@ -70,7 +70,12 @@ def parts(slack: FakeSlack) -> Counter[str]:
     return keys
 
 
-WHOLE = {"digest 2026-11-25": 1, "digest-2026-11-25.png": 1, "digest 2026-11-25 details 0": 1}
+WHOLE = {
+    "digest 2026-11-25": 1,
+    "digest-2026-11-25.png": 1,
+    "digest 2026-11-25 details 0": 1,
+    "digest 2026-11-25 details 1": 1,
+}
 
 
 def text(message: dict[str, Any]) -> str:
@@ -84,10 +89,12 @@ def test_it_comes_after_its_hour_once_with_picture_and_details_in_its_thread(tmp
     for _ in range(3):
         bench.clock.move(60)
         digest(bench.context)
-    head, picture, details = bench.slack.said
-    assert head["text"] == "Wednesday, 25 November: 2 things need a look"
-    assert "client-x (none at all)" in text(head)
+    head, picture, details, checkpoint = bench.slack.said
+    assert "Audit checkpoint: 14 entries" in text(checkpoint)
+    assert head["text"] == "Wednesday, 25 November: 2 things to check"
+    assert "client-x (none)" in text(head)
     assert "Late" not in text(head)
+    assert picture["alt_txt"] == "Closest to limit: client-x, disk 97%."
     assert (picture["thread_ts"], picture["files"][0]["content"]) == (head["ts"], PNG)
     assert details["thread_ts"] == head["ts"]
     assert parts(bench.slack) == WHOLE
@@ -151,19 +158,19 @@ def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(wanted: chart.Chart) -> bytes:
-        raise chart.CannotDraw("It was not drawn within 30 s.")
+        raise chart.CannotDraw("Drawing took more than 30 s.")
 
     bench = morning(tmp_path)
     bench.slack.fail("files.completeUploadExternal", "missing_scope")
     digest(bench.context)
-    assert "The picture could not be shared: Slack refuses it in C0OPS: missing" in text(bench.slack.said[1])
-    assert len(bench.slack.said) == 3
+    assert "The chart could not be posted: Slack refuses it in C0OPS: missing" in text(bench.slack.said[1])
+    assert len(bench.slack.said) == 4
 
     monkeypatch.setattr(chart, "png", fail)
     bench.clock.move(DAY)
     digest(bench.context)
-    assert "The picture is missing: It was not drawn within 30 s." in text(bench.slack.said[3])
-    assert len(bench.slack.said) == 5
+    assert "The chart is missing: Drawing took more than 30 s." in text(bench.slack.said[4])
+    assert len(bench.slack.said) == 7
 
 
 def test_a_picture_of_which_slacks_answer_is_lost_stands_there_once_and_nothing_else_is_said_of_it(
@@ -182,7 +189,7 @@ def test_a_picture_of_which_slacks_answer_is_lost_stands_there_once_and_nothing_
     bench.clock.move(60)
     digest(bench.context)
     assert parts(bench.slack) == WHOLE
-    assert "could not be shared" not in str(bench.slack.said)
+    assert "could not be posted" not in str(bench.slack.said)
 
 
 def test_a_picture_that_slack_never_answers_for_holds_up_the_rest_for_a_while_only(tmp_path: Path) -> None:
@@ -192,8 +199,8 @@ def test_a_picture_that_slack_never_answers_for_holds_up_the_rest_for_a_while_on
         digest(bench.context)
     bench.clock.move(LATE)
     digest(bench.context)
-    _, instead, details = bench.slack.said
-    assert "could not be shared: Slack does not answer: &lt;urlopen error timed out&gt;." in text(instead)
+    _, instead, details, _ = bench.slack.said
+    assert "could not be posted: Slack does not answer: &lt;urlopen error timed out&gt;." in text(instead)
     assert details["thread_ts"] == instead["thread_ts"]
 
 
@@ -227,7 +234,7 @@ def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Char
     details = [one for one in bench.slack.said if "details" in str(one.get("metadata"))]
     assert len(details) == PAGES
     assert "*client-7*" in text(details[0]), "the worst first"
-    assert "30 more tenants: `/mautic digest" in text(details[-1])
+    assert "30 more: `/mautic digest" in text(details[-1])
     assert [bar.name for bar in drawn[0].bars] == ["client-7"]
 
 

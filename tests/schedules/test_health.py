@@ -80,7 +80,7 @@ def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
     for _ in range(2):
         assert look(bench) == []
     assert len(heads(bench)) == 1
-    assert notes(bench) == [":large_green_circle: Recovered after 10 min."]
+    assert notes(bench) == [":large_green_circle: Resolved after 10 min."]
 
 
 def test_who_takes_anothers_address_is_found_and_the_other_is_not(bench: Bench) -> None:
@@ -199,7 +199,7 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
     assert look(bench) == [("client-x", "move")]
     (incident,) = bench.context.incidents.open()
     assert incident.text.startswith("client-x is offline. The newest data is in ")
-    assert f"Retry and Undo are in the thread of operation {operation.id}." in incident.text
+    assert f"Retry and Undo are on the card of request #{operation.id}." in incident.text
     assert samples.latest(bench.context.database, bench.clock())["client-x"].up == 0
     bench.runner.fault = lambda moment: None
     recovery.undo(bench.context.operations, bench.context.operations.get(operation.id), OPERATOR.id)
@@ -211,7 +211,7 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
 def test_of_a_move_that_no_operation_knows_of_it_says_how_the_tenant_goes_on(bench: Bench) -> None:
     bench.lxd.update("client-x", stamps(state="moving"))
     assert look(bench) == [("client-x", "move")]
-    assert "`/mautic start client-x` lets it go on" in bench.context.incidents.open()[0].text
+    assert "`/mautic start client-x` brings the site online" in bench.context.incidents.open()[0].text
 
 
 def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
@@ -318,7 +318,7 @@ def test_a_member_that_is_removed_takes_its_incident_along(cluster: Bench) -> No
     cluster.lxd.fail_next("members", LxdUnavailable("LXD does not answer."))
     assert look(cluster) == [("node3", "server")], "nobody has said yet that it is gone"
     assert look(cluster) == []
-    assert notes(cluster) == [":large_green_circle: It is over: there is no such server any more."]
+    assert notes(cluster) == [":large_green_circle: Resolved: the server no longer exists."]
 
 
 def test_a_member_whose_pool_cannot_be_read_is_no_trouble_of_the_others(
@@ -382,7 +382,7 @@ def test_a_tenant_that_is_deleted_takes_its_incidents_along(bench: Bench) -> Non
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(60)
     assert look(bench) == []
-    assert notes(bench)[-1] == ":large_green_circle: It is over: there is no such tenant any more."
+    assert notes(bench)[-1] == ":large_green_circle: Resolved: the tenant no longer exists."
 
 
 def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +508,7 @@ def test_an_errand_that_is_tried_no_more_is_over_after_a_day_but_has_not_recover
     bench.clock.move(DAY)
     assert ("client-x", "errand") not in look(bench)
     assert notes(bench) == [
-        ":large_green_circle: It has not been tried for a day, so this is no longer monitored.",
+        ":large_green_circle: The task has not run for a day, so it is no longer monitored.",
     ]
 
 
@@ -530,7 +530,7 @@ def test_an_errand_of_a_job_that_is_paused_is_not_over_until_it_is_done(bench: B
     bench.finish()
     bench.clock.move(60)
     assert look(bench) == []
-    assert notes(bench) == [":large_green_circle: Recovered after 8 days."]
+    assert notes(bench) == [":large_green_circle: Resolved after 8 days."]
 
 
 def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_may(bench: Bench) -> None:
@@ -545,13 +545,13 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
     assert "the live tenant is not affected) stopped halfway" in incident.text
     assert "and locks the tenant until a retry succeeds" in incident.text
     desk.click("incident_retry", incident.mark, OPERATOR)
-    assert "Only an approver can retry it" in desk.slack.to(OPERATOR.id)[-1]
+    assert "Only approvers can retry background tasks" in desk.slack.to(OPERATOR.id)[-1]
     desk.click("incident_retry", incident.mark, LEAD)
-    assert "Retrying operation 1000000001" in desk.slack.to(LEAD.id)[-1]
+    assert "Retrying the bot's own purge of `client-x`" in desk.slack.to(LEAD.id)[-1]
     assert ("client-x", "errand") in look(bench), "it is not over while it waits"
     bench.finish()
     assert ("client-x", "errand") not in look(bench)
-    assert ":large_green_circle: Recovered after 24 h." in notes(bench)
+    assert ":large_green_circle: Resolved after 24 h." in notes(bench)
     desk.click("incident_retry", incident.mark, LEAD)
     assert "is failing any more" in desk.slack.to(LEAD.id)[-1]
 

@@ -48,7 +48,7 @@ def test_a_log_that_holds_what_slack_saw_is_well(desk: Desk) -> None:
     desk.bench.finish()
     desk.announce()
     assert told(desk.bench) == ""
-    assert "as they were written" in json.dumps(desk.bench.answer("audit verify", LEAD).blocks)
+    assert "Audit log intact" in json.dumps(desk.bench.answer("audit verify", LEAD).blocks)
 
 
 @pytest.mark.parametrize("how", ["deleted", "of yesterday", "cut"])
@@ -77,10 +77,10 @@ def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_h
     bench = again(desk, state)
     seq, _, begin = first.partition(":")
     said = told(bench)
-    assert f"the last head there that it does not hold is `{begin}`, of row {seq}" in said
+    assert f"entry {seq} (`{begin}`) is missing" in said
     assert begin in json.dumps(bench.answer("doctor", OPERATOR).blocks)
     verified = json.dumps(bench.answer("audit verify", LEAD).blocks)
-    assert f"Slack saw the head {begin} of row {seq}, which is not in it" in verified
+    assert f"entry {seq} with the hash {begin}, which the bot posted to Slack, is missing" in verified
     # What is said of it carries heads of the new log, and does not hide it.
     bench.context.incidents.announce()
     assert begin in told(bench)
@@ -94,7 +94,7 @@ def test_a_log_that_begins_anew_is_told_also_where_slack_saw_none(tmp_path: Path
     for file in tmp_path.glob("bot.db*"):
         file.unlink()
     bench = make_bench(tmp_path)
-    assert "The bot began a new database, and had one before" in told_of_today(bench)
+    assert "The bot started with a new database, but had one before" in told_of_today(bench)
     assert audit.recent(bench.context.database)[-1]["event"] == "audit.began_anew"
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_database_is_told_in_a_sentence(desk: Desk, tmp_path: Path, ta
     damage(tmp_path / "state" / "bot.db", table)
     bench = again(desk, tmp_path / "state")
     said = json.dumps(bench.answer("doctor", OPERATOR).blocks)
-    assert ":x: *Audit log:* the bot's own database is damaged (" in said
+    assert ":x: *Audit log:* the bot's database is damaged (" in said
     verified: Any = bench.answer("audit verify", LEAD)
     assert "The bot's database is damaged" in json.dumps(verified.blocks)
     if table == "audit":

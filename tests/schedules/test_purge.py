@@ -145,7 +145,7 @@ def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> 
         bench.clock.move(days * DAY)
         tick(bench)
         assert containers(bench) == kept
-    assert "in the container of before restore 4, until it is purged" in str(
+    assert "in the previous container (replaced by restore 4), kept until purged" in str(
         bench.answer("snapshots client-x", OPERATOR).blocks
     )
     bench.done("purge client-y", OPERATOR)
@@ -303,10 +303,13 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     assert other.instance("client-x--2").running
     assert live(again)
     for text, why in (
-        ("start client-x", "`client-x--2` on solo serves `client-x`"),
-        ("migrate client-x solo", "left half way by a restore or move; `/mautic start client-x` lets it go on"),
-        ("delete client-x", "left half way"),
-        ("suspend client-x", "left half way"),
+        ("start client-x", "`client-x--2` on solo serves in its place"),
+        (
+            "migrate client-x solo",
+            r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",
+        ),
+        ("delete client-x", "was interrupted"),
+        ("suspend client-x", "was interrupted"),
     ):
         with pytest.raises(Refused, match=why):
             guarded(again, text)

@@ -152,7 +152,7 @@ def test_no_move_is_named_to_a_host_in_distress(tmp_path: Path) -> None:
         assert {"pool", "strain"} <= set(told)
         assert "/mautic" not in told["pool"]
     other.load = 0.0
-    assert "`/mautic migrate client-x solo` takes a tenant away" in sweep(bench)["pool"]
+    assert "`/mautic migrate client-x solo` moves a tenant away" in sweep(bench)["pool"]
 
 
 def test_where_no_host_has_room_no_move_is_named(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_where_no_host_has_room_no_move_is_named(tmp_path: Path) -> None:
     bench.done("new client-x --host local")
     bench.lxd.fill("client-x", 27 * GIB)
     assert "/mautic" not in sweep(bench)["pool"]
-    assert "enlarge it." in sweep(bench)["pool"]
+    assert "Enlarge the pool." in sweep(bench)["pool"]
 
 
 def test_more_memory_is_given_by_what_is_said(tmp_path: Path) -> None:

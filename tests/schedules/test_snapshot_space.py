@@ -68,9 +68,9 @@ def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
     hour(bench)
     first = names(bench, "client-x")[0]
     text = incidents(bench)["client-x", "snapshots"]
-    assert text.startswith("Its snapshots hold 27")
-    assert "beyond that the oldest go. `/mautic snapshots client-x` lists them, then " in text
-    assert f"`/mautic prune client-x {first}` removes the oldest." in text
+    assert text.startswith("Snapshots use 27")
+    assert "Above that the oldest are deleted. `/mautic snapshots client-x` lists the snapshots, then " in text
+    assert f"`/mautic prune client-x {first}` deletes the oldest." in text
     bench.lxd.rewrite("client-x", 5 * GIB)
     hour(bench)
     hour(bench)
@@ -112,10 +112,8 @@ def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_
     assert sorted(names(bench, "client-x")) == sorted([newest, kept]), "the newest and the protected one stay"
     assert len(names(bench, "client-y")) < count
     text = incidents(bench)["local", "pool"]
-    assert "No snapshot is taken there, and the oldest go, until 10% are free." in text
-    with pytest.raises(
-        Refused, match=r"less than the reserve of 10%. Delete a snapshot with `/mautic prune client-x <snapshot>`"
-    ):
+    assert "No snapshot is taken on this host, and the oldest are deleted, until 10% is free." in text
+    with pytest.raises(Refused, match=r"less than the 10% that snapshots leave; `/mautic prune client-x <snapshot>`"):
         bench.answer("snapshot client-x", OPERATOR)
 
 

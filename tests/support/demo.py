@@ -109,11 +109,11 @@ def main() -> int:
     story.part("its login page")
     story.query("account-manager", f"status {name}")
     story.part("status")
-    taken = story.operation("operator", f"snapshot {name} --note 'before the sale'", "", "", "is taken")
+    taken = story.operation("operator", f"snapshot {name} --note 'before the sale'", "", "", "taken: ")
     story.part("snapshot")
     snapshot = re.search(r"s-[\dm-]+\d", taken)
     assert snapshot
-    story.operation("operator", f"restore {name} {snapshot[0]}", "ops-lead", f"approve {name}", "is restored")
+    story.operation("operator", f"restore {name} {snapshot[0]}", "ops-lead", f"approve {name}", "is restored to")
     story.part("restore")
     story.query("ops-lead", "digest")
     story.part("digest")

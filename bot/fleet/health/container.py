@@ -1,4 +1,4 @@
-"""What the server tells of a tenant's container, and what the bot itself has written down of it."""
+"""Finds problems of a tenant that show in its container and in the bot's own records."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def stopped(look: Look, _: HealthSettings) -> Found | None:
     """Find a container that does not run."""
     if look.running:
         return None
-    full = " Its disk is full." if is_full(look.disk) else ""
+    full = " The disk is full." if is_full(look.disk) else ""
     status = look.state.status.lower()
     if status == "stopped":
         return Found(f"The container stopped and was not stopped on purpose.{full}")
-    return Found(f"The container is {status} though it should run.{full}")
+    return Found(f"The container is {status} but should be running.{full}")
 
 
 @finds("inside")
@@ -35,10 +35,10 @@ def disk(look: Look, limits: HealthSettings) -> Found | None:
         return None
     known = f"{size(disk.used)} of {size(disk.limit)}"
     if look.disk_at:
-        known += ", when it was measured last"
+        known += " when last measured"
     elif is_full(disk):
-        known += ", so nothing in it can write"
-    return Found(f"{disk.used / disk.limit:.0%} of its disk is in use: {known}.")
+        known += ", so nothing can be written"
+    return Found(f"Disk {disk.used / disk.limit:.0%} full: {known}.")
 
 
 @finds("snapshot")
@@ -52,8 +52,8 @@ def snapshot(look: Look, _: HealthSettings) -> Found | None:
     last = max((one.created for one in look.snapshots if one.created <= look.at), default=0)
     if look.at - max(last, look.tenant.created, look.awake) <= 2 * look.snapshot_due:
         return None
-    ago = f"Its last snapshot is {seconds(look.at - last)} old" if last else "It has no snapshot"
-    return Found(f"{ago}; one is due every {seconds(look.snapshot_due)}.")
+    ago = f"The latest snapshot is {seconds(look.at - last)} old" if last else "No snapshot exists"
+    return Found(f"{ago}, but one is due every {seconds(look.snapshot_due)}.")
 
 
 @finds("snapshots")
@@ -61,8 +61,12 @@ def snapshots(look: Look, limits: HealthSettings) -> Found | None:
     """Find that a tenant's past takes room from all that are on its host: told before the oldest of it has to go."""
     if not look.allowed or look.held * 100 <= look.allowed * limits.snapshots:
         return None
-    beyond = "so none is taken and the oldest go" if look.held > look.allowed else "and beyond that the oldest go"
-    return Found(f"Its snapshots hold {size(look.held)} of the {size(look.allowed)} that its plan allows, {beyond}.")
+    beyond = (
+        "No new one is taken, and the oldest are deleted"
+        if look.held > look.allowed
+        else "Above that the oldest are deleted"
+    )
+    return Found(f"Snapshots use {size(look.held)} of the {size(look.allowed)} that the plan allows. {beyond}.")
 
 
 @finds("address")
@@ -71,20 +75,20 @@ def address(look: Look, _: HealthSettings) -> Found | None:
     if not look.running:
         return None
     own = look.tenant.address
-    unrouted = f"Its address is {own}, so the edge sends nobody to it"
+    unrouted = f"The tenant has the address {own}, so no traffic is routed to its site"
     if look.rival:
-        return Found(f"{unrouted}: `{look.rival}` has that too.", {"rival": look.rival})
+        return Found(f"{unrouted}: `{look.rival}` has the same address.", {"rival": look.rival})
     if look.foreign:
         return Found(
-            f"{unrouted}: it is not one that tenants have. Take the device `eth0` off `{look.tenant.instance}` on the "
-            "server, and it is given another."
+            f"{unrouted}: the address is outside the tenants' network. Remove the device `eth0` from "
+            f"`{look.tenant.instance}` on the server to assign a new address."
         )
     taken = [one for one in look.state.addresses if one != own] if own else []
     if not taken:
         return None
     return Found(
-        f"Inside it has taken {listed(taken)}, and was given {own}. It gets nothing by that, since the edge goes by "
-        "what was given; but only who is root in it can do so: take it for broken into."
+        f"The tenant was assigned {own}, but took {listed(taken)} inside the container. Traffic still follows the "
+        "assigned address, but only root inside can do this: treat the tenant as compromised."
     )
 
 
@@ -94,10 +98,10 @@ def move(look: Look, _: HealthSettings) -> Found | None:
     if look.tenant.state != State.MOVING:
         return None
     serves = look.page is not None and look.page.login
-    online = "The site is online, served by the new container" if serves else "The site is offline"
+    online = "Site online, served by the new container" if serves else "Site offline"
     if not look.half_done:
-        return Found(f"{online}: a restore or move left it half way.", {"forgotten": "yes"})
+        return Found(f"{online}: a restore or move was interrupted.", {"forgotten": "yes"})
     if look.left:
-        return Found(f"{look.left} Retry and Undo are in the thread of operation {look.half_done}.")
-    loses = ", which loses what is written to it by then" if serves else ""
-    return Found(f"{online}: operation {look.half_done} is stuck. Retry or Undo{loses}, in its thread.")
+        return Found(f"{look.left} Retry and Undo are on the card of request #{look.half_done}.")
+    loses = " (Undo loses what was written since)" if serves else ""
+    return Found(f"{online}: request #{look.half_done} is stuck. Tap Retry or Undo on its card{loses}.")

@@ -1,4 +1,4 @@
-"""Diagnoses one look: asks the function of each finding in turn, and leaves out effects whose cause was found."""
+"""Diagnoses one check of a tenant or host: calls each finding's function, and drops effects of a known cause."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def _ask(row: Kind, look: Look, limits: HealthSettings) -> Found | None:
 
 
 def _untold(look: Look, asked: dict[str, Found]) -> dict[str, Found]:
-    """Tell of each check that is red, and that no finding tells of: as the first that is red for it, in its words."""
+    """Turn each red check that no finding covers into its first finding, with the words of the check."""
     told: dict[str, Found] = {}
     for name, check in look.checks.items():
         own = [row.key for row in FINDINGS.values() if name in row.checks] or ["inside"]
         if not check["ok"] and not asked.keys() & {*own}:
-            told.setdefault(own[0], Found(f"{name.capitalize()}: {check['text']}."))
+            told.setdefault(own[0], Found(f"{findings.line(name)}: {check['text']}."))
     return told

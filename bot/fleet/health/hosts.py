@@ -1,4 +1,4 @@
-"""What is wrong with a host: it is silent, its pool is nearly full, or it is in distress."""
+"""What is wrong with a host: no answer, a nearly full pool, or an overload."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def pool(look: HostLook, settings: Settings) -> Found | None:
         return None
     free, reserve = space.total - space.used, settings.snapshots.reserve
     short = free * 100 < space.total * reserve
-    held_back = f" No snapshot is taken there, and the oldest go, until {reserve}% are free." if short else ""
+    until = f"until {reserve}% is free"
+    held_back = f" No snapshot is taken on this host, and the oldest are deleted, {until}." if short else ""
     tenant, host = look.move
     return Found(
-        f"{space.used / space.total:.0%} of the pool of `{look.host}` is in use, {size(free)} are left; enlarge it."
+        f"Storage pool of `{look.host}` {space.used / space.total:.0%} full, {size(free)} free. Enlarge the pool."
         f"{held_back}",
         {"tenant": tenant, "host": host},
     )
@@ -34,11 +35,11 @@ def pool(look: HostLook, settings: Settings) -> Found | None:
 
 @finds_of_host("strain")
 def strain(look: HostLook, settings: Settings) -> Found | None:
-    """Find a host in distress, where nothing new is begun."""
+    """Find an overloaded host, where nothing new starts."""
     why = distress(look.resources, settings.capacity) if look.resources else ""
     if not why:
         return None
     return Found(
-        f"Host `{look.host}` is in distress: {why}. No operation that needs memory starts there until it recovers. If "
-        "it lasts, stop or move a tenant."
+        f"Host `{look.host}` is overloaded: {why}. Nothing that needs memory starts there until the host recovers. If "
+        "the overload lasts, stop or move a tenant."
     )

@@ -1,4 +1,4 @@
-"""What the tool inside a tenant tells of: services, jobs, mail, the log and memory."""
+"""Finds problems that the tool inside a tenant reports: services, cron jobs, mail, the log and memory."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def _down(look: Look, *names: str) -> str:
 def web(look: Look, _: HealthSettings) -> Found | None:
     """Find a web server, or PHP, that does not run."""
     down = _down(look, "nginx", "php")
-    return Found(f"{down}, so no page is there.") if down else None
+    return Found(f"{down}, so the site does not load.") if down else None
 
 
 @finds("database")
 def database(look: Look, _: HealthSettings) -> Found | None:
     """Find a database that does not run or answer."""
     down = _down(look, "mariadb") or ("" if look.facts["database"] else "MariaDB does not answer")
-    return Found(f"{down}, so nothing works in it.") if down else None
+    return Found(f"{down}, so Mautic does not work.") if down else None
 
 
 @finds("worker")
 def worker(look: Look, _: HealthSettings) -> Found | None:
     """Find workers that do not run."""
     down = _down(look, "mautic-worker@")
-    return Found(f"{down}, so mail waits in the queue.") if down else None
+    return Found(f"{down}, so e-mail waits in the queue.") if down else None
 
 
 @finds("cron")
 def cron(look: Look, _: HealthSettings) -> Found | None:
     """Find a cron that does not run."""
     down = _down(look, "cron")
-    return Found(f"{down}, so segments, campaigns and imports stand still.") if down else None
+    return Found(f"{down}, so segments, campaigns and imports are paused.") if down else None
 
 
 @finds("jobs")
@@ -62,7 +62,7 @@ def queue(look: Look, limits: HealthSettings) -> Found | None:
     age = look.facts.get("queue_age") or 0
     if age <= limits.queue_minutes * 60:
         return None
-    return Found(f"The oldest message in the queue has waited {seconds(age)} for its worker.")
+    return Found(f"The oldest e-mail in the queue has waited {seconds(age)}.")
 
 
 @finds("failed")
@@ -71,24 +71,24 @@ def failed(look: Look, _: HealthSettings) -> Found | None:
     mails = look.facts.get("failed_mails") or {"day": 0, "kept": 0}
     if not mails["day"]:
         return None
-    said = f"Mautic gave up on {mails['day']} mails within a day"
+    said = f"{mails['day']} e-mail{'s' if mails['day'] > 1 else ''} failed in the last 24 h"
     if not mails["kept"]:
         return Found(f"{said}.", {"nowhere": "yes"})
-    return Found(f"{said}; {mails['kept']} are in its queue of failed ones.", {"kept": "yes"})
+    return Found(f"{said}; {mails['kept']} can be retried.", {"kept": "yes"})
 
 
 @finds("work")
 def work(look: Look, _: HealthSettings) -> Found | None:
     """Find work that is overdue although its jobs run."""
     told = look.checks.get("work", {"ok": True})
-    return None if told["ok"] else Found(f"Overdue although its jobs run: {told['text']}.")
+    return None if told["ok"] else Found(f"Overdue although the cron jobs run: {told['text']}.")
 
 
 @finds("log")
 def log(look: Look, limits: HealthSettings) -> Found | None:
     """Find a log with many errors."""
     errors = look.facts["log_errors_day"]
-    return Found(f"{errors} errors in Mautic's log within a day.") if errors > limits.log_errors else None
+    return Found(f"{errors} errors in the Mautic log in the last 24 h.") if errors > limits.log_errors else None
 
 
 @finds("memory")
@@ -98,4 +98,4 @@ def memory(look: Look, limits: HealthSettings) -> Found | None:
     used = look.facts["memory"]
     if not limit or used * 100 <= limit * limits.memory:
         return None
-    return Found(f"{used / limit:.0%} of its memory is in use: {size(used)} of {size(limit)}.")
+    return Found(f"Memory {used / limit:.0%} used: {size(used)} of {size(limit)}.")

@@ -1,4 +1,4 @@
-"""A look at a tenant or a host: all that was asked of it at one time, and what follows from that alone."""
+"""One check of a tenant or host: everything measured at one time, and what follows from that alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes through the edge: a tenant's page, and its certificate."""
+"""Finds problems that show through the edge: the login page and its certificate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def page(look: Look, _: HealthSettings) -> Found | None:
     """Find that the login page is not there."""
     if look.page is None or look.page.login:
         return None
-    return Found(f"Instead of the login page the edge gives: {look.page.answer}.")
+    return Found(f"The login page does not load: {look.page.answer}.")
 
 
 @finds("certificate")
@@ -23,8 +23,8 @@ def certificate(look: Look, _: HealthSettings) -> Found | None:
         return None
     if not look.page.valid_until:
         expired = "certificate has expired" in look.page.answer
-        return Found("Its certificate has expired, so browsers refuse it.") if expired else None
+        return Found("The certificate has expired, so browsers refuse the site.") if expired else None
     left = look.page.valid_until - look.at
     if left > (look.page.valid_until - look.page.valid_from) / 4:
         return None
-    return Found(f"Its certificate ends in {seconds(left)} and has not been renewed.")
+    return Found(f"The certificate expires in {seconds(left)} and was not renewed.")

@@ -138,13 +138,18 @@ def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
     assert found["facts"]["queues"]["email"]["age"] == 9000
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (119, "119 s"), (5400, "90 min"), (7200, "2 h")])
+def test_a_wait_is_told_in_minutes(seconds: float, words: str) -> None:
+    assert health.in_minutes(seconds) == words
+
+
 @pytest.mark.parametrize(
     ("kept", "day", "refused", "ok", "text"),
     [
-        ("0", "0", "0", True, "none within a day"),
-        ("40", "40", "0", False, "40 given up on within a day"),
-        ("40", "0", "0", True, "none within a day"),
-        ("0", "0", "7", False, "7 given up on within a day"),
+        ("0", "0", "0", True, "none"),
+        ("40", "40", "0", False, "40"),
+        ("40", "0", "0", True, "none"),
+        ("0", "0", "7", False, "7"),
     ],
 )
 def test_mails_that_were_given_up_on_are_red_for_a_day(

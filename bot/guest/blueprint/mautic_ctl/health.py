@@ -99,7 +99,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
     known = read_json(IDENTITY)
     version = mautic_version()
     facts: dict[str, Any] = {"version": version, "double": "double" in version, "sealed": SEAL.exists()}
-    check("open", not SEAL.exists(), "closed to the outside" if SEAL.exists() else "open")
+    check("open", not SEAL.exists(), "closed to the public" if SEAL.exists() else "open")
 
     facts["services"] = states = _unit_states()
     down = [f"{name} is {state}" for name, state in states.items() if state not in ABOUT_TO_RUN]
@@ -131,7 +131,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         if outbound.OFF.exists():
             facts |= dict.fromkeys(HELD, 0)
         waiting = [f"{facts[name]} {name.replace('_', ' ')}" for name in OVERDUE if facts[name]]
-        check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "nothing overdue")
+        check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "on time")
         facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
         # While the tenant was closed or off nothing waited for its worker.
         open_for = int(time.time() - max(began, _workers_run_since()))
@@ -141,13 +141,13 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
             # What waits does so on purpose.
             waited["email"] = 0
         facts["queue_age"] = max(waited.values(), default=0)
-        bad = [f"{queue['due']} in {name}, the oldest {queue['age']} s" for name, queue in queues.items()
+        bad = [f"{queue['due']} in {name}, oldest {in_minutes(queue['age'])}" for name, queue in queues.items()
                if above(waited[name], limits["queue_minutes"] * 60)]  # fmt: skip
         check("queues", not bad, "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting")
         kept, given_up = map(int, rows.get("failed_mails", [["0", "0"]])[0])
         failed = given_up + facts["emails_failed_day"]
         facts["failed_mails"] = {"day": failed, "kept": kept}
-        check("failed mail", not failed, f"{failed} given up on within a day" if failed else "none within a day")
+        check("failed mail", not failed, str(failed) if failed else "none")
 
     facts["crons"] = crons = cron_states(
         cron_times(CRONTAB.read_text()),
@@ -159,9 +159,9 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
     check("crons", not late_jobs, ", ".join(late_jobs) or f"{len(crons)} on time")
 
     facts["log_errors_day"] = errors = _log_errors()
-    check("log", not above(errors, limits["log_errors"]), f"{errors} errors in a day")
+    check("log", not above(errors, limits["log_errors"]), str(errors))
     facts["disk"] = disk = measure(request.get("disk") or {})
-    more = f", {in_words(disk['free'])} can be written"
+    more = f", {in_words(disk['free'])} free"
     check("disk", *within(disk["used"], disk["limit"], limits["disk"], more, disk["why"]))
     checks["disk"]["known"] = disk["used"] is not None
     facts["memory"], most = _memory()
@@ -269,12 +269,17 @@ def within(used: int | None, limit: int | None, percent: float, more: str = "", 
     `more` is said of it in any case, and `why` is why it is not known.
     """
     if used is None:
-        return True, f"what it uses cannot be measured{f': {why}' if why else ' here'}{more}"
+        return True, f"usage can't be measured{f' ({why})' if why else ''}{more}"
     if not limit:
-        return True, f"{in_words(used)} in use, and nothing limits it{more}"
-    return not above(
-        used * 100, limit * percent
-    ), f"{in_words(used)} of {in_words(limit)} in use ({used / limit:.0%}){more}"
+        return True, f"{in_words(used)}, no limit{more}"
+    return not above(used * 100, limit * percent), f"{in_words(used)} of {in_words(limit)} ({used / limit:.0%}){more}"
+
+
+def in_minutes(seconds: float) -> str:
+    """Return a duration for people: `40 s`, `90 min`, `5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def _memory() -> tuple[int, int | None]:
