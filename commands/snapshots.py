@@ -20,7 +20,7 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
     existing = lxd.snapshots(found.instance)
     now, days = context.now(), context.settings.retention.former_days
     rule, points = retention(context, tenant), counted(context, existing)
-    kept = {name: f"kept as latest {', '.join(tiers)}" for name, tiers in rule.kept(points, now).items()}
+    kept = {name: f"kept as latest {', '.join(tiers)}" for name, tiers in rule.kept(points, now).items() if tiers}
     kept |= {point.name: "expires at the next cleanup" for point in rule.surplus(points, now)}
     known = [(one, one.protected(days, context.lived.before) or kept.get(one.name) or KEPT) for one in ours(existing)]
     for former in context.fleet.look(Role.FORMER).tenants:

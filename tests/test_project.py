@@ -99,7 +99,7 @@ from bot.reports import chart
 @pytest.mark.parametrize(
     ("then", "told"),
     [
-        ("chart.png(chart.Chart((), (), 'UTC'))", "CannotDraw: matplotlib is not installed; `make .venv` does that."),
+        ("chart.png(chart.Chart((), (), 'UTC'))", "CannotDraw: matplotlib is not installed. Run `make .venv`."),
         (
             "sys.exit(__main__.main(['up']))",
             "mautic-ops: `make up` needs honcho and aiohttp: not installed; `make .venv` does that.",

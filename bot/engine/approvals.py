@@ -122,10 +122,7 @@ class Approvals:
         self.refuse_to_give_up(operation, actor)
         reason = _reason(reason)
         if not reason:
-            raise Refused(
-                "Giving up needs a reason, which the audit log keeps: "
-                f"`/mautic give-up {operation.id} because …` with it in place of the dots."
-            )
+            raise Refused(f"Add a reason for the audit log: `/mautic give-up {operation.id} because <reason>`")
         recovery.give_up(self.operations, operation, actor.id, reason, left)
 
     def decide(

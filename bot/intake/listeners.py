@@ -236,7 +236,7 @@ class SocketMode(Connections):
         try:
             first = [address()]
         except SlackApiError as error:
-            raise InvalidSettings(f"Slack does not take SLACK_APP_TOKEN: {error.response['error']}.") from error
+            raise InvalidSettings(f"Slack rejected SLACK_APP_TOKEN: {error.response['error']}.") from error
         super().__init__(lambda: first.pop() if first else address(), lambda envelope: _dispatched(app, envelope))
 
 

@@ -141,7 +141,7 @@ class Presses:
         operation = self.context.operations.get(last.operation)
         Guards(self.context).refuse(Moment.RETRY, Change.of(operation, actor))
         recovery.retry(self.context.operations, operation, actor.id)
-        said = f":arrows_counterclockwise: Retrying operation {last.operation}. The result will be posted here."
+        said = f":arrows_counterclockwise: Retrying {operation.named}. The result will be posted here."
         self._answer(payload, self.context.renderer.say(said))
 
     def _asks_for_name(self, operation: Operation, actor: Actor) -> bool:

@@ -82,7 +82,7 @@ def png(wanted: Chart, deadline: float = DEADLINE) -> bytes:
     """Draw it in a process of its own; raises CannotDraw."""
     if importlib.util.find_spec("matplotlib") is None:
         raise CannotDraw("matplotlib is not installed. Run `make .venv`.")
-    command = [sys.executable, "-m", "bot.chart"]
+    command = [sys.executable, "-m", "bot.reports.chart"]
     try:
         made = subprocess.run(
             command, input=msgspec.json.encode(wanted), capture_output=True, timeout=deadline, check=False

@@ -174,7 +174,7 @@ def test_a_denial_tells_the_requester_who_and_why(bench: Bench) -> None:
     operation = decide(bench, bench.ask("new client-x"), LEAD, "deny", reason="because the contract is over")
     assert (operation.state, operation.outcome) == ("denied", "Denied: the contract is over")
     assert notes(bench, operation)[-1] == (
-        f":no_entry: <@{ASKER.id}>, <@{LEAD.id}> denied your request “Make the tenant client-x”: the contract is over. "
+        f":no_entry: <@{ASKER.id}>, <@{LEAD.id}> denied your request “Create tenant client-x”: the contract is over. "
         "Nothing was changed."
     )
 
@@ -245,7 +245,7 @@ def test_a_plan_that_is_no_longer_possible_is_cancelled_with_the_reason(bench: B
     bench.done("new client-x --domain taken.example.com")
     operation = bench.ask("new client-y --domain new.example.com")
     bench.lxd.update("client-x", {"user.mautic-ops.domain": "new.example.com"})
-    with pytest.raises(Refused, match="is `client-x`'s"):
+    with pytest.raises(Refused, match="already belongs to `client-x`"):
         decide(bench, operation, LEAD)
     assert state(bench, operation) == "cancelled"
     assert "client-x" in notes(bench, operation)[-1]

@@ -77,7 +77,7 @@ def ends_well(world: World, bench: Bench, moment: str, cuts: int = 1) -> None:
     assert containers(bench) == {*NAMES} | {*world.meant} if world.batch.command != "new" else {*world.meant}, moment
     seen = Counter(events(bench, batch))
     assert seen["batch.began"] == seen["operation.succeeded"] == 1, moment
-    assert sum("are done" in note for note in notes(bench, batch)) == 1, moment
+    assert sum(", all " in note for note in notes(bench, batch)) == 1, moment
     assert not audit.verify(bench.context.database).broken, moment
     bench.context.database.close()
 
@@ -190,6 +190,6 @@ def said_once(slack: FakeSlack, batch: Operation) -> None:
     assert len(cards) == 1
     for name in NAMES:
         assert sum(f"`{name}`" in one["text"] for one in posted if one.get("thread_ts") == cards[0]["ts"]) == 1, name
-    assert sum("all 3 are done" in one["text"] for one in posted) == 1
+    assert sum("all 3 done" in one["text"] for one in posted) == 1
     last = [one for one in slack.said if one["ts"] == cards[0]["ts"]][-1]
     assert "done" in last["text"]

@@ -113,7 +113,7 @@ def test_all_tenants_are_one_request_with_one_approval_and_a_line_each(desk: Des
     for name in NAMES:
         (line,) = (line for line in lines if f"`{name}`" in line)
         assert "done" in line
-        assert "writes waited" in line
+        assert "writes paused" in line
     assert sum(f"<@{OPERATOR.id}>, all 6 done." in line for line in lines) == 1
     assert len([one for one in posted if not one.get("thread_ts")]) == 1
     assert not audit.verify(bench.context.database).broken
@@ -486,7 +486,7 @@ def test_what_many_need_together_has_to_fit(tmp_path: Path) -> None:
     [
         ("new shop-a,shop-b --domain m.client.com", "A domain belongs to one tenant"),
         ("new shop-a,client-a", "Tenant `client-a` already exists"),
-        ("new shop-a,no_underscore", "cannot be a tenant's name"),
+        ("new shop-a,no_underscore", "can't be a tenant name"),
     ],
 )
 def test_what_cannot_be_made_as_one_of_many_is_refused(desk: Desk, text: str, why: str) -> None:

@@ -89,7 +89,7 @@ def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
     errand = bench.context.operations.select("requester = 'system'", order="id DESC")[0]
     assert bench.approve(request).state == "queued"
     overtaken = bench.context.operations.get(errand.id)
-    assert (overtaken.state, overtaken.outcome) == ("cancelled", "A request from a person came first")
+    assert (overtaken.state, overtaken.outcome) == ("cancelled", "A person's request came first")
     assert events(bench, overtaken)[-1] == "operation.overtaken"
     bench.finish()
     assert bench.context.operations.get(request.id).state == "succeeded"

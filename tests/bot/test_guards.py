@@ -120,7 +120,9 @@ def stopped(desk: Desk) -> None:
         assert desk.bench.done(text, OPERATOR).state == "succeeded"
 
 
-HELD = r"`client-x` is locked by request #\d+ \(snapshot, requested by .+\), which is in progress"
+HELD = (
+    r"`client-x` is locked by the bot's own snapshot of `client-x`, which is in progress\. Try again when that is done"
+)
 CASES: Mapping[str, Case] = {
     "policy": Case(
         "stop client-x",

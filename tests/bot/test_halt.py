@@ -207,9 +207,9 @@ def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_s
     stuck = offline(desk, other)
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET aftermath = '{}'")
-    assert card(desk, stuck).startswith(":rotating_light: *Move tenant client-x from local to solo* — needs att")
+    assert card(desk, stuck).startswith(":rotating_light: *Move tenant client-x from local to solo* — action needed")
     assert "*Rollback:*" not in card(desk, stuck)
-    assert "needs attention" in home_of(desk, LEAD.id)
+    assert "action needed" in home_of(desk, LEAD.id)
     assert ":red_circle: *client-x* · offline" in "\n".join(mrkdwn(desk.bench.answer("list").blocks))
     health(desk.bench.context)
     assert card(desk, stuck).startswith(":rotating_light: *client-x is offline*")

@@ -49,8 +49,8 @@ def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk
     assert "for the spring" in lead
     assert buttons(desk, LEAD.id) == [("approve", operation.mark), ("deny", operation.mark)]
     for other in (ASKER, OPERATOR):
-        assert "Nothing waits for you" in shown(desk, other.id)
-        assert "*Waiting for somebody else*\n1 · Create tenant client-x" in said(desk, other.id)
+        assert "Nothing needs you" in shown(desk, other.id)
+        assert "*Waiting for others*\n1 · Create tenant client-x" in said(desk, other.id)
         assert buttons(desk, other.id) == []
     assert "*Yours*\n1 · Create tenant client-x · *awaiting approval*" in said(desk, ASKER.id)
 

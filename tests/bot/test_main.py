@@ -126,7 +126,7 @@ def test_a_token_that_slack_does_not_take_is_named_before_anything_begins(
     environment.setenv("MAUTIC_OPS_SLACK__API", workspace.api_url)
     environment.setattr(Runner, "start", lambda _: pytest.fail("it began"))
     assert main(["run"]) == 1
-    assert capsys.readouterr().err == f"mautic-ops: Slack does not take {token}: invalid_auth.\n"
+    assert capsys.readouterr().err == f"mautic-ops: Slack rejected {token}: invalid_auth.\n"
 
 
 def test_a_slack_out_of_reach_is_told_before_anything_begins(
@@ -264,7 +264,7 @@ def test_what_a_full_disk_held_up_is_told_as_that_and_not_done_hours_later(
     bot.start()
     assert workspace.command("operator", CHANNEL, "/mautic schedule pause purge")["ok"]
     assert "can't be written right now" in eventually(lambda: told("database"), 30)
-    assert not told("nothing was done")
+    assert not told("Nothing was changed")
     bot.kill()
     with sqlite3.connect(bot.state / "bot.db") as database:
         (waits,) = database.execute("SELECT count(*) FROM inbox WHERE done IS NULL").fetchone()
@@ -273,6 +273,6 @@ def test_what_a_full_disk_held_up_is_told_as_that_and_not_done_hours_later(
     assert waits == 1
     bot.command = BotProcess.command
     bot.start()
-    assert "You sent `/mautic schedule …` 2 h ago" in eventually(lambda: told("nothing was done"), 30)
+    assert "You typed `/mautic schedule …` 2 h ago" in eventually(lambda: told("Nothing was changed"), 30)
     assert bot.rows("SELECT 1 FROM jobs WHERE paused IS NOT NULL") == []
     assert bot.rows("SELECT 1 FROM inbox WHERE done IS NULL") == []

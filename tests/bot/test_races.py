@@ -126,7 +126,7 @@ def test_undo_pressed_on_an_old_card_takes_no_live_tenant_away(desk: Desk) -> No
     desk.click("undo", operation.id)
     desk.bench.finish()
     assert containers(desk.bench) == {"client-x"}
-    assert "is already done (approved by <@U0OPSLEAD>), so there is nothing to undo" in desk.slack.to(LEAD.id)[-1]
+    assert "is already done (approved by <@U0OPSLEAD>), so there is nothing to roll back" in desk.slack.to(LEAD.id)[-1]
 
 
 def test_twenty_tenants_at_once_all_come_each_once(desk: Desk) -> None:

@@ -411,7 +411,7 @@ def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
     operation = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
     assert claims.claim(desk.bench.context.operations)
     desk.command("freeze all because of the sale", LEAD)
-    assert f"Request #{operation.id} is already running and will finish: Stop the tenant" in desk.slack.to(LEAD.id)[-1]
+    assert f"Request #{operation.id} is already running and will finish: Stop tenant" in desk.slack.to(LEAD.id)[-1]
 
 
 # -- at once, twice, and after a crash -------------------------------------------------------------------------------

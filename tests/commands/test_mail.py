@@ -191,7 +191,7 @@ def test_what_waits_is_counted_before_it_stands_still(bench: Bench) -> None:
     wait(bench, *[bench.clock()] * 7)
     bench.done("stop client-x", OPERATOR)
     told = bench.answer("start client-x", OPERATOR).remarks["Mail"]
-    assert re.match(r"when it was stopped, <!date\^.*\|2027-01-15 08:00 UTC>: 7 wait \(7 in the queue\)", told)
+    assert re.match(r"when stopped, <!date\^.*\|2027-01-15 08:00 UTC>: 7 waiting \(7 in the queue\)", told)
 
 
 def test_one_that_crashed_and_could_not_be_started_is_not_left_mute(bench: Bench) -> None:

@@ -158,7 +158,7 @@ def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
     assert "Changes need approval, except `restart`, `resume`, `snapshot`, `start`, `tag`." in shown
     assert "Needs 1 approval from an approver other than you" in said(bench.answer("help new"))
     assert "Who can request: operators or approvers. No approval needed." in said(bench.answer("help snapshot"))
-    with pytest.raises(Refused, match="did you mean `/mautic delete`"):
+    with pytest.raises(Refused, match="Did you mean `/mautic delete`"):
         bench.answer("help delte")
 
 

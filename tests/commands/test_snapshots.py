@@ -67,7 +67,7 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     newest, older, kept = [line for line in shown.splitlines() if line.startswith("`s-")]
     assert f"2 h old · 1.0 MiB · by <@{OPERATOR.id}> · kept as latest hourly, daily, weekly, monthly" in newest
     assert "expires at the next cleanup" in older
-    assert "kept until somebody removes it" in kept
+    assert "kept until somebody deletes it" in kept
     assert "&lt;!channel&gt;" in kept
     assert "*3 snapshots* of `client-x` · " in shown
 

@@ -134,11 +134,11 @@ def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> 
     bench.done("snapshot client-x", OPERATOR)
     name = bench.lxd.snapshots("client-x")[0].name
     restore = bench.answer(f"restore client-x {name}", OPERATOR)
-    assert restore.facts["Previous container"] == "kept, stopped, until somebody deletes it"
+    assert restore.facts["Previous container"] == "kept, stopped, until deleted by hand"
     assert restore.remarks["Existing snapshots"].endswith("in the previous container (no automatic deletion)")
     assert bench.done(f"restore client-x {name}", OPERATOR).state == "succeeded"
     delete = bench.answer("delete client-y", OPERATOR)
-    assert delete.facts["Data"] == "archived until somebody deletes it"
+    assert delete.facts["Data"] == "archived until deleted by hand"
     bench.done("delete client-y", OPERATOR)
     kept = containers(bench)
     for days in (1, 400, 4000):
@@ -303,7 +303,7 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     assert other.instance("client-x--2").running
     assert live(again)
     for text, why in (
-        ("start client-x", "`client-x--2` on solo serves in its place"),
+        ("start client-x", "`client-x--2` on solo serves `client-x`"),
         (
             "migrate client-x solo",
             r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",

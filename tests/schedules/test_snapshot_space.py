@@ -113,7 +113,9 @@ def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_
     assert len(names(bench, "client-y")) < count
     text = incidents(bench)["local", "pool"]
     assert "No snapshot is taken on this host, and the oldest are deleted, until 10% is free." in text
-    with pytest.raises(Refused, match=r"less than the 10% that snapshots leave; `/mautic prune client-x <snapshot>`"):
+    with pytest.raises(
+        Refused, match=r"less than the reserve of 10%. Delete a snapshot with `/mautic prune client-x <snapshot>`"
+    ):
         bench.answer("snapshot client-x", OPERATOR)
 
 
