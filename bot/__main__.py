@@ -18,7 +18,7 @@ from urllib.error import URLError
 
 import commands
 import schedules
-from bot import bring_up, checks, docs
+from bot import checks, docs, local_stack
 from bot.engine.approvals import Approvals
 from bot.engine.context import Context
 from bot.engine.context import Edge as EdgeDoor
@@ -38,7 +38,7 @@ from bot.slack.announcer import Announcer
 from bot.slack.incidents import Incidents
 from bot.slack.messages import Renderer
 from bot.slack.people import People
-from bot.slack.post import Post
+from bot.slack.poster import Post
 from bot.store import audit
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
@@ -130,7 +130,7 @@ def take(state: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         pid = os.read(lock, 20).decode()
-        raise bring_up.CannotBringUp(
+        raise local_stack.CannotBringUp(
             f"Another bot has this state (pid {pid}); two would run operations twice."
         ) from None
     os.ftruncate(lock, 0)
@@ -139,7 +139,7 @@ def take(state: Path) -> None:
 
 def run() -> int:
     """Run the bot until SIGTERM or SIGINT."""
-    settings = bring_up.load_to_begin()
+    settings = local_stack.load_to_begin()
     # Acknowledging is short work among longer work: let it have the interpreter sooner than after the usual 5 ms.
     sys.setswitchinterval(0.001)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -177,7 +177,7 @@ def run() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     people.connect()
-    bring_up.note_team(settings, people.ours)
+    local_stack.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
     door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
     announcer.start()
@@ -211,12 +211,12 @@ def warn(context: Context) -> None:
     found = checks.warnings(context, within=5)
     for one in found:
         log.warning("%s", one)
-    (context.settings.state / bring_up.WARNINGS).write_text("".join(f"{one}\n" for one in found))
+    (context.settings.state / local_stack.WARNINGS).write_text("".join(f"{one}\n" for one in found))
 
 
 def write_docs() -> int:
     """Write the pages that are made from the code."""
-    for path, text in docs.pages(bring_up.ROOT, Registry(commands)).items():
+    for path, text in docs.pages(local_stack.ROOT, Registry(commands)).items():
         path.write_text(text)
     return 0
 
@@ -225,11 +225,11 @@ def main(words: list[str]) -> int:
     """The command line."""
     verbs = {
         "run": run,
-        "up": bring_up.up,
-        "prepare": bring_up.prepare,
-        "down": bring_up.down,
-        "clean-lab": bring_up.clean_lab,
-        "blueprint": lambda: bring_up.blueprint(words[1:]),
+        "up": local_stack.up,
+        "prepare": local_stack.prepare,
+        "down": local_stack.down,
+        "clean-lab": local_stack.clean_lab,
+        "blueprint": lambda: local_stack.blueprint(words[1:]),
         "docs": write_docs,
     }
     if not words or words[0] not in verbs:
@@ -241,7 +241,7 @@ def main(words: list[str]) -> int:
         print("\nmautic-ops: interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
-        if isinstance(error, InvalidSettings | LxdError | bring_up.CannotBringUp | DatabaseUnavailable):
+        if isinstance(error, InvalidSettings | LxdError | local_stack.CannotBringUp | DatabaseUnavailable):
             print(f"mautic-ops: {error}", file=sys.stderr)
             return 1
         if isinstance(error, URLError):

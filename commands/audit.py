@@ -12,7 +12,7 @@ from bot.engine.context import Context
 from bot.engine.registry import fresh, query
 from bot.model.actor import Actor
 from bot.slack.messages import Message
-from bot.slack.post import NotPosted
+from bot.slack.poster import NotPosted
 from bot.store import audit as log
 
 told = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from bot.model.text import seconds, size, told
 from bot.slack.messages import Message
 from bot.store import audit
 from bot.store.database import DatabaseUnavailable
-from bot.store.samples import DAY
+from bot.store.metrics import DAY
 
 log = logging.getLogger(__name__)
 

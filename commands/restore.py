@@ -22,7 +22,7 @@ from bot.model.labels import Role, State, stamp
 from bot.model.plan import Plan, Step, Steps, UnknownWords, always, once, require
 from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import kept_for
-from bot.store.samples import DAY
+from bot.store.metrics import DAY
 
 _COUNTED = {"contacts": "contact", "submissions": "form submission", "opt_outs": "unsubscribe"}
 

@@ -12,7 +12,7 @@ from bot.lxd.protocol import LxdError
 from bot.model import findings
 from bot.reports.condition import conditions, looked_at_now
 from bot.slack.messages import Message
-from bot.store import samples
+from bot.store import metrics
 from bot.store.freezes import Freezes
 from bot.store.operation import WORTH_TELLING
 
@@ -29,7 +29,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
     trouble, size = "", context.settings.plans.get(found.plan)
     disk: Disk | None = None
-    known = samples.disks(context.database).get(found.name)
+    known = metrics.disks(context.database).get(found.name)
     existing = host.lxd.snapshots(found.instance)
     try:
         if live:

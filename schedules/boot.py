@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bot.engine.context import Context
-from bot.engine.errands import Errands
+from bot.engine.maintenance import Maintenance
 from bot.engine.scheduler import schedule
 from bot.fleet.starts import boot as order
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolFull
 from bot.model.labels import Role
-from bot.store import samples
-from bot.store.samples import DAY
+from bot.store import metrics
+from bot.store.metrics import DAY
 
 SENT = 3600
 """Seconds for which a tenant counts as sending after mail was seen in its queue."""
@@ -23,11 +23,11 @@ def boot(context: Context) -> None:
     """
     now = context.now()
     seen = context.fleet.look(Role.TENANT)
-    sends = samples.queued_since(context.database, now - SENT, now)
-    busy = samples.busy_since(context.database, now - DAY, now)
+    sends = metrics.queued_since(context.database, now - SENT, now)
+    busy = metrics.busy_since(context.database, now - DAY, now)
     # A running operation changes the configuration of its tenant itself.
     held = {one.tenant for one in context.operations.select("state IN ('queued', 'running')")}
-    errands = Errands(context)
+    maintenance = Maintenance(context)
     silent: LxdError | None = next((LxdUnavailable(why) for why in seen.silent.values()), None)
     for one in seen.tenants:
         wanted = order(
@@ -35,7 +35,7 @@ def boot(context: Context) -> None:
         )
         if one.boot == tuple(wanted.values()) or one.name in held or one.status not in ("Running", "Stopped"):
             continue
-        if not errands.is_free("boot", one.name):
+        if not maintenance.is_free("boot", one.name):
             continue
         try:
             context.fleet.of(one).lxd.update(one.instance, wanted)

@@ -9,7 +9,7 @@ from bot.engine.scheduler import schedule
 from bot.model.plan import Refused
 from bot.model.text import sentence
 from bot.slack.people import Untold
-from bot.slack.post import NotPosted
+from bot.slack.poster import NotPosted
 
 log = logging.getLogger(__name__)
 LONG = 300.0

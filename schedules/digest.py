@@ -14,8 +14,8 @@ from bot.model.text import seconds, sentence
 from bot.reports import chart
 from bot.reports.digest import Digest, TenantDay, gather
 from bot.slack.messages import Message, Renderer
-from bot.slack.post import NotPosted, Refusal
-from bot.store.samples import DAY
+from bot.slack.poster import NotPosted, Refusal
+from bot.store.metrics import DAY
 
 LATE = 30 * 60
 """Seconds after its hour from which on it says that it is late."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.engine import errands
+from bot.engine import maintenance
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.store import inbox
@@ -19,5 +19,5 @@ def expiry(context: Context) -> None:
     context.approvals.expire()
     Freezes(context.operations).expire()
     context.vault.purge()
-    errands.forget(context)
+    maintenance.forget(context)
     inbox.forget(context.database, context.lived)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from bot.engine import errands, halt, looks, quotas
+from bot.engine import halt, looks, maintenance, quotas
 from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.engine.scheduler import schedule
@@ -17,8 +17,8 @@ from bot.model.diagnosis import Diagnosis, Finding
 from bot.model.findings import EDGE, FINDINGS, LOG
 from bot.model.labels import Role
 from bot.slack.incidents import Seen
-from bot.store import samples
-from bot.store.samples import DAY
+from bot.store import metrics
+from bot.store.metrics import DAY
 
 AGAIN = 3.0
 """Seconds after which what may be a blip is looked at a second time."""
@@ -96,7 +96,7 @@ def health(context: Context) -> None:
     if all_known:
         gone |= {("", one.server) for one in opened if one.server and one.server not in {*hosts, LOG}}
     with context.database.transaction() as transaction:
-        samples.record(transaction, began, readings, looks.host_readings(at_hosts), context.lived.before)
+        metrics.record(transaction, began, readings, looks.host_readings(at_hosts), context.lived.before)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
 
 
@@ -117,7 +117,7 @@ def _held(context: Context, since: float) -> set[str]:
 def _fallen_long(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diagnosis]:
     """Say of whom has stood still for longer than a host needs to start all again that it does; and nothing else."""
     settles = SETTLES + len(fallen) * context.settings.capacity.start_delay
-    down = samples.down_since(context.database, context.now() - settles)
+    down = metrics.down_since(context.database, context.now() - settles)
     return {
         name: Diagnosis(
             tuple(finding for finding in one.findings if finding.kind == "stopped"), frozenset(FINDINGS) - {"stopped"}
@@ -158,7 +158,7 @@ def _settling(
         for name, diagnosis in found.items()
         if (name, "stopped") not in known and diagnosis.has("stopped")
     }
-    down = samples.down_since(context.database, since) if len(fell) > FEW else set()
+    down = metrics.down_since(context.database, since) if len(fell) > FEW else set()
     many = Counter(host for name, host in fell.items() if name not in down)
     return off | {host for host, tenants in many.items() if tenants > FEW}
 
@@ -182,8 +182,8 @@ def _errands(context: Context, judged: Mapping[str, Diagnosis], known: Mapping[s
 
     A snapshot that is tried in vain is no second trouble where it is missing.
     """
-    failing: dict[str, list[errands.Failing]] = {}
-    for one in errands.failing(context):
+    failing: dict[str, list[maintenance.Failing]] = {}
+    for one in maintenance.failing(context):
         failing.setdefault(one.tenant, []).append(one)
     found = {}
     for tenant in failing.keys() | known.keys():
@@ -194,7 +194,7 @@ def _errands(context: Context, judged: Mapping[str, Diagnosis], known: Mapping[s
         told = [finding for finding in seen.findings if finding.kind not in effects]
         if failed:
             told.append(Finding("errand", " ".join(one.text for one in failed)))
-        over = not failed and errands.given_up(context, tenant, known[tenant] - DAY)
+        over = not failed and maintenance.given_up(context, tenant, known[tenant] - DAY)
         found[tenant] = replace(
             seen,
             findings=tuple(told),

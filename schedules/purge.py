@@ -7,7 +7,7 @@ from typing import cast
 
 from bot.engine.context import Context
 from bot.engine.cutover import retire
-from bot.engine.errands import Errands
+from bot.engine.maintenance import Maintenance
 from bot.engine.registry import call
 from bot.engine.scheduler import schedule
 from bot.engine.snapshots import ours
@@ -17,8 +17,8 @@ from bot.model.labels import Role, State, is_open
 from bot.model.plan import Plan, Refused
 from bot.model.tenants import Tenant
 from bot.store import audit
+from bot.store.metrics import DAY
 from bot.store.operation import SYSTEM
-from bot.store.samples import DAY
 
 
 @schedule(seconds=300)
@@ -29,7 +29,7 @@ def purge(context: Context) -> None:
     while its host was out of reach is retired now, and kept from now on.
     """
     look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
-    errands = Errands(context)
+    maintenance = Maintenance(context)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     over = _over(context, look)
@@ -37,12 +37,12 @@ def purge(context: Context) -> None:
         try:
             if (one.role, one.state) == (Role.FORMER, State.MOVING):
                 _retire(context, one)
-            elif errands.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
+            elif maintenance.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
                 # Leftovers of an operation are deleted, frozen or not.
                 left = one.role == Role.INCOMING
-                if errands.is_free("purge", one.name, safety=left):
+                if maintenance.is_free("purge", one.name, safety=left):
                     plan = call(command, context, {"tenant": one.name, "container": one.instance})
-                    errands.ask("purge", cast(Plan, plan), safety=left)
+                    maintenance.ask("purge", cast(Plan, plan), safety=left)
         except (Refused, LxdError) as error:
             trouble.append(error)
     if trouble:

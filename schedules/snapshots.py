@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 from bot.engine.context import Context
-from bot.engine.errands import Errands
+from bot.engine.maintenance import Maintenance
 from bot.engine.scheduler import schedule
 from bot.engine.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking, written
 from bot.fleet.inventory import Surveyed
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant
-from bot.store import samples
+from bot.store import metrics
 
 AT_ONCE = 3
 """Tenants of a host whose oldest snapshot is deleted in one run, where the pool is short: freed space shows later."""
@@ -30,7 +30,7 @@ def snapshots(context: Context) -> None:
     Decided from the existing snapshots, read with one request a server.
     """
     survey = context.fleet.survey()
-    errands, now = Errands(context), context.now()
+    maintenance, now = Maintenance(context), context.now()
 
     @cache
     def short(host: str) -> bool:
@@ -42,9 +42,9 @@ def snapshots(context: Context) -> None:
 
     for one in survey.tenants:
         # The bot or the server died in the middle of a snapshot.
-        if one.state.status == "Frozen" and errands.may(one.tenant.name, passes=True):
+        if one.state.status == "Frozen" and maintenance.may(one.tenant.name, passes=True):
             let_go_on(context.fleet.of(one.tenant).lxd, one.tenant.instance)
-    held = samples.snapshots(context.database)
+    held = metrics.snapshots(context.database)
 
     def too_much(tenant: Tenant) -> int:
         """Bytes by which a tenant's snapshots exceeded the allowance, when last measured."""
@@ -56,27 +56,27 @@ def snapshots(context: Context) -> None:
     ]
     # The tenant that has waited longest comes first, so that all of a big fleet have their turn.
     for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
-        due = errands.may(tenant.name, passes=True) and rule.due(points, now) and not too_much(tenant)
+        due = maintenance.may(tenant.name, passes=True) and rule.due(points, now) and not too_much(tenant)
         if due and not short(tenant.host):
             # Snapshots continue in a freeze: they are what one can return to.
-            errands.ask("snapshot", taking(context, tenant), safety=True, host=tenant.host)
-    _make_room(context, errands, survey.tenants, too_much, short)
+            maintenance.ask("snapshot", taking(context, tenant), safety=True, host=tenant.host)
+    _make_room(context, maintenance, survey.tenants, too_much, short)
     # Surplus snapshots can wait: one operation deletes all at once. By a clock that was just set, days and months may
     # seem to have passed.
     for tenant, rule, points in (
         sorted(seen, key=lambda one: len(one[2]), reverse=True) if context.lived.is_steady() else ()
     ):
-        if errands.may(tenant.name) and (surplus := rule.surplus(points, now)):
+        if maintenance.may(tenant.name) and (surplus := rule.surplus(points, now)):
             names = [one.name for one in surplus]
             plan = pruning(tenant, names, f"the policy keeps {rule.counts}")
-            errands.ask("prune", plan, host=tenant.host)
+            maintenance.ask("prune", plan, host=tenant.host)
     for why in survey.silent.values():
         raise LxdUnavailable(why)
 
 
 def _make_room(
     context: Context,
-    errands: Errands,
+    maintenance: Maintenance,
     tenants: Iterable[Surveyed],
     too_much: Callable[[Tenant], int],
     short: Callable[[str], bool],
@@ -88,7 +88,7 @@ def _make_room(
     chosen: Counter[str] = Counter()
     for one in sorted(tenants, key=lambda one: written(one.snapshots), reverse=True):
         tenant, there, excess = one.tenant, one.snapshots, too_much(one.tenant)
-        if not errands.may(tenant.name) or not (excess or (chosen[tenant.host] < AT_ONCE and short(tenant.host))):
+        if not maintenance.may(tenant.name) or not (excess or (chosen[tenant.host] < AT_ONCE and short(tenant.host))):
             continue
         if excess:
             try:
@@ -96,11 +96,11 @@ def _make_room(
             except LxdError:
                 continue
             # Somebody may have deleted some on the server itself.
-            samples.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in there])
+            metrics.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in there])
         if names := oldest(context, there, excess):
             why = (
                 "they hold more than the plan allows" if excess else f"the pool of {tenant.host} is short of free space"
             )
             # Without free space no snapshot is taken: a freeze must not cause that.
-            errands.ask("prune", pruning(tenant, names, why), safety=True)
+            maintenance.ask("prune", pruning(tenant, names, why), safety=True)
             chosen[tenant.host] += 1

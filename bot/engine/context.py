@@ -14,7 +14,7 @@ from bot.settings import Settings
 from bot.slack.incidents import Incidents
 from bot.slack.messages import Message, Modal, Renderer
 from bot.slack.people import People
-from bot.slack.post import Post
+from bot.slack.poster import Post
 from bot.store.database import Database
 from bot.store.jobs import Jobs
 from bot.store.lived import Lived

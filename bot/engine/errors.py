@@ -8,7 +8,7 @@ import secrets
 from bot.lxd.protocol import LxdError
 from bot.model.plan import Refused
 from bot.model.words import tame
-from bot.slack.post import NotPosted
+from bot.slack.poster import NotPosted
 from bot.store.database import DatabaseUnavailable
 
 SENTENCE = 2000

@@ -22,8 +22,8 @@ from bot.lxd.protocol import Lxd, LxdError, size_bytes
 from bot.lxd.wire import is_tenants
 from bot.model.labels import State
 from bot.model.tenants import Tenant
-from bot.store import samples
-from bot.store.samples import DAY, Held, HostReading, KnownDisk, Reading
+from bot.store import metrics
+from bot.store.metrics import DAY, Held, HostReading, KnownDisk, Reading
 
 WIDTH = 16
 """Tenants that are checked side by side."""
@@ -41,9 +41,9 @@ def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> 
     """Look at tenants side by side, the one not seen for longest first; `fresh`: read their state again."""
     threads = ThreadPoolExecutor(WIDTH)
     now = context.now()
-    due, awake = _snapshot_due(context), samples.awake_since(context.database, now) or now
-    looked, disks = samples.looked_at(context.database, now), samples.disks(context.database)
-    held = samples.snapshots(context.database)
+    due, awake = _snapshot_due(context), metrics.awake_since(context.database, now) or now
+    looked, disks = metrics.looked_at(context.database, now), metrics.disks(context.database)
+    held = metrics.snapshots(context.database)
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
     under_way = [
         threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name), held.get(one.tenant.name))
@@ -193,7 +193,7 @@ def _way_out(
 ) -> tuple[str, str]:
     """Return the largest tenant of a host that fits on an `able` host, and that host; or ("", "")."""
     target = max(able, key=lambda name: free[name], default="")
-    disks = samples.disks(context.database) if target else {}
+    disks = metrics.disks(context.database) if target else {}
     has = {one.name: disks[one.name].used for one in tenants if one.host == host and one.name in disks}
     fit = [name for name, used in has.items() if used + LEAST < free[target] and used < free[target] - free[host]]
     return (max(fit, key=lambda name: has[name]), target) if fit else ("", "")

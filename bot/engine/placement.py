@@ -20,8 +20,8 @@ from bot.model.labels import Role
 from bot.model.plan import NoRoom, Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import size
-from bot.store import samples
-from bot.store.samples import DAY, Sample
+from bot.store import metrics
+from bot.store.metrics import DAY, Sample
 
 LEAST = 1 << 30
 """Bytes that must be free on a host's pool for one more tenant."""
@@ -85,7 +85,7 @@ class Carries:
 def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
     """Read what tenants use; `tenants` tell the plan of each, so that new ones are expected to use as much."""
     now = context.now()
-    found = Use(context, samples.latest(context.database, now), samples.highest(context.database, now - DAY, now))
+    found = Use(context, metrics.latest(context.database, now), metrics.highest(context.database, now - DAY, now))
     for one in tenants:
         if one.role == Role.TENANT and one.name in found.highest:
             found._alike.setdefault(one.plan, []).append(found.highest[one.name])

@@ -19,9 +19,9 @@ from bot.model.labels import stamp, stamps
 from bot.model.plan import Plan, Refused
 from bot.model.tenants import Tenant
 from bot.model.text import kept_for, seconds, size
-from bot.store import samples
+from bot.store import metrics
+from bot.store.metrics import DAY
 from bot.store.migrations import MAINTENANCE
-from bot.store.samples import DAY
 
 SCHEDULED, ASKED = "schedule", "asked"
 KEPT = "kept until somebody deletes it"
@@ -118,7 +118,7 @@ def refuse_without_room(context: Context, tenant: Tenant) -> None:
             f"than the reserve of {limits.reserve}%. Delete a snapshot with `/mautic prune {tenant.name} <snapshot>`; "
             f"`/mautic snapshots {tenant.name}` lists them."
         )
-    held, most = samples.snapshots(context.database).get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
+    held, most = metrics.snapshots(context.database).get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
     if held and most and held.held > most:
         raise Refused(
             f"The snapshots of `{tenant.name}` hold {size(held.held)}, and the plan allows {size(most)}. Delete one "
@@ -176,7 +176,7 @@ def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = Fal
     began = int(run.operations.get(run.operation).started or 0)
     existing = host.lxd.snapshots(tenant.instance)
     # Read one by one, snapshots have their sizes; a reading of the whole fleet has none.
-    samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
+    metrics.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
     for known in ours(existing):
         if known.name.endswith(f"-{run.operation}") and known.at >= began:
             return f"{known.name} (already taken)"
@@ -234,7 +234,7 @@ def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
         if name in there:
             ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
     left = host.lxd.snapshots(tenant.instance)
-    samples.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in left])
+    metrics.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in left])
 
 
 def pruning(tenant: Tenant, names: Sequence[str], why: str) -> Plan:

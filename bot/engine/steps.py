@@ -13,7 +13,7 @@ from bot.lxd.protocol import Lxd, LxdError, LxdUnavailable, size_bytes
 from bot.model.plan import Refused, Step
 from bot.model.tenants import Tenant
 from bot.model.text import size as in_words
-from bot.store import samples
+from bot.store import metrics
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def refuse_full(context: Context, found: Tenant) -> None:
     refused: the request may be what helps.
     """
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
-    disk = last_known(found, samples.disks(context.database).get(found.name), size)
+    disk = last_known(found, metrics.disks(context.database).get(found.name), size)
     if found.status == "Running" and not context.many:
         try:
             disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)

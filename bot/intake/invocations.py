@@ -24,7 +24,7 @@ from bot.model.words import split
 from bot.slack.announcer import Announcer
 from bot.slack.messages import Message, Modal, modal
 from bot.slack.people import MENTIONED, People
-from bot.slack.post import NotPosted
+from bot.slack.poster import NotPosted
 from bot.store import audit
 from bot.store.database import DatabaseUnavailable
 from bot.store.inbox import OF_ONE, Lane, close

@@ -9,9 +9,9 @@ from typing import Any
 
 from bot.engine.approvals import almost, decision
 from bot.engine.context import Context
-from bot.engine.errands import failing
 from bot.engine.guards import Change, Guards, Moment
 from bot.engine.halt import told as aftermath_told
+from bot.engine.maintenance import failing
 from bot.engine.registry import Command
 from bot.model.actor import Actor
 from bot.model.plan import Refused
@@ -22,7 +22,7 @@ from bot.settings import Policy
 from bot.slack.announcer import Announcer
 from bot.slack.messages import Message, Modal, modal, section, select_input, text_input
 from bot.slack.people import People
-from bot.slack.post import NotPosted
+from bot.slack.poster import NotPosted
 from bot.store import batches, recovery
 from bot.store.operation import Operation
 from bot.store.operations import Operations

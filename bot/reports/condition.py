@@ -14,7 +14,7 @@ from bot.model.findings import EDGE, FINDINGS, Judged, Severity
 from bot.model.labels import Role, State
 from bot.model.tenants import Tenant
 from bot.model.text import seconds
-from bot.store import samples
+from bot.store import metrics
 from bot.store.operation import Operation
 
 STALE = 20 * 60
@@ -151,7 +151,7 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
     where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
     under_way = context.operations.select(where)
     operations = {one.tenant: one for one in under_way if one.requester != "system" or one.state == "needs_attention"}
-    lately = samples.looked_since(context.database, now - STALE)
+    lately = metrics.looked_since(context.database, now - STALE)
     by = _by(context, tenants)
     last = _last(context)
 

@@ -16,13 +16,13 @@ from bot.model.labels import is_open
 from bot.model.tenants import Tenant
 from bot.reports.condition import Condition, conditions, counted
 from bot.slack.incidents import Incident, worst_first
-from bot.store import audit, samples
+from bot.store import audit, metrics
 from bot.store.database import Database
 from bot.store.freezes import Freeze, Freezes
 from bot.store.growth import Growth, growth, pool_growth
 from bot.store.jobs import Job
+from bot.store.metrics import DAY, KnownDisk, Sample
 from bot.store.operation import SYSTEM, Operation
-from bot.store.samples import DAY, KnownDisk, Sample
 
 T = TypeVar("T", Incident, Operation)
 SNAPSHOT_DUE = 25 * 3600
@@ -216,7 +216,7 @@ def gather(context: Context, since: float) -> Digest:
     troubles = _by_tenant(incidents)
     asked = _by_tenant(operations)
     grown = growth(database, now - TREND, now)
-    measured, disks = samples.latest(database, now), samples.disks(database)
+    measured, disks = metrics.latest(database, now), metrics.disks(database)
     taken = _taken(context, since)
     known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
     tenants = tuple(
@@ -297,7 +297,7 @@ def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use
     """Return how many more tenants fit on each host, by the last sweep, without asking LXD."""
     resources = {
         host: Resources(one.memory_total, one.memory or 0, cores=1, load=one.load)
-        for host, one in samples.hosts(context.database, context.now()).items()
+        for host, one in metrics.hosts(context.database, context.now()).items()
         if one.memory_total
     }
     free = {host: use.limit - use.used for host, use in pools.items()}
@@ -308,7 +308,7 @@ def storage(database: Database, now: float) -> dict[str, Use]:
     """Return the storage pool of each host with its history, by the last sweep, without asking LXD."""
     pools = {}
     for host, fills in pool_growth(database, now - TREND, now).items():
-        past = samples.pool_history(database, host, now - PAST, now)
+        past = metrics.pool_history(database, host, now - PAST, now)
         shares = tuple((float(one.at), one.used / one.total) for one in past)
         pools[host] = Use(past[-1].used, past[-1].total, fills.days_to_full(past[-1].total), shares)
     return pools
@@ -364,8 +364,8 @@ def _tenant(
     )
 
 
-# Errands make thousands of operations a day: the day's are found by when they ended, never by reading all. What a clock
-# that was ahead dated after now is of no day yet.
+# Maintenance makes thousands of operations a day: the day's are found by when they ended, never by reading all. What a
+# clock that was ahead dated after now is of no day yet.
 
 
 def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:

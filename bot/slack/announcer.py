@@ -18,7 +18,7 @@ from bot.model.text import escape, names
 from bot.model.turns import in_turn
 from bot.settings import Settings
 from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
-from bot.slack.post import GONE, NotPosted, Post, Refusal, failed, find
+from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find
 from bot.store import batches
 from bot.store.freezes import Freezes
 from bot.store.operation import RESPONDERS, Operation

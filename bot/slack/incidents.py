@@ -20,7 +20,7 @@ from bot.model.findings import Judged, Kind
 from bot.model.plan import Refused
 from bot.model.text import seconds, sentence
 from bot.slack.messages import Message, Renderer, actions, button
-from bot.slack.post import NotPosted, Post
+from bot.slack.poster import NotPosted, Post
 from bot.store import audit
 from bot.store.database import Database
 from bot.store.operation import SYSTEM

@@ -23,7 +23,7 @@ import pytest
 
 from bot.lxd.gateway import LxdGateway
 from bot.model.labels import stamps
-from bot.store import audit, samples
+from bot.store import audit, metrics
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor
@@ -205,7 +205,7 @@ def test_a_sweep_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
     bench.context.edge.apply()
     bench.lxd.calls.clear()
     figures["sweep_1000_s"] = round(timed(lambda: health(bench.context)), 2)
-    assert len(samples.latest(bench.context.database, bench.clock())) == 1000
+    assert len(metrics.latest(bench.context.database, bench.clock())) == 1000
     of_all = ("survey", "instances", "states")
     figures["sweep_1000_lxd_requests"] = sum(bench.lxd.calls[call] for call in of_all)
 

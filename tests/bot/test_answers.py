@@ -21,7 +21,7 @@ from bot.guest.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.plan import Refused
 from bot.model.words import tame
-from bot.store import audit, samples
+from bot.store import audit, metrics
 from schedules import health as sweep
 from schedules.digest import digest
 from schedules.health import health
@@ -218,7 +218,7 @@ class Fleet:
 
     def is_whole(self) -> None:
         """Nothing of the other is lost, and all that happened is recorded, in little room."""
-        measured = samples.latest(self.bench.context.database, self.bench.clock())
+        measured = metrics.latest(self.bench.context.database, self.bench.clock())
         assert measured["client-y"].contacts == 1200
         assert audit.verify(self.bench.context.database).broken == 0
         longest = self.bench.context.database.read("SELECT max(length(detail)) AS most FROM audit")[0]["most"]
@@ -299,9 +299,9 @@ def test_figures_of_before_are_summed_up_too(fleet: Fleet) -> None:
     """A database of before this door was there may hold whatever once was believed."""
     for _ in range(5):
         fleet.bench.clock.move(300)
-        reading = samples.Reading("client-x", memory=2**63 - 1, disk=2**63 - 1, contacts=2**63 - 1)
+        reading = metrics.Reading("client-x", memory=2**63 - 1, disk=2**63 - 1, contacts=2**63 - 1)
         with fleet.bench.context.database.transaction() as transaction:
-            samples.record(transaction, fleet.bench.clock(), [reading], {})
+            metrics.record(transaction, fleet.bench.clock(), [reading], {})
     fleet.swept()
     fleet.is_whole()
 

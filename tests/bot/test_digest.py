@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bot.engine.errands import Errands, forget
+from bot.engine.maintenance import Maintenance, forget
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.diagnosis import Diagnosis, Finding
 from bot.model.labels import stamps
 from bot.reports.digest import FailedErrands, gather
 from bot.slack.incidents import Seen
-from bot.store import audit, claims, progress, samples
+from bot.store import audit, claims, metrics, progress
+from bot.store.metrics import DAY, Reading
 from bot.store.operation import SYSTEM
-from bot.store.samples import DAY, Reading
 from tests.support.bot import OPERATOR, ROOM_FOR_MANY, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -39,7 +39,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def snapshot(bench: Bench, tenant: str) -> None:
     """Let the bot take a snapshot by itself."""
-    Errands(bench.context).ask("snapshot", bench.answer(f"snapshot {tenant}"))
+    Maintenance(bench.context).ask("snapshot", bench.answer(f"snapshot {tenant}"))
     bench.finish()
 
 
@@ -50,7 +50,7 @@ def sampled(bench: Bench, days: int, disk: Mapping[str, list[int]], pool: list[i
         at = now - (days - 1 - day) * DAY
         with bench.context.database.transaction() as transaction:
             readings = [Reading(name, disk=each[day] * GIB, memory=each[day] << 27) for name, each in disk.items()]
-            samples.record(transaction, at, readings, {"local": samples.HostReading(pool[day] * GIB, 30 * GIB)})
+            metrics.record(transaction, at, readings, {"local": metrics.HostReading(pool[day] * GIB, 30 * GIB)})
 
 
 def opened(bench: Bench, tenant: str, *kinds: str) -> None:

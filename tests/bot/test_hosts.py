@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot import bring_up
+from bot import local_stack
 from bot.lxd.protocol import LxdUnavailable
 from bot.providers import real_edges
 from bot.settings import ServerSettings
@@ -23,8 +23,8 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedLxd]:
     """The server of `[lxd]`, and another."""
     made = {"local": SimulatedLxd(), "solo": SimulatedLxd()}
     add_blueprint(made["local"])
-    monkeypatch.setattr(bring_up, "gateways", lambda _: made)
-    monkeypatch.setattr(bring_up, "real_edges", lambda *_: SimpleNamespace(ensure=lambda _: None))
+    monkeypatch.setattr(local_stack, "gateways", lambda _: made)
+    monkeypatch.setattr(local_stack, "real_edges", lambda *_: SimpleNamespace(ensure=lambda _: None))
     return made
 
 
@@ -39,14 +39,14 @@ def test_a_server_that_is_out_of_reach_is_told_of(
     servers: dict[str, SimulatedLxd], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     silence(servers["solo"])
-    bring_up._prepare(settings_in(tmp_path), bring_up.Parts())
+    local_stack._prepare(settings_in(tmp_path), local_stack.Parts())
     assert "solo: LXD at 192.0.2.1 cannot be reached" in capsys.readouterr().out
 
 
 def test_without_the_first_server_nothing_is_brought_up(servers: dict[str, SimulatedLxd], tmp_path: Path) -> None:
     silence(servers["local"])
-    with pytest.raises(bring_up.CannotBringUp, match=r"192\.0\.2\.1 cannot be reached"):
-        bring_up._prepare(settings_in(tmp_path), bring_up.Parts())
+    with pytest.raises(local_stack.CannotBringUp, match=r"192\.0\.2\.1 cannot be reached"):
+        local_stack._prepare(settings_in(tmp_path), local_stack.Parts())
 
 
 def test_a_server_that_is_silent_keeps_no_edge_of_the_others_waiting(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.engine.errands import Errands
+from bot.engine.maintenance import Maintenance
 from bot.engine.runner import Runner
 from bot.model.lanes import SYSTEM, Candidate, Lane, Limits, fits, in_line
 from bot.store import recovery
@@ -75,9 +75,9 @@ def test_a_request_does_not_wait_behind_maintenance_that_takes_long(tmp_path: Pa
     bench = make_bench(tmp_path)
     for number in range(4):
         assert bench.done(f"new client-{number}").state == "succeeded"
-    errands = Errands(bench.context)
+    maintenance = Maintenance(bench.context)
     for number in range(3):
-        errands.ask("snapshot", bench.answer(f"snapshot client-{number}"))
+        maintenance.ask("snapshot", bench.answer(f"snapshot client-{number}"))
     free = threading.Event()
     bench.lxd.on_call = lambda method, _: free.wait(60) and None if method == "snapshot" else None
     runner = Runner(bench.context, workers=2)

@@ -29,7 +29,7 @@ from bot.engine.approvals import decision
 from bot.intake.listeners import SignedHttp, make_app, web_client
 from bot.settings import InvalidSettings
 from bot.slack.messages import Message
-from bot.slack.post import NotPosted, Post, Refusal
+from bot.slack.poster import NotPosted, Post, Refusal
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
 from tests.support.bot import settings_in, until

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import bring_up
+from bot import local_stack
 from bot.__main__ import Bot, main, take
 from bot.engine.runner import Runner
 from bot.engine.scheduler import Scheduler
@@ -75,7 +75,7 @@ def test_who_interrupts_it_sees_no_traceback(
     def up() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bring_up, "up", up)
+    monkeypatch.setattr(local_stack, "up", up)
     assert main(["up"]) == 130
     assert capsys.readouterr().err == "\nmautic-ops: interrupted.\n"
 

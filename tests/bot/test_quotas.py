@@ -14,7 +14,7 @@ from bot.lxd import btrfs
 from bot.lxd.protocol import LxdError, Quotas
 from bot.model.labels import stamps
 from bot.model.plan import Refused
-from bot.store import samples
+from bot.store import metrics
 from schedules import health as sweep
 from tests.bot.test_health import LIMITS, TROUBLE
 from tests.support.bot import OPERATOR, Bench, make_bench
@@ -109,12 +109,12 @@ def test_each_host_is_told_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_unknown_figure_is_shown_as_such_kept_nowhere_and_judged_by_nobody(bench: Bench) -> None:
     bench.lxd.fill("client-x", 75 << 30)
     assert look(bench) == [("client-x", "disk")]
-    measured = samples.disks(bench.context.database)["client-x"]
+    measured = metrics.disks(bench.context.database)["client-x"]
     bench.lxd.stop_counting()
     bench.lxd.fail_next("recount", ELSEWHERE)
     bench.lxd.fill("client-x", 2 << 30)
     assert set(look(bench)) == {("client-x", "disk"), ("local", "quotas")}, "that nothing is measured is no recovery"
-    assert samples.disks(bench.context.database)["client-x"] == measured
+    assert metrics.disks(bench.context.database)["client-x"] == measured
     said = json.dumps(bench.answer("status client-x").blocks)
     assert ":grey_question: *Disk:* usage can't be measured (the kernel has stopped counting" in said
     assert "75.0 GiB" not in said

@@ -10,7 +10,7 @@ from bot.fleet.starts import Starts
 from bot.fleet.starts import boot as order
 from bot.lxd.protocol import PoolFull
 from bot.settings import load
-from bot.store.samples import Reading, record
+from bot.store.metrics import Reading, record
 from schedules.boot import boot
 from tests.support.bot import OPERATOR, Bench, make_bench
 

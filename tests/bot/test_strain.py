@@ -16,7 +16,7 @@ from bot.guest.simulated import change
 from bot.lxd.protocol import Resources
 from bot.model.plan import Refused
 from bot.store import recovery
-from bot.store.samples import HostReading, pool_history, record
+from bot.store.metrics import HostReading, pool_history, record
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, events, make_bench, make_desk, notes

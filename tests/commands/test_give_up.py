@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot.engine.errands import Errands, failing
+from bot.engine.maintenance import Maintenance, failing
 from bot.engine.steps import remove
 from bot.lxd.protocol import LxdError
 from bot.model.actor import Actor
@@ -164,7 +164,7 @@ def test_the_button_asks_for_the_reason_and_gives_up(bench: Bench, other: Simula
 
 
 def test_what_the_bot_does_by_itself_can_be_given_up_too(bench: Bench) -> None:
-    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x", OPERATOR))
+    Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x", OPERATOR))
     with bench.context.database.transaction() as transaction:
         transaction.execute(
             "UPDATE operations SET state = 'running', attempts = ?, begun = 1 WHERE requester = 'system'",

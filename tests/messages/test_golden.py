@@ -41,8 +41,8 @@ from bot.store.audit import Verdict
 from bot.store.batches import Standing
 from bot.store.freezes import Freeze
 from bot.store.jobs import Job
+from bot.store.metrics import KnownDisk
 from bot.store.operation import Decision, Operation, StepRow
-from bot.store.samples import KnownDisk
 from bot.workspace import block_kit
 from commands.hosts import Row
 from commands.schedule import DigestTimes

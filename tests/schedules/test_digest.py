@@ -15,9 +15,9 @@ import pytest
 
 from bot.model.labels import stamps
 from bot.reports import chart
-from bot.slack.post import NotPosted
-from bot.store import samples
-from bot.store.samples import DAY
+from bot.slack.poster import NotPosted
+from bot.store import metrics
+from bot.store.metrics import DAY
 from schedules.digest import LATE, PAGE, PAGES, digest
 from tests.support.bot import ROOM_FOR_MANY, Bench, FakeSlack, make_bench
 from tests.support.judge import mrkdwn
@@ -57,8 +57,8 @@ def morning(folder: Path, when: str = "2026-11-25 08:00", **environment: str) ->
 def measured(bench: Bench, tenant: str, used: int) -> None:
     """Let a sweep have measured a tenant's disk just now."""
     with bench.context.database.transaction() as transaction:
-        full = samples.Reading(tenant, disk=used, disk_limit=30 << 30)
-        samples.record(transaction, bench.clock(), [full], {})
+        full = metrics.Reading(tenant, disk=used, disk_limit=30 << 30)
+        metrics.record(transaction, bench.clock(), [full], {})
 
 
 def parts(slack: FakeSlack) -> Counter[str]:

@@ -91,7 +91,7 @@ def test_credentials_that_nobody_fetched_are_forgotten(tmp_path: Path) -> None:
     assert bench.context.database.read("SELECT * FROM secrets") == []
 
 
-def test_errands_that_went_well_are_listed_for_some_days_and_audited_for_ever(tmp_path: Path) -> None:
+def test_maintenance_that_went_well_are_listed_for_some_days_and_audited_for_ever(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     snapshots(bench.context)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from bot.engine import looks
-from bot.engine.errands import DAY, Errands, forget
+from bot.engine.maintenance import DAY, Maintenance, forget
 from bot.guest.simulated import change
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace
 from bot.lxd.wire import NIC, given
 from bot.model.labels import stamps
-from bot.store import recovery, samples
+from bot.store import metrics, recovery
 from bot.store.jobs import Declared
 from bot.store.recovery import MAX_ATTEMPTS
 from schedules import health as sweep
@@ -50,11 +50,11 @@ def test_where_all_is_well_nothing_is_said_and_all_is_measured(bench: Bench) -> 
     bench.answer("status client-y")
     assert look(bench) == []
     assert bench.slack.said == []
-    measured = samples.latest(bench.context.database, bench.clock())
+    measured = metrics.latest(bench.context.database, bench.clock())
     assert set(measured) == {"client-x", "client-y"}
     assert (measured["client-x"].up, measured["client-x"].contacts) == (1, 1200)
     assert measured["client-x"].disk
-    (pool,) = samples.pool_history(bench.context.database, "local", 0, bench.clock())
+    (pool,) = metrics.pool_history(bench.context.database, "local", 0, bench.clock())
     assert (pool.used, pool.total) == (bench.lxd.pool().used, bench.lxd.pool().total)
 
 
@@ -111,7 +111,7 @@ def test_a_container_that_stopped_by_itself_is_found_and_one_that_was_stopped_is
     bench.done("stop client-y", OPERATOR)
     bench.clock.move(60)
     assert look(bench) == [("client-x", "stopped")]
-    assert {name: one.up for name, one in samples.latest(bench.context.database, bench.clock()).items()} == {
+    assert {name: one.up for name, one in metrics.latest(bench.context.database, bench.clock()).items()} == {
         "client-x": 0,
         "client-y": None,
     }
@@ -200,7 +200,7 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
     (incident,) = bench.context.incidents.open()
     assert incident.text.startswith("client-x is offline. The newest data is in ")
     assert f"Retry and Undo are on the card of request #{operation.id}." in incident.text
-    assert samples.latest(bench.context.database, bench.clock())["client-x"].up == 0
+    assert metrics.latest(bench.context.database, bench.clock())["client-x"].up == 0
     bench.runner.fault = lambda moment: None
     recovery.undo(bench.context.operations, bench.context.operations.get(operation.id), OPERATOR.id)
     bench.clock.move(60)
@@ -414,7 +414,7 @@ def test_whom_a_sweep_did_not_come_to_the_next_one_looks_at_first(
     seen = []
     for _ in range(4):
         look(bench)
-        seen += samples.latest(bench.context.database, bench.clock())
+        seen += metrics.latest(bench.context.database, bench.clock())
     assert seen == ["client-x", "client-y", "client-z", "client-x"]
 
 
@@ -468,7 +468,7 @@ def errand(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
     """Let the bot do something by itself, of which these calls of LXD fail; the state that it ends in."""
     for call in fails:
         bench.lxd.fail_next(call, LxdError("LXD could not do it: the pool is full."))
-    Errands(bench.context).ask(text.split()[0], bench.answer(text))
+    Maintenance(bench.context).ask(text.split()[0], bench.answer(text))
     bench.finish()
     return bench.context.operations.select("1 = 1")[-1].state
 
@@ -566,5 +566,5 @@ def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path
         bench.lxd.start(name)
     calls = bench.lxd.calls["survey"]
     health(bench.context)
-    assert len(samples.latest(bench.context.database, bench.clock())) == 1000
+    assert len(metrics.latest(bench.context.database, bench.clock())) == 1000
     assert bench.lxd.calls["survey"] == calls + 1

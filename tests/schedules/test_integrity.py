@@ -12,7 +12,7 @@ import pytest
 
 from bot.__main__ import main
 from bot.checks import WEEK
-from bot.slack.post import NotPosted
+from bot.slack.poster import NotPosted
 from bot.store import audit
 from bot.store.database import Database, DatabaseDamaged
 from schedules.health import health

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bot.engine.errands import AT_ONCE, failing
+from bot.engine.maintenance import AT_ONCE, failing
 from bot.engine.registry import call
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamps
 from bot.model.plan import Refused
 from bot.store import audit, recovery
-from bot.store.maintenance import QUIET
+from bot.store.maintenance_runs import QUIET
 from bot.store.migrations import MAINTENANCE
 from schedules.numbers import numbers
 from schedules.snapshots import snapshots

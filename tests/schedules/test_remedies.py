@@ -10,7 +10,7 @@ import pytest
 
 from bot.guest.simulated import change
 from bot.model.findings import kind as row
-from bot.store import samples
+from bot.store import metrics
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, make_desk
 from tests.support.simulated_lxd import SimulatedLxd
@@ -116,7 +116,7 @@ def test_the_snapshot_that_is_named_can_be_removed(tmp_path: Path) -> None:
         bench.done("snapshot client-x", OPERATOR)
         bench.lxd.rewrite("client-x", 14 * GIB)
     oldest, _ = [one.name for one in bench.lxd.snapshots("client-x")]
-    samples.note_snapshots(bench.context.database, "client-x", bench.clock(), [14 * GIB, 14 * GIB])
+    metrics.note_snapshots(bench.context.database, "client-x", bench.clock(), [14 * GIB, 14 * GIB])
     *_, advice = re.findall(r"`/mautic ([^`]+)`", sweep(bench)["snapshots"])
     assert advice == f"prune client-x {oldest}"
     assert bench.done(advice, OPERATOR).state == "succeeded"

@@ -11,7 +11,7 @@ from bot.lxd.protocol import PoolFull
 from bot.model.labels import stamps
 from bot.model.plan import Refused
 from bot.settings import InvalidSettings, load
-from bot.store import samples
+from bot.store import metrics
 from schedules.health import health
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
@@ -142,7 +142,7 @@ def test_who_hides_what_its_snapshots_hold_is_found_by_what_it_writes(bench: Ben
 def test_a_person_is_told_why_there_is_no_snapshot_more(bench: Bench) -> None:
     hour(bench)
     bench.lxd.rewrite("client-x", 31 * GIB)
-    samples.note_snapshots(bench.context.database, "client-x", bench.clock.at, [31 * GIB])
+    metrics.note_snapshots(bench.context.database, "client-x", bench.clock.at, [31 * GIB])
     with pytest.raises(Refused, match=r"hold 31.* GiB, and the plan allows 30"):
         bench.answer("snapshot client-x", OPERATOR)
 

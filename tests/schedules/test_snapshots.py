@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.engine import errands
-from bot.engine.errands import AT_ONCE
+from bot.engine import maintenance
+from bot.engine.maintenance import AT_ONCE
 from bot.engine.retention import spread
 from bot.engine.snapshots import ours
 from bot.fleet.inventory import Survey
@@ -120,7 +120,7 @@ def test_a_fleet_that_is_too_big_for_a_look_has_its_turn_as_a_whole(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room for 5 of 8 in a look, and an hour of two looks: all are snapshotted, though all have something to prune."""
-    monkeypatch.setattr(errands, "AT_ONCE", 5)
+    monkeypatch.setattr(maintenance, "AT_ONCE", 5)
     for number in range(7):
         add_tenant(bench.lxd, f"client-{number}")
     for _ in range(9):

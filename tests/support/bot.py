@@ -32,7 +32,7 @@ from bot.model.actor import Actor
 from bot.model.labels import stamps
 from bot.settings import Settings, load
 from bot.slack.announcer import Announcer
-from bot.slack.post import Post
+from bot.slack.poster import Post
 from bot.store.inbox import Inbox
 from bot.store.operation import Operation
 from bot.workspace import block_kit

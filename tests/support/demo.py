@@ -7,7 +7,7 @@ import re
 import sys
 import time
 
-from bot import bring_up
+from bot import local_stack
 from bot.lxd.protocol import LxdError
 from bot.providers import open_edge, open_servers
 from bot.settings import InvalidSettings, load
@@ -88,13 +88,13 @@ class Story:
 
 def main() -> int:
     """Run the story; 0 only when the tenant really answered, or when all is simulated and says so."""
-    bring_up.refuse_a_real_team()
-    bring_up.up()
+    local_stack.refuse_a_real_team()
+    local_stack.up()
     settings = load()
     edge = open_edge(settings, open_servers(settings))
     name = f"demo-{int(time.time()) % 100_000}"
     domain = f"{name}.{settings.bot.base_domain}"
-    story = Story(Workspace(f"http://127.0.0.1:{bring_up.port()}"))
+    story = Story(Workspace(f"http://127.0.0.1:{local_stack.port()}"))
     print()
     story.operation("account-manager", f"new {name} --note 'spring campaign'", "ops-lead", "approve", "is live")
     story.part("new → live")
@@ -131,5 +131,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (InvalidSettings, LxdError, bring_up.CannotBringUp) as error:
+    except (InvalidSettings, LxdError, local_stack.CannotBringUp) as error:
         sys.exit(f"mautic-ops: {error}")

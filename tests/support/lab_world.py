@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.bring_up import build_blueprint
+from bot.local_stack import build_blueprint
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.products import INCUS
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable

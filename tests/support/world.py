@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from bot.bring_up import build_blueprint
 from bot.guest.blueprint.build import blueprints
+from bot.local_stack import build_blueprint
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import NotFound
 from bot.model.labels import stamp, stamps

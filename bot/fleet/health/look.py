@@ -13,7 +13,7 @@ from bot.model.findings import FINDINGS
 from bot.model.remedies import MORE
 from bot.model.tenants import PlanSize, Tenant
 from bot.settings import HealthSettings, Settings
-from bot.store.samples import KnownDisk
+from bot.store.metrics import KnownDisk
 
 FULL = 64 << 20
 """Bytes that a tenant has to be able to write, or nothing in it works: then that is the cause of all else."""

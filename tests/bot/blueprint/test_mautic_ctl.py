@@ -29,7 +29,7 @@ from bot.guest.blueprint.mautic_ctl import (
     parameters,
     sizes,
 )
-from bot.guest.blueprint.mautic_ctl.means import CtlError
+from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.mautic_ctl.wire import Wire
 from bot.guest.mautic import Mautic
 from bot.settings import load

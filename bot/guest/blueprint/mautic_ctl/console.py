@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .logs import known_secrets, masked
-from .means import BEATS, CRONTAB, MAUTIC, SEAL, CtlError, asked, run, sql
 from .outbound import OFF, SENDERS
+from .system import BEATS, CRONTAB, MAUTIC, SEAL, CtlError, asked, run, sql
 
 LIMIT = 20_000
 SECONDS = 300

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .means import sql
+from .system import sql
 
 COUNTS = """
 SELECT 'contacts', COUNT(*) FROM leads WHERE date_added >= FROM_UNIXTIME({since});

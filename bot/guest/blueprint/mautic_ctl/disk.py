@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .means import run
+from .system import run
 
 ROOT = Path("/")
 QGROUPS = Path("/sys/fs/btrfs")

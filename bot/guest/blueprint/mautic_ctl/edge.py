@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .means import CtlError
+from .system import CtlError
 
 EDGE = Path("/etc/nginx/conf.d/edge.conf")
 

@@ -11,9 +11,9 @@ from typing import Any
 from . import due, outbound
 from .disk import measure
 from .install import BASELINE
-from .means import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, asked, in_words, mautic_version, read_json, run, sql
 from .page import login_page
 from .parameters import LOCAL, PROVIDER
+from .system import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, asked, in_words, mautic_version, read_json, run, sql
 from .workers import workers
 
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO, Any, cast
 
-from .means import ENVIRONMENT, MAUTIC, run
+from .system import ENVIRONMENT, MAUTIC, run
 from .wire import Wire
 
 DEADLINE = 15.0

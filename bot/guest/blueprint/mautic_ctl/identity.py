@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, checked_address, edge_conf
-from .means import (
+from .parameters import provider_parameters, write_parameters
+from .seal import FORGET, forget_files, in_one_transaction
+from .sizes import bytes_of, write_sizes
+from .system import (
     IDENTITY,
     SEAL,
     CtlError,
@@ -30,9 +33,6 @@ from .means import (
     systemctl,
     write,
 )
-from .parameters import provider_parameters, write_parameters
-from .seal import FORGET, forget_files, in_one_transaction
-from .sizes import bytes_of, write_sizes
 from .workers import set_workers
 
 BCRYPT = 'echo password_hash(rtrim(stream_get_contents(STDIN), "\\n"), PASSWORD_BCRYPT, ["cost" => 10]);'

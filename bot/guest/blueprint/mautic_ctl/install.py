@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .means import (
+from .page import login_page
+from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
+from .system import (
     MAUTIC,
     STATE,
     CtlError,
@@ -24,8 +26,6 @@ from .means import (
     systemctl,
     write,
 )
-from .page import login_page
-from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
 
 PATIENCE = 30.0
 """Seconds within which the login page has to be there after a reload."""

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .means import MAUTIC, CtlError, asked, run
 from .parameters import read_parameters
+from .system import MAUTIC, CtlError, asked, run
 
 FILES = {
     "mautic": (MAUTIC / "var/logs", "mautic_prod-*.php"),

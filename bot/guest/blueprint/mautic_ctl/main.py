@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from .means import LOCK, CtlError
+from .system import LOCK, CtlError
 from .wire import Wire
 
 VERBS = {
@@ -17,11 +17,11 @@ VERBS = {
     "seal": "seal.seal",
     "identity": "identity.identity",
     "resize": "sizes.resize",
-    "close": "doors.close",
-    "open": "doors.open_up",
-    "quiesce": "doors.quiesce",
-    "hush": "doors.hush",
-    "unquiesce": "doors.unquiesce",
+    "close": "access.close",
+    "open": "access.open_up",
+    "quiesce": "access.quiesce",
+    "hush": "access.hush",
+    "unquiesce": "access.unquiesce",
     "restart": "restart.restart",
     "hold": "hold.hold",
     "page": "page.wait_for_page",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import due
-from .means import (
+from .system import (
     BEATS,
     CRONTAB,
     MUTE,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .means import IDENTITY, CtlError, await_database, read_json
+from .system import IDENTITY, CtlError, await_database, read_json
 
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 MOST = 1 << 20

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .means import MAUTIC, CtlError, output_of, php, write
+from .system import MAUTIC, CtlError, output_of, php, write
 
 LOCAL, PROVIDER = MAUTIC / "config/local.php", MAUTIC / "config/parameters_local.php"
 

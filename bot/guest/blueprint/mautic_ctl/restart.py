@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .means import CtlError, asked, systemctl
+from .system import CtlError, asked, systemctl
 from .workers import workers
 
 PARTS = {"cron": ["cron"], "web": ["php8.2-fpm", "nginx"], "database": ["mariadb"]}

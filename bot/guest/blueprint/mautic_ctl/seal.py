@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, edge_conf
-from .means import BEATS, IDENTITY, MAUTIC, SEAL, await_database, empty, mautic_version, sql, systemctl
+from .system import BEATS, IDENTITY, MAUTIC, SEAL, await_database, empty, mautic_version, sql, systemctl
 from .workers import WANTS
 
 IDENTITY_TABLES = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .means import CtlError, asked, await_database, run, sql, systemctl, write
+from .system import CtlError, asked, await_database, run, sql, systemctl, write
 from .workers import set_workers
 
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")

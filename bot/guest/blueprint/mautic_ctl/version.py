@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .means import mautic_version
+from .system import mautic_version
 
 
 def version(_request: Mapping[str, Any]) -> dict[str, Any]:

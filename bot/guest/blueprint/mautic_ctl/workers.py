@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .means import systemctl
+from .system import systemctl
 
 WORKER_UNIT = Path("/etc/systemd/system/mautic-worker@.service")
 WANTS = Path("/etc/systemd/system/multi-user.target.wants")

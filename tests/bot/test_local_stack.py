@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import bring_up
+from bot import local_stack
 from bot.__main__ import run
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
@@ -38,7 +38,7 @@ def a_bot(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "bot" / "__main__.py").write_text("import time; time.sleep(60)")
     with running(folder, sys.executable, "-m", "bot", "run") as process:
         try:
-            until(lambda: bring_up._running(settings_in(folder)))
+            until(lambda: local_stack._running(settings_in(folder)))
             yield process
         finally:
             process.kill()
@@ -47,7 +47,7 @@ def a_bot(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """That of a shell without tokens, in which nothing is to be started."""
-    monkeypatch.setattr(bring_up, "_start", lambda *_: pytest.fail("a bot was started"))
+    monkeypatch.setattr(local_stack, "_start", lambda *_: pytest.fail("a bot was started"))
     monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
     monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
     return monkeypatch
@@ -56,8 +56,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.Monke
 def test_a_stranger_that_has_the_pid_after_a_reboot_is_left_alone(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     with running(tmp_path, "sleep", "60") as stranger:
-        assert not bring_up._running(settings)
-        bring_up._stop_processes(settings)
+        assert not local_stack._running(settings)
+        local_stack._stop_processes(settings)
         assert stranger.poll() is None
         stranger.kill()
 
@@ -67,13 +67,13 @@ def test_a_bot_that_runs_as_a_service_is_seen_and_left_alone(
 ) -> None:
     with a_bot(tmp_path) as service:
         (tmp_path / "honcho.pid").unlink()
-        assert bring_up.up() == 0
+        assert local_stack.up() == 0
         assert "It runs already." in capsys.readouterr().out
-        assert bring_up.down() == 0
-        with pytest.raises(bring_up.CannotBringUp, match="a service"):
-            bring_up.clean_lab()
+        assert local_stack.down() == 0
+        with pytest.raises(local_stack.CannotBringUp, match="a service"):
+            local_stack.clean_lab()
         assert service.poll() is None
-        assert bring_up._running(settings_in(tmp_path))
+        assert local_stack._running(settings_in(tmp_path))
 
 
 def test_it_says_what_runs_and_not_what_would(
@@ -81,18 +81,18 @@ def test_it_says_what_runs_and_not_what_would(
 ) -> None:
     with a_bot(tmp_path):
         (tmp_path / "team").write_text(TEAM)
-        assert bring_up.up() == 0
+        assert local_stack.up() == 0
         assert "It runs already. Local workspace: http://" in capsys.readouterr().out
         environment.setenv("SLACK_BOT_TOKEN", "xoxb-1")
         environment.setenv("SLACK_APP_TOKEN", "xapp-1")
-        with pytest.raises(bring_up.CannotBringUp, match=r"The local workspace runs here; `make down` ends it"):
-            bring_up.up()
+        with pytest.raises(local_stack.CannotBringUp, match=r"The local workspace runs here; `make down` ends it"):
+            local_stack.up()
         (tmp_path / "team").write_text("T0AGENCY")
-        assert bring_up.up() == 0
+        assert local_stack.up() == 0
         said = capsys.readouterr().out
         assert "It runs already. The bot is connected to Slack; digest and incidents wait for slack.channel." in said
         environment.setenv("MAUTIC_OPS_SLACK__CHANNEL", "C0OPS")
-        assert bring_up.up() == 0
+        assert local_stack.up() == 0
         assert "It runs already. The bot is connected to Slack.\n" in capsys.readouterr().out
 
 
@@ -101,9 +101,9 @@ def test_what_is_broken_under_a_bot_that_runs_is_repaired(
 ) -> None:
     brought: list[str] = []
     environment.delenv("MAUTIC_OPS_LXD__ENDPOINT")
-    environment.setattr(bring_up, "_prepare", lambda *_: brought.append("LXD"))
+    environment.setattr(local_stack, "_prepare", lambda *_: brought.append("LXD"))
     with a_bot(tmp_path):
-        assert bring_up.up() == 0
+        assert local_stack.up() == 0
         assert brought == ["LXD"]
         assert "It runs already." in capsys.readouterr().out
 
@@ -112,15 +112,15 @@ def test_the_state_of_a_real_team_is_not_opened_to_the_local_workspace(
     tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "team").write_text("T0AGENCY")
-    with pytest.raises(bring_up.CannotBringUp, match=r"belongs to the Slack team T0AGENCY"):
-        bring_up.up()
-    assert bring_up.prepare() == 0
+    with pytest.raises(local_stack.CannotBringUp, match=r"belongs to the Slack team T0AGENCY"):
+        local_stack.up()
+    assert local_stack.prepare() == 0
     assert not (tmp_path / "honcho.pid").exists()
 
 
 def test_the_state_it_begins_is_for_its_own_user_alone(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path / "state"))
-    assert bring_up.prepare() == 0
+    assert local_stack.prepare() == 0
     assert oct((tmp_path / "state").stat().st_mode & 0o777) == "0o700"
 
 
@@ -128,7 +128,7 @@ def test_its_own_processes_are_stopped(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("bot: touch started; exec sleep 60")
     with running(tmp_path, sys.executable, "-m", "honcho", "start") as process:
         until((tmp_path / "started").exists)
-        bring_up._stop_processes(settings_in(tmp_path))
+        local_stack._stop_processes(settings_in(tmp_path))
         assert process.wait(30)
     assert not (tmp_path / "honcho.pid").exists()
 
@@ -150,18 +150,18 @@ def test_a_policy_without_effect_is_refused_before_anything_is_brought_up(
 ) -> None:
     (tmp_path / "own.toml").write_text(policy)
     environment.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
-    for begin in (bring_up.up, bring_up.prepare, run):
+    for begin in (local_stack.up, local_stack.prepare, run):
         with pytest.raises(InvalidSettings, match=why):
             begin()
 
 
 def test_what_only_asks_is_known(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    sources = [*(bring_up.ROOT / "commands").glob("*.py"), *(bring_up.ROOT / "bot").rglob("*.py")]
+    sources = [*(local_stack.ROOT / "commands").glob("*.py"), *(local_stack.ROOT / "bot").rglob("*.py")]
     asked = re.compile(r'(?:refuse_to_ask|\.policy)\("([\w-]+)"')
-    assert {name for path in sources for name in asked.findall(path.read_text())} == bring_up.ASK_ONLY
-    (tmp_path / "own.toml").write_text("\n".join(ONE_MORE.format(name, 0, "") for name in bring_up.ASK_ONLY))
+    assert {name for path in sources for name in asked.findall(path.read_text())} == local_stack.ASK_ONLY
+    (tmp_path / "own.toml").write_text("\n".join(ONE_MORE.format(name, 0, "") for name in local_stack.ASK_ONLY))
     environment.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
-    assert bring_up.prepare() == 0
+    assert local_stack.prepare() == 0
 
 
 SERVERS = '[servers.berlin]\nendpoint = "https://berlin:8443"\n[lxd]\nendpoint = "{}"'
@@ -179,21 +179,23 @@ def test_clean_lab_goes_to_every_server(
     (tmp_path / "own.toml").write_text(SERVERS.format(first))
     monkeypatch.setenv("MAUTIC_OPS_CONFIG", str(tmp_path / "own.toml"))
     monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(state))
-    assert bring_up.clean_lab() == 0
+    assert local_stack.clean_lab() == 0
     assert sorted(gone) == sorted(["https://berlin:8443", cleaned])
     assert not state.exists()
 
 
 def test_the_demo_refuses_where_a_real_team_would_see_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    bring_up.refuse_a_real_team()
+    local_stack.refuse_a_real_team()
     (tmp_path / "team").write_text(TEAM)
-    bring_up.refuse_a_real_team()
+    local_stack.refuse_a_real_team()
     environment.setenv("SLACK_BOT_TOKEN", "xoxb-1")
-    with pytest.raises(bring_up.CannotBringUp, match="for the local workspace alone"):
+    with pytest.raises(local_stack.CannotBringUp, match="for the local workspace alone"):
         demo.main()
     environment.delenv("SLACK_BOT_TOKEN")
     (tmp_path / "team").write_text("T0AGENCY")
-    with pytest.raises(bring_up.CannotBringUp, match=r"belongs to the Slack team T0AGENCY, .* for the local workspace"):
+    with pytest.raises(
+        local_stack.CannotBringUp, match=r"belongs to the Slack team T0AGENCY, .* for the local workspace"
+    ):
         demo.main()
 
 
@@ -204,6 +206,6 @@ def test_a_tenant_may_reach_the_edges_of_all_hosts_and_what_the_settings_open(tm
     )
     settings = load(tmp_path / "own.toml", {})
     cluster = SimulatedLxd(members=["node1"])
-    found = bring_up._ways(settings, {"local": SimulatedLxd(), "far": SimulatedLxd(), "near": cluster})
+    found = local_stack._ways(settings, {"local": SimulatedLxd(), "far": SimulatedLxd(), "near": cluster})
     edges = [f"{address}:{port}" for address in ("10.0.0.5", "10.0.0.6") for port in (80, 443)]
     assert found == ["10.9.0.25:25", *edges]

@@ -10,7 +10,7 @@ from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.registry import complete
 from bot.model.plan import Plan, Refused
-from bot.store import maintenance
+from bot.store import maintenance_runs
 from bot.store.operation import OPEN, SYSTEM
 from bot.store.operations import TenantBusy
 
@@ -91,7 +91,7 @@ def forget(context: Context) -> None:
     """Delete the rows of maintenance that succeeded long ago: a big fleet has thousands a day."""
     long_over = "operations INDEXED BY operations_by_end WHERE finished < ?"
     done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
-    maintenance.forget(context.database, context.lived.before(REMEMBERED))
+    maintenance_runs.forget(context.database, context.lived.before(REMEMBERED))
     with context.database.transaction() as transaction:
         for command, since in _since(context).items():
             values = (min(since + DAY - REMEMBERED, context.lived.before(REMEMBERED)), SYSTEM, command)
@@ -109,13 +109,13 @@ def _since(context: Context) -> dict[str, float]:
     return {command: min(paused.get(job) or now, now) - DAY for command, job in JOBS.items()}
 
 
-class Errands:
+class Maintenance:
     """The requests of one run: tenants that are busy, or where maintenance just failed, are skipped."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         now = context.now()
-        maintenance.sum_up(context.database, now)
+        maintenance_runs.sum_up(context.database, now)
         marks = ",".join("?" * len(OPEN))
         held = context.operations.select(f"state IN ({marks})", *OPEN)
         failed = context.operations.select(
@@ -163,7 +163,7 @@ class Errands:
                 request_key=uuid4().hex,
                 hours=1,
                 approved=True,
-                run=maintenance.run_of(self.context.database, JOBS[command], command, self.context.now()),
+                run=maintenance_runs.run_of(self.context.database, JOBS[command], command, self.context.now()),
             )
         except TenantBusy:
             return

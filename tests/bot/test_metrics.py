@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.store import samples
+from bot.store import metrics
 from bot.store.database import Database
 from bot.store.growth import growth, pool_growth
-from bot.store.samples import DAY, HOUR, RAW, Reading
+from bot.store.metrics import DAY, HOUR, RAW, Reading
 
 START = 1_799_971_200
 """A midnight."""
@@ -25,7 +25,7 @@ def database(tmp_path: Path) -> Database:
 
 def sweep(database: Database, at: float, *readings: Reading, pool: int = 0) -> None:
     with database.transaction() as transaction:
-        samples.record(transaction, at, readings, {"local": samples.HostReading(pool, 100 * GIB)})
+        metrics.record(transaction, at, readings, {"local": metrics.HostReading(pool, 100 * GIB)})
 
 
 def rows(database: Database) -> list[tuple[object, ...]]:
@@ -42,12 +42,12 @@ def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> 
     sweep(database, START + 600, Reading("client-x", up=True, memory=100, disk=7, queue_age=10, page=0.3))
     sweep(database, START + HOUR, Reading("client-x", up=False, memory=1000, disk=8, queue_age=0))
     sweep(database, START + DAY, Reading("client-x"))
-    first, second, *_ = samples.history(database, "client-x", 0, START + DAY)
+    first, second, *_ = metrics.history(database, "client-x", 0, START + DAY)
     assert (first.span, first.at, first.looks) == (HOUR, START, 3)
     assert (first.up, first.memory, first.memory_max, first.disk) == (pytest.approx(2 / 3), 200, 400, 9)
     assert (first.page, first.page_max, first.queue_age) == (pytest.approx(0.2), 0.3, 70)
     assert (second.looks, second.memory) == (1, 1000)
-    day = samples.history(database, "client-x", 0, START + DAY, DAY)[0]
+    day = metrics.history(database, "client-x", 0, START + DAY, DAY)[0]
     # Each look has the same weight, however many there were in an hour.
     assert (day.span, day.looks, day.up, day.memory) == (DAY, 4, 0.5, 400)
     assert (day.page, day.disk) == (pytest.approx(0.2), 9)
@@ -56,20 +56,20 @@ def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> 
 def test_what_was_not_seen_is_no_nought(database: Database) -> None:
     sweep(database, START, Reading("client-x"))
     sweep(database, START + HOUR, Reading("client-x", memory=7))
-    assert [one.memory for one in samples.history(database, "client-x", 0, START + HOUR)] == [None, 7]
+    assert [one.memory for one in metrics.history(database, "client-x", 0, START + HOUR)] == [None, 7]
 
 
 def test_cpu_is_cores_in_use_and_begins_anew_with_the_container(database: Database) -> None:
     for minute, spent in ((0, 50e9), (5, 200e9), (10, 1e9), (15, 301e9)):
         sweep(database, START + minute * 60, Reading("client-x", cpu_time=int(spent)))
-    cores = [one.cpu for one in samples.history(database, "client-x", 0, START + HOUR, RAW)]
+    cores = [one.cpu for one in metrics.history(database, "client-x", 0, START + HOUR, RAW)]
     assert cores == [None, 0.5, None, 1.0]
 
 
 def test_rolling_up_late_or_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two bots see the same 70 days: one rolls up at each look, the other at times, and then twice."""
     steady, late = Database(tmp_path / "steady.db"), Database(tmp_path / "late.db")
-    roll_up = samples.roll_up
+    roll_up = metrics.roll_up
     chance = random.Random(7)
     now = START
     taken = 0
@@ -77,7 +77,7 @@ def test_rolling_up_late_or_twice_changes_nothing(tmp_path: Path, monkeypatch: p
         reading = Reading("client-x", up=chance.random() < 0.9, memory=chance.randrange(GIB), disk=now - START)
         sweep(steady, now, reading, pool=now - START)
         with monkeypatch.context() as away:
-            away.setattr(samples, "roll_up", lambda *_: None)
+            away.setattr(metrics, "roll_up", lambda *_: None)
             sweep(late, now, reading, pool=now - START)
         taken += 1
         now += chance.choice((1800, 2700, HOUR, 5 * HOUR, 3 * DAY))
@@ -86,7 +86,7 @@ def test_rolling_up_late_or_twice_changes_nothing(tmp_path: Path, monkeypatch: p
                 with database.transaction() as transaction:
                     roll_up(transaction, now, lambda age, now=now: now - age)
     assert rows(steady) == rows(late)
-    kept = samples.history(steady, "client-x", 0, now, DAY)
+    kept = metrics.history(steady, "client-x", 0, now, DAY)
     assert kept[0].at == START
     assert sum(one.looks for one in kept) == taken
 
@@ -99,10 +99,10 @@ def test_no_look_is_lost_or_counted_twice(database: Database) -> None:
             sweep(database, START + number * 900, Reading("client-x", up=True))
             taken += 1
     now = START + 5 * DAY - 900
-    assert sum(one.looks for one in samples.history(database, "client-x", 0, now)) == taken
-    assert sum(one.looks for one in samples.history(database, "client-x", 0, now, DAY)) == taken
-    assert {one.span for one in samples.history(database, "client-x", 0, now, DAY)} == {DAY, HOUR, RAW}
-    assert min(one.at for one in samples.history(database, "client-x", 0, now, RAW)) >= now - 2 * DAY - HOUR
+    assert sum(one.looks for one in metrics.history(database, "client-x", 0, now)) == taken
+    assert sum(one.looks for one in metrics.history(database, "client-x", 0, now, DAY)) == taken
+    assert {one.span for one in metrics.history(database, "client-x", 0, now, DAY)} == {DAY, HOUR, RAW}
+    assert min(one.at for one in metrics.history(database, "client-x", 0, now, RAW)) >= now - 2 * DAY - HOUR
 
 
 def test_growth_tells_when_it_is_full(database: Database) -> None:
@@ -127,15 +127,15 @@ def test_growth_tells_when_it_is_full(database: Database) -> None:
     assert grown["shrinks"].days_to_full(30 * GIB) is None
     assert grown["new"].days_to_full(30 * GIB) is None, "its past is shorter than a day"
     assert pool_growth(database, START, now)["local"].days_to_full(48 * GIB) == pytest.approx(19)
-    assert [one.used for one in samples.pool_history(database, "local", START, now)][-1] == 10 * GIB
-    assert samples.latest(database, now)["grows"].disk == 15 * GIB
+    assert [one.used for one in metrics.pool_history(database, "local", START, now)][-1] == 10 * GIB
+    assert metrics.latest(database, now)["grows"].disk == 15 * GIB
 
 
 def test_the_bot_has_been_awake_since_its_last_long_break(database: Database) -> None:
-    assert samples.awake_since(database, START) == 0
+    assert metrics.awake_since(database, START) == 0
     for minute in (0, 5, 10, 300, 305):
         sweep(database, START + minute * 60)
-    assert samples.awake_since(database, START + 305 * 60) == START + 300 * 60
+    assert metrics.awake_since(database, START + 305 * 60) == START + 300 * 60
 
 
 def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Database) -> None:
@@ -145,15 +145,15 @@ def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Datab
         sweep(database, late + 400 * DAY + minute * 60, Reading("client-x", disk=99 * GIB), pool=99 * GIB)
     for hour in range(3 * 24 + 1):
         sweep(database, now := late + hour * HOUR, Reading("client-x", disk=hour * GIB), pool=hour * GIB)
-    assert sum(one.looks for one in samples.history(database, "client-x", 0, now)) == 73
-    assert [one.disk for one in samples.history(database, "client-x", 0, now, DAY)][:2] == [18 * GIB, 42 * GIB]
-    assert samples.latest(database, now)["client-x"].disk == 72 * GIB
-    assert samples.looked_at(database, now) == {"client-x": now}
+    assert sum(one.looks for one in metrics.history(database, "client-x", 0, now)) == 73
+    assert [one.disk for one in metrics.history(database, "client-x", 0, now, DAY)][:2] == [18 * GIB, 42 * GIB]
+    assert metrics.latest(database, now)["client-x"].disk == 72 * GIB
+    assert metrics.looked_at(database, now) == {"client-x": now}
     assert growth(database, START, now)["client-x"].per_day == pytest.approx(24 * GIB)
     grown = pool_growth(database, START, now)["local"]
     assert (grown.latest, grown.days) == (72 * GIB, pytest.approx(3))
-    assert samples.pool_history(database, "local", START, now)[-1].used == 72 * GIB
-    assert samples.awake_since(database, now) == now
+    assert metrics.pool_history(database, "local", START, now)[-1].used == 72 * GIB
+    assert metrics.awake_since(database, now) == now
     ahead = database.read("SELECT sum(looks) AS looks FROM tenant_samples WHERE at > ? AND span = 0", now)
     assert ahead[0]["looks"] == 36
 
@@ -169,18 +169,18 @@ def test_what_was_counted_otherwise_before_is_no_growth(database: Database, tmp_
         old.execute("DELETE FROM _sqlite_migrations WHERE name IN ('m017_disks', 'm018_given_up')")
     again = Database(tmp_path / "bot.db")
     now = START + 6 * DAY
-    assert samples.disks(again) == {}
+    assert metrics.disks(again) == {}
     assert growth(again, START, now) == {}
     for hour in range(3):
         sweep(again, now + hour * HOUR, Reading("client-x", disk=28 * GIB, disk_limit=30 * GIB))
     later = now + 2 * HOUR
     assert growth(again, START, later)["client-x"].days_to_full(30 * GIB) is None
-    assert samples.disks(again) == {"client-x": samples.KnownDisk(later, 28 * GIB, 30 * GIB)}
-    assert [one.disk for one in samples.history(again, "client-x", START, later, DAY)][:6] == [None] * 6
+    assert metrics.disks(again) == {"client-x": metrics.KnownDisk(later, 28 * GIB, 30 * GIB)}
+    assert [one.disk for one in metrics.history(again, "client-x", START, later, DAY)][:6] == [None] * 6
     assert again.read("SELECT reason FROM operations") == []
 
 
 def test_what_is_known_of_a_disk_stays_while_nobody_can_measure_it(database: Database) -> None:
     sweep(database, START, Reading("client-x", disk=5 * GIB, disk_limit=30 * GIB))
     sweep(database, START + DAY, Reading("client-x"))
-    assert samples.disks(database) == {"client-x": samples.KnownDisk(START, 5 * GIB, 30 * GIB)}
+    assert metrics.disks(database) == {"client-x": metrics.KnownDisk(START, 5 * GIB, 30 * GIB)}

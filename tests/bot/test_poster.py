@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bot.slack.messages import Message, Renderer
-from bot.slack.post import NotPosted, Post, Refusal
+from bot.slack.poster import NotPosted, Post, Refusal
 from tests.support.bot import FakeSlack, slack_error
 from tests.support.workspace import Workspace
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .means import (
+from .system import (
     IDENTITY,
     MAUTIC,
     MUTE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.engine.errands import AT_ONCE, Errands
+from bot.engine.maintenance import AT_ONCE, Maintenance
 from bot.store import claims, operations, recovery
 from tests.support.bot import OPERATOR, Bench, events, make_bench, make_desk
 
@@ -22,7 +22,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def begin(bench: Bench) -> None:
-    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+    Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
     assert claims.claim(bench.context.operations)
 
 
@@ -75,17 +75,17 @@ def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
 
 
 def test_an_errand_yields_to_who_was_quicker(bench: Bench) -> None:
-    errands = Errands(bench.context)
-    assert not errands.may("client-x", passes=True)
-    errands.ask("snapshot", bench.answer("snapshot client-x"))
-    assert errands.room == AT_ONCE - 1
+    maintenance = Maintenance(bench.context)
+    assert not maintenance.may("client-x", passes=True)
+    maintenance.ask("snapshot", bench.answer("snapshot client-x"))
+    assert maintenance.room == AT_ONCE - 1
     assert len(bench.context.operations.select("requester = 'system'")) == 1
 
 
 def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
-    Errands(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+    Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
     errand = bench.context.operations.select("requester = 'system'", order="id DESC")[0]
     assert bench.approve(request).state == "queued"
     overtaken = bench.context.operations.get(errand.id)
@@ -93,4 +93,4 @@ def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
     assert events(bench, overtaken)[-1] == "operation.overtaken"
     bench.finish()
     assert bench.context.operations.get(request.id).state == "succeeded"
-    assert Errands(bench.context).may("client-x"), "it comes again at the next look"
+    assert Maintenance(bench.context).may("client-x"), "it comes again at the next look"
