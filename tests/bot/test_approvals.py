@@ -241,7 +241,7 @@ def test_a_plan_that_is_no_longer_possible_is_cancelled_with_the_reason(bench: B
     bench.done("new client-x --domain taken.example.com")
     operation = bench.ask("new client-y --domain new.example.com")
     bench.lxd.update("client-x", {"user.mautic-ops.domain": "new.example.com"})
-    with pytest.raises(Refused, match="is `client-x`'s"):
+    with pytest.raises(Refused, match="belongs to `client-x`"):
         decide(bench, operation, LEAD)
     assert state(bench, operation) == "cancelled"
     assert "client-x" in notes(bench, operation)[-1]
@@ -273,7 +273,7 @@ def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench)
 
 
 def test_an_operation_that_is_not_there_is_refused(bench: Bench) -> None:
-    with pytest.raises(Refused, match="There is no operation 7"):
+    with pytest.raises(Refused, match="There is no request #7"):
         bench.context.approvals.decide(7, LEAD, "approve", via="test")
 
 

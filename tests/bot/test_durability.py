@@ -195,7 +195,10 @@ def test_what_is_cut_too_often_needs_a_person_and_holds_its_tenant(tmp_path: Pat
         bench = make_bench(tmp_path / str(world.copies), bench.lxd, lambda moment: Death(0)(moment) and None)
         recovery.recover(bench.context.operations)
     operation = bench.context.operations.get(world.operation.id)
-    assert (operation.state, operation.outcome) == ("needs_attention", f"It was cut off {MAX_ATTEMPTS} times.")
+    assert (operation.state, operation.outcome) == (
+        "needs_attention",
+        f"Interrupted {MAX_ATTEMPTS} times by a crash or restart of the bot.",
+    )
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "needs_attention", "nothing runs it by itself"
     again = make_bench(tmp_path / str(world.copies), bench.lxd)

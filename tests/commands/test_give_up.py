@@ -79,7 +79,7 @@ def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench,
     bench.clock.move(60)
     health(bench.context)
     (told,) = [one.text for one in bench.context.incidents.open() if one.kind == "move"]
-    assert "`/mautic start client-x` starts the present container again" in told
+    assert "`/mautic start client-x` lets it go on" in told
     assert bench.done("start client-x", OPERATOR).state == "succeeded"
     assert live(bench)
     purge(bench.context)
