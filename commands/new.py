@@ -94,7 +94,7 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         hint = f"did you mean `{near[0]}`?" if near else f"available: {', '.join(context.settings.plans)}."
         raise UnknownWords(f"There is no plan “{plan[:40]}”; {hint}")
     domain = domain or f"{tenant}.{context.settings.bot.base_domain}"
-    everything = context.fleet.all(Role.TENANT, Role.FORMER, Role.ARCHIVED)
+    everything = context.fleet.all(Role.TENANT, Role.RETIRED, Role.ARCHIVED)
     blueprint = context.fleet.blueprint(version)
     place = context.fleet.host(host) if host else None
     demand = Demand(
@@ -185,11 +185,11 @@ def _has_room(place: Host) -> dict[str, str]:
 
 def _refuse_if_taken(everything: list[Tenant], tenant: str, domain: str) -> None:
     for other in everything:
-        if other.instance == tenant and other.role == Role.FORMER:
+        if other.instance == tenant and other.role == Role.RETIRED:
             raise Refused(
                 f"A previous container of `{tenant}` is still kept (replaced by {other.reason}); choose another name."
             )
-        if other.role == Role.FORMER:
+        if other.role == Role.RETIRED:
             continue
         if other.name == tenant and other.role == Role.ARCHIVED:
             raise Refused(f"`{tenant}` is archived; `/mautic unarchive {tenant}` brings it back.")

@@ -28,7 +28,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     The live tenant is not affected. The bot deletes old copies itself after the days of the policy. The approver types
     the tenant's name.
     """
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
     its = [one for one in seen.tenants if one.name == tenant]
     serves = serving(its)
     meant = [one for one in its if one.role != Role.TENANT and container in ("", one.instance)]
@@ -95,7 +95,7 @@ def _refuse_unfit(context: Context, container: str, found: Tenant | None, serves
 def _refuse_the_tenant(run: Run, found: Tenant) -> None:
     """Raise Refused when the container is the tenant now; one that was replaced may still be labelled so."""
     config = run.fleet.of(found).lxd.instance(found.instance).config
-    if (role_of(config), found.role) == (Role.TENANT, Role.FORMER) and state_of(config) == State.MOVING:
+    if (role_of(config), found.role) == (Role.TENANT, Role.RETIRED) and state_of(config) == State.MOVING:
         return
     if role_of(config) == Role.TENANT:
         raise Refused(f"`{found.instance}` is the live `{found.name}`, and is not deleted.")

@@ -16,7 +16,7 @@ def numbers(context: Context) -> None:
 
     Containers are identified by the operation that made them, and the database that gives the numbers may be older.
     """
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
     context.operations.number_after(max(map(_number, seen.tenants), default=0))
 
 

@@ -28,14 +28,14 @@ def purge(context: Context) -> None:
     The days must have passed by every clock, and again at a second look hours later. A container that was replaced
     while its host was out of reach is retired now, and kept from now on.
     """
-    look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
+    look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
     maintenance = Maintenance(context)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     over = _over(context, look)
     for one in look.tenants:
         try:
-            if (one.role, one.state) == (Role.FORMER, State.MOVING):
+            if (one.role, one.state) == (Role.RETIRED, State.MOVING):
                 _retire(context, one)
             elif maintenance.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
                 # Leftovers of an operation are deleted, frozen or not.
@@ -59,7 +59,7 @@ def _retire(context: Context, one: Tenant) -> None:
 def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
     if one.role == Role.INCOMING:
         return _is_left_over(context, look, one)
-    return _known_as(one) in over and not (one.role == Role.FORMER and _has_kept(context, one))
+    return _known_as(one) in over and not (one.role == Role.RETIRED and _has_kept(context, one))
 
 
 def _over(context: Context, look: Look) -> set[str]:
@@ -76,7 +76,7 @@ def _is_over(context: Context, one: Tenant) -> bool:
     retention, before = context.settings.retention, context.lived.before
     if one.role == Role.ARCHIVED:
         return bool(retention.archive_days and one.archived) and one.archived <= before(retention.archive_days * DAY)
-    if one.role != Role.FORMER or not one.kept_until or context.now() < one.kept_until:
+    if one.role != Role.RETIRED or not one.kept_until or context.now() < one.kept_until:
         return False
     # An earlier release did not record the day: the policy tells.
     since = one.retired or one.kept_until - max(retention.former_days, 1) * DAY

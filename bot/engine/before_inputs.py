@@ -63,7 +63,7 @@ class _Begun:
     def replaced(self) -> Tenant:
         """Return the container whose place another takes in the operation, or has taken."""
         name, number = self.operation.tenant, self.operation.id
-        seen = self.fleet.look(Role.TENANT, Role.FORMER)
+        seen = self.fleet.look(Role.TENANT, Role.RETIRED)
         candidate = candidate_name(name, number)
         there = [one for one in seen.tenants if one.name == name and one.instance != candidate]
         if held := [one for one in there if one.role == Role.TENANT or one.replaced_in == number]:
@@ -103,7 +103,7 @@ def _new(it: _Begun) -> dict[str, Any]:
 def _restore(it: _Begun) -> dict[str, Any]:
     old, name = it.replaced(), it.arguments["snapshot"]
     lxd = it.fleet.of(old).lxd
-    formers = [one for one in it.fleet.look(Role.FORMER).tenants if (one.name, one.host) == (old.name, old.host)]
+    formers = [one for one in it.fleet.look(Role.RETIRED).tenants if (one.name, one.host) == (old.name, old.host)]
     for instance in dict.fromkeys([old.instance, *(one.instance for one in formers)]):
         for one in lxd.snapshots(instance):
             if one.name == name:
@@ -131,7 +131,7 @@ def _unarchive(it: _Begun) -> dict[str, Any]:
 
 def _purge(it: _Begun) -> dict[str, Any]:
     container = it.arguments["container"]
-    seen = it.fleet.look(Role.TENANT, Role.ARCHIVED, Role.FORMER, Role.INCOMING)
+    seen = it.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
     its = [one for one in seen.tenants if (one.name, one.instance) == (it.operation.tenant, container)]
     if not its:
         it.fleet.refuse_blindness(seen)

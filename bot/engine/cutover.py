@@ -43,7 +43,7 @@ def retire(run: Run, old: Tenant, command: str, operation: int, days: int) -> No
     if role_of(lxd.instance(old.instance).config) == Role.TENANT:
         now = int(run.now())
         until = now + days * 86_400 if days else 0
-        retired = stamps(role=Role.FORMER, state=State.NONE, kept_until=until, retired=now)
+        retired = stamps(role=Role.RETIRED, state=State.NONE, kept_until=until, retired=now)
         lxd.update(old.instance, {**retired, **replacing(command, operation), "boot.autostart": "false"})
     containment.stop(lxd, old.instance)
 

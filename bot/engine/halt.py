@@ -40,7 +40,7 @@ def look(context: Context, operation: Operation) -> Aftermath:
     """Look at an operation's tenant: one request a server, one for the page. Raises nothing."""
     seen, found, page = Look((), {}), list[Tenant](), None
     try:
-        seen = context.fleet.look(Role.TENANT, Role.FORMER, Role.INCOMING, Role.ARCHIVED)
+        seen = context.fleet.look(Role.TENANT, Role.RETIRED, Role.INCOMING, Role.ARCHIVED)
         found = [one for one in seen.tenants if one.name == operation.tenant]
         if domain := next((one.domain for one in found if one.domain), ""):
             page = context.edge.probe(domain).login

@@ -129,7 +129,7 @@ def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, R
 
 def room_on(context: Context, host: Host, but: str = "") -> Room:
     """Return what is free on a host; `but`: an instance that is not counted. Raises LxdError where it cannot tell."""
-    seen = context.fleet.look(Role.TENANT, Role.INCOMING, Role.FORMER)
+    seen = context.fleet.look(Role.TENANT, Role.INCOMING, Role.RETIRED)
     if host.server in seen.silent:
         raise LxdUnavailable(seen.silent[host.server])
     used = use(context, seen.tenants)
@@ -140,7 +140,7 @@ def room_on(context: Context, host: Host, but: str = "") -> Room:
     there = [
         used.occupant(one, holds)
         for one in here
-        if one.instance != but and (one.role != Role.FORMER or one.instance in running)
+        if one.instance != but and (one.role != Role.RETIRED or one.instance in running)
     ]
     coming = [
         demand

@@ -153,7 +153,7 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
         # Earlier releases stored no command, and had only these two.
         before = "restore" if (candidate.server, candidate.host) == (one.server, one.host) else "migrate"
         command = candidate.cutover or before
-        return replace(one, role=Role.FORMER, replaced_by=command, replaced_in=int(candidate.operation or 0))
+        return replace(one, role=Role.RETIRED, replaced_by=command, replaced_in=int(candidate.operation or 0))
 
     return [stands(one) for one in found]
 
@@ -345,7 +345,7 @@ class Fleet:
         seen = [(tenant, whole) for tenant, (_, whole) in zip(stand, wholes, strict=True)]
         left: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
         for tenant, whole in seen:
-            if tenant.role == Role.FORMER:
+            if tenant.role == Role.RETIRED:
                 left[tenant.name, tenant.host] = left.get((tenant.name, tenant.host), ()) + whole.snapshots
         by_address: dict[tuple[str, str, str], list[str]] = {}
         for server, answered in read.items():

@@ -21,7 +21,7 @@ class Role(StrEnum):
     """The container that serves, or would if it were not closed."""
     INCOMING = "incoming"
     """A candidate, made by an operation to replace a tenant's container; or a blueprint that is being copied."""
-    FORMER = "former"
+    RETIRED = "former"
     """Retired: stopped and kept since another replaced it."""
     ARCHIVED = "archived"
     """A deleted tenant, kept for a while."""

@@ -119,7 +119,7 @@ def has_taken_the_place(bench: Bench, number: int) -> bool:
     assert int(stamp(old, "kept-until")) == int(bench.clock()) + 3 * 86_400
     assert not bench.lxd.instance("client-x").running
     assert not {SEAL, MUTE} & set(bench.lxd.world.machines[name].files)
-    return (role_of(old), role_of(new), live(bench)) == (Role.FORMER, Role.TENANT, True)
+    return (role_of(old), role_of(new), live(bench)) == (Role.RETIRED, Role.TENANT, True)
 
 
 def test_it_takes_the_place(bench: Bench) -> None:
