@@ -55,6 +55,14 @@ test: packages
 	  $(PYTHON) -m pytest --durations 10 -m "edge and not long"; rest=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$rest$$lab = 00
 
+# What needs no LXD of its own, in some minutes.
+quick: packages
+	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab and not long"
+
+# What is posted, as it is now: look at the difference before it is committed.
+goldens: .venv
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/messages
+
 # Tenants whose root is against us, on a real server.
 hostile: packages
 	REQUIRE_LXD=1 $(PYTHON) -m pytest --durations 10 tests/hostile
@@ -94,4 +102,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test hostile search demo bench crowd lowest docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test quick goldens hostile search demo bench crowd lowest docs lint

@@ -70,6 +70,7 @@ class Kind:
     judged: When a tenant is looked at for it.
     blip: It may be over in a moment (a restart, an update), so that a second look has to find it too.
     falls: It comes of nothing being written any more: a full disk is the cause of it then.
+    needs: The measurement of a look without which nothing is known of it: that nothing was measured is no recovery.
     threshold: The setting of [health] from which on it is one; where that is 0 nobody hears of it.
     checks: The checks of the tool inside, by name, that are red for it (LINES has what people read).
     doctor: The line of `doctor` that is red for it.
@@ -89,6 +90,7 @@ class Kind:
     judged: Judged = Judged.OPEN
     blip: bool = False
     falls: bool = False
+    needs: str = ""
     threshold: str = ""
     checks: tuple[str, ...] = ()
     doctor: str = ""
@@ -281,6 +283,7 @@ _ROWS = (
         Where.CONTAINER,
         "When the disk is full, the client's site goes offline, and no e-mail is sent.",
         judged=Judged.ALWAYS,
+        needs="disk_used",
         threshold="disk",
         checks=("disk",),
         digest=("disk",),

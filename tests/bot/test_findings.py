@@ -62,7 +62,9 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize(("key", "remedy"), [(key, one) for key, one in REMEDIES if one.command != RETRY])
 def test_a_remedy_is_a_command_as_a_button_gives_it_and_as_a_person_types_it(key: str, remedy: Remedy) -> None:
-    command, arguments = REGISTRY.parse(remedy.typed(VALUES))
+    typed = remedy.typed(VALUES)
+    assert typed, "a value that the remedy names is missing in VALUES"
+    command, arguments = REGISTRY.parse(typed)
     assert command.name == remedy.command
     given = remedy.given(VALUES)
     assert given is not None
@@ -82,7 +84,7 @@ def test_a_row_is_whole(key: str) -> None:
     assert row.title[0].islower()
     assert not row.title.endswith(".")
     assert row.means[0].isupper()
-    assert row.means.endswith(".")
+    assert row.system.endswith(".")
     assert all(effect in FINDINGS or isinstance(effect, Where) for effect in row.hides)
     assert key not in findings.hidden([key])
     assert not row.caused_by or row.caused_by in REGISTRY.commands

@@ -91,6 +91,12 @@ def test_who_was_given_no_address_yet_has_taken_none() -> None:
     assert kinds(look) == []
 
 
+@pytest.mark.parametrize("disk", [None, Disk(None, LIMIT, None)])
+def test_what_was_not_measured_is_no_recovery(disk: Disk | None) -> None:
+    assert "disk" in diagnose(replace(WELL, disk=disk), LIMITS).unseen
+    assert "disk" not in diagnose(WELL, LIMITS).unseen
+
+
 def test_nothing_is_said_of_who_is_well() -> None:
     found = diagnose(WELL, LIMITS)
     assert (found.findings, found.unseen) == ((), frozenset())

@@ -255,7 +255,8 @@ def make_bench(
 ) -> Bench:
     """Build a bench in a folder; the same folder, LXD and Slack again is the bot after a restart.
 
-    `lxd` is the server `local`, `others` are more servers by name; `members`: it is a cluster of these.
+    `lxd` is the server `local`, with a blueprint of its own (`add_blueprint`); `others` are more servers by name;
+    `members`: it is a cluster of these.
     """
     settings = settings_in(folder, **environment)
     if lxd is None:

@@ -65,8 +65,8 @@ def _unlooked(look: Look) -> frozenset[str]:
 
 
 def _blind(look: Look) -> frozenset[str]:
-    """What cannot be told of its disk: that nothing is measured is no recovery."""
-    return frozenset(["disk"]) if look.disk is None or look.disk.used is None else frozenset()
+    """What cannot be told as it was not measured: that is no recovery."""
+    return frozenset(row.key for row in FINDINGS.values() if row.needs and getattr(look, row.needs) is None)
 
 
 def _all(look: Look, limits: HealthSettings) -> list[Finding]:

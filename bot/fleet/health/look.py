@@ -76,6 +76,11 @@ class Look:
         return self.state.status == "Running"
 
     @property
+    def disk_used(self) -> int | None:
+        """Bytes that it uses of its disk, None where that was not measured."""
+        return self.disk.used if self.disk else None
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the tool inside measured; nothing where it was not asked."""
         return self.inside["facts"] if self.inside else {}

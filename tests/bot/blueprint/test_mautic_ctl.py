@@ -23,11 +23,11 @@ from bot.guest.blueprint.mautic_ctl import (
     install,
     logs,
     main,
-    means,
     outbound,
     page,
     parameters,
     sizes,
+    system,
 )
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.mautic_ctl.wire import Wire
@@ -184,9 +184,9 @@ def test_a_page_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch
 
 def test_what_systemctl_says_is_told_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "Failed to stop x.service: Unit x.service not loaded.\nSee the logs.\n"
-    monkeypatch.setattr(means, "run", lambda *_, **__: subprocess.CompletedProcess([], 5, "", said))
-    with pytest.raises(means.CtlError) as raised:
-        means.systemctl("stop", "x")
+    monkeypatch.setattr(system, "run", lambda *_, **__: subprocess.CompletedProcess([], 5, "", said))
+    with pytest.raises(system.CtlError) as raised:
+        system.systemctl("stop", "x")
     assert str(raised.value) == "systemctl stop x failed: Failed to stop x.service: Unit x.service not loaded."
 
 
@@ -221,12 +221,12 @@ def test_migration_figures_are_read_from_the_status_table() -> None:
     ("value", "literal"), [("plain", "'plain'"), ("it's", r"'it\'s'"), ("a\\' OR 1", r"'a\\\' OR 1'"), ("é\n", "'é\n'")]
 )
 def test_values_cannot_leave_their_sql_literal(value: str, literal: str) -> None:
-    assert means.sql_text(value) == literal
+    assert system.sql_text(value) == literal
 
 
 def test_a_nul_is_no_value_for_the_database() -> None:
-    with pytest.raises(means.CtlError, match="NUL"):
-        means.sql_text("a\0b")
+    with pytest.raises(system.CtlError, match="NUL"):
+        system.sql_text("a\0b")
 
 
 def test_only_the_domain_itself_is_a_trusted_host() -> None:
@@ -240,7 +240,7 @@ def test_sizes_for_mariadb(size: str, expected: int) -> None:
 
 @pytest.mark.parametrize("size", ["", "0M", "1GiB", "1 G", "-1M"])
 def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
-    with pytest.raises(means.CtlError, match="not a size"):
+    with pytest.raises(system.CtlError, match="not a size"):
         sizes.bytes_of(size)
 
 
@@ -255,20 +255,20 @@ def test_a_file_is_replaced_whole_with_its_mode_and_follows_no_planted_link(tmp_
     target, victim = tmp_path / "result", tmp_path / "victim"
     victim.write_text("untouched")
     (tmp_path / ".result.new").symlink_to(victim)
-    means.write(target, "answer", 0o600)
+    system.write(target, "answer", 0o600)
     assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("answer", 0o600)
     assert victim.read_text() == "untouched"
 
 
 def test_a_request_that_lacks_something_is_told_what() -> None:
-    with pytest.raises(means.CtlError, match="lacks `domain`"):
-        means.asked({"hostname": "client-x", "domain": ""}, "hostname", "domain")
+    with pytest.raises(system.CtlError, match="lacks `domain`"):
+        system.asked({"hostname": "client-x", "domain": ""}, "hostname", "domain")
 
 
 def _ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: str) -> dict[str, object]:
     """Run the tool's `version` on a request and return its answer."""
     monkeypatch.setattr(main, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(means, "MAUTIC", tmp_path)
+    monkeypatch.setattr(system, "MAUTIC", tmp_path)
     (of, asking), (answered, to) = os.pipe(), os.pipe()
     os.close(asking)
     main.main("version", request.encode(), Wire(of, to))
@@ -365,8 +365,8 @@ def test_writes_are_held_until_a_word_or_until_who_asked_is_gone(tmp_path: Path,
     (tmp_path / "mariadb").chmod(0o755)
     hold = f"""
 from pathlib import Path
-from bot.guest.blueprint.mautic_ctl import main, means, wire
-means.ENVIRONMENT["PATH"] = "{tmp_path}:/usr/bin:/bin"
+from bot.guest.blueprint.mautic_ctl import main, system, wire
+system.ENVIRONMENT["PATH"] = "{tmp_path}:/usr/bin:/bin"
 main.LOCK = Path("{tmp_path}/lock")
 main.main("hold", b"{{}}", wire.Wire(0, 1))
 """
@@ -416,24 +416,24 @@ def test_the_last_lines_of_a_log_go_on_over_midnight(tmp_path: Path, monkeypatch
     monkeypatch.setitem(logs.FILES, "mautic", (tmp_path, "mautic_prod-*.php"))
     monkeypatch.setattr(logs, "known_secrets", lambda: [])
     assert logs.logs({"what": "mautic", "lines": 2})["text"] == "two\nthree"
-    with pytest.raises(means.CtlError, match="there is no log vault"):
+    with pytest.raises(system.CtlError, match="there is no log vault"):
         logs.logs({"what": "vault", "lines": 2})
 
 
 def test_another_edge_is_an_address() -> None:
     assert edge.checked_address("10.0.0.2") == "10.0.0.2"
-    with pytest.raises(means.CtlError):
+    with pytest.raises(system.CtlError):
         edge.checked_address("10.0.0.2; }")
 
 
 def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mautic would log an error each time, and the tenant be called degraded for a day after a restore."""
-    monkeypatch.setattr(means, "DATABASE_SOCKET", tmp_path / "mysqld.sock")
+    monkeypatch.setattr(system, "DATABASE_SOCKET", tmp_path / "mysqld.sock")
     monkeypatch.setattr(page, "login_page", lambda *_: pytest.fail("it was asked for"))
-    with pytest.raises(means.CtlError, match="MariaDB did not start"):
+    with pytest.raises(system.CtlError, match="MariaDB did not start"):
         page.wait_for_page({"seconds": 0.1})
     with socket.socket(socket.AF_UNIX) as database:
-        database.bind(str(means.DATABASE_SOCKET))
+        database.bind(str(system.DATABASE_SOCKET))
         database.listen()
         monkeypatch.setattr(page, "login_page", lambda *_: (200, True, 0.1))
         assert page.wait_for_page({"seconds": 0.1})["seconds"] >= 0
