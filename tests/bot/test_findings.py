@@ -84,7 +84,7 @@ def test_a_row_is_whole(key: str) -> None:
     assert row.title[0].islower()
     assert not row.title.endswith(".")
     assert row.means[0].isupper()
-    assert row.system.endswith(".")
+    assert row.means.endswith(".")
     assert all(effect in FINDINGS or isinstance(effect, Where) for effect in row.hides)
     assert key not in findings.hidden([key])
     assert not row.caused_by or row.caused_by in REGISTRY.commands
