@@ -57,7 +57,7 @@ def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) 
     assert [tuple(row) for row in decided] == [("U0OPSLEAD", "reply")], "a broadcast is told of twice"
 
     card = conversation.ask("new client-y", "Create tenant client-y")
-    conversation.reply(card, "deny because of this", "denied it because: of this", file="why.png")
+    conversation.reply(card, "deny because of this", ": of this. Nothing was changed", file="why.png")
 
     card = conversation.ask("new client-z", "Create tenant client-z")
     said = conversation.workspace.message("ops-lead", CHANNEL, "looks fine", thread_ts=card)["ts"]

@@ -24,7 +24,7 @@ def newest(world: World) -> int:
 
 def test_a_batch_of_snapshots_is_paused_killed_and_goes_on_to_its_end(world: World) -> None:
     try:
-        world.done(f"new {','.join(NAMES)} --version {TINY_VERSION}", "all 20 are done")
+        world.done(f"new {','.join(NAMES)} --version {TINY_VERSION}", "all 20 done")
         made = newest(world)
         assert states(world, made) == {"succeeded": 20}
 

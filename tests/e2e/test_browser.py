@@ -42,7 +42,7 @@ def test_a_tenant_is_asked_for_approved_and_visited_by_hand(world: World, browse
         page.fill("#composer", "/mautic new browser-x")
         page.press("#composer", "Enter")
         card = page.locator("#messages .message", has_text="Create tenant browser-x")
-        expect(card).to_contain_text("waits for approval")
+        expect(card).to_contain_text("waiting for approval")
 
         # The approver, on a phone.
         phone = browser.new_page(viewport={"width": 390, "height": 844})

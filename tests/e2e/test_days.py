@@ -58,7 +58,7 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
         assert submit(world, tenant, "after@example.com") == 200
 
         card = world.ask(f"restore {tenant} {snapshot}", "operator")
-        assert "1 contact, 1 submission, 0 opt-outs" in world.card(card), world.card(card)
+        assert "1 contact, 1 form submission, 0 unsubscribes" in world.card(card), world.card(card)
         world.approve(card)
         world.whisper("ops-lead", "add the tenant name", thread=card)
         world.approve(card, f"approve {tenant}")

@@ -52,7 +52,7 @@ def test_a_digest_is_given_to_who_asks_for_it(world: World) -> None:
         world.approve(card)
         world.wait_for(card, "is live|failed")
         world.workspace.command("operator", CHANNEL, "/mautic digest --since 1h")
-        world.whisper("operator", "changes")
+        world.whisper("operator", r"1 change\b")
         world.workspace.command("operator", CHANNEL, "/mautic digest digest-y")
         world.whisper("operator", "There is no tenant `digest-y`")
     finally:

@@ -86,13 +86,13 @@ def test_mail_that_waited_for_long_stays_until_somebody_decides(world: World) ->
         world.done(f"new {TENANT}", "is live")
         for stop, start, words in (
             (f"stop {TENANT}", f"start {TENANT}", "is started"),
-            (f"suspend {TENANT}", f"resume {TENANT}", "is open again"),
+            (f"suspend {TENANT}", f"resume {TENANT}", "is online again"),
             (f"delete {TENANT}", f"unarchive {TENANT}", "is restored from the archive"),
         ):
             worker(world, "stop")
             put_thirty(world)
             world.lxd.execute(world.present(TENANT), ["sh", "-c", f"systemctl stop cron; {long_ago}"])
-            world.done(stop, "[Ii]t took", approve=f"approve {TENANT}")
+            world.done(stop, "[Tt]ook", approve=f"approve {TENANT}")
             approve = "approve" if "unarchive" in start else ""
             card = world.done(start, f"(?s){words}.*took", approve=approve)
             assert "outbound mail is off; 30 wait" in "".join(world.thread(card)), world.thread(card)

@@ -33,7 +33,7 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
 
         card = world.ask("snapshot snap-x --note 'before the sale'", user="operator")
         taken = world.wait_for(card, "taken: ")
-        assert re.search(r"writes waited [\d.]+ s", taken)
+        assert re.search(r"writes paused [\d.]+ s", taken)
 
         card = world.ask("snapshot snap-x", user="operator")
         world.wait_for(card, "taken: ")

@@ -120,7 +120,7 @@ def test_a_refused_command_leaves_nothing(world: World) -> None:
         ("new client-y --domain nodot", "not a domain"),
         ("new client-y --version 9.9", "no blueprint of Mautic 9.9"),
         ("status nobody", "no tenant"),
-        ("delet client-y", "did you mean"),
+        ("delet client-y", "Did you mean"),
     ):
         world.workspace.command("account-manager", CHANNEL, f"/mautic {words}")
         world.whisper("account-manager", why)

@@ -117,7 +117,7 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World, capsys: py
         hostile.workspace.command("operator", CHANNEL, f"/mautic {what}")
     hostile.whisper("operator", r"`flood` answers more than")
     hostile.done("suspend good", r"is suspended")
-    hostile.done("resume good", r"is open again")
+    hostile.done("resume good", r"is online again")
 
     # What cannot be done to one that does not answer ends in a sentence.
     for tenant in ("flood", "nonsense", "lies"):
