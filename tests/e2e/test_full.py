@@ -56,7 +56,7 @@ def stops_and_is_mended(world: World, mautic: Mautic) -> None:
         assert (unknown.used, unknown.limit) == (None, 2 * GIB)
         assert "no limit holds" in unknown.why
         world.workspace.command("operator", CHANNEL, "/mautic status full-x")
-        world.whisper("operator", "Disk:. what it uses cannot be measured: the kernel has stopped counting")
+        world.whisper("operator", "Disk:. usage can't be measured .the kernel has stopped counting")
     world.run_job("health")
     eventually(lambda: mautic.disk("full-x").used)
     assert (mautic.disk("full-x").used or 0) > before + (880 << 20)
