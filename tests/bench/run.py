@@ -38,7 +38,7 @@ from tests.support.world import CHANNEL, BotProcess, World
 RESULT = Path(__file__).parents[2] / "bench.json"
 LIMITS = {
     "live_ratio": 1.7,
-    "ack_p99_ms": 300,
+    "ack_p99_ms": 50,
     "acks_missed": 0,
     "deaf_s": 1.0,
     "deaf_lost": 0,
@@ -58,7 +58,8 @@ LIMITS = {
 }
 """What each figure may be at most."""
 ROUNDS = 5
-PEOPLE = ("account-manager", "operator", "ops-lead", "ops-lead-2")
+AT_ONCE = 50
+"""Commands on their way together in the figures of the acknowledgement, each of somebody else."""
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +84,7 @@ def timed(work: Callable[[], object]) -> float:
 @pytest.fixture
 def simulated(tmp_path: Path) -> Iterator[tuple[WorkspaceServer, BotProcess]]:
     """A real bot process and workspace over a simulated LXD."""
-    workspace = WorkspaceServer(tmp_path / "workspace")
+    workspace = WorkspaceServer(tmp_path / "workspace", "--colleagues", str(AT_ONCE))
     environment = {
         "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
         "MAUTIC_OPS_BOT__STATE": str(tmp_path / "state"),
@@ -105,12 +106,13 @@ def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dic
     figures["rss_idle_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
 
     def ask(number: int) -> float | None:
-        # Nobody has more waiting than the bot takes of one person.
-        answer = workspace.command(PEOPLE[number % len(PEOPLE)], CHANNEL, "/mautic help")
+        # Each their own: what one person sends beyond what the bot takes of one is acknowledged without being written.
+        answer = workspace.command(f"colleague-{number % AT_ONCE + 1}", CHANNEL, "/mautic help")
         return answer["ack_ms"] if answer["ok"] else None
 
-    with ThreadPoolExecutor(50) as people:
+    with ThreadPoolExecutor(AT_ONCE) as people:
         acks = list(people.map(ask, range(1000)))
+    assert bot.rows("SELECT count(*) AS n FROM inbox")[0]["n"] == 1000
     answered = sorted(ack for ack in acks if ack is not None)
     figures["ack_p50_ms"] = round(statistics.median(answered), 1)
     figures["ack_p99_ms"] = round(answered[int(len(answered) * 0.99) - 1], 1)
@@ -134,7 +136,7 @@ def test_refreshes_of_the_connection_leave_it_not_deaf(
         while not over.wait(0.05):
             people.submit(ask)
 
-    with ThreadPoolExecutor(50) as people:
+    with ThreadPoolExecutor(AT_ONCE) as people:
         talking = threading.Thread(target=talk, args=(people,))
         talking.start()
         for number in range(20):
