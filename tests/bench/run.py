@@ -24,6 +24,7 @@ import pytest
 from bot.lxd.gateway import LxdGateway
 from bot.model.labels import stamps
 from bot.store import audit, samples
+from bot.store.database import Database
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor
@@ -47,6 +48,7 @@ LIMITS = {
     "digest_1000_s": 3.0,
     "digest_1000_lxd_requests": 1,
     "audit_verify_100k_s": 2.0,
+    "audit_verify_1m_s": 10.0,
     "migrate_downtime_s": 5.0,
     "migrate_ratio": 1.7,
     "snapshot_hold_s": 1.0,
@@ -220,6 +222,24 @@ def test_an_audit_of_a_hundred_thousand(tmp_path: Path, figures: dict[str, Any])
             audit.record(transaction, event, 1_800_000_000.0 + number)
     figures["audit_verify_100k_s"] = round(timed(lambda: audit.verify(bench.context.database)), 2)
     assert audit.verify(bench.context.database).rows == 100_000
+
+
+def test_an_audit_of_a_million(tmp_path: Path, figures: dict[str, Any]) -> None:
+    database = Database(tmp_path / "bot.db")
+    detail = json.dumps({"step": "Clone the blueprint"})
+
+    def chain() -> Iterator[tuple[object, ...]]:
+        head = audit.GENESIS
+        for seq in range(1, 1_000_001):
+            row = (seq, 1_800_000_000.0 + seq, "step.finished", "U0OPSLEAD", "client-x", seq, detail, head)
+            head = audit.digest(row)
+            yield (*row, head)
+
+    with database.transaction() as transaction:
+        transaction.executemany("INSERT INTO audit VALUES (?,?,?,?,?,?,?,?,?)", chain())
+    verdicts: list[audit.Verdict] = []
+    figures["audit_verify_1m_s"] = round(timed(lambda: verdicts.append(audit.verify(database))), 2)
+    assert [(verdict.rows, verdict.broken) for verdict in verdicts] == [(1_000_000, 0)]
 
 
 def test_from_approval_to_live(world: World, figures: dict[str, Any]) -> None:
