@@ -44,11 +44,13 @@ _KINDS = {
 
 def told(run: Run, found: Mapping[str, Any]) -> str:
     """Say how much mail waits, of what kind and since when."""
+    unknown = ", ".join(words for kind, words in _KINDS.items() if kind not in found["kinds"])
+    more = f"; how much waits {unknown} could not be counted in time" if unknown else ""
     if not found["waits"]:
-        return "none waits"
+        return f"none waits{more}"
     kinds = ", ".join(f"{found['kinds'][kind]} {words}" for kind, words in _KINDS.items() if found["kinds"].get(kind))
     since = f", the oldest since {run.renderer.moment(found['oldest'])}" if found["oldest"] else ""
-    return f"{found['waits']} wait{'s' if found['waits'] == 1 else ''} ({kinds}){since}"
+    return f"{found['waits']} wait{'s' if found['waits'] == 1 else ''} ({kinds}){since}{more}"
 
 
 def remarks(waits: str, mail: str, *, first: str = "") -> dict[str, str]:
