@@ -60,7 +60,7 @@ getPublishedBroadcastsQuery and getEmailPendingQuery, without variants, exclusio
 QUEUED = "queue_name = 'email' AND (delivered_at IS NULL OR delivered_at < '9999-12-31')"
 """`messenger_messages` that a worker sends: what is handled stays for a moment, with a time of the year 9999."""
 
-MOST = 100_000
+MOST = 20_000
 """What is counted of each kind at most."""
 AT_ONCE = 5000
 """Rows that are dropped by one transaction."""
