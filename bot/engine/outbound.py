@@ -44,11 +44,13 @@ _KINDS = {
 
 def told(run: Run, found: Mapping[str, Any]) -> str:
     """Say how much mail waits, of what kind and since when."""
+    unknown = ", ".join(words for kind, words in _KINDS.items() if kind not in found["kinds"])
+    more = f"; mail {unknown} could not be counted in time" if unknown else ""
     if not found["waits"]:
-        return "none waiting"
+        return f"none waiting{more}"
     kinds = ", ".join(f"{found['kinds'][kind]} {words}" for kind, words in _KINDS.items() if found["kinds"].get(kind))
     since = f", the oldest since {run.renderer.moment(found['oldest'])}" if found["oldest"] else ""
-    return f"{found['waits']} waiting ({kinds}){since}"
+    return f"{found['waits']} waiting ({kinds}){since}{more}"
 
 
 def remarks(waits: str, mail: str, *, first: str = "") -> dict[str, str]:

@@ -21,6 +21,7 @@ from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 from waitress import create_server, wasyncore
 
 from bot.engine.approvals import almost, decision
+from bot.intake.socket_mode import AT_A_TIME
 from bot.intake.socket_mode import SocketMode as Connections
 from bot.settings import InvalidSettings, SlackSettings
 from bot.store.inbox import Inbox
@@ -212,7 +213,7 @@ class SignedHttp:
             raise InvalidSettings(f"slack.http_port cannot be listened on: {error.strerror}.") from error
         # A thread only writes a row, as in Socket Mode. Nothing that Slack sends is near 4 MiB.
         self._server = create_server(
-            SlackRequestHandler(app), sockets=[listener], threads=16, max_request_body_size=4 << 20
+            SlackRequestHandler(app), sockets=[listener], threads=AT_A_TIME, max_request_body_size=4 << 20
         )
 
     def connect(self) -> None:

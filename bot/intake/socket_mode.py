@@ -23,6 +23,8 @@ import websocket
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
+AT_A_TIME = 64
+"""Deliveries that are written down at a time: those that wait for the disk together wait for it once."""
 CONNECTING = 10.0
 """Seconds that a connection may take to be made, and to be greeted."""
 QUIET = 3.0
@@ -81,7 +83,7 @@ class SocketMode:
         self._open_url = open_url
         self._answer = answer
         # Answering is only writing a row: no acknowledgement queues behind work.
-        self._workers = ThreadPoolExecutor(16, "delivery")
+        self._workers = ThreadPoolExecutor(AT_A_TIME, "delivery")
         self._in_hand: set[Future[None]] = set()
         self._links: list[_Link] = []
         self._changed = threading.Condition()

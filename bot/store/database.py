@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from bot.store.group_commit import GroupCommit
 from bot.store.migrations import migrate
+
+T = TypeVar("T")
 
 BUSY = 10
 """Seconds that a connection waits for another process that has the file."""
@@ -41,6 +45,7 @@ class Database:
         self._connections: dict[threading.Thread, sqlite3.Connection] = {}
         # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
         self._writing = threading.RLock()
+        self.group = GroupCommit(lambda: self.transaction())
         try:
             connection = self._connection()
             connection.execute("PRAGMA journal_mode=WAL")
@@ -70,23 +75,29 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception."""
-        try:
-            with self._writing:
-                connection = self._connection()
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-        except sqlite3.OperationalError as error:
-            raise DatabaseUnavailable(
-                f"The bot's own database could not be written ({error}), so nothing was done; try again in a minute."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise _damaged(error) from error
+        with _told(), self._writing:
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def together(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write in one transaction with all else that waits to be written so, and return what `write` returns.
+
+        It is on disk by then. `write` may run in another thread, and only writes by the connection that it is given.
+        What it raises is raised here alone, and nothing of it is kept. Within a transaction of one's own it would wait
+        for itself: then it raises RuntimeError.
+        """
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection and connection.in_transaction:
+            raise RuntimeError("a transaction is open in this thread, and what is written together would wait for it")
+        with _told():
+            return self.group.write(write)
 
     def read(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """Run one SELECT and return its rows."""
@@ -130,6 +141,19 @@ class Database:
         for thread in threads:
             if connection := self._connections.pop(thread, None):
                 connection.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say of SQLite's errors what they mean where something was to be written."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"The bot's own database could not be written ({error}), so nothing was done; try again in a minute."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(error) from error
 
 
 def _damaged(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError | DatabaseDamaged:

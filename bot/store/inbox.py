@@ -31,6 +31,8 @@ answers when it will. `question`: looks, into tenants too.
 WORKERS: Mapping[Lane, int] = {"quick": 4, "decision": 4, "change": 8, "question": 8}
 COURTESY = 0.25
 """Seconds that work lets those go first who only want to be acknowledged."""
+STAGGER = 0.005
+"""Seconds between two that begin after they let others go first: all at once they would hold up the next ones."""
 PAUSE = 2.0
 """Seconds until a delivery is tried again for which the database could not be written."""
 OF_ONE = 50
@@ -61,8 +63,6 @@ class _Delivery:
     key: str
     payload: dict[str, Any]
     row: int = 0
-    done: bool = False
-    error: Exception | None = None
     age: float = 0.0
     came: float = 0.0
     taken_up: bool = False
@@ -104,12 +104,12 @@ class Inbox:
             lane: Turns(max(1, number // 2)) for lane, number in workers.items()
         }
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
         self._lull = threading.Condition(self._lock)
         self._ended = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._arriving = 0
-        self._waiting: list[_Delivery] = []
+        self._next = 0.0
+        """When the next that let others go first may begin; monotonic seconds."""
         self._taken: dict[int, str] = {}
         """Whose each row is that waits or is worked on."""
         self._excused: dict[str, float] = {}
@@ -117,27 +117,28 @@ class Inbox:
     def put(self, kind: str, key: str, payload: dict[str, Any]) -> bool:
         """Write a delivery down and have it worked on; False when it was here before, or is one too many.
 
-        Deliveries that come together share one commit: the first to get the lock writes all that wait by then.
+        It is on disk by then. Deliveries that come together share one commit, and with them what ends.
         """
-        mine = _Delivery(kind, key, payload)
+        mine = _Delivery(kind, key, payload, came=self.lived.now())
         if self._is_one_too_many(mine):
             return False
+        row = mine.key, mine.kind, json.dumps(mine.payload), time.time(), mine.came
+
+        def insert(transaction: sqlite3.Connection) -> int:
+            cursor = transaction.execute(
+                "INSERT OR IGNORE INTO inbox (key, kind, payload, received, lived) VALUES (?,?,?,?,?)", row
+            )
+            return int(cursor.lastrowid or 0) if cursor.rowcount == 1 else 0
+
         with self._lock:
-            self._waiting.append(mine)
             self._arriving += 1
         try:
-            with self._writing:
-                if not mine.done:
-                    with self._lock:
-                        together, self._waiting = self._waiting, []
-                    self._write(together)
+            mine.row = self.database.together(insert)
         finally:
             with self._lull:
                 self._arriving -= 1
                 if not self._arriving:
                     self._lull.notify_all()
-        if mine.error:
-            raise mine.error
         if not mine.row:
             return False
         self._submit(mine)
@@ -147,7 +148,7 @@ class Inbox:
         """Whether so much of one person waits that no more is taken; they are told so, once in a while."""
         person, now = _person(one.payload), time.monotonic()
         with self._lock:
-            if sum(whose == person for whose in self._taken.values()) < OF_ONE:
+            if list(self._taken.values()).count(person) < OF_ONE:
                 return False
             told = now - self._excused.get(person, -math.inf) < PATIENCE
             if not told:
@@ -156,24 +157,6 @@ class Inbox:
             # Not here: the acknowledgement waits.
             self._pools["quick"].submit(self.excuse, one.payload, "crowd")
         return True
-
-    def _write(self, together: list[_Delivery]) -> None:
-        now = time.time()
-        try:
-            lived = self.lived.now()
-            with self.database.transaction() as transaction:
-                for one in together:
-                    one.came = lived
-                    cursor = transaction.execute(
-                        "INSERT OR IGNORE INTO inbox (key, kind, payload, received, lived) VALUES (?,?,?,?,?)",
-                        (one.key, one.kind, json.dumps(one.payload), now, lived),
-                    )
-                    one.row = int(cursor.lastrowid or 0) if cursor.rowcount == 1 else 0
-        except Exception as error:
-            for one in together:
-                one.error = error
-        for one in together:
-            one.done = True
 
     def _submit(self, one: _Delivery) -> None:
         lane = self.lane(one.kind, one.payload)
@@ -211,8 +194,7 @@ class Inbox:
                     self._ended.notify_all()
 
     def _work(self, one: _Delivery) -> None:
-        with self._lull:
-            self._lull.wait_for(lambda: not self._arriving, self.courtesy)
+        self._give_way()
         self._until_recorded(
             one,
             lambda: self.handle(one.kind, one.key, self._as_it_is(one)),
@@ -221,14 +203,25 @@ class Inbox:
         # What was done is done, and only its end is to be written down yet.
         self._until_recorded(one, lambda: self._close(one), lambda: None)
 
+    def _give_way(self) -> None:
+        """Let those go first who only want to be acknowledged; many that did so then begin one after the other."""
+        with self._lull:
+            if not self._arriving:
+                return
+            self._lull.wait_for(lambda: not self._arriving, self.courtesy)
+            now = time.monotonic()
+            begins = max(now, self._next)
+            self._next = begins + STAGGER
+        time.sleep(begins - now)
+
     def _as_it_is(self, one: _Delivery) -> dict[str, Any]:
         # Slack's own tries to deliver it may have taken minutes.
         late = one.age + self.lived.now() - one.came + float(one.payload.get("age", 0))
         return one.payload | {"late": late} | ({"taken_up": True} if one.taken_up else {})
 
     def _close(self, one: _Delivery) -> None:
-        with self.database.transaction() as transaction:
-            close(transaction, one.key, time.time())
+        now = time.time()
+        self.database.together(lambda transaction: close(transaction, one.key, now))
 
     def _until_recorded(self, one: _Delivery, do: Callable[[], None], excuse: Callable[[], None]) -> None:
         """Do it, again and again while the database cannot be written; `excuse` is called once if it has to wait."""

@@ -31,6 +31,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--commands", type=Path, help="the app's list of subcommands (JSON)")
     parser.add_argument("--http-mode", metavar="URL", help="reach the app there by signed HTTP")
     parser.add_argument(
+        "--colleagues", type=int, default=0, metavar="N", help="so many people more, called colleague-1 and on"
+    )
+    parser.add_argument(
         "--retry-delays",
         default="0,60,300",
         help="seconds before each retry of an event (default: %(default)s)",
@@ -52,6 +55,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         app_token=os.environ.get("SLACK_APP_TOKEN", "xapp-local"),
         signing_secret=os.environ.get("SLACK_SIGNING_SECRET", "local-signing-secret"),
         hosts=LOOPBACK | {arguments.host, *arguments.allow_host},
+        colleagues=arguments.colleagues,
     )
     runner = web.AppRunner(build(settings), access_log=None, shutdown_timeout=1)
     await runner.setup()

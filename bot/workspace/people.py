@@ -55,6 +55,12 @@ USERS: dict[str, Json] = {
 USERS[BOT_USER]["profile"] |= {"bot_id": BOT_ID, "api_app_id": APP_ID, "email": None}
 
 
+def colleagues(number: int) -> dict[str, Json]:
+    """So many more people of this workspace, `colleague-1` and on, who are in no group."""
+    made = (_person(f"U0COLLEAGUE{n}", f"colleague-{n}", f"Colleague {n}", "Colleague") for n in range(1, number + 1))
+    return {user["id"]: user for user in made}
+
+
 def _group(group_id: str, handle: str, name: str, users: list[str]) -> Json:
     return {
         "id": group_id,

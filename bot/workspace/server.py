@@ -28,7 +28,8 @@ LOOPBACK = frozenset(["127.0.0.1", "localhost", "::1"])
 class Settings:
     """`base_url` has no slash at its end; `app_url` (the app's request URL) switches to signed HTTP.
 
-    `hosts`: the names that it may be called by, without ports.
+    `hosts`: the names that it may be called by, without ports. `colleagues`: how many people there are beside those
+    with a part to play.
     """
 
     base_url: str
@@ -41,11 +42,12 @@ class Settings:
     app_token: str
     signing_secret: str
     hosts: frozenset[str] = LOOPBACK
+    colleagues: int = 0
 
 
 def build(settings: Settings) -> web.Application:
     """The application, ready to be served at `settings.base_url`."""
-    state = State(settings.state_dir)
+    state = State(settings.state_dir, settings.colleagues)
     faults = Faults()
     socket_mode = SocketMode()
     http_mode = HttpMode(settings.app_url, settings.signing_secret) if settings.app_url else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.workspace.errors import BadRequest, SlackError
-from bot.workspace.people import APP_ID, BOT_ID, BOT_USER, CHANNELS, GROUPS, TEAM, USERS, Json, channel
+from bot.workspace.people import APP_ID, BOT_ID, BOT_USER, CHANNELS, GROUPS, TEAM, USERS, Json, channel, colleagues
 
 
 class Store:
@@ -38,16 +38,19 @@ class Store:
 
 
 class State:
-    """The workspace's memory. Not thread-safe: it lives on the server's event loop."""
+    """The workspace's memory. Not thread-safe: it lives on the server's event loop. `more`: colleagues beside."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: int = 0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.files_dir = directory / "files"
         self.files_dir.mkdir(exist_ok=True)
         self.store = Store(directory / "workspace.sqlite")
-        self.users = USERS
+        beside = colleagues(more)
+        self.users = USERS | beside
         self.groups: dict[str, Json] = GROUPS | self.store.load("group")
         self.channels: dict[str, Json] = CHANNELS | self.store.load("channel")
+        ops = self.channels["C0OPS"]
+        self.channels["C0OPS"] = ops | {"members": [*dict.fromkeys([*ops["members"], *beside])]}
         self.messages: dict[str, dict[str, Json]] = {}
         for message in self.store.load("message").values():
             self.messages.setdefault(message["_channel"], {})[message["ts"]] = message

@@ -8,8 +8,11 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bot.store import audit
 from bot.store.audit import Event
@@ -17,6 +20,7 @@ from bot.store.database import Database
 from tests.support.bot import make_bench
 
 ROWS = 20
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @pytest.fixture
@@ -49,6 +53,40 @@ def test_a_changed_row_is_found(log: Database, column: str, row: int) -> None:
     value = "7.5" if column == "at" else "99" if column == "operation" else "'changed'"
     tamper(log, f"UPDATE audit SET {column} = {value} WHERE seq = {row}")
     assert audit.verify(log).broken == row
+
+
+@pytest.mark.parametrize("value", ["NULL", "x'00ff'", "1e999", "'5'", "5"])
+@pytest.mark.parametrize("column", ["at", "actor", "operation", "detail"])
+def test_a_value_of_another_kind_is_found_and_stops_nobody(log: Database, column: str, value: str) -> None:
+    as_it_is = log.read(f"SELECT {value} = {column} AS same FROM audit WHERE seq = 5")[0]["same"]
+    ddl = log.read("SELECT sql FROM sqlite_master WHERE name = 'audit'")[0]["sql"]
+    loose = ddl.replace(" NOT NULL", "").replace("CREATE TABLE audit", "CREATE TABLE other")
+    tamper(
+        log,
+        loose,
+        "INSERT INTO other SELECT * FROM audit",
+        "DROP TABLE audit",
+        "ALTER TABLE other RENAME TO audit",
+        f"UPDATE audit SET {column} = {value} WHERE seq = 5",
+    )
+    assert audit.verify(log).broken == (0 if as_it_is or (column, value) == ("operation", "'5'") else 5)
+
+
+@given(
+    st.tuples(
+        st.integers(1, 2**62),
+        st.floats(allow_nan=False, allow_infinity=False),
+        TEXT,
+        TEXT,
+        TEXT,
+        st.integers(0, 2**62),
+        TEXT,
+        st.just(audit.GENESIS),
+    )
+)
+def test_a_row_is_hashed_as_its_json(row: tuple[Any, ...]) -> None:
+    packed = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+    assert audit.digest(row) == hashlib.sha256(packed).hexdigest()
 
 
 @pytest.mark.parametrize("row", [1, 10])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from bot.model.actor import Actor
 from bot.store.database import Database, DatabaseUnavailable
-from bot.store.inbox import OF_ONE, WORKERS, Inbox
+from bot.store.inbox import OF_ONE, STAGGER, WORKERS, Inbox
 from bot.store.operation import Operation
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, until
 
@@ -191,6 +192,44 @@ def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) ->
     arriving.join()
     inbox.stop()
     assert written["first"] == ["first", "second"]
+
+
+def test_what_gave_way_begins_one_after_the_other(tmp_path: Path) -> None:
+    """All at once they would hold up the acknowledgements that come next."""
+    database = Gated(tmp_path / "bot.db")
+    began: list[float] = []
+    inbox = Inbox(database, lambda *_: began.append(time.monotonic()), workers={"change": 16}, courtesy=0.01)
+    with database.transaction() as transaction:
+        transaction.executemany(
+            "INSERT INTO inbox (key, kind, payload, received) VALUES (?, 'command', ?, 0)",
+            [(str(number), json.dumps({"user": f"U{number}"})) for number in range(16)],
+        )
+    arriving = threading.Thread(target=inbox.put, args=("command", "new", {}), name="arriving")
+    arriving.start()
+    assert database.arrived.wait(30)
+    inbox.recover()
+    until(lambda: len(began) == 16)
+    database.go_on.set()
+    arriving.join()
+    inbox.stop()
+    assert max(began) - min(began) > 15 * STAGGER * 0.9
+
+
+def test_what_cannot_be_written_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+    database = Gated(tmp_path / "bot.db")
+    inbox = Inbox(database, lambda *_: None)
+    arriving = threading.Thread(target=inbox.put, args=("command", "first", {}), name="arriving")
+    arriving.start()
+    assert database.arrived.wait(30)
+    with ThreadPoolExecutor(3) as people:
+        taken = [people.submit(inbox.put, "command", key, {}) for key in ("second", "\ud800", "second")]
+        until(lambda: database.group.waiting() == 4)
+        database.go_on.set()
+    arriving.join()
+    inbox.stop()
+    assert [row["key"] for row in database.read("SELECT key FROM inbox ORDER BY id")] == ["first", "second"]
+    assert isinstance(taken[1].exception(), UnicodeEncodeError)
+    assert {taken[0].result(), taken[2].result()} == {True, False}, "the second copy does nothing"
 
 
 def left_open(desk: Desk, kind: str, seconds: float, **payload: Any) -> None:

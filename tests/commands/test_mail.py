@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bot.engine import outbound
 from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp, stamps
@@ -32,6 +33,16 @@ def bench_in(folder: Path, **environment: str) -> Bench:
     benches.append(made)
     made.done("new client-x")
     return made
+
+
+@pytest.mark.parametrize(("waits", "said"), [(0, "none waits"), (2, "2 wait (2 in the queue)")])
+def test_what_could_not_be_counted_in_time_is_said(tmp_path: Path, waits: int, said: str) -> None:
+    context = make_bench(tmp_path).context
+    kinds = {"queue": waits, "messages": 0, "events": 0}
+    found = {"waits": waits, "oldest": 0, "kinds": kinds}
+    unknown = f"{said}; mail of segment emails could not be counted in time"
+    assert outbound.told(context, found) == unknown
+    assert outbound.told(context, found | {"kinds": kinds | {"broadcasts": 0}}) == said
 
 
 @pytest.fixture

@@ -47,6 +47,9 @@ SUITE = (
     Package("curl", ("curl",)),
     # The second client of the workspace, and Slack's types.
     Package("npm", ("npm", "node")),
+    # A database of its own for the questions that are asked of large tenants.
+    Package("mariadb-server-core", ("mariadbd", "mariadb-install-db")),
+    Package("mariadb-client-core", ("mariadb",)),
     # A key with a password.
     Package("openssl", ("openssl",)),
     *TOOLS,

@@ -205,6 +205,19 @@ def test_another_name_can_be_allowed(tmp_path: Path) -> None:
         server.kill()
 
 
+def test_colleagues_are_people_like_others_in_no_group(tmp_path: Path) -> None:
+    server = WorkspaceServer(tmp_path, "--colleagues", "2")
+    try:
+        assert [user["name"] for user in server.users()][-2:] == ["colleague-1", "colleague-2"]
+        assert server.message("colleague-2", "ops", "hello")["ok"]
+        client = server.web_client()
+        assert client.chat_postEphemeral(channel="C0OPS", user="U0COLLEAGUE1", text="hello")["ok"]
+        for group in client.usergroups_list(include_users=True)["usergroups"]:
+            assert not {"U0COLLEAGUE1", "U0COLLEAGUE2"} & set(group["users"])
+    finally:
+        server.kill()
+
+
 def test_what_nobody_could_do_in_slack_is_a_bad_request(workspace: Workspace) -> None:
     with pytest.raises(ValueError, match="nobody called 'stranger'"):
         workspace.message("stranger", "ops", "hello")

@@ -5,12 +5,13 @@ from typing import Any
 
 from .system import sql
 
+# Each maximum is the end of an index of Mautic's own: no contact is read, of a million neither.
 COUNTS = """
 SELECT 'contacts', COUNT(*) FROM leads WHERE date_added >= FROM_UNIXTIME({since});
 SELECT 'submissions', COUNT(*) FROM form_submissions WHERE date_submitted >= FROM_UNIXTIME({since});
 SELECT 'opt_outs', COUNT(*) FROM lead_donotcontact WHERE reason = 1 AND date_added >= FROM_UNIXTIME({since});
 SELECT 'last_write', COALESCE(UNIX_TIMESTAMP(GREATEST(
-  COALESCE((SELECT MAX(GREATEST(date_added, COALESCE(date_modified, date_added))) FROM leads), '1970-01-02'),
+  COALESCE((SELECT GREATEST(MAX(date_added), COALESCE(MAX(date_modified), MAX(date_added))) FROM leads), '1970-01-02'),
   COALESCE((SELECT MAX(date_submitted) FROM form_submissions), '1970-01-02'),
   COALESCE((SELECT MAX(date_added) FROM lead_donotcontact), '1970-01-02'))), 0);
 """

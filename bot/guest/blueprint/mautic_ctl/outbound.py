@@ -50,9 +50,9 @@ PENDING = f"""emails e JOIN email_list_xref x ON x.email_id = e.id
   JOIN lead_lists_leads ll ON ll.leadlist_id = x.leadlist_id AND ll.manually_removed = 0
   JOIN leads l ON l.id = ll.lead_id AND l.email <> ''
   WHERE e.email_type = 'list' AND {due.published("e")}
-  AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.lead_id = l.id AND s.email_id = e.id)
-  AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = l.id AND d.channel = 'email')
-  AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = l.id AND m.channel = 'email'
+  AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.lead_id = ll.lead_id AND s.email_id = e.id)
+  AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = ll.lead_id AND d.channel = 'email')
+  AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = ll.lead_id AND m.channel = 'email'
     AND m.channel_id = e.id AND m.status <> 'sent')"""
 """Contacts that mautic:broadcasts:send sends a segment email to: EmailBundle/Entity/EmailRepository,
 getPublishedBroadcastsQuery and getEmailPendingQuery, without variants, exclusions and categories."""
@@ -60,18 +60,35 @@ getPublishedBroadcastsQuery and getEmailPendingQuery, without variants, exclusio
 QUEUED = "queue_name = 'email' AND (delivered_at IS NULL OR delivered_at < '9999-12-31')"
 """`messenger_messages` that a worker sends: what is handled stays for a moment, with a time of the year 9999."""
 
+MOST = 20_000
+"""What is counted of each kind at most."""
+AT_ONCE = 5000
+"""Rows that are dropped by one transaction."""
+UNHURRIED, IN_SERVICE = 10, 1
+"""Seconds that one count may take: where nothing works yet, and where visitors and jobs wait for the same database."""
+
 COUNTS = f"""
 SET time_zone = '+00:00';
-SET max_statement_time = 10;
-SELECT 'queue', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(created_at)), 0) FROM messenger_messages WHERE {QUEUED};
-SELECT 'messages', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(m.scheduled_date)), 0) FROM message_queue m
-  WHERE {due.MESSAGES} AND m.scheduled_date <= {due.NOW};
-SELECT 'events', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(l.trigger_date)), 0)
-  FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id
-  WHERE {due.EVENTS} AND l.trigger_date <= {due.NOW};
-SELECT 'broadcasts', COUNT(DISTINCT e.id, l.id), COALESCE(UNIX_TIMESTAMP(MIN(GREATEST(
-  COALESCE(e.publish_up, e.date_added, ll.date_added), ll.date_added))), 0) FROM {PENDING};
+SET max_statement_time = {{patience}};
+SELECT 'queue', (SELECT COUNT(*) FROM messenger_messages WHERE queue_name = 'email')
+  - (SELECT COUNT(*) FROM messenger_messages WHERE queue_name = 'email' AND delivered_at >= '9999-12-31'),
+  COALESCE(UNIX_TIMESTAMP((SELECT created_at FROM messenger_messages WHERE {QUEUED} ORDER BY id LIMIT 1)), 0);
+SELECT 'messages', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(scheduled_date)), 0) FROM (
+  SELECT m.scheduled_date FROM message_queue m WHERE {due.MESSAGES} AND m.scheduled_date <= {due.NOW}
+  LIMIT {MOST}) waiting;
+SELECT 'events', COUNT(*), COALESCE(UNIX_TIMESTAMP(MIN(trigger_date)), 0) FROM (
+  SELECT l.trigger_date FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id
+  WHERE {due.EVENTS} AND l.trigger_date <= {due.NOW} LIMIT {MOST}) waiting;
+SELECT 'broadcasts', COUNT(DISTINCT email, contact), COALESCE(UNIX_TIMESTAMP(MIN(since)), 0) FROM (
+  SELECT e.id AS email, l.id AS contact, GREATEST(
+    COALESCE(e.publish_up, e.date_added, ll.date_added), ll.date_added) AS since FROM {PENDING}
+  LIMIT {MOST}) waiting;
 """
+SENT = """
+SELECT COUNT(*) - (SELECT COUNT(*) FROM email_stats WHERE is_failed = 1 AND {since}) FROM (
+  SELECT 1 FROM email_stats WHERE {since} LIMIT 1000000) found;
+"""
+"""Mail sent since a time, of a million at most."""
 KINDS = ("queue", "messages", "events", "broadcasts")
 
 TABLE = """CREATE TABLE IF NOT EXISTS mautic_ops_dropped (
@@ -116,13 +133,9 @@ A segment email is unpublished, since whom it would go to stands in no table.
 def mail(request: Mapping[str, Any]) -> dict[str, Any]:
     """Count the mail that waits, and what was sent since a time."""
     since = int(request.get("since") or 0)
-    sent = sql(
-        "SELECT COUNT(*) FROM email_stats WHERE is_failed = 0"
-        f" AND date_sent >= '1970-01-01' + INTERVAL {since} SECOND;",
-        "mautic",
-        force=True,
-    )
-    return {**_counted(), "off": OFF.exists(), "sent": int(sent[0][0]) if since and sent else 0}
+    asked = SENT.format(since=f"date_sent >= '1970-01-01' + INTERVAL {since} SECOND")
+    sent = sql(asked, "mautic", force=True) if since else []
+    return {**_counted(IN_SERVICE), "off": OFF.exists(), "sent": int(sent[0][0]) if sent else 0}
 
 
 def release(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +178,7 @@ def held() -> dict[str, Any] | None:
     """Return since when outbound mail is off (epoch seconds) and how much waits, or None where it is on."""
     if not OFF.exists():
         return None
-    return {"since": int(OFF.stat().st_mtime), "waits": _counted()["waits"]}
+    return {"since": int(OFF.stat().st_mtime), "waits": _counted(IN_SERVICE)["waits"]}
 
 
 def _last_worked() -> float:
@@ -173,29 +186,36 @@ def _last_worked() -> float:
     return max((float(read_json(beat).get("last_success") or 0) for beat in BEATS.glob("*.json")), default=0.0)
 
 
-def _counted() -> dict[str, Any]:
-    rows = {label: (int(n), int(float(oldest))) for label, n, oldest in sql(COUNTS, "mautic", force=True)}
+def _counted(patience: int = UNHURRIED) -> dict[str, Any]:
+    found = sql(COUNTS.format(patience=patience), "mautic", force=True)
+    rows = {label: (int(n), int(float(oldest))) for label, n, oldest in found}
     kinds = {kind: rows[kind][0] for kind in KINDS if kind in rows}
     times = [oldest for n, oldest in rows.values() if n and oldest]
     return {"kinds": kinds, "waits": sum(kinds.values()), "oldest": min(times, default=0)}
 
 
 def _drop(batch: int) -> int:
-    """Keep the rows that wait in a table of ours, and take them from Mautic's; return how many the batch has."""
+    """Keep the rows that wait in a table of ours, and take them from Mautic's; return how many the batch has.
+
+    Some thousands at a time, so that nobody waits for long; what is dropped waits no longer, and is not found again.
+    """
     sql(TABLE, "mautic")
     for table, (waits, drop, _) in DROPS.items():
         columns = [row[0] for row in sql(f"SHOW COLUMNS FROM {table};", "mautic", force=True)]
         if not columns:
             continue
-        ids = ",".join(row[0] for row in sql(f"SELECT id FROM {table} WHERE {waits};", "mautic"))
-        if ids:
-            content = ", ".join(f"'{name}', `{name}`" for name in columns)
-            sql(
-                f"START TRANSACTION; INSERT INTO mautic_ops_dropped (batch, dropped, source, row_id, content)"
-                f" SELECT {batch}, {due.NOW}, '{table}', id, JSON_OBJECT({content}) FROM {table} WHERE id IN ({ids});"
-                f" {drop.format(ids=ids)} COMMIT;",
-                "mautic",
-            )
+        content = ", ".join(f"'{name}', `{name}`" for name in columns)
+        goes_on = True
+        while goes_on:
+            rows = [row[0] for row in sql(f"SELECT id FROM {table} WHERE {waits} LIMIT {AT_ONCE};", "mautic")]
+            goes_on = len(rows) == AT_ONCE
+            if ids := ",".join(rows):
+                sql(
+                    f"START TRANSACTION; INSERT INTO mautic_ops_dropped (batch, dropped, source, row_id, content)"
+                    f" SELECT {batch}, {due.NOW}, '{table}', id, JSON_OBJECT({content}) FROM {table}"
+                    f" WHERE id IN ({ids}); {drop.format(ids=ids)} COMMIT;",
+                    "mautic",
+                )
     return int(sql(f"SELECT COUNT(*) FROM mautic_ops_dropped WHERE batch = {batch};", "mautic")[0][0])
 
 

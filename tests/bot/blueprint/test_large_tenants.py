@@ -1,0 +1,159 @@
+"""What is asked of a tenant's database goes by Mautic's own indices, and says what the plain question would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bot.guest.blueprint.mautic_ctl import counts, health, means, outbound
+from tests.support.large_tenant import LargeTenant, statements
+
+LARGE = frozenset(
+    {
+        "campaign_lead_event_failed_log",
+        "campaign_lead_event_log",
+        "email_stats",
+        "form_submissions",
+        "lead_lists_leads",
+        "leads",
+        "message_queue",
+        "messenger_messages",
+        "page_hits",
+        "webhook_queue",
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def tenant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeTenant]:
+    made = LargeTenant(tmp_path_factory.mktemp("mariadb"), buffer_pool="64M")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _asked_there(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(means.ENVIRONMENT, "HOME", str(tenant.home))
+    # What is counted here is little, and this machine may be busy.
+    monkeypatch.setattr(outbound, "IN_SERVICE", 30)
+
+
+@pytest.mark.parametrize("name", statements())
+def test_large_tables_are_read_in_an_index_or_in_part(tenant: LargeTenant, name: str) -> None:
+    asked = statements()[name]
+    plan = tenant.sql(f"EXPLAIN {asked}")
+    aliases = {"l": "campaign_lead_event_log", "m": "message_queue", "q": "webhook_queue"}
+    for _, _, table, kind, _, key, _, _, _, extra in plan:
+        if (table if table in LARGE else aliases.get(table)) in LARGE:
+            # Whatever is dropped is taken from where it stands, some thousands at a time.
+            is_by_an_index = kind != "ALL" or name.startswith("drop")
+            # All contacts are counted, in an index from end to end, with nothing beside it.
+            is_in_part = kind != "index" or (name == "health contacts" and extra == "Using index")
+            assert is_by_an_index, (table, key, extra)
+            assert is_in_part, (table, key, extra)
+            # Rows beside their index lie all over the disk, and some of them are mails as long as they get.
+            assert "Using index" in extra.split("; ") or "LIMIT" in asked, (table, key, extra)
+
+
+def test_the_list_has_what_is_asked() -> None:
+    assert {"health queue", "health emails_day", "counts last_write", "mail events", "sent"} <= set(statements())
+    assert len(statements()) > 20
+
+
+def labelled(found: list[list[str]]) -> dict[str, list[list[str]]]:
+    rows: dict[str, list[list[str]]] = {}
+    for label, *values in found:
+        rows.setdefault(label, []).append(values)
+    return rows
+
+
+def test_health_says_what_the_plain_questions_would(tenant: LargeTenant) -> None:
+    found = labelled(means.sql(health.HEALTH_SQL, "mautic"))
+    day = "UTC_TIMESTAMP() - INTERVAL 1 DAY"
+    plain = tenant.sql(
+        "SELECT queue_name, COUNT(*) FROM messenger_messages"
+        " WHERE delivered_at IS NULL AND queue_name <> 'failed' GROUP BY queue_name;"
+    )
+    assert sorted(row[:2] for row in found["queue"]) == sorted(plain)
+    ages = tenant.sql(
+        "SELECT queue_name, TIMESTAMPDIFF(SECOND, MIN(available_at), UTC_TIMESTAMP()) FROM messenger_messages"
+        " WHERE delivered_at IS NULL AND queue_name <> 'failed' GROUP BY queue_name;"
+    )
+    then = {name: int(age) for name, _, age in found["queue"]}
+    assert {name: int(age) - then[name] for name, age in ages} == pytest.approx(dict.fromkeys(then, 0), abs=5)
+    assert found["failed_mails"] == tenant.sql(
+        f"SELECT COUNT(*), SUM(created_at > {day}) FROM messenger_messages WHERE queue_name = 'failed'"
+    )
+    assert found["emails_day"] == tenant.sql(
+        f"SELECT COUNT(*), SUM(is_failed) FROM email_stats WHERE date_sent > {day}"
+    )
+    assert int(found["emails_day"][0][1]) > 0
+    assert int(found["overdue_events"][0][0]) == 1000
+    assert int(found["message_queue"][0][0]) > 0
+    assert int(found["webhook_queue"][0][0]) == tenant.contacts // 4
+
+
+def test_a_queue_in_which_nothing_waits_but_what_is_delivered_is_none(tenant: LargeTenant) -> None:
+    tenant.sql(
+        "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at, delivered_at)"
+        " VALUES ('', '', 'other', UTC_TIMESTAMP(), UTC_TIMESTAMP(), UTC_TIMESTAMP());"
+    )
+    assert "other" not in [row[0] for row in labelled(means.sql(health.HEALTH_SQL, "mautic"))["queue"]]
+    tenant.sql(
+        "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)"
+        " VALUES ('', '', 'other', UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL 1 HOUR);"
+    )
+    assert ["other", "1", "0"] in labelled(means.sql(health.HEALTH_SQL, "mautic"))["queue"]
+    tenant.sql("DELETE FROM messenger_messages WHERE queue_name = 'other'")
+
+
+def test_the_last_write_is_that_of_any_contact(tenant: LargeTenant) -> None:
+    def last() -> int:
+        return int(counts.counts({"since": 0})["last_write"])
+
+    plain = "SELECT UNIX_TIMESTAMP(MAX(GREATEST(date_added, COALESCE(date_modified, date_added)))) FROM leads"
+    assert last() == int(tenant.sql(plain)[0][0])
+    tenant.sql("UPDATE leads SET date_modified = UTC_TIMESTAMP() + INTERVAL 1 MINUTE WHERE id = 17")
+    assert last() == int(tenant.sql(plain)[0][0])
+    tenant.sql(f"UPDATE leads SET date_modified = {tenant.now} WHERE id = 17")
+
+
+def test_mail_says_what_the_plain_questions_would(tenant: LargeTenant) -> None:
+    since = int(tenant.sql(f"SELECT UNIX_TIMESTAMP({tenant.now} - INTERVAL 15 DAY)")[0][0])
+    found = outbound.mail({"since": since})
+    sent = "SELECT COUNT(*) FROM email_stats WHERE is_failed = 0 AND date_sent >= FROM_UNIXTIME"
+    assert found["sent"] == int(tenant.sql(f"{sent}({since})")[0][0])
+    plain = {
+        "queue": f"SELECT COUNT(*) FROM messenger_messages WHERE {outbound.QUEUED}",
+        "messages": "SELECT COUNT(*) FROM message_queue WHERE success = 0 AND attempts < max_attempts",
+        "events": "SELECT COUNT(*) FROM campaign_lead_event_log WHERE is_scheduled AND trigger_date <= UTC_TIMESTAMP()",
+        "broadcasts": f"SELECT COUNT(DISTINCT e.id, l.id) FROM {outbound.PENDING}",
+    }
+    assert found["kinds"] == {kind: int(tenant.sql(asked)[0][0]) for kind, asked in plain.items()}
+    assert all(found["kinds"].values())
+    assert found["waits"] == sum(found["kinds"].values())
+    oldest = tenant.sql("SELECT UNIX_TIMESTAMP(MIN(trigger_date)) FROM campaign_lead_event_log WHERE is_scheduled")
+    assert found["oldest"] == int(oldest[0][0])
+
+
+def test_what_takes_too_long_to_count_is_left_out(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = outbound.COUNTS.replace("SELECT 'broadcasts', COUNT(", "SELECT 'broadcasts', SLEEP(20) + COUNT(")
+    monkeypatch.setattr(outbound, "COUNTS", slow)
+    monkeypatch.setattr(outbound, "IN_SERVICE", 2)
+    assert outbound.mail({})["kinds"].keys() == {"queue", "messages", "events"}
+
+
+def test_some_are_dropped_at_a_time_and_all_come_back(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "AT_ONCE", 400)
+    held: list[Any] = []
+    for name in ("await_systemd", "await_database", "_hold", "_let_go"):
+        monkeypatch.setattr(outbound, name, lambda: held.append(1))
+    monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
+    before = outbound.mail({})["kinds"]
+    done = outbound.release({"choice": "drop", "batch": 7})
+    assert done["dropped"] == sum(before[kind] for kind in ("queue", "messages", "events")) + 1, "and the email"
+    assert outbound.mail({})["waits"] == 0
+    outbound.release({"choice": "back", "batch": 7})
+    assert outbound.mail({})["kinds"] == before
