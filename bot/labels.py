@@ -73,6 +73,7 @@ LABELS: Mapping[str, Label] = {
     "created": Label("moment", "when it was made", ("bot.blueprint.build", "bot.hosts", "commands.new")),
     "domain": Label("text", "the domain that clients come to", ("commands.new",)),
     "double": Label("flag", "its Mautic is a double", ("bot.blueprint.build", "bot.hosts", "commands.new")),
+    "furniture": Label("number", "the version of what we put into it; none: 1", ("bot.blueprint.furniture",)),
     "from": Label("text", "server/member/instance whose place it takes", ("bot.succession",)),
     "keep": Label("flag", "a snapshot that is not pruned", ("bot.snapshots",)),
     "kept-until": Label("moment", "until when a former one is kept; 0: for ever", ("bot.succession",)),

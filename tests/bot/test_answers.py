@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bot import answers, audit, looks, samples
 from bot.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
+from bot.blueprint.furniture import furnish
 from bot.lxd import LxdError, TenantAnswerError
 from bot.plan import Refused
 from bot.words import tame
@@ -95,6 +96,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host.mautic.sync("client-x")
     host.mautic.wait_for_page("client-x")
     host.mautic.call("client-x", "version", {})
+    furnish(host.lxd, "client-x", every=60)
     return said
 
 
