@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from bot.blueprint.mautic_look.rules import RULES
 from bot.lxd_gateway import LxdGateway
 from bot.mautic import Mautic
 from bot.settings import load
-from tests.lab.conftest import Clone, eventually
+from tests.lab.conftest import SIZE, Clone, eventually
 from tests.lab.test_tenant_tool import ask, sql
 
 LIMITS = load(environment={}).health
@@ -30,7 +31,7 @@ def inside(host: LxdGateway, tenant: Clone, script: str) -> str:
 
 
 def rest(host: LxdGateway, tenant: Clone) -> None:
-    """Run each job for a first time, so that from then on there is nothing to do."""
+    """Start each job for a first time: from then on it counts when it is to run whatever there is to do."""
     inside(host, tenant, f"runuser -u www-data -- sh -c '{ALL_JOBS}'")
 
 
@@ -85,6 +86,22 @@ def test_a_worker_begins_within_two_seconds_and_goes_after_a_minute_of_nothing(h
     eventually(works, lambda seen: not seen, seconds=90)
     assert time.monotonic() - began > 50
     assert host.execute(idle.name, ["systemctl", "is-active", "mautic-worker@email"]).stdout == "active\n"
+
+
+def test_the_database_s_pool_grows_as_it_is_used(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+    one = clone()
+
+    def pool() -> int:
+        return int(sql(host, one.name, "SELECT @@innodb_buffer_pool_size >> 20"))
+
+    Mautic(host).resize(one.name, replace(SIZE, innodb_buffer_pool="256M"))
+    inside(host, one, "systemctl restart mariadb")
+    inside(host, one, "mautic-pool")
+    assert pool() == 128
+    sql(host, one.name, "CREATE TABLE much SELECT seq, REPEAT('x', 4000) AS much FROM seq_1_to_40000")
+    for _ in range(2):
+        inside(host, one, "mautic-pool")
+        assert pool() == 256
 
 
 OUTBOX = "/var/www/mautic/var/double-outbox.log"
@@ -152,8 +169,8 @@ BEFORE = {
     "/usr/local/bin/mautic-cron": (
         '#!/bin/sh\nshift 2\nname=$(printf %s "$1" | tr : _)\nstart=$(date +%s)\n'
         'php8.2 /var/www/mautic/bin/console "$@" -n >/dev/null 2>&1\nrc=$?\n'
-        'printf \'{"cmd":"%s","start":%s,"end":%s,"rc":%s,"skipped":false,"last_success":%s}\\n\' "$*" $start $start $rc'
-        f" $start >{BEATS}/$name.json\n"
+        'printf \'{"cmd":"%s","start":%s,"end":%s,"rc":%s,"skipped":false,"last_success":%s}\\n\''
+        f' "$*" $start $start $rc $start >{BEATS}/$name.json\n'
     ),
     "/etc/mysql/mariadb.conf.d/80-mautic.cnf": "[mysqld]\nskip-networking\ninnodb_use_native_aio = 0\n",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import outbound
 from .means import CRONTAB, STATE, asked, await_database, await_systemd, run, sql, systemctl, write
+from .sizes import planned_pool, write_pool
 from .version import FURNITURE, furniture_version
 from .workers import LOOK
 
@@ -43,6 +44,8 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
     await_systemd()
     with tarfile.open(TAR) as tar:
         lay(tar)
+    if plan := planned_pool():
+        write_pool(plan)
     systemctl("daemon-reload")
     systemctl("start", "mariadb")
     _restart_database()

@@ -14,13 +14,13 @@ import pytest
 
 from bot.blueprint import furniture
 from bot.blueprint.mautic_ctl import furniture as inside
-from bot.blueprint.mautic_ctl import health, outbound, version
+from bot.blueprint.mautic_ctl import health, outbound, sizes, version
 from bot.blueprint.mautic_ctl.means import CtlError
 from bot.blueprint.recipe import FIRST, FURNITURE, furniture_digest, furniture_tar, recipe_tar
 from bot.labels import stamp
 from tests.support.simulated_lxd import SimulatedLxd
 
-KNOWN = (2, "fb298b35e58004658d3a926937674e92a2c38e8e2fc9de5116fa373cfd53e8da")
+KNOWN = (2, "aa57061a70c5bbad3f6ba15a2a8bbc7aa62be4c4bc19795c87a5bffa5745bf2c")
 """The version, and the digest of what stands in a tenant since then. A change of any of it is a new version: count
 FURNITURE on, and write its digest here, so that tenants with an older one are brought up to date."""
 
@@ -97,6 +97,9 @@ def done(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(inside, "FURNITURE", root / "state/furniture.json")
     monkeypatch.setattr(version, "FURNITURE", root / "state/furniture.json")
     monkeypatch.setattr(inside, "DATABASE_CONFIG", root / "etc/mysql/mariadb.conf.d/80-mautic.cnf")
+    monkeypatch.setattr(sizes, "DATABASE_PLAN", root / "90-plan.cnf")
+    monkeypatch.setattr(sizes, "GROWS", root / "usr/local/bin/mautic-pool")
+    (root / "90-plan.cnf").write_text("# Sizes of the tenant's plan.\n[mysqld]\ninnodb_buffer_pool_size = 3G\n")
     monkeypatch.setattr(inside, "DATABASE_RUNS", root / "mysqld.pid")
     for name in ("await_systemd", "await_database"):
         monkeypatch.setattr(inside, name, lambda: None)
@@ -114,6 +117,18 @@ def test_a_tenant_gets_its_furniture_and_its_version_last(root: Path, done: list
     assert (root / "settings").read_text().splitlines()[-1] == "every=600"
     assert json.loads((root / "state/furniture.json").read_text()) == {"version": 7}
     assert not (root / "furniture.tar").exists()
+
+
+def test_the_pool_of_a_tenant_begins_small_from_then_on_and_may_grow_to_its_size(root: Path, done: list[str]) -> None:
+    inside.furnish({"version": 7, "every": 600})
+    assert (root / "90-plan.cnf").read_text().splitlines()[1:] == [
+        f"# pool = {3 << 30}",
+        "[mysqld]",
+        f"innodb_buffer_pool_size = {384 << 20}",
+    ]
+    (root / "furniture.tar").write_bytes(furniture_tar())
+    inside.furnish({"version": 8, "every": 600})
+    assert sizes.planned_pool() == 3 << 30
 
 
 def test_again_it_changes_nothing_but_the_setting(root: Path, done: list[str]) -> None:

@@ -250,6 +250,19 @@ def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
         sizes.bytes_of(size)
 
 
+@pytest.mark.parametrize(
+    ("plan", "grows", "first"),
+    [("64M", True, "64M"), ("768M", True, "128M"), ("3G", True, "384M"), ("12G", True, "1536M"), ("12G", False, "12G")],
+)
+def test_a_pool_begins_with_a_part_of_its_size_where_something_lets_it_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, grows: bool, first: str
+) -> None:
+    monkeypatch.setattr(sizes, "GROWS", tmp_path / "mautic-pool")
+    if grows:
+        sizes.GROWS.touch()
+    assert sizes.first_size(sizes.bytes_of(plan)) == sizes.bytes_of(first)
+
+
 def test_nginx_believes_the_edge_and_nobody_else() -> None:
     conf = edge.edge_conf("10.0.0.2")
     assert "10.0.0.2 1;" in conf

@@ -586,11 +586,23 @@ def test_in_any_other_case_it_runs(cron: Cron, looked: str | None) -> None:
     assert cron.runs == 2
 
 
-def test_the_first_time_it_runs_whatever_there_is_to_do(cron: Cron) -> None:
-    """As where the heartbeat is one of an older tenant, which tells of no run."""
+def test_the_first_look_of_a_new_tenant_starts_no_php_where_there_is_nothing_to_do(cron: Cron) -> None:
+    beat = cron("nothing")
+    assert (cron.runs, beat["last_run"], beat["last_success"]) == (0, beat["start"], beat["start"])
+
+
+@pytest.mark.parametrize("looked", ["due", "doubt", None])
+def test_the_first_look_of_a_new_tenant_starts_php_in_any_other_case(cron: Cron, looked: str | None) -> None:
+    cron(looked)
+    assert cron.runs == 1
+
+
+def test_with_an_older_tenants_heartbeat_it_runs_once_whatever_there_is_to_do(cron: Cron) -> None:
+    """It tells of no run."""
     (cron.folder / "beats/mautic_import.json").write_text(
         '{"cmd":"mautic:import","start":1,"end":1,"rc":0,"skipped":false,"last_success":1800000000}\n'
     )
+    cron("nothing")
     cron("nothing")
     assert cron.runs == 1
 
