@@ -44,9 +44,11 @@ def worker(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("cron")
 def cron(look: Look, _: HealthSettings) -> Found | None:
-    """Find a cron that does not run."""
-    down = _down(look, "cron")
-    return Found(f"{down}, so segments, campaigns and imports stand still.") if down else None
+    """Find a cron that does not run, or what looks for its jobs whether there is anything to do."""
+    if down := _down(look, "cron"):
+        return Found(f"{down}, so segments, campaigns and imports stand still.")
+    down = _down(look, "mautic-look")
+    return Found(f"{down}, so PHP is started for each job, whether it has anything to do or not.") if down else None
 
 
 @finds("jobs")

@@ -82,12 +82,17 @@ def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour_or_the_time_th
 
 
 def test_that_a_job_was_only_looked_at_is_told() -> None:
-    beats = {"mautic_import": LOOKED | {"last_run": NOW}, "mautic_messages_send": {"rc": 0, "last_success": NOW}}
-    times = {"mautic:import": (180, 7200), "mautic:messages:send": (300, 3600)}
+    beats = {
+        "mautic_import": LOOKED | {"last_run": NOW},
+        "mautic_messages_send": {"rc": 0, "last_success": NOW},
+        "mautic_email_fetch": LOOKED | {"skipped": "running"},
+    }
+    times = dict.fromkeys(("mautic:import", "mautic:messages:send", "mautic:email:fetch"), (300, 3600))
     states = health.cron_states(times, beats, 0, NOW)
     assert {command: state["looked"] for command, state in states.items()} == {
         "mautic:import": True,
         "mautic:messages:send": False,
+        "mautic:email:fetch": False,
     }
 
 
