@@ -257,6 +257,7 @@ def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -
         base=settings.blueprint.base,
         cache=cache,
         progress=tell,
+        every=settings.jobs.unconditional,
     )
 
 

@@ -188,6 +188,13 @@ class HealthSettings:
 
 
 @dataclass(frozen=True)
+class JobSettings:
+    """Mautic's jobs in tenants; `unconditional`: minutes after which one runs whatever there is to do."""
+
+    unconditional: Annotated[int, whole(0, 1440)]
+
+
+@dataclass(frozen=True)
 class CapacitySettings:
     """How many tenants a host carries; `reserve` in percent of its memory, or an LXD size."""
 
@@ -267,6 +274,7 @@ class Settings:
     retention: RetentionSettings
     snapshots: SnapshotSettings
     health: HealthSettings
+    jobs: JobSettings
     capacity: CapacitySettings
     batches: BatchSettings
     digest: DigestSettings

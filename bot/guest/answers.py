@@ -67,12 +67,13 @@ class Check(Told):
 
 
 class Job(Told):
-    """How one of Mautic's jobs stands. `last_success`: epoch seconds."""
+    """How one of Mautic's jobs stands. `last_success`: epoch seconds; `looked`: there was nothing for it to do."""
 
     late: bool
     why: str
     last_success: Annotated[float, Meta(ge=0, le=2**37)] | None = None
     rc: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None = None
+    looked: bool = False
 
 
 class Queue(Told):
@@ -138,6 +139,7 @@ class Facts(Told):
     failed_mails: FailedMails | UnsetType = UNSET
     outbound_off: OutboundOff | UnsetType | None = UNSET
     migrations_executed: Figure = 0
+    furniture: Figure = 1
 
 
 class Health(Told):
@@ -219,6 +221,13 @@ class Version(Told):
     double: bool = False
 
 
+class Furnished(Told):
+    """The version of what stands in it, now and before."""
+
+    version: Figure
+    before: Figure
+
+
 class Used(Told):
     """Bytes of all files."""
 
@@ -232,6 +241,7 @@ class Done(Told):
 SHAPES: dict[str, type[Told]] = {
     "install": Version,
     "seal": Version,
+    "furnish": Furnished,
     "identity": Took,
     "resize": Done,
     "close": Done,

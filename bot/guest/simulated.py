@@ -147,6 +147,11 @@ class _Tenant:
         except NotFound:
             return ""
 
+    def furniture(self) -> int:
+        """The version of what stands in it, which is on its label as soon as it is in it."""
+        told = stamp(self.lxd.instance(self.name).config, "furniture")
+        return int(told) if told.isdecimal() else 1
+
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
         try:
@@ -218,6 +223,9 @@ class _Tenant:
     def identity(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         self.lxd.remove(self.name, SEAL)
         return {"fresh": True, "seconds": 0.0}
+
+    def furnish(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"version": request["version"], "before": self.furniture()}
 
     def hold(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         if "mariadb" in self.state.stopped:
@@ -356,7 +364,7 @@ class _Tenant:
             ok = not limit or not 0 < limit * limits[name] < used * 100
             checks[name] = (ok, f"{used / limit:.0%} used" if limit else "no limit")
         facts |= {"crons": crons, "log_errors_day": state.log_errors, "memory": state.memory, "memory_limit": most}
-        facts |= {"disk": disk}
+        facts |= {"disk": disk, "furniture": self.furniture()}
         told: dict[str, dict[str, Any]] = {name: {"ok": ok, "text": text} for name, (ok, text) in checks.items()}
         told["disk"]["known"] = disk["used"] is not None
         return {"healthy": all(ok for ok, _ in checks.values()), "checks": told, "facts": facts}
@@ -364,6 +372,7 @@ class _Tenant:
 
 _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "identity": _Tenant.identity,
+    "furnish": _Tenant.furnish,
     "hold": _Tenant.hold,
     "close": _Tenant.close,
     "open": _Tenant.open,
@@ -384,4 +393,6 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "sync": _Tenant.sync,
     "version": _Tenant.version,
 }
-_CHANGES = frozenset(["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize"])
+_CHANGES = frozenset(
+    ["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize", "furnish"]
+)

@@ -76,6 +76,9 @@ LABELS: Mapping[str, Label] = {
     "cutover": Label("text", "the command of the cutover that made it", ("bot.engine.cutover",)),
     "domain": Label("text", "the domain that clients come to", ("commands.new",)),
     "double": Label("flag", "its Mautic is a double", ("bot.guest.blueprint.build", "bot.providers", "commands.new")),
+    "furniture": Label(
+        "number", "the version of what the bot put into it; none: 1", ("bot.guest.blueprint.furniture",)
+    ),
     "from": Label("text", "server/member/instance that it replaces", ("bot.engine.cutover",)),
     "keep": Label("flag", "a snapshot that is not pruned", ("bot.engine.snapshots",)),
     "kept-until": Label("moment", "until when a retired one is kept; 0: for ever", ("bot.engine.cutover",)),

@@ -23,11 +23,13 @@ import pytest
 
 from bot.lxd.gateway import LxdGateway
 from bot.model.labels import stamps
+from bot.settings import load
 from bot.store import audit, metrics
 from bot.store.database import Database
 from schedules.digest import digest
 from schedules.health import health
 from tests.bench.floor import PATIENCE, login_page, migration_floor
+from tests.bench.idle import measure
 from tests.support.bot import ROOM_FOR_MANY, Bench, make_bench
 from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
@@ -57,6 +59,11 @@ LIMITS = {
     "restore_ratio": 1.7,
     "sweep_1000_s": 10.0,
     "sweep_1000_lxd_requests": 1,
+    "idle_cpu_ms_per_min": 60,
+    "idle_memory_mb": 110,
+    "first_page_after_idle_s": 0.5,
+    "next_page_s": 0.1,
+    "worker_wakes_s": 2.0,
     "rss_idle_mb": 120,
     "ready_s": 3.0,
 }
@@ -346,6 +353,11 @@ def raw_copy(lxd: LxdGateway, source: str, name: str, domain: str) -> float:
     lxd.stop(name, force=True)
     lxd.delete(name)
     return took
+
+
+def test_idle_tenants(host: LxdGateway, figures: dict[str, Any]) -> None:
+    """Twenty of them for three minutes, ten minutes after they were made."""
+    figures |= measure(host, load(environment={}).plans["small"])
 
 
 def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:

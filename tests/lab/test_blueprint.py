@@ -205,21 +205,31 @@ def cron(lxd: LxdGateway, clone: Clone, *job: str) -> dict[str, object]:
     return eventually(beat, lambda seen: seen["skipped"] != "running")
 
 
-def test_a_failed_job_keeps_the_time_of_its_last_success(host: LxdGateway, tenant: Clone) -> None:
-    well = cron(host, tenant, "mautic:segments:update", "--bypass-locking")
+@pytest.fixture(scope="module")
+def busy(host: LxdGateway, tenant: Clone) -> Clone:
+    """The tenant with a segment, so that its job has something to do."""
+    segment = (
+        "INSERT INTO lead_lists SET name = 'busy', alias = 'busy', filters = 'a:0:{}', date_added = UTC_TIMESTAMP()"
+    )
+    assert host.execute(tenant.name, ["mariadb", "mautic", "-e", segment]).code == 0
+    return tenant
+
+
+def test_a_failed_job_keeps_the_time_of_its_last_success(host: LxdGateway, busy: Clone) -> None:
+    well = cron(host, busy, "mautic:segments:update", "--bypass-locking")
     assert well["rc"] == 0
     assert isinstance(well["last_success"], int)
-    badly = cron(host, tenant, "mautic:segments:update", "--no-such-option")
+    badly = cron(host, busy, "mautic:segments:update", "--no-such-option")
     assert badly["rc"] == 1
     assert badly["last_success"] == well["last_success"]
 
 
-def test_a_job_does_not_run_twice_at_once(host: LxdGateway, tenant: Clone) -> None:
-    lock = "/var/lib/mautic-ops/cron/mautic_import.json"
-    cron(host, tenant, "mautic:import")
-    held = f"flock {lock.removesuffix('.json')}.lock runuser -u www-data -- mautic-cron 1 30 mautic:import"
-    assert host.execute(tenant.name, ["sh", "-c", held]).code == 0
-    assert json.loads(host.pull(tenant.name, lock))["skipped"] == "running"
+def test_a_job_does_not_run_twice_at_once(host: LxdGateway, busy: Clone) -> None:
+    lock = "/var/lib/mautic-ops/cron/mautic_segments_update.json"
+    cron(host, busy, "mautic:segments:update")
+    held = f"flock {lock.removesuffix('.json')}.lock runuser -u www-data -- mautic-cron 1 30 mautic:segments:update"
+    assert host.execute(busy.name, ["sh", "-c", held]).code == 0
+    assert json.loads(host.pull(busy.name, lock))["skipped"] == "running"
 
 
 def test_a_sealed_container_runs_no_job(host: LxdGateway, clone: Callable[..., Clone]) -> None:

@@ -323,7 +323,7 @@ def check_what_is_due_is_counted_and_taken(execute: Execute) -> None:
     sql(
         execute,
         "INSERT INTO leads SET id = 4242, email = 'due@example.test';"
-        " INSERT INTO emails SET id = 4242, name = 'contract', email_type = 'list';"
+        " INSERT INTO emails SET id = 4242, name = 'contract', email_type = 'list', publish_up = UTC_TIMESTAMP();"
         " INSERT INTO lead_lists SET id = 4242, name = 'contract', alias = 'contract', filters = 'a:0:{}';"
         " INSERT INTO lead_lists_leads SET leadlist_id = 4242, lead_id = 4242, date_added = UTC_TIMESTAMP();"
         " INSERT INTO email_list_xref SET email_id = 4242, leadlist_id = 4242;"

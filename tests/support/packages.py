@@ -60,7 +60,7 @@ SUITE = (
 # fmt: off
 BASE = frozenset(
     {
-        "apt-cache", "apt-get", "awk", "basename", "cat", "chmod", "chown", "chroot", "cp", "date", "dd",
+        "apt-cache", "apt-get", "awk", "basename", "bash", "cat", "chmod", "chown", "chroot", "cp", "date", "dd",
         "dirname", "dpkg-deb", "dpkg-query", "echo", "env", "false", "find", "grep", "gzip", "head", "id", "ldd", "ln",
         "losetup", "ls", "mkdir", "mktemp", "mount", "mv", "nsenter", "printf", "readlink", "rm", "sed",
         "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "tail", "tar", "touch", "tr", "trap",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bot.guest.blueprint.archive import Archive
 from bot.guest.blueprint.base import alone, ensure_base
+from bot.guest.blueprint.furniture import furnish
 from bot.guest.blueprint.recipe import STACK, Kind, recipe_digest, recipe_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import ExecResult, Instance, Lxd, LxdError
@@ -57,7 +58,9 @@ def export(lxd: Lxd, blueprint: Blueprint, path: Path) -> str:
     return lxd.export_image(source, blueprint.instance, str(path), blueprint.properties())
 
 
-def build(lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Callable[[str], None]) -> Blueprint:
+def build(
+    lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Callable[[str], None], every: int = 60
+) -> Blueprint:
     """Return the blueprint of an archive by today's recipe; build it when it is not there.
 
     What an earlier try left unfinished is removed first, and a failure leaves nothing behind.
@@ -66,12 +69,15 @@ def build(lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Calla
         base: `debootstrap`, or the alias of a Debian image on the server (which then needs a way to Debian's mirror).
         cache: where the Debian base is kept, so that the next build is quick.
         progress: is told each stage, in a few words.
+        every: minutes after which a job of a tenant runs whatever there is to do, 0: never.
     """
     with alone(cache / "build.lock"):
-        return _build(lxd, archive, base, cache, progress)
+        return _build(lxd, archive, base, cache, progress, every)
 
 
-def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callable[[str], None]) -> Blueprint:
+def _build(
+    lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callable[[str], None], every: int
+) -> Blueprint:
     recipe = recipe_digest()
     name = f"{_PREFIX}{archive.version}-{archive.sha256[:6]}{recipe[:6]}".replace(".", "-").replace("+", "-")
     for instance in lxd.instances():
@@ -89,7 +95,7 @@ def _build(lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callabl
         if base != "debootstrap":
             progress("installing nginx, PHP and MariaDB")
             install_packages(lxd, unfinished, STACK)
-        _furnish(lxd, unfinished, archive, progress)
+        _furnish(lxd, unfinished, archive, progress, every)
         _install(lxd, unfinished, progress)
         lxd.stop(unfinished, timeout=120)
         created = int(time.time())
@@ -134,10 +140,11 @@ def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
     return ended.stdout
 
 
-def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], None]) -> None:
+def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], None], every: int) -> None:
     """Put the recipe's files and Mautic's own into place, and boot into them."""
     until(lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
     lay(lxd, name, "tenant")
+    furnish(lxd, name, every)
     progress("unpacking Mautic")
     lxd.push(name, "/root/archive", archive.path.read_bytes())
     steps = (

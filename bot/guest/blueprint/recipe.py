@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,16 @@ Kind = Literal["tenant", "edge"]
 
 FILES = Path(__file__).with_name("files")
 """`system`, then `tenant` or `edge`, are laid over a container's root, as root's, executable where they are so here."""
+
+LOOKS = "usr/local/lib/mautic-ops/guest"
+"""Where the package that looks before PHP is started lies in a tenant, with the conditions that it shares."""
+LOOK_SOURCES = ("mautic_look/*.py", "mautic_ctl/__init__.py", "mautic_ctl/due.py")
+
+FURNITURE = 2
+"""The version of what we put into a tenant: its files and units, and what the tool's verb `furnish` does with them. A
+tenant that says none has 1. Whoever changes any of it counts on, so that tenants with an older one can be told."""
+FIRST = ("etc/nginx/sealed", "etc/nginx/conf.d/edge.conf", "etc/mysql/mariadb.conf.d/90-plan.cnf")
+"""What only a blueprint gets: a tenant's own is of its identity and its size."""
 
 SUITE = "bookworm"
 PHP = (8, 2)
@@ -100,7 +111,7 @@ INSTEAD = {"tenant": (), "edge": ("dhcp.service",)}
 """What an earlier recipe enabled."""
 
 ENABLED = {
-    "tenant": ("dhcp.service",),
+    "tenant": ("dhcp.service", "mautic-look.service"),
     "edge": ("network.service", "edge.service"),
 }
 """Units of ours that start at boot."""
@@ -121,10 +132,23 @@ def recipe_files(kind: Kind) -> dict[str, Path]:
         for path in (FILES / part).rglob("*")
         if path.is_file()
     }
+    if kind == "tenant":
+        beside = [path for pattern in LOOK_SOURCES for path in FILES.parent.glob(pattern)]
+        found |= {f"{LOOKS}/{path.relative_to(FILES.parent)}": path for path in beside}
     return dict(sorted(found.items()))
 
 
-def recipe_tar(kind: Kind) -> bytes:
+def furniture_digest() -> str:
+    """Return the sha256 of what FURNITURE counts: a tenant's files with their modes, and its units."""
+    return hashlib.sha256(furniture_tar()).hexdigest()
+
+
+def furniture_tar() -> bytes:
+    """Return what stands in a tenant, without what is only a blueprint's, as a tar archive."""
+    return recipe_tar("tenant", without=FIRST)
+
+
+def recipe_tar(kind: Kind, without: Sequence[str] = ()) -> bytes:
     """Return the files, and the links that mask and enable units, as a tar archive to lay over a container's root.
 
     The same recipe gives the same bytes.
@@ -136,6 +160,8 @@ def recipe_tar(kind: Kind) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, path in recipe_files(kind).items():
+            if name in without:
+                continue
             info = tarfile.TarInfo(name)
             info.size = path.stat().st_size
             info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bot.guest.blueprint.mautic_ctl import counts, health, means, outbound
+from bot.guest.blueprint.mautic_ctl import counts, health, outbound, system
 from tests.support.large_tenant import LargeTenant, statements
 
 LARGE = frozenset(
@@ -35,7 +35,7 @@ def tenant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeTenant]:
 
 @pytest.fixture(autouse=True)
 def _asked_there(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(means.ENVIRONMENT, "HOME", str(tenant.home))
+    monkeypatch.setitem(system.ENVIRONMENT, "HOME", str(tenant.home))
     # What is counted here is little, and this machine may be busy.
     monkeypatch.setattr(outbound, "IN_SERVICE", 30)
 
@@ -70,7 +70,7 @@ def labelled(found: list[list[str]]) -> dict[str, list[list[str]]]:
 
 
 def test_health_says_what_the_plain_questions_would(tenant: LargeTenant) -> None:
-    found = labelled(means.sql(health.HEALTH_SQL, "mautic"))
+    found = labelled(system.sql(health.HEALTH_SQL, "mautic"))
     day = "UTC_TIMESTAMP() - INTERVAL 1 DAY"
     plain = tenant.sql(
         "SELECT queue_name, COUNT(*) FROM messenger_messages"
@@ -100,12 +100,12 @@ def test_a_queue_in_which_nothing_waits_but_what_is_delivered_is_none(tenant: La
         "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at, delivered_at)"
         " VALUES ('', '', 'other', UTC_TIMESTAMP(), UTC_TIMESTAMP(), UTC_TIMESTAMP());"
     )
-    assert "other" not in [row[0] for row in labelled(means.sql(health.HEALTH_SQL, "mautic"))["queue"]]
+    assert "other" not in [row[0] for row in labelled(system.sql(health.HEALTH_SQL, "mautic"))["queue"]]
     tenant.sql(
         "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)"
         " VALUES ('', '', 'other', UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL 1 HOUR);"
     )
-    assert ["other", "1", "0"] in labelled(means.sql(health.HEALTH_SQL, "mautic"))["queue"]
+    assert ["other", "1", "0"] in labelled(system.sql(health.HEALTH_SQL, "mautic"))["queue"]
     tenant.sql("DELETE FROM messenger_messages WHERE queue_name = 'other'")
 
 

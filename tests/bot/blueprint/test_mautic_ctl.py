@@ -45,6 +45,7 @@ CRONTAB = """\
 50 2 * * *   root /usr/sbin/logrotate /etc/logrotate.conf
 """
 NOW = 1_800_000_000.0
+LOOKED = {"rc": 0, "skipped": False, "looked": "nothing", "every": 3600, "last_success": NOW - 60}
 LIMITS = load(environment={}).health
 ASKED = {"limits": {name: getattr(LIMITS, name) for name in ("disk", "memory", "queue_minutes", "log_errors")}}
 
@@ -71,6 +72,18 @@ def test_periods_and_limits_are_read_from_the_crontab() -> None:
         ({"rc": 1, "skipped": False, "last_success": None}, NOW - 9000, True, "exit code 1"),
         ({"rc": None, "skipped": "sealed", "last_success": NOW - 9000}, NOW - 2600, False, "skipped: sealed"),
         ({"rc": None, "skipped": "sealed", "last_success": NOW - 9000}, NOW - 2800, True, "skipped: sealed"),
+        (LOOKED | {"last_run": NOW - 3600}, 0, False, "nothing to do"),
+        (LOOKED | {"last_run": NOW - 9800}, 0, False, "nothing to do"),
+        (LOOKED | {"last_run": NOW - 10_000}, 0, True, "not run for 3 hours, only looked at: nothing to do"),
+        (LOOKED | {"last_run": NOW - 10_000}, NOW - 600, False, "nothing to do"),
+        (LOOKED | {"last_run": NOW - 90_000, "every": 0}, 0, False, "nothing to do"),
+        (LOOKED | {"last_run": NOW - 80_000, "looked": "off"}, 0, False, "not set up"),
+        (LOOKED | {"last_run": NOW - 3600, "last_success": NOW - 9000}, 0, True, "nothing to do"),
+        (LOOKED | {"last_run": "long ago", "every": None}, 0, False, "nothing to do"),
+        (LOOKED | {"looked": ["nothing"], "last_run": 1}, 0, False, "exit code 0"),
+        (LOOKED | {"looked": "due", "rc": 1, "last_run": None}, 0, False, "exit code 1"),
+        (LOOKED | {"rc": None, "skipped": "sealed", "last_run": NOW}, 0, False, "skipped: sealed"),
+        ({"rc": 0, "skipped": False, "last_success": "yesterday"}, NOW - 9000, True, "exit code 0"),
     ],
 )
 def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour_or_the_time_that_a_run_may_take(
@@ -78,6 +91,21 @@ def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour_or_the_time_th
 ) -> None:
     states = health.cron_states({"mautic:segments:update": (900, 7200)}, {"mautic_segments_update": beat}, since, NOW)
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
+
+
+def test_that_a_job_was_only_looked_at_is_told() -> None:
+    beats = {
+        "mautic_import": LOOKED | {"last_run": NOW},
+        "mautic_messages_send": {"rc": 0, "last_success": NOW},
+        "mautic_email_fetch": LOOKED | {"skipped": "running"},
+    }
+    times = dict.fromkeys(("mautic:import", "mautic:messages:send", "mautic:email:fetch"), (300, 3600))
+    states = health.cron_states(times, beats, 0, NOW)
+    assert {command: state["looked"] for command, state in states.items()} == {
+        "mautic:import": True,
+        "mautic:messages:send": False,
+        "mautic:email:fetch": False,
+    }
 
 
 def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
@@ -242,6 +270,19 @@ def test_sizes_for_mariadb(size: str, expected: int) -> None:
 def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
     with pytest.raises(system.CtlError, match="not a size"):
         sizes.bytes_of(size)
+
+
+@pytest.mark.parametrize(
+    ("plan", "grows", "first"),
+    [("64M", True, "64M"), ("768M", True, "128M"), ("3G", True, "384M"), ("12G", True, "1536M"), ("12G", False, "12G")],
+)
+def test_a_pool_begins_with_a_part_of_its_size_where_something_lets_it_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, grows: bool, first: str
+) -> None:
+    monkeypatch.setattr(sizes, "GROWS", tmp_path / "mautic-pool")
+    if grows:
+        sizes.GROWS.touch()
+    assert sizes.first_size(sizes.bytes_of(plan)) == sizes.bytes_of(first)
 
 
 def test_nginx_believes_the_edge_and_nobody_else() -> None:

@@ -10,6 +10,7 @@ too.
 
 Verbs, with what they ask (`?` may be absent) and answer:
 - `install`    site_url → version, already: install Mautic, whose files lie in place, into an empty database.
+- `furnish`    version, every → version, before: bring what we put into a tenant to a version.
 - `seal`       → {}: make an installed Mautic a blueprint: no identity, nothing running, closed to the outside.
 - `identity`   hostname, domain, site_url, admin {username, email, password, first_name?, last_name?}, db_password,
   secret_key, innodb_buffer_pool, fpm_children, email_workers, edge_address? → fresh, seconds: re-key a clone, open it.

@@ -42,5 +42,12 @@ REPORTS = f"schedule_date <= {NOW}"
 SchedulerRepository::getScheduledReportsForExport. An unpublished report is not sent, but gets its next date all the
 same (ReportExporter)."""
 
+BROADCASTS = f"e.email_type = 'list' AND e.publish_up IS NOT NULL AND {published('e')}"
+"""`emails e` that mautic:broadcasts:send sends: EmailBundle/Entity/EmailRepository::getPublishedBroadcastsQuery. One
+without a date goes out only where somebody sends it by hand."""
+
+TEXTS = f"s.sms_type = 'list' AND s.publish_up IS NOT NULL AND {published('s')}"
+"""`sms_messages s` that it sends: SmsBundle/Entity/SmsRepository::getPublishedBroadcasts."""
+
 SEGMENTS = "is_published = 1"
 """`lead_lists` that mautic:segments:update builds."""

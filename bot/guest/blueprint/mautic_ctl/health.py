@@ -14,7 +14,8 @@ from .install import BASELINE
 from .page import login_page
 from .parameters import LOCAL, PROVIDER
 from .system import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, asked, in_words, mautic_version, read_json, run, sql
-from .workers import workers
+from .version import furniture_version
+from .workers import LOOK, LOOK_UNIT, workers
 
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")
 CRON_RUNS = Path("/run/crond.pid")
@@ -90,6 +91,9 @@ UNCONFIGURED = frozenset(
 )
 """Jobs that fail where a client has not set up what they are for: never late."""
 
+NOTHING = "nothing"
+LOOKED = {NOTHING: "nothing to do", "off": "not set up"}
+"""What a heartbeat says of a job for which PHP was not started, and in words. An older tenant's says none of it."""
 CATCHES_UP = 2 * 900 + 900
 """Seconds after which the jobs have done what waited for them while the tenant was closed or off."""
 ABOUT_TO_RUN = frozenset(["active", "activating", "reloading"])
@@ -180,6 +184,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
     facts["memory"], most = _memory()
     facts["memory_limit"] = most = most or request.get("memory")
     check("memory", *within(facts["memory"], most, limits["memory"]))
+    facts["furniture"] = furniture_version()
     facts["migrations_baseline"] = read_json(BASELINE)
     facts["migrations_executed"] = int(rows["migrations"][0][0]) if "migrations" in rows else 0
     return {"healthy": all(item["ok"] for item in checks.values()), "checks": checks, "facts": facts}
@@ -194,7 +199,8 @@ def _queues_webhooks() -> bool:
 
 
 def _unit_states() -> dict[str, str]:
-    units = [*SERVICES, *(unit.removesuffix(".service") for unit in workers())]
+    look = [LOOK] if LOOK_UNIT.exists() else []
+    units = [*SERVICES, *look, *(unit.removesuffix(".service") for unit in workers())]
     return dict(zip(units, run("systemctl", "is-active", *units).stdout.split(), strict=False))
 
 
@@ -219,7 +225,8 @@ def cron_times(crontab: str) -> dict[str, tuple[int, int]]:
 def cron_states(
     times: Mapping[str, tuple[int, int]], beats: Mapping[str, Mapping[str, Any]], since: float, now: float
 ) -> dict[str, dict[str, Any]]:
-    """Return {command: {last_success, rc, late, why}}: late when no success came within two periods and a quarter.
+    """Return {command: {last_success, rc, late, why, looked}}: late when no success came within two periods and a
+    quarter, or when it was only looked at (`looked`) for twice as long as it may be without a run, and a quarter.
 
     One that runs may take its time. `times` are what `cron_times` returns, `beats` the heartbeats by command (`:` as
     `_`). `since`: when the tenant began, or began again: what it did not do while it was closed or off is late a period
@@ -228,17 +235,30 @@ def cron_states(
     states = {}
     for command, (period, limit) in times.items():
         beat = beats.get(command.replace(":", "_"), {})
-        last = beat.get("last_success")
+        last = _moment(beat.get("last_success"))
         patience = 2 * period + (limit if beat.get("skipped") == "running" else 900)
-        late = command not in UNCONFIGURED and now - max(last or 0, since) > patience
+        late = now - max(last or 0, since) > patience
+        looked = str(beat.get("looked")) in LOOKED and not beat.get("skipped")
+        unused = now - max(_moment(beat.get("last_run")) or 0, since)
+        every = _moment(beat.get("every")) or 0
         if not beat:
             why = "never ran"
         elif beat.get("skipped"):
             why = f"skipped: {beat['skipped']}"
+        elif looked and not late and beat["looked"] == NOTHING and every and unused > 2 * every + patience:
+            why, late = f"not run for {unused / 3600:.0f} hours, only looked at: nothing to do", True
+        elif looked:
+            why = LOOKED[beat["looked"]]
         else:
             why = f"exit code {beat.get('rc')}"
-        states[command] = {"last_success": last, "rc": beat.get("rc"), "late": late, "why": why}
+        late = late and command not in UNCONFIGURED
+        states[command] = {"last_success": last, "rc": beat.get("rc"), "late": late, "why": why, "looked": looked}
     return states
+
+
+def _moment(told: Any) -> float | None:
+    """A number of a heartbeat; None: it tells none."""
+    return told if isinstance(told, int | float) else None
 
 
 def _jobs_run_since() -> float:

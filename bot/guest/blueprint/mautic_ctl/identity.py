@@ -14,7 +14,7 @@ from typing import Any
 from .edge import EDGE, checked_address, edge_conf
 from .parameters import provider_parameters, write_parameters
 from .seal import FORGET, forget_files, in_one_transaction
-from .sizes import bytes_of, write_sizes
+from .sizes import bytes_of, first_size, write_sizes
 from .system import (
     IDENTITY,
     SEAL,
@@ -90,7 +90,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     update = f"UPDATE users SET {values}{forget_visits} WHERE id = 1;"
     rows = sql(
         f"ALTER USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(db_password)};\n"
-        f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};\n"
+        f"SET GLOBAL innodb_buffer_pool_size = {first_size(pool_bytes)};\n"
         + in_one_transaction((FORGET if fresh else "") + update)
         + f"SELECT COUNT(*) FROM users WHERE id = 1 AND username = {sql_text(username)};\n",
         "mautic",

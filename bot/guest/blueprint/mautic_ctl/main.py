@@ -15,6 +15,7 @@ from .wire import Wire
 VERBS = {
     "install": "install.install",
     "seal": "seal.seal",
+    "furnish": "furniture.furnish",
     "identity": "identity.identity",
     "resize": "sizes.resize",
     "close": "access.close",

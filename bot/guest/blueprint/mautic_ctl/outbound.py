@@ -49,7 +49,7 @@ COMMENTED = "#outbound-off# "
 PENDING = f"""emails e JOIN email_list_xref x ON x.email_id = e.id
   JOIN lead_lists_leads ll ON ll.leadlist_id = x.leadlist_id AND ll.manually_removed = 0
   JOIN leads l ON l.id = ll.lead_id AND l.email <> ''
-  WHERE e.email_type = 'list' AND {due.published("e")}
+  WHERE {due.BROADCASTS}
   AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.lead_id = ll.lead_id AND s.email_id = e.id)
   AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = ll.lead_id AND d.channel = 'email')
   AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = ll.lead_id AND m.channel = 'email'
@@ -240,14 +240,18 @@ def _bring_back(only: int = 0) -> None:
     sql(" ".join([*statements, f"DELETE FROM mautic_ops_dropped WHERE {which}; COMMIT;"]), "mautic")
 
 
+def without_senders(crontab: str) -> str:
+    """Return a crontab with the jobs that send as comments."""
+    lines = rf"^(?=[^#\n].* mautic-cron \d+ \d+ (?:{'|'.join(SENDERS)})\b)"
+    return re.sub(lines, COMMENTED, crontab, flags=re.MULTILINE)
+
+
 def _hold() -> None:
     if not OFF.exists():
         write(OFF, "outbound mail is off\n")
     DROP_IN.parent.mkdir(exist_ok=True)
     write(DROP_IN, PAGE_HITS)
-    crontab = CRONTAB.read_text()
-    lines = rf"^(?=[^#\n].* mautic-cron \d+ \d+ (?:{'|'.join(SENDERS)})\b)"
-    write(CRONTAB, re.sub(lines, COMMENTED, crontab, flags=re.MULTILINE))
+    write(CRONTAB, without_senders(CRONTAB.read_text()))
     systemctl("daemon-reload")
     # Those that a seal keeps from running stay as they are.
     systemctl("try-restart", "mautic-worker@*")

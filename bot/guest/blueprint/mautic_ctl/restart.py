@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .system import CtlError, asked, systemctl
-from .workers import workers
+from .workers import LOOK, LOOK_UNIT, workers
 
 PARTS = {"cron": ["cron"], "web": ["php8.2-fpm", "nginx"], "database": ["mariadb"]}
 
@@ -13,6 +13,8 @@ def restart(request: Mapping[str, Any]) -> dict[str, Any]:
     """Restart a part."""
     (part,) = asked(request, "part")
     units = workers() if part == "worker" else PARTS.get(part, [])
+    if part == "cron" and LOOK_UNIT.exists():
+        units = [*units, LOOK]
     if not units:
         raise CtlError(f"there is no {part} to restart")
     systemctl("restart", *units)

@@ -15,6 +15,10 @@ PATIENCE = 60
 """Seconds that MariaDB may take to give memory back."""
 CHUNK = 128 << 20
 """Bytes to which MariaDB rounds the size of its pool."""
+GROWS = Path("/usr/local/bin/mautic-pool")
+"""What lets the pool grow towards its size where it is full; with older furniture it is whole from the start."""
+SHARE = 8
+"""The part of its size that a pool begins with: MariaDB takes 2 % of it for itself, used or not."""
 
 
 def bytes_of(size: str) -> int:
@@ -25,15 +29,34 @@ def bytes_of(size: str) -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
+def first_size(plan: int) -> int:
+    """Return the bytes that a pool begins with which may have so many."""
+    return min(plan, max(CHUNK, plan // SHARE)) if GROWS.exists() else plan
+
+
+def write_pool(plan: int) -> None:
+    """Write down the size of the pool that the next start goes by; the second line is for who lets it grow."""
+    text = f"# Sizes of the tenant's plan.\n# pool = {plan}\n[mysqld]\ninnodb_buffer_pool_size = {first_size(plan)}\n"
+    write(DATABASE_PLAN, text)
+
+
+def planned_pool() -> int:
+    """Return the bytes that the pool may have, 0: nothing says so."""
+    told = DATABASE_PLAN.read_text() if DATABASE_PLAN.exists() else ""
+    found = re.findall(r"^(?:# pool|innodb_buffer_pool_size) = (\w+)$", told, re.MULTILINE)
+    return bytes_of(found[0]) if found else 0
+
+
 def write_sizes(pool: str, children: int) -> None:
     """Write down the sizes that the next start, or reload, goes by."""
-    write(DATABASE_PLAN, f"# Sizes of the tenant's plan.\n[mysqld]\ninnodb_buffer_pool_size = {pool}\n")
+    write_pool(bytes_of(pool))
     write(PHP_PLAN, f"; Sizes of the tenant's plan.\n[www]\npm.max_children = {children}\n")
 
 
 def resize(request: Mapping[str, Any]) -> dict[str, Any]:
     """Go by other sizes, without a break: MariaDB resizes its pool in use, PHP finishes what it is at.
 
+    Who gives a tenant more wants it used: the pool has its whole size at once, until MariaDB is started anew.
     What does not run is started: where the disk was full until now it ended. What MariaDB holds of a bigger pool is
     given back by the end of it.
     """

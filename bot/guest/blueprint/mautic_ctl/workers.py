@@ -5,6 +5,8 @@ from pathlib import Path
 from .system import systemctl
 
 WORKER_UNIT = Path("/etc/systemd/system/mautic-worker@.service")
+LOOK, LOOK_UNIT = "mautic-look", Path("/etc/systemd/system/mautic-look.service")
+"""The service that looks before PHP is started; a tenant with older furniture has none."""
 WANTS = Path("/etc/systemd/system/multi-user.target.wants")
 
 

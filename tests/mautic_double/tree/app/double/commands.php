@@ -86,7 +86,7 @@ function commands(): array
 function update_segments(array $a, array $o, callable $say): int
 {
     $db = database();
-    $lists = query($db, 'SELECT id, is_published FROM lead_lists' . (isset($o['list-id']) ? ' WHERE id = ' . (int) $o['list-id'] : ' WHERE is_published = 1') . ' ORDER BY id')->fetchAll();
+    $lists = query($db, 'SELECT id, is_published, filters FROM lead_lists' . (isset($o['list-id']) ? ' WHERE id = ' . (int) $o['list-id'] : ' WHERE is_published = 1') . ' ORDER BY id')->fetchAll();
     if (isset($o['list-id']) && !$lists) {
         $say("Segment #{$o['list-id']} does not exist");
 
@@ -97,13 +97,40 @@ function update_segments(array $a, array $o, callable $say): int
             continue;
         }
         $say("Rebuilding contacts for segment {$list['id']}");
+        $changed = rebuild_members($db, (int) $list['id'], (string) $list['filters']);
         if (!isset($o['max-contacts'])) {
             query($db, 'UPDATE lead_lists SET last_built_date = UTC_TIMESTAMP(), last_built_time = 0 WHERE id = ?', [$list['id']]);
         }
-        $say('0 contact(s) affected');
+        $say("$changed contact(s) affected");
     }
 
     return 0;
+}
+
+/** Adds who fits all filters of a segment, and removes who does not; what a person added or removed stays. */
+function rebuild_members(PDO $db, int $list, string $filters): int
+{
+    $filters = unserialize($filters, ['allowed_classes' => false]) ?: [];
+    $fits = $values = [];
+    foreach ($filters as $filter) {
+        $field = in_array($filter['field'], ['email', 'firstname', 'lastname', 'points'], true) ? $filter['field'] : throw new RuntimeException(BADGE . ': a filter of this field is not imitated.');
+        $value = $filter['properties']['filter'] ?? $filter['filter'] ?? null;
+        [$condition, $its] = match ($filter['operator']) {
+            '=' => ["l.$field = ?", [$value]],
+            '!=' => ["(l.$field IS NULL OR l.$field <> ?)", [$value]],
+            'empty' => ["(l.$field IS NULL OR l.$field = '')", []],
+            '!empty' => ["l.$field <> ''", []],
+            'contains' => ["l.$field LIKE ?", ["%$value%"]],
+        };
+        $fits[] = $condition;
+        array_push($values, ...$its);
+    }
+    // Without a filter nobody fits: such a segment has who was added by hand.
+    $fits = $fits ? implode(' AND ', $fits) : 'FALSE';
+    $added = query($db, "INSERT IGNORE INTO lead_lists_leads (leadlist_id, lead_id, date_added) SELECT $list, l.id, UTC_TIMESTAMP() FROM leads l WHERE $fits", $values)->rowCount();
+    $removed = query($db, "DELETE ll FROM lead_lists_leads ll JOIN leads l ON l.id = ll.lead_id WHERE ll.leadlist_id = $list AND ll.manually_added = 0 AND ll.manually_removed = 0 AND NOT ($fits)", $values)->rowCount();
+
+    return $filters ? $added + $removed : 0;
 }
 
 /** The condition of FormEntity::isPublished() for what has publish dates. */
@@ -140,9 +167,11 @@ function deliver(string $to): void
 
 function update_campaigns(array $a, array $o, callable $say): int
 {
-    foreach (published_campaigns(database(), $o) as $campaign) {
+    $db = database();
+    foreach (published_campaigns($db, $o) as $campaign) {
         $say("Rebuilding contacts for campaign $campaign");
-        $say('0 total contact(s) to be added in batches of ' . ($o['batch-limit'] ?? 300));
+        $added = query($db, 'INSERT IGNORE INTO campaign_leads (campaign_id, lead_id, date_added) SELECT x.campaign_id, ll.lead_id, UTC_TIMESTAMP() FROM campaign_leadlist_xref x JOIN lead_lists_leads ll ON ll.leadlist_id = x.leadlist_id AND ll.manually_removed = 0 WHERE x.campaign_id = ?', [$campaign])->rowCount();
+        $say("$added total contact(s) to be added in batches of " . ($o['batch-limit'] ?? 300));
     }
 
     return 0;
@@ -153,6 +182,8 @@ function trigger_campaigns(array $a, array $o, callable $say): int
     $db = database();
     foreach (published_campaigns($db, $o) as $campaign) {
         $say("Triggering events for campaign $campaign");
+        // Who is new in it begins with its first actions, which stand in no table before.
+        query($db, "INSERT INTO campaign_lead_event_log (event_id, lead_id, campaign_id, rotation, is_scheduled, trigger_date) SELECT e.id, m.lead_id, m.campaign_id, m.rotation, 1, UTC_TIMESTAMP() FROM campaign_leads m JOIN campaign_events e ON e.campaign_id = m.campaign_id AND e.parent_id IS NULL AND e.event_type = 'action' WHERE m.campaign_id = ? AND m.manually_removed = 0 AND NOT EXISTS (SELECT 1 FROM campaign_lead_event_log l WHERE l.campaign_id = m.campaign_id AND l.lead_id = m.lead_id AND l.rotation = m.rotation)", [$campaign]);
         $due = query($db, 'SELECT l.id, l.lead_id, e.type, e.channel_id FROM campaign_lead_event_log l LEFT JOIN campaign_events e ON e.id = l.event_id WHERE l.campaign_id = ? AND l.is_scheduled = 1 AND l.trigger_date <= UTC_TIMESTAMP() ORDER BY l.id LIMIT ' . (int) ($o['campaign-limit'] ?? 1000000), [$campaign])->fetchAll();
         foreach ($due as $log) {
             query($db, 'UPDATE campaign_lead_event_log SET is_scheduled = 0, date_triggered = UTC_TIMESTAMP(), system_triggered = 1 WHERE id = ?', [$log['id']]);
@@ -188,16 +219,21 @@ function send_broadcasts(array $a, array $o, callable $say): int
 {
     $db = database();
     $sent = 0;
-    foreach (query($db, "SELECT e.id FROM emails e WHERE e.email_type = 'list' AND " . is_published('e') . (isset($o['id']) ? ' AND e.id = ' . (int) $o['id'] : ''))->fetchAll(PDO::FETCH_COLUMN) as $email) {
+    foreach (query($db, "SELECT e.id FROM emails e WHERE e.email_type = 'list' AND e.publish_up IS NOT NULL AND " . is_published('e') . (isset($o['id']) ? ' AND e.id = ' . (int) $o['id'] : ''))->fetchAll(PDO::FETCH_COLUMN) as $email) {
         $pending = query($db, "SELECT DISTINCT l.id FROM leads l JOIN lead_lists_leads ll ON ll.lead_id = l.id AND ll.manually_removed = 0 JOIN email_list_xref x ON x.leadlist_id = ll.leadlist_id AND x.email_id = ? WHERE l.email <> '' AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.lead_id = l.id AND s.email_id = x.email_id) AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = l.id AND d.channel = 'email') AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = l.id AND m.channel = 'email' AND m.channel_id = x.email_id AND m.status <> 'sent')", [$email])->fetchAll(PDO::FETCH_COLUMN);
         foreach ($pending as $lead) {
             send_mail($db, (int) $email, (int) $lead);
             ++$sent;
         }
     }
+    // Text messages go the same way; here they go nowhere.
+    $texts = query($db, "INSERT INTO sms_message_stats (sms_id, lead_id, list_id, date_sent) SELECT DISTINCT s.id, ll.lead_id, x.leadlist_id, UTC_TIMESTAMP() FROM sms_messages s JOIN sms_message_list_xref x ON x.sms_id = s.id JOIN lead_lists_leads ll ON ll.leadlist_id = x.leadlist_id AND ll.manually_removed = 0 WHERE s.sms_type = 'list' AND s.publish_up IS NOT NULL AND " . is_published('s') . ' AND NOT EXISTS (SELECT 1 FROM sms_message_stats t WHERE t.sms_id = s.id AND t.lead_id = ll.lead_id)')->rowCount();
     array_map($say, ['+---------+-----------+-----------+', '| Channel | # sent    | # failed  |', '+---------+-----------+-----------+']);
     if ($sent) {
         $say(sprintf('| Email   | %-9d | 0         |', $sent));
+    }
+    if ($texts) {
+        $say(sprintf('| Text    | %-9d | 0         |', $texts));
     }
 
     return 0;

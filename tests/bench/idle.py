@@ -1,0 +1,114 @@
+"""What tenants cost that do nothing, and how quick they are when they are asked for something again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bot.guest.blueprint.build import blueprints
+from bot.guest.mautic import Mautic
+from bot.lxd.gateway import LxdGateway
+from bot.model.labels import stamps
+from bot.model.tenants import PlanSize
+from tests.bench.floor import PATIENCE, login_page
+from tests.support.workspace import eventually
+
+TENANTS = int(os.environ.get("IDLE_TENANTS", "20"))
+SETTLE = 60 * float(os.environ.get("IDLE_SETTLE_MINUTES", "10"))
+"""Seconds until what a new tenant does once is done: each job has run for a first time."""
+MEASURED = 180.0
+ROUNDS = 5
+
+_MEMORY = """
+cd /sys/fs/cgroup
+if [ -f memory.current ]; then exec cat memory.current memory.stat; fi
+exec cat memory/memory.usage_in_bytes memory/memory.stat
+"""
+_WAKE = """
+message="messenger_messages (body, headers, queue_name, created_at, available_at)"
+row="('{}', '[]', 'email', UTC_TIMESTAMP(), UTC_TIMESTAMP())"
+began=$(date +%s%N)
+mariadb mautic -e "INSERT INTO $message VALUES $row"
+until grep -qs messenger:consum[e] /proc/[0-9]*/cmdline; do sleep 0.02; done
+echo $((($(date +%s%N) - began) / 1000000))
+"""
+_PAGE = (
+    "curl --silent --fail --max-time 30 --output /dev/null --write-out %{{time_total}} --unix-socket"
+    " /run/nginx-inside.sock --header 'X-Forwarded-Proto: https' --header 'Host: {domain}' http://localhost/s/login"
+)
+
+
+@contextmanager
+def tenants(lxd: LxdGateway, size: PlanSize, number: int) -> Iterator[list[str]]:
+    """So many tenants of the newest real, or doubled, blueprint, open and each with an identity of its own."""
+    blueprint = [one for one in blueprints(lxd) if "tiny" not in one.version][-1]
+    names: list[str] = []
+    try:
+        for _ in range(number):
+            name = f"idle-{secrets.token_hex(3)}"
+            names.append(name)
+            domain = f"{name}.e2e.localhost"
+            config = stamps(role="tenant", tenant=name, domain=domain, state="live")
+            lxd.copy(f"{blueprint.instance}/golden", name, config=config, devices={})
+            lxd.start(name)
+            eventually(lambda name=name: lxd.state(name).address, PATIENCE)  # type: ignore[misc]
+            Mautic(lxd).identity(
+                name,
+                domain=domain,
+                site_url=f"https://{domain}",
+                username="admin",
+                email=f"admin@{domain}",
+                password=secrets.token_urlsafe(18),
+                database_password=secrets.token_urlsafe(18),
+                secret_key=secrets.token_hex(32),
+                size=size,
+                edge_address="",
+            )
+            eventually(lambda name=name, domain=domain: login_page(lxd, name, domain), PATIENCE)  # type: ignore[misc]
+        yield names
+    finally:
+        for name in names:
+            lxd.stop(name, force=True)
+            lxd.delete(name)
+
+
+def measure(lxd: LxdGateway, size: PlanSize) -> dict[str, Any]:
+    """Return what idle tenants cost, each, and how long the first page, the next, and a worker take after idleness."""
+    with tenants(lxd, size, TENANTS) as names:
+        time.sleep(SETTLE)
+        began, before = time.monotonic(), [lxd.state(name).cpu for name in names]
+        time.sleep(MEASURED)
+        minutes = (time.monotonic() - began) / 60
+        spent = [lxd.state(name).cpu - cpu for name, cpu in zip(names, before, strict=True)]
+        memory = [_held(lxd, name) for name in names]
+        pages = [_pages(lxd, name) for name in names[:ROUNDS]]
+        wakes = [int(lxd.execute(name, ["sh", "-c", _WAKE], timeout=60).stdout) / 1000 for name in names[:ROUNDS]]
+    return {
+        "idle_tenants": len(names),
+        "idle_cpu_ms_per_min": round(statistics.mean(spent) / 1e6 / minutes, 1),
+        "idle_memory_mb": round(statistics.mean(memory) / (1 << 20), 1),
+        "first_page_after_idle_s": max(first for first, _ in pages),
+        "next_page_s": max(after for _, after in pages),
+        "worker_wakes_s": max(wakes),
+    }
+
+
+def _held(lxd: LxdGateway, name: str) -> int:
+    """Bytes that a tenant's control group holds, without what gives way: cached files, and the kernel's caches."""
+    usage, _, told = lxd.execute(name, ["sh", "-c", _MEMORY]).stdout.partition("\n")
+    figures = {key: int(value) for key, value in (line.split() for line in told.splitlines())}
+    if "total_active_file" in figures:
+        return int(usage) - figures["total_active_file"] - figures["total_inactive_file"]
+    return int(usage) - sum(figures[key] for key in ("active_file", "inactive_file", "slab_reclaimable"))
+
+
+def _pages(lxd: LxdGateway, name: str) -> tuple[float, float]:
+    """Seconds that the login page takes, and the slowest of the three after it."""
+    get = ["sh", "-c", _PAGE.format(domain=f"{name}.e2e.localhost")]
+    first, *after = (float(lxd.execute(name, get).stdout) for _ in range(4))
+    return first, max(after)

@@ -1,0 +1,186 @@
+"""What we put into a tenant: its version, and how it is laid and brought up to date."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.guest.blueprint import furniture
+from bot.guest.blueprint.mautic_ctl import furniture as inside
+from bot.guest.blueprint.mautic_ctl import health, outbound, sizes, version
+from bot.guest.blueprint.mautic_ctl.system import CtlError
+from bot.guest.blueprint.recipe import FIRST, FURNITURE, furniture_digest, furniture_tar, recipe_tar
+from bot.model.labels import stamp
+from tests.support.simulated_lxd import SimulatedLxd
+
+KNOWN = (2, "38f4d6aaec640b401c5e2215dd877cd6768fbc2581b2a2baf7fc6ca176e1d968")
+"""The version, and the digest of what stands in a tenant since then. A change of any of it is a new version: count
+FURNITURE on, and write its digest here, so that tenants with an older one are brought up to date."""
+
+
+def names(tar: bytes) -> set[str]:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as found:
+        return set(found.getnames())
+
+
+def test_what_stands_in_a_tenant_has_a_version_of_its_own() -> None:
+    assert (FURNITURE, furniture_digest()) == KNOWN
+
+
+def test_what_is_of_a_tenants_identity_and_size_is_only_a_blueprints() -> None:
+    assert names(recipe_tar("tenant")) - names(furniture_tar()) == set(FIRST)
+
+
+def test_what_looks_lies_beside_the_conditions_that_it_shares() -> None:
+    guest = "usr/local/lib/mautic-ops/guest"
+    assert {f"{guest}/mautic_look/rules.py", f"{guest}/mautic_ctl/due.py", f"{guest}/mautic_ctl/__init__.py"} <= names(
+        furniture_tar()
+    )
+    assert not any(name.startswith("usr/local/lib/mautic-ops") for name in names(recipe_tar("edge")))
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tenant's root, without any furniture."""
+    monkeypatch.setattr(inside, "ROOT", tmp_path)
+    monkeypatch.setattr(inside, "CRONTAB", tmp_path / "etc/cron.d/mautic")
+    monkeypatch.setattr(outbound, "OFF", tmp_path / "off")
+    return tmp_path
+
+
+def lay() -> None:
+    with tarfile.open(fileobj=io.BytesIO(furniture_tar())) as tar:
+        inside.lay(tar)
+
+
+def test_files_and_links_are_laid_and_those_that_are_right_are_left_alone(root: Path) -> None:
+    program, link = root / "usr/local/bin/mautic-cron", root / "etc/systemd/system/apt-daily.timer"
+    crontab, other = root / "etc/cron.d/mautic", root / "etc/nginx/nginx.conf"
+    lay()
+    assert stat.S_IMODE(program.stat().st_mode) == 0o755
+    assert os.readlink(link) == "/dev/null"
+    seen = program.stat().st_ino
+    crontab.write_text("# of an older version\n")
+    link.unlink()
+    link.write_text("[Timer]\n")
+    # Who is root there may have led it elsewhere, and made it look right.
+    other.rename(root / "elsewhere")
+    other.symlink_to(root / "elsewhere")
+    lay()
+    assert program.stat().st_ino == seen
+    assert "mautic:import" in crontab.read_text()
+    assert os.readlink(link) == "/dev/null"
+    assert not other.is_symlink()
+
+
+def test_while_outbound_mail_is_off_a_new_crontab_sends_nothing_either(root: Path) -> None:
+    lay()
+    shipped = health.cron_times((root / "etc/cron.d/mautic").read_text())
+    outbound.OFF.touch()
+    lay()
+    laid = health.cron_times((root / "etc/cron.d/mautic").read_text())
+    assert set(shipped) - set(laid) == set(outbound.SENDERS)
+
+
+@pytest.fixture
+def done(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done in a tenant whose furniture has been pushed."""
+    done: list[str] = []
+    for name, path in (("TAR", "furniture.tar"), ("SETTINGS", "settings"), ("STATE", "state")):
+        monkeypatch.setattr(inside, name, root / path)
+    monkeypatch.setattr(inside, "FURNITURE", root / "state/furniture.json")
+    monkeypatch.setattr(version, "FURNITURE", root / "state/furniture.json")
+    monkeypatch.setattr(inside, "DATABASE_CONFIG", root / "etc/mysql/mariadb.conf.d/80-mautic.cnf")
+    monkeypatch.setattr(sizes, "DATABASE_PLAN", root / "90-plan.cnf")
+    monkeypatch.setattr(sizes, "GROWS", root / "usr/local/bin/mautic-pool")
+    (root / "90-plan.cnf").write_text("# Sizes of the tenant's plan.\n[mysqld]\ninnodb_buffer_pool_size = 3G\n")
+    monkeypatch.setattr(inside, "DATABASE_RUNS", root / "mysqld.pid")
+    for name in ("await_systemd", "await_database"):
+        monkeypatch.setattr(inside, name, lambda: None)
+    monkeypatch.setattr(inside, "systemctl", lambda *words: done.append(" ".join(words)))
+    monkeypatch.setattr(inside, "run", lambda *words, **_: done.append(" ".join(words)))
+    monkeypatch.setattr(inside, "sql", lambda statements: done.append(statements.split(";")[0][:11]))
+    (root / "furniture.tar").write_bytes(furniture_tar())
+    return done
+
+
+def test_a_tenant_gets_its_furniture_and_its_version_last(root: Path, done: list[str]) -> None:
+    assert version.furniture_version() == 1
+    assert inside.furnish({"version": 7, "every": 600}) == {"version": 7, "before": 1}
+    assert done[:4] == ["daemon-reload", "start mariadb", "restart mariadb", "CREATE USER"]
+    assert (root / "settings").read_text().splitlines()[-1] == "every=600"
+    assert json.loads((root / "state/furniture.json").read_text()) == {"version": 7}
+    assert not (root / "furniture.tar").exists()
+
+
+def test_the_pool_of_a_tenant_begins_small_from_then_on_and_may_grow_to_its_size(root: Path, done: list[str]) -> None:
+    inside.furnish({"version": 7, "every": 600})
+    assert (root / "90-plan.cnf").read_text().splitlines()[1:] == [
+        f"# pool = {3 << 30}",
+        "[mysqld]",
+        f"innodb_buffer_pool_size = {384 << 20}",
+    ]
+    (root / "furniture.tar").write_bytes(furniture_tar())
+    inside.furnish({"version": 8, "every": 600})
+    assert sizes.planned_pool() == 3 << 30
+
+
+def test_again_it_changes_nothing_but_the_setting(root: Path, done: list[str]) -> None:
+    inside.furnish({"version": 7, "every": 600})
+    done.clear()
+    (root / "furniture.tar").write_bytes(furniture_tar())
+    assert inside.furnish({"version": 7, "every": 0}) == {"version": 7, "before": 7}
+    assert done == []
+    assert (root / "settings").read_text().splitlines()[-1] == "every=0"
+
+
+def test_a_database_that_goes_by_its_configuration_already_is_left_alone(root: Path, done: list[str]) -> None:
+    inside.furnish({"version": 7, "every": 600})
+    done.clear()
+    (root / "furniture.tar").write_bytes(furniture_tar())
+    (root / "mysqld.pid").touch()
+    os.utime(root / "mysqld.pid", (2**31, 2**31))
+    inside.furnish({"version": 8, "every": 600})
+    assert "restart mariadb" not in done
+    assert "daemon-reload" in done
+
+
+def test_what_was_cut_in_the_middle_is_done_again(root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise CtlError("the database refused a statement (ERROR 2002)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inside, "sql", refuse)
+        with pytest.raises(CtlError):
+            inside.furnish({"version": 7, "every": 600})
+    done.clear()
+    assert inside.furnish({"version": 7, "every": 600})["before"] == 1
+    assert "daemon-reload" in done
+
+
+def test_a_tenant_is_furnished_and_its_label_says_so() -> None:
+    lxd = SimulatedLxd()
+    lxd.import_image(__file__, "base", {})
+    lxd.create("client-x", "base", config={}, devices={})
+    lxd.start("client-x")
+    assert furniture.is_old(lxd.instance("client-x"))
+    furniture.furnish(lxd, "client-x", every=60)
+    tenant = lxd.instance("client-x")
+    assert (stamp(tenant.config, "furniture"), furniture.is_old(tenant)) == (str(FURNITURE), False)
+    asked: dict[str, Any] = json.loads(lxd.pull("client-x", "/var/lib/mautic-ops/furnish.json"))
+    assert asked == {"version": FURNITURE, "every": 3600}
+
+
+@pytest.mark.parametrize("label", ["", "1", "two"])
+def test_a_tenant_of_before_has_old_furniture(label: str) -> None:
+    lxd = SimulatedLxd()
+    lxd.import_image(__file__, "base", {})
+    lxd.create("client-x", "base", config={"user.mautic-ops.furniture": label}, devices={})
+    assert furniture.furniture_of(lxd.instance("client-x")) == 1
