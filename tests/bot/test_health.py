@@ -244,7 +244,7 @@ def test_a_service_that_is_about_to_run_is_not_down() -> None:
 def test_what_looks_for_jobs_is_restarted_with_cron() -> None:
     facts = inside(services=SERVICES | {"mautic-look": "failed"})
     (found,) = diagnose(replace(WELL, inside=facts), LIMITS).findings
-    assert (found.kind, "`mautic-look` is failed, so PHP is started for each job" in found.text) == ("cron", True)
+    assert (found.kind, "`mautic-look` is failed, so PHP is started for each cron job" in found.text) == ("cron", True)
 
 
 def test_a_plan_that_is_no_more_has_no_limits() -> None:

@@ -35,7 +35,7 @@ def bench_in(folder: Path, **environment: str) -> Bench:
     return made
 
 
-@pytest.mark.parametrize(("waits", "said"), [(0, "none waits"), (2, "2 wait (2 in the queue)")])
+@pytest.mark.parametrize(("waits", "said"), [(0, "none waiting"), (2, "2 waiting (2 in the queue)")])
 def test_what_could_not_be_counted_in_time_is_said(tmp_path: Path, waits: int, said: str) -> None:
     context = make_bench(tmp_path).context
     kinds = {"queue": waits, "messages": 0, "events": 0}

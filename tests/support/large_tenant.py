@@ -27,7 +27,7 @@ INSERT INTO leads (id, date_added, date_modified, date_identified, email)
 INSERT INTO lead_lists (id, name, alias, filters, date_added, last_built_date)
   SELECT seq, 's', 's', '', {now}, {now} FROM seq_1_to_20;
 INSERT INTO lead_lists_leads (leadlist_id, lead_id, date_added) SELECT 1, seq, {now} FROM seq_1_to_{contacts};
-INSERT INTO emails (id, name, email_type, date_added) SELECT seq, 'e', 'list', {now} FROM seq_1_to_6;
+INSERT INTO emails (id, name, email_type, date_added, publish_up) SELECT seq, 'e', 'list', {now}, {now} FROM seq_1_to_6;
 INSERT INTO email_list_xref SELECT seq, 1 FROM seq_1_to_6;
 INSERT INTO email_stats (email_id, lead_id, email_address, date_sent, is_read, is_failed, tracking_hash)
   SELECT e.seq, l.seq, 'c@example.com', {now} - INTERVAL IF(e.seq < 5, e.seq * 864000, l.seq % 7200) SECOND,
