@@ -55,7 +55,7 @@ def almost(text: str) -> bool:
 
 
 class Approvals:
-    """Decides on requests.
+    """Decides on requests. Longer than other classes: each decision is made on the same row, under the same lock.
 
     Args:
         check: builds the plan again for who approves; it raises Refused (NotNow: it waits) or returns the fingerprint.

@@ -32,7 +32,10 @@ class PutBack(Exception):
 
 
 class Runner:
-    """A pool of workers for the table of operations. `fault(moment)` is called around each record, for crash tests."""
+    """A pool of workers for the table of operations. `fault(moment)` is called around each record, for crash tests.
+
+    Longer than other classes: to go on, to fail, to roll back and to be put back are ends of one run.
+    """
 
     def __init__(self, context: Context, workers: int, fault: Callable[[str], None] = lambda moment: None) -> None:
         self.context = context

@@ -1,4 +1,7 @@
-"""The fleet, read from LXD: hosts, tenants, blueprints. One request a server for any reading of all."""
+"""The fleet, read from LXD: hosts, tenants, blueprints. One request a server for any reading of all.
+
+A little longer than others: what is read together is put together here.
+"""
 
 from __future__ import annotations
 

@@ -13,11 +13,13 @@ from bot.lxd import btrfs
 from bot.lxd.connection import SHORT, path_of
 from bot.lxd.protocol import ExecResult, LxdError, LxdUnavailable, NotFound, Quotas, Talk
 from bot.lxd.reader import LxdReader
-from bot.lxd.refusals import FILES_GONE
+from bot.lxd.refusals import HelperGone
 from bot.lxd.talk import conversation
 
 MOST = 64 << 20
 """Bytes that a file, or a command's output, may have to be read."""
+_HELPER_ENDS = 5.0
+"""Seconds for LXD's helper for an instance's files to end; it waits for what is written, and unmounts."""
 
 
 class LxdInside(LxdReader):
@@ -112,8 +114,11 @@ class LxdInside(LxdReader):
             self._file("delete", name, path, f"delete `{path}` in `{name}`")
 
     def _file(self, verb: str, name: str, path: str, doing: str, **arguments: Any) -> Any:
-        """Make one request about a file; again, where LXD's helper for files ended just then, as it does when idle."""
-        tries = 3
+        """Make one request about a file; again, where LXD's helper for files is ending, as it does when idle.
+
+        Such a helper lives on for a moment after its socket is gone, and until then LXD asks no other.
+        """
+        end, pause = time.monotonic() + _HELPER_ENDS, 0.02
         while True:
             try:
                 with self._absent_file(name, path):
@@ -122,10 +127,11 @@ class LxdInside(LxdReader):
                     )
                     self._changed[name] = time.monotonic()
                     return answer
-            except LxdUnavailable as error:
-                tries -= 1
-                if not tries or FILES_GONE not in str(error):
+            except HelperGone:
+                if time.monotonic() > end:
                     raise
+                time.sleep(pause)
+                pause *= 1.5
 
     @contextmanager
     def _absent_file(self, name: str, path: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ import re
 from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, NotFound, PoolFull, Vanished
 from bot.model.words import tame
 
-FILES_GONE = "forkfile.sock"
+_HELPER = "forkfile.sock"
 """What LXD's words name when its helper for an instance's files ended just as it was asked."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
 _SENDING = "could not set subvolume flags: operation not permitted"
@@ -35,7 +35,6 @@ _AWAY = (
     "missing event connection",
     "connection refused",
     "connection reset",
-    FILES_GONE,
     "connection timed out",
     "broken pipe",
     "no route to host",
@@ -56,6 +55,10 @@ class Held(Busy):
 
 class Passing(Busy):
     """Something that has nothing to do with it went away in the middle of it; the next try is another matter."""
+
+
+class HelperGone(LxdUnavailable):
+    """LXD's helper for an instance's files ends, as it does when idle; the next is there when this one is gone."""
 
 
 class Stale(LxdError):
@@ -92,6 +95,8 @@ def refusal(reason: str, doing: str, status: int, *, product: str, endpoint: str
         )
     if any(word in low for word in _FULL):
         return PoolFull(f"{product} could not {doing}: the storage pool `{pool}` (or the disk's limit) is full.")
+    if _HELPER in low:
+        return HelperGone(f"{product} could not {doing} now: {text}.")
     if status in (502, 503, 504) or any(word in low for word in _AWAY):
         return LxdUnavailable(f"{product} could not {doing} now: {text}.")
     if any(word in low for word in _TAKEN):

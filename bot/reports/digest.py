@@ -1,4 +1,7 @@
-"""Gathers what happened in the fleet since a moment, and what needs attention, for the digest."""
+"""Gathers what happened in the fleet since a moment, and what needs attention, for the digest.
+
+A little longer than others: each part of the digest is one query, and they are read together.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,10 @@ NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "res
 
 
 class Announcer:
-    """Brings every operation's card and thread up to date, and answers people. One thread posts, in order."""
+    """Brings every operation's card and thread up to date, and answers people. One thread posts, in order.
+
+    Longer than other classes: cards, threads and answers share one queue, and the pace that Slack allows.
+    """
 
     def __init__(self, client: WebClient, operations: Operations, renderer: Renderer, settings: Settings) -> None:
         self.client = client

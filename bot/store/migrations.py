@@ -1,4 +1,7 @@
-"""The tables of the file, change by change. None is ever altered or removed: files in the field have them."""
+"""The tables of the file, change by change. None is ever altered or removed: files in the field have them.
+
+The file is longer than others and only grows, as its order is what it says.
+"""
 
 from __future__ import annotations
 

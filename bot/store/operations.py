@@ -35,7 +35,10 @@ class TenantBusy(NotNow):
 
 
 class Operations:
-    """The table of operations. `changed` is called after each commit, to wake announcer and runner."""
+    """The table of operations. `changed` is called after each commit, to wake announcer and runner.
+
+    Longer than other classes, by the arguments of `request`, `add` and `move`: everything else goes by these.
+    """
 
     def __init__(self, database: Database, lived: Lived, clock: Callable[[], float] = time.time) -> None:
         self.database = database

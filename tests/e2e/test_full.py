@@ -96,7 +96,7 @@ def test_a_full_tenant_is_found_and_the_advice_helps_it_and_what_is_too_small_is
         assert "2.0 GiB of 2.0 GiB" in text
         assert incident(world, "database") == "", "the disk is its cause"
         world.workspace.command("operator", CHANNEL, "/mautic status full-x")
-        world.whisper("operator", ":x: .Disk:. 2.0 GiB of 2.0 GiB in use")
+        world.whisper("operator", r":x: .Disk:. 2\.0 GiB of 2\.0 GiB \(")
         (advice,) = re.findall(r"`/mautic ([^`]+)`", text)
         assert advice == "resize full-x --plan medium"
         world.done(advice, "now has plan medium")

@@ -60,7 +60,7 @@ def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: W
         worker(world, "restart")
         world.done(f"restart {TENANT}", " restarted. ", approve="")
         world.workspace.command("operator", CHANNEL, f"/mautic status {TENANT}")
-        world.whisper("operator", "Outbound mail is off.*30 wait")
+        world.whisper("operator", r"Outbound mail is off.*30 e-mails wait")
         crontab = world.lxd.pull(world.present(TENANT), "/etc/cron.d/mautic").decode()
         assert crontab.count("#outbound-off# ") == 5, crontab
         world.workspace.command("operator", CHANNEL, f"/mautic console {TENANT} mautic:broadcasts:send")

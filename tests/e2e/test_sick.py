@@ -90,7 +90,7 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         eventually(lambda: disk(world) < 9 * GIB)
         head = next(one for one in found if "e-mail not sending" in one["text"])
         world.workspace.click("operator", HEARD_IN, head["ts"], "incident_logs")
-        world.workspace.wait_for_message(HEARD_IN, "log `mautic`", user="operator")
+        world.workspace.wait_for_message(HEARD_IN, "`mautic` log", user="operator")
         world.workspace.click("operator", HEARD_IN, head["ts"], "incident_restart")
         eventually(
             lambda: world.bot.rows("SELECT 1 FROM operations WHERE command = 'restart' AND state = 'succeeded'"), 60

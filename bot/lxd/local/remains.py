@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from bot.lxd import packages
 from bot.lxd.local.daemon import pid_of, processes
 from bot.lxd.local.processes import end_all, parents, quietly
 from bot.lxd.pool_folder import is_subvolume, of_pool
+
+CABLES = 5.0
+"""Seconds that the cables of stopped containers may take to go."""
 
 
 def take_away(folder: Path) -> None:
@@ -43,6 +47,17 @@ def take_away(folder: Path) -> None:
         shutil.rmtree(folder)
     for suffix in (".log", ".pid"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def wait_for_cables(folder: Path) -> None:
+    """Wait until the kernel has taken away the cables of stopped containers, for some seconds at most.
+
+    It does so after they have ended, and a server that starts meanwhile may fail over one that vanishes.
+    """
+    bridges = [Path("/sys/class/net", path.name, "brif") for path in folder.glob("networks/*")]
+    give_up = time.monotonic() + CABLES
+    while any(cable for bridge in bridges for cable in bridge.glob("*")) and time.monotonic() < give_up:
+        time.sleep(0.05)
 
 
 def unmount(folder: Path) -> None:

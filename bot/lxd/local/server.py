@@ -31,7 +31,7 @@ from bot.lxd.local.daemon import (
 )
 from bot.lxd.local.install import install, refuse_where_impossible, service_manager
 from bot.lxd.local.processes import end_all
-from bot.lxd.local.remains import fill_gaps, take_away, unmount
+from bot.lxd.local.remains import fill_gaps, take_away, unmount, wait_for_cables
 from bot.lxd.local.shared import Progress
 from bot.lxd.products import PRODUCTS, Product, at
 from bot.lxd.protocol import LxdError, LxdUnavailable
@@ -134,6 +134,7 @@ def stop(state: Path) -> bool:
             )
         end_all([pid])
         end_all(processes(folder))
+        wait_for_cables(folder)
         unmount(folder)
         folder.with_suffix(".pid").unlink(missing_ok=True)
         return True
