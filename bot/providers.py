@@ -9,6 +9,7 @@ from bot.edge.edge import Edge
 from bot.edge.edges import ANSWER, Edges, each
 from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Edge as EdgeDoor
+from bot.guest.blueprint.recipe import FURNITURE
 from bot.guest.simulated import run_mautic_ctl
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
@@ -69,7 +70,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
     lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl)
     if not lxd.instances():
         blueprint = "blueprint--simulated"
-        config = stamps(role=Role.BLUEPRINT, version="5.2.12+simulated", double=True, created=1)
+        config = stamps(role=Role.BLUEPRINT, version="5.2.12+simulated", double=True, created=1, furniture=FURNITURE)
         lxd.import_image(__file__, "simulated", {})
         lxd.create(blueprint, "simulated", config=config, devices={})
         lxd.snapshot(blueprint, "golden")

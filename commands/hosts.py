@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from bot.engine.context import Context
 from bot.engine.placement import carries
 from bot.engine.registry import query
 from bot.fleet.capacity import strain
+from bot.guest.blueprint.furniture import is_behind
 from bot.lxd.protocol import Lxd, LxdError, PoolSpace, Resources
 from bot.model.labels import Role
+from bot.model.slots import most_at_once
+from bot.model.tenants import Tenant
 from bot.reports.condition import conditions, counted
 from bot.slack.messages import Message
 
@@ -26,6 +30,24 @@ class Row:
     trouble: str = ""
     space: PoolSpace | None = None
     resources: Resources | None = None
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How the heavy jobs of a host's tenants are spread: how many tenants have a slot, how many begin at most within
+    ten seconds of one another, and how many have none, so that theirs begin when everybody's would.
+    """
+
+    spread: int
+    at_once: int
+    without: int
+
+    @classmethod
+    def of(cls, tenants: Iterable[Tenant]) -> Slots:
+        """Return those of some tenants."""
+        found = [one.slot for one in tenants]
+        given = [one for one in found if one is not None]
+        return cls(len(given), most_at_once(given, 10), len(found) - len(given))
 
 
 @query
@@ -57,6 +79,8 @@ def hosts(context: Context) -> Message:
         unwell=unwell,
         carries=carries(context, seen.tenants, memory, free),
         strained={host: strain(one, context.settings.capacity) for host, one in memory.items()},
+        slots={host: Slots.of(one for one in serving if one.host == host) for host in tenants},
+        old=Counter(one.host for one in serving if is_behind(one)),
     )
 
 

@@ -22,6 +22,7 @@ from bot.lxd.protocol import Instance, NotFound, edge_address, size_bytes
 from bot.model.forms import shown_domain
 from bot.model.labels import Role, State, role_of, stamp, stamps
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
+from bot.model.slots import slot_of
 from bot.model.tenants import RESERVED, PlanSize, Tenant
 from bot.model.text import limit
 from bot.slack.messages import Modal, modal, select_input, text_input
@@ -301,6 +302,7 @@ class _New:
             created=int(self.run.now()),
             note=given.note,
             state=State.NEW,
+            slot=slot_of(self.run.operation),
         )
         here = self._blueprint_here()
         if here is None:
@@ -344,6 +346,7 @@ class _New:
             secret_key=secrets.token_hex(32),
             size=self.inputs.size,
             edge_address=edge_address(run.settings.lxd.subnet),
+            slot=slot_of(run.operation),
         )
 
     def route(self) -> None:

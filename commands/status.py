@@ -7,6 +7,7 @@ from typing import Any
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantArgument, query
+from bot.guest.blueprint.furniture import is_behind
 from bot.guest.mautic import Disk
 from bot.lxd.protocol import LxdError
 from bot.model import findings
@@ -59,6 +60,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             if trouble
             else list(dict.fromkeys(findings.red(name) for name, one in health["checks"].items() if not one["ok"])),
         ),
+        behind=is_behind(found),
         frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),
         last=context.operations.select(

@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 
 from bot.fleet.once import Once
 from bot.fleet.starts import Starts
+from bot.guest.blueprint.furniture import furniture_of
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.lxd.wire import kept
@@ -135,6 +136,8 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         address=kept(instance.config, instance.devices),
         tags=tuple(stamp(instance.config, "tags").split()),
         cutover=stamp(instance.config, "cutover"),
+        furniture=furniture_of(instance),
+        slot=int(slot) if (slot := stamp(instance.config, "slot")).isdecimal() else None,
     )
 
 

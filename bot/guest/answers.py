@@ -228,6 +228,12 @@ class Furnished(Told):
     before: Figure
 
 
+class Unfurnished(Told):
+    """The version of what stands in it."""
+
+    version: Figure
+
+
 class Used(Told):
     """Bytes of all files."""
 
@@ -242,6 +248,7 @@ SHAPES: dict[str, type[Told]] = {
     "install": Version,
     "seal": Version,
     "furnish": Furnished,
+    "unfurnish": Unfurnished,
     "identity": Took,
     "resize": Done,
     "close": Done,

@@ -117,8 +117,12 @@ class Mautic:
         secret_key: str,
         size: PlanSize,
         edge_address: str,
+        slot: int | None = None,
     ) -> None:
-        """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then unseal it."""
+        """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then unseal it.
+
+        `slot`: as `bot.model.slots.slot_of`; None: it keeps its own.
+        """
         self.call(
             instance,
             "identity",
@@ -130,6 +134,7 @@ class Mautic:
                 "db_password": database_password,
                 "secret_key": secret_key,
                 "edge_address": edge_address,
+                "slot": slot,
                 **_sizes(size),
             },
         )

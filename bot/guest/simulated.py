@@ -56,7 +56,8 @@ class State(msgspec.Struct):
     `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
     when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
     submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
-    `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due).
+    `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due);
+    `furnished` is (version, the one before), while that can be put back.
     """
 
     stopped: list[str] = []
@@ -73,6 +74,7 @@ class State(msgspec.Struct):
     mails: list[float] = []
     sent: list[float] = []
     dropped: list[tuple[int, float]] = []
+    furnished: tuple[int, int] = (0, 0)
 
 
 _STATE = msgspec.json.Decoder(State)
@@ -225,7 +227,17 @@ class _Tenant:
         return {"fresh": True, "seconds": 0.0}
 
     def furnish(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"version": request["version"], "before": self.furniture()}
+        version, before = request["version"], self.furniture()
+        if version != before:
+            change(self.lxd, self.name, furnished=(version, before))
+        return {"version": version, "before": before}
+
+    def unfurnish(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        version, before = self.state.furnished
+        if version != request["version"]:
+            return {"version": self.furniture()}
+        change(self.lxd, self.name, furnished=(0, 0))
+        return {"version": before}
 
     def hold(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         if "mariadb" in self.state.stopped:
@@ -373,6 +385,7 @@ class _Tenant:
 _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "identity": _Tenant.identity,
     "furnish": _Tenant.furnish,
+    "unfurnish": _Tenant.unfurnish,
     "hold": _Tenant.hold,
     "close": _Tenant.close,
     "open": _Tenant.open,
@@ -394,5 +407,17 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "version": _Tenant.version,
 }
 _CHANGES = frozenset(
-    ["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize", "furnish"]
+    [
+        "identity",
+        "close",
+        "open",
+        "quiesce",
+        "hush",
+        "unquiesce",
+        "restart",
+        "console",
+        "resize",
+        "furnish",
+        "unfurnish",
+    ],
 )

@@ -77,7 +77,7 @@ LABELS: Mapping[str, Label] = {
     "domain": Label("text", "the domain that clients come to", ("commands.new",)),
     "double": Label("flag", "its Mautic is a double", ("bot.guest.blueprint.build", "bot.providers", "commands.new")),
     "furniture": Label(
-        "number", "the version of what the bot put into it; none: 1", ("bot.guest.blueprint.furniture",)
+        "number", "the version of what the bot put into it; none: 1", ("bot.guest.blueprint.furniture", "bot.providers")
     ),
     "from": Label("text", "server/member/instance that it replaces", ("bot.engine.cutover",)),
     "keep": Label("flag", "a snapshot that is not pruned", ("bot.engine.snapshots",)),
@@ -120,6 +120,11 @@ LABELS: Mapping[str, Label] = {
         ),
     ),
     "sizes-due": Label("flag", "its database does not have the sizes of its plan yet", ("commands.resize",)),
+    "slot": Label(
+        "number",
+        "the second of every five minutes at which its heavy jobs begin",
+        ("bot.guest.blueprint.furniture", "commands.new"),
+    ),
     "snapshot-note": Label("text", "what a snapshot is for, as a person wrote", ("bot.engine.snapshots",)),
     "started-by": Label("operation", "which started one that had been stopped", ("commands.start",)),
     "state": Label(

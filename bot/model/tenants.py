@@ -147,7 +147,8 @@ class Tenant:
     `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
     after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
     its own disk, as LXD limits it. `address`: what it was given on the bridge. `tags`: words that people choose it by.
-    `cutover`: the command that made it to take the place of another, or "".
+    `cutover`: the command that made it to take the place of another, or "". `furniture`: the version of what the bot
+    put into it. `slot`: when its heavy jobs begin, as `bot.model.slots.slot_of`; None: with everybody's.
     """
 
     name: str
@@ -179,6 +180,8 @@ class Tenant:
     address: str = ""
     tags: tuple[str, ...] = ()
     cutover: str = ""
+    furniture: int = 1
+    slot: int | None = None
 
     @property
     def reason(self) -> str:

@@ -13,6 +13,7 @@ from bot.engine.context import Context
 from bot.engine.placement import Carries, carries
 from bot.fleet.health import last_known
 from bot.fleet.inventory import Surveyed
+from bot.guest.blueprint.furniture import is_behind
 from bot.lxd.protocol import Resources, size_bytes
 from bot.model import findings
 from bot.model.labels import is_open
@@ -119,7 +120,7 @@ class Digest:
     first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
     `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
     command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
-    `frozen` are the freezes.
+    `frozen` are the freezes; `behind` the tenants in which the bot's files are out of date.
     """
 
     at: float
@@ -143,6 +144,7 @@ class Digest:
     head: tuple[int, str]
     outbound_off: tuple[str, ...] = ()
     frozen: tuple[Freeze, ...] = ()
+    behind: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[tuple[str, int]]:
@@ -283,6 +285,7 @@ def gather(context: Context, since: float) -> Digest:
         gone=_succeeded(context, since, ("delete",)),
         outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
         frozen=tuple(Freezes(context.operations).all()),
+        behind=tuple(one.tenant.name for one in survey.tenants if is_behind(one.tenant)),
         head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
     )
 

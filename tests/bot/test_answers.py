@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bot.engine import looks
 from bot.guest import answers
 from bot.guest.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
-from bot.guest.blueprint.furniture import furnish
+from bot.guest.blueprint.furniture import furnish, unfurnish
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.plan import Refused
 from bot.model.words import tame
@@ -99,6 +99,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host.mautic.wait_for_page("client-x")
     host.mautic.call("client-x", "version", {})
     furnish(host.lxd, "client-x", every=60)
+    unfurnish(host.lxd, "client-x", 1)
     return said
 
 

@@ -27,8 +27,7 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A bench, and the operation as it was asked for there."""
     case = CASES[request.param]
     bench = make_bench(tmp_path_factory.mktemp("cards"), members=case.members)
-    for text in case.before:
-        bench.done(text, case.actor)
+    case.prepare(bench)
     return bench, bench.ask(case.text, case.actor)
 
 

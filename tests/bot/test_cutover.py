@@ -248,8 +248,7 @@ def test_a_cutover_takes_no_more_requests_than_it_did(tmp_path: Path, command: s
     """To ask for it, to approve it and to run it; a server far away answers each in its own time."""
     case = CASES[command]
     bench = make_bench(tmp_path, members=case.members)
-    for text in case.before:
-        bench.done(text, case.actor)
+    case.prepare(bench)
     made = []
     for doing in (
         lambda: bench.ask(case.text, case.actor),

@@ -57,8 +57,7 @@ class World:
         self.folder = folder
         self.case = CASES[command]
         bench = make_bench(folder / "prepared", members=self.case.members)
-        for text in self.case.before:
-            assert bench.done(text, self.case.actor).state == "succeeded"
+        self.case.prepare(bench)
         self.operation = bench.approve(bench.ask(self.case.text, self.case.actor))
         self.lxd = bench.lxd
         bench.context.database.close()

@@ -63,8 +63,7 @@ LONG = ("new", "delete", "unarchive", "suspend", "resume", "restore", "migrate")
 
 def prepared(folder: Path, command: str) -> Bench:
     bench = make_bench(folder, members=CASES[command].members)
-    for text in CASES[command].before:
-        assert bench.done(text, CASES[command].actor).state == "succeeded"
+    CASES[command].prepare(bench)
     return bench
 
 

@@ -91,8 +91,7 @@ def waiting(folder: Path, command: str, **environment: str) -> Bench:
     """A bench over a database of before, in which an operation waits for approval."""
     case = CASES[command]
     made = make_bench(folder / "prepared", members=case.members)
-    for text in case.before:
-        assert made.done(text, case.actor).state == "succeeded"
+    case.prepare(made)
     made.context.database.close()
     lay(folder / "prepared", f"{command}-waiting")
     return make_bench(folder / "prepared", made.lxd, **environment)

@@ -487,8 +487,7 @@ def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: P
 
     def prepared(folder: Path, fault: str = "") -> tuple[Bench, Operation]:
         bench = make_bench(folder, members=case.members)
-        for text in case.before:
-            assert bench.done(text, case.actor).state == "succeeded"
+        case.prepare(bench)
         operation = bench.approve(bench.ask(case.text, case.actor))
 
         def die(moment: str) -> None:

@@ -185,8 +185,7 @@ def test_every_operation_that_was_cut_too_often_can_be_given_up_and_its_tenant_h
 ) -> None:
     case = CASES[command]
     bench = make_bench(tmp_path, members=case.members)
-    for text in case.before:
-        assert bench.done(text, case.actor).state == "succeeded"
+    case.prepare(bench)
     operation = bench.approve(bench.ask(case.text, case.actor))
 
     def cut(moment: str) -> None:

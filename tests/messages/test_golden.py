@@ -44,7 +44,7 @@ from bot.store.jobs import Job
 from bot.store.metrics import KnownDisk
 from bot.store.operation import Decision, Operation, StepRow
 from bot.workspace import block_kit
-from commands.hosts import Row
+from commands.hosts import Row, Slots
 from commands.schedule import DigestTimes
 from tests.support.bot import LEAD, make_bench
 from tests.support.judge import judge
@@ -288,6 +288,7 @@ def status(**state: object) -> Message:
         "trouble": "",
         "condition": Condition("healthy"),
         "frozen": None,
+        "behind": False,
         "lines": LINES,
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
@@ -475,6 +476,7 @@ MESSAGES: dict[str, Message] = {
     "batch-child-failed": card(
         replace(FAILED, command="snapshot", parent=7, aftermath={"left": "the new container stays on node2"})
     ),
+    "commands-refurnish": ended("refurnish"),
     "commands-tag": ended("tag", {"words": "vip eu"}),
     "commands-tag-none": ended("tag", {"words": ""}),
     "commands-tag-shown": tags("vip", "eu"),
@@ -512,6 +514,8 @@ MESSAGES: dict[str, Message] = {
         tenants=Counter(node1=2, node2=1),
         unwell={"node1": [("offline", 1)]},
         carries={"node1": CARRIES, "full-1": FULL},
+        slots={"node1": Slots(14, 2, 1)},
+        old=Counter(node1=3),
         strained={"full-1": "1.0 GiB of 24 GiB of memory are available, less than half of the reserve"},
     ),
     "commands-help": helped(""),
@@ -534,6 +538,7 @@ MESSAGES: dict[str, Message] = {
         "give_up", operation=GIVEN_UP, left="client-x is offline. All its data is in `client-x`."
     ),
     "commands-status": status(),
+    "commands-status-behind": status(behind=True),
     "commands-status-page-closed": status(probe=Probe(502, False), condition=Condition("offline", "site unreachable")),
     "commands-status-silent": status(
         health=SILENT,
@@ -674,6 +679,8 @@ MESSAGES: dict[str, Message] = {
         checks=[("Servers", True, "LXD 5.0.2 on local, 2 tenants"), ("Free space", False, "only 1.0 GiB of 30.0 GiB")],
     ),
     "digest-well": digested(WELL),
+    "digest-behind": digested(replace(WELL, behind=("client-x", "client-y"))),
+    "digest-one-behind": digested(replace(WELL, behind=("client-x",))),
     "digest": digested(SICK),
     "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="Drawing took more than 30 s."),
     "digest-audit": RENDERER.message("digest-audit.j2", digest=WELL),

@@ -24,6 +24,7 @@ from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Context
 from bot.engine.registry import Registry, call
 from bot.engine.runner import Runner
+from bot.guest.blueprint.recipe import FURNITURE
 from bot.intake import home
 from bot.intake.invocations import Invocations
 from bot.intake.manifest import manifest
@@ -88,7 +89,9 @@ ROOM_FOR_MANY = {"MAUTIC_OPS_LXD__SUBNET": "10.70.0.1/21"}
 def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
     """Put a blueprint on a simulated host."""
     name = f"blueprint--{version.replace('.', '-').replace('+', '-')}"
-    config = stamps(role="blueprint", version=version, double=version.endswith("double"), created=1)
+    config = stamps(
+        role="blueprint", version=version, double=version.endswith("double"), created=1, furniture=FURNITURE
+    )
     lxd.import_image(__file__, "base", {})
     lxd.create(name, "base", config=config, devices={})
     lxd.snapshot(name, "golden")
@@ -149,7 +152,7 @@ class Case:
 
     `before`: the operations that prepare the world; `after`/`untouched`: the containers beside the blueprint when it
     was done, and when it came to nothing; `live`: whether the tenant's page answers when it was done.
-    `members`: of the cluster that the host is, if it is one.
+    `members`: of the cluster that the host is, if it is one. `furniture`: what the tenant's label says of it before.
     """
 
     text: str
@@ -159,6 +162,14 @@ class Case:
     untouched: frozenset[str]
     live: bool
     members: tuple[str, ...] = ()
+    furniture: int = FURNITURE
+
+    def prepare(self, bench: Bench) -> None:
+        """Bring a bench to where the operation can be asked for."""
+        for text in self.before:
+            assert bench.done(text, self.actor).state == "succeeded", text
+        if self.furniture != FURNITURE:
+            bench.lxd.update("client-x", stamps(furniture=self.furniture))
 
 
 CLIENT_X = frozenset({"client-x"})
@@ -183,6 +194,9 @@ CASES = {
     "stop": Case("stop client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, False),
     "start": Case("start client-x", OPERATOR, ("new client-x", "stop client-x"), CLIENT_X, CLIENT_X, True),
     "restart": Case("restart client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),
+    "refurnish": Case(
+        "refurnish client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True, furniture=FURNITURE - 1
+    ),
     "suspend": Case("suspend client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, False),
     "resume": Case("resume client-x", OPERATOR, ("new client-x", "suspend client-x"), CLIENT_X, CLIENT_X, True),
     "resize": Case("resize client-x --plan medium", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True),

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from bot.guest.blueprint.build import blueprints
+from bot.guest.blueprint.recipe import FURNITURE
 from bot.local_stack import build_blueprint
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import NotFound
@@ -298,7 +299,7 @@ def make_tiny_blueprint(lxd: LxdGateway) -> None:
     try:
         lxd.instance(name)
     except NotFound:
-        config = stamps(role="blueprint", version=TINY_VERSION, double=True, created=1)
+        config = stamps(role="blueprint", version=TINY_VERSION, double=True, created=1, furniture=FURNITURE)
         lxd.create(name, TINY, config=config, devices={})
         lxd.snapshot(name, "golden")
 

@@ -6,6 +6,7 @@ from bot.guest.blueprint.recipe import FURNITURE, furniture_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, Lxd
 from bot.model.labels import stamp, stamps
+from bot.model.tenants import Tenant
 
 TAR = "/root/furniture.tar"
 BASIC = 1
@@ -23,14 +24,30 @@ def is_old(instance: Instance) -> bool:
     return furniture_of(instance) < FURNITURE
 
 
-def furnish(lxd: Lxd, name: str, every: int) -> None:
+def is_behind(tenant: Tenant) -> bool:
+    """Whether `refurnish` has something to do for a tenant: its furniture is old, or its heavy jobs have no slot."""
+    return tenant.furniture < FURNITURE or tenant.slot is None
+
+
+def unfurnish(lxd: Lxd, name: str, former: int) -> None:
+    """Put back what stood in a running tenant before it was furnished, of version `former`; nothing where it was not.
+
+    Safe to run again. Its slot stays, which older furniture does not know.
+    """
+    told = Mautic(lxd).call(name, "unfurnish", {"version": FURNITURE}, timeout=300)
+    if told["version"] == former:
+        lxd.update(name, stamps(furniture=former))
+
+
+def furnish(lxd: Lxd, name: str, every: int, slot: int | None = None) -> None:
     """Bring a running tenant's furniture to this bot's version, and write it down in the tenant and on its label.
 
     Safe to run again. It goes on to serve; where MariaDB's own configuration has changed, pages wait for it to start
-    anew. `every`: minutes after which a job runs whatever there is to do, 0: never.
+    anew. `every`: minutes after which a job runs whatever there is to do, 0: never. `slot`: when its heavy jobs begin,
+    as `bot.model.slots.slot_of`; None: as before.
     """
     # To write into a pipe that a tenant left there would take for ever.
     lxd.remove(name, TAR)
     lxd.push(name, TAR, furniture_tar())
-    Mautic(lxd).call(name, "furnish", {"version": FURNITURE, "every": every * 60}, timeout=300)
-    lxd.update(name, stamps(furniture=FURNITURE))
+    Mautic(lxd).call(name, "furnish", {"version": FURNITURE, "every": every * 60, "slot": slot}, timeout=300)
+    lxd.update(name, stamps(furniture=FURNITURE) | ({} if slot is None else stamps(slot=slot)))

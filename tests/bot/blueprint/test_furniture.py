@@ -14,13 +14,13 @@ import pytest
 
 from bot.guest.blueprint import furniture
 from bot.guest.blueprint.mautic_ctl import furniture as inside
-from bot.guest.blueprint.mautic_ctl import health, outbound, sizes, version
+from bot.guest.blueprint.mautic_ctl import health, outbound, sizes, slots, version
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.recipe import FIRST, FURNITURE, furniture_digest, furniture_tar, recipe_tar
 from bot.model.labels import stamp
 from tests.support.simulated_lxd import SimulatedLxd
 
-KNOWN = (2, "f169f360714690ee6903cb316c5f870d0092f2b83f086091a33a0335178e0d46")
+KNOWN = (2, "116fd03050a3eed06a970c8c5d957dc9a59ae9e3c7e627dea68f15c19a8f8e75")
 """The version, and the digest of what stands in a tenant since then. A change of any of it is a new version: count
 FURNITURE on, and write its digest here, so that tenants with an older one are brought up to date."""
 
@@ -93,8 +93,13 @@ def test_while_outbound_mail_is_off_a_new_crontab_sends_nothing_either(root: Pat
 def done(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is done in a tenant whose furniture has been pushed."""
     done: list[str] = []
-    for name, path in (("TAR", "furniture.tar"), ("SETTINGS", "settings"), ("STATE", "state")):
+    for name, path in (
+        ("TAR", "furniture.tar"), ("SETTINGS", "settings"), ("STATE", "state"), ("DATABASE_PLAN", "90-plan.cnf"),
+        ("FORMER", "state/former.tar"), ("KEPT", "state/former.json"), ("LOOK_UNIT", "look.service"),
+    ):  # fmt: skip
         monkeypatch.setattr(inside, name, root / path)
+    monkeypatch.setattr(slots, "SETTINGS", root / "settings")
+    monkeypatch.setattr(slots, "CRONTAB", root / "etc/cron.d/mautic")
     monkeypatch.setattr(inside, "FURNITURE", root / "state/furniture.json")
     monkeypatch.setattr(version, "FURNITURE", root / "state/furniture.json")
     monkeypatch.setattr(inside, "DATABASE_CONFIG", root / "etc/mysql/mariadb.conf.d/80-mautic.cnf")
@@ -165,6 +170,78 @@ def test_what_was_cut_in_the_middle_is_done_again(root: Path, done: list[str], m
     assert "daemon-reload" in done
 
 
+def stands(root: Path) -> dict[str, tuple[int, bytes]]:
+    """What stands in a tenant: modes and contents by path, links as what they say."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if (path.is_file() or path.is_symlink()) and not name.startswith(("state/", "furniture.tar")):
+            content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+            found[name] = path.lstat().st_mode, content
+    return found
+
+
+def before_it(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Put some of an older version into a tenant; returns what stands there."""
+    for name, text in (("etc/cron.d/mautic", b"# older \xff\n"), ("settings", b"every=60\n")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text)
+    (root / "etc/systemd/system").mkdir(parents=True)
+    (root / "etc/systemd/system/apt-daily.timer").symlink_to("/elsewhere")
+    return stands(root)
+
+
+def test_what_cannot_be_laid_whole_is_put_back(root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = before_it(root)
+
+    def refuse(*words: str) -> None:
+        done.append(" ".join(words))
+        if done.count("restart mariadb") == 1:
+            raise CtlError("systemctl restart mariadb failed")
+
+    monkeypatch.setattr(inside, "systemctl", refuse)
+    with pytest.raises(CtlError):
+        inside.furnish({"version": 7, "every": 600, "slot": 130})
+    assert stands(root) == before
+    assert version.furniture_version() == 1
+
+
+def test_what_was_furnished_can_be_put_back_once(root: Path, done: list[str]) -> None:
+    before = before_it(root)
+    inside.furnish({"version": 7, "every": 600, "slot": 130})
+    assert stands(root) != before
+    assert inside.unfurnish({"version": 8}) == {"version": 7}, "it was not furnished with that one"
+    assert inside.unfurnish({"version": 7}) == {"version": 1}
+    assert stands(root) == before
+    assert inside.unfurnish({"version": 7}) == {"version": 1}
+
+
+def test_what_was_cut_in_the_middle_is_put_back_to_what_was_before_that(
+    root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = before_it(root)
+
+    def cut(*_: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inside, "systemctl", cut)
+        with pytest.raises(KeyboardInterrupt):
+            inside.furnish({"version": 7, "every": 600})
+    inside.furnish({"version": 7, "every": 600})
+    inside.unfurnish({"version": 7})
+    assert stands(root) == before
+
+
+def test_a_slot_moves_the_heavy_jobs_of_the_new_crontab(root: Path, done: list[str]) -> None:
+    inside.furnish({"version": 7, "every": 600, "slot": 130})
+    assert "slot=130" in (root / "settings").read_text()
+    assert (
+        "\n12,27,42,57 * * * * www-data mautic-cron 50 7200 mautic:campaigns:trigger"
+        in (root / "etc/cron.d/mautic").read_text()
+    )
+
+
 def test_a_tenant_is_furnished_and_its_label_says_so() -> None:
     lxd = SimulatedLxd()
     lxd.import_image(__file__, "base", {})
@@ -175,7 +252,7 @@ def test_a_tenant_is_furnished_and_its_label_says_so() -> None:
     tenant = lxd.instance("client-x")
     assert (stamp(tenant.config, "furniture"), furniture.is_old(tenant)) == (str(FURNITURE), False)
     asked: dict[str, Any] = json.loads(lxd.pull("client-x", "/var/lib/mautic-ops/furnish.json"))
-    assert asked == {"version": FURNITURE, "every": 3600}
+    assert asked == {"version": FURNITURE, "every": 3600, "slot": None}
 
 
 @pytest.mark.parametrize("label", ["", "1", "two"])

@@ -4,19 +4,23 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from . import outbound
-from .sizes import planned_pool, write_pool
-from .system import CRONTAB, STATE, asked, await_database, await_systemd, run, sql, systemctl, write
-from .version import FURNITURE, furniture_version
-from .workers import LOOK
+from .former import keep, put_back
+from .sizes import DATABASE_PLAN, planned_pool, write_pool
+from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
+from .system import CRONTAB, STATE, asked, await_database, await_systemd, read_json, run, sql, systemctl, write
+from .version import BASIC, FURNITURE, furniture_version
+from .workers import LOOK, LOOK_UNIT
 
 TAR = Path("/root/furniture.tar")
 """What the bot pushes before: the files and links, from the root on."""
 ROOT = Path("/")
-SETTINGS = Path("/etc/default/mautic-cron")
+FORMER, KEPT = STATE / "furniture-former.tar", STATE / "furniture-former.json"
+"""What stood here before, and {"version", "before"}: before which version, and which that was."""
 DATABASE_CONFIG = Path("/etc/mysql/mariadb.conf.d/80-mautic.cnf")
 DATABASE_RUNS = Path("/run/mysqld/mysqld.pid")
 """What MariaDB leaves at each start of its own."""
@@ -31,21 +35,65 @@ READER = (
 def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
     """Lay the furniture, and have what runs go by it; again with the same version it changes nothing.
 
-    `every`: seconds after which a job runs whatever there is to do, 0: never. A tenant goes on to serve; where MariaDB
-    has to be started anew, pages wait for it for a second or two.
+    `every`: seconds after which a job runs whatever there is to do, 0: never. `slot`: as `take_slot` has it. A tenant
+    goes on to serve; where MariaDB has to be started anew, pages wait for it for a second or two. What cannot be laid
+    whole is put back as it was.
     """
     version, every = asked(request, "version", "every")
     before = furniture_version()
-    said = "# Written by the bot: seconds after which a job runs whatever there is to do; 0: never."
-    write(SETTINGS, f"{said}\nevery={every:d}\n")
     if before == version:
+        write_cron_settings(every=int(every))
+        take_slot(request)
         TAR.unlink(missing_ok=True)
         return {"version": version, "before": before}
     await_systemd()
     with tarfile.open(TAR) as tar:
-        lay(tar)
-    if plan := planned_pool():
-        write_pool(plan)
+        # What was cut in the middle has kept what was before that.
+        if read_json(KEPT) != {"version": version, "before": before}:
+            own = (CRONTAB, SETTINGS, DATABASE_PLAN)
+            keep(FORMER, ROOT, [*tar.getnames(), *(str(path.relative_to(ROOT)) for path in own)])
+            write(KEPT, json.dumps({"version": version, "before": before}))
+        try:
+            write_cron_settings(every=int(every), **asked_slot(request))
+            lay(tar)
+            if plan := planned_pool():
+                write_pool(plan)
+            _go_by_it()
+        except Exception:
+            with suppress(Exception):
+                _put_back()
+            raise
+    # Last, so that what was cut in the middle is done again.
+    write(FURNITURE, json.dumps({"version": version}))
+    TAR.unlink(missing_ok=True)
+    return {"version": version, "before": before}
+
+
+def unfurnish(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Put back what stood in a tenant before it was furnished with a version; where it was not, nothing changes."""
+    (version,) = asked(request, "version")
+    kept = read_json(KEPT)
+    if kept.get("version") != version:
+        return {"version": furniture_version()}
+    await_systemd()
+    if kept["before"] == BASIC:
+        FURNITURE.unlink(missing_ok=True)
+    else:
+        write(FURNITURE, json.dumps({"version": kept["before"]}))
+    _put_back()
+    TAR.unlink(missing_ok=True)
+    return {"version": kept["before"]}
+
+
+def _put_back() -> None:
+    put_back(FORMER, ROOT)
+    _go_by_it()
+    KEPT.unlink()
+    FORMER.unlink()
+
+
+def _go_by_it() -> None:
+    """Have what runs go by the files that are there now."""
     systemctl("daemon-reload")
     systemctl("start", "mariadb")
     _restart_database()
@@ -54,13 +102,11 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
     # What does not run is not started: a blueprint in the making, or a tenant that is closed.
     run("systemctl", "try-reload-or-restart", "nginx", "php8.2-fpm", timeout=120)
     run("systemctl", "try-restart", "cron", "systemd-journald")
-    systemctl("restart", LOOK)
+    if LOOK_UNIT.exists():
+        systemctl("restart", LOOK)
+    else:
+        run("systemctl", "stop", LOOK)
     run("systemctl", "--no-block", "try-restart", "mautic-worker@*")
-    STATE.mkdir(parents=True, exist_ok=True)
-    # Last, so that what was cut in the middle is done again.
-    write(FURNITURE, json.dumps({"version": version}))
-    TAR.unlink(missing_ok=True)
-    return {"version": version, "before": before}
 
 
 def lay(tar: tarfile.TarFile) -> None:
@@ -79,10 +125,12 @@ def lay(tar: tarfile.TarFile) -> None:
                 new.replace(path)
         elif file := tar.extractfile(member):
             text = file.read().decode()
-            if path == CRONTAB and outbound.OFF.exists():
-                text = outbound.without_senders(text)
+            if path == CRONTAB:
+                text = in_slot(text, cron_settings().get("slot"))
+                if outbound.OFF.exists():
+                    text = outbound.without_senders(text)
             is_there = path.is_file() and not path.is_symlink()
-            if not is_there or path.read_text() != text or path.stat().st_mode & 0o777 != member.mode:
+            if not is_there or path.read_bytes() != text.encode() or path.stat().st_mode & 0o777 != member.mode:
                 write(path, text, member.mode)
 
 

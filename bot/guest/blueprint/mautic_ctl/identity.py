@@ -15,6 +15,7 @@ from .edge import EDGE, checked_address, edge_conf
 from .parameters import provider_parameters, write_parameters
 from .seal import FORGET, forget_files, in_one_transaction
 from .sizes import bytes_of, first_size, write_sizes
+from .slots import take_slot
 from .system import (
     IDENTITY,
     SEAL,
@@ -71,6 +72,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
         forget_files()
     _rename_machine(hostname, domain, new=was_another)
     write_sizes(pool, int(children))
+    take_slot(request)
     write(EDGE, edge_conf(edge_address))
     provider = provider_parameters(domain, edge_address)
     before = write_parameters({"db_password": db_password, "secret_key": secret_key, "site_url": site_url}, provider)

@@ -16,6 +16,7 @@ VERBS = {
     "install": "install.install",
     "seal": "seal.seal",
     "furnish": "furniture.furnish",
+    "unfurnish": "furniture.unfurnish",
     "identity": "identity.identity",
     "resize": "sizes.resize",
     "close": "access.close",
