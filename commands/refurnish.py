@@ -93,7 +93,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     return Steps(
         (
-            Step("furnish", "Update the bot's files", lay),
+            Step("furnish", "Replace the bot's files", lay),
             probing(lambda: see_login_page(run.edge, found.domain)),
         ),
         undo=undo,

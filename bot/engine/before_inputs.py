@@ -25,7 +25,7 @@ def of(fleet: Fleet, settings: Settings, operation: Operation) -> Any:
 
     Raises Refused and LxdError.
     """
-    find = _INPUTS.get(operation.command)
+    find = INPUTS.get(operation.command)
     return msgspec.to_builtins(find(_Begun(fleet, settings, operation))) if find else None
 
 
@@ -143,7 +143,7 @@ def _snapshot(it: _Begun) -> dict[str, Any]:
     return {"tenant": it.tenant(), "why": why, "note": it.arguments["note"], "keep": it.arguments["keep"]}
 
 
-_INPUTS: Mapping[str, Callable[[_Begun], dict[str, Any]]] = {
+INPUTS: Mapping[str, Callable[[_Begun], dict[str, Any]]] = {
     "new": _new,
     "restore": _restore,
     "migrate": lambda it: {
@@ -165,3 +165,4 @@ _INPUTS: Mapping[str, Callable[[_Begun], dict[str, Any]]] = {
     "prune": lambda it: {"tenant": it.tenant(), "snapshots": it.arguments["snapshots"].split(",")},
     "purge": _purge,
 }
+"""The commands of the releases that stored no inputs; later ones store theirs."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import commands
+from bot.engine import before_inputs
 from bot.engine.registry import Registry
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.labels import State, stamps
@@ -49,7 +50,7 @@ def test_once_it_has_begun_nothing_is_asked_for_again(
             ends_well(world, world.restart(bench), moment)
 
 
-@pytest.mark.parametrize("command", OPERATIONS)
+@pytest.mark.parametrize("command", before_inputs.INPUTS)
 def test_what_a_release_began_that_stored_no_inputs_goes_on(tmp_path: Path, command: str) -> None:
     world = World(tmp_path, command)
     whole = Death(10_000)
@@ -62,7 +63,7 @@ def test_what_a_release_began_that_stored_no_inputs_goes_on(tmp_path: Path, comm
         ends_well(world, world.restart(bench), moment)
 
 
-@pytest.mark.parametrize("command", sorted(set(OPERATIONS) - {"snapshot", "prune", "purge", "tag"}))
+@pytest.mark.parametrize("command", sorted(set(before_inputs.INPUTS) - {"snapshot", "prune", "purge", "tag"}))
 def test_what_a_release_began_that_stored_no_inputs_is_taken_back(tmp_path: Path, command: str) -> None:
     """It was left half way, and a person presses Undo after the update."""
     world = World(tmp_path, command)

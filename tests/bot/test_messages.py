@@ -154,6 +154,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
         trouble=note,
         frozen=freeze,
+        behind=True,
         lines=LINES,
         url="https://client-x.mautic.localhost",
         last=[operation("failed", note, "", word, "U0ACCOUNT")],
