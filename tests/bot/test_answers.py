@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from bot.engine import looks
 from bot.guest import answers
-from bot.guest.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
+from bot.guest.answers import SHAPES, Text, decode
 from bot.guest.blueprint.furniture import furnish, unfurnish
+from bot.guest.told import ENTRIES, LONG, TEXT
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.plan import Refused
 from bot.model.words import tame
