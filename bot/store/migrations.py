@@ -461,3 +461,13 @@ _NUMBERS = (
     " ended REAL)",
     "CREATE UNIQUE INDEX one_open_run ON maintenance_runs(job) WHERE ended IS NULL",
 )
+
+
+@_changes()
+def m030_evidence(db: sqlite_utils.Database) -> None:
+    """What rehearsals of upgrades found. `found`: a document, as `bot.model.evidence` reads it."""
+    db.conn.execute(
+        "CREATE TABLE evidence (operation INTEGER PRIMARY KEY, tenant TEXT NOT NULL, version TEXT NOT NULL,"
+        " at REAL NOT NULL, passed INTEGER NOT NULL, found TEXT NOT NULL)"
+    )
+    db.conn.execute("CREATE INDEX evidence_by_tenant ON evidence(tenant, version, at)")

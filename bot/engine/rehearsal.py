@@ -1,0 +1,172 @@
+"""A rehearsal: the upgrade of a tenant as it will be done, on a copy that is closed, has no network, and goes away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bot.engine.context import Run
+from bot.engine.copies import Copy
+from bot.engine.steps import remove
+from bot.fleet.inventory import Host
+from bot.guest.blueprint.archive import Archive
+from bot.guest.upgrades import Upgrades
+from bot.lxd.protocol import LxdError
+from bot.model import evidence as found
+from bot.model.evidence import Evidence
+from bot.model.labels import Role, State, stamps
+from bot.model.tenants import Tenant, candidate_name
+from bot.settings import Settings
+from bot.store import evidence
+
+CLOSED = "rehearsal"
+"""Why the copy is closed, as its seal says."""
+PATIENCE = 0.05
+"""Seconds that one table of a tenant that serves may be counted for: nothing there is told by counts."""
+_STOP, _COPY, _START = "stop", "copy", "start"
+
+
+def files(settings: Settings, operation: int) -> Path:
+    """Return the folder of what a rehearsal leaves beside its evidence: the cache, pictures."""
+    return settings.state / "evidence" / str(operation)
+
+
+def drift(host: Host, tenant: Tenant) -> dict[str, str]:
+    """Return what an upgrade of a running tenant depends on, as it is now; see `bot.model.evidence.drift_of`."""
+    told = Upgrades(host.mautic).evidence(tenant.instance, time.time(), PATIENCE)
+    return found.drift_of(told, {"files of the bot": str(tenant.furniture), "plan": tenant.plan})
+
+
+class Rehearsal:
+    """The steps of one. What one step finds and another needs is in a file, so that a crash between them costs nothing.
+
+    Args:
+        old: the tenant.
+        archive: the release that it is to have.
+    """
+
+    def __init__(self, run: Run, old: Tenant, archive: Archive) -> None:
+        self.run = run
+        self.old = old
+        self.archive = archive
+        self.host = run.fleet.of(old)
+        self.name = candidate_name(old.name, run.operation)
+        self.upgrades = Upgrades(self.host.mautic)
+        self._copy = Copy(self.host.lxd, self.name, run.operation)
+        self._folder = files(run.settings, run.operation)
+
+    def clone(self) -> None:
+        """Copy the tenant as it is now, closed and without a network, and start the copy."""
+        self._note(drift=drift(self.host, self.old))
+        with self._timed(_COPY):
+            self._copy.make(self._clone)
+        with self._timed(_START):
+            self.host.start(self.name)
+            self.host.mautic.wait_for_page(self.name)
+
+    def _clone(self) -> None:
+        lxd = self.host.lxd
+        old = lxd.instance(self.old.instance)
+        mark = stamps(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="")
+        limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
+        config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
+        devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
+        lxd.copy(self.old.instance, self.name, config=config, devices=devices)
+        self.host.mautic.seal(self.name)
+
+    def stage(self) -> str:
+        """Look at the copy, and unpack the release beside what serves in it."""
+        self._note(
+            before=self.upgrades.evidence(self.name), assets=self.upgrades.assets(self.name), since=int(self.run.now())
+        )
+        staged = self.upgrades.stage(self.name, self.archive)
+        return f"unpacked in {staged['seconds']:.1f} s"
+
+    def upgrade(self) -> str:
+        """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
+        done = self.upgrades.upgrade(self.name, self.archive.version)
+        if not done["migrated"]["done"]:
+            self._keep_output(done["migrated"]["output"])
+            raise LxdError(f"The migrations failed: {_last(done['migrated']['output'])}")
+        self._note(done=done)
+        return f"{sum(done['phases'].values()):.1f} s on the copy"
+
+    def judge(self) -> str:
+        """Compare the copy with what it was, keep the evidence and the cache; say how long clients will be away."""
+        notes = self._notes()
+        before, done = notes["before"], notes["done"]
+        after = self.upgrades.evidence(self.name, notes["since"])
+        self._write("cache.tar.gz", self.upgrades.pack_cache(self.name))
+        with self._timed(_STOP):
+            self.host.mautic.quiesce(self.name)
+            self.host.lxd.stop(self.name, force=True)
+        told = Evidence(
+            tenant=self.old.name,
+            before=before["version"],
+            version=self.archive.version,
+            operation=self.run.operation,
+            at=self.run.now(),
+            drift=notes["drift"],
+            phases=done["phases"],
+            around=self._notes()["seconds"],
+            migrations=tuple(done["migrated"]["ran"]),
+            written=sum(done["migrated"]["rows"].values()),
+            assets=found.assets_of(notes["assets"], done.get("assets", {})),
+            took=self.run.now() - self.run.operations.get(self.run.operation).created,
+            **found.compare(before, after),
+        )
+        evidence.add(self.run.database, told)
+        return f"clients will be away for about {told.away:.0f} s" if told.passed else "not as good as before"
+
+    def clean(self) -> None:
+        """Delete the copy, and what was only needed here."""
+        if self._copy.found() is not None:
+            remove(self.host.lxd, self.name)
+        with suppress(FileNotFoundError):
+            (self._folder / "notes.json").unlink()
+
+    def undo(self) -> None:
+        """Delete the copy; what it said stays."""
+        self.clean()
+
+    # -- notes ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        seconds = self._notes().get("seconds", {})
+        self._note(seconds={**seconds, name: round(time.monotonic() - began, 2)})
+
+    def _notes(self) -> dict[str, Any]:
+        path = self._folder / "notes.json"
+        told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return told
+
+    def _note(self, **told: Any) -> None:
+        self._write("notes.json", json.dumps({**self._notes(), **told}).encode())
+
+    def _keep_output(self, output: str) -> None:
+        self._write("migrations.log", output.encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = self._folder / f".{name}"
+        new.write_bytes(content)
+        new.replace(self._folder / name)
+
+
+def forget(settings: Settings, operations: Mapping[int, Any] | list[int]) -> None:
+    """Delete the files of rehearsals."""
+    for operation in operations:
+        shutil.rmtree(files(settings, operation), ignore_errors=True)
+
+
+def _last(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "Mautic said nothing"

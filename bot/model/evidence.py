@@ -1,0 +1,172 @@
+"""What a rehearsal of an upgrade found: how long clients are away, what changes, and what got worse. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgspec
+
+CACHED = "cache"
+"""The phase that a tenant is spared: the cache that the rehearsal made is carried over."""
+NAMED = 12
+"""Names of each kind that are kept."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is there after an upgrade and was not before, and the other way round: how many, and the first of them."""
+
+    added: int = 0
+    removed: int = 0
+    some: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, before: Iterable[str], after: Iterable[str]) -> Changes:
+        """Return the changes between two sets of lines."""
+        had, has = set(before), set(after)
+        added, removed = sorted(has - had), sorted(had - has)
+        some = [f"+ {line}" for line in added] + [f"- {line}" for line in removed]
+        return cls(len(added), len(removed), tuple(some[:NAMED]))
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One answer of the login page, or of what it links to. `before`, `after`: HTTP status, 0: it was not there."""
+
+    path: str
+    before: int
+    after: int
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it answers no longer as a visitor needs it."""
+        return self.after >= 400 or (self.after == 0 and 0 < self.before < 400 and self.path == "/s/login")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a rehearsal found.
+
+    `phases`: seconds of the upgrade by its phases; `around`: those of what else keeps clients away (stop, copy, start).
+    `migrations`: those that ran; `written`: rows that they wrote. `schema` by lines of `information_schema`. `lost`:
+    tables with fewer rows than before, with both counts. `plugins`: the client's own, and whether Mautic loads each.
+    `broken`: those that it loaded before. `kept`: how many themes, translations and files of the client's own were
+    carried over; `overwritten`: files of the release that the client had changed. `errors`: lines in the log that were
+    not there before. `assets`: the login page and what it links to. `drift`: what voids it when it changes. `at`: epoch
+    seconds.
+    """
+
+    tenant: str
+    before: str
+    version: str
+    operation: int
+    at: float
+    drift: Mapping[str, str]
+    phases: Mapping[str, float] = field(default_factory=dict)
+    around: Mapping[str, float] = field(default_factory=dict)
+    migrations: tuple[str, ...] = ()
+    written: int = 0
+    schema: Changes = field(default_factory=Changes)
+    lost: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    plugins: Mapping[str, bool] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+    kept: int = 0
+    overwritten: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    assets: tuple[Asset, ...] = ()
+    took: float = 0.0
+
+    @property
+    def away(self) -> float:
+        """Seconds that clients will be shown the maintenance page: all that was measured but what is carried over."""
+        return sum(self.around.values()) + sum(took for name, took in self.phases.items() if name != CACHED)
+
+    @property
+    def worse(self) -> tuple[Asset, ...]:
+        """What of the login page answers worse than before."""
+        return tuple(one for one in self.assets if one.is_worse)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the upgrade may be offered: nothing is lost, broken, or answers worse."""
+        return not (self.lost or self.broken or self.worse)
+
+    def stored(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def read(cls, text: str) -> Evidence:
+        """Return what `stored` wrote."""
+        return msgspec.json.decode(text, type=cls)
+
+
+def drift_of(found: Mapping[str, Any], facts: Mapping[str, str]) -> dict[str, str]:
+    """Return what a rehearsal holds for, by an answer of `Upgrades.evidence` and facts from outside.
+
+    Equal now and then: the same upgrade will happen.
+    """
+    plugins = {name: one["version"] for name, one in sorted(found["plugins"].items())}
+    return {
+        "version": found["version"],
+        "PHP": found["php"],
+        "MariaDB": found["mariadb"],
+        "database's schema": _digest(found["schema"]),
+        "plugins": _digest(plugins),
+        "changed files": _digest(found["own"]["changed"]),
+        **facts,
+    }
+
+
+def drifted(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of what is not any more as it was."""
+    return [name for name in now if then.get(name) != now[name]]
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an Evidence that two answers of `Upgrades.evidence` give, from before and after."""
+    counted = {
+        name: (number, after["counts"].get(name, 0))
+        for name, number in before["counts"].items()
+        if name not in after["uncounted"] and after["counts"].get(name, 0) < number
+    }
+    own = before["own"]
+    return {
+        "schema": Changes.of(before["schema"], after["schema"]),
+        # What a release keeps for itself, as what it caches, may become less.
+        "lost": {name: both for name, both in counted.items() if name in OF_CLIENTS},
+        "plugins": {name: bool(one["loads"]) for name, one in after["plugins"].items()},
+        "broken": tuple(
+            name
+            for name, one in before["plugins"].items()
+            if one["loads"] and not after["plugins"].get(name, {"loads": False})["loads"]
+        ),
+        "kept": sum(len(own[kind]) for kind in ("plugins", "themes", "translations", "overlay")),
+        "overwritten": tuple(own["changed"][:NAMED]),
+        "errors": tuple(sorted(set(after["errors"]) - set(before["errors"]))[:NAMED]),
+    }
+
+
+def assets_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Asset, ...]:
+    """Return how the login page and what it links to answered, from `Upgrades.assets` of before and after."""
+    paths = dict.fromkeys([*after, *before])
+    return tuple(
+        Asset(path, before.get(path, {"status": 0})["status"], after.get(path, {"status": 0})["status"])
+        for path in paths
+    )
+
+
+OF_CLIENTS = frozenset(
+    "assets campaigns campaign_events campaign_leads categories companies emails email_stats forms form_fields"
+    " form_submissions focus lead_donotcontact lead_fields lead_lists lead_lists_leads lead_notes lead_tags leads"
+    " page_hits pages points reports roles sms_messages stages users webhooks".split()
+)
+"""Tables of what a client has made or gathered: no upgrade takes a row of them away."""
+
+
+def _digest(told: object) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,33 @@
+"""What rehearsals of upgrades found: kept until it is old, and found again by tenant and version."""
+
+from __future__ import annotations
+
+from bot.model.evidence import Evidence
+from bot.store.database import Database
+
+
+def add(database: Database, found: Evidence) -> None:
+    """Keep what a rehearsal found; once more for the same operation replaces it."""
+    with database.transaction() as transaction:
+        transaction.execute(
+            "INSERT OR REPLACE INTO evidence (operation, tenant, version, at, passed, found) VALUES (?,?,?,?,?,?)",
+            (found.operation, found.tenant, found.version, found.at, found.passed, found.stored()),
+        )
+
+
+def newest(database: Database, tenant: str, version: str) -> Evidence | None:
+    """Return what the newest rehearsal of an upgrade of a tenant found; None: there was none."""
+    rows = database.read(
+        "SELECT found FROM evidence WHERE tenant = ? AND version = ? ORDER BY at DESC, operation DESC LIMIT 1",
+        tenant,
+        version,
+    )
+    return Evidence.read(rows[0]["found"]) if rows else None
+
+
+def forget(database: Database, before: float) -> list[int]:
+    """Delete what was found before a moment; return the operations, whose files are nobody's any more."""
+    with database.transaction() as transaction:
+        gone = [row[0] for row in transaction.execute("SELECT operation FROM evidence WHERE at < ?", (before,))]
+        transaction.execute("DELETE FROM evidence WHERE at < ?", (before,))
+    return gone
