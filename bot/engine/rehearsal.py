@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,13 @@ class Rehearsal:
 
     Args:
         old: the tenant.
-        archive: the release that it is to have.
+        archive: returns the release that it is to have.
     """
 
-    def __init__(self, run: Run, old: Tenant, archive: Archive) -> None:
+    def __init__(self, run: Run, old: Tenant, version: str, archive: Callable[[], Archive]) -> None:
         self.run = run
         self.old = old
+        self.version = version
         self.archive = archive
         self.host = run.fleet.of(old)
         self.name = candidate_name(old.name, run.operation)
@@ -84,12 +85,12 @@ class Rehearsal:
         self._note(
             before=self.upgrades.evidence(self.name), assets=self.upgrades.assets(self.name), since=int(self.run.now())
         )
-        staged = self.upgrades.stage(self.name, self.archive)
+        staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
 
     def upgrade(self) -> str:
         """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
-        done = self.upgrades.upgrade(self.name, self.archive.version)
+        done = self.upgrades.upgrade(self.name, self.version)
         if not done["migrated"]["done"]:
             self._keep_output(done["migrated"]["output"])
             raise LxdError(f"The migrations failed: {_last(done['migrated']['output'])}")
@@ -108,7 +109,7 @@ class Rehearsal:
         told = Evidence(
             tenant=self.old.name,
             before=before["version"],
-            version=self.archive.version,
+            version=self.version,
             operation=self.run.operation,
             at=self.run.now(),
             drift=notes["drift"],
@@ -129,10 +130,6 @@ class Rehearsal:
             remove(self.host.lxd, self.name)
         with suppress(FileNotFoundError):
             (self._folder / "notes.json").unlink()
-
-    def undo(self) -> None:
-        """Delete the copy; what it said stays."""
-        self.clean()
 
     # -- notes ------------------------------------------------------------------------------------------------------
 

@@ -161,36 +161,12 @@ def assets_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Asse
 
 
 OF_CLIENTS = frozenset(
-    [
-        "assets",
-        "campaigns",
-        "campaign_events",
-        "campaign_leads",
-        "categories",
-        "companies",
-        "emails",
-        "email_stats",
-        "forms",
-        "form_fields",
-        "form_submissions",
-        "focus",
-        "lead_donotcontact",
-        "lead_fields",
-        "lead_lists",
-        "lead_lists_leads",
-        "lead_notes",
-        "lead_tags",
-        "leads",
-        "page_hits",
-        "pages",
-        "points",
-        "reports",
-        "roles",
-        "sms_messages",
-        "stages",
-        "users",
-        "webhooks",
-    ]
+    {
+        *("assets", "campaigns", "campaign_events", "campaign_leads", "categories", "companies", "emails"),
+        *("email_stats", "forms", "form_fields", "form_submissions", "focus", "lead_donotcontact", "lead_fields"),
+        *("lead_lists", "lead_lists_leads", "lead_notes", "lead_tags", "leads", "page_hits", "pages", "points"),
+        *("reports", "roles", "sms_messages", "stages", "users", "webhooks"),
+    }
 )
 """Tables of what a client has made or gathered: no upgrade takes a row of them away."""
 

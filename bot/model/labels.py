@@ -29,6 +29,8 @@ class Role(StrEnum):
     """What tenants are cloned from."""
     EDGE = "edge"
     """The reverse proxy of a host."""
+    REHEARSAL = "rehearsal"
+    """A copy of a tenant that an upgrade is tried on: closed, without a network, and deleted afterwards."""
     BALLAST = "ballast"
     """Takes space on a pool that can be freed when the pool is full."""
 

@@ -1,0 +1,76 @@
+"""What an upgrade is to, by the releases in the settings, and whether what its rehearsal found still holds."""
+
+from __future__ import annotations
+
+from bot.engine.context import Context, Run
+from bot.engine.rehearsal import drift
+from bot.fleet.inventory import Host
+from bot.fleet.releases import releases, sources
+from bot.guest.blueprint.archive import BASE, Archive, ArchiveError, open_archive
+from bot.model.evidence import Evidence, drifted
+from bot.model.plan import Refused, UnknownWords
+from bot.model.releases import Release, newest_first, number, path, variant
+from bot.model.tenants import Tenant
+from bot.store import evidence
+
+FRESH = 86_400.0
+"""Seconds after which what a rehearsal found is too old."""
+
+
+def target(context: Context, found: Tenant, version: str) -> Release:
+    """Return the release that a tenant is upgraded to in one step, the newest possible one without a version.
+
+    Raises Refused where there is no way, and with the steps where one step is not enough.
+    """
+    known = releases(context.settings)
+    if not version:
+        ways = [one.version for one in known if one.takes(found.version) and one.runs_on(BASE)]
+        if not ways:
+            raise Refused(
+                f"There is no release to upgrade `{found.name}` (Mautic {found.version}) to. See them: `/mautic releases`"
+            )
+        version = newest_first(ways)[0]
+    way = path(found.version, version, known, BASE)
+    if way.why:
+        raise UnknownWords(f"`{found.name}` can't be upgraded: {way.words}")
+    if not way.direct:
+        steps = ", then ".join(f"`/mautic upgrade {found.name} {one.version}`" for one in way.steps)
+        raise Refused(f"Mautic {version} can't be reached from {found.version} in one step. Run {steps}.")
+    return way.steps[0]
+
+
+def archive_of(run: Run, version: str) -> Archive:
+    """Return a release's archive on the bot's machine; raises Refused where it is gone, or another file."""
+    for source in sources(run.settings):
+        if number(source.version or version) != number(version):
+            continue
+        try:
+            found = open_archive(source.archive, source.sha256, run.settings.state / "cache")
+        except ArchiveError as error:
+            raise Refused(str(error)) from error
+        if found.version == version or (
+            variant(found.version) == variant(version) and number(found.version) == number(version)
+        ):
+            return found
+    raise Refused(f"The archive of Mautic {version} is no longer in the settings.")
+
+
+def fresh(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
+    """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since."""
+    told = evidence.newest(context.database, found.name, version)
+    if told is None or not told.passed or context.now() - told.at > FRESH:
+        return None
+    return None if drifted(told.drift, drift(host, found)) else told
+
+
+def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence:
+    """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
+    told = evidence.newest(context.database, found.name, version)
+    again = f"`/mautic upgrade {found.name} {version}` rehearses it again."
+    if told is None or not told.passed:
+        raise Refused(f"No rehearsal of this upgrade has passed. {again}")
+    if context.now() - told.at > FRESH:
+        raise Refused(f"The rehearsal of this upgrade is more than a day old. {again}")
+    if other := drifted(told.drift, drift(host, found)):
+        raise Refused(f"`{found.name}` has changed since the rehearsal ({', '.join(other)}). {again}")
+    return told

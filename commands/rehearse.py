@@ -1,0 +1,73 @@
+"""`/mautic rehearse`: try an upgrade on a copy of a tenant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.engine.context import Context, Run
+from bot.engine.placement import admit, demand_of
+from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.rehearsal import Rehearsal
+from bot.engine.steps import refuse_full
+from bot.engine.upgrades import archive_of, target
+from bot.model.plan import Plan, Step, Steps, always, once, require
+from bot.model.tenants import Tenant, candidate_name
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tenant, and the version that its copy gets."""
+
+    found: Tenant
+    version: str
+
+
+@not_half_way
+@operation
+def rehearse(context: Context, tenant: TenantArgument, version: str = "", *, offer: bool = False) -> Plan:
+    """Try an upgrade on a copy of a tenant: how long it takes, what it changes, and what would break.
+
+    The copy is closed, has no network, and is deleted afterwards; the tenant itself is not touched. Without a version
+    it is the newest release that the tenant can be upgraded to. With `--offer` the upgrade is requested when the
+    rehearsal has passed.
+    """
+    found = context.fleet.tenant(tenant)
+    host = context.fleet.of(found)
+    release = target(context, found, version)
+    demand = demand_of(context, found, host, candidate_name(tenant, context.operation), beside=True)
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "version": release.version, "offer": offer},
+        summary=f"Rehearse the upgrade of tenant {tenant} to Mautic {release.version}",
+        facts={"From": found.version, "To": release.version, "Touches": "a copy only, which is deleted afterwards"},
+        values={"from": found.version, "to": release.version},
+        requires=(
+            require(
+                found.standing == "running",
+                f"`{tenant}` is {found.standing}, and only a running tenant can be rehearsed.",
+            ),
+            once(refuse_full, context, found),
+            always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
+        ),
+        inputs=Inputs(found, release.version),
+        demand=demand.stored(),
+        reversible="changes nothing",
+        seconds=60,
+        host=found.host,
+    )
+
+
+@steps_of(rehearse)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Copy the tenant, upgrade the copy as the tenant would be, compare, and delete the copy."""
+    rehearsal = Rehearsal(run, inputs.found, inputs.version, lambda: archive_of(run, inputs.version))
+    return Steps(
+        (
+            Step("clone", "Copy the tenant", rehearsal.clone),
+            Step("stage", "Unpack the release in the copy", rehearsal.stage),
+            Step("upgrade", "Upgrade the copy", rehearsal.upgrade),
+            Step("judge", "Compare before and after", rehearsal.judge),
+            Step("clean", "Delete the copy", rehearsal.clean),
+        ),
+        undo=rehearsal.clean,
+    )

@@ -1,0 +1,210 @@
+"""`/mautic upgrade`: bring a tenant to another release of Mautic, after a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from bot.engine.context import Context, Run
+from bot.engine.cutover import Cutover
+from bot.engine.placement import admit, demand_of
+from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
+from bot.engine.rehearsal import files
+from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_for_address
+from bot.engine.upgrades import archive_of, fresh, still, target
+from bot.guest.upgrades import Upgrades
+from bot.lxd.protocol import LxdError
+from bot.model.evidence import Evidence
+from bot.model.labels import stamps
+from bot.model.plan import Plan, Refused, Step, Steps, always, once
+from bot.model.tenants import Tenant, candidate_name
+from bot.model.text import kept_for
+from bot.slack.messages import Message
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept."""
+
+    old: Tenant
+    version: str
+    rehearsed: int
+    days: int
+
+
+@not_half_way
+@operation
+def upgrade(context: Context, tenant: TenantArgument, version: str = "") -> Plan | Message:
+    """Upgrade a tenant to another release of Mautic, by default the newest that it can be upgraded to.
+
+    The upgrade is first rehearsed on a copy, at once and without approval. What the rehearsal found is on the card:
+    how long clients will be away, what changes, what would break. After the approval the tenant is closed, copied, and
+    the copy upgraded and switched to when its pages work; if anything fails before that, the tenant goes on as it was.
+    """
+    old = context.fleet.tenant(tenant)
+    host = context.fleet.of(old)
+    release = target(context, old, version)
+    if old.standing != "running":
+        raise Refused(f"`{tenant}` is {old.standing}, and only a running tenant can be upgraded.")
+    if context.operation:
+        return _plan(context, old, release.version, still(context, host, old, release.version))
+    found = fresh(context, host, old, release.version)
+    return _plan(context, old, release.version, found) if found else _rehearse(context, tenant, release.version)
+
+
+def _rehearse(context: Context, tenant: str, version: str) -> Message:
+    """Ask for the rehearsal, which asks for the upgrade when it has passed."""
+    command = context.registry.command("rehearse")
+    plan = call(command, context, {"tenant": tenant, "version": version, "offer": True})
+    if not isinstance(plan, Plan):
+        raise Refused("The rehearsal cannot be planned.")
+    context.operations.request(
+        command.name,
+        plan,
+        requester=context.actor.id,
+        channel=context.channel,
+        request_key=f"{context.delivery}.rehearse",
+        hours=24,
+        approved=True,
+    )
+    return context.renderer.message("commands/upgrade_rehearsing.j2", tenant=tenant, version=version)
+
+
+def _plan(context: Context, old: Tenant, version: str, found: Evidence) -> Plan:
+    host = context.fleet.of(old)
+    days = context.settings.retention.former_days
+    # Both containers run for a moment at most, but the old one may have to run again.
+    demand = demand_of(context, old, host, candidate_name(old.name, context.operation), beside=True)
+    return Plan(
+        tenant=old.name,
+        arguments={"tenant": old.name, "version": version},
+        summary=f"Upgrade tenant {old.name} to Mautic {version}",
+        facts={
+            "Downtime": f"about {found.away:.0f} s, with a maintenance page (measured on a copy)",
+            "From": old.version,
+            "To": version,
+            "Rehearsed": context.renderer.moment(found.at),
+            "Previous container": f"kept, stopped, {kept_for(days)}",
+            "Rollback": f"automatic, {old.name} goes on in the present container",
+        },
+        values={"from": old.version, "to": version, "rehearsal": found.operation, "days": days},
+        remarks=_told(found),
+        until_done=("Downtime", "Rollback"),
+        requires=(
+            always(refuse_another, context, old),
+            once(refuse_full, context, old),
+            always(admit, context, host, demand, f"The upgraded copy of `{old.name}` cannot start on"),
+        ),
+        inputs=Inputs(old, version, found.operation, days),
+        demand=demand.stored(),
+        reversible=f"can be undone with `rollback {old.name}`",
+        seconds=30,
+        cutover="upgrade",
+    )
+
+
+def _told(found: Evidence) -> dict[str, str]:
+    """Return what the rehearsal found, in a few words each."""
+    told = {"Migrations": f"{len(found.migrations)}, {found.written} rows written" if found.migrations else "none"}
+    if found.schema.added or found.schema.removed:
+        told["Schema"] = f"{found.schema.added} lines added, {found.schema.removed} removed"
+    if found.plugins:
+        told["Plugins"] = ", ".join(
+            f"{name} ({'loads' if loads else 'does not load'})" for name, loads in found.plugins.items()
+        )
+    if found.overwritten:
+        told["Overwritten"] = f":warning: files that were changed by hand: {', '.join(found.overwritten)}"
+    if found.errors:
+        told["New log errors"] = f":warning: {len(found.errors)}: {found.errors[0]}"
+    return told
+
+
+@steps_of(upgrade)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Stage beside the tenant while it serves; close it, upgrade a copy, and switch to that when its pages work."""
+    upgrading = _Upgrade(run, inputs)
+    cutover = upgrading.cutover
+    return Steps(
+        (
+            Step("stage", "Unpack the release (live)", upgrading.stage),
+            Step("close", "Show maintenance page and stop", upgrading.close),
+            Step("upgrade", "Take a safety snapshot and upgrade a copy", upgrading.upgrade, takes_snapshot=True),
+            Step("change", "Switch traffic to the upgraded copy", cutover.switch),
+            probing(upgrading.probe),
+            Step("keep", "Keep the previous container", upgrading.keep),
+        ),
+        undo=upgrading.undo,
+        commit=PROBE,
+    )
+
+
+class _Upgrade:
+    """The steps; each looks before it acts."""
+
+    def __init__(self, run: Run, inputs: Inputs) -> None:
+        self.run = run
+        self.old = inputs.old
+        self.version = inputs.version
+        self.rehearsed = inputs.rehearsed
+        self.host = run.fleet.of(inputs.old)
+        self.cutover = Cutover(run, inputs.old, self.host, "upgrade", days=inputs.days)
+        self.upgrades = Upgrades(self.host.mautic)
+
+    def stage(self) -> str | None:
+        if self.cutover.serves():
+            return None
+        staged = self.upgrades.stage(self.old.instance, archive_of(self.run, self.version))
+        note = f"unpacked in {staged['seconds']:.1f} s"
+        try:
+            cache = (files(self.run.settings, self.rehearsed) / "cache.tar.gz").read_bytes()
+            self.upgrades.lay_cache(self.old.instance, cache)
+        except (OSError, LxdError) as error:
+            # It takes longer without, and comes to the same.
+            return f"{note}; the cache is made anew: {error}"
+        return note
+
+    def close(self) -> str | None:
+        return None if self.cutover.serves() else self.cutover.close()
+
+    def _copy(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        self.host.lxd.copy(self.old.instance, self.cutover.name, config=config, devices=devices)
+
+    def upgrade(self) -> str | None:
+        if self.cutover.serves():
+            return None
+        self.cutover.snapshot()
+        self.cutover.make(self._copy, closed=True)
+        # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
+        self.cutover.doubt()
+        self.cutover.boot()
+        done = self.upgrades.upgrade(self.cutover.name, self.version)
+        if not done["migrated"]["done"]:
+            raise LxdError(f"The migrations failed: {done['migrated']['output'][-200:]}")
+        if not done["up_to_date"]:
+            raise LxdError("Mautic says that its database is not up to date after the migrations.")
+        if broken := [path for path, one in done["assets"].items() if one["status"] >= 400]:
+            raise LxdError(f"The login page does not have all that it needs: {', '.join(broken[:3])}.")
+        wait_for_address(self.host.lxd, self.cutover.name)
+        self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
+        return ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
+
+    def probe(self) -> str:
+        told = self.cutover.probe()
+        closed = next(
+            (one.started for one in self.run.operations.get(self.run.operation).steps if one.key == "close"), None
+        )
+        return f"{told}; clients saw the maintenance page for {self.run.now() - closed:.1f} s" if closed else told
+
+    def keep(self) -> str:
+        told = self.cutover.keep()
+        with suppress(LxdError):
+            # The tree of before only takes room; the previous container has it.
+            self.upgrades.discard(self.cutover.name)
+        return told
+
+    def undo(self) -> str | None:
+        left = self.cutover.roll_back()
+        with suppress(LxdError):
+            self.upgrades.discard(self.old.instance)
+        return left

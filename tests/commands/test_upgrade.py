@@ -1,0 +1,90 @@
+"""`/mautic rehearse`, `/mautic upgrade`: nothing is upgraded that was not rehearsed, and nothing that changed since."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.fleet import releases
+from bot.guest import simulated_state as simulated_tenant
+from bot.model.labels import stamp
+from bot.model.plan import Refused
+from bot.store import evidence
+from tests.mautic_double.build import build
+from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+
+NEW = "6.0.10+double"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("releases") / "6.0.10.zip"
+    return path, build(path, "6.0.10")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, archive: tuple[Path, str]) -> Bench:
+    """A tenant of 5.2.12, and the release 6.0.10."""
+    config = tmp_path / "own.toml"
+    config.write_text(f'[releases."6.0.10"]\narchive = "{archive[0]}"\nsha256 = "{archive[1]}"\n')
+    made = make_bench(tmp_path, MAUTIC_OPS_CONFIG=str(config))
+    assert releases.keep(made.context.settings) == []
+    assert made.done("new client-x").state == "succeeded"
+    return made
+
+
+def test_a_rehearsal_says_how_long_clients_will_be_away_and_leaves_nothing(bench: Bench) -> None:
+    ended = bench.done("rehearse client-x", OPERATOR)
+    assert ended.state == "succeeded", ended.outcome
+    found = evidence.newest(bench.context.database, "client-x", NEW)
+    assert found and found.passed
+    assert found.away > 0
+    assert (found.before, found.version, found.broken) == ("5.2.12+double", NEW, ())
+    assert containers(bench) == {"client-x"}
+    assert live(bench)
+
+
+def test_an_upgrade_is_rehearsed_first_and_then_asked_for_by_itself(bench: Bench) -> None:
+    told = bench.answer("upgrade client-x", OPERATOR)
+    assert "Rehearsing" in told.text
+    bench.finish()
+    ended = bench.done("upgrade client-x", OPERATOR)
+    assert ended.state == "succeeded", ended.outcome
+    tenant = bench.context.fleet.tenant("client-x")
+    assert (tenant.version, tenant.instance) == (NEW, f"client-x--{ended.id}")
+    assert simulated_tenant.read(bench.lxd, tenant.instance).version == NEW
+    assert live(bench)
+    assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
+
+
+def test_what_changed_since_the_rehearsal_voids_it(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    asked = bench.ask("upgrade client-x", OPERATOR)
+    simulated_tenant.change(bench.lxd, "client-x", plugins={"OwnBundle": True})
+    with pytest.raises(Refused, match="has changed since the rehearsal"):
+        bench.approve(asked)
+
+
+def test_migrations_that_fail_leave_the_tenant_as_it_was(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    asked = bench.approve(bench.ask("upgrade client-x", OPERATOR))
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    bench.finish()
+    ended = bench.context.operations.get(asked.id)
+    assert ended.state == "failed"
+    assert "SQLSTATE[42S21]" in ended.outcome
+    assert containers(bench) == {"client-x"}
+    assert bench.context.fleet.tenant("client-x").version == "5.2.12+double"
+    assert live(bench)
+
+
+def test_a_rehearsal_that_fails_offers_nothing(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    ended = bench.done("rehearse client-x", OPERATOR)
+    assert ended.state == "failed"
+    assert "SQLSTATE[42S21]" in ended.outcome
+    assert containers(bench) == {"client-x"}
+    assert evidence.newest(bench.context.database, "client-x", NEW) is None
