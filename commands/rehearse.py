@@ -16,10 +16,11 @@ from bot.model.tenants import Tenant, candidate_name
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tenant, and the version that its copy gets."""
+    """The tenant, the version that its copy gets, and whether the upgrade is requested when that has passed."""
 
     found: Tenant
     version: str
+    offer: bool
 
 
 @not_half_way
@@ -49,7 +50,7 @@ def rehearse(context: Context, tenant: TenantArgument, version: str = "", *, off
             once(refuse_full, context, found),
             always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
         ),
-        inputs=Inputs(found, release.version),
+        inputs=Inputs(found, release.version, offer),
         demand=demand.stored(),
         reversible="changes nothing",
         seconds=60,
@@ -60,7 +61,9 @@ def rehearse(context: Context, tenant: TenantArgument, version: str = "", *, off
 @steps_of(rehearse)
 def steps(run: Run, inputs: Inputs) -> Steps:
     """Copy the tenant, upgrade the copy as the tenant would be, compare, and delete the copy."""
-    rehearsal = Rehearsal(run, inputs.found, inputs.version, lambda: archive_of(run, inputs.version))
+    rehearsal = Rehearsal(
+        run, inputs.found, inputs.version, lambda: archive_of(run, inputs.version), offer=inputs.offer
+    )
     return Steps(
         (
             Step("clone", "Copy the tenant", rehearsal.clone),

@@ -48,13 +48,15 @@ class Rehearsal:
     Args:
         old: the tenant.
         archive: returns the release that it is to have.
+        offer: the upgrade is requested once this has passed.
     """
 
-    def __init__(self, run: Run, old: Tenant, version: str, archive: Callable[[], Archive]) -> None:
+    def __init__(self, run: Run, old: Tenant, version: str, archive: Callable[[], Archive], *, offer: bool) -> None:
         self.run = run
         self.old = old
         self.version = version
         self.archive = archive
+        self.offer = offer
         self.host = run.fleet.of(old)
         self.name = candidate_name(old.name, run.operation)
         self.upgrades = Upgrades(self.host.mautic)
@@ -121,7 +123,7 @@ class Rehearsal:
             took=self.run.now() - self.run.operations.get(self.run.operation).created,
             **found.compare(before, after),
         )
-        evidence.add(self.run.database, told)
+        evidence.add(self.run.database, told, offer=self.offer)
         return f"clients will be away for about {told.away:.0f} s" if told.passed else "not as good as before"
 
     def clean(self) -> None:

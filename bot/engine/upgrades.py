@@ -27,7 +27,7 @@ def target(context: Context, found: Tenant, version: str) -> Release:
         ways = [one.version for one in known if one.takes(found.version) and one.runs_on(BASE)]
         if not ways:
             raise Refused(
-                f"There is no release to upgrade `{found.name}` (Mautic {found.version}) to. See them: `/mautic releases`"
+                f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
             )
         version = newest_first(ways)[0]
     way = path(found.version, version, known, BASE)

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from bot.model.evidence import Evidence
 from bot.store.database import Database
 
 
-def add(database: Database, found: Evidence) -> None:
-    """Keep what a rehearsal found; once more for the same operation replaces it."""
+def add(database: Database, found: Evidence, *, offer: bool) -> None:
+    """Keep what a rehearsal found; once more for the same operation replaces it.
+
+    `offer`: the upgrade is requested once it has passed.
+    """
     with database.transaction() as transaction:
         transaction.execute(
-            "INSERT OR REPLACE INTO evidence (operation, tenant, version, at, passed, found) VALUES (?,?,?,?,?,?)",
-            (found.operation, found.tenant, found.version, found.at, found.passed, found.stored()),
+            "INSERT OR REPLACE INTO evidence (operation, tenant, version, at, passed, found, offer)"
+            " VALUES (?,?,?,?,?,?,?)",
+            (found.operation, found.tenant, found.version, found.at, found.passed, found.stored(), offer),
         )
+
+
+def untold(database: Database) -> list[tuple[Evidence, bool]]:
+    """Return what rehearsals that have ended well found and nobody was told yet, and whether to offer the upgrade."""
+    rows = database.read(
+        "SELECT found, offer FROM evidence JOIN operations ON operations.id = evidence.operation"
+        " WHERE NOT told AND state = 'succeeded' ORDER BY evidence.operation"
+    )
+    return [(Evidence.read(row["found"]), bool(row["offer"])) for row in rows]
+
+
+def told(transaction: sqlite3.Connection, operation: int) -> None:
+    """Note that the thread of a rehearsal was told."""
+    transaction.execute("UPDATE evidence SET told = 1 WHERE operation = ?", (operation,))
 
 
 def newest(database: Database, tenant: str, version: str) -> Evidence | None:

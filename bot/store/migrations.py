@@ -465,9 +465,13 @@ _NUMBERS = (
 
 @_changes()
 def m030_evidence(db: sqlite_utils.Database) -> None:
-    """What rehearsals of upgrades found. `found`: a document, as `bot.model.evidence` reads it."""
+    """What rehearsals of upgrades found. `found`: a document, as `bot.model.evidence` reads it.
+
+    `offer`: the upgrade is requested once it has passed. `told`: its thread was told.
+    """
     db.conn.execute(
         "CREATE TABLE evidence (operation INTEGER PRIMARY KEY, tenant TEXT NOT NULL, version TEXT NOT NULL,"
-        " at REAL NOT NULL, passed INTEGER NOT NULL, found TEXT NOT NULL)"
+        " at REAL NOT NULL, passed INTEGER NOT NULL, found TEXT NOT NULL, offer INTEGER NOT NULL,"
+        " told INTEGER NOT NULL DEFAULT 0)"
     )
     db.conn.execute("CREATE INDEX evidence_by_tenant ON evidence(tenant, version, at)")

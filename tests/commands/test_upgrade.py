@@ -11,8 +11,9 @@ from bot.guest import simulated_state as simulated_tenant
 from bot.model.labels import stamp
 from bot.model.plan import Refused
 from bot.store import evidence
+from schedules.offers import offers
 from tests.mautic_double.build import build
-from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+from tests.support.bot import OPERATOR, Bench, containers, live, make_bench, notes
 
 NEW = "6.0.10+double"
 
@@ -38,7 +39,8 @@ def test_a_rehearsal_says_how_long_clients_will_be_away_and_leaves_nothing(bench
     ended = bench.done("rehearse client-x", OPERATOR)
     assert ended.state == "succeeded", ended.outcome
     found = evidence.newest(bench.context.database, "client-x", NEW)
-    assert found and found.passed
+    assert found
+    assert found.passed
     assert found.away > 0
     assert (found.before, found.version, found.broken) == ("5.2.12+double", NEW, ())
     assert containers(bench) == {"client-x"}
@@ -88,3 +90,16 @@ def test_a_rehearsal_that_fails_offers_nothing(bench: Bench) -> None:
     assert "SQLSTATE[42S21]" in ended.outcome
     assert containers(bench) == {"client-x"}
     assert evidence.newest(bench.context.database, "client-x", NEW) is None
+
+
+def test_what_a_rehearsal_found_is_told_and_the_upgrade_requested_once(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    for _ in range(2):
+        offers(bench.context)
+    asked = bench.context.operations.select("command = 'upgrade'")
+    assert [one.state for one in asked] == ["awaiting_approval"]
+    assert "Client offline for about" in notes(bench, bench.context.operations.select("command = 'rehearse'")[0])[-1]
+    bench.approve(asked[0])
+    bench.finish()
+    assert bench.context.fleet.tenant("client-x").version == NEW
