@@ -241,6 +241,16 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class RolloutSettings:
+    """In which rings a rollout upgrades tenants; `share` in percent, `soak` in minutes."""
+
+    canary: Annotated[str, text("a tag", r"[a-z0-9][a-z0-9.-]{0,29}")]
+    share: Annotated[int, whole(1, 100)]
+    soak: Annotated[int, whole(0, 10_080)]
+    stop_after: Annotated[int, whole(1, 1000)]
+
+
+@dataclass(frozen=True)
 class DigestSettings:
     hour: Annotated[int, whole(0, 23)]
 
@@ -299,6 +309,7 @@ class Settings:
     jobs: JobSettings
     capacity: CapacitySettings
     batches: BatchSettings
+    rollouts: RolloutSettings
     digest: DigestSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
@@ -312,7 +323,9 @@ class Settings:
     def policy(self, command: str, *, batch: bool = False) -> Policy:
         """Return the policy of a command, or the default one; a `batch` of it may take more approvals."""
         policy = self.policies.get(command) or self.policies["default"]
-        return replace(policy, approvals=max(policy.approvals, self.batches.approvals)) if batch else policy
+        if not batch or command in ON_COPIES:
+            return policy
+        return replace(policy, approvals=max(policy.approvals, self.batches.approvals))
 
     def snapshots_allowed(self, plan: str) -> int:
         """Return the bytes that a tenant of a plan may have in snapshots beside what it has; 0: there is no limit."""
@@ -324,6 +337,8 @@ class Settings:
         return Path(self.bot.state)
 
 
+ON_COPIES = frozenset({"rehearse"})
+"""Commands that change copies alone, so that a batch of them takes no more approvals than one."""
 OPEN_TABLES = frozenset({"servers", "releases", "roles", "policies", "plans"})
 """Tables that take new entries; everywhere else a key that the default file lacks is a mistake."""
 

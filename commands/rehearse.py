@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from bot.engine.context import Context, Run
 from bot.engine.placement import admit, demand_of
-from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.registry import TenantsArgument, not_half_way, operation, steps_of
 from bot.engine.rehearsal import Rehearsal
+from bot.engine.selection import Selection, batch
 from bot.engine.steps import refuse_full
 from bot.engine.upgrades import archive_of, target
 from bot.model.plan import Plan, Step, Steps, always, once, require
@@ -25,13 +26,39 @@ class Inputs:
 
 @not_half_way
 @operation
-def rehearse(context: Context, tenant: TenantArgument, version: str = "", *, offer: bool = False) -> Plan:
+def rehearse(
+    context: Context,
+    tenant: TenantsArgument = "",
+    version: str = "",
+    *,
+    offer: bool = False,
+    all: bool = False,
+    host: str = "",
+    size: str = "",
+    tag: str = "",
+) -> Plan:
     """Try an upgrade on a copy of a tenant: how long it takes, what it changes, and what would break.
 
     The copy is closed, has no network, and is deleted afterwards; the tenant itself is not touched. Without a version
     it is the newest release that the tenant can be upgraded to. With `--offer` the upgrade is requested when the
-    rehearsal has passed.
+    rehearsal has passed. To rehearse several, name them with commas between, or choose them with `--all`, `--host`,
+    `--size` or `--tag`.
     """
+    selection = Selection(tenant, all, host, size, tag)
+    if selection.one:
+        return rehearsal_of(context, tenant, version, offer=offer)
+    return batch(
+        context,
+        "rehearse",
+        selection,
+        lambda context, name: rehearsal_of(context, name, version, offer=False),
+        doing="Rehearse the upgrade of",
+        arguments={"version": version},
+    )
+
+
+def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool) -> Plan:
+    """Return the plan of the rehearsal of one tenant."""
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     release = target(context, found, version)

@@ -48,9 +48,9 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "") -> Plan
     if old.standing != "running":
         raise Refused(f"`{tenant}` is {old.standing}, and only a running tenant can be upgraded.")
     if context.operation:
-        return _plan(context, old, release.version, still(context, host, old, release.version))
+        return upgrade_of(context, old, still(context, host, old, release.version))
     found = fresh(context, host, old, release.version)
-    return _plan(context, old, release.version, found) if found else _rehearse(context, tenant, release.version)
+    return upgrade_of(context, old, found) if found else _rehearse(context, tenant, release.version)
 
 
 def _rehearse(context: Context, tenant: str, version: str) -> Message:
@@ -71,7 +71,9 @@ def _rehearse(context: Context, tenant: str, version: str) -> Message:
     return context.renderer.message("commands/upgrade_rehearsing.j2", tenant=tenant, version=version)
 
 
-def _plan(context: Context, old: Tenant, version: str, found: Evidence) -> Plan:
+def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
+    """Return the plan of the upgrade of one tenant, by what its rehearsal found."""
+    version = found.version
     host = context.fleet.of(old)
     days = context.settings.retention.former_days
     # Both containers run for a moment at most, but the old one may have to run again.
@@ -88,7 +90,13 @@ def _plan(context: Context, old: Tenant, version: str, found: Evidence) -> Plan:
             "Previous container": f"kept, stopped, {kept_for(days)}",
             "Rollback": f"automatic, {old.name} goes on in the present container",
         },
-        values={"from": old.version, "to": version, "rehearsal": found.operation, "days": days},
+        values={
+            "from": old.version,
+            "to": version,
+            "rehearsal": found.operation,
+            "days": days,
+            "away": round(found.away, 1),
+        },
         remarks=_told(found),
         until_done=("Downtime", "Rollback"),
         requires=(

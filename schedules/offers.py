@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from bot.engine.context import Context
 from bot.engine.guards import Change, Guards, Moment
-from bot.engine.registry import call
+from bot.engine.registry import Command, call
 from bot.engine.scheduler import schedule
 from bot.model.actor import Actor
 from bot.model.evidence import Evidence
@@ -35,28 +36,55 @@ def offers(context: Context) -> None:
             evidence.told(transaction, found.operation)
             context.operations.note(transaction, found.operation, said)
         context.operations.changed()
+    for rehearsals in context.operations.select(
+        "command = 'rehearse' AND json_extract(plan, '$.texts.then') <> '' AND state IN ('succeeded', 'failed')"
+        " AND id NOT IN (SELECT operation FROM offered)"
+    ):
+        said = ""
+        try:
+            _offer_rollout(context, rehearsals)
+        except TenantBusy:
+            continue
+        except Refused as no:
+            said = f":warning: The rollout is not requested: {sentence(str(no))}"
+        with context.database.transaction() as transaction:
+            evidence.told(transaction, rehearsals.id)
+            if said:
+                context.operations.note(transaction, rehearsals.id, said)
+        context.operations.changed()
+
+
+def _offer_rollout(context: Context, rehearsals: Operation) -> None:
+    """Request the rollout that a batch of rehearsals was made for."""
+    command, arguments = context.registry.parse(rehearsals.plan["texts"]["then"])
+    _request(context, rehearsals, command, arguments)
 
 
 def _offer(context: Context, rehearsal: Operation, found: Evidence) -> None:
     """Request an upgrade for who asked for its rehearsal; once, however often this is tried."""
-    key = f"rehearsal-{rehearsal.id}"
+    command = context.registry.command("upgrade")
+    _request(context, rehearsal, command, {"tenant": found.tenant, "version": found.version})
+
+
+def _request(context: Context, after: Operation, command: Command, arguments: dict[str, Any]) -> None:
+    key = f"rehearsal-{after.id}"
     if context.operations.requested(key):
         return
-    actor = Actor(rehearsal.requester, context.people.roles_now(rehearsal.requester))
-    context = replace(context, actor=actor, channel=rehearsal.channel, delivery=key)
-    command = context.registry.command("upgrade")
+    actor = Actor(after.requester, context.people.roles_now(after.requester))
+    context = replace(context, actor=actor, channel=after.channel, delivery=key)
     with context.fleet.looking_once():
-        Guards(context).refuse(Moment.REQUEST, Change(command.name, found.tenant, actor))
-        mention = context.people.refuse_unless_decidable(command.name, actor.id)
-        plan = call(command, context, {"tenant": found.tenant, "version": found.version})
+        Guards(context).refuse(Moment.REQUEST, Change(command.name, after.tenant, actor))
+        plan = call(command, context, arguments)
     if not isinstance(plan, Plan):
-        raise Refused(f"`{found.tenant}` has changed since its rehearsal, and is rehearsed again.")
-    policy = context.settings.policy(command.name)
+        raise Refused("Something has changed since the rehearsal, so it is rehearsed again.")
+    batch = bool(plan.children)
+    mention = context.people.refuse_unless_decidable(command.name, actor.id, batch=batch)
+    policy = context.settings.policy(command.name, batch=batch)
     context.operations.request(
         command.name,
         plan,
         requester=actor.id,
-        channel=rehearsal.channel,
+        channel=after.channel,
         request_key=key,
         hours=policy.hours,
         approved=policy.approvals == 0,

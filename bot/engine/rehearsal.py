@@ -16,7 +16,7 @@ from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
 from bot.guest.upgrades import Upgrades
-from bot.lxd.protocol import LxdError
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
 from bot.model.evidence import Evidence
 from bot.model.labels import Role, State, stamps
@@ -82,20 +82,43 @@ class Rehearsal:
         lxd.copy(self.old.instance, self.name, config=config, devices=devices)
         self.host.mautic.seal(self.name)
 
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep as evidence that the upgrade fails, and why."""
+        try:
+            yield
+        except LxdUnavailable:
+            raise
+        except LxdError as error:
+            drift_then = self._notes().get("drift", {})
+            told = Evidence(
+                tenant=self.old.name,
+                before=self.old.version,
+                version=self.version,
+                operation=self.run.operation,
+                at=self.run.now(),
+                drift=drift_then,
+                failed=str(error),
+            )
+            evidence.add(self.run.database, told, offer=False)
+            raise
+
     def stage(self) -> str:
         """Look at the copy, and unpack the release beside what serves in it."""
         self._note(
             before=self.upgrades.evidence(self.name), assets=self.upgrades.assets(self.name), since=int(self.run.now())
         )
-        staged = self.upgrades.stage(self.name, self.archive())
+        with self._kept():
+            staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
 
     def upgrade(self) -> str:
         """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
-        done = self.upgrades.upgrade(self.name, self.version)
-        if not done["migrated"]["done"]:
-            self._keep_output(done["migrated"]["output"])
-            raise LxdError(f"The migrations failed: {_last(done['migrated']['output'])}")
+        with self._kept():
+            done = self.upgrades.upgrade(self.name, self.version)
+            if not done["migrated"]["done"]:
+                self._keep_output(done["migrated"]["output"])
+                raise LxdError(f"The migrations failed: {_last(done['migrated']['output'])}")
         self._note(done=done)
         return f"{sum(done['phases'].values()):.1f} s on the copy"
 

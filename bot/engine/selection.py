@@ -100,6 +100,7 @@ def batch(
     doing: str,
     arguments: Mapping[str, str | bool],
     resolve: Callable[[Sequence[Plan]], Mapping[str, str | bool]] = lambda children: {},
+    child: str = "",
 ) -> Plan:
     """Return the plan of a batch over the selected tenants.
 
@@ -109,6 +110,7 @@ def batch(
         each: makes the plan of one tenant, by name. Every server is asked once for all of them.
         doing: the verb of the summary, as in "Restart".
         arguments: the command's own, without those of the selection.
+        child: the command of its children, where it is another.
         resolve: returns arguments that were decided with the plans, so that the same plans are made again.
     """
     context = replace(context, fleet=context.fleet.once(), many=True)
@@ -123,9 +125,10 @@ def batch(
         try:
             # A tenant that is frozen later stays on the list, and waits.
             if not context.operation:
-                guards.refuse(Moment.REQUEST, Change(command, name, context.actor), FREEZE)
+                guards.refuse(Moment.REQUEST, Change(child or command, name, context.actor), FREEZE)
             one = replace(context, promised=promised)
-            children.append(complete(context.registry.command(command), one, each(one, name)))
+            made = complete(context.registry.command(child or command), one, each(one, name))
+            children.append(replace(made, command=child))
         except Refused as error:
             if selection.names:
                 raise
@@ -133,8 +136,8 @@ def batch(
             left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
     if not children:
         raise Refused(f"None of the selected tenants can be included: {next(iter(left_out.values()))}")
-    made = _plan(context, command, selection, children, left_out, doing, arguments)
-    return replace(made, arguments={**made.arguments, **resolve(children)})
+    whole = _plan(context, command, selection, children, left_out, doing, arguments)
+    return replace(whole, arguments={**whole.arguments, **resolve(children)})
 
 
 def _plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bot.engine.context import Context, Run
 from bot.engine.rehearsal import drift
 from bot.fleet.inventory import Host
@@ -13,6 +15,7 @@ from bot.model.releases import Release, newest_first, number, path, variant
 from bot.model.tenants import Tenant
 from bot.store import evidence
 
+NEVER = math.inf
 FRESH = 86_400.0
 """Seconds after which what a rehearsal found is too old."""
 
@@ -55,10 +58,16 @@ def archive_of(run: Run, version: str) -> Archive:
     raise Refused(f"The archive of Mautic {version} is no longer in the settings.")
 
 
+def age(context: Context, told: Evidence) -> float:
+    """Return the seconds since a rehearsal, or NEVER where what it found is too old to count."""
+    since = context.now() - told.at
+    return since if since <= FRESH else NEVER
+
+
 def fresh(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
     """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since."""
     told = evidence.newest(context.database, found.name, version)
-    if told is None or not told.passed or context.now() - told.at > FRESH:
+    if told is None or not told.passed or age(context, told) == NEVER:
         return None
     return None if drifted(told.drift, drift(host, found)) else told
 
@@ -69,7 +78,7 @@ def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence
     again = f"`/mautic upgrade {found.name} {version}` rehearses it again."
     if told is None or not told.passed:
         raise Refused(f"No rehearsal of this upgrade has passed. {again}")
-    if context.now() - told.at > FRESH:
+    if age(context, told) == NEVER:
         raise Refused(f"The rehearsal of this upgrade is more than a day old. {again}")
     if other := drifted(told.drift, drift(host, found)):
         raise Refused(f"`{found.name}` has changed since the rehearsal ({', '.join(other)}). {again}")

@@ -56,8 +56,8 @@ class Evidence:
     tables with fewer rows than before, with both counts. `plugins`: the client's own, and whether Mautic loads each.
     `broken`: those that it loaded before. `kept`: how many themes, translations and files of the client's own were
     carried over; `overwritten`: files of the release that the client had changed. `errors`: lines in the log that were
-    not there before. `assets`: the login page and what it links to. `drift`: what voids it when it changes. `at`: epoch
-    seconds.
+    not there before. `failed`: why it came to no end, in a sentence. `assets`: the login page and what it links to.
+    `drift`: what voids it when it changes. `at`: epoch seconds.
     """
 
     tenant: str
@@ -79,6 +79,7 @@ class Evidence:
     errors: tuple[str, ...] = ()
     assets: tuple[Asset, ...] = ()
     took: float = 0.0
+    failed: str = ""
 
     @property
     def away(self) -> float:
@@ -93,7 +94,7 @@ class Evidence:
     @property
     def passed(self) -> bool:
         """Whether the upgrade may be offered: nothing is lost, broken, or answers worse."""
-        return not (self.lost or self.broken or self.worse)
+        return not (self.failed or self.lost or self.broken or self.worse)
 
     def stored(self) -> str:
         """Return it as JSON."""

@@ -133,7 +133,9 @@ class Plan:
     that it is on, "": none, or several. `children`: the plans of a batch, which has no steps of its own; they are part
     of the fingerprint. `inputs`: all that the command's steps are made from, a dataclass of its own, stored as JSON;
     None: the steps are given here, and made again with the plan. `requires`: its preconditions. `cutover`: the name of
-    the cutover (`move`), "": none. `way_back`: returns `reversible` where that needs a look at the world; called only
+    the cutover (`move`), "": none. `command`: a child's, where it is not its batch's; `ring`: of a child, which begins
+    when those of lower rings are done and have soaked.
+    `way_back`: returns `reversible` where that needs a look at the world; called only
     at the request.
     """
 
@@ -159,6 +161,8 @@ class Plan:
     inputs: Any = None
     requires: tuple[Precondition, ...] = field(default=(), repr=False)
     cutover: str = ""
+    command: str = ""
+    ring: int = 0
     way_back: Callable[[], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

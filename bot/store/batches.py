@@ -107,12 +107,13 @@ def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
             return
         pace = [plan.values[name] for name in ("at_once", "at_once_host", "stop_after")]
         transaction.execute(
-            "INSERT INTO batches (operation, at_once, at_once_host, stop_after) VALUES (?,?,?,?)", (batch.id, *pace)
+            "INSERT INTO batches (operation, at_once, at_once_host, stop_after, soak) VALUES (?,?,?,?,?)",
+            (batch.id, *pace, plan.values.get("soak", 0)),
         )
         for number, child in enumerate(plan.children):
             operations.add(
                 transaction,
-                batch.command,
+                child.command or batch.command,
                 child,
                 requester=batch.requester,
                 channel="",

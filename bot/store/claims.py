@@ -100,8 +100,13 @@ def _children(operations: Operations, running: Sequence[Candidate]) -> list[Cand
         WHERE paused IS NULL AND stopped IS NULL AND (
           SELECT count(*) FROM operations WHERE parent = batch.id AND state IN ('failed', 'needs_attention')
         ) < forgiven + stop_after
+        AND NOT EXISTS (
+          SELECT 1 FROM operations AS earlier WHERE earlier.parent = batch.id AND earlier.ring < child.ring
+          AND (earlier.state IN ('waiting', 'queued', 'running') OR earlier.finished > ? - soak)
+        )
         ORDER BY child.id
-        """
+        """,
+        operations.clock(),
     )
     marks = ",".join("?" * len(OPEN))
     open_ones = operations.database.read(f"SELECT tenant FROM operations WHERE state IN ({marks})", *OPEN)  # noqa: S608

@@ -25,14 +25,14 @@ def untold(database: Database) -> list[tuple[Evidence, bool]]:
     """Return what rehearsals that have ended well found and nobody was told yet, and whether to offer the upgrade."""
     rows = database.read(
         "SELECT found, offer FROM evidence JOIN operations ON operations.id = evidence.operation"
-        " WHERE NOT told AND state = 'succeeded' ORDER BY evidence.operation"
+        " WHERE state = 'succeeded' AND id NOT IN (SELECT operation FROM offered) ORDER BY id"
     )
     return [(Evidence.read(row["found"]), bool(row["offer"])) for row in rows]
 
 
 def told(transaction: sqlite3.Connection, operation: int) -> None:
-    """Note that the thread of a rehearsal was told."""
-    transaction.execute("UPDATE evidence SET told = 1 WHERE operation = ?", (operation,))
+    """Note that the thread of a rehearsal, or of a batch of them, was told."""
+    transaction.execute("INSERT OR IGNORE INTO offered (operation) VALUES (?)", (operation,))
 
 
 def newest(database: Database, tenant: str, version: str) -> Evidence | None:

@@ -467,11 +467,14 @@ _NUMBERS = (
 def m030_evidence(db: sqlite_utils.Database) -> None:
     """What rehearsals of upgrades found. `found`: a document, as `bot.model.evidence` reads it.
 
-    `offer`: the upgrade is requested once it has passed. `told`: its thread was told.
+    `offer`: the upgrade is requested once it has passed. `offered`: rehearsals, and batches of them, whose thread was
+    told what came of them. `ring`: of a batch's children, which begin ring by ring, `soak` seconds apart.
     """
     db.conn.execute(
         "CREATE TABLE evidence (operation INTEGER PRIMARY KEY, tenant TEXT NOT NULL, version TEXT NOT NULL,"
-        " at REAL NOT NULL, passed INTEGER NOT NULL, found TEXT NOT NULL, offer INTEGER NOT NULL,"
-        " told INTEGER NOT NULL DEFAULT 0)"
+        " at REAL NOT NULL, passed INTEGER NOT NULL, found TEXT NOT NULL, offer INTEGER NOT NULL)"
     )
+    db.conn.execute("CREATE TABLE offered (operation INTEGER PRIMARY KEY)")
+    db.conn.execute("ALTER TABLE operations ADD COLUMN ring INTEGER NOT NULL DEFAULT 0")
+    db.conn.execute("ALTER TABLE batches ADD COLUMN soak REAL NOT NULL DEFAULT 0")
     db.conn.execute("CREATE INDEX evidence_by_tenant ON evidence(tenant, version, at)")

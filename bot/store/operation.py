@@ -76,7 +76,7 @@ class Operation:
     `subject`: what it is on; `tenant` is "" where it is on no single one. `host`: the one it is on, or that its batch
     counts it on, "": none. `parent`: the batch that it is a child of, 0: of none. `asked_after`: the last number of
     a person's request when it was asked for. `run`: the run of maintenance that it is of, whose one row tells of it, 0:
-    of none.
+    of none. `ring`: of a batch's child, see `bot.model.plan`.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
     `bot.engine.halt.Aftermath`, and `left`, a sentence.
     """
@@ -116,6 +116,7 @@ class Operation:
     parent: int = 0
     asked_after: int = 0
     run: int = 0
+    ring: int = 0
 
     @property
     def open(self) -> bool:

@@ -226,8 +226,8 @@ class Operations:
         identity, asked_after = self._number(transaction, requester)
         transaction.execute(
             "INSERT INTO operations (id, command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-            " request_key, created, expires, announced, asked, subject, host, parent, asked_after, run)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " request_key, created, expires, announced, asked, subject, host, parent, asked_after, run, ring)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 identity,
                 command,
@@ -248,6 +248,7 @@ class Operations:
                 parent,
                 asked_after,
                 run,
+                plan.ring,
             ),
         )
         transaction.executemany(

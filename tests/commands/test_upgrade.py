@@ -89,7 +89,12 @@ def test_a_rehearsal_that_fails_offers_nothing(bench: Bench) -> None:
     assert ended.state == "failed"
     assert "SQLSTATE[42S21]" in ended.outcome
     assert containers(bench) == {"client-x"}
-    assert evidence.newest(bench.context.database, "client-x", NEW) is None
+    found = evidence.newest(bench.context.database, "client-x", NEW)
+    assert found
+    assert not found.passed
+    assert "SQLSTATE[42S21]" in found.failed
+    offers(bench.context)
+    assert bench.context.operations.select("command = 'upgrade'") == []
 
 
 def test_what_a_rehearsal_found_is_told_and_the_upgrade_requested_once(bench: Bench) -> None:

@@ -1,0 +1,137 @@
+"""`/mautic rollout`: upgrade many tenants in rings, after a rehearsal of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bot.engine.context import Context
+from bot.engine.registry import TenantsArgument, operation
+from bot.engine.selection import Selection, batch, select
+from bot.engine.upgrades import NEVER, age, target
+from bot.model.evidence import Evidence
+from bot.model.plan import Plan, Refused
+from bot.model.tenants import Tenant
+from bot.model.text import seconds
+from bot.slack.messages import Message
+from bot.store import evidence
+from commands.rehearse import rehearsal_of
+from commands.upgrade import upgrade_of
+
+
+@operation
+def rollout(
+    context: Context,
+    version: str,
+    tenant: TenantsArgument = "",
+    *,
+    all: bool = False,
+    host: str = "",
+    size: str = "",
+    tag: str = "",
+) -> Plan | Message:
+    """Upgrade many tenants to a release of Mautic: canaries first, then a share, then the rest.
+
+    Each upgrade is rehearsed first, at once and without approval; what the rehearsals found is on the card. Between two
+    rings there is a pause, and at the first failure the rollout pauses by itself. Tenants that cannot be upgraded, or
+    whose rehearsal did not pass, are left out, and the card says why.
+    """
+    selection = Selection(tenant, all, host, size, tag)
+    selection.refuse_both(f"rollout {version}")
+    if not context.operation and (lacking := _lacking(context, selection, version)):
+        return _rehearse(context, selection, version, lacking)
+    pace = context.settings.rollouts
+    made = batch(
+        context,
+        "rollout",
+        selection,
+        lambda context, name: _upgrade(context, name, version),
+        doing=f"Upgrade to Mautic {version}:",
+        arguments={"version": version},
+        child="upgrade",
+    )
+    children = _in_rings(context, made.children)
+    sizes = [sum(child.ring == ring for child in children) for ring in sorted({child.ring for child in children})]
+    soak = pace.soak * 60 if len(sizes) > 1 else 0
+    names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
+    away = [float(child.values["away"]) for child in children]
+    return replace(
+        made,
+        children=children,
+        arguments={**made.arguments, "tenant": names},
+        facts={
+            **made.facts,
+            "Downtime": f"about {seconds(min(away))} to {seconds(max(away))} for each client",
+            "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
+        },
+        values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
+        texts={"again": f"rollout {version} {selection.words}"},
+    )
+
+
+def _upgrade(context: Context, name: str, version: str) -> Plan:
+    found = context.fleet.tenant(name)
+    told = _told(context, found, version)
+    if told is None:
+        raise Refused(f"{name} was not rehearsed within a day")
+    if not told.passed:
+        raise Refused(f"its rehearsal did not pass: {told.failed or 'it would be worse than before'}")
+    return upgrade_of(context, found, told)
+
+
+def _told(context: Context, found: Tenant, version: str) -> Evidence | None:
+    """Return what the rehearsal of a tenant found, None where there was none within a day, or of another upgrade."""
+    told = evidence.newest(context.database, found.name, target(context, found, version).version)
+    return told if told and told.before == found.version and age(context, told) != NEVER else None
+
+
+def _lacking(context: Context, selection: Selection, version: str) -> list[str]:
+    """Return the tenants that have to be rehearsed first: those that can be upgraded, and were not tried of late."""
+    lacking = []
+    once = replace(context, fleet=context.fleet.once(), many=True)
+    for name in select(once, selection, "rollout"):
+        try:
+            found = once.fleet.tenant(name)
+            if found.standing == "running" and _told(once, found, version) is None:
+                lacking.append(name)
+        except Refused:
+            if selection.names:
+                raise
+    return lacking
+
+
+def _rehearse(context: Context, selection: Selection, version: str, lacking: Sequence[str]) -> Message:
+    """Have them rehearsed; `schedules/offers.py` requests the rollout when that has ended."""
+    names = Selection(",".join(lacking) + ",")
+    again = f"rollout {version} {selection.words}"
+    plan = batch(
+        context,
+        "rehearse",
+        names,
+        lambda context, name: rehearsal_of(context, name, version, offer=False),
+        doing=f"Rehearse the upgrade to Mautic {version} of",
+        arguments={"version": version},
+    )
+    context.operations.request(
+        "rehearse",
+        replace(plan, texts={**plan.texts, "then": again}),
+        requester=context.actor.id,
+        channel=context.channel,
+        request_key=f"{context.delivery}.rehearse",
+        hours=24,
+        approved=True,
+    )
+    return context.renderer.message("commands/rollout_rehearsing.j2", number=len(lacking), version=version)
+
+
+def _in_rings(context: Context, children: Sequence[Plan]) -> tuple[Plan, ...]:
+    """Return the children with their rings, in that order: canaries, a share, the rest."""
+    pace = context.settings.rollouts
+    tagged = {one.name for one in context.fleet.tenants() if pace.canary in one.tags}
+    canaries = [child for child in children if child.tenant in tagged]
+    others = [child for child in children if child.tenant not in tagged]
+    share = math.ceil(len(others) * pace.share / 100)
+    rings = [canaries, others[:share], others[share:]]
+    filled = [ring for ring in rings if ring]
+    return tuple(replace(child, ring=number) for number, ring in enumerate(filled) for child in ring)
