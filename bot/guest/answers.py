@@ -9,43 +9,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
+from bot.guest import upgrade_answers as upgrades
+from bot.guest.told import LIST, TEXT, Code, Figure, Moment, Seconds, Told
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.words import tame
 
 LIMIT = 1 << 20
 """Bytes of an answer: a log of 60,000 characters is the longest."""
-TEXT = 300
-"""Characters of a sentence."""
-LIST = 1000
-"""Characters of what a check says, which may name all jobs."""
-LONG = 60_000
-"""Characters of a log, or of what a console command says."""
-ENTRIES = 50
-"""Services, queues, jobs, checks and kinds of each of which there are a handful."""
-
-Figure = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-"""Bytes, seconds or a count: what JSON, floating point and SQLite all keep exactly, and can sum."""
-Moment = Annotated[int, Meta(ge=0, le=2**37)]
-"""Epoch seconds of a day that a calendar knows (until the year 6325)."""
-Seconds = Annotated[float, Meta(ge=0, le=2**53 - 1)]
-
-
-class Told(Struct):
-    """Something that is told; its texts are cut and cleaned, its lists are cut."""
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            setattr(self, name, _tamed(getattr(self, name), LONG if name in ("text", "output") else TEXT))
-
-
-def _tamed(value: Any, most: int) -> Any:
-    if isinstance(value, str):
-        return tame(value, most)
-    if isinstance(value, dict):
-        return {tame(key, TEXT): _tamed(found, most) for key, found in list(value.items())[:ENTRIES]}
-    return value
 
 
 class Outcome(Told):
@@ -210,7 +182,7 @@ class Text(Told):
 class Ran(Told):
     """How a command of Mautic's ended."""
 
-    code: Annotated[int, Meta(ge=-255, le=255)]
+    code: Code
     output: str
 
 
@@ -263,6 +235,19 @@ SHAPES: dict[str, type[Told]] = {
     "mail": Mail,
     "release": Released,
     "version": Version,
+    "stage": upgrades.Staged,
+    "discard": Done,
+    "swap": upgrades.Swapped,
+    "warm": Took,
+    "pack_cache": upgrades.Packed,
+    "lay_cache": Done,
+    "record": upgrades.Recorded,
+    "migrate": upgrades.Migrated,
+    "up_to_date": upgrades.UpToDate,
+    "reload": Done,
+    "upgrade": upgrades.Upgraded,
+    "assets": upgrades.Assets,
+    "evidence": upgrades.Evidence,
 }
 """By verb; `let go` is the second answer of `hold`."""
 _OUTCOME = msgspec.json.Decoder(Outcome)
@@ -280,7 +265,8 @@ def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
     try:
         outcome = _OUTCOME.decode(line)
         if outcome.ok:
-            answer: dict[str, Any] = msgspec.to_builtins(_DECODERS[verb].decode(line))
+            told = _DECODERS[verb].decode(line)
+            answer: dict[str, Any] = msgspec.to_builtins(told, builtin_types=(bytes,))
             return answer
     except (ValueError, RecursionError) as error:
         # A validation error names the field alone; what is no JSON at all might be quoted.

@@ -86,20 +86,24 @@ class Mautic:
         self.lxd = lxd
         self._tool = _packed()
 
-    def call(self, instance: str, verb: str, request: Mapping[str, Any], *, timeout: float = 120) -> dict[str, Any]:
+    def call(
+        self, instance: str, verb: str, request: Mapping[str, Any], *, timeout: float = 120, limit: int = LIMIT
+    ) -> dict[str, Any]:
         """Run one verb of the tool and return its answer, of the shape that `bot.guest.answers` gives it.
 
         Raises LxdError with the tool's sentence when it fails, TenantAnswerError where its answer is no answer, or is
         not there in so many seconds. Nothing of request and answer is in argv, or stands anywhere on a disk.
         """
-        with self._asked(instance, verb, request, timeout) as talk:
+        with self._asked(instance, verb, request, timeout, limit) as talk:
             return decode(instance, verb, talk.line())
 
     @contextmanager
-    def _asked(self, instance: str, verb: str, request: Mapping[str, Any], timeout: float) -> Iterator[Talk]:
+    def _asked(
+        self, instance: str, verb: str, request: Mapping[str, Any], timeout: float, limit: int = LIMIT
+    ) -> Iterator[Talk]:
         """Have the tool at work on a request."""
         command = ["/usr/bin/python3", "-c", _START, verb]
-        with self.lxd.talk(instance, command, timeout=timeout, limit=LIMIT) as talk:
+        with self.lxd.talk(instance, command, timeout=timeout, limit=limit) as talk:
             length = f"\n{len(self._tool)}\n"
             talk.send(json.dumps(dict(request)).encode() + length.encode() + self._tool)
             yield talk

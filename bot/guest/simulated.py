@@ -10,13 +10,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import msgspec
-
+from bot.guest import simulated_upgrade
+from bot.guest.blueprint.mautic_ctl.system import CtlError
+from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
 from bot.model.labels import stamp
 
-STATE = "/run/mautic-ops-simulated.json"
-"""In memory there, so that it takes none of the tenant's disk and can be written on a full one."""
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
 OUTBOUND_OFF = "/var/lib/mautic-ops/outbound-off"
@@ -50,50 +49,6 @@ class SimulatedHost(Lxd, Protocol):
         """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
 
 
-class State(msgspec.Struct):
-    """What can be otherwise than well.
-
-    `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
-    when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
-    submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
-    `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due).
-    """
-
-    stopped: list[str] = []
-    refuses: list[str] = []
-    crons_ended: float = 0
-    rested: tuple[float, float] = (0, 0)
-    queue_age: int = 0
-    log_errors: int = 0
-    memory: int = 200 << 20
-    contacts: int = 1200
-    writes: list[tuple[str, float]] = []
-    overdue: str = ""
-    failed_mails: list[float] = []
-    mails: list[float] = []
-    sent: list[float] = []
-    dropped: list[tuple[int, float]] = []
-
-
-_STATE = msgspec.json.Decoder(State)
-"""Made before there are threads, in which msgspec cannot learn one type at once."""
-
-
-def read(lxd: Lxd, instance: str) -> State:
-    """Return a tenant's state; one that nobody changed is well."""
-    try:
-        return _STATE.decode(lxd.pull(instance, STATE))
-    except NotFound:
-        return State()
-
-
-def change(lxd: Lxd, instance: str, **fields: Any) -> State:
-    """Change some of a tenant's state, and return it."""
-    state = msgspec.structs.replace(read(lxd, instance), **fields)
-    lxd.push(instance, STATE, msgspec.json.encode(state))
-    return state
-
-
 def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
     """Play `python3 -c … VERB` on what was sent to it; yields its lines. Other commands say nothing."""
     if len(command) != 4 or command[0] != "/usr/bin/python3":
@@ -118,6 +73,8 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
             answer = {"ok": False, "error": f"there is no verb {verb}"}
     except PoolFull:
         answer = {"ok": False, "error": FULL}
+    except CtlError as error:
+        answer = {"ok": False, "error": str(error)}
     yield json.dumps(answer).encode()
     if verb == "hold" and answer.get("held"):
         yield b'{"ok": true, "kept": true, "seconds": 0.05}'
@@ -266,6 +223,7 @@ class _Tenant:
         return self.open(request)
 
     def page(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        simulated_upgrade.must_not_break(self, "page")
         return {"seconds": 0.1}
 
     def counts(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,8 +266,12 @@ class _Tenant:
     def sync(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
+    def serving(self) -> str:
+        """The version that serves."""
+        return self.state.version or stamp(self.lxd.instance(self.name).config, "version")
+
     def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"version": stamp(self.lxd.instance(self.name).config, "version")}
+        return {"version": self.serving()}
 
     def health(self, request: Mapping[str, Any]) -> dict[str, Any]:
         limits = request["limits"]
@@ -335,7 +297,7 @@ class _Tenant:
             "database": (database, "answers" if database else "does not answer"),
         }
         facts: dict[str, Any] = {
-            "version": stamp(self.lxd.instance(self.name).config, "version"),
+            "version": self.serving(),
             "sealed": sealed,
             "outbound_off": {"since": 0, "waits": self.counted()["waits"]} if self.has(OUTBOUND_OFF) else None,
             "services": services,
@@ -392,6 +354,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "used": _Tenant.used,
     "sync": _Tenant.sync,
     "version": _Tenant.version,
+    **simulated_upgrade.VERBS,
 }
 _CHANGES = frozenset(
     ["identity", "close", "open", "quiesce", "hush", "unquiesce", "restart", "console", "resize", "furnish"]

@@ -1,38 +1,71 @@
-"""Builds the Mautic double's archive, in the layout of Mautic's release zip: `build.py OUT.zip` prints its sha256."""
+"""Builds the Mautic double's archives, in the layout of Mautic's release zips: `build.py OUT.zip [RELEASE]` prints its
+sha256. `tree` is the release that a blueprint is made of by default; the others say how they differ from another one.
+"""
 
 import hashlib
+import json
 import os
 import sys
 import zipfile
 from pathlib import Path
 
-TREE = Path(__file__).parent / "tree"
+HERE = Path(__file__).parent
+TREE = HERE / "tree"
+DEFAULT = "5.2.12"
+RELEASES = {"5.2.11": DEFAULT, DEFAULT: "", "6.0.10": DEFAULT, "7.2.2": "6.0.10", "8.0.0": "7.2.2"}
+"""Each release, oldest first, with the one that it is told by: `releases/<release>` lies over that one's tree, without
+what its `deleted_files.txt` names. The last one wants another PHP than the blueprint has."""
+DELETED = "deleted_files.txt"
 EMPTY_FOLDERS = ("media/files/", "media/images/", "plugins/", "themes/", "translations/", "app/assets/", "var/")
-EPOCH = (2026, 1, 1, 0, 0, 0)
+ASSETS = ("media/css/app.css", "media/css/libraries.css", "media/js/app.js", "media/js/libraries.js")
+"""What the pages link to, compiled for each release."""
 FOLDER_MODE, FILE_MODE, PROGRAM_MODE = 0o40755, 0o100644, 0o100755
 
 
-def build(target: Path) -> str:
-    """Writes the archive to `target` and returns its sha256, the same for the same tree on any machine."""
-    files = {path.relative_to(TREE).as_posix(): path for path in TREE.rglob("*") if path.is_file()}
+def build(target: Path, release: str = DEFAULT, *, update: bool = False) -> str:
+    """Writes the archive to `target` and returns its sha256, the same for the same tree on any machine.
+
+    `update`: the one that Mautic's own updater takes, with the list of files that are no more.
+    """
+    files = contents(release)
+    if update:
+        files[DELETED] = json.dumps(_deleted(release)).encode()
+    # Its files are of its own time: by that PHP tells compiled code from another release's.
+    moment = (2026, 1 + list(RELEASES).index(release), 1, 0, 0, 0)
     # Somebody may be reading the one that is there.
     part = target.with_name(f"{target.name}.{os.getpid()}")
     with zipfile.ZipFile(part, "w") as archive:
         for name in sorted([*files, *EMPTY_FOLDERS]):
-            entry = zipfile.ZipInfo(name, EPOCH)
+            entry = zipfile.ZipInfo(name, moment)
             entry.create_system = 3
-            if name in files:
-                entry.external_attr = (PROGRAM_MODE if name == "bin/console" else FILE_MODE) << 16
-                archive.writestr(entry, files[name].read_bytes())
-            else:
-                entry.external_attr = FOLDER_MODE << 16
-                archive.writestr(entry, b"")
+            is_file = name in files
+            mode = (PROGRAM_MODE if name == "bin/console" else FILE_MODE) if is_file else FOLDER_MODE
+            entry.external_attr = mode << 16
+            archive.writestr(entry, files.get(name, b""))
     found = hashlib.sha256(part.read_bytes()).hexdigest()
     part.replace(target)
     return found
 
 
+def contents(release: str) -> dict[str, bytes]:
+    """Returns a release's files by their paths."""
+    base = RELEASES[release]
+    folder = HERE / "releases" / release if base else TREE
+    files = contents(base) if base else {}
+    files |= {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name in _deleted(release):
+        del files[name]
+    files.pop(DELETED, None)
+    return files | {name: f"/* Mautic double {release}: {name} */\n".encode() for name in ASSETS}
+
+
+def _deleted(release: str) -> list[str]:
+    listed = HERE / "releases" / release / DELETED
+    deleted: list[str] = json.loads(listed.read_text()) if listed.exists() else []
+    return deleted
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: build.py OUT.zip")
-    print(build(Path(sys.argv[1])))
+    if len(sys.argv) not in (2, 3):
+        sys.exit(f"usage: build.py OUT.zip [{' | '.join(RELEASES)}]")
+    print(build(Path(sys.argv[1]), *sys.argv[2:]))

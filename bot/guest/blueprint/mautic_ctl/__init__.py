@@ -32,4 +32,21 @@ Verbs, with what they ask (`?` may be absent) and answer:
 - `mail`       since? → waits, oldest, kinds {kind: n}, off, sent since then: the mail that would go out.
 - `release`    choice, late?, batch?, unmute? → choice, waits, oldest, kinds, dropped: send, drop, hold or bring back.
 - `version`    → version, double.
+
+An upgrade's: `stage` while the tenant serves, all else that changes something only while it is closed.
+- `stage`      version, sha256 → version, before, seconds, own: unpack the pushed release beside the one that serves.
+- `discard`    → {}: delete what is staged, and the tree of before.
+- `record`     → recorded: record all migrations as done where none is recorded.
+- `swap`       version → version, before, seconds: the staged tree serves, with what the client had.
+- `warm`       → seconds: make the compiled cache anew.
+- `pack_cache` → bytes, tar (base64): the compiled cache, for a tenant that is about to be what this one is.
+- `lay_cache`  → {}: lay the pushed cache into the staged tree.
+- `migrate`    seconds? → done, code, ran, skipped, unregistered, rows {kind: n}, seconds, output.
+- `up_to_date` → up_to_date, code, new, unregistered.
+- `reload`     → {}: tell Mautic of its plugins, start PHP.
+- `upgrade`    version, seconds? → version, phases {name: seconds}, carried, migrated, up_to_date?, assets?: from
+  `record` to the page in one go; what comes after a migration that failed is not there.
+- `assets`     → assets {path: {status, bytes, seconds}}: the login page and what it links to.
+- `evidence`   since?, patience? → version, php, mariadb, schema, whole, counts, uncounted, migrations, plugins, own,
+  errors.
 """

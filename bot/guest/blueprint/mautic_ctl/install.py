@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from . import trees
+from .migrations import record_all
 from .page import login_page
 from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
 from .system import (
@@ -26,13 +28,12 @@ from .system import (
     systemctl,
     write,
 )
+from .trees import FOLDERS, WRITABLE
 
 PATIENCE = 30.0
 """Seconds within which the login page has to be there after a reload."""
 
 BASELINE = STATE / "migrations-baseline.json"
-WRITABLE = ("config", "var", "media", "translations")
-FOLDERS = ("var/cache", "var/logs", "var/tmp", "var/spool", "var/import", "media/files/temp", "media/images")
 
 
 def install(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError(
             "the database `mautic` has tables already, and installing would drop them; start from a new container"
         )
+    # Before anything is written there: from now on it can be told what was not the release's.
+    trees.write_listing(trees.LISTING, trees.files_of(MAUTIC))
     for folder in FOLDERS:
         (MAUTIC / folder).mkdir(parents=True, exist_ok=True)
     for folder in WRITABLE:
@@ -89,7 +92,8 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
             raise CtlError(f"{words[0]} failed: {' / '.join((ended.stdout + ended.stderr).split(chr(10))[-4:])}")
     if not sql("SHOW TABLES LIKE 'messenger_messages';", "mautic"):
         raise CtlError("messenger:setup-transports made no table messenger_messages")
-    _record_migrations()
+    record_all()
+    _write_baseline()
     systemctl("reload", "php8.2-fpm", "nginx")
     # PHP is away for a moment while it is reloaded.
     give_up = time.monotonic() + PATIENCE
@@ -114,8 +118,8 @@ def migration_figures(status: str) -> dict[str, int]:
     return {name.lower(): int(number) for name, number in found}
 
 
-def _record_migrations() -> None:
-    """Write down which migrations a fresh install leaves: some are always pending, so only a change means anything."""
+def _write_baseline() -> None:
+    """Write down how migrations stand after the installation: only a change means anything."""
     STATE.mkdir(parents=True, exist_ok=True)
     figures = migration_figures(console("doctrine:migrations:status").stdout)
     write(BASELINE, json.dumps({"version": mautic_version(), **figures}))

@@ -36,11 +36,27 @@ VERBS = {
     "mail": "outbound.mail",
     "release": "outbound.release",
     "version": "version.version",
+    "stage": "stage.stage",
+    "discard": "stage.discard",
+    "swap": "swap.swap",
+    "warm": "cache.warm",
+    "pack_cache": "cache.pack_cache",
+    "lay_cache": "cache.lay_cache",
+    "record": "migrations.record",
+    "migrate": "migrations.migrate",
+    "up_to_date": "migrations.up_to_date",
+    "reload": "upgrade.reload",
+    "upgrade": "upgrade.upgrade",
+    "assets": "page.assets",
+    "evidence": "evidence.evidence",
 }
 """The module and function of each; a module is loaded when it is asked for."""
 SIDE_BY_SIDE = frozenset(
-    ["hold", "page", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version"]
-)
+    [
+        "hold", "page", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version", "assets",
+        "evidence", "up_to_date",
+    ]
+)  # fmt: skip
 """Verbs that may run beside others."""
 SPEAK = frozenset(["hold"])
 """Verbs that say more than their answer."""

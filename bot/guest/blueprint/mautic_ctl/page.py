@@ -11,6 +11,12 @@ from .system import IDENTITY, CtlError, await_database, read_json
 
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 MOST = 1 << 20
+LOGIN = "/s/login"
+LINK = re.compile(
+    r"""<(?:link|script)\b[^>]{0,500}?\b(?:href|src)=["'](/(?!/)[\w.~/-]{1,200}\.(?:css|js)(?:\?[\w.=&-]{0,99})?)["']"""
+)
+ASSETS = 40
+"""Links of a page that are asked for."""
 
 
 def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
@@ -19,11 +25,17 @@ def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
     Raises TimeoutError when it is not whole within `patience` seconds. Of one without end the first MOST bytes count.
     """
     began = time.monotonic()
+    status, answer = _get(domain, LOGIN, patience)
+    return status, b'name="_username"' in answer, time.monotonic() - began
+
+
+def _get(domain: str, path: str, patience: float) -> tuple[int, bytes]:
+    began = time.monotonic()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(patience)
         connection.connect(str(INSIDE_SOCKET))
         connection.sendall(
-            f"GET /s/login HTTP/1.0\r\nHost: {domain}\r\nUser-Agent: mautic-ctl\r\n"
+            f"GET {path} HTTP/1.0\r\nHost: {domain}\r\nUser-Agent: mautic-ctl\r\n"
             "X-Forwarded-Proto: https\r\n\r\n".encode()
         )
         answer = b""
@@ -31,7 +43,29 @@ def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
             answer += part
             connection.settimeout(max(0.001, began + patience - time.monotonic()))
     status = re.match(rb"HTTP/1\.\d (\d+)", answer)
-    return int(status[1]) if status else 0, b'name="_username"' in answer, time.monotonic() - began
+    return int(status[1]) if status else 0, answer
+
+
+def assets(_request: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for the login page and every script and style that it links to, and tell of each by its path (without its
+    query): status, bytes (with its head) and seconds. What is on another host is not asked for.
+    """
+    domain = read_json(IDENTITY).get("domain", "localhost")
+    found: dict[str, dict[str, Any]] = {}
+
+    def ask(path: str) -> bytes:
+        began = time.monotonic()
+        try:
+            status, answer = _get(domain, path, 30)
+        except OSError:
+            status, answer = 0, b""
+        seconds = round(time.monotonic() - began, 3)
+        found[path.partition("?")[0]] = {"status": status, "bytes": len(answer), "seconds": seconds}
+        return answer
+
+    for link in LINK.findall(ask(LOGIN).decode(errors="replace"))[:ASSETS]:
+        ask(link)
+    return {"assets": found}
 
 
 def wait_for_page(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,13 @@ def console(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[st
     return run("php8.2", str(MAUTIC / "bin/console"), *words, "-n", "--no-ansi", user="www-data", timeout=timeout)
 
 
+def console_for(seconds: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same, which `timeout` ends after so many seconds, with the exit code 124."""
+    limit = ["timeout", "--kill-after=10", str(seconds)]
+    php = ["php8.2", str(MAUTIC / "bin/console")]
+    return run(*limit, *php, *words, "-n", "--no-ansi", user="www-data", timeout=seconds + 30)
+
+
 def await_systemd(deadline: float = 60) -> None:
     """Wait until a container that has just been started takes orders; raises CtlError after `deadline` seconds."""
     give_up = time.monotonic() + deadline
@@ -158,6 +165,11 @@ def output_of(process: "subprocess.Popen[str]", doing: str) -> str:
     if process.returncode or not output:
         raise CtlError(f"PHP could not {doing}")
     return output
+
+
+def php_version() -> str:
+    """Return the version of PHP."""
+    return output_of(php("echo PHP_VERSION;", ""), "say its version")
 
 
 def mautic_version() -> str:

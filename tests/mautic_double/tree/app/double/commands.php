@@ -77,9 +77,12 @@ function commands(): array
 
             return 0;
         }],
+        'mautic:update:apply' => ['options' => ['force', 'update-package|p=', 'finish'], 'run' => update(...)],
         'doctrine:migrations:status' => ['run' => migrations_status(...)],
         'doctrine:migrations:up-to-date' => ['options' => ['fail-on-unregistered|u', 'list-migrations|l'], 'run' => migrations_up_to_date(...)],
-        'doctrine:migrations:migrate' => ['arguments' => [0, 1], 'options' => ['dry-run', 'allow-no-migration', 'all-or-nothing', 'write-sql'], 'run' => migrate(...)],
+        'doctrine:migrations:sync-metadata-storage' => ['run' => sync_metadata_storage(...)],
+        'doctrine:migrations:version' => ['arguments' => [0, 1], 'options' => ['add', 'delete', 'all', 'range-from=', 'range-to='], 'run' => mark_migrations(...)],
+        'doctrine:migrations:migrate' => ['arguments' => [0, 1], 'options' => ['dry-run', 'allow-no-migration', 'all-or-nothing', 'write-sql', 'query-time'], 'run' => migrate(...)],
     ];
 }
 
@@ -329,15 +332,26 @@ function delete_unused_ips(array $a, array $o, callable $say): int
     return 0;
 }
 
+/** Tells the table `plugins` which there are: those that the compiled container knows. */
 function reload_plugins(array $a, array $o, callable $say): int
 {
     $db = database();
-    $new = 0;
-    foreach (glob(root() . '/plugins/*/*Bundle.php') as $file) {
-        $bundle = basename($file, '.php');
-        $new += query($db, "INSERT IGNORE INTO plugins (name, bundle, author) VALUES (?, ?, 'double')", [$bundle, $bundle])->rowCount();
+    $plugins = container()['plugins'];
+    $known = query($db, 'SELECT bundle, version FROM plugins')->fetchAll(PDO::FETCH_KEY_PAIR);
+    $new = $updated = 0;
+    foreach ($plugins as $folder => $plugin) {
+        if (!array_key_exists($folder, $known)) {
+            query($db, 'INSERT INTO plugins (name, bundle, version, author) VALUES (?, ?, ?, ?)', [$plugin['name'], $folder, $plugin['version'], $plugin['author']]);
+            ++$new;
+            continue;
+        }
+        $updated += version_compare((string) $known[$folder], (string) $plugin['version'], 'lt') ? 1 : 0;
+        query($db, 'UPDATE plugins SET is_missing = 0, name = ?, version = ? WHERE bundle = ?', [$plugin['name'], $plugin['version'], $folder]);
     }
-    $say("$new new plugins were installed and 0 updated.");
+    foreach (array_diff_key($known, $plugins) as $folder => $_) {
+        query($db, 'UPDATE plugins SET is_missing = 1 WHERE bundle = ?', [$folder]);
+    }
+    $say("$new new plugins were installed and $updated updated.");
 
     return 0;
 }
@@ -372,6 +386,8 @@ function clear_cache(array $a, array $o, callable $say): int
     delete_tree(root() . '/var/cache/prod');
     if (!isset($o['no-warmup'])) {
         container();
+        // The warmers write what pages read: templates, translations, routes.
+        file_put_contents(root() . '/var/cache/prod/warmed.bin', str_repeat(hash('sha256', metadata()['version'], true), 4096));
     }
     $say(' [OK] Cache for the "prod" environment (debug=false) was successfully cleared.');
 
@@ -528,75 +544,6 @@ function retry_failed(array $ids, array $o, callable $say): int
         }
     }
     $say(' [OK] All done!');
-
-    return 0;
-}
-
-/** [available, executed] version names. The installer records none, so a fresh install has all of them new. */
-function migrations(PDO $db): array
-{
-    $available = array_map(fn ($file) => 'Mautic\\Migrations\\' . basename($file, '.php'), glob(root() . '/app/migrations/Version*.php'));
-    $executed = has_table($db, 'migrations') ? query($db, 'SELECT version FROM migrations')->fetchAll(PDO::FETCH_COLUMN) : [];
-
-    return [$available, $executed];
-}
-
-function migrations_status(array $a, array $o, callable $say): int
-{
-    [$available, $executed] = migrations(database());
-    $line = fn ($group, $type, $value) => $say(sprintf('| %-20s | %-20s | %-60s |', $group, $type, $value));
-    $line('Storage', 'Type', 'Doctrine\\Migrations\\Metadata\\Storage\\TableMetadataStorageConfiguration');
-    $line('Migrations', 'Executed', count($executed));
-    $line('', 'Executed Unavailable', count(array_diff($executed, $available)));
-    $line('', 'Available', count($available));
-    $line('', 'New', count(array_diff($available, $executed)));
-
-    return 0;
-}
-
-function migrations_up_to_date(array $a, array $o, callable $say): int
-{
-    [$available, $executed] = migrations(database());
-    if ($new = count(array_diff($available, $executed))) {
-        $say(" [ERROR] Out-of-date! $new migrations are available to execute.");
-
-        return 1;
-    }
-    if (isset($o['fail-on-unregistered']) && $unregistered = count(array_diff($executed, $available))) {
-        $say(" [ERROR] You have $unregistered previously executed migrations in the database that are not registered migrations.");
-
-        return 2;
-    }
-    $say(' [OK] Up-to-date! No migrations to execute.');
-
-    return 0;
-}
-
-function migrate(array $a, array $o, callable $say): int
-{
-    if (!isset($o['no-interaction'])) {
-        $say('WARNING! You are about to execute a migration in database. Are you sure you wish to continue? (yes/no)');
-
-        return 3;
-    }
-    $db = database();
-    [$available, $executed] = migrations($db);
-    $db->exec('CREATE TABLE IF NOT EXISTS migrations (version VARCHAR(191) PRIMARY KEY, executed_at DATETIME, execution_time INT) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4');
-    foreach (array_diff($available, $executed) as $version) {
-        $say("++ migrating $version");
-        if (isset($o['dry-run'])) {
-            continue;
-        }
-        $steps = (include root() . '/app/migrations/' . substr($version, strlen('Mautic\\Migrations\\')) . '.php')['sql'];
-        foreach ($steps as $sql) {
-            $db->exec($sql);
-        }
-        if (str_ends_with($version, faults('doctrine:migrations:migrate')['fail_migration'] ?? 'none')) {
-            throw new RuntimeException("Migration $version failed during Execution. Mautic double: injected failure.");
-        }
-        query($db, 'INSERT INTO migrations (version, executed_at, execution_time) VALUES (?, UTC_TIMESTAMP(), 0)', [$version]);
-    }
-    $say(' [OK] Successfully migrated.');
 
     return 0;
 }

@@ -3,6 +3,8 @@
 require __DIR__ . '/kernel.php';
 require __DIR__ . '/install.php';
 require __DIR__ . '/commands.php';
+require __DIR__ . '/migrations.php';
+require __DIR__ . '/update.php';
 
 /** Runs one command line and returns its exit code. Every line goes out with a time under -n, as in Mautic. */
 function console(array $words): int
@@ -12,8 +14,15 @@ function console(array $words): int
         fwrite(STDOUT, ($timed ? date('[Y-m-d H:i:s] ') : '') . $text . "\n");
     };
     try {
+        // It boots whatever is asked for. What breaks that is caught by nobody, and PHP ends with 255.
+        container();
+    } catch (RuntimeException $e) {
+        fwrite(STDERR, "\n  " . $e->getMessage() . "  \n\n");
+
+        return 1;
+    }
+    try {
         if (array_intersect(['--version', '-V'], $words)) {
-            container();
             $say('Mautic ' . metadata()['version'] . ' - app/prod (env: prod, debug: false)');
 
             return 0;
@@ -59,7 +68,6 @@ function console(array $words): int
 
 function run(string $name, array $command, array $arguments, array $options, callable $say): int
 {
-    container();
     $faults = faults($name);
     $lock = null;
     if (isset($command['key']) && !isset($options['bypass-locking']) && !isset($options['force'])) {

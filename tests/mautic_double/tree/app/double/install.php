@@ -78,6 +78,10 @@ function install(array $arguments, array $options, callable $say): int
         }
         make_room($db, $database);
         run_sql_file($db, __DIR__ . '/schema.sql');
+        // The schema of a fresh install is that of its entities: it has what all migrations bring, and records none.
+        foreach (migrations($db)[0] as $version) {
+            array_map($db->exec(...), migration($version)['schema'] ?? migration($version)['sql']);
+        }
         $say('1.2 - Loading fixtures...');
         query($db, "INSERT INTO roles (id, name, description, is_admin, date_added) VALUES (1, 'Administrator', 'Full system access', 1, UTC_TIMESTAMP())");
     }
@@ -124,7 +128,8 @@ function install(array $arguments, array $options, callable $say): int
 /** Drops Mautic's tables, or renames them where --db_backup_tables was given. */
 function make_room(PDO $db, array $database): void
 {
-    preg_match_all('/^CREATE TABLE (\w+)/m', file_get_contents(__DIR__ . '/schema.sql'), $match);
+    $statements = array_map(fn ($version) => implode("\n", migration($version)['sql']), migrations($db)[0]);
+    preg_match_all('/^CREATE TABLE (\w+)/m', file_get_contents(__DIR__ . '/schema.sql') . implode("\n", $statements), $match);
     $db->exec('SET FOREIGN_KEY_CHECKS = 0');
     foreach ($match[1] as $table) {
         if ($database['db_backup_tables'] && has_table($db, $table)) {

@@ -76,6 +76,11 @@ function query(PDO $db, string $sql, array $values = []): PDOStatement
     return $statement;
 }
 
+function has_column(PDO $db, string $table, string $column): bool
+{
+    return (bool) query($db, 'SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ? AND column_name = ?', [$table, $column])->fetchColumn();
+}
+
 function has_table(PDO $db, string $table): bool
 {
     return (bool) query($db, 'SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?', [$table])->fetchColumn();
@@ -103,21 +108,67 @@ function log_line(string $level, string $text): void
     }
 }
 
-/** The compiled container: built when absent; it freezes the scheme of site_url until the next cache:clear. */
+/** The version without what says that it is a double: plugins are compared with it. */
+function core_version(): string
+{
+    return preg_replace('/\+.*/', '', metadata()['version']);
+}
+
+/**
+ * The plugins that load, by folder. Each bundle's class is made at each start, of the console and of each page: what
+ * breaks in one breaks all of Mautic. One that wants a newer Mautic is passed over; there is no upper limit.
+ */
+function plugins(): array
+{
+    static $found = null;
+    if ($found !== null) {
+        return $found;
+    }
+    require_once __DIR__ . '/classes.php';
+    $found = [];
+    foreach (glob(root() . '/plugins/*/*Bundle.php') as $file) {
+        $folder = basename(dirname($file));
+        $class = "MauticPlugin\\$folder\\" . basename($file, '.php');
+        require_once $file;
+        if (!class_exists($class, false) || !(new $class() instanceof Mautic\PluginBundle\Bundle\PluginBundleBase)) {
+            continue;
+        }
+        if (defined("$class::MINIMUM_MAUTIC_VERSION") && version_compare(core_version(), constant("$class::MINIMUM_MAUTIC_VERSION"), 'lt')) {
+            continue;
+        }
+        $config = is_file(dirname($file) . '/Config/config.php') ? include dirname($file) . '/Config/config.php' : [];
+        $found[$folder] = ['name' => $config['name'] ?? $folder, 'version' => $config['version'] ?? null, 'author' => $config['author'] ?? null];
+    }
+
+    return $found;
+}
+
+/**
+ * The compiled container: built when absent; it freezes the scheme of site_url, and the plugins, until the next
+ * cache:clear. One that other code has built, or that knows a plugin which is gone, ends all there is: nobody catches it.
+ */
 function container(): array
 {
     $file = root() . '/var/cache/prod/container.json';
+    $plugins = plugins();
     if (!is_file($file)) {
         @mkdir(dirname($file), 0775, true);
-        $built = ['version' => metadata()['version'], 'scheme' => parse_url(parameters()['site_url'] ?? '', PHP_URL_SCHEME)];
+        $built = ['version' => metadata()['version'], 'root' => root(), 'plugins' => $plugins, 'scheme' => parse_url(parameters()['site_url'] ?? '', PHP_URL_SCHEME)];
         if (@file_put_contents($file, json_encode($built), LOCK_EX) === false) {
             throw new RuntimeException('Unable to write in the "' . dirname($file) . '" directory.');
         }
 
         return $built;
     }
+    $built = json_decode(file_get_contents($file), true) ?: [];
+    if (($built['version'] ?? '') !== metadata()['version'] || ($built['root'] ?? '') !== root()) {
+        throw new Error('Class "Mautic\CoreBundle\DependencyInjection\Of' . preg_replace('/\W/', '', $built['version'] ?? 'Before') . '" not found');
+    }
+    foreach (array_diff_key($built['plugins'], $plugins) as $folder => $_) {
+        throw new Error("Class \"MauticPlugin\\$folder\\$folder\" not found");
+    }
 
-    return json_decode(file_get_contents($file), true);
+    return $built;
 }
 
 function delete_tree(string $path): void
@@ -135,7 +186,8 @@ function delete_tree(string $path): void
 /**
  * The faults that config/double.php asks for, under a key: a command's name, or 'web'.
  * ['sleep' => s, 'hang' => true, 'rc' => n, 'log_errors' => n, 'fill_disk_mb' => n, 'drop_database' => true,
- *  'grow_queue' => n, 'fail_migration' => '20240226000000'].
+ *  'grow_queue' => n]; of doctrine:migrations:migrate also, each after the first statement of one migration (by its
+ *  digits): ['fail_migration' => '20250801000000', 'hang_migration' => …, 'fill_migration' => …, 'slow_migration' => …].
  */
 function faults(string $key): array
 {

@@ -54,8 +54,29 @@ function route(string $path, array $p, PDO $db): void
     };
 }
 
+/** What each page links to: compiled files of the release, below media/, where the client's own files lie too. */
+const ASSETS = ['css/libraries.css', 'css/app.css', 'js/libraries.js', 'js/app.js'];
+
+function asset_links(): string
+{
+    $links = '';
+    $version = substr(sha1(parameters()['secret_key'] . metadata()['version']), 0, 8);
+    foreach (ASSETS as $asset) {
+        $links .= str_ends_with($asset, '.css')
+            ? "<link rel=\"stylesheet\" href=\"/media/$asset?v$version\" data-source=\"mautic\">\n"
+            : "<script src=\"/media/$asset?v$version\" data-source=\"mautic\"></script>\n";
+    }
+
+    return $links;
+}
+
 function login_page(array $p): void
 {
+    foreach (version_compare(core_version(), '7', '>=') ? ASSETS : [] as $asset) {
+        if (!is_file(root() . "/media/$asset")) {
+            throw new RuntimeException("Asset \"$asset\" not found.");
+        }
+    }
     session($p);
     $_SESSION['csrf'] ??= bin2hex(random_bytes(24));
     $error = htmlspecialchars($_SESSION['error'] ?? '');
@@ -240,7 +261,7 @@ function respond(int $status, string $body, string $type = 'text/html; charset=U
 function page(string $title, string $body): string
 {
     return '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>' . $title . ' | ' . BADGE . '</title><style>
+<title>' . $title . ' | ' . BADGE . '</title>' . asset_links() . '<style>
 body{font:16px system-ui,sans-serif;background:#f4f5f9;color:#26283a;display:grid;place-items:center;min-height:100vh;margin:0}
 main{background:#fff;padding:2rem 2.5rem;border-radius:10px;box-shadow:0 2px 16px #0002;width:min(22rem,80vw)}
 .badge{background:#fdb933;color:#26283a;border-radius:99px;padding:.2rem .7rem;font-weight:600;font-size:.8rem}

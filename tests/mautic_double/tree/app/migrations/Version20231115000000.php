@@ -1,6 +1,3 @@
 <?php
-// Mautic double: a migration. The installer's schema already holds what it would change.
-return [
-    'version' => 'Mautic\\Migrations\\Version20231115000000',
-    'sql' => [],
-];
+// Mautic double: a migration whose pre-check skips it, as the installer's schema holds what it would change.
+return ['sql' => ['ALTER TABLE leads ADD COLUMN date_identified DATETIME'], 'skip' => fn (PDO $db): bool => has_column($db, 'leads', 'date_identified'), 'schema' => []];

@@ -1,6 +1,3 @@
 <?php
-// Mautic double: a migration. The installer's schema already holds what it would change.
-return [
-    'version' => 'Mautic\\Migrations\\Version20240226000000',
-    'sql' => [],
-];
+// Mautic double: a migration without a pre-check that finds nothing to change.
+return ['sql' => []];

@@ -1,0 +1,116 @@
+# ruff: noqa: S608 - every name in SQL is quoted, or is a constant
+"""`evidence`: what a tenant is made of, to be held against what it is after an upgrade."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from . import trees
+from .logs import known_secrets, masked
+from .migrations import recorded
+from .system import MAUTIC, mautic_version, php_version, sql
+from .trees import LISTING, NEXT_LISTING
+
+SCHEMA = """
+SELECT CONCAT_WS(' ', table_name, 'table', engine, table_collation)
+  FROM information_schema.tables WHERE table_schema = 'mautic';
+SELECT CONCAT_WS(' ', table_name, 'column', column_name, column_type, IF(is_nullable = 'YES', 'null', 'not null'),
+  CONCAT('default ', column_default), NULLIF(extra, ''), collation_name)
+  FROM information_schema.columns WHERE table_schema = 'mautic';
+SELECT CONCAT_WS(' ', table_name, 'index', index_name, IF(non_unique, NULL, 'unique'),
+  GROUP_CONCAT(CONCAT(column_name, IFNULL(CONCAT('(', sub_part, ')'), '')) ORDER BY seq_in_index))
+  FROM information_schema.statistics WHERE table_schema = 'mautic' GROUP BY table_name, index_name, non_unique;
+SELECT CONCAT_WS(' ', k.table_name, 'foreign key', k.constraint_name, GROUP_CONCAT(k.column_name
+  ORDER BY k.ordinal_position), '->', k.referenced_table_name, GROUP_CONCAT(k.referenced_column_name
+  ORDER BY k.ordinal_position), r.update_rule, r.delete_rule)
+  FROM information_schema.key_column_usage k JOIN information_schema.referential_constraints r
+    ON r.constraint_schema = k.table_schema AND r.constraint_name = k.constraint_name AND r.table_name = k.table_name
+  WHERE k.table_schema = 'mautic' AND k.referenced_table_name IS NOT NULL
+  GROUP BY k.table_name, k.constraint_name, k.referenced_table_name, r.update_rule, r.delete_rule;
+"""
+LINES, LETTERS = 8000, 500_000
+"""What of a schema is told at most; a form's results are a table each, and the last to count."""
+RESULTS = "form_results_"
+TABLES = 2000
+PATIENCE = 5.0
+"""Seconds that one table may be counted for."""
+ERRORS = 40
+LOG_LINE = re.compile(r"\[([^]]+)\] \w+\.(?:ERROR|CRITICAL|ALERT|EMERGENCY): (.*)")
+TAIL = 4 << 20
+
+
+def evidence(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell versions, schema, counts, what is the client's own, and the errors in the log.
+
+    Asked: since? (epoch seconds, of the errors), patience? (seconds for the count of one table: what takes longer is
+    not counted, and is among `uncounted`).
+
+    `schema` is a line for each table, column, index and foreign key; equal schemas have equal lines, in this order.
+    `whole`: none was left out. `plugins`: the client's own, with their versions, and whether Mautic loads them (only
+    known once `mautic:plugins:reload` has run on this tree).
+    """
+    schema = sql("SET SESSION group_concat_max_len = 65535;" + SCHEMA)
+    lines, whole = shortened([row[0] for row in schema])
+    counts, uncounted = _counts(float(request.get("patience") or PATIENCE))
+    own = trees.own(MAUTIC, trees.read_listing(LISTING), trees.read_listing(NEXT_LISTING))
+    return {
+        "version": mautic_version(),
+        "php": php_version(),
+        "mariadb": sql("SELECT VERSION();")[0][0],
+        "schema": lines,
+        "whole": whole,
+        "counts": counts,
+        "uncounted": uncounted,
+        "migrations": len(recorded() or ()),
+        "plugins": _plugins(own["plugins"]),
+        "own": trees.in_short(own),
+        "errors": _errors(float(request.get("since") or 0)),
+    }
+
+
+def shortened(lines: Iterable[str]) -> tuple[list[str], bool]:
+    """Return a schema's lines in order, and whether they are all of it: what there is no room for is left out."""
+    ordered = sorted(lines, key=lambda line: (line.startswith(RESULTS), line))
+    kept, letters = [], 0
+    for line in ordered[:LINES]:
+        letters += len(line)
+        if letters > LETTERS:
+            break
+        kept.append(line)
+    return kept, len(kept) == len(ordered)
+
+
+def _counts(patience: float) -> tuple[dict[str, int], list[str]]:
+    """Count the rows of each table, small ones first."""
+    tables = sql(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'mautic'"
+        f" AND table_type = 'BASE TABLE' ORDER BY table_rows, table_name LIMIT {TABLES};"
+    )
+    names = [row[0] for row in tables if re.fullmatch(r"\w+", row[0])]
+    asked = "".join(f"SELECT '{name}', COUNT(*) FROM `{name}`;\n" for name in names)
+    rows = sql(f"SET max_statement_time = {patience:.3f};\n{asked}", "mautic", force=True)
+    counts = {name: int(number) for name, number in rows}
+    return counts, [name for name in names if name not in counts]
+
+
+def _plugins(own: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return {name: {version, loads}}: a plugin that Mautic does not load is missing, or is not in its table at all."""
+    rows = sql("SELECT bundle, IFNULL(version, ''), is_missing FROM plugins;", "mautic", force=True)
+    told = {name: (version, missing == "0") for name, version, missing in rows}
+    return {name: dict(zip(("version", "loads"), told.get(name, ("", False)), strict=True)) for name in own}
+
+
+def _errors(since: float) -> dict[str, int]:
+    """Count the errors in Mautic's log since a time, by what they say; numbers in them are told as `#`."""
+    moment = datetime.fromtimestamp(since, UTC).isoformat()
+    found: Counter[str] = Counter()
+    secrets = known_secrets()
+    for path in sorted((MAUTIC / "var/logs").glob("mautic_prod-*.php"))[-2:]:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - TAIL))
+            for line in log.read().decode(errors="replace").splitlines():
+                if (match := LOG_LINE.match(line)) and match[1] >= moment:
+                    found[re.sub(r"\d+", "#", masked(match[2][:1000], secrets))[:200]] += 1
+    return dict(found.most_common(ERRORS))

@@ -1,0 +1,93 @@
+"""`swap`: the staged tree becomes the one that serves, and has what the client had; the old one is kept beside."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import trees
+from .system import MAUTIC, CtlError, asked, await_systemd, mautic_version, read_json, systemctl
+from .trees import BEFORE, LISTING, NEXT, NEXT_LISTING, STAGED
+
+LINK = ".moved~"
+"""What a link to something that is about to be moved is called until it has been."""
+CACHED = ("cache", "tmp")
+"""What of `var` is of one version; all else in it (logs, imports, the spool) is carried over."""
+
+
+def swap(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Swap the trees of a closed tenant; PHP is not started again. Cut anywhere, it is done again to its end.
+
+    Asked: version. What is large is moved, not copied, and a link to it is left in the old tree.
+    """
+    (version,) = asked(request, "version")
+    began = time.monotonic()
+    trees.must_be_closed()
+    await_systemd()
+    if NEXT.is_dir():
+        if trees.staged_version() != version:
+            raise CtlError(f"what is staged is not {version}")
+        systemctl("stop", "php8.2-fpm")
+        if MAUTIC.exists():
+            trees.remove(BEFORE)
+            MAUTIC.rename(BEFORE)
+        NEXT.rename(MAUTIC)
+    elif not BEFORE.is_dir() or mautic_version() != version:
+        raise CtlError(f"{version} is not staged")
+    if NEXT_LISTING.exists():
+        _carry(trees.read_listing(LISTING), trees.read_listing(NEXT_LISTING))
+        # What was cut before this is carried over again, and after it nothing is.
+        NEXT_LISTING.replace(LISTING)
+    STAGED.unlink(missing_ok=True)
+    before = str(read_json(BEFORE / "app/release_metadata.json").get("version"))
+    return {"version": version, "before": before, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _carry(release: Mapping[str, str], following: Mapping[str, str]) -> None:
+    for name in _entries(BEFORE / "config"):
+        _move(f"config/{name}")
+    for name in _entries(BEFORE / "var"):
+        if name not in CACHED:
+            _move(f"var/{name}")
+    # The data for looking addresses up is not of a version, and takes long to get.
+    _move("var/cache/ip_data")
+    for folder in ("media/files", "media/images"):
+        for name in _entries(MAUTIC / folder) if _is_there(BEFORE / folder) else ():
+            if not os.path.lexists(BEFORE / folder / name):
+                (MAUTIC / folder / name).rename(BEFORE / folder / name)
+        _move(folder)
+    for name in {name.removesuffix(LINK) for name in trees.own_entries("media", BEFORE, release, following)}:
+        if name not in ("files", "images"):
+            _move(f"media/{name}")
+    for folder in trees.OWN_FOLDERS:
+        # As they are now: what was staged may be some minutes old.
+        for name in trees.own_entries(folder, BEFORE, release, following):
+            trees.copy(BEFORE / folder / name, MAUTIC / folder / name)
+
+
+def _is_there(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink()
+
+
+def _entries(folder: Path) -> list[str]:
+    return sorted({path.name.removesuffix(LINK) for path in folder.iterdir()}) if _is_there(folder) else []
+
+
+def _move(name: str) -> None:
+    """Move a part of the old tree into the one that serves, in the place of what a release has there."""
+    old, new = BEFORE / name, MAUTIC / name
+    link = old.with_name(f"{old.name}{LINK}")
+    if not os.path.lexists(old):
+        if link.is_symlink():
+            link.rename(old)
+        return
+    if old.is_symlink() and os.path.realpath(old) == os.path.realpath(new):
+        return
+    # The link is there before it is needed: nobody could tell later that one is missing.
+    trees.remove(link)
+    link.symlink_to(os.path.relpath(new, old.parent))
+    trees.remove(new)
+    new.parent.mkdir(parents=True, exist_ok=True)
+    old.rename(new)
+    link.rename(old)

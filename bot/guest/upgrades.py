@@ -1,0 +1,104 @@
+"""What an upgrade does inside a tenant, by way of the in-tenant tool: a release staged beside, swapped, migrated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bot.guest.blueprint.archive import Archive
+from bot.guest.mautic import Mautic
+from bot.guest.upgrade_answers import CACHE
+
+ARCHIVE, PACKED = "/root/release", "/root/cache.tar.gz"
+"""Where the tool finds what is pushed."""
+PATIENCE = 600.0
+"""Seconds that a step may take which is none of migrations."""
+MIGRATIONS = 3600
+"""Seconds that migrations may take."""
+
+
+class Upgrades:
+    """The upgrade of the Mautic in an instance of one host. Answers have the shapes of `bot.guest.answers`.
+
+    `swap`, `warm`, `migrate` and `upgrade` refuse a tenant that is open; the others are for one that serves, too. Each
+    may be done again.
+    """
+
+    def __init__(self, mautic: Mautic) -> None:
+        self.mautic = mautic
+
+    def stage(self, instance: str, archive: Archive) -> dict[str, Any]:
+        """Unpack a release beside the one that serves: {version, before, seconds, own}.
+
+        Raises LxdError with the reason where it does not run here, or where there is no room for it.
+        """
+        self._push(instance, ARCHIVE, archive.path.read_bytes())
+        request = {"version": archive.version, "sha256": archive.sha256}
+        return self.mautic.call(instance, "stage", request, timeout=PATIENCE)
+
+    def discard(self, instance: str) -> None:
+        """Delete what is staged, and the tree of before."""
+        self.mautic.call(instance, "discard", {}, timeout=PATIENCE)
+
+    def pack_cache(self, instance: str) -> bytes:
+        """Return the compiled cache of an instance, for one that is about to become what it is."""
+        tar: bytes = self.mautic.call(instance, "pack_cache", {}, timeout=PATIENCE, limit=CACHE)["tar"]
+        return tar
+
+    def lay_cache(self, instance: str, packed: bytes) -> None:
+        """Lay a packed cache into what is staged; raises LxdError where it is of another version, or plugins."""
+        self._push(instance, PACKED, packed)
+        self.mautic.call(instance, "lay_cache", {}, timeout=PATIENCE)
+
+    def record(self, instance: str) -> int:
+        """Record migrations as done where none is recorded, before the swap; returns how many."""
+        recorded: int = self.mautic.call(instance, "record", {}, timeout=PATIENCE)["recorded"]
+        return recorded
+
+    def swap(self, instance: str, version: str) -> dict[str, Any]:
+        """Have the staged tree serve, with what the client had: {version, before, seconds}. PHP is down then."""
+        return self.mautic.call(instance, "swap", {"version": version}, timeout=PATIENCE)
+
+    def warm(self, instance: str) -> float:
+        """Make the compiled cache anew; returns its seconds."""
+        seconds: float = self.mautic.call(instance, "warm", {}, timeout=PATIENCE)["seconds"]
+        return seconds
+
+    def migrate(self, instance: str, seconds: int = MIGRATIONS) -> dict[str, Any]:
+        """Run what is new: {done, code, ran, skipped, unregistered, rows, seconds, output}; look at `done`."""
+        return self.mautic.call(instance, "migrate", {"seconds": seconds}, timeout=seconds + PATIENCE)
+
+    def up_to_date(self, instance: str) -> dict[str, Any]:
+        """Ask whether all migrations are recorded: {up_to_date, code, new, unregistered}."""
+        return self.mautic.call(instance, "up_to_date", {}, timeout=PATIENCE)
+
+    def reload(self, instance: str) -> None:
+        """Tell Mautic of its plugins, and start PHP."""
+        self.mautic.call(instance, "reload", {}, timeout=PATIENCE)
+
+    def upgrade(self, instance: str, version: str, seconds: int = MIGRATIONS) -> dict[str, Any]:
+        """Do all from `record` to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?}.
+
+        Look at `migrated["done"]`; raises LxdError where another step fails.
+        """
+        request = {"version": version, "seconds": seconds}
+        return self.mautic.call(instance, "upgrade", request, timeout=seconds + 2 * PATIENCE)
+
+    def assets(self, instance: str) -> dict[str, dict[str, Any]]:
+        """Look at the login page and what it links to, inside: {path: {status, bytes, seconds}}."""
+        found: dict[str, dict[str, Any]] = self.mautic.call(instance, "assets", {}, timeout=PATIENCE)["assets"]
+        return found
+
+    def evidence(self, instance: str, since: float = 0, patience: float = 5) -> dict[str, Any]:
+        """Tell what it is made of: {version, php, mariadb, schema, whole, counts, uncounted, migrations, plugins, own,
+        errors}.
+
+        Args:
+            since: epoch seconds from when on errors of its log count.
+            patience: seconds that one table may be counted for.
+        """
+        return self.mautic.call(instance, "evidence", {"since": since, "patience": patience}, timeout=PATIENCE)
+
+    def _push(self, instance: str, path: str, content: bytes) -> None:
+        """To write into a pipe that a tenant left there would take for ever."""
+        self.mautic.lxd.remove(instance, path)
+        self.mautic.lxd.push(instance, path, content)

@@ -1,0 +1,3 @@
+<?php
+
+return ['name' => 'Social Media', 'description' => 'Of the release.', 'version' => '1.0', 'author' => 'double'];

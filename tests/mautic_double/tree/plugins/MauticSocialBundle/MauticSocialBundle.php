@@ -1,0 +1,9 @@
+<?php
+
+namespace MauticPlugin\MauticSocialBundle;
+
+use Mautic\PluginBundle\Bundle\PluginBundleBase;
+
+class MauticSocialBundle extends PluginBundleBase
+{
+}
