@@ -479,6 +479,24 @@ def test_a_migration_that_fails_is_told_in_mautic_s_own_words_without_secrets_an
     assert "did not end within 7 seconds" in migrations.migrate({"seconds": 7})["output"]
 
 
+def test_a_database_that_ends_in_a_migration_is_an_answer_too(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk."""
+    asked = table.console_for
+
+    def ended(seconds: int, *words: str) -> subprocess.CompletedProcess[str]:
+        asked(seconds, *words)
+        monkeypatch.setattr(migrations, "sql", gone)
+        return subprocess.CompletedProcess([], 1, "", "MySQL server has gone away")
+
+    def gone(*_: str) -> list[list[str]]:
+        raise CtlError("the database refused a statement (no connection)")
+
+    monkeypatch.setattr(migrations, "console_for", ended)
+    done = migrations.migrate({})
+    assert (done["done"], done["code"], done["ran"], done["rows"]["inserted"]) == (False, 1, [], 0)
+    assert done["output"] == "MySQL server has gone away\nThen the database refused a statement (no connection)."
+
+
 def test_where_nothing_is_recorded_what_the_old_tree_had_is_done(table: Table) -> None:
     table.rows = None
     done = migrations.migrate({})

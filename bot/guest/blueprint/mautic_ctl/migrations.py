@@ -60,20 +60,25 @@ def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
     before, rows, began = recorded() or set(), _rows(), time.monotonic()
     ended = console_for(seconds, "doctrine:migrations:migrate")
     took = round(time.monotonic() - began, 3)
-    after, code = recorded() or set(), ended.returncode
-    left = available(MAUTIC) - after
-    output = (ended.stdout + ended.stderr).strip()
+    code, output = ended.returncode, (ended.stdout + ended.stderr).strip()
     if code == LATE:
         output += f"\nIt did not end within {seconds} seconds and was stopped."
-    if code == 0:
-        _record_as_done(left)
+    after, written = before, rows
+    try:
+        after, written = recorded() or set(), _rows()
+        left = available(MAUTIC) - after
+        if code == 0:
+            _record_as_done(left)
+    except CtlError as error:
+        # A full disk ends MariaDB itself.
+        code, output = code or 1, f"{output}\nThen {error}."
     return {
         "done": code == 0,
         "code": code,
         "ran": _short(after - before),
         "skipped": _short(left) if code == 0 else [],
         "unregistered": len(after - available(MAUTIC)),
-        "rows": {name: max(0, number - rows[name]) for name, number in _rows().items()},
+        "rows": {name: max(0, number - rows[name]) for name, number in written.items()},
         "seconds": took,
         "output": masked(output[-LIMIT:], known_secrets()),
     }
