@@ -77,12 +77,12 @@ def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
     host: LxdGateway, mautic: Mautic, make: Make, upgraded: tuple[Clone, Tenant]
 ) -> None:
     clone, tenant = make()
-    run = inside(host, clone)
+    execute = inside(host, clone)
     check_a_cache_of_another_version_is_not(upgraded[1], tenant)
     make_form(host, clone.name, FORM)
     for path in ("media/files/a.pdf", "media/images/logo.png", "translations/de/messages.ini"):
         write(host, clone, path, "the client's")
-    local = run(["cat", f"{ROOT}/config/local.php"])[1]
+    local = execute(["cat", f"{ROOT}/config/local.php"])[1]
     with visitors(clone) as acknowledged:
         while not acknowledged:
             time.sleep(0.05)
@@ -92,11 +92,11 @@ def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
     assert submit(clone, "after@example.test") == 200
     kept = set(sql(host, clone.name, "SELECT email FROM leads").split())
     assert set(acknowledged) | {"after@example.test"} <= kept
-    assert run(["cat", f"{ROOT}/config/local.php"])[1] == local
+    assert execute(["cat", f"{ROOT}/config/local.php"])[1] == local
     for path in ("media/files/a.pdf", "media/images/logo.png", "translations/de/messages.ini"):
-        assert run(["cat", f"{ROOT}/{path}"])[1] == "the client's"
-        assert run(["cat", f"/var/www/mautic.before/{path}"])[1] == "the client's"
-    assert run(["stat", "-c", "%U %a", f"{ROOT}/config", f"{ROOT}/app", f"{ROOT}/var/cache/prod"])[1] == (
+        assert execute(["cat", f"{ROOT}/{path}"])[1] == "the client's"
+        assert execute(["cat", f"/var/www/mautic.before/{path}"])[1] == "the client's"
+    assert execute(["stat", "-c", "%U %a", f"{ROOT}/config", f"{ROOT}/app", f"{ROOT}/var/cache/prod"])[1] == (
         "www-data 750\nroot 755\nwww-data 755\n"
     )
     assert "6.0.10" in ask(clone.address, clone.domain, "/media/css/app.css")[2]
@@ -106,9 +106,9 @@ def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
 
 def test_own_plugins_are_kept_and_it_is_told_which_load(host: LxdGateway, make: Make) -> None:
     clone, tenant = make()
-    run = inside(host, clone)
-    add_plugin(run, "AcmeBundle")
-    add_plugin(run, "OldBundle", "const MINIMUM_MAUTIC_VERSION = '9.0.0';")
+    execute = inside(host, clone)
+    add_plugin(execute, "AcmeBundle")
+    add_plugin(execute, "OldBundle", "const MINIMUM_MAUTIC_VERSION = '9.0.0';")
     tenant.mautic.hush(clone.name)
     tenant.upgrades.warm(clone.name)
     tenant.upgrades.reload(clone.name)
@@ -123,28 +123,28 @@ def test_own_plugins_are_kept_and_it_is_told_which_load(host: LxdGateway, make: 
 
 def test_what_breaks_in_an_upgrade_is_told_and_done_again_once_it_is_mended(host: LxdGateway, make: Make) -> None:
     clone, tenant = make()
-    run = inside(host, clone)
+    execute = inside(host, clone)
     double = f"{ROOT}/config/double.php"
     fault = "<?php return ['doctrine:migrations:migrate' => ['{}' => '{}']];"
     add_plugin(
-        run, "KillerBundle", "public function __construct() { new \\Mautic\\CoreBundle\\Factory\\MauticFactory; }"
+        execute, "KillerBundle", "public function __construct() { new \\Mautic\\CoreBundle\\Factory\\MauticFactory; }"
     )
     tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
     tenant.mautic.hush(clone.name)
     with pytest.raises(LxdError, match=r"cache:clear ended with 255: .*MauticFactory.* not found"):
         tenant.upgrades.upgrade(clone.name, AFTER)
     # What it is recovered by: the folder goes, and the cache is made anew.
-    run(["rm", "-rf", f"{ROOT}/plugins/KillerBundle"])
+    execute(["rm", "-rf", f"{ROOT}/plugins/KillerBundle"])
     write(host, clone, "config/double.php", fault.format("hang_migration", MIGRATIONS[0]))
     late = tenant.upgrades.upgrade(clone.name, AFTER, seconds=3)
     assert (late["migrated"]["done"], late["migrated"]["code"], late["migrated"]["ran"]) == (False, 124, [])
-    run(["rm", double])
+    execute(["rm", double])
     half = tenant.upgrades.upgrade(clone.name, AFTER)["migrated"]
     assert half["done"] is False
     assert "Duplicate column name" in half["output"], "what is half done cannot be done again"
     sql(host, clone.name, "ALTER TABLE campaigns DROP COLUMN uuid")
     assert tenant.upgrades.upgrade(clone.name, AFTER)["migrated"]["ran"] == MIGRATIONS
-    run(["rm", "-f", f"{ROOT}/media/css/app.css"])
+    execute(["rm", "-f", f"{ROOT}/media/css/app.css"])
     assert tenant.upgrades.assets(clone.name)["/media/css/app.css"]["status"] == 404
 
 
@@ -167,18 +167,18 @@ def test_a_cache_that_is_kept_across_versions_breaks_all_and_one_that_is_made_an
     host: LxdGateway, make: Make
 ) -> None:
     clone, tenant = make()
-    run = inside(host, clone)
+    execute = inside(host, clone)
     tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
     tenant.mautic.hush(clone.name)
-    assert run(["cp", "-a", f"{ROOT}/var/cache/prod", "/var/www/mautic.next/var/cache/"])[0] == 0
+    assert execute(["cp", "-a", f"{ROOT}/var/cache/prod", "/var/www/mautic.next/var/cache/"])[0] == 0
     tenant.upgrades.swap(clone.name, AFTER)
     for words in ("cache:clear", "doctrine:migrations:status"):
         argv = ["runuser", "-u", "www-data", "--", "php8.2", f"{ROOT}/bin/console", words, "-n"]
-        assert run(argv)[0] == 255, words
-    run(["systemctl", "start", "php8.2-fpm"])
-    assert http(run, "/s/login")[0] == 500
+        assert execute(argv)[0] == 255, words
+    execute(["systemctl", "start", "php8.2-fpm"])
+    assert http(execute, "/s/login")[0] == 500
     assert tenant.upgrades.upgrade(clone.name, AFTER)["up_to_date"]
-    assert http(run, "/s/login")[0] == 200
+    assert http(execute, "/s/login")[0] == 200
 
 
 def test_where_nothing_was_recorded_the_first_upgrade_runs_only_what_is_new(host: LxdGateway, make: Make) -> None:

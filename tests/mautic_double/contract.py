@@ -194,7 +194,7 @@ class {name} extends PluginBundleBase {{ {body} }}
 
 def add_plugin(execute: Execute, name: str, body: str = "", *, root: str = ROOT) -> None:
     """Lay a plugin of version 1.5 into a tree; `body` is of its bundle's class."""
-    code = PLUGIN.format(name=name, body=body).replace("\\\\", "\\")
+    code = PLUGIN.format(name=name, body=body)
     config = f"<?php return ['name' => '{name}', 'description' => '', 'version' => '1.5', 'author' => 'contract'];\n"
     folder = f"{root}/plugins/{name}"
     lay = 'mkdir -p "$1/Config" && printf "%s" "$2" >"$1/$4.php" && printf "%s" "$3" >"$1/Config/config.php"'
@@ -241,7 +241,7 @@ def check_a_plugin_that_wants_a_newer_mautic_is_passed_over(execute: Execute) ->
 def check_a_plugin_that_breaks_ends_every_command_and_every_page(execute: Execute) -> None:
     name = "ContractBrokenBundle"
     try:
-        add_plugin(execute, name, "public function __construct() { new \\No\\Such\\Thing(); }".replace("\\\\", "\\"))
+        add_plugin(execute, name, "public function __construct() { new \\No\\Such\\Thing(); }")
         for words in (["--version"], ["cache:clear"], ["doctrine:migrations:status"]):
             assert console(execute, *words)[0] != 0, words
         assert http(execute, "/s/login")[0] == 500
