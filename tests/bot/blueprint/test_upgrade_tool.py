@@ -229,6 +229,23 @@ def test_what_cannot_be_staged_leaves_nothing_that_could_be_swapped(
     refused(r"unpacked 6\.0\.10\+double takes \d+ KiB, and its disk has room for 1\.0 KiB")
 
 
+def test_half_a_tree_is_not_taken_for_the_one_that_was_staged_before(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        run(*words, **more)
+        return subprocess.CompletedProcess(words, 50, "", "unzip: write error (disk full?)\n")
+
+    place.stage("6.0.10")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "run", half)
+        with pytest.raises(CtlError, match=r"could not be unpacked: unzip: write error"):
+            place.stage("5.2.11")
+    assert (trees.NEXT.is_dir(), trees.staged_version()) == (True, "")
+    with pytest.raises(CtlError, match="what is staged is not"):
+        swap.swap({"version": V6})
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
