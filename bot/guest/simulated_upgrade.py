@@ -68,7 +68,7 @@ def _kept(tenant: Tenant, **fields: Any) -> None:
 
 def _must_be_closed(tenant: Tenant) -> None:
     if not tenant.sealed():
-        raise CtlError("it is open, and its code is not changed under its visitors")
+        raise CtlError("it is open, and its code and database are not changed under its visitors")
 
 
 def _own(tenant: Tenant) -> dict[str, Any]:
@@ -123,6 +123,7 @@ def swap(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warm(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
+    _must_be_closed(tenant)
     must_not_break(tenant, "warm")
     _kept(tenant, cache=_cache_of(tenant, tenant.serving()))
     return {"seconds": 11.0}
@@ -215,7 +216,7 @@ def evidence(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cache_of(tenant: Tenant, version: str) -> str:
-    return json.dumps({"version": version, "plugins": sorted(tenant.state.plugins)})
+    return json.dumps({"version": version, "set of plugins": sorted(tenant.state.plugins)})
 
 
 def _of(version: str) -> list[str]:

@@ -19,8 +19,8 @@ MIGRATIONS = 3600
 class Upgrades:
     """The upgrade of the Mautic in an instance of one host. Answers have the shapes of `bot.guest.answers`.
 
-    `stage`, `lay_cache`, `evidence` and `assets` are for a tenant that serves; `record`, `swap`, `warm`, `migrate`,
-    `reload` and `upgrade` refuse one that is open. Each may be done again.
+    `swap`, `warm`, `migrate` and `upgrade` refuse a tenant that is open; the others are for one that serves, too. Each
+    may be done again.
     """
 
     def __init__(self, mautic: Mautic) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
@@ -18,9 +19,14 @@ from hypothesis import strategies as st
 from bot.engine import looks
 from bot.guest import answers
 from bot.guest.answers import SHAPES, Text, decode
+from bot.guest.blueprint.archive import Archive
 from bot.guest.blueprint.furniture import furnish, unfurnish
-from bot.guest.told import ENTRIES, LONG, TEXT
+from bot.guest.mautic import Mautic
+from bot.guest.told import ENTRIES, LINES, LONG, TABLES, TEXT
+from bot.guest.upgrade_answers import CACHE
+from bot.guest.upgrades import Upgrades
 from bot.lxd.protocol import LxdError, TenantAnswerError
+from bot.model.labels import stamps
 from bot.model.plan import Refused
 from bot.model.words import tame
 from bot.store import audit, metrics
@@ -28,6 +34,7 @@ from schedules import health as sweep
 from schedules.digest import digest
 from schedules.health import health
 from schedules.incidents import incidents
+from tests.mautic_double.build import build
 from tests.support.bot import ASKER, OPERATOR, Bench, make_bench, make_desk
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -101,7 +108,27 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host.mautic.call("client-x", "version", {})
     furnish(host.lxd, "client-x", every=60)
     unfurnish(host.lxd, "client-x", 1)
+    _ask_all_of_an_upgrade(host.mautic, tmp_path_factory.mktemp("archive"))
     return said
+
+
+def _ask_all_of_an_upgrade(mautic: Mautic, folder: Path) -> None:
+    upgrades, archive = Upgrades(mautic), folder / "double.zip"
+    sha256 = build(archive, "6.0.10")
+    mautic.lxd.update("client-x", stamps(version="5.2.12+double"))
+    upgrades.stage("client-x", Archive(archive, sha256, "6.0.10+double"))
+    mautic.hush("client-x")
+    upgrades.record("client-x")
+    upgrades.upgrade("client-x", "6.0.10+double")
+    upgrades.swap("client-x", "6.0.10+double")
+    upgrades.warm("client-x")
+    upgrades.migrate("client-x")
+    upgrades.reload("client-x")
+    upgrades.up_to_date("client-x")
+    upgrades.assets("client-x")
+    upgrades.evidence("client-x")
+    upgrades.pack_cache("client-x")
+    upgrades.discard("client-x")
 
 
 QUERIES = ("status", "logs", "console")
@@ -120,7 +147,9 @@ ASKED = (
 
 
 def test_each_answer_of_a_tenant_that_is_well_is_believed(honest: dict[str, Any]) -> None:
-    assert honest.keys() >= SHAPES.keys() - {"install", "seal", "quiesce", "hush", "unquiesce", "counts", "restart"}
+    assert honest.keys() >= SHAPES.keys() - {
+        "install", "seal", "quiesce", "unquiesce", "counts", "restart", "lay_cache",
+    }  # fmt: skip
     for verb, answer in honest.items():
         told = decode("client-x", verb, text_of(answer))
         _is_part_of(told, answer)
@@ -128,7 +157,9 @@ def test_each_answer_of_a_tenant_that_is_well_is_believed(honest: dict[str, Any]
 
 def _is_part_of(told: dict[str, Any], answer: dict[str, Any]) -> None:
     for key, value in told.items():
-        if isinstance(value, dict):
+        if isinstance(value, bytes):
+            assert base64.b64encode(value).decode() == answer[key]
+        elif isinstance(value, dict):
             _is_part_of(value, answer[key])
         else:
             assert answer.get(key, value) == value
@@ -166,12 +197,18 @@ def test_any_change_of_an_answer_is_within_bounds_or_an_error(honest: dict[str, 
     _within_bounds(_believed(verb, text_of(with_part(honest[verb], path, value))))
 
 
-def _within_bounds(told: Any) -> None:
+def _within_bounds(told: Any, entries: int = ENTRIES) -> None:
     if isinstance(told, dict):
-        assert len(told) <= ENTRIES
+        assert len(told) <= entries
         for key, value in told.items():
             assert len(key) <= TEXT
+            _within_bounds(value, TABLES if key == "counts" else ENTRIES)
+    elif isinstance(told, list):
+        assert len(told) <= LINES
+        for value in told:
             _within_bounds(value)
+    elif isinstance(told, bytes):
+        assert len(told) <= CACHE
     elif isinstance(told, str):
         told.encode()
         assert len(told) <= LONG
@@ -410,7 +447,8 @@ def test_no_tenant_is_asked_but_at_this_door() -> None:
         if asks.search(path.read_text())
     }
     # The edge and the blueprint are the bot's own; a simulated tenant keeps its state in its files.
-    assert found == {"bot/guest/blueprint/build.py", "bot/edge/edge.py", "bot/guest/simulated.py"}
+    simulated = {f"bot/guest/simulated{part}.py" for part in ("", "_state", "_upgrade")}
+    assert found == {"bot/guest/blueprint/build.py", "bot/edge/edge.py", *simulated}
 
 
 def test_a_tenant_with_much_to_say_is_shown_within_what_slack_takes(fleet: Fleet, honest: dict[str, Any]) -> None:

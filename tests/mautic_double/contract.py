@@ -142,14 +142,113 @@ def check_cache_clear_makes_the_cache_anew(execute: Execute) -> None:
     assert console(execute, "mautic:cache:clear")[0] == 0
 
 
-def check_fresh_migrations_are_pending_though_nothing_is_wrong(execute: Execute) -> None:
+def migration_figures(execute: Execute) -> dict[str, int]:
+    """Return the figures of doctrine:migrations:status: Executed, Available, New."""
     code, output, _ = console(execute, "doctrine:migrations:status")
-    figures = {name: int(n) for name, n in re.findall(r"\|\s*(Executed|Available|New)\s*\|\s*(\d+)\s*\|", output)}
     assert code == 0
+    return {name: int(n) for name, n in re.findall(r"\|\s*(Executed|Available|New)\s*\|\s*(\d+)\s*\|", output)}
+
+
+def check_the_blueprint_has_recorded_its_migrations(execute: Execute) -> None:
+    """As Mautic's installer means to, and does not: of what is recorded nothing runs at the first upgrade."""
+    figures = migration_figures(execute)
+    assert figures["Executed"] == figures["Available"] > 0 == figures["New"], figures
+    assert console(execute, "doctrine:migrations:up-to-date")[0] == 0
+
+
+def check_without_their_table_all_migrations_are_new_until_they_are_recorded(execute: Execute) -> None:
+    sql(execute, "DROP TABLE migrations")
+    figures = migration_figures(execute)
     assert figures["New"] == figures["Available"] > 0 == figures["Executed"], figures
     code, output, _ = console(execute, "doctrine:migrations:up-to-date")
     assert (code, f"{figures['New']} migrations are available" in output) == (1, True), output
-    assert console(execute, "doctrine:migrations:migrate", "--dry-run")[0] == 0
+    assert console(execute, "doctrine:migrations:version", "--add", "--all")[0] != 0, "there is no table to write into"
+    assert console(execute, "doctrine:migrations:sync-metadata-storage")[0] == 0
+    assert console(execute, "doctrine:migrations:version", "--add", "--all")[0] == 0
+    assert migration_figures(execute)["New"] == 0
+    assert console(execute, "doctrine:migrations:up-to-date")[0] == 0
+    assert console(execute, "doctrine:migrations:migrate")[0] == 0
+    one = sql(execute, "SELECT REPLACE(MAX(version), '\\\\', '/') FROM migrations")[0][0].replace("/", "\\")
+    assert console(execute, "doctrine:migrations:version", one, "--add")[0] == 1, "it is recorded"
+    rows = len(sql(execute, "SELECT version FROM migrations"))
+    assert console(execute, "doctrine:migrations:version", one, "--delete")[0] == 0
+    assert console(execute, "doctrine:migrations:up-to-date")[0] == 1
+    assert console(execute, "doctrine:migrations:version", one, "--add")[0] == 0
+    assert len(sql(execute, "SELECT version FROM migrations")) == rows
+
+
+def check_what_the_login_page_links_to_is_there(execute: Execute) -> None:
+    links = re.findall(r"""(?:href|src)=["'](/media/[^"'?]+\.(?:css|js))""", http(execute, "/s/login")[2])
+    assert {link.rpartition(".")[2] for link in links} == {"css", "js"}, links
+    for link in links:
+        assert http(execute, link)[0] == 200, link
+        assert execute(["test", "-s", f"{ROOT}{link}"])[0] == 0, "a file of the release, below media/"
+
+
+PLUGIN = """<?php
+namespace MauticPlugin\\{name};
+use Mautic\\PluginBundle\\Bundle\\PluginBundleBase;
+class {name} extends PluginBundleBase {{ {body} }}
+"""
+
+
+def add_plugin(execute: Execute, name: str, body: str = "", *, root: str = ROOT) -> None:
+    """Lay a plugin of version 1.5 into a tree; `body` is of its bundle's class."""
+    code = PLUGIN.format(name=name, body=body)
+    config = f"<?php return ['name' => '{name}', 'description' => '', 'version' => '1.5', 'author' => 'contract'];\n"
+    folder = f"{root}/plugins/{name}"
+    lay = 'mkdir -p "$1/Config" && printf "%s" "$2" >"$1/$4.php" && printf "%s" "$3" >"$1/Config/config.php"'
+    ended = execute(["sh", "-euc", lay, "sh", folder, code, config, name])
+    assert ended[0] == 0, ended
+
+
+def remove_plugin(execute: Execute, name: str) -> None:
+    """Take a plugin away as one recovers from a bad one: its folder, and the cache, which nothing else could clear."""
+    execute(["rm", "-rf", f"{ROOT}/plugins/{name}", f"{ROOT}/var/cache/prod"])
+
+
+def plugins(execute: Execute, name: str) -> list[list[str]]:
+    """Return (version, is_missing) of the plugins of this name that Mautic knows."""
+    return sql(execute, f"SELECT version, is_missing FROM plugins WHERE bundle = '{name}'")
+
+
+def check_a_plugin_is_loaded_with_a_new_cache_and_is_missing_when_it_is_gone(execute: Execute) -> None:
+    name = "ContractBundle"
+    try:
+        add_plugin(execute, name)
+        assert console(execute, "cache:clear")[0] == 0
+        assert console(execute, "mautic:plugins:reload")[0] == 0
+        assert plugins(execute, name) == [["1.5", "0"]]
+    finally:
+        remove_plugin(execute, name)
+    assert console(execute, "mautic:plugins:reload")[0] == 0
+    assert plugins(execute, name) == [["1.5", "1"]]
+    sql(execute, f"DELETE FROM plugins WHERE bundle = '{name}'")
+
+
+def check_a_plugin_that_wants_a_newer_mautic_is_passed_over(execute: Execute) -> None:
+    name = "ContractNewerBundle"
+    try:
+        add_plugin(execute, name, "const MINIMUM_MAUTIC_VERSION = '99.0.0';")
+        assert console(execute, "cache:clear")[0] == 0
+        assert console(execute, "mautic:plugins:reload")[0] == 0
+        assert plugins(execute, name) == []
+    finally:
+        remove_plugin(execute, name)
+        console(execute, "cache:clear")
+
+
+def check_a_plugin_that_breaks_ends_every_command_and_every_page(execute: Execute) -> None:
+    name = "ContractBrokenBundle"
+    try:
+        add_plugin(execute, name, "public function __construct() { new \\No\\Such\\Thing(); }")
+        for words in (["--version"], ["cache:clear"], ["doctrine:migrations:status"]):
+            assert console(execute, *words)[0] != 0, words
+        assert http(execute, "/s/login")[0] == 500
+    finally:
+        remove_plugin(execute, name)
+    assert console(execute, "--version")[0] == 0
+    assert http(execute, "/s/login")[0] == 200
 
 
 def check_workers_end_with_zero_when_told_to(execute: Execute) -> None:
@@ -279,7 +378,12 @@ CONTRACT: tuple[Callable[[Execute], None], ...] = (
     check_segments_update_leaves_a_date,
     check_a_live_pid_in_the_lock_stops_a_command_silently,
     check_cache_clear_makes_the_cache_anew,
-    check_fresh_migrations_are_pending_though_nothing_is_wrong,
+    check_the_blueprint_has_recorded_its_migrations,
+    check_without_their_table_all_migrations_are_new_until_they_are_recorded,
+    check_what_the_login_page_links_to_is_there,
+    check_a_plugin_is_loaded_with_a_new_cache_and_is_missing_when_it_is_gone,
+    check_a_plugin_that_wants_a_newer_mautic_is_passed_over,
+    check_a_plugin_that_breaks_ends_every_command_and_every_page,
     check_workers_end_with_zero_when_told_to,
     check_update_find_is_always_zero,
     check_pages_of_an_open_tenant,
@@ -437,11 +541,21 @@ def check_install_leaves_the_admin_s_password_in_the_file(execute: Execute) -> N
     assert execute(["grep", "-q", "Travelling-Otter", f"{ROOT}/config/local.php"])[0] == 0
 
 
+def check_install_records_no_migration(execute: Execute) -> None:
+    """Its last step means to record all, and fails silently."""
+    _uninstall(execute)
+    code, output = _install(execute, "https://contract.test", "--force", *ADMIN)
+    assert (code, "Install complete" in output) == (0, True), output
+    assert sql(execute, "SHOW TABLES LIKE 'migrations'") == []
+    assert console(execute, "doctrine:migrations:up-to-date")[0] == 1
+
+
 INSTALL_CONTRACT: tuple[Callable[[Execute], None], ...] = (
     check_install_refuses_with_zero,
     check_install_fails_with_255_without_its_database,
     check_install_fails_with_254_without_an_admin_and_can_be_tried_again,
     check_install_fails_when_site_url_stands_in_the_file,
     check_install_leaves_the_admin_s_password_in_the_file,
+    check_install_records_no_migration,
 )
 """Checks that install again and again: the tenant is no tenant afterwards."""

@@ -8,19 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from bot.guest.blueprint.archive import ArchiveError, open_archive
+from bot.guest.blueprint.mautic_ctl.stage import numbers
 from tests.mautic_double import build
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> zipfile.ZipFile:
-    build.build(tmp_path / "double.zip")
+@pytest.fixture(params=build.RELEASES)
+def archive(tmp_path: Path, request: pytest.FixtureRequest) -> zipfile.ZipFile:
+    build.build(tmp_path / "double.zip", request.param)
     return zipfile.ZipFile(tmp_path / "double.zip")
+
+
+def metadata_of(tmp_path: Path, release: str) -> dict[str, str]:
+    build.build(tmp_path / f"{release}.zip", release)
+    found: dict[str, str] = json.loads(zipfile.ZipFile(tmp_path / f"{release}.zip").read("app/release_metadata.json"))
+    return found
 
 
 def test_it_has_the_layout_of_a_release(archive: zipfile.ZipFile) -> None:
     names = set(archive.namelist())
     assert {"index.php", ".env", ".htaccess", "bin/console", "composer.json", "config/.gitkeep"} <= names
     assert {"media/files/", "media/images/", "plugins/", "themes/", "translations/", "var/"} <= names
+    assert {"media/css/app.css", "media/js/app.js", "themes/blank/config.json"} <= names
+    assert "plugins/MauticSocialBundle/MauticSocialBundle.php" in names
     assert any(name.startswith("app/migrations/Version") for name in names)
     assert any(name.startswith("vendor/composer/") for name in names)
     assert not any(name.startswith("var/logs") for name in names), "upstream's has none either"
@@ -41,3 +51,52 @@ def test_the_same_tree_gives_the_same_sha256_and_prints_it(tmp_path: Path) -> No
         [sys.executable, build.__file__, str(tmp_path / "other.zip")], capture_output=True, text=True, check=True
     )
     assert ended.stdout.strip() == build.build(tmp_path / "double.zip")
+
+
+def test_each_release_is_reached_from_the_one_before_it(tmp_path: Path) -> None:
+    before = "5.2.11"
+    for release in build.RELEASES:
+        metadata = metadata_of(tmp_path, release)
+        assert metadata["version"] == f"{release}+double"
+        assert numbers(metadata["minimum_mautic_version"]) <= numbers(before) <= numbers(release)
+        before = release
+
+
+def test_one_release_wants_another_php_and_all_others_run_on_the_blueprint(tmp_path: Path) -> None:
+    refused = []
+    for release in build.RELEASES:
+        path = tmp_path / f"{release}.zip"
+        sha256 = build.build(path, release)
+        try:
+            assert open_archive(str(path), sha256, tmp_path).double
+        except ArchiveError as error:
+            refused.append(str(error))
+    assert refused == ["Mautic 8.0.0+double runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2."]
+
+
+def test_releases_differ_in_code_migrations_and_compiled_assets(tmp_path: Path) -> None:
+    files = {release: build.contents(release) for release in build.RELEASES}
+    migrations = {
+        release: {name for name in found if name.startswith("app/migrations/")} for release, found in files.items()
+    }
+    assert migrations["5.2.12"] - migrations["5.2.11"] == {"app/migrations/Version20250610000000.php"}
+    assert len(migrations["6.0.10"] - migrations["5.2.12"]) == 2
+    assert len(migrations["5.2.12"] - migrations["6.0.10"]) == 1, "executed, and not registered any more"
+    assert len({found["media/css/app.css"] for found in files.values()}) == len(build.RELEASES)
+    assert not any(build.DELETED in found for found in files.values())
+
+
+def test_the_files_of_a_release_have_a_time_of_their_own(tmp_path: Path) -> None:
+    """PHP takes compiled code for that of a file by its time."""
+    times = set()
+    for release in build.RELEASES:
+        build.build(tmp_path / "one.zip", release)
+        times |= {entry.date_time for entry in zipfile.ZipFile(tmp_path / "one.zip").infolist()}
+    assert len(times) == len(build.RELEASES)
+
+
+def test_the_updater_s_package_names_the_files_that_are_no_more(tmp_path: Path) -> None:
+    build.build(tmp_path / "update.zip", "6.0.10", update=True)
+    update = zipfile.ZipFile(tmp_path / "update.zip")
+    assert json.loads(update.read("deleted_files.txt")) == ["app/migrations/Version20230901000000.php"]
+    assert "app/migrations/Version20230901000000.php" not in update.namelist()

@@ -34,6 +34,7 @@ LABEL = "of.json"
 
 def warm(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Make the cache of the tree that serves anew; what is there is deleted first, as other code cannot clear it."""
+    trees.must_be_closed()
     began = time.monotonic()
     (MAUTIC / CARRIED).unlink(missing_ok=True)
     empty(MAUTIC / BUILT)
@@ -98,13 +99,13 @@ def cache_of(tree: Path, release: Mapping[str, str]) -> dict[str, str]:
             if path.is_file():
                 digest.update(f"{path.relative_to(tree)}\0".encode(errors="replace") + path.read_bytes())
     scheme = str(read_parameters().get("site_url", "")).split(":")[0]
-    return {"version": version, "PHP": php_version(), "plugins": digest.hexdigest(), "scheme": scheme}
+    return {"version": version, "PHP": php_version(), "set of plugins": digest.hexdigest(), "scheme": scheme}
 
 
-def words_of(ended: "subprocess.CompletedProcess[str]", lines: int = 4) -> str:
-    """Return the last lines that a command of Mautic's said, without secrets."""
-    said = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-    return masked(" / ".join(said[-lines:]), known_secrets())
+def words_of(ended: "subprocess.CompletedProcess[str]", lines: int = 3) -> str:
+    """Return what a command of Mautic's that failed said, in short, without secrets: of an error its beginning."""
+    wrong, said = ([line.strip() for line in of.splitlines() if line.strip()] for of in (ended.stderr, ended.stdout))
+    return masked(" / ".join(wrong[:lines] or said[-lines:]), known_secrets())
 
 
 def _label() -> dict[str, Any]:

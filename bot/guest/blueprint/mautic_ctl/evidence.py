@@ -20,7 +20,7 @@ SELECT CONCAT_WS(' ', table_name, 'column', column_name, column_type, IF(is_null
   CONCAT('default ', column_default), NULLIF(extra, ''), collation_name)
   FROM information_schema.columns WHERE table_schema = 'mautic';
 SELECT CONCAT_WS(' ', table_name, 'index', index_name, IF(non_unique, NULL, 'unique'),
-  GROUP_CONCAT(column_name ORDER BY seq_in_index))
+  GROUP_CONCAT(CONCAT(column_name, IFNULL(CONCAT('(', sub_part, ')'), '')) ORDER BY seq_in_index))
   FROM information_schema.statistics WHERE table_schema = 'mautic' GROUP BY table_name, index_name, non_unique;
 SELECT CONCAT_WS(' ', k.table_name, 'foreign key', k.constraint_name, GROUP_CONCAT(k.column_name
   ORDER BY k.ordinal_position), '->', k.referenced_table_name, GROUP_CONCAT(k.referenced_column_name

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from .logs import known_secrets, masked
-from .system import MAUTIC, SEAL, CtlError, console, console_for, sql, sql_text
-from .trees import BEFORE
+from .system import MAUTIC, CtlError, console, console_for, sql, sql_text
+from .trees import BEFORE, must_be_closed
 
 PREFIX = "Mautic\\Migrations\\"
 SECONDS = 3600
 """What a migration of a large client may take."""
 LIMIT = 20_000
-ROWS = ("inserted", "updated", "deleted")
+ROWS = {"inserted": "Handler_write", "updated": "Handler_update", "deleted": "Handler_delete"}
+"""What MariaDB counts of its whole work."""
 LATE = 124
 """Exit code of timeout."""
 
@@ -50,8 +51,7 @@ def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
     Returns done, code, ran and skipped (versions), unregistered (how many no file is there of), rows {inserted,
     updated, deleted} by all of the database meanwhile, seconds, output.
     """
-    if not SEAL.exists():
-        raise CtlError("it is open, and its database is not changed under its visitors")
+    must_be_closed()
     if recorded() is None:
         if not BEFORE.is_dir():
             raise CtlError("no migration is recorded, and no old tree says which were done")
@@ -60,20 +60,25 @@ def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
     before, rows, began = recorded() or set(), _rows(), time.monotonic()
     ended = console_for(seconds, "doctrine:migrations:migrate")
     took = round(time.monotonic() - began, 3)
-    after, code = recorded() or set(), ended.returncode
-    left = available(MAUTIC) - after
-    output = (ended.stdout + ended.stderr).strip()
+    code, output = ended.returncode, (ended.stdout + ended.stderr).strip()
     if code == LATE:
         output += f"\nIt did not end within {seconds} seconds and was stopped."
-    if code == 0:
-        _record_as_done(left)
+    after, written = before, rows
+    try:
+        after, written = recorded() or set(), _rows()
+        left = available(MAUTIC) - after
+        if code == 0:
+            _record_as_done(left)
+    except CtlError as error:
+        # A full disk ends MariaDB itself.
+        code, output = code or 1, f"{output}\nThen {error}."
     return {
         "done": code == 0,
         "code": code,
         "ran": _short(after - before),
         "skipped": _short(left) if code == 0 else [],
         "unregistered": len(after - available(MAUTIC)),
-        "rows": {name: max(0, number - rows[name]) for name, number in _rows().items()},
+        "rows": {name: max(0, number - rows[name]) for name, number in written.items()},
         "seconds": took,
         "output": masked(output[-LIMIT:], known_secrets()),
     }
@@ -121,5 +126,5 @@ def _short(versions: Iterable[str]) -> list[str]:
 
 def _rows() -> dict[str, int]:
     """Rows that the whole database has written since it was started."""
-    told = dict(sql("SHOW GLOBAL STATUS LIKE 'Innodb_rows_%';"))
-    return {name: int(told.get(f"Innodb_rows_{name}", 0)) for name in ROWS}
+    told = dict(sql("SHOW GLOBAL STATUS LIKE 'Handler_%';"))
+    return {name: int(told.get(counter, 0)) for name, counter in ROWS.items()}

@@ -13,7 +13,7 @@ INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 MOST = 1 << 20
 LOGIN = "/s/login"
 LINK = re.compile(
-    r"""<(?:link|script)\b[^>]{0,500}?\b(?:href|src)=["'](/[\w.~/-]{1,200}\.(?:css|js)(?:\?[\w.=&-]{0,99})?)["']"""
+    r"""<(?:link|script)\b[^>]{0,500}?\b(?:href|src)=["'](/(?!/)[\w.~/-]{1,200}\.(?:css|js)(?:\?[\w.=&-]{0,99})?)["']"""
 )
 ASSETS = 40
 """Links of a page that are asked for."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from . import trees
-from .system import MAUTIC, SEAL, CtlError, asked, await_systemd, mautic_version, read_json, systemctl
+from .system import MAUTIC, CtlError, asked, await_systemd, mautic_version, read_json, systemctl
 from .trees import BEFORE, LISTING, NEXT, NEXT_LISTING, STAGED
 
+LINK = ".moved~"
+"""What a link to something that is about to be moved is called until it has been."""
 CACHED = ("cache", "tmp")
 """What of `var` is of one version; all else in it (logs, imports, the spool) is carried over."""
 
@@ -21,8 +23,7 @@ def swap(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     (version,) = asked(request, "version")
     began = time.monotonic()
-    if not SEAL.exists():
-        raise CtlError("it is open, and its code is not changed under its visitors")
+    trees.must_be_closed()
     await_systemd()
     if NEXT.is_dir():
         if trees.staged_version() != version:
@@ -52,11 +53,11 @@ def _carry(release: Mapping[str, str], following: Mapping[str, str]) -> None:
     # The data for looking addresses up is not of a version, and takes long to get.
     _move("var/cache/ip_data")
     for folder in ("media/files", "media/images"):
-        for name in _entries(MAUTIC / folder):
+        for name in _entries(MAUTIC / folder) if _is_there(BEFORE / folder) else ():
             if not os.path.lexists(BEFORE / folder / name):
                 (MAUTIC / folder / name).rename(BEFORE / folder / name)
         _move(folder)
-    for name in trees.own_entries("media", BEFORE, release, following):
+    for name in {name.removesuffix(LINK) for name in trees.own_entries("media", BEFORE, release, following)}:
         if name not in ("files", "images"):
             _move(f"media/{name}")
     for folder in trees.OWN_FOLDERS:
@@ -65,17 +66,28 @@ def _carry(release: Mapping[str, str], following: Mapping[str, str]) -> None:
             trees.copy(BEFORE / folder / name, MAUTIC / folder / name)
 
 
+def _is_there(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink()
+
+
 def _entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    return sorted({path.name.removesuffix(LINK) for path in folder.iterdir()}) if _is_there(folder) else []
 
 
 def _move(name: str) -> None:
     """Move a part of the old tree into the one that serves, in the place of what a release has there."""
     old, new = BEFORE / name, MAUTIC / name
-    is_moved = old.is_symlink() and os.path.realpath(old) == os.path.realpath(new)
-    if is_moved or not os.path.lexists(old):
+    link = old.with_name(f"{old.name}{LINK}")
+    if not os.path.lexists(old):
+        if link.is_symlink():
+            link.rename(old)
         return
+    if old.is_symlink() and os.path.realpath(old) == os.path.realpath(new):
+        return
+    # The link is there before it is needed: nobody could tell later that one is missing.
+    trees.remove(link)
+    link.symlink_to(os.path.relpath(new, old.parent))
     trees.remove(new)
     new.parent.mkdir(parents=True, exist_ok=True)
     old.rename(new)
-    old.symlink_to(os.path.relpath(new, old.parent))
+    link.rename(old)

@@ -13,8 +13,8 @@ from .install import BASELINE
 from .migrations import available, migrate, record, recorded
 from .page import assets, wait_for_page
 from .swap import swap
-from .system import MAUTIC, SEAL, CtlError, asked, console, mautic_version, systemctl, write
-from .trees import NEXT
+from .system import MAUTIC, CtlError, asked, console, mautic_version, systemctl, write
+from .trees import NEXT, must_be_closed
 
 PAGE = 60
 """Seconds within which the login page has to be there."""
@@ -40,8 +40,7 @@ def upgrade(request: Mapping[str, Any]) -> dict[str, Any]:
     comes after is not in the answer.
     """
     (version,) = asked(request, "version")
-    if not SEAL.exists():
-        raise CtlError("it is open, and its code is not changed under its visitors")
+    must_be_closed()
     phases: dict[str, float] = {}
 
     def timed(name: str, began: float) -> None:
