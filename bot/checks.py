@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from bot.engine.context import Context
 from bot.engine.errors import explain
+from bot.fleet.releases import Source, sources
 from bot.intake.manifest import SCOPES
 from bot.lxd.protocol import LxdError
 from bot.model.plan import Refused
@@ -131,22 +132,25 @@ def _read(key: str, path: str) -> bytes:
 
 
 def archive(context: Context) -> str:
-    """`blueprint.archive` is there, and is what `blueprint.sha256` says."""
-    wanted = context.settings.blueprint
-    if not wanted.archive:
+    """Each release that the settings name is there, and is what its `sha256` says."""
+    told = [_archive(one) for one in sources(context.settings)]
+    if not told:
         return "none set, so new blueprints contain a demo stand-in, not the real Mautic"
-    if wanted.archive.startswith(("http://", "https://")):
-        return f"{wanted.archive}, downloaded when a blueprint is built"
+    return "; ".join(told)
+
+
+def _archive(source: Source) -> str:
+    named = f"`{source.key}.archive`, {source.archive},"
+    if source.archive.startswith(("http://", "https://")):
+        return f"{source.archive}, downloaded when a blueprint is built"
     try:
-        with open(wanted.archive, "rb") as file:
+        with open(source.archive, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise Refused(f"`blueprint.archive`, {wanted.archive}, can't be read: {error.strerror}.") from error
-    if digest != wanted.sha256:
-        raise Refused(
-            f"`blueprint.archive`, {wanted.archive}, does not match `blueprint.sha256`: its checksum is {digest}."
-        )
-    return f"{wanted.archive} matches its sha256"
+        raise Refused(f"{named} can't be read: {error.strerror}.") from error
+    if digest != source.sha256:
+        raise Refused(f"{named} does not match `{source.key}.sha256`: its checksum is {digest}.")
+    return f"{source.archive} matches its sha256"
 
 
 def app(context: Context) -> str:

@@ -36,7 +36,7 @@ def _section(text: str) -> list[str]:
             rows.append((setting[1], setting[2], " ".join(said)))
             said = []
     if not rows:
-        return [" ".join(said), ""]
+        return lines or [" ".join(said), ""]
     if any(meaning for _, _, meaning in rows):
         lines += ["| key | default | meaning |", "|---|---|---|"]
         lines += [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in rows]

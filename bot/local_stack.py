@@ -24,7 +24,8 @@ from bot.edge.edges import each
 from bot.engine import quotas
 from bot.engine.registry import Registry
 from bot.fleet.inventory import Fleet
-from bot.guest.blueprint.archive import ArchiveError, open_archive
+from bot.fleet.releases import sources
+from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
 from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import Blueprint, blueprints, build, export
 from bot.intake.manifest import completions
@@ -241,24 +242,43 @@ def _is_outside(address: str) -> bool:
         return False
 
 
-def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None]) -> Blueprint:
-    """Build the blueprint of the configured archive of Mautic, or of the double that comes with the tests."""
+def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None], version: str = "") -> Blueprint:
+    """Build the blueprint of a release of Mautic that the settings name, and have new tenants made of it.
+
+    Without a version it is that of `[blueprint]`, else the newest that runs here, else the double that comes with the
+    tests.
+    """
     cache = settings.state / "cache"
-    if settings.blueprint.archive:
-        source, sha256 = settings.blueprint.archive, settings.blueprint.sha256
-    else:
-        cache.mkdir(parents=True, exist_ok=True)
-        source = str(cache / "mautic-double.zip")
-        sha256 = runpy.run_path(str(DOUBLE))["build"](Path(source))
-    archive = open_archive(source, sha256, cache)
     return build(
         lxd,
-        archive,
+        _archive(settings, cache, tell, version),
         base=settings.blueprint.base,
         cache=cache,
         progress=tell,
         every=settings.jobs.unconditional,
     )
+
+
+def _archive(settings: Settings, cache: Path, tell: Callable[[str], None], version: str) -> Archive:
+    found = sources(settings)
+    if version:
+        named = [one for one in found if one.version == version]
+        if not named:
+            known = ", ".join(one.version for one in found if one.version) or "none"
+            raise CannotBringUp(f'There is no [releases."{version}"] in the settings; known: {known}.')
+        return open_archive(named[0].archive, named[0].sha256, cache)
+    if not found:
+        cache.mkdir(parents=True, exist_ok=True)
+        double = cache / "mautic-double.zip"
+        return open_archive(str(double), runpy.run_path(str(DOUBLE))["build"](double), cache)
+    for one in found[:-1]:
+        try:
+            return open_archive(one.archive, one.sha256, cache)
+        except ArchiveError as error:
+            if not one.version:
+                raise
+            tell(str(error))
+    return open_archive(found[-1].archive, found[-1].sha256, cache)
 
 
 def _pid(file: Path, program: str) -> int:
@@ -356,12 +376,15 @@ def clean_lab() -> int:
 
 
 def blueprint(words: list[str]) -> int:
-    """`blueprint build|list|export FILE`."""
+    """`blueprint build [VERSION]|list|export FILE`."""
     settings = load()
     lxd = gateway(settings)
     verb = words[0] if words else ""
-    if verb == "build":
-        made = build_blueprint(settings, lxd, print)
+    if verb == "build" and len(words) <= 2:
+        try:
+            made = build_blueprint(settings, lxd, print, *words[1:])
+        except (ArchiveError, BaseError) as error:
+            raise CannotBringUp(str(error)) from error
         print(f"{made.instance}: Mautic {made.version}")
     elif verb == "list":
         for one in blueprints(lxd):
@@ -372,5 +395,5 @@ def blueprint(words: list[str]) -> int:
             raise CannotBringUp("There is no blueprint to export; `python -m bot blueprint build` makes one.")
         print(export(lxd, known[-1], Path(words[1])))
     else:
-        raise CannotBringUp("usage: python -m bot blueprint build | list | export FILE")
+        raise CannotBringUp("usage: python -m bot blueprint build [VERSION] | list | export FILE")
     return 0

@@ -9,13 +9,12 @@ from bot.edge.edge import Edge
 from bot.edge.edges import ANSWER, Edges, each
 from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Edge as EdgeDoor
-from bot.guest.blueprint.recipe import FURNITURE
+from bot.guest.blueprint.simulated import put_blueprint
 from bot.guest.simulated import run_mautic_ctl
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
 from bot.lxd.protocol import Lxd, LxdUnavailable, Member
 from bot.lxd.simulated.lxd import SimulatedLxd
-from bot.model.labels import Role, stamps
 from bot.settings import ServerSettings, Settings
 
 
@@ -69,11 +68,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
         return gateways(settings)
     lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl)
     if not lxd.instances():
-        blueprint = "blueprint--simulated"
-        config = stamps(role=Role.BLUEPRINT, version="5.2.12+simulated", double=True, created=1, furniture=FURNITURE)
-        lxd.import_image(__file__, "simulated", {})
-        lxd.create(blueprint, "simulated", config=config, devices={})
-        lxd.snapshot(blueprint, "golden")
+        put_blueprint(lxd, "5.2.12+simulated", created=1, name="blueprint--simulated")
     return {settings.lxd.name: lxd}
 
 

@@ -1,7 +1,7 @@
 """Settings: the shipped `default.toml`, laid over by a file and by the environment. Frozen.
 
 Each field names its form (`bot/model/forms.py`), by which it is read: a value of another form is refused, by its key.
-Of numbers that count or last, 0 means none, or never.
+Of numbers that count or last, 0 means none, or never. A little longer than others, as all tables stand together.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bot.model.forms import (
     text,
     whole,
 )
+from bot.model.releases import number as version_number
 from bot.model.tenants import PlanSize
 
 DEFAULTS = Path(__file__).with_name("default.toml")
@@ -147,6 +148,25 @@ class BlueprintSettings:
     archive: File
     sha256: Annotated[str, optional(forms.hexadecimal(64))]
     base: Annotated[str, text('"debootstrap", or the alias of an image', r"[\w][\w./:-]{0,254}")]
+
+
+@dataclass(frozen=True)
+class ReleaseSettings:
+    """One release of Mautic: the path or URL of its archive."""
+
+    archive: Annotated[str, path()]
+    sha256: Annotated[str, forms.hexadecimal(64)]
+
+
+@dataclass(frozen=True)
+class AdvisorySettings:
+    """More advisories than the bot comes with, and from which severity on a version is refused to new tenants."""
+
+    extra: File
+    sha256: Annotated[str, optional(forms.hexadecimal(64))]
+    refuse: Annotated[
+        Literal["", "critical", "high", "medium", "low"], optional(one_of("critical", "high", "medium", "low"))
+    ]
 
 
 @dataclass(frozen=True)
@@ -271,6 +291,8 @@ class Settings:
     servers: Mapping[str, ServerSettings]
     edge: EdgeSettings
     blueprint: BlueprintSettings
+    releases: Mapping[str, ReleaseSettings]
+    advisories: AdvisorySettings
     retention: RetentionSettings
     snapshots: SnapshotSettings
     health: HealthSettings
@@ -302,7 +324,7 @@ class Settings:
         return Path(self.bot.state)
 
 
-OPEN_TABLES = frozenset({"servers", "roles", "policies", "plans"})
+OPEN_TABLES = frozenset({"servers", "releases", "roles", "policies", "plans"})
 """Tables that take new entries; everywhere else a key that the default file lacks is a mistake."""
 
 
@@ -385,6 +407,11 @@ def _agree(settings: Settings) -> None:
         raise InvalidSettings(
             "blueprint.archive is set, and blueprint.sha256 is not; an archive is taken only with it."
         )
+    for version in settings.releases:
+        if version_number(version) is None:
+            raise InvalidSettings(f'releases."{version}" is no version of Mautic, such as [releases."6.0.10"].')
+    if bool(settings.advisories.extra) != bool(settings.advisories.sha256):
+        raise InvalidSettings("advisories.extra and advisories.sha256 go together; one of them is missing.")
 
 
 FORMS: Mapping[str, Form] = {

@@ -138,6 +138,9 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         cutover=stamp(instance.config, "cutover"),
         furniture=furniture_of(instance),
         slot=int(slot) if (slot := stamp(instance.config, "slot")).isdecimal() else None,
+        recipe=stamp(instance.config, "recipe"),
+        archive=stamp(instance.config, "archive"),
+        on_demand=stamp(instance.config, "on-demand") == "1",
     )
 
 
@@ -387,12 +390,17 @@ class Fleet:
     # -- blueprints ---------------------------------------------------------------------------------------------
 
     def blueprint(self, version: str = "") -> Tenant:
-        """Return the newest blueprint, or that of a version, where it was built; raise Refused when there is none."""
+        """Return the newest blueprint of a version, where it was built; raise Refused when there is none.
+
+        Without a version it is that of new tenants: of the newest blueprint that was not built for an operation.
+        """
         # A copy on another host is as old, and has the number of the operation that copied it.
         seen = self.look(Role.BLUEPRINT)
         known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
+        if not version and known:
+            version = ([one for one in known if not one.on_demand] or known)[-1].version
         for blueprint in reversed(known):
-            if version in ("", blueprint.version):
+            if version == blueprint.version:
                 return blueprint
         self.refuse_blindness(seen)
         if known:

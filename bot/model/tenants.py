@@ -148,7 +148,8 @@ class Tenant:
     after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
     its own disk, as LXD limits it. `address`: what it was given on the bridge. `tags`: words that people choose it by.
     `cutover`: the command that made it to take the place of another, or "". `furniture`: the version of what the bot
-    put into it. `slot`: when its heavy jobs begin, as `bot.model.slots.slot_of`; None: with everybody's.
+    put into it. `slot`: when its heavy jobs begin, as `bot.model.slots.slot_of`; None: with everybody's. Of a
+    blueprint: `recipe` and `archive`, the sha256 of what it was made by and of; `on_demand`: an operation needed it.
     """
 
     name: str
@@ -182,6 +183,9 @@ class Tenant:
     cutover: str = ""
     furniture: int = 1
     slot: int | None = None
+    recipe: str = ""
+    archive: str = ""
+    on_demand: bool = False
 
     @property
     def reason(self) -> str:

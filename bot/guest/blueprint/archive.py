@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bot.guest.blueprint.recipe import MARIADB, PHP
+from bot.model.releases import Base, NoRelease, Release, release
 
+BASE = Base(PHP, MARIADB)
+"""What the recipe gives a Mautic to run on."""
 _METADATA = "app/release_metadata.json"
 _NEEDED = ("index.php", "bin/console", "composer.json", _METADATA)
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
@@ -51,17 +54,43 @@ def open_archive(source: str, sha256: str, cache: Path) -> Archive:
 
     What was fetched stays in `cache`, by its digest. Raises ArchiveError.
     """
+    path, found = read_release(source, sha256, cache)
+    if trouble := found.trouble(BASE):
+        raise ArchiveError(trouble)
+    return Archive(path=path, sha256=sha256.strip().lower(), version=found.version)
+
+
+def read_release(source: str, sha256: str, cache: Path) -> tuple[Path, Release]:
+    """Return where a release is on this machine, and what it says of itself, whether it can run here or not.
+
+    Nothing of it is unpacked but that. Raises ArchiveError.
+    """
+    path = obtain(source, sha256, cache, "archive")
+    try:
+        return path, release(_metadata(path))
+    except NoRelease as error:
+        raise ArchiveError(f"{path.name} has a {_METADATA} that {error}.") from error
+
+
+def obtain(source: str, sha256: str, cache: Path, what: str) -> Path:
+    """Return the file at a path or http(s) URL when it is what `sha256` says; `what` it is, as “archive”.
+
+    What was fetched stays in `cache`, by its digest. Raises ArchiveError.
+    """
     expected = sha256.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", expected):
-        raise ArchiveError(f"An archive is taken only with its sha256 (64 hexadecimal digits); {source} has none.")
+        raise ArchiveError(f"An {what} is taken only with its sha256 (64 hexadecimal digits); {source} has none.")
     path = _fetch(source, expected, cache) if re.match(r"https?://", source) else Path(source).expanduser()
     if not path.is_file():
-        raise ArchiveError(f"There is no archive at {path}.")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        raise ArchiveError(f"There is no {what} at {path}.")
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArchiveError(f"{path} can't be read: {error.strerror}.") from error
     if found != expected:
         raise ArchiveError(f"{path} has the sha256 {found}, not {expected}: it is another file, or a damaged one.")
-    return Archive(path=path, sha256=found, version=_version(path))
+    return path
 
 
 def _fetch(url: str, sha256: str, cache: Path) -> Path:
@@ -84,27 +113,6 @@ def _fetch(url: str, sha256: str, cache: Path) -> Path:
         raise ArchiveError(f"{url} has the sha256 {found}, not {sha256}: it is another file, or was changed.")
     part.rename(target)
     return target
-
-
-def _version(path: Path) -> str:
-    metadata = _metadata(path)
-    try:
-        version = str(metadata["version"])
-        php = [_numbers(metadata[f"{edge}_php_version"]) for edge in ("minimum", "maximum")]
-        mariadb = _numbers(metadata["minimum_mariadb_version"]) if "minimum_mariadb_version" in metadata else ()
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArchiveError(f"{path.name} has a {_METADATA} that does not say what it runs on ({error}).") from error
-    if not re.fullmatch(r"\d+\.\d+\.\d+[0-9A-Za-z.+-]*", version):
-        raise ArchiveError(f"{path.name} says that it is version “{version[:40]}”, which is no version.")
-    if not php[0][:2] <= PHP <= php[1][:2]:
-        raise ArchiveError(
-            f"Mautic {version} runs on PHP {_dotted(php[0])} to {_dotted(php[1])}; the blueprint has {_dotted(PHP)}."
-        )
-    if mariadb[:2] > MARIADB:
-        raise ArchiveError(
-            f"Mautic {version} needs MariaDB {_dotted(mariadb)} or newer; the blueprint has {_dotted(MARIADB)}."
-        )
-    return version
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -134,11 +142,3 @@ def _metadata(path: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ArchiveError(f"{path.name} has a {_METADATA} that is not an object.")
     return metadata
-
-
-def _numbers(version: object) -> tuple[int, ...]:
-    return tuple(int(part) for part in str(version).split("."))
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -28,6 +28,10 @@ class BaseError(Exception):
     """Debian could not be put together; the text is one sentence for a person."""
 
 
+class Busy(Exception):
+    """Another holds the lock."""
+
+
 def ensure_base(lxd: Lxd, kind: str, cache: Path, progress: Callable[[str], None]) -> str:
     """Return the alias of the image `tenant` or `edge` on the server; build or import it where it is missing."""
     alias = _alias(kind)
@@ -48,11 +52,17 @@ def prepare(cache: Path, progress: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that any process of this machine may hold one at a time."""
+def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that any thread of any process of this machine may hold one at a time.
+
+    Without `wait` raise Busy where another holds it.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise Busy(lock.name) from error
         yield
 
 

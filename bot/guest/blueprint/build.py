@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.guest.blueprint.archive import Archive
-from bot.guest.blueprint.base import alone, ensure_base
+from bot.guest.blueprint.base import Busy, alone, ensure_base
 from bot.guest.blueprint.furniture import furnish
 from bot.guest.blueprint.recipe import STACK, Kind, recipe_digest, recipe_tar
 from bot.guest.mautic import Mautic
@@ -59,24 +59,52 @@ def export(lxd: Lxd, blueprint: Blueprint, path: Path) -> str:
 
 
 def build(
-    lxd: Lxd, archive: Archive, *, base: str, cache: Path, progress: Callable[[str], None], every: int = 60
+    lxd: Lxd,
+    archive: Archive,
+    *,
+    base: str,
+    cache: Path,
+    progress: Callable[[str], None],
+    every: int = 60,
+    on_demand: bool = False,
 ) -> Blueprint:
     """Return the blueprint of an archive by today's recipe; build it when it is not there.
 
-    What an earlier try left unfinished is removed first, and a failure leaves nothing behind.
+    One is built at a time on this machine, whichever process asks: who comes second waits, and finds it there. What an
+    earlier try left unfinished is removed first, and a failure leaves nothing behind.
 
     Args:
         base: `debootstrap`, or the alias of a Debian image on the server (which then needs a way to Debian's mirror).
         cache: where the Debian base is kept, so that the next build is quick.
         progress: is told each stage, in a few words.
         every: minutes after which a job of a tenant runs whatever there is to do, 0: never.
+        on_demand: an operation needs it; new tenants get another, until it is asked for by a person.
     """
     with alone(cache / "build.lock"):
-        return _build(lxd, archive, base, cache, progress, every)
+        found = _build(lxd, archive, base, cache, progress, every, on_demand)
+        if not on_demand and stamp(lxd.instance(found.instance).config, "on-demand"):
+            lxd.update(found.instance, stamps(on_demand=""))
+        return found
+
+
+def remove_unfinished(lxd: Lxd, cache: Path) -> list[str]:
+    """Remove what a build left that was killed; return the names. Nothing is removed while one is under way."""
+    with suppress(Busy), alone(cache / "build.lock", wait=False):
+        left = [one.name for one in lxd.instances() if one.name.startswith(_PREFIX) and not stamp(one.config, "role")]
+        for name in left:
+            _remove(lxd, name)
+        return left
+    return []
 
 
 def _build(
-    lxd: Lxd, archive: Archive, base: str, cache: Path, progress: Callable[[str], None], every: int
+    lxd: Lxd,
+    archive: Archive,
+    base: str,
+    cache: Path,
+    progress: Callable[[str], None],
+    every: int,
+    on_demand: bool,
 ) -> Blueprint:
     recipe = recipe_digest()
     name = f"{_PREFIX}{archive.version}-{archive.sha256[:6]}{recipe[:6]}".replace(".", "-").replace("+", "-")
@@ -102,7 +130,7 @@ def _build(
         facts = stamps(
             version=archive.version, archive=archive.sha256, recipe=recipe, double=archive.double, created=created
         )
-        lxd.update(unfinished, facts)
+        lxd.update(unfinished, facts | (stamps(on_demand=True) if on_demand else {}))
         lxd.snapshot(unfinished, GOLDEN)
         lxd.rename(unfinished, name)
         made = name

@@ -1,0 +1,197 @@
+"""The releases of Mautic that the settings name: what each says of itself, and its blueprint, built when one is needed.
+
+What a release says of itself is kept beside what was downloaded, by the checksum of its archive, so that nothing but
+the job `releases` and a build ever reads an archive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bot.fleet.inventory import Fleet, Host
+from bot.guest.blueprint.archive import ArchiveError, open_archive, read_release
+from bot.guest.blueprint.base import BaseError
+from bot.guest.blueprint.build import build, remove_unfinished
+from bot.guest.blueprint.recipe import recipe_digest
+from bot.guest.blueprint.simulated import put_blueprint
+from bot.lxd.protocol import LxdError
+from bot.model.labels import Role
+from bot.model.plan import Refused
+from bot.model.releases import Release, find, newest_first, number
+from bot.model.tenants import Tenant
+from bot.settings import Settings
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a release comes from: the setting's name, and the version that it names, "": it names none."""
+
+    key: str
+    version: str
+    archive: str
+    sha256: str
+
+
+def sources(settings: Settings) -> tuple[Source, ...]:
+    """Return the releases that the settings name: that of `[blueprint]`, then those of `[releases]`, newest first."""
+    first = settings.blueprint
+    found = [Source("blueprint", "", first.archive, first.sha256)] if first.archive else []
+    for version in newest_first(settings.releases):
+        one = settings.releases[version]
+        found.append(Source(f'releases."{version}"', version, one.archive, one.sha256))
+    return tuple(found)
+
+
+def known(settings: Settings) -> dict[Source, Release | None]:
+    """Return what each release says of itself, from what is kept; None where its archive was not read yet."""
+    told = {source: _kept(settings, source) for source in sources(settings)}
+    return {
+        source: one if one and (not source.version or _alike(source.version, one.version)) else None
+        for source, one in told.items()
+    }
+
+
+def releases(settings: Settings) -> tuple[Release, ...]:
+    """Return the releases whose archives were read, each version once."""
+    found = {one.version: one for one in reversed(known(settings).values()) if one}
+    return tuple(found[version] for version in newest_first(found))
+
+
+def keep(settings: Settings) -> list[str]:
+    """Read what each release says of itself where that is not kept yet; return what is wrong with any, as sentences.
+
+    An archive at a URL is downloaded for it, and stays in the cache.
+    """
+    wrong = []
+    for source in sources(settings):
+        try:
+            _keep(settings, source)
+        except ArchiveError as error:
+            wrong.append(f"`{source.key}`: {error}")
+    return wrong
+
+
+def ensure_blueprint(
+    fleet: Fleet, settings: Settings, version: str, progress: Callable[[str], None], *, current: bool = False
+) -> Tenant:
+    """Return the newest blueprint of a version, where it was built; build it, for minutes, where there is none.
+
+    Safe to run again, and beside others: one is built at a time, who comes second finds it, and what a killed build
+    left is removed by the next. Raises Refused, or LxdError.
+
+    Args:
+        version: of a release in the settings, or of a blueprint that is there.
+        progress: is told each stage, in a few words.
+        current: only one by today's recipe, and of the archive that the settings name, will do.
+    """
+    source = _source(settings, version)
+    if found := _standing(fleet, version, source if current else None, current):
+        return found
+    if source is None:
+        names = ", ".join(f"`{one.version}`" for one in releases(settings)) or "none"
+        raise Refused(f"There is no release {version[:40]} in the settings; known: {names}.")
+    host = _builder(fleet, settings)
+    cache = settings.state / "cache"
+    try:
+        archive = open_archive(source.archive, source.sha256, cache)
+        _must_be(source, archive.version)
+        if settings.lxd.simulated:
+            put_blueprint(host.lxd, archive.version, created=int(time.time()), archive=archive.sha256, on_demand=True)
+        else:
+            build(
+                host.lxd,
+                archive,
+                base=settings.blueprint.base,
+                cache=cache,
+                progress=progress,
+                every=settings.jobs.unconditional,
+                on_demand=True,
+            )
+    except (ArchiveError, BaseError) as error:
+        raise Refused(str(error)) from error
+    made = _standing(fleet, archive.version, source if current else None, current)
+    if made is None:
+        raise LxdError(f"The blueprint of Mautic {archive.version} is gone as soon as it was built.")
+    return made
+
+
+def clear(fleet: Fleet, settings: Settings) -> list[str]:
+    """Remove what builds left that were killed, on every server that answers; return the names of the containers."""
+    cache = settings.state / "cache"
+    return [name for host in fleet.hosts() for name in remove_unfinished(host.lxd, cache)]
+
+
+def _source(settings: Settings, version: str) -> Source | None:
+    """Return where a version comes from: the very same, or else the one with its number."""
+    told = known(settings)
+    if one := find([one for one in told.values() if one], version):
+        return next(source for source, release in told.items() if release == one)
+    wanted = number(version)
+    return next((one for one in told if wanted and number(one.version) == wanted), None)
+
+
+def _standing(fleet: Fleet, version: str, source: Source | None, current: bool) -> Tenant | None:
+    """Return the newest blueprint of a version that will do; raise LxdUnavailable where a silent server may have it."""
+    seen = fleet.look(Role.BLUEPRINT)
+    named = [one.version for one in seen.tenants]
+    wanted = version if version in named else next((one for one in named if _alike(one, version)), version)
+    fits: Sequence[Tenant] = [
+        one
+        for one in seen.tenants
+        if one.version == wanted
+        and (not current or one.recipe == recipe_digest())
+        and (source is None or one.archive == source.sha256)
+    ]
+    if not fits:
+        fleet.refuse_blindness(seen)
+        return None
+    # A copy on another host is as old, and has the number of the operation that copied it.
+    return max(fits, key=lambda one: (one.created, not one.operation))
+
+
+def _alike(one: str, other: str) -> bool:
+    return number(one) is not None and number(one) == number(other)
+
+
+def _builder(fleet: Fleet, settings: Settings) -> Host:
+    """Return the host that blueprints are built on: the one with the newest that was, or else the first."""
+    built = [one for one in fleet.all(Role.BLUEPRINT) if not one.operation]
+    if built:
+        return fleet.of(max(built, key=lambda one: one.created))
+    return next(one for one in fleet.hosts() if one.server == settings.lxd.name)
+
+
+def _keep(settings: Settings, source: Source) -> None:
+    if kept := _kept(settings, source):
+        if "://" not in source.archive and not Path(source.archive).is_file():
+            raise ArchiveError(f"There is no archive at {source.archive}.")
+        _must_be(source, kept.version)
+        return
+    _, found = read_release(source.archive, source.sha256, settings.state / "cache")
+    _must_be(source, found.version)
+    path = _file(settings, source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(msgspec.json.encode(found))
+    part.rename(path)
+
+
+def _must_be(source: Source, version: str) -> None:
+    if source.version and not _alike(source.version, version):
+        raise ArchiveError(f"The archive is Mautic {version}, not {source.version}.")
+
+
+def _kept(settings: Settings, source: Source) -> Release | None:
+    try:
+        return msgspec.json.decode(_file(settings, source).read_bytes(), type=Release)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _file(settings: Settings, source: Source) -> Path:
+    return settings.state / "cache" / "releases" / f"{source.sha256}.json"

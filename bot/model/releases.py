@@ -1,0 +1,231 @@
+"""Releases of Mautic: how versions are ordered, what each runs on, and the steps of an upgrade. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+Numbers = tuple[int, ...]
+
+
+class NoRelease(ValueError):
+    """What a release says of itself cannot be used; the text says what is wrong, as the end of a sentence."""
+
+
+@lru_cache(maxsize=1000)
+def _parsed(version: str) -> Version | None:
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return None
+
+
+def number(version: str) -> Version | None:
+    """Return a version to compare by, without what marks a double (`+double`); None for what is no version."""
+    found = _parsed(version)
+    return Version(found.public) if found else None
+
+
+def variant(version: str) -> str:
+    """Return what a version is marked with after its number: `double`, or "" for a real Mautic."""
+    found = _parsed(version)
+    return (found.local or "") if found else ""
+
+
+def newest_first(versions: Iterable[str]) -> list[str]:
+    """Return versions by their numbers, the newest first; what is no version comes last."""
+    lowest = Version("0.dev0")
+    return sorted(versions, key=lambda one: (number(one) or lowest, one), reverse=True)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a recipe gives a Mautic to run on: the first two numbers of its PHP and its MariaDB."""
+
+    php: Numbers
+    mariadb: Numbers
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release of Mautic, as it says of itself in `app/release_metadata.json`.
+
+    What it stands on, the recipe, has versions of its own, and may change while this stays.
+
+    Attributes:
+        php: the first and the last version of PHP that it runs on.
+        mariadb: the first version of MariaDB, "": it names none.
+        mautic: the first version that can be upgraded to it, "": it names none.
+    """
+
+    version: str
+    php: tuple[str, str]
+    mariadb: str = ""
+    mautic: str = ""
+
+    def runs_on(self, base: Base) -> bool:
+        """Whether it runs on what a recipe has."""
+        return not self.trouble(base)
+
+    def trouble(self, base: Base) -> str:
+        """Return why it does not run on what a recipe has, in a sentence; "" where it does."""
+        first, last = (_numbers(edge)[:2] for edge in self.php)
+        if not first <= base.php <= last:
+            return (
+                f"Mautic {self.version} runs on PHP {self.php[0]} to {self.php[1]}; the blueprint has "
+                f"{_dotted(base.php)}."
+            )
+        if self.mariadb and _numbers(self.mariadb)[:2] > base.mariadb:
+            return (
+                f"Mautic {self.version} needs MariaDB {self.mariadb} or newer; the blueprint has "
+                f"{_dotted(base.mariadb)}."
+            )
+        return ""
+
+    def takes(self, version: str) -> bool:
+        """Whether a tenant of a version can be upgraded to it in one step, by its own metadata."""
+        here, there, first = number(version), number(self.version), number(self.mautic)
+        if here is None or there is None or variant(version) != variant(self.version):
+            return False
+        return here < there and (first is None or first <= here)
+
+    @property
+    def php_range(self) -> str:
+        """The versions of PHP that it runs on, in short: `8.1-8.3`."""
+        first, last = (_dotted(_numbers(edge)[:2]) for edge in self.php)
+        return first if first == last else f"{first}-{last}"
+
+
+def release(metadata: Mapping[str, Any]) -> Release:
+    """Return a release by its metadata; raises NoRelease for what does not say what it runs on, or is no version."""
+    try:
+        version = str(metadata["version"])
+        php = tuple(_checked(metadata[f"{edge}_php_version"]) for edge in ("minimum", "maximum"))
+        mariadb = _checked(metadata["minimum_mariadb_version"]) if "minimum_mariadb_version" in metadata else ""
+        least = str(metadata.get("minimum_mautic_version") or "")
+    except (KeyError, TypeError, ValueError) as error:
+        raise NoRelease(f"does not say what it runs on ({error})") from error
+    if number(version) is None or not re.fullmatch(r"\d+\.\d+\.\d+[0-9A-Za-z.+-]*", version):
+        raise NoRelease(f"says that it is version “{version[:40]}”, which is no version")
+    if least and number(least) is None:
+        raise NoRelease(f"names “{least[:40]}” as the version to upgrade from, which is no version")
+    return Release(version, (php[0], php[1]), mariadb, least)
+
+
+class Why(StrEnum):
+    """Why there is no way from one version to another."""
+
+    UNKNOWN = "unknown"
+    """No such release, or a version that cannot be compared."""
+    SAME = "same"
+    OLDER = "older"
+    """Mautic's migrations go forward only."""
+    OTHER = "other"
+    """A double cannot become a real Mautic, or the other way round."""
+    BASE = "base"
+    """It does not run on the recipe's PHP or MariaDB."""
+    NO_WAY = "no way"
+    """The releases that are known leave a gap."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """The releases of an upgrade in their order, the wanted one last; or why there is none, with a sentence."""
+
+    steps: tuple[Release, ...] = ()
+    why: Why | None = None
+    words: str = ""
+
+    @property
+    def direct(self) -> bool:
+        """Whether one step is enough."""
+        return len(self.steps) == 1
+
+
+def find(releases: Iterable[Release], version: str) -> Release | None:
+    """Return the release of a version: the very same, or else the one with its number, as `5.2.12` for a double."""
+    known = list(releases)
+    same = [one for one in known if one.version == version]
+    wanted = number(version)
+    return next(iter(same or [one for one in known if wanted and number(one.version) == wanted]), None)
+
+
+def path(current: str, wanted: str, releases: Sequence[Release], base: Base) -> Path:
+    """Return the fewest steps that lead a tenant of a version to another, or why none do.
+
+    Args:
+        releases: what is known; each step is one of them.
+        base: what the recipe has; a release that does not run on it is no step.
+    """
+    target, here = find(releases, wanted), number(current)
+    if target is None:
+        known = ", ".join(f"`{one}`" for one in newest_first(one.version for one in releases)) or "none"
+        return Path(why=Why.UNKNOWN, words=f"There is no release {wanted[:40]} in the settings; known: {known}.")
+    if here is None:
+        return Path(why=Why.UNKNOWN, words=f"“{current[:40]}” is no version that can be compared with others.")
+    there = number(target.version)
+    if there is None or there == here:
+        return Path(why=Why.SAME, words=f"It runs Mautic {current} already.")
+    if there < here:
+        return Path(
+            why=Why.OLDER, words=f"Mautic {target.version} is older than {current}, and an upgrade has no way back."
+        )
+    if variant(target.version) != variant(current):
+        return Path(
+            why=Why.OTHER,
+            words=f"Mautic {current} can't become {target.version}: one of them is a demo stand-in, not the real one.",
+        )
+    if trouble := target.trouble(base):
+        return Path(why=Why.BASE, words=trouble)
+    steps = _steps(current, target, [one for one in releases if one.runs_on(base)])
+    if steps:
+        return Path(steps)
+    return Path(
+        why=Why.NO_WAY,
+        words=f"Mautic {target.version} can be reached from {target.mautic} or newer only, and no release in the "
+        f"settings leads there from {current}. Add one between.",
+    )
+
+
+def _steps(current: str, target: Release, releases: Sequence[Release]) -> tuple[Release, ...]:
+    """Return the fewest steps to a release, the newer of two that are as good; none where there is no way."""
+    by_version = {one.version: one for one in releases}
+    candidates = [by_version[version] for version in newest_first(by_version)]
+    ways: list[tuple[Release, ...]] = [()]
+    reached = {current}
+    while ways:
+        further = []
+        for way in ways:
+            here = way[-1].version if way else current
+            if target.takes(here):
+                return (*way, target)
+            for one in candidates:
+                if one.version not in reached and one.takes(here) and _before(one, target):
+                    reached.add(one.version)
+                    further.append((*way, one))
+        ways = further
+    return ()
+
+
+def _before(one: Release, other: Release) -> bool:
+    mine, its = number(one.version), number(other.version)
+    return mine is not None and its is not None and mine < its
+
+
+def _checked(version: object) -> str:
+    _numbers(str(version))
+    return str(version)
+
+
+def _numbers(version: str) -> Numbers:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _dotted(version: Numbers) -> str:
+    return ".".join(map(str, version))
