@@ -14,6 +14,7 @@ from bot.engine.placement import admit, free_on, placement, use
 from bot.engine.registry import DomainOption, PlanOption, TenantsArgument, operation, steps_of
 from bot.engine.selection import Selection, batch
 from bot.engine.steps import PROBE, probing, remove, see_login_page, wait_for_address
+from bot.fleet.advisories import refuse_holes
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host, Place
 from bot.fleet.starts import boot
@@ -74,7 +75,7 @@ def new(
     # The hosts were chosen when this was requested.
     hosts = host.split(",") if host.count(",") == len(names) - 1 else [host] * len(names)
     placed = dict(zip(names, hosts, strict=True))
-    return batch(
+    made = batch(
         context,
         "new",
         selection,
@@ -86,6 +87,7 @@ def new(
             "version": str(children[0].values["version"]),
         },
     )
+    return replace(made, remarks={**refuse_holes(context.settings, str(made.arguments["version"])), **made.remarks})
 
 
 def _one(context: Context, tenant: str, domain: str, plan: str, host: str, version: str, note: str) -> Plan:
@@ -110,6 +112,7 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         require(len(note) <= 200, f"The note has {len(note)} characters; the limit is 200."),
         always(_refuse_if_taken, everything, tenant, domain),
         always(_refuse_under_ours, context, everything, tenant, domain),
+        always(refuse_holes, context.settings, blueprint.version),
     ]
     if place is None:
         place, most = placement(context, demand)
@@ -215,11 +218,17 @@ def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, 
         raise Refused(f"`{label}.{base}` belongs to tenant `{label}`; leave `--domain` out to get `{own}`.")
 
 
-def _blueprint_on(host: Host, version: str) -> Instance | None:
-    """Return the blueprint of a version on a host, None when it has to be copied there."""
+def _blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
+    """Return a blueprint or a copy of it on a host, None when it has to be copied there.
+
+    One of the same version by another recipe is another; what was asked for before recipes were stored names none.
+    """
+    wanted = blueprint.version, blueprint.recipe, blueprint.archive
     for one in host.lxd.instances():
-        facts = stamp(one.config, "role"), stamp(one.config, "version"), one.location or host.server
-        if facts == ("blueprint", version, host.name):
+        if role_of(one.config) != Role.BLUEPRINT or (one.location or host.server) != host.name:
+            continue
+        version, recipe, archive = (stamp(one.config, fact) for fact in ("version", "recipe", "archive"))
+        if wanted in ((version, recipe, archive), (version, "", "")):
             return one
     return None
 
@@ -228,7 +237,7 @@ def _refuse_wrong_way(context: Context, host: Host, blueprint: Tenant) -> None:
     """Refuse a host whose server cannot import the blueprint from the server that has it."""
     source = context.fleet.of(blueprint)
     here, there = host.lxd.server().product, source.lxd.server().product
-    if not takes(here, there) and _blueprint_on(host, blueprint.version) is None:
+    if not takes(here, there) and _blueprint_on(host, blueprint) is None:
         raise Refused(
             f"`{host.name}` has no blueprint, and {here} cannot import one from {there}; use `--host {source.name}`."
         )
@@ -266,7 +275,7 @@ class _New:
         self.copy = Copy(self.lxd, inputs.name, run.operation)
 
     def _blueprint_here(self) -> Instance | None:
-        return _blueprint_on(self.host, self.blueprint.version)
+        return _blueprint_on(self.host, self.blueprint)
 
     def bring_blueprint(self) -> None:
         with _BRINGING:

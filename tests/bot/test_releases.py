@@ -280,7 +280,7 @@ def builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Bl
     def made(lxd: SimulatedLxd, version: str = "6.0.10", **more: Any) -> Blueprint:
         lxd.import_image(__file__, "base", {})
         archive = Archive(tmp_path / "mautic.zip", "a" * 64, version)
-        return build(lxd, archive, base="base", cache=tmp_path, progress=nothing, **more)
+        return build(lxd, archive, base="base", cache=tmp_path, **{"progress": nothing, **more})
 
     return made
 
@@ -298,10 +298,17 @@ def test_of_two_that_need_it_at_once_one_builds_and_the_other_finds_it(
 
     monkeypatch.setattr(building, "_furnish", furnish)
     found: list[Blueprint] = []
-    threads = [threading.Thread(target=lambda: found.append(builder(lxd, on_demand=True))) for _ in range(2)]
+    waits = threading.Event()
+
+    def build_it() -> None:
+        found.append(builder(lxd, on_demand=True, progress=lambda said: waits.set() if "waiting" in said else None))
+
+    threads = [threading.Thread(target=build_it) for _ in range(2)]
     threads[0].start()
     assert began.wait(10)
+    assert not waits.is_set()
     threads[1].start()
+    assert waits.wait(10)
     go_on.set()
     for one in threads:
         one.join(20)

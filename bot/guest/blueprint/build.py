@@ -80,7 +80,7 @@ def build(
         every: minutes after which a job of a tenant runs whatever there is to do, 0: never.
         on_demand: an operation needs it; new tenants get another, until it is asked for by a person.
     """
-    with alone(cache / "build.lock"):
+    with alone(cache / "build.lock", waiting=lambda: progress("waiting for another blueprint that is being built")):
         found = _build(lxd, archive, base, cache, progress, every, on_demand)
         if not on_demand and stamp(lxd.instance(found.instance).config, "on-demand"):
             lxd.update(found.instance, stamps(on_demand=""))

@@ -1,0 +1,124 @@
+"""What is known of Mautic's security holes: our own list, and the one that the settings name; and who has them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from bot.guest.blueprint.archive import ArchiveError, obtain
+from bot.model.advisories import Advisories, Advisory, InvalidAdvisories, at_least, counted, read
+from bot.model.plan import Refused
+from bot.model.releases import newest_first
+from bot.model.tenants import Tenant
+from bot.settings import Settings
+
+OURS = Path(__file__).with_name("advisories.json")
+LARGEST = 1 << 20
+"""Bytes of a list that is taken."""
+SHOWN = 3
+"""Versions, and advisories, that a sentence names."""
+
+
+def advisories(settings: Settings) -> Advisories:
+    """Return what is known: ours, and what the job `advisories` has read of the list that the settings name."""
+    more = _kept(settings)
+    return _ours().with_more(more) if more else _ours()
+
+
+def keep(settings: Settings) -> None:
+    """Read the list that the settings name where it was not yet; raise Refused where it cannot be used.
+
+    It is taken whole, as it was checked, or not at all.
+    """
+    wanted = settings.advisories
+    if not wanted.extra or _kept(settings):
+        return
+    try:
+        path = obtain(wanted.extra, wanted.sha256, settings.state / "cache", "advisory file")
+        if path.stat().st_size > LARGEST:
+            raise InvalidAdvisories(f"it is larger than {LARGEST >> 20} MiB")
+        data = path.read_bytes()
+        read(data)
+    except (ArchiveError, OSError) as error:
+        raise Refused(f"`advisories.extra`: {error}") from error
+    except InvalidAdvisories as error:
+        raise Refused(f"`advisories.extra`: {wanted.extra} is not used, because it is not valid: {error}.") from error
+    target = _file(settings)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    part.write_bytes(data)
+    part.rename(target)
+
+
+def told(known: Advisories, version: str) -> str:
+    """Return what to say of a version with holes, in a sentence; "" where none is known."""
+    found = known.of(version)
+    if not found:
+        return ""
+    names = ", ".join(one.id for one in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if found[SHOWN:] else "")
+    cure = known.cure(version)
+    return (
+        f"Mautic {version} has {len(found)} known security hole{'s' if len(found) > 1 else ''} ({counted(found)}): "
+        f"{names}; " + (f"fixed in {cure}" if cure else "no release fixes all of them yet")
+    )
+
+
+def refuse_holes(settings: Settings, version: str) -> dict[str, str]:
+    """Return what to say on a card of a version with holes; raise Refused where the settings refuse it."""
+    known = advisories(settings)
+    if not (words := told(known, version)):
+        return {}
+    if at_least(known.of(version), settings.advisories.refuse):
+        raise Refused(f"{words}. The setting `advisories.refuse` refuses such a version.")
+    return {"Security": words}
+
+
+def exposed(known: Advisories, tenants: Iterable[Tenant]) -> str:
+    """Say how many tenants run a version with known holes, the worst versions first; "" where none does."""
+    running = Counter(one.version for one in tenants if known.of(one.version))
+    if not running:
+        return ""
+    # A stable sort: newest first where they are as bad.
+    versions = sorted(newest_first(running), key=lambda one: known.of(one)[0].severity.rank)
+    count = sum(running.values())
+    shown = "; ".join(_exposed(known, one, running[one]) for one in versions[:SHOWN])
+    rest = len(versions) - SHOWN
+    more = f"; and {rest} more version{'s' if rest > 1 else ''}" if rest > 0 else ""
+    who = "1 tenant runs" if count == 1 else f"{count} tenants run"
+    return f"{who} a Mautic version with known security holes: {shown}{more}. Details: `/mautic releases`"
+
+
+def _exposed(known: Advisories, version: str, count: int) -> str:
+    found = known.of(version)
+    published = [one.published for one in found if one.published]
+    since = f", public since {min(published):%Y-%m-%d}" if published else ""
+    cure = known.cure(version)
+    return f"{count} on {version} ({_holes(found)}{since}, " + (f"fixed in {cure})" if cure else "no fix yet)")
+
+
+def _holes(found: tuple[Advisory, ...]) -> str:
+    return f"{len(found)} hole{'s' if len(found) > 1 else ''}: {counted(found)}"
+
+
+@lru_cache(maxsize=1)
+def _ours() -> Advisories:
+    return read(OURS.read_bytes())
+
+
+def _kept(settings: Settings) -> Advisories | None:
+    """Return the list of the settings as it was checked; None where it was not read yet."""
+    if not settings.advisories.extra:
+        return None
+    try:
+        data = _file(settings).read_bytes()
+        # Nobody but the bot writes there; a disk may.
+        return read(data) if hashlib.sha256(data).hexdigest() == settings.advisories.sha256 else None
+    except (OSError, InvalidAdvisories):
+        return None
+
+
+def _file(settings: Settings) -> Path:
+    return settings.state / "cache" / f"advisories-{settings.advisories.sha256}.json"
