@@ -15,6 +15,6 @@ def releases(context: Context) -> None:
     Each is read once; that an archive is gone, or is another than its checksum says, fails the job.
     """
     wrong = known.keep(context.settings)
-    known.clear(context.fleet, context.settings)
+    known.clear(context.fleet, context.settings, context.now())
     if wrong:
         raise Refused(" ".join(wrong))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import build, remove_unfinished
 from bot.guest.blueprint.recipe import recipe_digest
 from bot.guest.blueprint.simulated import put_blueprint
-from bot.lxd.protocol import LxdError
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import Role
 from bot.model.plan import Refused
 from bot.model.releases import Release, find, newest_first, number
 from bot.model.tenants import Tenant
 from bot.settings import Settings
+
+LONGEST = 3600
+"""Seconds after which no build is under way any more."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,14 @@ def ensure_blueprint(
     return made
 
 
-def clear(fleet: Fleet, settings: Settings) -> list[str]:
+def clear(fleet: Fleet, settings: Settings, now: float) -> list[str]:
     """Remove what builds left that were killed, on every server that answers; return the names of the containers."""
-    cache = settings.state / "cache"
-    return [name for host in fleet.hosts() for name in remove_unfinished(host.lxd, cache)]
+    found = []
+    for lxd in fleet.servers.values():
+        # That a server does not answer is told elsewhere, and what is left there waits.
+        with suppress(LxdUnavailable):
+            found += remove_unfinished(lxd, settings.state / "cache", now - LONGEST)
+    return found
 
 
 def _source(settings: Settings, version: str) -> Source | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ def test_each_is_read_and_what_is_wrong_with_one_fails_the_job(bench: Bench) -> 
     assert '`releases."7.2.2"` was not read yet' in shown
 
 
-def test_what_a_killed_build_left_is_removed(bench: Bench) -> None:
+def test_what_a_killed_build_left_is_removed_and_not_what_may_be_under_way(bench: Bench) -> None:
     left = left_by_a_kill(bench.lxd)
+    bench.clock.at = time.time()
+    with pytest.raises(Refused):
+        releases(bench.context)
+    assert {one.name for one in bench.lxd.instances()} > {*left}
+    bench.clock.at += 2 * 3600
     with pytest.raises(Refused):
         releases(bench.context)
     assert not {one.name for one in bench.lxd.instances()} & {*left}

@@ -87,10 +87,17 @@ def build(
         return found
 
 
-def remove_unfinished(lxd: Lxd, cache: Path) -> list[str]:
-    """Remove what a build left that was killed; return the names. Nothing is removed while one is under way."""
+def remove_unfinished(lxd: Lxd, cache: Path, before: float) -> list[str]:
+    """Remove what a killed build left that was created before some moment; return the names.
+
+    Nothing is removed while a build is under way on this machine; the moment keeps those of other machines.
+    """
     with suppress(Busy), alone(cache / "build.lock", wait=False):
-        left = [one.name for one in lxd.instances() if one.name.startswith(_PREFIX) and not stamp(one.config, "role")]
+        left = [
+            one.name
+            for one in lxd.instances()
+            if one.name.startswith(_PREFIX) and not stamp(one.config, "role") and one.created < before
+        ]
         for name in left:
             _remove(lxd, name)
         return left
