@@ -24,7 +24,8 @@ from bot.edge.edges import each
 from bot.engine import quotas
 from bot.engine.registry import Registry
 from bot.fleet.inventory import Fleet
-from bot.guest.blueprint.archive import ArchiveError, open_archive
+from bot.fleet.releases import sources
+from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
 from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import Blueprint, blueprints, build, export
 from bot.intake.manifest import completions
@@ -380,7 +381,10 @@ def blueprint(words: list[str]) -> int:
     lxd = gateway(settings)
     verb = words[0] if words else ""
     if verb == "build" and len(words) <= 2:
-        made = build_blueprint(settings, lxd, print, *words[1:])
+        try:
+            made = build_blueprint(settings, lxd, print, *words[1:])
+        except (ArchiveError, BaseError) as error:
+            raise CannotBringUp(str(error)) from error
         print(f"{made.instance}: Mautic {made.version}")
     elif verb == "list":
         for one in blueprints(lxd):

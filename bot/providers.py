@@ -9,7 +9,8 @@ from bot.edge.edge import Edge
 from bot.edge.edges import ANSWER, Edges, each
 from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Edge as EdgeDoor
-from bot.guest.simulated import put_blueprint, run_mautic_ctl
+from bot.guest.blueprint.simulated import put_blueprint
+from bot.guest.simulated import run_mautic_ctl
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
 from bot.lxd.protocol import Lxd, LxdUnavailable, Member

@@ -1,7 +1,7 @@
 """Settings: the shipped `default.toml`, laid over by a file and by the environment. Frozen.
 
 Each field names its form (`bot/model/forms.py`), by which it is read: a value of another form is refused, by its key.
-Of numbers that count or last, 0 means none, or never.
+Of numbers that count or last, 0 means none, or never. A little longer than others, as all tables stand together.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from bot.checks import CHECKS
 from bot.engine import quotas
 from bot.engine.context import Context
 from bot.engine.registry import query
+from bot.fleet.advisories import advisories, exposed
 from bot.fleet.health import HostLook, diagnose_host
 from bot.lxd.local import server as local_lxd
 from bot.lxd.protocol import LxdError, NotFound
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @query
 def doctor(context: Context) -> Message:
-    """Check the bot itself: servers, free space, blueprint, edge, audit log, operations, background jobs, settings."""
+    """Check the bot itself: servers, free space, blueprint, security, edge, audit log, operations, jobs, settings."""
     checks: tuple[tuple[str, Callable[[Context], str]], ...] = (
         ("Servers", _servers),
         ("Network", _network),
@@ -33,6 +34,7 @@ def doctor(context: Context) -> Message:
         ("Quotas", _quotas),
         ("Memory", _memory),
         ("Blueprint", _blueprint),
+        ("Security", _security),
         ("Edge", _edge),
         ("Audit log", _audit),
         ("Clock", _clock),
@@ -121,6 +123,12 @@ def _memory(context: Context) -> str:
 def _blueprint(context: Context) -> str:
     blueprint = context.fleet.blueprint()
     return f"Mautic {blueprint.version}" + (" (a demo stand-in, not the real Mautic)" if blueprint.double else "")
+
+
+def _security(context: Context) -> str:
+    if words := exposed(advisories(context.settings), context.fleet.tenants()):
+        raise Refused(words)
+    return "no tenant runs a Mautic version with a known security hole"
 
 
 def _edge(context: Context) -> str:

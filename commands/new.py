@@ -75,7 +75,7 @@ def new(
     # The hosts were chosen when this was requested.
     hosts = host.split(",") if host.count(",") == len(names) - 1 else [host] * len(names)
     placed = dict(zip(names, hosts, strict=True))
-    return batch(
+    made = batch(
         context,
         "new",
         selection,
@@ -87,6 +87,7 @@ def new(
             "version": str(children[0].values["version"]),
         },
     )
+    return replace(made, remarks={**refuse_holes(context.settings, str(made.arguments["version"])), **made.remarks})
 
 
 def _one(context: Context, tenant: str, domain: str, plan: str, host: str, version: str, note: str) -> Plan:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantArgument, query
+from bot.fleet.advisories import advisories, told
 from bot.guest.blueprint.furniture import is_behind
 from bot.guest.mautic import Disk
 from bot.lxd.protocol import LxdError
@@ -61,6 +62,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             else list(dict.fromkeys(findings.red(name) for name, one in health["checks"].items() if not one["ok"])),
         ),
         behind=is_behind(found),
+        holes=told(advisories(context.settings), found.version),
         frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),
         last=context.operations.select(

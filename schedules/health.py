@@ -14,7 +14,7 @@ from bot.engine.scheduler import schedule
 from bot.fleet.health import Look, diagnose, diagnose_host
 from bot.model import findings
 from bot.model.diagnosis import Diagnosis, Finding
-from bot.model.findings import EDGE, FINDINGS, LOG
+from bot.model.findings import ABOUT_ALL, EDGE, FINDINGS
 from bot.model.labels import Role
 from bot.slack.incidents import Seen
 from bot.store import metrics
@@ -94,7 +94,7 @@ def health(context: Context) -> None:
             (one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held, *half_done}
         }
     if all_known:
-        gone |= {("", one.server) for one in opened if one.server and one.server not in {*hosts, LOG}}
+        gone |= {("", one.server) for one in opened if one.server and one.server not in {*hosts, *ABOUT_ALL}}
     with context.database.transaction() as transaction:
         metrics.record(transaction, began, readings, looks.host_readings(at_hosts), context.lived.before)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))

@@ -85,7 +85,8 @@ def exposed(known: Advisories, tenants: Iterable[Tenant]) -> str:
     versions = sorted(newest_first(running), key=lambda one: known.of(one)[0].severity.rank)
     count = sum(running.values())
     shown = "; ".join(_exposed(known, one, running[one]) for one in versions[:SHOWN])
-    more = f"; and {len(versions) - SHOWN} more versions" if versions[SHOWN:] else ""
+    rest = len(versions) - SHOWN
+    more = f"; and {rest} more version{'s' if rest > 1 else ''}" if rest > 0 else ""
     who = "1 tenant runs" if count == 1 else f"{count} tenants run"
     return f"{who} a Mautic version with known security holes: {shown}{more}. Details: `/mautic releases`"
 

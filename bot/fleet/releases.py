@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,16 @@ from bot.guest.blueprint.archive import ArchiveError, open_archive, read_release
 from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import build, remove_unfinished
 from bot.guest.blueprint.recipe import recipe_digest
-from bot.guest.simulated import put_blueprint
-from bot.lxd.protocol import LxdError
+from bot.guest.blueprint.simulated import put_blueprint
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import Role
 from bot.model.plan import Refused
 from bot.model.releases import Release, find, newest_first, number
 from bot.model.tenants import Tenant
 from bot.settings import Settings
+
+LONGEST = 3600
+"""Seconds after which no build is under way any more."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,11 @@ def sources(settings: Settings) -> tuple[Source, ...]:
 
 def known(settings: Settings) -> dict[Source, Release | None]:
     """Return what each release says of itself, from what is kept; None where its archive was not read yet."""
-    return {source: _kept(settings, source) for source in sources(settings)}
+    told = {source: _kept(settings, source) for source in sources(settings)}
+    return {
+        source: one if one and (not source.version or _alike(source.version, one.version)) else None
+        for source, one in told.items()
+    }
 
 
 def releases(settings: Settings) -> tuple[Release, ...]:
@@ -116,10 +124,14 @@ def ensure_blueprint(
     return made
 
 
-def clear(fleet: Fleet, settings: Settings) -> list[str]:
+def clear(fleet: Fleet, settings: Settings, now: float) -> list[str]:
     """Remove what builds left that were killed, on every server that answers; return the names of the containers."""
-    cache = settings.state / "cache"
-    return [name for host in fleet.hosts() for name in remove_unfinished(host.lxd, cache)]
+    found = []
+    for lxd in fleet.servers.values():
+        # That a server does not answer is told elsewhere, and what is left there waits.
+        with suppress(LxdUnavailable):
+            found += remove_unfinished(lxd, settings.state / "cache", now - LONGEST)
+    return found
 
 
 def _source(settings: Settings, version: str) -> Source | None:
@@ -163,9 +175,10 @@ def _builder(fleet: Fleet, settings: Settings) -> Host:
 
 
 def _keep(settings: Settings, source: Source) -> None:
-    if _kept(settings, source):
+    if kept := _kept(settings, source):
         if "://" not in source.archive and not Path(source.archive).is_file():
             raise ArchiveError(f"There is no archive at {source.archive}.")
+        _must_be(source, kept.version)
         return
     _, found = read_release(source.archive, source.sha256, settings.state / "cache")
     _must_be(source, found.version)

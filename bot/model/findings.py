@@ -17,6 +17,10 @@ EDGE = "the edge"
 """Whose finding it is when no page answers; with a space, which no host's name has."""
 LOG = "the audit log"
 """Whose finding it is when the log is not the one that Slack saw."""
+FLEET = "the fleet"
+"""Whose finding it is when it is about all tenants together."""
+ABOUT_ALL = (LOG, FLEET)
+"""Whose findings the look at hosts and tenants does not judge."""
 
 
 class Severity(IntEnum):
@@ -44,6 +48,7 @@ class Where(Enum):
     HOST = "host"
     EDGE = "edge"
     LOG = "log"
+    FLEET = "fleet"
 
 
 class Judged(StrEnum):
@@ -407,6 +412,14 @@ _ROWS = (
         Where.LOG,
         "Clients notice nothing, but the log no longer proves who did what.",
         doctor="Audit log",
+    ),
+    Kind(
+        "advisories",
+        "known security holes",
+        Severity.WARNING,
+        Where.FLEET,
+        "Attackers may be able to read or change these clients' data.",
+        doctor="Security",
     ),
 )
 FINDINGS: Mapping[str, Kind] = {row.key: row for row in _ROWS}

@@ -69,7 +69,7 @@ LABELS: Mapping[str, Label] = {
     "archive": Label(
         "text",
         "the checksum of the release that a blueprint was built of",
-        ("bot.guest.blueprint.build", "bot.guest.simulated"),
+        ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
     ),
     "archived": Label("moment", "since when it is archived", ("commands.delete", "commands.unarchive")),
     "by": Label("text", "who had a snapshot taken", ("bot.engine.snapshots",)),
@@ -77,17 +77,17 @@ LABELS: Mapping[str, Label] = {
         "flag", "the copy is complete: an interrupted one is without it", ("bot.engine.copies", "bot.engine.cutover")
     ),
     "created": Label(
-        "moment", "when it was made", ("bot.guest.blueprint.build", "bot.guest.simulated", "commands.new")
+        "moment", "when it was made", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
     ),
     "cutover": Label("text", "the command of the cutover that made it", ("bot.engine.cutover",)),
     "domain": Label("text", "the domain that clients come to", ("commands.new",)),
     "double": Label(
-        "flag", "its Mautic is a double", ("bot.guest.blueprint.build", "bot.guest.simulated", "commands.new")
+        "flag", "its Mautic is a double", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
     ),
     "furniture": Label(
         "number",
         "the version of what the bot put into it; none: 1",
-        ("bot.guest.blueprint.furniture", "bot.guest.simulated"),
+        ("bot.guest.blueprint.furniture", "bot.guest.blueprint.simulated"),
     ),
     "from": Label("text", "server/member/instance that it replaces", ("bot.engine.cutover",)),
     "keep": Label("flag", "a snapshot that is not pruned", ("bot.engine.snapshots",)),
@@ -102,7 +102,7 @@ LABELS: Mapping[str, Label] = {
     "on-demand": Label(
         "flag",
         "a blueprint that an operation needed: new tenants get its version only where they are told to",
-        ("bot.guest.blueprint.build", "bot.guest.simulated"),
+        ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
     ),
     "operation": Label(
         "operation",
@@ -116,7 +116,7 @@ LABELS: Mapping[str, Label] = {
     "recipe": Label(
         "text",
         "the recipe that an edge or blueprint was made by",
-        ("bot.guest.blueprint.build", "bot.guest.simulated", "bot.edge.edge"),
+        ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "bot.edge.edge"),
     ),
     "replaced-by": Label("text", "the command that replaced it", ("bot.engine.cutover",)),
     "replaced-in": Label("operation", "which replaced it", ("bot.engine.cutover",)),
@@ -128,7 +128,7 @@ LABELS: Mapping[str, Label] = {
         (
             "bot.fleet.ballast",
             "bot.guest.blueprint.build",
-            "bot.guest.simulated",
+            "bot.guest.blueprint.simulated",
             "bot.edge.edge",
             "bot.engine.cutover",
             "commands.delete",
@@ -160,7 +160,9 @@ LABELS: Mapping[str, Label] = {
     "tags": Label("text", "words that people choose it by, with spaces between", ("commands.tag",)),
     "taken": Label("moment", "when a snapshot was taken, by the bot's clock", ("bot.engine.snapshots",)),
     "tenant": Label("text", "the name of the tenant that it is a container of", ("commands.new",)),
-    "version": Label("text", "of its Mautic", ("bot.guest.blueprint.build", "bot.guest.simulated", "commands.new")),
+    "version": Label(
+        "text", "of its Mautic", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
+    ),
     "was-called": Label("text", "the instance's name before it was archived", ("commands.delete",)),
     "was-outbound": Label("text", "`outbound` before the decision on its mail", ("commands.mail",)),
     "was-plan": Label("text", "`plan` before it was resized", ("commands.resize",)),

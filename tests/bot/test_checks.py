@@ -16,7 +16,7 @@ from bot import checks
 from bot.engine.context import Context
 from bot.lxd.protocol import LxdError
 from bot.model.plan import Refused
-from bot.settings import OPEN_TABLES, Role, ServerSettings
+from bot.settings import OPEN_TABLES, ReleaseSettings, Role, ServerSettings
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, make_bench
 
 
@@ -140,6 +140,16 @@ def test_an_archive_is_there_and_is_what_its_sha256_says(context: Context, tmp_p
         checks.archive(having(context, blueprint=named | {"archive": "/none.zip"}))
     fetched = having(context, blueprint=named | {"archive": "https://mautic.example/5.zip"})
     assert "downloaded when" in checks.archive(fetched)
+
+
+def test_each_release_of_the_settings_is_checked(context: Context, tmp_path: Path) -> None:
+    file = tmp_path / "mautic.zip"
+    file.write_bytes(b"Mautic")
+    good = ReleaseSettings(str(file), hashlib.sha256(b"Mautic").hexdigest())
+    assert checks.archive(having(context, releases={"6.0.10": good})) == f"{file} matches its sha256"
+    bad = replace(good, sha256="0" * 64)
+    with pytest.raises(Refused, match=r'does not match `releases."7.2.2".sha256`: its checksum is'):
+        checks.archive(having(context, releases={"6.0.10": good, "7.2.2": bad}))
 
 
 def test_an_app_without_a_scope_is_found(context: Context) -> None:

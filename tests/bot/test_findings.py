@@ -26,7 +26,7 @@ from bot.intake.home import home
 from bot.lxd.protocol import LxdUnavailable, size_bytes
 from bot.model import findings
 from bot.model.diagnosis import Diagnosis, Finding, Found, with_remedies
-from bot.model.findings import EDGE, FINDINGS, LINES, LOG, SENT, Severity, Where
+from bot.model.findings import EDGE, FINDINGS, FLEET, LINES, LOG, SENT, Severity, Where
 from bot.model.remedies import RETRY, Remedy
 from bot.model.tenants import PlanSize
 from bot.reports.digest import gather
@@ -41,6 +41,7 @@ ELSEWHERE = {
     "edge": "schedules.health",
     "quotas": "bot.engine.quotas",
     "audit": "schedules",
+    "advisories": "schedules",
 }
 """What no single look tells of, and who finds it."""
 VALUES = {
@@ -192,7 +193,7 @@ def test_that_nobody_can_look_inside_is_red_in_status_and_told(tmp_path: Path, m
 
 
 def subject(key: str) -> str:
-    return {Where.EDGE: EDGE, Where.LOG: LOG}.get(FINDINGS[key].where, "local")
+    return {Where.EDGE: EDGE, Where.LOG: LOG, Where.FLEET: FLEET}.get(FINDINGS[key].where, "local")
 
 
 def opened(bench: Bench, *kinds: str) -> None:

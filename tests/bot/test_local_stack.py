@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bot import local_stack
 from bot.__main__ import run
+from bot.guest.blueprint.archive import ArchiveError
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
-from bot.settings import InvalidSettings, load
+from bot.settings import InvalidSettings, ReleaseSettings, Settings, load
 from bot.workspace.people import TEAM
+from tests.bot.blueprint.test_archive import released, zipped
 from tests.support import demo
 from tests.support.bot import settings_in, until
 from tests.support.simulated_lxd import SimulatedLxd
@@ -209,3 +214,39 @@ def test_a_tenant_may_reach_the_edges_of_all_hosts_and_what_the_settings_open(tm
     found = local_stack._ways(settings, {"local": SimulatedLxd(), "far": SimulatedLxd(), "near": cluster})
     edges = [f"{address}:{port}" for address in ("10.0.0.5", "10.0.0.6") for port in (80, 443)]
     assert found == ["10.9.0.25:25", *edges]
+
+
+def built(settings: Settings, monkeypatch: pytest.MonkeyPatch, version: str = "") -> tuple[str, list[str]]:
+    """The version of Mautic that a blueprint would be built of, and what is told meanwhile."""
+    told: list[str] = []
+    monkeypatch.setattr(local_stack, "build", lambda lxd, archive, **_: archive)
+    archive: Any = local_stack.build_blueprint(settings, SimulatedLxd(), told.append, version)
+    return archive.version, told
+
+
+def with_releases(folder: Path, *versions: str) -> Settings:
+    """Settings that name these releases; 8 wants another PHP."""
+    found = {}
+    for version in versions:
+        php = {"minimum_php_version": "8.4.0", "maximum_php_version": "8.5.99"} if version[0] == "8" else {}
+        file = zipped(folder / f"{version}.zip", released(version=version, **php))
+        found[version] = ReleaseSettings(str(file), hashlib.sha256(file.read_bytes()).hexdigest())
+    return replace(settings_in(folder / "state"), releases=found)
+
+
+def test_a_blueprint_is_of_the_archive_of_before_or_of_the_newest_release_that_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert built(settings_in(tmp_path / "state"), monkeypatch)[0] == "5.2.12+double"
+    settings = with_releases(tmp_path, "5.2.12", "6.0.10", "8.0.0")
+    version, told = built(settings, monkeypatch)
+    assert version == "6.0.10"
+    assert told == ["Mautic 8.0.0 runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2."]
+    assert built(settings, monkeypatch, "5.2.12")[0] == "5.2.12"
+    of_before = settings.releases["5.2.12"]
+    blueprint = replace(settings.blueprint, archive=of_before.archive, sha256=of_before.sha256)
+    assert built(replace(settings, blueprint=blueprint), monkeypatch)[0] == "5.2.12"
+    with pytest.raises(ArchiveError, match="no archive at"):
+        built(replace(settings, blueprint=replace(blueprint, archive="/nowhere.zip")), monkeypatch)
+    with pytest.raises(local_stack.CannotBringUp, match=r"no \[releases.\"9\"\] in the settings; known: 8.0.0, 6.0.10"):
+        built(settings, monkeypatch, "9")

@@ -115,6 +115,13 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[edge]\nemail = 'ops at agency'", r"edge\.email"),
         ("[blueprint]\nsha256 = 'abc'", r"blueprint\.sha256 is 'abc', .* 64 hexadecimal digits"),
         ("[blueprint]\narchive = '/x.zip'", r"blueprint\.archive is set, and blueprint\.sha256 is not"),
+        ("[releases.'6.0.10']\narchive = '/x.zip'", r"releases\.6\.0\.10\.sha256 is missing"),
+        (
+            f"[releases.latest]\narchive = '/x.zip'\nsha256 = '{'0' * 64}'",
+            r'releases\."latest" is no version of Mautic',
+        ),
+        ("[advisories]\nextra = '/x.json'", r"advisories\.extra and advisories\.sha256 go together"),
+        ("[advisories]\nrefuse = 'all'", r"advisories\.refuse is 'all', .* or empty"),
         ("[retention]\narchive_days = -1", r"retention\.archive_days is -1, .* from 0 to 100000"),
         ("[retention]\nformer_days = -1", r"retention\.former_days is -1"),
         ("[retention]\ncredentials_hours = -1", r"retention\.credentials_hours is -1"),

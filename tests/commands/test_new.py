@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.protocol import NotFound
-from bot.model.labels import stamp
+from bot.model.labels import stamp, stamps
 from bot.model.plan import Plan, Refused
 from bot.slack.messages import Modal
 from bot.store import recovery
@@ -109,6 +109,32 @@ def test_the_newest_blueprint_is_taken_or_the_one_that_is_named(bench: Bench) ->
         plan = bench.answer(f"new client-x{words}")
         assert isinstance(plan, Plan)
         assert plan.arguments["version"] == version
+
+
+def test_a_host_with_an_older_recipe_of_the_version_gets_the_newest(tmp_path: Path) -> None:
+    far = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"far": far})
+    name = "blueprint--5-2-12-double"
+    add_blueprint(far)
+    far.update(name, stamps(recipe="r1", created=1))
+    far.rename(name, f"{name}-r1")
+    bench.lxd.update(name, stamps(recipe="r2", created=2))
+    copied: list[str] = []
+    far.on_call = lambda method, words: copied.append(words[0]) if method == "copy" else None
+    for tenant in ("client-x", "client-y"):
+        operation = bench.done(f"new {tenant} --host far")
+        assert operation.state == "succeeded", operation.outcome
+    assert copied == [f"{name}/golden"] * 2
+    assert {one.name for one in far.instances()} == {name, f"{name}-r1", "client-x", "client-y"}
+
+
+def test_what_was_asked_for_before_recipes_were_stored_takes_what_is_there(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    operation = bench.approve(bench.ask("new client-x"))
+    bench.lxd.update("blueprint--5-2-12-double", stamps(recipe="r2", archive="a"))
+    assert bench.context.operations.get(operation.id).plan["inputs"]["blueprint"]["recipe"] == ""
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
 
 
 def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:

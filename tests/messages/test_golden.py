@@ -23,12 +23,15 @@ from bot.engine.outbound import CHOICE
 from bot.engine.placement import Carries
 from bot.engine.registry import Registry
 from bot.engine.snapshots import Taken
+from bot.fleet.advisories import told as told_of
 from bot.fleet.capacity import Room
 from bot.guest.mautic import Disk
 from bot.guest.simulated import UNCOUNTED
 from bot.intake import home
 from bot.lxd.protocol import InstanceState, PoolSpace, Resources
+from bot.model.advisories import read as read_advisories
 from bot.model.findings import LINES
+from bot.model.releases import Release
 from bot.model.tenants import Tenant
 from bot.model.text import names
 from bot.reports.condition import Condition
@@ -45,6 +48,8 @@ from bot.store.metrics import KnownDisk
 from bot.store.operation import Decision, Operation, StepRow
 from bot.workspace import block_kit
 from commands.hosts import Row, Slots
+from commands.releases import Built
+from commands.releases import Row as ReleaseRow
 from commands.schedule import DigestTimes
 from tests.support.bot import LEAD, make_bench
 from tests.support.judge import judge
@@ -289,6 +294,7 @@ def status(**state: object) -> Message:
         "condition": Condition("healthy"),
         "frozen": None,
         "behind": False,
+        "holes": "",
         "lines": LINES,
         "url": "https://client-x.mautic.localhost",
         "last": [DONE],
@@ -414,6 +420,45 @@ def digested(digest: Digest, **state: object) -> Message:
     return RENDERER.message("digest.j2", **{"digest": digest, "late": False, "due": NOW, "missing": "", **state})
 
 
+HOLES = read_advisories((ROOT / "bot" / "fleet" / "advisories.json").read_bytes())
+RELEASES = [
+    ReleaseRow(
+        version="8.0.0",
+        tenants=0,
+        release=Release("8.0.0", ("8.4.0", "8.5.99"), "10.11.0", "7.0.0"),
+        built=(),
+        from_=(),
+        trouble="Mautic 8.0.0 runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2.",
+        holes=(),
+        cure="",
+        support=None,
+        over=False,
+    ),
+    ReleaseRow(
+        version="6.0.10",
+        tenants=1,
+        release=Release("6.0.10", ("8.1.0", "8.3.99"), "10.2.7", "5.2.0"),
+        built=(Built("node1", 3 * 86_400.0, False), Built("node2", 90 * 86_400.0, True)),
+        from_=(("5.2.12", 1), ("5.2.11", 9), ("5.2.10", 2), ("5.2.9", 1), ("5.2.8", 1)),
+        trouble="",
+        holes=(),
+        cure="",
+        support=HOLES.support_of("6.0.10"),
+        over=False,
+    ),
+    ReleaseRow(
+        version="5.2.9",
+        tenants=12,
+        release=None,
+        built=(),
+        from_=(),
+        trouble="",
+        holes=HOLES.of("5.2.9"),
+        cure="5.2.12",
+        support=HOLES.support_of("5.2.9"),
+        over=True,
+    ),
+]
 SILENT = {"healthy": False, "checks": {}, "facts": {}}
 MESSAGES: dict[str, Message] = {
     "card-awaiting-approval": card(ASKED),
@@ -496,6 +541,10 @@ MESSAGES: dict[str, Message] = {
         "logs", tenant="client-x", what="cron", blocks=["# one\n\n```two", "three <!channel>"], shown=4, total=9
     ),
     "commands-logs-empty": words("logs", tenant="client-x", what="mautic", blocks=[], shown=0, total=0),
+    "commands-releases": words("releases", rows=RELEASES, unread=['releases."7.4.0"'], shown=4, silent={}),
+    "commands-releases-none": words(
+        "releases", rows=[], unread=[], shown=4, silent={"other": "The server `other` does not answer <within 5 s>."}
+    ),
     "commands-hosts": words(
         "hosts",
         hosts=[
@@ -539,6 +588,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-status": status(),
     "commands-status-behind": status(behind=True),
+    "commands-status-holes": status(holes=told_of(HOLES, "5.2.9")),
     "commands-status-page-closed": status(probe=Probe(502, False), condition=Condition("offline", "site unreachable")),
     "commands-status-silent": status(
         health=SILENT,

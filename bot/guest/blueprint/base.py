@@ -52,17 +52,20 @@ def prepare(cache: Path, progress: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+def alone(lock: Path, *, wait: bool = True, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock that any thread of any process of this machine may hold one at a time.
 
-    Without `wait` raise Busy where another holds it.
+    Where another holds it `waiting` is called before it is waited for; without `wait` raise Busy.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(lock.name) from error
+            if not wait:
+                raise Busy(lock.name) from error
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

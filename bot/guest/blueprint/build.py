@@ -80,17 +80,24 @@ def build(
         every: minutes after which a job of a tenant runs whatever there is to do, 0: never.
         on_demand: an operation needs it; new tenants get another, until it is asked for by a person.
     """
-    with alone(cache / "build.lock"):
+    with alone(cache / "build.lock", waiting=lambda: progress("waiting for another blueprint that is being built")):
         found = _build(lxd, archive, base, cache, progress, every, on_demand)
         if not on_demand and stamp(lxd.instance(found.instance).config, "on-demand"):
             lxd.update(found.instance, stamps(on_demand=""))
         return found
 
 
-def remove_unfinished(lxd: Lxd, cache: Path) -> list[str]:
-    """Remove what a build left that was killed; return the names. Nothing is removed while one is under way."""
+def remove_unfinished(lxd: Lxd, cache: Path, before: float) -> list[str]:
+    """Remove what a killed build left that was created before some moment; return the names.
+
+    Nothing is removed while a build is under way on this machine; the moment keeps those of other machines.
+    """
     with suppress(Busy), alone(cache / "build.lock", wait=False):
-        left = [one.name for one in lxd.instances() if one.name.startswith(_PREFIX) and not stamp(one.config, "role")]
+        left = [
+            one.name
+            for one in lxd.instances()
+            if one.name.startswith(_PREFIX) and not stamp(one.config, "role") and one.created < before
+        ]
         for name in left:
             _remove(lxd, name)
         return left

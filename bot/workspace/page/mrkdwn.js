@@ -6,7 +6,7 @@ const EMOJI = { white_check_mark: "✅", heavy_check_mark: "✔️", x: "❌", w
   ballot_box_with_check: "☑️", test_tube: "🧪", twisted_rightwards_arrows: "🔀", bell: "🔔", no_bell: "🔕", mag: "🔍", lock: "🔒", unlock: "🔓", key: "🔑",
   bar_chart: "📊", chart_with_upwards_trend: "📈", sunny: "☀️", zzz: "💤", wrench: "🔧", hammer_and_wrench: "🛠️", truck: "🚚", house: "🏠", eyes: "👀",
   thumbsup: "👍", "+1": "👍", thumbsdown: "👎", "-1": "👎", wave: "👋", fire: "🔥", bulb: "💡", information_source: "ℹ️", question: "❓", grey_question: "❔", exclamation: "❗",
-  calendar: "📅", clock1: "🕐", alarm_clock: "⏰", floppy_disk: "💾", computer: "💻", globe_with_meridians: "🌐", point_right: "👉", snowflake: "❄️", broom: "🧹",
+  calendar: "📅", clock1: "🕐", alarm_clock: "⏰", floppy_disk: "💾", computer: "💻", globe_with_meridians: "🌐", point_right: "👉", snowflake: "❄️", broom: "🧹", shield: "🛡️",
   bookmark: "🔖", satellite: "🛰️", frame_with_picture: "🖼️", double_vertical_bar: "⏸️", rewind: "⏪", black_square_for_stop: "⏹️", wastebasket: "🗑️",
   left_right_arrow: "↔️" };
 

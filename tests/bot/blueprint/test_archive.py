@@ -110,6 +110,9 @@ def test_the_double_says_so(tmp_path: Path) -> None:
         (lambda path: zipped(path, {**FILES, "app/release_metadata.json": "[]"}), "that is not an object"),
         (lambda path: zipped(path, {**FILES, "app/release_metadata.json": "{}"}), "does not say what it runs on"),
         (lambda path: zipped(path, released(version="; rm -rf /")), "which is no version"),
+        (lambda path: zipped(path, released(version="5.2")), "which is no version"),
+        (lambda path: zipped(path, released(version="1!5.2.12")), "which is no version"),
+        (lambda path: zipped(path, released(minimum_mautic_version="some")), "names “some” as the version to upgrade"),
         (
             lambda path: zipped(path, released(version="5.0.4", maximum_php_version="8.1.99")),
             r"Mautic 5\.0\.4 runs on PHP 8\.1\.0 to 8\.1\.99; the blueprint has 8\.2",

@@ -1,0 +1,28 @@
+"""A blueprint in memory, in the place of one that takes minutes to build."""
+
+from __future__ import annotations
+
+from bot.guest.blueprint.recipe import FURNITURE, recipe_digest
+from bot.lxd.protocol import Lxd
+from bot.model.labels import Role, stamps
+
+
+def put_blueprint(
+    lxd: Lxd, version: str, *, created: int, archive: str = "", on_demand: bool = False, name: str = ""
+) -> str:
+    """Put a blueprint of a version on a simulated server; return its name."""
+    name = name or f"blueprint--{version}".replace(".", "-").replace("+", "-")
+    facts = stamps(
+        role=Role.BLUEPRINT,
+        version=version,
+        double=True,
+        created=created,
+        furniture=FURNITURE,
+        recipe=recipe_digest(),
+        archive=archive,
+    )
+    if lxd.image("simulated") is None:
+        lxd.import_image(__file__, "simulated", {})
+    lxd.create(name, "simulated", config=facts | (stamps(on_demand=True) if on_demand else {}), devices={})
+    lxd.snapshot(name, "golden")
+    return name

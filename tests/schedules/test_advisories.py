@@ -1,0 +1,131 @@
+"""That tenants run a Mautic with known holes is one incident for the fleet, which ends when none does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from bot.lxd.protocol import LxdUnavailable
+from bot.model.findings import FLEET
+from bot.model.labels import stamps
+from bot.model.plan import Refused
+from bot.reports.digest import gather
+from schedules.advisories import advisories
+from schedules.health import health
+from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
+from tests.support.judge import mrkdwn
+from tests.support.simulated_lxd import SimulatedLxd
+
+CHANNEL = {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS"}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Of two tenants one runs a version with holes."""
+    monkeypatch.setattr("schedules.health.AGAIN", 0.0)
+    made = make_bench(tmp_path, **CHANNEL)
+    add_blueprint(made.lxd, "5.2.9+double")
+    made.done("new client-x --version 5.2.9+double")
+    made.done("new client-y --version 5.2.12+double")
+    return made
+
+
+def told(bench: Bench) -> list[str]:
+    """Look, with a sweep before and after, which knows nothing of it: what is open of it."""
+    health(bench.context)
+    advisories(bench.context)
+    health(bench.context)
+    return [one.text for one in bench.context.incidents.open() if one.subject == FLEET]
+
+
+def test_it_is_one_incident_that_counts_and_ends_when_none_is_left(bench: Bench) -> None:
+    (words,) = told(bench)
+    assert words.startswith("1 tenant runs a Mautic version with known security holes: 1 on 5.2.9+double (5 holes")
+    bench.context.incidents.announce()
+    assert "*the fleet* — known security holes" in bench.slack.said[-1]["text"]
+    opened = bench.context.incidents.open()
+    bench.clock.move(3600)
+    bench.lxd.update("client-y", stamps(version="5.2.11+double"))
+    (words,) = told(bench)
+    assert words.startswith("2 tenants run")
+    assert [one.opened for one in bench.context.incidents.open()] == [one.opened for one in opened], "since when"
+    for name in ("client-x", "client-y"):
+        bench.lxd.update(name, stamps(version="5.2.12+double"))
+    assert told(bench) == []
+    rows = bench.context.database.read("SELECT event FROM audit WHERE event LIKE 'incident.%' ORDER BY seq")
+    assert [row["event"] for row in rows] == ["incident.opened", "incident.closed"]
+
+
+def test_it_is_in_the_digest_until_it_is_gone(bench: Bench) -> None:
+    advisories(bench.context)
+    assert [one.subject for one in gather(bench.context, 0).open] == [FLEET]
+    bench.clock.move(30 * 86_400)
+    assert [one.subject for one in gather(bench.context, bench.clock() - 86_400).open] == [FLEET]
+    shown = "\n".join(mrkdwn(bench.answer("digest").blocks))
+    assert ":red_circle: *the fleet:* known security holes since" in shown
+    bench.lxd.update("client-x", stamps(version="5.2.12+double"))
+    advisories(bench.context)
+    assert gather(bench.context, 0).open == ()
+
+
+def test_it_makes_no_tenant_sick_and_doctor_says_it(bench: Bench) -> None:
+    advisories(bench.context)
+    assert "degraded" not in "\n".join(mrkdwn(bench.answer("list").blocks))
+    shown = "\n".join(mrkdwn(bench.answer("doctor", LEAD).blocks))
+    assert ":x: *Security:* 1 tenant runs a Mautic version with known security holes" in shown
+    bench.lxd.update("client-x", stamps(version="5.2.12+double"))
+    shown = "\n".join(mrkdwn(bench.answer("doctor", LEAD).blocks))
+    assert ":white_check_mark: *Security:* no tenant runs" in shown
+
+
+def test_what_a_silent_server_has_is_no_recovery(tmp_path: Path) -> None:
+    far = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"far": far}, **CHANNEL)
+    add_blueprint(far, "5.2.9+double")
+    bench.done("new client-x --version 5.2.9+double --host far")
+    advisories(bench.context)
+    assert len(bench.context.incidents.open()) == 1
+    far.fail_next("instances", LxdUnavailable("It does not answer."))
+    advisories(bench.context)
+    assert len(bench.context.incidents.open()) == 1
+    bench.done("delete client-x", LEAD)
+    advisories(bench.context)
+    assert bench.context.incidents.open() == []
+
+
+def test_more_advisories_of_the_settings_count(tmp_path: Path) -> None:
+    hole = {
+        "id": "OURS-1",
+        "severity": "critical",
+        "affected": [{"introduced": "5.2.12"}],
+        "words": "Something is open",
+        "link": "https://agency.example/ours-1",
+    }
+    file = tmp_path / "more.json"
+    file.write_text(json.dumps({"advisories": [hole]}))
+    named = {
+        "MAUTIC_OPS_ADVISORIES__EXTRA": str(file),
+        "MAUTIC_OPS_ADVISORIES__SHA256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    bench = make_bench(tmp_path / "state", **named)
+    bench.done("new client-x")
+    advisories(bench.context)
+    (found,) = bench.context.incidents.open()
+    assert "1 on 5.2.12+double (1 hole: 1 critical, no fix yet)" in found.text
+
+
+def test_a_list_that_cannot_be_used_fails_the_job_and_ours_counts(tmp_path: Path) -> None:
+    named = {"MAUTIC_OPS_ADVISORIES__EXTRA": "/nowhere.json", "MAUTIC_OPS_ADVISORIES__SHA256": "0" * 64}
+    bench = make_bench(tmp_path, **named)
+    add_blueprint(bench.lxd, "5.2.9+double")
+    bench.done("new client-x --version 5.2.9+double")
+    with pytest.raises(Refused, match=r"`advisories\.extra`: There is no advisory file at /nowhere"):
+        advisories(bench.context)
+    assert len(bench.context.incidents.open()) == 1
+    bench.lxd.update("client-x", stamps(version="5.2.12+double"))
+    with pytest.raises(Refused):
+        advisories(bench.context)
+    assert len(bench.context.incidents.open()) == 1, "what the list says of that version nobody knows"
