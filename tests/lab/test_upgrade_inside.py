@@ -148,21 +148,6 @@ def test_what_breaks_in_an_upgrade_is_told_and_done_again_once_it_is_mended(host
     assert tenant.upgrades.assets(clone.name)["/media/css/app.css"]["status"] == 404
 
 
-def test_a_migration_that_fills_the_disk_is_told(host: LxdGateway, make: Make) -> None:
-    clone, tenant = make()
-    tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
-    fault = f"<?php return ['doctrine:migrations:migrate' => ['fill_migration' => '{MIGRATIONS[0]}']];"
-    write(host, clone, "config/double.php", fault)
-    used = tenant.mautic.disk(clone.name).used
-    assert used, "the pool counts"
-    root = {"type": "disk", "path": "/", "pool": host._pool, "size": f"{(used >> 20) + 400}MiB"}
-    host.update(clone.name, {}, {"root": root})
-    tenant.mautic.hush(clone.name)
-    done = tenant.upgrades.upgrade(clone.name, AFTER, seconds=300)["migrated"]
-    assert (done["done"], done["ran"]) == (False, []), done
-    print(done["output"][-300:])
-
-
 def test_a_cache_that_is_kept_across_versions_breaks_all_and_one_that_is_made_anew_does_not(
     host: LxdGateway, make: Make
 ) -> None:

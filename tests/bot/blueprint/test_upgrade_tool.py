@@ -449,6 +449,9 @@ class Table:
     def console(self, *words: str) -> subprocess.CompletedProcess[str]:
         if words[0].endswith("sync-metadata-storage"):
             self.rows = self.rows or []
+        if words[1:] == ("--add", "--all"):
+            assert self.rows is not None, "there is no table to write into"
+            self.rows += sorted(migrations.available(migrations.MAUTIC) - set(self.rows))
         new = migrations.available(migrations.MAUTIC) - set(self.rows or [])
         return subprocess.CompletedProcess([], int(bool(new)) if words[0].endswith("up-to-date") else 0, "", "")
 
@@ -523,6 +526,14 @@ def test_where_nothing_is_recorded_what_the_old_tree_had_is_done(table: Table) -
     trees.remove(trees.BEFORE)
     with pytest.raises(CtlError, match="no old tree says which were done"):
         migrations.migrate({})
+
+
+def test_migrations_are_recorded_where_none_is(table: Table, place: Place) -> None:
+    assert migrations.record({}) == {"recorded": 0}
+    assert len(table.rows or []) == 4, "those of 6.0 are not done"
+    table.rows = None
+    assert migrations.record({}) == {"recorded": 5}
+    assert set(table.rows or []) == migrations.available(place.serving)
 
 
 def test_the_database_of_an_open_tenant_is_not_changed(table: Table, place: Place) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import trees
-from .logs import known_secrets, masked
+from .logs import words_of
 from .parameters import read_parameters
 from .system import ENVIRONMENT, MAUTIC, CtlError, console, empty, in_words, php_version, read_json, run, write
 from .trees import LISTING, NEXT, NEXT_LISTING
@@ -100,12 +100,6 @@ def cache_of(tree: Path, release: Mapping[str, str]) -> dict[str, str]:
                 digest.update(f"{path.relative_to(tree)}\0".encode(errors="replace") + path.read_bytes())
     scheme = str(read_parameters().get("site_url", "")).split(":")[0]
     return {"version": version, "PHP": php_version(), "set of plugins": digest.hexdigest(), "scheme": scheme}
-
-
-def words_of(ended: "subprocess.CompletedProcess[str]", lines: int = 3) -> str:
-    """Return what a command of Mautic's that failed said, in short, without secrets: of an error its beginning."""
-    wrong, said = ([line.strip() for line in of.splitlines() if line.strip()] for of in (ended.stderr, ended.stdout))
-    return masked(" / ".join(wrong[:lines] or said[-lines:]), known_secrets())
 
 
 def _label() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`logs`: the last lines of a log, without the secrets that may stand in them."""
 
 import re
+import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +60,12 @@ def known_secrets() -> list[str]:
             if isinstance(value, str) and len(value) >= 6 and SECRETIVE.search(key)
         ]
     return []
+
+
+def words_of(ended: "subprocess.CompletedProcess[str]", lines: int = 3) -> str:
+    """Return what a command of Mautic's that failed said, in short, without secrets: of an error its beginning."""
+    wrong, said = ([line.strip() for line in of.splitlines() if line.strip()] for of in (ended.stderr, ended.stdout))
+    return masked(" / ".join(wrong[:lines] or said[-lines:]), known_secrets())
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .logs import known_secrets, masked
+from .logs import known_secrets, masked, words_of
 from .system import MAUTIC, CtlError, console, console_for, sql, sql_text
 from .trees import BEFORE, must_be_closed
 
+SYNC = "doctrine:migrations:sync-metadata-storage"
+"""Makes the table."""
 PREFIX = "Mautic\\Migrations\\"
 SECONDS = 3600
 """What a migration of a large client may take."""
@@ -35,11 +37,10 @@ def record(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_all() -> None:
     """Record all migrations of the tree that serves as done."""
-    for words in (["sync-metadata-storage"], ["version", "--add", "--all"]):
-        ended = console(f"doctrine:migrations:{words[0]}", *words[1:])
+    for words in ([SYNC], ["doctrine:migrations:version", "--add", "--all"]):
+        ended = console(*words)
         if ended.returncode:
-            said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-            raise CtlError(f"doctrine:migrations:{words[0]} failed: {' / '.join(said[-3:])}")
+            raise CtlError(f"{words[0]} ended with {ended.returncode}: {words_of(ended)}")
 
 
 def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,9 +113,9 @@ def recorded() -> set[str] | None:
 
 def _record_as_done(versions: Iterable[str]) -> None:
     if recorded() is None:
-        ended = console("doctrine:migrations:sync-metadata-storage")
+        ended = console(SYNC)
         if ended.returncode:
-            raise CtlError("doctrine:migrations:sync-metadata-storage failed")
+            raise CtlError(f"{SYNC} ended with {ended.returncode}: {words_of(ended)}")
     values = ", ".join(f"({sql_text(version)}, UTC_TIMESTAMP())" for version in sorted(versions))
     if values:
         sql(f"INSERT IGNORE INTO migrations (version, executed_at) VALUES {values};", "mautic")

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .cache import is_carried, warm, words_of
+from .cache import is_carried, warm
 from .install import BASELINE
+from .logs import words_of
 from .migrations import available, migrate, record, recorded
 from .page import assets, wait_for_page
 from .swap import swap
