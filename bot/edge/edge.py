@@ -7,13 +7,13 @@ import ipaddress
 import json
 import logging
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bot.edge.caddy import ADMIN, Peer, routes, ways_elsewhere
+from bot.edge.caddy import Peer, routes, ways_elsewhere
+from bot.edge.load import CONFIG, load
 from bot.edge.probe import PAGE_SECONDS, Pages, Probe
 from bot.guest.blueprint.base import ensure_base
 from bot.guest.blueprint.build import install_packages, lay, run, until
@@ -24,7 +24,6 @@ from bot.model.labels import Role, Seen, holder, is_open, right, role_of, seen, 
 
 log = logging.getLogger(__name__)
 NAME = "edge"
-_CONFIG = "/etc/caddy/edge.json"
 _NETWORK = "/etc/edge-network"
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
@@ -78,6 +77,7 @@ class Edge:
         self._pages = Pages(connect or listen, https_port, self._own_authority)
         self._lock = threading.Lock()
         self._applied = 0
+        self._loaded = ""
         self._met: set[tuple[str, str, str]] = set()
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -167,8 +167,7 @@ class Edge:
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
         here, learned = self._sites()
-        present = self._lxd.pull(self._name, _CONFIG).decode()
-        kept = ways_elsewhere(present) if partly else {}
+        kept = ways_elsewhere(self._present()) if partly else {}
         config = json.dumps(
             routes(
                 {**kept, **here, **elsewhere},
@@ -180,18 +179,15 @@ class Edge:
             ),
             indent=1,
         )
-        # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
-        forget = f"ip neigh flush dev {NIC}; " if learned else ""
-        if config == present:
-            if forget:
-                run(self._lxd, self._name, forget)
+        # To read the file costs less than a command, which is needed where something is new.
+        if not learned and config == self._loaded and config == self._present():
             return
-        # The file that a restart reads is replaced only by what was loaded well.
-        following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
-        self._lxd.push(self._name, following, config.encode(), mode=0o644)
-        load = f"caddy reload --config {following} --address {ADMIN} 2>&1 && mv {following} {_CONFIG}"
-        # Another bot, or `make up`, may be at it too.
-        run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
+        # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
+        load(self._lxd, self._name, config, first=("ip", "neigh", "flush", "dev", NIC) if learned else ())
+        self._loaded = config
+
+    def _present(self) -> str:
+        return self._lxd.pull(self._name, CONFIG).decode()
 
     def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
         """Ask for a domain's login page through the edge, as a client would, within so many seconds."""
@@ -251,7 +247,7 @@ class Edge:
                 install_packages(self._lxd, self._unfinished, EDGE)
             self._furnish(self._unfinished)
             first = routes({}, base_domain=self._base_domain, tls=self._tls, email=self._email)
-            self._lxd.push(self._unfinished, _CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
+            self._lxd.push(self._unfinished, CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
             self._lxd.stop(self._unfinished)
             self._lxd.update(self._unfinished, {}, devices)
             self._lxd.rename(self._unfinished, self._name)

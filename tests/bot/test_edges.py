@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bot.edge.caddy import routes
 from bot.edge.edge import Edge
 from bot.edge.edges import Edges
 from bot.edge.simulated import SimulatedEdge
-from bot.lxd.protocol import ExecResult, LxdUnavailable
+from bot.lxd.protocol import LxdUnavailable
 from bot.lxd.wire import NIC, given
 from bot.model.labels import stamps
 from tests.support.simulated_lxd import SimulatedLxd
@@ -28,19 +27,17 @@ ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 CLOSED = [("tenant", "suspended", True), ("tenant", "live", False), ("archived", "", False), ("archived", "live", True)]
 
 
-def caddy(lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:
+def caddy(lxd: SimulatedLxd, name: str, _command: list[str], sent: bytes) -> Iterator[bytes]:
     """Takes every configuration."""
-    loaded = re.search(r"mv (\S+) (\S+)'", command[-1])
-    if loaded:
-        lxd.push(name, loaded[2], lxd.pull(name, loaded[1]))
-    return ExecResult(0, "", "")
+    lxd.push(name, CONFIG, sent.partition(b"\n")[2])
+    yield b"loaded"
 
 
 class World:
     """Some hosts, and the edge of each."""
 
     def __init__(self, *names: str) -> None:
-        self.lxd = {name: SimulatedLxd(execute=caddy) for name in names}
+        self.lxd = {name: SimulatedLxd(speak=caddy) for name in names}
         self.made = {
             name: self._edge(lxd, f"192.0.2.{number}") for number, (name, lxd) in enumerate(self.lxd.items(), 1)
         }
