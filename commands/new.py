@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from bot.engine.context import Context, Run
-from bot.engine.copies import Copy
+from bot.engine.copies import WHOLE, Copy
 from bot.engine.placement import admit, free_on, placement, use
 from bot.engine.registry import DomainOption, PlanOption, TenantsArgument, operation, steps_of
 from bot.engine.selection import Selection, batch
@@ -286,7 +286,7 @@ class _New:
         self.lxd.update(name, stamps(role=Role.BLUEPRINT))
 
     def clone(self) -> None:
-        self.copy.make(self._clone)
+        self.copy.make(self._clone, labelled=False)
 
     def _clone(self) -> None:
         given = self.inputs
@@ -354,7 +354,7 @@ class _New:
             there = self.run.fleet.all(Role.TENANT, Role.ARCHIVED)
             opened = [one for one in there if one.state != State.NEW and one.made_by != self.run.operation]
             _refuse_if_taken(opened, self.name, self.inputs.domain)
-            self.lxd.update(self.name, stamps(state=State.LIVE))
+            self.lxd.update(self.name, {**WHOLE, **stamps(state=State.LIVE)})
         self.run.edge.apply()
 
     def probe(self) -> str:
