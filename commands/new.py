@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -333,18 +334,22 @@ class _New:
             email=f"admin@{domain}",
             address=run.settings.edge.url(domain) + "/s/login",
         )
-        self.host.mautic.identity(
-            self.name,
-            domain=domain,
-            site_url=run.settings.edge.url(domain),
-            username=known["username"],
-            email=known["email"],
-            password=known["password"],
-            database_password=secrets.token_urlsafe(24),
-            secret_key=secrets.token_hex(32),
-            size=self.inputs.size,
-            edge_address=edge_address(run.settings.lxd.subnet),
-        )
+        with ThreadPoolExecutor(1, "beside") as beside:
+            # The edge knows the way while the container boots, closed: nobody then waits for Caddy.
+            routed = beside.submit(self.run.edge.apply, ahead=self.name)
+            self.host.mautic.identity(
+                self.name,
+                domain=domain,
+                site_url=run.settings.edge.url(domain),
+                username=known["username"],
+                email=known["email"],
+                password=known["password"],
+                database_password=secrets.token_urlsafe(24),
+                secret_key=secrets.token_hex(32),
+                size=self.inputs.size,
+                edge_address=edge_address(run.settings.lxd.subnet),
+            )
+            routed.result()
 
     def route(self) -> None:
         # Only now: the container gets its address while its identity is created.

@@ -20,7 +20,7 @@ from bot.guest.blueprint.build import install_packages, lay, run, until
 from bot.guest.blueprint.recipe import EDGE, recipe_tar
 from bot.lxd.protocol import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.lxd.wire import NIC, given, trusted
-from bot.model.labels import Role, Seen, holder, is_open, right, role_of, seen, stamp, stamps
+from bot.model.labels import Role, Seen, State, holder, is_open, right, role_of, seen, stamp, stamps, state_of
 
 log = logging.getLogger(__name__)
 NAME = "edge"
@@ -142,6 +142,7 @@ class Edge:
         peers: Sequence[Peer] = (),
         partly: bool = False,
         number: int = 0,
+        ahead: str = "",
     ) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
 
@@ -154,19 +155,23 @@ class Edge:
             peers: the edges of all hosts.
             partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
             number: of those who look at other hosts first, who looked last; one who comes late does nothing.
+            ahead: an instance that is about to be opened. Where no other has its domain it is routed to by now, and
+                says itself that it is closed; any later call goes by its labels again.
         """
         with self._lock:
             if 0 < number < self._applied:
                 return
-            self._apply(fresh, elsewhere or {}, peers, partly)
+            self._apply(fresh, elsewhere or {}, peers, partly, ahead)
             self._applied = max(number, self._applied)
 
-    def _apply(self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool) -> None:
+    def _apply(
+        self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool, ahead: str
+    ) -> None:
         if fresh and not self._lxd.instance(self._name).running:
             # Nobody stops it on purpose.
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
-        here, learned = self._sites()
+        here, learned = self._sites(ahead)
         kept = ways_elsewhere(self._present()) if partly else {}
         config = json.dumps(
             routes(
@@ -203,7 +208,7 @@ class Edge:
     def _own_authority(self) -> str | None:
         return self._lxd.pull(self._name, _ROOT).decode() if self._tls == "internal" else None
 
-    def _sites(self) -> tuple[dict[str, str], bool]:
+    def _sites(self, ahead: str) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
         here = self._here()
         found = _tenants(here)
@@ -211,7 +216,7 @@ class Edge:
             here = self._here()
             found = _tenants(here)
         addresses = trusted(here, self._subnet)
-        live = {domain: instance for domain, (_, instance) in found.items() if _is_open(instance)}
+        live = {domain: one for domain, (_, one) in found.items() if _is_open(one) or _opens(one, ahead)}
         opened = {domain: addresses.get(instance.name, "") for domain, instance in live.items()}
         for domain in sorted(domain for domain, address in opened.items() if not address):
             log.error("%s is not routed to: it has no address that is its own", live[domain].name)
@@ -303,3 +308,9 @@ def _seen(instance: Instance) -> Seen:
 
 def _is_open(instance: Instance) -> bool:
     return is_open(_seen(instance))
+
+
+def _opens(instance: Instance, ahead: str) -> bool:
+    """Whether an instance is the one that is about to be opened: a new tenant, which keeps itself closed by now."""
+    new = (role_of(instance.config), state_of(instance.config)) == (Role.TENANT, State.NEW)
+    return instance.name == ahead and new and instance.running

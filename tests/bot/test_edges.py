@@ -179,6 +179,53 @@ def test_routes_are_read_from_the_list_of_instances_alone() -> None:
         assert (made["state"], made["states"], made["pin"]) == (0, 0, 0)
 
 
+def test_a_new_tenant_may_be_routed_to_before_it_is_open_until_the_routes_are_looked_at_again() -> None:
+    for names in (("front", "other"), ("other",)):
+        world = World(*names)
+        world.add("other", "client-x", "tenant", "new")
+        world.edges.apply(ahead="client-x")
+        assert world.way("other") == world.at("other", "client-x")
+        assert world.way(names[0]) == (world.by("other") if len(names) > 1 else world.at("other", "client-x"))
+        world.edges.apply()
+        assert world.way("other") == "503"
+
+
+@pytest.mark.parametrize("state", ["suspended", "moving", "archived"])
+def test_none_but_a_new_tenant_is_routed_to_before_it_is_open(state: str) -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant", state)
+    world.edges.apply(ahead="client-x")
+    assert world.way("only") == "503"
+
+
+def test_a_new_tenant_is_not_routed_to_where_the_domain_is_another_ones() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.add("only", "client-y", "tenant", "new")
+    world.edges.apply(ahead="client-y")
+    assert world.way("only") == world.at("only", "client-x")
+
+
+def test_routes_that_were_made_ahead_are_not_made_again() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant", "new")
+    world.edges.apply(ahead="client-x")
+    world.lxd["only"].update("client-x", stamps(state="live"))
+    before = world.lxd["only"].calls["execute"]
+    world.edges.apply()
+    assert world.lxd["only"].calls["execute"] == before
+    assert world.way("only") == world.at("only", "client-x")
+
+
+def test_routes_that_somebody_else_changed_are_put_right() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.edges.apply()
+    world.lxd["only"].push("edge", CONFIG, json.dumps(routes({}, base_domain="agency.com", tls="internal")).encode())
+    world.edges.apply()
+    assert world.way("only") == world.at("only", "client-x")
+
+
 def test_the_simulated_edge_is_of_the_same_mind() -> None:
     world = World("old", "new")
     world.add("old", "client-x", "tenant")
