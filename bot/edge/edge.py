@@ -25,6 +25,7 @@ from bot.model.labels import Role, Seen, State, holder, is_open, right, role_of,
 log = logging.getLogger(__name__)
 NAME = "edge"
 _NETWORK = "/etc/edge-network"
+_TO_BE_OPENED = ((Role.TENANT, State.NEW), (Role.INCOMING, State.MOVING))
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
@@ -155,8 +156,8 @@ class Edge:
             peers: the edges of all hosts.
             partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
             number: of those who look at other hosts first, who looked last; one who comes late does nothing.
-            ahead: an instance that is about to be opened. Where no other has its domain it is routed to by now, and
-                says itself that it is closed; any later call goes by its labels again.
+            ahead: an instance that is about to be opened. Where no other is open, or closed for other reasons, it is
+                routed to by now, and says itself that it is closed; any later call goes by its labels again.
         """
         with self._lock:
             if 0 < number < self._applied:
@@ -211,10 +212,10 @@ class Edge:
     def _sites(self, ahead: str) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
         here = self._here()
-        found = _tenants(here)
+        found = _tenants(here, ahead)
         if self._pin(instance for _, instance in found.values() if _is_open(instance) and not given(instance)):
             here = self._here()
-            found = _tenants(here)
+            found = _tenants(here, ahead)
         addresses = trusted(here, self._subnet)
         live = {domain: one for domain, (_, one) in found.items() if _is_open(one) or _opens(one, ahead)}
         opened = {domain: addresses.get(instance.name, "") for domain, instance in live.items()}
@@ -291,15 +292,23 @@ def _devices(
     return devices
 
 
-def _tenants(here: Sequence[Instance]) -> dict[str, tuple[int, Instance]]:
-    """Return each domain's right, as `domains` does, and who has it."""
+def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, Instance]]:
+    """Return each domain's right, as `domains` does, and who has it; `ahead`: who is about to, as in `apply`."""
     named = {instance.name: instance for instance in here}
     by_domain: dict[str, list[Seen]] = {}
     for instance in here:
         if domain := stamp(instance.config, "domain"):
             by_domain.setdefault(domain, []).append(_seen(instance))
     found = {domain: (right(one), one) for domain, its in by_domain.items() if (one := holder(its))}
-    return {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
+    tenants = {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
+    for instance in here:
+        if _opens(instance, ahead):
+            domain = stamp(instance.config, "domain")
+            its, holding = tenants.get(domain, (0, instance))
+            # A tenant that is closed for its candidate has no right but until that is open.
+            if its == 0 or holding is instance:
+                tenants[domain] = its, instance
+    return tenants
 
 
 def _seen(instance: Instance) -> Seen:
@@ -311,6 +320,6 @@ def _is_open(instance: Instance) -> bool:
 
 
 def _opens(instance: Instance, ahead: str) -> bool:
-    """Whether an instance is the one that is about to be opened: a new tenant, which keeps itself closed by now."""
-    new = (role_of(instance.config), state_of(instance.config)) == (Role.TENANT, State.NEW)
-    return instance.name == ahead and new and instance.running
+    """Whether it is the one that is about to be opened: a new tenant or a candidate, which keeps itself closed."""
+    stands = role_of(instance.config), state_of(instance.config)
+    return instance.name == ahead and stands in _TO_BE_OPENED and instance.running

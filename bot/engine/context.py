@@ -32,7 +32,7 @@ class Edge(Protocol):
     def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
         """Make routes and certificates match LXD; no effect when they do. `fresh`: forget what is cached.
 
-        `ahead`: a tenant's container that is still closed, and is routed to until the next call all the same.
+        `ahead`: a container that is still closed, and is routed to until the next call all the same.
         """
 
     def probe(self, domain: str, seconds: float = 30.0) -> Probe:

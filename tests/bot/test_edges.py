@@ -206,6 +206,19 @@ def test_a_new_tenant_is_not_routed_to_where_the_domain_is_another_ones() -> Non
     assert world.way("only") == world.at("only", "client-x")
 
 
+def test_a_candidate_is_routed_to_ahead_where_the_tenant_is_closed_for_it_alone() -> None:
+    for state, routed in (("moving", True), ("live", False), ("suspended", False)):
+        world = World("front", "only")
+        world.add("only", "client-x", "tenant", state)
+        world.add("only", "client-x--2", "incoming", "moving")
+        before = world.at("only", "client-x") if state == "live" else "503"
+        world.edges.apply(ahead="client-x--2")
+        assert world.way("only") == (world.at("only", "client-x--2") if routed else before)
+        assert world.way("front") == world.by("only")
+        world.edges.apply()
+        assert world.way("only") == before
+
+
 def test_routes_that_were_made_ahead_are_not_made_again() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant", "new")
