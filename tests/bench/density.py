@@ -56,9 +56,9 @@ LIMITS = {
 """What each figure may be at most."""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _ends_cleanly() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does, and take everything away also where it is killed."""
+    """Let SIGTERM end the run as Ctrl-C does, and take everything away also where it is killed: from first to last."""
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt

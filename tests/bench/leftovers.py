@@ -35,6 +35,7 @@ def wait_and_clear_up() -> None:
     if sys.stdin.read() == "done":
         return
     place = real_lxd.LXD_PLACE
+    place.folder.mkdir(exist_ok=True)
     with (place.folder / "in-use").open("w") as in_use:
         give_up = time.monotonic() + _SECONDS
         # `make` above it may take a moment to end.
