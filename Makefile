@@ -31,12 +31,12 @@ clean-lab: .venv
 # What the suite, the bench and the lab start, installed where it is missing; `tests/support/packages.py` is the list.
 packages: .venv
 	$(PYTHON) -m tests.support.packages $(REQUIRED)
-lab hostile bench crowd: REQUIRED = --required
+lab hostile bench bench-density: REQUIRED = --required
 # The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
-test hostile bench crowd: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+test hostile bench bench-density: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
 # `make bench ARCHIVE=… SHA256=…` measures with a real Mautic's release.
-bench: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
-bench: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
+bench bench-density: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
+bench bench-density: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
 
 # A cluster of three and two servers that stand alone, on this machine.
 lab: packages
@@ -77,9 +77,11 @@ demo: .venv
 bench: packages
 	REQUIRE_LXD=1 $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/run.py
 
-# A host filled until it refuses, and restarted; `TENANTS=8` lets it refuse at about eight.
-crowd: packages
-	REQUIRE_LXD=1 TENANTS=$(TENANTS) $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/crowd.py
+# N tenants by one approval, minutes of peace, and a reboot of LXD with all of them; ARCHIVE and SHA256 as above.
+bench-density: export N ?= 60
+bench-density: export PEACE_MINUTES ?= 15
+bench-density: packages
+	REQUIRE_LXD=1 $(PYTHON) -m pytest -q -s -p no:cacheprovider tests/bench/density.py
 
 # The suite's quick part with the lowest versions that pyproject.toml allows.
 lowest: packages
@@ -102,4 +104,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test quick goldens hostile search demo bench crowd lowest docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test quick goldens hostile search demo bench bench-density lowest docs lint

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from bot.engine.context import Context, Run
-from bot.engine.copies import Copy
+from bot.engine.copies import WHOLE, Copy
 from bot.engine.placement import admit, free_on, placement, use
 from bot.engine.registry import DomainOption, PlanOption, TenantsArgument, operation, steps_of
 from bot.engine.selection import Selection, batch
@@ -296,7 +297,7 @@ class _New:
         self.lxd.update(name, stamps(role=Role.BLUEPRINT))
 
     def clone(self) -> None:
-        self.copy.make(self._clone)
+        self.copy.make(self._clone, labelled=False)
 
     def _clone(self) -> None:
         given = self.inputs
@@ -344,19 +345,23 @@ class _New:
             email=f"admin@{domain}",
             address=run.settings.edge.url(domain) + "/s/login",
         )
-        self.host.mautic.identity(
-            self.name,
-            domain=domain,
-            site_url=run.settings.edge.url(domain),
-            username=known["username"],
-            email=known["email"],
-            password=known["password"],
-            database_password=secrets.token_urlsafe(24),
-            secret_key=secrets.token_hex(32),
-            size=self.inputs.size,
-            edge_address=edge_address(run.settings.lxd.subnet),
-            slot=slot_of(run.operation),
-        )
+        with ThreadPoolExecutor(1, "beside") as beside:
+            # The edge knows the way while the container boots, closed: nobody then waits for Caddy.
+            routed = beside.submit(self.run.edge.apply, ahead=self.name)
+            self.host.mautic.identity(
+                self.name,
+                domain=domain,
+                site_url=run.settings.edge.url(domain),
+                username=known["username"],
+                email=known["email"],
+                password=known["password"],
+                database_password=secrets.token_urlsafe(24),
+                secret_key=secrets.token_hex(32),
+                size=self.inputs.size,
+                edge_address=edge_address(run.settings.lxd.subnet),
+                slot=slot_of(run.operation),
+            )
+            routed.result()
 
     def route(self) -> None:
         # Only now: the container gets its address while its identity is created.
@@ -366,7 +371,7 @@ class _New:
             there = self.run.fleet.all(Role.TENANT, Role.ARCHIVED)
             opened = [one for one in there if one.state != State.NEW and one.made_by != self.run.operation]
             _refuse_if_taken(opened, self.name, self.inputs.domain)
-            self.lxd.update(self.name, stamps(state=State.LIVE))
+            self.lxd.update(self.name, {**WHOLE, **stamps(state=State.LIVE)})
         self.run.edge.apply()
 
     def probe(self) -> str:

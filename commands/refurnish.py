@@ -10,6 +10,7 @@ from bot.engine.selection import Selection, batch
 from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, see_login_page
 from bot.guest.blueprint.furniture import furnish, is_behind, unfurnish
 from bot.guest.blueprint.recipe import FURNITURE
+from bot.model.labels import State
 from bot.model.plan import Plan, Step, Steps, always, once, require
 from bot.model.slots import slot_of
 from bot.model.tenants import Tenant
@@ -61,10 +62,10 @@ def _refurnish(context: Context, tenant: str) -> Plan:
             require(
                 is_behind(found), f"The bot's files in `{tenant}` are up to date (version {FURNITURE}); nothing to do."
             ),
+            require(found.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
             require(
                 found.standing == "running",
-                f"`{tenant}` is {found.standing}, but its files can only be updated while it runs; "
-                f"`/mautic {'resume' if found.standing == 'suspended' else 'start'} {tenant}` first.",
+                f"`{tenant}` is {found.standing}, and files are updated while it runs; `/mautic start {tenant}` first.",
             ),
             always(refuse_another, context, found),
             once(refuse_full, context, found),

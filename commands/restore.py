@@ -14,7 +14,7 @@ from bot.engine.outbound import MailOption
 from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
 from bot.engine.snapshots import ours
-from bot.engine.steps import PROBE, probing, refuse_another, refuse_full
+from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_for_address
 from bot.fleet.inventory import Host
 from bot.guest.mautic import Mail
 from bot.lxd.protocol import LxdError, Snapshot
@@ -175,18 +175,18 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             of_now = threads.submit(cutover.snapshot)
             cutover.make(copy)
             cutover.boot()
-            of_mail = threads.submit(settle_mail)
-            cutover.await_page()
+            if cutover.serves():
+                cutover.await_page()
+                of_mail = None
+            else:
+                # Nothing works in it while it is closed, and it stays mute when it is opened.
+                muted = threads.submit(host.mautic.mute, cutover.name)
+                of_mail = outbound.settle(run, host, cutover.name, inputs.mail, late=0, page=True)
+                wait_for_address(host.lxd, cutover.name)
+                muted.result()
             if inputs.size:
                 host.mautic.resize(cutover.name, inputs.size)
-            return "; ".join(filter(None, (of_now.result(), of_mail.result())))
-
-    def settle_mail() -> str | None:
-        # While the copy is closed and nothing works in it: it stays mute after it is opened.
-        if cutover.serves():
-            return None
-        host.mautic.mute(cutover.name)
-        return outbound.settle(run, host, cutover.name, inputs.mail, late=0)
+            return "; ".join(filter(None, (of_now.result(), of_mail)))
 
     def change() -> None:
         cutover.silence()

@@ -7,25 +7,25 @@ import ipaddress
 import json
 import logging
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bot.edge.caddy import ADMIN, Peer, routes, ways_elsewhere
+from bot.edge.caddy import Peer, routes, ways_elsewhere
+from bot.edge.load import CONFIG, load
 from bot.edge.probe import PAGE_SECONDS, Pages, Probe
 from bot.guest.blueprint.base import ensure_base
 from bot.guest.blueprint.build import install_packages, lay, run, until
 from bot.guest.blueprint.recipe import EDGE, recipe_tar
 from bot.lxd.protocol import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.lxd.wire import NIC, given, trusted
-from bot.model.labels import Role, Seen, holder, is_open, right, role_of, seen, stamp, stamps
+from bot.model.labels import Role, Seen, State, holder, is_open, right, role_of, seen, stamp, stamps, state_of
 
 log = logging.getLogger(__name__)
 NAME = "edge"
-_CONFIG = "/etc/caddy/edge.json"
 _NETWORK = "/etc/edge-network"
+_TO_BE_OPENED = ((Role.TENANT, State.NEW), (Role.INCOMING, State.MOVING))
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
@@ -78,6 +78,7 @@ class Edge:
         self._pages = Pages(connect or listen, https_port, self._own_authority)
         self._lock = threading.Lock()
         self._applied = 0
+        self._loaded = ""
         self._met: set[tuple[str, str, str]] = set()
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -142,6 +143,7 @@ class Edge:
         peers: Sequence[Peer] = (),
         partly: bool = False,
         number: int = 0,
+        ahead: str = "",
     ) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
 
@@ -154,21 +156,24 @@ class Edge:
             peers: the edges of all hosts.
             partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
             number: of those who look at other hosts first, who looked last; one who comes late does nothing.
+            ahead: an instance that is about to be opened. Where no other is open, or closed for other reasons, it is
+                routed to by now, and says itself that it is closed; any later call goes by its labels again.
         """
         with self._lock:
             if 0 < number < self._applied:
                 return
-            self._apply(fresh, elsewhere or {}, peers, partly)
+            self._apply(fresh, elsewhere or {}, peers, partly, ahead)
             self._applied = max(number, self._applied)
 
-    def _apply(self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool) -> None:
+    def _apply(
+        self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool, ahead: str
+    ) -> None:
         if fresh and not self._lxd.instance(self._name).running:
             # Nobody stops it on purpose.
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
-        here, learned = self._sites()
-        present = self._lxd.pull(self._name, _CONFIG).decode()
-        kept = ways_elsewhere(present) if partly else {}
+        here, learned = self._sites(ahead)
+        kept = ways_elsewhere(self._present()) if partly else {}
         config = json.dumps(
             routes(
                 {**kept, **here, **elsewhere},
@@ -180,18 +185,15 @@ class Edge:
             ),
             indent=1,
         )
-        # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
-        forget = f"ip neigh flush dev {NIC}; " if learned else ""
-        if config == present:
-            if forget:
-                run(self._lxd, self._name, forget)
+        # To read the file costs less than a command, which is needed where something is new.
+        if not learned and config == self._loaded and config == self._present():
             return
-        # The file that a restart reads is replaced only by what was loaded well.
-        following = f"/etc/caddy/next-{secrets.token_hex(4)}.json"
-        self._lxd.push(self._name, following, config.encode(), mode=0o644)
-        load = f"caddy reload --config {following} --address {ADMIN} 2>&1 && mv {following} {_CONFIG}"
-        # Another bot, or `make up`, may be at it too.
-        run(self._lxd, self._name, f"{forget}flock /etc/caddy sh -c '{load}' || {{ rm -f {following}; exit 1; }}")
+        # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
+        load(self._lxd, self._name, config, first=("ip", "neigh", "flush", "dev", NIC) if learned else ())
+        self._loaded = config
+
+    def _present(self) -> str:
+        return self._lxd.pull(self._name, CONFIG).decode()
 
     def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
         """Ask for a domain's login page through the edge, as a client would, within so many seconds."""
@@ -207,15 +209,15 @@ class Edge:
     def _own_authority(self) -> str | None:
         return self._lxd.pull(self._name, _ROOT).decode() if self._tls == "internal" else None
 
-    def _sites(self) -> tuple[dict[str, str], bool]:
+    def _sites(self, ahead: str) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
         here = self._here()
-        found = _tenants(here)
+        found = _tenants(here, ahead)
         if self._pin(instance for _, instance in found.values() if _is_open(instance) and not given(instance)):
             here = self._here()
-            found = _tenants(here)
+            found = _tenants(here, ahead)
         addresses = trusted(here, self._subnet)
-        live = {domain: instance for domain, (_, instance) in found.items() if _is_open(instance)}
+        live = {domain: one for domain, (_, one) in found.items() if _is_open(one) or _opens(one, ahead)}
         opened = {domain: addresses.get(instance.name, "") for domain, instance in live.items()}
         for domain in sorted(domain for domain, address in opened.items() if not address):
             log.error("%s is not routed to: it has no address that is its own", live[domain].name)
@@ -251,7 +253,7 @@ class Edge:
                 install_packages(self._lxd, self._unfinished, EDGE)
             self._furnish(self._unfinished)
             first = routes({}, base_domain=self._base_domain, tls=self._tls, email=self._email)
-            self._lxd.push(self._unfinished, _CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
+            self._lxd.push(self._unfinished, CONFIG, json.dumps(first, indent=1).encode(), mode=0o644)
             self._lxd.stop(self._unfinished)
             self._lxd.update(self._unfinished, {}, devices)
             self._lxd.rename(self._unfinished, self._name)
@@ -290,15 +292,23 @@ def _devices(
     return devices
 
 
-def _tenants(here: Sequence[Instance]) -> dict[str, tuple[int, Instance]]:
-    """Return each domain's right, as `domains` does, and who has it."""
+def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, Instance]]:
+    """Return each domain's right, as `domains` does, and who has it; `ahead`: who is about to, as in `apply`."""
     named = {instance.name: instance for instance in here}
     by_domain: dict[str, list[Seen]] = {}
     for instance in here:
         if domain := stamp(instance.config, "domain"):
             by_domain.setdefault(domain, []).append(_seen(instance))
     found = {domain: (right(one), one) for domain, its in by_domain.items() if (one := holder(its))}
-    return {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
+    tenants = {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
+    for instance in here:
+        if _opens(instance, ahead):
+            domain = stamp(instance.config, "domain")
+            its, holding = tenants.get(domain, (0, instance))
+            # A tenant that is closed for its candidate has no right but until that is open.
+            if its == 0 or holding is instance:
+                tenants[domain] = its, instance
+    return tenants
 
 
 def _seen(instance: Instance) -> Seen:
@@ -307,3 +317,9 @@ def _seen(instance: Instance) -> Seen:
 
 def _is_open(instance: Instance) -> bool:
     return is_open(_seen(instance))
+
+
+def _opens(instance: Instance, ahead: str) -> bool:
+    """Whether it is the one that is about to be opened: a new tenant or a candidate, which keeps itself closed."""
+    stands = role_of(instance.config), state_of(instance.config)
+    return instance.name == ahead and stands in _TO_BE_OPENED and instance.running

@@ -46,16 +46,17 @@ class Edges:
             progress(f"{host}: {error}")
         self.apply(fresh=True)
 
-    def apply(self, *, fresh: bool = False) -> None:
+    def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
         """Make the routes of every edge that can be reached what LXD says; raises LxdError when none can be.
 
         One that cannot be reached is brought up to date by a later call: `schedules/routes.py` makes one a minute.
+        `ahead`: as `Edge.apply` has it.
         """
         known = self._known()
         self._front = next(iter(known.values()))
         if len(known) == 1:
             for edge in known.values():
-                edge.apply(fresh=fresh)
+                edge.apply(fresh=fresh, ahead=ahead)
             return
         # Whoever looks later knows better, and may be the quicker one.
         number = next(self._numbers)
@@ -77,7 +78,9 @@ class Edges:
             own = domains[host]
             elsewhere = {domain: peers[other] for domain, (right, other) in best.items() if right > own.get(domain, -1)}
             everyone = list(peers.values())
-            edge.apply(fresh=fresh, elsewhere=elsewhere, peers=everyone, partly=bool(silent), number=number)
+            edge.apply(
+                fresh=fresh, elsewhere=elsewhere, peers=everyone, partly=bool(silent), number=number, ahead=ahead
+            )
 
         applied, failed = each(answered, apply)
         for host, error in {**silent, **failed}.items():

@@ -14,7 +14,7 @@ class SimulatedEdge:
         self._servers = servers
         self._routes: dict[str, tuple[Lxd, str]] = {}
 
-    def apply(self, *, fresh: bool = False) -> None:
+    def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
         """Read the routes from what LXD says, a tenant before a candidate; those to a server that is silent stay."""
         answered: list[Lxd] = []
         places: dict[str, list[tuple[Seen, Lxd]]] = {}

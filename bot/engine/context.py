@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 class Edge(Protocol):
     """The reverse proxies of all hosts, as commands use them."""
 
-    def apply(self, *, fresh: bool = False) -> None:
-        """Make routes and certificates match LXD; no effect when they do. `fresh`: forget what is cached."""
+    def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
+        """Make routes and certificates match LXD; no effect when they do. `fresh`: forget what is cached.
+
+        `ahead`: a container that is still closed, and is routed to until the next call all the same.
+        """
 
     def probe(self, domain: str, seconds: float = 30.0) -> Probe:
         """Ask for a domain's login page through the edge that clients come to, once."""

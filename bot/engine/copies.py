@@ -10,6 +10,9 @@ from bot.lxd.protocol import Instance, Lxd, NotFound
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
 
+WHOLE = stamps(copied=1)
+"""The label of a complete copy."""
+
 
 def is_whole(instance: Instance) -> bool:
     """Whether an instance was copied completely."""
@@ -36,10 +39,14 @@ class Copy:
             )
         return instance
 
-    def make(self, copy: Callable[[], None], fits: Callable[[Instance], bool] = is_whole) -> None:
+    def make(
+        self, copy: Callable[[], None], fits: Callable[[Instance], bool] = is_whole, *, labelled: bool = True
+    ) -> None:
         """Make the instance with `copy`, which has to label it with the operation; then label it complete.
 
         No effect where one exists that `fits`. Any other is deleted first: an interrupted copy is not trusted.
+        `labelled`: false where a later step lays WHOLE over it together with other labels, as each change takes LXD
+        some 30 milliseconds; until then a crash costs another copy.
         """
         instance = self.found()
         if instance is not None:
@@ -47,7 +54,8 @@ class Copy:
                 return
             remove(self.lxd, self.name)
         copy()
-        self.lxd.update(self.name, stamps(copied=1))
+        if labelled:
+            self.lxd.update(self.name, WHOLE)
 
     def doubt(self) -> None:
         """Label it incomplete: the next change may spoil it if interrupted."""

@@ -195,15 +195,21 @@ class Cutover:
         return None
 
     def silence(self) -> None:
-        """Have the old container serve and send nothing more while it runs, where the candidate needs no more of it."""
+        """Have the old container serve and send nothing more while it runs, where the candidate needs no more of it.
+
+        Meanwhile the edge learns the way to the candidate, which is closed: clients wait for one of the two only.
+        """
         # From this label a retry knows that the candidate may serve already.
         self.source.lxd.update(self.old.instance, stamps(state=State.MOVING))
-        if self.old_instance().running:
-            # Only one of the two may send mail, and an attacker may control the old one.
-            try:
-                self.source.mautic.hush(self.old.instance)
-            except LxdError:
-                containment.stop(self.source.lxd, self.old.instance)
+        with ThreadPoolExecutor(1, "beside") as beside:
+            routed = beside.submit(self.run.edge.apply, ahead=self.name)
+            if self.old_instance().running:
+                # Only one of the two may send mail, and an attacker may control the old one.
+                try:
+                    self.source.mautic.hush(self.old.instance)
+                except LxdError:
+                    containment.stop(self.source.lxd, self.old.instance)
+            routed.result()
 
     def switch(self) -> None:
         """Open the candidate's pages, and route to it; the old container is closed, and still labelled as the tenant.

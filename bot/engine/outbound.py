@@ -88,9 +88,14 @@ def recorded(run: Run, config: Mapping[str, str]) -> str:
     return f"when stopped, {run.renderer.moment(int(at or 0))}: {waited}; mail due since then is not counted"
 
 
-def settle(run: Run, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False) -> str | None:
-    """Carry out the choice on an instance's waiting mail, and say what was done if there was any."""
-    done = host.mautic.release(instance, mail, late=late, batch=run.operation, unmute=unmute)
+def settle(
+    run: Run, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False, page: bool = False
+) -> str | None:
+    """Carry out the choice on an instance's waiting mail, and say what was done if there was any.
+
+    `page`: its login page is waited for inside, too.
+    """
+    done = host.mautic.release(instance, mail, late=late, batch=run.operation, unmute=unmute, page=page)
     off = done["choice"] in ("off", "back")
     config = host.lxd.instance(instance).config
     # LXD stores nothing for an instance with a full disk, so write only what is new.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bot.engine.context import Context
-from bot.fleet.capacity import Demand, Occupant, Room, expected, room, strain
+from bot.fleet.capacity import Alike, Demand, Occupant, Room, expected, room, seen_by_hosts, strain
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
 from bot.model.labels import Role
@@ -25,6 +25,8 @@ from bot.store.metrics import DAY, Sample
 
 LEAST = 1 << 30
 """Bytes that must be free on a host's pool for one more tenant."""
+LATELY = 7 * DAY
+"""Seconds whose highest use is what a tenant is expected to come to again: it may be busy on one day of the week."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,15 @@ class Use:
     context: Context
     latest: Mapping[str, Sample]
     highest: Mapping[str, int]
-    _alike: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    _alike: dict[str, Alike] = field(default_factory=dict, repr=False)
 
     def expected(self, plan: str, tenant: str = "") -> int:
-        """Return the bytes that a tenant of a plan will use; for an existing tenant at least its recent maximum."""
+        """Return the bytes that a tenant of a plan will take; for an existing tenant at least its recent maximum."""
         plans = self.context.settings.plans
         # A plan that is no longer in the settings counts as the smallest one, not as nothing.
         known = plans.get(plan) or min(plans.values(), key=lambda one: size_bytes(one.memory))
-        return max(
-            expected(self.context.settings.capacity, known, self._alike.get(plan, ())), self.highest.get(tenant, 0)
-        )
+        alike = self._alike.get(plan, Alike())
+        return max(expected(self.context.settings.capacity, known, alike), self.highest.get(tenant, 0))
 
     def measured(self, one: Tenant) -> int | None:
         """Return what a running tenant has used since its start, None where it was not measured yet."""
@@ -83,12 +84,19 @@ class Carries:
 
 
 def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
-    """Read what tenants use; `tenants` tell the plan of each, so that new ones are expected to use as much."""
+    """Read what tenants use; `tenants` tell the plan of each, so that new ones are expected to take as much."""
     now = context.now()
-    found = Use(context, metrics.latest(context.database, now), metrics.highest(context.database, now - DAY, now))
+    found = Use(context, metrics.latest(context.database, now), metrics.highest(context.database, now - LATELY, now))
+    most: dict[str, list[int]] = {}
+    told: dict[str, int] = {}
     for one in tenants:
         if one.role == Role.TENANT and one.name in found.highest:
-            found._alike.setdefault(one.plan, []).append(found.highest[one.name])
+            most.setdefault(one.plan, []).append(found.highest[one.name])
+        if (now_used := found.measured(one)) is not None:
+            told[one.host] = told.get(one.host, 0) + now_used
+    hosts = metrics.hosts(context.database, now)
+    seen = seen_by_hosts((hosts[host].memory or 0, used) for host, used in told.items() if host in hosts)
+    found._alike.update({plan: Alike(tuple(figures), seen) for plan, figures in most.items()})
     return found
 
 
@@ -183,7 +191,8 @@ def demand_of(
     """
     plan = context.settings.plans.get(tenant.plan)
     limit = size_bytes(plan.memory) if plan and not beside else 0
-    return Demand(host.name, instance, use(context).expected(tenant.plan, tenant.name), limit, tenants)
+    used = use(context, context.fleet.look(Role.TENANT).tenants)
+    return Demand(host.name, instance, used.expected(tenant.plan, tenant.name), limit, tenants)
 
 
 def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str, str]:

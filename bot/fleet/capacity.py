@@ -108,15 +108,49 @@ def reserved(settings: CapacitySettings, total: int) -> int:
     return size_bytes(settings.reserve)
 
 
-def expected(settings: CapacitySettings, plan: PlanSize, measured: Iterable[int] = ()) -> int:
-    """Return the bytes that a tenant of a plan is expected to use: as its like do on average, and the share at least.
+@dataclass(frozen=True)
+class Alike:
+    """What was measured of the tenants of one plan, and of the hosts that tenants stand on.
+
+    `most`: the most bytes that each of them told of itself of late; `seen`: bytes that the hosts of the fleet have in
+    use, with all else that runs there, for each byte that their tenants tell; 0: not measured.
+    """
+
+    most: tuple[int, ...] = ()
+    seen: float = 0.0
+
+
+UNMEASURED = 4
+"""As many measured tenants the careful figure counts as much as: a few that are idle say little of the next one."""
+AT_WORST = 2.0
+"""Bytes that a host had in use at most for each that its tenants told, where little else ran there."""
+
+
+def expected(settings: CapacitySettings, plan: PlanSize, alike: Alike = Alike()) -> int:
+    """Return the bytes that a tenant of a plan is expected to take of its host.
+
+    Where none was measured that is a share of its plan. The more of its like were, the more it is what they took on
+    average, by their hosts' count: a host has more in use than its tenants know of. It is never less than they tell.
+    """
+    share = size_bytes(plan.memory) * settings.expected // 100
+    if not alike.most:
+        return share
+    told = sum(alike.most) // len(alike.most)
+    # Beyond the worst it is something else that runs there, or there are too few tenants to say.
+    taken = int(told * min(alike.seen or AT_WORST, AT_WORST))
+    return max(told, (UNMEASURED * share + len(alike.most) * taken) // (UNMEASURED + len(alike.most)))
+
+
+def seen_by_hosts(hosts: Iterable[tuple[int, int]]) -> float:
+    """Return the bytes in use for each that tenants tell; 0: not measured.
+
+    What else runs on a host counts as its tenants', so it is rather too much than too little.
 
     Args:
-        measured: the most that each of the tenants of that plan used of late.
+        hosts: (bytes in use, bytes that its tenants tell) of each; 0: unknown.
     """
-    seen = list(measured)
-    mean = sum(seen) // len(seen) if seen else 0
-    return max(size_bytes(plan.memory) * settings.expected // 100, mean)
+    known = [(used, told) for used, told in hosts if used > 0 and told > 0]
+    return sum(used for used, _ in known) / sum(told for _, told in known) if known else 0.0
 
 
 def room(

@@ -39,6 +39,8 @@ from mautic_ctl.wire import Wire
 main(sys.argv[1], request, Wire(asking, answering))
 """
 """What reads the request and the tool. Nothing that the tool starts can speak in its place."""
+PAGE = 90
+"""Seconds that a container that was started has until its login page is there inside."""
 _LET_GO = 20
 """Seconds for which writes are held at most, and what it takes to say so."""
 
@@ -234,7 +236,7 @@ class Mautic:
         """
         self.call(instance, "unquiesce", {}, timeout=180)
 
-    def wait_for_page(self, instance: str, seconds: int = 90) -> float:
+    def wait_for_page(self, instance: str, seconds: int = PAGE) -> float:
         """Wait inside until the login page is there, sealed or not, and return the seconds that it took.
 
         An instance may have been started just now: what is asked of it too early is asked again.
@@ -266,7 +268,15 @@ class Mautic:
         return self.call(instance, "mail", {"since": int(since)}, timeout=timeout)
 
     def release(
-        self, instance: str, choice: Mail, *, late: float = 0, batch: int = 0, unmute: bool = False, only: int = 0
+        self,
+        instance: str,
+        choice: Mail,
+        *,
+        late: float = 0,
+        batch: int = 0,
+        unmute: bool = False,
+        only: int = 0,
+        page: bool = False,
     ) -> dict[str, Any]:
         """Do with the mail that waits what was chosen; `waits`, `oldest` and `kinds` are what was found.
 
@@ -275,10 +285,14 @@ class Mautic:
             batch: what is dropped is kept under this number, and counted by it: again it drops nothing twice.
             unmute: a mute instance begins to work with it.
             only: the batch that `back` brings back; 0: all that was ever dropped.
+            page: its login page has to be there inside as well, within PAGE seconds, sealed or not: one process does
+                beside a boot what takes two else.
 
         Returns the `choice` that was made, and how many rows were `dropped`.
         """
         request = {"choice": choice, "late": int(late), "batch": batch, "unmute": unmute, "only": only}
+        if page:
+            request["page"] = PAGE
         return self.call(instance, "release", request, timeout=300)
 
     def mute(self, instance: str) -> None:

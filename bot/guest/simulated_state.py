@@ -33,7 +33,7 @@ class State(msgspec.Struct):
     rested: tuple[float, float] = (0, 0)
     queue_age: int = 0
     log_errors: int = 0
-    memory: int = 200 << 20
+    memory: int = 70 << 20
     contacts: int = 1200
     writes: list[tuple[str, float]] = []
     overdue: str = ""

@@ -267,13 +267,16 @@ def hosts(database: Database, now: float) -> dict[str, HostSample]:
 
 
 def highest(database: Database, since: float, now: float) -> dict[str, int]:
-    """Return the most memory in bytes that each tenant used since then, by the hour and at the last look."""
+    """Return the most memory in bytes that each tenant used since then, by day and hour, and at the last look."""
+    # Days that are over for long are rolled up; yesterday's hours may not be yet.
+    hours = max(int(since) // HOUR * HOUR, int(now) // DAY * DAY - DAY)
     rows = database.read(
         "SELECT tenant, max(memory_max) AS most FROM tenant_samples"
-        " WHERE (span = 3600 AND at BETWEEN ?1 AND ?2 OR span = 0"
-        " AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0 AND at <= ?2))"
+        " WHERE (span = 86400 AND at >= ?1 AND at < ?2 OR span = 3600 AND at BETWEEN ?2 AND ?3 OR span = 0"
+        " AND at = (SELECT max(at) FROM tenant_samples WHERE span = 0 AND at <= ?3))"
         " AND memory_max IS NOT NULL GROUP BY tenant",
-        int(since) // HOUR * HOUR,
+        int(since) // DAY * DAY,
+        hours,
         now,
     )
     return {row["tenant"]: row["most"] for row in rows}

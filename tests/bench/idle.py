@@ -6,13 +6,15 @@ import os
 import secrets
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bot.guest.blueprint.build import blueprints
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
+from bot.lxd.protocol import NotFound
 from bot.model.labels import stamps
 from bot.model.tenants import PlanSize
 from tests.bench.floor import PATIENCE, login_page
@@ -73,24 +75,33 @@ def tenants(lxd: LxdGateway, size: PlanSize, number: int) -> Iterator[list[str]]
         yield names
     finally:
         for name in names:
-            lxd.stop(name, force=True)
-            lxd.delete(name)
+            # The last one may not have been made.
+            with suppress(NotFound):
+                lxd.stop(name, force=True)
+                lxd.delete(name)
 
 
 def measure(lxd: LxdGateway, size: PlanSize) -> dict[str, Any]:
     """Return what idle tenants cost, each, and how long the first page, the next, and a worker take after idleness."""
     with tenants(lxd, size, TENANTS) as names:
         time.sleep(SETTLE)
+        # What this asks inside is spent outside of what is measured.
+        programs = [_programs(lxd, name) for name in names]
         began, before = time.monotonic(), [lxd.state(name).cpu for name in names]
         time.sleep(MEASURED)
         minutes = (time.monotonic() - began) / 60
         spent = [lxd.state(name).cpu - cpu for name, cpu in zip(names, before, strict=True)]
-        memory = [_held(lxd, name) for name in names]
+        by_program = sum((_programs(lxd, name) - then for name, then in zip(names, programs, strict=True)), Counter())
+        memory = [held(lxd, name) for name in names]
         pages = [_pages(lxd, name) for name in names[:ROUNDS]]
         wakes = [int(lxd.execute(name, ["sh", "-c", _WAKE], timeout=60).stdout) / 1000 for name in names[:ROUNDS]]
     return {
         "idle_tenants": len(names),
         "idle_cpu_ms_per_min": round(statistics.mean(spent) / 1e6 / minutes, 1),
+        "idle_cpu_by_program": {
+            program: round(ticks * 1000 / os.sysconf("SC_CLK_TCK") / len(names) / minutes, 1)
+            for program, ticks in by_program.most_common(8)
+        },
         "idle_memory_mb": round(statistics.mean(memory) / (1 << 20), 1),
         "first_page_after_idle_s": max(first for first, _ in pages),
         "next_page_s": max(after for _, after in pages),
@@ -98,7 +109,17 @@ def measure(lxd: LxdGateway, size: PlanSize) -> dict[str, Any]:
     }
 
 
-def _held(lxd: LxdGateway, name: str) -> int:
+def _programs(lxd: LxdGateway, name: str) -> Counter[str]:
+    """Ticks that the programs that run in a tenant have spent so far, with those that they started and that ended."""
+    found: Counter[str] = Counter()
+    told = lxd.execute(name, ["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null"]).stdout
+    for line in told.splitlines():
+        program, _, rest = line.partition("(")[2].rpartition(") ")
+        found[program] += sum(map(int, rest.split()[11:15]))
+    return found
+
+
+def held(lxd: LxdGateway, name: str) -> int:
     """Bytes that a tenant's control group holds, without what gives way: cached files, and the kernel's caches."""
     usage, _, told = lxd.execute(name, ["sh", "-c", _MEMORY]).stdout.partition("\n")
     figures = {key: int(value) for key, value in (line.split() for line in told.splitlines())}

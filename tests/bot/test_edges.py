@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bot.edge.caddy import routes
 from bot.edge.edge import Edge
 from bot.edge.edges import Edges
 from bot.edge.simulated import SimulatedEdge
-from bot.lxd.protocol import ExecResult, LxdUnavailable
+from bot.lxd.protocol import LxdUnavailable
 from bot.lxd.wire import NIC, given
 from bot.model.labels import stamps
 from tests.support.simulated_lxd import SimulatedLxd
@@ -28,19 +27,17 @@ ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 CLOSED = [("tenant", "suspended", True), ("tenant", "live", False), ("archived", "", False), ("archived", "live", True)]
 
 
-def caddy(lxd: SimulatedLxd, name: str, command: list[str], _environment: Mapping[str, str]) -> ExecResult:
+def caddy(lxd: SimulatedLxd, name: str, _command: list[str], sent: bytes) -> Iterator[bytes]:
     """Takes every configuration."""
-    loaded = re.search(r"mv (\S+) (\S+)'", command[-1])
-    if loaded:
-        lxd.push(name, loaded[2], lxd.pull(name, loaded[1]))
-    return ExecResult(0, "", "")
+    lxd.push(name, CONFIG, sent.partition(b"\n")[2])
+    yield b"loaded"
 
 
 class World:
     """Some hosts, and the edge of each."""
 
     def __init__(self, *names: str) -> None:
-        self.lxd = {name: SimulatedLxd(execute=caddy) for name in names}
+        self.lxd = {name: SimulatedLxd(speak=caddy) for name in names}
         self.made = {
             name: self._edge(lxd, f"192.0.2.{number}") for number, (name, lxd) in enumerate(self.lxd.items(), 1)
         }
@@ -180,6 +177,66 @@ def test_routes_are_read_from_the_list_of_instances_alone() -> None:
         world.edges.apply(fresh=fresh)
         made = world.lxd["only"].calls - before
         assert (made["state"], made["states"], made["pin"]) == (0, 0, 0)
+
+
+def test_a_new_tenant_may_be_routed_to_before_it_is_open_until_the_routes_are_looked_at_again() -> None:
+    for names in (("front", "other"), ("other",)):
+        world = World(*names)
+        world.add("other", "client-x", "tenant", "new")
+        world.edges.apply(ahead="client-x")
+        assert world.way("other") == world.at("other", "client-x")
+        assert world.way(names[0]) == (world.by("other") if len(names) > 1 else world.at("other", "client-x"))
+        world.edges.apply()
+        assert world.way("other") == "503"
+
+
+@pytest.mark.parametrize("state", ["suspended", "moving", "archived"])
+def test_none_but_a_new_tenant_is_routed_to_before_it_is_open(state: str) -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant", state)
+    world.edges.apply(ahead="client-x")
+    assert world.way("only") == "503"
+
+
+def test_a_new_tenant_is_not_routed_to_where_the_domain_is_another_ones() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.add("only", "client-y", "tenant", "new")
+    world.edges.apply(ahead="client-y")
+    assert world.way("only") == world.at("only", "client-x")
+
+
+def test_a_candidate_is_routed_to_ahead_where_the_tenant_is_closed_for_it_alone() -> None:
+    for state, routed in (("moving", True), ("live", False), ("suspended", False)):
+        world = World("front", "only")
+        world.add("only", "client-x", "tenant", state)
+        world.add("only", "client-x--2", "incoming", "moving")
+        before = world.at("only", "client-x") if state == "live" else "503"
+        world.edges.apply(ahead="client-x--2")
+        assert world.way("only") == (world.at("only", "client-x--2") if routed else before)
+        assert world.way("front") == world.by("only")
+        world.edges.apply()
+        assert world.way("only") == before
+
+
+def test_routes_that_were_made_ahead_are_not_made_again() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant", "new")
+    world.edges.apply(ahead="client-x")
+    world.lxd["only"].update("client-x", stamps(state="live"))
+    before = world.lxd["only"].calls["execute"]
+    world.edges.apply()
+    assert world.lxd["only"].calls["execute"] == before
+    assert world.way("only") == world.at("only", "client-x")
+
+
+def test_routes_that_somebody_else_changed_are_put_right() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.edges.apply()
+    world.lxd["only"].push("edge", CONFIG, json.dumps(routes({}, base_domain="agency.com", tls="internal")).encode())
+    world.edges.apply()
+    assert world.way("only") == world.at("only", "client-x")
 
 
 def test_the_simulated_edge_is_of_the_same_mind() -> None:

@@ -53,6 +53,18 @@ def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> 
     assert (day.page, day.disk) == (pytest.approx(0.2), 9)
 
 
+def test_the_highest_of_a_week_is_found_by_day_by_hour_and_at_the_last_look(database: Database) -> None:
+    now = START + 9 * DAY + 5 * HOUR
+    highest = {"by day": 3 * DAY, "by hour": 9 * DAY + HOUR, "yesterday": 8 * DAY + HOUR, "now": 9 * DAY + 5 * HOUR}
+    for at in range(0, 9 * DAY + 5 * HOUR + 1, HOUR):
+        told = [Reading(name, memory=900 if at == peak else 100) for name, peak in highest.items()]
+        long_ago = Reading("long ago", memory=900 if at == DAY else 100)
+        sweep(database, START + at, *told, long_ago)
+    assert metrics.highest(database, now - 7 * DAY, now) == {name: 900 for name in highest} | {"long ago": 100}
+    assert metrics.highest(database, now - DAY, now)["by day"] == 100
+    assert metrics.highest(database, now - DAY, now)["by hour"] == 900
+
+
 def test_what_was_not_seen_is_no_nought(database: Database) -> None:
     sweep(database, START, Reading("client-x"))
     sweep(database, START + HOUR, Reading("client-x", memory=7))

@@ -44,7 +44,7 @@ def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: B
     assert "disk" not in text, "it was not measured yet"
     bench.clock.move(60)
     health(bench.context)
-    assert "no snapshot · disk 13.0 MiB of 30.0 GiB · memory 200 MiB of 3.0 GiB" in said(
+    assert "no snapshot · disk 13.0 MiB of 30.0 GiB · memory 70.0 MiB of 3.0 GiB" in said(
         bench.answer("digest client-x")
     )
     assert "new #1: done" in text

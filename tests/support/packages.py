@@ -62,7 +62,7 @@ BASE = frozenset(
     {
         "apt-cache", "apt-get", "awk", "basename", "bash", "cat", "chmod", "chown", "chroot", "cp", "date", "dd",
         "dirname", "dpkg-deb", "dpkg-query", "echo", "env", "false", "find", "grep", "gzip", "head", "id", "ldd", "ln",
-        "losetup", "ls", "mkdir", "mktemp", "mount", "mv", "nsenter", "printf", "readlink", "rm", "sed",
+        "losetup", "ls", "mkdir", "mktemp", "mount", "mv", "nsenter", "perl", "printf", "readlink", "rm", "sed",
         "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "tail", "tar", "touch", "tr", "trap",
         "true", "umount", "uname", "unshare", "wc",
     }

@@ -205,6 +205,16 @@ def need(program: str) -> None:
         pytest.skip(f"NOT RUN: {program} is not installed (apt-get install {without[0]}).")
 
 
+def cleared(place: Place, in_use: TextIO) -> bool:
+    """Take away the server of a run that was killed; tell whether nobody used it, so that it is gone."""
+    with _turn(place), place.programs():
+        if not _alone(in_use):
+            return False
+        _remove(place)
+        fcntl.flock(in_use, fcntl.LOCK_UN)
+        return True
+
+
 def _named(place: Place) -> str:
     return os.environ.get(place.named, "")
 

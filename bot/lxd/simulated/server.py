@@ -30,8 +30,8 @@ from bot.lxd.protocol import (
 )
 from bot.lxd.simulated.world import MIB, Machine, World
 
-TENANT_BYTES = 390 * MIB
-"""What a running instance takes of its host's memory: so much it was of real tenants, some 200 of which they see."""
+TENANT_BYTES = 140 * MIB
+"""What a running instance takes of its host's memory: twice what an idle tenant tells, as it is at worst."""
 HOST_BYTES = 1024 * MIB
 """What a host needs for itself."""
 _MEMBER_SAYS = {False: "Fully operational", True: "No heartbeat for 30s"}

@@ -549,6 +549,23 @@ def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
     )
 
 
+@pytest.mark.parametrize("asked", [{}, {"page": 0}, {"page": 90}])
+def test_what_waits_is_settled_before_the_page_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int]
+) -> None:
+    done: list[object] = []
+    for name in ("OFF", "DROP_IN"):
+        monkeypatch.setattr(outbound, name, tmp_path / name)
+    for name in ("await_systemd", "await_database"):
+        monkeypatch.setattr(outbound, name, lambda: None)
+    monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
+    monkeypatch.setattr(outbound, "_counted", lambda: {"waits": 0, "oldest": 0, "kinds": {"broadcasts": 0}})
+    monkeypatch.setattr(outbound, "_let_go", lambda: done.append("let go"))
+    monkeypatch.setattr(outbound, "wait_for_page", lambda request: done.append(request))
+    outbound.release({"choice": "send", **asked})
+    assert done == ["let go", *([{"seconds": 90}] if asked.get("page") else [])]
+
+
 def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd goes by what it read last, so that a mark which is gone too soon leaves workers without mail."""
     told: list[tuple[str, ...]] = []

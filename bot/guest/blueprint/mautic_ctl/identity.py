@@ -6,12 +6,15 @@ import os
 import re
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, checked_address, edge_conf
+from .page import login_page
 from .parameters import provider_parameters, write_parameters
 from .seal import FORGET, forget_files, in_one_transaction
 from .sizes import bytes_of, first_size, write_sizes
@@ -62,7 +65,6 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     mautic_version()
     pool_bytes = bytes_of(pool)
 
-    hashing = php(BCRYPT, password)  # The longest part; everything else goes on beside it.
     known = read_json(IDENTITY)
     was_another = known.get("hostname", hostname) != hostname
     fresh = SEAL.exists() or was_another
@@ -76,9 +78,11 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     write(EDGE, edge_conf(edge_address))
     provider = provider_parameters(domain, edge_address)
     before = write_parameters({"db_password": db_password, "secret_key": secret_key, "site_url": site_url}, provider)
-    # The container was started just now.
+    # It takes long, and only MariaDB is to know: what is written down first may be there before PHP-FPM begins.
+    hashing = php(BCRYPT, password)
+    # The container was started just now, and what has not begun yet begins with what is written down by now.
     await_systemd()
-    reload = ["systemctl", "reload-or-restart", "php8.2-fpm", "nginx"]
+    reload = ["systemctl", "try-reload-or-restart", "php8.2-fpm", "nginx"]
     reloading = subprocess.Popen(reload, stderr=subprocess.PIPE, text=True)
 
     await_database()
@@ -111,8 +115,15 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     since = known.get("since") if not fresh else None
     write(IDENTITY, json.dumps({"hostname": hostname, "domain": domain, "since": since or int(time.time())}))
     SEAL.unlink(missing_ok=True)
+    # The first page after a boot takes PHP longest: it is asked for beside the rest, and whatever comes of it is right.
+    threading.Thread(target=_warm, args=(domain,)).start()
     set_workers(int(workers))
     return {"fresh": fresh, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _warm(domain: str) -> None:
+    with suppress(OSError):
+        login_page(domain)
 
 
 def _rename_machine(hostname: str, domain: str, *, new: bool) -> None:

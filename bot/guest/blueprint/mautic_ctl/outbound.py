@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import due
+from .page import wait_for_page
 from .system import (
     BEATS,
     CRONTAB,
@@ -142,7 +143,8 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
     """Send, drop or hold what waits, or bring back what was dropped, which is then held.
 
     Without a choice mail is held where any waits and nothing has worked for `late` seconds. Safe to run again: a batch
-    that was dropped stays one. `unmute`: jobs and workers, which had been kept from it, begin.
+    that was dropped stays one. `unmute`: jobs and workers, which had been kept from it, begin. `page`: wait so
+    many seconds at most for the login page.
     """
     choice, late, batch = request.get("choice") or "", int(request.get("late") or 0), int(request.get("batch") or 0)
     if choice not in ("", "send", "drop", "off", "back"):
@@ -171,6 +173,8 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("unmute"):
         MUTE.unlink(missing_ok=True)
         start_workers()
+    if request.get("page"):
+        wait_for_page({"seconds": request["page"]})
     return {**counted, "choice": choice, "dropped": dropped}
 
 

@@ -1,0 +1,60 @@
+"""How Caddy in an edge takes another configuration: one conversation, as each costs some 60 milliseconds of LXD's."""
+
+from __future__ import annotations
+
+from bot.edge.caddy import ADMIN
+from bot.lxd.protocol import Lxd, LxdError
+
+CONFIG = "/etc/caddy/edge.json"
+"""What Caddy begins with after a restart: what it took last."""
+_PATIENCE = 300
+_LOAD = r"""
+use strict; use Fcntl ":flock"; use Socket;
+my ($admin, $place, @before) = @ARGV;
+$| = 1; $SIG{PIPE} = "IGNORE";
+# LXD may lose what is said by a program that ends just then.
+sub answer { my ($word) = @_; $word =~ s/\s+/ /g; print substr($word, 0, 2000), "\n"; <STDIN>; exit }
+sub content { open my $file, "<:raw", $_[0] or return ""; local $/; return <$file> // "" }
+chomp(my $length = <STDIN>);
+read(STDIN, my $config, $length) == $length or exit 1;
+system(@before) == 0 || answer("$before[0] failed") if @before;
+# Another bot, or `make up`, may be at it too.
+my ($folder) = $place =~ m|(.*)/|;
+open my $turn, "<", $folder or answer("$folder: $!");
+flock $turn, LOCK_EX or answer("$folder: $!");
+answer("same") if content($place) eq $config;
+socket my $caddy, PF_UNIX, SOCK_STREAM, 0 or answer("socket: $!");
+connect $caddy, sockaddr_un($admin) or answer("Caddy does not answer: $!");
+my $head = "POST /load HTTP/1.1\r\nHost:\r\nContent-Type: application/json\r\nConnection: close\r\n";
+my $request = "${head}Content-Length: $length\r\n\r\n$config";
+for (my $sent = 0; $sent < length $request;) {
+  $sent += syswrite($caddy, $request, length($request) - $sent, $sent) // answer("Caddy does not listen: $!");
+}
+my $said = do { local $/; <$caddy> } // "";
+my ($status, $why) = $said =~ m|\AHTTP/1.1 (\d+).*?\r\n\r\n(.*)\z|s or answer("Caddy said nothing");
+answer("Caddy refused it ($status): $why") if $status != 200;
+# The file that a restart reads is replaced only by what was loaded well.
+my $new = "$folder/.next.json";
+umask 022;
+unlink $new;
+open my $file, ">:raw", $new or answer("$new: $!");
+print $file $config and close $file or answer("$new: $!");
+rename $new, $place or answer("$place: $!");
+answer("loaded");
+"""
+"""Perl, which every Debian has, as `caddy reload` does it: its own start takes as long as all else together."""
+
+
+def load(lxd: Lxd, name: str, config: str, *, first: tuple[str, ...] = ()) -> None:
+    """Have the Caddy of an edge go by a configuration, unless it does, without dropping a connection.
+
+    Raises LxdError with Caddy's own reason when it does not take it; it goes on as before then. `first` is a command
+    that is run before, in any case.
+    """
+    content = config.encode()
+    command = ["/usr/bin/perl", "-e", _LOAD, ADMIN.removeprefix("unix/"), CONFIG, *first]
+    with lxd.talk(name, command, timeout=_PATIENCE, limit=1 << 12) as talk:
+        talk.send(f"{len(content)}\n".encode() + content)
+        said = talk.line().decode(errors="replace")
+    if said not in ("loaded", "same"):
+        raise LxdError(f"Inside `{name}`: {said}")
