@@ -16,6 +16,8 @@ from bot.model.words import tame
 
 LIMIT = 1 << 20
 """Bytes of an answer: a log of 60,000 characters is the longest."""
+PAGES, BODY = 10 << 20, 2 << 20
+"""Bytes of the answer to `pages`, which holds some megabytes of content by base64, and of one content."""
 TEXT = 300
 """Characters of a sentence."""
 LIST = 1000
@@ -170,6 +172,27 @@ class Took(Told):
     seconds: Seconds
 
 
+class PageTold(Told):
+    """One page or file as it was answered, see `bot.model.pages.Page`."""
+
+    key: str
+    status: Annotated[int, Meta(ge=0, le=999)]
+    seconds: Seconds
+    size: Figure
+    type: str
+    sha256: str
+    right: bool
+    cut: bool
+    body: Annotated[bytes, Meta(max_length=BODY)] = b""
+
+
+class PagesTold(Told):
+    """What visitors see, by path, and why what is not among it was left out."""
+
+    pages: dict[str, PageTold]
+    left_out: dict[str, str]
+
+
 class Counts(Told):
     """What came since a time; `last_write` in epoch seconds."""
 
@@ -260,6 +283,7 @@ SHAPES: dict[str, type[Told]] = {
     "hold": Held,
     "let go": LetGo,
     "page": Took,
+    "pages": PagesTold,
     "counts": Counts,
     "logs": Text,
     "console": Ran,
@@ -287,7 +311,7 @@ def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
     try:
         outcome = _OUTCOME.decode(line)
         if outcome.ok:
-            answer: dict[str, Any] = msgspec.to_builtins(_DECODERS[verb].decode(line))
+            answer: dict[str, Any] = msgspec.to_builtins(_DECODERS[verb].decode(line), builtin_types=(bytes,))
             return answer
     except (ValueError, RecursionError) as error:
         # A validation error names the field alone; what is no JSON at all might be quoted.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bot.guest import simulated_pages
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
 from bot.model.labels import stamp
 
@@ -57,7 +58,8 @@ class State(msgspec.Struct):
     when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
     submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
     `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due);
-    `furnished` is (version, the one before), while that can be put back.
+    `furnished` is (version, the one before), while that can be put back; `broken_pages` is the status of each page or
+    file that does not come, by path, 0 where it does not answer.
     """
 
     stopped: list[str] = []
@@ -75,6 +77,7 @@ class State(msgspec.Struct):
     sent: list[float] = []
     dropped: list[tuple[int, float]] = []
     furnished: tuple[int, int] = (0, 0)
+    broken_pages: dict[str, int] = {}
 
 
 _STATE = msgspec.json.Decoder(State)
@@ -280,6 +283,11 @@ class _Tenant:
     def page(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"seconds": 0.1}
 
+    def pages(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        broken = {"/s/login": 500, **self.state.broken_pages} if self.state.stopped else self.state.broken_pages
+        version = stamp(self.lxd.instance(self.name).config, "version")
+        return simulated_pages.answer(version, broken, thrown_away=request["thrown_away"])
+
     def counts(self, request: Mapping[str, Any]) -> dict[str, Any]:
         since = request["since"]
         found = {
@@ -393,6 +401,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "hush": _Tenant.hush,
     "unquiesce": _Tenant.unquiesce,
     "page": _Tenant.page,
+    "pages": _Tenant.pages,
     "mail": _Tenant.mail,
     "release": _Tenant.release,
     "counts": _Tenant.counts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from bot.engine import looks
 from bot.guest import answers
-from bot.guest.answers import ENTRIES, LONG, SHAPES, TEXT, Text, decode
+from bot.guest.answers import BODY, ENTRIES, LONG, SHAPES, TEXT, Text, decode
 from bot.guest.blueprint.furniture import furnish, unfurnish
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.plan import Refused
@@ -97,6 +98,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host.mautic.used("client-x")
     host.mautic.sync("client-x")
     host.mautic.wait_for_page("client-x")
+    host.mautic.pages("client-x", thrown_away=True)
     host.mautic.call("client-x", "version", {})
     furnish(host.lxd, "client-x", every=60)
     unfurnish(host.lxd, "client-x", 1)
@@ -129,6 +131,8 @@ def _is_part_of(told: dict[str, Any], answer: dict[str, Any]) -> None:
     for key, value in told.items():
         if isinstance(value, dict):
             _is_part_of(value, answer[key])
+        elif isinstance(value, bytes):
+            assert value == base64.b64decode(answer[key])
         else:
             assert answer.get(key, value) == value
 
@@ -175,6 +179,8 @@ def _within_bounds(told: Any) -> None:
         told.encode()
         assert len(told) <= LONG
         assert "\x00" not in told
+    elif isinstance(told, bytes):
+        assert len(told) <= BODY
     elif told is not None:
         assert -256 <= told < 2**53 or told >= -(2**31)
 

@@ -27,6 +27,7 @@ VERBS = {
     "restart": "restart.restart",
     "hold": "hold.hold",
     "page": "page.wait_for_page",
+    "pages": "pages.pages",
     "counts": "counts.counts",
     "logs": "logs.logs",
     "console": "console.run_console",
@@ -40,7 +41,7 @@ VERBS = {
 }
 """The module and function of each; a module is loaded when it is asked for."""
 SIDE_BY_SIDE = frozenset(
-    ["hold", "page", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version"]
+    ["hold", "page", "pages", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version"]
 )
 """Verbs that may run beside others."""
 SPEAK = frozenset(["hold"])
