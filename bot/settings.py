@@ -226,6 +226,11 @@ class DigestSettings:
 
 
 @dataclass(frozen=True)
+class PictureSettings:
+    chromium: File
+
+
+@dataclass(frozen=True)
 class Role:
     """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: each full member."""
 
@@ -278,6 +283,7 @@ class Settings:
     capacity: CapacitySettings
     batches: BatchSettings
     digest: DigestSettings
+    pictures: PictureSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
     plans: Mapping[str, PlanSize]
