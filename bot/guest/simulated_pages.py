@@ -35,10 +35,7 @@ _OF_A_COPY = {
     "/asset/1:price-list": ("asset", "application/pdf", "%PDF-1.4 simulated"),
     "/email/unsubscribe/…": ("preferences", "text/html", "<p>Preferences</p>"),
 }
-_LEFT_OUT = {
-    "asset": "asking for it would count as a download",
-    "preferences": "asking for it would unsubscribe a contact",
-}
+_LEFT_OUT = {"asset": "counted", "preferences": "unsubscribes"}
 """As the real tool says it."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Key = Literal["login", "tracking", "form", "landing", "asset", "unsubscribe", "preferences", "linked"]
 """What a page is: a file that pages link is `linked`; of everything else a tenant has one at most."""
@@ -15,6 +15,13 @@ SLOW = 0.5
 """Seconds that a page may take, however fast it was."""
 TIMES = 2.0
 """How many times as long as before it may take."""
+
+Why = Literal["none", "unread", "counted", "unsubscribes", "late", "many", "long", "large"]
+"""Why something was left out. none: nothing of it is published; unread: its table could not be read; counted,
+unsubscribes: asking for it would do that; late: time was up; many: more files are linked; long: its address is; large:
+its content is, and it was looked at all the same."""
+GONE: tuple[Why, ...] = ("none", "unread")
+"""Where something was left out for this, it is not there."""
 
 What = Literal["gone", "status", "content", "linked", "slower"]
 """gone: it was there; status: it answered, and does not, or with an error; content: it answers with something else than
@@ -65,13 +72,14 @@ class Pages:
     """What was fetched at one time, and by path or key what was left out, and why."""
 
     pages: tuple[Page, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, Why] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Pages:
-        """Make them of the answer to `pages`, as `bot.guest.answers` gives it; keys that are none of ours go."""
+        """Make them of the answer to `pages`, as `bot.guest.answers` gives it; what has none of our keys goes."""
         found = [Page(path=path, **told) for path, told in answer["pages"].items() if told["key"] in KEYS]
-        return cls(tuple(sorted(found, key=lambda page: KEYS.index(page.key))), dict(answer["left_out"]))
+        left_out = {what: why for what, why in answer["left_out"].items() if why in get_args(Why)}
+        return cls(tuple(sorted(found, key=lambda page: KEYS.index(page.key))), left_out)
 
     def of_key(self, key: Key) -> Page | None:
         """Return the page of a key, of `linked` ones the first."""
@@ -97,15 +105,16 @@ class Worse:
 def worse(before: Pages, after: Pages) -> tuple[Worse, ...]:
     """Compare two looks: what is worse in the second one, the pages first, then the files that they link.
 
-    What was as bad before is no news, nor is a file that is not linked any more: releases rename theirs. What was left
-    out of either look is not judged.
+    What was as bad before is no news, nor is a file that is not linked any more: releases rename theirs. What the
+    second look left out is not judged, unless because it is not there.
     """
     told = [_page(one, after.of_key(one.key), after.left_out) for one in before.pages if one.key != "linked"]
     return (*filter(None, told), *_linked(before.linked, after.linked))
 
 
-def _page(was: Page, now: Page | None, left_out: Mapping[str, str]) -> Worse | None:
-    if not was.answers or (now is None and {was.key, was.path} & left_out.keys()):
+def _page(was: Page, now: Page | None, left_out: Mapping[str, Why]) -> Worse | None:
+    why = left_out.get(was.key) or left_out.get(was.path)
+    if not was.answers or (now is None and why and why not in GONE):
         return None
     what: What | None = None
     if now is None:

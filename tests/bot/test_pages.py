@@ -97,9 +97,17 @@ def test_a_page_is_worse_when_a_person_would_say_so(was: Page, now: Page | None,
 
 
 def test_what_was_left_out_is_not_gone() -> None:
-    assert worse(Pages((LOGIN,)), Pages((), {"login": "time was up"})) == ()
-    assert worse(Pages((LOGIN,)), Pages((), {"/s/login": "time was up"})) == ()
-    assert worse(Pages((LOGIN,)), Pages((), {"form": "there is none"})) != ()
+    assert worse(Pages((LOGIN,)), Pages((), {"login": "late"})) == ()
+    assert worse(Pages((LOGIN,)), Pages((), {"/s/login": "late"})) == ()
+    for left_out in ({"form": "late"}, {"login": "none"}, {"login": "unread"}):
+        found = worse(Pages((LOGIN,)), Pages((), left_out))  # type: ignore[arg-type]
+        assert [one.what for one in found] == ["gone"]
+
+
+def test_only_words_of_ours_are_taken_of_a_tenant() -> None:
+    told = {"key": "evil", "status": 200, "seconds": 0.1}
+    pages = Pages.of({"pages": {"/x": told}, "left_out": {"form": "none", "asset": "<!channel>"}})
+    assert pages == Pages((), {"form": "none"})
 
 
 @pytest.mark.parametrize(
@@ -136,12 +144,12 @@ LOOKED = st.lists(PAGE, max_size=6, unique_by=lambda page: page.place if page.ke
 def test_nothing_is_worse_than_itself_and_whatever_is_worse_can_be_said(one: list[Page], other: list[Page]) -> None:
     assert worse(Pages(tuple(one)), Pages(tuple(one))) == ()
     found = worse(Pages(tuple(one)), Pages(tuple(other)))
-    said = Renderer().words("pages.j2", found=found)
+    said = Renderer().words("pages.j2", found=found, left_out=dict.fromkeys(map(str, range(9)), "late"))
     assert len(said.splitlines()) >= len(found)
 
 
 def said(what: str, key: Key, before: Page | None, after: Page | None, path: str = "/x") -> str:
-    return Renderer().words("pages.j2", found=[Worse(what, key, path, before, after)])  # type: ignore[arg-type]
+    return Renderer().words("pages.j2", found=[Worse(what, key, path, before, after)], left_out={})  # type: ignore[arg-type]
 
 
 SAID: list[tuple[Callable[[], str], str]] = [

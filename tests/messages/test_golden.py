@@ -424,9 +424,10 @@ WORSE = (
     Worse("slower", "unsubscribe", "/email/unsubscribe/mautic-ops-nobody", PAGE, replace(PAGE, seconds=2.5)),
     Worse("linked", "linked", "/media/css/app.css?v<1>", None, replace(PAGE, status=404)),
 )
+LEFT_OUT = {"asset": "counted", "preferences": "unsubscribes", "/media/`<x>.js": "large"}
 SILENT = {"healthy": False, "checks": {}, "facts": {}}
 MESSAGES: dict[str, Message] = {
-    "pages": RENDERER.message("pages.j2", found=WORSE),
+    "pages": RENDERER.message("pages.j2", found=WORSE, left_out=LEFT_OUT),
     "card-awaiting-approval": card(ASKED),
     "card-awaiting-approval-step-up": card(replace(ASKED, command="delete")),
     "card-awaiting-approval-choice": card(CHOOSING),

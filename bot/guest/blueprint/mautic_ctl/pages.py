@@ -57,10 +57,10 @@ PATHS = {
     "preferences": "/email/unsubscribe/{name}",
 }
 COUNTED = {
-    "asset": "asking for it would count as a download",
-    "preferences": "asking for it would unsubscribe a contact",
+    "asset": "counted",
+    "preferences": "unsubscribes",
 }
-"""What is asked for in a copy alone, and why."""
+"""What is asked for in a copy alone, and why; all that is left out has such a word (`bot.model.pages.Why`)."""
 
 
 class Inside(http.client.HTTPConnection):
@@ -123,12 +123,12 @@ class Looks:
         if told in self.pages:
             return
         if len(told) > PATH:
-            self.leave_out(told, "its address is too long")
+            self.leave_out(told, "long")
             return
         began = time.monotonic()
         patience = min(PATIENCE, self.give_up - began)
         if patience <= 0:
-            self.leave_out(told, "time was up")
+            self.leave_out(told, "late")
             return
         status, kind, body, cut = self._answer(path, began + patience)
         self.pages[told] = {
@@ -180,7 +180,7 @@ class Looks:
         if sum(page["key"] == "linked" for page in self.pages.values()) < LINKED or path in self.pages:
             self.page("linked", path)
         else:
-            self.leave_out(path, f"more than {LINKED} files are linked")
+            self.leave_out(path, "many")
 
     def _links(self, told: str, body: bytes) -> Iterator[str]:
         reader = Links()
@@ -201,7 +201,7 @@ class Looks:
         room = BODIES
         for told, body in sorted(self.bodies.items(), key=lambda one: self.pages[one[0]]["key"] == "linked"):
             if len(body) > min(room, BODY) or self.pages[told]["cut"]:
-                self.leave_out(told, "its content is too large for a picture")
+                self.leave_out(told, "large")
             else:
                 room -= len(body)
                 self.pages[told]["body"] = base64.b64encode(body).decode()
@@ -235,10 +235,10 @@ def pages(request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             found = _newest(query)
         except CtlError:
-            looks.leave_out(key, "its table could not be read")
+            looks.leave_out(key, "unread")
             continue
         if not found:
-            looks.leave_out(key, "there is none")
+            looks.leave_out(key, "none")
         elif key in COUNTED and not request.get("thrown_away"):
             looks.leave_out(key, COUNTED[key])
         else:
