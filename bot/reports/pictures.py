@@ -31,8 +31,8 @@ NOBODY = "nobody"
 """Whose rights pictures are taken with, where the bot is root."""
 SECONDS, PATIENCE, GRACE = 120.0, 15.0, 30.0
 """For all pictures of one comparison, for one page, and until what takes longer is ended from outside."""
-PICTURE = 4 << 20
-"""Bytes of one picture."""
+PICTURE, ANSWER = 4 << 20, 32 << 20
+"""Bytes of one picture, and of all that is read of the process."""
 _ALONE = ("--pid", "--fork", "--kill-child", "--mount-proc")
 _ROOT, _OTHER = ("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net")
 
@@ -141,24 +141,27 @@ def _alone() -> list[str]:
 
 
 def _ran(command: Iterable[str], job: bytes, seconds: float) -> bytes:
-    """Run it to its end, and end whatever it leaves; return what it says, "" where it fails."""
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        said, _ = process.communicate(job, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return b""
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
-    return said if process.returncode == 0 else b""
+    """Run it to its end, and end whatever it leaves; return what it says, nothing where it fails.
+
+    It says it into a file, as it may make none of more than some megabytes.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=said, stderr=subprocess.DEVNULL, start_new_session=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        try:
+            process.communicate(job, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return b""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdin:
+                process.stdin.close()
+        said.seek(0)
+        return said.read(ANSWER) if process.returncode == 0 else b""
 
 
 def _answer(said: bytes) -> Answer:
