@@ -50,6 +50,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.site: dict[str, tuple[int, str, str]] = dict(SITE)
         self.asked: list[tuple[str, str, Mapping[str, str]]] = []
         self.waits: dict[str, float] = {}
+        self.drips: set[str] = set()
         super().__init__(path, Handler)
 
     def handle_error(self, *_: object) -> None:
@@ -74,7 +75,9 @@ class Handler(BaseHTTPRequestHandler):
         if 300 <= status < 400:
             self.send_header("Location", text)
         self.end_headers()
-        self.wfile.write(text.encode())
+        for piece in text if self.path in self.server.drips else (text,):
+            time.sleep(0.1 if self.path in self.server.drips else 0)
+            self.wfile.write(piece.encode())
 
 
 @pytest.fixture
@@ -186,6 +189,9 @@ def test_what_does_not_answer_is_told_and_time_ends(server: Server, monkeypatch:
     found = told()["pages"]
     assert (found["/form/7"]["status"], 0.2 <= found["/form/7"]["seconds"] < 1.5) == (0, True)
     assert found["/spring/sale%20%C3%A4"]["status"] == 200
+    server.waits, server.drips = {}, {"/form/7"}
+    dripping = told()["pages"]["/form/7"]
+    assert (dripping["status"], dripping["seconds"] < 0.6) == (0, True)
     server.waits["/s/login"] = 2
     answer = told(seconds=0.1)
     assert answer["pages"].keys() == {"/s/login"}
@@ -206,11 +212,14 @@ def test_content_has_a_limit_and_what_is_cut_is_told(server: Server, monkeypatch
 
 
 def test_a_page_that_links_without_end_is_looked_at_to_an_end(server: Server) -> None:
-    many = "".join(f'<img src="/i{number}.png">' for number in range(200)) + f'<img src="/{"long" * 100}.png">'
+    long = f"/{'long' * 100}.png"
+    many = "".join(f'<img src="{link}">' for link in (long, *(f"/i{number}.png" for number in range(200))))
     server.site["/form/7"] = (200, "text/html", many)
     answer = told()
     assert sum(page["key"] == "linked" for page in answer["pages"].values()) == pages.LINKED
-    assert len(answer["left_out"]) <= pages.LEFT_OUT
+    assert len(answer["left_out"]) == pages.LEFT_OUT
+    assert answer["left_out"][long[: pages.PATH]] == "long"
+    assert set(answer["left_out"].values()) >= {"many", "long"}
     assert len(answer["pages"]) <= 50, "as many as the bot takes"
 
 
