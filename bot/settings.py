@@ -256,6 +256,11 @@ class DigestSettings:
 
 
 @dataclass(frozen=True)
+class PictureSettings:
+    chromium: File
+
+
+@dataclass(frozen=True)
 class Role:
     """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: each full member."""
 
@@ -311,6 +316,7 @@ class Settings:
     batches: BatchSettings
     rollouts: RolloutSettings
     digest: DigestSettings
+    pictures: PictureSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]
     plans: Mapping[str, PlanSize]

@@ -46,7 +46,7 @@ def imported(path: Path) -> set[str]:
 def test_every_import_is_declared_and_in_the_part_that_may_have_it() -> None:
     core = {canonicalize_name(one.name) for one in CORE}
     of = {name: {canonicalize_name(one.name) for one in EXTRAS[name]} for name in EXTRAS}
-    allowed = {"chart.py": of["chart"]}
+    allowed = {"chart.py": of["chart"], "differences.py": of["pictures"]}
     for path in SOURCES:
         more = of["local"] if "workspace" in path.parts else allowed.get(path.name, set())
         assert imported(path) - core - more == set(), path
@@ -91,7 +91,8 @@ from importlib import util
 found = util.find_spec
 util.find_spec = lambda name, *more: None if name in {lacking!r} else found(name, *more)
 from bot import __main__
-from bot.reports import chart
+from bot.model.pages import Pages
+from bot.reports import chart, pictures
 {then}
 """
 
@@ -101,6 +102,10 @@ from bot.reports import chart
     [
         ("chart.png(chart.Chart((), (), 'UTC'))", "CannotDraw: matplotlib is not installed. Run `make .venv`."),
         (
+            "sys.exit(pictures.take(Pages(), Pages(), 'x', program='true').why)",
+            "No pictures: Pillow is not installed. Run `make .venv`.",
+        ),
+        (
             "sys.exit(__main__.main(['up']))",
             "mautic-ops: `make up` needs honcho and aiohttp: not installed; `make .venv` does that.",
         ),
@@ -108,7 +113,8 @@ from bot.reports import chart
     ],
 )
 def test_the_bot_runs_without_its_extras_or_says_what_is_missing(then: str, told: str) -> None:
-    lacking = [one.name for extra in EXTRAS.values() for one in extra]
+    modules = {"pillow": "PIL"}
+    lacking = [modules.get(one.name, one.name) for extra in EXTRAS.values() for one in extra]
     program = WITHOUT.format(lacking=lacking, then=then)
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.stderr.strip().endswith(told)

@@ -18,6 +18,8 @@ from bot.model.words import tame
 
 LIMIT = 1 << 20
 """Bytes of an answer: a log of 60,000 characters is the longest."""
+PAGES, BODY = 10 << 20, 2 << 20
+"""Bytes of the answer to `pages`, which holds some megabytes of content by base64, and of one content."""
 
 
 class Outcome(Told):
@@ -142,6 +144,27 @@ class Took(Told):
     seconds: Seconds
 
 
+class PageTold(Told):
+    """One page or file as it was answered, see `bot.model.pages.Page`."""
+
+    key: str
+    status: Annotated[int, Meta(ge=0, le=999)]
+    seconds: Seconds
+    size: Figure
+    type: str
+    sha256: str
+    right: bool
+    cut: bool
+    body: Annotated[bytes, Meta(max_length=BODY)] = b""
+
+
+class PagesTold(Told):
+    """What visitors see, by path, and why what is not among it was left out."""
+
+    pages: dict[str, PageTold]
+    left_out: dict[str, str]
+
+
 class Counts(Told):
     """What came since a time; `last_write` in epoch seconds."""
 
@@ -232,6 +255,7 @@ SHAPES: dict[str, type[Told]] = {
     "hold": Held,
     "let go": LetGo,
     "page": Took,
+    "pages": PagesTold,
     "counts": Counts,
     "logs": Text,
     "console": Ran,

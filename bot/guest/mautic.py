@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bot.guest.answers import LIMIT, decode
+from bot.guest.answers import LIMIT, PAGES, decode
 from bot.guest.console import allowed
 from bot.lxd.protocol import Lxd, LxdError, LxdUnavailable, NotFound, Talk, size_bytes
 from bot.model.findings import SENT
+from bot.model.pages import Pages
 from bot.model.tenants import PlanSize
 from bot.settings import HealthSettings
 
@@ -253,6 +254,17 @@ class Mautic:
                 if left < 1:
                     raise
                 time.sleep(0.05)
+
+    def pages(self, instance: str, *, thrown_away: bool = False, seconds: int = 90) -> Pages:
+        """Ask inside, closed or not, for what visitors see, and for the files that it links, once each.
+
+        Args:
+            thrown_away: It is a copy that nobody will use. Only there a download is asked for, which counts it, and
+                the page of a real contact's mail, which unsubscribes. Elsewhere nothing is changed by it.
+            seconds: For all of them; what was not done by then is left out, and says so.
+        """
+        request = {"thrown_away": thrown_away, "seconds": seconds}
+        return Pages.of(self.call(instance, "pages", request, timeout=seconds + 30, limit=PAGES))
 
     def counts(self, instance: str, since: float = 0) -> dict[str, int]:
         """Return the contacts, submissions and opt_outs since then (epoch seconds), and the time of last_write."""

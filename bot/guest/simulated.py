@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from bot.guest import simulated_upgrade
+from bot.guest import simulated_pages, simulated_upgrade
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.recipe import FURNITURE, recipe_digest
 from bot.guest.simulated_state import change, read
@@ -258,6 +258,10 @@ class _Tenant:
         simulated_upgrade.must_not_break(self, "page")
         return {"seconds": 0.1}
 
+    def pages(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        broken = {"/s/login": 500, **self.state.broken_pages} if self.state.stopped else self.state.broken_pages
+        return simulated_pages.answer(self.serving(), broken, thrown_away=request["thrown_away"])
+
     def counts(self, request: Mapping[str, Any]) -> dict[str, Any]:
         since = request["since"]
         found = {
@@ -375,6 +379,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "hush": _Tenant.hush,
     "unquiesce": _Tenant.unquiesce,
     "page": _Tenant.page,
+    "pages": _Tenant.pages,
     "mail": _Tenant.mail,
     "release": _Tenant.release,
     "counts": _Tenant.counts,

@@ -19,7 +19,8 @@ class State(msgspec.Struct):
     when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
     submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
     `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due);
-    `furnished` is (version, the one before), while that can be put back.
+    `furnished` is (version, the one before), while that can be put back; `broken_pages` is the status of each
+    page or file that does not come, by path, 0 where it does not answer.
 
     Of upgrades: `version` that serves where it is not the label's, the one that served `before` it and that is kept,
     the one that is `staged`, and what the `cache` in it, or in the one that serves, is of. `schema`: the version that
@@ -42,6 +43,7 @@ class State(msgspec.Struct):
     sent: list[float] = []
     dropped: list[tuple[int, float]] = []
     furnished: tuple[int, int] = (0, 0)
+    broken_pages: dict[str, int] = {}
     version: str = ""
     before: str = ""
     staged: str = ""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from bot.guest.blueprint.mautic_ctl import due
+from bot.guest.blueprint.mautic_ctl.pages import NOBODY
 
 Execute = Callable[[list[str]], tuple[int, str, str]]
 """Runs argv as root in the tenant and returns (exit code, standard output, standard error)."""
@@ -350,6 +351,14 @@ def check_what_no_job_takes_up_again_stays_and_is_not_due(execute: Execute) -> N
     assert left == [["rescheduled", "0", "3"], ["3"], ["2"]]
 
 
+def check_a_mail_that_was_never_sent_unsubscribes_nobody(execute: Execute) -> None:
+    """So that the page behind the link can be looked at."""
+    before = sql(execute, "SELECT COUNT(*) FROM lead_donotcontact")
+    status, headers, _ = http(execute, f"/email/unsubscribe/{NOBODY}")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/html")
+    assert sql(execute, "SELECT COUNT(*) FROM lead_donotcontact") == before
+
+
 def check_failed_mails_are_tried_again_by_their_ids(execute: Execute) -> None:
     """And without any not at all, where nobody can be asked."""
     code, _, errors = console(execute, "messenger:failed:retry")
@@ -390,6 +399,7 @@ CONTRACT: tuple[Callable[[Execute], None], ...] = (
     check_a_wrong_password_leads_back_to_the_login_page,
     check_what_came_since_a_time_can_be_counted,
     check_what_no_job_takes_up_again_stays_and_is_not_due,
+    check_a_mail_that_was_never_sent_unsubscribes_nobody,
     check_failed_mails_are_tried_again_by_their_ids,
     check_without_its_database_it_says_that_it_is_offline,
 )

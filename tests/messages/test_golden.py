@@ -31,6 +31,7 @@ from bot.intake import home
 from bot.lxd.protocol import InstanceState, PoolSpace, Resources
 from bot.model.advisories import read as read_advisories
 from bot.model.findings import LINES
+from bot.model.pages import Page, Worse
 from bot.model.releases import Release
 from bot.model.tenants import Tenant
 from bot.model.text import names
@@ -459,8 +460,19 @@ RELEASES = [
         over=True,
     ),
 ]
+PAGE = Page("login", "/s/login", 200, 0.12)
+WORSE = (
+    Worse("status", "login", "/s/login", PAGE, replace(PAGE, status=500)),
+    Worse("status", "form", "/form/3", PAGE, replace(PAGE, status=0)),
+    Worse("gone", "landing", "/spring`<!here>", PAGE, None),
+    Worse("content", "tracking", "/mtc.js", PAGE, PAGE),
+    Worse("slower", "unsubscribe", "/email/unsubscribe/mautic-ops-nobody", PAGE, replace(PAGE, seconds=2.5)),
+    Worse("linked", "linked", "/media/css/app.css?v<1>", None, replace(PAGE, status=404)),
+)
+LEFT_OUT = {"asset": "counted", "preferences": "unsubscribes", "/media/`<x>.js": "large"}
 SILENT = {"healthy": False, "checks": {}, "facts": {}}
 MESSAGES: dict[str, Message] = {
+    "pages": RENDERER.message("pages.j2", found=WORSE, left_out=LEFT_OUT),
     "card-awaiting-approval": card(ASKED),
     "card-awaiting-approval-step-up": card(replace(ASKED, command="delete")),
     "card-awaiting-approval-choice": card(CHOOSING),

@@ -78,6 +78,7 @@ VERBS = {
     "restart": "restart.restart",
     "hold": "hold.hold",
     "page": "page.wait_for_page",
+    "pages": "pages.pages",
     "counts": "counts.counts",
     "logs": "logs.logs",
     "console": "console.run_console",
@@ -105,8 +106,8 @@ VERBS = {
 """The module and function of each; a module is loaded when it is asked for."""
 SIDE_BY_SIDE = frozenset(
     [
-        "hold", "page", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version", "assets",
-        "evidence", "up_to_date",
+        "hold", "page", "pages", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version", 
+        "assets", "evidence", "up_to_date",
     ]
 )  # fmt: skip
 """Verbs that may run beside others."""

@@ -1,6 +1,7 @@
 <?php
 // Mautic double: the pages that probes, tenants' visitors and administrators meet.
 require __DIR__ . '/kernel.php';
+require __DIR__ . '/public.php';
 
 function serve(): void
 {
@@ -50,7 +51,7 @@ function route(string $path, array $p, PDO $db): void
         $path === '/mtracking.gif' => track($p, $db),
         $path === '/form/submit' && $post => submit_form($p, $db),
         str_starts_with($path, '/api/') => respond($p['api_enabled'] ? 401 : 403, json_encode(['errors' => [['code' => $p['api_enabled'] ? 401 : 403, 'message' => $p['api_enabled'] ? 'Unauthorized' : 'API is disabled.', 'type' => $p['api_enabled'] ? 'access_denied' : 'api_disabled']]]), 'application/json'),
-        default => respond(404, page('Not found', '<p>The requested page was not found.</p>')),
+        default => public_page($path, $p, $db),
     };
 }
 
@@ -149,11 +150,9 @@ function secured(string $path, array $p, PDO $db): void
 function track(array $p, PDO $db): void
 {
     $agent = $_SERVER['HTTP_USER_AGENT'] ?? '';
-    $address = client_address($p);
-    $private = !filter_var($address, FILTER_VALIDATE_IP, FILTER_FLAG_NO_PRIV_RANGE | FILTER_FLAG_NO_RES_RANGE);
-    if (!$private && !preg_match('/curl|wget|python-requests|bot|^$/i', $agent)) {
+    if (is_tracked($p)) {
         $db->beginTransaction();
-        $ip = ip_id($db, $address);
+        $ip = ip_id($db, client_address($p));
         $known = (int) ($_COOKIE['mtc_id'] ?? 0);
         if (!query($db, 'SELECT id FROM leads WHERE id = ?', [$known])->fetch()) {
             query($db, 'INSERT INTO leads (date_added, last_active) VALUES (UTC_TIMESTAMP(), UTC_TIMESTAMP())');

@@ -1,0 +1,234 @@
+"""One headless Chromium, which is spoken with over two pipes (the DevTools protocol) and has no network.
+
+Whatever a page asks for is answered from what was captured of its tenant, by this process, or refused. There is no
+server and no port that another could reach, or that the page could reach others by: names, addresses and proxies of any
+kind lead nowhere. It knows nothing of the bot, as it runs where the bot's rights are gone (`photographer.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+START, PAGE, IDLE = 20.0, 15.0, 3.0
+"""Seconds until it answers, for each thing that it is asked for then, and that a page that has loaded may ask on."""
+ANSWER = 64 << 20
+"""Bytes of one answer: the largest is a picture."""
+FLAGS = (
+    "--headless",
+    "--remote-debugging-pipe",
+    # Nothing leads anywhere: no name, no address, and no proxy, which it may not go round for its own machine either.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9",
+    "--proxy-bypass-list=<-loopback>",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-breakpad",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-gpu",
+    "--disable-sync",
+    "--deny-permission-prompts",
+    "--force-color-profile=srgb",
+    "--hide-scrollbars",
+    "--js-flags=--max-old-space-size=256",
+    "--mute-audio",
+    "--no-default-browser-check",
+    "--no-first-run",
+    "--password-store=basic",
+    "--renderer-process-limit=2",
+)
+STAND_STILL = """
+(async () => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(`*,*::before,*::after{caret-color:transparent!important;transition:none!important;
+    animation-duration:0s!important;animation-delay:0s!important;animation-iteration-count:1!important}`);
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+  const after = milliseconds => new Promise(done => setTimeout(done, milliseconds));
+  const drawn = new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+  await Promise.race([document.fonts.ready, after(1000)]);
+  await Promise.race([drawn, after(300)]);
+})()
+"""
+"""No caret blinks and nothing moves, so that what differs is the page."""
+
+
+class NoPicture(Exception):
+    """There is no picture; the text says why."""
+
+
+class Captured(NamedTuple):
+    """What a path answers."""
+
+    status: int
+    type: str
+    body: bytes
+
+
+class Browser:
+    """A Chromium, from its start until `close`. One that failed is closed, and another one started."""
+
+    def __init__(self, program: str, profile: Path, *, sandbox: bool = True, patience: float = PAGE) -> None:
+        """Start it; `patience`: seconds for a page.
+
+        Raises NoPicture where it does not start, as where its sandbox is on and cannot be made.
+        """
+        command = [program, *FLAGS, *([] if sandbox else ["--no-sandbox"]), f"--user-data-dir={profile}", "about:blank"]
+        # It reads from 3 and writes to 4.
+        shell = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>/dev/null', "sh", *command]
+        self._process = subprocess.Popen(
+            shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(profile), "LANG": "C.UTF-8"}, cwd="/",
+        )  # fmt: skip
+        self._to, self._of = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        self._said = bytearray()
+        self._number = 0
+        self._patience = patience
+        self._captured: Mapping[str, Captured] = {}
+        self._domain = ""
+        self._reached: set[str] = set()
+        try:
+            self._call("Browser.getVersion", within=START)
+        except NoPicture:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it with all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._to, self._of):
+            with suppress(OSError):
+                pipe.close()
+
+    def photograph(
+        self, domain: str, path: str, captured: Mapping[str, Captured], sizes: tuple[tuple[int, int], ...]
+    ) -> list[bytes]:
+        """Open a page that was captured, and return a PNG of its upper part in each size (width, height).
+
+        Raises NoPicture; the browser is to be closed then.
+        """
+        self._domain, self._captured, self._reached = domain, captured, set()
+        context = self._call("Target.createBrowserContext")["browserContextId"]
+        self._call("Browser.setDownloadBehavior", behavior="deny", browserContextId=context)
+        target = self._call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._call("Fetch.enable", session, patterns=[{"urlPattern": "*"}])
+        self._call("Page.enable", session)
+        self._call("Page.setLifecycleEventsEnabled", session, enabled=True)
+        still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+        self._call("Emulation.setEmulatedMedia", session, features=still)
+        self._resize(session, *sizes[0])
+        self._reached.clear()
+        end = time.monotonic() + self._patience
+        if wrong := self._call("Page.navigate", session, url=f"https://{domain}{path}").get("errorText"):
+            raise NoPicture(f"Chromium does not show it ({str(wrong)[:60]}).")
+        self._wait("load", end)
+        with suppress(NoPicture):
+            self._wait("networkIdle", time.monotonic() + IDLE)
+        pictures = []
+        for size in sizes:
+            self._resize(session, *size)
+            self._call("Runtime.evaluate", session, expression=STAND_STILL, awaitPromise=True)
+            shot = self._call("Page.captureScreenshot", session, format="png")
+            pictures.append(base64.b64decode(shot["data"]))
+        self._call("Target.disposeBrowserContext", browserContextId=context)
+        return pictures
+
+    def _resize(self, session: str, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", session, **metrics)
+
+    def _wait(self, event: str, end: float) -> None:
+        while event not in self._reached:
+            self._heed(self._next(end))
+
+    def _call(self, method: str, session: str = "", within: float = 0, **parameters: Any) -> dict[str, Any]:
+        """Ask for something, and see to what the page asks for until it is answered."""
+        number, end = self._send(method, session, parameters), time.monotonic() + (within or self._patience)
+        while (told := self._next(end)).get("id") != number:
+            self._heed(told)
+        if "error" in told:
+            raise NoPicture(f"Chromium refuses {method}.")
+        result: dict[str, Any] = told.get("result") or {}
+        return result
+
+    def _heed(self, told: Mapping[str, Any]) -> None:
+        session, about = told.get("sessionId", ""), told.get("params") or {}
+        match told.get("method"):
+            case "Fetch.requestPaused":
+                self._answer(session, about)
+            case "Page.lifecycleEvent":
+                self._reached.add(about["name"])
+            case "Page.javascriptDialogOpening":
+                self._send("Page.handleJavaScriptDialog", session, {"accept": False})
+            case "Inspector.targetCrashed":
+                raise NoPicture("The page makes Chromium crash.")
+
+    def _answer(self, session: str, about: Mapping[str, Any]) -> None:
+        """Answer what the page asks for: what was captured of its own host, else nothing."""
+        asked = about["request"]
+        parts = urlsplit(asked["url"])
+        if parts.hostname != self._domain or asked["method"] != "GET":
+            refusal = {"requestId": about["requestId"], "errorReason": "BlockedByClient"}
+            self._send("Fetch.failRequest", session, refusal)
+            return
+        whole = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        found = self._captured.get(whole) or self._captured.get(parts.path) or Captured(404, "text/plain", b"")
+        self._send(
+            "Fetch.fulfillRequest",
+            session,
+            {
+                "requestId": about["requestId"],
+                "responseCode": found.status if 200 <= found.status < 600 else 502,
+                "responseHeaders": [{"name": "Content-Type", "value": _header(found.type)}],
+                "body": base64.b64encode(found.body).decode(),
+            },
+        )
+
+    def _send(self, method: str, session: str, parameters: Mapping[str, Any]) -> int:
+        self._number += 1
+        words: dict[str, Any] = {"id": self._number, "method": method, "params": dict(parameters)}
+        if session:
+            words["sessionId"] = session
+        try:
+            self._to.write(json.dumps(words).encode() + b"\0")
+            self._to.flush()
+        except OSError:
+            raise NoPicture("Chromium has ended.") from None
+        return self._number
+
+    def _next(self, end: float) -> dict[str, Any]:
+        """Return the next thing that it says. Raises NoPicture where it says none until then, or has ended."""
+        searched = 0
+        while (found := self._said.find(b"\0", searched)) < 0:
+            searched = len(self._said)
+            if not select.select([self._of], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise NoPicture("It is not there in time.")
+            part = os.read(self._of.fileno(), 1 << 20)
+            if not part or searched > ANSWER:
+                raise NoPicture("Chromium has ended.")
+            self._said += part
+        told: dict[str, Any] = json.loads(self._said[:found])
+        del self._said[: found + 1]
+        return told
+
+
+def _header(kind: str) -> str:
+    """Return a content type that is one, in UTF-8 where it is text."""
+    plain = "".join(c for c in kind if c.isascii() and (c.isalnum() or c in "/+.-")) or "application/octet-stream"
+    return f"{plain}; charset=utf-8" if plain.startswith("text/") else plain

@@ -1,0 +1,177 @@
+"""Pictures of a tenant's pages before and after a change, beside each other, with the share of pixels that differ.
+
+They are made of what was captured inside (`bot.model.pages`), by a process of its own, as the digest's chart is: it has
+no network, sees no other process, is not the bot's user where that is root, and ends with all that it started.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bot.model.pages import PICTURED, Page, Pages
+from bot.model.words import tame
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""What it is called where the settings do not say."""
+NOBODY = "nobody"
+"""Whose rights pictures are taken with, where the bot is root."""
+SECONDS, PATIENCE, GRACE = 120.0, 15.0, 30.0
+"""For all pictures of one comparison, for one page, and until what takes longer is ended from outside."""
+PICTURE, ANSWER = 4 << 20, 32 << 20
+"""Bytes of one picture, and of all that is read of the process."""
+_ALONE = ("--pid", "--fork", "--kill-child", "--mount-proc")
+_ROOT, _OTHER = ("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net")
+
+
+class Capture(Struct):
+    """A page or file that was captured, as the process is told of it."""
+
+    key: str
+    path: str
+    status: int
+    type: str
+    body: bytes
+
+
+class Job(Struct):
+    """What there is to do.
+
+    `apart`: it runs as somebody else without a network, so that it may do without a sandbox; `patience`: seconds for a
+    page.
+    """
+
+    program: str
+    folder: str
+    domain: str
+    apart: bool
+    patience: float
+    before: list[Capture]
+    after: list[Capture]
+
+
+class Picture(Struct, frozen=True):
+    """A page before and after. `share`: of the pixels that differ, 0 to 1; without a picture `why` says why."""
+
+    key: str
+    path: str
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    png: Annotated[bytes, Meta(max_length=PICTURE)] = b""
+    why: str = ""
+
+
+class Answer(Struct, frozen=True):
+    """All pictures, or why there are none."""
+
+    pictures: list[Picture]
+    why: str = ""
+
+
+_ANSWER = msgspec.json.Decoder(Answer)
+"""Made before there are threads, in which msgspec cannot learn one type at once."""
+
+
+def chromium(program: str = "") -> str | None:
+    """Return where Chromium is: what the settings say, or the first of NAMES; None where there is none."""
+    return next((found for name in ((program,) if program else NAMES) if (found := shutil.which(name))), None)
+
+
+def take(
+    before: Pages, after: Pages, domain: str, program: str = "", seconds: float = SECONDS, patience: float = PATIENCE
+) -> Answer:
+    """Take pictures of the pages that a person sees and that were captured both times.
+
+    That there are none is no error: `Answer.why` is the sentence that says why, a picture's own `why` says it of one.
+
+    Args:
+        domain: The tenant's, as its pages know it.
+        program: Chromium's, from the settings (`pictures.chromium`).
+        seconds: For all of them. They take about three each.
+        patience: Seconds for one page.
+    """
+    found = chromium(program)
+    if not found:
+        return Answer([], "No pictures: Chromium is not on the bot's machine.")
+    if importlib.util.find_spec("PIL") is None:
+        return Answer([], "No pictures: Pillow is not installed. Run `make .venv`.")
+    alone = _alone()
+    apart = bool(alone) and os.geteuid() == 0
+    folder = tempfile.mkdtemp(prefix="mautic-ops-pictures-")
+    try:
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam(NOBODY)
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        job = Job(found, folder, domain, apart, patience, _captures(before), _captures(after))
+        command = [*alone, sys.executable, "-m", "bot.reports.photographer", folder, str(seconds)]
+        return _answer(_ran(command, msgspec.json.encode(job), seconds + GRACE))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _captures(pages: Pages) -> list[Capture]:
+    wanted = [page for page in pages.pages if page.key == "linked" or _is_shown(page)]
+    return [Capture(page.key, page.path, page.status, page.type, page.body) for page in wanted]
+
+
+def _is_shown(page: Page) -> bool:
+    return page.key in PICTURED and page.type == "text/html" and bool(page.body)
+
+
+def _alone() -> list[str]:
+    """Return what a program is started by that is to have no network, and see no other process; what can be of it."""
+    base = _ROOT if os.geteuid() == 0 else _OTHER
+    for command in ((*base, *_ALONE), base):
+        with suppress(OSError, subprocess.TimeoutExpired):
+            if subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False).returncode == 0:
+                return list(command)
+    return []
+
+
+def _ran(command: Iterable[str], job: bytes, seconds: float) -> bytes:
+    """Run it to its end, and end whatever it leaves; return what it says, nothing where it fails.
+
+    It says it into a file, as it may make none of more than some megabytes.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=said, stderr=subprocess.DEVNULL, start_new_session=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        try:
+            process.communicate(job, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return b""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdin:
+                process.stdin.close()
+        said.seek(0)
+        return said.read(ANSWER) if process.returncode == 0 else b""
+
+
+def _answer(said: bytes) -> Answer:
+    try:
+        answer = _ANSWER.decode(said)
+    except ValueError:
+        return Answer([], "No pictures: Chromium did not come to an end with them.")
+    told = [
+        msgspec.structs.replace(one, key=tame(one.key, 20), path=tame(one.path, 300), why=tame(one.why, 200))
+        for one in answer.pictures
+    ]
+    why = f"No pictures: {tame(answer.why, 200)}" if answer.why else ""
+    return Answer([one for one in told if one.key in PICTURED], why)
