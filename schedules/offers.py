@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from bot.engine.context import Context
 from bot.engine.guards import Change, Guards, Moment
 from bot.engine.registry import Command, call
+from bot.engine.rehearsal import pages
 from bot.engine.scheduler import schedule
 from bot.model.actor import Actor
 from bot.model.evidence import Evidence
+from bot.model.pages import worse
 from bot.model.plan import Plan, Refused
 from bot.model.text import sentence
+from bot.reports import pictures
+from bot.slack.poster import NotPosted
 from bot.store import evidence
 from bot.store.operation import Operation
 from bot.store.operations import TenantBusy
@@ -23,7 +28,7 @@ def offers(context: Context) -> None:
     """Post what rehearsals found, and request the upgrades that passed where that was asked for."""
     for found, offer in evidence.untold(context.database):
         rehearsal = context.operations.get(found.operation)
-        said = context.renderer.words("evidence.j2", found=found, offer=offer)
+        said = context.renderer.words("evidence.j2", found=found, offer=offer) + _pages(context, rehearsal, found)
         try:
             if offer and found.passed:
                 _offer(context, rehearsal, found)
@@ -52,6 +57,33 @@ def offers(context: Context) -> None:
             if said:
                 context.operations.note(transaction, rehearsals.id, said)
         context.operations.changed()
+
+
+def _pages(context: Context, rehearsal: Operation, found: Evidence) -> str:
+    """Attach the pictures of what a person sees to the thread; return what is to be said of pages and pictures."""
+    try:
+        before, after = pages(context.settings, found.operation)
+    except OSError:
+        return ""
+    said = context.renderer.words("pages.j2", found=worse(before, after), left_out=after.left_out).strip()
+    domain = context.fleet.tenant(found.tenant).domain
+    taken = pictures.take(before, after, domain, context.settings.pictures.chromium)
+    lines = [said, taken.why]
+    for one in taken.pictures:
+        if not one.png or not rehearsal.message_ts:
+            lines.append(one.why)
+            continue
+        title = f"{one.key}: {one.share:.1%} of the picture differs"
+        with suppress(NotPosted):
+            context.post.picture(
+                rehearsal.channel,
+                one.png,
+                name=f"rehearsal-{found.operation}-{one.key}.png",
+                title=title,
+                thread_ts=rehearsal.message_ts,
+                alt=f"The {one.key} page before and after the upgrade, beside each other",
+            )
+    return "".join(f"\n{line}" for line in lines if line)
 
 
 def _offer_rollout(context: Context, rehearsals: Operation) -> None:

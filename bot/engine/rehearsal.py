@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bot.engine.context import Run
 from bot.engine.copies import Copy
 from bot.engine.steps import remove
@@ -20,6 +22,7 @@ from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
 from bot.model.evidence import Evidence
 from bot.model.labels import Role, State, stamps
+from bot.model.pages import Pages
 from bot.model.tenants import Tenant, candidate_name
 from bot.settings import Settings
 from bot.store import evidence
@@ -28,12 +31,20 @@ CLOSED = "rehearsal"
 """Why the copy is closed, as its seal says."""
 PATIENCE = 0.05
 """Seconds that one table of a tenant that serves may be counted for: nothing there is told by counts."""
+BEFORE, AFTER = "pages-before.json", "pages-after.json"
 _STOP, _COPY, _START = "stop", "copy", "start"
 
 
 def files(settings: Settings, operation: int) -> Path:
     """Return the folder of what a rehearsal leaves beside its evidence: the cache, pictures."""
     return settings.state / "evidence" / str(operation)
+
+
+def pages(settings: Settings, operation: int) -> tuple[Pages, Pages]:
+    """Return what visitors of the copy saw before and after; raises OSError where that is not there any more."""
+    folder = files(settings, operation)
+    before, after = (msgspec.json.decode((folder / name).read_bytes(), type=Pages) for name in (BEFORE, AFTER))
+    return before, after
 
 
 def drift(host: Host, tenant: Tenant) -> dict[str, str]:
@@ -105,9 +116,10 @@ class Rehearsal:
 
     def stage(self) -> str:
         """Look at the copy, and unpack the release beside what serves in it."""
-        self._note(
-            before=self.upgrades.evidence(self.name), assets=self.upgrades.assets(self.name), since=int(self.run.now())
-        )
+        self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()))
+        # Once more for the time that it takes: the first page of a boot tells nothing.
+        self.host.mautic.wait_for_page(self.name)
+        self._write(BEFORE, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
         with self._kept():
             staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
@@ -127,6 +139,7 @@ class Rehearsal:
         notes = self._notes()
         before, done = notes["before"], notes["done"]
         after = self.upgrades.evidence(self.name, notes["since"])
+        self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
         self._write("cache.tar.gz", self.upgrades.pack_cache(self.name))
         with self._timed(_STOP):
             self.host.mautic.quiesce(self.name)
@@ -142,9 +155,9 @@ class Rehearsal:
             around=self._notes()["seconds"],
             migrations=tuple(done["migrated"]["ran"]),
             written=sum(done["migrated"]["rows"].values()),
-            assets=found.assets_of(notes["assets"], done.get("assets", {})),
             took=self.run.now() - self.run.operations.get(self.run.operation).created,
             **found.compare(before, after),
+            **found.pages_of(*pages(self.run.settings, self.run.operation)),
         )
         evidence.add(self.run.database, told, offer=self.offer)
         return f"clients will be away for about {told.away:.0f} s" if told.passed else "not as good as before"

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from bot.model.pages import Pages, worse
+
 CACHED = "cache"
 """The phase that a tenant is spared: the cache that the rehearsal made is carried over."""
 NAMED = 12
@@ -34,17 +36,15 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Asset:
-    """One answer of the login page, or of what it links to. `before`, `after`: HTTP status, 0: it was not there."""
+class Seen:
+    """One page, before and after: HTTP status (0: no answer) and seconds. `key` as in `bot.model.pages`."""
 
+    key: str
     path: str
     before: int
     after: int
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether it answers no longer as a visitor needs it."""
-        return self.after >= 400 or (self.after == 0 and 0 < self.before < 400 and self.path == "/s/login")
+    took: float
+    takes: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Evidence:
     tables with fewer rows than before, with both counts. `plugins`: the client's own, and whether Mautic loads each.
     `broken`: those that it loaded before. `kept`: how many themes, translations and files of the client's own were
     carried over; `overwritten`: files of the release that the client had changed. `errors`: lines in the log that were
-    not there before. `failed`: why it came to no end, in a sentence. `assets`: the login page and what it links to.
+    not there before. `failed`: why it came to no end, in a sentence. `pages`: what visitors see;
+    `worse`: what of it got worse, but for what only takes longer.
     `drift`: what voids it when it changes. `at`: epoch seconds.
     """
 
@@ -77,7 +78,8 @@ class Evidence:
     kept: int = 0
     overwritten: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
-    assets: tuple[Asset, ...] = ()
+    pages: tuple[Seen, ...] = ()
+    worse: tuple[str, ...] = ()
     took: float = 0.0
     failed: str = ""
 
@@ -85,11 +87,6 @@ class Evidence:
     def away(self) -> float:
         """Seconds that clients will be shown the maintenance page: all that was measured but what is carried over."""
         return sum(self.around.values()) + sum(took for name, took in self.phases.items() if name != CACHED)
-
-    @property
-    def worse(self) -> tuple[Asset, ...]:
-        """What of the login page answers worse than before."""
-        return tuple(one for one in self.assets if one.is_worse)
 
     @property
     def passed(self) -> bool:
@@ -152,13 +149,24 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def assets_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Asset, ...]:
-    """Return how the login page and what it links to answered, from `Upgrades.assets` of before and after."""
-    paths = dict.fromkeys([*after, *before])
-    return tuple(
-        Asset(path, before.get(path, {"status": 0})["status"], after.get(path, {"status": 0})["status"])
-        for path in paths
-    )
+def pages_of(before: Pages, after: Pages) -> dict[str, Any]:
+    """Return the fields of an Evidence that two looks at the pages give."""
+    now = {page.key: page for page in after.pages if page.key != "linked"}
+    return {
+        "pages": tuple(
+            Seen(
+                page.key,
+                page.path,
+                page.status,
+                now[page.key].status if page.key in now else 0,
+                page.seconds,
+                now[page.key].seconds if page.key in now else 0.0,
+            )
+            for page in before.pages
+            if page.key != "linked"
+        ),
+        "worse": tuple(f"{one.what} {one.key} {one.path}" for one in worse(before, after) if one.what != "slower"),
+    }
 
 
 OF_CLIENTS = frozenset(
