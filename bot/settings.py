@@ -241,6 +241,13 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class UpgradeSettings:
+    """`watch`: minutes after an upgrade for which a tenant is held against the day before; 0: none."""
+
+    watch: Annotated[int, whole(0, 10_080)]
+
+
+@dataclass(frozen=True)
 class RolloutSettings:
     """In which rings a rollout upgrades tenants; `share` in percent, `soak` in minutes."""
 
@@ -314,6 +321,7 @@ class Settings:
     jobs: JobSettings
     capacity: CapacitySettings
     batches: BatchSettings
+    upgrades: UpgradeSettings
     rollouts: RolloutSettings
     digest: DigestSettings
     pictures: PictureSettings

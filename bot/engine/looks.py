@@ -15,7 +15,7 @@ from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.engine.placement import LEAST
 from bot.engine.snapshots import ours
-from bot.fleet.health import HostLook, Look, Page, diagnose_host, larger_plans, last_known
+from bot.fleet.health import Before, HostLook, Look, Page, diagnose_host, larger_plans, last_known
 from bot.fleet.inventory import Surveyed
 from bot.guest.mautic import disk_of
 from bot.lxd.protocol import Lxd, LxdError, size_bytes
@@ -44,6 +44,7 @@ def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> 
     due, awake = _snapshot_due(context), metrics.awake_since(context.database, now) or now
     looked, disks = metrics.looked_at(context.database, now), metrics.disks(context.database)
     held = metrics.snapshots(context.database)
+    watched = _watched(context, now)
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
     under_way = [
         threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name), held.get(one.tenant.name))
@@ -52,7 +53,23 @@ def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> 
     wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
     pairs = zip(in_turn, under_way, strict=True)
-    return {one.tenant.name: _result(context, one, future) for one, future in pairs if not future.cancelled()}
+    looks = {one.tenant.name: _result(context, one, future) for one, future in pairs if not future.cancelled()}
+    return {name: replace(look, before=watched.get(name)) for name, look in looks.items()}
+
+
+def _watched(context: Context, now: float) -> dict[str, Before]:
+    """Return what tenants that were upgraded of late were like on the day before, by name."""
+    rows = context.database.read(
+        "SELECT tenant, max(finished) AS at, json_extract(plan, '$.values.from') AS version FROM operations"
+        " INDEXED BY operations_by_end WHERE command = 'upgrade' AND state = 'succeeded' AND finished BETWEEN ? AND ?"
+        " GROUP BY tenant",
+        now - context.settings.upgrades.watch * 60,
+        now,
+    )
+    return {
+        row["tenant"]: Before(row["version"], *metrics.day_before(context.database, row["tenant"], row["at"]))
+        for row in rows
+    }
 
 
 def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:

@@ -324,6 +324,24 @@ _ROWS = (
         ),
     ),
     Kind(
+        "upgraded",
+        "worse since the upgrade",
+        Severity.DEGRADED,
+        Where.PAGE,
+        "The client may notice that the site is slower, or that parts of it fail.",
+        blip=True,
+        remedies=(
+            Remedy(
+                "rollback",
+                {"tenant": "{tenant}"},
+                "goes back to the previous container",
+                button="Roll back",
+                style="danger",
+            ),
+            logs("mautic"),
+        ),
+    ),
+    Kind(
         "address",
         "wrong IP address",
         Severity.DEGRADED,

@@ -256,6 +256,18 @@ def latest(database: Database, now: float) -> dict[str, Sample]:
     return {row["tenant"]: Sample(**{name: row[name] for name in row.keys() if name != "cpu_time"}) for row in rows}  # noqa: SIM118
 
 
+def day_before(database: Database, tenant: str, at: float) -> tuple[float | None, int | None]:
+    """Return the seconds of a tenant's page on average, and its most log errors, on the day before a moment."""
+    row = database.read(
+        "SELECT avg(page) AS page, max(log_errors) AS errors FROM tenant_samples"
+        " WHERE tenant = ? AND span = 3600 AND at BETWEEN ? AND ?",
+        tenant,
+        at - DAY,
+        at - HOUR,
+    )[0]
+    return row["page"], row["errors"]
+
+
 def hosts(database: Database, now: float) -> dict[str, HostSample]:
     """Return what the last sweep measured of hosts, by name."""
     rows = database.read(

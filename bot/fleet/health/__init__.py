@@ -7,9 +7,10 @@ Each finding of `bot/model/findings.py` that a look tells of has its function he
 
 from bot.fleet.health import container, hosts, inside, outside  # noqa: F401 - that their functions are known
 from bot.fleet.health.diagnose import diagnose, diagnose_host
-from bot.fleet.health.look import HostLook, Look, Page, is_full, larger_plans, last_known, more_of
+from bot.fleet.health.look import Before, HostLook, Look, Page, is_full, larger_plans, last_known, more_of
 
 __all__ = [
+    "Before",
     "HostLook",
     "Look",
     "Page",

@@ -35,6 +35,17 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What a tenant was like on the day before its upgrade, while that is watched: seconds of its page on average, and
+    errors in its log a day; None: not measured. `version`: the one that it had.
+    """
+
+    version: str
+    page: float | None
+    log_errors: int | None
+
+
+@dataclass(frozen=True)
 class Look:
     """One look at a tenant, at epoch seconds `at`.
 
@@ -45,7 +56,8 @@ class Look:
     `rival`: another instance that has its address, and `foreign`: the address of its own is not one that tenants have.
     `held`: bytes that its snapshots hold at least, and `allowed`: that they may, 0: no limit; `oldest`: the name of the
     oldest that can be pruned. `disk`: what it uses of its disk, as it was measured now, or with `disk_at` at an earlier
-    time, as of one that does not run. `larger`: the names of the next larger plans, by what they have more of: `disk`,
+    time, as of one that does not run. `before`: see `Before`; None: it was not upgraded of late. `larger`: the names of
+    the next larger plans, by what they have more of: `disk`,
     `memory`.
     """
 
@@ -69,6 +81,7 @@ class Look:
     oldest: str = ""
     rival: str = ""
     foreign: bool = False
+    before: Before | None = None
 
     @property
     def running(self) -> bool:

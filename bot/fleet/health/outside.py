@@ -16,6 +16,31 @@ def page(look: Look, _: HealthSettings) -> Found | None:
     return Found(f"The login page does not load: {look.page.answer}.")
 
 
+SLOW = 0.5
+"""Seconds that a page may take, however quick it was before an upgrade."""
+NEW_ERRORS = 5
+"""Errors in a day's log that are more than before an upgrade, and may be by chance."""
+
+
+@finds("upgraded")
+def upgraded(look: Look, _: HealthSettings) -> Found | None:
+    """Find that a tenant is worse since its upgrade than on the day before."""
+    before = look.before
+    if before is None or look.page is None or not look.page.login:
+        return None
+    if before.page is not None and look.page.seconds > max(SLOW, 2 * before.page):
+        return Found(
+            f"The login page takes {seconds(look.page.seconds)}, and took {seconds(before.page)} with Mautic "
+            f"{before.version}."
+        )
+    errors = look.facts.get("log_errors_day")
+    if errors is not None and before.log_errors is not None and errors > before.log_errors + NEW_ERRORS:
+        return Found(
+            f"Mautic's log has {errors} errors of the last day; with {before.version} it had {before.log_errors}."
+        )
+    return None
+
+
 @finds("certificate")
 def certificate(look: Look, _: HealthSettings) -> Found | None:
     """Find a certificate that is late: they live for hours or months, and are renewed when a third of that is left."""
