@@ -26,6 +26,8 @@ from bot.slack.messages import Message, Modal
 from bot.store.operation import Operation
 
 StepsFunction = TypeVar("StepsFunction", bound=Callable[[Run, Any], Steps])
+COURTESY = frozenset({"please", "pls", "hello", "hi", "hey", "thanks"})
+"""What people say first, and is no mistyped command: “please” is near to `releases`."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +219,8 @@ class Registry:
         """Return a command by name, or refuse with the nearest name; `more` words came after it."""
         if name in self.commands:
             return self.commands[name]
-        # Not lower: “please make me a mautic” is not a mistyped `resume`.
-        near = get_close_matches(name, self.commands, n=1, cutoff=0.65)
+        # Not lower: what people say is not a mistyped command.
+        near = [] if name in COURTESY else get_close_matches(name, self.commands, n=1, cutoff=0.65)
         hint = f"Did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists all commands."
         if not near and more:
             hint = "`/mautic new` creates a tenant, `/mautic list` shows all, and `/mautic help` lists all commands."
