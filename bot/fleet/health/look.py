@@ -51,13 +51,12 @@ class Look:
 
     `inside` are the facts and checks of `Mautic.health`, or None with the `trouble` of asking for them; `page` is None
     where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, and `left` what it
-    left, in sentences. `snapshot_due`: seconds
-    within which snapshots are to follow each other, 0: none are; `awake`: since when the bot has been there for that.
-    `rival`: another instance that has its address, and `foreign`: the address of its own is not one that tenants have.
-    `held`: bytes that its snapshots hold at least, and `allowed`: that they may, 0: no limit; `oldest`: the name of the
-    oldest that can be pruned. `disk`: what it uses of its disk, as it was measured now, or with `disk_at` at an earlier
-    time, as of one that does not run. `before`: see `Before`; None: it was not upgraded of late. `larger`: the names of
-    the next larger plans, by what they have more of: `disk`,
+    left, in sentences. `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are; `awake`:
+    since when the bot has been there for that. `rival`: another instance that has its address, and `foreign`: the
+    address of its own is not one that tenants have. `held`: bytes that its snapshots hold at least, and `allowed`: that
+    they may, 0: no limit; `oldest`: the name of the oldest that can be pruned. `disk`: what it uses of its disk, as it
+    was measured now, or with `disk_at` at an earlier time, as of one that does not run. `before`: see `Before`; None:
+    it was not upgraded of late. `larger`: the names of the next larger plans, by what they have more of: `disk`,
     `memory`.
     """
 
