@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from bot.engine import looks
-from bot.fleet.health import Before, Look, Page, diagnose
+from bot.fleet.health import Before, Look, Page
+from bot.fleet.health.look import CHECKS
 from bot.lxd.protocol import InstanceState
+from bot.model.diagnosis import with_remedies
 from bot.model.labels import Role, State
 from bot.model.tenants import Tenant
 from bot.settings import load
@@ -30,7 +32,8 @@ WELL = Look(
 
 
 def told(look: Look) -> str:
-    return next((one.text for one in diagnose(look, LIMITS).findings if one.kind == "upgraded"), "")
+    found = CHECKS["upgraded"](look, LIMITS)
+    return with_remedies("upgraded", found, look.values).text if found else ""
 
 
 def test_what_is_as_before_is_no_trouble() -> None:
