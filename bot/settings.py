@@ -241,6 +241,13 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class RollbackSettings:
+    """What a rollback carries back; `carried`: percent of all contacts from which on it is taken for a fault."""
+
+    carried: Percent
+
+
+@dataclass(frozen=True)
 class DigestSettings:
     hour: Annotated[int, whole(0, 23)]
 
@@ -299,6 +306,7 @@ class Settings:
     jobs: JobSettings
     capacity: CapacitySettings
     batches: BatchSettings
+    rollback: RollbackSettings
     digest: DigestSettings
     roles: Mapping[str, Role]
     policies: Mapping[str, Policy]

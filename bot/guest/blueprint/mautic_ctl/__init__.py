@@ -32,6 +32,9 @@ Verbs, with what they ask (`?` may be absent) and answer:
 - `mail`       since? → waits, oldest, kinds {kind: n}, off, sent since then: the mail that would go out.
 - `release`    choice, late?, batch?, unmute? → choice, waits, oldest, kinds, dropped: send, drop, hold or bring back.
 - `version`    → version, double.
+- `withdrawals` since, after?, page?, final?, count? → now, contacts, opt_outs, erasures, said [{…}], erased [{…}]: what
+  people said since a time that binds whoever mails them.
+- `withdraw`   said, erased → opt_outs, erasures, unknown, mails: the same said in another copy, which is closed.
 
 An upgrade's: `stage` while the tenant serves, all else that changes something only while it is closed.
 - `stage`      version, sha256 → version, before, seconds, own: unpack the pushed release beside the one that serves.
