@@ -74,7 +74,9 @@ LABELS: Mapping[str, Label] = {
     "archived": Label("moment", "since when it is archived", ("commands.delete", "commands.unarchive")),
     "by": Label("text", "who had a snapshot taken", ("bot.engine.snapshots",)),
     "copied": Label(
-        "flag", "the copy is complete: an interrupted one is without it", ("bot.engine.copies", "bot.engine.cutover")
+        "flag",
+        "the copy is complete: an interrupted one is without it",
+        ("bot.engine.copies", "bot.engine.cutover", "bot.engine.rehearsal", "commands.upgrade"),
     ),
     "created": Label(
         "moment", "when it was made", ("bot.guest.blueprint.build", "bot.guest.simulated", "commands.new")
@@ -109,7 +111,7 @@ LABELS: Mapping[str, Label] = {
     "operation": Label(
         "operation",
         "which made it, or changed its role last",
-        ("bot.engine.cutover", "commands.delete", "commands.new", "commands.unarchive"),
+        ("bot.engine.cutover", "bot.engine.rehearsal", "commands.delete", "commands.new", "commands.unarchive"),
     ),
     "outbound": Label("text", "`off`: it sends no mail", ("bot.engine.outbound",)),
     "pieces": Label("number", "how many files of ballast there are", ("bot.fleet.ballast",)),
@@ -135,6 +137,7 @@ LABELS: Mapping[str, Label] = {
             "bot.guest.simulated",
             "bot.edge.edge",
             "bot.engine.cutover",
+            "bot.engine.rehearsal",
             "commands.delete",
             "commands.new",
             "commands.unarchive",
@@ -153,6 +156,7 @@ LABELS: Mapping[str, Label] = {
         "whether it is open",
         (
             "bot.engine.cutover",
+            "bot.engine.rehearsal",
             "commands.new",
             "commands.resume",
             "commands.start",

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bot.engine import looks
 from bot.guest import answers
 from bot.guest.answers import SHAPES, Text, decode
 from bot.guest.blueprint.furniture import furnish, unfurnish
+from bot.guest.consent import Consent
 from bot.guest.told import ENTRIES, LONG, TEXT
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.plan import Refused
@@ -97,6 +99,11 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host = bench.context.fleet.of(bench.context.fleet.tenant("client-x"))
     host.mautic.used("client-x")
     host.mautic.sync("client-x")
+    found = Consent(host.mautic).count("client-x", 0)
+    host.mautic.hush("client-x")
+    opt_out = {"contact": 1, "email": "ann@x.test", "channel": "email", "reason": 1, "at": 1}
+    Consent(host.mautic).withdraw("client-x", replace(found, said=(opt_out,)))
+    host.mautic.unquiesce("client-x")
     host.mautic.wait_for_page("client-x")
     host.mautic.call("client-x", "version", {})
     furnish(host.lxd, "client-x", every=60)
