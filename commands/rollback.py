@@ -168,10 +168,11 @@ def _consent(host: Host, old: Tenant, since: float, percent: int) -> dict[str, s
     try:
         found = Consent(host.mautic).count(old.instance, since)
     except LxdError:
-        return {"Carried back": f":warning: no opt-outs or deletions if {_cannot(old)} then too; {off} in that case"}
-    many = consent.too_many(found, percent)
-    told = {"Carried back": consent.in_words(found.opt_outs, found.erasures) + " (so far)"}
-    return {"Carried back": f":warning: {'; '.join(many.values())}; {off}"} if many else told
+        why = f"({_cannot(old)}, so they cannot be counted)"
+        return {"Carried back": f":warning: opt-outs and deletions {why}; where they cannot be read, {off}"}
+    if many := consent.too_many(found, percent):
+        return {"Carried back": f":warning: {'; '.join(many.values())}; {off}"}
+    return {"Carried back": f"{consent.in_words(found.opt_outs, found.erasures)} (so far)"}
 
 
 def _mail(context: Context, host: Host, old: Tenant, since: float, mail: str) -> dict[str, str]:
@@ -253,12 +254,15 @@ class _Rollback:
             self.cutover.switch()
             return None
         before = self._carried
+        # One that was cut in its switch may be unsealed; nobody was led there yet.
+        self.host.mautic.seal(self.cutover.name)
         self.cutover.silence()
-        again = before is None or bool(before.left) or not before.now
-        carried = self._carry(
-            self.inputs.since - consent.MARGIN if again or before is None else before.now - consent.OVERLAP, final=True
-        )
-        if carried.left:
-            outbound.settle(self.run, self.host, self.cutover.name, "off", late=0)
+        since = self.inputs.since - consent.MARGIN
+        if before and not before.left:
+            since = before.now - consent.OVERLAP
+        carried = self._carry(since, final=True)
+        if carried.left or (before and before.left):
+            mail: Mail = "off" if carried.left else self.inputs.mail
+            outbound.settle(self.run, self.host, self.cutover.name, mail, late=0)
         self.cutover.switch()
         return carried.told()

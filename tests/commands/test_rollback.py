@@ -16,6 +16,7 @@ from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp
 from bot.model.plan import Refused
+from tests.bot.test_durability import Death, Killed, World, kill_in_call
 from tests.support.bot import LEAD, OPERATOR, Bench, add_releases, containers, live, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -223,12 +224,25 @@ def test_a_present_one_that_cannot_be_asked_is_left_all_the_same_and_no_mail_goe
     opts_out(bench, 1)
     change(bench, PRESENT, **({"refuses": ["withdrawals"]} if how == "refuses" else {"stopped": ["mariadb"]}))
     plan = bench.answer("rollback client-x", OPERATOR)
-    assert "no opt-outs or deletions" in plan.remarks["Carried back"]
+    assert plan.remarks["Carried back"] == (
+        ":warning: opt-outs and deletions (client-x cannot be asked, so they cannot be counted); where they cannot be "
+        "read, outbound mail stays off"
+    )
     done = bench.done("rollback client-x --mail send", OPERATOR)
     assert done.state == "succeeded", done.outcome
     assert "could not all be read" in done.step("change").note
     assert bench.context.fleet.tenant("client-x").outbound_off
     assert live(bench)
+
+
+def test_what_could_be_read_at_last_needs_no_person(bench: Bench) -> None:
+    opts_out(bench, 1)
+    change(bench, PRESENT, refuses=["withdrawals"])
+    during(bench, "change", lambda: change(bench, PRESENT, refuses=[]))
+    done = bench.done("rollback client-x --mail send", OPERATOR)
+    assert "could not all be read" in done.step("beside").note
+    assert done.step("change").note == "1 opt-out, 0 deleted contacts carried back"
+    assert not bench.context.fleet.tenant("client-x").outbound_off
 
 
 def test_a_tenant_that_is_stopped_runs_afterwards(bench: Bench) -> None:
@@ -359,3 +373,26 @@ def test_it_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
     copy = f"client-x--{done.id}"
     assert bench.lxd.instance(copy).config["limits.memory"] == "8GiB"
     assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull(copy, "/var/lib/mautic-ops/resize.json")
+
+
+@pytest.mark.parametrize("how", ["record", "the call", "the answer"])
+def test_whenever_the_bot_dies_who_opted_out_is_so_afterwards(tmp_path: Path, how: str) -> None:
+    """At each record, and in each call of LXD, before and after it was done; and so where it cannot be read again."""
+    world = World(tmp_path, "rollback")
+    whole = Death(10_000)
+    bench = world.begin(whole if how == "record" else lambda moment: None)
+    if how != "record":
+        bench.lxd.on_call = lambda method, arguments: whole(method) and None
+    bench.finish()
+    for number in range(len(whole.moments)):
+        bench = world.begin(Death(number) if how == "record" else lambda moment: None)
+        if how != "record":
+            kill_in_call(bench, number, after=how == "the answer")
+        with pytest.raises(Killed):
+            bench.finish()
+        again = world.restart(bench)
+        assert again.context.fleet.tenant("client-x").instance == COPY, number
+        now = state(again, COPY)
+        assert ([found[0] for found in now.opted_out], set(now.people)) == ([1], {1}), number
+        assert not again.context.fleet.tenant("client-x").outbound_off, number
+        again.context.database.close()

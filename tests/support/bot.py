@@ -28,6 +28,7 @@ from bot.engine.context import Context
 from bot.engine.registry import Registry, call
 from bot.engine.runner import Runner
 from bot.fleet import releases
+from bot.guest import simulated_state as simulated_tenant
 from bot.guest.blueprint.recipe import FURNITURE
 from bot.intake import home
 from bot.intake.invocations import Invocations
@@ -185,7 +186,7 @@ class Case:
     `before`: the operations that prepare the world; `after`/`untouched`: the containers beside the blueprint when it
     was done, and when it came to nothing; `live`: whether the tenant's page answers when it was done.
     `members`: of the cluster that the host is, if it is one. `furniture`: what the tenant's label says of it before.
-    `releases`: that the settings name beside the blueprint's.
+    `releases`: that the settings name beside the blueprint's. `ready`: what else is done before.
     """
 
     text: str
@@ -197,6 +198,7 @@ class Case:
     members: tuple[str, ...] = ()
     furniture: int = FURNITURE
     releases: tuple[str, ...] = ()
+    ready: Callable[[Bench], None] = lambda bench: None
 
     def prepare(self, bench: Bench) -> None:
         """Bring a bench to where the operation can be asked for."""
@@ -206,6 +208,16 @@ class Case:
             assert bench.done(text, self.actor).state == "succeeded", text
         if self.furniture != FURNITURE:
             bench.lxd.update("client-x", stamps(furniture=self.furniture))
+        self.ready(bench)
+
+
+def _opt_out(bench: Bench) -> None:
+    """Let one of the contacts opt out since the upgrade, and one be deleted."""
+    for name in ("client-x", "client-x--3"):
+        simulated_tenant.change(bench.lxd, name, people={1: "ann@x.test", 2: "ben@x.test"})
+    said = [(1, "email", 1, bench.clock())]
+    erased = [(2, bench.clock())]
+    simulated_tenant.change(bench.lxd, "client-x--3", people={1: "ann@x.test"}, opted_out=said, erased=erased)
 
 
 CLIENT_X = frozenset({"client-x"})
@@ -292,6 +304,7 @@ CASES = {
         CLIENT_X | {"client-x--3"},
         True,
         releases=("6.0.10",),
+        ready=_opt_out,
     ),
 }
 """Every operation command has its case: a new one fails the suite until it has one here."""

@@ -185,6 +185,29 @@ def test_who_was_erased_is_erased_in_the_copy_with_what_hangs_on_them_and_the_ne
     assert present.sql("SELECT COUNT(*) FROM audit_log;") == [["2"]]
 
 
+def test_what_integrations_know_of_who_was_erased_goes_too_and_of_no_other(present: LargeTenant) -> None:
+    present.sql(
+        "CREATE TABLE sync_object_mapping (id INT AUTO_INCREMENT PRIMARY KEY, internal_object_name VARCHAR(191),"
+        " internal_object_id INT);"
+        "CREATE TABLE sync_object_field_change_report (id INT AUTO_INCREMENT PRIMARY KEY, object_type VARCHAR(191),"
+        " object_id INT);"
+    )
+    try:
+        erase(present, 2)
+        page = told()
+        earlier(present)
+        entity = r"'Mautic\\LeadBundle\\Entity\\Lead'"
+        present.sql(
+            "INSERT INTO sync_object_mapping VALUES (1, 'lead', 2), (2, 'company', 2), (3, 'lead', 1);"
+            f"INSERT INTO sync_object_field_change_report VALUES (1, {entity}, 2), (2, 'other', 2), (3, {entity}, 1);"
+        )
+        consent.withdraw(page)
+        for table in consent.UNLINKED:
+            assert present.sql(f"SELECT id FROM {table} ORDER BY id;") == [["2"], ["3"]], table
+    finally:
+        present.sql("DROP TABLE sync_object_mapping, sync_object_field_change_report;")
+
+
 def test_mail_that_waits_for_them_is_dropped_and_no_other(present: LargeTenant) -> None:
     opt_out(present, 1)
     opt_out(present, 2, channel="sms")

@@ -75,9 +75,15 @@ INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, de
   SELECT 0, 'System', 'lead', 'lead', g.contact, 'delete', NULL, FROM_UNIXTIME(g.at), '127.0.0.1'
   FROM gone g JOIN leads l ON l.id = g.contact WHERE g.contact IN ({ids});
 DELETE FROM lead_donotcontact WHERE lead_id IN ({ids});
+{unlinked}
 DELETE FROM leads WHERE id IN ({ids});
 SELECT 'erased', ROW_COUNT();
 COMMIT;"""
+UNLINKED = {
+    "sync_object_mapping": "internal_object_name = 'lead' AND internal_object_id",
+    "sync_object_field_change_report": r"object_type = 'Mautic\\LeadBundle\\Entity\\Lead' AND object_id",
+}
+"""What Mautic deletes with a contact though no foreign key says so (`IntegrationsBundle`, onLeadPostDelete)."""
 QUEUED = """SELECT id, HEX(body) FROM messenger_messages WHERE queue_name IN ('email', 'failed') AND id > {after}
   AND (delivered_at IS NULL OR delivered_at < '9999-12-31') ORDER BY id LIMIT {page};"""
 ADDRESS = re.compile(r"[\w.!#$%&*+/?^{|}~'-]+@[\w.-]+\w")
@@ -157,6 +163,7 @@ def _lay(said: Iterable[Mapping[str, Any]]) -> tuple[int, int, set[str]]:
 
 def _erase(erased: Sequence[Mapping[str, Any]]) -> tuple[int, set[str]]:
     gone, addresses = 0, set()
+    there = {row[0] for row in sql("SHOW TABLES LIKE 'sync_object_%';", "mautic")}
     for first in range(0, len(erased), AT_ONCE):
         part = erased[first : first + AT_ONCE]
         ids = ",".join(str(int(one["contact"])) for one in part)
@@ -164,7 +171,10 @@ def _erase(erased: Sequence[Mapping[str, Any]]) -> tuple[int, set[str]]:
         table = "CREATE TEMPORARY TABLE gone (contact BIGINT UNSIGNED PRIMARY KEY, at BIGINT NOT NULL);"
         theirs = f"SELECT 'email', HEX(email) FROM leads WHERE id IN ({ids}) AND email <> '';"
         insert = f"INSERT IGNORE INTO gone VALUES {values};"
-        rows = sql(f"{UTC} {theirs} {table} {insert} {ERASE.format(ids=ids)}", "mautic")
+        unlinked = " ".join(
+            f"DELETE FROM {name} WHERE {UNLINKED[name]} IN ({ids});" for name in UNLINKED if name in there
+        )
+        rows = sql(f"{UTC} {theirs} {table} {insert} {ERASE.format(ids=ids, unlinked=unlinked)}", "mautic")
         addresses |= {_text(value) for name, value in rows if name == "email"}
         gone += sum(int(value) for name, value in rows if name == "erased")
     return gone, addresses
