@@ -258,6 +258,13 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
+class RollbackSettings:
+    """What a rollback carries back; `carried`: percent of all contacts from which on it is taken for a fault."""
+
+    carried: Percent
+
+
+@dataclass(frozen=True)
 class DigestSettings:
     hour: Annotated[int, whole(0, 23)]
 
@@ -323,6 +330,7 @@ class Settings:
     batches: BatchSettings
     upgrades: UpgradeSettings
     rollouts: RolloutSettings
+    rollback: RollbackSettings
     digest: DigestSettings
     pictures: PictureSettings
     roles: Mapping[str, Role]

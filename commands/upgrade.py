@@ -12,7 +12,7 @@ from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
 from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_for_address
-from bot.engine.upgrades import archive_of, fresh, still, target
+from bot.engine.upgrades import archive_of, rehearsed, target
 from bot.guest.upgrades import Upgrades
 from bot.lxd.protocol import LxdError
 from bot.model.evidence import Evidence
@@ -47,9 +47,7 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "") -> Plan
     release = target(context, old, version)
     if old.standing != "running":
         raise Refused(f"`{tenant}` is {old.standing}, and only a running tenant can be upgraded.")
-    if context.operation:
-        return upgrade_of(context, old, still(context, host, old, release.version))
-    found = fresh(context, host, old, release.version)
+    found = rehearsed(context, host, old, release.version)
     return upgrade_of(context, old, found) if found else _rehearse(context, tenant, release.version)
 
 

@@ -30,7 +30,7 @@ def test_a_generated_page_is_fresh(path: Path) -> None:
 def test_the_table_of_commands_goes_by_the_policies() -> None:
     rows = [row for row in docs.command_table(REGISTRY).splitlines() if row.endswith("| at once |")]
     named = [re.match(r"\| `/mautic (\w+)", row) for row in rows]
-    assert [name and name[1] for name in named] == ["restart", "resume", "snapshot", "start", "tag"]
+    assert [name and name[1] for name in named] == ["rehearse", "restart", "resume", "snapshot", "start", "tag"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
 """Commands that leave the serving container alone: that a tenant is offline says nothing about them."""
 
+_HOLDS = {"restore": "a copy of the snapshot", "rollback": "a copy of the container from before the upgrade"}
+"""What an unopened candidate is, by the cutover."""
+
 
 class Aftermath(TypedDict):
     """What is stored. `online`: None where unknown, or closed on purpose; `since`: since when, epoch seconds.
@@ -127,7 +130,7 @@ def _told(
         data = f"All data is in {_named(old)}."
         return data, f"Undo is safe: {_goes_on(old)}. Retry starts the {what} again.", "undo"
     if candidate.state != State.LIVE:
-        holds = "a copy of the snapshot" if what == "restore" else "an unfinished copy"
+        holds = _HOLDS.get(what, "an unfinished copy")
         data = f"All data is in {_named(old)}; {_named(candidate)} is {holds}, which nobody has used."
         return data, f"Undo is safe: {_goes_on(old)}, and nothing is lost. Retry continues the {what}.", "undo"
     if serving([old]):

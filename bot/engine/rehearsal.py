@@ -80,8 +80,11 @@ class Rehearsal:
         with self._timed(_COPY):
             self._copy.make(self._clone)
         with self._timed(_START):
-            self.host.start(self.name)
-            self.host.mautic.wait_for_page(self.name)
+            self._start()
+
+    def _start(self) -> None:
+        self.host.start(self.name)
+        self.host.mautic.wait_for_page(self.name)
 
     def _clone(self) -> None:
         lxd = self.host.lxd
@@ -138,12 +141,18 @@ class Rehearsal:
         """Compare the copy with what it was, keep the evidence and the cache; say how long clients will be away."""
         notes = self._notes()
         before, done = notes["before"], notes["done"]
-        after = self.upgrades.evidence(self.name, notes["since"])
-        self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
-        self._write("cache.tar.gz", self.upgrades.pack_cache(self.name))
-        with self._timed(_STOP):
-            self.host.mautic.quiesce(self.name)
-            self.host.lxd.stop(self.name, force=True)
+        if "after" not in notes:
+            self._write("cache.tar.gz", self.upgrades.pack_cache(self.name))
+            self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
+            self._note(after=self.upgrades.evidence(self.name, notes["since"]))
+        if _STOP not in self._notes()["seconds"]:
+            if not self.host.lxd.instance(self.name).running:
+                # It was interrupted as it was stopped, and how long that takes is part of what is told.
+                self._start()
+            with self._timed(_STOP):
+                self.host.mautic.quiesce(self.name)
+                self.host.lxd.stop(self.name, force=True)
+        after = self._notes()["after"]
         told = Evidence(
             tenant=self.old.name,
             before=before["version"],

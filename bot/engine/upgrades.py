@@ -72,6 +72,14 @@ def fresh(context: Context, host: Host, found: Tenant, version: str) -> Evidence
     return None if drifted(told.drift, drift(host, found)) else told
 
 
+def rehearsed(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
+    """Return what the last rehearsal found, where it holds; None: the upgrade has to be rehearsed first.
+
+    Raises Refused for an upgrade that was asked for already: what people decide on rests on a rehearsal.
+    """
+    return still(context, host, found, version) if context.operation else fresh(context, host, found, version)
+
+
 def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence:
     """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
     told = evidence.newest(context.database, found.name, version)

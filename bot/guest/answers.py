@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from bot.guest import consent_answers as consent
 from bot.guest import upgrade_answers as upgrades
 from bot.guest.told import LIST, TEXT, Code, Figure, Moment, Seconds, Told
 from bot.lxd.protocol import LxdError, TenantAnswerError
@@ -279,6 +280,8 @@ SHAPES: dict[str, type[Told]] = {
     "upgrade": upgrades.Upgraded,
     "assets": upgrades.Assets,
     "evidence": upgrades.Evidence,
+    "withdrawals": consent.Withdrawals,
+    "withdraw": consent.Withdrawn,
 }
 """By verb; `let go` is the second answer of `hold`."""
 _OUTCOME = msgspec.json.Decoder(Outcome)

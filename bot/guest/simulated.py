@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from bot.guest import simulated_pages, simulated_upgrade
+from bot.guest import simulated_consent, simulated_pages, simulated_upgrade
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.recipe import FURNITURE, recipe_digest
 from bot.guest.simulated_state import change, read
@@ -393,6 +393,7 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "sync": _Tenant.sync,
     "version": _Tenant.version,
     **simulated_upgrade.VERBS,
+    **simulated_consent.VERBS,
 }
 _CHANGES = frozenset(
     [

@@ -26,6 +26,9 @@ class State(msgspec.Struct):
     the one that is `staged`, and what the `cache` in it, or in the one that serves, is of. `schema`: the version that
     the database is of. `plugins` of the client's own, and whether each loads. `breaks`: a step of an upgrade that
     fails, and what Mautic says then.
+
+    Of consent: `people` are the addresses of contacts by their id, `opted_out` are (contact, channel, reason, epoch
+    seconds), `erased` (contact, epoch seconds); `addressed` are the addresses that mails in the queue are for.
     """
 
     stopped: list[str] = []
@@ -51,6 +54,10 @@ class State(msgspec.Struct):
     schema: str = ""
     plugins: dict[str, bool] = {}
     breaks: dict[str, str] = {}
+    people: dict[int, str] = {}
+    opted_out: list[tuple[int, str, int, float]] = []
+    erased: list[tuple[int, float]] = []
+    addressed: list[str] = []
 
 
 _STATE = msgspec.json.Decoder(State)

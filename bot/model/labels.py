@@ -74,7 +74,9 @@ LABELS: Mapping[str, Label] = {
     "archived": Label("moment", "since when it is archived", ("commands.delete", "commands.unarchive")),
     "by": Label("text", "who had a snapshot taken", ("bot.engine.snapshots",)),
     "copied": Label(
-        "flag", "the copy is complete: an interrupted one is without it", ("bot.engine.copies", "bot.engine.cutover")
+        "flag",
+        "the copy is complete: an interrupted one is without it",
+        ("bot.engine.copies", "bot.engine.cutover", "bot.engine.rehearsal", "commands.upgrade"),
     ),
     "created": Label(
         "moment", "when it was made", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
@@ -91,7 +93,9 @@ LABELS: Mapping[str, Label] = {
     ),
     "from": Label("text", "server/member/instance that it replaces", ("bot.engine.cutover",)),
     "keep": Label("flag", "a snapshot that is not pruned", ("bot.engine.snapshots",)),
-    "kept-until": Label("moment", "until when a retired one is kept; 0: for ever", ("bot.engine.cutover",)),
+    "kept-until": Label(
+        "moment", "until when a retired one is kept; 0: for ever", ("bot.engine.cutover", "commands.rollback")
+    ),
     "mail-by": Label("operation", "which decided on its mail last", ("commands.mail",)),
     "mail-counted": Label("moment", "when the waiting mail was counted", ("bot.engine.outbound",)),
     "mail-waits": Label("text", "what mail waited when it was stopped, for people", ("bot.engine.outbound",)),
@@ -107,21 +111,23 @@ LABELS: Mapping[str, Label] = {
     "operation": Label(
         "operation",
         "which made it, or changed its role last",
-        ("bot.engine.cutover", "commands.delete", "commands.new", "commands.unarchive"),
+        ("bot.engine.cutover", "bot.engine.rehearsal", "commands.delete", "commands.new", "commands.unarchive"),
     ),
     "outbound": Label("text", "`off`: it sends no mail", ("bot.engine.outbound",)),
     "pieces": Label("number", "how many files of ballast there are", ("bot.fleet.ballast",)),
     "plan": Label("text", "the name of its size", ("commands.new", "commands.resize")),
-    "reason": Label("text", "why it was retired, for releases before `replaced-by`", ("bot.engine.cutover",)),
+    "reason": Label(
+        "text", "why it was retired, for releases before `replaced-by`", ("bot.engine.cutover", "commands.rollback")
+    ),
     "recipe": Label(
         "text",
         "the recipe that an edge or blueprint was made by",
         ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "bot.edge.edge"),
     ),
-    "replaced-by": Label("text", "the command that replaced it", ("bot.engine.cutover",)),
-    "replaced-in": Label("operation", "which replaced it", ("bot.engine.cutover",)),
+    "replaced-by": Label("text", "the command that replaced it", ("bot.engine.cutover", "commands.rollback")),
+    "replaced-in": Label("operation", "which replaced it", ("bot.engine.cutover", "commands.rollback")),
     "resized-by": Label("operation", "which gave it its size", ("commands.resize",)),
-    "retired": Label("moment", "when it was retired", ("bot.engine.cutover",)),
+    "retired": Label("moment", "when it was retired", ("bot.engine.cutover", "commands.rollback")),
     "role": Label(
         "role",
         "what it is",
@@ -131,6 +137,7 @@ LABELS: Mapping[str, Label] = {
             "bot.guest.blueprint.simulated",
             "bot.edge.edge",
             "bot.engine.cutover",
+            "bot.engine.rehearsal",
             "commands.delete",
             "commands.new",
             "commands.unarchive",
@@ -149,6 +156,7 @@ LABELS: Mapping[str, Label] = {
         "whether it is open",
         (
             "bot.engine.cutover",
+            "bot.engine.rehearsal",
             "commands.new",
             "commands.resume",
             "commands.start",
@@ -161,7 +169,15 @@ LABELS: Mapping[str, Label] = {
     "taken": Label("moment", "when a snapshot was taken, by the bot's clock", ("bot.engine.snapshots",)),
     "tenant": Label("text", "the name of the tenant that it is a container of", ("commands.new",)),
     "version": Label(
-        "text", "of its Mautic", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
+        "text",
+        "of its Mautic",
+        (
+            "bot.guest.blueprint.build",
+            "bot.guest.blueprint.simulated",
+            "commands.new",
+            "commands.rollback",
+            "commands.upgrade",
+        ),
     ),
     "was-called": Label("text", "the instance's name before it was archived", ("commands.delete",)),
     "was-outbound": Label("text", "`outbound` before the decision on its mail", ("commands.mail",)),

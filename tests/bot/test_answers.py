@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bot.guest import answers
 from bot.guest.answers import BODY, SHAPES, Text, decode
 from bot.guest.blueprint.archive import Archive
 from bot.guest.blueprint.furniture import furnish, unfurnish
+from bot.guest.consent import Consent
 from bot.guest.mautic import Mautic
 from bot.guest.told import ENTRIES, LINES, LONG, TABLES, TEXT
 from bot.guest.upgrade_answers import CACHE
@@ -104,6 +106,11 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host = bench.context.fleet.of(bench.context.fleet.tenant("client-x"))
     host.mautic.used("client-x")
     host.mautic.sync("client-x")
+    found = Consent(host.mautic).count("client-x", 0)
+    host.mautic.hush("client-x")
+    opt_out = {"contact": 1, "email": "ann@x.test", "channel": "email", "reason": 1, "at": 1}
+    Consent(host.mautic).withdraw("client-x", replace(found, said=(opt_out,)))
+    host.mautic.unquiesce("client-x")
     host.mautic.wait_for_page("client-x")
     host.mautic.pages("client-x", thrown_away=True)
     host.mautic.call("client-x", "version", {})

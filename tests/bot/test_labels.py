@@ -153,6 +153,7 @@ def test_keys_and_words_that_tenants_in_the_field_have_stay() -> None:
         "archived",
         "blueprint",
         "edge",
+        "rehearsal",
         "ballast",
     }
     assert {one.value for one in State} == {"", "new", "live", "moving", "suspended", "unknown"}

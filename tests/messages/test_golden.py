@@ -30,6 +30,7 @@ from bot.guest.simulated import UNCOUNTED
 from bot.intake import home
 from bot.lxd.protocol import InstanceState, PoolSpace, Resources
 from bot.model.advisories import read as read_advisories
+from bot.model.evidence import Changes, Evidence, Seen
 from bot.model.findings import LINES
 from bot.model.pages import Page, Worse
 from bot.model.releases import Release
@@ -470,6 +471,34 @@ WORSE = (
     Worse("linked", "linked", "/media/css/app.css?v<1>", None, replace(PAGE, status=404)),
 )
 LEFT_OUT = {"asset": "counted", "preferences": "unsubscribes", "/media/`<x>.js": "large"}
+FOUND = Evidence(
+    tenant="client-x",
+    before="5.2.12",
+    version="6.0.10",
+    operation=7,
+    at=NOW,
+    drift={},
+    phases={"record": 0.1, "swap": 0.7, "cache": 11.0, "migrate": 0.3, "reload": 0.4, "page": 0.7},
+    around={"stop": 0.6, "copy": 0.5, "start": 1.2},
+    migrations=("20250801000000", "20250915000000"),
+    written=2,
+    schema=Changes(2, 1, ("+ campaigns column <uuid>",)),
+    plugins={"OwnBundle": True},
+    kept=3,
+    pages=(Seen("login", "/s/login", 200, 200, 0.1, 0.1), Seen("form", "/form/1", 200, 200, 0.1, 0.1)),
+    took=40.0,
+)
+FOUND_WORSE = replace(
+    FOUND,
+    migrations=(),
+    lost={"leads": (1200, 1100)},
+    broken=("Own<Bundle>",),
+    plugins={"Own<Bundle>": False},
+    overwritten=("app/config/*one*.php",),
+    errors=("Uncaught <!channel> in `x`",),
+    pages=(Seen("login", "/s/login", 200, 500, 0.1, 0.1),),
+    worse=("status login /s/login",),
+)
 SILENT = {"healthy": False, "checks": {}, "facts": {}}
 MESSAGES: dict[str, Message] = {
     "pages": RENDERER.message("pages.j2", found=WORSE, left_out=LEFT_OUT),
@@ -540,6 +569,12 @@ MESSAGES: dict[str, Message] = {
     "commands-tag-shown-none": tags(),
     "commands-snapshot": ended("snapshot"),
     "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, days=7),
+    "commands-rollback": ended("rollback", to="5.2.12", days=7),
+    "commands-upgrade": ended("upgrade", {"version": "6.0.10"}),
+    "commands-upgrade_rehearsing": words("upgrade_rehearsing", tenant="client-x", version="6.0.10"),
+    "commands-rehearse": ended("rehearse", {"version": "6.0.10"}),
+    "evidence": RENDERER.message("evidence.j2", found=FOUND),
+    "evidence-worse": RENDERER.message("evidence.j2", found=FOUND_WORSE),
     "commands-mail": ended("mail", {"what": "off"}),
     "commands-migrate": ended("migrate", **{"from": "node1", "to": "node2", "days": 7}),
     "commands-console": words(
@@ -892,7 +927,7 @@ def test_every_template_has_its_golden_message() -> None:
 def test_the_local_workspace_shows_every_emoji_that_is_posted() -> None:
     page = (ROOT / "bot" / "workspace" / "page" / "mrkdwn.js").read_text()
     files = [*TEMPLATES.rglob("*.j2"), *(ROOT / "bot").rglob("*.py"), *(ROOT / "commands").glob("*.py")]
-    used = {name for file in files for name in re.findall(r":([a-z_]{4,}):(?![:\w=])", file.read_text())}
+    used = {name for file in files for name in re.findall(r"(?<!\w):([a-z_]{4,}):(?![:\w=])", file.read_text())}
     assert {"satellite", "arrow_forward"} <= used
     assert {name for name in used if f"{name}: " not in page} == set()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
+import shutil
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,6 +27,8 @@ from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Context
 from bot.engine.registry import Registry, call
 from bot.engine.runner import Runner
+from bot.fleet import releases
+from bot.guest import simulated_state as simulated_tenant
 from bot.guest.blueprint.recipe import FURNITURE
 from bot.intake import home
 from bot.intake.invocations import Invocations
@@ -37,6 +42,7 @@ from bot.slack.poster import Post
 from bot.store.inbox import Inbox
 from bot.store.operation import Operation
 from bot.workspace import block_kit
+from tests.mautic_double.build import build
 from tests.support.simulated_lxd import SimulatedLxd
 
 ASKER = Actor("U0ACCOUNT", frozenset({"requester"}))
@@ -69,10 +75,37 @@ class Clock:
         self.lived += seconds
 
 
+CONFIG = "mautic-ops.toml"
+"""A file of settings in a bench's folder counts, also after a restart."""
+_archives = functools.cache(lambda: Path(tempfile.mkdtemp(prefix="mautic-ops-releases-")))
+
+
+@functools.cache
+def release(version: str) -> tuple[Path, str]:
+    """The archive of a release of the double, and its sha256."""
+    path = _archives() / f"{version}.zip"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    return path, build(path, version)
+
+
+def add_releases(bench: Bench, *versions: str) -> None:
+    """Put releases into the settings of a bench, and of those in its folder after it."""
+    config = bench.context.settings.state / CONFIG
+    told = ((version, *release(version)) for version in versions)
+    config.write_text(
+        "".join(f'[releases."{name}"]\narchive = "{path}"\nsha256 = "{digest}"\n' for name, path, digest in told)
+    )
+    known = settings_in(config.parent).releases
+    bench.context.settings.releases.update(known)  # type: ignore[attr-defined]
+    assert releases.keep(bench.context.settings) == []
+
+
 def settings_in(folder: Path, **environment: str) -> Settings:
     """The shipped settings with their state in a folder."""
+    own = {"MAUTIC_OPS_CONFIG": str(folder / CONFIG)} if (folder / CONFIG).exists() else {}
     return load(
-        environment={
+        environment=own
+        | {
             "MAUTIC_OPS_BOT__STATE": str(folder),
             "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
             # Nobody waits for a turn to start: a test that is about that says so.
@@ -153,6 +186,7 @@ class Case:
     `before`: the operations that prepare the world; `after`/`untouched`: the containers beside the blueprint when it
     was done, and when it came to nothing; `live`: whether the tenant's page answers when it was done.
     `members`: of the cluster that the host is, if it is one. `furniture`: what the tenant's label says of it before.
+    `releases`: that the settings name beside the blueprint's. `ready`: what else is done before.
     """
 
     text: str
@@ -163,13 +197,27 @@ class Case:
     live: bool
     members: tuple[str, ...] = ()
     furniture: int = FURNITURE
+    releases: tuple[str, ...] = ()
+    ready: Callable[[Bench], None] = lambda bench: None
 
     def prepare(self, bench: Bench) -> None:
         """Bring a bench to where the operation can be asked for."""
+        if self.releases:
+            add_releases(bench, *self.releases)
         for text in self.before:
             assert bench.done(text, self.actor).state == "succeeded", text
         if self.furniture != FURNITURE:
             bench.lxd.update("client-x", stamps(furniture=self.furniture))
+        self.ready(bench)
+
+
+def _opt_out(bench: Bench) -> None:
+    """Let one of the contacts opt out since the upgrade, and one be deleted."""
+    for name in ("client-x", "client-x--3"):
+        simulated_tenant.change(bench.lxd, name, people={1: "ann@x.test", 2: "ben@x.test"})
+    said = [(1, "email", 1, bench.clock())]
+    erased = [(2, bench.clock())]
+    simulated_tenant.change(bench.lxd, "client-x--3", people={1: "ann@x.test"}, opted_out=said, erased=erased)
 
 
 CLIENT_X = frozenset({"client-x"})
@@ -237,6 +285,26 @@ CASES = {
         CLIENT_X,
         True,
         ("node1", "node2"),
+    ),
+    "rehearse": Case("rehearse client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True, releases=("6.0.10",)),
+    "upgrade": Case(
+        "upgrade client-x",
+        OPERATOR,
+        ("new client-x", "rehearse client-x"),
+        CLIENT_X | {"client-x--3"},
+        CLIENT_X,
+        True,
+        releases=("6.0.10",),
+    ),
+    "rollback": Case(
+        "rollback client-x",
+        OPERATOR,
+        ("new client-x", "rehearse client-x", "upgrade client-x"),
+        CLIENT_X | {"client-x--3", "client-x--4"},
+        CLIENT_X | {"client-x--3"},
+        True,
+        releases=("6.0.10",),
+        ready=_opt_out,
     ),
 }
 """Every operation command has its case: a new one fails the suite until it has one here."""

@@ -67,7 +67,7 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     write(MUTE, "")
     _seal()
-    _end_requests()
+    end_requests()
     systemctl("stop", "php8.2-fpm", "mariadb.socket", "mariadb")
     run("sync", "-f", str(MAUTIC))
     return {"seconds": round(time.monotonic() - began, 3)}
@@ -115,10 +115,10 @@ def _await_clean_pages() -> None:
             time.sleep(0.05)
 
 
-def _end_requests() -> None:
-    """Let PHP finish the requests at hand, five seconds at most: what is not answered by then was not acknowledged."""
+def end_requests(patience: float = 5) -> None:
+    """Let PHP finish the requests at hand, for some seconds: what is not answered by then was not acknowledged."""
     run("systemctl", "kill", "--kill-who=main", "--signal=QUIT", "php8.2-fpm")
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + patience
     while time.monotonic() < give_up and run("systemctl", "is-active", "php8.2-fpm").returncode == 0:
         time.sleep(0.02)
 

@@ -102,12 +102,14 @@ VERBS = {
     "upgrade": "upgrade.upgrade",
     "assets": "page.assets",
     "evidence": "evidence.evidence",
+    "withdrawals": "consent.withdrawals",
+    "withdraw": "consent.withdraw",
 }
 """The module and function of each; a module is loaded when it is asked for."""
 SIDE_BY_SIDE = frozenset(
     [
         "hold", "page", "pages", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version", 
-        "assets", "evidence", "up_to_date",
+        "assets", "evidence", "up_to_date", "withdrawals",
     ]
 )  # fmt: skip
 """Verbs that may run beside others."""

@@ -1,0 +1,98 @@
+"""What people said that binds whoever mails them, read in one container of a tenant and said again in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot.guest.consent_answers import WITHDRAWALS
+from bot.guest.mautic import Mautic
+from bot.lxd.protocol import TenantAnswerError
+
+PAGE = 2000
+"""Rows of a kind that are asked for at once."""
+MOST = 1_000_000
+"""Rows that are read at most, whatever their number is said to be."""
+IN_SERVICE = 60.0
+"""Seconds that a page may take."""
+
+
+@dataclass(frozen=True)
+class Withdrawals:
+    """What was said since a time: how many opt-outs and erasures, of how many contacts, as of `now` by its own clock.
+
+    `said` and `erased` are rows as `bot.guest.consent_answers` has them.
+    """
+
+    now: float
+    contacts: int
+    opt_outs: int
+    erasures: int
+    said: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    erased: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """What a copy did not have yet; `unknown` opt-outs are of contacts that it does not have, `mails` were dropped."""
+
+    opt_outs: int = 0
+    erasures: int = 0
+    unknown: int = 0
+    mails: int = 0
+
+    def __add__(self, other: Withdrawn) -> Withdrawn:
+        return Withdrawn(
+            self.opt_outs + other.opt_outs,
+            self.erasures + other.erasures,
+            self.unknown + other.unknown,
+            self.mails + other.mails,
+        )
+
+
+class Consent:
+    """The opt-outs and erasures of the Mautic in an instance of one host."""
+
+    def __init__(self, mautic: Mautic) -> None:
+        self.mautic = mautic
+
+    def count(self, instance: str, since: float) -> Withdrawals:
+        """Count what was said since then (epoch seconds)."""
+        return self._ask(instance, {"since": int(since), "page": 0})
+
+    def pages(self, instance: str, since: float, *, final: bool = False) -> Iterator[Withdrawals]:
+        """Read what was said since then, some thousand rows at a time; the first page has the counts of all.
+
+        `final`: the instance has just been closed, and what its visitors have at hand is ended first.
+
+        Raises TenantAnswerError where the rows have no end.
+        """
+        after, count, rows = (0, 0), True, 0
+        while True:
+            request = {"since": int(since), "page": PAGE, "after": after, "final": final and count, "count": count}
+            page = self._ask(instance, request)
+            if count:
+                most = min(MOST, page.opt_outs + page.erasures + 2 * PAGE)
+            yield page
+            rows += len(page.said) + len(page.erased)
+            if max(len(page.said), len(page.erased)) < PAGE:
+                return
+            reached = (
+                max((int(one["row"]) for one in page.said), default=after[0]),
+                max((int(one["contact"]) for one in page.erased), default=after[1]),
+            )
+            if reached <= after or rows > most:
+                raise TenantAnswerError(f"`{instance}` answers nonsense to `withdrawals`: its rows have no end.")
+            after, count = reached, False
+
+    def withdraw(self, instance: str, page: Withdrawals) -> Withdrawn:
+        """Say a page again in a copy that is closed; what it has already is not said twice."""
+        if not page.said and not page.erased:
+            return Withdrawn()
+        request = {"said": page.said, "erased": page.erased}
+        return Withdrawn(**self.mautic.call(instance, "withdraw", request, timeout=600))
+
+    def _ask(self, instance: str, request: Mapping[str, Any]) -> Withdrawals:
+        told = self.mautic.call(instance, "withdrawals", request, timeout=IN_SERVICE, limit=WITHDRAWALS)
+        return Withdrawals(**told)

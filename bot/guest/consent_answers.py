@@ -1,0 +1,53 @@
+"""The answers to what is asked of a tenant about who opted out or was erased: see `bot.guest.answers`. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from bot.guest.told import Figure, Moment, Told
+
+WITHDRAWALS = 8 << 20
+"""Bytes of the answer that holds a page of them."""
+
+
+class OptOut(Told):
+    """One row of those who are not to be contacted. `row`: its id; `born`: when its contact was added, 0: unknown."""
+
+    row: Figure
+    contact: Figure
+    email: str
+    born: Moment
+    channel: str
+    reason: Annotated[int, Meta(ge=1, le=2**15 - 1)]
+    channel_id: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None
+    comments: str
+    at: Moment
+
+
+class Erasure(Told):
+    """A contact that somebody deleted."""
+
+    contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    at: Moment
+
+
+class Withdrawals(Told):
+    """What was said since a time: how much (0 where that was not asked), and a page of it. `now`: epoch seconds."""
+
+    now: Moment
+    contacts: Figure
+    opt_outs: Figure
+    erasures: Figure
+    said: list[OptOut]
+    erased: list[Erasure]
+
+
+class Withdrawn(Told):
+    """What is new in a copy; `unknown` opt-outs are of contacts that it does not have; `mails` were dropped."""
+
+    opt_outs: Figure
+    erasures: Figure
+    unknown: Figure
+    mails: Figure

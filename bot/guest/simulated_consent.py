@@ -1,0 +1,105 @@
+"""Who opted out of, or was erased from, a tenant in memory: the verbs of `mautic-ctl` for it, as a real one answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from bot.guest.blueprint.mautic_ctl.system import CtlError
+from bot.guest.simulated_state import State, change
+from bot.lxd.protocol import Lxd
+
+
+class Tenant(Protocol):
+    """What of a tenant in memory is needed here."""
+
+    name: str
+    now: float
+    state: State
+
+    @property
+    def lxd(self) -> Lxd:
+        """The server that it is on."""
+
+    def sealed(self) -> str:
+        """Why it is closed, empty when it is open."""
+
+    def stop(self, *services: str) -> None:
+        """End services."""
+
+    def start(self, *services: str) -> None:
+        """Begin services."""
+
+
+def withdrawals(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
+    state, since, page = tenant.state, request["since"], request.get("page") or 0
+    if request.get("final"):
+        tenant.stop("php8.2-fpm")
+    if "mariadb" in state.stopped:
+        raise CtlError("the database refused a statement (no connection)")
+    said: list[dict[str, Any]] = [
+        {
+            "row": row,
+            "contact": contact,
+            "email": state.people.get(contact, ""),
+            "born": 0,
+            "channel": channel,
+            "reason": reason,
+            "channel_id": None,
+            "comments": "",
+            "at": int(at),
+        }
+        for row, (contact, channel, reason, at) in enumerate(state.opted_out, 1)
+        if at >= since and contact in state.people
+    ]
+    gone = {contact: int(at) for contact, at in state.erased if at >= since and contact not in state.people}
+    erased = [{"contact": contact, "at": gone[contact]} for contact in sorted(gone)]
+    after = request.get("after") or (0, 0)
+    counts = {"contacts": state.contacts, "opt_outs": len(said), "erasures": len(erased)}
+    return {
+        "now": int(tenant.now),
+        **(counts if request.get("count", True) else dict.fromkeys(counts, 0)),
+        "said": [one for one in said if one["row"] > after[0]][:page],
+        "erased": [one for one in erased if one["contact"] > after[1]][:page],
+    }
+
+
+def withdraw(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
+    if not tenant.sealed():
+        raise CtlError("it is open, and its contacts are not changed behind its users' backs")
+    tenant.start("mariadb")
+    state = tenant.state
+    opted_out, people, addresses = list(state.opted_out), dict(state.people), set()
+    laid = unknown = 0
+    for one in request["said"]:
+        theirs = {
+            contact
+            for contact, email in people.items()
+            if email == one["email"] and (email or contact == one["contact"])
+        }
+        unknown += not theirs
+        addresses |= {people[contact] for contact in theirs if one["channel"] == "email"}
+        for contact in sorted(theirs):
+            if not any((contact, one["channel"]) == found[:2] for found in opted_out):
+                opted_out.append((contact, one["channel"], one["reason"], one["at"]))
+                laid += 1
+    gone = [one for one in request["erased"] if one["contact"] in people]
+    addresses |= {people.pop(one["contact"]) for one in gone}
+    left = [address for address in state.addressed if address not in addresses]
+    mails = len(state.addressed) - len(left)
+    tenant.state = change(
+        tenant.lxd,
+        tenant.name,
+        people=people,
+        opted_out=[found for found in opted_out if found[0] in people],
+        erased=[*state.erased, *((one["contact"], one["at"]) for one in gone)],
+        addressed=left,
+        mails=state.mails[: max(0, len(state.mails) - mails)],
+        contacts=state.contacts - len(gone),
+    )
+    return {"opt_outs": laid, "erasures": len(gone), "unknown": unknown, "mails": mails}
+
+
+VERBS: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, Any]]] = {
+    verb.__name__: verb for verb in (withdrawals, withdraw)
+}

@@ -1,0 +1,268 @@
+"""`/mautic rollback`: return a tenant to the container that its upgrade replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from bot.engine import consent, outbound
+from bot.engine.consent import Carried
+from bot.engine.context import Context, Run
+from bot.engine.cutover import Cutover
+from bot.engine.outbound import MailOption
+from bot.engine.placement import admit, demand_of
+from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.snapshots import ours
+from bot.engine.steps import PROBE, probing, refuse_another, refuse_full
+from bot.fleet.inventory import Host
+from bot.guest.consent import Consent
+from bot.guest.mautic import Mail
+from bot.lxd.protocol import LxdError
+from bot.model.labels import Role, State, stamps
+from bot.model.plan import Plan, Refused, Step, Steps, always, once, require
+from bot.model.tenants import PlanSize, Tenant, candidate_name
+from bot.model.text import kept_for
+from bot.store.metrics import DAY
+
+_WRITTEN = {"contacts": "contact", "submissions": "form submission"}
+_UPGRADE, _ROLLBACK = "upgrade", "rollback"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`retired` is the container from before the upgrade, of `version`, which ended at `since` (epoch seconds).
+
+    `size`: today's, where the retired one is of another; or None. `mail`: what becomes of the mail that waits in it.
+    `rests`: the tenant is stopped on purpose. `days`: for which the present container is kept. `percent`: of all
+    contacts that may have opted out or been erased for that to be carried.
+    """
+
+    old: Tenant
+    retired: str
+    version: str
+    since: float
+    size: PlanSize | None
+    mail: Mail
+    rests: bool
+    days: int
+    percent: int
+
+
+@not_half_way
+@operation
+def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
+    """Return a tenant to the container from before its upgrade; what came since is only in the present one.
+
+    A copy of that container starts beside the present one, and traffic is switched only when the copy works. Who opted
+    out since, or was deleted, is so in the copy too before mail goes out again; other changes are not carried. Both
+    containers are kept. The approver types the tenant's name and decides on mail that waited at the upgrade and may
+    have been sent since: send, drop (kept in a table) or leave outbound mail off. `--mail` proposes one of these;
+    without a choice outbound mail stays off if any mail waits.
+    """
+    old = context.fleet.tenant(tenant)
+    host = context.fleet.of(old)
+    retired = _retired(context, old)
+    since = _since(host, retired)
+    rests = old.stopped and old.status != "Running"
+    demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
+    days = context.settings.retention.former_days
+    percent = context.settings.rollback.carried
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "mail": mail},
+        summary=f"Roll tenant {tenant} back to Mautic {retired.version}",
+        facts={
+            "From": old.version,
+            "To": f"{retired.version}, as it was at the upgrade",
+            "Upgraded": context.renderer.moment(since),
+            **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
+            "Safety snapshot": "taken first",
+            "Previous container": f"kept, stopped, {kept_for(days)}",
+            "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the present container"),
+        },
+        values={
+            "from": old.version,
+            "to": retired.version,
+            "container": retired.instance,
+            "since": int(since),
+            "rests": rests,
+            "days": days,
+        },
+        until_done=("Rollback", "Afterwards"),
+        requires=(
+            always(refuse_another, context, old),
+            require(old.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
+            once(refuse_full, context, old),
+            once(_loss, host, old, since),
+            once(_consent, host, old, since, percent),
+            once(_mail, context, host, old, since, mail),
+            always(admit, context, host, demand, f"The earlier container of `{tenant}` cannot start on"),
+        ),
+        inputs=Inputs(
+            old,
+            retired.instance,
+            retired.version,
+            since,
+            context.settings.plans.get(old.plan) if retired.plan != old.plan else None,
+            mail or ("off" if old.outbound_off else ""),
+            rests,
+            days,
+            percent,
+        ),
+        demand=demand.stored(),
+        choice=outbound.CHOICE,
+        reversible="can be undone with `restore` to the safety snapshot",
+        seconds=20,
+        cutover=_ROLLBACK,
+    )
+
+
+def _retired(context: Context, old: Tenant) -> Tenant:
+    """Return the container that the newest upgrade replaced which was not rolled back yet; raise Refused for none."""
+    retired = [
+        one
+        for one in context.fleet.look(Role.RETIRED).tenants
+        if (one.name, one.server, one.host) == (old.name, old.server, old.host) and one.instance != old.instance
+    ]
+    upgrades: list[Tenant] = []
+    for one in sorted(retired, key=lambda one: one.replaced_in):
+        if one.replaced_by == _UPGRADE:
+            upgrades.append(one)
+        elif one.replaced_by == _ROLLBACK and upgrades:
+            upgrades.pop()
+    if not upgrades or upgrades[-1].version == old.version:
+        raise Refused(
+            f"No container from before an upgrade of `{old.name}` is left on {old.host}; "
+            f"`/mautic snapshots {old.name}` lists what `/mautic restore {old.name} <snapshot>` can return to."
+        )
+    return upgrades[-1]
+
+
+def _since(host: Host, retired: Tenant) -> float:
+    """Return when a retired container was closed: it has a snapshot of that moment, and none was taken later.
+
+    Without one it is earlier, rather than later: then more is counted, and what is there already is not carried twice.
+    """
+    taken = ours(host.lxd.snapshots(retired.instance))
+    return float(taken[-1].at if taken else max(0, retired.retired - DAY))
+
+
+def _cannot(old: Tenant) -> str:
+    return f"{old.name} cannot be asked" if old.running else f"{old.name} is stopped"
+
+
+def _loss(host: Host, old: Tenant, since: float) -> dict[str, str]:
+    """Return what the tenant will lose, in words."""
+    try:
+        counts = host.mautic.counts(old.instance, since=since)
+    except LxdError:
+        return {"Data loss": f":warning: everything since the upgrade ({_cannot(old)}, so it cannot be counted)"}
+    told = ", ".join(f"{counts[name]} {word}{'' if counts[name] == 1 else 's'}" for name, word in _WRITTEN.items())
+    return {"Data loss": f":warning: {told} since the upgrade, and all other changes"}
+
+
+def _consent(host: Host, old: Tenant, since: float, percent: int) -> dict[str, str]:
+    """Return what will be carried back, in words, and what not."""
+    off = "outbound mail stays off"
+    try:
+        found = Consent(host.mautic).count(old.instance, since)
+    except LxdError:
+        why = f"({_cannot(old)}, so they cannot be counted)"
+        return {"Carried back": f":warning: opt-outs and deletions {why}; where they cannot be read, {off}"}
+    if many := consent.too_many(found, percent):
+        return {"Carried back": f":warning: {'; '.join(many.values())}; {off}"}
+    return {"Carried back": f"{consent.in_words(found.opt_outs, found.erasures)} (so far)"}
+
+
+def _mail(context: Context, host: Host, old: Tenant, since: float, mail: str) -> dict[str, str]:
+    """Return which mail may be sent twice: what came due since the upgrade, and what waited at it."""
+    again = "since the upgrade may be sent again, as may mail that waited at it"
+    try:
+        now = host.mautic.mail(old.instance, since=since)
+        words = f"{now['sent']} sent {again}; now {outbound.told(context, now)}"
+    except LxdError:
+        words = f"mail sent {again} (cannot be counted now)"
+    return outbound.remarks(words, mail, first="outbound mail stays off if mail waited at the upgrade")
+
+
+@steps_of(rollback)
+def steps(run: Run, inputs: Inputs) -> Steps:
+    """Copy the retired container, carry consent into the copy while the present one serves, and again at its end."""
+    back = _Rollback(run, inputs)
+    start = "Take a safety snapshot and start the earlier container"
+    return Steps(
+        (
+            Step("beside", start, back.beside, takes_snapshot=True),
+            Step("change", "Carry opt-outs and deletions, and switch traffic", back.change),
+            probing(back.cutover.probe),
+            Step("keep", "Keep the previous container", back.cutover.keep),
+        ),
+        undo=back.cutover.roll_back,
+        commit=PROBE,
+    )
+
+
+class _Rollback:
+    """The steps; each looks before it acts."""
+
+    def __init__(self, run: Run, inputs: Inputs) -> None:
+        self.run = run
+        self.inputs = inputs
+        self.old = inputs.old
+        self.host = run.fleet.of(inputs.old)
+        self.cutover = Cutover(run, inputs.old, self.host, _ROLLBACK, days=inputs.days, rests=inputs.rests)
+        self._carried: Carried | None = None
+
+    def _copy(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        # That it was retired is no fact of the copy, and its Mautic is the earlier one.
+        own = stamps(version=self.inputs.version, kept_until="", retired="", reason="", replaced_by="", replaced_in="")
+        self.host.lxd.copy(self.inputs.retired, self.cutover.name, config={**config, **own}, devices=devices)
+
+    def beside(self) -> str:
+        """Do at once all that leaves the present container alone, as somebody waits."""
+        with ThreadPoolExecutor(2, "beside") as threads:
+            of_now = threads.submit(self.cutover.snapshot)
+            self.cutover.make(self._copy)
+            self.cutover.boot()
+            of_people = threads.submit(self._settle)
+            self.cutover.await_page()
+            if self.inputs.size:
+                self.host.mautic.resize(self.cutover.name, self.inputs.size)
+            return "; ".join([of_now.result(), *of_people.result()])
+
+    def _settle(self) -> list[str]:
+        """Carry what was said by now, and decide on the mail that waits, while nothing works in the copy."""
+        if self.cutover.serves():
+            return []
+        self.host.mautic.mute(self.cutover.name)
+        self._carried = self._carry(self.inputs.since - consent.MARGIN)
+        mail: Mail = "off" if self._carried.left else self.inputs.mail
+        settled = outbound.settle(self.run, self.host, self.cutover.name, mail, late=0)
+        return [self._carried.told(), *([settled] if settled else [])]
+
+    def _carry(self, since: float, *, final: bool = False) -> Carried:
+        source, target = self.old.instance, self.cutover.name
+        return consent.carry(self.host, source, target, since, self.inputs.percent, final=final)
+
+    def change(self) -> str | None:
+        """Close the present container, carry what was said until then, and switch.
+
+        Clients see a maintenance page meanwhile, so what was carried before is not read again.
+        """
+        if self.cutover.serves():
+            self.cutover.switch()
+            return None
+        before = self._carried
+        # One that was cut in its switch may be unsealed; nobody was led there yet.
+        self.host.mautic.seal(self.cutover.name)
+        self.cutover.silence()
+        since = self.inputs.since - consent.MARGIN
+        if before and not before.left:
+            since = before.now - consent.OVERLAP
+        carried = self._carry(since, final=True)
+        if carried.left or (before and before.left):
+            mail: Mail = "off" if carried.left else self.inputs.mail
+            outbound.settle(self.run, self.host, self.cutover.name, mail, late=0)
+        self.cutover.switch()
+        return carried.told()

@@ -1,0 +1,235 @@
+"""What a rollback asks of a tenant's opt-outs and erasures: one suite over the simulation and over a MariaDB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pytest
+
+from bot.guest import consent as asking
+from bot.guest.answers import decode
+from bot.guest.blueprint.mautic_ctl import consent, system
+from bot.guest.blueprint.mautic_ctl.system import CtlError
+from bot.guest.consent import Consent, Withdrawals, Withdrawn
+from bot.guest.mautic import Mautic
+from bot.guest.simulated_state import change, read
+from bot.lxd.protocol import LxdError
+from tests.support.large_tenant import LargeTenant
+from tests.support.simulated_lxd import SimulatedLxd
+
+NOW = 1_800_000_000.0
+UPGRADE = NOW - 3600
+PEOPLE = {1: "ann@x.test", 2: "ben@x.test", 3: "cy@x.test", 4: "dan@x.test"}
+NAME = "client-x"
+
+
+class Tenant(Protocol):
+    """A tenant that is closed: at first as it was at the upgrade."""
+
+    mautic: Mautic
+
+    def opt_out(self, contact: int, channel: str = "email") -> None: ...
+    def erase(self, contact: int) -> None: ...
+    def earlier(self) -> None:
+        """Be as at the upgrade again."""
+
+    def opted_out(self) -> set[tuple[int, str]]: ...
+    def contacts(self) -> set[int]: ...
+    def open(self) -> None: ...
+
+
+class Simulated:
+    def __init__(self) -> None:
+        self.lxd = SimulatedLxd(clock=lambda: NOW)
+        self.lxd.import_image(__file__, "base", {})
+        self.lxd.create(NAME, "base", config={}, devices={})
+        self.lxd.start(NAME)
+        self.mautic = Mautic(self.lxd)
+        self.mautic.seal(NAME)
+        self.earlier()
+
+    def opt_out(self, contact: int, channel: str = "email") -> None:
+        change(self.lxd, NAME, opted_out=[*read(self.lxd, NAME).opted_out, (contact, channel, 1, NOW)])
+
+    def erase(self, contact: int) -> None:
+        state = read(self.lxd, NAME)
+        people = {one: email for one, email in state.people.items() if one != contact}
+        change(self.lxd, NAME, people=people, erased=[*state.erased, (contact, NOW)], contacts=len(people))
+
+    def earlier(self) -> None:
+        change(self.lxd, NAME, people=PEOPLE, contacts=len(PEOPLE), opted_out=[], erased=[])
+
+    def opted_out(self) -> set[tuple[int, str]]:
+        return {found[:2] for found in read(self.lxd, NAME).opted_out}
+
+    def contacts(self) -> set[int]:
+        return set(read(self.lxd, NAME).people)
+
+    def open(self) -> None:
+        self.mautic.open(NAME)
+
+
+class InMariaDb:
+    """The tool itself, in this process, on a database of its own."""
+
+    def __init__(self, server: LargeTenant) -> None:
+        self.server = server
+        self.mautic = cast(Mautic, self)
+        self.earlier()
+
+    def call(self, instance: str, verb: str, request: Mapping[str, Any], **_: object) -> dict[str, Any]:
+        verbs: dict[str, Callable[[Any], dict[str, Any]]] = {
+            "withdrawals": consent.withdrawals,
+            "withdraw": consent.withdraw,
+        }
+        try:
+            answer: dict[str, Any] = {"ok": True, **verbs[verb](json.loads(json.dumps(request)))}
+        except CtlError as error:
+            answer = {"ok": False, "error": str(error)}
+        return decode(instance, verb, json.dumps(answer).encode())
+
+    def opt_out(self, contact: int, channel: str = "email") -> None:
+        self.server.sql(
+            "INSERT INTO lead_donotcontact (lead_id, date_added, reason, channel)"
+            f" VALUES ({contact}, FROM_UNIXTIME({NOW}), 1, '{channel}');"
+        )
+
+    def erase(self, contact: int) -> None:
+        self.server.sql(
+            "INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, date_added, ip_address)"
+            f" VALUES (1, 'a', 'lead', 'lead', {contact}, 'delete', FROM_UNIXTIME({NOW}), '::1');"
+            f"DELETE FROM lead_donotcontact WHERE lead_id = {contact}; DELETE FROM leads WHERE id = {contact};"
+        )
+
+    def earlier(self) -> None:
+        people = ", ".join(f"({contact}, '2026-01-01', '{email}')" for contact, email in PEOPLE.items())
+        self.server.sql(
+            "DELETE FROM lead_donotcontact; DELETE FROM audit_log; DELETE FROM leads;"
+            f"INSERT INTO leads (id, date_added, email) VALUES {people};"
+        )
+
+    def opted_out(self) -> set[tuple[int, str]]:
+        rows = self.server.sql("SELECT lead_id, channel FROM lead_donotcontact;")
+        return {(int(contact), channel) for contact, channel in rows}
+
+    def contacts(self) -> set[int]:
+        return {int(row[0]) for row in self.server.sql("SELECT id FROM leads;")}
+
+    def open(self) -> None:
+        consent.SEAL.unlink()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeTenant]:
+    made = LargeTenant(tmp_path_factory.mktemp("mariadb"), contacts=40, buffer_pool="32M")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=["simulated", "MariaDB"])
+def tenant(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tenant:
+    if request.param == "simulated":
+        return Simulated()
+    made: LargeTenant = request.getfixturevalue("server")
+    monkeypatch.setitem(system.ENVIRONMENT, "HOME", str(made.home))
+    monkeypatch.setattr(consent, "SEAL", tmp_path / "sealed")
+    (tmp_path / "sealed").touch()
+    for done_elsewhere in ("await_systemd", "systemctl", "await_database"):
+        monkeypatch.setattr(consent, done_elsewhere, lambda *_: None)
+    return InMariaDb(made)
+
+
+def said(tenant: Tenant) -> Withdrawals:
+    (page,) = Consent(tenant.mautic).pages(NAME, UPGRADE)
+    return page
+
+
+def test_it_counts_and_tells_what_was_said_since(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    tenant.opt_out(2, "sms")
+    tenant.erase(3)
+    found = Consent(tenant.mautic).count(NAME, UPGRADE)
+    assert (found.contacts, found.opt_outs, found.erasures, found.said, found.erased) == (3, 2, 1, [], [])
+    page = said(tenant)
+    assert (page.opt_outs, page.erasures) == (2, 1)
+    keys = ("contact", "email", "channel", "reason", "channel_id", "at")
+    assert [tuple(one[key] for key in keys) for one in page.said] == [
+        (1, "ann@x.test", "email", 1, None, int(NOW)),
+        (2, "ben@x.test", "sms", 1, None, int(NOW)),
+    ]
+    assert list(page.erased) == [{"contact": 3, "at": int(NOW)}]
+    later = Consent(tenant.mautic).count(NAME, NOW + 1)
+    assert (later.opt_outs, later.erasures) == (0, 0)
+
+
+def test_an_erased_contact_is_no_opt_out_any_more(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    tenant.erase(1)
+    page = said(tenant)
+    assert (page.opt_outs, page.erasures, list(page.said)) == (0, 1, [])
+
+
+def test_many_come_in_pages(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "PAGE", 1)
+    tenant.opt_out(1)
+    tenant.opt_out(2)
+    tenant.erase(3)
+    pages = list(Consent(tenant.mautic).pages(NAME, UPGRADE))
+    assert [(len(page.said), len(page.erased)) for page in pages] == [(1, 1), (1, 0), (0, 0)]
+    assert (pages[0].opt_outs, pages[0].erasures, pages[0].contacts) == (2, 1, 3)
+
+
+def test_it_is_said_in_the_copy_once(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    tenant.opt_out(2, "sms")
+    tenant.erase(3)
+    page = said(tenant)
+    tenant.earlier()
+    asked = Consent(tenant.mautic)
+    assert asked.withdraw(NAME, page) == Withdrawn(opt_outs=2, erasures=1)
+    assert asked.withdraw(NAME, page) == Withdrawn()
+    assert tenant.opted_out() == {(1, "email"), (2, "sms")}
+    assert tenant.contacts() == {1, 2, 4}
+
+
+def test_who_opted_out_and_was_erased_later_is_erased(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    before = said(tenant)
+    tenant.erase(1)
+    after = said(tenant)
+    tenant.earlier()
+    for page in (before, after):
+        Consent(tenant.mautic).withdraw(NAME, page)
+    assert (tenant.opted_out(), tenant.contacts()) == (set(), {2, 3, 4})
+
+
+def test_what_was_carried_is_carried_on_by_the_next_rollback(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    tenant.erase(3)
+    page = said(tenant)
+    tenant.earlier()
+    Consent(tenant.mautic).withdraw(NAME, page)
+    again = said(tenant)
+    assert [one["contact"] for one in again.said] == [1]
+    assert list(again.erased) == list(page.erased)
+
+
+def test_one_that_the_copy_does_not_have_is_told(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    page = said(tenant)
+    tenant.earlier()
+    tenant.erase(1)
+    assert Consent(tenant.mautic).withdraw(NAME, page) == Withdrawn(unknown=1)
+
+
+def test_nothing_is_said_in_one_that_is_open(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    page = said(tenant)
+    tenant.earlier()
+    tenant.open()
+    with pytest.raises(LxdError, match="it is open"):
+        Consent(tenant.mautic).withdraw(NAME, page)
+    assert tenant.opted_out() == set()
