@@ -259,7 +259,7 @@ class _Rollback:
         self.cutover.silence()
         since = self.inputs.since - consent.MARGIN
         if before and not before.left:
-            since = before.now - consent.OVERLAP
+            since = max(0.0, before.now - consent.OVERLAP)
         carried = self._carry(since, final=True)
         if carried.left or (before and before.left):
             mail: Mail = "off" if carried.left else self.inputs.mail
