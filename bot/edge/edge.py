@@ -126,9 +126,8 @@ class Edge:
 
     def domains(self, ahead: str = "") -> dict[str, int]:
         """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
-        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate.
-        `ahead`: as `apply` has it; it counts as
-        an open candidate.
+        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate. `ahead`: as
+        `apply` has it; it counts as an open candidate.
 
         Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
         """
