@@ -83,11 +83,10 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     found = inputs.found
     host = run.fleet.of(found)
 
-    def lay() -> str | None:
-        before = found.furniture
+    def lay() -> str:
         slot = slot_of(run.operation) if found.slot is None else found.slot
         furnish(host.lxd, found.instance, run.settings.jobs.unconditional, slot)
-        return f"version {before}, now {FURNITURE}"
+        return f"version {found.furniture}, now {FURNITURE}"
 
     def undo() -> None:
         unfurnish(host.lxd, found.instance, found.furniture)

@@ -124,16 +124,17 @@ class Edge:
                 self._delete(name)
             self._pages.distrust()
 
-    def domains(self) -> dict[str, int]:
+    def domains(self, ahead: str = "") -> dict[str, int]:
         """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
-        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate.
+        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate. `ahead`: as
+        `apply` has it; it counts as an open candidate.
 
         Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
         """
         here = self._here()
         if self._member and any(one.status == "Error" for one in here):
             raise LxdUnavailable(f"The cluster's member {self._member} is offline.")
-        return {domain: right for domain, (right, _) in _tenants(here).items()}
+        return {domain: right for domain, (right, _) in _tenants(here, ahead).items()}
 
     def apply(
         self,
@@ -307,7 +308,7 @@ def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, 
             its, holding = tenants.get(domain, (0, instance))
             # A tenant that is closed for its candidate has no right but until that is open.
             if its == 0 or holding is instance:
-                tenants[domain] = its, instance
+                tenants[domain] = max(its, 1), instance
     return tenants
 
 

@@ -60,7 +60,7 @@ class Edges:
             return
         # Whoever looks later knows better, and may be the quicker one.
         number = next(self._numbers)
-        domains, silent = each(known, lambda host, edge: edge.domains(), within=ANSWER)
+        domains, silent = each(known, lambda host, edge: edge.domains(ahead), within=ANSWER)
         answered = {host: known[host] for host in domains}
         _, unsure = each(answered, lambda host, edge: self._learn(host, edge, fresh=fresh), within=ANSWER)
         peers = {

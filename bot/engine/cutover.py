@@ -168,9 +168,17 @@ class Cutover:
     # -- the cutover --------------------------------------------------------------------------------------------
 
     def start(self) -> str:
-        """Start the candidate, closed, and wait until the login page answers inside and it has its address."""
+        """Start the candidate, closed, and wait until the login page answers inside and it has its address.
+
+        Meanwhile the edges of all hosts learn the way to it: nobody waits for that once it is open.
+        """
         self.boot()
-        return self.await_page()
+        wait_for_address(self.target.lxd, self.name)
+        with ThreadPoolExecutor(1, "beside") as beside:
+            routed = beside.submit(self.run.edge.apply, ahead=self.name)
+            told = self.await_page()
+            routed.result()
+        return told
 
     def boot(self) -> None:
         """Start the candidate, closed."""

@@ -18,8 +18,9 @@ from bot.lxd.talk import conversation
 
 MOST = 64 << 20
 """Bytes that a file, or a command's output, may have to be read."""
-_HELPER_ENDS = 5.0
-"""Seconds for LXD's helper for an instance's files to end; it waits for what is written, and unmounts."""
+_HELPER_ENDS = 20.0
+"""Seconds for LXD's helper for an instance's files to end: it looks every five whether it is still used, so that one
+whose instance was renamed meanwhile, and whose socket nobody finds any more, lives on for ten."""
 
 
 class LxdInside(LxdReader):

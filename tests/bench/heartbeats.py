@@ -89,8 +89,8 @@ class Heartbeats:
         self._seen: dict[tuple[str, str], set[Beat]] = {}
         self._changed: dict[Path, int] = {}
         self._over = threading.Event()
-        self._crontab = next(iter(self._roots.values())) / "etc/cron.d/mautic"
-        self.jobs = jobs(self._crontab.read_text())
+        # Each tenant's heavy jobs have minutes of their own.
+        self.jobs = {name: jobs((root / "etc/cron.d/mautic").read_text()) for name, root in self._roots.items()}
 
     @contextmanager
     def watching(self) -> Iterator[Heartbeats]:
@@ -133,7 +133,7 @@ class Heartbeats:
         """Return the figures of that time: how many runs were due, how many and which came late, how many failed."""
         due, missed = 0, []
         for name in self._roots:
-            for job in self.jobs:
+            for job in self.jobs[name]:
                 count, without = late(job, self._seen.get((name, job.command), ()), since, until)
                 due += count
                 missed += [f"{name} {job.command} {time.strftime('%H:%M', time.gmtime(at))}" for at in without]

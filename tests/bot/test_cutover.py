@@ -243,7 +243,7 @@ def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> N
     assert state_of(bench.lxd.instance("client-x").config) == State.LIVE, "nothing was done to it"
 
 
-@pytest.mark.parametrize(("command", "most"), [("restore", (18, 3, 53)), ("migrate", (18, 2, 71))])
+@pytest.mark.parametrize(("command", "most"), [("restore", (18, 3, 54)), ("migrate", (18, 2, 73))])
 def test_a_cutover_takes_no_more_requests_than_it_did(tmp_path: Path, command: str, most: tuple[int, int, int]) -> None:
     """To ask for it, to approve it and to run it; a server far away answers each in its own time."""
     case = CASES[command]

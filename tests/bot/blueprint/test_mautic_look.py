@@ -654,9 +654,22 @@ def test_in_a_closed_tenant_it_neither_looks_nor_runs(cron: Cron, mark: str) -> 
     assert cron.runs == 1
 
 
+def test_it_waits_for_its_second_without_a_program_where_something_looks(cron: Cron) -> None:
+    (cron.folder / "settings").write_text("slot=61\n")
+    cron.program("sleep", f"touch {cron.folder}/slept")
+    began = time.monotonic()
+    cron("due", spread=50)
+    assert (cron.folder / "slept").exists()
+    os.mkfifo(cron.folder / "look/wait")
+    (cron.folder / "slept").unlink()
+    cron("due", spread=50)
+    assert not (cron.folder / "slept").exists()
+    assert time.monotonic() - began >= 1
+
+
 def test_a_seal_that_comes_while_it_waits_for_its_second_keeps_it_from_running(cron: Cron) -> None:
     cron.program("sleep", f"touch {cron.folder}/nginx/sealed")
-    assert cron("due")["skipped"] == "sealed"
+    assert cron("due", spread=50)["skipped"] == "sealed"
     assert cron.runs == 0
 
 

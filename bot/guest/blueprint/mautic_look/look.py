@@ -81,6 +81,8 @@ def main() -> None:
     """Answer until it is ended."""
     looks = Looks(Database().rows)
     answers = {command: _fifo(f"{RUN}/answer-{command.replace(':', '_')}") for command in RULES}
+    # Never written: who has to wait for its second reads here.
+    _fifo(f"{RUN}/wait")
     names = {command.replace(":", "_"): command for command in RULES}
     asked = _fifo(f"{RUN}/ask")
     os.set_blocking(asked, True)
