@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from bot.engine.context import Context, Run
-from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantsArgument, not_half_way, operation, steps_of
 from bot.engine.rehearsal import Rehearsal
 from bot.engine.selection import Selection, batch
-from bot.engine.steps import refuse_full
-from bot.engine.upgrades import archive_of, target
-from bot.model.plan import Plan, Step, Steps, always, once, require
-from bot.model.tenants import Tenant, candidate_name
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The tenant, the version that its copy gets, and whether the upgrade is requested when that has passed."""
-
-    found: Tenant
-    version: str
-    offer: bool
+from bot.engine.upgrade_plans import RehearsalInputs, rehearsal_of
+from bot.engine.upgrades import archive_of
+from bot.model.plan import Plan, Step, Steps
 
 
 @not_half_way
@@ -57,36 +44,8 @@ def rehearse(
     )
 
 
-def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool) -> Plan:
-    """Return the plan of the rehearsal of one tenant."""
-    found = context.fleet.tenant(tenant)
-    host = context.fleet.of(found)
-    release = target(context, found, version)
-    demand = demand_of(context, found, host, candidate_name(tenant, context.operation), beside=True)
-    return Plan(
-        tenant=tenant,
-        arguments={"tenant": tenant, "version": release.version, "offer": offer},
-        summary=f"Rehearse the upgrade of tenant {tenant} to Mautic {release.version}",
-        facts={"From": found.version, "To": release.version, "Touches": "a copy only, which is deleted afterwards"},
-        values={"from": found.version, "to": release.version},
-        requires=(
-            require(
-                found.standing == "running",
-                f"`{tenant}` is {found.standing}, and only a running tenant can be rehearsed.",
-            ),
-            once(refuse_full, context, found),
-            always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
-        ),
-        inputs=Inputs(found, release.version, offer),
-        demand=demand.stored(),
-        reversible="changes nothing",
-        seconds=60,
-        host=found.host,
-    )
-
-
 @steps_of(rehearse)
-def steps(run: Run, inputs: Inputs) -> Steps:
+def steps(run: Run, inputs: RehearsalInputs) -> Steps:
     """Copy the tenant, upgrade the copy as the tenant would be, compare, and delete the copy."""
     rehearsal = Rehearsal(
         run, inputs.found, inputs.version, lambda: archive_of(run, inputs.version), offer=inputs.offer

@@ -9,6 +9,7 @@ from dataclasses import replace
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch, select
+from bot.engine.upgrade_plans import rehearsal_of, upgrade_of
 from bot.engine.upgrades import NEVER, age, target
 from bot.model.evidence import Evidence
 from bot.model.plan import Plan, Refused
@@ -16,8 +17,6 @@ from bot.model.tenants import Tenant
 from bot.model.text import seconds
 from bot.slack.messages import Message
 from bot.store import evidence
-from commands.rehearse import rehearsal_of
-from commands.upgrade import upgrade_of
 
 
 @operation

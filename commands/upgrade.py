@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from bot.engine.context import Context, Run
 from bot.engine.cutover import Cutover
-from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
-from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_for_address
+from bot.engine.steps import PROBE, probing, wait_for_address
+from bot.engine.upgrade_plans import UpgradeInputs, upgrade_of
 from bot.engine.upgrades import archive_of, rehearsed, target
 from bot.guest.upgrades import Upgrades
 from bot.lxd.protocol import LxdError
-from bot.model.evidence import Evidence
 from bot.model.labels import stamps
-from bot.model.plan import Plan, Refused, Step, Steps, always, once
-from bot.model.tenants import Tenant, candidate_name
-from bot.model.text import kept_for
+from bot.model.plan import Plan, Refused, Step, Steps
 from bot.slack.messages import Message
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """`rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept."""
-
-    old: Tenant
-    version: str
-    rehearsed: int
-    days: int
 
 
 @not_half_way
@@ -69,65 +55,8 @@ def _rehearse(context: Context, tenant: str, version: str) -> Message:
     return context.renderer.message("commands/upgrade_rehearsing.j2", tenant=tenant, version=version)
 
 
-def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
-    """Return the plan of the upgrade of one tenant, by what its rehearsal found."""
-    version = found.version
-    host = context.fleet.of(old)
-    days = context.settings.retention.former_days
-    # Both containers run for a moment at most, but the old one may have to run again.
-    demand = demand_of(context, old, host, candidate_name(old.name, context.operation), beside=True)
-    return Plan(
-        tenant=old.name,
-        arguments={"tenant": old.name, "version": version},
-        summary=f"Upgrade tenant {old.name} to Mautic {version}",
-        facts={
-            "Downtime": f"about {found.away:.0f} s, with a maintenance page (measured on a copy)",
-            "From": old.version,
-            "To": version,
-            "Rehearsed": context.renderer.moment(found.at),
-            "Previous container": f"kept, stopped, {kept_for(days)}",
-            "Rollback": f"automatic, {old.name} goes on in the present container",
-        },
-        values={
-            "from": old.version,
-            "to": version,
-            "rehearsal": found.operation,
-            "days": days,
-            "away": round(found.away, 1),
-        },
-        remarks=_told(found),
-        until_done=("Downtime", "Rollback"),
-        requires=(
-            always(refuse_another, context, old),
-            once(refuse_full, context, old),
-            always(admit, context, host, demand, f"The upgraded copy of `{old.name}` cannot start on"),
-        ),
-        inputs=Inputs(old, version, found.operation, days),
-        demand=demand.stored(),
-        reversible=f"can be undone with `rollback {old.name}`",
-        seconds=30,
-        cutover="upgrade",
-    )
-
-
-def _told(found: Evidence) -> dict[str, str]:
-    """Return what the rehearsal found, in a few words each."""
-    told = {"Migrations": f"{len(found.migrations)}, {found.written} rows written" if found.migrations else "none"}
-    if found.schema.added or found.schema.removed:
-        told["Schema"] = f"{found.schema.added} lines added, {found.schema.removed} removed"
-    if found.plugins:
-        told["Plugins"] = ", ".join(
-            f"{name} ({'loads' if loads else 'does not load'})" for name, loads in found.plugins.items()
-        )
-    if found.overwritten:
-        told["Overwritten"] = f":warning: files that were changed by hand: {', '.join(found.overwritten)}"
-    if found.errors:
-        told["New log errors"] = f":warning: {len(found.errors)}: {found.errors[0]}"
-    return told
-
-
 @steps_of(upgrade)
-def steps(run: Run, inputs: Inputs) -> Steps:
+def steps(run: Run, inputs: UpgradeInputs) -> Steps:
     """Stage beside the tenant while it serves; close it, upgrade a copy, and switch to that when its pages work."""
     upgrading = _Upgrade(run, inputs)
     cutover = upgrading.cutover
@@ -148,7 +77,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 class _Upgrade:
     """The steps; each looks before it acts."""
 
-    def __init__(self, run: Run, inputs: Inputs) -> None:
+    def __init__(self, run: Run, inputs: UpgradeInputs) -> None:
         self.run = run
         self.old = inputs.old
         self.version = inputs.version

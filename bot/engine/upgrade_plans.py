@@ -1,0 +1,121 @@
+"""The plans of a rehearsal and of an upgrade of one tenant: what people are shown, and what the steps need.
+
+Several commands make them: `rehearse`, `upgrade` and `rollout`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.engine.context import Context
+from bot.engine.placement import admit, demand_of
+from bot.engine.steps import refuse_another, refuse_full
+from bot.engine.upgrades import target
+from bot.model.evidence import Evidence
+from bot.model.plan import Plan, always, once, require
+from bot.model.tenants import Tenant, candidate_name
+from bot.model.text import kept_for
+
+
+@dataclass(frozen=True)
+class RehearsalInputs:
+    """The tenant, the version that its copy gets, and whether the upgrade is requested when that has passed."""
+
+    found: Tenant
+    version: str
+    offer: bool
+
+
+@dataclass(frozen=True)
+class UpgradeInputs:
+    """`rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept."""
+
+    old: Tenant
+    version: str
+    rehearsed: int
+    days: int
+
+
+def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool) -> Plan:
+    """Return the plan of the rehearsal of one tenant."""
+    found = context.fleet.tenant(tenant)
+    host = context.fleet.of(found)
+    release = target(context, found, version)
+    demand = demand_of(context, found, host, candidate_name(tenant, context.operation), beside=True)
+    return Plan(
+        tenant=tenant,
+        arguments={"tenant": tenant, "version": release.version, "offer": offer},
+        summary=f"Rehearse the upgrade of tenant {tenant} to Mautic {release.version}",
+        facts={"From": found.version, "To": release.version, "Touches": "a copy only, which is deleted afterwards"},
+        values={"from": found.version, "to": release.version},
+        requires=(
+            require(
+                found.standing == "running",
+                f"`{tenant}` is {found.standing}, and only a running tenant can be rehearsed.",
+            ),
+            once(refuse_full, context, found),
+            always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
+        ),
+        inputs=RehearsalInputs(found, release.version, offer),
+        demand=demand.stored(),
+        reversible="changes nothing",
+        seconds=60,
+        host=found.host,
+    )
+
+
+def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
+    """Return the plan of the upgrade of one tenant, by what its rehearsal found."""
+    version = found.version
+    host = context.fleet.of(old)
+    days = context.settings.retention.former_days
+    # Both containers run for a moment at most, but the old one may have to run again.
+    demand = demand_of(context, old, host, candidate_name(old.name, context.operation), beside=True)
+    return Plan(
+        tenant=old.name,
+        arguments={"tenant": old.name, "version": version},
+        summary=f"Upgrade tenant {old.name} to Mautic {version}",
+        facts={
+            "Downtime": f"about {found.away:.0f} s, with a maintenance page (measured on a copy)",
+            "From": old.version,
+            "To": version,
+            "Rehearsed": context.renderer.moment(found.at),
+            "Previous container": f"kept, stopped, {kept_for(days)}",
+            "Rollback": f"automatic, {old.name} goes on in the present container",
+        },
+        values={
+            "from": old.version,
+            "to": version,
+            "rehearsal": found.operation,
+            "days": days,
+            "away": round(found.away, 1),
+        },
+        remarks=_told(found),
+        until_done=("Downtime", "Rollback"),
+        requires=(
+            always(refuse_another, context, old),
+            once(refuse_full, context, old),
+            always(admit, context, host, demand, f"The upgraded copy of `{old.name}` cannot start on"),
+        ),
+        inputs=UpgradeInputs(old, version, found.operation, days),
+        demand=demand.stored(),
+        reversible=f"can be undone with `rollback {old.name}`",
+        seconds=30,
+        cutover="upgrade",
+    )
+
+
+def _told(found: Evidence) -> dict[str, str]:
+    """Return what the rehearsal found, in a few words each."""
+    told = {"Migrations": f"{len(found.migrations)}, {found.written} rows written" if found.migrations else "none"}
+    if found.schema.added or found.schema.removed:
+        told["Schema"] = f"{found.schema.added} lines added, {found.schema.removed} removed"
+    if found.plugins:
+        told["Plugins"] = ", ".join(
+            f"{name} ({'loads' if loads else 'does not load'})" for name, loads in found.plugins.items()
+        )
+    if found.overwritten:
+        told["Overwritten"] = f":warning: files that were changed by hand: {', '.join(found.overwritten)}"
+    if found.errors:
+        told["New log errors"] = f":warning: {len(found.errors)}: {found.errors[0]}"
+    return told
