@@ -8,15 +8,12 @@ from dataclasses import replace
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
-from bot.engine.selection import Selection, batch, select
+from bot.engine.selection import Selection, batch
 from bot.engine.upgrade_plans import rehearsal_of, upgrade_of
-from bot.engine.upgrades import NEVER, age, target
-from bot.model.evidence import Evidence
+from bot.engine.upgrades import tried, unrehearsed
 from bot.model.plan import Plan, Refused
-from bot.model.tenants import Tenant
 from bot.model.text import seconds
 from bot.slack.messages import Message
-from bot.store import evidence
 
 
 @operation
@@ -38,8 +35,8 @@ def rollout(
     """
     selection = Selection(tenant, all, host, size, tag)
     selection.refuse_both(f"rollout {version}")
-    if not context.operation and (lacking := _lacking(context, selection, version)):
-        return _rehearse(context, selection, version, lacking)
+    if untried := unrehearsed(context, selection, version):
+        return _rehearse(context, selection, version, untried)
     pace = context.settings.rollouts
     made = batch(
         context,
@@ -71,7 +68,7 @@ def rollout(
 
 def _upgrade(context: Context, name: str, version: str) -> Plan:
     found = context.fleet.tenant(name)
-    told = _told(context, found, version)
+    told = tried(context, found, version)
     if told is None:
         raise Refused(f"{name} was not rehearsed within a day")
     if not told.passed:
@@ -79,30 +76,9 @@ def _upgrade(context: Context, name: str, version: str) -> Plan:
     return upgrade_of(context, found, told)
 
 
-def _told(context: Context, found: Tenant, version: str) -> Evidence | None:
-    """Return what the rehearsal of a tenant found, None where there was none within a day, or of another upgrade."""
-    told = evidence.newest(context.database, found.name, target(context, found, version).version)
-    return told if told and told.before == found.version and age(context, told) != NEVER else None
-
-
-def _lacking(context: Context, selection: Selection, version: str) -> list[str]:
-    """Return the tenants that have to be rehearsed first: those that can be upgraded, and were not tried of late."""
-    lacking = []
-    once = replace(context, fleet=context.fleet.once(), many=True)
-    for name in select(once, selection, "rollout"):
-        try:
-            found = once.fleet.tenant(name)
-            if found.standing == "running" and _told(once, found, version) is None:
-                lacking.append(name)
-        except Refused:
-            if selection.names:
-                raise
-    return lacking
-
-
-def _rehearse(context: Context, selection: Selection, version: str, lacking: Sequence[str]) -> Message:
+def _rehearse(context: Context, selection: Selection, version: str, untried: Sequence[str]) -> Message:
     """Have them rehearsed; `schedules/offers.py` requests the rollout when that has ended."""
-    names = Selection(",".join(lacking) + ",")
+    names = Selection(",".join(untried) + ",")
     again = f"rollout {version} {selection.words}"
     plan = batch(
         context,
@@ -121,7 +97,7 @@ def _rehearse(context: Context, selection: Selection, version: str, lacking: Seq
         hours=24,
         approved=True,
     )
-    return context.renderer.message("commands/rollout_rehearsing.j2", number=len(lacking), version=version)
+    return context.renderer.message("commands/rollout_rehearsing.j2", number=len(untried), version=version)
 
 
 def _in_rings(context: Context, children: Sequence[Plan]) -> tuple[Plan, ...]:

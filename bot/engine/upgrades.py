@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from bot.engine.context import Context, Run
 from bot.engine.rehearsal import drift
+from bot.engine.selection import Selection, select
 from bot.fleet.inventory import Host
 from bot.fleet.releases import releases, sources
 from bot.guest.blueprint.archive import BASE, Archive, ArchiveError, open_archive
@@ -91,3 +93,30 @@ def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence
     if other := drifted(told.drift, drift(host, found)):
         raise Refused(f"`{found.name}` has changed since the rehearsal ({', '.join(other)}). {again}")
     return told
+
+
+def tried(context: Context, found: Tenant, version: str) -> Evidence | None:
+    """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day."""
+    told = evidence.newest(context.database, found.name, target(context, found, version).version)
+    return told if told and told.before == found.version and age(context, told) != NEVER else None
+
+
+def unrehearsed(context: Context, selection: Selection, version: str) -> list[str]:
+    """Return those of the selected tenants that have to be rehearsed first: that can be upgraded, and were not tried.
+
+    None once the rollout was asked for: what people decide on rests on rehearsals. Raises Refused for a named tenant
+    that cannot be upgraded.
+    """
+    if context.operation:
+        return []
+    found = []
+    context = replace(context, fleet=context.fleet.once(), many=True)
+    for name in select(context, selection, "rollout"):
+        try:
+            tenant = context.fleet.tenant(name)
+            if tenant.standing == "running" and tried(context, tenant, version) is None:
+                found.append(name)
+        except Refused:
+            if selection.names:
+                raise
+    return found
