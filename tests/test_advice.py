@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 SHOWN = re.compile(r"`/mautic ?([^`]*)`")
 SAMPLES = (
     (r"usage|again|near|command\b|^typed$", None),
+    (r"version", "6.0.10"),
     (r"operation\.tenant|found\.name", "client-x"),
     (r"\bmove\b", "client-x node2"),
     (r"^what$", "run"),

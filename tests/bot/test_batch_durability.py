@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -14,10 +15,26 @@ from bot.store import audit, recovery
 from bot.store.operation import Operation
 from bot.store.recovery import MAX_ATTEMPTS
 from tests.bot.test_durability import Death, Killed, copy_of, kill_in_call
-from tests.support.bot import OPERATOR, Bench, FakeSlack, containers, events, make_bench, make_desk, notes
+from tests.support.bot import (
+    BATCHES,
+    OPERATOR,
+    Bench,
+    FakeSlack,
+    add_releases,
+    containers,
+    events,
+    make_bench,
+    make_desk,
+    notes,
+)
 
 NAMES = ("client-x", "client-y", "client-z")
-COMMANDS = ("snapshot --all", "restart --all", "new shop-a,shop-b")
+COMMANDS = ("snapshot --all", "restart --all", "new shop-a,shop-b", "rollout 6.0.10 client-x,client-y")
+NEW = "6.0.10+double"
+
+
+def test_every_operation_that_is_always_a_batch_has_its_case() -> None:
+    assert {text.split()[0] for text in COMMANDS} >= BATCHES
 
 
 class World:
@@ -25,9 +42,14 @@ class World:
 
     def __init__(self, folder: Path, text: str) -> None:
         self.folder = folder
-        bench = make_bench(folder / "prepared")
-        for name in NAMES if "--all" in text else ():
+        # What is tried here ends without a clock being moved.
+        self.make = functools.partial(make_bench, MAUTIC_OPS_ROLLOUTS__SOAK="0")
+        bench = self.make(folder / "prepared")
+        for name in () if text.startswith("new") else NAMES:
             assert bench.done(f"new {name}").state == "succeeded"
+        if text.startswith("rollout"):
+            add_releases(bench, "6.0.10")
+            assert bench.done("rehearse --all", OPERATOR).state == "succeeded"
         make_desk(bench).announce()
         self.batch = bench.approve(bench.ask(text, OPERATOR))
         assert self.batch.state == "queued"
@@ -39,7 +61,7 @@ class World:
     def begin(self, fault: Callable[[str], object] = lambda moment: None, slack: FakeSlack | None = None) -> Bench:
         self.copies += 1
         shutil.copytree(self.folder / "prepared", self.folder / str(self.copies))
-        return make_bench(
+        return self.make(
             self.folder / str(self.copies), copy_of(self.lxd), lambda moment: fault(moment) and None, slack
         )
 
@@ -47,7 +69,7 @@ class World:
         """The next process over the same folder, LXD and Slack."""
         dead.context.database.close()
         dead.lxd.on_call = None
-        bench = make_bench(self.folder / str(self.copies), dead.lxd, lambda moment: fault(moment) and None, dead.slack)
+        bench = self.make(self.folder / str(self.copies), dead.lxd, lambda moment: fault(moment) and None, dead.slack)
         # What died before now is looked for in Slack.
         bench.clock.move(1)
         recovery.recover(bench.context.operations)
@@ -74,7 +96,10 @@ def ends_well(world: World, bench: Bench, moment: str, cuts: int = 1) -> None:
         }, moment
         if batch.command == "snapshot":
             assert len(bench.lxd.snapshots(child.tenant)) == 1, (moment, child.tenant)
-    assert containers(bench) == {*NAMES} | {*world.meant} if world.batch.command != "new" else {*world.meant}, moment
+    made = {f"{child.tenant}--{child.id}" for child in children if batch.command == "rollout"}
+    assert containers(bench) == ({*world.meant} if batch.command == "new" else {*NAMES} | made), moment
+    upgraded = {one.name for one in bench.context.fleet.tenants() if one.version == NEW}
+    assert upgraded == ({*world.meant} if made else set()), moment
     seen = Counter(events(bench, batch))
     assert seen["batch.began"] == seen["operation.succeeded"] == 1, moment
     assert sum(", all " in note for note in notes(bench, batch)) == 1, moment

@@ -22,9 +22,9 @@ from bot.lxd.protocol import LxdError
 from bot.store import audit, recovery
 from bot.store.operation import Operation
 from bot.store.recovery import MAX_ATTEMPTS
-from tests.support.bot import CASES, Bench, as_it_was, containers, events, live, make_bench, notes
+from tests.support.bot import BATCHES, CASES, Bench, as_it_was, containers, events, live, make_bench, notes
 
-OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")
+OPERATIONS = sorted({one.name for one in Registry(commands).commands.values() if one.kind == "operation"} - BATCHES)
 
 LAST = {"rehearse": "judge"}
 """The last step that leaves something to take back, where it is neither the probe nor the last of all."""

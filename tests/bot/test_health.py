@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.fleet.health import HostLook, Look, Page, diagnose, diagnose_host
-from bot.fleet.health.look import CHECKS
+from bot.fleet.health.look import CHECKS, Before
 from bot.guest.blueprint.mautic_ctl import health as tool
 from bot.guest.mautic import Disk
 from bot.lxd.protocol import InstanceState, PoolSpace, Snapshot
@@ -53,6 +53,7 @@ def inside(*down: str, **facts: Any) -> dict[str, Any]:
     return {"healthy": not down, "checks": {"work": {"ok": True, "text": "on time"}}, "facts": known | facts}
 
 
+WELL_PAGE = Page(True, "", 0.1, True, NOW - 30 * 86_400, NOW + 60 * 86_400)
 WELL = Look(
     tenant=TENANT,
     at=NOW,
@@ -62,7 +63,7 @@ WELL = Look(
     snapshots=(Snapshot("s-1", int(NOW) - 3600),),
     size=SETTINGS.plans["small"],
     inside=inside(),
-    page=Page(True, "", 0.1, True, NOW - 30 * 86_400, NOW + 60 * 86_400),
+    page=WELL_PAGE,
     snapshot_due=3600,
 )
 GONE = Page(False, "HTTP 502", 0.1, True, NOW - 30 * 86_400, NOW + 60 * 86_400)
@@ -138,6 +139,10 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     "move": (
         replace(WELL, tenant=replace(TENANT, state="moving"), inside=None, page=GONE, half_done=7),
         "Site offline: request #7 is stuck.",
+    ),
+    "upgraded": (
+        replace(WELL, before=Before("5.2.12", 0.2, 3), page=replace(WELL_PAGE, seconds=1.4)),
+        "takes 1.4 s, and took 0.20 s with Mautic 5.2.12.",
     ),
 }
 

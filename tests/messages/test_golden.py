@@ -239,7 +239,7 @@ def words(template: str, **state: object) -> Message:
 
 
 def ended(command: str, arguments: dict[str, str] | None = None, /, **values: str | int) -> Message:
-    keys = ("start", "open", "take", "decide", "beside", "stop", "change", "probe", "keep")
+    keys = ("start", "open", "take", "decide", "beside", "stop", "close", "change", "probe", "keep")
     steps = tuple(replace(DONE.steps[-1], key=key) for key in keys)
     operation = replace(DONE, command=command, steps=steps, arguments={**DONE.arguments, **(arguments or {})})
     plan = {**operation.plan, "values": {"address": "https://client-x.mautic.localhost", **values}, "texts": {}}
@@ -570,9 +570,12 @@ MESSAGES: dict[str, Message] = {
     "commands-snapshot": ended("snapshot"),
     "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, days=7),
     "commands-rollback": ended("rollback", to="5.2.12", days=7),
-    "commands-upgrade": ended("upgrade", {"version": "6.0.10"}),
+    "commands-upgrade": ended("upgrade", {"version": "6.0.10"}, days=7),
     "commands-upgrade_rehearsing": words("upgrade_rehearsing", tenant="client-x", version="6.0.10"),
     "commands-rehearse": ended("rehearse", {"version": "6.0.10"}),
+    "commands-rollout": ended("rollout", {"version": "6.0.10"}),
+    "commands-rollout_rehearsing": words("rollout_rehearsing", number=12, version="6.0.10"),
+    "commands-rollout_rehearsing-one": words("rollout_rehearsing", number=1, version="6.0.10"),
     "evidence": RENDERER.message("evidence.j2", found=FOUND),
     "evidence-worse": RENDERER.message("evidence.j2", found=FOUND_WORSE),
     "commands-mail": ended("mail", {"what": "off"}),

@@ -308,6 +308,8 @@ CASES = {
     ),
 }
 """Every operation command has its case: a new one fails the suite until it has one here."""
+BATCHES = frozenset({"rollout"})
+"""Operations that are always a batch, of another command's: `tests/bot/test_batch_durability.py` has a case of each."""
 
 
 def containers(bench: Bench) -> set[str]:
