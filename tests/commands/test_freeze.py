@@ -13,9 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-import commands
 from bot.engine.guards import FREEZE
-from bot.engine.registry import Registry
 from bot.intake import home
 from bot.model.labels import Role, State, stamps
 from bot.model.plan import Refused
@@ -45,7 +43,6 @@ from tests.support.bot import (
 )
 
 HOUR, DAY = 3600.0, 86_400.0
-OPERATIONS = sorted(one.name for one in Registry(commands).commands.values() if one.kind == "operation")
 
 
 @pytest.fixture
@@ -480,7 +477,7 @@ def test_dying_in_any_record_leaves_it_whole_or_undone(desk: Desk, text: str, tm
     assert not audit.verify(again.bench.context.database).broken
 
 
-@pytest.mark.parametrize("command", OPERATIONS)
+@pytest.mark.parametrize("command", CASES)
 def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: Path, command: str) -> None:
     """Every operation: killed in its first step and frozen then, it goes on; frozen before it, it waits for the end."""
     case = CASES[command]
