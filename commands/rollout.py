@@ -9,8 +9,8 @@ from dataclasses import replace
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
-from bot.engine.upgrade_plans import rehearsal_of, upgrade_of
-from bot.engine.upgrades import tried, unrehearsed
+from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
+from bot.engine.upgrades import refuse_unknown, tried, unrehearsed
 from bot.model.plan import Plan, Refused
 from bot.model.text import seconds
 from bot.slack.messages import Message
@@ -35,6 +35,7 @@ def rollout(
     """
     selection = Selection(tenant, all, host, size, tag)
     selection.refuse_both(f"rollout {version}")
+    refuse_unknown(context, version)
     if untried := unrehearsed(context, selection, version):
         return _rehearse(context, selection, version, untried)
     pace = context.settings.rollouts
@@ -70,34 +71,37 @@ def _upgrade(context: Context, name: str, version: str) -> Plan:
     found = context.fleet.tenant(name)
     told = tried(context, found, version)
     if told is None:
-        raise Refused(f"{name} was not rehearsed within a day")
+        raise Refused(f"no rehearsal of {name} has ended within a day")
     if not told.passed:
-        raise Refused(f"its rehearsal did not pass: {told.failed or 'it would be worse than before'}")
+        raise Refused(f"its rehearsal did not pass: {told.failed or 'something would be worse than before'}")
     return upgrade_of(context, found, told)
 
 
 def _rehearse(context: Context, selection: Selection, version: str, untried: Sequence[str]) -> Message:
     """Have them rehearsed; `schedules/offers.py` requests the rollout when that has ended."""
-    names = Selection(",".join(untried) + ",")
     again = f"rollout {version} {selection.words}"
+    under_way = context.operations.select(
+        "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
+    )
+    if under_way:
+        raise Refused(f"Request #{under_way[0].id} rehearses this already, and the rollout is requested when it ends.")
+
+    def rehearsal(context: Context, name: str) -> Plan:
+        if name not in untried:
+            raise Refused(f"{name} was rehearsed already")
+        return rehearsal_of(context, name, version, offer=False)
+
     plan = batch(
         context,
         "rehearse",
-        names,
-        lambda context, name: rehearsal_of(context, name, version, offer=False),
+        # Of what was named each has to be possible; of what was chosen the rest goes on without what is not.
+        Selection(",".join(untried) + ",") if selection.names else selection,
+        rehearsal,
         doing=f"Rehearse the upgrade to Mautic {version} of",
         arguments={"version": version},
     )
-    context.operations.request(
-        "rehearse",
-        replace(plan, texts={**plan.texts, "then": again}),
-        requester=context.actor.id,
-        channel=context.channel,
-        request_key=f"{context.delivery}.rehearse",
-        hours=24,
-        approved=True,
-    )
-    return context.renderer.message("commands/rollout_rehearsing.j2", number=len(untried), version=version)
+    rehearse_first(context, replace(plan, texts={**plan.texts, "then": again}))
+    return context.renderer.message("commands/rollout_rehearsing.j2", number=len(plan.children), version=version)
 
 
 def _in_rings(context: Context, children: Sequence[Plan]) -> tuple[Plan, ...]:

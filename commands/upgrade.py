@@ -10,8 +10,8 @@ from bot.engine.cutover import Cutover
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
 from bot.engine.steps import PROBE, probing, wait_for_address
-from bot.engine.upgrade_plans import UpgradeInputs, upgrade_of
-from bot.engine.upgrades import archive_of, rehearsed, target
+from bot.engine.upgrade_plans import UpgradeInputs, rehearse_first, upgrade_of
+from bot.engine.upgrades import archive_of, refuse_resting, rehearsed, target
 from bot.guest.upgrades import Upgrades
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamps
@@ -31,8 +31,8 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "") -> Plan
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     release = target(context, old, version)
-    if old.standing != "running":
-        raise Refused(f"`{tenant}` is {old.standing}, and only a running tenant can be upgraded.")
+    # Before it is asked what it is made of.
+    refuse_resting(old, "upgraded")
     found = rehearsed(context, host, old, release.version)
     return upgrade_of(context, old, found) if found else _rehearse(context, tenant, release.version)
 
@@ -43,15 +43,7 @@ def _rehearse(context: Context, tenant: str, version: str) -> Message:
     plan = call(command, context, {"tenant": tenant, "version": version, "offer": True})
     if not isinstance(plan, Plan):
         raise Refused("The rehearsal cannot be planned.")
-    context.operations.request(
-        command.name,
-        plan,
-        requester=context.actor.id,
-        channel=context.channel,
-        request_key=f"{context.delivery}.rehearse",
-        hours=24,
-        approved=True,
-    )
+    rehearse_first(context, plan)
     return context.renderer.message("commands/upgrade_rehearsing.j2", tenant=tenant, version=version)
 
 

@@ -79,6 +79,8 @@ class Context(Run):
     """Slack's id of the delivery that is handled; after a crash Slack delivers it again."""
     many: bool = False
     """Whether the plan is one of many made together: then no tenant is asked separately."""
+    follows: int = 0
+    """The operation that the bot makes a request after, such as a rehearsal; 0: a person asked for it just now."""
     promised: tuple[Demand, ...] = ()
     """What earlier plans of the same batch will take of hosts."""
 

@@ -227,6 +227,19 @@ def free_on(host: Host) -> str:
     return f"{size(free)} of {size(space.total)} free"
 
 
+def refuse_full_pool(context: Context, host: Host) -> None:
+    """Raise Refused where a host's pool has too little for a copy of one of its tenants; not asked in a batch."""
+    if context.many:
+        return
+    space = host.lxd.pool()
+    free = space.total - space.used
+    if free < LEAST:
+        raise Refused(
+            f"The storage pool of `{host.name}` is full: {size(free)} of {size(space.total)} free, and a copy needs "
+            f"{size(LEAST)}. Enlarge the pool, or make room with `/mautic prune` or `/mautic migrate`."
+        )
+
+
 def placement(context: Context, demand: Demand) -> tuple[Host, str]:
     """Return the host with the most free space for a new tenant, and how much; raises Refused when none has enough.
 

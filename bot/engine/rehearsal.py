@@ -76,6 +76,8 @@ class Rehearsal:
 
     def clone(self) -> None:
         """Copy the tenant as it is now, closed and without a network, and start the copy."""
+        # Nothing is copied for a release that is gone, or another file by now.
+        self.archive()
         self._note(drift=drift(self.host, self.old))
         with self._timed(_COPY):
             self._copy.make(self._clone)

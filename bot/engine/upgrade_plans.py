@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bot.engine.context import Context
-from bot.engine.placement import admit, demand_of
+from bot.engine.guards import FREEZE, Change, Guards, Moment
+from bot.engine.placement import admit, demand_of, refuse_full_pool
 from bot.engine.steps import refuse_another, refuse_full
-from bot.engine.upgrades import target
+from bot.engine.upgrades import refuse_missing, refuse_resting, target
 from bot.model.evidence import Evidence
-from bot.model.plan import Plan, always, once, require
+from bot.model.plan import Plan, always, once
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for
 
@@ -49,11 +50,10 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool) ->
         facts={"From": found.version, "To": release.version, "Touches": "a copy only, which is deleted afterwards"},
         values={"from": found.version, "to": release.version},
         requires=(
-            require(
-                found.standing == "running",
-                f"`{tenant}` is {found.standing}, and only a running tenant can be rehearsed.",
-            ),
+            always(refuse_resting, found, "rehearsed"),
+            always(refuse_missing, context, release.version),
             once(refuse_full, context, found),
+            once(refuse_full_pool, context, host),
             always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
         ),
         inputs=RehearsalInputs(found, release.version, offer),
@@ -94,7 +94,10 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         until_done=("Downtime", "Rollback"),
         requires=(
             always(refuse_another, context, old),
+            always(refuse_resting, old, "upgraded"),
+            always(refuse_missing, context, version),
             once(refuse_full, context, old),
+            once(refuse_full_pool, context, host),
             always(admit, context, host, demand, f"The upgraded copy of `{old.name}` cannot start on"),
         ),
         inputs=UpgradeInputs(old, version, found.operation, days),
@@ -102,6 +105,25 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         reversible=f"can be undone with `rollback {old.name}`",
         seconds=30,
         cutover="upgrade",
+    )
+
+
+def rehearse_first(context: Context, plan: Plan) -> None:
+    """Request the rehearsals that an upgrade is decided on, for who asked for it: at once, without approval.
+
+    Raises Refused, as for any request; what matters here is who may ask for the upgrade.
+    """
+    Guards(context).refuse(
+        Moment.REQUEST, Change("rehearse", plan.tenant, context.actor, planned=True), FREEZE, "busy", "half-way"
+    )
+    context.operations.request(
+        "rehearse",
+        plan,
+        requester=context.actor.id,
+        channel=context.channel,
+        request_key=f"{context.delivery}.rehearse",
+        hours=24,
+        approved=True,
     )
 
 

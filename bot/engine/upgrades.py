@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from bot.engine.context import Context, Run
 from bot.engine.rehearsal import drift
 from bot.engine.selection import Selection, select
 from bot.fleet.inventory import Host
-from bot.fleet.releases import releases, sources
+from bot.fleet.releases import known, releases, sources
 from bot.guest.blueprint.archive import BASE, Archive, ArchiveError, open_archive
 from bot.model.evidence import Evidence, drifted
 from bot.model.plan import Refused, UnknownWords
-from bot.model.releases import Release, newest_first, number, path, variant
+from bot.model.releases import Release, find, newest_first, number, path, variant
 from bot.model.tenants import Tenant
 from bot.store import evidence
 
 NEVER = math.inf
 FRESH = 86_400.0
 """Seconds after which what a rehearsal found is too old."""
+_FIRST = {"stopped": "start", "suspended": "resume"}
+"""The command that has a tenant run, by how it stands."""
 
 
 def target(context: Context, found: Tenant, version: str) -> Release:
@@ -27,21 +30,51 @@ def target(context: Context, found: Tenant, version: str) -> Release:
 
     Raises Refused where there is no way, and with the steps where one step is not enough.
     """
-    known = releases(context.settings)
+    there = releases(context.settings)
     if not version:
-        ways = [one.version for one in known if one.takes(found.version) and one.runs_on(BASE)]
+        ways = [one.version for one in there if one.takes(found.version) and one.runs_on(BASE)]
         if not ways:
             raise Refused(
                 f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
             )
         version = newest_first(ways)[0]
-    way = path(found.version, version, known, BASE)
+    refuse_unknown(context, version)
+    way = path(found.version, version, there, BASE)
     if way.why:
-        raise UnknownWords(f"`{found.name}` can't be upgraded: {way.words}")
+        raise Refused(f"`{found.name}` can't be upgraded to that: {way.words}")
     if not way.direct:
         steps = ", then ".join(f"`/mautic upgrade {found.name} {one.version}`" for one in way.steps)
         raise Refused(f"Mautic {version} can't be reached from {found.version} in one step. Run {steps}.")
     return way.steps[0]
+
+
+def refuse_unknown(context: Context, version: str) -> None:
+    """Raise Refused for a version that no release in the settings has."""
+    there = releases(context.settings)
+    if find(there, version) is None:
+        names = ", ".join(f"`{one.version}`" for one in there) or "none"
+        raise UnknownWords(
+            f"There is no release “{version[:40]}” in the settings; known: {names}. See all: `/mautic releases`"
+        )
+
+
+def refuse_resting(found: Tenant, done: str) -> None:
+    """Raise Refused for a tenant that does not run, with what helps; `done`: what cannot be, as in “upgraded”."""
+    if found.standing != "running":
+        first = _FIRST.get(found.standing)
+        helps = f" First `/mautic {first} {found.name}`." if first else ""
+        raise Refused(f"`{found.name}` is {found.standing}, and only a running tenant can be {done}.{helps}")
+
+
+def refuse_missing(context: Context, version: str) -> None:
+    """Raise Refused where the archive of a release is at a path, and not there. What it holds is looked at later."""
+    for source, release in known(context.settings).items():
+        is_it = release is not None and release.version == version
+        if is_it and "://" not in source.archive and not Path(source.archive).expanduser().is_file():
+            raise Refused(
+                f"The archive of Mautic {version} is not at {source.archive}. Put it back there, or correct "
+                f"`{source.key}` in the settings and restart the bot."
+            )
 
 
 def archive_of(run: Run, version: str) -> Archive:
@@ -77,9 +110,11 @@ def fresh(context: Context, host: Host, found: Tenant, version: str) -> Evidence
 def rehearsed(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
     """Return what the last rehearsal found, where it holds; None: the upgrade has to be rehearsed first.
 
-    Raises Refused for an upgrade that was asked for already: what people decide on rests on a rehearsal.
+    Raises Refused for an upgrade that was asked for already, or that follows a rehearsal: what people decide on rests
+    on one, and none is followed by another.
     """
-    return still(context, host, found, version) if context.operation else fresh(context, host, found, version)
+    decided = context.operation or context.follows
+    return still(context, host, found, version) if decided else fresh(context, host, found, version)
 
 
 def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence:
@@ -104,17 +139,18 @@ def tried(context: Context, found: Tenant, version: str) -> Evidence | None:
 def unrehearsed(context: Context, selection: Selection, version: str) -> list[str]:
     """Return those of the selected tenants that have to be rehearsed first: that can be upgraded, and were not tried.
 
-    None once the rollout was asked for: what people decide on rests on rehearsals. Raises Refused for a named tenant
-    that cannot be upgraded.
+    None once the rollout was asked for, or when it follows rehearsals: who was not tried then is left out. Raises
+    Refused for a named tenant that cannot be upgraded.
     """
-    if context.operation:
+    if context.operation or context.follows:
         return []
     found = []
     context = replace(context, fleet=context.fleet.once(), many=True)
     for name in select(context, selection, "rollout"):
         try:
             tenant = context.fleet.tenant(name)
-            if tenant.standing == "running" and tried(context, tenant, version) is None:
+            if tried(context, tenant, version) is None:
+                refuse_resting(tenant, "upgraded")
                 found.append(name)
         except Refused:
             if selection.names:
