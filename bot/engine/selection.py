@@ -121,7 +121,7 @@ def batch(
     left_out: dict[str, str] = {}
     guards = Guards(context)
     for name in names:
-        promised = tuple(Demand(**child.demand) for child in children if child.demand)
+        promised = _promised(children, context.settings.batches.at_once_host)
         try:
             # A tenant that is frozen later stays on the list, and waits.
             if not context.operation:
@@ -138,6 +138,18 @@ def batch(
         raise Refused(f"None of the selected tenants can be included: {next(iter(left_out.values()))}")
     whole = _plan(context, command, selection, children, left_out, doing, arguments)
     return replace(whole, arguments={**whole.arguments, **resolve(children)})
+
+
+def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]:
+    """Return what earlier plans take of hosts; of what passes, what may run beside one more on the same host."""
+    demands = [Demand(**child.demand) for child in children if child.demand]
+    lasting = [demand for demand in demands if not demand.passing]
+    passing: dict[str, list[Demand]] = {}
+    for demand in demands:
+        if demand.passing:
+            passing.setdefault(demand.host, []).append(demand)
+    beside = [sorted(some, key=lambda one: -one.memory)[: at_once_host - 1] for some in passing.values()]
+    return (*lasting, *(demand for some in beside for demand in some))
 
 
 def _plan(

@@ -17,7 +17,8 @@ class Demand:
     """What an operation makes run or grow on a host.
 
     `memory`: bytes that it is expected to take; `plan`: bytes that its plan lets it take; `tenants`: how many more
-    there are then. `instance` is the container that starts, "" where one that runs already only grows.
+    there are then. `instance` is the container that starts, "" where one that runs already only grows. `passing`: only
+    while the operation runs, so that of a batch no more counts than runs at once.
     """
 
     host: str
@@ -25,6 +26,7 @@ class Demand:
     memory: int = 0
     plan: int = 0
     tenants: int = 0
+    passing: bool = False
 
     def stored(self) -> dict[str, Any]:
         """Return it as it is kept with an operation's plan."""
