@@ -22,7 +22,7 @@ WORDS = 200
 
 
 def trouble(done: Mapping[str, Any]) -> str:
-    """Return what an answer of `Upgrades.upgrade` has to complain of, in a sentence; "": nothing, the upgrade is done."""
+    """Return what is wrong by an answer of `Upgrades.upgrade`, in a sentence; "": nothing, the upgrade is done."""
     if not done["migrated"]["done"]:
         lines = [line.strip() for line in done["migrated"]["output"].splitlines() if line.strip()]
         return f"The migrations failed: {lines[-1][-WORDS:] if lines else 'Mautic said nothing'}"
