@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bot.guest.blueprint.furniture import closes_itself
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import stamp
+from bot.model.labels import Role, stamp
+from bot.model.labels import State as LabelState
 
 STATE = "/run/mautic-ops-simulated.json"
 """In memory there, so that it takes none of the tenant's disk and can be written on a full one."""
@@ -94,6 +96,12 @@ def change(lxd: Lxd, instance: str, **fields: Any) -> State:
     state = msgspec.structs.replace(read(lxd, instance), **fields)
     lxd.push(instance, STATE, msgspec.json.encode(state))
     return state
+
+
+def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the marks that `mautic-closed` lays at the boot of an instance with these labels."""
+    closed = stamp(config, "role") == Role.INCOMING and stamp(config, "state") == LabelState.MOVING
+    return dict.fromkeys((MUTE, SEAL), b"copy\n") if closed and closes_itself(config) else {}
 
 
 def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
