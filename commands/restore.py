@@ -170,7 +170,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def beside() -> str | None:
         """Do at once all that leaves the old container alone, as somebody waits."""
-        cutover.make(copy, quick=True)
+        cutover.make(copy, whole=False)
         cutover.boot()
         if cutover.serves():
             cutover.await_page()

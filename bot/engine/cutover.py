@@ -69,6 +69,8 @@ class Cutover:
         self.name = candidate_name(old.name, run.operation)
         self._copy = Copy(target.lxd, self.name, run.operation)
         self._given_up = threading.Event()
+        self.opened_again = 0.0
+        """When a rollback had the old container serve again, epoch seconds; 0: it did not have to."""
 
     # -- queries ------------------------------------------------------------------------------------------------
 
@@ -121,11 +123,11 @@ class Cutover:
         """Take the safety snapshot, once per try."""
         return take(self.run, self.old, why=f"before {self.command} {self.run.operation}")
 
-    def make(self, make: Make, *, closed: bool = False, quick: bool = False) -> None:
+    def make(self, make: Make, *, closed: bool = False, whole: bool = True) -> None:
         """Make the candidate, unless a complete one exists; what an earlier try left incomplete is deleted first.
 
         `closed`: its source is closed already; otherwise the candidate is closed here, so that it starts closed.
-        `quick`: it is labelled complete only once it is opened, which saves a change; a retry until then copies again.
+        `whole`: it is complete by that; otherwise a later change labels it so, the switch at the latest.
         """
 
         def copy() -> None:
@@ -140,7 +142,7 @@ class Cutover:
                 self._refuse_to_remove(instance)
             return fit
 
-        self._copy.make(copy, fits, labelled=not quick)
+        self._copy.make(copy, fits, labelled=whole)
 
     def doubt(self) -> None:
         """Have a retry make the candidate again: the next change may spoil it if interrupted."""
@@ -325,3 +327,4 @@ class Cutover:
             stamped["boot.autostart"] = "true"
         self.source.lxd.update(self.old.instance, stamped)
         self.run.edge.apply()
+        self.opened_again = self.run.now()
