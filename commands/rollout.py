@@ -9,8 +9,10 @@ from dataclasses import replace
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
+from bot.engine.times import planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
-from bot.engine.upgrades import refuse_unknown, tried, unrehearsed
+from bot.engine.upgrades import FRESH, WHY, refuse_unknown, tried, unrehearsed
+from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
 from bot.model.text import seconds
 from bot.slack.messages import Message
@@ -26,24 +28,30 @@ def rollout(
     host: str = "",
     size: str = "",
     tag: str = "",
+    at: str = "",
 ) -> Plan | Message:
     """Upgrade many tenants to a release of Mautic: canaries first, then a share, then the rest.
 
     Each upgrade is rehearsed first, at once and without approval; what the rehearsals found is on the card. Between two
     rings there is a pause, and at the first failure the rollout pauses by itself. Tenants that cannot be upgraded, or
-    whose rehearsal did not pass, are left out, and the card says why.
+    whose rehearsal did not pass, are left out, and the card says why. `--at` is when the first ring starts, such as
+    `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then the rollout can be cancelled.
     """
+    starts = time_of(context, at, FRESH, WHY)
+    refuse_outside_hours(context, starts)
     selection = Selection(tenant, all, host, size, tag)
     selection.refuse_both(f"rollout {version}")
     refuse_unknown(context, version)
-    if untried := unrehearsed(context, selection, version):
-        return _rehearse(context, selection, version, untried)
+    again = f"rollout {version} {selection.words}"
+    again += f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
+    if untried := unrehearsed(context, selection, version, starts):
+        return _rehearse(context, selection, version, untried, again)
     pace = context.settings.rollouts
     made = batch(
         context,
         "rollout",
         selection,
-        lambda context, name: _upgrade(context, name, version),
+        lambda context, name: _upgrade(context, name, version, starts),
         doing=f"Upgrade to Mautic {version}:",
         arguments={"version": version},
         child="upgrade",
@@ -53,7 +61,7 @@ def rollout(
     soak = pace.soak * 60 if len(sizes) > 1 else 0
     names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
     away = [float(child.values["away"]) for child in children]
-    return replace(
+    whole = replace(
         made,
         children=children,
         arguments={**made.arguments, "tenant": names},
@@ -63,13 +71,14 @@ def rollout(
             "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
         },
         values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
-        texts={"again": f"rollout {version} {selection.words}"},
+        texts={"again": again},
     )
+    return planned(context, whole, starts)
 
 
-def _upgrade(context: Context, name: str, version: str) -> Plan:
+def _upgrade(context: Context, name: str, version: str, starts: float) -> Plan:
     found = context.fleet.tenant(name)
-    told = tried(context, found, version)
+    told = tried(context, found, version, starts)
     if told is None:
         raise Refused(f"no rehearsal of {name} has ended within a day")
     if not told.passed:
@@ -77,9 +86,8 @@ def _upgrade(context: Context, name: str, version: str) -> Plan:
     return upgrade_of(context, found, told)
 
 
-def _rehearse(context: Context, selection: Selection, version: str, untried: Sequence[str]) -> Message:
-    """Have them rehearsed; `schedules/offers.py` requests the rollout when that has ended."""
-    again = f"rollout {version} {selection.words}"
+def _rehearse(context: Context, selection: Selection, version: str, untried: Sequence[str], again: str) -> Message:
+    """Have them rehearsed; `schedules/offers.py` requests the rollout, `again`, when that has ended."""
     under_way = context.operations.select(
         "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
     )

@@ -105,6 +105,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         reversible=f"can be undone with `rollback {old.name}`",
         seconds=30,
         cutover="upgrade",
+        can_wait=True,
     )
 
 

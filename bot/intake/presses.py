@@ -77,6 +77,8 @@ class Presses:
             self.announcer.open_modal(payload["trigger_id"], name_window(operation, payload["channel"], choice))
         elif verdict in ("approve", "deny"):
             self._decide(operation, actor, verdict, choice=choice, via="button")
+        elif action == "cancel":
+            self.context.approvals.cancel(operation.id, actor)
         elif action in BATCH:
             self._refuse_other_hands(operation, actor)
             BATCH[action](self.context.operations, operation, actor.id)

@@ -135,6 +135,8 @@ class Plan:
     None: the steps are given here, and made again with the plan. `requires`: its preconditions. `cutover`: the name of
     the cutover (`move`), "": none. `command`: a child's, where it is not its batch's; `ring`: of a child, which begins
     when those of lower rings are done and have soaked.
+    `at`: when it begins, in epoch seconds, 0: as soon as it may. `can_wait`: it closes a tenant for what can wait, so
+    that it begins within the hours of the settings, and not while mail is being sent.
     `way_back`: returns `reversible` where that needs a look at the world; called only
     at the request.
     """
@@ -163,6 +165,8 @@ class Plan:
     cutover: str = ""
     command: str = ""
     ring: int = 0
+    at: float = 0.0
+    can_wait: bool = False
     way_back: Callable[[], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -223,6 +227,8 @@ class Plan:
                 "safety": self.safety,
                 "children": len(self.children),
                 "cutover": self.cutover,
+                "at": self.at,
+                "can_wait": self.can_wait,
                 "inputs": None if self.inputs is None else msgspec.to_builtins(self.inputs),
             }
         )
