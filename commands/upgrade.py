@@ -14,7 +14,7 @@ from bot.engine.steps import PROBE, probing, wait_for_address
 from bot.engine.times import planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearse_first, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, archive_of, refuse_resting, rehearsed, target
-from bot.guest.upgrades import Upgrades
+from bot.guest.upgrades import Upgrades, trouble
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamps
 from bot.model.moments import spelled
@@ -115,12 +115,8 @@ class _Upgrade:
         self.cutover.doubt()
         self.cutover.boot()
         done = self.upgrades.upgrade(self.cutover.name, self.version)
-        if not done["migrated"]["done"]:
-            raise LxdError(f"The migrations failed: {done['migrated']['output'][-200:]}")
-        if not done["up_to_date"]:
-            raise LxdError("Mautic says that its database is not up to date after the migrations.")
-        if broken := [path for path, one in done["assets"].items() if one["status"] >= 400]:
-            raise LxdError(f"The login page does not have all that it needs: {', '.join(broken[:3])}.")
+        if wrong := trouble(done):
+            raise LxdError(wrong)
         wait_for_address(self.host.lxd, self.cutover.name)
         self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
         return ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)

@@ -17,7 +17,7 @@ from bot.engine.copies import Copy
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
-from bot.guest.upgrades import Upgrades
+from bot.guest.upgrades import Upgrades, trouble
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
 from bot.model.evidence import Evidence
@@ -135,7 +135,8 @@ class Rehearsal:
             done = self.upgrades.upgrade(self.name, self.version)
             if not done["migrated"]["done"]:
                 self._keep_output(done["migrated"]["output"])
-                raise LxdError(f"The migrations failed: {_last(done['migrated']['output'])}")
+            if wrong := trouble(done):
+                raise LxdError(wrong)
         self._note(done=done)
         return f"{sum(done['phases'].values()):.1f} s on the copy"
 
@@ -211,8 +212,3 @@ def forget(settings: Settings, operations: Mapping[int, Any] | list[int]) -> Non
     """Delete the files of rehearsals."""
     for operation in operations:
         shutil.rmtree(files(settings, operation), ignore_errors=True)
-
-
-def _last(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "Mautic said nothing"

@@ -39,10 +39,15 @@ def target(context: Context, found: Tenant, version: str) -> Release:
                 f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
             )
         version = newest_first(ways)[0]
+    here, wanted = number(found.version), number(version)
+    if here and wanted == here:
+        raise Refused(f"`{found.name}` runs Mautic {found.version} already.")
+    if here and wanted and wanted < here:
+        raise Refused(f"`{found.name}` runs Mautic {found.version}, which is newer, and an upgrade has no way back.")
     refuse_unknown(context, version)
     way = path(found.version, version, there, BASE)
     if way.why:
-        raise Refused(f"`{found.name}` can't be upgraded to that: {way.words}")
+        raise Refused(f"`{found.name}` can't be upgraded. {way.words}")
     if not way.direct:
         steps = ", then ".join(f"`/mautic upgrade {found.name} {one.version}`" for one in way.steps)
         raise Refused(f"Mautic {version} can't be reached from {found.version} in one step. Run {steps}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bot.guest.blueprint.archive import Archive
@@ -14,6 +15,22 @@ PATIENCE = 600.0
 """Seconds that a step may take which is none of migrations."""
 MIGRATIONS = 3600
 """Seconds that migrations may take."""
+
+
+WORDS = 200
+"""Characters of what Mautic said that a sentence has."""
+
+
+def trouble(done: Mapping[str, Any]) -> str:
+    """Return what is wrong by an answer of `Upgrades.upgrade`, in a sentence; "": nothing, the upgrade is done."""
+    if not done["migrated"]["done"]:
+        lines = [line.strip() for line in done["migrated"]["output"].splitlines() if line.strip()]
+        return f"The migrations failed: {lines[-1][-WORDS:] if lines else 'Mautic said nothing'}"
+    if not done["up_to_date"]:
+        return "Mautic says that its database is not up to date after the migrations."
+    if broken := [path for path, one in done["assets"].items() if one["status"] >= 400]:
+        return f"The login page does not have all that it needs: {', '.join(broken[:3])}."
+    return ""
 
 
 class Upgrades:
@@ -78,7 +95,7 @@ class Upgrades:
     def upgrade(self, instance: str, version: str, seconds: int = MIGRATIONS) -> dict[str, Any]:
         """Do all from `record` to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?}.
 
-        Look at `migrated["done"]`; raises LxdError where another step fails.
+        Look at it with `trouble`; raises LxdError where another step than the migrations fails.
         """
         request = {"version": version, "seconds": seconds}
         return self.mautic.call(instance, "upgrade", request, timeout=seconds + 2 * PATIENCE)

@@ -1,0 +1,355 @@
+"""What `/mautic upgrade`, `rehearse` and `rollout` are refused for: a sentence each, that helps when it is followed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.fleet import releases
+from bot.guest import simulated_state as simulated_tenant
+from bot.model.labels import State, stamps
+from bot.store import evidence
+from schedules.offers import offers
+from tests.mautic_double.build import build
+from tests.support.bot import (
+    LEAD,
+    LEAD_2,
+    OPERATOR,
+    Bench,
+    Desk,
+    add_blueprint,
+    add_releases,
+    containers,
+    live,
+    make_bench,
+    make_desk,
+    notes,
+    release,
+)
+from tests.support.simulated_lxd import SimulatedLxd
+
+GIB = 1 << 30
+OLD, NEW = "5.2.12+double", "6.0.10+double"
+COMMANDS = ("upgrade client-x 6.0.10", "rehearse client-x 6.0.10", "rollout 6.0.10 client-x")
+
+
+def desk_in(folder: Path, *versions: str, lxd: SimulatedLxd | None = None) -> Desk:
+    """A tenant of 5.2.12, and releases in the settings."""
+    bench = make_bench(folder, lxd)
+    add_releases(bench, *versions)
+    assert bench.done("new client-x").state == "succeeded"
+    return make_desk(bench)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return desk_in(tmp_path, "5.2.11", "6.0.10", "7.2.2", "8.0.0")
+
+
+def told(desk: Desk, text: str) -> str:
+    """What who types it is told."""
+    before = len(desk.slack.to(OPERATOR.id))
+    desk.command(text, OPERATOR)
+    return "\n".join(desk.slack.to(OPERATOR.id)[before:])
+
+
+def refused(desk: Desk, text: str) -> str:
+    """The sentence that it is refused with; nothing was requested."""
+    before = desk.last().id
+    said = told(desk, text)
+    assert said.startswith(":warning:"), said
+    assert desk.last().id == before
+    assert containers(desk.bench) == {"client-x"}
+    return said.removeprefix(":warning: ")
+
+
+def follow(desk: Desk, said: str) -> None:
+    """Do what a sentence advises, each command in its turn."""
+    for advised in re.findall(r"`/mautic ([^`]+)`", said):
+        desk.command(advised, LEAD)
+        if desk.last().state == "awaiting_approval":
+            desk.bench.approve(desk.last(), LEAD_2)
+        desk.bench.finish()
+
+
+def upgraded(desk: Desk, text: str = COMMANDS[0]) -> str:
+    """Ask for it until it is done, as a person does who believes what is said; the version at the end."""
+    told(desk, text)
+    desk.bench.finish()
+    offers(desk.bench.context)
+    for one in desk.bench.context.operations.select("state = 'awaiting_approval'"):
+        desk.bench.approve(one)
+    desk.bench.finish()
+    return desk.bench.context.fleet.tenant("client-x").version
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("9.9.9", "There is no release “9.9.9” in the settings; known: "),
+        ("latest", "There is no release “latest” in the settings; known: "),
+        ("5.2.12", "`client-x` runs Mautic 5.2.12+double already."),
+        ("5.2.11", "`client-x` runs Mautic 5.2.12+double, which is newer, and an upgrade has no way back."),
+        (
+            "8.0.0",
+            "`client-x` can't be upgraded. Mautic 8.0.0+double runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2.",
+        ),
+    ],
+)
+def test_a_version_that_cannot_be_is_refused(desk: Desk, version: str, words: str) -> None:
+    for text in COMMANDS:
+        assert refused(desk, text.replace("6.0.10", version)).startswith(words), text
+
+
+def test_a_version_that_one_step_does_not_reach_is_refused_with_the_steps(desk: Desk) -> None:
+    said = refused(desk, "upgrade client-x 7.2.2")
+    assert said == (
+        "Mautic 7.2.2 can't be reached from 5.2.12+double in one step. Run `/mautic upgrade client-x 6.0.10+double`, "
+        "then `/mautic upgrade client-x 7.2.2+double`."
+    )
+    for step, version in zip(re.findall(r"`/mautic ([^`]+)`", said), (NEW, "7.2.2+double"), strict=True):
+        assert upgraded(desk, step) == version
+
+
+def test_where_nothing_is_newer_it_says_so(tmp_path: Path) -> None:
+    desk = desk_in(tmp_path, "5.2.11")
+    assert refused(desk, "upgrade client-x") == (
+        "No release is newer than `client-x`'s Mautic 5.2.12+double. See all: `/mautic releases`"
+    )
+    assert "No release is newer" in refused(desk, "rehearse client-x")
+
+
+@pytest.mark.parametrize(("doing", "words"), [("stop", "is stopped"), ("suspend", "is suspended")])
+def test_a_tenant_that_does_not_run_is_refused_with_what_has_it_run(desk: Desk, doing: str, words: str) -> None:
+    assert desk.bench.done(f"{doing} client-x", OPERATOR).state == "succeeded"
+    for text in COMMANDS:
+        said = refused(desk, text)
+        assert words in said
+    follow(desk, said)
+    assert live(desk.bench)
+    assert upgraded(desk) == NEW
+
+
+def test_a_tenant_that_is_half_way_is_refused_with_what_brings_it_back(desk: Desk) -> None:
+    desk.bench.lxd.update("client-x", stamps(state=State.MOVING))
+    desk.bench.lxd.stop("client-x", force=True)
+    for text in COMMANDS[:2]:
+        said = refused(desk, text)
+        assert "was interrupted" in said
+    assert "`client-x` is moving" in refused(desk, COMMANDS[2])
+    follow(desk, said)
+    assert upgraded(desk) == NEW
+
+
+def test_a_tenant_that_is_frozen_is_refused_and_not_rehearsed(desk: Desk) -> None:
+    desk.command("freeze client-x because of the sale", LEAD)
+    for text in COMMANDS:
+        said = refused(desk, text)
+        assert "frozen by" in said
+    follow(desk, said)
+    assert upgraded(desk) == NEW
+
+
+def test_a_tenant_that_something_holds_is_refused_with_the_holder(desk: Desk) -> None:
+    held = desk.bench.ask("stop client-x", OPERATOR)
+    for text in COMMANDS[:2]:
+        said = refused(desk, text)
+        assert f"locked by request #{held.id}" in said
+    follow(desk, said)
+    assert upgraded(desk) == NEW
+
+
+def test_maintenance_that_has_not_begun_is_in_nobodys_way(desk: Desk) -> None:
+    plan = desk.bench.answer("snapshot client-x", OPERATOR)
+    desk.bench.context.operations.request(
+        "snapshot", plan, requester="system", channel="", request_key="maintenance", hours=1, approved=True
+    )
+    assert "Rehearsing" in told(desk, COMMANDS[0])
+
+
+def test_no_memory_for_two_of_it_is_refused(tmp_path: Path) -> None:
+    lxd = SimulatedLxd(memory=4 * GIB)
+    add_blueprint(lxd)
+    desk = desk_in(tmp_path, "6.0.10", lxd=lxd)
+    desk.bench.context.fleet.fresh = 0
+    lxd.world.memory = GIB // 2
+    for text in COMMANDS:
+        said = refused(desk, text)
+        assert "cannot start on `local`" in said
+        assert "Stop, shrink or delete a tenant, or add memory or a host; `/mautic hosts` shows all." in said
+    lxd.world.memory = 4 * GIB
+    assert upgraded(desk) == NEW
+
+
+def test_no_room_on_the_pool_is_refused(desk: Desk) -> None:
+    had = desk.bench.lxd.world.pool_bytes
+    desk.bench.lxd.world.pool_bytes = desk.bench.lxd.pool().used + GIB // 2
+    for text in COMMANDS[:2]:
+        assert "The storage pool of `local` is full: 512 MiB of " in refused(desk, text)
+    desk.bench.lxd.world.pool_bytes = had
+    assert upgraded(desk) == NEW
+
+
+def test_an_archive_that_is_gone_is_refused_and_taken_when_it_is_back(tmp_path: Path) -> None:
+    desk, path = own_archive(tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    for text in COMMANDS:
+        assert f"The archive of Mautic {NEW} is not at {path}. Put it back there" in refused(desk, text)
+    path.write_bytes(content)
+    assert upgraded(desk) == NEW
+
+
+def own_archive(folder: Path) -> tuple[Desk, Path]:
+    """A desk with a release whose archive nobody else has."""
+    path = folder / "own.zip"
+    path.write_bytes(release("6.0.10")[0].read_bytes())
+    config = folder / "own.toml"
+    config.write_text(f'[releases."6.0.10"]\narchive = "{path}"\nsha256 = "{release("6.0.10")[1]}"\n')
+    bench = make_bench(folder, MAUTIC_OPS_CONFIG=str(config))
+    assert releases.keep(bench.context.settings) == []
+    assert bench.done("new client-x").state == "succeeded"
+    return make_desk(bench), path
+
+
+@pytest.mark.parametrize("lost", ["another file", "gone"])
+def test_an_archive_that_is_lost_on_the_way_ends_it_with_the_reason(tmp_path: Path, lost: str) -> None:
+    desk, path = own_archive(tmp_path)
+
+    def lose() -> None:
+        build(path, "7.2.2") if lost == "another file" else path.unlink()
+
+    words = "it is another file, or a damaged one." if lost == "another file" else f"There is no archive at {path}."
+    content = path.read_bytes()
+    told(desk, "upgrade client-x")
+    at_the_step(desk.bench, "clone", lose)
+    desk.bench.finish()
+    is_as_it_was(desk.bench, "rehearse", words)
+    path.write_bytes(content)
+    desk.bench.runner.fault = lambda moment: None
+    told(desk, "upgrade client-x")
+    desk.bench.finish()
+    offers(desk.bench.context)
+    asked = desk.bench.approve(desk.last())
+    assert asked.command == "upgrade"
+    at_the_step(desk.bench, "stage", lose)
+    desk.bench.finish()
+    is_as_it_was(desk.bench, "upgrade", words)
+
+
+def at_the_step(bench: Bench, key: str, work: Callable[[], object]) -> None:
+    """Do something when a step begins."""
+
+    def fault(moment: str) -> None:
+        (running,) = bench.context.operations.select("state = 'running'")
+        if moment == f"started {[step.key for step in running.steps].index(key)}":
+            work()
+
+    bench.runner.fault = fault
+
+
+def is_as_it_was(bench: Bench, command: str, words: str) -> None:
+    """The operation failed with these words, and the tenant goes on as it was."""
+    failed = bench.context.operations.select("command = ?", command, order="id DESC", limit=1)[0]
+    assert (failed.state, words in failed.outcome) == ("failed", True), failed.outcome
+    assert "\n" not in failed.outcome
+    assert containers(bench) == {"client-x"}
+    assert bench.context.fleet.tenant("client-x").version == OLD
+    assert live(bench)
+
+
+BREAKS = {
+    "stage": "stage failed: it broke",
+    "swap": "swap failed: it broke",
+    "warm": "warm failed: it broke",
+    "migrate": "The migrations failed: it broke",
+    "reload": "reload failed: it broke",
+    "page": "page failed: it broke",
+    "assets": "The login page does not have all that it needs: /media/css/app.css, /media/js/app.js.",
+}
+
+
+@pytest.mark.parametrize("step", BREAKS)
+def test_a_step_that_breaks_in_the_rehearsal_is_the_answer(desk: Desk, step: str) -> None:
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks={step: "it broke"})
+    told(desk, COMMANDS[0])
+    desk.bench.finish()
+    offers(desk.bench.context)
+    is_as_it_was(desk.bench, "rehearse", BREAKS[step])
+    found = evidence.newest(desk.bench.context.database, "client-x", NEW)
+    assert found is not None
+    assert BREAKS[step] in found.failed
+    assert desk.bench.context.operations.select("command = 'upgrade'") == []
+
+
+@pytest.mark.parametrize("step", sorted(set(BREAKS) - {"warm"}))
+def test_a_step_that_breaks_in_the_upgrade_leaves_the_tenant_as_it_was(desk: Desk, step: str) -> None:
+    """All but `warm`, which is spared by what the rehearsal made."""
+    told(desk, COMMANDS[0])
+    desk.bench.finish()
+    offers(desk.bench.context)
+    desk.bench.approve(desk.last())
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks={step: "it broke"})
+    desk.bench.finish()
+    is_as_it_was(desk.bench, "upgrade", BREAKS[step])
+    (said,) = [note for note in notes(desk.bench, desk.last()) if " failed" in note]
+    assert "rolled back" in said
+
+
+def test_a_rehearsal_that_no_longer_holds_is_not_followed_by_another(desk: Desk) -> None:
+    """What the bot asks for by itself after a rehearsal is the upgrade, or nothing: not a rehearsal without end."""
+    told(desk, COMMANDS[0])
+    desk.bench.finish()
+    simulated_tenant.change(desk.bench.lxd, "client-x", plugins={"OwnBundle": True})
+    offers(desk.bench.context)
+    (rehearsal,) = desk.bench.context.operations.select("command = 'rehearse'")
+    said = notes(desk.bench, rehearsal)[-1]
+    assert "`client-x` has changed since the rehearsal (plugins)." in said
+    assert upgraded(desk, re.findall(r"`/mautic ([^`]+)`", said)[-1]) == NEW
+
+
+def test_a_rollout_goes_on_without_who_cannot_be_rehearsed(desk: Desk) -> None:
+    """Also without who never can be: it is not rehearsed again and again."""
+    bench = desk.bench
+    for name in ("client-y", "client-z"):
+        assert bench.done(f"new {name}").state == "succeeded"
+    bench.done("stop client-z", OPERATOR)
+    simulated_tenant.change(bench.lxd, "client-y", breaks={"stage": "it broke"})
+    said = told(desk, "rollout 6.0.10 --all")
+    assert "copies of 2 tenants" in said
+    assert "rehearses this already" in told(desk, "rollout 6.0.10 --all")
+    bench.finish()
+    offers(bench.context)
+    (rollout,) = bench.context.operations.select("command = 'rollout'")
+    assert rollout.arguments["tenant"] == "client-x,"
+    left = rollout.plan["remarks"]["Left out"]
+    assert "client-y: its rehearsal did not pass: Inside `client-y--" not in left
+    assert "client-y: its rehearsal did not pass: Inside client-y--" in left
+    assert "client-z: no rehearsal of client-z has ended within a day" in left
+    assert len(bench.context.operations.select("command = 'rehearse' AND parent = 0")) == 1
+
+
+def test_an_unknown_release_is_said_once_of_a_rollout(desk: Desk) -> None:
+    assert refused(desk, "rollout 9.9.9 --all").startswith("There is no release “9.9.9” in the settings; known: ")
+
+
+def test_copies_of_many_need_memory_for_what_stands_at_once(tmp_path: Path) -> None:
+    """Six of 3 GiB each are expected to take 184 MiB: there is room for three copies, and two are made at once."""
+    lxd = SimulatedLxd(memory=4 * GIB)
+    add_blueprint(lxd)
+    desk = desk_in(tmp_path, "6.0.10", lxd=lxd)
+    bench = desk.bench
+    bench.context.fleet.fresh = 0
+    for name in "abcde":
+        assert bench.done(f"new client-{name}").state == "succeeded"
+    free = bench.lxd.resources()
+    lxd.world.memory -= free.available - (free.total // 10) - 600 * (1 << 20)
+    assert "copies of 6 tenants" in told(desk, "rollout 6.0.10 --all")
+    bench.finish()
+    offers(bench.context)
+    (rollout,) = bench.context.operations.select("command = 'rollout'")
+    assert "Left out" not in rollout.plan["remarks"]
+    assert lxd.killed == 0
