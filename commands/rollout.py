@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, refuse_unknown, tried, unrehearsed
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
+from bot.model.releases import newest_first
 from bot.model.text import seconds
 from bot.slack.messages import Message
 
@@ -28,18 +30,20 @@ def rollout(
     host: str = "",
     size: str = "",
     tag: str = "",
+    holes: bool = False,
     at: str = "",
 ) -> Plan | Message:
     """Upgrade many tenants to a release of Mautic: canaries first, then a share, then the rest.
 
     Each upgrade is rehearsed first, at once and without approval; what the rehearsals found is on the card. Between two
     rings there is a pause, and at the first failure the rollout pauses by itself. Tenants that cannot be upgraded, or
-    whose rehearsal did not pass, are left out, and the card says why. `--at` is when the first ring starts, such as
+    whose rehearsal did not pass, are left out, and the card says why. `--holes` selects the
+    tenants that run a version with known security holes. `--at` is when the first ring starts, such as
     `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then the rollout can be cancelled.
     """
     starts = time_of(context, at, FRESH, WHY)
     refuse_outside_hours(context, starts)
-    selection = Selection(tenant, all, host, size, tag)
+    selection = Selection(tenant, all, host, size, tag, holes)
     selection.refuse_both(f"rollout {version}")
     refuse_unknown(context, version)
     again = f"rollout {version} {selection.words}"
@@ -61,19 +65,32 @@ def rollout(
     soak = pace.soak * 60 if len(sizes) > 1 else 0
     names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
     away = [float(child.values["away"]) for child in children]
+    from_ = Counter(str(child.values["from"]) for child in children)
+    left_out = made.texts["left_out"].splitlines()
     whole = replace(
         made,
         children=children,
         arguments={**made.arguments, "tenant": names},
         facts={
+            "Clients offline": _for_about(away),
             **made.facts,
-            "Downtime": f"about {seconds(min(away))} to {seconds(max(away))} for each client",
+            "From": ", ".join(f"{from_[one]} on {one}" for one in newest_first(from_)),
+            "Rehearsals": f"{len(children)} passed, within a day",
             "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
         },
         values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
-        texts={"again": again},
+        remarks={**made.remarks, **({"Left out": f"{len(left_out)}: {'; '.join(left_out)}"} if left_out else {})},
+        texts={
+            "again": again,
+            "thread": context.renderer.words("commands/rollout_list.j2", children=children, left_out=left_out),
+        },
     )
     return planned(context, whole, starts)
+
+
+def _for_about(away: Sequence[float]) -> str:
+    least, most = (seconds(round(one)) for one in (min(away), max(away)))
+    return f"each for about {least if least == most else f'{least} to {most}'}, with a maintenance page"
 
 
 def _upgrade(context: Context, name: str, version: str, starts: float) -> Plan:
@@ -82,7 +99,7 @@ def _upgrade(context: Context, name: str, version: str, starts: float) -> Plan:
     if told is None:
         raise Refused(f"no rehearsal of {name} has ended within a day")
     if not told.passed:
-        raise Refused(f"its rehearsal did not pass: {told.failed or 'something would be worse than before'}")
+        raise Refused(f"the rehearsal of {name} did not pass: {told.failed or 'something would be worse than before'}")
     return upgrade_of(context, found, told)
 
 

@@ -14,8 +14,9 @@ from bot.engine.steps import PROBE, probing, wait_for_address
 from bot.engine.times import planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearse_first, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, archive_of, refuse_resting, rehearsed, target
-from bot.guest.upgrades import Upgrades, trouble
+from bot.guest.upgrades import Upgrades, fewer, trouble, uncounted
 from bot.lxd.protocol import LxdError
+from bot.model.evidence import OF_CLIENTS
 from bot.model.labels import stamps
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused, Step, Steps
@@ -117,9 +118,15 @@ class _Upgrade:
         done = self.upgrades.upgrade(self.cutover.name, self.version)
         if wrong := trouble(done):
             raise LxdError(wrong)
+        if lost := fewer(done):
+            told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
+            raise LxdError(f"The migrations took rows away: {told}.")
         wait_for_address(self.host.lxd, self.cutover.name)
         self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
-        return ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
+        phases = ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
+        large = uncounted(done)
+        rows = f"no rows lost in {len(OF_CLIENTS) - len(large)} tables"
+        return f"{phases}; {rows}" + (f", not compared (too large): {', '.join(large)}" if large else "")
 
     def probe(self) -> str:
         told = self.cutover.probe()

@@ -346,6 +346,8 @@ _ALL = (
         waits=frozenset({Moment.CLAIM}),
         last=True,
     ),
+    Guard("time", {Moment.CLAIM: _too_early}, waits=frozenset({Moment.CLAIM})),
+    Guard("window", {Moment.CLAIM: _outside_hours}, waits=frozenset({Moment.CLAIM})),
     Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM})),
     Guard(
         "busy",
@@ -369,8 +371,6 @@ _ALL = (
         {Moment.CLAIM: _no_memory_to_begin, Moment.MAINTENANCE: _no_memory_for_maintenance},
         waits=frozenset({Moment.APPROVAL, Moment.CLAIM}),
     ),
-    Guard("time", {Moment.CLAIM: _too_early}, waits=frozenset({Moment.CLAIM})),
-    Guard("window", {Moment.CLAIM: _outside_hours}, waits=frozenset({Moment.CLAIM})),
     Guard("sending", {Moment.CLAIM: _while_sending}, waits=frozenset({Moment.CLAIM})),
 )
 GUARDS: Mapping[str, Guard] = {guard.key: guard for guard in _ALL}

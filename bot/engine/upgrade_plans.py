@@ -76,7 +76,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         arguments={"tenant": old.name, "version": version},
         summary=f"Upgrade tenant {old.name} to Mautic {version}",
         facts={
-            "Downtime": f"about {found.away:.0f} s, with a maintenance page (measured on a copy)",
+            "Client offline": f"for about {found.away:.0f} s, with a maintenance page (measured on a copy)",
             "From": old.version,
             "To": version,
             "Rehearsed": context.renderer.moment(found.at),
@@ -91,7 +91,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             "away": round(found.away, 1),
         },
         remarks=_told(found),
-        until_done=("Downtime", "Rollback"),
+        until_done=("Client offline", "Rollback"),
         requires=(
             always(refuse_another, context, old),
             always(refuse_resting, old, "upgraded"),
@@ -133,6 +133,8 @@ def _told(found: Evidence) -> dict[str, str]:
     told = {"Migrations": f"{len(found.migrations)}, {found.written} rows written" if found.migrations else "none"}
     if found.schema.added or found.schema.removed:
         told["Schema"] = f"{found.schema.added} lines added, {found.schema.removed} removed"
+    if found.uncounted:
+        told["Not compared"] = f"rows of {', '.join(found.uncounted)} (too large)"
     if found.plugins:
         told["Plugins"] = ", ".join(
             f"{name} ({'loads' if loads else 'does not load'})" for name, loads in found.plugins.items()

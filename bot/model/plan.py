@@ -124,7 +124,8 @@ class Plan:
     for as long as the world that it was made from has not changed. `facts` and `remarks` are shown on the card, by
     label; the latter may change from minute to minute (free space). `values` are what the facts are made from, by
     key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are texts of the request
-    that the outcome repeats, by key. `commit` is the key of the step after which nothing is rolled back, "": none.
+    that the outcome repeats, by key; the one of `thread` is posted there when it is requested. `commit` is the key of
+    the step after which nothing is rolled back, "": none.
     `undo` rolls back what a failed run left, is safe to run again, and may say what is still to be rolled back.
     `until_done`: the labels of facts that are hidden once it is done. `demand`: what it makes run or grow on a host, as
     `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither values nor steps

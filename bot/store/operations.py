@@ -199,6 +199,8 @@ class Operations:
                     asked=lived,
                     run=run,
                 )
+                if said := plan.texts.get("thread"):
+                    self.note(transaction, identity, said)
                 if tell and not approved:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:

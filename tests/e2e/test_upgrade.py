@@ -67,7 +67,7 @@ def test_a_tenant_is_upgraded_after_a_rehearsal(world: World) -> None:
         world.done(f"new {tenant}", "is live")
         card = upgrade_card(world, tenant)
         assert world.instances_of(tenant) == [tenant], "the copy is gone"
-        assert "Downtime" in world.card(card)
+        assert "Client offline" in world.card(card)
         visitor = threading.Thread(target=visit)
         visitor.start()
         world.approve(card)
