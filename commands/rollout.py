@@ -12,7 +12,7 @@ from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
 from bot.engine.times import planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
-from bot.engine.upgrades import FRESH, WHY, refuse_unknown, tried, unrehearsed
+from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_unknown, tried, unrehearsed
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
 from bot.model.releases import newest_first
@@ -46,6 +46,7 @@ def rollout(
     selection = Selection(tenant, all, host, size, tag, holes)
     selection.refuse_both(f"rollout {version}")
     refuse_unknown(context, version)
+    refuse_detour(context, selection, version)
     again = f"rollout {version} {selection.words}"
     again += f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
     if untried := unrehearsed(context, selection, version, starts):

@@ -316,7 +316,7 @@ def _while_sending(guards: Guards, change: Change) -> None:
     if _can_wait(change) and (due := guards.due(change.tenant)):
         raise Refused(
             f"`{change.tenant}` is sending: {due} e-mail{'s are' if due != 1 else ' is'} due. The operation starts "
-            "when they are sent."
+            "when nothing is due any more."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,23 @@ def still(context: Context, host: Host, found: Tenant, version: str, at: float =
     if other := drifted(told.drift, drift(host, found)):
         raise Refused(f"`{found.name}` has changed since the rehearsal ({', '.join(other)}). {again}")
     return told
+
+
+def refuse_detour(context: Context, selection: Selection, version: str) -> None:
+    """Raise Refused, with the rollouts that lead there, where no selected tenant reaches a version in one step."""
+    if context.operation or context.follows:
+        return
+    context = replace(context, fleet=context.fleet.once(), many=True)
+    names, there = set(select(context, selection, "rollout")), releases(context.settings)
+    running = Counter(one.version for one in context.fleet.tenants() if one.name in names)
+    ways = {one: path(one, version, there, BASE) for one in running}
+    far = [one for one in running if len(ways[one].steps) > 1]
+    if not far or any(way.direct for way in ways.values()):
+        return
+    current = max(far, key=lambda one: running[one])
+    *first, _ = (one.version for one in ways[current].steps)
+    steps = ", then ".join(f"`/mautic rollout {one} {selection.words}`" for one in [*first, version])
+    raise Refused(f"Mautic {version} can't be reached from {current} in one step. Run {steps}.")
 
 
 def tried(context: Context, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:

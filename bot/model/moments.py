@@ -100,10 +100,20 @@ def joined(words: list[str]) -> list[str]:
         if made[-1] != "--at" or not left:
             continue
         parts = [left.pop(0)]
-        while left and (_PART.fullmatch(left[0]) and (_PART.fullmatch(parts[-1]) or left[0].lower() in ("am", "pm"))):
+        while left and _goes_on(parts[-1], *left[:2]):
             parts.append(left.pop(0))
         made.append(" ".join(parts))
     return made
+
+
+def _goes_on(before: str, word: str, after: str = "") -> bool:
+    """Whether a word belongs to the moment that the word before it is of."""
+    halves = ("am", "pm")
+    if word.isdigit() and len(word) <= 2:
+        return after.lower() in halves
+    if word.lower() in halves:
+        return bool(re.fullmatch(r"\d\d?(:\d\d)?", before))
+    return bool(_PART.fullmatch(word) and _PART.fullmatch(before))
 
 
 @dataclass(frozen=True)
