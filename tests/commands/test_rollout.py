@@ -253,3 +253,13 @@ def test_the_way_to_a_release_that_is_not_reached_in_one_step_works_when_it_is_f
         bench.finish()
         assert bench.context.operations.get(batch.id).state == "succeeded"
     assert {one.version for one in bench.context.fleet.tenants()} == {"7.2.2+double"}
+
+
+def test_rehearsals_that_fail_are_an_answer_and_hold_up_no_other(bench: Bench) -> None:
+    for name in NAMES[:4]:
+        simulated_tenant.change(bench.lxd, name, breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    assert batch.arguments["tenant"] == "client-e,client-f"
+    assert batch.plan["remarks"]["Left out"].startswith("4: client-a: ")
+    assert batch.plan["facts"]["Pace"] == "4 at once, 2 per host, pauses after 1 failure"
