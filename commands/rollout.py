@@ -10,7 +10,7 @@ from dataclasses import replace
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
-from bot.engine.times import planned, refuse_outside_hours, time_of
+from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_unknown, tried, unrehearsed
 from bot.model.moments import spelled
@@ -49,14 +49,15 @@ def rollout(
     refuse_detour(context, selection, version)
     again = f"rollout {version} {selection.words}"
     again += f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
-    if untried := unrehearsed(context, selection, version, starts):
+    first = begins(context, starts)
+    if untried := unrehearsed(context, selection, version, first):
         return _rehearse(context, selection, version, untried, again)
     pace = context.settings.rollouts
     made = batch(
         context,
         "rollout",
         selection,
-        lambda context, name: _upgrade(context, name, version, starts),
+        lambda context, name: _upgrade(context, name, version, first),
         doing=f"Upgrade to Mautic {version}:",
         arguments={"version": version},
         child="upgrade",
@@ -77,6 +78,7 @@ def rollout(
             **made.facts,
             "From": ", ".join(f"{from_[one]} on {one}" for one in newest_first(from_)),
             "Rehearsals": f"{len(children)} passed, within a day",
+            "Pace": f"{_pace(context)}, pauses after {pace.stop_after} failure{'s' if pace.stop_after > 1 else ''}",
             "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
         },
         values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
@@ -89,14 +91,19 @@ def rollout(
     return planned(context, whole, starts)
 
 
+def _pace(context: Context) -> str:
+    batches = context.settings.batches
+    return f"{batches.at_once} at once, {batches.at_once_host} per host"
+
+
 def _for_about(away: Sequence[float]) -> str:
     least, most = (seconds(round(one)) for one in (min(away), max(away)))
     return f"each for about {least if least == most else f'{least} to {most}'}, with a maintenance page"
 
 
-def _upgrade(context: Context, name: str, version: str, starts: float) -> Plan:
+def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
-    told = tried(context, found, version, starts)
+    told = tried(context, found, version, at)
     if told is None:
         raise Refused(f"no rehearsal of {name} has ended within a day")
     if not told.passed:
@@ -126,7 +133,10 @@ def _rehearse(context: Context, selection: Selection, version: str, untried: Seq
         doing=f"Rehearse the upgrade to Mautic {version} of",
         arguments={"version": version},
     )
-    rehearse_first(context, replace(plan, texts={**plan.texts, "then": again}))
+    # One that fails is an answer, and no reason to pause.
+    values = {**plan.values, "stop_after": len(plan.children) + 1}
+    facts = {**plan.facts, "Pace": _pace(context)}
+    rehearse_first(context, replace(plan, values=values, facts=facts, texts={**plan.texts, "then": again}))
     return context.renderer.message("commands/rollout_rehearsing.j2", number=len(plan.children), version=version)
 
 

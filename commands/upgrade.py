@@ -11,7 +11,7 @@ from bot.engine.cutover import Cutover
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
 from bot.engine.steps import PROBE, probing, wait_for_address
-from bot.engine.times import planned, refuse_outside_hours, time_of
+from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearse_first, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, archive_of, refuse_resting, rehearsed, target
 from bot.guest.upgrades import Upgrades, fewer, trouble, uncounted
@@ -40,7 +40,7 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "", *, at: 
     release = target(context, old, version)
     # Before it is asked what it is made of.
     refuse_resting(old, "upgraded")
-    found = rehearsed(context, host, old, release.version, starts)
+    found = rehearsed(context, host, old, release.version, begins(context, starts))
     if found is None:
         return _rehearse(context, tenant, release.version, starts)
     return planned(context, upgrade_of(context, old, found), starts)

@@ -111,7 +111,8 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
     said = context.renderer.words("pages.j2", found=worse(before, after), left_out=after.left_out).strip()
     domain = context.fleet.tenant(found.tenant).domain
     taken = pictures.take(before, after, domain, context.settings.pictures.chromium)
-    lines = [said, taken.why]
+    shares = ", ".join(f"{one.key} {one.share:.1%}" for one in taken.pictures if one.png)
+    lines = [said, taken.why, f"Pictures: of the pixels differ {shares}" if shares else ""]
     for one in taken.pictures:
         if not one.png or not thread.message_ts:
             lines.append(one.why)

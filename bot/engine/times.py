@@ -55,6 +55,12 @@ def hours_of(context: Context) -> Hours | None:
     return Hours.of(context.settings.upgrades.window)
 
 
+def begins(context: Context, at: float) -> float:
+    """Return when an upgrade that is planned for a time, 0: for as soon as it may, can begin at the earliest."""
+    hours, earliest = hours_of(context), max(at, context.now())
+    return hours.next(earliest, context.renderer.zone) if hours else earliest
+
+
 def planned(context: Context, plan: Plan, at: float) -> Plan:
     """Return a plan that begins at a time, which its card says; unchanged where that is 0."""
     if not at:

@@ -103,7 +103,7 @@ def archive_of(run: Run, version: str) -> Archive:
 def age(context: Context, told: Evidence, at: float = 0.0) -> float:
     """Return the seconds since a rehearsal, or NEVER where what it found is too old to count.
 
-    `at`: when the upgrade is to begin, 0: now.
+    `at`: when the upgrade begins, if that is later.
     """
     since = max(context.now(), at) - told.at
     return since if since <= FRESH else NEVER
@@ -112,7 +112,7 @@ def age(context: Context, told: Evidence, at: float = 0.0) -> float:
 def fresh(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
     """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since.
 
-    `at`: when it has to, 0: now.
+    `at`: when the upgrade begins, if that is later.
     """
     told = evidence.newest(context.database, found.name, version)
     if told is None or not told.passed or age(context, told, at) == NEVER:
@@ -164,7 +164,7 @@ def refuse_detour(context: Context, selection: Selection, version: str) -> None:
 def tried(context: Context, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
     """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day.
 
-    `at`: when the upgrade is to begin, 0: now.
+    `at`: when the upgrade begins, if that is later.
     """
     told = evidence.newest(context.database, found.name, target(context, found, version).version)
     return told if told and told.before == found.version and age(context, told, at) != NEVER else None

@@ -198,3 +198,25 @@ def test_a_time_outside_the_hours_is_refused(tmp_path: Path, bench: Bench) -> No
     with pytest.raises(Refused, match=r"between 22:00-05:00 \(Europe/Berlin\).*2027-01-15 22:00 CET"):
         again.answer("upgrade client-x --at 12:00", OPERATOR)
     assert again.ask("upgrade client-x --at 23:00", OPERATOR).at
+
+
+def test_a_move_is_planned_as_well(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, members=("node1", "node2"))
+    assert bench.done("new client-x --host node1").state == "succeeded"
+    asked = bench.approve(bench.ask("migrate client-x node2 --at in 2h", OPERATOR))
+    bench.finish()
+    assert bench.context.fleet.tenant("client-x").host == "node1"
+    bench.clock.move(2 * HOUR)
+    bench.finish()
+    assert bench.context.operations.get(asked.id).state == "succeeded"
+    assert bench.context.fleet.tenant("client-x").host == "node2"
+
+
+def test_a_rehearsal_that_is_too_old_when_the_hours_begin_is_made_again(tmp_path: Path, bench: Bench) -> None:
+    (tmp_path / CONFIG).write_text((tmp_path / CONFIG).read_text() + '[upgrades]\nwindow = "07:00-08:00"\n')
+    again = make_bench(tmp_path, bench.lxd, MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
+    again.clock.at = bench.clock.at + 12 * HOUR
+    assert again.ask("upgrade client-x", OPERATOR).state == "awaiting_approval"
+    again.context.approvals.cancel(again.context.operations.select("command = 'upgrade'")[0].id, OPERATOR)
+    again.clock.at = bench.clock.at + 23.5 * HOUR
+    assert "Rehearsing" in again.answer("upgrade client-x", OPERATOR).text
