@@ -326,7 +326,10 @@ def _due(context: Context, tenant: str) -> int:
         told = context.fleet.of(found).mautic.mail(found.instance, timeout=SLOW * 10) if found.running else {}
     except (LxdError, Refused):
         return 0
-    return 0 if not told or told["off"] else int(told["kinds"]["queue"] + told["kinds"]["broadcasts"])
+    if not told or told["off"]:
+        return 0
+    # What waits for its day, as a campaign's event does, is no send that is under way.
+    return sum(int(told["kinds"].get(kind, 0)) for kind in ("queue", "broadcasts"))
 
 
 def _can_wait(change: Change) -> bool:
