@@ -11,7 +11,7 @@ from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
 from bot.engine.times import begins, planned, refuse_outside_hours, time_of
-from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
+from bot.engine.upgrade_plans import pace_of, rehearsal_of, rehearse_first, unpaused, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_unknown, tried, unrehearsed
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
@@ -78,7 +78,7 @@ def rollout(
             **made.facts,
             "From": ", ".join(f"{from_[one]} on {one}" for one in newest_first(from_)),
             "Rehearsals": f"{len(children)} passed, within a day",
-            "Pace": f"{_pace(context)}, pauses after {pace.stop_after} failure{'s' if pace.stop_after > 1 else ''}",
+            "Pace": f"{pace_of(context)}, pauses after {pace.stop_after} failure{'s' if pace.stop_after > 1 else ''}",
             "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
         },
         values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
@@ -89,11 +89,6 @@ def rollout(
         },
     )
     return planned(context, whole, starts)
-
-
-def _pace(context: Context) -> str:
-    batches = context.settings.batches
-    return f"{batches.at_once} at once, {batches.at_once_host} per host"
 
 
 def _for_about(away: Sequence[float]) -> str:
@@ -133,10 +128,8 @@ def _rehearse(context: Context, selection: Selection, version: str, untried: Seq
         doing=f"Rehearse the upgrade to Mautic {version} of",
         arguments={"version": version},
     )
-    # One that fails is an answer, and no reason to pause.
-    values = {**plan.values, "stop_after": len(plan.children) + 1}
-    facts = {**plan.facts, "Pace": _pace(context)}
-    rehearse_first(context, replace(plan, values=values, facts=facts, texts={**plan.texts, "then": again}))
+    plan = unpaused(context, plan)
+    rehearse_first(context, replace(plan, texts={**plan.texts, "then": again}))
     return context.renderer.message("commands/rollout_rehearsing.j2", number=len(plan.children), version=version)
 
 

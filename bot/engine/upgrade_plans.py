@@ -5,7 +5,7 @@ Several commands make them: `rehearse`, `upgrade` and `rollout`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
@@ -107,6 +107,18 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         cutover="upgrade",
         can_wait=True,
     )
+
+
+def unpaused(context: Context, plan: Plan) -> Plan:
+    """Return the plan of a batch of rehearsals that pauses for no failure: one that fails is an answer."""
+    values = {**plan.values, "stop_after": len(plan.children) + 1}
+    return replace(plan, values=values, facts={**plan.facts, "Pace": pace_of(context)})
+
+
+def pace_of(context: Context) -> str:
+    """Say how many tenants of a batch are worked on together."""
+    pace = context.settings.batches
+    return f"{pace.at_once} at once, {pace.at_once_host} per host"
 
 
 def rehearse_first(context: Context, plan: Plan) -> None:

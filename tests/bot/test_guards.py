@@ -146,7 +146,7 @@ def outside_hours(desk: Desk) -> Callable[[], None]:
 
 def sending(desk: Desk) -> Callable[[], None]:
     of_all(desk, "can_wait", True)
-    simulated_tenant.change(desk.bench.lxd, "client-x", stopped=["mautic-worker@email"], mails=[desk.bench.clock() - 9])
+    simulated_tenant.change(desk.bench.lxd, "client-x", stopped=["mautic-worker@email"], mails=[1.0])
     return lambda: simulated_tenant.change(desk.bench.lxd, "client-x", stopped=[], mails=[]) and None
 
 
