@@ -12,7 +12,7 @@ from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
 from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import pace_of, rehearsal_of, rehearse_first, unpaused, upgrade_of
-from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_unknown, tried, unrehearsed
+from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_resting, refuse_unknown, tried, unrehearsed
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
 from bot.model.releases import newest_first
@@ -51,7 +51,7 @@ def rollout(
     again += f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
     first = begins(context, starts)
     if untried := unrehearsed(context, selection, version, first):
-        return _rehearse(context, selection, version, untried, again)
+        return _rehearse(context, selection, version, untried, again, first)
     pace = context.settings.rollouts
     made = batch(
         context,
@@ -98,6 +98,7 @@ def _for_about(away: Sequence[float]) -> str:
 
 def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
+    refuse_resting(found, "upgraded")
     told = tried(context, found, version, at)
     if told is None:
         raise Refused(f"no rehearsal of {name} has ended within a day")
@@ -106,7 +107,9 @@ def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
     return upgrade_of(context, found, told)
 
 
-def _rehearse(context: Context, selection: Selection, version: str, untried: Sequence[str], again: str) -> Message:
+def _rehearse(
+    context: Context, selection: Selection, version: str, untried: Sequence[str], again: str, at: float
+) -> Message:
     """Have them rehearsed; `schedules/offers.py` requests the rollout, `again`, when that has ended."""
     under_way = context.operations.select(
         "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
@@ -115,7 +118,7 @@ def _rehearse(context: Context, selection: Selection, version: str, untried: Seq
         raise Refused(f"Request #{under_way[0].id} rehearses this already, and the rollout is requested when it ends.")
 
     def rehearsal(context: Context, name: str) -> Plan:
-        if name not in untried:
+        if tried(context, context.fleet.tenant(name), version, at):
             raise Refused(f"{name} was rehearsed already")
         return rehearsal_of(context, name, version, offer=False)
 
