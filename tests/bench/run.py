@@ -34,9 +34,10 @@ from bot.store import audit, metrics
 from bot.store.database import Database
 from schedules.digest import digest
 from schedules.health import health
+from schedules.offers import offers
 from tests.bench.floor import PATIENCE, login_page, migration_floor, upgrade_floor
 from tests.bench.idle import measure
-from tests.support.bot import ROOM_FOR_MANY, Bench, make_bench
+from tests.support.bot import OPERATOR, ROOM_FOR_MANY, Bench, add_releases, make_bench
 from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.large_tenant import LargeTenant, statements
@@ -241,6 +242,31 @@ def test_a_sweep_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
     assert len(metrics.latest(bench.context.database, bench.clock())) == 1000
     of_all = ("survey", "instances", "states")
     figures["sweep_1000_lxd_requests"] = sum(bench.lxd.calls[call] for call in of_all)
+
+
+def test_a_rollout_of_fifty(tmp_path: Path, figures: dict[str, Any]) -> None:
+    """From the request, once all were rehearsed, until the last one is upgraded, in three rings without a pause."""
+    bench = make_bench(tmp_path, MAUTIC_OPS_ROLLOUTS__SOAK="0", **ROOM_FOR_MANY)
+    add_releases(bench, "6.0.10")
+    assert bench.done(f"new {','.join(f'client-{number}' for number in range(50))}").state == "succeeded"
+    bench.done("tag client-0 canary", OPERATOR)
+    rollout_of_all(bench)
+    figures["rollout_50_rehearsals_s"] = round(timed(bench.finish), 2)
+    bench.lxd.calls.clear()
+    began = time.monotonic()
+    offers(bench.context)
+    figures["rollout_50_planning_requests"] = sum(bench.lxd.calls.values())
+    (rollout,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(rollout)
+    bench.finish()
+    figures["rollout_50_s"] = round(time.monotonic() - began, 2)
+    figures["rollout_50_requests"] = sum(bench.lxd.calls.values())
+    assert {one.version for one in bench.context.fleet.tenants()} == {"6.0.10+double"}
+
+
+def rollout_of_all(bench: Bench) -> None:
+    """Ask for it: that is what its rehearsals begin with."""
+    assert "Rehearsing" in bench.answer("rollout 6.0.10 --all", OPERATOR).text
 
 
 def test_an_audit_of_a_hundred_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:

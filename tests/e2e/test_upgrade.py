@@ -99,7 +99,7 @@ def test_a_tenant_is_upgraded_on_evidence_and_is_rolled_back_after_a_day(world: 
             for file in one.get("files", ())
         }
         assert {"login", "form", "landing"} <= pictures, world.thread(rehearsal)
-        assert "Downtime" in world.card(card)
+        assert "Client offline" in world.card(card)
 
         with client(world, tenant, "before") as visitor:
             eventually(lambda: len(visitor.acknowledged) > 10)

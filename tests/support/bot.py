@@ -110,8 +110,8 @@ def settings_in(folder: Path, **environment: str) -> Settings:
             "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
             # Nobody waits for a turn to start: a test that is about that says so.
             "MAUTIC_OPS_CAPACITY__START_DELAY": "0",
-            # A picture takes Chromium three seconds: a test that is about pictures names one.
-            "MAUTIC_OPS_PICTURES__CHROMIUM": str(folder / "no-chromium"),
+            # Nor for a browser.
+            "MAUTIC_OPS_PICTURES__CHROMIUM": "/nowhere/chromium",
         }
         | environment
     )
