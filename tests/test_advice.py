@@ -21,6 +21,7 @@ SAMPLES = (
     (r"operation\.tenant|found\.name", "client-x"),
     (r"\bmove\b", "client-x node2"),
     (r"^what$", "run"),
+    (r"^first$", "start"),
     (r"^_at_start|^mail", "off"),
     (r"plan|larger|plans", "medium"),
     (r"instance|heir|container", "client-x--7"),
