@@ -6,7 +6,7 @@ from bot.engine.context import Context, Run
 from bot.engine.registry import TenantsArgument, not_half_way, operation, steps_of
 from bot.engine.rehearsal import Rehearsal
 from bot.engine.selection import Selection, batch
-from bot.engine.upgrade_plans import RehearsalInputs, rehearsal_of
+from bot.engine.upgrade_plans import RehearsalInputs, rehearsal_of, unpaused
 from bot.engine.upgrades import archive_of
 from bot.model.plan import Plan, Step, Steps
 
@@ -34,7 +34,7 @@ def rehearse(
     selection = Selection(tenant, all, host, size, tag)
     if selection.one:
         return rehearsal_of(context, tenant, version, offer=offer)
-    return batch(
+    plan = batch(
         context,
         "rehearse",
         selection,
@@ -42,6 +42,7 @@ def rehearse(
         doing="Rehearse the upgrade of",
         arguments={"version": version},
     )
+    return unpaused(context, plan)
 
 
 @steps_of(rehearse)
