@@ -13,10 +13,9 @@ from typing import Any, Protocol
 from bot.guest import simulated_consent, simulated_pages, simulated_upgrade
 from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.system import CtlError
-from bot.guest.blueprint.recipe import FURNITURE, recipe_digest
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import Role, State, stamp, stamps
+from bot.model.labels import Role, State, stamp
 
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
@@ -49,27 +48,6 @@ class SimulatedHost(Lxd, Protocol):
 
     def quota(self, name: str) -> tuple[int | None, int | None]:
         """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
-
-
-def put_blueprint(
-    lxd: Lxd, version: str, *, created: int, archive: str = "", on_demand: bool = False, name: str = ""
-) -> str:
-    """Put a blueprint on a simulated server, in the place of one that takes minutes to build; return its name."""
-    name = name or f"blueprint--{version}".replace(".", "-").replace("+", "-")
-    facts = stamps(
-        role=Role.BLUEPRINT,
-        version=version,
-        double=True,
-        created=created,
-        furniture=FURNITURE,
-        recipe=recipe_digest(),
-        archive=archive,
-    )
-    if lxd.image("simulated") is None:
-        lxd.import_image(__file__, "simulated", {})
-    lxd.create(name, "simulated", config=facts | (stamps(on_demand=True) if on_demand else {}), devices={})
-    lxd.snapshot(name, "golden")
-    return name
 
 
 def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
