@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from bot.model.evidence import OF_CLIENTS
 from bot.model.labels import stamps
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused, Step, Steps
+from bot.model.text import seconds
 from bot.slack.messages import Message
 
 
@@ -110,30 +112,41 @@ class _Upgrade:
     def upgrade(self) -> str | None:
         if self.cutover.serves():
             return None
-        self.cutover.snapshot()
-        self.cutover.make(self._copy, closed=True)
         # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
-        self.cutover.doubt()
+        self.cutover.make(self._copy, closed=True, whole=False)
         self.cutover.boot()
-        done = self.upgrades.upgrade(self.cutover.name, self.version)
-        if wrong := trouble(done):
-            raise LxdError(wrong)
-        if lost := fewer(done):
-            told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
-            raise LxdError(f"The migrations took rows away: {told}.")
-        wait_for_address(self.host.lxd, self.cutover.name)
+        # The tenant is closed and stands still, so that a snapshot is as good now, and clients need not wait for it.
+        with ThreadPoolExecutor(2, "beside") as beside:
+            of_before = beside.submit(self.cutover.snapshot)
+            routed = beside.submit(self._route)
+            done = self.upgrades.upgrade(self.cutover.name, self.version)
+            if wrong := trouble(done):
+                raise LxdError(wrong)
+            if lost := fewer(done):
+                told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
+                raise LxdError(f"The migrations took rows away: {told}.")
+            of_before.result()
+            routed.result()
         self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
         phases = ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
         large = uncounted(done)
         rows = f"no rows lost in {len(OF_CLIENTS) - len(large)} tables"
         return f"{phases}; {rows}" + (f", not compared (too large): {', '.join(large)}" if large else "")
 
+    def _route(self) -> None:
+        """Have the edges learn the way to the copy, which is closed: nobody waits for that once it is open."""
+        wait_for_address(self.host.lxd, self.cutover.name)
+        self.run.edge.apply(ahead=self.cutover.name)
+
     def probe(self) -> str:
         told = self.cutover.probe()
-        closed = next(
-            (one.started for one in self.run.operations.get(self.run.operation).steps if one.key == "close"), None
-        )
-        return f"{told}; clients saw the maintenance page for {self.run.now() - closed:.1f} s" if closed else told
+        return "; ".join([told, *self._away(self.run.now())])
+
+    def _away(self, until: float) -> list[str]:
+        """Return how long clients saw the maintenance page, in words; nothing where they did not."""
+        steps = self.run.operations.get(self.run.operation).steps
+        closed = next((one.started for one in steps if one.key == "close"), None)
+        return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
 
     def keep(self) -> str:
         told = self.cutover.keep()
@@ -146,4 +159,5 @@ class _Upgrade:
         left = self.cutover.roll_back()
         with suppress(LxdError):
             self.upgrades.discard(self.old.instance)
-        return left
+        away = self._away(self.cutover.opened_again)
+        return "; ".join([left or "rolled back", *away]) if away else left

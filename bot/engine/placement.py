@@ -240,7 +240,8 @@ def refuse_full_pool(context: Context, host: Host) -> None:
     if free < LEAST:
         raise Refused(
             f"The storage pool of `{host.name}` is full: {size(free)} of {size(space.total)} free, and a copy needs "
-            f"{size(LEAST)}. Enlarge the pool, or make room with `/mautic prune` or `/mautic migrate`."
+            f"{size(LEAST)}. Enlarge the pool, or make room with `/mautic prune <tenant>` or "
+            "`/mautic migrate <tenant> <host>`."
         )
 
 

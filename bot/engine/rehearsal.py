@@ -17,6 +17,7 @@ from bot.engine.copies import Copy
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
+from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.upgrades import Upgrades, trouble
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
@@ -103,7 +104,8 @@ class Rehearsal:
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
         lxd.copy(self.old.instance, self.name, config=config, devices=devices)
-        self.host.mautic.seal(self.name)
+        if not closes_itself(old.config):
+            self.host.mautic.seal(self.name)
 
     @contextmanager
     def _kept(self, step: str) -> Iterator[None]:

@@ -79,7 +79,7 @@ def refuse_missing(context: Context, version: str) -> None:
         is_it = release is not None and release.version == version
         if is_it and "://" not in source.archive and not Path(source.archive).expanduser().is_file():
             raise Refused(
-                f"The archive of Mautic {version} is not at {source.archive}. Put it back there, or correct "
+                f"The archive of Mautic {version} is not at `{source.archive}`. Put it back there, or correct "
                 f"`{source.key}` in the settings and restart the bot."
             )
 

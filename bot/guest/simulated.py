@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from bot.guest import simulated_consent, simulated_pages, simulated_upgrade
+from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.recipe import FURNITURE, recipe_digest
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import Role, stamp, stamps
+from bot.model.labels import Role, State, stamp, stamps
 
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
@@ -69,6 +70,12 @@ def put_blueprint(
     lxd.create(name, "simulated", config=facts | (stamps(on_demand=True) if on_demand else {}), devices={})
     lxd.snapshot(name, "golden")
     return name
+
+
+def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the marks that `mautic-closed` lays at the boot of an instance with these labels."""
+    closed = stamp(config, "role") in (Role.INCOMING, Role.REHEARSAL) and stamp(config, "state") == State.MOVING
+    return dict.fromkeys((MUTE, SEAL), b"copy\n") if closed and closes_itself(config) else {}
 
 
 def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:

@@ -183,7 +183,7 @@ def assets(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
-    phases = {"record": 0.1, "swap": swap(tenant, request)["seconds"]}
+    phases = {"swap": swap(tenant, request)["seconds"], "database": 0.1}
     carried = tenant.state.cache == _cache_of(tenant, tenant.serving())
     phases["cache"] = 0.1 if carried else warm(tenant, {})["seconds"]
     migrated = migrate(tenant, request)

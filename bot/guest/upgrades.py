@@ -104,7 +104,7 @@ class Upgrades:
         self.mautic.call(instance, "reload", {}, timeout=PATIENCE)
 
     def upgrade(self, instance: str, version: str, seconds: int = MIGRATIONS) -> dict[str, Any]:
-        """Do all from `record` to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?,
+        """Do all from the swap to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?,
         had, has}.
 
         Look at it with `trouble` and `fewer`; raises LxdError where another step than the migrations fails.

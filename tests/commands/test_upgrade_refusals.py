@@ -100,7 +100,8 @@ def upgraded(desk: Desk, text: str = COMMANDS[0]) -> str:
     ],
 )
 def test_a_version_that_cannot_be_is_refused(desk: Desk, version: str, words: str) -> None:
-    for text in COMMANDS:
+    # A rollout is to what is in the settings, whatever runs.
+    for text in COMMANDS[: 2 if version == "5.2.12" else 3]:
         assert refused(desk, text.replace("6.0.10", version)).startswith(words), text
 
 
@@ -198,7 +199,7 @@ def test_an_archive_that_is_gone_is_refused_and_taken_when_it_is_back(tmp_path: 
     content = path.read_bytes()
     path.unlink()
     for text in COMMANDS:
-        assert f"The archive of Mautic {NEW} is not at {path}. Put it back there" in refused(desk, text)
+        assert f"The archive of Mautic {NEW} is not at `{path}`. Put it back there" in refused(desk, text)
     path.write_bytes(content)
     assert upgraded(desk) == NEW
 
@@ -272,8 +273,9 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("step", BREAKS)
+@pytest.mark.parametrize("step", sorted(set(BREAKS) - {"page"}))
 def test_a_step_that_breaks_in_the_rehearsal_is_the_answer(desk: Desk, step: str) -> None:
+    """All but `page`: the copy has to have one before, too."""
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks={step: "it broke"})
     told(desk, COMMANDS[0])
     desk.bench.finish()

@@ -12,12 +12,12 @@ from typing import Any
 from .cache import is_carried, warm
 from .install import BASELINE
 from .logs import words_of
-from .migrations import available, migrate, record, recorded
+from .migrations import available, migrate, recorded
 from .page import assets, wait_for_page
 from .rows import rows
 from .swap import swap
-from .system import MAUTIC, CtlError, asked, console, mautic_version, systemctl, write
-from .trees import NEXT, must_be_closed
+from .system import MAUTIC, CtlError, asked, await_database, console, mautic_version, systemctl, write
+from .trees import must_be_closed
 
 PAGE = 60
 """Seconds within which the login page has to be there."""
@@ -58,13 +58,13 @@ def _upgrade(request: Mapping[str, Any], version: str, beside: ThreadPoolExecuto
     # The database has nothing else to do until the migrations, and little after them.
     counting = beside.submit(rows, request.get("tables") or ())
     began = time.monotonic()
-    if NEXT.is_dir() and MAUTIC.is_dir():
-        # By the old code, whose schema it is.
-        record({})
-    timed("record", began)
-    began = time.monotonic()
+    # MariaDB begins meanwhile, where the container was started just now.
     swap(request)
     timed("swap", began)
+    began = time.monotonic()
+    systemctl("start", "mariadb")
+    await_database()
+    timed("database", began)
     began = time.monotonic()
     carried = is_carried()
     if not carried:
