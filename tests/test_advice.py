@@ -18,6 +18,8 @@ SHOWN = re.compile(r"`/mautic ?([^`]*)`")
 SAMPLES = (
     (r"usage|again|near|command\b|^typed$", None),
     (r"version", "6.0.10"),
+    (r"selection\.words", "--all"),
+    (r"^first$", None),
     (r"operation\.tenant|found\.name", "client-x"),
     (r"\bmove\b", "client-x node2"),
     (r"selection\.words", "--all"),

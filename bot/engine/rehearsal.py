@@ -88,7 +88,8 @@ class Rehearsal:
         self._note(drift=drift(self.host, self.old))
         with self._timed(_COPY):
             self._copy.make(self._clone)
-        with self._timed(_START):
+        # What does not run as it is, is not tried with another release.
+        with self._kept("clone"), self._timed(_START):
             self._start()
 
     def _start(self) -> None:
