@@ -10,7 +10,7 @@ from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
 from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
-from bot.engine.upgrades import refuse_unknown, tried, unrehearsed
+from bot.engine.upgrades import refuse_resting, refuse_unknown, tried, unrehearsed
 from bot.model.plan import Plan, Refused
 from bot.model.text import seconds
 from bot.slack.messages import Message
@@ -69,6 +69,7 @@ def rollout(
 
 def _upgrade(context: Context, name: str, version: str) -> Plan:
     found = context.fleet.tenant(name)
+    refuse_resting(found, "upgraded")
     told = tried(context, found, version)
     if told is None:
         raise Refused(f"no rehearsal of {name} has ended within a day")
@@ -87,7 +88,7 @@ def _rehearse(context: Context, selection: Selection, version: str, untried: Seq
         raise Refused(f"Request #{under_way[0].id} rehearses this already, and the rollout is requested when it ends.")
 
     def rehearsal(context: Context, name: str) -> Plan:
-        if name not in untried:
+        if tried(context, context.fleet.tenant(name), version):
             raise Refused(f"{name} was rehearsed already")
         return rehearsal_of(context, name, version, offer=False)
 

@@ -244,8 +244,8 @@ def at_the_step(bench: Bench, key: str, work: Callable[[], object]) -> None:
     """Do something when a step begins."""
 
     def fault(moment: str) -> None:
-        (running,) = bench.context.operations.select("state = 'running'")
-        if moment == f"started {[step.key for step in running.steps].index(key)}":
+        running = next(iter(bench.context.operations.select("state = 'running'")), None)
+        if running and moment == f"started {[step.key for step in running.steps].index(key)}":
             work()
 
     bench.runner.fault = fault
@@ -326,9 +326,8 @@ def test_a_rollout_goes_on_without_who_cannot_be_rehearsed(desk: Desk) -> None:
     (rollout,) = bench.context.operations.select("command = 'rollout'")
     assert rollout.arguments["tenant"] == "client-x,"
     left = rollout.plan["remarks"]["Left out"]
-    assert "client-y: its rehearsal did not pass: Inside `client-y--" not in left
     assert "client-y: its rehearsal did not pass: Inside client-y--" in left
-    assert "client-z: no rehearsal of client-z has ended within a day" in left
+    assert "client-z: client-z is stopped" in left
     assert len(bench.context.operations.select("command = 'rehearse' AND parent = 0")) == 1
 
 
