@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from bot.engine.snapshots import ours
 from bot.fleet import releases
 from bot.guest import simulated_state as simulated_tenant
 from bot.model.labels import stamp
@@ -58,6 +60,19 @@ def test_an_upgrade_is_rehearsed_first_and_then_asked_for_by_itself(bench: Bench
     assert simulated_tenant.read(bench.lxd, tenant.instance).version == NEW
     assert live(bench)
     assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
+    # Taken beside the migrations; a rollback knows by it since when the tenant was closed.
+    assert [one.why for one in ours(bench.lxd.snapshots("client-x"))] == [f"before upgrade {ended.id}"]
+
+
+def test_what_fails_before_it_is_closed_says_nothing_of_a_maintenance_page(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    asked = bench.approve(bench.ask("upgrade client-x", OPERATOR))
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"stage": "its disk has no room"})
+    bench.finish()
+    ended = bench.context.operations.get(asked.id)
+    assert (ended.state, ended.aftermath["left"]) == ("failed", "rolled back")
+    assert live(bench)
 
 
 def test_what_changed_since_the_rehearsal_voids_it(bench: Bench) -> None:
@@ -78,6 +93,7 @@ def test_migrations_that_fail_leave_the_tenant_as_it_was(bench: Bench) -> None:
     ended = bench.context.operations.get(asked.id)
     assert ended.state == "failed"
     assert "SQLSTATE[42S21]" in ended.outcome
+    assert re.fullmatch(r"rolled back; clients saw the maintenance page for \d+\.\d s", ended.aftermath["left"])
     assert containers(bench) == {"client-x"}
     assert bench.context.fleet.tenant("client-x").version == "5.2.12+double"
     assert live(bench)
