@@ -7,6 +7,7 @@ What has begun is guarded by none: it goes on to its end, or is taken back.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from enum import StrEnum
 from bot.engine.context import THE_BOT, Context
 from bot.engine.placement import strained
 from bot.engine.times import hours_of
-from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import Role, State
 from bot.model.plan import NotNow, Refused
@@ -23,6 +24,7 @@ from bot.store.claims import Hold
 from bot.store.freezes import Freezes
 from bot.store.operation import IS_UNDER_WAY, SYSTEM, Operation
 
+log = logging.getLogger(__name__)
 SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
@@ -324,7 +326,9 @@ def _due(context: Context, tenant: str) -> int:
     try:
         found = context.fleet.tenant(tenant)
         told = context.fleet.of(found).mautic.mail(found.instance, timeout=SLOW * 10) if found.running else {}
-    except (LxdError, Refused):
+    except Exception as error:
+        # That it is not known holds nothing up, whatever went wrong; the steps will see.
+        log.info("whether %s is sending is not known: %s", tenant, error)
         return 0
     if not told or told["off"]:
         return 0
