@@ -14,7 +14,7 @@ from .logs import words_of
 from .migrations import available, migrate, record, recorded
 from .page import assets, wait_for_page
 from .swap import swap
-from .system import MAUTIC, CtlError, asked, console, mautic_version, systemctl, write
+from .system import FPM, MAUTIC, CtlError, asked, console, mautic_version, systemctl, write
 from .trees import NEXT, must_be_closed
 
 PAGE = 60
@@ -29,7 +29,7 @@ def reload(_request: Mapping[str, Any]) -> dict[str, Any]:
     there, done = available(MAUTIC), recorded() or set()
     figures = {"executed": len(done), "available": len(there), "new": len(there - done)}
     write(BASELINE, json.dumps({"version": mautic_version(), **figures}))
-    systemctl("restart", "php8.2-fpm")
+    systemctl("restart", FPM)
     return {}
 
 
@@ -48,8 +48,8 @@ def upgrade(request: Mapping[str, Any]) -> dict[str, Any]:
         phases[name] = round(time.monotonic() - began, 3)
 
     began = time.monotonic()
-    if NEXT.is_dir() and MAUTIC.is_dir():
-        # By the old code, whose schema it is.
+    if NEXT.is_dir() and (MAUTIC / "bin/console").exists():
+        # By the old code, whose schema it is. What was adopted has none: `migrate` looks at its migrations.
         record({})
     timed("record", began)
     began = time.monotonic()
