@@ -7,15 +7,14 @@ So a copy or a snapshot of the instance has its state too, and a test can make a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from bot.guest import simulated_consent, simulated_pages, simulated_upgrade
+from bot.guest import simulated_consent, simulated_own, simulated_pages, simulated_upgrade
 from bot.guest.blueprint.mautic_ctl.system import CtlError
-from bot.guest.blueprint.recipe import FURNITURE, recipe_digest
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import Role, stamp, stamps
+from bot.model.labels import stamp
 
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
@@ -50,28 +49,7 @@ class SimulatedHost(Lxd, Protocol):
         """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
 
 
-def put_blueprint(
-    lxd: Lxd, version: str, *, created: int, archive: str = "", on_demand: bool = False, name: str = ""
-) -> str:
-    """Put a blueprint on a simulated server, in the place of one that takes minutes to build; return its name."""
-    name = name or f"blueprint--{version}".replace(".", "-").replace("+", "-")
-    facts = stamps(
-        role=Role.BLUEPRINT,
-        version=version,
-        double=True,
-        created=created,
-        furniture=FURNITURE,
-        recipe=recipe_digest(),
-        archive=archive,
-    )
-    if lxd.image("simulated") is None:
-        lxd.import_image(__file__, "simulated", {})
-    lxd.create(name, "simulated", config=facts | (stamps(on_demand=True) if on_demand else {}), devices={})
-    lxd.snapshot(name, "golden")
-    return name
-
-
-def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
+def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Generator[bytes, bytes, None]:
     """Play `python3 -c … VERB` on what was sent to it; yields its lines. Other commands say nothing."""
     if len(command) != 4 or command[0] != "/usr/bin/python3":
         return
@@ -88,6 +66,8 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
             lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
         if verb in tenant.state.refuses:
             answer = {"ok": False, "error": f"it does not {verb}"}
+        elif verb in simulated_own.SPEAKS:
+            answer = {"ok": True, **(yield from simulated_own.SPEAKS[verb](tenant, request))}
         elif verb in _VERBS:
             answer = {"ok": True, **_VERBS[verb](tenant, request)}
             _Tenant(lxd, name, now).work()
@@ -306,6 +286,12 @@ class _Tenant:
         """The version that serves."""
         return self.state.version or stamp(self.lxd.instance(self.name).config, "version")
 
+    def base(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "since": int(stamp(self.lxd.instance(self.name).config, "base") or 0),
+            "packages": self.state.packages,
+        }
+
     def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"version": self.serving()}
 
@@ -392,6 +378,8 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "used": _Tenant.used,
     "sync": _Tenant.sync,
     "version": _Tenant.version,
+    "base": _Tenant.base,
+    "adopt": simulated_own.adopt,
     **simulated_upgrade.VERBS,
     **simulated_consent.VERBS,
 }
