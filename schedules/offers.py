@@ -94,8 +94,9 @@ def _offer_rollout(context: Context, rehearsals: Operation) -> None:
 
 def _offer(context: Context, rehearsal: Operation, found: Evidence) -> None:
     """Request an upgrade for who asked for its rehearsal; once, however often this is tried."""
-    command = context.registry.command("upgrade")
-    _request(context, rehearsal, command, {"tenant": found.tenant, "version": found.version})
+    command = context.registry.command("patch" if found.patches else "upgrade")
+    arguments = {"tenant": found.tenant} if found.patches else {"tenant": found.tenant, "version": found.version}
+    _request(context, rehearsal, command, arguments)
 
 
 def _request(context: Context, after: Operation, command: Command, arguments: dict[str, Any]) -> None:

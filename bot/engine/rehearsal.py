@@ -70,19 +70,24 @@ class Rehearsal:
         self.offer = offer
         self.host = run.fleet.of(old)
         self.name = candidate_name(old.name, run.operation)
+        self.after = self.name
+        """Which instance is upgraded."""
         self.upgrades = Upgrades(self.host.mautic)
         self._copy = Copy(self.host.lxd, self.name, run.operation)
         self._folder = files(run.settings, run.operation)
 
     def clone(self) -> None:
         """Copy the tenant as it is now, closed and without a network, and start the copy."""
-        # Nothing is copied for a release that is gone, or another file by now.
-        self.archive()
+        self.must_have_release()
         self._note(drift=drift(self.host, self.old))
         with self._timed(_COPY):
             self._copy.make(self._clone)
         with self._timed(_START):
             self._start()
+
+    def must_have_release(self) -> None:
+        """Raise Refused for a release that is gone, or another file by now: then nothing is copied for it."""
+        self.archive()
 
     def _start(self) -> None:
         self.host.start(self.name)
@@ -121,18 +126,22 @@ class Rehearsal:
 
     def stage(self) -> str:
         """Look at the copy, and unpack the release beside what serves in it."""
-        self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()))
-        # Once more for the time that it takes: the first page of a boot tells nothing.
-        self.host.mautic.wait_for_page(self.name)
-        self._write(BEFORE, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
+        self._look()
         with self._kept():
             staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
 
+    def _look(self) -> None:
+        """Keep what the copy is before the upgrade."""
+        self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()))
+        # Once more for the time that it takes: the first page of a boot tells nothing.
+        self.host.mautic.wait_for_page(self.name)
+        self._write(BEFORE, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
+
     def upgrade(self) -> str:
         """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
         with self._kept():
-            done = self.upgrades.upgrade(self.name, self.version)
+            done = self.upgrades.upgrade(self.after, self.version)
             if not done["migrated"]["done"]:
                 self._keep_output(done["migrated"]["output"])
             if wrong := trouble(done):
@@ -145,9 +154,9 @@ class Rehearsal:
         notes = self._notes()
         before, done = notes["before"], notes["done"]
         if "after" not in notes:
-            self._write("cache.tar.gz", self.upgrades.pack_cache(self.name))
-            self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
-            self._note(after=self.upgrades.evidence(self.name, notes["since"]))
+            self._write("cache.tar.gz", self.upgrades.pack_cache(self.after))
+            self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.after, thrown_away=True)))
+            self._note(after=self.upgrades.evidence(self.after, notes["since"]))
         if _STOP not in self._notes()["seconds"]:
             if not self.host.lxd.instance(self.name).running:
                 # It was interrupted as it was stopped, and how long that takes is part of what is told.
@@ -168,11 +177,15 @@ class Rehearsal:
             migrations=tuple(done["migrated"]["ran"]),
             written=sum(done["migrated"]["rows"].values()),
             took=self.run.now() - self.run.operations.get(self.run.operation).created,
-            **found.compare(before, after),
             **found.pages_of(*pages(self.run.settings, self.run.operation)),
+            **{**found.compare(before, after), **self.told(before, after)},
         )
         evidence.add(self.run.database, told, offer=self.offer)
         return f"clients will be away for about {told.away:.0f} s" if told.passed else "not as good as before"
+
+    def told(self, _before: Mapping[str, Any], _after: Mapping[str, Any]) -> dict[str, Any]:
+        """Return more fields of the evidence, or others, by two answers of `Upgrades.evidence`."""
+        return {}
 
     def clean(self) -> None:
         """Delete the copy, and what was only needed here."""

@@ -6,17 +6,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from bot.engine.bases import again_of, newer_than, newest_of
 from bot.engine.context import Context, Run
 from bot.engine.rehearsal import drift
 from bot.engine.selection import Selection, select
 from bot.fleet.inventory import Host
 from bot.fleet.releases import known, releases, sources
-from bot.guest.blueprint.archive import BASE, Archive, ArchiveError, open_archive
+from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
+from bot.guest.blueprint.recipe import suites_since
 from bot.model.evidence import Evidence, drifted
 from bot.model.plan import Refused, UnknownWords
 from bot.model.releases import Release, find, newest_first, number, path, variant
 from bot.model.tenants import Tenant
-from bot.store import evidence
 
 NEVER = math.inf
 FRESH = 86_400.0
@@ -31,8 +32,9 @@ def target(context: Context, found: Tenant, version: str) -> Release:
     Raises Refused where there is no way, and with the steps where one step is not enough.
     """
     there = releases(context.settings)
+    bases = [suite.base for suite in suites_since(found.suite)]
     if not version:
-        ways = [one.version for one in there if one.takes(found.version) and one.runs_on(BASE)]
+        ways = [one.version for one in there if one.takes(found.version) and not one.trouble(*bases)]
         if not ways:
             raise Refused(
                 f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
@@ -44,7 +46,7 @@ def target(context: Context, found: Tenant, version: str) -> Release:
     if here and wanted and wanted < here:
         raise Refused(f"`{found.name}` runs Mautic {found.version}, which is newer, and an upgrade has no way back.")
     refuse_unknown(context, version)
-    way = path(found.version, version, there, BASE)
+    way = path(found.version, version, there, *bases)
     if way.why:
         raise Refused(f"`{found.name}` can't be upgraded. {way.words}")
     if not way.direct:
@@ -106,7 +108,7 @@ def age(context: Context, told: Evidence) -> float:
 
 def fresh(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
     """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since."""
-    told = evidence.newest(context.database, found.name, version)
+    told = newest_of(context, found, version)
     if told is None or not told.passed or age(context, told) == NEVER:
         return None
     return None if drifted(told.drift, drift(host, found)) else told
@@ -124,8 +126,8 @@ def rehearsed(context: Context, host: Host, found: Tenant, version: str) -> Evid
 
 def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence:
     """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
-    told = evidence.newest(context.database, found.name, version)
-    again = f"`/mautic upgrade {found.name} {version}` rehearses it again."
+    told = newest_of(context, found, version)
+    again = f"`{again_of(found, version)}` rehearses it again."
     if told is None or not told.passed:
         raise Refused(f"No rehearsal of this upgrade has passed. {again}")
     if age(context, told) == NEVER:
@@ -136,26 +138,31 @@ def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence
 
 
 def tried(context: Context, found: Tenant, version: str) -> Evidence | None:
-    """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day."""
-    told = evidence.newest(context.database, found.name, target(context, found, version).version)
-    return told if told and told.before == found.version and age(context, told) != NEVER else None
+    """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day.
+
+    `version`: "" for that of a patch.
+    """
+    told = newest_of(context, found, target(context, found, version).version if version else found.version)
+    return told if told and age(context, told) != NEVER else None
 
 
-def unrehearsed(context: Context, selection: Selection, version: str) -> list[str]:
+def unrehearsed(context: Context, selection: Selection, version: str, command: str = "rollout") -> list[str]:
     """Return those of the selected tenants that have to be rehearsed first: that can be upgraded, and were not tried.
 
     None once the rollout was asked for, or when it follows rehearsals: who was not tried then is left out. Raises
-    Refused for a named tenant that cannot be upgraded.
+    Refused for a named tenant that cannot be upgraded. `version`: "" for a patch.
     """
     if context.operation or context.follows:
         return []
     found = []
     context = replace(context, fleet=context.fleet.once(), many=True)
-    for name in select(context, selection, "rollout"):
+    for name in select(context, selection, command):
         try:
             tenant = context.fleet.tenant(name)
+            if not version:
+                newer_than(context, tenant)
             if tried(context, tenant, version) is None:
-                refuse_resting(tenant, "upgraded")
+                refuse_resting(tenant, "upgraded" if version else "patched")
                 found.append(name)
         except Refused:
             if selection.names:

@@ -58,6 +58,8 @@ class Evidence:
     carried over; `overwritten`: files of the release that the client had changed. `errors`: lines in the log that were
     not there before. `failed`: why it came to no end, in a sentence. `pages`: what visitors see;
     `worse`: what of it got worse, but for what only takes longer.
+    `blueprint`: what the copy was put on, "" where it stayed in the container that it had; `base`: when that one's
+    packages of Debian were installed; `php`, `mariadb`: before and after.
     `drift`: what voids it when it changes. `at`: epoch seconds.
     """
 
@@ -82,6 +84,15 @@ class Evidence:
     worse: tuple[str, ...] = ()
     took: float = 0.0
     failed: str = ""
+    blueprint: str = ""
+    base: int = 0
+    php: tuple[str, str] = ("", "")
+    mariadb: tuple[str, str] = ("", "")
+
+    @property
+    def patches(self) -> bool:
+        """Whether Mautic stays as it is, and only what it runs on is newer."""
+        return self.before == self.version
 
     @property
     def away(self) -> float:
