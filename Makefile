@@ -37,6 +37,9 @@ test hostile bench bench-density: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PP
 # `make bench ARCHIVE=… SHA256=…` measures with a real Mautic's release.
 bench bench-density: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
 bench bench-density: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
+# Beside it `TO=… TO_SHA256=…`: the release that an upgrade from it is measured to.
+bench: export MAUTIC_OPS_TEST_TO = $(if $(findstring ://,$(TO)),$(TO),$(and $(TO),$(abspath $(TO))))
+bench: export MAUTIC_OPS_TEST_TO_SHA256 = $(TO_SHA256)
 
 # A cluster of three and two servers that stand alone, on this machine.
 lab: packages

@@ -141,7 +141,7 @@ def run() -> int:
     """Run the bot until SIGTERM or SIGINT."""
     settings = local_stack.load_to_begin()
     # Acknowledging is short work among longer work: let it have the interpreter sooner than after the usual 5 ms.
-    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.0005)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     settings.slack.check_tokens()

@@ -10,7 +10,7 @@ from bot.edge.edges import ANSWER, Edges, each
 from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Edge as EdgeDoor
 from bot.guest.blueprint.simulated import put_blueprint
-from bot.guest.simulated import run_mautic_ctl
+from bot.guest.simulated import close_candidate, run_mautic_ctl
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
 from bot.lxd.protocol import Lxd, LxdUnavailable, Member
@@ -66,7 +66,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
     """Return the doors to all configured LXD servers, or to a simulated one that has a blueprint."""
     if not settings.lxd.simulated:
         return gateways(settings)
-    lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl)
+    lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl, lay=close_candidate)
     if not lxd.instances():
         put_blueprint(lxd, "5.2.12+simulated", created=1, name="blueprint--simulated")
     return {settings.lxd.name: lxd}

@@ -242,8 +242,13 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class UpgradeSettings:
-    """`watch`: minutes after an upgrade for which a tenant is held against the day before; 0: none."""
+    """When upgrades begin, and for how long they are watched.
 
+    `window`: the hours in which they begin, "": any. `watch`: minutes after an upgrade for which a tenant is held
+    against the day before; 0: none.
+    """
+
+    window: Annotated[str, optional(forms.hours())]
     watch: Annotated[int, whole(0, 10_080)]
 
 

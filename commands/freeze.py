@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from bot.engine.context import Context
 from bot.engine.registry import FreeWords, decides, query
 from bot.model.labels import Role
+from bot.model.moments import moment
 from bot.model.plan import Refused, UnknownWords
 from bot.slack.messages import Message
 from bot.store.freezes import EVERYTHING, Freezes, subject
@@ -18,7 +17,6 @@ LONGEST = 366 * 86_400
 """Seconds that a freeze may last; one without an end lasts until somebody ends it."""
 REASON = 300
 """Characters that a reason may have: it stands on every card."""
-_UNITS = {"m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _USAGE = (
     "Type for example `/mautic freeze all 2h because <reason>`. Instead of `all`, name a tenant; instead of `2h`, "
     "write `3d` or `2026-12-01 18:00`, or leave the time out to freeze until `/mautic unfreeze`."
@@ -53,11 +51,11 @@ def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float 
     if len(reason) > REASON:
         raise Refused(f"The reason is too long: {len(reason)} characters, at most {REASON}.")
     tenant = EVERYTHING
-    if before and _moment(before, now, zone) is None:
+    if before and moment(" ".join(before), now, zone) is None:
         tenant = subject(before.pop(0))
     if not before:
         return tenant, None, reason
-    ends = _moment(before, now, zone)
+    ends = moment(" ".join(before), now, zone)
     if ends is None:
         raise UnknownWords(f"“{' '.join(before)[:40]}” is not a time. {_USAGE}")
     if not now < ends <= now + LONGEST:
@@ -66,26 +64,6 @@ def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float 
             "Leave the time out to freeze until `/mautic unfreeze`."
         )
     return tenant, ends, reason
-
-
-def _moment(words: Sequence[str], now: float, zone: ZoneInfo) -> float | None:
-    """Return the moment that words name, None when they name none."""
-    typed = re.sub(r"^(until|for) ", "", " ".join(words).lower())
-    if lasts := re.fullmatch(r"(\d{1,4}) ?(m|min|h|d|w)", typed):
-        return now + int(lasts[1]) * _UNITS[lasts[2]]
-    dated = re.fullmatch(r"(\d{4})-(\d\d?)-(\d\d?)(?:[ t](\d\d?):(\d\d))?", typed)
-    timed = re.fullmatch(r"(\d\d?):(\d\d)", typed)
-    try:
-        if dated:
-            year, month, day, hour, minute = (int(part or 0) for part in dated.groups())
-            return datetime(year, month, day, hour, minute, tzinfo=zone).timestamp()
-        if timed:
-            today = datetime.fromtimestamp(now, zone)
-            at = today.replace(hour=int(timed[1]), minute=int(timed[2]), second=0, microsecond=0)
-            return (at if at > today else at + timedelta(days=1)).timestamp()
-    except ValueError:
-        return None
-    return None
 
 
 def _refuse_unknown(context: Context, tenant: str) -> None:

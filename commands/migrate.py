@@ -11,6 +11,7 @@ from bot.engine.cutover import Cutover
 from bot.engine.placement import LEAST, admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
 from bot.engine.steps import PROBE, patiently, probing, refuse_full
+from bot.engine.times import planned, time_of
 from bot.fleet.inventory import Host, Place
 from bot.lxd.products import takes
 from bot.lxd.protocol import AlreadyExists, LxdUnavailable
@@ -33,16 +34,18 @@ class Inputs:
 
 @not_half_way
 @operation
-def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
+def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = "") -> Plan:
     """Move a tenant to another host: copied live, with some seconds of maintenance page.
 
-    If anything fails before the login page answers on the new host, the move is rolled back automatically.
+    If anything fails before the login page answers on the new host, the move is rolled back automatically. `--at` is
+    when the move starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled.
     """
+    starts = time_of(context, at)
     old = context.fleet.tenant(tenant)
     source, target = context.fleet.of(old), context.fleet.host(host)
     demand = demand_of(context, old, target, candidate_name(tenant, context.operation), tenants=1)
     days = context.settings.retention.former_days
-    return Plan(
+    plan = Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "host": target.name},
         summary=f"Move tenant {tenant} from {source.name} to {target.name}",
@@ -73,6 +76,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str) -> Plan:
         seconds=60,
         cutover="move",
     )
+    return planned(context, plan, starts)
 
 
 def _way_back(tenant: str, source: Host, target: Host) -> str:

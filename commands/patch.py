@@ -39,7 +39,7 @@ def patch(
     if selection.one:
         return _one(context, tenant)
     selection.refuse_both("patch")
-    if untried := unrehearsed(context, selection, "", "patch"):
+    if untried := unrehearsed(context, selection, "", command="patch"):
         return _rehearse(context, selection, untried)
     return batch(context, "patch", selection, _tried, doing="Update the Debian packages of", arguments={})
 

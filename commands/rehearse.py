@@ -7,7 +7,7 @@ from bot.engine.context import Context, Run
 from bot.engine.registry import TenantsArgument, not_half_way, operation, steps_of
 from bot.engine.rehearsal import Rehearsal
 from bot.engine.selection import Selection, batch
-from bot.engine.upgrade_plans import RehearsalInputs, rehearsal_of
+from bot.engine.upgrade_plans import RehearsalInputs, rehearsal_of, unpaused
 from bot.engine.upgrades import archive_of
 from bot.model.plan import Plan, Step, Steps
 
@@ -37,7 +37,7 @@ def rehearse(
     selection = Selection(tenant, all, host, size, tag)
     if selection.one:
         return rehearsal_of(context, tenant, version, offer=offer, base=base)
-    return batch(
+    plan = batch(
         context,
         "rehearse",
         selection,
@@ -45,6 +45,7 @@ def rehearse(
         doing="Rehearse the Debian update of" if base else "Rehearse the upgrade of",
         arguments={"version": version, **({"base": True} if base else {})},
     )
+    return unpaused(context, plan)
 
 
 @steps_of(rehearse)

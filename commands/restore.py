@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -49,10 +48,10 @@ class Inputs:
 def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: MailOption = "") -> Plan:
     """Restore a tenant to a snapshot; changes made since then are only in the previous container.
 
-    The bot takes a safety snapshot first, starts the restored copy beside the present container, and switches traffic
-    only when the copy works. The previous container is kept, stopped. The approver types the tenant's name and decides
-    on mail that waited in the snapshot and may have been sent since: send, drop (kept in a table) or leave outbound
-    mail off. `--mail` proposes one of these; without a choice outbound mail stays off if any mail waits.
+    The bot starts the restored copy beside the present container, and switches traffic only when the copy works. The
+    previous container is kept, stopped, with a safety snapshot of its last moment. The approver types the tenant's name
+    and decides on mail that waited in the snapshot and may have been sent since: send, drop (kept in a table) or leave
+    outbound mail off. `--mail` proposes one of these; without a choice outbound mail stays off if any mail waits.
     """
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
@@ -70,7 +69,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             "Snapshot": chosen.name,
             "Taken": context.renderer.moment(chosen.created),
             **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
-            "Safety snapshot": "taken first",
+            "Safety snapshot": "of the previous container, with all changes until the switch",
             "Previous container": f"kept, stopped, {kept_for(days)}",
             "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the present container"),
         },
@@ -169,36 +168,32 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def copy(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
         host.lxd.copy(f"{inputs.source}/{inputs.snapshot}", cutover.name, config=config, devices=devices)
 
-    def beside() -> str:
+    def beside() -> str | None:
         """Do at once all that leaves the old container alone, as somebody waits."""
-        with ThreadPoolExecutor(2, "beside") as threads:
-            of_now = threads.submit(cutover.snapshot)
-            cutover.make(copy)
-            cutover.boot()
-            if cutover.serves():
-                cutover.await_page()
-                of_mail = None
-            else:
-                # Nothing works in it while it is closed, and it stays mute when it is opened.
-                muted = threads.submit(host.mautic.mute, cutover.name)
-                of_mail = outbound.settle(run, host, cutover.name, inputs.mail, late=0, page=True)
-                wait_for_address(host.lxd, cutover.name)
-                muted.result()
-            if inputs.size:
-                host.mautic.resize(cutover.name, inputs.size)
-            return "; ".join(filter(None, (of_now.result(), of_mail)))
+        cutover.make(copy, whole=False)
+        cutover.boot()
+        if cutover.serves():
+            cutover.await_page()
+            of_mail = None
+        else:
+            # Nothing works in it while it is closed, and it stays mute when it is opened.
+            of_mail = outbound.settle(run, host, cutover.name, inputs.mail, late=0, page=True)
+            wait_for_address(host.lxd, cutover.name)
+        if inputs.size:
+            host.mautic.resize(cutover.name, inputs.size)
+        return of_mail
 
-    def change() -> None:
-        cutover.silence()
-        cutover.switch()
-
-    start = "Take a safety snapshot and start the restored copy"
     return Steps(
         (
-            Step("beside", start, beside, takes_snapshot=True),
-            Step("change", "Switch traffic to the restored copy", change),
+            Step("beside", "Start the restored copy", beside),
+            Step("change", "Switch traffic to the restored copy", cutover.switch_beside),
             probing(cutover.probe),
-            Step("keep", "Keep the previous container", cutover.keep),
+            Step(
+                "keep",
+                "Keep the previous container with a safety snapshot",
+                cutover.keep_with_snapshot,
+                takes_snapshot=True,
+            ),
         ),
         undo=cutover.roll_back,
         commit=PROBE,

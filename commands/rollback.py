@@ -78,7 +78,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
             "To": f"{retired.version}, as it was at the {'patch' if patched else 'upgrade'}",
             "Patched" if patched else "Upgraded": context.renderer.moment(since),
             **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
-            "Safety snapshot": "taken first",
+            "Safety snapshot": "of the previous container, with all changes until the switch",
             "Previous container": f"kept, stopped, {kept_for(days)}",
             "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the present container"),
         },
@@ -191,13 +191,17 @@ def _mail(context: Context, host: Host, old: Tenant, since: float, mail: str) ->
 def steps(run: Run, inputs: Inputs) -> Steps:
     """Copy the retired container, carry consent into the copy while the present one serves, and again at its end."""
     back = _Rollback(run, inputs)
-    start = "Take a safety snapshot and start the earlier container"
     return Steps(
         (
-            Step("beside", start, back.beside, takes_snapshot=True),
+            Step("beside", "Start the earlier container", back.beside),
             Step("change", "Carry opt-outs and deletions, and switch traffic", back.change),
             probing(back.cutover.probe),
-            Step("keep", "Keep the previous container", back.cutover.keep),
+            Step(
+                "keep",
+                "Keep the previous container with a safety snapshot",
+                back.cutover.keep_with_snapshot,
+                takes_snapshot=True,
+            ),
         ),
         undo=back.cutover.roll_back,
         commit=PROBE,
@@ -222,15 +226,14 @@ class _Rollback:
 
     def beside(self) -> str:
         """Do at once all that leaves the present container alone, as somebody waits."""
-        with ThreadPoolExecutor(2, "beside") as threads:
-            of_now = threads.submit(self.cutover.snapshot)
+        with ThreadPoolExecutor(1, "beside") as threads:
             self.cutover.make(self._copy)
             self.cutover.boot()
             of_people = threads.submit(self._settle)
             self.cutover.await_page()
             if self.inputs.size:
                 self.host.mautic.resize(self.cutover.name, self.inputs.size)
-            return "; ".join([of_now.result(), *of_people.result()])
+            return "; ".join(of_people.result())
 
     def _settle(self) -> list[str]:
         """Carry what was said by now, and decide on the mail that waits, while nothing works in the copy."""

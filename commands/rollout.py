@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
 from bot.engine.selection import Selection, batch
-from bot.engine.upgrade_plans import rehearsal_of, rehearse_first, upgrade_of
-from bot.engine.upgrades import refuse_resting, refuse_unknown, tried, unrehearsed
+from bot.engine.times import begins, planned, refuse_outside_hours, time_of
+from bot.engine.upgrade_plans import pace_of, rehearsal_of, rehearse_first, unpaused, upgrade_of
+from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_resting, refuse_unknown, tried, unrehearsed
+from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
+from bot.model.releases import newest_first
 from bot.model.text import seconds
 from bot.slack.messages import Message
 
@@ -26,24 +30,34 @@ def rollout(
     host: str = "",
     size: str = "",
     tag: str = "",
+    holes: bool = False,
+    at: str = "",
 ) -> Plan | Message:
     """Upgrade many tenants to a release of Mautic: canaries first, then a share, then the rest.
 
     Each upgrade is rehearsed first, at once and without approval; what the rehearsals found is on the card. Between two
     rings there is a pause, and at the first failure the rollout pauses by itself. Tenants that cannot be upgraded, or
-    whose rehearsal did not pass, are left out, and the card says why.
+    whose rehearsal did not pass, are left out, and the card says why. `--holes` selects the
+    tenants that run a version with known security holes. `--at` is when the first ring starts, such as
+    `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then the rollout can be cancelled.
     """
-    selection = Selection(tenant, all, host, size, tag)
+    starts = time_of(context, at, FRESH, WHY)
+    refuse_outside_hours(context, starts)
+    selection = Selection(tenant, all, host, size, tag, holes)
     selection.refuse_both(f"rollout {version}")
     refuse_unknown(context, version)
-    if untried := unrehearsed(context, selection, version):
-        return _rehearse(context, selection, version, untried)
+    refuse_detour(context, selection, version)
+    again = f"rollout {version} {selection.words}"
+    again += f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
+    first = begins(context, starts)
+    if untried := unrehearsed(context, selection, version, first):
+        return _rehearse(context, selection, version, untried, again, first)
     pace = context.settings.rollouts
     made = batch(
         context,
         "rollout",
         selection,
-        lambda context, name: _upgrade(context, name, version),
+        lambda context, name: _upgrade(context, name, version, first),
         doing=f"Upgrade to Mautic {version}:",
         arguments={"version": version},
         child="upgrade",
@@ -53,34 +67,50 @@ def rollout(
     soak = pace.soak * 60 if len(sizes) > 1 else 0
     names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
     away = [float(child.values["away"]) for child in children]
-    return replace(
+    from_ = Counter(str(child.values["from"]) for child in children)
+    left_out = made.texts["left_out"].splitlines()
+    whole = replace(
         made,
         children=children,
         arguments={**made.arguments, "tenant": names},
         facts={
+            "Clients offline": _for_about(away),
             **made.facts,
-            "Downtime": f"about {seconds(min(away))} to {seconds(max(away))} for each client",
+            "From": ", ".join(f"{from_[one]} on {one}" for one in newest_first(from_)),
+            "Rehearsals": f"{len(children)} passed, within a day",
+            "Pace": f"{pace_of(context)}, pauses after {pace.stop_after} failure{'s' if pace.stop_after > 1 else ''}",
             "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
         },
         values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
-        texts={"again": f"rollout {version} {selection.words}"},
+        remarks={**made.remarks, **({"Left out": f"{len(left_out)}: {'; '.join(left_out)}"} if left_out else {})},
+        texts={
+            "again": again,
+            "thread": context.renderer.words("commands/rollout_list.j2", children=children, left_out=left_out),
+        },
     )
+    return planned(context, whole, starts)
 
 
-def _upgrade(context: Context, name: str, version: str) -> Plan:
+def _for_about(away: Sequence[float]) -> str:
+    least, most = (seconds(round(one)) for one in (min(away), max(away)))
+    return f"each for about {least if least == most else f'{least} to {most}'}, with a maintenance page"
+
+
+def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
     refuse_resting(found, "upgraded")
-    told = tried(context, found, version)
+    told = tried(context, found, version, at)
     if told is None:
         raise Refused(f"no rehearsal of {name} has ended within a day")
     if not told.passed:
-        raise Refused(f"its rehearsal did not pass: {told.failed or 'something would be worse than before'}")
+        raise Refused(f"the rehearsal of {name} did not pass: {told.failed or 'something would be worse than before'}")
     return upgrade_of(context, found, told)
 
 
-def _rehearse(context: Context, selection: Selection, version: str, untried: Sequence[str]) -> Message:
-    """Have them rehearsed; `schedules/offers.py` requests the rollout when that has ended."""
-    again = f"rollout {version} {selection.words}"
+def _rehearse(
+    context: Context, selection: Selection, version: str, untried: Sequence[str], again: str, at: float
+) -> Message:
+    """Have them rehearsed; `schedules/offers.py` requests the rollout, `again`, when that has ended."""
     under_way = context.operations.select(
         "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
     )
@@ -88,7 +118,7 @@ def _rehearse(context: Context, selection: Selection, version: str, untried: Seq
         raise Refused(f"Request #{under_way[0].id} rehearses this already, and the rollout is requested when it ends.")
 
     def rehearsal(context: Context, name: str) -> Plan:
-        if tried(context, context.fleet.tenant(name), version):
+        if tried(context, context.fleet.tenant(name), version, at):
             raise Refused(f"{name} was rehearsed already")
         return rehearsal_of(context, name, version, offer=False)
 
@@ -101,6 +131,7 @@ def _rehearse(context: Context, selection: Selection, version: str, untried: Seq
         doing=f"Rehearse the upgrade to Mautic {version} of",
         arguments={"version": version},
     )
+    plan = unpaused(context, plan)
     rehearse_first(context, replace(plan, texts={**plan.texts, "then": again}))
     return context.renderer.message("commands/rollout_rehearsing.j2", number=len(plan.children), version=version)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from bot.engine.context import Context, Run
 from bot.engine.cutover import Cutover
@@ -11,40 +13,50 @@ from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
 from bot.engine.steps import PROBE, probing, wait_for_address
+from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearse_first, upgrade_of
-from bot.engine.upgrades import archive_of, refuse_resting, rehearsed, target
-from bot.guest.upgrades import Upgrades, trouble
+from bot.engine.upgrades import FRESH, WHY, archive_of, refuse_resting, rehearsed, target
+from bot.guest.upgrades import Upgrades, fewer, trouble, uncounted
 from bot.lxd.protocol import LxdError
+from bot.model.evidence import OF_CLIENTS
 from bot.model.labels import stamps
+from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused, Step, Steps
+from bot.model.text import seconds
 from bot.slack.messages import Message
 
 
 @not_half_way
 @operation
-def upgrade(context: Context, tenant: TenantArgument, version: str = "") -> Plan | Message:
+def upgrade(context: Context, tenant: TenantArgument, version: str = "", *, at: str = "") -> Plan | Message:
     """Upgrade a tenant to another release of Mautic, by default the newest that it can be upgraded to.
 
     The upgrade is first rehearsed on a copy, at once and without approval. What the rehearsal found is on the card:
     how long clients will be away, what changes, what would break. After the approval the tenant is closed, copied, and
     the copy upgraded and switched to when its pages work; if anything fails before that, the tenant goes on as it was.
+    `--at` is when it starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled.
     """
+    starts = time_of(context, at, FRESH, WHY)
+    refuse_outside_hours(context, starts)
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     release = target(context, old, version)
     # Before it is asked what it is made of.
     refuse_resting(old, "upgraded")
-    found = rehearsed(context, host, old, release.version)
-    return upgrade_of(context, old, found) if found else _rehearse(context, tenant, release.version)
+    found = rehearsed(context, host, old, release.version, begins(context, starts))
+    if found is None:
+        return _rehearse(context, tenant, release.version, starts)
+    return planned(context, upgrade_of(context, old, found), starts)
 
 
-def _rehearse(context: Context, tenant: str, version: str) -> Message:
+def _rehearse(context: Context, tenant: str, version: str, starts: float) -> Message:
     """Ask for the rehearsal, which asks for the upgrade when it has passed."""
     command = context.registry.command("rehearse")
     plan = call(command, context, {"tenant": tenant, "version": version, "offer": True})
     if not isinstance(plan, Plan):
         raise Refused("The rehearsal cannot be planned.")
-    rehearse_first(context, plan)
+    at = f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
+    rehearse_first(context, replace(plan, texts={**plan.texts, "upgrade": f"upgrade {tenant} {version}{at}"}))
     return context.renderer.message("commands/upgrade_rehearsing.j2", tenant=tenant, version=version)
 
 
@@ -103,24 +115,41 @@ class _Upgrade:
     def upgrade(self) -> str | None:
         if self.cutover.serves():
             return None
-        self.cutover.snapshot()
-        self.cutover.make(self._copy, closed=True)
         # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
-        self.cutover.doubt()
+        self.cutover.make(self._copy, closed=True, whole=False)
         self.cutover.boot()
-        done = self.upgrades.upgrade(self.cutover.name, self.version)
-        if wrong := trouble(done):
-            raise LxdError(wrong)
-        wait_for_address(self.host.lxd, self.cutover.name)
+        # The tenant is closed and stands still, so that a snapshot is as good now, and clients need not wait for it.
+        with ThreadPoolExecutor(2, "beside") as beside:
+            of_before = beside.submit(self.cutover.snapshot)
+            routed = beside.submit(self._route)
+            done = self.upgrades.upgrade(self.cutover.name, self.version)
+            if wrong := trouble(done):
+                raise LxdError(wrong)
+            if lost := fewer(done):
+                told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
+                raise LxdError(f"The migrations took rows away: {told}.")
+            of_before.result()
+            routed.result()
         self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
-        return ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
+        phases = ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
+        large = uncounted(done)
+        rows = f"no rows lost in {len(OF_CLIENTS) - len(large)} tables"
+        return f"{phases}; {rows}" + (f", not compared (too large): {', '.join(large)}" if large else "")
+
+    def _route(self) -> None:
+        """Have the edges learn the way to the copy, which is closed: nobody waits for that once it is open."""
+        wait_for_address(self.host.lxd, self.cutover.name)
+        self.run.edge.apply(ahead=self.cutover.name)
 
     def probe(self) -> str:
         told = self.cutover.probe()
-        closed = next(
-            (one.started for one in self.run.operations.get(self.run.operation).steps if one.key == "close"), None
-        )
-        return f"{told}; clients saw the maintenance page for {self.run.now() - closed:.1f} s" if closed else told
+        return "; ".join([told, *self._away(self.run.now())])
+
+    def _away(self, until: float) -> list[str]:
+        """Return how long clients saw the maintenance page, in words; nothing where they did not."""
+        steps = self.run.operations.get(self.run.operation).steps
+        closed = next((one.started for one in steps if one.key == "close"), None)
+        return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
 
     def keep(self) -> str:
         told = self.cutover.keep()
@@ -133,4 +162,5 @@ class _Upgrade:
         left = self.cutover.roll_back()
         with suppress(LxdError):
             self.upgrades.discard(self.old.instance)
-        return left
+        away = self._away(self.cutover.opened_again)
+        return "; ".join([left or "rolled back", *away]) if away else left

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.fleet import advisories as known
-from bot.model.diagnosis import Diagnosis, Finding
+from bot.fleet.releases import releases
+from bot.model.diagnosis import Diagnosis, Found, with_remedies
 from bot.model.findings import FLEET
 from bot.model.labels import Role
 from bot.model.plan import Refused
@@ -27,10 +28,11 @@ def advisories(context: Context) -> None:
     except Refused as error:
         wrong = str(error)
     seen = context.fleet.look(Role.TENANT)
-    words = known.exposed(known.advisories(context.settings), seen.tenants)
-    found = Diagnosis(
-        (Finding(KIND, words),) if words else (), frozenset([KIND]) if seen.silent or wrong else frozenset()
-    )
+    holes = known.advisories(context.settings)
+    words = known.exposed(holes, seen.tenants)
+    cure = known.cure_of(holes, releases(context.settings), seen.tenants)
+    told = with_remedies(KIND, Found(f"{words}." if cure else words), {"cure": cure})
+    found = Diagnosis((told,) if words else (), frozenset([KIND]) if seen.silent or wrong else frozenset())
     with context.database.transaction() as transaction:
         context.incidents.judge(transaction, Seen({}, {FLEET: found}))
     if wrong:

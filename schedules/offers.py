@@ -1,4 +1,4 @@
-"""Tells what rehearsals found, and requests the upgrades that passed, for those who asked."""
+"""Tells what rehearsals found and how rollouts ended, and requests the upgrades that passed, for those who asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from bot.engine.context import Context
 from bot.engine.guards import Change, Guards, Moment
 from bot.engine.registry import Command, call
-from bot.engine.rehearsal import pages
+from bot.engine.rehearsal import LOG, files, pages
 from bot.engine.scheduler import schedule
 from bot.model.actor import Actor
 from bot.model.evidence import Evidence
@@ -22,13 +22,16 @@ from bot.store import evidence
 from bot.store.operation import Operation
 from bot.store.operations import TenantBusy
 
+ROLLOUTS = "command = 'rollout' AND id IN (SELECT operation FROM batches)"
+ENDED = "state IN ('succeeded', 'failed', 'cancelled') AND id NOT IN (SELECT operation FROM offered)"
+
 
 @schedule(seconds=10)
 def offers(context: Context) -> None:
-    """Post what rehearsals found, and request the upgrades that passed where that was asked for."""
+    """Post what rehearsals found, request the upgrades that passed where that was asked for, and report on rollouts."""
     for found, offer in evidence.untold(context.database):
         rehearsal = context.operations.get(found.operation)
-        said = context.renderer.words("evidence.j2", found=found, offer=offer) + _pages(context, rehearsal, found)
+        no_offer = ""
         try:
             if offer and found.passed:
                 _offer(context, rehearsal, found)
@@ -36,11 +39,10 @@ def offers(context: Context) -> None:
             # Asked for again at the next look.
             continue
         except Refused as no:
-            said += f"\n:warning: The upgrade is not requested: {sentence(str(no))}"
-        with context.database.transaction() as transaction:
-            evidence.told(transaction, found.operation)
-            context.operations.note(transaction, found.operation, said)
-        context.operations.changed()
+            no_offer = f"\n:warning: The upgrade is not requested: {sentence(str(no))}"
+        # One of many is told of in the thread of all.
+        thread = context.operations.get(rehearsal.parent) if rehearsal.parent else rehearsal
+        _tell(context, found.operation, thread, _told(context, thread, found) + no_offer)
     for rehearsals in context.operations.select(
         "command = 'rehearse' AND json_extract(plan, '$.texts.then') <> '' AND state IN ('succeeded', 'failed')"
         " AND id NOT IN (SELECT operation FROM offered)"
@@ -52,14 +54,55 @@ def offers(context: Context) -> None:
             continue
         except Refused as no:
             said = f":warning: The rollout is not requested: {sentence(str(no))}"
-        with context.database.transaction() as transaction:
-            evidence.told(transaction, rehearsals.id)
-            if said:
-                context.operations.note(transaction, rehearsals.id, said)
-        context.operations.changed()
+        _tell(context, rehearsals.id, rehearsals, said)
+    evidence.untell(context.database, f"{ROLLOUTS} AND state = 'running'")
+    for rollout in context.operations.select(f"{ROLLOUTS} AND {ENDED}"):
+        _tell(context, rollout.id, rollout, _report(context, rollout))
 
 
-def _pages(context: Context, rehearsal: Operation, found: Evidence) -> str:
+def _tell(context: Context, operation: int, thread: Operation, said: str) -> None:
+    """Leave words for a thread, and note that it was told of an operation; both or neither."""
+    with context.database.transaction() as transaction:
+        evidence.told(transaction, operation)
+        if said:
+            context.operations.note(transaction, thread.id, said)
+    context.operations.changed()
+
+
+def _told(context: Context, thread: Operation, found: Evidence) -> str:
+    """Attach log or pictures to the thread, and return what is to be said of a rehearsal."""
+    if found.passed and thread.plan.get("texts", {}).get("then"):
+        # It is on the card of the rollout that follows.
+        return ""
+    said = context.renderer.words("evidence.j2", found=found)
+    if found.failed:
+        return said + _log(context, thread, found)
+    # Pictures of many tenants in one thread are looked at by nobody.
+    return said if thread.children else said + _pages(context, thread, found)
+
+
+def _log(context: Context, thread: Operation, found: Evidence) -> str:
+    """Attach the log of a rehearsal that failed to the thread; return where it is."""
+    path = files(context.settings, found.operation) / LOG
+    try:
+        text = path.read_text()
+        if thread.message_ts:
+            context.post.file(
+                thread.channel,
+                text,
+                name=f"rehearsal-{found.operation}.log",
+                title=f"The rehearsal of {found.tenant}: what Mautic said, and its log",
+                thread_ts=thread.message_ts,
+            )
+            return "\nThe log is attached."
+    except OSError:
+        return "\nNo log was kept."
+    except NotPosted as error:
+        return f"\nThe log could not be attached ({sentence(str(error))}); it is kept on the bot's machine as `{path}`."
+    return f"\nThe log is kept on the bot's machine as `{path}`."
+
+
+def _pages(context: Context, thread: Operation, found: Evidence) -> str:
     """Attach the pictures of what a person sees to the thread; return what is to be said of pages and pictures."""
     try:
         before, after = pages(context.settings, found.operation)
@@ -68,22 +111,49 @@ def _pages(context: Context, rehearsal: Operation, found: Evidence) -> str:
     said = context.renderer.words("pages.j2", found=worse(before, after), left_out=after.left_out).strip()
     domain = context.fleet.tenant(found.tenant).domain
     taken = pictures.take(before, after, domain, context.settings.pictures.chromium)
-    lines = [said, taken.why]
+    shares = ", ".join(f"{one.key} {one.share:.1%}" for one in taken.pictures if one.png)
+    lines = [said, taken.why, f"Pictures: of the pixels differ {shares}" if shares else ""]
     for one in taken.pictures:
-        if not one.png or not rehearsal.message_ts:
+        if not one.png or not thread.message_ts:
             lines.append(one.why)
             continue
         title = f"{one.key}: {one.share:.1%} of the picture differs"
         with suppress(NotPosted):
             context.post.picture(
-                rehearsal.channel,
+                thread.channel,
                 one.png,
                 name=f"rehearsal-{found.operation}-{one.key}.png",
                 title=title,
-                thread_ts=rehearsal.message_ts,
+                thread_ts=thread.message_ts,
                 alt=f"The {one.key} page before and after the upgrade, beside each other",
             )
     return "".join(f"\n{line}" for line in lines if line)
+
+
+def _report(context: Context, rollout: Operation) -> str:
+    """Return what became of a rollout, tenant by tenant where it did not go well."""
+    children = context.operations.select("parent = ?", rollout.id, order="ring, id")
+    done = [one for one in children if one.state == "succeeded"]
+    away = {one.tenant: seconds for one in done if (seconds := _away(one)) is not None}
+    return context.renderer.words(
+        "commands/rollout.j2",
+        operation=rollout,
+        plan=rollout.plan,
+        arguments=rollout.arguments,
+        took=(rollout.finished or 0.0) - (rollout.started or rollout.created),
+        done=done,
+        not_done=[one for one in children if one.state != "succeeded"],
+        total=len(children),
+        longest=max(away, key=lambda tenant: away[tenant]) if away else "",
+        away=away,
+        rings=len({one.ring for one in children}),
+    )
+
+
+def _away(upgrade: Operation) -> float | None:
+    """Return the seconds for which clients saw the maintenance page; None: not known."""
+    closed, there = upgrade.step("close").started, upgrade.step("probe").finished
+    return there - closed if closed and there else None
 
 
 def _offer_rollout(context: Context, rehearsals: Operation) -> None:
@@ -94,9 +164,10 @@ def _offer_rollout(context: Context, rehearsals: Operation) -> None:
 
 def _offer(context: Context, rehearsal: Operation, found: Evidence) -> None:
     """Request an upgrade for who asked for its rehearsal; once, however often this is tried."""
-    command = context.registry.command("patch" if found.patches else "upgrade")
-    arguments = {"tenant": found.tenant} if found.patches else {"tenant": found.tenant, "version": found.version}
-    _request(context, rehearsal, command, arguments)
+    asked = rehearsal.plan.get("texts", {}).get("upgrade") or (
+        f"patch {found.tenant}" if found.patches else f"upgrade {found.tenant} {found.version}"
+    )
+    _request(context, rehearsal, *context.registry.parse(asked))
 
 
 def _request(context: Context, after: Operation, command: Command, arguments: dict[str, Any]) -> None:

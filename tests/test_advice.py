@@ -20,6 +20,7 @@ SAMPLES = (
     (r"version", "6.0.10"),
     (r"operation\.tenant|found\.name", "client-x"),
     (r"\bmove\b", "client-x node2"),
+    (r"selection\.words", "--all"),
     (r"^what$", "run"),
     (r"^first$", "start"),
     (r"^_at_start|^mail", "off"),

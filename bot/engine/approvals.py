@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal, NoReturn
+from zoneinfo import ZoneInfo
 
 from bot.engine.voices import Voices, approvals
 from bot.model.actor import Actor
 from bot.model.plan import NotNow, Refused
-from bot.model.text import clip, code, line, names, seconds
+from bot.model.text import clip, code, line, names, seconds, shown_moment
 from bot.model.words import heard
 from bot.settings import Policy, Settings
 from bot.store import audit, recovery
@@ -261,8 +262,9 @@ class Approvals:
                         actor=actor.id,
                         expect=("awaiting_approval",),
                         detail=detail,
-                        note=f":white_check_mark: <@{actor.id}> approved{chosen}. Starting now.",
-                        held_by="",
+                        note=f":white_check_mark: <@{actor.id}> approved{chosen}. {self._starts(operation)}",
+                        # From now on it can be cancelled until then.
+                        held_by="time" if now < operation.at else "",
                     )
                 else:
                     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
@@ -280,6 +282,13 @@ class Approvals:
             raise Refused(f"{operation.headed} {after.standing}.")
         self.operations.changed()
         return after
+
+    def _starts(self, operation: Operation) -> str:
+        """Say when what was approved begins."""
+        if self.operations.clock() >= operation.at:
+            return "Starting now."
+        at = shown_moment(operation.at, ZoneInfo(self.settings.bot.timezone))
+        return f"Starts {at}. To cancel until then: `/mautic cancel {operation.id}`"
 
     def _choose(self, transaction: sqlite3.Connection, operation: Operation, choice: str) -> None:
         """Store the choice in the operation. A second approver has to choose the same, or deny."""

@@ -67,7 +67,7 @@ class BaseRehearsal(Rehearsal):
     def stage(self) -> str:
         """Look at the copy as it is, make the new container, and bring nearly all to it."""
         self._look()
-        with self._kept():
+        with self._kept("stage"):
             brought = self._bring_most()
         return f"{in_words(brought.bytes)} copied in {brought.seconds:.1f} s"
 
@@ -94,7 +94,7 @@ class BaseRehearsal(Rehearsal):
 
     def upgrade(self) -> str:
         """Bring what has changed as it will be done, and upgrade; raises LxdError where it fails."""
-        with self._kept():
+        with self._kept("upgrade"):
             self.host.start(self.name)
             found = self._new.found()
             if found is None or not is_whole(found):

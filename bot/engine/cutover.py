@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from bot.engine.context import Run
-from bot.engine.copies import Copy, is_whole
+from bot.engine.copies import WHOLE, Copy, is_whole
 from bot.engine.outbound import settle_again
 from bot.engine.snapshots import take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import containment
 from bot.fleet.inventory import Host
+from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.mautic import SEAL
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable, PoolFull
 from bot.model.labels import KEY, Role, State, replacing, role_of, stamp, stamps, state_of
@@ -68,6 +69,8 @@ class Cutover:
         self.name = candidate_name(old.name, run.operation)
         self._copy = Copy(target.lxd, self.name, run.operation)
         self._given_up = threading.Event()
+        self.opened_again = 0.0
+        """When a rollback had the old container serve again, epoch seconds; 0: it did not have to."""
 
     # -- queries ------------------------------------------------------------------------------------------------
 
@@ -120,17 +123,18 @@ class Cutover:
         """Take the safety snapshot, once per try."""
         return take(self.run, self.old, why=f"before {self.command} {self.run.operation}")
 
-    def make(self, make: Make, *, closed: bool = False) -> None:
+    def make(self, make: Make, *, closed: bool = False, whole: bool = True) -> None:
         """Make the candidate, unless a complete one exists; what an earlier try left incomplete is deleted first.
 
         `closed`: its source is closed already; otherwise the candidate is closed here, so that it starts closed.
+        `whole`: it is complete by that; otherwise a later change labels it so, the switch at the latest.
         """
 
         def copy() -> None:
             old = self.old_instance()
             make(self.over(old), {"root": dict(old.devices["root"])})
-            if not closed:
-                self.target.mautic.seal(self.name, mute=False)
+            if not closed and not closes_itself(self.target.lxd.instance(self.name).config):
+                self.target.mautic.seal(self.name)
 
         def fits(instance: Instance) -> bool:
             fit = self._is_copied(instance)
@@ -138,7 +142,7 @@ class Cutover:
                 self._refuse_to_remove(instance)
             return fit
 
-        self._copy.make(copy, fits)
+        self._copy.make(copy, fits, labelled=whole)
 
     def doubt(self) -> None:
         """Have a retry make the candidate again: the next change may spoil it if interrupted."""
@@ -202,31 +206,40 @@ class Cutover:
         self.source.lxd.stop(self.old.instance, force=True)
         return None
 
-    def silence(self) -> None:
-        """Have the old container serve and send nothing more while it runs, where the candidate needs no more of it.
+    def silence(self, *beside: Callable[[], None]) -> None:
+        """Have the old container serve and send nothing more while it runs; meanwhile do what is to be done beside.
 
-        Meanwhile the edge learns the way to the candidate, which is closed: clients wait for one of the two only.
+        The edge learns the way to the candidate then, too: clients wait for the longest of all that is done at once.
         """
         # From this label a retry knows that the candidate may serve already.
         self.source.lxd.update(self.old.instance, stamps(state=State.MOVING))
-        with ThreadPoolExecutor(1, "beside") as beside:
-            routed = beside.submit(self.run.edge.apply, ahead=self.name)
+        with ThreadPoolExecutor(1 + len(beside), "beside") as threads:
+            begun = [threads.submit(self.run.edge.apply, ahead=self.name), *map(threads.submit, beside)]
             if self.old_instance().running:
                 # Only one of the two may send mail, and an attacker may control the old one.
                 try:
                     self.source.mautic.hush(self.old.instance)
                 except LxdError:
                     containment.stop(self.source.lxd, self.old.instance)
-            routed.result()
+            for one in begun:
+                one.result()
+
+    def switch_beside(self) -> None:
+        """Silence the old container and switch at once, for a candidate that needs no more of the old one."""
+        self.silence(self._open)
+        self.run.edge.apply()
 
     def switch(self) -> None:
         """Open the candidate's pages, and route to it; the old container is closed, and still labelled as the tenant.
 
         The candidate sends nothing until its page has answered.
         """
-        self.target.lxd.remove(self.name, SEAL)
-        self.target.lxd.update(self.name, stamps(state=State.LIVE))
+        self._open()
         self.run.edge.apply()
+
+    def _open(self) -> None:
+        self.target.lxd.remove(self.name, SEAL)
+        self.target.lxd.update(self.name, {**stamps(state=State.LIVE), **WHOLE})
 
     def probe(self) -> str:
         """Check the login page through the edge: that is the commit point."""
@@ -247,6 +260,14 @@ class Cutover:
         except LxdUnavailable as error:
             return f"{before} on {self.old.host} is retired as soon as that host answers: {error}"
         return f"{before} kept, stopped, {kept_for(self.days)}"
+
+    def keep_with_snapshot(self) -> str:
+        """Do all of `keep`, and take the safety snapshot of the old container.
+
+        Nobody waits any more, and as that is stopped, all that was ever written to it is on its disk.
+        """
+        kept = self.keep()
+        return f"{kept}; safety snapshot {self.snapshot()}"
 
     # -- rolling back -------------------------------------------------------------------------------------------
 
@@ -306,3 +327,4 @@ class Cutover:
             stamped["boot.autostart"] = "true"
         self.source.lxd.update(self.old.instance, stamped)
         self.run.edge.apply()
+        self.opened_again = self.run.now()

@@ -14,7 +14,8 @@ from enum import StrEnum
 
 from bot.engine.context import THE_BOT, Context
 from bot.engine.placement import strained
-from bot.lxd.protocol import LxdUnavailable
+from bot.engine.times import hours_of
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import Role, State
 from bot.model.plan import NotNow, Refused
@@ -108,6 +109,7 @@ class Guards:
         self.freezes = Freezes(context.operations)
         self.keep = keep
         self._distress: dict[str, tuple[float, str]] = {}
+        self._due: dict[str, tuple[float, int]] = {}
 
     def refuse(self, moment: Moment, change: Change, *only: str) -> None:
         """Raise the refusal of the first guard that objects: NotNow where waiting helps.
@@ -167,6 +169,15 @@ class Guards:
             keep = ASKED_AGAIN if time.monotonic() - began > SLOW else self.keep
             self._distress[host] = time.monotonic() + keep, why
         return why
+
+    def due(self, tenant: str) -> int:
+        """Return how many e-mails a tenant is about to send, 0 where that is not known, or outbound mail is off."""
+        until, due = self._due.get(tenant, (0.0, 0))
+        if time.monotonic() >= until:
+            due = _due(self.context, tenant)
+            # Each look takes a process in the tenant, and there is one whenever the queue is gone through.
+            self._due[tenant] = time.monotonic() + (self.keep or (ASKED_AGAIN if due else 0.0)), due
+        return due
 
 
 # -- policy: who may ask, decide, and have it tried again ------------------------------------------------------------
@@ -283,6 +294,48 @@ def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
         raise Refused(f"`{change.host}` is overloaded: {why}.")
 
 
+# -- time, window, sending: clients are away at a moment that suits ---------------------------------------------------
+
+
+def _too_early(guards: Guards, change: Change) -> None:
+    context = guards.context
+    if change.operation and context.now() < change.operation.at:
+        raise Refused(f"The operation starts {context.renderer.moment(change.operation.at)}.")
+
+
+def _outside_hours(guards: Guards, change: Change) -> None:
+    context = guards.context
+    hours, zone = hours_of(context), context.renderer.zone
+    if _can_wait(change) and hours and not hours.has(context.now(), zone):
+        begins = context.renderer.moment(hours.next(context.now(), zone))
+        raise Refused(f"Upgrades start between {hours} (`upgrades.window`); the operation starts {begins}.")
+
+
+def _while_sending(guards: Guards, change: Change) -> None:
+    """Hold what closes a tenant while its mail is being sent. Where that cannot be known nothing is held."""
+    if _can_wait(change) and (due := guards.due(change.tenant)):
+        raise Refused(
+            f"`{change.tenant}` is sending: {due} e-mail{'s are' if due != 1 else ' is'} due. The operation starts "
+            "when nothing is due any more."
+        )
+
+
+def _due(context: Context, tenant: str) -> int:
+    try:
+        found = context.fleet.tenant(tenant)
+        told = context.fleet.of(found).mautic.mail(found.instance, timeout=SLOW * 10) if found.running else {}
+    except (LxdError, Refused):
+        return 0
+    if not told or told["off"]:
+        return 0
+    # What waits for its day, as a campaign's event does, is no send that is under way.
+    return sum(int(told["kinds"].get(kind, 0)) for kind in ("queue", "broadcasts"))
+
+
+def _can_wait(change: Change) -> bool:
+    return bool(change.operation and change.operation.plan.get("can_wait"))
+
+
 FREEZE = "freeze"
 _ALL = (
     Guard(
@@ -296,6 +349,8 @@ _ALL = (
         waits=frozenset({Moment.CLAIM}),
         last=True,
     ),
+    Guard("time", {Moment.CLAIM: _too_early}, waits=frozenset({Moment.CLAIM})),
+    Guard("window", {Moment.CLAIM: _outside_hours}, waits=frozenset({Moment.CLAIM})),
     Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM})),
     Guard(
         "busy",
@@ -319,6 +374,7 @@ _ALL = (
         {Moment.CLAIM: _no_memory_to_begin, Moment.MAINTENANCE: _no_memory_for_maintenance},
         waits=frozenset({Moment.APPROVAL, Moment.CLAIM}),
     ),
+    Guard("sending", {Moment.CLAIM: _while_sending}, waits=frozenset({Moment.CLAIM})),
 )
 GUARDS: Mapping[str, Guard] = {guard.key: guard for guard in _ALL}
 """All guards by key, in the order in which they are asked."""

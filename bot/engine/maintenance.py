@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from bot.engine.context import Context
-from bot.engine.guards import FREEZE, Change, Guards, Moment
+from bot.engine.guards import Change, Guards, Moment
 from bot.engine.registry import complete
 from bot.model.plan import Plan, Refused
 from bot.store import maintenance_runs
-from bot.store.operation import OPEN, SYSTEM
+from bot.store.operation import LASTING, OPEN, SYSTEM
 from bot.store.operations import TenantBusy
 
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
@@ -122,8 +122,8 @@ class Maintenance:
             "requester = ? AND state = 'failed' AND finished BETWEEN ? AND ?", SYSTEM, now - PAUSE, now
         )
         self._guards = Guards(context, keep=LOOK)
-        # An operation may wait for the end of a freeze for days.
-        waits = {one.id for one in held if one.state == "awaiting_approval" or one.held_by == FREEZE}
+        # An operation may wait for the end of a freeze, or for its time, for days.
+        waits = {one.id for one in held if one.state == "awaiting_approval" or one.held_by in LASTING}
         self._waiting = {one.tenant for one in held if one.id in waits}
         self._left_alone = {one.tenant for one in (*held, *failed) if one.id not in waits}
         self.room = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)

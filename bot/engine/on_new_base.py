@@ -18,11 +18,12 @@ from bot.engine.steps import PROBE, probing, wait_for_address
 from bot.engine.upgrade_plans import UpgradeInputs
 from bot.fleet.inventory import Host
 from bot.guest.own import Own
-from bot.guest.upgrades import Upgrades, trouble
+from bot.guest.upgrades import Upgrades, fewer, trouble
 from bot.lxd.protocol import LxdError, edge_address
 from bot.model.labels import KEY, State, stamp, stamps
 from bot.model.plan import Step, Steps
 from bot.model.tenants import PlanSize, Tenant
+from bot.model.text import seconds
 from bot.model.text import size as in_words
 
 _UPGRADED = " upgraded"
@@ -66,7 +67,7 @@ def steps_on_new_base(run: Run, inputs: UpgradeInputs, command: str) -> Steps:
             probing(moving.probe),
             Step("keep", "Keep the previous container", moving.keep),
         ),
-        undo=moving.cutover.roll_back,
+        undo=moving.undo,
         commit=PROBE,
     )
 
@@ -183,16 +184,27 @@ class _OnNewBase:
         done = self.upgrades.upgrade(name, self.version)
         if wrong := trouble(done):
             raise LxdError(wrong)
+        if lost := fewer(done):
+            told = ", ".join(f"{table} has {now} instead of {before}" for table, (before, now) in lost.items())
+            raise LxdError(f"The migrations took rows away: {told}.")
         wait_for_address(self.host.lxd, name)
         self.host.lxd.update(name, stamps(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}"))
         return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in done["phases"].items() if took >= 0.1)])
 
     def probe(self) -> str:
         told = self.cutover.probe()
-        closed = next(
-            (one.started for one in self.run.operations.get(self.run.operation).steps if one.key == "close"), None
-        )
-        return f"{told}; clients saw the maintenance page for {self.run.now() - closed:.1f} s" if closed else told
+        return "; ".join([told, *self._away(self.run.now())])
+
+    def _away(self, until: float) -> list[str]:
+        """Return how long clients saw the maintenance page, in words; nothing where they did not."""
+        steps = self.run.operations.get(self.run.operation).steps
+        closed = next((one.started for one in steps if one.key == "close"), None)
+        return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
+
+    def undo(self) -> str | None:
+        left = self.cutover.roll_back()
+        away = self._away(self.cutover.opened_again)
+        return "; ".join([left or "rolled back", *away]) if away else left
 
     def keep(self) -> str:
         told = self.cutover.keep()

@@ -162,14 +162,16 @@ def pending(context: Context) -> list[tuple[set[str], Demand]]:
     """Return the demands of approved operations that have not ended, except this one, with the instances they start.
 
     While this operation runs, only operations that began before it count: they were admitted first. Children of a batch
-    that wait for their turn and take memory only while they run do not count: those before them will have ended.
+    that wait for their turn and take memory only while they run do not count: those before them will have ended. Nor
+    does such an operation that is planned for later.
     """
     rows = context.database.read(
         """
         WITH own AS (SELECT started FROM operations WHERE id = ?1 AND state = 'running')
         SELECT id, tenant, json_extract(plan, '$.demand') AS demand FROM operations
         WHERE state IN ('queued', 'running', 'waiting') AND id <> ?1 AND demand IS NOT NULL
-          AND NOT (state = 'waiting' AND coalesce(json_extract(demand, '$.passing'), 0))
+          AND NOT ((state = 'waiting' OR held_by IN ('time', 'window', 'sending'))
+            AND coalesce(json_extract(demand, '$.passing'), 0))
           AND (NOT EXISTS (SELECT 1 FROM own) OR begun = 1
             OR state = 'running' AND (started, id) < ((SELECT started FROM own), ?1))
         """,
@@ -238,7 +240,8 @@ def refuse_full_pool(context: Context, host: Host) -> None:
     if free < LEAST:
         raise Refused(
             f"The storage pool of `{host.name}` is full: {size(free)} of {size(space.total)} free, and a copy needs "
-            f"{size(LEAST)}. Enlarge the pool, or make room with `/mautic prune` or `/mautic migrate`."
+            f"{size(LEAST)}. Enlarge the pool, or make room with `/mautic prune <tenant>` or "
+            "`/mautic migrate <tenant> <host>`."
         )
 
 

@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from bot.engine import before_inputs, misread
 from bot.engine.context import Answer, Context, Run
 from bot.model.actor import Actor
+from bot.model.moments import joined as moments_joined
 from bot.model.plan import Plan, Refused, Steps, UnknownWords
 from bot.model.tenants import InvalidName, domain_name, tag_name, tenant_name
 from bot.model.words import split
@@ -235,6 +236,7 @@ class Registry:
         command = self.command(words[0].lower(), words[1:])
         try:
             known = [_option(word, command.options) for word in words[1:]]
+            known = moments_joined(known) if "at" in command.options else known
             _, bound, _ = self._app.parse_args([command.name, *known], exit_on_error=False, print_error=False)
         except (CycloptsError, InvalidName, ValueError) as error:
             if joined := _joined(command, words[1:]):

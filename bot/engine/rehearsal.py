@@ -17,6 +17,7 @@ from bot.engine.copies import Copy
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
+from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.upgrades import Upgrades, trouble
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
@@ -24,6 +25,7 @@ from bot.model.evidence import Evidence
 from bot.model.labels import Role, State, stamps
 from bot.model.pages import Pages
 from bot.model.tenants import Tenant, candidate_name
+from bot.model.words import tame
 from bot.settings import Settings
 from bot.store import evidence
 
@@ -32,6 +34,10 @@ CLOSED = "rehearsal"
 PATIENCE = 0.05
 """Seconds that one table of a tenant that serves may be counted for: nothing there is told by counts."""
 BEFORE, AFTER = "pages-before.json", "pages-after.json"
+LOG = "rehearsal.log"
+"""The file of a rehearsal that failed: what Mautic said, and its log."""
+LINES, PART = 300, 40_000
+"""Lines of Mautic's log that are kept, and characters of each part."""
 _STOP, _COPY, _START = "stop", "copy", "start"
 
 
@@ -75,6 +81,7 @@ class Rehearsal:
         self.upgrades = Upgrades(self.host.mautic)
         self._copy = Copy(self.host.lxd, self.name, run.operation)
         self._folder = files(run.settings, run.operation)
+        self._output = ""
 
     def clone(self) -> None:
         """Copy the tenant as it is now, closed and without a network, and start the copy."""
@@ -101,16 +108,18 @@ class Rehearsal:
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
         lxd.copy(self.old.instance, self.name, config=config, devices=devices)
-        self.host.mautic.seal(self.name)
+        if not closes_itself(old.config):
+            self.host.mautic.seal(self.name)
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """Keep as evidence that the upgrade fails, and why."""
+    def _kept(self, step: str) -> Iterator[None]:
+        """Keep as evidence that the upgrade fails, at which step and why, with the log."""
         try:
             yield
         except LxdUnavailable:
             raise
         except LxdError as error:
+            self._keep_log(error)
             drift_then = self._notes().get("drift", {})
             told = Evidence(
                 tenant=self.old.name,
@@ -120,6 +129,7 @@ class Rehearsal:
                 at=self.run.now(),
                 drift=drift_then,
                 failed=str(error),
+                step=step,
             )
             evidence.add(self.run.database, told, offer=False)
             raise
@@ -127,23 +137,23 @@ class Rehearsal:
     def stage(self) -> str:
         """Look at the copy, and unpack the release beside what serves in it."""
         self._look()
-        with self._kept():
+        with self._kept("stage"):
             staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
 
     def _look(self) -> None:
         """Keep what the copy is before the upgrade."""
-        self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()))
+        disk = self.host.lxd.state(self.name).disk
+        self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()), disk=disk)
         # Once more for the time that it takes: the first page of a boot tells nothing.
         self.host.mautic.wait_for_page(self.name)
         self._write(BEFORE, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
 
     def upgrade(self) -> str:
         """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
-        with self._kept():
+        with self._kept("upgrade"):
             done = self.upgrades.upgrade(self.after, self.version)
-            if not done["migrated"]["done"]:
-                self._keep_output(done["migrated"]["output"])
+            self._output = done["migrated"]["output"]
             if wrong := trouble(done):
                 raise LxdError(wrong)
         self._note(done=done)
@@ -154,9 +164,13 @@ class Rehearsal:
         notes = self._notes()
         before, done = notes["before"], notes["done"]
         if "after" not in notes:
-            self._write("cache.tar.gz", self.upgrades.pack_cache(self.after))
-            self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.after, thrown_away=True)))
-            self._note(after=self.upgrades.evidence(self.after, notes["since"]))
+            with self._kept("judge"):
+                self._write("cache.tar.gz", self.upgrades.pack_cache(self.after))
+                self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.after, thrown_away=True)))
+                after = self.upgrades.evidence(self.after, notes["since"])
+            took = self.host.lxd.state(self.after)
+            grown = max(0, took.disk - notes["disk"])
+            self._note(after=after, disk=grown, memory=took.memory_peak)
         if _STOP not in self._notes()["seconds"]:
             if not self.host.lxd.instance(self.name).running:
                 # It was interrupted as it was stopped, and how long that takes is part of what is told.
@@ -164,7 +178,8 @@ class Rehearsal:
             with self._timed(_STOP):
                 self.host.mautic.quiesce(self.name)
                 self.host.lxd.stop(self.name, force=True)
-        after = self._notes()["after"]
+        notes = self._notes()
+        after = notes["after"]
         told = Evidence(
             tenant=self.old.name,
             before=before["version"],
@@ -173,7 +188,9 @@ class Rehearsal:
             at=self.run.now(),
             drift=notes["drift"],
             phases=done["phases"],
-            around=self._notes()["seconds"],
+            around=notes["seconds"],
+            disk=notes["disk"],
+            memory=notes["memory"],
             migrations=tuple(done["migrated"]["ran"]),
             written=sum(done["migrated"]["rows"].values()),
             took=self.run.now() - self.run.operations.get(self.run.operation).created,
@@ -211,8 +228,15 @@ class Rehearsal:
     def _note(self, **told: Any) -> None:
         self._write("notes.json", json.dumps({**self._notes(), **told}).encode())
 
-    def _keep_output(self, output: str) -> None:
-        self._write("migrations.log", output.encode())
+    def _keep_log(self, error: LxdError) -> None:
+        """Keep what Mautic said, and the end of its log in the copy; both come without secrets."""
+        ended = ""
+        with suppress(LxdError):
+            # The tenant that died of it tells nothing.
+            ended = self.host.mautic.logs(self.name, "mautic", LINES)
+        parts = {"The error": str(error), "What Mautic said": self._output, "The end of Mautic's log": ended}
+        told = [f"== {title} ==\n{tame(text[-PART:], PART)}\n" for title, text in parts.items() if text]
+        self._write(LOG, "\n".join(told).encode())
 
     def _write(self, name: str, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

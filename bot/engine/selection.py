@@ -11,6 +11,7 @@ from typing import Any
 from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.registry import complete
+from bot.fleet.advisories import advisories
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Look
 from bot.model.labels import Role
@@ -32,11 +33,13 @@ class Selection:
     host: str = ""
     size: str = ""
     tag: str = ""
+    holes: bool = False
+    """Only those that run a version with known security holes."""
 
     @property
     def chooses(self) -> bool:
         """Whether tenants are selected by options, and not named."""
-        return bool(self.all or self.host or self.size or self.tag)
+        return bool(self.all or self.host or self.size or self.tag or self.holes)
 
     @property
     def one(self) -> bool:
@@ -47,7 +50,7 @@ class Selection:
     def words(self) -> str:
         """The words that select, as they were typed."""
         options = {"host": self.host, "size": self.size, "tag": self.tag}
-        typed = ["--all"] if self.all else []
+        typed = [f"--{name}" for name, given in (("all", self.all), ("holes", self.holes)) if given]
         return " ".join([*typed, *(f"--{name} {value}" for name, value in options.items() if value)]) or self.names
 
     def refuse_both(self, command: str) -> None:
@@ -73,6 +76,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
         tag = tag_name(selection.tag) if selection.tag else ""
     except InvalidName as error:
         raise UnknownWords(str(error)) from error
+    known = advisories(context.settings)
     seen = context.fleet.look(Role.TENANT)
     # Tenants on a server that does not answer could be selected, too.
     silent = {server: why for server, why in seen.silent.items() if host is None or server == host.server}
@@ -83,6 +87,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
             (host is None or (one.server, one.host) == (host.server, host.name))
             and (not selection.size or one.plan == selection.size)
             and (not tag or tag in one.tags)
+            and (not selection.holes or bool(known.of(one.version)))
         )
 
     found = list(dict.fromkeys(one.name for one in seen.tenants if meant(one)))
@@ -199,11 +204,14 @@ def _plan(
         facts=facts,
         remarks=remarks,
         values=values,
-        texts={"again": f"{command} {selection.words}{options}"},
+        texts={
+            "again": f"{command} {selection.words}{options}",
+            "left_out": "\n".join(f"{name}: {reason}" for name, reason in left_out.items()),
+        },
         steps=(),
         reversible=children[0].reversible,
         seconds=math.ceil(sum(child.seconds for child in children) / min(pace.at_once, len(children))),
-        subject="host" if selection.host and not (selection.size or selection.tag) else "fleet",
+        subject="host" if selection.host and not (selection.size or selection.tag or selection.holes) else "fleet",
         host=selection.host,
         children=tuple(children),
     )

@@ -105,7 +105,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         if patches
         else f"Upgrade tenant {old.name} to Mautic {version}",
         facts={
-            "Downtime": f"about {found.away:.0f} s, with a maintenance page (measured on a copy)",
+            "Client offline": f"for about {found.away:.0f} s, with a maintenance page (measured on a copy)",
             **({"Mautic": f"{version}, stays"} if patches else {"From": old.version, "To": version}),
             **(_onto(context, old, found) if blueprint else {}),
             "Rehearsed": context.renderer.moment(found.at),
@@ -121,7 +121,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             **({"blueprint": blueprint.instance} if blueprint else {}),
         },
         remarks=_told(found),
-        until_done=("Downtime", "Rollback"),
+        until_done=("Client offline", "Rollback"),
         requires=(
             always(refuse_another, context, old),
             always(refuse_resting, old, "patched" if patches else "upgraded"),
@@ -135,7 +135,20 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
         reversible=f"can be undone with `rollback {old.name}`",
         seconds=30,
         cutover="patch" if patches else "upgrade",
+        can_wait=True,
     )
+
+
+def unpaused(context: Context, plan: Plan) -> Plan:
+    """Return the plan of a batch of rehearsals that pauses for no failure: one that fails is an answer."""
+    values = {**plan.values, "stop_after": len(plan.children) + 1}
+    return replace(plan, values=values, facts={**plan.facts, "Pace": pace_of(context)})
+
+
+def pace_of(context: Context) -> str:
+    """Say how many tenants of a batch are worked on together."""
+    pace = context.settings.batches
+    return f"{pace.at_once} at once, {pace.at_once_host} per host"
 
 
 def _onto(context: Context, old: Tenant, found: Evidence) -> dict[str, str]:
@@ -178,6 +191,8 @@ def _told(found: Evidence) -> dict[str, str]:
     told = {"Migrations": f"{len(found.migrations)}, {found.written} rows written" if found.migrations else "none"}
     if found.schema.added or found.schema.removed:
         told["Schema"] = f"{found.schema.added} lines added, {found.schema.removed} removed"
+    if found.uncounted:
+        told["Not compared"] = f"rows of {', '.join(found.uncounted)} (too large)"
     if found.plugins:
         told["Plugins"] = ", ".join(
             f"{name} ({'loads' if loads else 'does not load'})" for name, loads in found.plugins.items()

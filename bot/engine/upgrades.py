@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bot.engine.selection import Selection, select
 from bot.fleet.inventory import Host
 from bot.fleet.releases import known, releases, sources
 from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
-from bot.guest.blueprint.recipe import suites_since
+from bot.guest.blueprint.recipe import SUITES, suites_since
 from bot.model.evidence import Evidence, drifted
 from bot.model.plan import Refused, UnknownWords
 from bot.model.releases import Release, find, newest_first, number, path, variant
@@ -22,6 +23,7 @@ from bot.model.tenants import Tenant
 NEVER = math.inf
 FRESH = 86_400.0
 """Seconds after which what a rehearsal found is too old."""
+WHY = "A rehearsal holds for a day, so an upgrade can't be planned further ahead."
 _FIRST = {"stopped": "start", "suspended": "resume"}
 """The command that has a tenant run, by how it stands."""
 
@@ -79,7 +81,7 @@ def refuse_missing(context: Context, version: str) -> None:
         is_it = release is not None and release.version == version
         if is_it and "://" not in source.archive and not Path(source.archive).expanduser().is_file():
             raise Refused(
-                f"The archive of Mautic {version} is not at {source.archive}. Put it back there, or correct "
+                f"The archive of Mautic {version} is not at `{source.archive}`. Put it back there, or correct "
                 f"`{source.key}` in the settings and restart the bot."
             )
 
@@ -100,53 +102,80 @@ def archive_of(run: Run, version: str) -> Archive:
     raise Refused(f"The archive of Mautic {version} is no longer in the settings.")
 
 
-def age(context: Context, told: Evidence) -> float:
-    """Return the seconds since a rehearsal, or NEVER where what it found is too old to count."""
-    since = context.now() - told.at
+def age(context: Context, told: Evidence, at: float = 0.0) -> float:
+    """Return the seconds since a rehearsal, or NEVER where what it found is too old to count.
+
+    `at`: when the upgrade begins, if that is later.
+    """
+    since = max(context.now(), at) - told.at
     return since if since <= FRESH else NEVER
 
 
-def fresh(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
-    """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since."""
+def fresh(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
+    """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since.
+
+    `at`: when the upgrade begins, if that is later.
+    """
     told = newest_of(context, found, version)
-    if told is None or not told.passed or age(context, told) == NEVER:
+    if told is None or not told.passed or age(context, told, at) == NEVER:
         return None
     return None if drifted(told.drift, drift(host, found)) else told
 
 
-def rehearsed(context: Context, host: Host, found: Tenant, version: str) -> Evidence | None:
+def rehearsed(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
     """Return what the last rehearsal found, where it holds; None: the upgrade has to be rehearsed first.
 
     Raises Refused for an upgrade that was asked for already, or that follows a rehearsal: what people decide on rests
     on one, and none is followed by another.
     """
     decided = context.operation or context.follows
-    return still(context, host, found, version) if decided else fresh(context, host, found, version)
+    return still(context, host, found, version, at) if decided else fresh(context, host, found, version, at)
 
 
-def still(context: Context, host: Host, found: Tenant, version: str) -> Evidence:
+def still(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence:
     """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
     told = newest_of(context, found, version)
     again = f"`{again_of(found, version)}` rehearses it again."
     if told is None or not told.passed:
         raise Refused(f"No rehearsal of this upgrade has passed. {again}")
-    if age(context, told) == NEVER:
-        raise Refused(f"The rehearsal of this upgrade is more than a day old. {again}")
+    if age(context, told, at) == NEVER:
+        then = " then" if at > context.now() else ""
+        raise Refused(f"The rehearsal of this upgrade is more than a day old{then}. {again}")
     if other := drifted(told.drift, drift(host, found)):
         raise Refused(f"`{found.name}` has changed since the rehearsal ({', '.join(other)}). {again}")
     return told
 
 
-def tried(context: Context, found: Tenant, version: str) -> Evidence | None:
+def refuse_detour(context: Context, selection: Selection, version: str) -> None:
+    """Raise Refused, with the rollouts that lead there, where no selected tenant reaches a version in one step."""
+    if context.operation or context.follows:
+        return
+    context = replace(context, fleet=context.fleet.once(), many=True)
+    names, there = set(select(context, selection, "rollout")), releases(context.settings)
+    running = Counter(one.version for one in context.fleet.tenants() if one.name in names)
+    bases = [suite.base for suite in SUITES]
+    ways = {one: path(one, version, there, *bases) for one in running}
+    far = [one for one in running if len(ways[one].steps) > 1]
+    if not far or any(way.direct for way in ways.values()):
+        return
+    current = max(far, key=lambda one: running[one])
+    *first, _ = (one.version for one in ways[current].steps)
+    steps = ", then ".join(f"`/mautic rollout {one} {selection.words}`" for one in [*first, version])
+    raise Refused(f"Mautic {version} can't be reached from {current} in one step. Run {steps}.")
+
+
+def tried(context: Context, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
     """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day.
 
-    `version`: "" for that of a patch.
+    `at`: when the upgrade begins, if that is later. `version`: "" for that of a patch.
     """
     told = newest_of(context, found, target(context, found, version).version if version else found.version)
-    return told if told and age(context, told) != NEVER else None
+    return told if told and age(context, told, at) != NEVER else None
 
 
-def unrehearsed(context: Context, selection: Selection, version: str, command: str = "rollout") -> list[str]:
+def unrehearsed(
+    context: Context, selection: Selection, version: str, at: float = 0.0, command: str = "rollout"
+) -> list[str]:
     """Return those of the selected tenants that have to be rehearsed first: that can be upgraded, and were not tried.
 
     None once the rollout was asked for, or when it follows rehearsals: who was not tried then is left out. Raises
@@ -161,7 +190,7 @@ def unrehearsed(context: Context, selection: Selection, version: str, command: s
             tenant = context.fleet.tenant(name)
             if not version:
                 newer_than(context, tenant)
-            if tried(context, tenant, version) is None:
+            if tried(context, tenant, version, at) is None:
                 refuse_resting(tenant, "upgraded" if version else "patched")
                 found.append(name)
         except Refused:

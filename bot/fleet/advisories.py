@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from bot.guest.blueprint.archive import ArchiveError, obtain
-from bot.model.advisories import Advisories, Advisory, InvalidAdvisories, at_least, counted, read
+from bot.guest.blueprint.archive import BASES, ArchiveError, obtain
+from bot.model.advisories import Advisories, Advisory, InvalidAdvisories, Severity, at_least, counted, read
 from bot.model.plan import Refused
-from bot.model.releases import newest_first
+from bot.model.releases import Release, newest_first, path
 from bot.model.tenants import Tenant
 from bot.settings import Settings
 
@@ -89,6 +89,23 @@ def exposed(known: Advisories, tenants: Iterable[Tenant]) -> str:
     more = f"; and {rest} more version{'s' if rest > 1 else ''}" if rest > 0 else ""
     who = "1 tenant runs" if count == 1 else f"{count} tenants run"
     return f"{who} a Mautic version with known security holes: {shown}{more}. Details: `/mautic releases`"
+
+
+def cure_of(known: Advisories, there: Sequence[Release], tenants: Iterable[Tenant]) -> str:
+    """Return the release, of those in the settings, that tenants with known holes are best upgraded to; "" for none.
+
+    It has no known hole itself, and can be reached in one step: of the nearest one for each version the one that helps
+    against the gravest holes, then the most tenants.
+    """
+    running = Counter(one.version for one in tenants if known.of(one.version))
+    safe = newest_first(one.version for one in there if not known.of(one.version))
+    helped: dict[str, tuple[int, int]] = {}
+    for version, count in running.items():
+        near = next((one for one in reversed(safe) if path(version, one, there, *BASES).direct), "")
+        if near:
+            rank, before = helped.get(near, (len(Severity), 0))
+            helped[near] = min(rank, known.of(version)[0].severity.rank), before + count
+    return min(helped, key=lambda one: (helped[one][0], -helped[one][1]), default="")
 
 
 def _exposed(known: Advisories, version: str, count: int) -> str:

@@ -136,7 +136,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         address=kept(instance.config, instance.devices),
         tags=tuple(stamp(instance.config, "tags").split()),
         cutover=stamp(instance.config, "cutover"),
-        furniture=furniture_of(instance),
+        furniture=furniture_of(instance.config),
         slot=int(slot) if (slot := stamp(instance.config, "slot")).isdecimal() else None,
         recipe=stamp(instance.config, "recipe"),
         archive=stamp(instance.config, "archive"),

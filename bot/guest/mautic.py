@@ -201,13 +201,12 @@ class Mautic:
                 if held:
                     _let_go(instance, talk, hold)
 
-    def seal(self, instance: str, *, mute: bool = True) -> None:
+    def seal(self, instance: str) -> None:
         """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
 
-        Without SEAL it serves and sends nothing yet, unless `mute` is false; `open` takes all away.
+        Without SEAL it serves and sends nothing yet; `open` takes all away.
         """
-        if mute:
-            self.mute(instance)
+        self.mute(instance)
         self._mark(instance, SEAL, b"copy\n")
 
     def close(self, instance: str, reason: str, *, timeout: float = 180) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
 from bot.guest import simulated_consent, simulated_own, simulated_pages, simulated_upgrade
+from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import stamp
+from bot.model.labels import Role, State, stamp
 
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
@@ -47,6 +48,12 @@ class SimulatedHost(Lxd, Protocol):
 
     def quota(self, name: str) -> tuple[int | None, int | None]:
         """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
+
+
+def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the marks that `mautic-closed` lays at the boot of an instance with these labels."""
+    closed = stamp(config, "role") in (Role.INCOMING, Role.REHEARSAL) and stamp(config, "state") == State.MOVING
+    return dict.fromkeys((MUTE, SEAL), b"copy\n") if closed and closes_itself(config) else {}
 
 
 def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Generator[bytes, bytes, None]:

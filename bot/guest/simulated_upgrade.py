@@ -1,7 +1,8 @@
 """The upgrade of a tenant in memory: the verbs of `mautic-ctl` for it, as those in a real one answer.
 
 What is staged, carried and migrated is kept in its state; a step breaks where a test says so:
-`change(lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})`.
+`change(lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})`. Of `rows` it loses one in each
+table that is named, and those of `count` take too long to count.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def assets(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
-    phases = {"record": 0.1, "swap": swap(tenant, request)["seconds"]}
+    phases = {"swap": swap(tenant, request)["seconds"], "database": 0.1}
     carried = tenant.state.cache == cache_of(tenant, tenant.serving())
     phases["cache"] = 0.1 if carried else warm(tenant, {})["seconds"]
     migrated = migrate(tenant, request)
@@ -200,7 +201,11 @@ def upgrade(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
     reload(tenant, {})
     must_not_break(tenant, "page")
     phases |= {"reload": 0.4, "page": 0.7}
-    return answer | {"up_to_date": not _new(tenant), **assets(tenant, {})}
+    had = {name: 0 for name in request.get("tables", ())} | _counts(tenant)
+    slow = tenant.state.breaks.get("count", "").split()
+    had = {name: rows for name, rows in had.items() if name in request.get("tables", ()) and name not in slow}
+    has = had | {name: had[name] - 1 for name in tenant.state.breaks.get("rows", "").split()}
+    return answer | {"up_to_date": not _new(tenant), "had": had, "has": has, **assets(tenant, {})}
 
 
 def evidence(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,13 +219,17 @@ def evidence(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
         "mariadb": mariadb,
         "schema": sorted([*SCHEMA, *brought]),
         "whole": True,
-        "counts": {"leads": state.contacts, "form_submissions": len(state.writes)},
-        "uncounted": [],
+        "counts": _counts(tenant),
+        "uncounted": tenant.state.breaks.get("count", "").split(),
         "migrations": len(_of(schema)),
         "plugins": {name: {"version": "1.0", "loads": loads} for name, loads in state.plugins.items()},
         "own": _own(tenant),
         "errors": {"simulated error #": state.log_errors} if state.log_errors else {},
     }
+
+
+def _counts(tenant: Tenant) -> dict[str, int]:
+    return {"leads": tenant.state.contacts, "form_submissions": len(tenant.state.writes)}
 
 
 def cache_of(tenant: Tenant, version: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from bot.guest.told import Code, Figure, Moment, Seconds, Told
@@ -89,7 +90,10 @@ class Assets(Told):
 
 
 class Upgraded(Told):
-    """How an upgrade went, in seconds by phase; what comes after a migration that failed is not there."""
+    """How an upgrade went, in seconds by phase; what comes after a migration that failed is not there.
+
+    `had`, `has`: rows by table, before and after the migrations, of those that were counted.
+    """
 
     version: str
     phases: dict[str, Seconds]
@@ -97,6 +101,8 @@ class Upgraded(Told):
     migrated: Migrated
     up_to_date: bool | UnsetType = UNSET
     assets: dict[str, Asset] | UnsetType = UNSET
+    had: dict[str, Figure] = msgspec.field(default_factory=dict)
+    has: dict[str, Figure] = msgspec.field(default_factory=dict)
 
 
 class Plugin(Told):

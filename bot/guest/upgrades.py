@@ -8,6 +8,7 @@ from typing import Any
 from bot.guest.blueprint.archive import Archive
 from bot.guest.mautic import Mautic
 from bot.guest.upgrade_answers import CACHE
+from bot.model.evidence import OF_CLIENTS
 
 ARCHIVE, PACKED = "/root/release", "/root/cache.tar.gz"
 """Where the tool finds what is pushed."""
@@ -31,6 +32,16 @@ def trouble(done: Mapping[str, Any]) -> str:
     if broken := [path for path, one in done["assets"].items() if one["status"] >= 400]:
         return f"The login page does not have all that it needs: {', '.join(broken[:3])}."
     return ""
+
+
+def fewer(done: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return the tables of a client's that have fewer rows after an upgrade than before, with both counts."""
+    return {name: (had, done["has"][name]) for name, had in done["had"].items() if done["has"].get(name, had) < had}
+
+
+def uncounted(done: Mapping[str, Any]) -> list[str]:
+    """Return the tables of a client's whose rows took too long to count, before an upgrade or after it."""
+    return sorted(OF_CLIENTS - (done["had"].keys() & done["has"].keys()))
 
 
 class Upgrades:
@@ -93,11 +104,12 @@ class Upgrades:
         self.mautic.call(instance, "reload", {}, timeout=PATIENCE)
 
     def upgrade(self, instance: str, version: str, seconds: int = MIGRATIONS) -> dict[str, Any]:
-        """Do all from `record` to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?}.
+        """Do all from the swap to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?,
+        had, has}.
 
-        Look at it with `trouble`; raises LxdError where another step than the migrations fails.
+        Look at it with `trouble` and `fewer`; raises LxdError where another step than the migrations fails.
         """
-        request = {"version": version, "seconds": seconds}
+        request = {"version": version, "seconds": seconds, "tables": sorted(OF_CLIENTS)}
         return self.mautic.call(instance, "upgrade", request, timeout=seconds + 2 * PATIENCE)
 
     def assets(self, instance: str) -> dict[str, dict[str, Any]]:

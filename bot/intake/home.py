@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from slack_sdk import WebClient
@@ -17,6 +18,7 @@ from bot.slack.announcer import ways_out
 from bot.slack.incidents import worst_first
 from bot.slack.messages import Block, actions, decision_buttons, section
 from bot.slack.people import People
+from bot.store.batches import Standing, standing
 from bot.store.freezes import Freezes
 from bot.store.operation import Operation
 
@@ -50,6 +52,11 @@ def home(context: Context, actor: Actor) -> list[Block]:
         others=[operation for operation in waiting if operation not in theirs],
         mine=context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED),
         incidents=worst_first(context.incidents.open()),
+        planned=sorted(
+            context.operations.select("state = 'queued' AND held_by <> '' AND parent = 0 AND NOT begun", limit=100),
+            key=lambda one: (one.at or math.inf, one.id),
+        ),
+        batches=_batches(context),
         frozen=Freezes(context.operations).all(),
         halted=halted,
         responsible=responsible,
@@ -64,6 +71,13 @@ def home(context: Context, actor: Actor) -> list[Block]:
     first = [block for operation in responsible[:DECIDED] for block in _halted(context, operation)]
     asked = [block for operation in theirs[:DECIDED] for block in _request(context, operation)]
     return [*blocks[:1], *first, *asked, *blocks[1:]]
+
+
+def _batches(context: Context) -> list[tuple[Operation, Standing]]:
+    """Return the batches that are in progress, with how each stands."""
+    running = context.operations.select("state = 'running' AND id IN (SELECT operation FROM batches)", limit=LISTED)
+    stand = ((one, standing(context.operations, one.id)) for one in running)
+    return [(one, stands) for one, stands in stand if stands]
 
 
 def _may_put_right(context: Context, actor: Actor, operation: Operation) -> bool:

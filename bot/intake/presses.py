@@ -9,6 +9,7 @@ from typing import Any
 
 from bot.engine.approvals import almost, decision
 from bot.engine.context import Context
+from bot.engine.cures import values_of
 from bot.engine.guards import Change, Guards, Moment
 from bot.engine.halt import told as aftermath_told
 from bot.engine.maintenance import failing
@@ -77,6 +78,8 @@ class Presses:
             self.announcer.open_modal(payload["trigger_id"], name_window(operation, payload["channel"], choice))
         elif verdict in ("approve", "deny"):
             self._decide(operation, actor, verdict, choice=choice, via="button")
+        elif action == "cancel":
+            self.context.approvals.cancel(operation.id, actor)
         elif action in BATCH:
             self._refuse_other_hands(operation, actor)
             BATCH[action](self.context.operations, operation, actor.id)
@@ -121,7 +124,8 @@ class Presses:
                 self.context.incidents.announce()
             return
         remedy = incident.row.buttons.get(action)
-        given = remedy.given({"tenant": incident.tenant}) if remedy else None
+        values = {"tenant": incident.tenant, **values_of(self.context, incident.kind)}
+        given = remedy.given(values) if remedy else None
         if given is None:
             raise Refused("This button no longer helps against that incident.")
         if action == RETRY:

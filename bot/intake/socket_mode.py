@@ -23,8 +23,9 @@ import websocket
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
-AT_A_TIME = 64
-"""Deliveries that are written down at a time: those that wait for the disk together wait for it once."""
+AT_A_TIME = 16
+"""Deliveries that are written down at a time: those that wait for the disk together wait for it once. More threads than
+these only wait for the interpreter, and overtake each other."""
 CONNECTING = 10.0
 """Seconds that a connection may take to be made, and to be greeted."""
 QUIET = 3.0
@@ -147,7 +148,8 @@ class SocketMode:
 
     def _make(self) -> _Link:
         """Make a connection and see it greeted."""
-        socket = websocket.create_connection(self._open_url(), timeout=CONNECTING)
+        # To decode JSON is strict, too: websocket-client's own check, in Python, took as long as all else here.
+        socket = websocket.create_connection(self._open_url(), timeout=CONNECTING, skip_utf8_validation=True)
         link = _Link(socket, time.monotonic())
         socket.settimeout(QUIET)
         with self._changed:

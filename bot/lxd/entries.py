@@ -58,6 +58,7 @@ def state(entry: Mapping[str, Any]) -> InstanceState:
         cpu=(entry.get("cpu") or {}).get("usage", 0),
         processes=max(0, entry.get("processes", 0)),
         memory=max(0, (entry.get("memory") or {}).get("usage", 0)),
+        memory_peak=max(0, (entry.get("memory") or {}).get("usage_peak", 0)),
     )
 
 

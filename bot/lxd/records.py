@@ -33,6 +33,7 @@ class InstanceState:
     """A moment of an instance: bytes, nanoseconds of CPU since its start, and its global IPv4 on eth0 (or "").
 
     `memory` is what its control group holds: with its files in the cache, unlike what the tool inside tells.
+    `memory_peak`: the most that it held since its start, 0 where the kernel does not tell.
     `addresses`: all of them on eth0. Both are what stands inside, where whoever is root there has written it: a sign
     that it is up, and never where to send anything; for that there is `bot.lxd.wire.given`.
     """
@@ -44,6 +45,7 @@ class InstanceState:
     cpu: int = 0
     processes: int = 0
     memory: int = 0
+    memory_peak: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ class Evidence:
     tables with fewer rows than before, with both counts. `plugins`: the client's own, and whether Mautic loads each.
     `broken`: those that it loaded before. `kept`: how many themes, translations and files of the client's own were
     carried over; `overwritten`: files of the release that the client had changed. `errors`: lines in the log that were
-    not there before. `failed`: why it came to no end, in a sentence. `pages`: what visitors see;
+    not there before. `failed`: why it came to no end, in a sentence, and `step`: the key of the step. `pages`: what
+    visitors see; `uncounted`: tables that take too long to count. `disk`: bytes that the upgrade takes until the old
+    tree goes; `memory`: the most that it took, 0 where that is not known.
     `worse`: what of it got worse, but for what only takes longer.
     `blueprint`: what the copy was put on, "" where it stayed in the container that it had; `base`: when that one's
     packages of Debian were installed; `php`, `mariadb`: before and after.
@@ -84,6 +86,10 @@ class Evidence:
     worse: tuple[str, ...] = ()
     took: float = 0.0
     failed: str = ""
+    step: str = ""
+    uncounted: tuple[str, ...] = ()
+    disk: int = 0
+    memory: int = 0
     blueprint: str = ""
     base: int = 0
     php: tuple[str, str] = ("", "")
@@ -147,6 +153,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     return {
         "schema": Changes.of(before["schema"], after["schema"]),
         # What a release keeps for itself, as what it caches, may become less.
+        "uncounted": tuple(sorted(OF_CLIENTS.intersection([*before["uncounted"], *after["uncounted"]]))),
         "lost": {name: both for name, both in counted.items() if name in OF_CLIENTS},
         "plugins": {name: bool(one["loads"]) for name, one in after["plugins"].items()},
         "broken": tuple(

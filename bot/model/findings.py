@@ -438,6 +438,15 @@ _ROWS = (
         Where.FLEET,
         "Attackers may be able to read or change these clients' data.",
         doctor="Security",
+        remedies=(
+            Remedy(
+                "rollout",
+                {"version": "{cure}", "--holes": ""},
+                "plans the upgrade",
+                button="Plan rollout",
+                style="primary",
+            ),
+        ),
     ),
 )
 FINDINGS: Mapping[str, Kind] = {row.key: row for row in _ROWS}

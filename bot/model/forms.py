@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo
 
 import idna
 
+from bot.model.moments import Hours
+
 _UNITS: dict[str, int] = {"": 1, "B": 1} | {
     f"{prefix}{unit}": base**power
     for unit, base, prefixes in (("B", 1000, "kMGTPE"), ("iB", 1024, "KMGTPE"))
@@ -246,6 +248,16 @@ def mariadb_bytes(text: str) -> int:
     if not found:
         raise ValueError(f"{text!r} is not a size for MariaDB")
     return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
+
+
+def hours() -> Form:
+    """A part of each day."""
+
+    def normal(value: str) -> str | None:
+        found = Hours.of(value)
+        return str(found) if found else None
+
+    return _text("a part of the day, such as `22:00-05:00`", normal)
 
 
 def timezone() -> Form:

@@ -124,7 +124,8 @@ class Plan:
     for as long as the world that it was made from has not changed. `facts` and `remarks` are shown on the card, by
     label; the latter may change from minute to minute (free space). `values` are what the facts are made from, by
     key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are texts of the request
-    that the outcome repeats, by key. `commit` is the key of the step after which nothing is rolled back, "": none.
+    that the outcome repeats, by key; the one of `thread` is posted there when it is requested. `commit` is the key of
+    the step after which nothing is rolled back, "": none.
     `undo` rolls back what a failed run left, is safe to run again, and may say what is still to be rolled back.
     `until_done`: the labels of facts that are hidden once it is done. `demand`: what it makes run or grow on a host, as
     `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither values nor steps
@@ -135,6 +136,8 @@ class Plan:
     None: the steps are given here, and made again with the plan. `requires`: its preconditions. `cutover`: the name of
     the cutover (`move`), "": none. `command`: a child's, where it is not its batch's; `ring`: of a child, which begins
     when those of lower rings are done and have soaked.
+    `at`: when it begins, in epoch seconds, 0: as soon as it may. `can_wait`: it closes a tenant for what can wait, so
+    that it begins within the hours of the settings, and not while mail is being sent.
     `way_back`: returns `reversible` where that needs a look at the world; called only
     at the request.
     """
@@ -163,6 +166,8 @@ class Plan:
     cutover: str = ""
     command: str = ""
     ring: int = 0
+    at: float = 0.0
+    can_wait: bool = False
     way_back: Callable[[], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -223,6 +228,8 @@ class Plan:
                 "safety": self.safety,
                 "children": len(self.children),
                 "cutover": self.cutover,
+                "at": self.at,
+                "can_wait": self.can_wait,
                 "inputs": None if self.inputs is None else msgspec.to_builtins(self.inputs),
             }
         )

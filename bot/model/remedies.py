@@ -15,9 +15,11 @@ class Remedy:
     """A command that helps, as a key and arguments, so that it is a button or can be typed as it is shown.
 
     `arguments` are in the order in which they are typed, options with their hyphens; `{name}` in them is one of the
-    finding's values. Where one of these, or of `needs`, is missing, there is no such remedy, and `otherwise` is said.
+    finding's values, and an option without a value is given as it is. Where one of these, or of `needs`, is missing,
+    there is no such remedy, and `otherwise` is said.
     `does` is the rest of the sentence that begins with the command; without it the remedy is only a button. `button` is
-    the label, `style` as Slack has them; an incident keeps no values, so that a button can use `{tenant}` alone.
+    the label, `style` as Slack has them; an incident keeps no values, so that a button can use `{tenant}` and what is
+    found out as it is pressed (`bot/engine/cures.py`).
     """
 
     command: str
@@ -28,20 +30,23 @@ class Remedy:
     needs: tuple[str, ...] = ()
     otherwise: str = ""
 
-    def given(self, values: Mapping[str, str]) -> dict[str, str] | None:
+    def given(self, values: Mapping[str, str]) -> dict[str, str | bool] | None:
         """Return the arguments with the values in their places, by name; None where a value is missing."""
         used = {name for text in self.arguments.values() for _, name, _, _ in string.Formatter().parse(text) if name}
         if not all(values.get(name) for name in used.union(self.needs)):
             return None
-        return {name.lstrip("-"): text.format_map(values) for name, text in self.arguments.items()}
+        return {name.lstrip("-"): text.format_map(values) or True for name, text in self.arguments.items()}
 
     def typed(self, values: Mapping[str, str]) -> str:
         """Return the command as a person types it after `/mautic`, "" where a value is missing."""
         given = self.given(values)
         if given is None:
             return ""
-        words = [f"{name} {given[name.lstrip('-')]}" if name[0] == "-" else given[name] for name in self.arguments]
-        return " ".join([self.command, *words])
+        words = [self.command]
+        for name in self.arguments:
+            value = given[name.lstrip("-")]
+            words += [name] * (name[0] == "-") + [str(value)] * (value is not True)
+        return " ".join(words)
 
     def told(self, values: Mapping[str, str]) -> str:
         """Return the part of a sentence that tells of it, "" where there is nothing to say."""

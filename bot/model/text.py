@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 OUTPUT = 2200
 """Characters of a command's output that are shown."""
@@ -28,6 +30,12 @@ def escape(text: object) -> Mrkdwn:
 DATE_FORM = "{date_short_pretty} {time}"
 _MOMENT = rf"&lt;!date\^(?P<at>\d{{1,12}})\^{re.escape(DATE_FORM)}\|(?P<ours>[\w :+-]{{1,40}})&gt;"
 """A moment as `Renderer.moment` writes it, once it is escaped; whoever types one shows no more than a moment."""
+
+
+def shown_moment(at: float, zone: ZoneInfo) -> str:
+    """A moment as Slack shows it in each reader's own zone, with ours for what cannot."""
+    ours = datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M %Z")
+    return f"<!date^{int(at)}^{DATE_FORM}|{ours}>"
 
 
 def _moment(found: re.Match[str]) -> str:

@@ -277,6 +277,8 @@ class Announcer:
             buttons = decision_buttons(operation.mark, operation.options, operation.chosen)
         elif stands and operation.state == "running" and not stands.stopped_by:
             buttons = batch_buttons(operation.mark, paused=bool(stands.paused_by), to_come=stands.to_come)
+        elif operation.state == "queued" and operation.held_by == "time":
+            buttons = [button("cancel", "Cancel request", operation.mark)]
         elif operation.state in ("failed", "needs_attention"):
             buttons = ways_out(operation)
         elif operation.state == "succeeded" and operation.command == "new":

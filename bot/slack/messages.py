@@ -16,7 +16,6 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bot.model.text import (
-    DATE_FORM,
     Mrkdwn,
     block,
     clip,
@@ -27,6 +26,7 @@ from bot.model.text import (
     person,
     seconds,
     sentence,
+    shown_moment,
     size,
 )
 
@@ -95,8 +95,7 @@ class Renderer:
 
     def moment(self, at: float) -> str:
         """The same for facts and sentences, which are plain text until `line` or `told` shows them."""
-        ours = datetime.fromtimestamp(at, self.zone).strftime("%Y-%m-%d %H:%M %Z")
-        return f"<!date^{int(at)}^{DATE_FORM}|{ours}>"
+        return shown_moment(at, self.zone)
 
     def day(self, at: float) -> str:
         """A day of ours, where Slack cannot show the reader's own."""

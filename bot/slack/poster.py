@@ -85,6 +85,13 @@ class Post:
                 channel=channel, thread_ts=thread_ts, filename=name, title=title, alt_txt=alt or title, content=png
             )
 
+    def file(self, channel: str, text: str, *, name: str, title: str, thread_ts: str) -> None:
+        """Share a text as a file in a thread; its name is its key."""
+        with _told(channel):
+            self.client.files_upload_v2(
+                channel=channel, thread_ts=thread_ts, filename=name, title=title, content=text.encode()
+            )
+
     def heads(self, channel: str, *, since: float) -> list[str]:
         """Return the heads of the audit log that our latest messages in a channel carry, newest first."""
         with _told(channel):

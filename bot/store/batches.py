@@ -33,7 +33,8 @@ class Standing:
     """The progress of a started batch: its children by state, the names of failed ones, who paused or stopped it.
 
     `frozen`: the names of those that have not begun and that a freeze holds; they pass, and the others go on. `held`:
-    those of them that another guard held when it was their turn, each with the sentence why.
+    those of them that another guard held when it was their turn, each with the sentence why. `ring`: the number of the
+    ring that is not done yet, of `rings`; `resumes`: when it begins, in epoch seconds, 0: it has, or may.
     """
 
     counts: Mapping[str, int]
@@ -42,6 +43,9 @@ class Standing:
     stopped_by: str
     frozen: tuple[str, ...] = ()
     held: Mapping[str, str] = field(default_factory=dict)
+    ring: int = 1
+    rings: int = 1
+    resumes: float = 0.0
 
     @property
     def total(self) -> int:
@@ -97,7 +101,21 @@ def standing(operations: Operations, batch: int) -> Standing | None:
             for row in not_begun
             if row["held_by"] not in ("", "freeze") and row["tenant"] not in frozen
         },
+        *_ring(operations, batch, rows[0]["soak"]),
     )
+
+
+def _ring(operations: Operations, batch: int, soak: float) -> tuple[int, int, float]:
+    """Return the ring that is not done yet, of how many, and when it begins."""
+    rings = operations.database.read(
+        "SELECT sum(state IN ('waiting', 'queued', 'running')) AS to_do, sum(state <> 'waiting') AS begun,"
+        " max(finished) AS ended FROM operations WHERE parent = ? GROUP BY ring ORDER BY ring",
+        batch,
+    )
+    at = next((number for number, ring in enumerate(rings) if ring["to_do"]), len(rings) - 1)
+    before = max((ring["ended"] or 0.0 for ring in rings[:at]), default=0.0)
+    soaks = before + soak > operations.clock() and not rings[at]["begun"]
+    return at + 1, len(rings), before + soak if soaks else 0.0
 
 
 def begin(operations: Operations, batch: Operation, plan: Plan) -> None:

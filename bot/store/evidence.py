@@ -19,13 +19,19 @@ def add(database: Database, found: Evidence, *, offer: bool) -> None:
             " VALUES (?,?,?,?,?,?,?)",
             (found.operation, found.tenant, found.version, found.at, found.passed, found.stored(), offer),
         )
+        # One that failed, and was told, may be tried again.
+        transaction.execute("DELETE FROM offered WHERE operation = ?", (found.operation,))
 
 
 def untold(database: Database) -> list[tuple[Evidence, bool]]:
-    """Return what rehearsals that have ended well found and nobody was told yet, and whether to offer the upgrade."""
+    """Return what rehearsals that have ended found and nobody was told yet, and whether to offer the upgrade.
+
+    Of one whose last step failed, what did not pass.
+    """
     rows = database.read(
         "SELECT found, offer FROM evidence JOIN operations ON operations.id = evidence.operation"
-        " WHERE state = 'succeeded' AND id NOT IN (SELECT operation FROM offered) ORDER BY id"
+        " WHERE (state = 'succeeded' OR state = 'failed' AND NOT passed)"
+        " AND id NOT IN (SELECT operation FROM offered) ORDER BY id"
     )
     return [(Evidence.read(row["found"]), bool(row["offer"])) for row in rows]
 
@@ -33,6 +39,14 @@ def untold(database: Database) -> list[tuple[Evidence, bool]]:
 def told(transaction: sqlite3.Connection, operation: int) -> None:
     """Note that the thread of a rehearsal, or of a batch of them, was told."""
     transaction.execute("INSERT OR IGNORE INTO offered (operation) VALUES (?)", (operation,))
+
+
+def untell(database: Database, where: str) -> None:
+    """Have the threads of operations told again, when they end; `where`: an SQL condition of ours."""
+    which = f"operation IN (SELECT operation FROM offered JOIN operations ON id = operation WHERE {where})"  # noqa: S608
+    if database.read(f"SELECT 1 FROM offered WHERE {which} LIMIT 1"):  # noqa: S608
+        with database.transaction() as transaction:
+            transaction.execute(f"DELETE FROM offered WHERE {which}")  # noqa: S608
 
 
 def newest(database: Database, tenant: str, version: str) -> Evidence | None:

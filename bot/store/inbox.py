@@ -29,7 +29,7 @@ approves, for which the plan is built again. `change`: asks for one, and what is
 answers when it will. `question`: looks, into tenants too.
 """
 WORKERS: Mapping[Lane, int] = {"quick": 4, "decision": 4, "change": 8, "question": 8}
-COURTESY = 0.25
+COURTESY = 1.0
 """Seconds that work lets those go first who only want to be acknowledged."""
 STAGGER = 0.005
 """Seconds between two that begin after they let others go first: all at once they would hold up the next ones."""
@@ -98,6 +98,7 @@ class Inbox:
         self.courtesy = courtesy
         self.excuse = excuse
         self.lived = lived or Lived(database)
+        self._sorter = ThreadPoolExecutor(1, "sorter")
         self._pools = {lane: ThreadPoolExecutor(number, lane) for lane, number in workers.items()}
         # One person holds up to half of the workers: the others need not wait for what hangs.
         self._turns: dict[Lane, Turns[_Delivery]] = {
@@ -159,20 +160,34 @@ class Inbox:
         return True
 
     def _submit(self, one: _Delivery) -> None:
-        lane = self.lane(one.kind, one.payload)
-        person = _person(one.payload)
         with self._lock:
             if one.row in self._taken:
                 return
-            self._taken[one.row] = person
-            self._turns[lane].add(person, one)
+            self._taken[one.row] = _person(one.payload)
+        try:
+            # Not here: the acknowledgement waits.
+            self._sorter.submit(self._sort, one, time.monotonic() + self.courtesy)
+        except RuntimeError:
+            self._left(one)
+            raise
+
+    def _sort(self, one: _Delivery, latest: float) -> None:
+        """Give it to the workers of its lane, at the next lull or then at the latest (monotonic seconds)."""
+        with self._lull:
+            self._lull.wait_for(lambda: not self._arriving, max(0.0, latest - time.monotonic()))
+        lane = self.lane(one.kind, one.payload)
+        with self._lock:
+            self._turns[lane].add(_person(one.payload), one)
         try:
             self._pools[lane].submit(self._serve, lane)
         except RuntimeError:
-            # The bot stops; it is taken up at the next start.
-            with self._lock:
-                self._taken.pop(one.row, None)
-            raise
+            self._left(one)
+
+    def _left(self, one: _Delivery) -> None:
+        """The bot stops; it is taken up at the next start."""
+        with self._ended:
+            self._taken.pop(one.row, None)
+            self._ended.notify_all()
 
     def _serve(self, lane: Lane) -> None:
         """Work on whoever's turn it is, until it is nobody's: whom their own held up is served when that is done."""
@@ -248,6 +263,7 @@ class Inbox:
 
     def stop(self, timeout: float = 30.0) -> None:
         """Finish what is in hand; what takes longer stays open, and is taken up at the next start."""
+        self._sorter.shutdown()
         for pool in self._pools.values():
             pool.shutdown(wait=False)
         with self._ended:

@@ -478,3 +478,17 @@ def m030_evidence(db: sqlite_utils.Database) -> None:
     db.conn.execute("ALTER TABLE operations ADD COLUMN ring INTEGER NOT NULL DEFAULT 0")
     db.conn.execute("ALTER TABLE batches ADD COLUMN soak REAL NOT NULL DEFAULT 0")
     db.conn.execute("CREATE INDEX evidence_by_tenant ON evidence(tenant, version, at)")
+
+
+@_changes()
+def m031_planned(db: sqlite_utils.Database) -> None:
+    """What waits for its time, for the hours of the settings or for the end of a send may do so for days.
+
+    As with a freeze, it holds its tenant against people, and not against the bot's own snapshots.
+    """
+    db.conn.execute("DROP INDEX one_operation_under_way")
+    db.conn.execute(
+        "CREATE UNIQUE INDEX one_operation_under_way ON operations(tenant)"
+        " WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention')"
+        " AND NOT (state = 'queued' AND held_by IN ('freeze', 'time', 'window', 'sending'))"
+    )

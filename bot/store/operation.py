@@ -27,7 +27,12 @@ State = Literal[
 """`waiting`: a child of a batch whose turn has not come; it holds its tenant no more than what has ended."""
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 IS_OPEN = "state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')"
-IS_UNDER_WAY = "state IN ('queued', 'running', 'needs_attention') AND NOT (state = 'queued' AND held_by = 'freeze')"
+LASTING = ("freeze", "time", "window", "sending")
+"""Guards that may hold an operation for hours or days: meanwhile the bot's own snapshots go on."""
+IS_UNDER_WAY = (
+    "state IN ('queued', 'running', 'needs_attention')"
+    " AND NOT (state = 'queued' AND held_by IN ('freeze', 'time', 'window', 'sending'))"
+)
 """Conditions of what holds its tenant against people, and of what holds it against the bot's own snapshots too."""
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The condition of all but the bot's own errands that went well: there are some every hour."""
@@ -165,6 +170,11 @@ class Operation:
     def in_batch(self) -> bool:
         """Whether the approval that it stands on is one of a whole list."""
         return bool(self.children or self.parent)
+
+    @property
+    def at(self) -> float:
+        """When it begins, in epoch seconds; 0: as soon as it may."""
+        return float(self.plan.get("at", 0))
 
     @property
     def about(self) -> str:

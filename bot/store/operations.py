@@ -7,6 +7,7 @@ it runs, and `recovery` what happens to failed ones.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -198,6 +199,8 @@ class Operations:
                     asked=lived,
                     run=run,
                 )
+                if said := plan.texts.get("thread"):
+                    self.note(transaction, identity, said)
                 if tell and not approved:
                     self.note(transaction, identity, tell, only_in="awaiting_approval")
         except sqlite3.IntegrityError as error:
@@ -240,7 +243,8 @@ class Operations:
                 plan.fingerprint(),
                 request_key,
                 now,
-                now + hours * 3600,
+                # Nobody approves it once its time has passed.
+                min(now + hours * 3600, plan.at or math.inf),
                 0 if channel else NEVER,
                 asked,
                 plan.subject,

@@ -1,6 +1,7 @@
 """Modals and Home tabs: opened by a trigger, stacked, replaced; and what people chose in them so far."""
 
 import copy
+import itertools
 import secrets
 import time
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class Views:
     def new_trigger(self, user_id: str, from_view: str | None = None) -> str:
         """Return a trigger for somebody, and forget old ones."""
         now = time.monotonic()
-        for old in [key for key, trigger in self.triggers.items() if now - trigger.made > 600]:
+        # They are in the order in which they were made.
+        for old in list(itertools.takewhile(lambda key: now - self.triggers[key].made > 600, self.triggers)):
             del self.triggers[old]
         trigger_id = f"{int(time.time())}.{secrets.randbelow(10**9)}.{secrets.token_hex(16)}"
         self.triggers[trigger_id] = Trigger(user_id, now, from_view)

@@ -16,7 +16,7 @@ from bot.engine.runner import Runner
 from bot.engine.steps import PROBE, probing
 from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError
-from bot.model.labels import Role, State, role_of, stamp, state_of
+from bot.model.labels import Role, State, role_of, stamp, stamps, state_of
 from bot.model.plan import Plan, Step, Steps
 from bot.model.tenants import Tenant
 from bot.slack.messages import Renderer
@@ -239,8 +239,27 @@ def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> N
     cutover.make(copy)
     assert cutover.is_copied()
     assert len(made) == 2, "the first was made anew, the second was left as it was"
+    cutover.boot()
     assert SEAL in bench.lxd.world.machines[cutover.name].files
     assert state_of(bench.lxd.instance("client-x").config) == State.LIVE, "nothing was done to it"
+
+
+@pytest.mark.parametrize(
+    ("label", "by_itself"), [({}, True), (stamps(furniture=2), False), ({"security.devlxd": "false"}, False)]
+)
+def test_a_candidate_starts_closed(bench: Bench, label: dict[str, str], by_itself: bool) -> None:
+    """By its own labels, or by a file that is laid into it where it would not ask for them."""
+    number = asked(bench).id
+    old = bench.context.fleet.tenant("client-x")
+    host = bench.context.fleet.of(old)
+    cutover = Cutover(replace(bench.context.run(), operation=number), old, host, "refit", days=3)
+    cutover.make(
+        lambda config, devices: host.lxd.copy("client-x", cutover.name, config=config | label, devices=devices)
+    )
+    files = bench.lxd.world.machines[cutover.name].files
+    assert (SEAL not in files) is by_itself
+    cutover.boot()
+    assert {SEAL, MUTE} <= files.keys()
 
 
 @pytest.mark.parametrize(("command", "most"), [("restore", (18, 3, 54)), ("migrate", (18, 2, 73))])

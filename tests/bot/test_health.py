@@ -142,7 +142,7 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     ),
     "upgraded": (
         replace(WELL, before=Before("5.2.12", 0.2, 3), page=replace(WELL_PAGE, seconds=1.4)),
-        "takes 1.4 s, and took 0.20 s with Mautic 5.2.12.",
+        "takes 1.4 s, and took 0.2 s with Mautic 5.2.12.",
     ),
 }
 

@@ -18,7 +18,7 @@ import pytest
 
 from bot.model.actor import Actor
 from bot.store.database import Database, DatabaseUnavailable
-from bot.store.inbox import OF_ONE, STAGGER, WORKERS, Inbox
+from bot.store.inbox import OF_ONE, STAGGER, WORKERS, Inbox, Lane
 from bot.store.operation import Operation
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, until
 
@@ -192,6 +192,22 @@ def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) ->
     arriving.join()
     inbox.stop()
     assert written["first"] == ["first", "second"]
+
+
+def test_no_acknowledgement_waits_until_it_is_known_whose_work_it_is(tmp_path: Path) -> None:
+    """To know that, the words are parsed."""
+    parsed, done = threading.Event(), threading.Event()
+
+    def lane(kind: str, payload: dict[str, Any]) -> Lane:
+        assert parsed.wait(30)
+        return "change"
+
+    inbox = Inbox(Database(tmp_path / "bot.db"), lambda *_: done.set(), lane)
+    assert inbox.put("command", "first", {}), "which is acknowledged then"
+    assert not done.is_set()
+    parsed.set()
+    inbox.stop()
+    assert done.is_set(), "what was taken is finished before the bot ends"
 
 
 def test_what_gave_way_begins_one_after_the_other(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_a_rehearsal_of_a_patch_found_is_offered_by_itself(bench: Bench) ->
     offers(bench.context)
     (asked,) = bench.context.operations.select("command = 'patch'")
     assert asked.state == "awaiting_approval"
-    assert "Downtime" in asked.plan["facts"]
+    assert "Client offline" in asked.plan["facts"]
     assert "Debian packages" in asked.plan["facts"]
     bench.approve(asked)
     bench.finish()

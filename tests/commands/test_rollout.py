@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from bot.fleet import releases
 from bot.guest import simulated_state as simulated_tenant
-from bot.store import batches
+from bot.model.plan import Refused
+from bot.store import batches, recovery
+from bot.store.freezes import Freezes
 from schedules.offers import offers
 from tests.mautic_double.build import build
-from tests.support.bot import OPERATOR, Bench, make_bench
+from tests.support.bot import ASKER, LEAD_2, OPERATOR, Bench, add_releases, make_bench, make_desk
+from tests.support.judge import mrkdwn
 
 NEW = "6.0.10+double"
 NAMES = [f"client-{letter}" for letter in "abcdef"]
@@ -100,3 +104,164 @@ def test_nobody_is_rehearsed_twice_within_a_day(bench: Bench) -> None:
     rehearsed(bench, "rollout 6.0.10 client-a,client-b")
     assert len(bench.context.operations.select("command = 'rollout'")) == 1
     assert len(bench.context.operations.select("command = 'rehearse' AND parent <> 0")) == 2
+
+
+def begun(bench: Bench) -> int:
+    """A rollout of all that was approved and is at its first ring; its number."""
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(batch)
+    bench.finish()
+    assert versions(bench) == {"client-d"}
+    return batch.id
+
+
+def home_of(bench: Bench) -> str:
+    desk = make_desk(bench)
+    desk.invocations.handle("home", "home", {"user": ASKER.id, "team": "T0OURS"})
+    return "\n".join(mrkdwn(desk.slack.homes[ASKER.id]))
+
+
+def test_the_card_and_its_thread_have_the_whole_list(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-c", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    facts = batch.plan["facts"]
+    assert next(iter(facts)) == "Clients offline"
+    assert facts["Clients offline"].startswith("each for about ")
+    assert facts["From"] == "5 on 5.2.12+double"
+    assert facts["Rehearsals"] == "5 passed, within a day"
+    assert batch.plan["remarks"]["Left out"].startswith("1: client-c: the rehearsal of client-c did not pass: The migr")
+    listed = notes_of(bench, batch.id)[0]
+    for ring, names in ((1, ["client-d"]), (2, ["client-a", "client-b"]), (3, ["client-e", "client-f"])):
+        told = listed.split(f"*Ring {ring}*")[1].split("*")[0]
+        assert [line.split("`")[1] for line in told.splitlines() if "`" in line] == names
+    assert "`client-d` from 5.2.12+double · rehearsal passed, offline for about " in listed
+
+
+def notes_of(bench: Bench, operation: int) -> list[str]:
+    rows = bench.context.database.read("SELECT text FROM notes WHERE operation = ? ORDER BY id", operation)
+    return [row["text"] for row in rows]
+
+
+def test_home_and_the_card_say_which_ring_is_next_and_when(bench: Bench) -> None:
+    number = begun(bench)
+    next_ring = int(bench.clock() + 600)
+    assert f"1 of 6 done · ring 2 of 3 · goes on <!date^{next_ring}^" in home_of(bench)
+    desk = make_desk(bench)
+    card = "\n".join(mrkdwn(desk.announcer.card(bench.context.operations.get(number)).blocks))
+    assert f"*Ring 2 of 3*, starts <!date^{next_ring}^" in card
+    batches.pause(bench.context.operations, bench.context.operations.get(number), OPERATOR.id)
+    assert "ring 2 of 3 · *paused*" in home_of(bench)
+    batches.go_on(bench.context.operations, bench.context.operations.get(number), OPERATOR.id)
+    for _ in range(3):
+        bench.clock.move(11 * 60)
+        bench.finish()
+    assert versions(bench) == set(NAMES)
+    assert "Planned and in progress" not in home_of(bench)
+
+
+def test_it_waits_for_who_is_frozen_and_goes_on_with_the_others(bench: Bench) -> None:
+    number = begun(bench)
+    Freezes(bench.context.operations).begin("client-a", LEAD_2.id, "the sale is on", None)
+    bench.clock.move(11 * 60)
+    bench.finish()
+    assert versions(bench) == {"client-d", "client-b"}
+    bench.clock.move(60 * 60)
+    bench.finish()
+    assert versions(bench) == {"client-d", "client-b"}, "a ring follows the whole of the one before"
+    Freezes(bench.context.operations).end("client-a", LEAD_2.id)
+    for _ in range(3):
+        bench.finish()
+        bench.clock.move(11 * 60)
+    assert versions(bench) == set(NAMES)
+    assert bench.context.operations.get(number).state == "succeeded"
+
+
+def test_it_waits_for_the_end_of_a_send(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.engine.guards.ASKED_AGAIN", 0.0)
+    number = begun(bench)
+    due = {"mails": [1.0], "stopped": ["mautic-worker@email"]}
+    simulated_tenant.change(bench.lxd, "client-b", **due)
+    bench.clock.move(11 * 60)
+    bench.finish()
+    assert versions(bench) == {"client-d", "client-a"}
+    stands = batches.standing(bench.context.operations, number)
+    assert stands
+    assert "`client-b` is sending: 1 e-mail is due" in stands.held["client-b"]
+    simulated_tenant.change(bench.lxd, "client-b", mails=[], stopped=[])
+    for _ in range(3):
+        bench.finish()
+        bench.clock.move(11 * 60)
+    assert versions(bench) == set(NAMES)
+
+
+def test_mail_that_is_off_keeps_nobody_waiting(bench: Bench) -> None:
+    assert bench.done("mail client-b off", OPERATOR).state == "succeeded"
+    simulated_tenant.change(bench.lxd, "client-b", mails=[1.0])
+    begun(bench)
+    bench.clock.move(11 * 60)
+    bench.finish()
+    assert versions(bench) == {"client-d", "client-a", "client-b"}
+
+
+def test_it_goes_on_only_within_the_hours_of_the_settings(bench: Bench) -> None:
+    """It is 08:00, and all that is asked for then waits for the night."""
+    object.__setattr__(bench.context.settings.upgrades, "window", "22:00-05:00")
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(batch)
+    bench.finish()
+    assert versions(bench) == set()
+    stands = batches.standing(bench.context.operations, batch.id)
+    assert stands
+    assert "Upgrades start between 22:00-05:00" in stands.held["client-d"]
+    bench.clock.move(14 * 3600)
+    for _ in range(4):
+        bench.finish()
+        bench.clock.move(11 * 60)
+    assert versions(bench) == set(NAMES)
+
+
+def test_a_bot_that_dies_between_rings_goes_on_when_the_next_one_is_due(bench: Bench, tmp_path: Path) -> None:
+    begun(bench)
+    config = {"MAUTIC_OPS_CONFIG": str(tmp_path / "own.toml")}
+    for moved, done in ((5 * 60, 1), (6 * 60, 3), (11 * 60, 6)):
+        at, lived = bench.clock.at, bench.clock.lived
+        bench.context.database.close()
+        bench = make_bench(tmp_path, bench.lxd, **config)
+        bench.clock.at, bench.clock.lived = at, lived
+        recovery.recover(bench.context.operations)
+        bench.clock.move(moved)
+        bench.finish()
+        assert len(versions(bench)) == done
+
+
+def test_the_way_to_a_release_that_is_not_reached_in_one_step_works_when_it_is_followed(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_ROLLOUTS__SOAK="0")
+    for name in NAMES[:2]:
+        assert bench.done(f"new {name}").state == "succeeded"
+    add_releases(bench, "6.0.10", "7.2.2")
+    with pytest.raises(Refused, match="can't be reached from 5") as no:
+        bench.answer("rollout 7.2.2 --all", OPERATOR)
+    ways = re.findall(r"`/mautic (rollout [^`]+)`", str(no.value))
+    assert ways == ["rollout 6.0.10+double --all", "rollout 7.2.2 --all"]
+    for way in ways:
+        make_desk(bench).command(way, OPERATOR)
+        bench.finish()
+        offers(bench.context)
+        (batch,) = bench.context.operations.select("command = 'rollout'", order="id DESC", limit=1)
+        bench.approve(batch)
+        bench.finish()
+        assert bench.context.operations.get(batch.id).state == "succeeded"
+    assert {one.version for one in bench.context.fleet.tenants()} == {"7.2.2+double"}
+
+
+def test_rehearsals_that_fail_are_an_answer_and_hold_up_no_other(bench: Bench) -> None:
+    for name in NAMES[:4]:
+        simulated_tenant.change(bench.lxd, name, breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    assert batch.arguments["tenant"] == "client-e,client-f"
+    assert batch.plan["remarks"]["Left out"].startswith("4: client-a: ")
+    assert batch.plan["facts"]["Pace"] == "4 at once, 2 per host, pauses after 1 failure"

@@ -108,3 +108,39 @@ def test_what_a_rehearsal_found_is_told_and_the_upgrade_requested_once(bench: Be
     bench.approve(asked[0])
     bench.finish()
     assert bench.context.fleet.tenant("client-x").version == NEW
+
+
+def test_rows_that_the_migrations_take_away_leave_the_tenant_as_it_was(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    asked = bench.approve(bench.ask("upgrade client-x", OPERATOR))
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"rows": "leads"})
+    bench.finish()
+    ended = bench.context.operations.get(asked.id)
+    assert ended.state == "failed"
+    assert ended.outcome == "The migrations took rows away: leads has 1199 instead of 1200."
+    assert bench.context.fleet.tenant("client-x").version == "5.2.12+double"
+    assert containers(bench) == {"client-x"}
+    assert live(bench)
+
+
+def test_what_is_too_large_to_be_counted_is_said_and_stops_nothing(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"count": "page_hits email_stats"})
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    asked = bench.ask("upgrade client-x", OPERATOR)
+    assert asked.plan["remarks"]["Not compared"] == "rows of email_stats, page_hits (too large)"
+    bench.approve(asked)
+    bench.finish()
+    ended = bench.context.operations.get(asked.id)
+    assert ended.state == "succeeded", ended.outcome
+    note = ended.step("upgrade").note
+    assert note.endswith("; no rows lost in 26 tables, not compared (too large): email_stats, page_hits"), note
+
+
+def test_the_card_begins_with_how_long_the_client_is_offline(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    facts = bench.ask("upgrade client-x", OPERATOR).plan["facts"]
+    label, value = next(iter(facts.items()))
+    assert f"{label} {value}".startswith("Client offline for about ")

@@ -199,7 +199,7 @@ def test_an_archive_that_is_gone_is_refused_and_taken_when_it_is_back(tmp_path: 
     content = path.read_bytes()
     path.unlink()
     for text in COMMANDS:
-        assert f"The archive of Mautic {NEW} is not at {path}. Put it back there" in refused(desk, text)
+        assert f"The archive of Mautic {NEW} is not at `{path}`. Put it back there" in refused(desk, text)
     path.write_bytes(content)
     assert upgraded(desk) == NEW
 
@@ -273,8 +273,9 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("step", BREAKS)
+@pytest.mark.parametrize("step", sorted(set(BREAKS) - {"page"}))
 def test_a_step_that_breaks_in_the_rehearsal_is_the_answer(desk: Desk, step: str) -> None:
+    """All but `page`: the copy has to have one before, too."""
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks={step: "it broke"})
     told(desk, COMMANDS[0])
     desk.bench.finish()

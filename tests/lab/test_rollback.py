@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bot.fleet import releases
 from bot.lxd.gateway import LxdGateway
 from bot.model.labels import stamp
-from bot.settings import load
-from tests.support.bot import release
 from tests.support.forms import make_form
 from tests.support.lab_world import Client
+from tests.support.upgrading import sql, upgrading
 from tests.support.workspace import eventually
-from tests.support.world import LISTEN, World, settings_for
+from tests.support.world import LISTEN, World
 
 TENANT = "back-x"
 DOMAIN = f"{TENANT}.e2e.localhost"
@@ -45,36 +43,20 @@ INSERT INTO messenger_messages (body, headers, queue_name, created_at, available
 @pytest.fixture
 def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
     """A bot whose settings name a release to upgrade to."""
-    path, digest = release("6.0.10")
-    config = tmp_path / "own.toml"
-    config.write_text(f'[releases."6.0.10"]\narchive = "{path}"\nsha256 = "{digest}"\n')
-    _, environment = settings_for(host.endpoint, tmp_path / "state")
     # Whoever opts out all the while is most of its contacts.
-    environment |= {"MAUTIC_OPS_CONFIG": str(config), "MAUTIC_OPS_ROLLBACK__CARRIED": "100"}
-    settings = load(environment=environment)
-    settings.state.mkdir()
-    assert releases.keep(settings) == []
-    made = World(host, settings, environment, tmp_path)
-    yield made
-    made.close()
-
-
-def sql(world: World, instance: str, statements: str) -> list[str]:
-    argv = ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", statements]
-    ended = world.lxd.execute(instance, argv, timeout=60)
-    assert ended.code == 0, ended.stderr
-    return ended.stdout.split()
+    with upgrading(host, tmp_path, "[rollback]\ncarried = 100\n") as made:
+        yield made
 
 
 def test_a_rollback_takes_seconds_and_loses_no_opt_out_and_no_erasure(world: World) -> None:
     try:
         world.done(f"new {TENANT}", "is live")
         make_form(world.lxd, TENANT)
-        sql(world, TENANT, PEOPLE)
-        world.done(f"rehearse {TENANT}", "is rehearsed", approve="")
+        sql(world.lxd, TENANT, PEOPLE)
+        world.done(f"rehearse {TENANT}", "was rehearsed", approve="")
         world.done(f"upgrade {TENANT}", r"now runs Mautic 6\.0\.10")
         upgraded = world.present(TENANT)
-        sql(world, upgraded, OPT_OUT + ERASE)
+        sql(world.lxd, upgraded, OPT_OUT + ERASE)
         client = Client(LISTEN, world.edge.authority(), DOMAIN, "/form/submit?formId=1")
         with client as visitor:
             eventually(lambda: len(visitor.acknowledged) > 20)
@@ -94,18 +76,22 @@ def test_a_rollback_takes_seconds_and_loses_no_opt_out_and_no_erasure(world: Wor
         assert not any(world.lxd.instance(one).running for one in others)
 
         last = "SELECT l.email FROM form_submissions s JOIN leads l ON l.id = s.lead_id"
-        here = set(sql(world, back, last))
+        here = set(sql(world.lxd, back, last))
         opted_out = set(
             sql(
-                world, back, "SELECT l.email FROM lead_donotcontact d JOIN leads l ON l.id = d.lead_id WHERE reason = 1"
+                world.lxd,
+                back,
+                "SELECT l.email FROM lead_donotcontact d JOIN leads l ON l.id = d.lead_id WHERE reason = 1",
             )
         )
         said = [email for email in visitor.acknowledged if email not in here]
         assert len(said) > 20
         assert [email for email in said if email not in opted_out] == []
-        assert sql(world, back, "SELECT id FROM leads WHERE id IN (7, 8)") == ["8"]
-        assert sql(world, back, "SELECT COUNT(*) - COUNT(DISTINCT lead_id) FROM lead_donotcontact") == ["0"]
-        assert sql(world, back, "SHOW TRIGGERS") == [], "all else that came since is in the previous container alone"
+        assert sql(world.lxd, back, "SELECT id FROM leads WHERE id IN (7, 8)") == ["8"]
+        assert sql(world.lxd, back, "SELECT COUNT(*) - COUNT(DISTINCT lead_id) FROM lead_donotcontact") == ["0"]
+        assert sql(world.lxd, back, "SHOW TRIGGERS") == [], (
+            "all else that came since is in the previous container alone"
+        )
         # On a machine of the test's own it is two seconds; here others work beside it.
         assert max(visitor.gaps) < 15
     finally:

@@ -13,10 +13,12 @@ from urllib.parse import urlencode
 
 import pytest
 
+from bot.guest.blueprint.recipe import FURNITURE
 from bot.guest.console import NotAllowed
-from bot.guest.mautic import SEAL, Mautic
+from bot.guest.mautic import MUTE, SEAL, Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import LxdError
+from bot.model.labels import Role, State, stamps
 from bot.settings import load
 from tests.lab.conftest import SIZE, Clone, eventually
 from tests.support.forms import make_form
@@ -338,6 +340,28 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
     mautic.unquiesce(tenant.name)
     mautic.unquiesce(tenant.name)
     well(mautic, tenant)
+
+
+def test_a_candidate_closes_itself_before_anything_in_it_works(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    """No file is laid into it: LXD tells it its labels. Once it is the tenant, it boots open."""
+    copy = f"{tenant.name}--8"
+    marked = stamps(role=Role.INCOMING, state=State.MOVING, furniture=FURNITURE)
+    host.copy(tenant.name, copy, config=marked, devices={})
+    try:
+        host.start(copy)
+        mautic.wait_for_page(copy)
+        assert host.execute(copy, ["ls", str(SEAL), str(MUTE)]).code == 0
+        began = host.execute(copy, ["systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", "nginx", "cron"]).stdout
+        shown = ["systemctl", "show", "-P", "InactiveEnterTimestampMonotonic", "mautic-closed"]
+        assert int(host.execute(copy, shown).stdout) <= min(map(int, began.split()))
+        mautic.open(copy)
+        host.update(copy, stamps(role=Role.TENANT, state=State.LIVE))
+        host.restart(copy)
+        mautic.wait_for_page(copy)
+        assert host.execute(copy, ["ls", str(SEAL)]).code != 0
+    finally:
+        host.stop(copy, force=True)
+        host.delete(copy)
 
 
 def test_a_clone_without_an_identity_is_not_opened(mautic: Mautic, clone: Callable[..., Clone]) -> None:

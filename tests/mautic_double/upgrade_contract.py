@@ -93,7 +93,7 @@ def check_it_is_upgraded_once_with_evidence(tenant: Tenant) -> None:
     done = tenant.upgrades.upgrade(tenant.name, AFTER)
     assert (done["version"], done["carried"], done["up_to_date"]) == (AFTER, False, True)
     assert (done["migrated"]["done"], done["migrated"]["ran"]) == (True, MIGRATIONS)
-    assert done["phases"].keys() == {"record", "swap", "cache", "migrate", "reload", "page"}
+    assert done["phases"].keys() == {"swap", "database", "cache", "migrate", "reload", "page"}
     assert {answer["status"] for answer in done["assets"].values()} == {200}
     assert {"/s/login", "/media/css/app.css", "/media/js/app.js"} <= done["assets"].keys()
     again = tenant.upgrades.upgrade(tenant.name, AFTER)

@@ -34,6 +34,7 @@ from bot.model.advisories import read as read_advisories
 from bot.model.evidence import Changes, Evidence, Seen
 from bot.model.findings import LINES
 from bot.model.pages import Page, Worse
+from bot.model.plan import Plan
 from bot.model.releases import Release
 from bot.model.tenants import Tenant
 from bot.model.text import names
@@ -220,6 +221,7 @@ BATCH = replace(
         "children": 20,
     },
 )
+PLANNED = replace(APPROVED, state="queued", held_by="time", plan={**APPROVED.plan, "at": NOW + 3600})
 BEGUN = replace(BATCH, state="running", started=NOW + 60, decisions=APPROVED.decisions)
 CHILD = replace(DONE, command="snapshot", tenant="client-a", parent=7)
 
@@ -229,6 +231,16 @@ def stands(
 ) -> Standing:
     failed = tuple(f"client-{number}" for number in range(counts.get("failed", 0)))
     return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is overloaded."} if held else {})
+
+
+def rollout_ended(**state: object) -> Message:
+    """The report of a rollout of four in two rings."""
+    names = [f"client-{letter}" for letter in "abcd"]
+    children = [replace(CHILD, tenant=name, command="upgrade") for name in names]
+    plan = {**BATCH.plan, "remarks": {}}
+    known = {"done": children, "not_done": [], "away": dict(zip(names, (3.9, 4.2, 6.3, 4.0), strict=True))}
+    known |= {"operation": BEGUN, "plan": plan, "arguments": {"version": "6.0.10"}, "took": 4000.0, "rings": 2}
+    return words("rollout", **known | {"longest": "client-c", "total": 4} | state)
 
 
 def tags(*words: str) -> Message:
@@ -307,7 +319,7 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen")
+    lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen", "planned", "batches")
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
@@ -559,6 +571,8 @@ MESSAGES: dict[str, Message] = {
         BEGUN, stands(frozen=("client-0", "client-1"), succeeded=17, running=1, waiting=2), FROZEN_ALL
     ),
     "batch-one-frozen": card(BEGUN, stands(frozen=("client-7",), held="client-8", succeeded=18, waiting=2)),
+    "batch-soaks": card(BEGUN, replace(stands(succeeded=3, waiting=9), ring=2, rings=3, resumes=NOW + 1800)),
+    "batch-planned": card(replace(BATCH, state="queued", held_by="time", plan={**BATCH.plan, "at": NOW + 3600})),
     "batch-paused": card(BEGUN, stands("U0OPSLEAD", succeeded=12, running=1, waiting=7)),
     "batch-paused-itself": card(BEGUN, stands("system", succeeded=2, failed=12, waiting=6)),
     "batch-stopped": card(
@@ -592,12 +606,38 @@ MESSAGES: dict[str, Message] = {
     "commands-patch_rehearsing-many": words("patch_rehearsing", names=["client-x", "client-y"]),
     "commands-rehearse-base": ended("rehearse", {"base": True}),
     "commands-rehearse": ended("rehearse", {"version": "6.0.10"}),
-    "commands-rollout": ended("rollout", {"version": "6.0.10"}),
+    "commands-rollout": rollout_ended(),
+    "commands-rollout-not-all": rollout_ended(
+        done=[replace(CHILD, tenant="client-a")],
+        not_done=[
+            replace(CHILD, tenant="client-b", state="failed", outcome="The migrations failed: <!channel> `x`"),
+            replace(CHILD, tenant="client-c", state="needs_attention", outcome="LXD does not answer."),
+            replace(CHILD, tenant="client-d", state="cancelled", started=None),
+        ],
+        away={"client-a": 3.9},
+        longest="client-a",
+        rings=1,
+        plan={**BATCH.plan, "remarks": {"Left out": "1: client-z: it is *stopped*"}},
+    ),
+    "commands-rollout_list": words(
+        "rollout_list",
+        children=[
+            Plan("client-a", {}, "", {}, seconds=1, values={"from": "5.2.12", "away": 4.2}),
+            Plan("client-b", {}, "", {}, seconds=1, values={"from": "5.2.*11*", "away": 12.0}, ring=1),
+        ],
+        left_out=["client-z: <!here> is stopped"],
+    ),
     "commands-rollout_rehearsing": words("rollout_rehearsing", number=12, version="6.0.10"),
     "commands-rollout_rehearsing-one": words("rollout_rehearsing", number=1, version="6.0.10"),
     "evidence": RENDERER.message("evidence.j2", found=FOUND),
     "evidence-patch": RENDERER.message("evidence.j2", found=FOUND_PATCH),
     "evidence-worse": RENDERER.message("evidence.j2", found=FOUND_WORSE),
+    "evidence-failed": RENDERER.message(
+        "evidence.j2", found=replace(FOUND, failed="The migrations failed: SQLSTATE[42S21] <!here>", step="upgrade")
+    ),
+    "evidence-large": RENDERER.message(
+        "evidence.j2", found=replace(FOUND, uncounted=("email_stats", "page_hits"), disk=210 << 20, memory=410 << 20)
+    ),
     "commands-mail": ended("mail", {"what": "off"}),
     "commands-migrate": ended("migrate", **{"from": "node1", "to": "node2", "days": 7}),
     "commands-console": words(
@@ -868,6 +908,13 @@ MESSAGES: dict[str, Message] = {
     "commands-list-frozen": listed(TENANT, frozen={"client-x": FROZEN, "": FROZEN_ALL}),
     "commands-status-frozen": status(frozen=FROZEN),
     "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN))),
+    "home-planned": homepage(
+        planned=[PLANNED, replace(PLANNED, held_by="window", outcome="Upgrades start between 22:00-05:00.")],
+        batches=[
+            (BEGUN, replace(stands(succeeded=3, failed=1, waiting=8), ring=2, rings=3, resumes=NOW + 1800)),
+            (BEGUN, stands("system", succeeded=2, failed=3, waiting=6)),
+        ],
+    ),
     "home-frozen": homepage(frozen=[FROZEN_ALL, FROZEN]),
     "state": RENDERER.say(
         RENDERER.environment.from_string(

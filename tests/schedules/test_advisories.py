@@ -15,7 +15,8 @@ from bot.model.plan import Refused
 from bot.reports.digest import gather
 from schedules.advisories import advisories
 from schedules.health import health
-from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
+from schedules.offers import offers
+from tests.support.bot import ASKER, LEAD, OPERATOR, Bench, add_blueprint, add_releases, make_bench, make_desk
 from tests.support.judge import mrkdwn
 from tests.support.simulated_lxd import SimulatedLxd
 
@@ -129,3 +130,34 @@ def test_a_list_that_cannot_be_used_fails_the_job_and_ours_counts(tmp_path: Path
     with pytest.raises(Refused):
         advisories(bench.context)
     assert len(bench.context.incidents.open()) == 1, "what the list says of that version nobody knows"
+
+
+def test_its_button_asks_for_the_rollout_to_what_fixes_it_for_the_tenants_concerned(bench: Bench) -> None:
+    add_releases(bench, "5.2.11", "6.0.10")
+    (words,) = told(bench)
+    assert words.endswith("`/mautic rollout 6.0.10+double --holes` plans the upgrade.")
+    desk = make_desk(bench)
+    (incident,) = bench.context.incidents.open()
+    labels = [one["text"]["text"] for one in bench.context.incidents.head(incident).blocks[-2]["elements"]]
+    assert labels[0] == "Plan rollout"
+    desk.click("incident_rollout", incident.mark, ASKER)
+    assert bench.context.operations.select("command = 'rehearse'") == [], "who may not ask for it"
+    desk.click("incident_rollout", incident.mark, OPERATOR)
+    assert "Rehearsing" in desk.slack.to(OPERATOR.id)[-1]
+    bench.finish()
+    offers(bench.context)
+    (rollout,) = bench.context.operations.select("command = 'rollout'")
+    assert (rollout.state, rollout.arguments["tenant"]) == ("awaiting_approval", "client-x,")
+    bench.approve(rollout)
+    bench.finish()
+    assert [one.version for one in bench.context.fleet.tenants()] == ["6.0.10+double", "5.2.12+double"]
+    assert told(bench) == []
+
+
+def test_a_button_without_a_release_that_helps_says_what_to_do(bench: Bench) -> None:
+    told(bench)
+    desk = make_desk(bench)
+    (incident,) = bench.context.incidents.open()
+    desk.click("incident_rollout", incident.mark, OPERATOR)
+    assert "Add one under `[releases]` and restart the bot" in desk.slack.to(OPERATOR.id)[-1]
+    assert bench.context.operations.select("command = 'rehearse'") == []

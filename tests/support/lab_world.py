@@ -145,6 +145,8 @@ class Client:
     acknowledged: list[str] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     """Seconds between one acknowledgement and the next."""
+    name: str = "writer"
+    """What its addresses begin with."""
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -163,8 +165,9 @@ class Client:
         number, last = 0, time.monotonic()
         while not self._over.is_set():
             number += 1
-            if self._submit(f"writer-{number}@example.com"):
-                self.acknowledged.append(f"writer-{number}@example.com")
+            email = f"{self.name}-{number}@example.com"
+            if self._submit(email):
+                self.acknowledged.append(email)
                 self.gaps.append(time.monotonic() - last)
                 last = time.monotonic()
             time.sleep(0.02)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bot.guest.simulated import run_mautic_ctl
+from bot.guest.simulated import close_candidate, run_mautic_ctl
 from bot.lxd.protocol import ExecResult, LxdError, LxdUnavailable, Resources, TenantAnswerError, Vanished
 from bot.lxd.simulated import lxd as simulated_lxd
 from bot.lxd.simulated.inside import Talking
@@ -33,7 +33,7 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
     """
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**{"speak": run_mautic_ctl, **arguments})
+        super().__init__(**{"speak": run_mautic_ctl, "lay": close_candidate, **arguments})
         self.calls: Counter[str] = Counter()
         self.latency: float | Mapping[str, float] = 0.0
         self.on_call: Callable[[str, tuple[Any, ...]], None] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bot.guest.blueprint.recipe import FURNITURE, furniture_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, Lxd
@@ -11,17 +13,24 @@ from bot.model.tenants import Tenant
 TAR = "/root/furniture.tar"
 BASIC = 1
 """The version of a tenant that says none."""
+CLOSES_ITSELF = 3
+"""The version from which on a candidate closes itself at its boot, as its labels say."""
 
 
-def furniture_of(instance: Instance) -> int:
+def furniture_of(config: Mapping[str, str]) -> int:
     """Return the version of what stands in an instance, as its label says; what no release writes is BASIC."""
-    told = stamp(instance.config, "furniture")
+    told = stamp(config, "furniture")
     return int(told) if told.isdecimal() else BASIC
+
+
+def closes_itself(config: Mapping[str, str]) -> bool:
+    """Whether a candidate of this configuration closes itself at its boot: LXD tells it its labels."""
+    return furniture_of(config) >= CLOSES_ITSELF and config.get("security.devlxd", "true") == "true"
 
 
 def is_old(instance: Instance) -> bool:
     """Whether what stands in a tenant is older than this bot's."""
-    return furniture_of(instance) < FURNITURE
+    return furniture_of(instance.config) < FURNITURE
 
 
 def is_behind(tenant: Tenant) -> bool:

@@ -154,7 +154,7 @@ INSTEAD = {"tenant": (), "edge": ("dhcp.service",)}
 """What an earlier recipe enabled."""
 
 ENABLED = {
-    "tenant": ("dhcp.service", "mautic-look.service"),
+    "tenant": ("dhcp.service", "mautic-closed.service", "mautic-look.service"),
     "edge": ("network.service", "edge.service"),
 }
 """Units of ours that start at boot."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, PoolFull
 from bot.lxd.simulated.server import SimulatedServer
-from bot.lxd.simulated.world import MIB, Machine, Taken, must_be_a_name
+from bot.lxd.simulated.world import MIB, File, Machine, Taken, must_be_a_name
 from bot.lxd.wire import NIC, put_back, taken_off
 from bot.model.labels import stamp
 
+Lay = Callable[[Mapping[str, str]], Mapping[str, bytes]]
+
 
 class SimulatedChanges(SimulatedServer):
-    """The part of `SimulatedLxd` that changes instances."""
+    """The part of `SimulatedLxd` that changes instances. `lay` is as there."""
+
+    lay: Lay
 
     # -- power --------------------------------------------------------------------------------------------------
 
@@ -56,6 +60,8 @@ class SimulatedChanges(SimulatedServer):
         if machine.status != "Running":
             machine.started = at
         machine.status = "Running"
+        for path, content in self.lay(machine.config).items():
+            machine.files.setdefault(path, File(content, 0o644, 0, 0))
         if self.memory_used(machine.location) > self.world.memory:
             machine.status = "Stopped"
             self.down = True

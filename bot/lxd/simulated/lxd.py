@@ -14,7 +14,7 @@ import msgspec
 
 from bot.lxd.products import takes
 from bot.lxd.protocol import AlreadyExists, ExecResult, LxdError, NotFound
-from bot.lxd.simulated.changes import SimulatedChanges
+from bot.lxd.simulated.changes import Lay, SimulatedChanges
 from bot.lxd.simulated.inside import Execute, SimulatedInside, Speak
 from bot.lxd.simulated.world import MIB, Image, Machine, Taken, World, must_be_a_name
 from bot.lxd.wire import NIC
@@ -31,6 +31,7 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
         clock: epoch seconds.
         execute: answers commands inside instances; the default ends all with 0.
         speak: plays commands that are spoken with; the default ends without a word.
+        lay: returns the files that an instance of this configuration lays at its boot, where they are not there.
         pool_bytes: size of the pool until `ensure_project` gives another.
         memory: bytes of each host, which its running instances fill. One start too many, and LXD is killed: it answers
             no more.
@@ -45,6 +46,7 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
         clock: Callable[[], float] = time.time,
         execute: Execute | None = None,
         speak: Speak | None = None,
+        lay: Lay | None = None,
         pool_bytes: int = 30 * 1024 * MIB,
         memory: int = 512 * 1024 * MIB,
         cores: int = 64,
@@ -53,6 +55,7 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
         super().__init__(members=members, clock=clock, pool_bytes=pool_bytes, memory=memory, cores=cores, state=state)
         self.run = execute or (lambda *_: ExecResult(0, "", ""))
         self.speak = speak or (lambda *_: iter(()))
+        self.lay = lay or (lambda config: {})
 
     def copy(
         self,

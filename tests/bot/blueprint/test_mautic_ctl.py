@@ -562,8 +562,14 @@ def test_what_waits_is_settled_before_the_page_is_waited_for(
     monkeypatch.setattr(outbound, "_counted", lambda: {"waits": 0, "oldest": 0, "kinds": {"broadcasts": 0}})
     monkeypatch.setattr(outbound, "_let_go", lambda: done.append("let go"))
     monkeypatch.setattr(outbound, "wait_for_page", lambda request: done.append(request))
+    monkeypatch.setattr(outbound, "SEAL", tmp_path / "sealed")
+    outbound.SEAL.touch()
     outbound.release({"choice": "send", **asked})
     assert done == ["let go", *([{"seconds": 90}] if asked.get("page") else [])]
+    outbound.SEAL.unlink()
+    if asked.get("page"):
+        with pytest.raises(CtlError, match="open before its time"):
+            outbound.release({"choice": "send", **asked})
 
 
 def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,8 @@ An upgrade's: `stage` while the tenant serves, all else that changes something o
 - `migrate`    seconds? → done, code, ran, skipped, unregistered, rows {kind: n}, seconds, output.
 - `up_to_date` → up_to_date, code, new, unregistered.
 - `reload`     → {}: tell Mautic of its plugins, start PHP.
-- `upgrade`    version, seconds? → version, phases {name: seconds}, carried, migrated, up_to_date?, assets?: from
-  `record` to the page in one go; what comes after a migration that failed is not there.
+- `upgrade`    version, seconds?, tables? → version, phases {name: seconds}, carried, migrated, up_to_date?, assets?,
+  had?, has? {table: rows}: from `record` to the page in one go; what comes after a migration that failed is not there.
 - `assets`     → assets {path: {status, bytes, seconds}}: the login page and what it links to.
 - `send_own`   word, known?, same? → files, bytes, seconds, after the lines that it sends: see `own`.
 - `take_own`   word → known, then files, bytes once all has come: takes what `send_own` sends elsewhere.

@@ -175,6 +175,8 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
         start_workers()
     if request.get("page"):
         wait_for_page({"seconds": request["page"]})
+        if not SEAL.exists():
+            raise CtlError("it is open before its time")
     return {**counted, "choice": choice, "dropped": dropped}
 
 

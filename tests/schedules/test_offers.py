@@ -1,0 +1,148 @@
+"""What a rehearsal found, its log or pictures, and a rollout's report, are told in the thread, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.engine.rehearsal import LOG, files
+from bot.guest import simulated_state as simulated_tenant
+from schedules.offers import offers
+from tests.support.bot import OPERATOR, Bench, Desk, add_releases, live, make_bench, make_desk, notes
+
+NEW = "6.0.10+double"
+FAULT = {"migrate": "Migrating to 20250801000000\n\x1b[31mSQLSTATE[42S21]: Column already exists\x1b[0m"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    bench = make_bench(tmp_path)
+    for name in ("client-x", "client-y"):
+        assert bench.done(f"new {name}").state == "succeeded"
+    add_releases(bench, "6.0.10")
+    return make_desk(bench)
+
+
+def shared(desk: Desk) -> list[dict[str, Any]]:
+    """The files that were shared, each with the thread."""
+    return [
+        {"thread_ts": one["thread_ts"], **file}
+        for one in desk.slack.said
+        for file in one.get("files", [])
+        if one["method"] == "files.completeUploadExternal"
+    ]
+
+
+def rehearsed(desk: Desk, text: str = "upgrade client-x") -> Any:
+    """Ask for something that is rehearsed first; the rehearsal, as it ended and was told of."""
+    bench: Bench = desk.bench
+    desk.command(text, OPERATOR)
+    bench.finish()
+    desk.announce()
+    offers(bench.context)
+    return bench.context.operations.select("command = 'rehearse' AND parent = 0", order="id DESC")[0]
+
+
+def test_one_that_fails_is_the_answer_with_its_step_mautics_words_and_the_log(desk: Desk) -> None:
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
+    rehearsal = rehearsed(desk)
+    assert rehearsal.state == "failed"
+    said = notes(desk.bench, rehearsal)[-1]
+    assert said.startswith(
+        ":x: *The upgrade of `client-x` from Mautic 5.2.12+double to 6.0.10+double failed on a copy*"
+    )
+    assert "`client-x` is untouched." in said
+    assert "*Step:* Upgrade the copy" in said
+    assert "SQLSTATE[42S21]: Column already exists" in said
+    assert said.endswith("The log is attached.")
+    (file,) = shared(desk)
+    assert (file["name"], file["thread_ts"]) == (f"rehearsal-{rehearsal.id}.log", rehearsal.message_ts)
+    text = file["content"].decode()
+    assert "== What Mautic said ==\nMigrating to 20250801000000" in text
+    assert "== The end of Mautic's log ==\nsimulated line 1 of mautic" in text
+    assert "\x1b" not in text
+    assert desk.bench.context.operations.select("command = 'upgrade'") == []
+    assert live(desk.bench)
+    offers(desk.bench.context)
+    assert len(shared(desk)) == 1, "once"
+
+
+def test_what_it_advises_then_works_and_the_upgrade_is_requested(desk: Desk) -> None:
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
+    rehearsal = rehearsed(desk)
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks={})
+    desk.click("retry", rehearsal.mark, OPERATOR)
+    desk.bench.finish()
+    offers(desk.bench.context)
+    assert notes(desk.bench, rehearsal)[-1].startswith(":white_check_mark: *Client offline for about")
+    assert [one.state for one in desk.bench.context.operations.select("command = 'upgrade'")] == ["awaiting_approval"]
+
+
+def test_a_log_is_cut(desk: Desk) -> None:
+    words = "\n".join(f"line {number} of many" for number in range(20_000))
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks={"migrate": words})
+    rehearsal = rehearsed(desk)
+    assert (files(desk.bench.context.settings, rehearsal.id) / LOG).stat().st_size < 130_000
+
+
+def test_a_log_that_slack_does_not_take_is_said_to_be_kept(desk: Desk) -> None:
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
+    desk.slack.fail("files.completeUploadExternal", "file_uploads_disabled")
+    rehearsal = rehearsed(desk)
+    path = files(desk.bench.context.settings, rehearsal.id) / LOG
+    assert path.is_file()
+    said = notes(desk.bench, rehearsal)[-1]
+    assert "could not be attached" in said
+    assert str(path) in said
+
+
+def test_of_many_those_that_fail_are_told_in_the_thread_of_all(desk: Desk) -> None:
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
+    batch = rehearsed(desk, "rollout 6.0.10 --all")
+    told = [one for one in notes(desk.bench, batch) if "failed on a copy" in one]
+    assert len(told) == 1
+    assert "`client-x`" in told[0]
+    (file,) = shared(desk)
+    assert file["thread_ts"] == batch.message_ts
+    (rollout,) = desk.bench.context.operations.select("command = 'rollout'")
+    assert rollout.plan["facts"]["Rehearsals"] == "1 passed, within a day"
+    assert "client-x: the rehearsal of client-x did not pass" in rollout.plan["remarks"]["Left out"]
+    assert "*Left out*\nclient-x: the rehearsal" in notes(desk.bench, rollout)[0]
+
+
+def test_pages_are_a_table_before_and_after(desk: Desk) -> None:
+    said = notes(desk.bench, rehearsed(desk))[-1]
+    assert "Pages, before and after: all as before\n```" in said
+    assert "Login " in said
+    assert said.index("Client offline") < said.index("Pages, before"), "what a person asks first comes first"
+
+
+def test_a_rollout_ends_with_a_report_each_time_it_ends(desk: Desk) -> None:
+    bench = desk.bench
+    rehearsed(desk, "rollout 6.0.10 --all")
+    (rollout,) = bench.context.operations.select("command = 'rollout'")
+    simulated_tenant.change(bench.lxd, "client-x", breaks=FAULT)
+    bench.approve(rollout)
+    for _ in range(4):
+        bench.finish()
+        offers(bench.context)
+        standing = bench.context.operations.get(rollout.id)
+        if standing.state == "running":
+            bench.clock.move(31 * 60)
+            with bench.context.database.transaction() as transaction:
+                transaction.execute("UPDATE batches SET paused = NULL, paused_by = '', forgiven = 1")
+    reports = [one for one in notes(bench, rollout) if "*Rollout of Mautic" in one]
+    assert len(reports) == 1
+    assert reports[0].startswith(":checkered_flag: *Rollout of Mautic 6.0.10: 1 of 2 tenants run it now.*")
+    assert ":x: `client-x` failed, and runs as before: The migrations failed: " in reports[0]
+    simulated_tenant.change(bench.lxd, "client-x", breaks={})
+    desk.click("retry", rollout.mark, OPERATOR)
+    for _ in range(2):
+        offers(bench.context)
+        bench.finish()
+    offers(bench.context)
+    reports = [one for one in notes(bench, rollout) if "*Rollout of Mautic" in one]
+    assert len(reports) == 2
+    assert reports[1].startswith(":rocket: *Rollout of Mautic 6.0.10: 2 of 2 tenants run it now.*")
