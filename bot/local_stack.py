@@ -45,6 +45,8 @@ LOCAL_TOKENS = {
 }
 """What the local workspace takes for an installed app; no secrets."""
 LOCAL_CHANNEL = "C0OPS"
+YOUNG = 86_400.0
+"""Seconds for which Debian's packages pass for those of today."""
 WARNINGS = "warnings"
 """File in the state where a bot that starts says what is not well of its settings, a sentence a line."""
 ASK_ONLY = frozenset({"audit", "console", "freeze", "give-up", "logs", "schedule", "silence", "unfreeze"})
@@ -242,11 +244,13 @@ def _is_outside(address: str) -> bool:
         return False
 
 
-def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None], version: str = "") -> Blueprint:
+def build_blueprint(
+    settings: Settings, lxd: Lxd, tell: Callable[[str], None], version: str = "", *, fresh: bool = False
+) -> Blueprint:
     """Build the blueprint of a release of Mautic that the settings name, and have new tenants made of it.
 
     Without a version it is that of `[blueprint]`, else the newest that runs here, else the double that comes with the
-    tests.
+    tests. `fresh`: with Debian's packages of today, or yesterday.
     """
     cache = settings.state / "cache"
     return build(
@@ -256,6 +260,7 @@ def build_blueprint(settings: Settings, lxd: Lxd, tell: Callable[[str], None], v
         cache=cache,
         progress=tell,
         every=settings.jobs.unconditional,
+        newer=time.time() - YOUNG if fresh else 0.0,
     )
 
 
@@ -376,13 +381,14 @@ def clean_lab() -> int:
 
 
 def blueprint(words: list[str]) -> int:
-    """`blueprint build [VERSION]|list|export FILE`."""
+    """`blueprint build [--fresh] [VERSION]|list|export FILE`."""
     settings = load()
     lxd = gateway(settings)
     verb = words[0] if words else ""
-    if verb == "build" and len(words) <= 2:
+    named = [word for word in words[1:] if word != "--fresh"]
+    if verb == "build" and len(named) <= 1:
         try:
-            made = build_blueprint(settings, lxd, print, *words[1:])
+            made = build_blueprint(settings, lxd, print, *named, fresh=len(named) < len(words[1:]))
         except (ArchiveError, BaseError) as error:
             raise CannotBringUp(str(error)) from error
         print(f"{made.instance}: Mautic {made.version}")
@@ -395,5 +401,5 @@ def blueprint(words: list[str]) -> int:
             raise CannotBringUp("There is no blueprint to export; `python -m bot blueprint build` makes one.")
         print(export(lxd, known[-1], Path(words[1])))
     else:
-        raise CannotBringUp("usage: python -m bot blueprint build [VERSION] | list | export FILE")
+        raise CannotBringUp("usage: python -m bot blueprint build [--fresh] [VERSION] | list | export FILE")
     return 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from bot.engine.blueprints import blueprint_on, bring_blueprint, the_blueprint
 from bot.engine.context import Context, Run
 from bot.engine.copies import WHOLE, Copy
 from bot.engine.placement import admit, free_on, placement, use
@@ -20,18 +20,17 @@ from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host, Place
 from bot.fleet.starts import boot
 from bot.lxd.products import takes
-from bot.lxd.protocol import Instance, NotFound, edge_address, size_bytes
+from bot.lxd.protocol import edge_address, size_bytes
 from bot.model.forms import shown_domain
-from bot.model.labels import Role, State, role_of, stamp, stamps
+from bot.model.labels import Role, State, stamps
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
 from bot.model.slots import slot_of
 from bot.model.tenants import RESERVED, PlanSize, Tenant
 from bot.model.text import limit
 from bot.slack.messages import Modal, modal, select_input, text_input
 
-_BRINGING = threading.Lock()
 _TAKING = threading.Lock()
-"""One operation at a time copies a blueprint to a host, and one at a time takes a domain."""
+"""One operation at a time takes a domain."""
 
 
 @dataclass(frozen=True)
@@ -219,26 +218,11 @@ def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, 
         raise Refused(f"`{label}.{base}` belongs to tenant `{label}`; leave `--domain` out to get `{own}`.")
 
 
-def _blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
-    """Return a blueprint or a copy of it on a host, None when it has to be copied there.
-
-    One of the same version by another recipe is another; what was asked for before recipes were stored names none.
-    """
-    wanted = blueprint.version, blueprint.recipe, blueprint.archive
-    for one in host.lxd.instances():
-        if role_of(one.config) != Role.BLUEPRINT or (one.location or host.server) != host.name:
-            continue
-        version, recipe, archive = (stamp(one.config, fact) for fact in ("version", "recipe", "archive"))
-        if wanted in ((version, recipe, archive), (version, "", "")):
-            return one
-    return None
-
-
 def _refuse_wrong_way(context: Context, host: Host, blueprint: Tenant) -> None:
     """Refuse a host whose server cannot import the blueprint from the server that has it."""
     source = context.fleet.of(blueprint)
     here, there = host.lxd.server().product, source.lxd.server().product
-    if not takes(here, there) and _blueprint_on(host, blueprint) is None:
+    if not takes(here, there) and blueprint_on(host, blueprint) is None:
         raise Refused(
             f"`{host.name}` has no blueprint, and {here} cannot import one from {there}; use `--host {source.name}`."
         )
@@ -275,26 +259,8 @@ class _New:
         self.blueprint = inputs.blueprint
         self.copy = Copy(self.lxd, inputs.name, run.operation)
 
-    def _blueprint_here(self) -> Instance | None:
-        return _blueprint_on(self.host, self.blueprint)
-
     def bring_blueprint(self) -> None:
-        with _BRINGING:
-            if self._blueprint_here() is None:
-                self._bring_blueprint()
-
-    def _bring_blueprint(self) -> None:
-        source = self.run.fleet.of(self.blueprint)
-        # A name is unique in the whole cluster.
-        name = self.blueprint.instance + (f"--{self.host.name}" if source.server == self.host.server else "")
-        with suppress(NotFound):
-            left = self.lxd.instance(name)
-            if role_of(left.config) == Role.INCOMING:
-                # A copy that was interrupted.
-                remove(self.lxd, left.name)
-        mark = stamps(role=Role.INCOMING, operation=self.run.operation)
-        self.lxd.receive(source.lxd, self.blueprint.instance, name, config=mark, devices={}, refresh=False)
-        self.lxd.update(name, stamps(role=Role.BLUEPRINT))
+        bring_blueprint(self.run, self.host, self.blueprint)
 
     def clone(self) -> None:
         self.copy.make(self._clone, labelled=False)
@@ -314,9 +280,7 @@ class _New:
             state=State.NEW,
             slot=slot_of(self.run.operation),
         )
-        here = self._blueprint_here()
-        if here is None:
-            raise Refused(f"`{self.host.name}` no longer has a blueprint of Mautic {self.blueprint.version}.")
+        here = the_blueprint(self.host, self.blueprint)
         self.lxd.copy(
             f"{here.name}/golden",
             self.name,

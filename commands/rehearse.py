@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.engine.base_rehearsal import BaseRehearsal
 from bot.engine.context import Context, Run
 from bot.engine.registry import TenantsArgument, not_half_way, operation, steps_of
 from bot.engine.rehearsal import Rehearsal
@@ -19,6 +20,7 @@ def rehearse(
     version: str = "",
     *,
     offer: bool = False,
+    base: bool = False,
     all: bool = False,
     host: str = "",
     size: str = "",
@@ -27,20 +29,21 @@ def rehearse(
     """Try an upgrade on a copy of a tenant: how long it takes, what it changes, and what would break.
 
     The copy is closed, has no network, and is deleted afterwards; the tenant itself is not touched. Without a version
-    it is the newest release that the tenant can be upgraded to. With `--offer` the upgrade is requested when the
-    rehearsal has passed. To rehearse several, name them with commas between, or choose them with `--all`, `--host`,
+    it is the newest release that the tenant can be upgraded to. With `--base` it is what `patch` does: newer Debian
+    packages with the same Mautic. With `--offer` the change is requested when the rehearsal has passed. To rehearse
+    several, name them with commas between, or choose them with `--all`, `--host`,
     `--size` or `--tag`.
     """
     selection = Selection(tenant, all, host, size, tag)
     if selection.one:
-        return rehearsal_of(context, tenant, version, offer=offer)
+        return rehearsal_of(context, tenant, version, offer=offer, base=base)
     plan = batch(
         context,
         "rehearse",
         selection,
-        lambda context, name: rehearsal_of(context, name, version, offer=False),
-        doing="Rehearse the upgrade of",
-        arguments={"version": version},
+        lambda context, name: rehearsal_of(context, name, version, offer=False, base=base),
+        doing="Rehearse the Debian update of" if base else "Rehearse the upgrade of",
+        arguments={"version": version, **({"base": True} if base else {})},
     )
     return unpaused(context, plan)
 
@@ -48,6 +51,19 @@ def rehearse(
 @steps_of(rehearse)
 def steps(run: Run, inputs: RehearsalInputs) -> Steps:
     """Copy the tenant, upgrade the copy as the tenant would be, compare, and delete the copy."""
+    if inputs.base:
+        moved = BaseRehearsal(run, inputs, lambda: archive_of(run, inputs.version))
+        return Steps(
+            (
+                Step("blueprint", "Have the new base on its host", moved.find_blueprint),
+                Step("clone", "Copy the tenant", moved.clone),
+                Step("stage", "Copy its files and database to a new container", moved.stage),
+                Step("upgrade", "Start Mautic on the new base", moved.upgrade),
+                Step("judge", "Compare before and after", moved.judge),
+                Step("clean", "Delete the copies", moved.clean),
+            ),
+            undo=moved.clean,
+        )
     rehearsal = Rehearsal(
         run, inputs.found, inputs.version, lambda: archive_of(run, inputs.version), offer=inputs.offer
     )

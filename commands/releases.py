@@ -11,8 +11,8 @@ from bot.engine.context import Context
 from bot.engine.registry import query
 from bot.fleet import releases as catalogue
 from bot.fleet.advisories import advisories
-from bot.guest.blueprint.archive import BASE
-from bot.guest.blueprint.recipe import recipe_digest
+from bot.guest.blueprint.archive import BASES
+from bot.guest.blueprint.recipe import SUITES, recipe_digest
 from bot.model.advisories import Advisory, Support, counted
 from bot.model.labels import Role
 from bot.model.releases import Release, find, newest_first, path
@@ -88,7 +88,7 @@ def releases(context: Context) -> Message:
             release=found,
             built=_built(context, blueprints, version),
             from_=_from(running, version, there) if found else (),
-            trouble=found.trouble(BASE) if found else "",
+            trouble=found.trouble(*BASES) if found else "",
             holes=holes.of(version),
             cure=holes.cure(version),
             support=support,
@@ -109,12 +109,13 @@ def _built(context: Context, blueprints: Iterable[Tenant], version: str) -> tupl
     newest: dict[str, Tenant] = {}
     for one in sorted((one for one in blueprints if one.version == version), key=lambda one: one.created):
         newest[one.host] = one
-    recipe = recipe_digest()
+    recipes = {recipe_digest(suite) for suite in SUITES}
     return tuple(
-        Built(host, max(0.0, context.now() - one.created), one.recipe != recipe) for host, one in sorted(newest.items())
+        Built(host, max(0.0, context.now() - one.created), one.recipe not in recipes)
+        for host, one in sorted(newest.items())
     )
 
 
 def _from(running: Counter[str], version: str, there: Sequence[Release]) -> tuple[tuple[str, int], ...]:
-    ways = [one for one in newest_first(running) if path(one, version, there, BASE).direct]
+    ways = [one for one in newest_first(running) if path(one, version, there, *BASES).direct]
     return tuple((one, running[one]) for one in ways)

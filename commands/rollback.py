@@ -26,7 +26,7 @@ from bot.model.text import kept_for
 from bot.store.metrics import DAY
 
 _WRITTEN = {"contacts": "contact", "submissions": "form submission"}
-_UPGRADE, _ROLLBACK = "upgrade", "rollback"
+_UPGRADE, _PATCH, _ROLLBACK = "upgrade", "patch", "rollback"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     retired = _retired(context, old)
-    since = _since(host, retired)
+    since, patched = _since(host, retired), retired.replaced_by == _PATCH
     rests = old.stopped and old.status != "Running"
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     days = context.settings.retention.former_days
@@ -71,11 +71,12 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "mail": mail},
-        summary=f"Roll tenant {tenant} back to Mautic {retired.version}",
+        summary=f"Roll tenant {tenant} back to "
+        + ("its earlier Debian packages" if patched else f"Mautic {retired.version}"),
         facts={
             "From": old.version,
-            "To": f"{retired.version}, as it was at the upgrade",
-            "Upgraded": context.renderer.moment(since),
+            "To": f"{retired.version}, as it was at the {'patch' if patched else 'upgrade'}",
+            "Patched" if patched else "Upgraded": context.renderer.moment(since),
             **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
             "Safety snapshot": "of the previous container, with all changes until the switch",
             "Previous container": f"kept, stopped, {kept_for(days)}",
@@ -127,11 +128,11 @@ def _retired(context: Context, old: Tenant) -> Tenant:
     ]
     upgrades: list[Tenant] = []
     for one in sorted(retired, key=lambda one: one.replaced_in):
-        if one.replaced_by == _UPGRADE:
+        if one.replaced_by in (_UPGRADE, _PATCH):
             upgrades.append(one)
         elif one.replaced_by == _ROLLBACK and upgrades:
             upgrades.pop()
-    if not upgrades or upgrades[-1].version == old.version:
+    if not upgrades or (upgrades[-1].version == old.version and upgrades[-1].replaced_by != _PATCH):
         raise Refused(
             f"No container from before an upgrade of `{old.name}` is left on {old.host}; "
             f"`/mautic snapshots {old.name}` lists what `/mautic restore {old.name} <snapshot>` can return to."

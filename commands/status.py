@@ -7,11 +7,14 @@ from typing import Any
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantArgument, query
+from bot.fleet import bases
 from bot.fleet.advisories import advisories, told
+from bot.fleet.bases import Stand
 from bot.guest.blueprint.furniture import is_behind
 from bot.guest.mautic import Disk
 from bot.lxd.protocol import LxdError
 from bot.model import findings
+from bot.model.tenants import Tenant
 from bot.reports.condition import conditions, looked_at_now
 from bot.slack.messages import Message
 from bot.store import metrics
@@ -62,6 +65,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             else list(dict.fromkeys(findings.red(name) for name, one in health["checks"].items() if not one["ok"])),
         ),
         behind=is_behind(found),
+        base=_base(context, found, trouble),
         holes=told(advisories(context.settings), found.version),
         frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),
@@ -69,3 +73,15 @@ def status(context: Context, tenant: TenantArgument) -> Message:
             f"tenant = ? AND {WORTH_TELLING}", tenant, order="created DESC, id DESC", limit=3
         ),
     )
+
+
+def _base(context: Context, found: Tenant, trouble: str) -> Stand:
+    """Return what a tenant runs on; one whose blueprint said nothing is asked itself, where it answers."""
+    known = bases.stands(context.settings, [found])[found.instance]
+    if known.lacks is not None or found.standing != "running" or trouble:
+        return known
+    try:
+        told = context.fleet.of(found).mautic.call(found.instance, "base", {}, timeout=20)
+    except LxdError:
+        return known
+    return bases.stand(context.settings, known.suite, known.at or told["since"], told["packages"] or None)

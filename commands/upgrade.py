@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from bot.engine.context import Context, Run
 from bot.engine.cutover import Cutover
+from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
 from bot.engine.steps import PROBE, probing, wait_for_address
@@ -62,6 +63,8 @@ def _rehearse(context: Context, tenant: str, version: str, starts: float) -> Mes
 @steps_of(upgrade)
 def steps(run: Run, inputs: UpgradeInputs) -> Steps:
     """Stage beside the tenant while it serves; close it, upgrade a copy, and switch to that when its pages work."""
+    if inputs.blueprint:
+        return steps_on_new_base(run, inputs, "upgrade")
     upgrading = _Upgrade(run, inputs)
     cutover = upgrading.cutover
     return Steps(

@@ -164,7 +164,9 @@ def _offer_rollout(context: Context, rehearsals: Operation) -> None:
 
 def _offer(context: Context, rehearsal: Operation, found: Evidence) -> None:
     """Request an upgrade for who asked for its rehearsal; once, however often this is tried."""
-    asked = rehearsal.plan.get("texts", {}).get("upgrade") or f"upgrade {found.tenant} {found.version}"
+    asked = rehearsal.plan.get("texts", {}).get("upgrade") or (
+        f"patch {found.tenant}" if found.patches else f"upgrade {found.tenant} {found.version}"
+    )
     _request(context, rehearsal, *context.registry.parse(asked))
 
 

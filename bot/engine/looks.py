@@ -61,7 +61,8 @@ def _watched(context: Context, now: float) -> dict[str, Before]:
     """Return what tenants that were upgraded of late were like on the day before, by name."""
     rows = context.database.read(
         "SELECT tenant, max(finished) AS at, json_extract(plan, '$.values.from') AS version FROM operations"
-        " INDEXED BY operations_by_end WHERE command = 'upgrade' AND state = 'succeeded' AND finished BETWEEN ? AND ?"
+        " INDEXED BY operations_by_end"
+        " WHERE command IN ('upgrade', 'patch') AND state = 'succeeded' AND finished BETWEEN ? AND ?"
         " GROUP BY tenant",
         now - context.settings.upgrades.watch * 60,
         now,

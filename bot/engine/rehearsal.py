@@ -76,6 +76,8 @@ class Rehearsal:
         self.offer = offer
         self.host = run.fleet.of(old)
         self.name = candidate_name(old.name, run.operation)
+        self.after = self.name
+        """Which instance is upgraded."""
         self.upgrades = Upgrades(self.host.mautic)
         self._copy = Copy(self.host.lxd, self.name, run.operation)
         self._folder = files(run.settings, run.operation)
@@ -83,14 +85,17 @@ class Rehearsal:
 
     def clone(self) -> None:
         """Copy the tenant as it is now, closed and without a network, and start the copy."""
-        # Nothing is copied for a release that is gone, or another file by now.
-        self.archive()
+        self.must_have_release()
         self._note(drift=drift(self.host, self.old))
         with self._timed(_COPY):
             self._copy.make(self._clone)
         # What does not run as it is, is not tried with another release.
         with self._kept("clone"), self._timed(_START):
             self._start()
+
+    def must_have_release(self) -> None:
+        """Raise Refused for a release that is gone, or another file by now: then nothing is copied for it."""
+        self.archive()
 
     def _start(self) -> None:
         self.host.start(self.name)
@@ -132,19 +137,23 @@ class Rehearsal:
 
     def stage(self) -> str:
         """Look at the copy, and unpack the release beside what serves in it."""
+        self._look()
+        with self._kept("stage"):
+            staged = self.upgrades.stage(self.name, self.archive())
+        return f"unpacked in {staged['seconds']:.1f} s"
+
+    def _look(self) -> None:
+        """Keep what the copy is before the upgrade."""
         disk = self.host.lxd.state(self.name).disk
         self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()), disk=disk)
         # Once more for the time that it takes: the first page of a boot tells nothing.
         self.host.mautic.wait_for_page(self.name)
         self._write(BEFORE, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
-        with self._kept("stage"):
-            staged = self.upgrades.stage(self.name, self.archive())
-        return f"unpacked in {staged['seconds']:.1f} s"
 
     def upgrade(self) -> str:
         """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
         with self._kept("upgrade"):
-            done = self.upgrades.upgrade(self.name, self.version)
+            done = self.upgrades.upgrade(self.after, self.version)
             self._output = done["migrated"]["output"]
             if wrong := trouble(done):
                 raise LxdError(wrong)
@@ -157,10 +166,10 @@ class Rehearsal:
         before, done = notes["before"], notes["done"]
         if "after" not in notes:
             with self._kept("judge"):
-                self._write("cache.tar.gz", self.upgrades.pack_cache(self.name))
-                self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
-                after = self.upgrades.evidence(self.name, notes["since"])
-            took = self.host.lxd.state(self.name)
+                self._write("cache.tar.gz", self.upgrades.pack_cache(self.after))
+                self._write(AFTER, msgspec.json.encode(self.host.mautic.pages(self.after, thrown_away=True)))
+                after = self.upgrades.evidence(self.after, notes["since"])
+            took = self.host.lxd.state(self.after)
             grown = max(0, took.disk - notes["disk"])
             self._note(after=after, disk=grown, memory=took.memory_peak)
         if _STOP not in self._notes()["seconds"]:
@@ -186,11 +195,15 @@ class Rehearsal:
             migrations=tuple(done["migrated"]["ran"]),
             written=sum(done["migrated"]["rows"].values()),
             took=self.run.now() - self.run.operations.get(self.run.operation).created,
-            **found.compare(before, after),
             **found.pages_of(*pages(self.run.settings, self.run.operation)),
+            **{**found.compare(before, after), **self.told(before, after)},
         )
         evidence.add(self.run.database, told, offer=self.offer)
         return f"clients will be away for about {told.away:.0f} s" if told.passed else "not as good as before"
+
+    def told(self, _before: Mapping[str, Any], _after: Mapping[str, Any]) -> dict[str, Any]:
+        """Return more fields of the evidence, or others, by two answers of `Upgrades.evidence`."""
+        return {}
 
     def clean(self) -> None:
         """Delete the copy, and what was only needed here."""

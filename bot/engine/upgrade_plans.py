@@ -7,56 +7,82 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bot.engine.bases import blueprint_of, needs_base, newer_than
 from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.placement import admit, demand_of, refuse_full_pool
 from bot.engine.steps import refuse_another, refuse_full
 from bot.engine.upgrades import refuse_missing, refuse_resting, target
+from bot.fleet.releases import releases
+from bot.guest.blueprint.recipe import suite_of
 from bot.model.evidence import Evidence
 from bot.model.plan import Plan, always, once
+from bot.model.releases import find
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for
 
 
 @dataclass(frozen=True)
 class RehearsalInputs:
-    """The tenant, the version that its copy gets, and whether the upgrade is requested when that has passed."""
+    """The tenant, the version that its copy gets, and whether the upgrade is requested when that has passed.
+
+    `base`: into a new container, too, of packages that were installed after `newer` (epoch seconds).
+    """
 
     found: Tenant
     version: str
     offer: bool
+    base: bool = False
+    newer: float = 0.0
 
 
 @dataclass(frozen=True)
 class UpgradeInputs:
-    """`rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept."""
+    """`rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept.
+    `blueprint`: what the new container is made of; None: it is a copy of the present one.
+    """
 
     old: Tenant
     version: str
     rehearsed: int
     days: int
+    blueprint: Tenant | None = None
 
 
-def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool) -> Plan:
-    """Return the plan of the rehearsal of one tenant."""
+def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, base: bool = False) -> Plan:
+    """Return the plan of the rehearsal of one tenant.
+
+    `base`: of bringing it to a newer base with the Mautic that it has.
+    """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
-    release = target(context, found, version)
+    version = found.version if base else target(context, found, version).version
+    moves = base or needs_base(context, found, version)
+    onto = "a new container" + (f" with {_of_suite(context, found, version)}" if moves and not base else "")
+    doing = f"update of tenant {tenant}'s Debian" if base else f"upgrade of tenant {tenant} to Mautic {version}"
     demand = demand_of(context, found, host, candidate_name(tenant, context.operation), beside=True)
+    if moves:
+        # One copy that is left, and one that it is brought to.
+        demand = replace(demand, memory=2 * demand.memory)
     return Plan(
         tenant=tenant,
-        arguments={"tenant": tenant, "version": release.version, "offer": offer},
-        summary=f"Rehearse the upgrade of tenant {tenant} to Mautic {release.version}",
-        facts={"From": found.version, "To": release.version, "Touches": "a copy only, which is deleted afterwards"},
-        values={"from": found.version, "to": release.version},
+        arguments={"tenant": tenant, "version": version, "offer": offer, **({"base": True} if base else {})},
+        summary=f"Rehearse the {doing}",
+        facts={
+            "From": found.version,
+            "To": version,
+            **({"Onto": onto} if moves else {}),
+            "Touches": f"{'copies' if moves else 'a copy'} only, which {'are' if moves else 'is'} deleted afterwards",
+        },
+        values={"from": found.version, "to": version, **({"base": True} if moves else {})},
         requires=(
             always(refuse_resting, found, "rehearsed"),
-            always(refuse_missing, context, release.version),
+            *(() if base else (always(refuse_missing, context, version),)),
             once(refuse_full, context, found),
             once(refuse_full_pool, context, host),
             always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
         ),
-        inputs=RehearsalInputs(found, release.version, offer),
+        inputs=RehearsalInputs(found, version, offer, moves, newer_than(context, found) if base else 0.0),
         demand=demand.stored(),
         reversible="changes nothing",
         seconds=60,
@@ -65,20 +91,23 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool) ->
 
 
 def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
-    """Return the plan of the upgrade of one tenant, by what its rehearsal found."""
-    version = found.version
+    """Return the plan of the upgrade of one tenant, or of its patch, by what its rehearsal found."""
+    version, patches = found.version, found.patches
+    blueprint = blueprint_of(context, found)
     host = context.fleet.of(old)
     days = context.settings.retention.former_days
     # Both containers run for a moment at most, but the old one may have to run again.
     demand = demand_of(context, old, host, candidate_name(old.name, context.operation), beside=True)
     return Plan(
         tenant=old.name,
-        arguments={"tenant": old.name, "version": version},
-        summary=f"Upgrade tenant {old.name} to Mautic {version}",
+        arguments={"tenant": old.name} if patches else {"tenant": old.name, "version": version},
+        summary=f"Update the Debian packages of tenant {old.name}"
+        if patches
+        else f"Upgrade tenant {old.name} to Mautic {version}",
         facts={
             "Client offline": f"for about {found.away:.0f} s, with a maintenance page (measured on a copy)",
-            "From": old.version,
-            "To": version,
+            **({"Mautic": f"{version}, stays"} if patches else {"From": old.version, "To": version}),
+            **(_onto(context, old, found) if blueprint else {}),
             "Rehearsed": context.renderer.moment(found.at),
             "Previous container": f"kept, stopped, {kept_for(days)}",
             "Rollback": f"automatic, {old.name} goes on in the present container",
@@ -89,22 +118,23 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             "rehearsal": found.operation,
             "days": days,
             "away": round(found.away, 1),
+            **({"blueprint": blueprint.instance} if blueprint else {}),
         },
         remarks=_told(found),
         until_done=("Client offline", "Rollback"),
         requires=(
             always(refuse_another, context, old),
-            always(refuse_resting, old, "upgraded"),
-            always(refuse_missing, context, version),
+            always(refuse_resting, old, "patched" if patches else "upgraded"),
+            *(() if patches else (always(refuse_missing, context, version),)),
             once(refuse_full, context, old),
             once(refuse_full_pool, context, host),
             always(admit, context, host, demand, f"The upgraded copy of `{old.name}` cannot start on"),
         ),
-        inputs=UpgradeInputs(old, version, found.operation, days),
+        inputs=UpgradeInputs(old, version, found.operation, days, blueprint),
         demand=demand.stored(),
         reversible=f"can be undone with `rollback {old.name}`",
         seconds=30,
-        cutover="upgrade",
+        cutover="patch" if patches else "upgrade",
         can_wait=True,
     )
 
@@ -119,6 +149,22 @@ def pace_of(context: Context) -> str:
     """Say how many tenants of a batch are worked on together."""
     pace = context.settings.batches
     return f"{pace.at_once} at once, {pace.at_once_host} per host"
+
+
+def _onto(context: Context, old: Tenant, found: Evidence) -> dict[str, str]:
+    """Return what the new container has, in words."""
+    now = context.renderer.moment(old.base) if old.base else "not known"
+    told = {"Debian packages": f"from {context.renderer.moment(found.base)} (now: {now})"}
+    for name, (before, after) in {"PHP": found.php, "MariaDB": found.mariadb}.items():
+        if before != after:
+            told[name] = f"{after} (now {before})"
+    return told
+
+
+def _of_suite(context: Context, found: Tenant, version: str) -> str:
+    release = find(releases(context.settings), version)
+    suite = suite_of(release, found.suite) if release else None
+    return f"PHP {suite.php} and MariaDB {suite.mariadb}" if suite else "newer Debian packages"
 
 
 def rehearse_first(context: Context, plan: Plan) -> None:

@@ -7,17 +7,18 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from bot.engine.bases import again_of, newer_than, newest_of
 from bot.engine.context import Context, Run
 from bot.engine.rehearsal import drift
 from bot.engine.selection import Selection, select
 from bot.fleet.inventory import Host
 from bot.fleet.releases import known, releases, sources
-from bot.guest.blueprint.archive import BASE, Archive, ArchiveError, open_archive
+from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
+from bot.guest.blueprint.recipe import SUITES, suites_since
 from bot.model.evidence import Evidence, drifted
 from bot.model.plan import Refused, UnknownWords
 from bot.model.releases import Release, find, newest_first, number, path, variant
 from bot.model.tenants import Tenant
-from bot.store import evidence
 
 NEVER = math.inf
 FRESH = 86_400.0
@@ -33,8 +34,9 @@ def target(context: Context, found: Tenant, version: str) -> Release:
     Raises Refused where there is no way, and with the steps where one step is not enough.
     """
     there = releases(context.settings)
+    bases = [suite.base for suite in suites_since(found.suite)]
     if not version:
-        ways = [one.version for one in there if one.takes(found.version) and one.runs_on(BASE)]
+        ways = [one.version for one in there if one.takes(found.version) and not one.trouble(*bases)]
         if not ways:
             raise Refused(
                 f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
@@ -46,7 +48,7 @@ def target(context: Context, found: Tenant, version: str) -> Release:
     if here and wanted and wanted < here:
         raise Refused(f"`{found.name}` runs Mautic {found.version}, which is newer, and an upgrade has no way back.")
     refuse_unknown(context, version)
-    way = path(found.version, version, there, BASE)
+    way = path(found.version, version, there, *bases)
     if way.why:
         raise Refused(f"`{found.name}` can't be upgraded. {way.words}")
     if not way.direct:
@@ -114,7 +116,7 @@ def fresh(context: Context, host: Host, found: Tenant, version: str, at: float =
 
     `at`: when the upgrade begins, if that is later.
     """
-    told = evidence.newest(context.database, found.name, version)
+    told = newest_of(context, found, version)
     if told is None or not told.passed or age(context, told, at) == NEVER:
         return None
     return None if drifted(told.drift, drift(host, found)) else told
@@ -132,8 +134,8 @@ def rehearsed(context: Context, host: Host, found: Tenant, version: str, at: flo
 
 def still(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence:
     """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
-    told = evidence.newest(context.database, found.name, version)
-    again = f"`/mautic upgrade {found.name} {version}` rehearses it again."
+    told = newest_of(context, found, version)
+    again = f"`{again_of(found, version)}` rehearses it again."
     if told is None or not told.passed:
         raise Refused(f"No rehearsal of this upgrade has passed. {again}")
     if age(context, told, at) == NEVER:
@@ -151,7 +153,8 @@ def refuse_detour(context: Context, selection: Selection, version: str) -> None:
     context = replace(context, fleet=context.fleet.once(), many=True)
     names, there = set(select(context, selection, "rollout")), releases(context.settings)
     running = Counter(one.version for one in context.fleet.tenants() if one.name in names)
-    ways = {one: path(one, version, there, BASE) for one in running}
+    bases = [suite.base for suite in SUITES]
+    ways = {one: path(one, version, there, *bases) for one in running}
     far = [one for one in running if len(ways[one].steps) > 1]
     if not far or any(way.direct for way in ways.values()):
         return
@@ -164,27 +167,31 @@ def refuse_detour(context: Context, selection: Selection, version: str) -> None:
 def tried(context: Context, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
     """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day.
 
-    `at`: when the upgrade begins, if that is later.
+    `at`: when the upgrade begins, if that is later. `version`: "" for that of a patch.
     """
-    told = evidence.newest(context.database, found.name, target(context, found, version).version)
-    return told if told and told.before == found.version and age(context, told, at) != NEVER else None
+    told = newest_of(context, found, target(context, found, version).version if version else found.version)
+    return told if told and age(context, told, at) != NEVER else None
 
 
-def unrehearsed(context: Context, selection: Selection, version: str, at: float = 0.0) -> list[str]:
+def unrehearsed(
+    context: Context, selection: Selection, version: str, at: float = 0.0, command: str = "rollout"
+) -> list[str]:
     """Return those of the selected tenants that have to be rehearsed first: that can be upgraded, and were not tried.
 
     None once the rollout was asked for, or when it follows rehearsals: who was not tried then is left out. Raises
-    Refused for a named tenant that cannot be upgraded.
+    Refused for a named tenant that cannot be upgraded. `version`: "" for a patch.
     """
     if context.operation or context.follows:
         return []
     found = []
     context = replace(context, fleet=context.fleet.once(), many=True)
-    for name in select(context, selection, "rollout"):
+    for name in select(context, selection, command):
         try:
             tenant = context.fleet.tenant(name)
+            if not version:
+                newer_than(context, tenant)
             if tried(context, tenant, version, at) is None:
-                refuse_resting(tenant, "upgraded")
+                refuse_resting(tenant, "upgraded" if version else "patched")
                 found.append(name)
         except Refused:
             if selection.names:

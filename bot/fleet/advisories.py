@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from bot.guest.blueprint.archive import BASE, ArchiveError, obtain
+from bot.guest.blueprint.archive import BASES, ArchiveError, obtain
 from bot.model.advisories import Advisories, Advisory, InvalidAdvisories, Severity, at_least, counted, read
 from bot.model.plan import Refused
 from bot.model.releases import Release, newest_first, path
@@ -101,7 +101,7 @@ def cure_of(known: Advisories, there: Sequence[Release], tenants: Iterable[Tenan
     safe = newest_first(one.version for one in there if not known.of(one.version))
     helped: dict[str, tuple[int, int]] = {}
     for version, count in running.items():
-        near = next((one for one in reversed(safe) if path(version, one, there, BASE).direct), "")
+        near = next((one for one in reversed(safe) if path(version, one, there, *BASES).direct), "")
         if near:
             rank, before = helped.get(near, (len(Severity), 0))
             helped[near] = min(rank, known.of(version)[0].severity.rank), before + count

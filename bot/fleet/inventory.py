@@ -141,7 +141,15 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         recipe=stamp(instance.config, "recipe"),
         archive=stamp(instance.config, "archive"),
         on_demand=stamp(instance.config, "on-demand") == "1",
+        suite=stamp(instance.config, "suite"),
+        base=_base(instance, role),
     )
+
+
+def _base(instance: Instance, role: Role) -> int:
+    """Return when the packages were installed; a blueprint of before was made with the newest that there were."""
+    told = stamp(instance.config, "base") or (stamp(instance.config, "created") if role is Role.BLUEPRINT else "")
+    return int(told) if told.isdecimal() else 0
 
 
 def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:

@@ -6,10 +6,11 @@ the job `releases` and a build ever reads an archive.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from bot.fleet.inventory import Fleet, Host
 from bot.guest.blueprint.archive import ArchiveError, open_archive, read_release
 from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import build, remove_unfinished
-from bot.guest.blueprint.recipe import recipe_digest
+from bot.guest.blueprint.recipe import FIRST_SUITE, recipe_digest, suite_named, suite_of, suites_since
 from bot.guest.blueprint.simulated import put_blueprint
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import Role
@@ -81,7 +82,14 @@ def keep(settings: Settings) -> list[str]:
 
 
 def ensure_blueprint(
-    fleet: Fleet, settings: Settings, version: str, progress: Callable[[str], None], *, current: bool = False
+    fleet: Fleet,
+    settings: Settings,
+    version: str,
+    progress: Callable[[str], None],
+    *,
+    current: bool = False,
+    newer: float = 0.0,
+    since: str = "",
 ) -> Tenant:
     """Return the newest blueprint of a version, where it was built; build it, for minutes, where there is none.
 
@@ -92,9 +100,11 @@ def ensure_blueprint(
         version: of a release in the settings, or of a blueprint that is there.
         progress: is told each stage, in a few words.
         current: only one by today's recipe, and of the archive that the settings name, will do.
+        newer: only one whose Debian packages were installed at this moment (epoch seconds) or after it will do.
+        since: only one of this suite, or of a newer one, will do: the suite of the tenant that it is for.
     """
     source = _source(settings, version)
-    if found := _standing(fleet, version, source if current else None, current):
+    if found := _standing(fleet, version, source if current else None, current, newer, since):
         return found
     if source is None:
         names = ", ".join(f"`{one.version}`" for one in releases(settings)) or "none"
@@ -104,8 +114,19 @@ def ensure_blueprint(
     try:
         archive = open_archive(source.archive, source.sha256, cache)
         _must_be(source, archive.version)
+        if suite_named(since) != FIRST_SUITE:
+            release = known(settings)[source]
+            archive = replace(archive, suite=(suite_of(release, since) if release else None) or archive.suite)
         if settings.lxd.simulated:
-            put_blueprint(host.lxd, archive.version, created=int(time.time()), archive=archive.sha256, on_demand=True)
+            put_blueprint(
+                host.lxd,
+                archive.version,
+                created=max(int(time.time()), math.ceil(newer)),
+                archive=archive.sha256,
+                on_demand=True,
+                suite=archive.suite,
+                name=f"blueprint--{archive.sha256[:6]}-{math.ceil(newer)}" if newer else "",
+            )
         else:
             build(
                 host.lxd,
@@ -115,10 +136,11 @@ def ensure_blueprint(
                 progress=progress,
                 every=settings.jobs.unconditional,
                 on_demand=True,
+                newer=newer,
             )
     except (ArchiveError, BaseError) as error:
         raise Refused(str(error)) from error
-    made = _standing(fleet, archive.version, source if current else None, current)
+    made = _standing(fleet, archive.version, source if current else None, current, newer, since)
     if made is None:
         raise LxdError(f"The blueprint of Mautic {archive.version} is gone as soon as it was built.")
     return made
@@ -143,7 +165,9 @@ def _source(settings: Settings, version: str) -> Source | None:
     return next((one for one in told if wanted and number(one.version) == wanted), None)
 
 
-def _standing(fleet: Fleet, version: str, source: Source | None, current: bool) -> Tenant | None:
+def _standing(
+    fleet: Fleet, version: str, source: Source | None, current: bool, newer: float = 0.0, since: str = ""
+) -> Tenant | None:
     """Return the newest blueprint of a version that will do; raise LxdUnavailable where a silent server may have it."""
     seen = fleet.look(Role.BLUEPRINT)
     named = [one.version for one in seen.tenants]
@@ -152,7 +176,9 @@ def _standing(fleet: Fleet, version: str, source: Source | None, current: bool) 
         one
         for one in seen.tenants
         if one.version == wanted
-        and (not current or one.recipe == recipe_digest())
+        and (not current or one.recipe == recipe_digest(suite_named(one.suite)))
+        and one.base >= newer
+        and suite_named(one.suite) in suites_since(since)
         and (source is None or one.archive == source.sha256)
     ]
     if not fits:

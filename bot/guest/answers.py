@@ -280,10 +280,15 @@ SHAPES: dict[str, type[Told]] = {
     "upgrade": upgrades.Upgraded,
     "assets": upgrades.Assets,
     "evidence": upgrades.Evidence,
+    "send_own": upgrades.Sent,
+    "taking": upgrades.Taking,
+    "take_own": upgrades.Took,
+    "adopt": upgrades.Adopted,
+    "base": upgrades.BaseTold,
     "withdrawals": consent.Withdrawals,
     "withdraw": consent.Withdrawn,
 }
-"""By verb; `let go` is the second answer of `hold`."""
+"""By verb; `let go` is the second answer of `hold`, and `taking` the first of `take_own`."""
 _OUTCOME = msgspec.json.Decoder(Outcome)
 _DECODERS = {verb: msgspec.json.Decoder(shape) for verb, shape in SHAPES.items()}
 """Made before there are threads: msgspec learns a type at its first use, and two threads that have it learn the same

@@ -97,14 +97,14 @@ class Mautic:
         Raises LxdError with the tool's sentence when it fails, TenantAnswerError where its answer is no answer, or is
         not there in so many seconds. Nothing of request and answer is in argv, or stands anywhere on a disk.
         """
-        with self._asked(instance, verb, request, timeout, limit) as talk:
+        with self.asked(instance, verb, request, timeout, limit) as talk:
             return decode(instance, verb, talk.line())
 
     @contextmanager
-    def _asked(
+    def asked(
         self, instance: str, verb: str, request: Mapping[str, Any], timeout: float, limit: int = LIMIT
     ) -> Iterator[Talk]:
-        """Have the tool at work on a request."""
+        """Have the tool at work on a request, to be spoken with."""
         command = ["/usr/bin/python3", "-c", _START, verb]
         with self.lxd.talk(instance, command, timeout=timeout, limit=limit) as talk:
             length = f"\n{len(self._tool)}\n"
@@ -187,7 +187,7 @@ class Mautic:
         """
         with ExitStack() as stack:
             try:
-                talk = stack.enter_context(self._asked(instance, "hold", {}, 60 + _LET_GO))
+                talk = stack.enter_context(self.asked(instance, "hold", {}, 60 + _LET_GO))
                 answer = decode(instance, "hold", talk.line())
                 hold = Hold(answer["held"], answer["why"])
             except (LxdUnavailable, NotFound):

@@ -7,10 +7,10 @@ So a copy or a snapshot of the instance has its state too, and a test can make a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from bot.guest import simulated_consent, simulated_pages, simulated_upgrade
+from bot.guest import simulated_consent, simulated_own, simulated_pages, simulated_upgrade
 from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.simulated_state import change, read
@@ -56,7 +56,7 @@ def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
     return dict.fromkeys((MUTE, SEAL), b"copy\n") if closed and closes_itself(config) else {}
 
 
-def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
+def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Generator[bytes, bytes, None]:
     """Play `python3 -c … VERB` on what was sent to it; yields its lines. Other commands say nothing."""
     if len(command) != 4 or command[0] != "/usr/bin/python3":
         return
@@ -73,6 +73,8 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
             lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
         if verb in tenant.state.refuses:
             answer = {"ok": False, "error": f"it does not {verb}"}
+        elif verb in simulated_own.SPEAKS:
+            answer = {"ok": True, **(yield from simulated_own.SPEAKS[verb](tenant, request))}
         elif verb in _VERBS:
             answer = {"ok": True, **_VERBS[verb](tenant, request)}
             _Tenant(lxd, name, now).work()
@@ -291,6 +293,12 @@ class _Tenant:
         """The version that serves."""
         return self.state.version or stamp(self.lxd.instance(self.name).config, "version")
 
+    def base(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "since": int(stamp(self.lxd.instance(self.name).config, "base") or 0),
+            "packages": self.state.packages,
+        }
+
     def version(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"version": self.serving()}
 
@@ -377,6 +385,8 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "used": _Tenant.used,
     "sync": _Tenant.sync,
     "version": _Tenant.version,
+    "base": _Tenant.base,
+    "adopt": simulated_own.adopt,
     **simulated_upgrade.VERBS,
     **simulated_consent.VERBS,
 }

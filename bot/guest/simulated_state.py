@@ -12,6 +12,10 @@ STATE = "/run/mautic-ops-simulated.json"
 """In memory there, so that it takes none of the tenant's disk and can be written on a full one."""
 
 
+RELEASE = "/run/mautic-ops-simulated-release"
+"""Which release the blueprint of a container was made of."""
+
+
 class State(msgspec.Struct):
     """What can be otherwise than well.
 
@@ -29,6 +33,8 @@ class State(msgspec.Struct):
 
     Of consent: `people` are the addresses of contacts by their id, `opted_out` are (contact, channel, reason, epoch
     seconds), `erased` (contact, epoch seconds); `addressed` are the addresses that mails in the queue are for.
+
+    `packages` are those of Debian, with their versions.
     """
 
     stopped: list[str] = []
@@ -58,6 +64,7 @@ class State(msgspec.Struct):
     opted_out: list[tuple[int, str, int, float]] = []
     erased: list[tuple[int, float]] = []
     addressed: list[str] = []
+    packages: dict[str, str] = {}
 
 
 _STATE = msgspec.json.Decoder(State)

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 from bot.guest.blueprint.mautic_ctl.stage import ARCHIVE, LEAVE, METADATA, check_runs_here, numbers
 from bot.guest.blueprint.mautic_ctl.system import CtlError, in_words
+from bot.guest.blueprint.recipe import suite_named
 from bot.guest.simulated_state import State, change
 from bot.lxd.protocol import Lxd, NotFound
+from bot.model.labels import stamp
 
-PHP, MARIADB = "8.2.29", "10.11.14-MariaDB"
 PACKED = "/root/cache.tar.gz"
 MIGRATIONS = {(5, 2, 12): "20250610000000", (6, 0, 0): "20250801000000", (6, 0, 1): "20250915000000"}
 """By the version that brings each."""
@@ -57,6 +58,12 @@ class Tenant(Protocol):
         """What it has of its disk."""
 
 
+def versions(tenant: Tenant) -> tuple[str, str]:
+    """Return the versions of the PHP and the MariaDB that a tenant runs on."""
+    suite = suite_named(stamp(tenant.lxd.instance(tenant.name).config, "suite"))
+    return f"{suite.php}.29", f"{suite.mariadb}.14-MariaDB"
+
+
 def must_not_break(tenant: Tenant, step: str) -> None:
     """Fail where a test says so."""
     if step in tenant.state.breaks:
@@ -88,7 +95,7 @@ def stage(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
         if hashlib.sha256(content).hexdigest() != request["sha256"]:
             raise CtlError(f"the archive of {version} came here as another file than was meant (its sha256 differs)")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            check_runs_here(json.loads(archive.read(METADATA)), before, PHP, MARIADB)
+            check_runs_here(json.loads(archive.read(METADATA)), before, *versions(tenant))
             size = sum(info.file_size for info in archive.infolist())
         room = tenant.disk({})["free"] - LEAVE
         if size > room:
@@ -126,12 +133,12 @@ def swap(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
 def warm(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
     _must_be_closed(tenant)
     must_not_break(tenant, "warm")
-    _kept(tenant, cache=_cache_of(tenant, tenant.serving()))
+    _kept(tenant, cache=cache_of(tenant, tenant.serving()))
     return {"seconds": 11.0}
 
 
 def pack_cache(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
-    packed = (tenant.state.cache or _cache_of(tenant, tenant.serving())).encode()
+    packed = (tenant.state.cache or cache_of(tenant, tenant.serving())).encode()
     return {"bytes": len(packed), "tar": base64.b64encode(packed).decode()}
 
 
@@ -139,7 +146,7 @@ def lay_cache(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
     if not tenant.state.staged:
         raise CtlError("nothing is staged that a cache could be laid into")
     told = json.loads(tenant.lxd.pull(tenant.name, PACKED))
-    wanted = json.loads(_cache_of(tenant, tenant.state.staged))
+    wanted = json.loads(cache_of(tenant, tenant.state.staged))
     if other := [name for name, value in wanted.items() if told.get(name) != value]:
         raise CtlError(f"the cache is of another {' and '.join(other)}, and would break every page")
     _kept(tenant, cache=json.dumps(told))
@@ -184,7 +191,7 @@ def assets(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgrade(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
     phases = {"swap": swap(tenant, request)["seconds"], "database": 0.1}
-    carried = tenant.state.cache == _cache_of(tenant, tenant.serving())
+    carried = tenant.state.cache == cache_of(tenant, tenant.serving())
     phases["cache"] = 0.1 if carried else warm(tenant, {})["seconds"]
     migrated = migrate(tenant, request)
     phases["migrate"] = migrated["seconds"]
@@ -204,11 +211,12 @@ def upgrade(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
 def evidence(tenant: Tenant, _request: Mapping[str, Any]) -> dict[str, Any]:
     state = tenant.state
     schema = state.schema or tenant.serving()
+    php, mariadb = versions(tenant)
     brought = [f"campaigns column uuid_{name} char(36) null" for name in _of(schema)]
     return {
         "version": tenant.serving(),
-        "php": PHP,
-        "mariadb": MARIADB,
+        "php": php,
+        "mariadb": mariadb,
         "schema": sorted([*SCHEMA, *brought]),
         "whole": True,
         "counts": _counts(tenant),
@@ -224,7 +232,8 @@ def _counts(tenant: Tenant) -> dict[str, int]:
     return {"leads": tenant.state.contacts, "form_submissions": len(tenant.state.writes)}
 
 
-def _cache_of(tenant: Tenant, version: str) -> str:
+def cache_of(tenant: Tenant, version: str) -> str:
+    """Return what a compiled cache is of."""
     return json.dumps({"version": version, "set of plugins": sorted(tenant.state.plugins)})
 
 

@@ -17,7 +17,7 @@ LONG = 60_000
 ENTRIES = 50
 """Services, queues, jobs, checks and kinds of each of which there are a handful."""
 TABLES = 2000
-"""Tables whose rows are counted; a form of a client's has one of its own."""
+"""Tables whose rows are counted; a form of a client's has one of its own. Packages of Debian, too."""
 LINES = 8000
 """Lines of a list: what a database is made of."""
 
@@ -35,7 +35,7 @@ class Told(Struct):
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            entries = TABLES if name == "counts" else ENTRIES
+            entries = TABLES if name in ("counts", "packages") else ENTRIES
             setattr(self, name, _tamed(getattr(self, name), LONG if name in ("text", "output") else TEXT, entries))
 
 

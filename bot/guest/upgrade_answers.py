@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from bot.guest.told import Code, Figure, Seconds, Told
+from bot.guest.told import Code, Figure, Moment, Seconds, Told
 
 CACHE = 64 << 20
 """Bytes of the answer that holds a packed cache."""
@@ -126,3 +126,40 @@ class Evidence(Told):
     plugins: dict[str, Plugin]
     own: Own
     errors: dict[str, Figure]
+
+
+class Sent(Told):
+    """What of its own a tenant has sent."""
+
+    files: Figure
+    bytes: Figure
+    seconds: Seconds
+
+
+class Taking(Told):
+    """The word of the last time that all was taken, "" for none."""
+
+    known: str
+
+
+class Took(Told):
+    """What of a tenant's own was taken."""
+
+    files: Figure
+    bytes: Figure
+
+
+class Adopted(Told):
+    """Of which version a clone of a blueprint became a tenant, on which MariaDB, and whether its cache holds."""
+
+    version: str
+    mariadb: str
+    cached: bool
+    seconds: Seconds
+
+
+class BaseTold(Told):
+    """Which packages of Debian are installed, and since when none was any more."""
+
+    since: Moment
+    packages: dict[str, str]

@@ -105,8 +105,11 @@ class Talk(Protocol):
     def send(self, content: bytes) -> None:
         """Write to its standard input."""
 
-    def line(self) -> bytes:
-        """Return the next line that it writes, without its end, or raise TenantAnswerError."""
+    def line(self, most: int = 0) -> bytes:
+        """Return the next line that it writes, without its end, or raise TenantAnswerError.
+
+        `most`: bytes of it that are read before it counts as none; 0: as many as are read of all lines together.
+        """
 
 
 class Lxd(Protocol):

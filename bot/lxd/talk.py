@@ -93,11 +93,13 @@ class Conversation:
         except (websocket.WebSocketException, OSError):
             raise self._ended() from None
 
-    def line(self) -> bytes:
+    def line(self, most: int = 0) -> bytes:
         """See `Talk.line`."""
         searched = 0
         while (found := self._heard.find(b"\n", searched)) < 0:
             searched = len(self._heard)
+            if most and searched > most:
+                raise TenantAnswerError(f"`{self._name}` says more in one line than the {most} bytes that are read.")
             self._heard += self._piece()
         line = bytes(self._heard[:found])
         del self._heard[: found + 1]

@@ -60,6 +60,8 @@ class Evidence:
     visitors see; `uncounted`: tables that take too long to count. `disk`: bytes that the upgrade takes until the old
     tree goes; `memory`: the most that it took, 0 where that is not known.
     `worse`: what of it got worse, but for what only takes longer.
+    `blueprint`: what the copy was put on, "" where it stayed in the container that it had; `base`: when that one's
+    packages of Debian were installed; `php`, `mariadb`: before and after.
     `drift`: what voids it when it changes. `at`: epoch seconds.
     """
 
@@ -88,6 +90,15 @@ class Evidence:
     uncounted: tuple[str, ...] = ()
     disk: int = 0
     memory: int = 0
+    blueprint: str = ""
+    base: int = 0
+    php: tuple[str, str] = ("", "")
+    mariadb: tuple[str, str] = ("", "")
+
+    @property
+    def patches(self) -> bool:
+        """Whether Mautic stays as it is, and only what it runs on is newer."""
+        return self.before == self.version
 
     @property
     def away(self) -> float:

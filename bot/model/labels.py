@@ -72,17 +72,41 @@ LABELS: Mapping[str, Label] = {
         ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
     ),
     "archived": Label("moment", "since when it is archived", ("commands.delete", "commands.unarchive")),
+    "base": Label(
+        "moment",
+        "when the Debian packages were installed that it was made of",
+        ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
+    ),
+    "brought": Label(
+        "text",
+        "the operation that brought all of a tenant's own to it, with `upgraded` after it once that is done",
+        ("bot.engine.on_new_base",),
+    ),
     "by": Label("text", "who had a snapshot taken", ("bot.engine.snapshots",)),
     "copied": Label(
         "flag",
         "the copy is complete: an interrupted one is without it",
-        ("bot.engine.copies", "bot.engine.cutover", "bot.engine.rehearsal", "commands.upgrade"),
+        (
+            "bot.engine.copies",
+            "bot.engine.cutover",
+            "bot.engine.rehearsal",
+            "commands.upgrade",
+            "bot.engine.base_rehearsal",
+            "bot.engine.on_new_base",
+        ),
     ),
     "created": Label(
         "moment", "when it was made", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
     ),
     "cutover": Label("text", "the command of the cutover that made it", ("bot.engine.cutover",)),
-    "domain": Label("text", "the domain that clients come to", ("commands.new",)),
+    "domain": Label(
+        "text",
+        "the domain that clients come to",
+        (
+            "commands.new",
+            "bot.engine.base_rehearsal",
+        ),
+    ),
     "double": Label(
         "flag", "its Mautic is a double", ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated", "commands.new")
     ),
@@ -106,16 +130,37 @@ LABELS: Mapping[str, Label] = {
     "on-demand": Label(
         "flag",
         "a blueprint that an operation needed: new tenants get its version only where they are told to",
-        ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
+        (
+            "bot.guest.blueprint.build",
+            "bot.guest.blueprint.simulated",
+            "bot.engine.base_rehearsal",
+            "bot.engine.on_new_base",
+        ),
     ),
     "operation": Label(
         "operation",
         "which made it, or changed its role last",
-        ("bot.engine.cutover", "bot.engine.rehearsal", "commands.delete", "commands.new", "commands.unarchive"),
+        (
+            "bot.engine.cutover",
+            "bot.engine.rehearsal",
+            "commands.delete",
+            "commands.new",
+            "commands.unarchive",
+            "bot.engine.base_rehearsal",
+            "bot.engine.blueprints",
+        ),
     ),
     "outbound": Label("text", "`off`: it sends no mail", ("bot.engine.outbound",)),
     "pieces": Label("number", "how many files of ballast there are", ("bot.fleet.ballast",)),
-    "plan": Label("text", "the name of its size", ("commands.new", "commands.resize")),
+    "plan": Label(
+        "text",
+        "the name of its size",
+        (
+            "commands.new",
+            "commands.resize",
+            "bot.engine.base_rehearsal",
+        ),
+    ),
     "reason": Label(
         "text", "why it was retired, for releases before `replaced-by`", ("bot.engine.cutover", "commands.rollback")
     ),
@@ -141,6 +186,8 @@ LABELS: Mapping[str, Label] = {
             "commands.delete",
             "commands.new",
             "commands.unarchive",
+            "bot.engine.base_rehearsal",
+            "bot.engine.blueprints",
         ),
     ),
     "sizes-due": Label("flag", "its database does not have the sizes of its plan yet", ("commands.resize",)),
@@ -161,13 +208,27 @@ LABELS: Mapping[str, Label] = {
             "commands.resume",
             "commands.start",
             "commands.suspend",
+            "bot.engine.base_rehearsal",
+            "bot.engine.on_new_base",
         ),
     ),
     "stopped-by": Label("operation", "which stopped it", ("commands.stop",)),
     "suspended-by": Label("operation", "which suspended it", ("commands.suspend",)),
+    "suite": Label(
+        "text",
+        "the release of Debian that it was made of; none: `bookworm`",
+        ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
+    ),
     "tags": Label("text", "words that people choose it by, with spaces between", ("commands.tag",)),
     "taken": Label("moment", "when a snapshot was taken, by the bot's clock", ("bot.engine.snapshots",)),
-    "tenant": Label("text", "the name of the tenant that it is a container of", ("commands.new",)),
+    "tenant": Label(
+        "text",
+        "the name of the tenant that it is a container of",
+        (
+            "commands.new",
+            "bot.engine.base_rehearsal",
+        ),
+    ),
     "version": Label(
         "text",
         "of its Mautic",
@@ -177,6 +238,8 @@ LABELS: Mapping[str, Label] = {
             "commands.new",
             "commands.rollback",
             "commands.upgrade",
+            "bot.engine.base_rehearsal",
+            "bot.engine.on_new_base",
         ),
     ),
     "was-called": Label("text", "the instance's name before it was archived", ("commands.delete",)),

@@ -71,22 +71,25 @@ class Release:
 
     def runs_on(self, base: Base) -> bool:
         """Whether it runs on what a recipe has."""
-        return not self.trouble(base)
+        return self._has_php(base) and self._has_mariadb(base)
 
-    def trouble(self, base: Base) -> str:
-        """Return why it does not run on what a recipe has, in a sentence; "" where it does."""
+    def trouble(self, *bases: Base) -> str:
+        """Return why it runs on none of what recipes have, in a sentence; "" where it does on one."""
+        if any(self.runs_on(base) for base in bases):
+            return ""
+        with_php = [base for base in bases if self._has_php(base)]
+        if not with_php:
+            there = _there([base.php for base in bases])
+            return f"Mautic {self.version} runs on PHP {self.php[0]} to {self.php[1]}; {there}."
+        there = _there([base.mariadb for base in with_php])
+        return f"Mautic {self.version} needs MariaDB {self.mariadb} or newer; {there}."
+
+    def _has_php(self, base: Base) -> bool:
         first, last = (_numbers(edge)[:2] for edge in self.php)
-        if not first <= base.php <= last:
-            return (
-                f"Mautic {self.version} runs on PHP {self.php[0]} to {self.php[1]}; the blueprint has "
-                f"{_dotted(base.php)}."
-            )
-        if self.mariadb and _numbers(self.mariadb)[:2] > base.mariadb:
-            return (
-                f"Mautic {self.version} needs MariaDB {self.mariadb} or newer; the blueprint has "
-                f"{_dotted(base.mariadb)}."
-            )
-        return ""
+        return first <= base.php <= last
+
+    def _has_mariadb(self, base: Base) -> bool:
+        return not self.mariadb or _numbers(self.mariadb)[:2] <= base.mariadb
 
     def takes(self, version: str) -> bool:
         """Whether a tenant of a version can be upgraded to it in one step, by its own metadata."""
@@ -156,12 +159,12 @@ def find(releases: Iterable[Release], version: str) -> Release | None:
     return next(iter(same or [one for one in known if wanted and number(one.version) == wanted]), None)
 
 
-def path(current: str, wanted: str, releases: Sequence[Release], base: Base) -> Path:
+def path(current: str, wanted: str, releases: Sequence[Release], *bases: Base) -> Path:
     """Return the fewest steps that lead a tenant of a version to another, or why none do.
 
     Args:
         releases: what is known; each step is one of them.
-        base: what the recipe has; a release that does not run on it is no step.
+        bases: what the recipes have; a release that runs on none of them is no step.
     """
     target, here = find(releases, wanted), number(current)
     if target is None:
@@ -181,9 +184,9 @@ def path(current: str, wanted: str, releases: Sequence[Release], base: Base) -> 
             why=Why.OTHER,
             words=f"Mautic {current} can't become {target.version}: one of them is a demo stand-in, not the real one.",
         )
-    if trouble := target.trouble(base):
+    if trouble := target.trouble(*bases):
         return Path(why=Why.BASE, words=trouble)
-    steps = _steps(current, target, [one for one in releases if one.runs_on(base)])
+    steps = _steps(current, target, [one for one in releases if not one.trouble(*bases)])
     if steps:
         return Path(steps)
     return Path(
@@ -225,6 +228,11 @@ def _checked(version: object) -> str:
 
 def _numbers(version: str) -> Numbers:
     return tuple(int(part) for part in version.split("."))
+
+
+def _there(versions: Sequence[Numbers]) -> str:
+    found = " or ".join(map(_dotted, versions))
+    return f"the blueprint has {found}" if len(versions) == 1 else f"blueprints have {found}"
 
 
 def _dotted(version: Numbers) -> str:

@@ -148,8 +148,9 @@ class Tenant:
     after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
     its own disk, as LXD limits it. `address`: what it was given on the bridge. `tags`: words that people choose it by.
     `cutover`: the command that made it to take the place of another, or "". `furniture`: the version of what the bot
-    put into it. `slot`: when its heavy jobs begin, as `bot.model.slots.slot_of`; None: with everybody's. Of a
-    blueprint: `recipe` and `archive`, the sha256 of what it was made by and of; `on_demand`: an operation needed it.
+    put into it. `slot`: when its heavy jobs begin, as `bot.model.slots.slot_of`; None: with everybody's. `recipe` and
+    `archive`: the sha256 of what its blueprint was made by and of; `suite`: the release of Debian; `base`: when its
+    packages were installed, 0: not known. Of a blueprint `on_demand`: an operation needed it.
     """
 
     name: str
@@ -186,6 +187,8 @@ class Tenant:
     recipe: str = ""
     archive: str = ""
     on_demand: bool = False
+    suite: str = ""
+    base: int = 0
 
     @property
     def reason(self) -> str:

@@ -6,11 +6,12 @@ A little longer than others: each part of the digest is one query, and they are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from bot.engine.context import Context
 from bot.engine.placement import Carries, carries
+from bot.fleet.bases import Stand, stands
 from bot.fleet.health import last_known
 from bot.fleet.inventory import Surveyed
 from bot.guest.blueprint.furniture import is_behind
@@ -120,7 +121,8 @@ class Digest:
     first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
     `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
     command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
-    `frozen` are the freezes; `behind` the tenants in which the bot's files are out of date.
+    `frozen` are the freezes; `behind` the tenants in which the bot's files are out of date; `bases` is what each runs
+    on.
     """
 
     at: float
@@ -145,6 +147,19 @@ class Digest:
     outbound_off: tuple[str, ...] = ()
     frozen: tuple[Freeze, ...] = ()
     behind: tuple[str, ...] = ()
+    bases: Mapping[str, Stand] = field(default_factory=dict)
+
+    @property
+    def unpatched(self) -> list[tuple[str, int]]:
+        """The tenants that lack security updates of Debian, and how many, the most first."""
+        lacking = [(name, len(one.lacks)) for name, one in self.bases.items() if one.lacks]
+        return sorted(lacking, key=lambda one: (-one[1], one[0]))
+
+    @property
+    def oldest(self) -> tuple[str, int] | None:
+        """The tenant with the oldest Debian packages, and when they were installed."""
+        known = [(name, one.at) for name, one in self.bases.items() if one.at]
+        return min(known, key=lambda one: (one[1], one[0]), default=None)
 
     @property
     def words(self) -> list[tuple[str, int]]:
@@ -264,6 +279,7 @@ def gather(context: Context, since: float) -> Digest:
         one for one in incidents if not one.closed and not any(one.subject in told[part] for part in one.row.digest)
     ]
     last = audit.recent(database, limit=1)
+    found_bases = stands(settings, [one.tenant for one in survey.tenants])
     return Digest(
         at=now,
         since=since,
@@ -286,6 +302,7 @@ def gather(context: Context, since: float) -> Digest:
         outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
         frozen=tuple(Freezes(context.operations).all()),
         behind=tuple(one.tenant.name for one in survey.tenants if is_behind(one.tenant)),
+        bases={one.tenant.name: found_bases[one.tenant.instance] for one in survey.tenants},
         head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
     )
 

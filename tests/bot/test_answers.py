@@ -157,6 +157,7 @@ ASKED = (
 def test_each_answer_of_a_tenant_that_is_well_is_believed(honest: dict[str, Any]) -> None:
     assert honest.keys() >= SHAPES.keys() - {
         "install", "seal", "quiesce", "unquiesce", "counts", "restart", "lay_cache",
+        "send_own", "taking", "take_own", "adopt",
     }  # fmt: skip
     for verb, answer in honest.items():
         told = decode("client-x", verb, text_of(answer))
@@ -457,8 +458,8 @@ def test_no_tenant_is_asked_but_at_this_door() -> None:
         if asks.search(path.read_text())
     }
     # The edge and the blueprint are the bot's own; a simulated tenant keeps its state in its files.
-    simulated = {f"bot/guest/simulated{part}.py" for part in ("", "_state", "_upgrade")}
-    assert found == {"bot/guest/blueprint/build.py", "bot/edge/edge.py", *simulated}
+    simulated = {f"bot/guest/simulated{part}.py" for part in ("", "_own", "_state", "_upgrade")}
+    assert found == {"bot/guest/blueprint/build.py", "bot/fleet/bases.py", "bot/edge/edge.py", *simulated}
 
 
 def test_a_tenant_with_much_to_say_is_shown_within_what_slack_takes(fleet: Fleet, honest: dict[str, Any]) -> None:

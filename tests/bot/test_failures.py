@@ -45,7 +45,7 @@ READS = ("instance", "instances", "members", "pool", "pull", "snapshots", "state
 HOLDS = ("push", "execute", "instance", "pull", "remove")
 """What holding writes for a snapshot asks of LXD, and looking at a page inside: the one is done without, and says so;
 the other is asked again."""
-COUNTS_OR_HOLDS = ("snapshot", "restore", "migrate", "stop", "delete", "rehearse", "upgrade", "rollback")
+COUNTS_OR_HOLDS = ("snapshot", "restore", "migrate", "stop", "delete", "rehearse", "upgrade", "patch", "rollback")
 """Operations that look inside for what they can do without: `stop` and `delete` count the mail that waits, an upgrade
 makes the cache anew that a rehearsal left, and a rollback leaves mail off where nobody tells who opted out."""
 TOOL = ("push", "execute", "pull", "remove")
@@ -56,11 +56,24 @@ CONTAINED = {
     "suspend": TOOL,
     "restore": (*TOOL, "stop"),
     "migrate": ("stop",),
+    "patch": ("stop",),
     "upgrade": ("stop",),
     "rollback": ("stop",),
 }
 """Calls that may fail without an end of the operation: where a tenant does not agree it is done from outside."""
-LONG = ("new", "delete", "unarchive", "suspend", "resume", "restore", "migrate", "rehearse", "upgrade", "rollback")
+LONG = (
+    "new",
+    "delete",
+    "unarchive",
+    "suspend",
+    "resume",
+    "restore",
+    "migrate",
+    "patch",
+    "rehearse",
+    "upgrade",
+    "rollback",
+)
 """Operations of several steps that have something to take back."""
 
 

@@ -225,10 +225,11 @@ def built(settings: Settings, monkeypatch: pytest.MonkeyPatch, version: str = ""
 
 
 def with_releases(folder: Path, *versions: str) -> Settings:
-    """Settings that name these releases; 8 wants another PHP."""
+    """Settings that name these releases; 8 wants another PHP, 9 one that nothing has."""
     found = {}
     for version in versions:
-        php = {"minimum_php_version": "8.4.0", "maximum_php_version": "8.5.99"} if version[0] == "8" else {}
+        wanted = {"8": ("8.4.0", "8.5.99"), "9": ("8.6.0", "8.7.99")}.get(version[0])
+        php = {"minimum_php_version": wanted[0], "maximum_php_version": wanted[1]} if wanted else {}
         file = zipped(folder / f"{version}.zip", released(version=version, **php))
         found[version] = ReleaseSettings(str(file), hashlib.sha256(file.read_bytes()).hexdigest())
     return replace(settings_in(folder / "state"), releases=found)
@@ -238,15 +239,15 @@ def test_a_blueprint_is_of_the_archive_of_before_or_of_the_newest_release_that_r
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert built(settings_in(tmp_path / "state"), monkeypatch)[0] == "5.2.12+double"
-    settings = with_releases(tmp_path, "5.2.12", "6.0.10", "8.0.0")
+    settings = with_releases(tmp_path, "5.2.12", "6.0.10", "8.0.0", "9.0.0")
     version, told = built(settings, monkeypatch)
-    assert version == "6.0.10"
-    assert told == ["Mautic 8.0.0 runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2."]
+    assert version == "8.0.0", "on a newer Debian"
+    assert told == ["Mautic 9.0.0 runs on PHP 8.6.0 to 8.7.99; blueprints have 8.2 or 8.4."]
     assert built(settings, monkeypatch, "5.2.12")[0] == "5.2.12"
     of_before = settings.releases["5.2.12"]
     blueprint = replace(settings.blueprint, archive=of_before.archive, sha256=of_before.sha256)
     assert built(replace(settings, blueprint=blueprint), monkeypatch)[0] == "5.2.12"
     with pytest.raises(ArchiveError, match="no archive at"):
         built(replace(settings, blueprint=replace(blueprint, archive="/nowhere.zip")), monkeypatch)
-    with pytest.raises(local_stack.CannotBringUp, match=r"no \[releases.\"9\"\] in the settings; known: 8.0.0, 6.0.10"):
-        built(settings, monkeypatch, "9")
+    with pytest.raises(local_stack.CannotBringUp, match=r"no \[releases.\"10\"\] in the settings; known: 9.0.0, 8.0.0"):
+        built(settings, monkeypatch, "10")

@@ -63,6 +63,14 @@ def test_an_answer_between_signs_of_life_is_heard(stream: tuple[websocket.WebSoc
     assert talk.line() == b"xend"
 
 
+def test_a_line_without_an_end_is_not_read_for_ever(stream: tuple[websocket.WebSocket, socket.socket]) -> None:
+    made, there = stream
+    there.sendall(PIECE * 9 + LINE)
+    talk = Conversation({"0": made, "1": made}, "client-x", _in_seconds(20), 20, 1000, _ended)
+    with pytest.raises(TenantAnswerError, match="more in one line than the 5 bytes"):
+        talk.line(5)
+
+
 def _in_seconds(seconds: float) -> float:
     return time.monotonic() + seconds
 

@@ -257,12 +257,12 @@ def test_what_cannot_be_built_is_refused(archives: Archives, version: str, chang
 
 def test_one_that_runs_on_another_php_is_refused(tmp_path: Path, archives: Archives) -> None:
     settings = archives.settings("8.0.0")
-    file = zipped(tmp_path / "8.zip", released(version="8.0.0", minimum_php_version="8.4.0", maximum_php_version="8.5"))
+    file = zipped(tmp_path / "8.zip", released(version="8.0.0", minimum_php_version="8.6.0", maximum_php_version="8.7"))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     settings = replace(settings, releases={"8.0.0": ReleaseSettings(str(file), digest)})
     assert releases.keep(settings) == [], "what it says is known all the same"
-    assert releases.releases(settings)[0].php_range == "8.4-8.5"
-    with pytest.raises(Refused, match=r"Mautic 8\.0\.0 runs on PHP 8\.4\.0 to 8\.5; the blueprint has 8\.2"):
+    assert releases.releases(settings)[0].php_range == "8.6-8.7"
+    with pytest.raises(Refused, match=r"Mautic 8\.0\.0 runs on PHP 8\.6\.0 to 8\.7; blueprints have 8\.2 or 8\.4"):
         releases.ensure_blueprint(fleet_of(), settings, "8.0.0", nothing)
 
 

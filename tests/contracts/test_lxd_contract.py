@@ -484,6 +484,12 @@ class TestTalks:
             with pytest.raises(TenantAnswerError, match=f"`{running}` answers more than"):
                 talk.line()
 
+    def test_no_longer_line_is_read_than_was_asked_for(self, lxd: Lxd, running: str) -> None:
+        with lxd.talk(running, ["sh", "-c", "head -c 9000000 /dev/zero; echo"], limit=1 << 30) as talk:
+            talk.send(b"\n")
+            with pytest.raises(TenantAnswerError, match=f"`{running}` says more in one line"):
+                talk.line(100_000)
+
     @pytest.mark.parametrize("command", [["sh", "-c", "printf half; exit 7"], ["true"], ["/no/such/command"]])
     def test_what_ends_without_a_line_has_left_no_answer(self, lxd: Lxd, running: str, command: list[str]) -> None:
         with lxd.talk(running, command, limit=1000) as talk:

@@ -24,6 +24,7 @@ from bot.engine.placement import Carries
 from bot.engine.registry import Registry
 from bot.engine.snapshots import Taken
 from bot.fleet.advisories import told as told_of
+from bot.fleet.bases import Stand
 from bot.fleet.capacity import Room
 from bot.guest.mautic import Disk
 from bot.guest.simulated import UNCOUNTED
@@ -308,6 +309,7 @@ def status(**state: object) -> Message:
         "condition": Condition("healthy"),
         "frozen": None,
         "behind": False,
+        "base": Stand("bookworm", int(NOW) - 86_400, (), int(NOW)),
         "holes": "",
         "lines": LINES,
         "url": "https://client-x.mautic.localhost",
@@ -473,6 +475,10 @@ RELEASES = [
         over=True,
     ),
 ]
+BASES = {
+    "client-x": Stand("bookworm", int(NOW) - 86_400 * 90, ("curl", "openssl"), int(NOW)),
+    "client-y": Stand("bookworm", int(NOW) - 86_400, (), int(NOW)),
+}
 PAGE = Page("login", "/s/login", 200, 0.12)
 WORSE = (
     Worse("status", "login", "/s/login", PAGE, replace(PAGE, status=500)),
@@ -499,6 +505,15 @@ FOUND = Evidence(
     kept=3,
     pages=(Seen("login", "/s/login", 200, 200, 0.1, 0.1), Seen("form", "/form/1", 200, 200, 0.1, 0.1)),
     took=40.0,
+)
+FOUND_PATCH = replace(
+    FOUND,
+    version="5.2.12",
+    migrations=(),
+    blueprint="blueprint--5-2-12",
+    base=int(NOW) - 3600,
+    php=("8.2.28", "8.2.29"),
+    mariadb=("10.11.11-MariaDB", "10.11.14-MariaDB"),
 )
 FOUND_WORSE = replace(
     FOUND,
@@ -586,6 +601,10 @@ MESSAGES: dict[str, Message] = {
     "commands-rollback": ended("rollback", to="5.2.12", days=7),
     "commands-upgrade": ended("upgrade", {"version": "6.0.10"}, days=7),
     "commands-upgrade_rehearsing": words("upgrade_rehearsing", tenant="client-x", version="6.0.10"),
+    "commands-patch": ended("patch", days=7),
+    "commands-patch_rehearsing": words("patch_rehearsing", names=["client-x"]),
+    "commands-patch_rehearsing-many": words("patch_rehearsing", names=["client-x", "client-y"]),
+    "commands-rehearse-base": ended("rehearse", {"base": True}),
     "commands-rehearse": ended("rehearse", {"version": "6.0.10"}),
     "commands-rollout": rollout_ended(),
     "commands-rollout-not-all": rollout_ended(
@@ -611,6 +630,7 @@ MESSAGES: dict[str, Message] = {
     "commands-rollout_rehearsing": words("rollout_rehearsing", number=12, version="6.0.10"),
     "commands-rollout_rehearsing-one": words("rollout_rehearsing", number=1, version="6.0.10"),
     "evidence": RENDERER.message("evidence.j2", found=FOUND),
+    "evidence-patch": RENDERER.message("evidence.j2", found=FOUND_PATCH),
     "evidence-worse": RENDERER.message("evidence.j2", found=FOUND_WORSE),
     "evidence-failed": RENDERER.message(
         "evidence.j2", found=replace(FOUND, failed="The migrations failed: SQLSTATE[42S21] <!here>", step="upgrade")
@@ -678,6 +698,8 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-status": status(),
     "commands-status-behind": status(behind=True),
+    "commands-status-unpatched": status(base=Stand("bookworm", int(NOW) - 86_400 * 90, ("curl", "openssl"), int(NOW))),
+    "commands-status-base-unknown": status(base=Stand("bookworm", 0, None)),
     "commands-status-holes": status(holes=told_of(HOLES, "5.2.9")),
     "commands-status-page-closed": status(probe=Probe(502, False), condition=Condition("offline", "site unreachable")),
     "commands-status-silent": status(
@@ -820,6 +842,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "digest-well": digested(WELL),
     "digest-behind": digested(replace(WELL, behind=("client-x", "client-y"))),
+    "digest-unpatched": digested(replace(WELL, bases=BASES)),
     "digest-one-behind": digested(replace(WELL, behind=("client-x",))),
     "digest": digested(SICK),
     "digest-late": digested(replace(WELL, at=NOW + 9000), late=True, missing="Drawing took more than 30 s."),

@@ -30,6 +30,7 @@ from bot.engine.runner import Runner
 from bot.fleet import releases
 from bot.guest import simulated_state as simulated_tenant
 from bot.guest.blueprint.recipe import FURNITURE
+from bot.guest.blueprint.simulated import put_blueprint
 from bot.intake import home
 from bot.intake.invocations import Invocations
 from bot.intake.manifest import manifest
@@ -119,6 +120,12 @@ def settings_in(folder: Path, **environment: str) -> Settings:
 
 ROOM_FOR_MANY = {"MAUTIC_OPS_LXD__SUBNET": "10.70.0.1/21"}
 """Setting of a bridge that has addresses for 2,000 tenants."""
+
+
+def add_newer_base(bench: Bench, version: str = "5.2.12+double") -> str:
+    """Put a blueprint with packages of today on a simulated host; return its name."""
+    at = int(bench.context.now()) - 60
+    return put_blueprint(bench.lxd, version, created=at, on_demand=True, name=f"blueprint--of-{at}")
 
 
 def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
@@ -213,6 +220,12 @@ class Case:
         self.ready(bench)
 
 
+def _rehearse_base(bench: Bench) -> None:
+    """Have a newer base, and the patch to it rehearsed."""
+    add_newer_base(bench)
+    assert bench.done("rehearse client-x --base", OPERATOR).state == "succeeded"
+
+
 def _opt_out(bench: Bench) -> None:
     """Let one of the contacts opt out since the upgrade, and one be deleted."""
     for name in ("client-x", "client-x--3"):
@@ -287,6 +300,15 @@ CASES = {
         CLIENT_X,
         True,
         ("node1", "node2"),
+    ),
+    "patch": Case(
+        "patch client-x",
+        OPERATOR,
+        ("new client-x",),
+        CLIENT_X | {"client-x--3"},
+        CLIENT_X,
+        True,
+        ready=_rehearse_base,
     ),
     "rehearse": Case("rehearse client-x", OPERATOR, ("new client-x",), CLIENT_X, CLIENT_X, True, releases=("6.0.10",)),
     "upgrade": Case(

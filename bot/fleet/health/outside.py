@@ -24,7 +24,7 @@ NEW_ERRORS = 5
 
 @finds("upgraded")
 def upgraded(look: Look, _: HealthSettings) -> Found | None:
-    """Find that a tenant is worse since its upgrade than on the day before."""
+    """Find that a tenant is worse since its upgrade, or patch, than on the day before."""
     before = look.before
     if before is None or look.page is None or not look.page.login:
         return None

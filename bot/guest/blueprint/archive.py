@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot.guest.blueprint.recipe import MARIADB, PHP
-from bot.model.releases import Base, NoRelease, Release, release
+from bot.guest.blueprint.recipe import FIRST_SUITE, SUITES, Suite, suite_of
+from bot.model.releases import NoRelease, Release, release
 
-BASE = Base(PHP, MARIADB)
-"""What the recipe gives a Mautic to run on."""
+BASES = tuple(suite.base for suite in SUITES)
+"""What the recipes give a Mautic to run on."""
 _METADATA = "app/release_metadata.json"
 _NEEDED = ("index.php", "bin/console", "composer.json", _METADATA)
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
@@ -32,11 +32,12 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True)
 class Archive:
-    """A verified release on this machine. `double`: it is the stand-in that comes with the tests, not Mautic."""
+    """A verified release on this machine, and what its blueprint is made of."""
 
     path: Path
     sha256: str
     version: str
+    suite: Suite = FIRST_SUITE
 
     @property
     def double(self) -> bool:
@@ -50,14 +51,15 @@ class Archive:
 
 
 def open_archive(source: str, sha256: str, cache: Path) -> Archive:
-    """Return the release at a path or http(s) URL when it is what `sha256` says and can run on this image.
+    """Return the release at a path or http(s) URL when it is what `sha256` says and can run on one of our images.
 
     What was fetched stays in `cache`, by its digest. Raises ArchiveError.
     """
     path, found = read_release(source, sha256, cache)
-    if trouble := found.trouble(BASE):
-        raise ArchiveError(trouble)
-    return Archive(path=path, sha256=sha256.strip().lower(), version=found.version)
+    suite = suite_of(found)
+    if suite is None:
+        raise ArchiveError(found.trouble(*BASES))
+    return Archive(path=path, sha256=sha256.strip().lower(), version=found.version, suite=suite)
 
 
 def read_release(source: str, sha256: str, cache: Path) -> tuple[Path, Release]:

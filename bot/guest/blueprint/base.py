@@ -14,13 +14,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from bot.guest.blueprint.recipe import EDGE, STACK, SUITE, SYSTEM
+from bot.guest.blueprint.recipe import EDGE, FIRST_SUITE, SYSTEM, Suite
 from bot.lxd.protocol import Lxd
+from bot.model.debian import packages
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOST_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
+SECURITY_FILE = "usr/lib/mautic-ops/security"
+"""Where an image says which versions the security archive had when it was built: a package and its version a line."""
 MIRROR, SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 
 
@@ -32,15 +36,29 @@ class Busy(Exception):
     """Another holds the lock."""
 
 
-def ensure_base(lxd: Lxd, kind: str, cache: Path, progress: Callable[[str], None]) -> str:
-    """Return the alias of the image `tenant` or `edge` on the server; build or import it where it is missing."""
-    alias = _alias(kind)
+def ensure_base(
+    lxd: Lxd,
+    kind: str,
+    cache: Path,
+    progress: Callable[[str], None],
+    suite: Suite = FIRST_SUITE,
+    newer: float = 0.0,
+) -> str:
+    """Return the alias of the image `tenant` or `edge` on the server; build or import it where it is missing.
+
+    `newer`: one whose packages were installed before this moment (epoch seconds) does not do.
+    """
     # One at a time: another may be about to build it, or to import it by another member of the cluster.
     with alone(cache / "base.lock"):
+        # An image on the server will do whose file is not in the cache any more.
+        if not newer and lxd.image(first := _alias(kind, suite)) is not None and not _files(kind, suite, cache):
+            return first
+        path = _cached(kind, suite, cache, progress, newer)
+        alias = path.name.removesuffix(_ENDS)
         if lxd.image(alias) is None:
-            path = _cached(kind, cache, progress)
             progress(f"importing the {kind} image")
-            lxd.import_image(str(path), alias, {"os": "Debian", "release": SUITE, "description": f"Base of the {kind}"})
+            said = {"os": "Debian", "release": suite.name, "description": f"Base of the {kind}"}
+            lxd.import_image(str(path), alias, said)
     return alias
 
 
@@ -48,7 +66,7 @@ def prepare(cache: Path, progress: Callable[[str], None]) -> None:
     """Have the images in the cache, so that who needs one next only imports it."""
     with alone(cache / "base.lock"):
         for kind in ("tenant", "edge"):
-            _cached(kind, cache, progress)
+            _cached(kind, FIRST_SUITE, cache, progress)
 
 
 @contextmanager
@@ -69,19 +87,28 @@ def alone(lock: Path, *, wait: bool = True, waiting: Callable[[], None] = lambda
         yield
 
 
-def _alias(kind: str) -> str:
-    return f"mautic-ops-{kind}-{_digest()}"
+_ENDS = ".tar.zst"
+SLACK = 3600.0
+"""Seconds within which an image may have been packed after its packages were installed."""
 
 
-def _cached(kind: str, cache: Path, progress: Callable[[str], None]) -> Path:
-    path = cache / f"{_alias(kind)}.tar.zst"
-    if not path.exists():
-        _build(cache, progress)
-    return path
+def _alias(kind: str, suite: Suite) -> str:
+    """The image's name; one that was built later for newer packages has the day after it."""
+    told = repr((suite.name, SYSTEM, suite.stack, EDGE))
+    return f"mautic-ops-{kind}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
-def _digest() -> str:
-    return hashlib.sha256(repr((SUITE, SYSTEM, STACK, EDGE)).encode()).hexdigest()[:12]
+def _files(kind: str, suite: Suite, cache: Path) -> list[Path]:
+    """Return the images of a kind in the cache, oldest first."""
+    return sorted(cache.glob(f"{_alias(kind, suite)}*{_ENDS}"), key=lambda path: path.stat().st_mtime)
+
+
+def _cached(kind: str, suite: Suite, cache: Path, progress: Callable[[str], None], newer: float = 0.0) -> Path:
+    found = _files(kind, suite, cache)
+    if not found or (newer and found[-1].stat().st_mtime < newer + SLACK):
+        _build(suite, cache, progress, f"-{datetime.now(UTC):%Y%m%d%H%M}" if found else "")
+        found = _files(kind, suite, cache)
+    return found[-1]
 
 
 def mirrors(sources: str) -> tuple[str, str]:
@@ -97,8 +124,8 @@ def _host_sources() -> str:
     return "\n".join(path.read_text(errors="replace") for path in files if path.is_file())
 
 
-def _build(cache: Path, progress: Callable[[str], None]) -> None:
-    """Make both image tarballs; nothing half made keeps a tarball's name."""
+def _build(suite: Suite, cache: Path, progress: Callable[[str], None], day: str = "") -> None:
+    """Make both image tarballs; nothing half made keeps a tarball's name. `day` is laid at the end of it."""
     missing = [tool for tool in ("debootstrap", "zstd") if not shutil.which(tool)]
     if missing or os.geteuid() != 0:
         need = f"install {' and '.join(missing)}" if missing else "run this as root"
@@ -118,9 +145,10 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
         )
         progress("installing Debian")
         keyring = [f"--keyring={KEYRING}"] if KEYRING.exists() else []
-        _run(["debootstrap", "--variant=minbase", *keyring, f"--include={','.join(SYSTEM)}", SUITE, str(root), mirror])
+        system = f"--include={','.join(SYSTEM)}"
+        _run(["debootstrap", "--variant=minbase", *keyring, system, suite.name, str(root), mirror])
         (root / "etc/apt/sources.list").write_text(
-            f"deb {mirror} {SUITE} main\ndeb {mirror} {SUITE}-updates main\ndeb {security} {SUITE}-security main\n"
+            f"deb {mirror} {suite} main\ndeb {mirror} {suite}-updates main\ndeb {security} {suite}-security main\n"
         )
         # Packages must not start their services in a chroot.
         policy = root / "usr/sbin/policy-rc.d"
@@ -128,15 +156,17 @@ def _build(cache: Path, progress: Callable[[str], None]) -> None:
         policy.chmod(0o755)
         _chroot(root, "apt-get", "-q", "update")
         _chroot(root, "apt-get", "-qy", "--no-install-recommends", "dist-upgrade")
-        edge.parent.mkdir()
-        _run(["cp", "-a", "--reflink=auto", str(root), str(edge)])
-        progress("installing Caddy")
-        _install(edge, EDGE)
-        _pack(edge.parent, cache / f"{_alias('edge')}.tar.zst")
+        if suite == FIRST_SUITE:
+            edge.parent.mkdir()
+            _run(["cp", "-a", "--reflink=auto", str(root), str(edge)])
+            progress("installing Caddy")
+            _install(edge, EDGE)
+            _pack(edge.parent, cache / f"{_alias('edge', suite)}{day}{_ENDS}")
         progress("installing nginx, PHP and MariaDB")
-        _install(root, STACK)
+        _install(root, suite.stack)
         progress("packing the images")
-        _pack(root.parent, cache / f"{_alias('tenant')}.tar.zst")
+        _note_security(root)
+        _pack(root.parent, cache / f"{_alias('tenant', suite)}{day}{_ENDS}")
     finally:
         _clear(work)
 
@@ -151,6 +181,19 @@ def _clear(work: Path) -> None:
 
 def _install(root: Path, packages: Sequence[str]) -> None:
     _chroot(root, "apt-get", "-qy", "--no-install-recommends", "install", *packages)
+
+
+def _note_security(root: Path) -> None:
+    """Write down which versions Debian's security archive has today of what is installed: see `bot.fleet.bases`."""
+    installed = {name for name, _ in packages((root / "var/lib/dpkg/status").read_text())}
+    lines = [
+        f"{name} {version}\n"
+        for listed in sorted((root / "var/lib/apt/lists").glob("*security*_Packages"))
+        for name, version in packages(listed.read_text())
+        if name in installed
+    ]
+    (root / SECURITY_FILE).parent.mkdir(parents=True, exist_ok=True)
+    (root / SECURITY_FILE).write_text("".join(lines))
 
 
 def _pack(folder: Path, target: Path) -> None:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bot.guest.blueprint.archive import Archive
 from bot.guest.blueprint.base import Busy, alone, ensure_base
 from bot.guest.blueprint.furniture import furnish
-from bot.guest.blueprint.recipe import STACK, Kind, recipe_digest, recipe_tar
+from bot.guest.blueprint.recipe import FIRST_SUITE, Kind, Suite, recipe_digest, recipe_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import ExecResult, Instance, Lxd, LxdError
 from bot.model.labels import Role, role_of, stamp, stamps
@@ -19,6 +20,8 @@ from bot.model.labels import Role, role_of, stamp, stamps
 GOLDEN = "golden"
 """The snapshot that clones are copied from."""
 ROOT = "/var/www/mautic"
+PACKAGES = "/var/lib/dpkg/status"
+"""Changes whenever a package is installed, and not else."""
 _PREFIX, _UNFINISHED = "blueprint--", "--building"
 _HOST = "blueprint.invalid"
 
@@ -67,6 +70,7 @@ def build(
     progress: Callable[[str], None],
     every: int = 60,
     on_demand: bool = False,
+    newer: float = 0.0,
 ) -> Blueprint:
     """Return the blueprint of an archive by today's recipe; build it when it is not there.
 
@@ -79,9 +83,10 @@ def build(
         progress: is told each stage, in a few words.
         every: minutes after which a job of a tenant runs whatever there is to do, 0: never.
         on_demand: an operation needs it; new tenants get another, until it is asked for by a person.
+        newer: one whose Debian packages were installed before this moment (epoch seconds) does not do.
     """
     with alone(cache / "build.lock", waiting=lambda: progress("waiting for another blueprint that is being built")):
-        found = _build(lxd, archive, base, cache, progress, every, on_demand)
+        found = _build(lxd, archive, base, cache, progress, every, on_demand, newer)
         if not on_demand and stamp(lxd.instance(found.instance).config, "on-demand"):
             lxd.update(found.instance, stamps(on_demand=""))
         return found
@@ -112,30 +117,42 @@ def _build(
     progress: Callable[[str], None],
     every: int,
     on_demand: bool,
+    newer: float,
 ) -> Blueprint:
-    recipe = recipe_digest()
+    recipe = recipe_digest(archive.suite)
     name = f"{_PREFIX}{archive.version}-{archive.sha256[:6]}{recipe[:6]}".replace(".", "-").replace("+", "-")
+    if newer:
+        name += f"-{datetime.now(UTC):%y%m%d%H%M}"
     for instance in lxd.instances():
-        if instance.name == name and role_of(instance.config) == Role.BLUEPRINT:
-            return _blueprint(instance)
+        if role_of(instance.config) == Role.BLUEPRINT:
+            if instance.name == name or (newer and _does(instance, archive, recipe, newer)):
+                return _blueprint(instance)
+            continue
         if instance.name == name or (instance.name.startswith(_PREFIX) and instance.name.endswith(_UNFINISHED)):
             progress("removing what an earlier build left")
             _remove(lxd, instance.name)
     made = unfinished = name + _UNFINISHED
-    image = ensure_base(lxd, "tenant", cache, progress) if base == "debootstrap" else base
+    image = ensure_base(lxd, "tenant", cache, progress, archive.suite, newer) if base == "debootstrap" else base
     progress("making the container")
     lxd.create(unfinished, image, config={}, devices={})
     try:
         lxd.start(unfinished)
         if base != "debootstrap":
             progress("installing nginx, PHP and MariaDB")
-            install_packages(lxd, unfinished, STACK)
+            _must_be(lxd, unfinished, archive.suite)
+            install_packages(lxd, unfinished, archive.suite.stack)
         _furnish(lxd, unfinished, archive, progress, every)
         _install(lxd, unfinished, progress)
+        installed = run(lxd, unfinished, f"stat -c %Y {PACKAGES}").strip()
         lxd.stop(unfinished, timeout=120)
-        created = int(time.time())
         facts = stamps(
-            version=archive.version, archive=archive.sha256, recipe=recipe, double=archive.double, created=created
+            version=archive.version,
+            archive=archive.sha256,
+            recipe=recipe,
+            double=archive.double,
+            created=int(time.time()),
+            suite=archive.suite.name,
+            base=int(installed or 0),
         )
         lxd.update(unfinished, facts | (stamps(on_demand=True) if on_demand else {}))
         lxd.snapshot(unfinished, GOLDEN)
@@ -151,6 +168,18 @@ def _build(
     return _blueprint(lxd.instance(name))
 
 
+def _does(instance: Instance, archive: Archive, recipe: str, newer: float) -> bool:
+    told = {fact: stamp(instance.config, fact) for fact in ("archive", "recipe", "base")}
+    return (told["archive"], told["recipe"]) == (archive.sha256, recipe) and int(told["base"] or 0) >= newer
+
+
+def _must_be(lxd: Lxd, name: str, suite: Suite) -> None:
+    """Refuse, by LxdError, an image of one's own that is of another Debian than a release needs."""
+    found = run(lxd, name, '. /etc/os-release; echo "${VERSION_CODENAME:-}"').strip()
+    if found and found != suite.name:
+        raise LxdError(f"The image of `blueprint.base` is Debian {found}, and this release runs on {suite} here.")
+
+
 def install_packages(lxd: Lxd, name: str, packages: tuple[str, ...]) -> None:
     """Install Debian packages from inside a container, which then needs a way out."""
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
@@ -160,9 +189,9 @@ def install_packages(lxd: Lxd, name: str, packages: tuple[str, ...]) -> None:
             raise LxdError(f"`apt-get {command[0]}` failed in `{name}`: {_last(ended)}")
 
 
-def lay(lxd: Lxd, name: str, kind: Kind) -> None:
+def lay(lxd: Lxd, name: str, kind: Kind, suite: Suite = FIRST_SUITE) -> None:
     """Lay the recipe's files and units over a running container; they count from its next boot."""
-    lxd.push(name, "/root/recipe.tar", recipe_tar(kind))
+    lxd.push(name, "/root/recipe.tar", recipe_tar(kind, suite=suite))
     # An image of another's make may have a link there to a resolver that is masked now.
     run(lxd, name, "tar -C / -xf /root/recipe.tar; rm /root/recipe.tar /etc/resolv.conf; touch /etc/resolv.conf")
 
@@ -178,7 +207,7 @@ def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
 def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], None], every: int) -> None:
     """Put the recipe's files and Mautic's own into place, and boot into them."""
     until(lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
-    lay(lxd, name, "tenant")
+    lay(lxd, name, "tenant", archive.suite)
     furnish(lxd, name, every)
     progress("unpacking Mautic")
     lxd.push(name, "/root/archive", archive.path.read_bytes())
@@ -200,7 +229,7 @@ def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], No
     run(lxd, name, "\n".join(steps))
     lxd.stop(name)
     lxd.start(name)
-    sockets = "test -S /run/nginx-inside.sock && test -S /run/php/php8.2-fpm.sock"
+    sockets = f"test -S /run/nginx-inside.sock && test -S /run/php/php{archive.suite.php}-fpm.sock"
     until(lxd, name, f"mariadb-admin ping --silent && {sockets}")
 
 

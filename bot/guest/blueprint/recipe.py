@@ -6,8 +6,11 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from bot.model.releases import Base, Release
 
 Kind = Literal["tenant", "edge"]
 
@@ -24,9 +27,47 @@ tenant that says none has 1. Whoever changes any of it counts on, so that tenant
 FIRST = ("etc/nginx/sealed", "etc/nginx/conf.d/edge.conf", "etc/mysql/mariadb.conf.d/90-plan.cnf")
 """What only a blueprint gets: a tenant's own is of its identity and its size."""
 
-SUITE = "bookworm"
-PHP = (8, 2)
-MARIADB = (10, 11)
+PLACEHOLDER = "@PHP@"
+"""What stands for the version of PHP in the names of packages, and in our files and their names."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A release of Debian that tenants are made of: its name, with the versions of PHP and MariaDB that it has.
+
+    `lacks`: packages of STACK that it does not have.
+    """
+
+    name: str
+    php: str
+    mariadb: str
+    lacks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def filled(self, text: str) -> str:
+        """Return a name or a text with its version of PHP."""
+        return text.replace(PLACEHOLDER, self.php)
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """The packages that a tenant runs."""
+        return tuple(self.filled(package) for package in STACK if package not in self.lacks)
+
+    @property
+    def base(self) -> Base:
+        """What it gives a Mautic to run on."""
+        return Base(*(tuple(int(part) for part in version.split(".")) for version in (self.php, self.mariadb)))
+
+
+SUITES = (Suite("bookworm", "8.2", "10.11"), Suite("trixie", "8.4", "11.8", (f"php{PLACEHOLDER}-imap",)))
+"""What a blueprint may be made of, oldest first: a release of Mautic gets the first that it runs on.
+
+PHP 8.4 has no IMAP any more, and Debian 13 does not package it: only Mautic's monitored inbox asks for it.
+"""
+FIRST_SUITE = SUITES[0]
+"""What tenants of before stand on, and the edge."""
 
 SYSTEM = ("systemd", "systemd-sysv", "udhcpc", "iproute2", "ca-certificates")
 """What any container of ours boots with."""
@@ -35,7 +76,7 @@ STACK = (
     "nginx-light",
     "mariadb-server",
     *(
-        f"php8.2-{part}"
+        f"php{PLACEHOLDER}-{part}"
         for part in ["cli", "fpm", "mysql", "xml", "mbstring", "curl", "zip", "intl", "imap", "gd", "bcmath", "opcache"]
     ),
     "cron",
@@ -93,6 +134,8 @@ MASKED = (
     "procps.service",
     "e2scrub_reap.service",
     "rc-local.service",
+    # Debian 13 keeps /tmp in the tenant's memory.
+    "tmp.mount",
     "caddy.service",
     # Work by the clock is cron's (/etc/cron.d/mautic), so that a hundred clones do not all wake at their first boot.
     "apt-daily.timer",
@@ -117,10 +160,28 @@ ENABLED = {
 """Units of ours that start at boot."""
 
 
-def recipe_digest() -> str:
+def suites_since(name: str) -> tuple[Suite, ...]:
+    """Return what a tenant of a suite may be put on: its own, and newer ones, as no database goes back."""
+    return SUITES[SUITES.index(suite_named(name)) :]
+
+
+def suite_of(release: Release, since: str = "") -> Suite | None:
+    """Return what a release of Mautic is put on: the first that it runs on, None for none.
+
+    `since`: the suite of a tenant that gets it; "": a new one.
+    """
+    return next((one for one in suites_since(since) if release.runs_on(one.base)), None)
+
+
+def suite_named(name: str) -> Suite:
+    """Return a suite by its name; what says none, or one of another bot, is of the first."""
+    return next((one for one in SUITES if one.name == name), FIRST_SUITE)
+
+
+def recipe_digest(suite: Suite = FIRST_SUITE) -> str:
     """Return the sha256 of a tenant's recipe: its files with their modes, the packages, the units."""
-    recipe = hashlib.sha256(repr((SUITE, SYSTEM, STACK)).encode())
-    recipe.update(recipe_tar("tenant"))
+    recipe = hashlib.sha256(repr((suite.name, SYSTEM, suite.stack)).encode())
+    recipe.update(recipe_tar("tenant", suite=suite))
     return recipe.hexdigest()
 
 
@@ -144,14 +205,17 @@ def furniture_digest() -> str:
 
 
 def furniture_tar() -> bytes:
-    """Return what stands in a tenant, without what is only a blueprint's, as a tar archive."""
+    """Return what stands in a tenant, without what is only a blueprint's, as a tar archive.
+
+    It is the same for every PHP: the tool in the tenant puts the version in the place of PLACEHOLDER.
+    """
     return recipe_tar("tenant", without=FIRST)
 
 
-def recipe_tar(kind: Kind, without: Sequence[str] = ()) -> bytes:
+def recipe_tar(kind: Kind, without: Sequence[str] = (), suite: Suite | None = None) -> bytes:
     """Return the files, and the links that mask and enable units, as a tar archive to lay over a container's root.
 
-    The same recipe gives the same bytes.
+    The same recipe gives the same bytes. Without a suite the version of PHP is left open.
     """
     links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in (*MASKED, *INSTEAD[kind])}
     links["etc/systemd/system/default.target"] = "/lib/systemd/system/multi-user.target"
@@ -162,10 +226,13 @@ def recipe_tar(kind: Kind, without: Sequence[str] = ()) -> bytes:
         for name, path in recipe_files(kind).items():
             if name in without:
                 continue
+            content = path.read_bytes()
+            if suite:
+                name, content = suite.filled(name), suite.filled(content.decode()).encode()
             info = tarfile.TarInfo(name)
-            info.size = path.stat().st_size
+            info.size = len(content)
             info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-            tar.addfile(info, io.BytesIO(path.read_bytes()))
+            tar.addfile(info, io.BytesIO(content))
         for name, target in links.items():
             info = tarfile.TarInfo(name)
             info.type, info.linkname = tarfile.SYMTYPE, target

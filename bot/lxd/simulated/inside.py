@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,17 +26,27 @@ class Talking:
         self._speak = speak
         self._limit = limit
         self._lines: Iterator[bytes] | None = None
+        self._more = b""
+        self._spoke = False
 
     def send(self, content: bytes) -> None:
-        """See `Talk.send`."""
+        """See `Talk.send`. A generator gets what is sent later as what its `yield` returns."""
         if self._lines is None:
             self._lines = self._speak(content)
+        else:
+            self._more += content
 
-    def line(self) -> bytes:
+    def line(self, most: int = 0) -> bytes:
         """See `Talk.line`."""
-        line = next(self._lines or iter(()), None)
-        if line is None:
-            raise TenantAnswerError(f"What was asked of `{self._name}` ended and left no answer.")
+        lines, more = self._lines or iter(()), self._more
+        self._more = b""
+        try:
+            line = lines.send(more) if self._spoke and isinstance(lines, Generator) else next(lines)
+        except StopIteration:
+            raise TenantAnswerError(f"What was asked of `{self._name}` ended and left no answer.") from None
+        self._spoke = True
+        if most and len(line) > most:
+            raise TenantAnswerError(f"`{self._name}` says more in one line than the {most} bytes that are read.")
         self._limit -= len(line) + 1
         if self._limit < 0:
             raise TenantAnswerError(f"`{self._name}` answers more than is read of it.")

@@ -20,7 +20,7 @@ import pytest
 from bot.guest.blueprint.mautic_ctl import health
 from bot.guest.blueprint.mautic_look import look, rules, worker
 from bot.guest.blueprint.mautic_look.database import Database, DatabaseAway, DatabaseRefused
-from bot.guest.blueprint.recipe import FILES
+from bot.guest.blueprint.recipe import FILES, FIRST_SUITE
 
 ROOT = Path(__file__).parents[3]
 CRONTAB = (FILES / "tenant/etc/cron.d/mautic").read_text()
@@ -495,7 +495,7 @@ class Cron:
         for name in ("beats", "look", "nginx", "bin"):
             (folder / name).mkdir()
         (folder / "machine-id").write_text("0000ff" + "0" * 26)
-        text = (FILES / "tenant/usr/local/bin/mautic-cron").read_text()
+        text = FIRST_SUITE.filled((FILES / "tenant/usr/local/bin/mautic-cron").read_text())
         for there, here in (
             ("/var/lib/mautic-ops/cron", "beats"),
             ("/run/mautic-look", "look"),

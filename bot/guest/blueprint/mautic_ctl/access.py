@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .system import (
+    FPM,
     IDENTITY,
     MAUTIC,
     MUTE,
@@ -29,7 +30,7 @@ from .system import (
 )
 from .workers import start_workers
 
-STACK = ("mariadb", "php8.2-fpm", "nginx", "cron")
+STACK = ("mariadb", FPM, "nginx", "cron")
 FEW_PAGES = 500
 """Pages of 16 kB that MariaDB writes at its end in no time."""
 FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
@@ -68,7 +69,7 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     write(MUTE, "")
     _seal()
     end_requests()
-    systemctl("stop", "php8.2-fpm", "mariadb.socket", "mariadb")
+    systemctl("stop", FPM, "mariadb.socket", "mariadb")
     run("sync", "-f", str(MAUTIC))
     return {"seconds": round(time.monotonic() - began, 3)}
 
@@ -117,9 +118,9 @@ def _await_clean_pages() -> None:
 
 def end_requests(patience: float = 5) -> None:
     """Let PHP finish the requests at hand, for some seconds: what is not answered by then was not acknowledged."""
-    run("systemctl", "kill", "--kill-who=main", "--signal=QUIT", "php8.2-fpm")
+    run("systemctl", "kill", "--kill-who=main", "--signal=QUIT", FPM)
     give_up = time.monotonic() + patience
-    while time.monotonic() < give_up and run("systemctl", "is-active", "php8.2-fpm").returncode == 0:
+    while time.monotonic() < give_up and run("systemctl", "is-active", FPM).returncode == 0:
         time.sleep(0.02)
 
 

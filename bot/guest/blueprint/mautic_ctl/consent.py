@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from .access import end_requests
-from .system import SEAL, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
+from .system import FPM, SEAL, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
 
 PAGE = 2000
 """Rows of a kind that one answer has at most."""
@@ -99,7 +99,7 @@ def withdrawals(request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("final"):
         end_requests(PATIENCE)
         # Whatever is not answered by now never is.
-        run("systemctl", "stop", "php8.2-fpm")
+        run("systemctl", "stop", FPM)
     merges = NOT_MERGED if sql(f"SHOW TABLES LIKE '{MERGES}';", "mautic") else ""
     said, erased = OPT_OUTS.format(since=since), ERASURES.format(since=since) + merges
     asked = [UTC]

@@ -6,7 +6,7 @@ from typing import Any
 
 from .logs import known_secrets, masked
 from .outbound import OFF, SENDERS
-from .system import BEATS, CRONTAB, MAUTIC, SEAL, CtlError, asked, run, sql
+from .system import BEATS, CRONTAB, MAUTIC, PROGRAM, SEAL, CtlError, asked, run, sql
 
 LIMIT = 20_000
 SECONDS = 300
@@ -38,7 +38,7 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
         str(_RUNS),
         str(BEATS / f"{words[0].replace(':', '_')}.lock"),
     ]
-    php = ["timeout", "--kill-after=10", str(SECONDS), "php8.2", str(MAUTIC / "bin/console")]
+    php = ["timeout", "--kill-after=10", str(SECONDS), PROGRAM, str(MAUTIC / "bin/console")]
     ended = run(*lock, *php, *words, *options, "-n", "--no-ansi", user="www-data", timeout=SECONDS + 20)
     if ended.returncode == _RUNS:
         raise CtlError(f"{words[0]} runs already; its schedule has started it")

@@ -12,7 +12,20 @@ from . import outbound
 from .former import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
 from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
-from .system import CRONTAB, STATE, asked, await_database, await_systemd, read_json, run, sql, systemctl, write
+from .system import (
+    CRONTAB,
+    FPM,
+    PHP,
+    STATE,
+    asked,
+    await_database,
+    await_systemd,
+    read_json,
+    run,
+    sql,
+    systemctl,
+    write,
+)
 from .version import BASIC, FURNITURE, furniture_version
 from .workers import LOOK, LOOK_UNIT
 
@@ -24,6 +37,9 @@ FORMER, KEPT = STATE / "furniture-former.tar", STATE / "furniture-former.json"
 DATABASE_CONFIG = Path("/etc/mysql/mariadb.conf.d/80-mautic.cnf")
 DATABASE_RUNS = Path("/run/mysqld/mysqld.pid")
 """What MariaDB leaves at each start of its own."""
+
+PLACEHOLDER = "@PHP@"
+"""What stands for the version of PHP in our files and their names."""
 
 READER = (
     "CREATE USER IF NOT EXISTS 'www-data'@'localhost' IDENTIFIED VIA unix_socket;"
@@ -51,7 +67,8 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
         # What was cut in the middle has kept what was before that.
         if read_json(KEPT) != {"version": version, "before": before}:
             own = (CRONTAB, SETTINGS, DATABASE_PLAN)
-            keep(FORMER, ROOT, [*tar.getnames(), *(str(path.relative_to(ROOT)) for path in own)])
+            names = [for_php(name) for name in tar.getnames()]
+            keep(FORMER, ROOT, [*names, *(str(path.relative_to(ROOT)) for path in own)])
             write(KEPT, json.dumps({"version": version, "before": before}))
         try:
             write_cron_settings(every=int(every), **asked_slot(request))
@@ -85,6 +102,11 @@ def unfurnish(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": kept["before"]}
 
 
+def for_php(text: str) -> str:
+    """Return a name, or the content, of a file of ours as it is for the PHP that is installed here."""
+    return text.replace(PLACEHOLDER, PHP)
+
+
 def _put_back() -> None:
     put_back(FORMER, ROOT)
     _go_by_it()
@@ -100,7 +122,7 @@ def _go_by_it() -> None:
     await_database()
     sql(READER)
     # What does not run is not started: a blueprint in the making, or a tenant that is closed.
-    run("systemctl", "try-reload-or-restart", "nginx", "php8.2-fpm", timeout=120)
+    run("systemctl", "try-reload-or-restart", "nginx", FPM, timeout=120)
     run("systemctl", "try-restart", "cron", "systemd-journald")
     if LOOK_UNIT.exists():
         systemctl("restart", LOOK)
@@ -115,7 +137,7 @@ def lay(tar: tarfile.TarFile) -> None:
     While outbound mail is off, the jobs that send are none in the new crontab either, from its first moment on.
     """
     for member in tar:
-        path = ROOT / member.name
+        path = ROOT / for_php(member.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if member.issym():
             if not (path.is_symlink() and os.readlink(path) == member.linkname):
@@ -124,7 +146,7 @@ def lay(tar: tarfile.TarFile) -> None:
                 new.symlink_to(member.linkname)
                 new.replace(path)
         elif file := tar.extractfile(member):
-            text = file.read().decode()
+            text = for_php(file.read().decode())
             if path == CRONTAB:
                 text = in_slot(text, cron_settings().get("slot"))
                 if outbound.OFF.exists():

@@ -13,11 +13,24 @@ from .disk import measure
 from .install import BASELINE
 from .page import login_page
 from .parameters import LOCAL, PROVIDER
-from .system import BEATS, CRONTAB, IDENTITY, MAUTIC, SEAL, asked, in_words, mautic_version, read_json, run, sql
+from .system import (
+    BEATS,
+    CRONTAB,
+    FPM,
+    IDENTITY,
+    MAUTIC,
+    SEAL,
+    asked,
+    in_words,
+    mautic_version,
+    read_json,
+    run,
+    sql,
+)
 from .version import furniture_version
 from .workers import LOOK, LOOK_UNIT, workers
 
-SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron")
+SERVICES = ("mariadb", FPM, "nginx", "cron")
 CRON_RUNS = Path("/run/crond.pid")
 """What cron leaves at each start of its own."""
 UPTIME = Path("/proc/uptime")

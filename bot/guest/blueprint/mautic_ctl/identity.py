@@ -20,6 +20,7 @@ from .seal import FORGET, forget_files, in_one_transaction
 from .sizes import bytes_of, first_size, write_sizes
 from .slots import take_slot
 from .system import (
+    FPM,
     IDENTITY,
     SEAL,
     CtlError,
@@ -72,7 +73,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
         SEAL.touch()
     if fresh:
         forget_files()
-    _rename_machine(hostname, domain, new=was_another)
+    rename_machine(hostname, domain, new=was_another)
     write_sizes(pool, int(children))
     take_slot(request)
     write(EDGE, edge_conf(edge_address))
@@ -82,7 +83,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     hashing = php(BCRYPT, password)
     # The container was started just now, and what has not begun yet begins with what is written down by now.
     await_systemd()
-    reload = ["systemctl", "try-reload-or-restart", "php8.2-fpm", "nginx"]
+    reload = ["systemctl", "try-reload-or-restart", FPM, "nginx"]
     reloading = subprocess.Popen(reload, stderr=subprocess.PIPE, text=True)
 
     await_database()
@@ -105,13 +106,13 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError("Mautic's first user is not there; was the blueprint installed whole?")
     _, trouble = reloading.communicate(timeout=60)
     if reloading.returncode:
-        raise CtlError(f"php8.2-fpm and nginx could not be reloaded: {(trouble.splitlines() or [''])[0]}")
+        raise CtlError(f"{FPM} and nginx could not be reloaded: {(trouble.splitlines() or [''])[0]}")
     if str(before.get("site_url", "")).split(":")[0] != site_url.split(":")[0]:
         # Whether cookies are secure is compiled in.
         ended = console("cache:clear")
         if ended.returncode:
             raise CtlError(f"cache:clear failed with {ended.returncode} after the change of scheme")
-        systemctl("reload", "php8.2-fpm")
+        systemctl("reload", FPM)
     since = known.get("since") if not fresh else None
     write(IDENTITY, json.dumps({"hostname": hostname, "domain": domain, "since": since or int(time.time())}))
     SEAL.unlink(missing_ok=True)
@@ -126,7 +127,7 @@ def _warm(domain: str) -> None:
         login_page(domain)
 
 
-def _rename_machine(hostname: str, domain: str, *, new: bool) -> None:
+def rename_machine(hostname: str, domain: str, *, new: bool) -> None:
     """Set the host's name, mail name, machine-id (kept unless it is another's) and SSH's keys (where SSH is)."""
     socket.sethostname(hostname)
     write(Path("/etc/hostname"), f"{hostname}\n")

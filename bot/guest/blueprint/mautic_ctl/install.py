@@ -12,6 +12,7 @@ from .migrations import record_all
 from .page import login_page
 from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
 from .system import (
+    FPM,
     MAUTIC,
     STATE,
     CtlError,
@@ -40,7 +41,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
     """Install Mautic once, to be a blueprint; does nothing when that is done."""
     (site_url,) = asked(request, "site_url")
     version = mautic_version()
-    systemctl("start", "mariadb", "php8.2-fpm", "nginx")
+    systemctl("start", "mariadb", FPM, "nginx")
     await_database()
     tables = {row[0] for row in sql("SELECT table_name FROM information_schema.tables WHERE table_schema='mautic';")}
     if tables:
@@ -94,7 +95,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError("messenger:setup-transports made no table messenger_messages")
     record_all()
     _write_baseline()
-    systemctl("reload", "php8.2-fpm", "nginx")
+    systemctl("reload", FPM, "nginx")
     # PHP is away for a moment while it is reloaded.
     give_up = time.monotonic() + PATIENCE
     while not (seen := login_page(site_url.split("//")[-1].split("/")[0]))[1]:

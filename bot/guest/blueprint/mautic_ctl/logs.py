@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .parameters import read_parameters
-from .system import MAUTIC, CtlError, asked, run
+from .system import FPM, MAUTIC, CtlError, asked, run
 
 FILES = {
     "mautic": (MAUTIC / "var/logs", "mautic_prod-*.php"),
     "nginx": (Path("/var/log/nginx"), "error.log"),
-    "php": (Path("/var/log"), "php8.2-fpm.log"),
+    "php": (Path("/var/log"), f"{FPM}.log"),
 }
 UNITS = {"mariadb": "mariadb", "cron": "cron"}
 LIMIT = 60_000

@@ -47,6 +47,12 @@ An upgrade's: `stage` while the tenant serves, all else that changes something o
 - `upgrade`    version, seconds?, tables? → version, phases {name: seconds}, carried, migrated, up_to_date?, assets?,
   had?, has? {table: rows}: from `record` to the page in one go; what comes after a migration that failed is not there.
 - `assets`     → assets {path: {status, bytes, seconds}}: the login page and what it links to.
+- `send_own`   word, known?, same? → files, bytes, seconds, after the lines that it sends: see `own`.
+- `take_own`   word → known, then files, bytes once all has come: takes what `send_own` sends elsewhere.
+- `adopt`      hostname, domain, innodb_buffer_pool, fpm_children, email_workers, edge_address?, slot?, since?, off?,
+  same? → version, mariadb, cached, seconds: a clone of a blueprint becomes what a tenant is, with the blueprint's
+  release staged.
+- `base`       → since, packages {name: version}: what of Debian is installed, and since when.
 - `evidence`   since?, patience? → version, php, mariadb, schema, whole, counts, uncounted, migrations, plugins, own,
   errors.
 """
@@ -101,6 +107,10 @@ VERBS = {
     "reload": "upgrade.reload",
     "upgrade": "upgrade.upgrade",
     "assets": "page.assets",
+    "send_own": "own.send_own",
+    "take_own": "own.take_own",
+    "adopt": "adopt.adopt",
+    "base": "version.base",
     "evidence": "evidence.evidence",
     "withdrawals": "consent.withdrawals",
     "withdraw": "consent.withdraw",
@@ -109,11 +119,11 @@ VERBS = {
 SIDE_BY_SIDE = frozenset(
     [
         "hold", "page", "pages", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version", 
-        "assets", "evidence", "up_to_date", "withdrawals",
+        "assets", "evidence", "up_to_date", "withdrawals", "send_own", "take_own", "base",
     ]
 )  # fmt: skip
 """Verbs that may run beside others."""
-SPEAK = frozenset(["hold"])
+SPEAK = frozenset(["hold", "send_own", "take_own"])
 """Verbs that say more than their answer."""
 
 

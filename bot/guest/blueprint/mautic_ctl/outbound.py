@@ -252,6 +252,11 @@ def without_senders(crontab: str) -> str:
     return re.sub(lines, COMMENTED, crontab, flags=re.MULTILINE)
 
 
+def hold_back() -> None:
+    """Turn outbound mail off: jobs and workers that send do not, over boots too."""
+    _hold()
+
+
 def _hold() -> None:
     if not OFF.exists():
         write(OFF, "outbound mail is off\n")

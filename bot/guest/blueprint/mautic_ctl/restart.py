@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .system import CtlError, asked, systemctl
+from .system import FPM, CtlError, asked, systemctl
 from .workers import LOOK, LOOK_UNIT, workers
 
-PARTS = {"cron": ["cron"], "web": ["php8.2-fpm", "nginx"], "database": ["mariadb"]}
+PARTS = {"cron": ["cron"], "web": [FPM, "nginx"], "database": ["mariadb"]}
 
 
 def restart(request: Mapping[str, Any]) -> dict[str, Any]:

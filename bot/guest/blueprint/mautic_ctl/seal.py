@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, edge_conf
-from .system import BEATS, IDENTITY, MAUTIC, SEAL, await_database, empty, mautic_version, sql, systemctl
+from .system import BEATS, FPM, IDENTITY, MAUTIC, SEAL, await_database, empty, mautic_version, sql, systemctl
 from .workers import WANTS
 
 IDENTITY_TABLES = [
@@ -38,7 +38,7 @@ def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
         in_one_transaction(FORGET + "UPDATE users SET password = '*', last_login = NULL, last_active = NULL;"),
         "mautic",
     )
-    systemctl("stop", "nginx", "php8.2-fpm", "mariadb.socket", "mariadb")
+    systemctl("stop", "nginx", FPM, "mariadb.socket", "mariadb")
     forget_files()
     for log in Path("/var/log").rglob("*"):
         if log.is_file() and not log.is_symlink():

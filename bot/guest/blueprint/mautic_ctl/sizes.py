@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .system import CtlError, asked, await_database, run, sql, systemctl, write
+from .system import FPM, PHP, PHP_FOLDER, CtlError, asked, await_database, run, sql, systemctl, write
 from .workers import set_workers
 
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
-PHP_PLAN = Path("/etc/php/8.2/fpm/pool.d/zz-plan.conf")
+PHP_PLAN = PHP_FOLDER / PHP / "fpm/pool.d/zz-plan.conf"
 PATIENCE = 60
 """Seconds that MariaDB may take to give memory back."""
 CHUNK = 128 << 20
@@ -68,7 +68,7 @@ def resize(request: Mapping[str, Any]) -> dict[str, Any]:
         systemctl("start", "mariadb")
     await_database()
     sql(f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};")
-    systemctl("reload-or-restart", "php8.2-fpm")
+    systemctl("reload-or-restart", FPM)
     set_workers(int(workers))
     give_up = time.monotonic() + PATIENCE
     while _pool_in_use() > pool_bytes + CHUNK:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import trees
-from .system import MAUTIC, CtlError, asked, await_systemd, mautic_version, read_json, systemctl
+from .system import FPM, MAUTIC, CtlError, asked, await_systemd, mautic_version, read_json, systemctl
 from .trees import BEFORE, LISTING, NEXT, NEXT_LISTING, STAGED
 
 LINK = ".moved~"
@@ -28,7 +28,7 @@ def swap(request: Mapping[str, Any]) -> dict[str, Any]:
     if NEXT.is_dir():
         if trees.staged_version() != version:
             raise CtlError(f"what is staged is not {version}")
-        systemctl("stop", "php8.2-fpm")
+        systemctl("stop", FPM)
         if MAUTIC.exists():
             trees.remove(BEFORE)
             MAUTIC.rename(BEFORE)

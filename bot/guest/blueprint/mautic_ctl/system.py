@@ -19,6 +19,22 @@ CRONTAB = Path("/etc/cron.d/mautic")
 LOCK = Path("/run/mautic-ctl.lock")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 DATABASE_SOCKET = Path("/run/mysqld/mysqld.sock")
+PHP_FOLDER = Path("/etc/php")
+"""Where Debian has a folder for each version of PHP."""
+BEFORE_SUITES = "8.2"
+"""The PHP of tenants where nothing says it."""
+
+
+def php_series(folder: Path = PHP_FOLDER) -> str:
+    """Return the version of PHP that is installed, as Debian names it: `8.2`; of several the newest that serves."""
+    found = [path.parent.name for path in folder.glob("[0-9]*.[0-9]*/fpm")]
+    numbers = [name for name in found if re.fullmatch(r"\d+\.\d+", name)]
+    return max(numbers, key=lambda name: [int(part) for part in name.split(".")], default=BEFORE_SUITES)
+
+
+PHP = php_series()
+PROGRAM, FPM = f"php{PHP}", f"php{PHP}-fpm"
+"""The program, and the service that makes pages."""
 
 
 class CtlError(Exception):
@@ -100,13 +116,13 @@ def systemctl(*words: str) -> None:
 
 def console(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run one of Mautic's commands as www-data; the caller judges it, since its exit code cannot be trusted."""
-    return run("php8.2", str(MAUTIC / "bin/console"), *words, "-n", "--no-ansi", user="www-data", timeout=timeout)
+    return run(PROGRAM, str(MAUTIC / "bin/console"), *words, "-n", "--no-ansi", user="www-data", timeout=timeout)
 
 
 def console_for(seconds: int, *words: str) -> subprocess.CompletedProcess[str]:
     """The same, which `timeout` ends after so many seconds, with the exit code 124."""
     limit = ["timeout", "--kill-after=10", str(seconds)]
-    php = ["php8.2", str(MAUTIC / "bin/console")]
+    php = [PROGRAM, str(MAUTIC / "bin/console")]
     return run(*limit, *php, *words, "-n", "--no-ansi", user="www-data", timeout=seconds + 30)
 
 
@@ -150,7 +166,7 @@ def sql(statements: str, database: str = "", *, force: bool = False) -> list[lis
 def php(code: str, stdin: str) -> "subprocess.Popen[str]":
     """Start PHP on a piece of code as www-data (a client's own code may run), with `stdin` on its way to it."""
     process = subprocess.Popen(
-        ["php8.2", "-n", "-d", "display_errors=stderr", "-r", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [PROGRAM, "-n", "-d", "display_errors=stderr", "-r", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, user="www-data", group="www-data", extra_groups=[], cwd="/", text=True,
     )  # fmt: skip
     with cast(IO[str], process.stdin) as pipe:

@@ -16,7 +16,7 @@ from .migrations import available, migrate, recorded
 from .page import assets, wait_for_page
 from .rows import rows
 from .swap import swap
-from .system import MAUTIC, CtlError, asked, await_database, console, mautic_version, systemctl, write
+from .system import FPM, MAUTIC, CtlError, asked, await_database, console, mautic_version, systemctl, write
 from .trees import must_be_closed
 
 PAGE = 60
@@ -31,7 +31,7 @@ def reload(_request: Mapping[str, Any]) -> dict[str, Any]:
     there, done = available(MAUTIC), recorded() or set()
     figures = {"executed": len(done), "available": len(there), "new": len(there - done)}
     write(BASELINE, json.dumps({"version": mautic_version(), **figures}))
-    systemctl("restart", "php8.2-fpm")
+    systemctl("restart", FPM)
     return {}
 
 

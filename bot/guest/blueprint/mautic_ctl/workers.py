@@ -12,6 +12,15 @@ WANTS = Path("/etc/systemd/system/multi-user.target.wants")
 
 def set_workers(count: int) -> None:
     """Have `count` workers of the queue `email` now and after each boot, named email, email-2, …"""
+    wanted, gone = link_workers(count)
+    if gone:
+        systemctl("stop", "--no-block", *sorted(gone))
+    # They take long to start and nobody waits for them.
+    systemctl("start", "--no-block", "cron", *sorted(wanted))
+
+
+def link_workers(count: int) -> tuple[set[str], set[str]]:
+    """Have so many workers after each boot; return their units, and those that are none any more."""
     wanted = {f"mautic-worker@email{'' if number == 1 else f'-{number}'}.service" for number in range(1, count + 1)}
     WANTS.mkdir(exist_ok=True)
     there = {link.name for link in WANTS.glob("mautic-worker@*.service")}
@@ -19,10 +28,7 @@ def set_workers(count: int) -> None:
         (WANTS / name).symlink_to(WORKER_UNIT)
     for name in there - wanted:
         (WANTS / name).unlink()
-    if there - wanted:
-        systemctl("stop", "--no-block", *sorted(there - wanted))
-    # They take long to start and nobody waits for them.
-    systemctl("start", "--no-block", "cron", *sorted(wanted))
+    return wanted, there - wanted
 
 
 def workers() -> list[str]:

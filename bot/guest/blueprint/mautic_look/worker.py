@@ -12,7 +12,8 @@ import time
 from .database import Database, DatabaseAway, DatabaseRefused
 
 CONSOLE = "/var/www/mautic/bin/console"
-PHP = "/usr/bin/php8.2"
+PHP = "/usr/bin/php"
+"""Which Debian has lead to the newest that is installed."""
 EVERY = 1.5
 """Seconds between two looks: a worker is to begin within two of the first message."""
 HELPER_EVERY = 5.0

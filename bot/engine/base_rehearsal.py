@@ -1,0 +1,129 @@
+"""A rehearsal that puts what is a tenant's own into a clone of a blueprint, as `bot.engine.on_new_base` does later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bot.engine.blueprints import bring_blueprint, the_blueprint
+from bot.engine.context import Run
+from bot.engine.copies import Copy, is_whole
+from bot.engine.on_new_base import adopt
+from bot.engine.rehearsal import Rehearsal
+from bot.engine.steps import remove
+from bot.engine.upgrade_plans import RehearsalInputs
+from bot.fleet.releases import ensure_blueprint
+from bot.guest.blueprint.archive import Archive
+from bot.guest.own import Brought, Own
+from bot.model.labels import Role, State, stamps
+from bot.model.plan import Refused
+from bot.model.tenants import Tenant
+from bot.model.text import size as in_words
+
+STOP, SEND, ADOPT = "stop", "copy what has changed", "adopt"
+"""What keeps clients away beside the phases of the upgrade itself."""
+
+
+class BaseRehearsal(Rehearsal):
+    """The steps of one: two copies, both closed and without a network, one as the tenant is, one as it will be.
+
+    `blueprint` of the second is found, or built, in a step of its own.
+    """
+
+    def __init__(self, run: Run, inputs: RehearsalInputs, archive: Callable[[], Archive]) -> None:
+        super().__init__(run, inputs.found, inputs.version, archive, offer=inputs.offer)
+        self.newer = inputs.newer
+        self.after = f"{self.name}-new"
+        self.is_same = inputs.version == inputs.found.version
+        self._new = Copy(self.host.lxd, self.after, run.operation)
+
+    def find_blueprint(self) -> str:
+        """Find the blueprint, or build it, for minutes, and have it on the tenant's host."""
+        notes: list[str] = []
+        settings = self.run.settings
+        found = ensure_blueprint(
+            self.run.fleet, settings, self.version, notes.append, current=True, newer=self.newer, since=self.old.suite
+        )
+        self._note(blueprint=found.instance)
+        bring_blueprint(self.run, self.host, found)
+        return f"{found.instance}{', built' if notes else ''}"
+
+    def _blueprint(self) -> Tenant:
+        name = self._notes()["blueprint"]
+        for one in self.run.fleet.look(Role.BLUEPRINT).tenants:
+            if one.instance == name:
+                return one
+        raise Refused(f"The blueprint `{name}` is gone; rehearse again.")
+
+    def clone(self) -> None:
+        """Copy the tenant; nobody is away for that, as the copy only stands for the tenant."""
+        super().clone()
+        self._note(seconds={})
+
+    def must_have_release(self) -> None:
+        """See `Rehearsal.must_have_release`; here it is the blueprint that counts."""
+        self._blueprint()
+
+    def stage(self) -> str:
+        """Look at the copy as it is, make the new container, and bring nearly all to it."""
+        self._look()
+        with self._kept("stage"):
+            brought = self._bring_most()
+        return f"{in_words(brought.bytes)} copied in {brought.seconds:.1f} s"
+
+    def _bring_most(self) -> Brought:
+        self._new.make(self._clone_blueprint)
+        self.host.start(self.after)
+        return self._bring()
+
+    def _bring(self, *, closed: bool = False) -> Brought:
+        own = Own(self.host.mautic, self.host.mautic)
+        return own.bring(self.name, self.after, same=self.is_same, closed=closed)
+
+    def _clone_blueprint(self) -> None:
+        here = the_blueprint(self.host, self._blueprint())
+        old = self.host.lxd.instance(self.old.instance)
+        limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
+        mark = stamps(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="", on_demand="")
+        # What it says of itself is the tenant's: the release of the blueprint is only staged yet.
+        mark |= stamps(version=self.old.version, tenant=self.old.name, domain=self.old.domain, plan=self.old.plan)
+        config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
+        devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
+        self.host.lxd.copy(f"{here.name}/golden", self.after, config=config, devices=devices)
+        self.host.mautic.seal(self.after)
+
+    def upgrade(self) -> str:
+        """Bring what has changed as it will be done, and upgrade; raises LxdError where it fails."""
+        with self._kept("upgrade"):
+            self.host.start(self.name)
+            found = self._new.found()
+            if found is None or not is_whole(found):
+                # What was interrupted in the middle of this is made again.
+                self._bring_most()
+            with self._timed(STOP):
+                self.host.mautic.quiesce(self.name)
+            with self._timed(SEND):
+                self._bring(closed=True)
+            self._new.doubt()
+            config = self.host.lxd.instance(self.old.instance).config
+            with self._timed(ADOPT):
+                adopt(self.run, self.host, self.old, self.after, config=config, same=self.is_same)
+        return super().upgrade()
+
+    def told(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Rehearsal.told`."""
+        blueprint = self._blueprint()
+        return {
+            "blueprint": blueprint.instance,
+            "base": blueprint.base,
+            "php": (before["php"], after["php"]),
+            "mariadb": (before["mariadb"], after["mariadb"]),
+            # Of the same release they are carried over.
+            **({"overwritten": ()} if self.is_same else {}),
+        }
+
+    def clean(self) -> None:
+        """Delete both copies, and what was only needed here."""
+        if self._new.found() is not None:
+            remove(self.host.lxd, self.after)
+        super().clean()

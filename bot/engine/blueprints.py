@@ -1,0 +1,65 @@
+"""Blueprints where they are needed: on a tenant's host, copied there if need be."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+from bot.engine.context import Run
+from bot.engine.steps import remove
+from bot.fleet.inventory import Host
+from bot.lxd.protocol import Instance, NotFound
+from bot.model.labels import Role, role_of, stamp, stamps
+from bot.model.plan import Refused
+from bot.model.tenants import Tenant
+
+_BRINGING = threading.Lock()
+"""One operation at a time copies a blueprint to a host."""
+
+
+def blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
+    """Return a blueprint or a copy of it on a host, None when it has to be copied there.
+
+    One of the same version by another recipe, or with other packages of Debian, is another; what was asked for before
+    those were stored names none.
+    """
+    wanted = blueprint.version, blueprint.recipe, blueprint.archive
+    for one in host.lxd.instances():
+        if role_of(one.config) != Role.BLUEPRINT or (one.location or host.server) != host.name:
+            continue
+        version, recipe, archive = (stamp(one.config, fact) for fact in ("version", "recipe", "archive"))
+        base = stamp(one.config, "base") or stamp(one.config, "created")
+        if wanted == (version, "", "") or (
+            wanted == (version, recipe, archive) and blueprint.base in (0, int(base or 0))
+        ):
+            return one
+    return None
+
+
+def bring_blueprint(run: Run, host: Host, blueprint: Tenant) -> None:
+    """Copy a blueprint to a host where it is not there."""
+    with _BRINGING:
+        if blueprint_on(host, blueprint) is None:
+            _bring(run, host, blueprint)
+
+
+def the_blueprint(host: Host, blueprint: Tenant) -> Instance:
+    """Return a blueprint, or the copy of it, on a host; raise Refused where it is gone."""
+    here = blueprint_on(host, blueprint)
+    if here is None:
+        raise Refused(f"`{host.name}` no longer has a blueprint of Mautic {blueprint.version}.")
+    return here
+
+
+def _bring(run: Run, host: Host, blueprint: Tenant) -> None:
+    source = run.fleet.of(blueprint)
+    # A name is unique in the whole cluster.
+    name = blueprint.instance + (f"--{host.name}" if source.server == host.server else "")
+    with suppress(NotFound):
+        left = host.lxd.instance(name)
+        if role_of(left.config) == Role.INCOMING:
+            # A copy that was interrupted.
+            remove(host.lxd, left.name)
+    mark = stamps(role=Role.INCOMING, operation=run.operation)
+    host.lxd.receive(source.lxd, blueprint.instance, name, config=mark, devices={}, refresh=False)
+    host.lxd.update(name, stamps(role=Role.BLUEPRINT))

@@ -1,0 +1,214 @@
+"""An upgrade of the container: what is a tenant's own goes into a clone of a blueprint, which takes its place.
+
+That is how a tenant gets another PHP or MariaDB, and Debian's security updates. Nearly all is brought while the tenant
+serves; once it is closed what has changed since, and the database as it was shut down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from bot.engine.blueprints import bring_blueprint, the_blueprint
+from bot.engine.context import Run
+from bot.engine.cutover import Cutover
+from bot.engine.rehearsal import files
+from bot.engine.steps import PROBE, probing, wait_for_address
+from bot.engine.upgrade_plans import UpgradeInputs
+from bot.fleet.inventory import Host
+from bot.guest.own import Own
+from bot.guest.upgrades import Upgrades, fewer, trouble
+from bot.lxd.protocol import LxdError, edge_address
+from bot.model.labels import KEY, State, stamp, stamps
+from bot.model.plan import Step, Steps
+from bot.model.tenants import PlanSize, Tenant
+from bot.model.text import seconds
+from bot.model.text import size as in_words
+
+_UPGRADED = " upgraded"
+OF_BASE = ("archive", "base", "brought", "furniture", "on-demand", "recipe", "suite")
+"""Labels of what a container was made of; all others are of the tenant."""
+
+
+def adopt(
+    run: Run, host: Host, old: Tenant, candidate: str, *, config: Mapping[str, str], same: bool
+) -> tuple[float, bool]:
+    """Have a candidate, to which all was brought, be what the tenant is; return seconds, and whether its cache holds.
+
+    `config`: of the tenant's container now.
+    """
+    plans = run.settings.plans
+    size: PlanSize = plans.get(old.plan) or next(iter(plans.values()))
+    done = Own(host.mautic, host.mautic).adopt(
+        candidate,
+        hostname=candidate,
+        domain=old.domain,
+        size=size,
+        edge_address=edge_address(run.settings.lxd.subnet),
+        slot=old.slot,
+        since=old.created,
+        off=stamp(config, "outbound") == "off",
+        same=same,
+    )
+    return done["seconds"], done["cached"]
+
+
+def steps_on_new_base(run: Run, inputs: UpgradeInputs, command: str) -> Steps:
+    """Return the steps of an upgrade whose inputs name a blueprint."""
+    moving = _OnNewBase(run, inputs, command)
+    return Steps(
+        (
+            Step("blueprint", "Have the new base on its host", moving.bring_blueprint),
+            Step("stage", "Copy Mautic's files and database to a new container (live)", moving.stage),
+            Step("close", "Show maintenance page, copy what has changed, and stop", moving.close),
+            Step("upgrade", "Take a safety snapshot and start Mautic on the new base", moving.upgrade, True),
+            Step("change", "Switch traffic to the new container", moving.cutover.switch),
+            probing(moving.probe),
+            Step("keep", "Keep the previous container", moving.keep),
+        ),
+        undo=moving.undo,
+        commit=PROBE,
+    )
+
+
+class _OnNewBase:
+    """The steps; each looks before it acts."""
+
+    def __init__(self, run: Run, inputs: UpgradeInputs, command: str) -> None:
+        if inputs.blueprint is None:
+            raise ValueError("no blueprint")
+        self.run = run
+        self.old = inputs.old
+        self.version = inputs.version
+        self.blueprint = inputs.blueprint
+        self.rehearsed = inputs.rehearsed
+        self.host = run.fleet.of(inputs.old)
+        self.cutover = Cutover(run, inputs.old, self.host, command, days=inputs.days)
+        self.upgrades = Upgrades(self.host.mautic)
+        self.is_same = inputs.version == inputs.old.version
+
+    def bring_blueprint(self) -> None:
+        if not self.cutover.serves():
+            bring_blueprint(self.run, self.host, self.blueprint)
+
+    def _clone(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
+        here = the_blueprint(self.host, self.blueprint)
+        own = {
+            key: value
+            for key, value in self.cutover.old_instance().config.items()
+            if key.startswith(("boot.autostart.", KEY)) and key.removeprefix(KEY) not in OF_BASE
+        }
+        lasting = stamps(on_demand="")
+        self.host.lxd.copy(
+            f"{here.name}/golden", self.cutover.name, config={**own, **config, **lasting}, devices=devices
+        )
+        # It works for nobody before it is opened, also while its pages are.
+        self.host.mautic.seal(self.cutover.name)
+
+    def _bring(self, *, closed: bool = False) -> str:
+        own = Own(self.host.mautic, self.host.mautic)
+        brought = own.bring(self.old.instance, self.cutover.name, same=self.is_same, closed=closed)
+        return f"{in_words(brought.bytes)} copied in {brought.seconds:.1f} s"
+
+    def stage(self) -> str | None:
+        """Make the new container and bring nearly all to it; the old one is left alone."""
+        if self.cutover.serves():
+            return None
+        self.cutover.make(self._clone, closed=True)
+        self.cutover.boot()
+        if self._is_brought():
+            return None
+        if not self.cutover.old_instance().running:
+            # It starts closed where an earlier try has closed it.
+            self.host.start(self.old.instance, urgent=True)
+        return self._bring()
+
+    def close(self) -> str | None:
+        """Close the old container, bring the rest, and stop it."""
+        if self.cutover.serves():
+            return None
+        told = None
+        if not self._is_brought():
+            if not self.cutover.old_instance().running:
+                # It starts closed where an earlier try has closed it.
+                self.host.start(self.old.instance, urgent=True)
+            self._end_work()
+            told = self._bring(closed=True)
+            self.host.lxd.update(self.cutover.name, stamps(brought=self.run.operation))
+        self.cutover.close()
+        return told
+
+    def _end_work(self) -> None:
+        """Turn visitors away and end the database, in a container that goes on to run: it is read from.
+
+        Meanwhile the edge learns the way to the new one, which is closed.
+        """
+        # From this label a retry knows that the candidate may serve already.
+        self.host.lxd.update(self.old.instance, stamps(state=State.MOVING))
+        with ThreadPoolExecutor(1, "beside") as beside:
+            routed = beside.submit(self.run.edge.apply, ahead=self.cutover.name)
+            self.host.mautic.quiesce(self.old.instance)
+            routed.result()
+
+    def _is_brought(self, how: str = "") -> bool:
+        """Whether the new container has all, of the old one as it was closed; `how`: or even is upgraded."""
+        found = self.cutover.candidate()
+        return found is not None and stamp(found.config, "brought") == f"{self.run.operation}{how}"
+
+    def upgrade(self) -> str | None:
+        if self.cutover.serves():
+            return None
+        if self.cutover.is_copied() and self._is_brought(_UPGRADED):
+            # All that may have been cut is the record of it.
+            self.cutover.boot()
+            return None
+        if not self.cutover.is_copied():
+            # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
+            self.stage()
+            self.close()
+        self.cutover.snapshot()
+        self.cutover.doubt()
+        self.cutover.boot()
+        name = self.cutover.name
+        config = self.cutover.old_instance().config
+        took, cached = adopt(self.run, self.host, self.old, name, config=config, same=self.is_same)
+        note = f"moved in {took:.1f} s"
+        if not cached:
+            try:
+                cache = (files(self.run.settings, self.rehearsed) / "cache.tar.gz").read_bytes()
+                self.upgrades.lay_cache(name, cache)
+            except (OSError, LxdError) as error:
+                # It takes longer without, and comes to the same.
+                note = f"{note}; the cache is made anew: {error}"
+        done = self.upgrades.upgrade(name, self.version)
+        if wrong := trouble(done):
+            raise LxdError(wrong)
+        if lost := fewer(done):
+            told = ", ".join(f"{table} has {now} instead of {before}" for table, (before, now) in lost.items())
+            raise LxdError(f"The migrations took rows away: {told}.")
+        wait_for_address(self.host.lxd, name)
+        self.host.lxd.update(name, stamps(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}"))
+        return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in done["phases"].items() if took >= 0.1)])
+
+    def probe(self) -> str:
+        told = self.cutover.probe()
+        return "; ".join([told, *self._away(self.run.now())])
+
+    def _away(self, until: float) -> list[str]:
+        """Return how long clients saw the maintenance page, in words; nothing where they did not."""
+        steps = self.run.operations.get(self.run.operation).steps
+        closed = next((one.started for one in steps if one.key == "close"), None)
+        return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
+
+    def undo(self) -> str | None:
+        left = self.cutover.roll_back()
+        away = self._away(self.cutover.opened_again)
+        return "; ".join([left or "rolled back", *away]) if away else left
+
+    def keep(self) -> str:
+        told = self.cutover.keep()
+        with suppress(LxdError):
+            # What was laid beside only takes room; the previous container has it.
+            self.upgrades.discard(self.cutover.name)
+        return told

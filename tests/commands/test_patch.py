@@ -1,0 +1,183 @@
+"""`/mautic patch`, and upgrades onto another base: what is the tenant's own goes into a container that is made anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.guest import simulated_state as simulated_tenant
+from bot.guest.blueprint.recipe import SUITES
+from bot.guest.blueprint.simulated import put_blueprint
+from bot.guest.simulated_own import OUTBOUND_OFF
+from bot.lxd.protocol import Instance
+from bot.model.labels import stamp, stamps
+from bot.model.plan import Refused
+from bot.store import evidence
+from schedules.offers import offers
+from tests.support.bot import OPERATOR, Bench, add_newer_base, add_releases, containers, live, make_bench
+
+VERSION = "5.2.12+double"
+DAY = 86_400
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A tenant of 5.2.12, and a blueprint of the same Mautic with newer packages."""
+    made = make_bench(tmp_path, MAUTIC_OPS_PICTURES__CHROMIUM="/none")
+    assert made.done("new client-x").state == "succeeded"
+    add_newer_base(made)
+    return made
+
+
+def instance_of(bench: Bench, name: str = "client-x") -> Instance:
+    return bench.lxd.instance(bench.context.fleet.tenant(name).instance)
+
+
+def patched(bench: Bench) -> None:
+    assert "Rehearsing" in bench.answer("patch client-x", OPERATOR).text
+    bench.finish()
+    ended = bench.done("patch client-x", OPERATOR)
+    assert ended.state == "succeeded", ended.outcome
+
+
+def test_a_patch_is_rehearsed_approved_and_leaves_the_tenant_on_newer_packages(bench: Bench) -> None:
+    bench.lxd.update("client-x", stamps(tags="gold", slot=17, note="ours"))
+    simulated_tenant.change(bench.lxd, "client-x", contacts=77, plugins={"OwnBundle": True})
+    before = bench.context.fleet.tenant("client-x")
+    patched(bench)
+    after = bench.context.fleet.tenant("client-x")
+    assert after.instance.startswith("client-x--")
+    assert after.base > before.base
+    kept = ("name", "domain", "plan", "version", "tags", "slot", "note", "created", "disk", "double", "outbound_off")
+    assert {name: getattr(after, name) for name in kept} == {name: getattr(before, name) for name in kept}
+    state = simulated_tenant.read(bench.lxd, after.instance)
+    assert (state.contacts, state.plugins, state.version) == (77, {"OwnBundle": True}, VERSION)
+    assert live(bench)
+    assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
+    assert stamp(bench.lxd.instance("client-x").config, "replaced-by") == "patch"
+    assert containers(bench) == {"client-x", after.instance}
+
+
+def test_what_a_rehearsal_of_a_patch_found_is_offered_by_itself(bench: Bench) -> None:
+    bench.answer("patch client-x", OPERATOR)
+    bench.finish()
+    offers(bench.context)
+    (asked,) = bench.context.operations.select("command = 'patch'")
+    assert asked.state == "awaiting_approval"
+    assert "Client offline" in asked.plan["facts"]
+    assert "Debian packages" in asked.plan["facts"]
+    bench.approve(asked)
+    bench.finish()
+    assert bench.context.operations.get(asked.id).state == "succeeded"
+
+
+def test_outbound_mail_that_is_off_stays_off(bench: Bench) -> None:
+    assert bench.done("mail client-x off", OPERATOR).state == "succeeded"
+    patched(bench)
+    tenant = bench.context.fleet.tenant("client-x")
+    assert tenant.outbound_off
+    assert bench.lxd.pull(tenant.instance, OUTBOUND_OFF) == b""
+
+
+@pytest.mark.parametrize("step", ["send_own", "adopt", "migrate", "page"])
+def test_whatever_fails_the_old_container_goes_on(bench: Bench, step: str) -> None:
+    bench.answer("patch client-x", OPERATOR)
+    bench.finish()
+    asked = bench.approve(bench.ask("patch client-x", OPERATOR))
+    simulated_tenant.change(bench.lxd, "client-x", breaks={step: "it is broken"})
+    bench.finish()
+    ended = bench.context.operations.get(asked.id)
+    assert ended.state == "failed"
+    assert "it is broken" in ended.outcome
+    assert containers(bench) == {"client-x"}
+    simulated_tenant.change(bench.lxd, "client-x", breaks={})
+    assert live(bench)
+
+
+def test_a_patch_is_rolled_back_to_the_container_from_before_it(bench: Bench) -> None:
+    before = bench.context.fleet.tenant("client-x")
+    patched(bench)
+    asked = bench.ask("rollback client-x", OPERATOR)
+    assert asked.plan["summary"] == "Roll tenant client-x back to its earlier Debian packages"
+    bench.approve(asked)
+    bench.finish()
+    assert bench.context.operations.get(asked.id).state == "succeeded"
+    after = bench.context.fleet.tenant("client-x")
+    assert (after.base, after.suite, after.version) == (before.base, before.suite, VERSION)
+    assert after.instance == f"client-x--{asked.id}"
+    assert live(bench)
+
+
+def test_a_base_of_today_is_not_patched(bench: Bench) -> None:
+    patched(bench)
+    with pytest.raises(Refused, match="nothing newer is looked for"):
+        bench.ask("patch client-x", OPERATOR)
+
+
+def test_a_rehearsal_that_fails_is_no_offer_and_leaves_nothing(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"adopt": "mariadb-upgrade ended with 1"})
+    bench.answer("patch client-x", OPERATOR)
+    bench.finish()
+    (ended,) = bench.context.operations.select("command = 'rehearse'")
+    assert ended.state == "failed"
+    assert containers(bench) == {"client-x"}
+    found = evidence.newest(bench.context.database, "client-x", VERSION)
+    assert found
+    assert "mariadb-upgrade ended with 1" in found.failed
+    offers(bench.context)
+    assert bench.context.operations.select("command = 'patch'") == []
+
+
+def test_a_blueprint_that_is_gone_voids_the_rehearsal(bench: Bench) -> None:
+    bench.answer("patch client-x", OPERATOR)
+    bench.finish()
+    asked = bench.ask("patch client-x", OPERATOR)
+    found = evidence.newest(bench.context.database, "client-x", VERSION)
+    assert found
+    bench.lxd.delete(found.blueprint)
+    with pytest.raises(Refused, match="No rehearsal"):
+        bench.approve(asked)
+
+
+def test_many_are_patched_by_one_request(bench: Bench) -> None:
+    assert bench.done("new client-y").state == "succeeded"
+    bench.lxd.update("client-y", stamps(base=5))
+    assert "Rehearsing" in bench.answer("patch --all", OPERATOR).text
+    bench.finish()
+    offers(bench.context)
+    (asked,) = bench.context.operations.select("command = 'patch'")
+    assert asked.plan["facts"]["Tenants"] == "client-x, client-y"
+    bench.approve(asked)
+    bench.finish()
+    assert {bench.context.fleet.tenant(name).base > 1 for name in ("client-x", "client-y")} == {True}
+
+
+def test_a_release_that_wants_another_php_gets_a_container_that_has_it(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_PICTURES__CHROMIUM="/none")
+    add_releases(bench, "8.0.0")
+    put_blueprint(bench.lxd, "7.2.2+double", created=2, name="blueprint--seven")
+    assert bench.done("new client-x --version 7.2.2+double").state == "succeeded"
+    assert "Rehearsing" in bench.answer("upgrade client-x", OPERATOR).text
+    bench.finish()
+    found = evidence.newest(bench.context.database, "client-x", "8.0.0+double")
+    assert found
+    assert found.passed, found
+    assert (found.php[0].split(".")[:2], found.php[1].split(".")[:2]) == (["8", "2"], ["8", "4"])
+    ended = bench.done("upgrade client-x", OPERATOR)
+    assert ended.state == "succeeded", ended.outcome
+    tenant = bench.context.fleet.tenant("client-x")
+    assert (tenant.version, tenant.suite) == ("8.0.0+double", SUITES[1].name)
+    assert simulated_tenant.read(bench.lxd, tenant.instance).version == "8.0.0+double"
+    assert live(bench)
+
+
+def test_a_tenant_that_has_the_php_is_upgraded_where_it_is(bench: Bench) -> None:
+    add_releases(bench, "6.0.10")
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    found = evidence.newest(bench.context.database, "client-x", "6.0.10+double")
+    assert found
+    assert (found.blueprint, found.passed) == ("", True)
+    assert replace(found, before=found.version).patches
