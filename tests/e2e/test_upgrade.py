@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
 from tests.support.forms import make_form
 from tests.support.lab_world import Client
@@ -159,8 +158,6 @@ def test_a_migration_that_fails_or_fills_the_disk_is_taken_back_by_itself(world:
         ):
             card = card_of(world, f"Upgrade tenant {tenant}") if kind == "fail_migration" else again(world, tenant)
             fault(world.lxd, tenant, kind)
-            if kind == "fill_migration":
-                leave_free(world, tenant, 700)
             with client(world, tenant, kind[:4]) as visitor:
                 eventually(lambda seen=visitor: len(seen.acknowledged) > 10)  # type: ignore[misc]
                 world.approve(card)
@@ -178,13 +175,6 @@ def test_a_migration_that_fails_or_fills_the_disk_is_taken_back_by_itself(world:
             assert world.lxd.instance(tenant).config["boot.autostart"] == "true"
     finally:
         gone(world, tenant)
-
-
-def leave_free(world: World, tenant: str, megabytes: int) -> None:
-    """Reserve what else the tenant has of its disk, so that the rest is full in seconds."""
-    free = Mautic(world.lxd).disk(tenant).free - (megabytes << 20)
-    ended = world.lxd.execute(tenant, ["sh", "-c", f"fallocate -l {free} /var/lib/reserved && sync"])
-    assert ended.code == 0, ended
 
 
 def again(world: World, tenant: str) -> str:
