@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bot.engine.bases import newer_than
+from bot.engine.bases import newer_than, refuse_newest
 from bot.engine.context import Context, Run
 from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantsArgument, complete, not_half_way, operation, steps_of
@@ -48,8 +48,7 @@ def _one(context: Context, name: str) -> Plan | Message:
     found = context.fleet.tenant(name)
     # Before it is asked what it is made of.
     refuse_resting(found, "patched")
-    if not context.operation:
-        newer_than(context, found)
+    refuse_newest(context, found)
     told = rehearsed(context, context.fleet.of(found), found, found.version)
     return upgrade_of(context, found, told) if told else _rehearse(context, Selection(name), [name])
 

@@ -18,7 +18,7 @@ SHOWN = re.compile(r"`/mautic ?([^`]*)`")
 SAMPLES = (
     (r"usage|again|near|command\b|^typed$", None),
     (r"version", "6.0.10"),
-    (r"selection\.words", "--all"),
+    (r"selection\.words|--all", "--all"),
     (r"^first$", None),
     (r"operation\.tenant|found\.name", "client-x"),
     (r"\bmove\b", "client-x node2"),

@@ -39,6 +39,12 @@ def newer_than(context: Context, found: Tenant) -> float:
     return max(found.base + 1.0, context.now() - RECENT)
 
 
+def refuse_newest(context: Context, found: Tenant) -> None:
+    """Raise Refused where a tenant's own packages are of today; what was asked for already goes on."""
+    if not context.operation:
+        newer_than(context, found)
+
+
 def blueprint_of(context: Context, told: Evidence) -> Tenant | None:
     """Return the blueprint that a rehearsal put its copy on; None: it needed none, or it is gone."""
     seen = context.fleet.look(Role.BLUEPRINT).tenants if told.blueprint else ()

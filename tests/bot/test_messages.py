@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from slack_sdk import WebClient
 
 from bot.edge.probe import Probe
+from bot.fleet.bases import Stand
 from bot.lxd.protocol import InstanceState
 from bot.model.findings import LINES
 from bot.model.tenants import Tenant
@@ -155,6 +156,8 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         trouble=note,
         frozen=freeze,
         behind=True,
+        holes=note,
+        base=Stand("bookworm", 1, (word, note), 2),
         lines=LINES,
         url="https://client-x.mautic.localhost",
         last=[operation("failed", note, "", word, "U0ACCOUNT")],

@@ -155,7 +155,7 @@ def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
     shown = said(bench.answer("help"))
     for command in bench.context.registry.commands.values():
         assert f"`/mautic {command.name}" in shown
-    assert "Changes need approval, except `restart`, `resume`, `snapshot`, `start`, `tag`." in shown
+    assert "Changes need approval, except `rehearse`, `restart`, `resume`, `snapshot`, `start`, `tag`." in shown
     assert "Needs 1 approval from an approver other than you" in said(bench.answer("help new"))
     assert "Who can request: operators or approvers. No approval needed." in said(bench.answer("help snapshot"))
     with pytest.raises(Refused, match="Did you mean `/mautic delete`"):

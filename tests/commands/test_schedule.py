@@ -42,10 +42,10 @@ def test_everybody_sees_what_there_is_and_what_came_of_it(bench: Bench) -> None:
 
 def test_jobs_that_nobody_follows_are_one_line_while_they_do_their_work(bench: Bench) -> None:
     shown = said(bench.answer("schedule"))
-    assert "Internal (11), all on time: ballast, boot, channel, expiry" in shown
+    assert "Internal (14), all on time: advisories, ballast, boot, channel, expiry" in shown
     bench.context.jobs.pause("expiry", OPERATOR.id)
     shown = said(bench.answer("schedule"))
-    assert "Internal (10), all on time: ballast, boot, channel, incidents" in shown
+    assert "Internal (13), all on time: advisories, ballast, boot, channel, incidents" in shown
     assert "*expiry* · Expire requests" in shown
 
 
