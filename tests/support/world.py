@@ -301,7 +301,7 @@ def make_tiny_blueprint(lxd: LxdGateway) -> None:
     except NotFound:
         config = stamps(role="blueprint", version=TINY_VERSION, double=True, created=1, furniture=FURNITURE)
         # Its busybox cannot ask for its labels, and does not close itself.
-        config["security.devlxd"] = "false"
+        config["security.devlxd" if lxd.server().product == "LXD" else "security.guestapi"] = "false"
         lxd.create(name, TINY, config=config, devices={})
         lxd.snapshot(name, "golden")
 

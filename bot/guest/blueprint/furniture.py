@@ -15,6 +15,8 @@ BASIC = 1
 """The version of a tenant that says none."""
 CLOSES_ITSELF = 3
 """The version from which on a candidate closes itself at its boot, as its labels say."""
+TELLS_LABELS = ("security.devlxd", "security.guestapi")
+"""What turns off, at LXD and at Incus, that a container is told its labels."""
 
 
 def furniture_of(config: Mapping[str, str]) -> int:
@@ -24,8 +26,8 @@ def furniture_of(config: Mapping[str, str]) -> int:
 
 
 def closes_itself(config: Mapping[str, str]) -> bool:
-    """Whether a candidate of this configuration closes itself at its boot: LXD tells it its labels."""
-    return furniture_of(config) >= CLOSES_ITSELF and config.get("security.devlxd", "true") == "true"
+    """Whether a candidate of this configuration closes itself at its boot: LXD or Incus tells it its labels."""
+    return furniture_of(config) >= CLOSES_ITSELF and all(config.get(key, "true") == "true" for key in TELLS_LABELS)
 
 
 def is_old(instance: Instance) -> bool:
