@@ -33,7 +33,7 @@ packages: .venv
 	$(PYTHON) -m tests.support.packages $(REQUIRED)
 lab hostile bench bench-density: REQUIRED = --required
 # The run that every process of it belongs to: this make, so that the next one ends what is left when it is killed.
-test hostile bench bench-density: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
+test long hostile bench bench-density: export MAUTIC_OPS_TEST_RUN = $(shell echo $$PPID)
 # `make bench ARCHIVE=… SHA256=…` measures with a real Mautic's release.
 bench bench-density: export MAUTIC_OPS_TEST_ARCHIVE = $(if $(findstring ://,$(ARCHIVE)),$(ARCHIVE),$(abspath $(ARCHIVE)))
 bench bench-density: export MAUTIC_OPS_TEST_SHA256 = $(SHA256)
@@ -65,6 +65,10 @@ quick: packages
 # What is posted, as it is now: look at the difference before it is committed.
 goldens: .venv
 	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/messages
+
+# What takes minutes: an upgrade killed at each step, a rollout of twelve, another Debian under a tenant, a wide search.
+long: packages
+	REQUIRE_LXD=1 $(PYTHON) -m pytest --durations 10 -m long
 
 # Tenants whose root is against us, on a real server.
 hostile: packages
@@ -107,4 +111,4 @@ lint: .venv
 	.venv/bin/uv sync -q --locked --inexact --all-extras
 	@touch .venv/whole
 
-.PHONY: .venv packages up prepare down clean-lab lab lab-down test quick goldens hostile search demo bench bench-density lowest docs lint
+.PHONY: .venv packages up prepare down clean-lab lab lab-down test quick goldens long hostile search demo bench bench-density lowest docs lint

@@ -123,6 +123,7 @@ def is_swapped(world: World, instance: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_upgrade_survives_kill_9_at_each_step(host: LxdGateway, tmp_path: Path) -> None:
     """There and back again; of migrations half of which had run no database ever serves."""
     tenant = "killed-u"

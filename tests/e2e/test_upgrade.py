@@ -182,6 +182,7 @@ def again(world: World, tenant: str) -> str:
     return world.ask(f"upgrade {tenant} {NEW}", "operator")
 
 
+@pytest.mark.long
 def test_a_rollout_in_three_rings_halts_at_a_sick_one_and_goes_on(world: World) -> None:
     sick = RINGS[3]
     try:
