@@ -12,17 +12,16 @@ from bot.engine.cutover import Cutover
 from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantArgument, call, not_half_way, operation, steps_of
 from bot.engine.rehearsal import files
-from bot.engine.steps import PROBE, probing, wait_for_address
+from bot.engine.steps import CLOSE, PROBE, away, probing, wait_for_address
 from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearse_first, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, archive_of, refuse_resting, rehearsed, target
-from bot.guest.upgrades import Upgrades, fewer, trouble, uncounted
+from bot.guest.upgrades import Upgrades, spoiled, uncounted
 from bot.lxd.protocol import LxdError
 from bot.model.evidence import OF_CLIENTS
 from bot.model.labels import stamps
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused, Step, Steps
-from bot.model.text import seconds
 from bot.slack.messages import Message
 
 
@@ -70,7 +69,7 @@ def steps(run: Run, inputs: UpgradeInputs) -> Steps:
     return Steps(
         (
             Step("stage", "Unpack the release (live)", upgrading.stage),
-            Step("close", "Show maintenance page and stop", upgrading.close),
+            Step(CLOSE, "Show maintenance page and stop", upgrading.close),
             Step("upgrade", "Take a safety snapshot and upgrade a copy", upgrading.upgrade, takes_snapshot=True),
             Step("change", "Switch traffic to the upgraded copy", cutover.switch),
             probing(upgrading.probe),
@@ -123,11 +122,8 @@ class _Upgrade:
             of_before = beside.submit(self.cutover.snapshot)
             routed = beside.submit(self._route)
             done = self.upgrades.upgrade(self.cutover.name, self.version)
-            if wrong := trouble(done):
+            if wrong := spoiled(done):
                 raise LxdError(wrong)
-            if lost := fewer(done):
-                told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
-                raise LxdError(f"The migrations took rows away: {told}.")
             of_before.result()
             routed.result()
         self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
@@ -143,13 +139,7 @@ class _Upgrade:
 
     def probe(self) -> str:
         told = self.cutover.probe()
-        return "; ".join([told, *self._away(self.run.now())])
-
-    def _away(self, until: float) -> list[str]:
-        """Return how long clients saw the maintenance page, in words; nothing where they did not."""
-        steps = self.run.operations.get(self.run.operation).steps
-        closed = next((one.started for one in steps if one.key == "close"), None)
-        return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
+        return "; ".join([told, *away(self.run, self.run.now())])
 
     def keep(self) -> str:
         told = self.cutover.keep()
@@ -162,5 +152,5 @@ class _Upgrade:
         left = self.cutover.roll_back()
         with suppress(LxdError):
             self.upgrades.discard(self.old.instance)
-        away = self._away(self.cutover.opened_again)
-        return "; ".join([left or "rolled back", *away]) if away else left
+        told = away(self.run, self.cutover.opened_again)
+        return "; ".join([left or "rolled back", *told]) if told else left

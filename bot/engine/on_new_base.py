@@ -14,16 +14,15 @@ from bot.engine.blueprints import bring_blueprint, the_blueprint
 from bot.engine.context import Run
 from bot.engine.cutover import Cutover
 from bot.engine.rehearsal import files
-from bot.engine.steps import PROBE, probing, wait_for_address
+from bot.engine.steps import CLOSE, PROBE, away, probing, wait_for_address
 from bot.engine.upgrade_plans import UpgradeInputs
 from bot.fleet.inventory import Host
 from bot.guest.own import Own
-from bot.guest.upgrades import Upgrades, fewer, trouble
+from bot.guest.upgrades import Upgrades, spoiled
 from bot.lxd.protocol import LxdError, edge_address
 from bot.model.labels import KEY, State, stamp, stamps
 from bot.model.plan import Step, Steps
 from bot.model.tenants import PlanSize, Tenant
-from bot.model.text import seconds
 from bot.model.text import size as in_words
 
 _UPGRADED = " upgraded"
@@ -61,7 +60,7 @@ def steps_on_new_base(run: Run, inputs: UpgradeInputs, command: str) -> Steps:
         (
             Step("blueprint", "Have the new base on its host", moving.bring_blueprint),
             Step("stage", "Copy Mautic's files and database to a new container (live)", moving.stage),
-            Step("close", "Show maintenance page, copy what has changed, and stop", moving.close),
+            Step(CLOSE, "Show maintenance page, copy what has changed, and stop", moving.close),
             Step("upgrade", "Take a safety snapshot and start Mautic on the new base", moving.upgrade, True),
             Step("change", "Switch traffic to the new container", moving.cutover.switch),
             probing(moving.probe),
@@ -182,29 +181,20 @@ class _OnNewBase:
                 # It takes longer without, and comes to the same.
                 note = f"{note}; the cache is made anew: {error}"
         done = self.upgrades.upgrade(name, self.version)
-        if wrong := trouble(done):
+        if wrong := spoiled(done):
             raise LxdError(wrong)
-        if lost := fewer(done):
-            told = ", ".join(f"{table} has {now} instead of {before}" for table, (before, now) in lost.items())
-            raise LxdError(f"The migrations took rows away: {told}.")
         wait_for_address(self.host.lxd, name)
         self.host.lxd.update(name, stamps(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}"))
         return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in done["phases"].items() if took >= 0.1)])
 
     def probe(self) -> str:
         told = self.cutover.probe()
-        return "; ".join([told, *self._away(self.run.now())])
-
-    def _away(self, until: float) -> list[str]:
-        """Return how long clients saw the maintenance page, in words; nothing where they did not."""
-        steps = self.run.operations.get(self.run.operation).steps
-        closed = next((one.started for one in steps if one.key == "close"), None)
-        return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
+        return "; ".join([told, *away(self.run, self.run.now())])
 
     def undo(self) -> str | None:
         left = self.cutover.roll_back()
-        away = self._away(self.cutover.opened_again)
-        return "; ".join([left or "rolled back", *away]) if away else left
+        told = away(self.run, self.cutover.opened_again)
+        return "; ".join([left or "rolled back", *told]) if told else left
 
     def keep(self) -> str:
         told = self.cutover.keep()

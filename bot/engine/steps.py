@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from bot.engine.context import Context, Edge
+from bot.engine.context import Context, Edge, Run
 from bot.fleet.containment import is_closed
 from bot.fleet.health import is_full, larger_plans, last_known, more_of
 from bot.lxd.protocol import Lxd, LxdError, LxdUnavailable, size_bytes
 from bot.model.plan import Refused, Step
 from bot.model.tenants import Tenant
+from bot.model.text import seconds
 from bot.model.text import size as in_words
 from bot.store import metrics
 
@@ -21,6 +22,8 @@ DEADLINE = 90.0
 """Seconds that a container has to get an address, and then its login page."""
 PROBE = "probe"
 """Key of the step that checks the login page through the edge: the commit point."""
+CLOSE = "close"
+"""Key of the step that closes a tenant."""
 PATIENCE = 300.0
 """Seconds that a host may be out of reach while one of its tenants is brought back."""
 
@@ -90,6 +93,12 @@ def wait_for_address(lxd: Lxd, instance: str) -> None:
         if time.monotonic() > give_up:
             raise LxdError(f"`{instance}` got no address within {DEADLINE:.0f} s; is the bridge's DHCP running?")
         time.sleep(0.05)
+
+
+def away(run: Run, until: float) -> list[str]:
+    """Return for how long clients saw the maintenance page until a time, in words; nothing where they did not."""
+    closed = next((one.started for one in run.operations.get(run.operation).steps if one.key == CLOSE), None)
+    return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
 
 
 def probing(work: Callable[[], str | None]) -> Step:

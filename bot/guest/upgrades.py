@@ -39,6 +39,14 @@ def fewer(done: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return {name: (had, done["has"][name]) for name, had in done["had"].items() if done["has"].get(name, had) < had}
 
 
+def spoiled(done: Mapping[str, Any]) -> str:
+    """Return `trouble`, or which rows of the client's are gone, in a sentence; "": the upgrade is done, and whole."""
+    if (wrong := trouble(done)) or not (lost := fewer(done)):
+        return wrong
+    told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
+    return f"The migrations took rows away: {told}."
+
+
 def uncounted(done: Mapping[str, Any]) -> list[str]:
     """Return the tables of a client's whose rows took too long to count, before an upgrade or after it."""
     return sorted(OF_CLIENTS - (done["had"].keys() & done["has"].keys()))
