@@ -67,7 +67,7 @@ LIMITS = {
     "migrate_downtime_s": 5.0,
     "migrate_ratio": 1.7,
     "snapshot_hold_s": 0.5,
-    "restore_ratio": 1.7,
+    "restore_ratio": 1.3,
     "upgrade_ratio": 1.4,
     "rollback_downtime_s": 3.0,
     "sweep_1000_s": 10.0,
