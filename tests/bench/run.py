@@ -63,7 +63,7 @@ LIMITS = {
     "large_tenant_query_s": 1.0,
     "rollout_50_s": 30.0,
     "rollout_50_requests": 2750,
-    "rollout_50_fleet_requests": 200,
+    "rollout_50_fleet_requests": 220,
     "migrate_downtime_s": 5.0,
     "migrate_ratio": 1.7,
     "snapshot_hold_s": 0.5,
