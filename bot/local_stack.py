@@ -1,4 +1,7 @@
-"""Brings the bot's world up and down on this machine: LXD, blueprint, edge, and the processes of the Procfile."""
+"""Brings the bot's world up and down on this machine: LXD, blueprint, edge, and the processes of the Procfile.
+
+A little longer than others, as the steps of `make up` are read in their order.
+"""
 
 from __future__ import annotations
 

@@ -29,8 +29,6 @@ from bot.model.words import tame
 from bot.settings import Settings
 from bot.store import evidence
 
-CLOSED = "rehearsal"
-"""Why the copy is closed, as its seal says."""
 PATIENCE = 0.05
 """Seconds that one table of a tenant that serves may be counted for: nothing there is told by counts."""
 BEFORE, AFTER = "pages-before.json", "pages-after.json"

@@ -1,7 +1,8 @@
 """A tenant in memory: answers `mautic-ctl` as the tool in a real one does, from a state kept in the instance's files.
 
 So a copy or a snapshot of the instance has its state too, and a test can make a tenant sick:
-`change(lxd, "client-x", stopped=["cron"], queue_age=5000)`.
+`change(lxd, "client-x", stopped=["cron"], queue_age=5000)`. A little longer than others: one class has the verbs that
+share its state, and what is of upgrades, pages, consent and own files stands in the `simulated_*` modules.
 """
 
 from __future__ import annotations

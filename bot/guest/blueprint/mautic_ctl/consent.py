@@ -36,7 +36,6 @@ ERASURES = """audit_log a WHERE a.bundle = 'lead' AND a.object = 'lead' AND a.ac
   AND NOT EXISTS (SELECT 1 FROM leads l WHERE l.id = a.object_id)"""
 NOT_MERGED = f" AND NOT EXISTS (SELECT 1 FROM {MERGES} m WHERE m.merged_id = a.object_id)"
 OPT_OUT = ("row", "contact", "email", "born", "channel", "reason", "channel_id", "comments", "at")
-ERASURE = ("contact", "at")
 # Hexadecimal: whatever a comment has in it, a row is a line.
 OPT_OUT_ROWS = """SELECT 'opt_out', HEX(JSON_ARRAY(d.id, l.id, COALESCE(l.email, ''),
   FLOOR(COALESCE(UNIX_TIMESTAMP(l.date_added), 0)), d.channel, d.reason, IF(d.channel_id > 0, d.channel_id, NULL),
