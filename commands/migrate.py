@@ -164,23 +164,26 @@ class _Move:
         # The final sync comes from the closed source, and closes the candidate too.
         self.cutover.make(lambda config, devices: self._receive(config, devices, refresh=False), closed=True)
 
-    def _refresh(self, number: int) -> None:
-        if self.cutover.serves():
-            return
-        self._snapshot(number)
+    def _refresh(self) -> None:
         self._receive(self.cutover.over(self.cutover.old_instance()), {}, refresh=True)
 
     def catch_up(self) -> None:
-        if not self.cutover.serves():
-            # LXD may spoil a copy whose refresh is interrupted.
-            self.cutover.doubt()
-        self._refresh(2)
+        if self.cutover.serves():
+            return
+        # LXD may spoil a copy whose refresh is interrupted.
+        self.cutover.doubt()
+        self._snapshot(2)
+        self._refresh()
 
     def stop(self) -> str | None:
         return None if self.cutover.serves() else self.cutover.close()
 
     def last_difference(self) -> None:
-        self._refresh(3)
+        if self.cutover.serves():
+            return
+        self._snapshot(3)
+        with self.cutover.resting():
+            self._refresh()
 
     def keep(self) -> str:
         told = self.cutover.keep()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from bot.engine.bases import newer_than, refuse_newest
 from bot.engine.context import Context, Run
 from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantsArgument, complete, not_half_way, operation, steps_of
+from bot.engine.rings import in_rings, rehearse_all
 from bot.engine.selection import Selection, batch
+from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearsal_of, rehearse_first, upgrade_of
-from bot.engine.upgrades import refuse_resting, rehearsed, tried, unrehearsed
+from bot.engine.upgrades import FRESH, WHY, refuse_resting, rehearsed, tried, unrehearsed
+from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused, Steps
 from bot.slack.messages import Message
 
@@ -26,6 +28,7 @@ def patch(
     host: str = "",
     size: str = "",
     tag: str = "",
+    at: str = "",
 ) -> Plan | Message:
     """Bring a tenant to newer Debian packages (PHP, MariaDB, nginx and all else), with the same Mautic.
 
@@ -33,61 +36,62 @@ def patch(
     pages work there, and if anything fails before that, the tenant goes on as it was. This is first rehearsed on
     copies, at once and without approval; what the rehearsal found is on the card. To patch several tenants, name them
     with commas between, or choose them with `--all`, `--host`, `--size` or `--tag`; those whose packages are of today
-    are left out.
+    are left out, and the others are patched in rings, as in a rollout. `--at` is when it starts, such as `22:00`,
+    `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled.
     """
+    starts = time_of(context, at, FRESH, WHY)
+    refuse_outside_hours(context, starts)
+    first = begins(context, starts)
     selection = Selection(tenant, all, host, size, tag)
+    again = f"patch {selection.words}" + (f" --at {spelled(starts, context.renderer.zone)}" if starts else "")
     if selection.one:
-        return _one(context, tenant)
+        return _one(context, tenant, again, starts)
     selection.refuse_both("patch")
-    if untried := unrehearsed(context, selection, "", command="patch"):
-        return _rehearse(context, selection, untried)
-    return batch(context, "patch", selection, _tried, doing="Update the Debian packages of", arguments={})
+    if untried := unrehearsed(context, selection, "", first, command="patch"):
+        rehearse_all(
+            context,
+            selection,
+            untried,
+            again,
+            lambda context, name: rehearsal_of(context, name, "", offer=False, base=True),
+            doing="Rehearse the Debian update of",
+            arguments={"base": True},
+        )
+        return context.renderer.message("commands/patch_rehearsing.j2", names=untried)
+    made = batch(
+        context,
+        "patch",
+        selection,
+        lambda context, name: _tried(context, name, first),
+        doing="Update the Debian packages of",
+        arguments={},
+    )
+    return planned(context, in_rings(context, made, again, {}), starts)
 
 
-def _one(context: Context, name: str) -> Plan | Message:
+def _one(context: Context, name: str, again: str, starts: float) -> Plan | Message:
     found = context.fleet.tenant(name)
     # Before it is asked what it is made of.
     refuse_resting(found, "patched")
     refuse_newest(context, found)
-    told = rehearsed(context, context.fleet.of(found), found, found.version)
-    return upgrade_of(context, found, told) if told else _rehearse(context, Selection(name), [name])
+    told = rehearsed(context, context.fleet.of(found), found, found.version, begins(context, starts))
+    if told:
+        return planned(context, upgrade_of(context, found, told), starts)
+    plan = rehearsal_of(context, name, "", offer=True, base=True)
+    plan = complete(context.registry.command("rehearse"), context, plan)
+    rehearse_first(context, replace(plan, texts={**plan.texts, "upgrade": again}))
+    return context.renderer.message("commands/patch_rehearsing.j2", names=[name])
 
 
-def _tried(context: Context, name: str) -> Plan:
+def _tried(context: Context, name: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
     newer_than(context, found)
-    told = tried(context, found, "")
+    told = tried(context, found, "", at)
     if told is None:
         raise Refused(f"{name} was not rehearsed within a day")
     if not told.passed:
         raise Refused(f"its rehearsal did not pass: {told.failed or 'it would be worse than before'}")
     return upgrade_of(context, found, told)
-
-
-def _rehearse(context: Context, selection: Selection, names: Sequence[str]) -> Message:
-    """Ask for the rehearsals; `schedules/offers.py` requests the patch when they have ended."""
-    if selection.one:
-        plan = rehearsal_of(context, names[0], "", offer=True, base=True)
-    else:
-        again = f"patch {selection.words}"
-
-        def rehearsal(context: Context, name: str) -> Plan:
-            if name not in names:
-                raise Refused(f"{name} was rehearsed already, or its packages are of today")
-            return rehearsal_of(context, name, "", offer=False, base=True)
-
-        made = batch(
-            context,
-            "rehearse",
-            # Of what was named each has to be possible; of what was chosen the rest goes on without what is not.
-            Selection(",".join(names) + ",") if selection.names else selection,
-            rehearsal,
-            doing="Rehearse the Debian update of",
-            arguments={"base": True},
-        )
-        plan = replace(made, texts={**made.texts, "then": again})
-    rehearse_first(context, complete(context.registry.command("rehearse"), context, plan))
-    return context.renderer.message("commands/patch_rehearsing.j2", names=list(names))
 
 
 @steps_of(patch)

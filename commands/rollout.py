@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
+from bot.engine.rings import in_rings, rehearse_all
 from bot.engine.selection import Selection, batch
 from bot.engine.times import begins, planned, refuse_outside_hours, time_of
-from bot.engine.upgrade_plans import pace_of, rehearsal_of, rehearse_first, unpaused, upgrade_of
+from bot.engine.upgrade_plans import rehearsal_of, upgrade_of
 from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_resting, refuse_unknown, tried, unrehearsed
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused
 from bot.model.releases import newest_first
-from bot.model.text import seconds
 from bot.slack.messages import Message
 
 
@@ -51,8 +48,16 @@ def rollout(
     again += f" --at {spelled(starts, context.renderer.zone)}" if starts else ""
     first = begins(context, starts)
     if untried := unrehearsed(context, selection, version, first):
-        return _rehearse(context, selection, version, untried, again, first)
-    pace = context.settings.rollouts
+        number = rehearse_all(
+            context,
+            selection,
+            untried,
+            again,
+            lambda context, name: rehearsal_of(context, name, version, offer=False),
+            doing=f"Rehearse the upgrade to Mautic {version} of",
+            arguments={"version": version},
+        )
+        return context.renderer.message("commands/rollout_rehearsing.j2", number=number, version=version)
     made = batch(
         context,
         "rollout",
@@ -62,38 +67,9 @@ def rollout(
         arguments={"version": version},
         child="upgrade",
     )
-    children = _in_rings(context, made.children)
-    sizes = [sum(child.ring == ring for child in children) for ring in sorted({child.ring for child in children})]
-    soak = pace.soak * 60 if len(sizes) > 1 else 0
-    names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
-    away = [float(child.values["away"]) for child in children]
-    from_ = Counter(str(child.values["from"]) for child in children)
-    left_out = made.texts["left_out"].splitlines()
-    whole = replace(
-        made,
-        children=children,
-        arguments={**made.arguments, "tenant": names},
-        facts={
-            "Clients offline": _for_about(away),
-            **made.facts,
-            "From": ", ".join(f"{from_[one]} on {one}" for one in newest_first(from_)),
-            "Rehearsals": f"{len(children)} passed, within a day",
-            "Pace": f"{pace_of(context)}, pauses after {pace.stop_after} failure{'s' if pace.stop_after > 1 else ''}",
-            "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
-        },
-        values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
-        remarks={**made.remarks, **({"Left out": f"{len(left_out)}: {'; '.join(left_out)}"} if left_out else {})},
-        texts={
-            "again": again,
-            "thread": context.renderer.words("commands/rollout_list.j2", children=children, left_out=left_out),
-        },
-    )
-    return planned(context, whole, starts)
-
-
-def _for_about(away: Sequence[float]) -> str:
-    least, most = (seconds(round(one)) for one in (min(away), max(away)))
-    return f"each for about {least if least == most else f'{least} to {most}'}, with a maintenance page"
+    running = Counter(str(child.values["from"]) for child in made.children)
+    of = ", ".join(f"{running[one]} on {one}" for one in newest_first(running))
+    return planned(context, in_rings(context, made, again, {"From": of}), starts)
 
 
 def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
@@ -105,44 +81,3 @@ def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
     if not told.passed:
         raise Refused(f"the rehearsal of {name} did not pass: {told.failed or 'something would be worse than before'}")
     return upgrade_of(context, found, told)
-
-
-def _rehearse(
-    context: Context, selection: Selection, version: str, untried: Sequence[str], again: str, at: float
-) -> Message:
-    """Have them rehearsed; `schedules/offers.py` requests the rollout, `again`, when that has ended."""
-    under_way = context.operations.select(
-        "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
-    )
-    if under_way:
-        raise Refused(f"Request #{under_way[0].id} rehearses this already, and the rollout is requested when it ends.")
-
-    def rehearsal(context: Context, name: str) -> Plan:
-        if tried(context, context.fleet.tenant(name), version, at):
-            raise Refused(f"{name} was rehearsed already")
-        return rehearsal_of(context, name, version, offer=False)
-
-    plan = batch(
-        context,
-        "rehearse",
-        # Of what was named each has to be possible; of what was chosen the rest goes on without what is not.
-        Selection(",".join(untried) + ",") if selection.names else selection,
-        rehearsal,
-        doing=f"Rehearse the upgrade to Mautic {version} of",
-        arguments={"version": version},
-    )
-    plan = unpaused(context, plan)
-    rehearse_first(context, replace(plan, texts={**plan.texts, "then": again}))
-    return context.renderer.message("commands/rollout_rehearsing.j2", number=len(plan.children), version=version)
-
-
-def _in_rings(context: Context, children: Sequence[Plan]) -> tuple[Plan, ...]:
-    """Return the children with their rings, in that order: canaries, a share, the rest."""
-    pace = context.settings.rollouts
-    tagged = {one.name for one in context.fleet.tenants() if pace.canary in one.tags}
-    canaries = [child for child in children if child.tenant in tagged]
-    others = [child for child in children if child.tenant not in tagged]
-    share = math.ceil(len(others) * pace.share / 100)
-    rings = [canaries, others[:share], others[share:]]
-    filled = [ring for ring in rings if ring]
-    return tuple(replace(child, ring=number) for number, ring in enumerate(filled) for child in ring)

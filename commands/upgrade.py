@@ -117,14 +117,11 @@ class _Upgrade:
         # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
         self.cutover.make(self._copy, closed=True, whole=False)
         self.cutover.boot()
-        # The tenant is closed and stands still, so that a snapshot is as good now, and clients need not wait for it.
-        with ThreadPoolExecutor(2, "beside") as beside:
-            of_before = beside.submit(self.cutover.snapshot)
+        with self.cutover.resting(snapshot=True), ThreadPoolExecutor(1, "beside") as beside:
             routed = beside.submit(self._route)
             done = self.upgrades.upgrade(self.cutover.name, self.version)
             if wrong := spoiled(done):
                 raise LxdError(wrong)
-            of_before.result()
             routed.result()
         self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
         phases = ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)

@@ -22,7 +22,8 @@ from bot.store import evidence
 from bot.store.operation import Operation
 from bot.store.operations import TenantBusy
 
-ROLLOUTS = "command = 'rollout' AND id IN (SELECT operation FROM batches)"
+ROLLOUTS = "id IN (SELECT operation FROM batches) AND json_extract(plan, '$.values.soak') IS NOT NULL"
+"""Batches in rings: rollouts, and patches of many."""
 ENDED = "state IN ('succeeded', 'failed', 'cancelled') AND id NOT IN (SELECT operation FROM offered)"
 
 
@@ -49,11 +50,11 @@ def offers(context: Context) -> None:
     ):
         said = ""
         try:
-            _offer_rollout(context, rehearsals)
+            _offer_all(context, rehearsals)
         except TenantBusy:
             continue
         except Refused as no:
-            said = f":warning: The rollout is not requested: {sentence(str(no))}"
+            said = f":warning: What was rehearsed is not requested: {sentence(str(no))}"
         _tell(context, rehearsals.id, rehearsals, said)
     evidence.untell(context.database, f"{ROLLOUTS} AND state = 'running'")
     for rollout in context.operations.select(f"{ROLLOUTS} AND {ENDED}"):
@@ -156,8 +157,8 @@ def _away(upgrade: Operation) -> float | None:
     return there - closed if closed and there else None
 
 
-def _offer_rollout(context: Context, rehearsals: Operation) -> None:
-    """Request the rollout that a batch of rehearsals was made for."""
+def _offer_all(context: Context, rehearsals: Operation) -> None:
+    """Request the rollout or patch that a batch of rehearsals was made for."""
     command, arguments = context.registry.parse(rehearsals.plan["texts"]["then"])
     _request(context, rehearsals, command, arguments)
 

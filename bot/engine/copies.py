@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bot.engine.steps import remove
+from bot.fleet.inventory import Host
+from bot.guest.blueprint.furniture import closes_itself
 from bot.lxd.protocol import Instance, Lxd, NotFound
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
@@ -17,6 +19,12 @@ WHOLE = stamps(copied=1)
 def is_whole(instance: Instance) -> bool:
     """Whether an instance was copied completely."""
     return bool(stamp(instance.config, "copied"))
+
+
+def see_closed(host: Host, name: str) -> None:
+    """Close a stopped copy, so that it works for nobody before it is opened; nothing where its boot does that."""
+    if not closes_itself(host.lxd.instance(name).config):
+        host.mautic.seal(name)
 
 
 @dataclass(frozen=True)

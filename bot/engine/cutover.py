@@ -10,18 +10,17 @@ is called `<tenant>--<operation>`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from bot.engine.context import Run
-from bot.engine.copies import WHOLE, Copy, is_whole
+from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
 from bot.engine.snapshots import take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import containment
 from bot.fleet.inventory import Host
-from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.mautic import SEAL
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable, PoolFull
 from bot.model.labels import KEY, Role, State, replacing, role_of, stamp, stamps, state_of
@@ -133,8 +132,8 @@ class Cutover:
         def copy() -> None:
             old = self.old_instance()
             make(self.over(old), {"root": dict(old.devices["root"])})
-            if not closed and not closes_itself(self.target.lxd.instance(self.name).config):
-                self.target.mautic.seal(self.name)
+            if not closed:
+                see_closed(self.target, self.name)
 
         def fits(instance: Instance) -> bool:
             fit = self._is_copied(instance)
@@ -177,7 +176,6 @@ class Cutover:
         Meanwhile the edges of all hosts learn the way to it: nobody waits for that once it is open.
         """
         self.boot()
-        wait_for_address(self.target.lxd, self.name)
         with ThreadPoolExecutor(1, "beside") as beside:
             routed = beside.submit(self.run.edge.apply, ahead=self.name)
             told = self.await_page()
@@ -195,16 +193,32 @@ class Cutover:
         return f"login page inside in {took:.2f} s"
 
     def close(self) -> str | None:
-        """Close and stop the old container, with all data on disk: nothing is written after the final sync."""
+        """Close the old container, with all data on disk: nothing is written after that. `resting` stops it."""
         self.source.lxd.update(self.old.instance, {**stamps(state=State.MOVING), "boot.autostart": "false"})
         if not self.old_instance().running:
             # Neither the container nor its copy may work before it is clear which of them serves.
             self.source.mautic.seal(self.old.instance)
             return "already stopped"
         self.source.mautic.quiesce(self.old.instance)
-        # All data is on disk and nothing works any more: a forced stop loses nothing.
-        self.source.lxd.stop(self.old.instance, force=True)
         return None
+
+    @contextmanager
+    def resting(self, *, snapshot: bool = False) -> Iterator[None]:
+        """Stop the closed old container meanwhile, and then take the safety snapshot.
+
+        Each stop by LXD lasts half a second longer than it takes (lxcfs sleeps in it): clients need not wait for that.
+        """
+
+        def rest() -> None:
+            # All data is on disk and nothing works any more: a forced stop loses nothing.
+            self.source.lxd.stop(self.old.instance, force=True)
+            if snapshot:
+                self.snapshot()
+
+        with ThreadPoolExecutor(1, "rest") as beside:
+            rested = beside.submit(rest)
+            yield
+            rested.result()
 
     def silence(self, *beside: Callable[[], None]) -> None:
         """Have the old container serve and send nothing more while it runs; meanwhile do what is to be done beside.

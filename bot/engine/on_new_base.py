@@ -102,8 +102,6 @@ class _OnNewBase:
         self.host.lxd.copy(
             f"{here.name}/golden", self.cutover.name, config={**own, **config, **lasting}, devices=devices
         )
-        # It works for nobody before it is opened, also while its pages are.
-        self.host.mautic.seal(self.cutover.name)
 
     def _bring(self, *, closed: bool = False) -> str:
         own = Own(self.host.mautic, self.host.mautic)
@@ -114,7 +112,7 @@ class _OnNewBase:
         """Make the new container and bring nearly all to it; the old one is left alone."""
         if self.cutover.serves():
             return None
-        self.cutover.make(self._clone, closed=True)
+        self.cutover.make(self._clone)
         self.cutover.boot()
         if self._is_brought():
             return None
@@ -160,15 +158,24 @@ class _OnNewBase:
             return None
         if self.cutover.is_copied() and self._is_brought(_UPGRADED):
             # All that may have been cut is the record of it.
-            self.cutover.boot()
+            with self.cutover.resting():
+                self.cutover.boot()
             return None
         if not self.cutover.is_copied():
             # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
             self.stage()
             self.close()
-        self.cutover.snapshot()
         self.cutover.doubt()
         self.cutover.boot()
+        with self.cutover.resting(snapshot=True):
+            note, phases = self._upgrade()
+        name = self.cutover.name
+        wait_for_address(self.host.lxd, name)
+        self.host.lxd.update(name, stamps(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}"))
+        return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in phases.items() if took >= 0.1)])
+
+    def _upgrade(self) -> tuple[str, Mapping[str, float]]:
+        """Have the new container be the tenant and upgrade it; return what to say of it, and seconds by phase."""
         name = self.cutover.name
         config = self.cutover.old_instance().config
         took, cached = adopt(self.run, self.host, self.old, name, config=config, same=self.is_same)
@@ -183,9 +190,7 @@ class _OnNewBase:
         done = self.upgrades.upgrade(name, self.version)
         if wrong := spoiled(done):
             raise LxdError(wrong)
-        wait_for_address(self.host.lxd, name)
-        self.host.lxd.update(name, stamps(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}"))
-        return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in done["phases"].items() if took >= 0.1)])
+        return note, done["phases"]
 
     def probe(self) -> str:
         told = self.cutover.probe()

@@ -13,11 +13,10 @@ from typing import Any
 import msgspec
 
 from bot.engine.context import Run
-from bot.engine.copies import Copy
+from bot.engine.copies import Copy, see_closed
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
-from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.upgrades import Upgrades, trouble
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
@@ -107,8 +106,7 @@ class Rehearsal:
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
         lxd.copy(self.old.instance, self.name, config=config, devices=devices)
-        if not closes_itself(old.config):
-            self.host.mautic.seal(self.name)
+        see_closed(self.host, self.name)
 
     @contextmanager
     def _kept(self, step: str) -> Iterator[None]:

@@ -65,7 +65,7 @@ LIMITS = {
     "rollout_50_requests": 2750,
     "rollout_50_fleet_requests": 220,
     "migrate_downtime_s": 5.0,
-    "migrate_ratio": 1.7,
+    "migrate_ratio": 1.2,
     "snapshot_hold_s": 0.5,
     "restore_ratio": 1.3,
     "upgrade_ratio": 1.4,

@@ -141,17 +141,41 @@ def test_a_blueprint_that_is_gone_voids_the_rehearsal(bench: Bench) -> None:
         bench.approve(asked)
 
 
-def test_many_are_patched_by_one_request(bench: Bench) -> None:
+def test_many_are_patched_by_one_request_ring_by_ring(bench: Bench) -> None:
     assert bench.done("new client-y").state == "succeeded"
-    bench.lxd.update("client-y", stamps(base=5))
+    bench.lxd.update("client-y", stamps(base=5, tags="canary"))
     assert "Rehearsing" in bench.answer("patch --all", OPERATOR).text
     bench.finish()
     offers(bench.context)
     (asked,) = bench.context.operations.select("command = 'patch'")
-    assert asked.plan["facts"]["Tenants"] == "client-x, client-y"
+    assert asked.plan["facts"]["Rings"] == "1, then 1, 30 min apart"
     bench.approve(asked)
     bench.finish()
-    assert {bench.context.fleet.tenant(name).base > 1 for name in ("client-x", "client-y")} == {True}
+    assert bench.context.fleet.tenant("client-y").base > 5
+    bench.clock.move(29 * 60)
+    bench.finish()
+    assert instance_of(bench).name == "client-x", "the canary's time is not over"
+    bench.clock.move(2 * 60)
+    bench.finish()
+    assert instance_of(bench).name == f"client-x--{asked.id + 2}"
+    offers(bench.context)
+    said = bench.context.database.read("SELECT text FROM notes WHERE operation = ? ORDER BY id", asked.id)
+    assert "2 of 2 tenants have newer packages now" in said[-1]["text"]
+
+
+@pytest.mark.parametrize("who", ["client-x", "--all"])
+def test_a_patch_is_planned_ahead(bench: Bench, who: str) -> None:
+    assert "Rehearsing" in bench.answer(f"patch {who} --at tomorrow 03:00", OPERATOR).text
+    bench.finish()
+    offers(bench.context)
+    (asked,) = bench.context.operations.select("command = 'patch' AND parent = 0")
+    assert asked.plan["facts"]["Starts"]
+    bench.approve(asked)
+    bench.finish()
+    assert instance_of(bench).name == "client-x", "it is not time yet"
+    bench.clock.move(asked.plan["values"]["at"] - bench.clock() + 60)
+    bench.finish()
+    assert instance_of(bench).name != "client-x"
 
 
 def test_a_release_that_wants_another_php_gets_a_container_that_has_it(tmp_path: Path) -> None:

@@ -619,11 +619,17 @@ MESSAGES: dict[str, Message] = {
         rings=1,
         plan={**BATCH.plan, "remarks": {"Left out": "1: client-z: it is *stopped*"}},
     ),
+    "commands-rollout-patch": rollout_ended(operation=replace(BEGUN, command="patch"), arguments={}),
+    "commands-rollout_list-patch": words(
+        "rollout_list",
+        children=[Plan("client-a", {}, "", {}, seconds=1, values={"from": "5.2.12", "to": "5.2.12", "away": 4.2})],
+        left_out=[],
+    ),
     "commands-rollout_list": words(
         "rollout_list",
         children=[
-            Plan("client-a", {}, "", {}, seconds=1, values={"from": "5.2.12", "away": 4.2}),
-            Plan("client-b", {}, "", {}, seconds=1, values={"from": "5.2.*11*", "away": 12.0}, ring=1),
+            Plan("client-a", {}, "", {}, seconds=1, values={"from": "5.2.12", "to": "6.0.10", "away": 4.2}),
+            Plan("client-b", {}, "", {}, seconds=1, values={"from": "5.2.*11*", "to": "6.0.10", "away": 12.0}, ring=1),
         ],
         left_out=["client-z: <!here> is stopped"],
     ),

@@ -1,0 +1,101 @@
+"""A rollout: a batch of upgrades, or of patches, in rings, each of which was rehearsed before people decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from bot.engine.context import Context
+from bot.engine.selection import Selection, batch
+from bot.engine.upgrade_plans import pace_of, rehearse_first, unpaused
+from bot.model.plan import Plan, Refused
+from bot.model.text import seconds
+
+
+def in_rings(context: Context, made: Plan, again: str, facts: Mapping[str, str]) -> Plan:
+    """Return the plan of a batch with its children in rings: canaries first, then a share, then the rest.
+
+    `again`: what is typed to ask for it. `facts`: of the card, beside those of every rollout.
+    """
+    pace = context.settings.rollouts
+    children = _ordered(context, made.children)
+    sizes = [sum(child.ring == ring for child in children) for ring in sorted({child.ring for child in children})]
+    soak = pace.soak * 60 if len(sizes) > 1 else 0
+    names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
+    left_out = made.texts["left_out"].splitlines()
+    return replace(
+        made,
+        children=children,
+        arguments={**made.arguments, "tenant": names},
+        facts={
+            "Clients offline": _for_about([float(child.values["away"]) for child in children]),
+            **made.facts,
+            **facts,
+            "Rehearsals": f"{len(children)} passed, within a day",
+            "Pace": f"{pace_of(context)}, pauses after {pace.stop_after} failure{'s' if pace.stop_after > 1 else ''}",
+            "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
+        },
+        values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
+        remarks={**made.remarks, **({"Left out": f"{len(left_out)}: {'; '.join(left_out)}"} if left_out else {})},
+        texts={
+            "again": again,
+            "thread": context.renderer.words("commands/rollout_list.j2", children=children, left_out=left_out),
+        },
+    )
+
+
+def _for_about(away: Sequence[float]) -> str:
+    least, most = (seconds(round(one)) for one in (min(away), max(away)))
+    return f"each for about {least if least == most else f'{least} to {most}'}, with a maintenance page"
+
+
+def _ordered(context: Context, children: Sequence[Plan]) -> tuple[Plan, ...]:
+    """Return the children with their rings, in that order: canaries, a share, the rest."""
+    pace = context.settings.rollouts
+    tagged = {one.name for one in context.fleet.tenants() if pace.canary in one.tags}
+    canaries = [child for child in children if child.tenant in tagged]
+    others = [child for child in children if child.tenant not in tagged]
+    share = math.ceil(len(others) * pace.share / 100)
+    rings = [canaries, others[:share], others[share:]]
+    filled = [ring for ring in rings if ring]
+    return tuple(replace(child, ring=number) for number, ring in enumerate(filled) for child in ring)
+
+
+def rehearse_all(
+    context: Context,
+    selection: Selection,
+    untried: Sequence[str],
+    again: str,
+    rehearsal: Callable[[Context, str], Plan],
+    *,
+    doing: str,
+    arguments: Mapping[str, str | bool],
+) -> int:
+    """Have those rehearsed that were not tried; return how many.
+
+    `schedules/offers.py` asks for the rollout, by typing `again`, when that has ended.
+    """
+    under_way = context.operations.select(
+        "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
+    )
+    if under_way:
+        raise Refused(f"Request #{under_way[0].id} rehearses this already, and what you asked for is requested then.")
+
+    def one(context: Context, name: str) -> Plan:
+        if name not in untried:
+            raise Refused(f"{name} was rehearsed already, or needs no rehearsal")
+        return rehearsal(context, name)
+
+    plan = batch(
+        context,
+        "rehearse",
+        # Of what was named each has to be possible; of what was chosen the rest goes on without what is not.
+        Selection(",".join(untried) + ",") if selection.names else selection,
+        one,
+        doing=doing,
+        arguments=arguments,
+    )
+    plan = unpaused(context, plan)
+    rehearse_first(context, replace(plan, texts={**plan.texts, "then": again}))
+    return len(plan.children)
