@@ -516,7 +516,12 @@ def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
             source, target = (lab_world.servers[side] for side in (sides[number % 2], sides[(number + 1) % 2]))
             present = lab_world.present(name, source)
             domain = f"{name}.{BASE_DOMAIN}"
+            for side in sides:
+                lab_world.lab.nodes[side].settle()
             floors.append(migration_floor(source, target, present, domain))
+            # What the floor has deleted is not to go while the bot moves the tenant.
+            for side in sides:
+                lab_world.lab.nodes[side].settle()
             front, authority = lab_world.settings.edge.listen, lab_world.edge.authority()
             eventually(lambda domain=domain: lab_world.edge.probe(domain).login, PATIENCE)  # type: ignore[misc]
             with Client(front, authority, domain, "/form/submit?formId=1") as visitor:
