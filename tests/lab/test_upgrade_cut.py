@@ -93,26 +93,3 @@ def test_lxd_is_killed_in_the_middle(world: LabWorld, cut: str) -> None:
     if cut == "migrations":
         assert not done
         assert "rolled back; clients saw the maintenance page for" in said
-
-
-def test_the_pool_is_filled_in_the_middle(world: LabWorld) -> None:
-    """By whatever: no migration goes on then, and the client goes on as before as soon as there is room."""
-    node, host = world.lab.nodes[HOST], world.lab.host(HOST)
-    domain = f"{TENANT}.{BASE_DOMAIN}"
-    fault(host, TENANT, "slow_migration", SLOW)
-    with Client(world.settings.edge.listen, world.edge.authority(), domain, "/form/submit?formId=1") as visitor:
-        eventually(lambda: len(visitor.acknowledged) > 10)
-        card = world.ask(f"upgrade {TENANT} {NEW}", "operator")
-        number = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
-        world.approve(card)
-        eventually(lambda: is_swapped(host, f"{TENANT}--{number}"))
-        with node.full(TENANT):
-            said = world.wait_for(card, r"\* failed|now runs Mautic|needs action", 240)
-        after = len(visitor.acknowledged)
-        eventually(lambda: len(visitor.acknowledged) > after + 10)
-    print(f"away for {max(visitor.gaps):.1f} s; {said}")
-    assert "rolled back; clients saw the maintenance page for" in said
-    assert world.serves(TENANT) == HOST
-    assert version_of(host, TENANT).startswith("5.2.12")
-    assert set(visitor.acknowledged) - set(sql(host, TENANT, "SELECT email FROM leads WHERE email <> ''")) == set()
-    assert [one.name for one in host.instances() if one.name.startswith(f"{TENANT}--")] == []
