@@ -17,6 +17,7 @@ from tests.support.lab import ROOT, Lab, configuration
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld, environment_of
 from tests.support.upgrading import NEW, as_settings, fault, sql, to_upgrade_to, version_of
 from tests.support.workspace import eventually
+from tests.support.world import CHANNEL
 
 TENANT = "cut-x"
 HOST = "solo1"
@@ -93,3 +94,28 @@ def test_lxd_is_killed_in_the_middle(world: LabWorld, cut: str) -> None:
     if cut == "migrations":
         assert not done
         assert "rolled back; clients saw the maintenance page for" in said
+
+
+def test_the_pool_is_filled_in_the_middle(world: LabWorld) -> None:
+    """Nothing starts on it then, not even the old container; as soon as there is room a press on Undo has it serve."""
+    node, host = world.lab.nodes[HOST], world.lab.host(HOST)
+    domain = f"{TENANT}.{BASE_DOMAIN}"
+    fault(host, TENANT, "slow_migration", SLOW)
+    with Client(world.settings.edge.listen, world.edge.authority(), domain, "/form/submit?formId=1") as visitor:
+        eventually(lambda: len(visitor.acknowledged) > 10)
+        card = world.ask(f"upgrade {TENANT} {NEW}", "operator")
+        number = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
+        world.approve(card)
+        eventually(lambda: is_swapped(host, f"{TENANT}--{number}"))
+        with node.full(TENANT):
+            said = world.wait_for(card, r"\* failed", 240)
+        assert f"*{TENANT} is offline.*" in said
+        assert "Undo is safe" in said
+        world.workspace.click("operator", CHANNEL, card, "undo")
+        after = len(visitor.acknowledged)
+        eventually(lambda: len(visitor.acknowledged) > after + 10)
+    assert world.serves(TENANT) == HOST
+    assert version_of(host, TENANT).startswith("5.2.12")
+    assert set(visitor.acknowledged) - set(sql(host, TENANT, "SELECT email FROM leads WHERE email <> ''")) == set()
+    left = f"{TENANT}--{number}"
+    eventually(lambda: left not in [one.name for one in host.instances()])

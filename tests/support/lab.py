@@ -171,6 +171,21 @@ class Node:
             _run("nsenter", "--mount", "--target", str(self._daemon.pid), "btrfs", command, "sync", str(pool))
 
     @contextmanager
+    def full(self, beside: str) -> Iterator[None]:
+        """Let the pool that an instance is in be filled to its last block, and have room again afterwards."""
+        filler = self.stored(beside).parent / "filler"
+        with filler.open("wb") as file:
+            for size in (1 << 28, 1 << 24, 1 << 20, 1 << 12):
+                with suppress(OSError):
+                    while True:
+                        os.posix_fallocate(file.fileno(), file.tell(), size)
+                        file.seek(size, os.SEEK_CUR)
+        try:
+            yield
+        finally:
+            filler.unlink()
+
+    @contextmanager
     def sending(self, instance: str, snapshot: str) -> Iterator[None]:
         """Send a snapshot to somebody who never takes it, as LXD does when a cable is cut."""
         assert self._daemon
