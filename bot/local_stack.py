@@ -5,6 +5,7 @@ A little longer than others, as the steps of `make up` are read in their order.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import ipaddress
 import json
@@ -52,6 +53,8 @@ YOUNG = 86_400.0
 """Seconds for which Debian's packages pass for those of today."""
 WARNINGS = "warnings"
 """File in the state where a bot that starts says what is not well of its settings, a sentence a line."""
+STARTED_WITH = "started-with"
+"""File in the state with the version of settings and code that `make up` started the bot with."""
 ASK_ONLY = frozenset({"audit", "console", "freeze", "give-up", "logs", "schedule", "silence", "unfreeze"})
 """What is no operation, but may be asked for only by whom its policy names; `silence` is an incident's button."""
 
@@ -107,9 +110,12 @@ def up() -> int:
     if lacking:
         raise CannotBringUp(f"`make up` needs {' and '.join(lacking)}: not installed; `make .venv` does that.")
     team = _team(settings)
+    if _running(settings) and team == TEAM and not local:
+        raise CannotBringUp("The local workspace runs here; `make down` ends it, then `make up` connects to Slack.")
+    if _outdated(settings) and local == (team == TEAM):
+        print("The settings or the code changed since the bot started: restarting it …", flush=True)
+        _stop_processes(settings)
     if _running(settings):
-        if team == TEAM and not local:
-            raise CannotBringUp("The local workspace runs here; `make down` ends it, then `make up` connects to Slack.")
         if not settings.lxd.simulated:
             # The bot may run while something under it is broken.
             _prepare(settings, Parts())
@@ -130,6 +136,7 @@ def up() -> int:
         environment |= LOCAL_TOKENS | {"MAUTIC_OPS_SLACK__API": api, "MAUTIC_OPS_SLACK__CHANNEL": LOCAL_CHANNEL}
     with parts.part("Starting the bot"):
         (settings.state / "commands.json").write_text(json.dumps(completions(Registry(commands))))
+        (settings.state / STARTED_WITH).write_text(_version(settings))
         _start(settings, environment, ["bot", "workspace"] if local else ["bot"])
     print(parts.summary())
     print(_where(settings, local))
@@ -302,6 +309,23 @@ def _pid(file: Path, program: str) -> int:
 def _running(settings: Settings) -> bool:
     """Whether a bot runs here, by `make up` or as a service."""
     return bool(_pid(settings.state / "ready", "bot"))
+
+
+def _version(settings: Settings) -> str:
+    """Return what changes whenever the settings do, or the code: a bot that runs knows neither until it is restarted.
+
+    Secrets are not among it.
+    """
+    folders = ("bot", "commands", "schedules", "templates")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc")
+    return hashlib.sha256(f"{settings!r} {port()} {max(one.stat().st_mtime_ns for one in files)}".encode()).hexdigest()
+
+
+def _outdated(settings: Settings) -> bool:
+    """Whether a bot runs that `make up` started with other settings or code. What is a service is its owner's."""
+    noted = settings.state / STARTED_WITH
+    begun = _running(settings) and _pid(settings.state / "honcho.pid", "honcho")
+    return bool(begun) and not (noted.exists() and noted.read_text() == _version(settings))
 
 
 def _start(settings: Settings, environment: dict[str, str], processes: list[str]) -> None:

@@ -15,7 +15,7 @@ from bot.slack.incidents import Seen
 KIND = "advisories"
 
 
-@schedule(seconds=900)
+@schedule(seconds=900, at_start=True)
 def advisories(context: Context) -> None:
     """Compare each tenant's version of Mautic with the known security holes.
 

@@ -9,7 +9,7 @@ from bot.fleet import releases as known
 from bot.model.plan import Refused
 
 
-@schedule(seconds=900)
+@schedule(seconds=900, at_start=True)
 def releases(context: Context) -> None:
     """Download and check the releases in the settings; keep what blueprints are made of; remove what a build left.
 

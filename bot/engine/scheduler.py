@@ -31,11 +31,16 @@ WATCH = 10.0
 """Seconds between two looks whether somebody has set the clock."""
 
 
-def schedule(*, seconds: int) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
-    """Declare a job that looks every so many seconds whether something is due; its docstring says what it does."""
+def schedule(
+    *, seconds: int, at_start: bool = False
+) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
+    """Declare a job that looks every so many seconds whether something is due; its docstring says what it does.
+
+    `at_start`: also whenever the bot starts, for what the settings name.
+    """
 
     def declare(function: Callable[[Context], None]) -> Callable[[Context], None]:
-        function.every = seconds  # type: ignore[attr-defined]
+        function.every, function.at_start = seconds, at_start  # type: ignore[attr-defined]
         return function
 
     return declare
@@ -57,7 +62,7 @@ def discover(package: ModuleType) -> list[Declared]:
         if name in jobs:
             raise RuntimeError(f"Two files of {package.__name__} declare the job {name}.")
         summary = inspect.cleandoc(declared[0].__doc__ or "").split("\n")[0].rstrip(".")
-        jobs[name] = Declared(name, summary, declared[0].every, declared[0])
+        jobs[name] = Declared(name, summary, declared[0].every, declared[0], declared[0].at_start)
     return list(jobs.values())
 
 
@@ -105,12 +110,14 @@ class Scheduler:
         self.jobs.recover()
         ahead = _ahead()
         for job in self.jobs.all():
+            declared = self.jobs.declared[job.name]
+            wait = 0.0 if declared.at_start else job.next - self.jobs.clock()
             self._scheduler.add_job(
                 self._due,
                 Every(job.seconds),
-                [self.jobs.declared[job.name]],
+                [declared],
                 id=job.name,
-                next_run_time=datetime.now(UTC) + timedelta(seconds=job.next - self.jobs.clock()),
+                next_run_time=datetime.now(UTC) + timedelta(seconds=wait),
                 coalesce=True,
                 max_instances=1,
                 misfire_grace_time=None,

@@ -38,6 +38,7 @@ def target(context: Context, found: Tenant, version: str) -> Release:
     if not version:
         ways = [one.version for one in there if one.takes(found.version) and not one.trouble(*bases)]
         if not ways:
+            refuse_unread(context)
             raise Refused(
                 f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
             )
@@ -61,10 +62,21 @@ def refuse_unknown(context: Context, version: str) -> None:
     """Raise Refused for a version that no release in the settings has."""
     there = releases(context.settings)
     if find(there, version) is None:
+        refuse_unread(context, version)
         names = ", ".join(f"`{one.version}`" for one in there) or "none"
         raise UnknownWords(
             f"There is no release “{version[:40]}” in the settings; known: {names}. See all: `/mautic releases`"
         )
+
+
+def refuse_unread(context: Context, version: str = "") -> None:
+    """Raise Refused where a release in the settings was not read yet, with a version only where it is that one."""
+    wanted = number(version)
+    unread = [one for one, release in known(context.settings).items() if release is None]
+    keys = [f"`{one.key}`" for one in unread if not version or (wanted and number(one.version) == wanted)]
+    if keys:
+        words = f"{' and '.join(keys)} in the settings {'was' if len(keys) == 1 else 'were'} not read yet"
+        raise Refused(f"{words}. Try again in a minute; `/mautic schedule list` shows what the job `releases` met.")
 
 
 def refuse_resting(found: Tenant, done: str) -> None:

@@ -20,12 +20,16 @@ CUT = "Interrupted when the bot stopped."
 
 @dataclass(frozen=True)
 class Declared:
-    """A job as its file declares it; `run` takes the context, and looks every so many seconds what is due."""
+    """A job as its file declares it; `run` takes the context, and looks every so many seconds what is due.
+
+    `at_start`: also whenever the bot starts, as it reads what the settings name.
+    """
 
     name: str
     summary: str
     seconds: int
     run: Callable[[Any], None]
+    at_start: bool = False
 
 
 @dataclass(frozen=True)

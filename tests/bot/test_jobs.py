@@ -298,6 +298,20 @@ def test_the_jobs_go_on_when_the_clock_is_set(bench: Bench, monkeypatch: pytest.
     assert len(seldom) <= 3
 
 
+def test_a_job_that_reads_what_the_settings_name_runs_at_each_start(bench: Bench) -> None:
+    ran: list[str] = []
+
+    def declared(name: str, *, at_start: bool) -> Declared:
+        return Declared(name, name, 3600, lambda context: ran.append(name), at_start)
+
+    for start in (1, 2):
+        scheduler = scheduled(bench, declared("often", at_start=True), declared("seldom", at_start=False))
+        scheduler.start()
+        until(lambda start=start: ran.count("often") == start and "seldom" in ran)  # type: ignore[misc]
+        scheduler.stop()
+    assert ran.count("seldom") == 1
+
+
 def test_a_clock_set_years_ahead_makes_one_run_due() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     assert Every(10).get_next_fire_time(datetime(1970, 1, 1, tzinfo=UTC), now) == now + timedelta(seconds=10)

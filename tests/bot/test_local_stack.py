@@ -27,10 +27,10 @@ from tests.support.bot import settings_in, until
 from tests.support.simulated_lxd import SimulatedLxd
 
 
-def running(folder: Path, *argv: str) -> subprocess.Popen[bytes]:
+def running(folder: Path, *argv: str, names: tuple[str, ...] = ("ready", "honcho.pid")) -> subprocess.Popen[bytes]:
     """Start a process that the bot's pid files name."""
     process = subprocess.Popen(argv, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL)
-    for name in ("ready", "honcho.pid"):
+    for name in names:
         (folder / name).write_text(str(process.pid))
     return process
 
@@ -99,6 +99,33 @@ def test_it_says_what_runs_and_not_what_would(
         environment.setenv("MAUTIC_OPS_SLACK__CHANNEL", "C0OPS")
         assert local_stack.up() == 0
         assert "It runs already. The bot is connected to Slack.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "restarted"),
+    [({}, False), ({"MAUTIC_OPS_BOT__WORKERS": "3"}, True), ({"WORKSPACE_PORT": "9000"}, True)],
+)
+def test_a_bot_whose_settings_have_changed_is_restarted(
+    tmp_path: Path, environment: pytest.MonkeyPatch, change: dict[str, str], restarted: bool
+) -> None:
+    started: list[list[str]] = []
+    environment.setattr(local_stack, "_start", lambda _, __, processes: started.append(processes))
+    assert local_stack.up() == 0
+    assert started == [["bot", "workspace"]]
+    (tmp_path / "team").write_text(TEAM)
+    (tmp_path / "Procfile").write_text("bot: exec sleep 60")
+    with (
+        a_bot(tmp_path),
+        running(tmp_path, sys.executable, "-m", "honcho", "start", names=("honcho.pid",)) as honcho,
+    ):
+        until(lambda: local_stack._pid(tmp_path / "honcho.pid", "honcho"))
+        # The bot ends with what started it; here it is nobody's child.
+        environment.setattr(local_stack, "_stop_processes", lambda _: (tmp_path / "ready").unlink() or honcho.kill())
+        for name, value in change.items():
+            environment.setenv(name, value)
+        assert local_stack.up() == 0
+        honcho.kill()
+    assert len(started) == 1 + restarted
 
 
 def test_what_is_broken_under_a_bot_that_runs_is_repaired(

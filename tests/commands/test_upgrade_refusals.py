@@ -120,6 +120,21 @@ def test_where_nothing_is_newer_it_says_so(tmp_path: Path) -> None:
     assert "No release is newer" in refused(desk, "rehearse client-x")
 
 
+def test_a_release_that_was_not_read_yet_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    """The bot has just been restarted with it, or its archive could not be had."""
+    config = tmp_path / "own.toml"
+    config.write_text(f'[releases."6.0.10"]\narchive = "/nowhere.zip"\nsha256 = "{"0" * 64}"\n')
+    bench = make_bench(tmp_path, MAUTIC_OPS_CONFIG=str(config))
+    assert bench.done("new client-x").state == "succeeded"
+    desk = make_desk(bench)
+    for text in ("upgrade client-x", *COMMANDS):
+        assert refused(desk, text) == (
+            '`releases."6.0.10"` in the settings was not read yet. Try again in a minute; `/mautic schedule list` '
+            "shows what the job `releases` met."
+        )
+    assert "There is no release “9.9.9”" in refused(desk, "upgrade client-x 9.9.9")
+
+
 @pytest.mark.parametrize(("doing", "words"), [("stop", "is stopped"), ("suspend", "is suspended")])
 def test_a_tenant_that_does_not_run_is_refused_with_what_has_it_run(desk: Desk, doing: str, words: str) -> None:
     assert desk.bench.done(f"{doing} client-x", OPERATOR).state == "succeeded"
