@@ -124,14 +124,20 @@ class Edge:
                 self._delete(name)
             self._pages.distrust()
 
-    def domains(self, ahead: str = "") -> dict[str, int]:
+    @property
+    def server(self) -> Lxd:
+        """The server that it is on; the edges of a cluster share one."""
+        return self._lxd
+
+    def domains(self, instances: Sequence[Instance], ahead: str = "") -> dict[str, int]:
         """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
-        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate. `ahead`: as
-        `apply` has it; it counts as an open candidate.
+        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate.
+
+        `instances`: all of its server. `ahead`: as `apply` has it; it counts as an open candidate.
 
         Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
         """
-        here = self._here()
+        here = self._of(instances)
         if self._member and any(one.status == "Error" for one in here):
             raise LxdUnavailable(f"The cluster's member {self._member} is offline.")
         return {domain: right for domain, (right, _) in _tenants(here, ahead).items()}
@@ -145,6 +151,7 @@ class Edge:
         partly: bool = False,
         number: int = 0,
         ahead: str = "",
+        instances: Sequence[Instance] | None = None,
     ) -> None:
         """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
 
@@ -159,21 +166,28 @@ class Edge:
             number: of those who look at other hosts first, who looked last; one who comes late does nothing.
             ahead: an instance that is about to be opened. Where no other is open, or closed for other reasons, it is
                 routed to by now, and says itself that it is closed; any later call goes by its labels again.
+            instances: all of its server, as they were after `number` was given; None: they are looked at here.
         """
         with self._lock:
             if 0 < number < self._applied:
                 return
-            self._apply(fresh, elsewhere or {}, peers, partly, ahead)
+            self._apply(fresh, elsewhere or {}, peers, partly, ahead, instances)
             self._applied = max(number, self._applied)
 
     def _apply(
-        self, fresh: bool, elsewhere: Mapping[str, Peer], peers: Sequence[Peer], partly: bool, ahead: str
+        self,
+        fresh: bool,
+        elsewhere: Mapping[str, Peer],
+        peers: Sequence[Peer],
+        partly: bool,
+        ahead: str,
+        instances: Sequence[Instance] | None,
     ) -> None:
         if fresh and not self._lxd.instance(self._name).running:
             # Nobody stops it on purpose.
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
-        here, learned = self._sites(ahead)
+        here, learned = self._sites(ahead, instances)
         kept = ways_elsewhere(self._present()) if partly else {}
         config = json.dumps(
             routes(
@@ -210,12 +224,12 @@ class Edge:
     def _own_authority(self) -> str | None:
         return self._lxd.pull(self._name, _ROOT).decode() if self._tls == "internal" else None
 
-    def _sites(self, ahead: str) -> tuple[dict[str, str], bool]:
+    def _sites(self, ahead: str, instances: Sequence[Instance] | None) -> tuple[dict[str, str], bool]:
         """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
-        here = self._here()
+        here = self._of(self._lxd.instances() if instances is None else instances)
         found = _tenants(here, ahead)
         if self._pin(instance for _, instance in found.values() if _is_open(instance) and not given(instance)):
-            here = self._here()
+            here = self._of(self._lxd.instances())
             found = _tenants(here, ahead)
         addresses = trusted(here, self._subnet)
         live = {domain: one for domain, (_, one) in found.items() if _is_open(one) or _opens(one, ahead)}
@@ -240,8 +254,8 @@ class Edge:
                 log.warning("%s has no address yet: %s", instance.name, error)
         return some
 
-    def _here(self) -> list[Instance]:
-        return [one for one in self._lxd.instances() if not self._member or one.location == self._member]
+    def _of(self, instances: Iterable[Instance]) -> list[Instance]:
+        return [one for one in instances if not self._member or one.location == self._member]
 
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"

@@ -11,7 +11,7 @@ from typing import TypeVar
 from bot.edge.caddy import Peer
 from bot.edge.edge import Edge
 from bot.edge.probe import PAGE_SECONDS, Probe
-from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.lxd.protocol import Instance, LxdError, LxdUnavailable
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -60,7 +60,18 @@ class Edges:
             return
         # Whoever looks later knows better, and may be the quicker one.
         number = next(self._numbers)
-        domains, silent = each(known, lambda host, edge: edge.domains(ahead), within=ANSWER)
+        # The hosts of a cluster share a server: that is asked once, for all that is done here.
+        servers = {edge.server: host for host, edge in known.items()}
+        asked = {host: server for server, host in servers.items()}
+        listed, failed = each(asked, lambda _, server: server.instances(), within=ANSWER)
+
+        def instances(edge: Edge) -> list[Instance]:
+            asked_by = servers[edge.server]
+            if asked_by in failed:
+                raise failed[asked_by]
+            return listed[asked_by]
+
+        domains, silent = each(known, lambda _, edge: edge.domains(instances(edge), ahead))
         answered = {host: known[host] for host in domains}
         _, unsure = each(answered, lambda host, edge: self._learn(host, edge, fresh=fresh), within=ANSWER)
         peers = {
@@ -79,7 +90,13 @@ class Edges:
             elsewhere = {domain: peers[other] for domain, (right, other) in best.items() if right > own.get(domain, -1)}
             everyone = list(peers.values())
             edge.apply(
-                fresh=fresh, elsewhere=elsewhere, peers=everyone, partly=bool(silent), number=number, ahead=ahead
+                fresh=fresh,
+                elsewhere=elsewhere,
+                peers=everyone,
+                partly=bool(silent),
+                number=number,
+                ahead=ahead,
+                instances=instances(edge),
             )
 
         applied, failed = each(answered, apply)

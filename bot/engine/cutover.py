@@ -19,7 +19,7 @@ from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
 from bot.engine.snapshots import take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
-from bot.fleet import containment
+from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
 from bot.guest.mautic import SEAL
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable, PoolFull
@@ -305,7 +305,10 @@ class Cutover:
         thread = ThreadPoolExecutor(1, "discard")
         with suppress(TimeoutError, LxdError):
             thread.submit(self._stop).result(ANSWER)
-        patiently(self._go_on)
+        try:
+            patiently(self._go_on)
+        except PoolFull as error:
+            self._go_on_without_room(error)
         # Not before the old container serves: until then the candidate may be all that there is.
         removing = thread.submit(self._discard)
         left = f"rolled back, but `{self.name}` on {self.target.name} could not be deleted"
@@ -320,6 +323,17 @@ class Cutover:
     def _stop(self) -> None:
         if self.candidate() is not None and not self._given_up.is_set():
             self.target.lxd.stop(self.name, force=True)
+
+    def _go_on_without_room(self, error: PoolFull) -> None:
+        """Have the old container serve where nothing starts, as the pool is full: with the room that the candidate took.
+
+        Raises the error again where it took none there, or may have what the old one lacks, as it was open.
+        """
+        candidate = self.candidate()
+        if candidate is None or state_of(candidate.config) == State.LIVE or self.target.name != self.source.name:
+            raise error
+        self._discard()
+        ballast.with_room(self.source, lambda: patiently(self._go_on), freed=True)
 
     def _go_on(self) -> None:
         """Open the old container again, and start it unless it is stopped on purpose."""

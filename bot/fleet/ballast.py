@@ -61,14 +61,17 @@ def give_up(host: Host) -> bool:
     return True
 
 
-def with_room(host: Host, work: Callable[[], None]) -> None:
-    """Do what needs a little room, and give up ballast for it where the pool is full."""
+def with_room(host: Host, work: Callable[[], None], *, freed: bool = False) -> None:
+    """Do what needs a little room, and give up ballast for it where the pool is full.
+
+    `freed`: room was freed just now, and is waited for also where there is no ballast.
+    """
     end = 0.0
     while True:
         try:
             return work()
         except PoolFull:
-            if not end and not give_up(host):
+            if not end and not give_up(host) and not freed:
                 raise
             end = end or time.monotonic() + COUNTED
             if time.monotonic() > end:

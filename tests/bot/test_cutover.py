@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,9 @@ from bot.engine.cutover import Cutover
 from bot.engine.registry import Registry, TenantArgument, call, declare, operation, steps_of
 from bot.engine.runner import Runner
 from bot.engine.steps import PROBE, probing
+from bot.fleet import ballast
 from bot.guest.mautic import MUTE, SEAL
-from bot.lxd.protocol import LxdError
+from bot.lxd.protocol import LxdError, PoolFull
 from bot.model.labels import Role, State, role_of, stamp, stamps, state_of
 from bot.model.plan import Plan, Step, Steps
 from bot.model.tenants import Tenant
@@ -143,6 +145,33 @@ def test_whatever_fails_before_the_commit_point_the_old_one_goes_on(bench: Bench
     recovery.retry(bench.context.operations, failed, OPERATOR.id)
     assert ended(bench, failed.id).state == "succeeded"
     assert has_taken_the_place(bench, failed.id)
+
+
+@pytest.mark.parametrize(("step", "serves"), [("start", True), ("change", False)])
+def test_where_the_pool_is_full_the_old_one_gets_the_room_of_a_copy_that_was_never_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str, serves: bool
+) -> None:
+    """On a full pool nothing starts, and what has nothing of its own is worth less than a client who is served."""
+    monkeypatch.setattr(ballast, "COUNTED", 0.1)
+    number = asked(bench).id
+    names = {"client-x", f"client-x--{number}"}
+    # As an upgrade has it by then.
+    bench.lxd.stop("client-x", force=True)
+
+    def fault(moment: str) -> None:
+        if moment == f"ran {STEPS.index(step)}":
+            bench.lxd.on_call = full
+            raise PoolFull("LXD could not do it: the storage pool is full.")
+
+    def full(method: str, arguments: tuple[Any, ...]) -> None:
+        if (method, arguments[:1]) == ("start", ("client-x",)) and names <= bench.lxd.world.machines.keys():
+            raise PoolFull("LXD could not do it: the storage pool is full.")
+
+    bench.runner.fault = fault
+    failed = ended(bench, number)
+    bench.lxd.on_call = None
+    assert (failed.state, live(bench)) == ("failed" if serves else "needs_attention", serves)
+    assert containers(bench) == ({"client-x"} if serves else names)
 
 
 def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) -> None:

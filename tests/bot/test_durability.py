@@ -129,8 +129,8 @@ def test_dying_before_or_after_any_record_does_no_harm(tmp_path: Path, command: 
         ends_well(world, world.restart(bench), moment)
 
 
-@pytest.mark.parametrize("lost", ["the call", "the answer"])
 @pytest.mark.parametrize("command", OPERATIONS)
+@pytest.mark.parametrize("lost", [pytest.param("the call", marks=pytest.mark.long), "the answer"])
 def test_dying_within_any_call_of_lxd_does_no_harm(tmp_path: Path, command: str, lost: str) -> None:
     world = World(tmp_path, command)
     bench = world.begin()

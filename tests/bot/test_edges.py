@@ -130,6 +130,18 @@ def test_an_heir_that_was_left_open_gets_nothing_while_the_tenant_is_closed(role
         assert not edge.probe(DOMAIN).login
 
 
+def test_each_server_is_asked_once_whatever_has_an_edge_there() -> None:
+    """Each time costs a fleet of a hundred tenants some tenths of a second, within the time that clients wait."""
+    world = World("cluster", "alone")
+    world.add("cluster", "client-x", "tenant")
+    world.made["cluster-2"] = world.made["cluster"]
+    asked: list[str] = []
+    for name, lxd in world.lxd.items():
+        lxd.on_call = lambda method, _, name=name: asked.append(name) if method == "instances" else None  # type: ignore[misc]
+    world.edges.apply()
+    assert sorted(asked) == ["alone", "cluster"]
+
+
 def test_what_a_tenant_tells_of_its_address_is_not_believed() -> None:
     """One that takes its neighbour's address inside would else have the neighbour's pages at its own domain."""
     world = World("only")

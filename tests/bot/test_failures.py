@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,27 @@ def run(bench: Bench, command: str) -> Operation:
     return operation
 
 
-@pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.parametrize("command", CASES)
+IN_TURN = "each in turn"
+"""Another kind of error with every second call: of what has a hundred calls, not each is tried with all of them."""
+
+
+def tries() -> Iterator[Any]:
+    """Each operation with each kind of error; of the long ones all of that takes minutes."""
+    for command in CASES:
+        if command in LONG:
+            yield command, IN_TURN
+        for kind in ERRORS:
+            yield pytest.param(command, kind, marks=[pytest.mark.long] if command in LONG else [])
+
+
+@pytest.mark.parametrize(("command", "every"), tries())
 def test_any_call_of_lxd_may_fail_and_the_next_try_works(
-    tmp_path: Path, command: str, kind: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, command: str, every: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = prepared(tmp_path, command)
     number = 0
     while True:
+        kind = list(ERRORS)[number // 2 % len(ERRORS)] if every == IN_TURN else every
         operation = run(bench, command)
         made = failing_at(bench, number, ERRORS[kind](), after=bool(number % 2))
         bench.finish()

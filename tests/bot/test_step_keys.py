@@ -172,8 +172,7 @@ def test_rewording_everything_changes_no_decision(tmp_path: Path, command: str) 
 @pytest.mark.usefixtures("reworded")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_rewording_everything_changes_nothing_after_a_crash(tmp_path: Path, command: str) -> None:
-    for lost in ("the call", "the answer"):
-        crashes_in_calls(tmp_path / lost, command, lost)
+    crashes_in_calls(tmp_path / "calls", command, "the answer")
     crashes_while_taken_back(tmp_path / "back", command)
 
 
