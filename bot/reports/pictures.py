@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,8 @@ NOBODY = "nobody"
 """Whose rights pictures are taken with, where the bot is root."""
 SECONDS, PATIENCE, GRACE = 120.0, 15.0, 30.0
 """For all pictures of one comparison, for one page, and until what takes longer is ended from outside."""
+_FOLDER = "mautic-ops-pictures-"
+"""What the folder of one comparison is called; it is no part of the state, which is closed to NOBODY."""
 PICTURE, ANSWER = 4 << 20, 32 << 20
 """Bytes of one picture, and of all that is read of the process."""
 _ALONE = ("--pid", "--fork", "--kill-child", "--mount-proc")
@@ -109,7 +112,8 @@ def take(
         return Answer([], "No pictures: Pillow is not installed. Run `make .venv`.")
     alone = _alone()
     apart = bool(alone) and os.geteuid() == 0
-    folder = tempfile.mkdtemp(prefix="mautic-ops-pictures-")
+    _clear()
+    folder = tempfile.mkdtemp(prefix=_FOLDER)
     try:
         if os.geteuid() == 0:
             nobody = pwd.getpwnam(NOBODY)
@@ -119,6 +123,14 @@ def take(
         return _answer(_ran(command, msgspec.json.encode(job), seconds + GRACE))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear() -> None:
+    """Remove what was left by a bot that was killed over its pictures."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * (SECONDS + GRACE):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _captures(pages: Pages) -> list[Capture]:

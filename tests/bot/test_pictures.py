@@ -199,6 +199,18 @@ def test_without_chromium_it_says_so(tmp_path: Path) -> None:
     assert pictures.take(pages(HTML), pages(HTML), DOMAIN, program=str(tmp_path / "none")) == pictures.Answer([], why)
 
 
+def test_what_a_killed_bot_left_is_removed_and_what_another_takes_now_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, now = (tmp_path / f"mautic-ops-pictures-{name}" for name in ("left", "now"))
+    for folder in (left, now):
+        (folder / "profile").mkdir(parents=True)
+    os.utime(left, (time.time() - 3600,) * 2)
+    pictures.take(Pages(), Pages(), DOMAIN, program="/bin/false")
+    assert list(tmp_path.iterdir()) == [now]
+
+
 def test_a_program_that_is_no_chromium_is_no_picture(tmp_path: Path) -> None:
     program = tmp_path / "chromium"
     program.write_text("#!/bin/sh\nexit 3\n")

@@ -17,7 +17,6 @@ from tests.support.lab import ROOT, Lab, configuration
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld, environment_of
 from tests.support.upgrading import NEW, as_settings, fault, sql, to_upgrade_to, version_of
 from tests.support.workspace import eventually
-from tests.support.world import CHANNEL
 
 TENANT = "cut-x"
 HOST = "solo1"
