@@ -8,13 +8,13 @@ from bot.engine.bases import newer_than, refuse_newest
 from bot.engine.context import Context, Run
 from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantsArgument, complete, not_half_way, operation, steps_of
-from bot.engine.rings import in_rings, rehearse_all
+from bot.engine.rings import as_rehearsed, in_rings, rehearse_all
 from bot.engine.selection import Selection, batch
 from bot.engine.times import begins, planned, refuse_outside_hours, time_of
 from bot.engine.upgrade_plans import UpgradeInputs, rehearsal_of, rehearse_first, upgrade_of
-from bot.engine.upgrades import FRESH, WHY, refuse_resting, rehearsed, tried, unrehearsed
+from bot.engine.upgrades import FRESH, WHY, refuse_resting, rehearsed, unrehearsed
 from bot.model.moments import spelled
-from bot.model.plan import Plan, Refused, Steps
+from bot.model.plan import Plan, Steps
 from bot.slack.messages import Message
 
 
@@ -48,7 +48,7 @@ def patch(
         return _one(context, tenant, again, starts)
     selection.refuse_both("patch")
     if untried := unrehearsed(context, selection, "", first, command="patch"):
-        rehearse_all(
+        number = rehearse_all(
             context,
             selection,
             untried,
@@ -57,12 +57,12 @@ def patch(
             doing="Rehearse the Debian update of",
             arguments={"base": True},
         )
-        return context.renderer.message("commands/patch_rehearsing.j2", names=untried)
+        return context.renderer.message("commands/patch_rehearsing.j2", number=number)
     made = batch(
         context,
         "patch",
         selection,
-        lambda context, name: _tried(context, name, first),
+        lambda context, name: _patch(context, name, first),
         doing="Update the Debian packages of",
         arguments={},
     )
@@ -80,18 +80,13 @@ def _one(context: Context, name: str, again: str, starts: float) -> Plan | Messa
     plan = rehearsal_of(context, name, "", offer=True, base=True)
     plan = complete(context.registry.command("rehearse"), context, plan)
     rehearse_first(context, replace(plan, texts={**plan.texts, "upgrade": again}))
-    return context.renderer.message("commands/patch_rehearsing.j2", names=[name])
+    return context.renderer.message("commands/patch_rehearsing.j2", number=1, name=name)
 
 
-def _tried(context: Context, name: str, at: float) -> Plan:
+def _patch(context: Context, name: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
     newer_than(context, found)
-    told = tried(context, found, "", at)
-    if told is None:
-        raise Refused(f"{name} was not rehearsed within a day")
-    if not told.passed:
-        raise Refused(f"its rehearsal did not pass: {told.failed or 'it would be worse than before'}")
-    return upgrade_of(context, found, told)
+    return as_rehearsed(context, found, "", at)
 
 
 @steps_of(patch)

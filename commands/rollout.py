@@ -6,13 +6,13 @@ from collections import Counter
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantsArgument, operation
-from bot.engine.rings import in_rings, rehearse_all
+from bot.engine.rings import as_rehearsed, in_rings, rehearse_all
 from bot.engine.selection import Selection, batch
 from bot.engine.times import begins, planned, refuse_outside_hours, time_of
-from bot.engine.upgrade_plans import rehearsal_of, upgrade_of
-from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_resting, refuse_unknown, tried, unrehearsed
+from bot.engine.upgrade_plans import rehearsal_of
+from bot.engine.upgrades import FRESH, WHY, refuse_detour, refuse_resting, refuse_unknown, unrehearsed
 from bot.model.moments import spelled
-from bot.model.plan import Plan, Refused
+from bot.model.plan import Plan
 from bot.model.releases import newest_first
 from bot.slack.messages import Message
 
@@ -75,9 +75,4 @@ def rollout(
 def _upgrade(context: Context, name: str, version: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
     refuse_resting(found, "upgraded")
-    told = tried(context, found, version, at)
-    if told is None:
-        raise Refused(f"no rehearsal of {name} has ended within a day")
-    if not told.passed:
-        raise Refused(f"the rehearsal of {name} did not pass: {told.failed or 'something would be worse than before'}")
-    return upgrade_of(context, found, told)
+    return as_rehearsed(context, found, version, at)

@@ -325,7 +325,7 @@ class Cutover:
             self.target.lxd.stop(self.name, force=True)
 
     def _go_on_without_room(self, error: PoolFull) -> None:
-        """Have the old container serve where nothing starts, as the pool is full: with the room that the candidate took.
+        """Have the old container serve on a full pool, where nothing starts: with the room that the candidate took.
 
         Raises the error again where it took none there, or may have what the old one lacks, as it was open.
         """

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from bot.engine.context import Context
 from bot.engine.selection import Selection, batch
-from bot.engine.upgrade_plans import pace_of, rehearse_first, unpaused
+from bot.engine.upgrade_plans import pace_of, rehearse_first, unpaused, upgrade_of
+from bot.engine.upgrades import tried
 from bot.model.plan import Plan, Refused
+from bot.model.tenants import Tenant
 from bot.model.text import seconds
 
 
@@ -43,6 +45,19 @@ def in_rings(context: Context, made: Plan, again: str, facts: Mapping[str, str])
             "thread": context.renderer.words("commands/rollout_list.j2", children=children, left_out=left_out),
         },
     )
+
+
+def as_rehearsed(context: Context, found: Tenant, version: str, at: float) -> Plan:
+    """Return the plan of an upgrade, or with the version "" of a patch, for one of many that has passed its rehearsal.
+
+    `at`: when the first ring begins. Raises Refused with what the card says of one that is left out.
+    """
+    told = tried(context, found, version, at)
+    if told is None:
+        raise Refused("its rehearsal has not ended within a day")
+    if not told.passed:
+        raise Refused(f"its rehearsal did not pass: {told.failed or 'something would be worse than before'}")
+    return upgrade_of(context, found, told)
 
 
 def _for_about(away: Sequence[float]) -> str:

@@ -25,6 +25,7 @@ _SINGLE_QUOTED = re.compile(
     r"(?<![^\s=])(?:'((?:[^']|(?<=\w)'(?=\w))*)'"
     r"|[\u2018\u201a\u2039\u203a]((?:[^\u2018\u2019\u2039\u203a]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019\u2039\u203a])(?!\S)"
 )
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _UNTAMED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, overrides of the direction of text, and lone surrogates."""
 
@@ -98,9 +99,10 @@ def _bare(text: str, unquoted: Callable[[str], str]) -> str:
 def tame(text: str, most: int) -> str:
     """Return a text of unknown origin cut to so many characters, with nothing in it that no message or file can hold.
 
-    Half characters (lone surrogates), which no encoding takes, control characters but for tabs and ends of lines, and
-    what turns the direction of text become one that says so.
+    The colours of a terminal are left out. Half characters (lone surrogates), which no encoding takes, control characters
+    but for tabs and ends of lines, and what turns the direction of text become one that says so.
     """
+    text = _COLOURS.sub("", text)
     if len(text) > most:
         text = f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
     return _UNTAMED.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -131,7 +131,7 @@ def test_the_card_and_its_thread_have_the_whole_list(bench: Bench) -> None:
     assert facts["Clients offline"].startswith("each for about ")
     assert facts["From"] == "5 on 5.2.12+double"
     assert facts["Rehearsals"] == "5 passed, within a day"
-    assert batch.plan["remarks"]["Left out"].startswith("1: client-c: the rehearsal of client-c did not pass: The migr")
+    assert batch.plan["remarks"]["Left out"].startswith("1: client-c: its rehearsal did not pass: The migr")
     listed = notes_of(bench, batch.id)[0]
     for ring, names in ((1, ["client-d"]), (2, ["client-a", "client-b"]), (3, ["client-e", "client-f"])):
         told = listed.split(f"*Ring {ring}*")[1].split("*")[0]

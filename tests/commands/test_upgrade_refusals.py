@@ -340,7 +340,7 @@ def test_a_rollout_goes_on_without_who_cannot_be_rehearsed(desk: Desk) -> None:
     (rollout,) = bench.context.operations.select("command = 'rollout'")
     assert rollout.arguments["tenant"] == "client-x,"
     left = rollout.plan["remarks"]["Left out"]
-    assert "client-y: the rehearsal of client-y did not pass: Inside client-y--" in left
+    assert "client-y: its rehearsal did not pass: Inside client-y--" in left
     assert "client-z: client-z is stopped" in left
     assert len(bench.context.operations.select("command = 'rehearse' AND parent = 0")) == 1
 

@@ -108,8 +108,10 @@ def test_of_many_those_that_fail_are_told_in_the_thread_of_all(desk: Desk) -> No
     assert file["thread_ts"] == batch.message_ts
     (rollout,) = desk.bench.context.operations.select("command = 'rollout'")
     assert rollout.plan["facts"]["Rehearsals"] == "1 passed, within a day"
-    assert "client-x: the rehearsal of client-x did not pass" in rollout.plan["remarks"]["Left out"]
-    assert "*Left out*\nclient-x: the rehearsal" in notes(desk.bench, rollout)[0]
+    # Without the colours that a terminal would show.
+    failed = "client-x: its rehearsal did not pass: The migrations failed: SQLSTATE[42S21]: Column already exists"
+    assert failed in rollout.plan["remarks"]["Left out"]
+    assert f"*Left out*\n{failed}" in notes(desk.bench, rollout)[0]
 
 
 def test_pages_are_a_table_before_and_after(desk: Desk) -> None:
