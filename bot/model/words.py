@@ -99,8 +99,8 @@ def _bare(text: str, unquoted: Callable[[str], str]) -> str:
 def tame(text: str, most: int) -> str:
     """Return a text of unknown origin cut to so many characters, with nothing in it that no message or file can hold.
 
-    The colours of a terminal are left out. Half characters (lone surrogates), which no encoding takes, control characters
-    but for tabs and ends of lines, and what turns the direction of text become one that says so.
+    The colours of a terminal are left out. Half characters (lone surrogates), which no encoding takes, control
+    characters but for tabs and ends of lines, and what turns the direction of text become one that says so.
     """
     text = _COLOURS.sub("", text)
     if len(text) > most:
