@@ -57,7 +57,7 @@ def _refurnish(context: Context, tenant: str) -> Plan:
         summary=f"Update the bot's files in tenant {tenant}",
         facts={"Address": address},
         values={"address": address, "furniture": FURNITURE},
-        remarks={"Files": f"version {found.furniture}, then {FURNITURE}"},
+        remarks={"Files": _files(found)},
         requires=(
             require(
                 is_behind(found), f"The bot's files in `{tenant}` are up to date (version {FURNITURE}); nothing to do."
@@ -75,6 +75,12 @@ def _refurnish(context: Context, tenant: str) -> Plan:
         seconds=15,
         host=found.host,
     )
+
+
+def _files(found: Tenant) -> str:
+    if found.furniture == FURNITURE:
+        return f"version {FURNITURE}; its heavy jobs get a time of their own on the host"
+    return f"version {found.furniture}, then {FURNITURE}"
 
 
 @steps_of(refurnish)

@@ -54,6 +54,15 @@ def test_all_that_are_behind_are_updated_at_once_and_the_others_left_out(bench: 
         bench.answer("refurnish --all", OPERATOR)
 
 
+def test_what_lacks_only_its_slot_is_said_to(bench: Bench) -> None:
+    def files(name: str) -> object:
+        return bench.ask(f"refurnish {name}", OPERATOR).plan["remarks"]["Files"]
+
+    assert files("client-x") == f"version 1, then {FURNITURE}"
+    bench.lxd.update("client-y", stamps(furniture=FURNITURE))
+    assert files("client-y") == f"version {FURNITURE}; its heavy jobs get a time of their own on the host"
+
+
 def test_a_tenant_keeps_its_slot(bench: Bench) -> None:
     bench.lxd.update("client-x", stamps(slot=7))
     bench.done("refurnish client-x", OPERATOR)
