@@ -45,12 +45,14 @@ class Database:
         self._connections: dict[threading.Thread, sqlite3.Connection] = {}
         # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
         self._writing = threading.RLock()
-        self.group = GroupCommit(lambda: self.transaction())
         try:
             connection = self._connection()
             connection.execute("PRAGMA journal_mode=WAL")
             migrate(connection)
             connection.commit()
+            # Whichever thread leads: to open one of its own takes longer than what it writes.
+            self._shared = self._open()
+            self.group = GroupCommit(lambda: self.transaction(self._shared))
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
@@ -59,24 +61,30 @@ class Database:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            # Autocommit: transactions begin where transaction() says, nowhere else.
-            connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
-            # What is deleted is overwritten: held logins, and what people typed.
-            connection.execute("PRAGMA secure_delete=ON")
-            self._local.connection = connection
+            connection = self._local.connection = self._open()
             # Every run of a job is a thread of its own.
             self._close([thread for thread in list(self._connections) if not thread.is_alive()])
             self._connections[threading.current_thread()] = connection
         return connection
 
+    def _open(self) -> sqlite3.Connection:
+        # Autocommit: transactions begin where transaction() says, nowhere else.
+        connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
+        # What is deleted is overwritten: held logins, and what people typed.
+        connection.execute("PRAGMA secure_delete=ON")
+        return connection
+
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception."""
+    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception.
+
+        `connection`: one that nobody else uses meanwhile; None: the thread's own.
+        """
         with _told(), self._writing:
-            connection = self._connection()
+            connection = connection or self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -136,6 +144,7 @@ class Database:
     def close(self) -> None:
         """Close the connections of every thread."""
         self._close(list(self._connections))
+        self._shared.close()
 
     def _close(self, threads: Iterable[threading.Thread]) -> None:
         for thread in threads:

@@ -31,6 +31,8 @@ answers when it will. `question`: looks, into tenants too.
 WORKERS: Mapping[Lane, int] = {"quick": 4, "decision": 4, "change": 8, "question": 8}
 COURTESY = 1.0
 """Seconds that work lets those go first who only want to be acknowledged."""
+LULL = 0.05
+"""Seconds without an arrival after which of several that came at once no more are expected."""
 STAGGER = 0.005
 """Seconds between two that begin after they let others go first: all at once they would hold up the next ones."""
 PAUSE = 2.0
@@ -109,6 +111,8 @@ class Inbox:
         self._ended = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._arriving = 0
+        self._crowded = -math.inf
+        """When somebody came last while others were arriving; monotonic seconds."""
         self._next = 0.0
         """When the next that let others go first may begin; monotonic seconds."""
         self._taken: dict[int, str] = {}
@@ -133,6 +137,8 @@ class Inbox:
 
         with self._lock:
             self._arriving += 1
+            if self._arriving > 1:
+                self._crowded = time.monotonic()
         try:
             mine.row = self.database.together(insert)
         finally:
@@ -174,7 +180,7 @@ class Inbox:
     def _sort(self, one: _Delivery, latest: float) -> None:
         """Give it to the workers of its lane, at the next lull or then at the latest (monotonic seconds)."""
         with self._lull:
-            self._lull.wait_for(lambda: not self._arriving, max(0.0, latest - time.monotonic()))
+            self._await_lull(latest)
         lane = self.lane(one.kind, one.payload)
         with self._lock:
             self._turns[lane].add(_person(one.payload), one)
@@ -221,13 +227,26 @@ class Inbox:
     def _give_way(self) -> None:
         """Let those go first who only want to be acknowledged; many that did so then begin one after the other."""
         with self._lull:
-            if not self._arriving:
+            if not self._await_lull(time.monotonic() + self.courtesy):
                 return
-            self._lull.wait_for(lambda: not self._arriving, self.courtesy)
             now = time.monotonic()
             begins = max(now, self._next)
             self._next = begins + STAGGER
         time.sleep(begins - now)
+
+    def _await_lull(self, latest: float) -> bool:
+        """Wait until nobody comes, and after several nobody has come for a moment, or until `latest`; tell whether it did.
+
+        The lock is held, but while it waits.
+        """
+        waited = False
+        while (now := time.monotonic()) < latest:
+            left = latest - now if self._arriving else min(latest, self._crowded + LULL) - now
+            if left <= 0:
+                break
+            waited = True
+            self._lull.wait(left)
+        return waited
 
     def _as_it_is(self, one: _Delivery) -> dict[str, Any]:
         # Slack's own tries to deliver it may have taken minutes.

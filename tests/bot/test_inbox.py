@@ -166,11 +166,11 @@ class Gated(Database):
         self.arrived, self.go_on = threading.Event(), threading.Event()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
         if threading.current_thread().name == "arriving":
             self.arrived.set()
             self.go_on.wait(60)
-        with super().transaction() as transaction:
+        with super().transaction(connection) as transaction:
             yield transaction
 
 
@@ -192,6 +192,38 @@ def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) ->
     arriving.join()
     inbox.stop()
     assert written["first"] == ["first", "second"]
+
+
+def test_after_several_at_once_work_begins_when_no_more_have_come_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first work after a start takes the interpreter for long: between two waves it would hold up the second."""
+    monkeypatch.setattr("bot.store.inbox.LULL", 0.3)
+    database = Gated(tmp_path / "bot.db")
+    began: list[float] = []
+    inbox = Inbox(database, lambda *_: began.append(time.monotonic()), courtesy=60)
+    arriving = threading.Thread(target=inbox.put, args=("command", "first", {}), name="arriving")
+    arriving.start()
+    assert database.arrived.wait(30)
+    beside = threading.Thread(target=inbox.put, args=("command", "second", {}))
+    beside.start()
+    until(lambda: database.group.waiting() == 2)
+    came = time.monotonic()
+    database.go_on.set()
+    arriving.join()
+    beside.join()
+    until(lambda: len(began) == 2)
+    inbox.stop()
+    assert min(began) - came > 0.2
+
+
+def test_work_on_one_that_comes_alone_begins_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.store.inbox.LULL", 60)
+    done = threading.Event()
+    inbox = Inbox(Database(tmp_path / "bot.db"), lambda *_: done.set(), courtesy=60)
+    inbox.put("command", "first", {})
+    assert done.wait(30)
+    inbox.stop()
 
 
 def test_no_acknowledgement_waits_until_it_is_known_whose_work_it_is(tmp_path: Path) -> None:
@@ -322,11 +354,11 @@ class Full:
         real = desk.bench.context.database.transaction
 
         @contextmanager
-        def transaction() -> Iterator[sqlite3.Connection]:
+        def transaction(connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
             if self.now.is_set():
                 self.waits.set()
                 raise DatabaseUnavailable("The bot's own database could not be written (database or disk is full).")
-            with real() as made:
+            with real(connection) as made:
                 yield made
 
         monkeypatch.setattr(desk.bench.context.database, "transaction", transaction)
