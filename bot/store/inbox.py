@@ -235,9 +235,9 @@ class Inbox:
         time.sleep(begins - now)
 
     def _await_lull(self, latest: float) -> bool:
-        """Wait until nobody comes, and after several nobody has come for a moment, or until `latest`; tell whether it did.
+        """Wait until nobody comes, and of several nobody has come for a moment, or until `latest` (monotonic).
 
-        The lock is held, but while it waits.
+        Returns whether it waited. The lock is held, but while it waits.
         """
         waited = False
         while (now := time.monotonic()) < latest:
