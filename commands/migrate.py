@@ -141,10 +141,11 @@ class _Move:
         if not self.cutover.serves():
             _room(self.cutover.source, self.target, self.old)
 
-    def _snapshot(self, number: int) -> None:
+    def _snapshot(self, number: int, *, closed: bool = False) -> None:
         with suppress(AlreadyExists):
             # Taken before a crash; later changes are in the next one.
-            self.cutover.source.lxd.snapshot(self.old.instance, f"move-{self.run.operation}-{number}")
+            name = f"move-{self.run.operation}-{number}"
+            self.cutover.source.lxd.snapshot(self.old.instance, name, closed=closed)
 
     def _receive(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]], refresh: bool) -> None:
         self.target.lxd.receive(
@@ -181,7 +182,7 @@ class _Move:
     def last_difference(self) -> None:
         if self.cutover.serves():
             return
-        self._snapshot(3)
+        self._snapshot(3, closed=True)
         with self.cutover.resting():
             self._refresh()
 

@@ -129,6 +129,10 @@ class Edge:
         """The server that it is on; the edges of a cluster share one."""
         return self._lxd
 
+    def has(self, name: str, instances: Sequence[Instance]) -> bool:
+        """Whether an instance is on this host; `instances`: all of its server."""
+        return any(one.name == name for one in self._of(instances))
+
     def domains(self, instances: Sequence[Instance], ahead: str = "") -> dict[str, int]:
         """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
         is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate.

@@ -173,7 +173,7 @@ class Cutover:
     def start(self) -> str:
         """Start the candidate, closed, and wait until the login page answers inside and it has its address.
 
-        Meanwhile the edges of all hosts learn the way to it: nobody waits for that once it is open.
+        Meanwhile the front and its own host's edge learn the way to it: nobody waits for that once it is open.
         """
         self.boot()
         with ThreadPoolExecutor(1, "beside") as beside:

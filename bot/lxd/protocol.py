@@ -239,11 +239,14 @@ class Lxd(Protocol):
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
         still: bool = False,
+        closed: bool = False,
     ) -> None:
         """Take a snapshot, with `config` stamped on it; `within` is entered only while it is taken itself.
 
         Raises Vanished where files of a running instance went away meanwhile: then under another name, since what was
         begun may be in the way. `still`: nothing in it runs meanwhile, and its visitors wait, so that none can go away.
+        `closed`: all work in it has ended, so that none goes away anyhow; to have it stand still may take a second
+        (liblxc looks at a control group of version 1 once a second).
         """
 
     def snapshots(self, name: str) -> list[Snapshot]:

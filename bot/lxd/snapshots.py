@@ -24,6 +24,7 @@ class LxdSnapshots(LxdChanges):
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
         still: bool = False,
+        closed: bool = False,
     ) -> None:
         """See `Lxd.snapshot`.
 
@@ -34,7 +35,7 @@ class LxdSnapshots(LxdChanges):
         """
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         body = {"name": snapshot, "stateful": False}
-        still = still or self.leftovers.would_stay()
+        still = still or (not closed and self.leftovers.would_stay())
         with self._updates.alone(name):
             before: Mapping[str, str] = self._updates.lay_over(name, config, {}) if config else {}
             try:

@@ -98,11 +98,12 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
         still: bool = False,
+        closed: bool = False,
     ) -> None:
         """Not of one that is restless, while it runs and is not held still."""
         machine = self.world.machines.get(name)
         if machine is None or machine.status != "Running" or still or self.restless[name] <= 0:
-            super().snapshot(name, snapshot, config=config, within=within, still=still)
+            super().snapshot(name, snapshot, config=config, within=within, still=still, closed=closed)
             return
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         with within or nullcontext(), self.call("snapshot", name, snapshot):

@@ -166,6 +166,7 @@ class SimulatedChanges(SimulatedServer):
         config: Mapping[str, str] | None = None,
         within: AbstractContextManager[object] | None = None,
         still: bool = False,
+        closed: bool = False,
     ) -> None:
         """See `Lxd.snapshot`."""
         doing = f"take the snapshot `{snapshot}` of `{name}`"
