@@ -495,17 +495,30 @@ class Cron:
         for name in ("beats", "look", "nginx", "bin"):
             (folder / name).mkdir()
         (folder / "machine-id").write_text("0000ff" + "0" * 26)
-        text = FIRST_SUITE.filled((FILES / "tenant/usr/local/bin/mautic-cron").read_text())
-        for there, here in (
-            ("/var/lib/mautic-ops/cron", "beats"),
-            ("/run/mautic-look", "look"),
-            ("/etc/nginx", "nginx"),
-            ("/etc/machine-id", "machine-id"),
-            ("/etc/default/mautic-cron", "settings"),
+        for program, places in (
+            (
+                "mautic-cron",
+                {
+                    "/var/lib/mautic-ops/cron": "beats",
+                    "/run/mautic-look": "look",
+                    "/etc/nginx": "nginx",
+                    "/usr/local/bin/mautic-spread": "mautic-spread",
+                },
+            ),
+            (
+                "mautic-spread",
+                {
+                    "/run/mautic-look": "look",
+                    "/etc/machine-id": "machine-id",
+                    "/etc/default/mautic-cron": "settings",
+                },
+            ),
         ):
-            assert there in text
-            text = text.replace(there, str(folder / here))
-        (folder / "mautic-cron").write_text(text)
+            text = FIRST_SUITE.filled((FILES / "tenant/usr/local/bin" / program).read_text())
+            for there, here in places.items():
+                assert there in text
+                text = text.replace(there, str(folder / here))
+            (folder / program).write_text(text)
         self.php("exit 0")
         self.program("logger", "cat >/dev/null")
 

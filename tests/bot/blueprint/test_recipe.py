@@ -49,6 +49,14 @@ def test_any_change_of_a_file_or_a_package_changes_the_digest(tmp_path: Path, mo
     assert len({before, first, second, recipe_digest()}) == 4
 
 
+def test_no_job_begins_in_the_second_that_every_tenants_cron_wakes_in() -> None:
+    """What all tenants of a host begin at once keeps it busy until visitors wait: PHP's sessions at 9 and 39 past."""
+    lines = [line for line in CRONTAB.splitlines() if re.match(r"[\d*]", line)]
+    begun = [line.split(maxsplit=6)[6] for line in lines]
+    assert len(begun) > 15
+    assert [one for one in begun if not re.match(r"mautic-(cron|spread) [1-9]\d+ ", one)] == []
+
+
 def test_files_are_roots_and_programs_can_run() -> None:
     found = members("tenant")
     assert found["usr/local/bin/mautic-cron"].mode == 0o755
