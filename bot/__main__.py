@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import gc
 import logging
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +51,8 @@ from bot.store.operations import Operations
 from bot.store.vault import Vault
 
 log = logging.getLogger("bot")
+ARENA_MAX = -8
+"""M_ARENA_MAX of glibc's malloc.h: how many places memory is taken from. Other C libraries have no such thing."""
 DRAIN = 30.0
 """Seconds that all which is in hand at the end has together; what they cut goes on at the next start."""
 
@@ -146,6 +150,7 @@ def run() -> int:
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     settings.slack.check_tokens()
     take(settings.state)
+    hold_together()
     # What people wrote and what is held is for this user alone.
     os.umask(0o077)
     servers = open_servers(settings)
@@ -186,14 +191,14 @@ def run() -> int:
     scheduler.start()
     context.approvals.expire()
     inbox.recover()
-    # What was made at the start stays: the collector need not walk it again.
-    gc.collect()
-    gc.freeze()
     ready = settings.state / "ready"
     door.connect()
     warn(context)
     ready.write_text(str(os.getpid()))
     log.info("ready")
+    # What was made at the start stays: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
     while not over.wait(1):
         # A signal that another thread took is handled by this one, which has to wake for it.
         pass
@@ -204,6 +209,12 @@ def run() -> int:
     logging.shutdown()
     # Python would wait for a delivery that was cut, however long it takes.
     os._exit(0)
+
+
+def hold_together() -> None:
+    """Have the memory of all threads come from two places: glibc gives each thread its own, and takes none back."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(ARENA_MAX, 2)
 
 
 def warn(context: Context) -> None:

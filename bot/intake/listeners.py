@@ -18,7 +18,6 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryHandler, RetryState
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
-from waitress import create_server, wasyncore
 
 from bot.engine.approvals import almost, decision
 from bot.intake.socket_mode import AT_A_TIME
@@ -207,12 +206,16 @@ class SignedHttp:
     """Slack's signed requests, by waitress, for a proxy on this machine: Slack speaks HTTPS only."""
 
     def __init__(self, app: App, settings: SlackSettings) -> None:
+        # Where Socket Mode is used, nobody waits for it at the start.
+        import waitress
+
+        self._loop = waitress.wasyncore.dispatcher
         try:
             listener = socket.create_server(("127.0.0.1", settings.http_port))
         except OSError as error:
             raise InvalidSettings(f"slack.http_port cannot be listened on: {error.strerror}.") from error
         # A thread only writes a row, as in Socket Mode. Nothing that Slack sends is near 4 MiB.
-        self._server = create_server(
+        self._server = waitress.create_server(
             SlackRequestHandler(app), sockets=[listener], threads=AT_A_TIME, max_request_body_size=4 << 20
         )
 
@@ -223,7 +226,7 @@ class SignedHttp:
     def close(self) -> None:
         """Take no more deliveries, and wait a while for those in hand."""
         # Not server.close(): its loop has to go on for the answers, and closes what is its own in its own thread.
-        self._server.trigger.pull_trigger(lambda: wasyncore.dispatcher.close(self._server))
+        self._server.trigger.pull_trigger(lambda: self._loop.close(self._server))
         self._server.task_dispatcher.shutdown()
 
 
