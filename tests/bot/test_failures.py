@@ -122,7 +122,7 @@ def tries() -> Iterator[Any]:
             yield pytest.param(command, kind, marks=[pytest.mark.long] if command in LONG else [])
 
 
-@pytest.mark.parametrize(("command", "every"), tries())
+@pytest.mark.parametrize(("command", "every"), list(tries()))
 def test_any_call_of_lxd_may_fail_and_the_next_try_works(
     tmp_path: Path, command: str, every: str, caplog: pytest.LogCaptureFixture
 ) -> None:
