@@ -19,6 +19,7 @@ from bot.fleet.advisories import refuse_holes
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host, Place
 from bot.fleet.starts import boot
+from bot.guest.blueprint.recipe import FURNITURE
 from bot.lxd.products import takes
 from bot.lxd.protocol import edge_address, size_bytes
 from bot.model.forms import shown_domain
@@ -108,6 +109,9 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         tenants=1,
     )
     remarks = {"Domain": f"{shown_domain(domain)}, which is {domain} in DNS"} if shown_domain(domain) != domain else {}
+    if blueprint.furniture < FURNITURE:
+        later = f"afterwards `/mautic refurnish {tenant}` brings them up to date"
+        remarks["Files"] = f"version {blueprint.furniture} of {FURNITURE}, as in the blueprint; {later}"
     requires = [
         require(len(note) <= 200, f"The note has {len(note)} characters; the limit is 200."),
         always(_refuse_if_taken, everything, tenant, domain),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.guest.blueprint.recipe import FURNITURE
 from bot.lxd.protocol import NotFound
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Plan, Refused
@@ -79,6 +80,18 @@ def test_nobody_goes_around_the_names_under_our_own_domain(bench: Bench, domain:
 @pytest.mark.parametrize("domain", ["client-y.mautic.localhost", "www.client-y.mautic.localhost", "mautic.client.com"])
 def test_other_names_are_free(bench: Bench, domain: str) -> None:
     assert bench.done(f"new client-y --domain {domain}").arguments["domain"] == domain
+
+
+def test_files_that_are_old_in_the_blueprint_are_said_to_be(bench: Bench) -> None:
+    """The bot is newer than its blueprint: a new tenant is behind from its first day."""
+    assert "Files" not in bench.ask("new client-x").plan["remarks"]
+    (blueprint,) = [one.name for one in bench.lxd.instances() if stamp(one.config, "role") == "blueprint"]
+    bench.lxd.update(blueprint, stamps(furniture=FURNITURE - 1))
+    said = bench.ask("new client-y").plan["remarks"]["Files"]
+    assert said == (
+        f"version {FURNITURE - 1} of {FURNITURE}, as in the blueprint; afterwards `/mautic refurnish client-y` brings "
+        "them up to date"
+    )
 
 
 def test_a_domain_of_other_letters_is_shown_in_both_its_forms(bench: Bench) -> None:
