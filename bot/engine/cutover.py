@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from bot.engine.context import Run
 from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
+from bot.engine.placement import LEAST
 from bot.engine.snapshots import take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
@@ -307,7 +308,9 @@ class Cutover:
             thread.submit(self._stop).result(ANSWER)
         try:
             patiently(self._go_on)
-        except PoolFull as error:
+        except LxdUnavailable:
+            raise
+        except LxdError as error:
             self._go_on_without_room(error)
         # Not before the old container serves: until then the candidate may be all that there is.
         removing = thread.submit(self._discard)
@@ -324,16 +327,30 @@ class Cutover:
         if self.candidate() is not None and not self._given_up.is_set():
             self.target.lxd.stop(self.name, force=True)
 
-    def _go_on_without_room(self, error: PoolFull) -> None:
+    def _go_on_without_room(self, error: LxdError) -> None:
         """Have the old container serve on a full pool, where nothing starts: with the room that the candidate took.
 
-        Raises the error again where it took none there, or may have what the old one lacks, as it was open.
+        Raises the error again where that is not why, where the candidate took no room there, and where it may have
+        what the old one lacks, as it was open.
         """
         candidate = self.candidate()
         if candidate is None or state_of(candidate.config) == State.LIVE or self.target.name != self.source.name:
             raise error
+        space = self.source.lxd.pool()
+        if not isinstance(error, PoolFull) and space.total - space.used > LEAST:
+            raise error
         self._discard()
-        ballast.with_room(self.source, lambda: patiently(self._go_on), freed=True)
+
+        def go_on() -> None:
+            try:
+                patiently(self._go_on)
+            except LxdUnavailable:
+                raise
+            except LxdError as error:
+                # MariaDB says otherwise what LXD calls full.
+                raise PoolFull(str(error)) from error
+
+        ballast.with_room(self.source, go_on, freed=True)
 
     def _go_on(self) -> None:
         """Open the old container again, and start it unless it is stopped on purpose."""

@@ -39,6 +39,8 @@ def test_a_batch_of_snapshots_is_paused_killed_and_goes_on_to_its_end(world: Wor
         world.lxd.update(GONE, {"security.protection.delete": None})
         world.lxd.delete(GONE)
         world.bot.start()
+        # The card may be from before the first of them began.
+        world.workspace.wait_for_message(CHANNEL, "batch_pause")
         world.workspace.click("ops-lead", CHANNEL, card, "batch_pause")
         eventually(lambda: "paused" in world.card(card), 60)
         eventually(lambda: not {"queued", "running"} & states(world, batch).keys(), 60)
