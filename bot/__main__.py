@@ -150,7 +150,7 @@ def run() -> int:
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     settings.slack.check_tokens()
     take(settings.state)
-    hold_together()
+    limit_arenas()
     # What people wrote and what is held is for this user alone.
     os.umask(0o077)
     servers = open_servers(settings)
@@ -211,7 +211,7 @@ def run() -> int:
     os._exit(0)
 
 
-def hold_together() -> None:
+def limit_arenas() -> None:
     """Have the memory of all threads come from two places: glibc gives each thread its own, and takes none back."""
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(ARENA_MAX, 2)

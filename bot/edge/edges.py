@@ -64,12 +64,12 @@ class Edges:
         # The hosts of a cluster share a server: that is asked once, for all that is done here.
         servers = {edge.server: host for host, edge in known.items()}
         asked = {host: server for server, host in servers.items()}
-        listed, failed = each(asked, lambda _, server: server.instances(), within=ANSWER)
+        listed, unlisted = each(asked, lambda _, server: server.instances(), within=ANSWER)
 
         def instances(edge: Edge) -> list[Instance]:
             asked_by = servers[edge.server]
-            if asked_by in failed:
-                raise failed[asked_by]
+            if asked_by in unlisted:
+                raise unlisted[asked_by]
             return listed[asked_by]
 
         domains, silent = each(known, lambda _, edge: edge.domains(instances(edge), ahead))
