@@ -46,7 +46,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_configuration_and_an_environment_change_nothing(production: Path, more: tuple[str, ...]) -> None:
     """Settings in this process, and in those of a bot and a workspace."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", own.MARK)}
-    bot = "tests/bot/test_main.py::test_a_bot_notes_whose_state_it_is_and_leaves_in_peace"
+    bot = "tests/bot/test_program.py::test_a_bot_notes_whose_state_it_is_and_leaves_in_peace"
     tests = ["tests/bot/test_settings.py", "tests/bot/test_health.py", bot]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(more or ("-n", "0")), *tests],

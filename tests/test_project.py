@@ -90,7 +90,7 @@ for name in {lacking!r}:
 from importlib import util
 found = util.find_spec
 util.find_spec = lambda name, *more: None if name in {lacking!r} else found(name, *more)
-from bot import __main__
+from bot import program
 from bot.model.pages import Pages
 from bot.reports import chart, pictures
 {then}
@@ -106,10 +106,10 @@ from bot.reports import chart, pictures
             "No pictures: Pillow is not installed. Run `make .venv`.",
         ),
         (
-            "sys.exit(__main__.main(['up']))",
+            "sys.exit(program.main(['up']))",
             "mautic-ops: `make up` needs honcho and aiohttp: not installed; `make .venv` does that.",
         ),
-        ("print(__main__.main(['docs', 'x']) if 0 else 'runs', file=sys.stderr)", "runs"),
+        ("print(program.main(['docs', 'x']) if 0 else 'runs', file=sys.stderr)", "runs"),
     ],
 )
 def test_the_bot_runs_without_its_extras_or_says_what_is_missing(then: str, told: str) -> None:

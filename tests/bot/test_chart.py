@@ -83,7 +83,7 @@ def test_what_cannot_be_drawn_says_why() -> None:
 
 def test_the_bot_itself_never_loads_the_plotting_library() -> None:
     program = (
-        "import sys, bot.__main__; from tests.bot.test_chart import *; assert png(chart(POOLS, TENANTS, 'UTC'));"
+        "import sys, bot.program; from tests.bot.test_chart import *; assert png(chart(POOLS, TENANTS, 'UTC'));"
         "assert not [name for name in ('matplotlib', 'numpy') if sys.modules.get(name)]"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

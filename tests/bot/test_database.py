@@ -41,7 +41,7 @@ def test_a_commit_of_the_bot_is_on_disk(tmp_path: Path) -> None:
 
 def test_what_opens_the_file_loads_nothing_big() -> None:
     """Each has cost the bot 14 MB or more at rest, where it is installed for something else."""
-    program = "import sys, bot.__main__; print(*{'numpy', 'pandas', 'matplotlib'} & sys.modules.keys())"
+    program = "import sys, bot.program; print(*{'numpy', 'pandas', 'matplotlib'} & sys.modules.keys())"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from bot import local_stack
-from bot.__main__ import run
 from bot.guest.blueprint.archive import ArchiveError
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
+from bot.program import run
 from bot.settings import InvalidSettings, ReleaseSettings, Settings, load
 from bot.workspace.people import TEAM
 from tests.bot.blueprint.test_archive import released, zipped

@@ -265,7 +265,7 @@ def test_pages_of_contacts_and_downloads_have_no_picture() -> None:
 
 def test_the_bot_itself_never_loads_what_draws() -> None:
     program = (
-        "import sys, bot.__main__; from bot.reports import pictures;"
+        "import sys, bot.program; from bot.reports import pictures;"
         "assert not [name for name in ('PIL', 'numpy', 'bot.reports.photographer') if sys.modules.get(name)]"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

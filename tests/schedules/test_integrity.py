@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bot.__main__ import main
 from bot.checks import WEEK
+from bot.program import main
 from bot.slack.poster import NotPosted
 from bot.store import audit
 from bot.store.database import Database, DatabaseDamaged
@@ -166,6 +166,6 @@ def test_a_bot_whose_database_is_none_says_so_and_does_not_start(
         Database(tmp_path / "bot.db")
         return 0
 
-    monkeypatch.setattr("bot.__main__.run", run)
+    monkeypatch.setattr("bot.program.run", run)
     assert main(["run"]) == 1
     assert "The bot's own database is damaged (file is not a database)" in capsys.readouterr().err

@@ -22,7 +22,6 @@ from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web import SlackResponse
 
-from bot.__main__ import compose
 from bot.edge.simulated import SimulatedEdge
 from bot.engine.context import Context
 from bot.engine.registry import Registry, call
@@ -37,6 +36,7 @@ from bot.intake.manifest import manifest
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import stamps
+from bot.program import compose
 from bot.settings import Settings, load
 from bot.slack.announcer import Announcer
 from bot.slack.poster import Post
@@ -374,7 +374,7 @@ def make_bench(
     clock = Clock()
     slack = slack or FakeSlack()
     servers = {"local": lxd, **(others or {})}
-    with patch("bot.__main__.Registry", _registry):
+    with patch("bot.program.Registry", _registry):
         context = compose(settings, servers, SimulatedEdge(*servers.values()), Post(cast(WebClient, slack)))
     context.people.connect()
     context.operations.clock = clock

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bot import __main__ as program
+from bot import program
 from bot.engine.context import Context
 from bot.engine.runner import Runner
 

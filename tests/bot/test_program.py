@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from bot import local_stack
-from bot.__main__ import Bot, main, take
 from bot.engine.runner import Runner
 from bot.engine.scheduler import Scheduler
+from bot.program import Bot, main, take
 from bot.store.inbox import Inbox
 from bot.workspace.people import TEAM
 from tests.support.bot import make_bench, make_desk
@@ -27,7 +27,7 @@ from tests.support.world import CHANNEL, BotProcess
 HOLDS = """
 import subprocess, sys, time
 from pathlib import Path
-from bot.__main__ import take
+from bot.program import take
 take(Path(sys.argv[1]))
 print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid, flush=True)
 time.sleep(60)
@@ -35,17 +35,17 @@ time.sleep(60)
 
 HANGS = """
 import sys, time
-from bot import __main__
+from bot import program
 from bot.intake.invocations import Invocations
 Invocations.handle = lambda *_: time.sleep(600)
-__main__.DRAIN = 1.0
-sys.exit(__main__.main(["run"]))
+program.DRAIN = 1.0
+sys.exit(program.main(["run"]))
 """
 
 
 FULL = """
 import resource, sys
-from bot import __main__
+from bot import program
 from bot.intake.invocations import Invocations
 handle = Invocations.handle
 def with_a_full_disk(*delivery):
@@ -53,7 +53,7 @@ def with_a_full_disk(*delivery):
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     handle(*delivery)
 Invocations.handle = with_a_full_disk
-sys.exit(__main__.main(["run"]))
+sys.exit(program.main(["run"]))
 """
 
 
@@ -196,7 +196,7 @@ def test_a_delivery_that_takes_long_does_not_hold_up_the_end(bot: BotProcess, wo
 def test_all_that_is_in_hand_has_one_deadline_and_nothing_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.__main__.DRAIN", 1.0)
+    monkeypatch.setattr("bot.program.DRAIN", 1.0)
     go_on, begun = threading.Event(), threading.Barrier(5)
 
     def stuck(moment: str) -> None:

@@ -1,0 +1,262 @@
+"""The composition root and the verbs of the command line."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.error import URLError
+
+import commands
+import schedules
+from bot import checks, docs, local_stack
+from bot.engine.approvals import Approvals
+from bot.engine.context import Context
+from bot.engine.context import Edge as EdgeDoor
+from bot.engine.guards import Change, Guards, Moment
+from bot.engine.registry import Registry
+from bot.engine.runner import Runner
+from bot.engine.scheduler import Scheduler, discover
+from bot.fleet.inventory import Fleet
+from bot.intake import home
+from bot.intake.invocations import Invocations
+from bot.intake.listeners import SignedHttp, SocketMode, make_app, web_client
+from bot.lxd.protocol import Lxd, LxdError
+from bot.model.actor import Actor
+from bot.providers import open_edge, open_servers
+from bot.settings import InvalidSettings, Settings
+from bot.slack.announcer import Announcer
+from bot.slack.incidents import Incidents
+from bot.slack.messages import Renderer
+from bot.slack.people import People
+from bot.slack.poster import Post
+from bot.store import audit
+from bot.store.database import Database, DatabaseUnavailable
+from bot.store.inbox import Inbox
+from bot.store.jobs import Jobs
+from bot.store.lived import Lived
+from bot.store.operation import SYSTEM, Operation
+from bot.store.operations import Operations
+from bot.store.vault import Vault
+
+log = logging.getLogger("bot")
+ARENA_MAX = -8
+"""M_ARENA_MAX of glibc's malloc.h: how many places memory is taken from. Other C libraries have no such thing."""
+DRAIN = 30.0
+"""Seconds that all which is in hand at the end has together; what they cut goes on at the next start."""
+
+
+def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
+    """Build what commands use, over given LXD servers, their edges and the door to Slack."""
+    file, key = settings.state / "bot.db", settings.state / "vault.key"
+    anew = key.exists() and not file.exists()
+    database = Database(file)
+    post.head = partial(audit.newest, database)
+    if anew:
+        # Who removed the old log is to find that it is known.
+        with database.transaction() as transaction:
+            audit.record(transaction, audit.Event(audit.ANEW, SYSTEM), time.time())
+    lived = Lived(database)
+    operations = Operations(database, lived)
+    registry = Registry(commands, tuple(settings.plans))
+    notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
+
+    def check(operation: Operation, actor: Actor) -> str:
+        with context.fleet.looking_once():
+            Guards(context).refuse(Moment.APPROVAL, Change.of(operation, actor))
+            plan = registry.plan(context, operation)
+        return operation.fingerprint if operation.is_of(plan) else plan.fingerprint()
+
+    def roles(user: str) -> frozenset[str]:
+        return context.people.roles_now(user)
+
+    renderer = Renderer(settings.bot.timezone, notice)
+    context = Context(
+        settings=settings,
+        database=database,
+        lived=lived,
+        fleet=Fleet(servers, starts=settings.capacity.starts, start_delay=settings.capacity.start_delay),
+        edge=edge,
+        vault=Vault(database, key, operations.clock, lived),
+        operations=operations,
+        approvals=Approvals(operations, settings, check, roles),
+        jobs=Jobs(database, discover(schedules), operations.clock),
+        registry=registry,
+        incidents=Incidents(database, post, renderer, settings.slack.channel, operations.clock),
+        renderer=renderer,
+        post=post,
+        people=People(post.client, settings),
+    )
+    return context
+
+
+@dataclass
+class Bot:
+    """The running parts, in the order in which they start."""
+
+    context: Context
+    announcer: Announcer
+    runner: Runner
+    inbox: Inbox
+    scheduler: Scheduler
+
+    def stop(self) -> None:
+        """Drain: begin nothing, give what is in hand its time, say what is left to say, close."""
+        give_up = time.monotonic() + DRAIN
+
+        def left() -> float:
+            return max(0.0, give_up - time.monotonic())
+
+        self.runner.stop(0)
+        self.scheduler.stop(min(left(), 10))
+        self.inbox.stop(left())
+        self.runner.stop(left())
+        self.announcer.stop()
+        self.context.database.close()
+
+
+def take(state: Path) -> None:
+    """Have a state alone as long as this process lives: a second bot would run the first one's operations again."""
+    # A bare descriptor, as nothing is to close it before the end; no child inherits it.
+    lock = os.open(state / "bot.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(lock, 20).decode()
+        raise local_stack.CannotBringUp(
+            f"Another bot has this state (pid {pid}); two would run operations twice."
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+
+
+def run() -> int:
+    """Run the bot until SIGTERM or SIGINT."""
+    settings = local_stack.load_to_begin()
+    # Acknowledging is short work among longer work: let it have the interpreter sooner than after the usual 5 ms.
+    sys.setswitchinterval(0.0005)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings.state.mkdir(0o700, parents=True, exist_ok=True)
+    settings.slack.check_tokens()
+    take(settings.state)
+    limit_arenas()
+    # What people wrote and what is held is for this user alone.
+    os.umask(0o077)
+    servers = open_servers(settings)
+    edge = open_edge(settings, servers)
+    client = web_client(settings.slack)
+    context = compose(settings, servers, edge, Post(client))
+    people = context.people
+    announcer = Announcer(client, context.operations, context.renderer, settings)
+    announcer.post = context.post
+    announcer.mention = people.mention
+    runner = Runner(context, settings.bot.workers)
+
+    def show_home(user: str, team: str) -> None:
+        home.publish(client, context, people, user, team)
+
+    invocations = Invocations(context, people, announcer, show_home)
+    inbox = Inbox(
+        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, lived=context.lived
+    )
+
+    def changed() -> None:
+        announcer.wake()
+        runner.wake()
+
+    context.operations.changed = changed
+    scheduler = Scheduler(context)
+    bot = Bot(context, announcer, runner, inbox, scheduler)
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    people.connect()
+    local_stack.note_team(settings, people.ours)
+    app = make_app(settings.slack, client, inbox, people.forget)
+    door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
+    announcer.start()
+    announcer.wake()
+    runner.start()
+    scheduler.start()
+    context.approvals.expire()
+    inbox.recover()
+    ready = settings.state / "ready"
+    door.connect()
+    warn(context)
+    ready.write_text(str(os.getpid()))
+    log.info("ready")
+    # What was made at the start stays: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    while not over.wait(1):
+        # A signal that another thread took is handled by this one, which has to wake for it.
+        pass
+    log.info("stopping")
+    ready.unlink(missing_ok=True)
+    door.close()
+    bot.stop()
+    logging.shutdown()
+    # Python would wait for a delivery that was cut, however long it takes.
+    os._exit(0)
+
+
+def limit_arenas() -> None:
+    """Have the memory of all threads come from two places: glibc gives each thread its own, and takes none back."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(ARENA_MAX, 2)
+
+
+def warn(context: Context) -> None:
+    """Say what is not well of the settings, in the log and, by way of a file, in `make up`."""
+    found = checks.warnings(context, within=5)
+    for one in found:
+        log.warning("%s", one)
+    (context.settings.state / local_stack.WARNINGS).write_text("".join(f"{one}\n" for one in found))
+
+
+def write_docs() -> int:
+    """Write the pages that are made from the code."""
+    for path, text in docs.pages(local_stack.ROOT, Registry(commands)).items():
+        path.write_text(text)
+    return 0
+
+
+def main(words: list[str]) -> int:
+    """The command line."""
+    gc.enable()
+    verbs = {
+        "run": run,
+        "up": local_stack.up,
+        "prepare": local_stack.prepare,
+        "down": local_stack.down,
+        "clean-lab": local_stack.clean_lab,
+        "blueprint": lambda: local_stack.blueprint(words[1:]),
+        "docs": write_docs,
+    }
+    if not words or words[0] not in verbs:
+        print(f"usage: python -m bot {'|'.join(verbs)}", file=sys.stderr)
+        return 2
+    try:
+        return verbs[words[0]]() or 0
+    except KeyboardInterrupt:
+        print("\nmautic-ops: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if isinstance(error, InvalidSettings | LxdError | local_stack.CannotBringUp | DatabaseUnavailable):
+            print(f"mautic-ops: {error}", file=sys.stderr)
+            return 1
+        if isinstance(error, URLError):
+            print(f"mautic-ops: Slack cannot be reached: {error.reason}.", file=sys.stderr)
+            return 1
+        raise
