@@ -234,7 +234,6 @@ def write_docs() -> int:
 
 def main(words: list[str]) -> int:
     """The command line."""
-    gc.enable()
     verbs = {
         "run": run,
         "up": local_stack.up,

@@ -65,6 +65,8 @@ def web_client(settings: SlackSettings) -> WebClient:
 def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: Callable[[], None]) -> App:
     """Return the app. `forget()` drops what is known of groups."""
     app = App(
+        # Bolt would look for a name in the source of all that is loaded.
+        name="mautic-ops",
         client=client,
         signing_secret=settings.signing_secret or None,
         # First the listener, then the answer: Bolt would acknowledge an event before it is written down.
