@@ -3,7 +3,7 @@
 import gc
 import sys
 
-# What is loaded stays: to look through it for garbage, again and again, takes a tenth of the time that it takes to start.
+# What is loaded stays: to look through it for garbage, again and again, takes a tenth of the start.
 gc.disable()
 
 from bot.program import main  # noqa: E402

@@ -1,10 +1,10 @@
-"""The one SQLite file: transactions that begin at once. One connection a thread."""
+"""The one SQLite file: transactions that begin at once, and connections that are lent."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,10 @@ BUSY = 10
 
 SYNCHRONOUS = "FULL"
 """WAL keeps every commit over kill -9 whatever this is; FULL also over a power cut, which an audit log wants."""
+
+
+KEPT = 3
+"""Connections that stay open between uses, each about 150 kB: as many as are in use at once on most days."""
 
 
 class DatabaseUnavailable(Exception):
@@ -36,36 +40,49 @@ class DatabaseDamaged(DatabaseUnavailable):
 
 
 class Database:
-    """The file, with a connection for each thread that asks."""
+    """The file. Threads borrow its connections, each for one read or one transaction."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        self._local = threading.local()
-        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
+        self._free: list[sqlite3.Connection] = []
+        self._opened: set[sqlite3.Connection] = set()
         # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
         self._writing = threading.RLock()
+        self._within = threading.local()
+        self.group = GroupCommit(self.transaction)
         try:
-            connection = self._connection()
-            connection.execute("PRAGMA journal_mode=WAL")
-            migrate(connection)
-            connection.commit()
-            # Whichever thread leads: to open one of its own takes longer than what it writes.
-            self._shared = self._open()
-            self.group = GroupCommit(lambda: self.transaction(self._shared))
+            with self._borrowed() as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                migrate(connection)
+                connection.commit()
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
             raise _damaged(error) from error
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._open()
-            # Every run of a job is a thread of its own.
-            self._close([thread for thread in list(self._connections) if not thread.is_alive()])
-            self._connections[threading.current_thread()] = connection
+    def _transaction(self) -> sqlite3.Connection | None:
+        """Return the connection of the transaction that this thread is in."""
+        connection: sqlite3.Connection | None = getattr(self._within, "connection", None)
         return connection
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection of the transaction that this thread is in, or one that nobody else has."""
+        if within := self._transaction():
+            yield within
+            return
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._open()
+        try:
+            yield connection
+        finally:
+            if len(self._free) < KEPT:
+                self._free.append(connection)
+            else:
+                self._close(connection)
 
     def _open(self) -> sqlite3.Connection:
         # Autocommit: transactions begin where transaction() says, nowhere else.
@@ -75,17 +92,19 @@ class Database:
         connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
         # What is deleted is overwritten: held logins, and what people typed.
         connection.execute("PRAGMA secure_delete=ON")
+        self._opened.add(connection)
         return connection
 
-    @contextmanager
-    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
-        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception.
+    def _close(self, connection: sqlite3.Connection) -> None:
+        self._opened.discard(connection)
+        connection.close()
 
-        `connection`: one that nobody else uses meanwhile; None: the thread's own.
-        """
-        with _told(), self._writing:
-            connection = connection or self._connection()
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception. What is read sees it."""
+        with _told(), self._writing, self._borrowed() as connection:
             connection.execute("BEGIN IMMEDIATE")
+            self._within.connection = connection
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -93,6 +112,8 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._within.connection = None
 
     def together(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """Write in one transaction with all else that waits to be written so, and return what `write` returns.
@@ -101,8 +122,7 @@ class Database:
         What it raises is raised here alone, and nothing of it is kept. Within a transaction of one's own it would wait
         for itself: then it raises RuntimeError.
         """
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection and connection.in_transaction:
+        if self._transaction():
             raise RuntimeError("a transaction is open in this thread, and what is written together would wait for it")
         with _told():
             return self.group.write(write)
@@ -110,7 +130,8 @@ class Database:
     def read(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """Run one SELECT and return its rows."""
         try:
-            return self._connection().execute(sql, values).fetchall()
+            with self._borrowed() as connection:
+                return connection.execute(sql, values).fetchall()
         except sqlite3.OperationalError as error:
             raise DatabaseUnavailable(f"The bot's own database could not be read ({error}); try again.") from error
         except sqlite3.DatabaseError as error:
@@ -119,7 +140,8 @@ class Database:
     def damage(self) -> str:
         """Return what is wrong with the file, "" when nothing is: SQLite's own quick check."""
         try:
-            found = [str(row[0]) for row in self._connection().execute("PRAGMA quick_check(3)")]
+            with self._borrowed() as connection:
+                found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
         except sqlite3.DatabaseError as error:
             return str(error)
         return "" if found == ["ok"] else "; ".join(" ".join(one.split()) for one in found)
@@ -129,8 +151,7 @@ class Database:
 
         What was deleted stands in that log until then.
         """
-        with self._writing:
-            connection = self._connection()
+        with self._writing, self._borrowed() as connection:
             try:
                 # Nobody waits for readers, as who writes would wait with them.
                 connection.execute("PRAGMA busy_timeout=0")
@@ -142,14 +163,9 @@ class Database:
         return not busy
 
     def close(self) -> None:
-        """Close the connections of every thread."""
-        self._close(list(self._connections))
-        self._shared.close()
-
-    def _close(self, threads: Iterable[threading.Thread]) -> None:
-        for thread in threads:
-            if connection := self._connections.pop(thread, None):
-                connection.close()
+        """Close every connection, also those that are lent."""
+        for connection in list(self._opened):
+            self._close(connection)
 
 
 @contextmanager

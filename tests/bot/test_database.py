@@ -6,28 +6,58 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from bot.store.database import Database
+from bot.store.database import KEPT, Database
 from tests.support.bot import make_bench
 
 
-def test_threads_that_have_ended_keep_no_file_open(tmp_path: Path) -> None:
+def _connections(folder: Path) -> int:
+    """How often this process has the file open."""
+    return sum(path.exists() and path.resolve() == folder / "bot.db" for path in Path("/proc/self/fd").iterdir())
+
+
+def test_one_after_the_other_uses_the_same_connection(tmp_path: Path) -> None:
     database = Database(tmp_path / "bot.db")
-
-    def held() -> int:
-        return sum(path.exists() and path.resolve().parent == tmp_path for path in Path("/proc/self/fd").iterdir())
-
-    before = held()
     for _ in range(20):
         thread = threading.Thread(target=database.read, args=["SELECT 1"])
         thread.start()
         thread.join()
-    assert held() <= 2 * before
+    assert _connections(tmp_path) == 1
     database.close()
-    assert held() == 0
+    assert _connections(tmp_path) == 0
+
+
+def test_after_many_at_once_few_connections_stay_open(tmp_path: Path) -> None:
+    database = Database(tmp_path / "bot.db")
+    at_once = threading.Barrier(20)
+
+    def look() -> None:
+        with database._borrowed() as connection:
+            at_once.wait(30)
+            connection.execute("SELECT 1").fetchall()
+
+    with ThreadPoolExecutor(20) as pool:
+        for look_ in [pool.submit(look) for _ in range(20)]:
+            look_.result()
+    # Not its descriptors: SQLite keeps those of a file that is in use, and takes them again.
+    assert len(database._opened) == KEPT
+    database.close()
+
+
+def test_what_a_transaction_wrote_is_read_in_it_and_by_nobody_else(tmp_path: Path) -> None:
+    database = Database(tmp_path / "bot.db")
+    with database.transaction() as transaction:
+        transaction.execute("CREATE TABLE written (word TEXT)")
+        transaction.execute("INSERT INTO written VALUES ('here')")
+        assert [row["word"] for row in database.read("SELECT word FROM written")] == ["here"]
+        with ThreadPoolExecutor(1) as pool:
+            elsewhere = pool.submit(database.read, "SELECT name FROM sqlite_master WHERE name = 'written'")
+            assert elsewhere.result() == []
+    database.close()
 
 
 def test_a_commit_of_the_bot_is_on_disk(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ class Counting(Database):
         self.count = 0
 
     @contextmanager
-    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
-        with super().transaction(connection) as transaction:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        with super().transaction() as transaction:
             self.count += 1
             yield transaction
             self.at_commit()

@@ -166,11 +166,11 @@ class Gated(Database):
         self.arrived, self.go_on = threading.Event(), threading.Event()
 
     @contextmanager
-    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         if threading.current_thread().name == "arriving":
             self.arrived.set()
             self.go_on.wait(60)
-        with super().transaction(connection) as transaction:
+        with super().transaction() as transaction:
             yield transaction
 
 
@@ -351,17 +351,19 @@ class Full:
     def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = threading.Event()
         self.waits = threading.Event()
-        real = desk.bench.context.database.transaction
+        database = desk.bench.context.database
+        real = database.transaction
 
         @contextmanager
-        def transaction(connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+        def transaction() -> Iterator[sqlite3.Connection]:
             if self.now.is_set():
                 self.waits.set()
                 raise DatabaseUnavailable("The bot's own database could not be written (database or disk is full).")
-            with real(connection) as made:
+            with real() as made:
                 yield made
 
-        monkeypatch.setattr(desk.bench.context.database, "transaction", transaction)
+        monkeypatch.setattr(database, "transaction", transaction)
+        monkeypatch.setattr(database.group, "_transaction", transaction)
         monkeypatch.setattr("bot.store.inbox.PAUSE", 0.01)
 
 
