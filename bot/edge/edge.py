@@ -207,6 +207,8 @@ class Edge:
         # To read the file costs less than a command, which is needed where something is new.
         if not learned and config == self._loaded and config == self._present():
             return
+        # Where this fails Caddy may have taken it all the same.
+        self._loaded = ""
         # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
         load(self._lxd, self._name, config, first=("ip", "neigh", "flush", "dev", NIC) if learned else ())
         self._loaded = config

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from bot.edge.caddy import ADMIN
 from bot.lxd.protocol import Lxd, LxdError
 
+log = logging.getLogger(__name__)
 CONFIG = "/etc/caddy/edge.json"
-"""What Caddy begins with after a restart: what it took last."""
+"""What Caddy begins with after a restart: what it took last, or before where no room was left to write that."""
 _PATIENCE = 300
 _LOAD = r"""
 use strict; use Fcntl ":flock"; use Socket;
@@ -14,6 +17,7 @@ my ($admin, $place, @before) = @ARGV;
 $| = 1; $SIG{PIPE} = "IGNORE";
 # LXD may lose what is said by a program that ends just then.
 sub answer { my ($word) = @_; $word =~ s/\s+/ /g; print substr($word, 0, 2000), "\n"; <STDIN>; exit }
+sub unkept { my $why = "unkept $_[0]: $!"; unlink $_[0]; answer($why) }
 sub content { open my $file, "<:raw", $_[0] or return ""; local $/; return <$file> // "" }
 chomp(my $length = <STDIN>);
 read(STDIN, my $config, $length) == $length or exit 1;
@@ -22,7 +26,10 @@ system(@before) == 0 || answer("$before[0] failed") if @before;
 my ($folder) = $place =~ m|(.*)/|;
 open my $turn, "<", $folder or answer("$folder: $!");
 flock $turn, LOCK_EX or answer("$folder: $!");
-answer("same") if content($place) eq $config;
+# What is in memory goes with Caddy: as long as this is there, Caddy may go by something else than the file has.
+my $unsure = "$admin.unsure";
+answer("same") if content($place) eq $config and not -e $unsure;
+open my $mark, ">", $unsure or answer("$unsure: $!");
 socket my $caddy, PF_UNIX, SOCK_STREAM, 0 or answer("socket: $!");
 connect $caddy, sockaddr_un($admin) or answer("Caddy does not answer: $!");
 my $head = "POST /load HTTP/1.1\r\nHost:\r\nContent-Type: application/json\r\nConnection: close\r\n";
@@ -37,9 +44,10 @@ answer("Caddy refused it ($status): $why") if $status != 200;
 my $new = "$folder/.next.json";
 umask 022;
 unlink $new;
-open my $file, ">:raw", $new or answer("$new: $!");
-print $file $config and close $file or answer("$new: $!");
-rename $new, $place or answer("$place: $!");
+open my $file, ">:raw", $new or unkept($new);
+print $file $config and close $file or unkept($new);
+rename $new, $place or unkept($new);
+unlink $unsure;
 answer("loaded");
 """
 """Perl, which every Debian has, as `caddy reload` does it: its own start takes as long as all else together."""
@@ -48,13 +56,16 @@ answer("loaded");
 def load(lxd: Lxd, name: str, config: str, *, first: tuple[str, ...] = ()) -> None:
     """Have the Caddy of an edge go by a configuration, unless it does, without dropping a connection.
 
-    Raises LxdError with Caddy's own reason when it does not take it; it goes on as before then. `first` is a command
-    that is run before, in any case.
+    Raises LxdError with Caddy's own reason when it does not take it; it goes on as before then. Where the disk is full,
+    visitors are served nevertheless; a restart would begin with what was there before, so that the next call, with the
+    same configuration too, loads and keeps it. `first` is a command that is run before, in any case.
     """
     content = config.encode()
     command = ["/usr/bin/perl", "-e", _LOAD, ADMIN.removeprefix("unix/"), CONFIG, *first]
     with lxd.talk(name, command, timeout=_PATIENCE, limit=1 << 12) as talk:
         talk.send(f"{len(content)}\n".encode() + content)
         said = talk.line().decode(errors="replace")
-    if said not in ("loaded", "same"):
+    if said.startswith("unkept "):
+        log.warning("`%s` serves, and a restart of it would go by older routes: %s", name, said)
+    elif said not in ("loaded", "same"):
         raise LxdError(f"Inside `{name}`: {said}")

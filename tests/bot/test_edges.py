@@ -14,7 +14,7 @@ from bot.edge.caddy import routes
 from bot.edge.edge import Edge
 from bot.edge.edges import Edges
 from bot.edge.simulated import SimulatedEdge
-from bot.lxd.protocol import LxdUnavailable
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.lxd.wire import NIC, given
 from bot.model.labels import stamps
 from tests.support.simulated_lxd import SimulatedLxd
@@ -261,6 +261,25 @@ def test_routes_that_somebody_else_changed_are_put_right() -> None:
     world.lxd["only"].push("edge", CONFIG, json.dumps(routes({}, base_domain="agency.com", tls="internal")).encode())
     world.edges.apply()
     assert world.way("only") == world.at("only", "client-x")
+
+
+def test_after_a_load_that_failed_the_next_is_made_though_it_is_as_before() -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant", "moving")
+    world.add("only", "client-x--2", "incoming", "moving")
+    world.edges.apply()
+    lxd, sent = world.lxd["only"], []
+
+    def took_it_and_went(_lxd: SimulatedLxd, _name: str, _command: list[str], config: bytes) -> Iterator[bytes]:
+        sent.append(config)
+        yield b""
+
+    lxd.speak = took_it_and_went
+    with pytest.raises(LxdError):
+        world.edges.apply(ahead="client-x--2")
+    with pytest.raises(LxdError):
+        world.edges.apply()
+    assert len(sent) == 2
 
 
 def test_the_simulated_edge_is_of_the_same_mind() -> None:
