@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import own
+from tests.support import lab, own
 from tests.support.bot import until
 
+FREEZER = Path("/sys/fs/cgroup/freezer")
 POISON = {
     "MAUTIC_OPS_BOT__STATE": "/nowhere",
     "MAUTIC_OPS_NO__SUCH": "1",
@@ -143,3 +144,19 @@ def test_a_run_belongs_to_the_make_that_started_it(tmp_path: Path) -> None:
     make.kill()
     make.wait()
     assert set(own.end_killed_runs()) == left
+
+
+@pytest.mark.skipif(not FREEZER.is_dir() or os.geteuid() != 0, reason="needs control groups of version 1, and root")
+def test_the_lab_is_taken_away_where_a_container_of_it_is_frozen() -> None:
+    group = FREEZER / f"mautic-ops-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        asleep = subprocess.Popen(["sleep", "600"])
+        (group / "cgroup.procs").write_text(str(asleep.pid))
+        (group / "freezer.state").write_text("FROZEN")
+        lab.end([asleep.pid])
+        assert asleep.poll() is not None
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
