@@ -9,6 +9,7 @@ import pytest
 
 from bot.lxd import connection as lxd_connection
 from bot.lxd.connection import LxdConnection
+from bot.lxd.gateway import LxdGateway
 from bot.lxd.leftovers import Leftovers
 from bot.lxd.protocol import LxdError, PoolFull, Vanished
 from bot.lxd.refusals import Busy, Held, Passing
@@ -119,3 +120,22 @@ def test_where_what_a_failed_snapshot_leaves_is_out_of_reach_none_may_fail(
     monkeypatch.setattr(connection, "get", lambda *_, **__: {"driver": driver})
     monkeypatch.setattr(LxdConnection, "product", "LXD")
     assert Leftovers(connection, "p", "p").would_stay() is stays
+
+
+@pytest.mark.parametrize(
+    ("how", "frozen"),
+    [({}, True), ({"still": True}, True), ({"closed": True}, False), ({"closed": True, "still": True}, True)],
+)
+def test_only_what_has_no_work_left_in_it_moves_where_no_snapshot_may_fail(
+    monkeypatch: pytest.MonkeyPatch, how: dict[str, bool], frozen: bool
+) -> None:
+    lxd = LxdGateway("https://10.0.0.5:8443")
+    done: list[str] = []
+    monkeypatch.setattr(LxdConnection, "product", "LXD")
+    monkeypatch.setattr(lxd.connection, "get", lambda *_, **__: {"driver": "btrfs"})
+    monkeypatch.setattr(lxd.connection, "change", lambda *_, **__: done.append("taken"))
+    monkeypatch.setattr(lxd, "instance", lambda _: SimpleNamespace(running=True))
+    monkeypatch.setattr(lxd, "freeze", lambda _: done.append("frozen"))
+    monkeypatch.setattr(lxd, "thaw", lambda _: done.append("thawed"))
+    lxd.snapshot("c", "s", **how)
+    assert done == (["frozen", "taken", "thawed"] if frozen else ["taken"])
