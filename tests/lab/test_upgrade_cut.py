@@ -111,6 +111,8 @@ def test_the_pool_is_filled_in_the_middle(world: LabWorld) -> None:
         eventually(lambda: is_swapped(host, f"{TENANT}--{number}"))
         with node.full(TENANT):
             said = world.wait_for(card, r"\* failed", 240)
+            if "rolled back" in said:
+                eventually(lambda: world.edge.probe(domain).login, 60)
         if f"*{TENANT} is offline.*" in said:
             # That room was not enough, or btrfs had not given it back yet.
             assert "Undo is safe" in said
