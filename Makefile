@@ -54,13 +54,13 @@ test: packages
 	$(PYTHON) -m tests.support.base >/dev/null 2>&1 &
 	log=$$(mktemp); \
 	  $(PYTHON) -m pytest --durations 10 -m "lab and not long" >$$log 2>&1 & lab=$$!; \
-	  $(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab and not long" && \
+	  $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not edge and not lab and not long" && \
 	  $(PYTHON) -m pytest --durations 10 -m "edge and not long"; rest=$$?; \
 	  wait $$lab; lab=$$?; cat $$log; rm $$log; test $$rest$$lab = 00
 
 # What needs no LXD of its own, in some minutes.
 quick: packages
-	$(PYTHON) -m pytest -n 4 --dist loadfile -m "not edge and not lab and not long"
+	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not edge and not lab and not long"
 
 # What is posted, as it is now: look at the difference before it is committed.
 goldens: .venv

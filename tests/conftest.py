@@ -32,6 +32,14 @@ database.SYNCHRONOUS = "OFF"
 own.keep_to_it()
 programs.watch()
 
+LONGEST = ("test_local_lxd.py", "test_lxd_contract.py", "test_real_lxd.py", "test_durability.py", "test_chat_page.py")
+"""Files that take a minute or more: begun first, they end while others still run beside them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin apart from the checkout and from earlier runs."""

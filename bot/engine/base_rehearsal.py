@@ -66,8 +66,8 @@ class BaseRehearsal(Rehearsal):
 
     def stage(self) -> str:
         """Look at the copy as it is, make the new container, and bring nearly all to it."""
-        self._look()
         with self._kept("stage"):
+            self._look()
             brought = self._bring_most()
         return f"{in_words(brought.bytes)} copied in {brought.seconds:.1f} s"
 

@@ -29,6 +29,9 @@ SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
 """Seconds after which a host that is slow to tell is asked again whether it is in distress."""
+STANDS = 1200.0
+"""Seconds after which contacts whom no segment email has gone to are no send under way: some never get it, as they are
+in a segment that it leaves out, or have had another language of it."""
 ANSWERS = "Try again when the server answers; check with `/mautic doctor`."
 """The way out of what a server that is silent keeps from being done."""
 _ANY = tuple(Role)
@@ -112,6 +115,7 @@ class Guards:
         self.keep = keep
         self._distress: dict[str, tuple[float, str]] = {}
         self._due: dict[str, tuple[float, int]] = {}
+        self._unsent: dict[str, tuple[int, float]] = {}
 
     def refuse(self, moment: Moment, change: Change, *only: str) -> None:
         """Raise the refusal of the first guard that objects: NotNow where waiting helps.
@@ -176,7 +180,10 @@ class Guards:
         """Return how many e-mails a tenant is about to send, 0 where that is not known, or outbound mail is off."""
         until, due = self._due.get(tenant, (0.0, 0))
         if time.monotonic() >= until:
-            due = _due(self.context, tenant)
+            queued, unsent = _due(self.context, tenant)
+            known, since = self._unsent.get(tenant, (-1, 0.0))
+            self._unsent[tenant] = unsent, (since if unsent == known else time.monotonic())
+            due = queued + (unsent if time.monotonic() - self._unsent[tenant][1] < STANDS else 0)
             # Each look takes a process in the tenant, and there is one whenever the queue is gone through.
             self._due[tenant] = time.monotonic() + (self.keep or (ASKED_AGAIN if due else 0.0)), due
         return due
@@ -322,18 +329,19 @@ def _while_sending(guards: Guards, change: Change) -> None:
         )
 
 
-def _due(context: Context, tenant: str) -> int:
+def _due(context: Context, tenant: str) -> tuple[int, int]:
+    """Return how many e-mails wait in the queue, and how many contacts a segment email has not gone to."""
     try:
         found = context.fleet.tenant(tenant)
         told = context.fleet.of(found).mautic.mail(found.instance, timeout=SLOW * 10) if found.running else {}
     except Exception as error:
         # That it is not known holds nothing up, whatever went wrong; the steps will see.
         log.info("whether %s is sending is not known: %s", tenant, error)
-        return 0
+        return 0, 0
     if not told or told["off"]:
-        return 0
+        return 0, 0
     # What waits for its day, as a campaign's event does, is no send that is under way.
-    return sum(int(told["kinds"].get(kind, 0)) for kind in ("queue", "broadcasts"))
+    return int(told["kinds"].get("queue", 0)), int(told["kinds"].get("broadcasts", 0))
 
 
 def _can_wait(change: Change) -> bool:

@@ -133,8 +133,8 @@ class Rehearsal:
 
     def stage(self) -> str:
         """Look at the copy, and unpack the release beside what serves in it."""
-        self._look()
         with self._kept("stage"):
+            self._look()
             staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
 

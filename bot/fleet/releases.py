@@ -202,7 +202,7 @@ def _builder(fleet: Fleet, settings: Settings) -> Host:
 
 def _keep(settings: Settings, source: Source) -> None:
     if kept := _kept(settings, source):
-        if "://" not in source.archive and not Path(source.archive).is_file():
+        if "://" not in source.archive and not Path(source.archive).expanduser().is_file():
             raise ArchiveError(f"There is no archive at {source.archive}.")
         _must_be(source, kept.version)
         return

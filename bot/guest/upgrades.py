@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ from bot.guest.mautic import Mautic
 from bot.guest.upgrade_answers import CACHE
 from bot.model.evidence import OF_CLIENTS
 
+log = logging.getLogger(__name__)
 ARCHIVE, PACKED = "/root/release", "/root/cache.tar.gz"
 """Where the tool finds what is pushed."""
 PATIENCE = 600.0
@@ -20,18 +23,30 @@ MIGRATIONS = 3600
 
 WORDS = 200
 """Characters of what Mautic said that a sentence has."""
+FAILED = re.compile(r"\[error\] Migration \S+ failed during .*?Error: (?P<why>.+)")
+"""What Doctrine says of the migration that failed; what was tried after it comes later."""
+USAGE = re.compile(r"doctrine:migrations:\w+ \[")
 
 
 def trouble(done: Mapping[str, Any]) -> str:
     """Return what is wrong by an answer of `Upgrades.upgrade`, in a sentence; "": nothing, the upgrade is done."""
     if not done["migrated"]["done"]:
-        lines = [line.strip() for line in done["migrated"]["output"].splitlines() if line.strip()]
-        return f"The migrations failed: {lines[-1][-WORDS:] if lines else 'Mautic said nothing'}"
+        return f"The migrations failed: {reason(done['migrated']['output'])[:WORDS]}"
     if not done["up_to_date"]:
         return "Mautic says that its database is not up to date after the migrations."
-    if broken := [path for path, one in done["assets"].items() if one["status"] >= 400]:
+    if broken := [path for path, one in done["assets"].items() if not 200 <= one["status"] < 400]:
         return f"The login page does not have all that it needs: {', '.join(broken[:3])}."
     return ""
+
+
+def reason(output: str) -> str:
+    """Return why migrations failed, of all that was said: Symfony's console ends an error with the command's usage."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for line in lines:
+        if failed := FAILED.search(line):
+            return failed["why"].strip('"')
+    told = [line for line in lines if not USAGE.search(line)]
+    return told[-1] if told else "Mautic said nothing"
 
 
 def fewer(done: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -118,7 +133,11 @@ class Upgrades:
         Look at it with `trouble` and `fewer`; raises LxdError where another step than the migrations fails.
         """
         request = {"version": version, "seconds": seconds, "tables": sorted(OF_CLIENTS)}
-        return self.mautic.call(instance, "upgrade", request, timeout=seconds + 2 * PATIENCE)
+        done = self.mautic.call(instance, "upgrade", request, timeout=seconds + 2 * PATIENCE)
+        if not done["migrated"]["done"]:
+            # The container in which it failed is deleted.
+            log.warning("the migrations in %s failed: %s", instance, done["migrated"]["output"])
+        return done
 
     def assets(self, instance: str) -> dict[str, dict[str, Any]]:
         """Look at the login page and what it links to, inside: {path: {status, bytes, seconds}}."""

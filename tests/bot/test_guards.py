@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
-from bot.engine.guards import GUARDS, Moment
+from bot.engine.guards import GUARDS, STANDS, Guards, Moment
 from bot.guest import simulated_state as simulated_tenant
+from bot.guest.mautic import Mautic
 from bot.lxd.protocol import LxdError
 from bot.model.labels import State, stamps
 from bot.model.plan import NotNow, Refused
@@ -279,6 +281,26 @@ def refused(desk: Desk, person: str) -> tuple[str, str]:
 
 def operations(desk: Desk) -> int:
     return len(desk.bench.context.operations.select("request_key <> 'beside'"))
+
+
+def test_contacts_that_a_segment_email_never_goes_to_hold_an_upgrade_for_a_while_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a segment that it leaves out are counted for ever."""
+    at, told = [1000.0], {"queue": 0, "broadcasts": 40}
+    monkeypatch.setattr("bot.engine.guards.time", SimpleNamespace(monotonic=lambda: at[0]))
+    monkeypatch.setattr(Mautic, "mail", lambda *_, **__: {"off": False, "kinds": told})
+    guards = Guards(desk.bench.context)
+    assert guards.due("client-x") == 40
+    told["broadcasts"] = 3
+    at[0] += 600
+    assert guards.due("client-x") == 3, "it goes on"
+    at[0] += STANDS - 1
+    assert guards.due("client-x") == 3
+    at[0] += 1
+    assert guards.due("client-x") == 0
+    told["queue"] = 2
+    assert guards.due("client-x") == 2
 
 
 def test_every_guard_has_its_case() -> None:

@@ -111,6 +111,10 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     "page": (replace(WELL, page=GONE), "HTTP 502"),
     "worker": (replace(WELL, inside=inside("mautic-worker@email", queue_age=9000)), "mautic-worker@email"),
     "cron": (replace(WELL, inside=inside("cron", crons=LATE)), "`cron` is inactive"),
+    "look": (
+        replace(WELL, inside=inside(services=SERVICES | {"mautic-look": "failed"})),
+        "`mautic-look` is failed, so PHP is started for each cron job",
+    ),
     "jobs": (replace(WELL, inside=inside(crons=LATE)), "`mautic:import` (never ran)"),
     "queue": (replace(WELL, inside=inside(queue_age=3700)), "has waited 62 min"),
     "work": (
@@ -244,12 +248,6 @@ def test_a_snapshot_is_missing_only_where_one_is_due() -> None:
 def test_a_service_that_is_about_to_run_is_not_down() -> None:
     facts = inside(services=SERVICES | {"mautic-worker@email": "activating"})
     assert kinds(replace(WELL, inside=facts)) == []
-
-
-def test_what_looks_for_jobs_is_restarted_with_cron() -> None:
-    facts = inside(services=SERVICES | {"mautic-look": "failed"})
-    (found,) = diagnose(replace(WELL, inside=facts), LIMITS).findings
-    assert (found.kind, "`mautic-look` is failed, so PHP is started for each cron job" in found.text) == ("cron", True)
 
 
 def test_a_plan_that_is_no_more_has_no_limits() -> None:

@@ -117,6 +117,7 @@ def test_only_words_of_ours_are_taken_of_a_tenant() -> None:
         ([STYLED], [replace(STYLED, path="/app.css?v2", status=404)], ["linked"]),
         ([STYLED], [], []),
         ([], [replace(STYLED, status=404)], ["linked"]),
+        ([], [replace(STYLED, path="/icons.woff2", status=404)], []),
         ([replace(STYLED, status=404)], [replace(STYLED, status=500)], []),
         ([STYLED], [replace(STYLED, path="/app.css?v2", seconds=0.9)], ["slower"]),
     ],

@@ -176,6 +176,17 @@ def test_the_one_archive_of_before_is_a_release_too(archives: Archives, tmp_path
     assert [one.version for one in releases.releases(settings)] == ["6.0.10", "5.2.12"]
 
 
+def test_an_archive_in_ones_home_is_found_again(
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = archives.settings("6.0.10")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.zip").write_bytes(Path(settings.releases["6.0.10"].archive).read_bytes())
+    mine = replace(settings.releases["6.0.10"], archive="~/mine.zip")
+    for _ in range(2):
+        assert releases.keep(replace(settings, releases={"6.0.10": mine})) == []
+
+
 def test_what_is_wrong_with_one_is_told_and_the_others_are_read(archives: Archives, tmp_path: Path) -> None:
     settings = archives.settings("5.2.9", "5.2.12", "6.0.8", "6.0.10")
     assert releases.keep(replace(settings, releases={"6.0.8": settings.releases["6.0.8"]})) == []

@@ -28,6 +28,7 @@ CRON_COMMANDS = (
     "mautic:reports:scheduler",
     "mautic:webhooks:process",
     "mautic:webhooks:delete_logs",
+    "mautic:contacts:cleanup_exported_files",
     "mautic:unusedip:delete",
     "mautic:iplookup:download",
 )

@@ -44,9 +44,14 @@ def worker(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("cron")
 def cron(look: Look, _: HealthSettings) -> Found | None:
-    """Find a cron that does not run, or the look before PHP that does not."""
-    if down := _down(look, "cron"):
-        return Found(f"{down}, so segments, campaigns and imports are paused.")
+    """Find a cron that does not run."""
+    down = _down(look, "cron")
+    return Found(f"{down}, so segments, campaigns and imports are paused.") if down else None
+
+
+@finds("look")
+def needless(look: Look, _: HealthSettings) -> Found | None:
+    """Find that nobody looks before PHP is started."""
     down = _down(look, "mautic-look")
     return Found(f"{down}, so PHP is started for each cron job, even when there is nothing to do.") if down else None
 

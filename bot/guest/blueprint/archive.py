@@ -22,7 +22,7 @@ from bot.model.releases import NoRelease, Release, release
 BASES = tuple(suite.base for suite in SUITES)
 """What the recipes give a Mautic to run on."""
 _METADATA = "app/release_metadata.json"
-_NEEDED = ("index.php", "bin/console", "composer.json", _METADATA)
+_NEEDED = ("index.php", "bin/console", _METADATA)
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
 
 

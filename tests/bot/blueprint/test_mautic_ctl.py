@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from bot.guest.answers import SHAPES
 from bot.guest.blueprint.mautic_ctl import (
+    access,
     disk,
     edge,
     health,
@@ -478,6 +480,41 @@ def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeyp
         database.listen()
         monkeypatch.setattr(page, "login_page", lambda *_: (200, True, 0.1))
         assert page.wait_for_page({"seconds": 0.1})["seconds"] >= 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_before_the_database_begins_anew_what_works_on_it_ends_and_pages_wait(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """An import that loses the database stays half done for hours, and then its file is deleted."""
+    done: list[str] = []
+
+    def systemctl(*words: str) -> None:
+        done.append(" ".join(words))
+        if fails and words == ("restart", "mariadb"):
+            raise system.CtlError("it did not start")
+
+    def run(*words: str, **_: object) -> subprocess.CompletedProcess[str]:
+        if "is-active" not in words:
+            done.append(" ".join(words[1:]))
+        return subprocess.CompletedProcess(words, 3 if "mautic-worker@email-2.service" in words else 0, "", "")
+
+    monkeypatch.setattr(access, "systemctl", systemctl)
+    monkeypatch.setattr(access, "run", run)
+    monkeypatch.setattr(access, "await_database", lambda: done.append("it answers"))
+    monkeypatch.setattr(access, "_end_jobs", lambda patience: done.append(f"jobs end within {patience} s"))
+    monkeypatch.setattr(access, "workers", lambda: ["mautic-worker@email.service", "mautic-worker@email-2.service"])
+    with pytest.raises(system.CtlError) if fails else nullcontext():
+        access.restart_database()
+    assert done == [
+        "stop cron mautic-worker@email.service",
+        "jobs end within 20 s",
+        f"kill --signal=STOP {system.FPM}",
+        "restart mariadb",
+        *([] if fails else ["it answers"]),
+        f"kill --signal=CONT {system.FPM}",
+        "start --no-block cron mautic-worker@email.service",
+    ]
 
 
 def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_hits_alone(

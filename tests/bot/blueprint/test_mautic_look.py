@@ -31,6 +31,7 @@ EACH_TIME = {
     "mautic:iplookup:download",
     "mautic:donotsell:download",
     "mautic:max-mind:purge",
+    "mautic:contacts:cleanup_exported_files",
 }
 """Jobs of once a day or week: a look would save nothing."""
 
@@ -70,7 +71,7 @@ def tables() -> Iterator[Callable[[str], list[object]]]:
 
     def ask(statement: str) -> list[object]:
         words = statement.replace(PAST, moment(-5)).replace(FUTURE, moment(60))
-        interval = r"UTC_TIMESTAMP\(\) ([+-]) INTERVAL (\d+) (MINUTE|HOUR)"
+        interval = r"UTC_TIMESTAMP\(\) ([+-]) INTERVAL (\d+) (SECOND|MINUTE|HOUR)"
         return database.execute(re.sub(interval, r"datetime(UTC_TIMESTAMP(), '\1\2 \3')", words)).fetchall()
 
     yield ask
@@ -111,11 +112,6 @@ HOOK = "INSERT INTO webhook_queue (webhook_id) VALUES (1)"
         ("mautic:messages:send", f"{MESSAGE}3, 0, 'rescheduled', '{PAST}')", False),
         ("mautic:messages:send", f"{MESSAGE}0, 0, 'pending', '{FUTURE}')", False),
         ("mautic:messages:send", f"{MESSAGE}1, 1, 'sent', '{PAST}')", False),
-        ("mautic:broadcasts:send", f"{EMAIL}'list', 1, '{PAST}', NULL)", True),
-        ("mautic:broadcasts:send", f"{EMAIL}'list', 1, NULL, NULL)", False),
-        ("mautic:broadcasts:send", f"{EMAIL}'list', 1, '{FUTURE}', NULL)", False),
-        ("mautic:broadcasts:send", f"{EMAIL}'list', 0, '{PAST}', NULL)", False),
-        ("mautic:broadcasts:send", f"{EMAIL}'template', 1, '{PAST}', NULL)", False),
         (
             "mautic:broadcasts:send",
             f"INSERT INTO sms_messages (name, message, sms_type, publish_up) VALUES ('t', 't', 'list', '{PAST}')",
@@ -146,6 +142,39 @@ def test_a_job_has_something_to_do_where_mautic_would_find_something(
     assert tables(rules.RULES[command].rows) == []
     tables(row)
     assert bool(tables(rules.RULES[command].rows)) == due
+
+
+@pytest.mark.parametrize(
+    ("email", "due"),
+    [
+        (f"'list', 1, '{PAST}', NULL", True),
+        ("'list', 1, NULL, NULL", False),
+        (f"'list', 1, '{FUTURE}', NULL", False),
+        (f"'list', 0, '{PAST}', NULL", False),
+        (f"'template', 1, '{PAST}', NULL", False),
+    ],
+)
+def test_a_segment_email_is_due_until_it_went_to_each_contact_of_its_segments(
+    tables: Callable[[str], list[object]], email: str, due: bool
+) -> None:
+    def found() -> bool:
+        return bool(tables(rules.RULES["mautic:broadcasts:send"].rows))
+
+    tables(f"{EMAIL}{email})")
+    tables("UPDATE emails SET id = 1")
+    tables("INSERT INTO email_list_xref (email_id, leadlist_id) VALUES (1, 1)")
+    assert not found(), "nobody is in its segment"
+    for contact, removed in ((7, 0), (8, 0), (9, 1)):
+        tables(
+            "INSERT INTO lead_lists_leads (leadlist_id, lead_id, date_added, manually_removed, manually_added)"
+            f" VALUES (1, {contact}, '{PAST}', {removed}, 0)"
+        )
+    assert found() == due
+    tables(f"INSERT INTO email_stats (email_id, lead_id, email_address, date_sent) VALUES (1, 7, 'a', '{PAST}')")
+    tables(f"INSERT INTO email_stats (email_id, lead_id, email_address, date_sent) VALUES (2, 8, 'a', '{PAST}')")
+    assert found() == due, "contact 8 had another email"
+    tables(f"INSERT INTO email_stats (email_id, lead_id, email_address, date_sent) VALUES (1, 8, 'a', '{PAST}')")
+    assert not found()
 
 
 @pytest.mark.parametrize("published", [1, 0])
@@ -399,6 +428,15 @@ def test_a_second_worker_helps_where_many_messages_wait(tables: Callable[[str], 
     assert tables(worker.waiting(["email", "hit"], 1 + worker.SHARE)) == []
     tables(message())
     assert tables(worker.waiting(["email", "hit"], 1 + worker.SHARE)) == [(1,)]
+
+
+def test_page_hits_starve_where_they_have_waited_for_some_seconds(tables: Callable[[str], list[object]]) -> None:
+    starve = worker.waiting([worker.HITS], 1, worker.STARVED)
+    tables(message(available=moment(0), queue="hit"))
+    tables(message())
+    assert tables(starve) == []
+    tables(message("hit"))
+    assert tables(starve) == [(1,)]
 
 
 def test_a_worker_runs_from_the_first_message_until_there_was_none_for_a_minute() -> None:
@@ -678,6 +716,19 @@ def test_it_waits_for_its_second_without_a_program_where_something_looks(cron: C
     cron("due", spread=50)
     assert not (cron.folder / "slept").exists()
     assert time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize(
+    ("slot", "spread", "seconds"), [(0, 50, None), (59, 50, 9), (61, 20, 1), (30, 3000, 1500), (299, 3000, 2950)]
+)
+def test_tenants_wait_for_as_much_of_the_spread_as_their_second_is_of_a_minute(
+    cron: Cron, slot: int, spread: int, seconds: int | None
+) -> None:
+    (cron.folder / "settings").write_text(f"slot={slot}\n")
+    cron.program("sleep", f"echo $1 >{cron.folder}/slept")
+    cron("due", spread=spread)
+    slept = cron.folder / "slept"
+    assert (int(slept.read_text()) if slept.exists() else None) == seconds
 
 
 def test_a_seal_that_comes_while_it_waits_for_its_second_keeps_it_from_running(cron: Cron) -> None:

@@ -46,6 +46,12 @@ BROADCASTS = f"e.email_type = 'list' AND e.publish_up IS NOT NULL AND {published
 """`emails e` that mautic:broadcasts:send sends: EmailBundle/Entity/EmailRepository::getPublishedBroadcastsQuery. One
 without a date goes out only where somebody sends it by hand."""
 
+UNSENT = """EXISTS (SELECT 1 FROM email_list_xref x
+  JOIN lead_lists_leads ll ON ll.leadlist_id = x.leadlist_id AND ll.manually_removed = 0 WHERE x.email_id = e.id
+  AND NOT EXISTS (SELECT 1 FROM email_stats s WHERE s.email_id = e.id AND s.lead_id = ll.lead_id))"""
+"""Whether a segment email has not gone to each contact of its segments: EmailRepository::getEmailPendingQuery, without
+whom else it leaves out. A sent one stays published for ever."""
+
 TEXTS = f"s.sms_type = 'list' AND s.publish_up IS NOT NULL AND {published('s')}"
 """`sms_messages s` that it sends: SmsBundle/Entity/SmsRepository::getPublishedBroadcasts."""
 

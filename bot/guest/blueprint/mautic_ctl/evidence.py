@@ -10,6 +10,7 @@ from typing import Any
 from . import trees
 from .logs import known_secrets, masked
 from .migrations import recorded
+from .rows import rows
 from .system import MAUTIC, mautic_version, php_version, sql
 from .trees import LISTING, NEXT_LISTING
 
@@ -36,6 +37,8 @@ RESULTS = "form_results_"
 TABLES = 2000
 PATIENCE = 5.0
 """Seconds that one table may be counted for."""
+BUDGET = 50.0
+"""The same of all of them."""
 ERRORS = 40
 LOG_LINE = re.compile(r"\[([^]]+)\] \w+\.(?:ERROR|CRITICAL|ALERT|EMERGENCY): (.*)")
 TAIL = 4 << 20
@@ -83,15 +86,13 @@ def shortened(lines: Iterable[str]) -> tuple[list[str], bool]:
 
 
 def _counts(patience: float) -> tuple[dict[str, int], list[str]]:
-    """Count the rows of each table, small ones first."""
+    """Count the rows of each table, small ones first; of large ones as many as there is time for."""
     tables = sql(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'mautic'"
         f" AND table_type = 'BASE TABLE' ORDER BY table_rows, table_name LIMIT {TABLES};"
     )
     names = [row[0] for row in tables if re.fullmatch(r"\w+", row[0])]
-    asked = "".join(f"SELECT '{name}', COUNT(*) FROM `{name}`;\n" for name in names)
-    rows = sql(f"SET max_statement_time = {patience:.3f};\n{asked}", "mautic", force=True)
-    counts = {name: int(number) for name, number in rows}
+    counts = rows(names, patience, BUDGET)
     return counts, [name for name in names if name not in counts]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import outbound
+from .access import restart_database
 from .former import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
 from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
@@ -52,8 +53,8 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
     """Lay the furniture, and have what runs go by it; again with the same version it changes nothing.
 
     `every`: seconds after which a job runs whatever there is to do, 0: never. `slot`: as `take_slot` has it. A tenant
-    goes on to serve; where MariaDB has to be started anew, pages wait for it for a second or two. What cannot be laid
-    whole is put back as it was.
+    goes on to serve; where MariaDB has to be started anew, jobs are ended before, and pages wait for it for a second or
+    two. What cannot be laid whole is put back as it was.
     """
     version, every = asked(request, "version", "every")
     before = furniture_version()
@@ -160,4 +161,4 @@ def _restart_database() -> None:
     """Start MariaDB anew where its configuration is newer than it."""
     began = DATABASE_RUNS.stat().st_mtime if DATABASE_RUNS.exists() else 0.0
     if DATABASE_CONFIG.exists() and DATABASE_CONFIG.stat().st_mtime >= began:
-        systemctl("restart", "mariadb")
+        restart_database()

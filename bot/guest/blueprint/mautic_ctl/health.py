@@ -49,7 +49,8 @@ SET time_zone = '+00:00';
 SELECT 'contacts', COUNT(*), COALESCE(SUM(date_identified IS NOT NULL), 0) FROM leads;
 SELECT 'users', COALESCE(UNIX_TIMESTAMP(MAX(last_login)), 0), COALESCE(UNIX_TIMESTAMP(MAX(last_active)), 0) FROM users;
 SELECT 'stale_segments', COUNT(*) FROM lead_lists WHERE {due.SEGMENTS}
-  AND COALESCE(last_built_date, date_added) < UTC_TIMESTAMP() - INTERVAL 2 HOUR;
+  AND COALESCE(last_built_date, date_added) < UTC_TIMESTAMP() - INTERVAL 2 HOUR
+  AND COALESCE(date_modified, date_added) < UTC_TIMESTAMP() - INTERVAL 1 HOUR;
 SELECT 'overdue_events', COUNT(*) FROM (
   SELECT 1 FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id
   WHERE {due.EVENTS} AND l.trigger_date < UTC_TIMESTAMP() - INTERVAL 1 HOUR
@@ -100,9 +101,15 @@ OVERDUE = (
 HELD = ("overdue_events", "message_queue", "late_exports", "late_reports")
 """What of it waits on purpose while outbound mail is off."""
 UNCONFIGURED = frozenset(
-    ["mautic:email:fetch", "mautic:iplookup:download", "mautic:donotsell:download", "mautic:max-mind:purge"]
+    [
+        "mautic:email:fetch",
+        "mautic:iplookup:download",
+        "mautic:donotsell:download",
+        "mautic:max-mind:purge",
+        "mautic:contacts:cleanup_exported_files",
+    ]
 )
-"""Jobs that fail where a client has not set up what they are for: never late."""
+"""Jobs that fail where a client has not set up what they are for, or its release does not have them: never late."""
 
 NOTHING = "nothing"
 LOOKED = {NOTHING: "nothing to do", "off": "not set up"}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .access import restart_database
 from .system import FPM, CtlError, asked, systemctl
 from .workers import LOOK, LOOK_UNIT, workers
 
@@ -17,5 +18,8 @@ def restart(request: Mapping[str, Any]) -> dict[str, Any]:
         units = [*units, LOOK]
     if not units:
         raise CtlError(f"there is no {part} to restart")
-    systemctl("restart", *units)
+    if part == "database":
+        restart_database()
+    else:
+        systemctl("restart", *units)
     return {}

@@ -15,7 +15,7 @@ LEAST = 0.05
 """Seconds that each of the small tables has at least."""
 
 
-def rows(tables: Iterable[str]) -> dict[str, int]:
+def rows(tables: Iterable[str], patience: float = PATIENCE, budget: float = BUDGET) -> dict[str, int]:
     """Return the rows of tables, 0 of one that there is not; what would take too long to count is left out.
 
     The database may be starting. What it refuses is left out too: it is not known.
@@ -32,10 +32,10 @@ def rows(tables: Iterable[str]) -> dict[str, int]:
         small = [name for name, about in sizes.items() if about < LARGE]
         counted = dict.fromkeys(wanted - sizes.keys(), 0)
         for some in [small, *([name] for name in sizes if name not in small)]:
-            left = BUDGET - (time.monotonic() - began)
+            left = budget - (time.monotonic() - began)
             if left <= 0:
                 break
-            each = max(LEAST, min(PATIENCE, left / max(1, len(some))))
+            each = max(LEAST, min(patience, left / max(1, len(some))))
             asked = "".join(f"SELECT '{name}', COUNT(*) FROM `{name}`;\n" for name in some)
             told = sql(f"SET max_statement_time = {each:.3f};\n{asked}", "mautic", force=True)
             counted |= {name: int(number) for name, number in told}

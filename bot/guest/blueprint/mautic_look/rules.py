@@ -62,9 +62,10 @@ RULES = {
     # ChannelBundle/Entity/MessageQueueRepository::getQueuedMessages.
     "mautic:messages:send": Rule(_any(f"message_queue m WHERE {due.MESSAGES} AND m.scheduled_date <= {due.NOW}")),
     # EmailBundle/Entity/EmailRepository::getPublishedBroadcastsQuery, and SmsBundle/Entity/SmsRepository::
-    # getPublishedBroadcasts: what is published with a date. Whom it would go to is Mautic's own, slower, question.
+    # getPublishedBroadcasts: what is published with a date, and has not gone to all of its segments. Of a text, whom it
+    # would go to is Mautic's own question.
     "mautic:broadcasts:send": Rule(
-        f"SELECT 1 FROM ({_any(f'emails e WHERE {due.BROADCASTS}')}) mails"  # noqa: S608
+        f"SELECT 1 FROM ({_any(f'emails e WHERE {due.BROADCASTS} AND {due.UNSENT}')}) mails"  # noqa: S608
         f" UNION ALL SELECT 1 FROM ({_any(f'sms_messages s WHERE {due.TEXTS}')}) texts",
         plugins=True,
     ),

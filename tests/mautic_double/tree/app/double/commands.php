@@ -25,6 +25,7 @@ function commands(): array
         'mautic:reports:scheduler' => ['options' => ['report='], 'run' => schedule_reports(...)],
         'mautic:webhooks:process' => ['options' => ['webhook-id|i=', 'min-id=', 'max-id='], 'run' => process_webhooks(...)],
         'mautic:webhooks:delete_logs' => ['run' => delete_webhook_logs(...)],
+        'mautic:contacts:cleanup_exported_files' => ['arguments' => [0, 1], 'run' => remove_exports(...)],
         'mautic:unusedip:delete' => ['options' => ['limit|l=', 'force|f', ...$moderated], 'key' => $no_key, 'run' => delete_unused_ips(...)],
         'mautic:iplookup:download' => ['run' => function ($a, $o, $say): int {
             $say('The IP lookup data could not be downloaded.');
@@ -285,6 +286,17 @@ function export_contacts(array $a, array $o, callable $say): int
     return 0;
 }
 
+function remove_exports(array $a, array $o, callable $say): int
+{
+    foreach (glob(root() . '/media/files/temp/contacts_export_*') ?: [] as $file) {
+        if (filemtime($file) <= time() - 86_400 * (int) ($a[0] ?? 7)) {
+            unlink($file);
+        }
+    }
+
+    return 0;
+}
+
 function schedule_reports(array $a, array $o, callable $say): int
 {
     query(database(), 'UPDATE reports_schedulers SET schedule_date = UTC_TIMESTAMP() + INTERVAL 1 DAY WHERE schedule_date <= UTC_TIMESTAMP()');
@@ -453,12 +465,26 @@ function consume(array $receivers, array $o, callable $say): int
     return 0;
 }
 
-/** Claims the next due message of the queues; one left by a dead worker is due again after an hour. */
+/**
+ * Claims the next due message; one left by a dead worker is due again after an hour. As Symfony's worker does, it begins
+ * at the first queue each time: of the others it takes none while that has any.
+ */
 function next_message(PDO $db, array $queues): ?array
 {
-    $in = implode(',', array_map($db->quote(...), $queues));
+    foreach ($queues as $queue) {
+        if ($message = next_message_of($db, $queue)) {
+            return $message;
+        }
+    }
+
+    return null;
+}
+
+function next_message_of(PDO $db, string $queue): ?array
+{
+    $in = $db->quote($queue);
     $db->beginTransaction();
-    $message = query($db, "SELECT * FROM messenger_messages WHERE queue_name IN ($in) AND available_at <= UTC_TIMESTAMP() AND (delivered_at IS NULL OR delivered_at < UTC_TIMESTAMP() - INTERVAL 1 HOUR) ORDER BY available_at LIMIT 1 FOR UPDATE")->fetch() ?: null;
+    $message = query($db, "SELECT * FROM messenger_messages WHERE queue_name = $in AND available_at <= UTC_TIMESTAMP() AND (delivered_at IS NULL OR delivered_at < UTC_TIMESTAMP() - INTERVAL 1 HOUR) ORDER BY available_at LIMIT 1 FOR UPDATE")->fetch() ?: null;
     if ($message) {
         query($db, 'UPDATE messenger_messages SET delivered_at = UTC_TIMESTAMP() WHERE id = ?', [$message['id']]);
     }

@@ -56,7 +56,7 @@ function console(array $words): int
         if (in_array($name, ['mautic:campaigns:update', 'mautic:campaigns:trigger'], true)) {
             return 0;  // Swallowed in production: only the log knows.
         }
-        fwrite(STDERR, "\n  " . $e->getMessage() . "  \n\n");
+        fwrite(STDERR, "\n  " . $e->getMessage() . "  \n\n" . usage($name, $command) . "\n\n");
         $code = 1;
     }
     if ($code !== 0) {
@@ -64,6 +64,18 @@ function console(array $words): int
     }
 
     return $code & 255;
+}
+
+/** What Symfony's console says after each error, last of all. */
+function usage(string $name, array $command): string
+{
+    $words = [$name];
+    foreach ($command['options'] ?? [] as $option) {
+        [$long, $short] = explode('|', rtrim($option, '=')) + [1 => ''];
+        $words[] = '[' . ($short ? "-$short|" : '') . "--$long" . (str_ends_with($option, '=') ? ' ' . strtoupper($long) : '') . ']';
+    }
+
+    return implode(' ', [...$words, '[--]', '[<version>]']);
 }
 
 function run(string $name, array $command, array $arguments, array $options, callable $say): int

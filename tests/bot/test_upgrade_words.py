@@ -1,0 +1,51 @@
+"""What is said of an upgrade that failed inside a tenant, of all that Mautic's console says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot.guest.upgrades import trouble
+
+USAGE = "doctrine:migrations:migrate [--write-sql [WRITE-SQL]] [--dry-run] [--em EM] [--] [<version>]"
+THROWN = f"""
+[notice] Migrating up to Mautic\\Migrations\\Version20250915
+[error] Migration Mautic\\Migrations\\Version20250801 failed during Execution. Error: "An exception occurred: no column"
+
+In ExceptionConverter.php line 114:
+
+  An exception occurred: no column
+
+In Statement.php line 98:
+
+  SQLSTATE[42S22]: Column not found
+
+{USAGE}
+"""
+
+
+def done(**more: Any) -> dict[str, Any]:
+    return {"migrated": {"done": True, "output": ""}, "up_to_date": True, "assets": {}} | more
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (THROWN, "An exception occurred: no column"),
+        (f"\n  There is no such table  \n\n{USAGE}\n\n", "There is no such table"),
+        ("[notice] Migrating\nIt did not end within 5 seconds and was stopped.", "It did not end within 5 seconds"),
+        (USAGE, "Mautic said nothing"),
+        ("", "Mautic said nothing"),
+    ],
+)
+def test_why_migrations_failed_is_what_was_wrong_and_not_how_the_command_is_used(output: str, told: str) -> None:
+    said = trouble(done(migrated={"done": False, "output": output}))
+    assert said.startswith(f"The migrations failed: {told}")
+    assert "--dry-run" not in said
+
+
+@pytest.mark.parametrize(("status", "broken"), [(200, False), (302, False), (404, True), (500, True), (0, True)])
+def test_what_the_login_page_links_to_has_to_answer(status: int, broken: bool) -> None:
+    """A 0 is no answer at all: Mautic may wait for ever for a file that it is to make."""
+    assert bool(trouble(done(assets={"/app.css": {"status": status}}))) == broken
