@@ -79,7 +79,8 @@ class Database:
         try:
             yield connection
         finally:
-            if len(self._free) < KEPT:
+            # One that could not be rolled back is in the middle of somebody's transaction.
+            if len(self._free) < KEPT and not connection.in_transaction:
                 self._free.append(connection)
             else:
                 self._close(connection)

@@ -48,6 +48,16 @@ def test_after_many_at_once_few_connections_stay_open(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_connection_that_could_not_be_rolled_back_is_nobodys_any_more(tmp_path: Path) -> None:
+    database = Database(tmp_path / "bot.db")
+    with database._borrowed() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+    assert not database._opened
+    with database.transaction() as transaction:
+        transaction.execute("CREATE TABLE written (word TEXT)")
+    database.close()
+
+
 def test_what_a_transaction_wrote_is_read_in_it_and_by_nobody_else(tmp_path: Path) -> None:
     database = Database(tmp_path / "bot.db")
     with database.transaction() as transaction:
