@@ -32,7 +32,14 @@ database.SYNCHRONOUS = "OFF"
 own.keep_to_it()
 programs.watch()
 
-LONGEST = ("test_local_lxd.py", "test_lxd_contract.py", "test_real_lxd.py", "test_durability.py", "test_chat_page.py")
+LONGEST = (
+    "test_local_lxd.py",
+    "test_lxd_contract.py",
+    "test_real_lxd.py",
+    "test_durability.py",
+    "test_chat_page.py",
+    "test_digest.py",
+)
 """Files that take a minute or more: begun first, they end while others still run beside them."""
 
 
