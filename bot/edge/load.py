@@ -29,9 +29,10 @@ flock $turn, LOCK_EX or answer("$folder: $!");
 # What is in memory goes with Caddy: as long as this is there, Caddy may go by something else than the file has.
 my $unsure = "$admin.unsure";
 answer("same") if content($place) eq $config and not -e $unsure;
-open my $mark, ">", $unsure or answer("$unsure: $!");
 socket my $caddy, PF_UNIX, SOCK_STREAM, 0 or answer("socket: $!");
 connect $caddy, sockaddr_un($admin) or answer("Caddy does not answer: $!");
+# A folder, which leads nowhere: the place is Caddy's own.
+mkdir $unsure or -e $unsure or answer("$unsure: $!");
 my $head = "POST /load HTTP/1.1\r\nHost:\r\nContent-Type: application/json\r\nConnection: close\r\n";
 my $request = "${head}Content-Length: $length\r\n\r\n$config";
 for (my $sent = 0; $sent < length $request;) {
@@ -47,7 +48,7 @@ unlink $new;
 open my $file, ">:raw", $new or unkept($new);
 print $file $config and close $file or unkept($new);
 rename $new, $place or unkept($new);
-unlink $unsure;
+rmdir $unsure;
 answer("loaded");
 """
 """Perl, which every Debian has, as `caddy reload` does it: its own start takes as long as all else together."""

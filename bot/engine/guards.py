@@ -29,6 +29,8 @@ SLOW = 1.0
 """Seconds after which a host counts as slow to tell whether it is in distress."""
 ASKED_AGAIN = 10.0
 """Seconds after which a host that is slow to tell is asked again whether it is in distress."""
+COUNTED = 20_000
+"""Contacts that a tenant counts at most (`outbound.MOST`)."""
 STANDS = 1200.0
 """Seconds after which contacts whom no segment email has gone to are no send under way: some never get it, as they are
 in a segment that it leaves out, or have had another language of it."""
@@ -180,13 +182,21 @@ class Guards:
         """Return how many e-mails a tenant is about to send, 0 where that is not known, or outbound mail is off."""
         until, due = self._due.get(tenant, (0.0, 0))
         if time.monotonic() >= until:
-            queued, unsent = _due(self.context, tenant)
-            known, since = self._unsent.get(tenant, (-1, 0.0))
-            self._unsent[tenant] = unsent, (since if unsent == known else time.monotonic())
-            due = queued + (unsent if time.monotonic() - self._unsent[tenant][1] < STANDS else 0)
+            due = self._sending(tenant)
             # Each look takes a process in the tenant, and there is one whenever the queue is gone through.
             self._due[tenant] = time.monotonic() + (self.keep or (ASKED_AGAIN if due else 0.0)), due
         return due
+
+    def _sending(self, tenant: str) -> int:
+        if not (told := _due(self.context, tenant)):
+            return 0
+        # What waits for its day, as a campaign's event does, is no send that is under way.
+        queued, unsent = (int(told.get(kind, 0)) for kind in ("queue", "broadcasts"))
+        known, since = self._unsent.get(tenant, (-1, 0.0))
+        # Of more than are counted nobody knows whether they become fewer.
+        stands = unsent == known and unsent < COUNTED
+        self._unsent[tenant] = unsent, since if stands else time.monotonic()
+        return queued + (unsent if time.monotonic() - self._unsent[tenant][1] < STANDS else 0)
 
 
 # -- policy: who may ask, decide, and have it tried again ------------------------------------------------------------
@@ -329,19 +339,16 @@ def _while_sending(guards: Guards, change: Change) -> None:
         )
 
 
-def _due(context: Context, tenant: str) -> tuple[int, int]:
-    """Return how many e-mails wait in the queue, and how many contacts a segment email has not gone to."""
+def _due(context: Context, tenant: str) -> Mapping[str, int]:
+    """Return how much mail waits by kind; nothing where it is off, or nobody knows."""
     try:
         found = context.fleet.tenant(tenant)
         told = context.fleet.of(found).mautic.mail(found.instance, timeout=SLOW * 10) if found.running else {}
     except Exception as error:
         # That it is not known holds nothing up, whatever went wrong; the steps will see.
         log.info("whether %s is sending is not known: %s", tenant, error)
-        return 0, 0
-    if not told or told["off"]:
-        return 0, 0
-    # What waits for its day, as a campaign's event does, is no send that is under way.
-    return int(told["kinds"].get("queue", 0)), int(told["kinds"].get("broadcasts", 0))
+        return {}
+    return told["kinds"] if told and not told["off"] else {}
 
 
 def _can_wait(change: Change) -> bool:

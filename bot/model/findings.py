@@ -194,7 +194,7 @@ _ROWS = (
         "cron down",
         Severity.DEGRADED,
         Where.INSIDE,
-        "Nothing is lost: what is due is done when it runs again.",
+        "Campaigns and imports go on where they were when it runs again.",
         hides=("jobs", "work"),
         blip=True,
         falls=True,

@@ -50,6 +50,7 @@ class Database:
         # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
         self._writing = threading.RLock()
         self._within = threading.local()
+        self._closed = False
         self.group = GroupCommit(self.transaction)
         try:
             with self._borrowed() as connection:
@@ -69,6 +70,8 @@ class Database:
     @contextmanager
     def _borrowed(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection of the transaction that this thread is in, or one that nobody else has."""
+        if self._closed:
+            raise DatabaseUnavailable("The bot's own database is closed, as the bot ends.")
         if within := self._transaction():
             yield within
             return
@@ -80,7 +83,9 @@ class Database:
             yield connection
         finally:
             # One that could not be rolled back is in the middle of somebody's transaction.
-            if len(self._free) < KEPT and not connection.in_transaction:
+            if self._closed:
+                self._close(connection)
+            elif len(self._free) < KEPT and not connection.in_transaction:
                 self._free.append(connection)
             else:
                 self._close(connection)
@@ -165,6 +170,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection, also those that are lent."""
+        self._closed = True
         for connection in list(self._opened):
             self._close(connection)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.store.database import KEPT, Database
+from bot.store.database import KEPT, Database, DatabaseUnavailable
 from tests.support.bot import make_bench
 
 
@@ -28,6 +28,8 @@ def test_one_after_the_other_uses_the_same_connection(tmp_path: Path) -> None:
         thread.join()
     assert _connections(tmp_path) == 1
     database.close()
+    with pytest.raises(DatabaseUnavailable, match="closed"):
+        database.read("SELECT 1")
     assert _connections(tmp_path) == 0
 
 

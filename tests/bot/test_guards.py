@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import pytest
 
-from bot.engine.guards import GUARDS, STANDS, Guards, Moment
+from bot.engine.guards import COUNTED, GUARDS, STANDS, Guards, Moment
 from bot.guest import simulated_state as simulated_tenant
+from bot.guest.blueprint.mautic_ctl import outbound
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import LxdError
 from bot.model.labels import State, stamps
@@ -301,6 +302,15 @@ def test_contacts_that_a_segment_email_never_goes_to_hold_an_upgrade_for_a_while
     assert guards.due("client-x") == 0
     told["queue"] = 2
     assert guards.due("client-x") == 2
+    told["broadcasts"] = COUNTED
+    at[0] += STANDS
+    assert guards.due("client-x") == COUNTED + 2
+    at[0] += STANDS
+    assert guards.due("client-x") == COUNTED + 2, "there may be many more, and become fewer"
+
+
+def test_a_tenant_counts_as_many_as_the_guard_knows() -> None:
+    assert outbound.MOST == COUNTED
 
 
 def test_every_guard_has_its_case() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.mautic_ctl.wire import Wire
 from bot.guest.mautic import Mautic
 from bot.settings import load
+from tests.support.bot import until
 from tests.support.simulated_lxd import SimulatedLxd
 
 CRONTAB = """\
@@ -482,39 +483,88 @@ def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeyp
         assert page.wait_for_page({"seconds": 0.1})["seconds"] >= 0
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_before_the_database_begins_anew_what_works_on_it_ends_and_pages_wait(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
-    """An import that loses the database stays half done for hours, and then its file is deleted."""
+@pytest.fixture
+def around_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done in a tenant of two workers, of which one runs. `fails`: MariaDB does not start."""
     done: list[str] = []
-
-    def systemctl(*words: str) -> None:
-        done.append(" ".join(words))
-        if fails and words == ("restart", "mariadb"):
-            raise system.CtlError("it did not start")
 
     def run(*words: str, **_: object) -> subprocess.CompletedProcess[str]:
         if "is-active" not in words:
-            done.append(" ".join(words[1:]))
+            done.append(" ".join(word for word in words if word not in ("systemctl", "--quiet", "--collect")))
         return subprocess.CompletedProcess(words, 3 if "mautic-worker@email-2.service" in words else 0, "", "")
 
-    monkeypatch.setattr(access, "systemctl", systemctl)
+    monkeypatch.setattr(access, "RESTED", tmp_path / "rested.json")
+    monkeypatch.setattr(access, "systemctl", lambda *words: done.append(" ".join(words)))
     monkeypatch.setattr(access, "run", run)
     monkeypatch.setattr(access, "await_database", lambda: done.append("it answers"))
     monkeypatch.setattr(access, "_end_jobs", lambda patience: done.append(f"jobs end within {patience} s"))
     monkeypatch.setattr(access, "workers", lambda: ["mautic-worker@email.service", "mautic-worker@email-2.service"])
-    with pytest.raises(system.CtlError) if fails else nullcontext():
-        access.restart_database()
-    assert done == [
+    return done
+
+
+def test_before_the_database_begins_anew_what_works_on_it_ends_and_pages_wait(around_the_database: list[str]) -> None:
+    """An import that loses the database stays half done for hours, and then its file is deleted."""
+    access.restart_database()
+    assert around_the_database == [
         "stop cron mautic-worker@email.service",
         "jobs end within 20 s",
+        f"systemd-run --on-active=60 kill --signal=CONT {system.FPM}",
         f"kill --signal=STOP {system.FPM}",
         "restart mariadb",
-        *([] if fails else ["it answers"]),
+        "it answers",
         f"kill --signal=CONT {system.FPM}",
         "start --no-block cron mautic-worker@email.service",
     ]
+    assert not access.RESTED.exists()
+
+
+def test_all_goes_on_where_the_database_does_not_start(
+    around_the_database: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise system.CtlError("MariaDB did not start within 60 s")
+
+    monkeypatch.setattr(access, "await_database", refuse)
+    with pytest.raises(system.CtlError):
+        access.restart_database()
+    assert around_the_database[-2:] == [
+        f"kill --signal=CONT {system.FPM}",
+        "start --no-block cron mautic-worker@email.service",
+    ]
+
+
+def test_what_a_killed_try_had_ended_is_started_by_the_next(
+    around_the_database: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LXD kills the tool where the bot ends, and by then nothing runs that says what did."""
+    access.RESTED.write_text(json.dumps(["cron", "mautic-worker@email.service"]))
+    monkeypatch.setattr(access, "workers", list)
+    monkeypatch.setattr(access, "systemctl", lambda *words: around_the_database.append(" ".join(words)))
+    access.wake_rested()
+    access.wake_rested()
+    assert around_the_database == [
+        f"kill --signal=CONT {system.FPM}",
+        "start --no-block cron mautic-worker@email.service",
+    ]
+
+
+def test_a_job_that_waits_for_its_second_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a week would be lost; and when its second has come it looks for the seal."""
+    fifo, job = tmp_path / "wait", tmp_path / "mautic-cron"
+    os.mkfifo(fifo)
+    job.write_text('#!/bin/bash\nread -r -t 60 <>"$1"\nsleep 60\n')
+    job.chmod(0o755)
+    monkeypatch.setattr(access, "WAITING", str(fifo))
+    with subprocess.Popen([job, fifo], stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            waits = Path(f"/proc/{process.pid}/fd/0")
+            until(lambda: os.readlink(waits) == str(fifo))
+            assert process.pid not in access._jobs()
+            with fifo.open("w") as goes_on:
+                goes_on.write("\n")
+            until(lambda: process.pid in access._jobs())
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_hits_alone(

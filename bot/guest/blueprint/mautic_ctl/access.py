@@ -5,11 +5,12 @@ person's, and stays when a move ends. A copy is muted too: without its seal visi
 not yet.
 """
 
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ from .workers import start_workers, workers
 STACK = ("mariadb", FPM, "nginx", "cron")
 IMPORT_ENDS = 20
 """Seconds that an import, told to end, has for the contacts at hand."""
+STANDS_STILL = 60
+"""Seconds that PHP stands still at most while MariaDB begins."""
+RESTED = Path("/run/mautic-ops-rested.json")
+"""The units that ended for the database's sake."""
+WAITING = "/run/mautic-look/wait"
+"""What a job reads while it waits for its second."""
 FEW_PAGES = 500
 """Pages of 16 kB that MariaDB writes at its end in no time."""
 FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
@@ -126,31 +133,43 @@ def end_requests(patience: float = 5) -> None:
         time.sleep(0.02)
 
 
-@contextmanager
-def resting() -> Iterator[None]:
-    """Let nothing ask the database meanwhile, which is about to be started anew: pages wait, jobs and workers end.
-
-    Mautic answers a page without a database with an error. An import that loses it stays “in progress”, and its file is
-    deleted hours later; one that is told to end puts itself off, and goes on in its next run.
-    """
-    ran = [unit for unit in ("cron", *workers()) if run("systemctl", "is-active", unit).returncode == 0]
-    if ran:
-        systemctl("stop", *ran)
-    _end_jobs(IMPORT_ENDS)
-    run("systemctl", "kill", "--signal=STOP", FPM)
-    try:
-        yield
-    finally:
-        run("systemctl", "kill", "--signal=CONT", FPM)
-        if ran:
-            systemctl("start", "--no-block", *ran)
-
-
 def restart_database() -> None:
-    """Start MariaDB anew, and wait until it answers; whoever visits waits for it."""
-    with resting():
+    """Start MariaDB anew, and wait until it answers; jobs and workers end before, and pages that are asked for wait.
+
+    An import that loses the database stays “in progress”, and Mautic deletes its file hours later; one that is told to
+    end puts itself off, and goes on in its next run. Pages at hand when MariaDB ends may fail.
+    """
+    ran = {unit for unit in ("cron", *workers()) if run("systemctl", "is-active", unit).returncode == 0}
+    # LXD kills this where its bot ends: whoever tries again starts what had ended by then.
+    write(RESTED, json.dumps(sorted(ran | set(_rested()))))
+    try:
+        if ran:
+            systemctl("stop", *sorted(ran))
+        _end_jobs(IMPORT_ENDS)
+        # Nothing stands still for longer than that, whatever becomes of us.
+        goes_on = ("systemctl", "kill", "--signal=CONT", FPM)
+        if run("systemd-run", "--quiet", "--collect", f"--on-active={STANDS_STILL}", *goes_on).returncode == 0:
+            run("systemctl", "kill", "--signal=STOP", FPM)
         systemctl("restart", "mariadb")
         await_database()
+    finally:
+        wake_rested()
+
+
+def wake_rested() -> None:
+    """Start what rested when the database was started anew; nothing where all is as it should be."""
+    if RESTED.exists():
+        run("systemctl", "kill", "--signal=CONT", FPM)
+        if units := _rested():
+            systemctl("start", "--no-block", *units)
+        RESTED.unlink()
+
+
+def _rested() -> list[str]:
+    try:
+        return [str(unit) for unit in json.loads(RESTED.read_text())]
+    except (OSError, ValueError):
+        return []
 
 
 def _end_jobs(patience: float = 5) -> None:
@@ -164,11 +183,15 @@ def _end_jobs(patience: float = 5) -> None:
 
 
 def _jobs() -> list[int]:
-    """The processes of cron's jobs and of the console; workers are systemd's, and ended by now."""
+    """The processes of cron's jobs and of the console; workers are systemd's, and ended by now.
+
+    A job that waits for its second has not begun: it looks for the seal then, and one of a week is not to be lost.
+    """
     found = []
     for folder in Path("/proc").glob("[1-9]*"):
         with suppress(OSError):
             command = (folder / "cmdline").read_bytes()
-            if b"mautic-cron" in command or b"/mautic/bin/console" in command:
+            is_job = b"mautic-cron" in command and os.readlink(folder / "fd/0") != WAITING
+            if is_job or b"/mautic/bin/console" in command:
                 found.append(int(folder.name))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import outbound
-from .access import restart_database
+from .access import restart_database, wake_rested
 from .former import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
 from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
@@ -53,8 +53,8 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
     """Lay the furniture, and have what runs go by it; again with the same version it changes nothing.
 
     `every`: seconds after which a job runs whatever there is to do, 0: never. `slot`: as `take_slot` has it. A tenant
-    goes on to serve; where MariaDB has to be started anew, jobs are ended before, and pages wait for it for a second or
-    two. What cannot be laid whole is put back as it was.
+    goes on to serve; where MariaDB has to be started anew, jobs are ended before, and pages that are asked for wait for
+    a second or two. What cannot be laid whole is put back as it was.
     """
     version, every = asked(request, "version", "every")
     before = furniture_version()
@@ -121,6 +121,7 @@ def _go_by_it() -> None:
     systemctl("start", "mariadb")
     _restart_database()
     await_database()
+    wake_rested()
     sql(READER)
     # What does not run is not started: a blueprint in the making, or a tenant that is closed.
     run("systemctl", "try-reload-or-restart", "nginx", FPM, timeout=120)

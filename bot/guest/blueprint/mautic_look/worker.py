@@ -87,10 +87,13 @@ class Queue:
             # In doubt a worker looks itself.
             return True
 
-    def starve(self) -> bool:
-        """Whether page hits have waited although a worker runs: it takes none while its queue has anything else."""
+    def starve(self, *, taken: bool) -> bool:
+        """Whether page hits have waited although a worker runs: it takes none while its queue has anything else.
+
+        `taken`: a process of their own takes them, and any is enough for it to go on.
+        """
         try:
-            return bool(self._database.rows(waiting([HITS], 1, STARVED)))
+            return bool(self._database.rows(waiting([HITS], 1, 0 if taken else STARVED)))
         except (DatabaseAway, DatabaseRefused):
             return False
 
@@ -175,7 +178,7 @@ def main() -> None:
         hits.look()
         consumer.go_by(messages.due(time.monotonic(), runs=consumer.runs))
         if queue != HITS and not helper and (consumer.runs or hits.runs):
-            hits.go_by(messages.starve() and consumer.runs)
+            hits.go_by(consumer.runs and messages.starve(taken=hits.runs))
     for one in (consumer, hits):
         one.stop()
     for one in (consumer, hits):
