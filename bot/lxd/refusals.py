@@ -20,8 +20,9 @@ _HELD = "volume that has snapshots"
 one with snapshots that it does not know."""
 _VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
 """What it says of a file that went away while it looked for subvolumes among a running instance's files."""
-_PASSING = re.compile(r'device "veth\w+" does not exist')
-"""What it says where it goes through all interfaces of its machine, and another container's goes away meanwhile."""
+_PASSING = re.compile(r'device "(?:veth|phys)\w+" does not exist')
+"""What it says where it goes through all interfaces of its machine, and another container's goes away meanwhile; liblxc
+calls one `phys…` while it is on its way out of a container."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use', "unique constraint failed")
 _ABSENT = ("not found", "no such object", "image not provided")

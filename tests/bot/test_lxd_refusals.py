@@ -72,6 +72,7 @@ def test_what_another_containers_end_made_fail_is_tried_again(
     ("text", "kind"),
     [
         (GONE, Passing),
+        (GONE.replace("vethfe2f36a8", "physFlnr2X"), Passing),
         ("Error deleting storage volume: Cannot remove a volume that has snapshots", Held),
         ("Could not set subvolume flags: operation not permitted", Busy),
         ("Instance is busy running a stop operation", Busy),
