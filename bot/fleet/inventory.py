@@ -20,7 +20,7 @@ from bot.guest.blueprint.furniture import furniture_of
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.lxd.wire import kept
-from bot.model.labels import Role, State, has_replaced, replaced, role_of, stamp, state_of
+from bot.model.labels import Role, State, has_replaced, replaced, role_of, stamp, stamped, state_of
 from bot.model.plan import Refused, UnknownWords
 from bot.model.tenants import Tenant
 
@@ -102,46 +102,46 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
     state = state_of(instance.config)
     by = "suspended-by" if state == State.SUSPENDED else "stopped-by"
     by_command, in_operation = replaced(instance.config)
-    facts = {name: stamp(instance.config, name) for name in ("created", "archived", "kept-until", "retired", "double")}
+    facts = stamped(instance.config)
     return Tenant(
-        name=stamp(instance.config, "tenant") or instance.name,
+        name=facts.get("tenant") or instance.name,
         server=server,
         host=instance.location or server,
         instance=instance.name,
         status=instance.status,
-        domain=stamp(instance.config, "domain"),
-        plan=stamp(instance.config, "plan"),
-        version=stamp(instance.config, "version"),
+        domain=facts.get("domain", ""),
+        plan=facts.get("plan", ""),
+        version=facts.get("version", ""),
         role=role,
         state=state,
         stopped=instance.config.get("boot.autostart") == "false",
-        note=stamp(instance.config, "note"),
+        note=facts.get("note", ""),
         replaced_by=by_command,
         replaced_in=in_operation,
-        operation=stamp(instance.config, "operation"),
-        created=int(facts["created"] or 0),
-        archived=int(facts["archived"] or 0),
-        kept_until=int(facts["kept-until"] or 0),
-        retired=int(facts["retired"] or 0),
-        double=facts["double"] == "1",
+        operation=facts.get("operation", ""),
+        created=int(facts.get("created") or 0),
+        archived=int(facts.get("archived") or 0),
+        kept_until=int(facts.get("kept-until") or 0),
+        retired=int(facts.get("retired") or 0),
+        double=facts.get("double") == "1",
         member=instance.location,
         disk=instance.devices.get("root", {}).get("size", ""),
         started=instance.started,
-        closed_by=int(stamp(instance.config, by) or 0),
+        closed_by=int(facts.get(by) or 0),
         boot=(
             instance.config.get("boot.autostart.priority", ""),
             instance.config.get("boot.autostart.delay", ""),
         ),
-        outbound_off=stamp(instance.config, "outbound") == "off",
+        outbound_off=facts.get("outbound") == "off",
         address=kept(instance.config, instance.devices),
-        tags=tuple(stamp(instance.config, "tags").split()),
-        cutover=stamp(instance.config, "cutover"),
+        tags=tuple(facts.get("tags", "").split()),
+        cutover=facts.get("cutover", ""),
         furniture=furniture_of(instance.config),
-        slot=int(slot) if (slot := stamp(instance.config, "slot")).isdecimal() else None,
-        recipe=stamp(instance.config, "recipe"),
-        archive=stamp(instance.config, "archive"),
-        on_demand=stamp(instance.config, "on-demand") == "1",
-        suite=stamp(instance.config, "suite"),
+        slot=int(slot) if (slot := facts.get("slot", "")).isdecimal() else None,
+        recipe=facts.get("recipe", ""),
+        archive=facts.get("archive", ""),
+        on_demand=facts.get("on-demand") == "1",
+        suite=facts.get("suite", ""),
         base=_base(instance, role),
     )
 

@@ -7,6 +7,7 @@ change; titles and sentences may. The file is longer than others, as a table is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
@@ -497,6 +498,7 @@ def red(check: str) -> str:
     return rows[0].title if len(rows) == 1 else f"{line(check).lower()} down"
 
 
+@functools.cache
 def keys(*, judged: Judged) -> frozenset[str]:
     """Return the kinds that are looked for then."""
     return frozenset(row.key for row in _ROWS if row.judged == judged)
@@ -515,6 +517,9 @@ def hidden(causes: Iterable[str]) -> frozenset[str]:
 
 def titles(found: Collection[str]) -> str:
     """Return the titles of these kinds, in the table's order, as one text."""
+    if not found:
+        # As most of a thousand have.
+        return ""
     order = [*FINDINGS, *sorted(set(found) - FINDINGS.keys())]
     return ", ".join(kind(key).title for key in order if key in found)
 

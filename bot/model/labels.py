@@ -270,6 +270,11 @@ def stamp(config: Mapping[str, str], name: str) -> str:
     return config.get(_KEYS[name], "")
 
 
+def stamped(config: Mapping[str, str]) -> dict[str, str]:
+    """Return all labels that an instance has, by name: a list of a thousand asks for two dozen of each."""
+    return {key[len(KEY) :]: value for key, value in config.items() if key.startswith(KEY)}
+
+
 _ROLES = {role.value: role for role in Role}
 _STATES = {state.value: state for state in State}
 # A list reads them for each of a thousand instances.

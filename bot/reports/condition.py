@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -155,8 +156,12 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
     by = _by(context, tenants)
     last = _last(context)
 
+    @functools.cache
+    def of_host(host: str, server: str) -> set[str]:
+        return {kind for name in (host, server) for kind in troubles.get(f"host {name}", set())}
+
     def one(tenant: Tenant) -> Condition:
-        there = {kind for name in (tenant.host, tenant.server) for kind in troubles.get(f"host {name}", set())}
+        there = of_host(tenant.host, tenant.server)
         return condition(
             tenant,
             troubles=troubles.get(tenant.name, set()) | (there & spreading) | everywhere,
