@@ -191,7 +191,14 @@ def _jobs() -> list[int]:
     for folder in Path("/proc").glob("[1-9]*"):
         with suppress(OSError):
             command = (folder / "cmdline").read_bytes()
-            is_job = b"mautic-cron" in command and os.readlink(folder / "fd/0") != WAITING
+            is_job = b"mautic-cron" in command and not _waits(folder)
             if is_job or b"/mautic/bin/console" in command:
                 found.append(int(folder.name))
     return found
+
+
+def _waits(process: Path) -> bool:
+    # One of which that cannot be told may have begun.
+    with suppress(OSError):
+        return os.readlink(process / "fd/0") == WAITING
+    return False
