@@ -22,10 +22,11 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
     `part` filters by name or domain, `--tag` by tag. `--archived` lists deleted tenants whose data is still kept.
     """
     seen = context.fleet.look(Role.ARCHIVED if archived else Role.TENANT)
+    within = part.lower()
     found = [
         tenant
         for tenant in seen.tenants
-        if (part.lower() in tenant.name or part.lower() in tenant.domain) and (not tag or tag in tenant.tags)
+        if (within in tenant.name or within in tenant.domain) and (not tag or tag in tenant.tags)
     ]
     known = conditions(context, found)
     # What needs a person comes first: nobody reads the last page.

@@ -162,6 +162,9 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
     by_name: dict[str, list[Tenant]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
+    if len(by_name) == len(found):
+        # As of most fleets: no two containers of one tenant.
+        return list(found)
 
     def stands(one: Tenant) -> Tenant:
         candidate = next((other for other in by_name[one.name] if has_replaced(other, one)), None)

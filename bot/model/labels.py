@@ -255,6 +255,7 @@ LABELS: Mapping[str, Label] = {
 
 
 _KEYS = {name: KEY + name for name in LABELS}
+_NAMES = {key: name for name, key in _KEYS.items()}
 
 
 def stamps(**facts: str | int | bool) -> dict[str, str]:
@@ -272,7 +273,7 @@ def stamp(config: Mapping[str, str], name: str) -> str:
 
 def stamped(config: Mapping[str, str]) -> dict[str, str]:
     """Return all labels that an instance has, by name: a list of a thousand asks for two dozen of each."""
-    return {key[len(KEY) :]: value for key, value in config.items() if key.startswith(KEY)}
+    return {_NAMES[key]: value for key, value in config.items() if key in _NAMES}
 
 
 _ROLES = {role.value: role for role in Role}

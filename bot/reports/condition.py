@@ -55,6 +55,9 @@ class Condition:
         return WORDS.index(self.word)
 
 
+HEALTHY = Condition("healthy")
+
+
 def condition(
     tenant: Tenant,
     *,
@@ -75,7 +78,6 @@ def condition(
         served: whether its page was there then.
     """
     titles = findings.titles(troubles)
-    at_rest = findings.titles(findings.keys(judged=Judged.ALWAYS) & set(troubles))
     grave = {findings.kind(kind).severity for kind in troubles}
     if tenant.role == Role.ARCHIVED:
         return Condition("archived")
@@ -86,7 +88,7 @@ def condition(
     if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
         return Condition("unknown", "its host does not answer")
     if tenant.state == State.SUSPENDED:
-        return Condition("suspended", at_rest, by)
+        return Condition("suspended", _at_rest(troubles), by)
     if tenant.state == State.MOVING:
         # Of which no operation knows any more: a candidate may serve in its place.
         half_way = "a restore or move left it half way"
@@ -97,7 +99,7 @@ def condition(
         )
     if not tenant.running:
         if tenant.stopped and tenant.state in (State.NONE, State.LIVE):
-            return Condition("stopped", at_rest, by)
+            return Condition("stopped", _at_rest(troubles), by)
         if operation:
             return Condition("busy", f"{operation.command} is under way, operation {operation.id}")
         return Condition("offline", titles or findings.titles(["stopped"]))
@@ -107,7 +109,11 @@ def condition(
         return Condition("degraded", titles)
     if not looked:
         return Condition("unknown", f"it runs, but {last or 'nobody has looked at it yet'}")
-    return Condition("healthy")
+    return HEALTHY
+
+
+def _at_rest(troubles: Collection[str]) -> str:
+    return findings.titles(findings.keys(judged=Judged.ALWAYS) & set(troubles))
 
 
 def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
@@ -134,7 +140,7 @@ def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> C
     if known.word in ("offline", "degraded") or sick:
         before = [f"{known.why}, at the last sweep" if known.word == "offline" else known.why]
         return Condition("degraded", ", ".join(filter(None, [*sick, *before])))
-    return Condition("healthy")
+    return HEALTHY
 
 
 def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = False) -> dict[str, Condition]:
@@ -158,13 +164,13 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
 
     @functools.cache
     def of_host(host: str, server: str) -> set[str]:
-        return {kind for name in (host, server) for kind in troubles.get(f"host {name}", set())}
+        there = {kind for name in (host, server) for kind in troubles.get(f"host {name}", set())}
+        return (there & spreading) | everywhere
 
     def one(tenant: Tenant) -> Condition:
-        there = of_host(tenant.host, tenant.server)
         return condition(
             tenant,
-            troubles=troubles.get(tenant.name, set()) | (there & spreading) | everywhere,
+            troubles=troubles.get(tenant.name, set()) | of_host(tenant.host, tenant.server),
             operation=operations.get(tenant.name),
             by=by.get(tenant.closed_by, ""),
             looked=looked or tenant.name in lately or tenant.created > now - STALE,
