@@ -26,6 +26,7 @@ from bot.engine.snapshots import Taken
 from bot.fleet.advisories import told as told_of
 from bot.fleet.bases import Stand
 from bot.fleet.capacity import Room
+from bot.fleet.health.look import CHECKS, Look
 from bot.guest.mautic import Disk
 from bot.guest.simulated import UNCOUNTED
 from bot.intake import home
@@ -346,6 +347,18 @@ TROUBLE = Incident(
 def incident(**state: Any) -> Message:
     nowhere = cast(Any, None)
     return Incidents(nowhere, nowhere, RENDERER, "C0OPS", lambda: NOW).head(replace(TROUBLE, **state))
+
+
+STOPPED = {"web": "nginx", "database": "mariadb", "cron": "cron", "look": "mautic-look"}
+"""Kinds of findings, and the service that is inactive then."""
+
+
+def of_service(kind: str, unit: str) -> Message:
+    """The incident that a service opens that does not run, in the words of what finds it."""
+    inside = {"facts": {"services": {unit: "inactive"}, "database": {}}, "checks": {}}
+    found = CHECKS[kind](Look(TENANT, NOW, InstanceState("Running"), inside=inside), SETTINGS.health)
+    assert found
+    return incident(kind=kind, text=found.text)
 
 
 GB = 1_000_000_000
@@ -694,11 +707,11 @@ MESSAGES: dict[str, Message] = {
     ),
     "commands-list-outbound-off": listed(replace(TENANT, outbound_off=True)),
     "commands-list-pages": listed(TENANT, part="client", total=90, page=2, pages=3),
-    "commands-list-empty": listed(),
+    "commands-list-none": listed(),
     "commands-list-tag": listed(TENANT, tag="vip"),
-    "commands-list-tag-nothing-found": listed(tag="vip"),
-    "commands-list-archived-empty": listed(archived=True),
-    "commands-list-nothing-found": listed(part="<!channel>`x"),
+    "commands-list-none-tagged": listed(tag="vip"),
+    "commands-list-none-archived": listed(archived=True),
+    "commands-list-none-found": listed(part="<!channel>`x"),
     "commands-give_up": words(
         "give_up", operation=GIVEN_UP, left="client-x is offline. All its data is in `client-x`."
     ),
@@ -886,6 +899,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
     "incident": incident(),
+    **{f"incident-{kind}": of_service(kind, unit) for kind, unit in STOPPED.items()},
     "incident-without-a-part": incident(kind="disk", text="Disk 93% full: <28.0 GiB> of 30.0 GiB."),
     "incident-of-a-server": incident(tenant="", server="node1", kind="server", text="LXD does not answer."),
     "incident-of-an-errand": incident(
