@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import platform
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +30,12 @@ from bot.lxd.local import shared as local_shared
 from bot.lxd.packages import TOOLS
 from bot.lxd.products import INCUS, LXD, PRODUCTS, Product
 from bot.lxd.protocol import LxdError, LxdUnavailable
-from tests.support.real_lxd import LXD_PLACE, Place, without_lxd
+from tests.support.real_lxd import LXD_PLACE, SHARED, Place, without_lxd
 from tests.support.workspace import APP_TOKEN, BOT_TOKEN, WorkspaceServer, eventually, free_port
 from tests.support.world import BotProcess
+
+NOTES = SHARED / "own"
+"""The state folders of the daemons that tests started for themselves, one file each."""
 
 IP_FREEBIND = 15
 """Of Linux; Python names it from 3.14 on."""
@@ -239,10 +243,12 @@ class TestOwnDaemon:
     @pytest.fixture
     def state(self, place: Place, programs: None, tmp_path: Path) -> Iterator[Path]:
         """A state folder where a daemon of one product may be started; it is removed in any case."""
-        # As where only this one is: which of two is chosen is asked elsewhere.
-        local_daemon.folder_of(tmp_path, place.product).mkdir(parents=True)
-        yield tmp_path
-        _remove(tmp_path)
+        _remove_of_killed_runs()
+        with _noted(tmp_path):
+            # As where only this one is: which of two is chosen is asked elsewhere.
+            local_daemon.folder_of(tmp_path, place.product).mkdir(parents=True)
+            yield tmp_path
+            _remove(tmp_path)
 
     def test_it_is_started_once_and_found_from_then_on(self, state: Path, place: Place) -> None:
         told: list[str] = []
@@ -290,6 +296,17 @@ class TestOwnDaemon:
         failed = rf"cannot bring up mops{_tag(state)}: .*Address already in use"
         with _answers_dns(state), pytest.raises(LxdUnavailable, match=failed):
             local_lxd.up(state, print)
+
+    @pytest.mark.parametrize("place", [LXD_PLACE], indirect=True)
+    def test_what_a_killed_run_left_is_removed_by_the_next(self, state: Path) -> None:
+        _prepared(state)
+        (NOTES / _tag(state)).unlink()
+        killed = NOTES / _tag(state)
+        killed.write_text(str(state))
+        _remove_of_killed_runs()
+        assert not killed.exists()
+        assert not local_daemon.folder_of(state).exists()
+        assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
 
     def test_tenants_go_on_when_the_daemon_is_killed(self, state: Path) -> None:
         lxd = _prepared(state)
@@ -427,6 +444,29 @@ class TestOwnDaemon:
 def _tag(state: Path) -> str:
     """What tells the daemons of tests apart that run side by side: also their bridges and projects."""
     return local_daemon.folder_of(state).name.rpartition("-")[2]
+
+
+@contextmanager
+def _noted(state: Path) -> Iterator[None]:
+    """Keep a note of a state folder, locked as long as this process lives, until its daemon is removed."""
+    NOTES.mkdir(parents=True, exist_ok=True)
+    note = NOTES / _tag(state)
+    with note.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(str(state))
+        file.flush()
+        yield
+        note.unlink(missing_ok=True)
+
+
+def _remove_of_killed_runs() -> None:
+    """Remove the daemons of runs that were killed: their bridges may have the subnet of one of this run."""
+    for note in NOTES.glob("*"):
+        with note.open() as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if state := file.read():
+                _remove(Path(state))
+            note.unlink(missing_ok=True)
 
 
 def _remove(state: Path) -> None:
