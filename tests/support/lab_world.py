@@ -126,10 +126,9 @@ def lab_world_with_incus(fleet: Lab, tmp_path: Path) -> Iterator[LabWorld]:
         without_lxd(error, INCUS)
     file = ROOT / "with-incus.toml"
     file.write_text(configuration(fleet, (*SINGLE, node.name)))
-    environment = environment_of(tmp_path / "state") | {"MAUTIC_OPS_CONFIG": str(file)}
-    settings = load(environment=environment)
+    settings = load(environment=environment_of(SHARED / "host") | {"MAUTIC_OPS_CONFIG": str(file)})
     real_edges(settings, gateways(settings)).ensure()
-    made = LabWorld(fleet, environment, tmp_path)
+    made = LabWorld(fleet, environment_of(tmp_path / "state") | {"MAUTIC_OPS_CONFIG": str(file)}, tmp_path)
     yield made
     made.close()
 
