@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from . import trees
-from .logs import known_secrets, masked
+from .logs import MAUTICS, known_secrets, masked
 from .migrations import recorded
 from .rows import rows
 from .system import MAUTIC, mautic_version, php_version, sql
@@ -40,7 +40,7 @@ PATIENCE = 5.0
 BUDGET = 50.0
 """The same of all of them."""
 ERRORS = 40
-LOG_LINE = re.compile(r"\[([^]]+)\] \w+\.(?:ERROR|CRITICAL|ALERT|EMERGENCY): (.*)")
+LOG_LINE = re.compile(r"\[([^]]+)\] (?!request\.ERROR)\w+\.(?:ERROR|CRITICAL|ALERT|EMERGENCY): (.*)")
 TAIL = 4 << 20
 
 
@@ -108,7 +108,7 @@ def _errors(since: float) -> dict[str, int]:
     moment = datetime.fromtimestamp(since, UTC).isoformat()
     found: Counter[str] = Counter()
     secrets = known_secrets()
-    for path in sorted((MAUTIC / "var/logs").glob("mautic_prod-*.php"))[-2:]:
+    for path in (path for pattern in MAUTICS for path in sorted((MAUTIC / "var/logs").glob(pattern))[-2:]):
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - TAIL))
             for line in log.read().decode(errors="replace").splitlines():

@@ -11,6 +11,7 @@ from typing import Any
 from . import due, outbound
 from .disk import measure
 from .install import BASELINE
+from .logs import MAUTICS
 from .page import login_page
 from .parameters import LOCAL, PROVIDER
 from .system import (
@@ -292,17 +293,20 @@ def _workers_run_since() -> float:
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:
-    """Count log lines of level ERROR or worse that are not older than `since` (ISO time, UTC)."""
-    pattern = re.compile(r"\[([^]]+)\] \w+\.(ERROR|CRITICAL|ALERT|EMERGENCY):")
+    """Count log lines of level ERROR or worse that are not older than `since` (ISO time, UTC).
+
+    An ERROR of a request is a page that is not there, or that somebody may not see: strangers ask for those all day.
+    """
+    pattern = re.compile(r"\[([^]]+)\] (?!request\.ERROR)\w+\.(ERROR|CRITICAL|ALERT|EMERGENCY):")
     return sum(1 for line in lines if (match := pattern.match(line)) and match[1] >= since)
 
 
 def _log_errors() -> int:
-    """Errors of the last day; of a long log its last 4 MB."""
+    """Errors of the last day; of each long log its last 4 MB."""
     now = datetime.now(UTC)
     total = 0
-    for day in (now - timedelta(days=1), now):
-        path = MAUTIC / f"var/logs/mautic_prod-{day:%Y-%m-%d}.php"
+    days = (now - timedelta(days=1), now)
+    for path in (MAUTIC / "var/logs" / pattern.replace("*", f"{day:%Y-%m-%d}") for pattern in MAUTICS for day in days):
         if path.exists():
             with path.open("rb") as log:
                 log.seek(max(0, path.stat().st_size - (4 << 20)))

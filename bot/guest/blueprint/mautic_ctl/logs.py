@@ -10,10 +10,12 @@ from typing import Any
 from .parameters import read_parameters
 from .system import FPM, MAUTIC, CtlError, asked, run
 
+MAUTICS = ("mautic_prod-*.php", "prod-*.php")
+"""Mautic's two logs, each a file a day: of what is its own, and of all else (mail and other messages, the database)."""
 FILES = {
-    "mautic": (MAUTIC / "var/logs", "mautic_prod-*.php"),
-    "nginx": (Path("/var/log/nginx"), "error.log"),
-    "php": (Path("/var/log"), f"{FPM}.log"),
+    "mautic": (MAUTIC / "var/logs", MAUTICS),
+    "nginx": (Path("/var/log/nginx"), ("error.log",)),
+    "php": (Path("/var/log"), (f"{FPM}.log",)),
 }
 UNITS = {"mariadb": "mariadb", "cron": "cron"}
 LIMIT = 60_000
@@ -34,21 +36,36 @@ def logs(request: Mapping[str, Any]) -> dict[str, Any]:
             "journalctl", "-u", UNITS[what], "-n", str(int(lines)), "-o", "short-iso", "-q", "--no-pager"
         ).stdout
     elif what in FILES:
-        folder, pattern = FILES[what]
-        found = "\n".join(_tail(sorted(folder.glob(pattern))[-2:], int(lines)))
+        folder, patterns = FILES[what]
+        each = [_tail(sorted(folder.glob(pattern))[-2:]) for pattern in patterns]
+        found = "\n".join((each[0] if len(each) == 1 else _by_time(each))[-int(lines) :])
     else:
         raise CtlError(f"there is no log {what}")
     return {"text": masked(found[-4 * LIMIT :], known_secrets())[-LIMIT:]}
 
 
-def _tail(files: Iterable[Path], lines: int) -> list[str]:
-    """The last lines of files, as one; of a long file its last part."""
+def _tail(files: Iterable[Path]) -> list[str]:
+    """The lines of files, as one; of a long file those of its last part."""
     found: list[str] = []
     for path in files:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - 4 * LIMIT))
             found += log.read().decode(errors="replace").splitlines()
-    return found[-lines:]
+    return found
+
+
+def _by_time(logs: Iterable[Iterable[str]]) -> list[str]:
+    """Several of Mautic's logs as one, by the moments that entries begin with; a trace stays with its entry."""
+    entries: list[tuple[str, list[str]]] = []
+    for log in logs:
+        # What stands before the first entry is the rest of one.
+        entries.append(("", []))
+        for line in log:
+            if line.startswith("["):
+                entries.append((line.partition("]")[0], [line]))
+            else:
+                entries[-1][1].append(line)
+    return [line for _, lines in sorted(entries, key=lambda entry: entry[0]) for line in lines]
 
 
 def known_secrets() -> list[str]:

@@ -514,7 +514,10 @@ function handle(PDO $db, array $message): bool
         query($db, 'INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL ? SECOND)', [json_encode(['tries' => $tries + 1] + $body), $message['headers'], $retry ? $message['queue_name'] : queue_of('failed'), $delay]);
     }
     query($db, 'DELETE FROM messenger_messages WHERE id = ?', [$message['id']]);
-    log_line('ERROR', 'Error thrown while handling message. ' . ($retry ? 'Sending for retry' : 'Removing from transport'));
+    if (!$retry) {
+        // What is tried again is a warning, which production's log leaves out.
+        log_line('CRITICAL', 'Error thrown while handling message. Removing from transport', 'messenger');
+    }
 
     return false;
 }

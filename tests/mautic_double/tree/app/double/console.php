@@ -52,9 +52,11 @@ function console(array $words): int
     try {
         $code = run($name, $command, $arguments, $options, $say);
     } catch (Throwable $e) {
-        log_line('CRITICAL', "Error thrown while running command \"$name\". Message: \"" . $e->getMessage() . '"');
-        if (in_array($name, ['mautic:campaigns:update', 'mautic:campaigns:trigger'], true)) {
-            return 0;  // Swallowed in production: only the log knows.
+        // Those two catch it themselves in production: only Mautic's own log knows.
+        $caught = in_array($name, ['mautic:campaigns:update', 'mautic:campaigns:trigger'], true);
+        log_line('CRITICAL', "Error thrown while running command \"$name\". Message: \"" . $e->getMessage() . '"', $caught ? 'mautic' : 'console');
+        if ($caught) {
+            return 0;
         }
         fwrite(STDERR, "\n  " . $e->getMessage() . "  \n\n" . usage($name, $command) . "\n\n");
         $code = 1;

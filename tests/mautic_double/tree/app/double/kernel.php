@@ -95,17 +95,15 @@ function run_sql_file(PDO $db, string $file): void
     }
 }
 
-/** One line in the log of the channel, and from ERROR on in that of the application too. */
-function log_line(string $level, string $text): void
+/** One line in a log, as config_prod.php has them: Mautic's own channel has one, all others share the application's. */
+function log_line(string $level, string $text, string $channel = 'mautic'): void
 {
     $now = new DateTimeImmutable('now', new DateTimeZone('UTC'));
-    $line = sprintf("[%s] mautic.%s: %s [] []\n", $now->format('Y-m-d\TH:i:s.uP'), $level, strtr($text, "\n", ' '));
+    $line = sprintf("[%s] %s.%s: %s [] []\n", $now->format('Y-m-d\TH:i:s.uP'), $channel, $level, strtr($text, "\n", ' '));
     $directory = root() . '/var/logs';
+    $name = $channel === 'mautic' ? 'mautic_prod' : 'prod';
     @mkdir($directory, 0775, true);
-    @file_put_contents($directory . '/mautic_prod-' . $now->format('Y-m-d') . '.php', $line, FILE_APPEND | LOCK_EX);
-    if (in_array($level, ['ERROR', 'CRITICAL', 'ALERT', 'EMERGENCY'], true)) {
-        @file_put_contents($directory . '/prod-' . $now->format('Y-m-d') . '.php', $line, FILE_APPEND | LOCK_EX);
-    }
+    @file_put_contents($directory . "/$name-" . $now->format('Y-m-d') . '.php', $line, FILE_APPEND | LOCK_EX);
 }
 
 /** The version without what says that it is a double: plugins are compared with it. */
