@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from bot.lxd.protocol import LxdError
 
 NUMBER, NUMBERS, WORD = r"\d{1,12}", r"\d{1,12}(,\d{1,12})*", r"[a-z_]{1,40}"
+INTEGRATION = r"[A-Za-z0-9]{1,40}"
+"""What an integration is called in Mautic, such as `Salesforce`."""
 _FLAG = ""
 
 ALLOWED: dict[str, dict[str, str]] = {
@@ -39,7 +41,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "mautic:contacts:scheduled_export": {"ids": NUMBERS},
     "mautic:email:fetch": {"message-limit": NUMBER},
+    "mautic:email:sendwinner": {"id": NUMBER},
     "mautic:import": {"id": NUMBER, "limit": NUMBER},
+    "mautic:integration:fetchleads": {"integration": INTEGRATION},
+    "mautic:integration:pushleadactivity": {"integration": INTEGRATION},
     "mautic:messages:send": {"channel": WORD, "channel-id": NUMBER, "message-id": NUMBER},
     "mautic:plugins:reload": {},
     "mautic:reports:scheduler": {"report": NUMBER},
@@ -81,7 +86,9 @@ def allowed(words: Sequence[str]) -> list[str]:
         if pattern and not given and rest:
             value = rest.pop(0)
         if not re.fullmatch(pattern, value) or (given and not pattern):
-            what = {NUMBER: "a number", NUMBERS: "numbers with commas", WORD: "a word"}.get(pattern, "no value")
+            what = {NUMBER: "a number", NUMBERS: "numbers with commas", WORD: "a word", INTEGRATION: "a name"}.get(
+                pattern, "no value"
+            )
             raise NotAllowed(f"`--{option}` of `{command}` takes {what}.")
         checked.append(f"--{option}={value}" if pattern else f"--{option}")
     return checked

@@ -13,6 +13,10 @@ from bot.guest.console import ALLOWED, NotAllowed, allowed
         ("mautic:segments:update --list-id 3", ["mautic:segments:update", "--list-id=3"]),
         ("mautic:campaigns:trigger --contact-ids=1,2", ["mautic:campaigns:trigger", "--contact-ids=1,2"]),
         ("mautic:broadcasts:send --channel email", ["mautic:broadcasts:send", "--channel=email"]),
+        (
+            "mautic:integration:fetchleads --integration Salesforce",
+            ["mautic:integration:fetchleads", "--integration=Salesforce"],
+        ),
     ],
 )
 def test_what_may_be_run_is_brought_into_its_normal_form(typed: str, run: list[str]) -> None:
@@ -33,6 +37,7 @@ def test_what_may_be_run_is_brought_into_its_normal_form(typed: str, run: list[s
         ("mautic:import --id", "takes a number"),
         ("mautic:campaigns:trigger --contact-ids=1,", "takes numbers with commas"),
         ("mautic:broadcasts:send --channel=--x", "takes a word"),
+        ("mautic:integration:fetchleads --integration=--x", "takes a name"),
         ("mautic:segments:update --timing=3", "takes no value"),
     ],
 )

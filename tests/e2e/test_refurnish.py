@@ -9,6 +9,7 @@ OLD = """
 systemctl stop mautic-worker@email; systemctl disable --now mautic-look 2>&1
 rm -rf /usr/local/lib/mautic-ops /usr/local/bin/mautic-look /etc/systemd/system/mautic-look.service
 rm -f /etc/default/mautic-cron /var/lib/mautic-ops/furniture.json
+cd /var/www/mautic; mkdir themes/acme; chown -R root:root themes; chmod 755 themes
 mariadb -e "DROP USER 'www-data'@'localhost'"
 """
 
@@ -32,6 +33,8 @@ def test_a_tenant_of_before_is_brought_up_to_date(world: World) -> None:
         assert looks.split() == ["active", "active"]
         crontab = world.lxd.execute(tenant, ["grep", "-c", "mautic-cron 50 7200", "/etc/cron.d/mautic"]).stdout
         assert int(crontab) >= 4
+        themes = world.lxd.execute(tenant, ["sh", "-c", "cd /var/www/mautic/themes; stat -c '%U %a' . acme blank"]).stdout
+        assert themes.splitlines() == ["root 1775", "www-data 755", "root 755"]
         assert "slot=" in world.lxd.execute(tenant, ["cat", "/etc/default/mautic-cron"]).stdout
         world.workspace.command("operator", "mautic-ops", f"/mautic refurnish {tenant}")
         world.whisper("operator", "nothing to do")

@@ -150,12 +150,17 @@ def test_nginx_denies(tenant: Clone, path: str) -> None:
 
 def test_what_is_uploaded_is_served_and_never_executed(host: LxdGateway, tenant: Clone) -> None:
     code = b"<?php echo 6*7;"
-    for path in ("media/images/a.txt", "media/images/a.php", "var/logs/mautic_prod-2026-01-01.php", "app/assets/a.php"):
+    paths = (
+        *("media/images/a.txt", "media/images/.tmb/a.png", "media/images/a.php", "media/images/.tmb/a.php"),
+        *("media/images/.hidden", "var/logs/mautic_prod-2026-01-01.php", "app/assets/a.php"),
+    )
+    for path in paths:
         host.execute(tenant.name, ["mkdir", "-p", f"/var/www/mautic/{path.rpartition('/')[0]}"])
         host.push(tenant.name, f"/var/www/mautic/{path}", code, mode=0o644)
-    assert get(tenant, "/media/images/a.txt").body == code.decode()
-    for path in ("/media/images/a.php", "/var/logs/mautic_prod-2026-01-01.php", "/app/assets/a.php"):
-        assert get(tenant, path).status == 404
+    for path in paths[:2]:
+        assert get(tenant, f"/{path}").body == code.decode()
+    for path in paths[2:]:
+        assert get(tenant, f"/{path}").status == 404
 
 
 def test_only_what_mautic_writes_is_its_own(host: LxdGateway, tenant: Clone) -> None:

@@ -61,6 +61,11 @@ def inside(host: LxdGateway, tenant: Clone) -> Execute:
     return run
 
 
+def as_mautic(execute: Execute, code: str) -> str:
+    """Do something in the tree that serves, as Mautic would; what the shell complains of."""
+    return execute(["runuser", "-u", "www-data", "--", "sh", "-euc", f"cd {ROOT}; {code}"])[2]
+
+
 def write(host: LxdGateway, tenant: Clone, path: str, text: str) -> None:
     """Write a file into the tree that serves, as the web server would."""
     folder = str(Path(path).parent)
@@ -82,6 +87,9 @@ def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
     make_form(host, clone.name, FORM)
     for path in ("media/files/a.pdf", "media/images/logo.png", "translations/de/messages.ini"):
         write(host, clone, path, "the client's")
+    assert as_mautic(execute, "mkdir themes/acme && echo '{}' >themes/acme/config.json") == ""
+    assert "denied" in as_mautic(execute, "echo broken >themes/blank/config.json")
+    assert "not permitted" in as_mautic(execute, "mv themes/blank themes/gone")
     local = execute(["cat", f"{ROOT}/config/local.php"])[1]
     with visitors(clone) as acknowledged:
         while not acknowledged:
@@ -99,6 +107,8 @@ def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
     assert execute(["stat", "-c", "%U %a", f"{ROOT}/config", f"{ROOT}/app", f"{ROOT}/var/cache/prod"])[1] == (
         "www-data 750\nroot 755\nwww-data 755\n"
     )
+    assert as_mautic(execute, "echo '{}' >themes/acme/config.json && mkdir themes/later") == ""
+    assert "not permitted" in as_mautic(execute, "mv themes/blank themes/gone")
     assert "6.0.10" in ask(clone.address, clone.domain, "/media/css/app.css")[2]
     well(mautic, clone)
     print(f"staged, closed, upgraded and opened in {took:.2f} s")

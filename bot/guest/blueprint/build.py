@@ -217,10 +217,13 @@ def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], No
         "unzip -q /root/archive" if archive.is_zip else "tar --no-same-owner -xf /root/archive",
         # The web updater that older trees have, and the development front of 4.x.
         "rm -f /root/archive upgrade.php index_dev.php",
-        "mkdir -p var/cache var/logs var/tmp var/spool var/import config media/files/temp media/images translations",
+        "mkdir -p var/cache var/logs var/tmp var/spool var/import config media/files/temp media/images",
+        "mkdir -p translations themes",
         # The code is root's; only what Mautic writes is the web server's.
         "chown -R root:root .; chmod -R u+rwX,go+rX,go-w .; chmod +x bin/console",
         "chown -R www-data:www-data config var media translations; chmod 750 config",
+        # Mautic adds themes that people upload, and can't replace the release's.
+        "chown root:www-data themes; chmod 1775 themes",
         "install -d /var/lib/mautic-ops",
         "install -d -o www-data -g www-data -m 750 /var/lib/mautic-ops/cron",
         "install -d -o www-data -g www-data -m 700 /var/cache/php-opcache",

@@ -18,6 +18,7 @@ MODERATED = {
     "mautic:campaigns:trigger",
     "mautic:messages:send",
     "mautic:broadcasts:send",
+    "mautic:email:sendwinner",
     "mautic:unusedip:delete",
 }
 """Commands with a lock of their own, which goes stale."""

@@ -112,6 +112,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(stage, "measure", lambda _: {"free": 1 << 30})
     monkeypatch.setattr(stage, "run", run)
     monkeypatch.setattr(stage, "rights", lambda _: None)
+    monkeypatch.setattr(trees, "open_themes", lambda *_: None)
     monkeypatch.setattr(swap, "await_systemd", lambda: None)
     monkeypatch.setattr(swap, "systemctl", lambda *_: None)
     (tmp_path / "sealed").touch()
@@ -422,6 +423,31 @@ def test_a_cache_is_laid_only_where_it_is_of_the_same_code(place: Place, monkeyp
     assert cache.is_carried()
     place.put("plugins/AcmeBundle/AcmeBundle.php", "the client saved another one meanwhile")
     assert not cache.is_carried(), "it would break, and is made anew"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "file"),
+    [
+        ({"api_rate_limiter_limit": 10}, ""),
+        ({"db_host_ro": "replica.example"}, ""),
+        ({}, "config_local.php"),
+        ({}, "security_local.php"),
+    ],
+)
+def test_what_is_compiled_in_of_a_client_s_configuration_makes_it_another_cache(
+    place: Place, parameters: dict[str, Any], file: str
+) -> None:
+    """The rate limit of its API, or its single sign-on, would be off until somebody clears the cache."""
+    folder = place.serving / "config"
+    place.put("config/local.php")
+    place.put("config/parameters_local.php")
+    as_a_new_one = {"api_rate_limiter_limit": 0, "api_rate_limiter_cache": {"adapter": "x"}, "db_host_ro": None}
+    assert cache.configuration(folder, {}) == cache.configuration(folder, as_a_new_one) == ""
+    if file:
+        place.put(f"config/{file}")
+    own = cache.configuration(folder, as_a_new_one | parameters)
+    assert own
+    assert own == cache.configuration(folder, as_a_new_one | parameters)
 
 
 class Table:

@@ -167,7 +167,8 @@ def _keep_cache() -> bool:
     following = trees.read_listing(NEXT_LISTING)
     label = cache_of(NEXT, following)
     has_own = trees.own_entries("plugins", NEXT, following, following)
-    holds = not has_own and label["scheme"] == "https" and (NEXT / BUILT).is_dir()
+    is_a_new_ones = label["scheme"] == "https" and not label["configuration"]
+    holds = not has_own and is_a_new_ones and (NEXT / BUILT).is_dir()
     if holds:
         write(NEXT / CARRIED, json.dumps(label))
     return holds

@@ -1,7 +1,7 @@
 """`warm`, `pack_cache`, `lay_cache`: Mautic's compiled cache, made here, or carried over from a copy that had made it.
 
 Making it takes Mautic more than ten seconds, in which nobody would be served. It holds for one version, one set of
-plugins and one scheme alone: of other code it breaks every page and every command.
+plugins, one scheme and what is compiled in of the configuration: of other code it breaks every page and every command.
 """
 
 import base64
@@ -26,6 +26,8 @@ PACKED = Path("/root/cache.tar.gz")
 MOST = 40 << 20
 """Bytes of a packed cache: Mautic's own has two or three million."""
 BUILT = "var/cache/prod"
+RUN_TIME = ("local.php", "parameters_local.php")
+"""The files in `config` that are read anew by each request; all others of PHP are compiled in."""
 CARRIED = "var/cache/of.json"
 """Beside a cache that was carried over: what it is of."""
 LABEL = "of.json"
@@ -88,9 +90,10 @@ def is_carried() -> bool:
 
 
 def cache_of(tree: Path, release: Mapping[str, str]) -> dict[str, str]:
-    """Return what a cache of a tree holds for: its version, PHP, the client's own plugins, the scheme of its address.
+    """Return what a cache of a tree holds for: its version, PHP, the client's own plugins, the scheme of its address,
+    and what is compiled in of the client's configuration.
 
-    `release`: the files that the tree's release brought.
+    `release`: the files that the tree's release brought. The configuration is in the tree that serves.
     """
     version = str(read_json(tree / "app/release_metadata.json").get("version"))
     digest = hashlib.sha256()
@@ -98,8 +101,32 @@ def cache_of(tree: Path, release: Mapping[str, str]) -> dict[str, str]:
         for path in sorted((tree / "plugins" / name).rglob("*")):
             if path.is_file():
                 digest.update(f"{path.relative_to(tree)}\0".encode(errors="replace") + path.read_bytes())
-    scheme = str(read_parameters().get("site_url", "")).split(":")[0]
-    return {"version": version, "PHP": php_version(), "set of plugins": digest.hexdigest(), "scheme": scheme}
+    parameters = read_parameters()
+    return {
+        "version": version,
+        "PHP": php_version(),
+        "set of plugins": digest.hexdigest(),
+        "scheme": str(parameters.get("site_url", "")).split(":")[0],
+        "configuration": configuration(MAUTIC / "config", parameters),
+    }
+
+
+def configuration(folder: Path, parameters: Mapping[str, Any]) -> str:
+    """Return what Mautic compiles in of a client's configuration, "" where it is as a new Mautic's.
+
+    These are app/config/config.php's `api_rate_limiter_*` and `db_host_ro`, and the files that AppKernel and
+    config_prod.php include: `config_local.php`, `config_override.php`, `security_local.php`, `bundles_local.php`.
+    """
+    digest = hashlib.sha256()
+    files = sorted(path for path in folder.glob("*.php") if path.name not in RUN_TIME)
+    for path in files:
+        digest.update(f"{path.name}\0".encode(errors="replace") + path.read_bytes())
+    limit, replica = (str(parameters.get(key) or "") for key in ("api_rate_limiter_limit", "db_host_ro"))
+    told = {"replica": bool(replica)}
+    if limit not in ("", "0"):
+        told["limiter"] = parameters.get("api_rate_limiter_cache")
+    digest.update(json.dumps(told, sort_keys=True).encode())
+    return digest.hexdigest() if files or replica or "limiter" in told else ""
 
 
 def _label() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import outbound
+from . import outbound, trees
 from .access import restart_database, wake_rested
 from .former import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
@@ -16,6 +16,7 @@ from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, writ
 from .system import (
     CRONTAB,
     FPM,
+    MAUTIC,
     PHP,
     STATE,
     asked,
@@ -74,6 +75,10 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             write_cron_settings(every=int(every), **asked_slot(request))
             lay(tar)
+            if MAUTIC.is_dir():
+                # A tenant of before kept them shut.
+                release = trees.read_listing(trees.LISTING)
+                trees.open_themes(MAUTIC, trees.own_entries(trees.THEMES, MAUTIC, release, release) if release else ())
             if plan := planned_pool():
                 write_pool(plan)
             _go_by_it()

@@ -41,6 +41,7 @@ SENDERS = (
     "mautic:campaigns:trigger",
     "mautic:messages:send",
     "mautic:broadcasts:send",
+    "mautic:email:sendwinner",
     "mautic:reports:scheduler",
     "mautic:contacts:scheduled_export",
 )

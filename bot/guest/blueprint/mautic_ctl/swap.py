@@ -64,6 +64,7 @@ def _carry(release: Mapping[str, str], following: Mapping[str, str]) -> None:
         # As they are now: what was staged may be some minutes old.
         for name in trees.own_entries(folder, BEFORE, release, following):
             trees.copy(BEFORE / folder / name, MAUTIC / folder / name)
+    trees.open_themes(MAUTIC, trees.own_entries(trees.THEMES, BEFORE, release, following))
 
 
 def _is_there(folder: Path) -> bool:

@@ -7,7 +7,7 @@ before that, it is what the staged release does not have.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ FOLDERS = ("var/cache", "var/logs", "var/tmp", "var/spool", "var/import", "media
 """What a release may come without and Mautic writes into."""
 WRITABLE = ("config", "var", "media", "translations")
 """What is the web server's; all else of a tree is root's."""
+THEMES = "themes"
+"""Where Mautic adds what its people upload, copy or hide; the release's themes in it are root's."""
 OWN_FOLDERS = ("plugins", "themes", "translations")
 """Where the client's own things are whole folders, or files, beside the release's."""
 CLIENTS = ("config", "var", "media/files", "media/images")
@@ -95,6 +97,17 @@ def own(tree: Path, release: Mapping[str, str], following: Mapping[str, str]) ->
         elif release[name] != seen:
             changed.append(name)
     return found | {"overlay": sorted(overlay), "changed": sorted(changed), "known": bool(release)}
+
+
+def open_themes(tree: Path, own_themes: Iterable[str] = ()) -> None:
+    """Let Mautic add themes to a tree, and change the client's own; the sticky bit keeps the release's as they are."""
+    folder = tree / THEMES
+    folder.mkdir(exist_ok=True)
+    shutil.chown(folder, "root", "www-data")
+    folder.chmod(0o1775)
+    paths = [str(folder / name) for name in own_themes]
+    if paths and (ended := run("chown", "-R", "-h", "www-data:www-data", "--", *paths, timeout=300)).returncode:
+        raise CtlError(f"the client's themes could not be given to www-data: {(ended.stderr.splitlines() or [''])[0]}")
 
 
 def in_short(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,8 @@ RULES = {
         f" UNION ALL SELECT 1 FROM ({_any(f'sms_messages s WHERE {due.TEXTS}')}) texts",
         plugins=True,
     ),
+    # EmailBundle/Command/SendWinnerEmailCommand: e-mails of which there are variants.
+    "mautic:email:sendwinner": Rule(_any("emails e WHERE e.variant_parent_id IS NOT NULL")),
     # LeadBundle/Model/ImportModel::getImportToProcess.
     "mautic:import": Rule(_any(f"imports WHERE {due.IMPORTS}")),
     # LeadBundle/Command/ContactScheduledExportCommand: some versions take all, some those whose time has come.
