@@ -33,7 +33,9 @@ from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
 from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import Blueprint, blueprints, build, export
 from bot.intake.manifest import completions
+from bot.lxd import packages
 from bot.lxd.local import server as local_lxd
+from bot.lxd.packages import CannotInstall
 from bot.lxd.protocol import Lxd, LxdError
 from bot.model.labels import Role
 from bot.providers import gateway, gateways, more_gateways, real_edges
@@ -228,7 +230,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
             edges = Fleet(servers).edges()
             for said in quotas.mend(settings.lxd.pool, edges, quotas.ask(edges)):
                 tell(said)
-    except (LxdError, ArchiveError, BaseError) as error:
+    except (LxdError, ArchiveError, BaseError, CannotInstall) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without a server.)") from error
     return address
 
@@ -262,6 +264,9 @@ def build_blueprint(
     Without a version it is that of `[blueprint]`, else the newest that runs here, else the double that comes with the
     tests. `fresh`: with Debian's packages of today, or yesterday.
     """
+    if not settings.blueprint.base:
+        # A server that was here before, or is elsewhere, came without them.
+        packages.provide(packages.BUILDS, tell)
     cache = settings.state / "cache"
     return build(
         lxd,
@@ -416,7 +421,7 @@ def blueprint(words: list[str]) -> int:
     if verb == "build" and len(named) <= 1:
         try:
             made = build_blueprint(settings, lxd, print, *named, fresh=len(named) < len(words[1:]))
-        except (ArchiveError, BaseError) as error:
+        except (ArchiveError, BaseError, CannotInstall) as error:
             raise CannotBringUp(str(error)) from error
         print(f"{made.instance}: Mautic {made.version}")
     elif verb == "list":

@@ -136,6 +136,21 @@ class TestInstalling:
                 (machine / program).touch()
         assert {"npm", "curl", "chromium", "lxd"} & set(packages.missing(suite.SUITE)) == set()
 
+    def test_what_a_blueprint_is_built_with_is_installed_where_it_is_missing(
+        self, machine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beside a server that was there before the bot."""
+        (machine / "zstd").touch()
+        told: list[str] = []
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        packages.provide(packages.BUILDS, told.append)
+        assert (machine / "asked").read_text() == "", "who builds says what is missing"
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        packages.provide(packages.BUILDS, told.append)
+        assert " install debootstrap" in (machine / "asked").read_text().splitlines()[-1]
+        assert told[-1].startswith("installing debootstrap")
+        assert "zstd" not in told[-1]
+
     def test_who_is_not_root_is_told_in_one_sentence(self, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.geteuid", lambda: 1000)
         with pytest.raises(CannotInstall, match=r"only root may: `apt-get install .*busybox-static.* lxd lxcfs`\.$"):

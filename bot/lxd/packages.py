@@ -58,15 +58,19 @@ def _venv() -> bool:
 
 
 PYTHON = (Package("python3-venv", also=_venv),)
+BUILDS = (
+    Package("debootstrap", ("debootstrap",)),
+    # Ubuntu's debootstrap checks no signature of Debian's without it.
+    Package("debian-archive-keyring", also=_keyring),
+    Package("zstd", ("zstd",)),
+)
+"""What a blueprint is put together with, wherever its server is."""
 TOOLS = (
     Package("nftables", ("nft",)),
     Package("iproute2", ("ip", "tc")),
     Package("dnsmasq-base", ("dnsmasq",)),
     Package("btrfs-progs", ("btrfs", "mkfs.btrfs")),
-    Package("debootstrap", ("debootstrap",)),
-    # Ubuntu's debootstrap checks no signature of Debian's without it.
-    Package("debian-archive-keyring", also=_keyring),
-    Package("zstd", ("zstd",)),
+    *BUILDS,
 )
 """What LXD or Incus works with here; before it: a daemon that starts without nftables takes a firewall without ACLs."""
 
@@ -83,6 +87,15 @@ def refuse_where_none_can_be_installed(names: Sequence[str]) -> None:
         raise CannotInstall(f"This is neither Debian nor Ubuntu: install {listed} by hand, then try again.")
     if os.geteuid() != 0:
         raise CannotInstall(f"Something is not installed, and only root may: `apt-get install {' '.join(names)}`.")
+
+
+def provide(packages: Iterable[Package], progress: Callable[[str], None]) -> None:
+    """Install what is missing where that can be done; elsewhere whoever needs it says so. Raises CannotInstall."""
+    names = missing(packages)
+    if names and os.geteuid() == 0 and shutil.which("apt-get"):
+        progress(f"installing {', '.join(names)}")
+        update()
+        install(names)
 
 
 def update() -> None:
