@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -31,6 +33,12 @@ SOURCES = [
 ]
 
 
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """What `packages_distributions` reads from each package's files, once."""
+    return packages_distributions()
+
+
 def imported(path: Path) -> set[str]:
     """The distributions that a source imports, by their names."""
     names = set()
@@ -39,7 +47,7 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
-    known = packages_distributions()
+    known = distributions()
     return {canonicalize_name(known[name][0]) for name in names if name in known} - {"mautic-ops"}
 
 

@@ -358,7 +358,7 @@ class Year:
                 self.marked[f"{local.date()}"] = ("Late" in text(one)) == (after_the_hour > LATE)
 
 
-@pytest.mark.parametrize(("seed", "hour"), [(1, 8), (2, 2)])
+@pytest.mark.parametrize(("seed", "hour"), [(2, 2), pytest.param(1, 8, marks=pytest.mark.long)])
 def test_a_year_with_downtimes_crashes_and_clock_jumps_has_one_a_day(tmp_path: Path, seed: int, hour: int) -> None:
     year = Year(tmp_path, seed, hour)
     clock, chance = year.bench.clock, year.chance
