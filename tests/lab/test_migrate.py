@@ -98,8 +98,8 @@ def test_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:
 @pytest.mark.parametrize(
     ("fault", "step"),
     [
-        ("the network is cut", "copy"),
-        ("the network is cut", "last-difference"),
+        pytest.param("the network is cut", "copy", marks=pytest.mark.long),
+        pytest.param("the network is cut", "last-difference", marks=pytest.mark.long),
         ("the network is cut", "change"),
         ("the target's LXD is killed", "last-difference"),
     ],

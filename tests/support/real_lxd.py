@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -59,7 +59,7 @@ class Place:
         return LxdGateway(endpoint, project=PROJECT, pool=PROJECT, network=self.network, profile=PROJECT)
 
 
-LXD_PLACE = Place(
+_FIRST = Place(
     LXD,
     "real_lxd",
     SHARED,
@@ -70,6 +70,17 @@ LXD_PLACE = Place(
     "MAUTIC_OPS_TEST_LXD",
     nullcontext,
 )
+BESIDE = replace(
+    _FIRST,
+    folder=SHARED / "beside",
+    network="mopstest2",
+    subnet="10.76.0.1/24",
+    other=("mopstest3", "10.77.0.1/24"),
+    listen="127.0.0.76",
+    named="MAUTIC_OPS_TEST_LXD_BESIDE",
+)
+"""Where half of what shares one edge runs, beside the other half: `make test` sets MAUTIC_OPS_TEST_BESIDE for it."""
+LXD_PLACE = BESIDE if os.environ.get("MAUTIC_OPS_TEST_BESIDE") else _FIRST
 INCUS_PLACE = Place(
     INCUS,
     "real_incus",
@@ -101,7 +112,7 @@ def real_incus() -> Iterator[LxdGateway]:
 
 def _served(place: Place) -> Iterator[LxdGateway]:
     need("busybox")
-    place.folder.mkdir(exist_ok=True)
+    place.folder.mkdir(parents=True, exist_ok=True)
     with (place.folder / "in-use").open("w") as in_use:
         try:
             with _turn(place), place.programs():

@@ -122,7 +122,7 @@ def configuration(folder: Path, parameters: Mapping[str, Any]) -> str:
     for path in files:
         digest.update(f"{path.name}\0".encode(errors="replace") + path.read_bytes())
     limit, replica = (str(parameters.get(key) or "") for key in ("api_rate_limiter_limit", "db_host_ro"))
-    told = {"replica": bool(replica)}
+    told: dict[str, Any] = {"replica": bool(replica)}
     if limit not in ("", "0"):
         told["limiter"] = parameters.get("api_rate_limiter_cache")
     digest.update(json.dumps(told, sort_keys=True).encode())
