@@ -123,6 +123,8 @@ def _put_back() -> None:
 def _go_by_it() -> None:
     """Have what runs go by the files that are there now."""
     systemctl("daemon-reload")
+    # Alone: what is being started while the journal ends dies of SIGPIPE, which systemd takes for a good end.
+    run("systemctl", "try-restart", "systemd-journald")
     systemctl("start", "mariadb")
     _restart_database()
     await_database()
@@ -130,7 +132,7 @@ def _go_by_it() -> None:
     sql(READER)
     # What does not run is not started: a blueprint in the making, or a tenant that is closed.
     run("systemctl", "try-reload-or-restart", "nginx", FPM, timeout=120)
-    run("systemctl", "try-restart", "cron", "systemd-journald")
+    run("systemctl", "try-restart", "cron")
     if LOOK_UNIT.exists():
         systemctl("restart", LOOK)
     else:
