@@ -24,6 +24,8 @@ START, PAGE, IDLE = 20.0, 15.0, 3.0
 """Seconds until it answers, for each thing that it is asked for then, and that a page that has loaded may ask on."""
 ANSWER = 64 << 20
 """Bytes of one answer: the largest is a picture."""
+SOCKET, SOCKET_PATH = "/org.chromium.Chromium.XXXXXX/SingletonSocket", 108
+"""What it makes among temporary files, and the bytes that the path of a socket has, with the one that ends it."""
 FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
@@ -78,6 +80,11 @@ class Captured(NamedTuple):
     body: bytes
 
 
+def _temporary(profile: Path) -> dict[str, str]:
+    """Where it keeps a folder with a socket, which stays when it is killed; the path of a socket may be no longer."""
+    return {"TMPDIR": str(profile)} if len(f"{profile}{SOCKET}") < SOCKET_PATH else {}
+
+
 class Browser:
     """A Chromium, from its start until `close`. One that failed is closed, and another one started."""
 
@@ -87,11 +94,12 @@ class Browser:
         Raises NoPicture where it does not start, as where its sandbox is on and cannot be made.
         """
         command = [program, *FLAGS, *([] if sandbox else ["--no-sandbox"]), f"--user-data-dir={profile}", "about:blank"]
+        profile.mkdir(exist_ok=True)
         # It reads from 3 and writes to 4.
         shell = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>/dev/null', "sh", *command]
         self._process = subprocess.Popen(
             shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(profile), "LANG": "C.UTF-8"}, cwd="/",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(profile), "LANG": "C.UTF-8", **_temporary(profile)}, cwd="/",
         )  # fmt: skip
         self._to, self._of = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         self._said = bytearray()

@@ -157,18 +157,22 @@ def listener() -> Iterator[tuple[int, list[str]]]:
 
 
 def test_a_page_reaches_nothing_of_this_machine_even_without_a_network_of_its_own(
-    listener: tuple[int, list[str]], tmp_path: Path
+    listener: tuple[int, list[str]],
 ) -> None:
     """The browser alone: its flags and answers are one wall, what it is started within is another."""
     need("chromium")
     port, asked = listener
-    browser = Browser(str(shutil.which("chromium")), tmp_path / "profile", sandbox=os.geteuid() != 0)
+    profile = Path(tempfile.gettempdir(), "profile")
+    browser = Browser(str(shutil.which("chromium")), profile, sandbox=os.geteuid() != 0)
     try:
         html = NASTY.replace("PORT", str(port))
         captured = {"/s/login": Captured(200, "text/html", html.encode())}
         (shot,) = browser.photograph(DOMAIN, "/s/login", captured, ((800, 600),))
     finally:
         browser.close()
+        left = list(profile.glob("org.chromium.*"))
+        shutil.rmtree(profile)
+    assert left, "what a killed one leaves is in its profile, not among the machine's temporary files"
     assert asked == []
     assert differ(shot, drawn(size=(800, 600))) > 0, "it is shown all the same"
 
