@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bot.engine.context import Context, Run
 from bot.engine.cutover import Cutover
-from bot.engine.placement import LEAST, admit, demand_of
+from bot.engine.placement import LEAST, Elsewhere, admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
 from bot.engine.steps import PROBE, patiently, probing, refuse_full
 from bot.engine.times import planned, time_of
@@ -44,6 +44,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = ""
     old = context.fleet.tenant(tenant)
     source, target = context.fleet.of(old), context.fleet.host(host)
     demand = demand_of(context, old, target, candidate_name(tenant, context.operation), tenants=1)
+    elsewhere = Elsewhere(f"/mautic migrate {tenant}", but=source.name)
     days = context.settings.retention.former_days
     plan = Plan(
         tenant=tenant,
@@ -67,7 +68,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = ""
             once(refuse_full, context, old),
             # The first step checks again.
             once(_room, source, target, old),
-            always(admit, context, target, demand, f"`{tenant}` cannot move to"),
+            always(admit, context, target, demand, f"`{tenant}` cannot move to", elsewhere),
             once(lambda: {"Expected downtime": DOWNTIME}),
         ),
         inputs=Inputs(old, target.place, days),

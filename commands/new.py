@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from bot.engine.blueprints import blueprint_on, bring_blueprint, the_blueprint
 from bot.engine.context import Context, Run
 from bot.engine.copies import WHOLE, Copy
-from bot.engine.placement import admit, free_on, placement, use
+from bot.engine.placement import Elsewhere, admit, free_on, placement, use
 from bot.engine.registry import DomainOption, PlanOption, TenantsArgument, operation, steps_of
 from bot.engine.selection import Selection, batch
 from bot.engine.steps import PROBE, probing, remove, see_login_page, wait_for_address
@@ -127,7 +127,8 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
     bring = place.name != blueprint.host
     if bring:
         requires.append(once(_refuse_wrong_way, context, place, blueprint))
-    requires.append(always(admit, context, place, demand, f"Tenant `{tenant}` does not fit on"))
+    doing, elsewhere = f"Tenant `{tenant}` does not fit on", Elsewhere("--host")
+    requires.append(always(admit, context, place, demand, doing, elsewhere))
     facts = {
         "Address": context.settings.edge.url(domain),
         "Mautic": blueprint.version + (" (demo stand-in, not a real Mautic)" if blueprint.double else ""),
@@ -145,6 +146,7 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
             "note": note,
         },
         summary=f"Create tenant {tenant}",
+        texts={"within": f"within {hours} h"} if (hours := context.settings.retention.credentials_hours) else {},
         facts=facts | ({"Note": note} if note else {}),
         values={
             "address": context.settings.edge.url(domain),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from bot.engine.context import Context, Run
-from bot.engine.placement import admit, use
+from bot.engine.placement import Elsewhere, admit, use
 from bot.engine.registry import PlanOption, TenantArgument, operation, steps_of
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host
@@ -67,7 +67,8 @@ def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Pla
         uses = use(context)
         grows = max(0, uses.expected(plan, tenant) - uses.expected(found.plan, tenant))
         demand = Demand(host.name, memory=grows, plan=size_bytes(size.memory) - size_bytes(had.memory))
-        requires.append(always(admit, context, host, demand, f"`{tenant}` cannot grow on"))
+        elsewhere = Elsewhere.by_move(found)
+        requires.append(always(admit, context, host, demand, f"`{tenant}` cannot grow on", elsewhere))
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "plan": plan},
@@ -180,7 +181,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         instance = host.lxd.instance(found.instance)
         if not instance.running:
             host.lxd.update(found.instance, stamps(sizes_due=1))
-            return f"{found.name} is stopped: run the same resize again after its start, for the database"
+            return f"{found.name} is stopped: run the same resize again after its start"
         host.mautic.resize(found.instance, size)
         if stamp(instance.config, "sizes-due"):
             host.lxd.update(found.instance, stamps(sizes_due=""))

@@ -10,13 +10,13 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bot.engine.context import Context
 from bot.fleet.capacity import Alike, Demand, Occupant, Room, expected, room, seen_by_hosts, strain
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
-from bot.model.labels import Role
+from bot.model.labels import Role, State
 from bot.model.plan import NoRoom, Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import size
@@ -199,27 +199,60 @@ def demand_of(
     return Demand(host.name, instance, used.expected(tenant.plan, tenant.name), limit, tenants, passing=beside)
 
 
-def admit(context: Context, host: Host, demand: Demand, doing: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Elsewhere:
+    """How another host can be had where one is full.
+
+    `typed`: what is typed before its name, as in `--host`. `first`: the tenant that has to move there first, None where
+    nothing has to. `but`: a host that is no other one.
+    """
+
+    typed: str
+    first: Tenant | None = None
+    but: str = ""
+
+    @classmethod
+    def by_move(cls, tenant: Tenant) -> Elsewhere | None:
+        """Return that a tenant has to move first, with what it takes already; None where it cannot."""
+        can = tenant.running and tenant.state != State.SUSPENDED
+        return cls(f"/mautic migrate {tenant.name}", tenant) if can else None
+
+
+def admit(
+    context: Context, host: Host, demand: Demand, doing: str, elsewhere: Elsewhere | None = None
+) -> dict[str, str]:
     """Return what is free afterwards, for the card, or raise NoRoom where the host has too little for a demand.
 
     Args:
         doing: what is not possible then, as in "`client-x` cannot be started on".
+        elsewhere: how another host can be had; None: it cannot, as what is started is on this one.
     """
     if not (demand.memory or demand.tenants):
         return {}
     found = room_on(context, host, but=demand.instance)
     if lacks := found.lacks(demand):
-        raise NoRoom(f"{doing} `{host.name}`: {lacks}. {_way_out(context, host, demand)}")
+        raise NoRoom(f"{doing} `{host.name}`: {lacks}. {_way_out(context, host, demand, elsewhere)}")
     return {"Memory": found.after(demand)}
 
 
-def _way_out(context: Context, host: Host, demand: Demand) -> str:
+def _way_out(context: Context, host: Host, demand: Demand, elsewhere: Elsewhere | None) -> str:
     """Say what to do about a full host."""
-    others = [one for one in context.fleet.hosts() if one.name != host.name]
-    roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
-    if roomy:
-        return f"It would fit on {' or '.join(f'`{name}`' for name in roomy[:3])}."
-    return "Stop, shrink or delete a tenant, or add memory or a host; `/mautic hosts` shows all."
+    if elsewhere:
+        if elsewhere.first:
+            plan = context.settings.plans.get(elsewhere.first.plan)
+            own = use(context, context.fleet.look(Role.TENANT).tenants)
+            demand = replace(
+                demand,
+                memory=demand.memory + own.expected(elsewhere.first.plan, elsewhere.first.name),
+                plan=demand.plan + (size_bytes(plan.memory) if plan else 0),
+                tenants=1,
+            )
+        others = [one for one in context.fleet.hosts() if one.name not in (host.name, elsewhere.but)]
+        roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
+        if roomy:
+            ways = " or ".join(f"`{elsewhere.typed} {name}`" for name in roomy[:3])
+            return f"{'First' if elsewhere.first else 'Use'} {ways}."
+    return f"Stop, resize or delete another tenant on `{host.name}`, or add memory. `/mautic hosts` shows all."
 
 
 def free_on(host: Host) -> str:
@@ -274,8 +307,8 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
     if not fitting and found:
         why = "; ".join(f"`{name}`: {one.lacks(demand)}" for name, one in found.items())
         raise NoRoom(
-            f"No host has capacity for one more tenant of this plan. {why}. Stop, shrink or delete a tenant, or add "
-            "memory or a host; `/mautic hosts` shows all."
+            f"No host has capacity for one more tenant of this plan. {why}. Stop, resize or delete a tenant, or add "
+            "memory or a host. `/mautic hosts` shows all."
         )
     if fitting:
         _, host, space = max(fitting, key=lambda one: one[0])

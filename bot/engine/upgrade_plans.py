@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from bot.engine.bases import blueprint_of, needs_base, newer_than
 from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
-from bot.engine.placement import admit, demand_of, refuse_full_pool
+from bot.engine.placement import Elsewhere, admit, demand_of, refuse_full_pool
 from bot.engine.steps import refuse_another, refuse_full
 from bot.engine.upgrades import refuse_missing, refuse_resting, target
 from bot.fleet.releases import releases
@@ -59,7 +59,7 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, ba
     version = found.version if base else target(context, found, version).version
     moves = base or needs_base(context, found, version)
     onto = "a new container" + (f" with {_of_suite(context, found, version)}" if moves and not base else "")
-    doing = f"update of tenant {tenant}'s Debian" if base else f"upgrade of tenant {tenant} to Mautic {version}"
+    doing = f"Debian update of tenant {tenant}" if base else f"upgrade of tenant {tenant} to Mautic {version}"
     demand = demand_of(context, found, host, candidate_name(tenant, context.operation), beside=True)
     if moves:
         # One copy that is left, and one that it is brought to.
@@ -80,7 +80,7 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, ba
             *(() if base else (always(refuse_missing, context, version),)),
             once(refuse_full, context, found),
             once(refuse_full_pool, context, host),
-            always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on"),
+            always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on", Elsewhere.by_move(found)),
         ),
         inputs=RehearsalInputs(found, version, offer, moves, newer_than(context, found) if base else 0.0),
         demand=demand.stored(),
@@ -110,7 +110,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             **(_onto(context, old, found) if blueprint else {}),
             "Rehearsed": context.renderer.moment(found.at),
             "Previous container": f"kept, stopped, {kept_for(days)}",
-            "Rollback": f"automatic, {old.name} goes on in the present container",
+            "Rollback": f"automatic, {old.name} keeps running in the current container",
         },
         values={
             "from": old.version,
@@ -128,7 +128,14 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             *(() if patches else (always(refuse_missing, context, version),)),
             once(refuse_full, context, old),
             once(refuse_full_pool, context, host),
-            always(admit, context, host, demand, f"The upgraded copy of `{old.name}` cannot start on"),
+            always(
+                admit,
+                context,
+                host,
+                demand,
+                f"The {'new container' if patches else 'upgraded copy'} of `{old.name}` cannot start on",
+                Elsewhere.by_move(old),
+            ),
         ),
         inputs=UpgradeInputs(old, version, found.operation, days, blueprint),
         demand=demand.stored(),

@@ -222,6 +222,37 @@ def test_a_move_asks_the_target(tmp_path: Path) -> None:
         bench.answer("migrate client-x node2", OPERATOR)
 
 
+def test_what_helps_on_a_full_host_can_be_done(tmp_path: Path) -> None:
+    lxd = host(64, members=("node1", "node2", "node3"))
+    bench = make_bench(tmp_path, lxd)
+    bench.context.fleet.fresh = 0
+    for text in ("new client-x --host node1", "new client-y --host node2", "new client-z --host node1"):
+        bench.done(text)
+    bench.done("snapshot client-x", OPERATOR)
+    bench.done("stop client-z", OPERATOR)
+    snapshot = lxd.snapshots("client-x")[0].name
+    lxd.memory_of = lambda name: 60 * GIB if name in ("client-x", "client-y") else SMALL
+
+    def said(text: str) -> str:
+        with pytest.raises(NoRoom) as caught:
+            bench.answer(text, OPERATOR)
+        return str(caught.value)
+
+    assert said(f"restore client-x {snapshot}").endswith("First `/mautic migrate client-x node3`.")
+    assert said("resize client-x --plan large").endswith("First `/mautic migrate client-x node3`.")
+    assert said("migrate client-x node2").endswith("Use `/mautic migrate client-x node3`."), "and not where it is"
+    assert said("new client-a --host node1").endswith("Use `--host node3`.")
+    assert said("start client-z").endswith(
+        "Stop, resize or delete another tenant on `node1`, or add memory. `/mautic hosts` shows all."
+    )
+    # One that is suspended does not move.
+    bench.done("suspend client-x", OPERATOR)
+    assert "Stop, resize or delete" in said("resize client-x --plan large")
+    bench.done("resume client-x", OPERATOR)
+    # What leads there is possible.
+    assert bench.done("migrate client-x node3", OPERATOR).state == "succeeded"
+
+
 def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
     lxd = host(64, members=("node1", "node2"))
     bench = make_bench(tmp_path, lxd)
@@ -230,7 +261,7 @@ def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
     lxd.memory_of = lambda name: 60 * GIB
     # Its disk has as much room as the other's.
     assert bench.answer("new client-y").arguments["host"] == "node2"
-    with pytest.raises(NoRoom, match="It would fit on `node2`"):
+    with pytest.raises(NoRoom, match=r"Use `--host node2`\."):
         bench.answer("new client-y --host node1")
     bench.done("new client-z --host node2")
     with pytest.raises(NoRoom, match="No host has capacity for one more tenant"):

@@ -117,6 +117,7 @@ def test_what_a_stopped_tenant_was_given_is_used_after_the_same_resize_while_it_
     bench.done("stop client-x", OPERATOR)
     done = bench.done("resize client-x --plan medium", OPERATOR)
     assert "client-x is stopped: run the same resize again" in done.steps[-1].note
+    assert "run `/mautic resize client-x --plan medium` again after its start" in notes(bench, done)[-1]
     bench.done("start client-x", OPERATOR)
     assert bench.done("resize client-x --plan medium", OPERATOR).state == "succeeded"
     assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull("client-x", "/var/lib/mautic-ops/resize.json")

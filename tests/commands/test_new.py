@@ -14,7 +14,7 @@ from bot.model.plan import Plan, Refused
 from bot.slack.messages import Modal
 from bot.store import recovery
 from bot.workspace import block_kit
-from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
+from tests.support.bot import LEAD, Bench, add_blueprint, make_bench, notes
 from tests.support.simulated_lxd import SimulatedLxd
 
 
@@ -29,6 +29,12 @@ def test_an_approved_request_becomes_a_live_tenant(bench: Bench) -> None:
     tenant = bench.context.fleet.tenant("client-x")
     assert (tenant.domain, tenant.plan, tenant.note) == ("client-x.mautic.localhost", "small", "spring campaign")
     assert bench.context.edge.probe(tenant.domain).login
+    assert notes(bench, operation)[-1].endswith("the first login is shown once, only to you, within 72 h.")
+
+
+def test_a_first_login_that_does_not_expire_is_not_said_to(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_RETENTION__CREDENTIALS_HOURS="0")
+    assert notes(bench, bench.done("new client-x"))[-1].endswith("the first login is shown once, only to you.")
 
 
 def test_the_plan_is_limits_and_sizes(bench: Bench) -> None:
