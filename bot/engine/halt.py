@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
 """Commands that leave the serving container alone: that a tenant is offline says nothing about them."""
 
-_HOLDS = {"restore": "a copy of the snapshot", "rollback": "a copy of the container from before the upgrade"}
+_HOLDS = {"restore": "a copy of the snapshot", "rollback": "a copy of the earlier container"}
 """What an unopened candidate is, by the cutover."""
 
 
@@ -55,7 +55,8 @@ def look(context: Context, operation: Operation) -> Aftermath:
     if operation.cutover:
         data, advice, safe = _told(operation, found, seen.silent, bool(operation.committed))
     else:
-        data, advice, safe = _where(found), "", ""
+        again = "; Undo tries the rollback again" if operation.undoable else ""
+        data, advice, safe = _where(found), f"Retry continues the request{again}.", ""
     return Aftermath(online=online, since=since, headline=headline, data=data, advice=advice, safe=safe)
 
 
@@ -118,7 +119,7 @@ def _told(
     if committed:
         new = _named(candidate) if candidate else f"`{name}`, whose host does not answer"
         data = f"The newest data is in {new}" + (f"; {_named(old)} is the previous container." if old else ".")
-        return data, f"Retry is safe: the {what} is finished, and nothing is lost.", "retry"
+        return data, f"Retry is safe: it finishes the {what}, and nothing is lost.", "retry"
     if old is None:
         where = " and ".join(silent) or "its host"
         return (
@@ -140,8 +141,8 @@ def _told(
         f"The newest data is in {_named(candidate)}, which was open to clients: what they wrote since is only there. "
         f"{_named(old)} has everything before that."
     )
-    lost = f"Undo returns to {_named(old)}, and loses what was written to the new container."
-    return data, f"Retry is safe: the {what} is finished, and nothing is lost. {lost}", "retry"
+    lost = f"Undo returns to {_named(old)} and loses what was written to the new container."
+    return data, f"{lost} Retry finishes the {what} and loses nothing.", "retry"
 
 
 def _goes_on(old: Tenant) -> str:

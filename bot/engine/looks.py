@@ -116,8 +116,7 @@ def _look(
             look = replace(look, state=host.lxd.state(tenant.instance))
         usage = look.state.disk
         if tenant.state == State.MOVING:
-            number, left = _half_done(context, tenant.name)
-            look = replace(look, page=_page(context, tenant.domain), half_done=number, left=left)
+            look = replace(_half_done(context, look), page=_page(context, tenant.domain))
         elif look.running and tenant.state == State.LIVE:
             look = replace(look, page=_page(context, tenant.domain))
             rest = end - time.monotonic()
@@ -138,9 +137,12 @@ def _look(
     return replace(look, larger=larger_plans(context.settings.plans, limit or 0, memory or 0, tenant.plan))
 
 
-def _half_done(context: Context, tenant: str) -> tuple[int, str]:
-    waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", tenant, limit=1)
-    return (waiting[0].id, halt.told(waiting[0].aftermath)) if waiting else (0, "")
+def _half_done(context: Context, look: Look) -> Look:
+    """Return a look with the operation that came to a halt on its tenant."""
+    waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", look.tenant.name, limit=1)
+    if not waiting:
+        return look
+    return replace(look, half_done=waiting[0].id, left=halt.told(waiting[0].aftermath), undoable=waiting[0].undoable)
 
 
 def _page(context: Context, domain: str) -> Page:

@@ -138,7 +138,9 @@ class Runner:
         try:
             plan = self._plan(operation)
             if not self._is_approved(operation, plan):
-                raise Refused("The plan no longer matches what was approved. Please request it again.")
+                raise Refused(
+                    f"The plan no longer matches what was approved. Request again: `/mautic {operation.again}`"
+                )
             if plan.children:
                 self.fault("before children")
                 batches.begin(self.operations, operation, plan)
@@ -278,11 +280,11 @@ class Runner:
         silent = isinstance(error, LxdUnavailable)
         aftermath = halt.look(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
         told = halt.told(aftermath, "*")
-        ways = "" if aftermath["advice"] else " Retry continues the request, Undo tries the rollback again."
+        ways = "" if told else f" {aftermath['advice']}"
         again = " The bot rolls back automatically when the host answers." if silent else ""
         words = (
             f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, "
-            f"*{line(operation.plan['summary'])}* failed{_where(operation)}, and so did the rollback; see the card "
+            f"*{line(operation.plan['summary'])}* failed{_where(operation)} and was not rolled back; see the card "
             f"above.{ways}{again}"
         )
         progress.finish(

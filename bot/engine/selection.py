@@ -17,6 +17,8 @@ from bot.fleet.inventory import Look
 from bot.model.labels import Role
 from bot.model.plan import Plan, Refused, UnknownWords
 from bot.model.tenants import InvalidName, Tenant, tag_name
+from bot.model.text import names as of_roles
+from bot.model.text import option
 
 MOST = 1000
 """Tenants of one batch."""
@@ -137,12 +139,21 @@ def batch(
         except Refused as error:
             if selection.names:
                 raise
-            frozen = f"{name} is frozen (to end that: /mautic unfreeze {name})"
-            left_out[name] = frozen if error.guard == FREEZE else str(error).replace("`", "")
+            left_out[name] = _why_not(guards, name, error)
     if not children:
-        raise Refused(f"None of the selected tenants can be included: {next(iter(left_out.values()))}")
+        name, why = next(iter(left_out.items()))
+        raise Refused(f"None of the selected tenants can be included. {name}: {why}")
     whole = _plan(context, command, selection, children, left_out, doing, arguments)
     return replace(whole, arguments={**whole.arguments, **resolve(children)})
+
+
+def _why_not(guards: Guards, name: str, no: Refused) -> str:
+    """Say why a tenant is left out, without marks: nobody is mentioned there."""
+    freeze = guards.freezes.on(name) if no.guard == FREEZE else None
+    if freeze is None:
+        return str(no).replace("`", "")
+    enders = of_roles(guards.context.settings.policy("unfreeze").ask)
+    return f"{name} is frozen ({enders}, or who froze, can end that: {freeze.way_out})"
 
 
 def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]:
@@ -191,11 +202,7 @@ def _plan(
         "at_once_host": pace.at_once_host,
         "stop_after": pace.stop_after,
     }
-    options = "".join(
-        f" --{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in arguments.items()
-        if value
-    )
+    options = "".join(f" {option(name, value)}" for name, value in arguments.items() if value)
     return Plan(
         tenant="",
         # A comma after a single name marks a list.

@@ -256,8 +256,7 @@ def _uncounted(operation: Operation, policy: Policy) -> str:
 
 
 def _facts(operation: Operation) -> list[str]:
-    facts = {**operation.plan["facts"], **operation.plan.get("remarks", {})}
-    return [f"*{escape(label)}:* {line(value)}" for label, value in facts.items()]
+    return [f"*{escape(label)}:* {line(value)}" for label, value in operation.promised.items()]
 
 
 def _give_up_window(operation: Operation, channel: str) -> Modal:

@@ -127,15 +127,15 @@ class Plan:
     that the outcome repeats, by key; the one of `thread` is posted there when it is requested. `commit` is the key of
     the step after which nothing is rolled back, "": none.
     `undo` rolls back what a failed run left, is safe to run again, and may say what is still to be rolled back.
-    `until_done`: the labels of facts that are hidden once it is done. `demand`: what it makes run or grow on a host, as
-    `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is left to the approver; neither values nor steps
-    depend on the choice, so that the plan stays the one that was shown. `safety`: it protects data, so that no freeze
-    stops it as maintenance. `subject`: what it changes; `tenant` is "" where that is no single tenant. `host`: the one
-    that it is on, "": none, or several. `children`: the plans of a batch, which has no steps of its own; they are part
-    of the fingerprint. `inputs`: all that the command's steps are made from, a dataclass of its own, stored as JSON;
-    None: the steps are given here, and made again with the plan. `requires`: its preconditions. `cutover`: the name of
-    the cutover (`move`), "": none. `command`: a child's, where it is not its batch's; `ring`: of a child, which begins
-    when those of lower rings are done and have soaked.
+    `first`: the labels of what is shown above all else. `until_done`: those of facts that are hidden once it is done.
+    `demand`: what it makes run or grow on a host, as `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is
+    left to the approver; neither values nor steps depend on the choice, so that the plan stays the one that was shown.
+    `safety`: it protects data, so that no freeze stops it as maintenance. `subject`: what it changes; `tenant` is ""
+    where that is no single tenant. `host`: the one that it is on, "": none, or several. `children`: the plans of a
+    batch, which has no steps of its own; they are part of the fingerprint. `inputs`: all that the command's steps are
+    made from, a dataclass of its own, stored as JSON; None: the steps are given here, and made again with the plan.
+    `requires`: its preconditions. `cutover`: the name of the cutover (`move`), "": none. `command`: a child's, where it
+    is not its batch's; `ring`: of a child, which begins when those of lower rings are done and have soaked.
     `at`: when it begins, in epoch seconds, 0: as soon as it may. `can_wait`: it closes a tenant for what can wait, so
     that it begins within the hours of the settings, and not while mail is being sent.
     `way_back`: returns `reversible` where that needs a look at the world; called only
@@ -151,6 +151,7 @@ class Plan:
     seconds: int = field(kw_only=True)
     undo: Callable[[], str | None] | None = field(default=None, repr=False)
     remarks: Mapping[str, str] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
     until_done: tuple[str, ...] = ()
     demand: Mapping[str, Any] | None = None
     choice: Choice | None = None
@@ -220,6 +221,7 @@ class Plan:
                 "seconds": self.seconds,
                 "undoable": self.undo is not None,
                 "choice": asdict(self.choice) if self.choice else None,
+                "first": list(self.first),
                 "until_done": list(self.until_done),
                 "demand": self.demand and dict(self.demand),
                 "values": dict(self.values),

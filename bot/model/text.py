@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -131,6 +132,18 @@ def seconds(number: float) -> str:
 def kept_for(days: int) -> str:
     """How long something is kept, for people; 0 days: it is never deleted automatically."""
     return f"for {days} days" if days else "until deleted by hand"
+
+
+def option(name: str, value: object) -> str:
+    """An option as it is typed, and read by `bot.model.words.split`, which knows apostrophes from quotation marks.
+
+    A backtick, which would end the code that shows it, becomes an apostrophe.
+    """
+    word, said = f"--{name.replace('_', '-')}", str(value).replace("`", "'")
+    if value is True:
+        return word
+    escaped = said.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{word}="{escaped}"' if set(said) & {"'", "\\"} else f"{word}={shlex.quote(said)}"
 
 
 def names(roles: Sequence[str], many: int = 1) -> str:

@@ -16,7 +16,7 @@ from slack_sdk.webhook import WebhookClient
 
 from bot.model.text import escape, names
 from bot.model.turns import in_turn
-from bot.settings import Settings
+from bot.settings import Policy, Settings
 from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
 from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find
 from bot.store import batches
@@ -150,7 +150,7 @@ class Announcer:
                 with self.operations.database.transaction() as transaction:
                     transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
                 said = note["text"].replace(RESPONDERS, self._called(operation))
-                said += f" {self.renderer.words('card-elsewhere.j2', operation=operation)}" if elsewhere else ""
+                said += f" {self._pointer(operation)}" if elsewhere else ""
                 self.post.post(place, self.renderer.say(said), key=key, thread_ts=thread)
             with self.operations.database.transaction() as transaction:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
@@ -165,6 +165,13 @@ class Announcer:
             transaction.execute(
                 "UPDATE operations SET message_ts = ?, announced = ? WHERE id = ?", (ts, child.revision, child.id)
             )
+
+    def _pointer(self, operation: Operation) -> str:
+        """Say how to decide on a request whose card is in a direct message."""
+        return self.renderer.words("card-elsewhere.j2", operation=operation, policy=self._policy(operation))
+
+    def _policy(self, operation: Operation) -> Policy:
+        return self.settings.policy(operation.command, batch=operation.in_batch)
 
     def _called(self, operation: Operation) -> str:
         """Return the mention of those who can put it right, to begin a sentence with."""
@@ -269,7 +276,7 @@ class Announcer:
 
         `stands`: how a batch stands, where that is known already.
         """
-        policy = self.settings.policy(operation.command, batch=operation.in_batch)
+        policy = self._policy(operation)
         if operation.children and operation.started and stands is None:
             stands = batches.standing(self.operations, operation.id)
         buttons: list[Block] = []
@@ -340,7 +347,7 @@ def ways_out(operation: Operation) -> list[Block]:
     safe = operation.aftermath.get("safe", "")
     loses = escape(operation.aftermath["advice"]) if safe == "retry" else ""
     buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
-    if operation.state == "needs_attention" and operation.plan["undoable"]:
+    if operation.state == "needs_attention" and operation.undoable:
         buttons.append(button("undo", "Undo", operation.mark, "primary" if safe == "undo" else "danger", sure=loses))
     if operation.state == "needs_attention":
         buttons.append(button("give_up", "Give up …", operation.mark))
@@ -355,7 +362,7 @@ def _promises(operation: Operation, ahead: bool) -> tuple[dict[str, str], dict[s
     facts, remarks = operation.plan["facts"], operation.plan.get("remarks", {})
     last = {label: value for label, value in facts.items() if label not in operation.plan.get("until_done", ())}
     if ahead:
-        return {**facts, **remarks}, {}
+        return dict(operation.promised), {}
     if operation.state == "succeeded":
         return last, remarks
     return {}, {} if operation.state == "needs_attention" else last

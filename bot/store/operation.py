@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot.model.lanes import SYSTEM as SYSTEM
 from bot.model.plan import Plan, Subject
+from bot.model.text import option
 from bot.store.migrations import MAINTENANCE
 
 State = Literal[
@@ -162,6 +162,18 @@ class Operation:
         return f"{stands[self.state]}{approved}"
 
     @property
+    def promised(self) -> Mapping[str, str]:
+        """What its plan tells before it is done, by label, what has to be seen first above the rest."""
+        told = {**self.plan["facts"], **self.plan.get("remarks", {})}
+        first = self.plan.get("first", ())
+        return {label: told[label] for label in sorted(told, key=lambda label: label not in first)}
+
+    @property
+    def undoable(self) -> bool:
+        """Whether Undo can roll it back: not past a cutover's commit point, from where the new container serves."""
+        return bool(self.plan["undoable"]) and not (self.cutover and self.committed)
+
+    @property
     def children(self) -> int:
         """How many operations it is a batch of; 0: it is none."""
         return int(self.plan.get("children", 0))
@@ -228,10 +240,7 @@ class Operation:
         if said := self.plan.get("texts", {}).get("again"):
             return str(said)
         words = [self.command, self.tenant]
-        for name, value in self.arguments.items():
-            option = f"--{name.replace('_', '-')}"
-            if name != "tenant" and value:
-                words.append(option if value is True else f"{option}={shlex.quote(str(value))}".replace("`", "'"))
+        words += [option(name, value) for name, value in self.arguments.items() if name != "tenant" and value]
         return " ".join(words)
 
     @property

@@ -474,6 +474,14 @@ def test_many_are_made_by_one_request(tmp_path: Path) -> None:
     assert again(bench, batch).again == "new shop-a,shop-b,shop-c --plan=small --note=spring"
 
 
+def test_what_is_typed_to_ask_again_is_read_as_it_was(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    batch = bench.ask("new shop-a,shop-b --note 'the boss`s --plan'")
+    assert batch.again == """new shop-a,shop-b --plan=small --note="the boss's --plan\""""
+    command, arguments = bench.context.registry.parse(batch.again)
+    assert (command.name, arguments["note"], arguments["tenant"]) == ("new", "the boss's --plan", "shop-a,shop-b")
+
+
 def test_what_many_need_together_has_to_fit(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_CAPACITY__TENANTS="2")
     assert len(bench.answer("new shop-a,shop-b").children) == 2

@@ -114,9 +114,8 @@ def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch:
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is offline*")
     assert "The newest data is in `client-x--3` on local, which was open to clients" in shown
-    assert (
-        "Retry is safe: the restore is finished, and nothing is lost. Undo returns to `client-x` on local, and" in shown
-    )
+    assert "Undo returns to `client-x` on local and loses what was written to the new container. Retry fin" in shown
+    assert [one["action_id"] for one in ways_out(stuck)] == ["retry", "undo", "give_up"]
 
 
 def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
@@ -129,7 +128,20 @@ def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
     assert stuck.state == "needs_attention"
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is online, served by `client-x--3` on local*\n")
-    assert "Retry is safe: the restore is finished, and nothing is lost." in shown
+    assert "Retry is safe: it finishes the restore, and nothing is lost." in shown
+    assert [one["action_id"] for one in ways_out(stuck)] == ["retry", "give_up"]
+    digest = "\n".join(mrkdwn(desk.bench.answer("digest", OPERATOR).blocks))
+    assert "Retry is on its card and in my Home tab." in digest
+
+
+def test_of_any_other_command_it_says_what_the_buttons_do(desk: Desk) -> None:
+    starts(False, desk.bench.lxd)
+    stuck = desk.bench.done("restart client-x", OPERATOR)
+    assert stuck.state == "needs_attention"
+    shown = card(desk, stuck)
+    assert "_Restart tenant client-x_ stopped halfway and was not rolled back." in shown
+    assert "*What to do:* Retry continues the request; Undo tries the rollback again." in shown
+    assert notes(desk.bench, stuck)[-1].count("Undo tries the rollback again") == 1
 
 
 def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
@@ -197,7 +209,7 @@ def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> No
     assert "Undo is safe" in blocks[1]["text"]["text"].splitlines()[0]
     assert blocks[1]["text"]["text"].count("client-x is offline") == 1, "and not again as an incident"
     shown = "\n".join(mrkdwn(desk.bench.answer("list").blocks))
-    assert ":red_circle: *client-x* · offline: migrate came to a halt, operation 4" in shown
+    assert ":red_circle: *client-x* · offline: move stuck (request #4)" in shown
 
 
 def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_sweep(

@@ -131,7 +131,10 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     "memory": (replace(WELL, inside=inside(memory=3 * GB)), "Memory 93% used"),
     "disk": (replace(WELL, disk=Disk(30 * GB, LIMIT, LIMIT - 30 * GB)), "`/mautic resize client-x --plan medium`"),
     "certificate": (replace(WELL, page=replace(GONE, login=True, valid_until=NOW + 9 * 86_400)), "expires in 9 days"),
-    "snapshot": (replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)), "one is due every 60 min"),
+    "snapshot": (
+        replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300),)),
+        "`/mautic snapshot client-x` takes one now.",
+    ),
     "address": (
         replace(WELL, state=InstanceState("Running", "10.70.0.20", ("10.70.0.20", "10.70.0.30"))),
         "was assigned 10.70.0.20, but took 10.70.0.30 inside",
@@ -142,13 +145,22 @@ TROUBLE: dict[str, tuple[Look, str]] = {
     ),
     "move": (
         replace(WELL, tenant=replace(TENANT, state="moving"), inside=None, page=GONE, half_done=7),
-        "Site offline: request #7 is stuck.",
+        "Site offline: request #7 is stuck. Tap Retry or Undo on its card.",
     ),
     "upgraded": (
         replace(WELL, before=Before("5.2.12", 0.2, 3), page=replace(WELL_PAGE, seconds=1.4)),
         "takes 1.4 s, and took 0.2 s with Mautic 5.2.12.",
     ),
 }
+
+
+@pytest.mark.parametrize("left", ["", "client-x is online."])
+def test_undo_is_told_only_where_it_can_be_done(left: str) -> None:
+    stuck = replace(TROUBLE["move"][0], left=left)
+    assert "Undo" in str(diagnose(stuck, LIMITS).findings)
+    told = str(diagnose(replace(stuck, undoable=False), LIMITS).findings)
+    assert "Retry" in told
+    assert "Undo" not in told
 
 
 def test_each_function_has_its_case() -> None:

@@ -505,7 +505,8 @@ def test_who_can_approve_what_is_asked_for_in_a_direct_message_is_told_in_the_ch
     assert (card["channel"], bell["channel"], bell.get("thread_ts")) == ("D0ASKER", "C0MAIN", None)
     assert bell["text"] == (
         ":bell: <!subteam^S0MAUTICAPPROVERS>, please approve or deny this request. <@U0ACCOUNT> requested in a direct "
-        "message: *Create tenant client-x*. Decide in my Home tab, or with `/mautic approve 1`."
+        "message: *Create tenant client-x*. Decide in my Home tab, or with `/mautic approve 1` or "
+        "`/mautic deny 1 &lt;reason&gt;`."
     )
     desk.announce()
     assert len(desk.slack.said) == 2

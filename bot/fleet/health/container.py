@@ -100,8 +100,10 @@ def move(look: Look, _: HealthSettings) -> Found | None:
     serves = look.page is not None and look.page.login
     online = "Site online, served by the new container" if serves else "Site offline"
     if not look.half_done:
-        return Found(f"{online}: a restore or move was interrupted.", {"forgotten": "yes"})
+        return Found(f"{online}: a move, restore or upgrade was interrupted.", {"forgotten": "yes"})
     if look.left:
-        return Found(f"{look.left} Retry and Undo are on the card of request #{look.half_done}.")
-    loses = " (Undo loses what was written since)" if serves else ""
-    return Found(f"{online}: request #{look.half_done} is stuck. Tap Retry or Undo on its card{loses}.")
+        ways = "Retry and Undo are" if look.undoable else "Retry is"
+        return Found(f"{look.left} {ways} on the card of request #{look.half_done}.")
+    ways = "Retry or Undo" if look.undoable else "Retry"
+    loses = " (Undo loses what was written since)" if serves and look.undoable else ""
+    return Found(f"{online}: request #{look.half_done} is stuck. Tap {ways} on its card{loses}.")

@@ -50,8 +50,9 @@ class Look:
     """One look at a tenant, at epoch seconds `at`.
 
     `inside` are the facts and checks of `Mautic.health`, or None with the `trouble` of asking for them; `page` is None
-    where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, and `left` what it
-    left, in sentences. `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are; `awake`:
+    where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, `left` what it left, in
+    sentences, and `undoable` whether Undo can roll it back.
+    `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are; `awake`:
     since when the bot has been there for that. `rival`: another instance that has its address, and `foreign`: the
     address of its own is not one that tenants have. `held`: bytes that its snapshots hold at least, and `allowed`: that
     they may, 0: no limit; `oldest`: the name of the oldest that can be pruned. `disk`: what it uses of its disk, as it
@@ -73,6 +74,7 @@ class Look:
     larger: Mapping[str, str] = field(default_factory=dict)
     half_done: int = 0
     left: str = ""
+    undoable: bool = True
     snapshot_due: float = 0
     awake: float = 0
     held: int = 0
