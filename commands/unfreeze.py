@@ -11,7 +11,7 @@ from bot.store.freezes import Freezes, subject
 @decides
 @query
 def unfreeze(context: Context, tenant_or_all: str = "all") -> Message:
-    """End the freeze of one tenant, or of all. Waiting requests start at once.
+    """End the freeze of one tenant, or of all. Approved requests that waited start at once.
 
     A freeze of all tenants and a freeze of one are separate: end each by its own name. The person who froze may always
     unfreeze.

@@ -149,8 +149,10 @@ class Approvals:
             reason = _reason(reason)
             return self._write(operation, actor, "deny", reason, via, policy)
         if choice and choice not in operation.options:
-            offered = " or ".join(f"`approve {option}`" for option in operation.options)
-            raise Refused(f"“{choice[:20]}” is not an option of {operation.named}. Reply {offered or '`approve`'}.")
+            name = f" {operation.confirmation}" if policy.step_up else ""
+            offered = " or ".join(f"`approve{name} {option}`" for option in operation.options)
+            offered = offered or f"`approve{name}`"
+            raise Refused(f"“{choice[:20]}” is not an option of {operation.named}. Reply {offered}.")
         if policy.step_up == "typed-name" and typed_name.strip().lower() != operation.confirmation:
             what = "the number of tenants" if operation.children else "the tenant name"
             raise Refused(
@@ -193,14 +195,17 @@ class Approvals:
                 expect=("awaiting_approval",),
                 detail={"why": why},
                 note=f":twisted_rightwards_arrows: <@{operation.requester}>, cancelled: the plan no longer matches "
-                f"what you requested. {line(why)} Please request it again.",
+                f"what you requested. {line(why)} Request again: {code('/mautic ' + operation.again)}",
                 outcome=why,
                 finished=self.operations.clock(),
             )
         if not moved:
             raise Refused(f"{operation.headed} {self.operations.get(operation.id).standing}.")
         self.operations.changed()
-        raise Refused(f"{operation.headed} was cancelled: the plan no longer matches what was requested. {why}")
+        raise Refused(
+            f"{operation.headed} was cancelled: the plan no longer matches what was requested. {why} Request again: "
+            f"`/mautic {operation.again}`"
+        )
 
     def _refuse_unless_pending(self, operation: Operation, actor: Actor, verdict: Verdict) -> None:
         if operation.state != "awaiting_approval":
@@ -344,7 +349,9 @@ class Approvals:
                 finished=self.operations.clock(),
             )
         if not moved:
-            raise Refused(f"{operation.headed} {self.operations.get(number).standing}.")
+            now = self.operations.get(number)
+            late = "" if now.state == "cancelled" else " and can no longer be cancelled"
+            raise Refused(f"{operation.headed} {now.standing}{late}.")
         self.operations.changed()
         return self.operations.get(number)
 

@@ -235,9 +235,8 @@ def _frozen(guards: Guards, change: Change) -> None:
     if found is None:
         return
     until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
-    no = Refused(
-        f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}. To end the freeze: `{found.way_out}`"
-    )
+    ends = found.to_end(guards.context.settings.policy("unfreeze").ask)
+    no = Refused(f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}. {ends}")
     no.typed = found.reason
     raise no
 
@@ -280,7 +279,8 @@ def _half_way(guards: Guards, change: Change) -> None:
     for one in guards.context.fleet.look(Role.TENANT).tenants:
         if (one.name, one.state) == (change.tenant, State.MOVING):
             raise Refused(
-                f"A restore or move of `{one.name}` was interrupted. To bring it online: `/mautic start {one.name}`"
+                f"A move, restore or upgrade of `{one.name}` was interrupted. To bring the site online: "
+                f"`/mautic start {one.name}`"
             )
 
 

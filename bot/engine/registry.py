@@ -49,6 +49,8 @@ class Command:
     """When it opens a window, for which Slack gives three seconds; `bare`: when no words follow its name."""
     options: frozenset[str]
     """The names of its options, without hyphens before them."""
+    many: bool = False
+    """Whether it takes several tenants at once."""
     not_half_way: bool = False
     """Whether it is refused on a tenant that a restore or move left halfway."""
     shows: bool = False
@@ -159,8 +161,9 @@ def _choices(annotation: Any, plans: Sequence[str]) -> str:
 
 def declare(name: str, function: Callable[..., Any], plans: Sequence[str] = ()) -> Command:
     """Return the command that a function was declared as; `plans`: the names of the plans, for the usage."""
-    parts, options = [], []
+    parts, options, many = [], [], False
     for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
+        many = many or parameter.annotation == TenantsArgument
         word = parameter.name.replace("_", "-")
         if parameter.kind is parameter.KEYWORD_ONLY:
             options.append(word)
@@ -189,6 +192,7 @@ def declare(name: str, function: Callable[..., Any], plans: Sequence[str] = ()) 
         decides=getattr(function, "decides", False),
         window="always" if answers is Modal else "bare" if Modal in get_args(answers) else "never",
         options=frozenset(options),
+        many=many,
         not_half_way=getattr(function, "not_half_way", False),
         shows=kind == "operation" and Message in get_args(answers),
         steps=steps,

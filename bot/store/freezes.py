@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bot.model.plan import Refused, UnknownWords
 from bot.model.tenants import InvalidName, tenant_name
+from bot.model.text import names
 from bot.store import audit
 from bot.store.operation import SYSTEM
 from bot.store.operations import Operations
@@ -56,6 +57,11 @@ class Freeze:
         """The command that ends it."""
         return f"/mautic unfreeze {self.tenant or 'all'}"
 
+    def to_end(self, roles: Sequence[str]) -> str:
+        """Say who can end it, and how; `roles`: those that may end the freezes of others."""
+        who = f"<@{self.actor}> or {names(roles)}" if roles else f"<@{self.actor}>"
+        return f"{who} can end the freeze: `{self.way_out}`"
+
 
 class Freezes:
     """The table of freezes. Who looks writes nothing; `expire` ends what is over."""
@@ -81,13 +87,23 @@ class Freezes:
         held = {one.tenant for one in self.all()} if tenants else set()
         return tuple(one for one in tenants if EVERYTHING in held or one in held)
 
-    def begin(self, tenant: str, actor: str, reason: str, until: float | None, delivery: str = "") -> Freeze:
+    def begin(
+        self,
+        tenant: str,
+        actor: str,
+        reason: str,
+        until: float | None,
+        delivery: str = "",
+        *,
+        enders: Sequence[str] = (),
+    ) -> Freeze:
         """Freeze a tenant, or EVERYTHING, or raise Refused when it is frozen for as long already.
 
         A longer freeze takes the place of a shorter one: who may freeze does not shorten what somebody else has frozen.
 
         Args:
             delivery: Slack's id of what asked for it; the same one again does nothing.
+            enders: the roles that may end the freezes of others, for the refusal.
         """
         now, lived = self.operations.clock(), self.operations.lived.now()
         with self.database.transaction() as transaction:
@@ -96,9 +112,7 @@ class Freezes:
                 return done
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
             if known and not all(self._over(known, now, lived)) and _lasts(known.until) >= _lasts(until):
-                raise Refused(
-                    f"{known.what} already frozen for as long by <@{known.actor}>. To end that: `{known.way_out}`"
-                )
+                raise Refused(f"{known.what} already frozen for as long. {known.to_end(enders)}")
             if known:
                 self._end(transaction, known, actor, "")
             cursor = transaction.execute(

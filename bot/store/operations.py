@@ -109,13 +109,15 @@ class Operations:
         if not tenant:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
+            may = "An approver" if holder.requester == SYSTEM else f"<@{holder.requester}> or an approver"
+            cancel = f"{may} can cancel it: `/mautic cancel {holder.id}`"
             doing = {
-                "awaiting_approval": f"waits for approval. To cancel that: `/mautic cancel {holder.id}`",
+                "awaiting_approval": f"waits for approval. {cancel}",
                 "needs_attention": "needs action first. See its thread, or give up: "
                 f"`/mautic give-up {holder.id} because <reason>`",
             }.get(holder.state, "is in progress. Try again when that is done.")
             if holder.held_by:
-                doing = f"waits to start. To cancel that: `/mautic cancel {holder.id}`"
+                doing = f"waits to start. {cancel}"
             who = holder.named
             if holder.requester != SYSTEM:
                 who += f" ({holder.command}) by <@{holder.requester}>"

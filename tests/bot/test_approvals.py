@@ -272,7 +272,7 @@ def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench)
     with pytest.raises(Refused, match=r"Only <@U0ACCOUNT> or an approver"):
         bench.context.approvals.cancel(operation.id, OPERATOR)
     bench.approve(operation)
-    with pytest.raises(Refused, match=r"is queued \(approved by <@U0OPSLEAD>\)"):
+    with pytest.raises(Refused, match=r"is queued \(approved by <@U0OPSLEAD>\) and can no longer be cancelled\."):
         bench.context.approvals.cancel(operation.id, ASKER)
 
 

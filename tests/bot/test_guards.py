@@ -185,7 +185,7 @@ CASES: Mapping[str, Case] = {
         "stop client-x",
         frozen,
         r"`client-x` is frozen by <@U0OPSLEAD2> because the sale is on\. "
-        r"To end the freeze: `/mautic unfreeze client-x`",
+        r"<@U0OPSLEAD2> or an approver can end the freeze: `/mautic unfreeze client-x`",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "stays open",
@@ -210,7 +210,8 @@ CASES: Mapping[str, Case] = {
     "half-way": Case(
         "suspend client-x",
         half_way,
-        r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",
+        r"A move, restore or upgrade of `client-x` was interrupted\. To bring the site online: "
+        r"`/mautic start client-x`",
         {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "cancelled",

@@ -149,7 +149,7 @@ def test_who_may_freeze_lengthens_a_freeze_and_never_shortens_it(desk: Desk) -> 
     desk.command("freeze all 2d because of the sale", LEAD)
     desk.command("freeze all 1m because I am in a hurry", OPERATOR)
     assert (
-        "already frozen for as long by <@U0OPSLEAD>. To end that: `/mautic unfreeze all`"
+        "already frozen for as long. <@U0OPSLEAD> or an approver can end the freeze: `/mautic unfreeze all`"
         in desk.slack.to(OPERATOR.id)[-1]
     )
     desk.command("freeze all 3d because the sale goes on", OPERATOR)
@@ -188,7 +188,8 @@ def test_a_request_stays_open_and_is_denied_or_withdrawn(desk: Desk) -> None:
     desk.click("approve", asked[0].id, LEAD)
     said = desk.slack.to(LEAD.id)[-1]
     assert (
-        "All tenants are frozen by <@U0OPSLEAD2> because of the sale. To end the freeze: `/mautic unfreeze all`" in said
+        "All tenants are frozen by <@U0OPSLEAD2> because of the sale. <@U0OPSLEAD2> or an approver can end the freeze: "
+        "`/mautic unfreeze all`" in said
     )
     assert "still waits for approval" in said
     desk.click("deny", asked[0].id, LEAD)
@@ -207,7 +208,7 @@ def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> 
     card = next(one for one in reversed(desk.slack.said) if f"Request #{asked[0].id} ·" in str(one))
     assert "All tenants are frozen" in json.dumps(card)
     assert "The operation starts when the freeze ends" in json.dumps(card)
-    with pytest.raises(Refused, match=f"waits to start. To cancel that: `/mautic cancel {asked[0].id}`"):
+    with pytest.raises(Refused, match=f"or an approver can cancel it: `/mautic cancel {asked[0].id}`"):
         desk.bench.context.operations.refuse_if_busy("client-x")
     desk.bench.context.approvals.cancel(asked[1].id, OPERATOR)
     desk.command("unfreeze all", LEAD)
@@ -395,7 +396,7 @@ def test_people_see_it(desk: Desk) -> None:
     assert ":snowflake: frozen by <@U0OPSLEAD> until" in said
     tab = json.dumps(home.home(desk.bench.context, ASKER), ensure_ascii=False)
     assert seen in tab
-    assert "to end: `/mautic unfreeze client-x`" in tab
+    assert "or an approver can end the freeze: `/mautic unfreeze client-x`" in tab
     assert [one.tenant for one in gather(desk.bench.context, 0).frozen] == ["client-x"]
     desk.command("unfreeze client-x", LEAD)
     desk.announce()

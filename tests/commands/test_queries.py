@@ -155,9 +155,14 @@ def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
     shown = said(bench.answer("help"))
     for command in bench.context.registry.commands.values():
         assert f"`/mautic {command.name}" in shown
-    assert "Changes need approval, except `rehearse`, `restart`, `resume`, `snapshot`, `start`, `tag`." in shown
+    assert (
+        "Changes need approval, except `rehearse`, `restart` of one tenant, `resume`, `snapshot` of one tenant, "
+        in shown
+    )
     assert "Needs 1 approval from an approver other than you" in said(bench.answer("help new"))
-    assert "Who can request: operators or approvers. No approval needed." in said(bench.answer("help snapshot"))
+    of_many = "One tenant needs no approval. Several tenants in one request need 1 approval from an approver"
+    assert of_many in said(bench.answer("help snapshot"))
+    assert "Who can request: operators or approvers. No approval needed." in said(bench.answer("help start"))
     with pytest.raises(Refused, match="Did you mean `/mautic delete`"):
         bench.answer("help delte")
 
@@ -183,8 +188,16 @@ def test_a_dangerous_approval_takes_the_name_behind_the_number(bench: Bench) -> 
 def test_credentials_are_for_who_asked(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"Only <@{ASKER.id}>"):
         bench.answer("credentials client-x", LEAD)
-    with pytest.raises(Refused, match="was already collected, or has expired"):
+    with pytest.raises(Refused, match="There is no tenant `client-y`"):
         bench.answer("credentials client-y", ASKER)
+    bench.done("new client-y", LEAD)
+    with bench.context.vault.reveal("client-y", LEAD.id):
+        pass
+    with pytest.raises(Refused, match="No first login of `client-y` is available: it was collected, has expired"):
+        bench.answer("credentials client-y", ASKER)
+    bench.lxd.fail_next("instances", LxdUnavailable("LXD does not answer."))
+    with pytest.raises(Refused, match="No first login of `client-z` is available"):
+        bench.answer("credentials client-z", ASKER)
 
 
 def test_every_query_says_so_when_lxd_is_down(bench: Bench) -> None:

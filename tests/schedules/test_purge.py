@@ -306,7 +306,8 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
         ("start client-x", "`client-x--2` on solo serves `client-x`"),
         (
             "migrate client-x solo",
-            r"A restore or move of `client-x` was interrupted\. To bring it online: `/mautic start client-x`",
+            r"A move, restore or upgrade of `client-x` was interrupted\. To bring the site online: "
+            r"`/mautic start client-x`",
         ),
         ("delete client-x", "was interrupted"),
         ("suspend client-x", "was interrupted"),
