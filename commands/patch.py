@@ -33,7 +33,7 @@ def patch(
     """Bring a tenant to newer Debian packages (PHP, MariaDB, nginx and all else), with the same Mautic.
 
     Its files and database are copied to a new container that is made with newer packages; traffic is switched when the
-    pages work there, and if anything fails before that, the tenant goes on as it was. This is first rehearsed on
+    pages work there, and if anything fails before that, the tenant keeps running unchanged. This is first rehearsed on
     copies, at once and without approval; what the rehearsal found is on the card. To patch several tenants, name them
     with commas between, or choose them with `--all`, `--host`, `--size` or `--tag`; those whose packages are of today
     are left out, and the others are patched in rings, as in a rollout. `--at` is when it starts, such as `22:00`,
@@ -57,7 +57,7 @@ def patch(
             doing="Rehearse the Debian update of",
             arguments={"base": True},
         )
-        return context.renderer.message("commands/patch_rehearsing.j2", number=number)
+        return context.renderer.message("commands/patch_rehearsing.j2", number=number, chosen=selection.chooses)
     made = batch(
         context,
         "patch",

@@ -55,10 +55,10 @@ def steps(run: Run, inputs: RehearsalInputs) -> Steps:
         moved = BaseRehearsal(run, inputs, lambda: archive_of(run, inputs.version))
         return Steps(
             (
-                Step("blueprint", "Have the new base on its host", moved.find_blueprint),
+                Step("blueprint", "Prepare the blueprint on the host", moved.find_blueprint),
                 Step("clone", "Copy the tenant", moved.clone),
-                Step("stage", "Copy its files and database to a new container", moved.stage),
-                Step("upgrade", "Start Mautic on the new base", moved.upgrade),
+                Step("stage", "Copy files and database to a new container", moved.stage),
+                Step("upgrade", "Start Mautic in the new container", moved.upgrade),
                 Step("judge", "Compare before and after", moved.judge),
                 Step("clean", "Delete the copies", moved.clean),
             ),

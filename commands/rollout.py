@@ -57,7 +57,9 @@ def rollout(
             doing=f"Rehearse the upgrade to Mautic {version} of",
             arguments={"version": version},
         )
-        return context.renderer.message("commands/rollout_rehearsing.j2", number=number, version=version)
+        return context.renderer.message(
+            "commands/rollout_rehearsing.j2", number=number, version=version, chosen=selection.chooses
+        )
     made = batch(
         context,
         "rollout",

@@ -32,8 +32,9 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "", *, at: 
 
     The upgrade is first rehearsed on a copy, at once and without approval. What the rehearsal found is on the card:
     how long clients will be away, what changes, what would break. After the approval the tenant is closed, copied, and
-    the copy upgraded and switched to when its pages work; if anything fails before that, the tenant goes on as it was.
-    `--at` is when it starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled.
+    the copy upgraded and switched to when its pages work; if anything fails before that, the tenant keeps running
+    unchanged. `--at` is when it starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be
+    cancelled.
     """
     starts = time_of(context, at, FRESH, WHY)
     refuse_outside_hours(context, starts)

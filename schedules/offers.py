@@ -40,7 +40,8 @@ def offers(context: Context) -> None:
             # Asked for again at the next look.
             continue
         except Refused as no:
-            no_offer = f"\n:warning: The upgrade is not requested: {sentence(str(no))}"
+            change = "update" if found.patches else "upgrade"
+            no_offer = f"\n:warning: The {change} is not requested: {sentence(str(no))}"
         # One of many is told of in the thread of all.
         thread = context.operations.get(rehearsal.parent) if rehearsal.parent else rehearsal
         _tell(context, found.operation, thread, _told(context, thread, found) + no_offer)
@@ -75,7 +76,8 @@ def _told(context: Context, thread: Operation, found: Evidence) -> str:
     if found.passed and thread.plan.get("texts", {}).get("then"):
         # It is on the card of the rollout that follows.
         return ""
-    said = context.renderer.words("evidence.j2", found=found)
+    step = context.operations.get(found.operation).step(found.step).title
+    said = context.renderer.words("evidence.j2", found=found, step=step)
     if found.failed:
         return said + _log(context, thread, found)
     # Pictures of many tenants in one thread are looked at by nobody.
@@ -113,7 +115,7 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
     domain = context.fleet.tenant(found.tenant).domain
     taken = pictures.take(before, after, domain, context.settings.pictures.chromium)
     shares = ", ".join(f"{one.key} {one.share:.1%}" for one in taken.pictures if one.png)
-    lines = [said, taken.why, f"Pictures: of the pixels differ {shares}" if shares else ""]
+    lines = [said, taken.why, f"Pictures, share of pixels that differ: {shares}" if shares else ""]
     for one in taken.pictures:
         if not one.png or not thread.message_ts:
             lines.append(one.why)
@@ -126,7 +128,7 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
                 name=f"rehearsal-{found.operation}-{one.key}.png",
                 title=title,
                 thread_ts=thread.message_ts,
-                alt=f"The {one.key} page before and after the upgrade, beside each other",
+                alt=f"The {one.key} page before and after, beside each other",
             )
     return "".join(f"\n{line}" for line in lines if line)
 

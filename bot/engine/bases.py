@@ -33,8 +33,8 @@ def newer_than(context: Context, found: Tenant) -> float:
     age = context.now() - found.base
     if found.base and age < YOUNG:
         raise Refused(
-            f"The Debian packages of `{found.name}` are {seconds(max(0.0, age))} old; nothing newer is looked for "
-            "within a day."
+            f"The Debian packages of `{found.name}` are {seconds(max(0.0, age))} old, and newer ones are looked for "
+            f"after a day. Try again after {context.renderer.moment(found.base + YOUNG)}."
         )
     return max(found.base + 1.0, context.now() - RECENT)
 

@@ -58,10 +58,10 @@ def steps_on_new_base(run: Run, inputs: UpgradeInputs, command: str) -> Steps:
     moving = _OnNewBase(run, inputs, command)
     return Steps(
         (
-            Step("blueprint", "Have the new base on its host", moving.bring_blueprint),
+            Step("blueprint", "Prepare the blueprint on the host", moving.bring_blueprint),
             Step("stage", "Copy Mautic's files and database to a new container (live)", moving.stage),
             Step(CLOSE, "Show maintenance page, copy what has changed, and stop", moving.close),
-            Step("upgrade", "Take a safety snapshot and start Mautic on the new base", moving.upgrade, True),
+            Step("upgrade", "Take a safety snapshot and start Mautic in the new container", moving.upgrade, True),
             Step("change", "Switch traffic to the new container", moving.cutover.switch),
             probing(moving.probe),
             Step("keep", "Keep the previous container", moving.keep),

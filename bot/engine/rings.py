@@ -54,9 +54,10 @@ def as_rehearsed(context: Context, found: Tenant, version: str, at: float) -> Pl
     """
     told = tried(context, found, version, at)
     if told is None:
-        raise Refused("its rehearsal has not ended within a day")
+        raise Refused(f"the rehearsal of `{found.name}` did not finish within a day")
     if not told.passed:
-        raise Refused(f"its rehearsal did not pass: {told.failed or 'something would be worse than before'}")
+        why = told.failed or "something would be worse than before"
+        raise Refused(f"the rehearsal of `{found.name}` did not pass: {why}")
     return upgrade_of(context, found, told)
 
 

@@ -40,14 +40,18 @@ def target(context: Context, found: Tenant, version: str) -> Release:
         if not ways:
             refuse_unread(context)
             raise Refused(
-                f"No release is newer than `{found.name}`'s Mautic {found.version}. See all: `/mautic releases`"
+                f"No release in the settings can be installed directly over Mautic {found.version} of `{found.name}`. "
+                "See why: `/mautic releases`"
             )
         version = newest_first(ways)[0]
     here, wanted = number(found.version), number(version)
     if here and wanted == here:
         raise Refused(f"`{found.name}` runs Mautic {found.version} already.")
     if here and wanted and wanted < here:
-        raise Refused(f"`{found.name}` runs Mautic {found.version}, which is newer, and an upgrade has no way back.")
+        raise Refused(
+            f"`{found.name}` runs Mautic {found.version}, which is newer than {version}. Mautic can't be downgraded; "
+            f"`/mautic rollback {found.name}` returns to the container from before the last upgrade."
+        )
     refuse_unknown(context, version)
     way = path(found.version, version, there, *bases)
     if way.why:
@@ -147,12 +151,13 @@ def rehearsed(context: Context, host: Host, found: Tenant, version: str, at: flo
 def still(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence:
     """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
     told = newest_of(context, found, version)
-    again = f"`{again_of(found, version)}` rehearses it again."
+    change = "update" if version == found.version else "upgrade"
+    again = f"`{again_of(found, version)}` rehearses the {change} again."
     if told is None or not told.passed:
-        raise Refused(f"No rehearsal of this upgrade has passed. {again}")
+        raise Refused(f"No rehearsal of this {change} has passed. {again}")
     if age(context, told, at) == NEVER:
         then = " then" if at > context.now() else ""
-        raise Refused(f"The rehearsal of this upgrade is more than a day old{then}. {again}")
+        raise Refused(f"The rehearsal of this {change} is more than a day old{then}. {again}")
     if other := drifted(told.drift, drift(host, found)):
         raise Refused(f"`{found.name}` has changed since the rehearsal ({', '.join(other)}). {again}")
     return told

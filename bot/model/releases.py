@@ -176,9 +176,8 @@ def path(current: str, wanted: str, releases: Sequence[Release], *bases: Base) -
     if there is None or there == here:
         return Path(why=Why.SAME, words=f"It runs Mautic {current} already.")
     if there < here:
-        return Path(
-            why=Why.OLDER, words=f"Mautic {target.version} is older than {current}, and an upgrade has no way back."
-        )
+        words = f"Mautic {target.version} is older than {current}, and Mautic can't be downgraded."
+        return Path(why=Why.OLDER, words=words)
     if variant(target.version) != variant(current):
         return Path(
             why=Why.OTHER,

@@ -16,7 +16,7 @@ from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
 from bot.store import evidence
 from schedules.offers import offers
-from tests.support.bot import OPERATOR, Bench, add_newer_base, add_releases, containers, live, make_bench
+from tests.support.bot import OPERATOR, Bench, add_newer_base, add_releases, containers, live, make_bench, notes
 
 VERSION = "5.2.12+double"
 DAY = 86_400
@@ -81,6 +81,20 @@ def test_outbound_mail_that_is_off_stays_off(bench: Bench) -> None:
     assert bench.lxd.pull(tenant.instance, OUTBOUND_OFF) == b""
 
 
+def test_a_rehearsal_of_a_patch_that_fails_says_where_and_how_it_is_tried_again(bench: Bench) -> None:
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"adopt": "it is broken"})
+    bench.answer("patch client-x", OPERATOR)
+    bench.finish()
+    offers(bench.context)
+    (rehearsal,) = bench.context.operations.select("command = 'rehearse'")
+    said = notes(bench, rehearsal)[-1]
+    assert said.startswith(":x: *The Debian update of `client-x` failed on a copy*, so it is not offered.")
+    assert "*Step:* Start Mautic in the new container" in said
+    assert "To try again: `/mautic rehearse client-x --base`" in said
+    simulated_tenant.change(bench.lxd, "client-x", breaks={})
+    assert bench.done("rehearse client-x --base", OPERATOR).state == "succeeded"
+
+
 @pytest.mark.parametrize("step", ["send_own", "adopt", "migrate", "page"])
 def test_whatever_fails_the_old_container_goes_on(bench: Bench, step: str) -> None:
     bench.answer("patch client-x", OPERATOR)
@@ -104,6 +118,10 @@ def test_a_patch_is_rolled_back_to_the_container_from_before_it(bench: Bench) ->
     bench.approve(asked)
     bench.finish()
     assert bench.context.operations.get(asked.id).state == "succeeded"
+    said = notes(bench, asked)[-1]
+    assert "`client-x` is back on its earlier Debian packages." in said
+    assert "Mautic" not in said
+    assert "since the patch" in asked.plan["remarks"]["Data loss"]
     after = bench.context.fleet.tenant("client-x")
     assert (after.base, after.suite, after.version) == (before.base, before.suite, VERSION)
     assert after.instance == f"client-x--{asked.id}"
@@ -112,7 +130,7 @@ def test_a_patch_is_rolled_back_to_the_container_from_before_it(bench: Bench) ->
 
 def test_a_base_of_today_is_not_patched(bench: Bench) -> None:
     patched(bench)
-    with pytest.raises(Refused, match="nothing newer is looked for"):
+    with pytest.raises(Refused, match=r"newer ones are looked for after a day\. Try again after"):
         bench.ask("patch client-x", OPERATOR)
 
 

@@ -131,7 +131,7 @@ def test_the_card_and_its_thread_have_the_whole_list(bench: Bench) -> None:
     assert facts["Clients offline"].startswith("each for about ")
     assert facts["From"] == "5 on 5.2.12+double"
     assert facts["Rehearsals"] == "5 passed, within a day"
-    assert batch.plan["remarks"]["Left out"].startswith("1: client-c: its rehearsal did not pass: The migr")
+    assert batch.plan["remarks"]["Left out"].startswith("1: client-c: the rehearsal of client-c did not pass: The migr")
     listed = notes_of(bench, batch.id)[0]
     for ring, names in ((1, ["client-d"]), (2, ["client-a", "client-b"]), (3, ["client-e", "client-f"])):
         told = listed.split(f"*Ring {ring}*")[1].split("*")[0]
@@ -147,7 +147,7 @@ def notes_of(bench: Bench, operation: int) -> list[str]:
 def test_home_and_the_card_say_which_ring_is_next_and_when(bench: Bench) -> None:
     number = begun(bench)
     next_ring = int(bench.clock() + 600)
-    assert f"1 of 6 done · ring 2 of 3 · goes on <!date^{next_ring}^" in home_of(bench)
+    assert f"1 of 6 done · ring 2 of 3 · continues <!date^{next_ring}^" in home_of(bench)
     desk = make_desk(bench)
     card = "\n".join(mrkdwn(desk.announcer.card(bench.context.operations.get(number)).blocks))
     assert f"*Ring 2 of 3*, starts <!date^{next_ring}^" in card

@@ -109,7 +109,8 @@ def test_of_many_those_that_fail_are_told_in_the_thread_of_all(desk: Desk) -> No
     (rollout,) = desk.bench.context.operations.select("command = 'rollout'")
     assert rollout.plan["facts"]["Rehearsals"] == "1 passed, within a day"
     # Without the colours that a terminal would show.
-    failed = "client-x: its rehearsal did not pass: The migrations failed: SQLSTATE[42S21]: Column already exists"
+    why = "The migrations failed: SQLSTATE[42S21]: Column already exists"
+    failed = f"client-x: the rehearsal of client-x did not pass: {why}"
     assert failed in rollout.plan["remarks"]["Left out"]
     assert f"*Left out*\n{failed}" in notes(desk.bench, rollout)[0]
 
