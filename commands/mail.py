@@ -58,7 +58,8 @@ def mail(context: Context, tenant: TenantArgument, what: What) -> Plan:
             ),
             require(
                 what != "off" or not found.outbound_off,
-                f"Outbound mail of `{tenant}` is already off; `/mautic mail {tenant} send` turns outbound mail on.",
+                f"Outbound mail of `{tenant}` is already off. `/mautic mail {tenant} send` sends the waiting mail now, "
+                f"`/mautic mail {tenant} drop` does not; both turn outbound mail on.",
             ),
             once(lambda: {"Mail": outbound.counted(context, host, found.instance)}),
         ),
@@ -66,7 +67,7 @@ def mail(context: Context, tenant: TenantArgument, what: What) -> Plan:
         reversible={
             "send": "sent mail cannot be recalled",
             "drop": "can be undone with `mail … back`",
-            "off": "can be undone with `mail … send`",
+            "off": "can be undone with `mail … send`, which sends the waiting mail, or `mail … drop`",
             "back": "can be undone with `mail … drop`",
         }[what],
         seconds=3,

@@ -10,7 +10,7 @@ from bot.engine import outbound
 from bot.engine.context import Context, Run
 from bot.engine.cutover import Cutover
 from bot.engine.outbound import MailOption
-from bot.engine.placement import admit, demand_of
+from bot.engine.placement import Elsewhere, admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
 from bot.engine.snapshots import ours
 from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_for_address
@@ -48,7 +48,7 @@ class Inputs:
 def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: MailOption = "") -> Plan:
     """Restore a tenant to a snapshot; changes made since then are only in the previous container.
 
-    The bot starts the restored copy beside the present container, and switches traffic only when the copy works. The
+    The bot starts the restored copy beside the current container, and switches traffic only when the copy works. The
     previous container is kept, stopped, with a safety snapshot of its last moment. The approver types the tenant's name
     and decides on mail that waited in the snapshot and may have been sent since: send, drop (kept in a table) or leave
     outbound mail off. `--mail` proposes one of these; without a choice outbound mail stays off if any mail waits.
@@ -60,6 +60,8 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     plan = context.settings.plans.get(old.plan)
     # Both containers run for a while.
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
+    # Snapshots of previous containers do not move with a tenant.
+    elsewhere = Elsewhere.by_move(old) if source == old.instance else None
     days = context.settings.retention.former_days
     return Plan(
         tenant=tenant,
@@ -71,9 +73,10 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
             "Safety snapshot": "of the previous container, with all changes until the switch",
             "Previous container": f"kept, stopped, {kept_for(days)}",
-            "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the present container"),
+            "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the current container"),
         },
         values={"snapshot": chosen.name, "taken": chosen.created, "rests": rests, "days": days},
+        first=("Data loss",),
         until_done=("Rollback", "Afterwards"),
         requires=(
             always(refuse_another, context, old),
@@ -82,7 +85,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             once(_loss, host, old, chosen),
             once(_mail, context, host, old, chosen, mail),
             once(_left, context, host, old),
-            always(admit, context, host, demand, f"The restored copy of `{tenant}` cannot start on"),
+            always(admit, context, host, demand, f"The restored copy of `{tenant}` cannot start on", elsewhere),
         ),
         inputs=Inputs(
             old,
@@ -137,12 +140,13 @@ def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str
 
     The latter can be counted only once the copy runs; Mautic calls mail sent when it is put into the queue.
     """
+    again = "sent since the snapshot may be sent again, and so may e-mails that were waiting when it was taken"
     try:
         now = host.mautic.mail(old.instance, since=chosen.created)
         sent, waits = now["sent"], outbound.told(context, now)
-        words = f"{sent} sent since the snapshot may be sent again, as may mail that waited in it; now {waits}"
+        words = f"{sent} e-mail{'' if sent == 1 else 's'} {again}. Now: {waits}"
     except LxdError:
-        words = "mail sent since the snapshot may be sent again, as may mail that waited in it (cannot be counted now)"
+        words = f"e-mails {again} (cannot be counted now)"
     unsaid = "outbound mail stays off if mail waits in the snapshot"
     return outbound.remarks(words, mail, first=unsaid)
 

@@ -48,22 +48,28 @@ class Inputs:
     days: int
     percent: int
 
+    @property
+    def done(self) -> str:
+        """What is rolled back: a patch keeps the Mautic as it is."""
+        return _PATCH if self.version == self.old.version else _UPGRADE
+
 
 @not_half_way
 @operation
 def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "") -> Plan:
-    """Return a tenant to the container from before its upgrade; what came since is only in the present one.
+    """Roll a tenant back to the container from before its upgrade or patch; later changes stay only in the current one.
 
-    A copy of that container starts beside the present one, and traffic is switched only when the copy works. Who opted
-    out since, or was deleted, is so in the copy too before mail goes out again; other changes are not carried. Both
-    containers are kept. The approver types the tenant's name and decides on mail that waited at the upgrade and may
-    have been sent since: send, drop (kept in a table) or leave outbound mail off. `--mail` proposes one of these;
-    without a choice outbound mail stays off if any mail waits.
+    A copy of that container starts beside the current one, and traffic is switched only when the copy works. Opt-outs
+    and deletions of contacts since then are carried over before any mail is sent; other changes are not. Both
+    containers are kept. The approver types the tenant's name and decides on mail that was waiting then and may have
+    been sent since: send, drop (kept in a table) or leave outbound mail off. `--mail` proposes one of these; without a
+    choice outbound mail stays off if any mail waits.
     """
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     retired = _retired(context, old)
     since, patched = _since(host, retired), retired.replaced_by == _PATCH
+    done, back = (_PATCH, "its earlier Debian packages") if patched else (_UPGRADE, f"Mautic {retired.version}")
     rests = old.stopped and old.status != "Running"
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     days = context.settings.retention.former_days
@@ -71,16 +77,15 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "mail": mail},
-        summary=f"Roll tenant {tenant} back to "
-        + ("its earlier Debian packages" if patched else f"Mautic {retired.version}"),
+        summary=f"Roll tenant {tenant} back to {back}",
         facts={
             "From": old.version,
-            "To": f"{retired.version}, as it was at the {'patch' if patched else 'upgrade'}",
+            "To": f"{retired.version}, as it was at the {done}",
             "Patched" if patched else "Upgraded": context.renderer.moment(since),
             **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
             "Safety snapshot": "of the previous container, with all changes until the switch",
             "Previous container": f"kept, stopped, {kept_for(days)}",
-            "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the present container"),
+            "Rollback": "automatic" + ("" if rests else f", {tenant} keeps running in the current container"),
         },
         values={
             "from": old.version,
@@ -90,14 +95,16 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
             "rests": rests,
             "days": days,
         },
+        texts={"back": back},
+        first=("Data loss",),
         until_done=("Rollback", "Afterwards"),
         requires=(
             always(refuse_another, context, old),
             require(old.state != State.SUSPENDED, f"`{tenant}` is suspended; `/mautic resume {tenant}` first."),
             once(refuse_full, context, old),
-            once(_loss, host, old, since),
-            once(_consent, host, old, since, percent),
-            once(_mail, context, host, old, since, mail),
+            once(_loss, host, old, since, done),
+            once(_consent, host, old, since, percent, done),
+            once(_mail, context, host, old, since, done, mail),
             always(admit, context, host, demand, f"The earlier container of `{tenant}` cannot start on"),
         ),
         inputs=Inputs(
@@ -120,7 +127,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
 
 
 def _retired(context: Context, old: Tenant) -> Tenant:
-    """Return the container that the newest upgrade replaced which was not rolled back yet; raise Refused for none."""
+    """Return the container that the newest upgrade or patch not rolled back yet has replaced, or raise Refused."""
     retired = [
         one
         for one in context.fleet.look(Role.RETIRED).tenants
@@ -134,7 +141,7 @@ def _retired(context: Context, old: Tenant) -> Tenant:
             upgrades.pop()
     if not upgrades or (upgrades[-1].version == old.version and upgrades[-1].replaced_by != _PATCH):
         raise Refused(
-            f"No container from before an upgrade of `{old.name}` is left on {old.host}; "
+            f"No container from before an upgrade or patch of `{old.name}` is left on {old.host}; "
             f"`/mautic snapshots {old.name}` lists what `/mautic restore {old.name} <snapshot>` can return to."
         )
     return upgrades[-1]
@@ -153,17 +160,17 @@ def _cannot(old: Tenant) -> str:
     return f"{old.name} cannot be asked" if old.running else f"{old.name} is stopped"
 
 
-def _loss(host: Host, old: Tenant, since: float) -> dict[str, str]:
-    """Return what the tenant will lose, in words."""
+def _loss(host: Host, old: Tenant, since: float, done: str) -> dict[str, str]:
+    """Return what the tenant will lose, in words; `done`: what is rolled back."""
     try:
         counts = host.mautic.counts(old.instance, since=since)
     except LxdError:
-        return {"Data loss": f":warning: everything since the upgrade ({_cannot(old)}, so it cannot be counted)"}
+        return {"Data loss": f":warning: everything since the {done} ({_cannot(old)}, so it cannot be counted)"}
     told = ", ".join(f"{counts[name]} {word}{'' if counts[name] == 1 else 's'}" for name, word in _WRITTEN.items())
-    return {"Data loss": f":warning: {told} since the upgrade, and all other changes"}
+    return {"Data loss": f":warning: {told} since the {done}, and all other changes"}
 
 
-def _consent(host: Host, old: Tenant, since: float, percent: int) -> dict[str, str]:
+def _consent(host: Host, old: Tenant, since: float, percent: int, done: str) -> dict[str, str]:
     """Return what will be carried back, in words, and what not."""
     off = "outbound mail stays off"
     try:
@@ -171,20 +178,21 @@ def _consent(host: Host, old: Tenant, since: float, percent: int) -> dict[str, s
     except LxdError:
         why = f"({_cannot(old)}, so they cannot be counted)"
         return {"Carried back": f":warning: opt-outs and deletions {why}; where they cannot be read, {off}"}
-    if many := consent.too_many(found, percent):
+    if many := consent.too_many(found, percent, done):
         return {"Carried back": f":warning: {'; '.join(many.values())}; {off}"}
     return {"Carried back": f"{consent.in_words(found.opt_outs, found.erasures)} (so far)"}
 
 
-def _mail(context: Context, host: Host, old: Tenant, since: float, mail: str) -> dict[str, str]:
-    """Return which mail may be sent twice: what came due since the upgrade, and what waited at it."""
-    again = "since the upgrade may be sent again, as may mail that waited at it"
+def _mail(context: Context, host: Host, old: Tenant, since: float, done: str, mail: str) -> dict[str, str]:
+    """Return which mail may be sent twice: what came due since the upgrade or patch, and what waited at it."""
+    again = f"sent since the {done} may be sent again, and so may e-mails that were waiting then"
     try:
         now = host.mautic.mail(old.instance, since=since)
-        words = f"{now['sent']} sent {again}; now {outbound.told(context, now)}"
+        sent = now["sent"]
+        words = f"{sent} e-mail{'' if sent == 1 else 's'} {again}. Now: {outbound.told(context, now)}"
     except LxdError:
-        words = f"mail sent {again} (cannot be counted now)"
-    return outbound.remarks(words, mail, first="outbound mail stays off if mail waited at the upgrade")
+        words = f"e-mails {again} (cannot be counted now)"
+    return outbound.remarks(words, mail, first=f"outbound mail stays off if mail waited at the {done}")
 
 
 @steps_of(rollback)
@@ -247,7 +255,7 @@ class _Rollback:
 
     def _carry(self, since: float, *, final: bool = False) -> Carried:
         source, target = self.old.instance, self.cutover.name
-        return consent.carry(self.host, source, target, since, self.inputs.percent, final=final)
+        return consent.carry(self.host, source, target, since, self.inputs.percent, self.inputs.done, final=final)
 
     def change(self) -> str | None:
         """Close the present container, carry what was said until then, and switch.

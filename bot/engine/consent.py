@@ -47,10 +47,10 @@ def _counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def too_many(found: Withdrawals, percent: int) -> dict[Kind, str]:
+def too_many(found: Withdrawals, percent: int, done: str) -> dict[Kind, str]:
     """Return which of the two are absurdly many, so that they are not carried, with a sentence for each.
 
-    `percent`: the share of all contacts that they may be, 0: any.
+    `percent`: the share of all contacts that they may be, 0: any. `done`: since when, as in “upgrade”.
     """
     most = max(FEW, (found.contacts + found.erasures) * percent // 100)
     kinds: tuple[tuple[Kind, int, str], ...] = (
@@ -58,19 +58,21 @@ def too_many(found: Withdrawals, percent: int) -> dict[Kind, str]:
         ("erasures", found.erasures, "deleted contact"),
     )
     return {
-        kind: f"{_counted(number, word)} since the upgrade, over {percent}% of all contacts, not carried back"
+        kind: f"{_counted(number, word)} since the {done}, over {percent}% of all contacts, not carried back"
         for kind, number, word in kinds
         if percent and number > most
     }
 
 
-def carry(host: Host, source: str, target: str, since: float, percent: int, *, final: bool = False) -> Carried:
+def carry(
+    host: Host, source: str, target: str, since: float, percent: int, done: str, *, final: bool = False
+) -> Carried:
     """Carry what was said in `source` since then (epoch seconds) into `target`, which is closed, on the same host.
 
     Safe to repeat. Raises LxdError where `target` fails; where `source` does, that is told in `left`.
 
     Args:
-        percent: as in `too_many`.
+        percent: as in `too_many`, like `done`.
         final: `source` has just been closed, and what its visitors have at hand is ended first.
     """
     consent = Consent(host.mautic)
@@ -88,7 +90,7 @@ def carry(host: Host, source: str, target: str, since: float, percent: int, *, f
         if page is None:
             return carried or Carried(Withdrawn(), 0.0)
         if carried is None:
-            many = too_many(page, percent)
+            many = too_many(page, percent, done)
             carried = Carried(Withdrawn(), page.now, tuple(many.values()))
         kept = replace(
             page, said=() if "opt-outs" in many else page.said, erased=() if "erasures" in many else page.erased

@@ -18,7 +18,7 @@ from bot.engine.context import Run
 from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
 from bot.engine.placement import LEAST
-from bot.engine.snapshots import take
+from bot.engine.snapshots import ours, take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
@@ -277,12 +277,14 @@ class Cutover:
         return f"{before} kept, stopped, {kept_for(self.days)}"
 
     def keep_with_snapshot(self) -> str:
-        """Do all of `keep`, and take the safety snapshot of the old container.
+        """Do all of `keep`, take the safety snapshot of the old container, and say how to return to that.
 
         Nobody waits any more, and as that is stopped, all that was ever written to it is on its disk.
         """
-        kept = self.keep()
-        return f"{kept}; safety snapshot {self.snapshot()}"
+        kept, taken = self.keep(), self.snapshot()
+        there = ours(self.source.lxd.snapshots(self.old.instance))
+        name = next(one.name for one in reversed(there) if one.name.endswith(f"-{self.run.operation}"))
+        return f"{kept}; safety snapshot {taken}. To undo: `/mautic restore {self.old.name} {name}`"
 
     # -- rolling back -------------------------------------------------------------------------------------------
 

@@ -101,10 +101,12 @@ def settle(
     # LXD stores nothing for an instance with a full disk, so write only what is new.
     if (stamp(config, "outbound") == "off") != off or stamp(config, "mail-waits"):
         host.lxd.update(instance, stamps(outbound="off" if off else "", mail_waits=""))
+    decide = f"/mautic mail {stamp(config, 'tenant') or instance}"
     if off:
-        return f"outbound mail is off; {told(run, done)}"
+        way = f"to decide: `{decide} send` or `drop`" if done["waits"] else f"to turn outbound mail on: `{decide} send`"
+        return f"outbound mail is off; {told(run, done)}; {way}"
     if done["choice"] == "drop":
-        return f"{done['dropped']} dropped (kept in a table, can be put back)"
+        return f"{done['dropped']} dropped (to put back: `{decide} back`)"
     return f"outbound mail is on; {told(run, done)}" if done["waits"] else None
 
 

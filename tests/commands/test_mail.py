@@ -102,7 +102,8 @@ def test_the_card_of_a_restore_counts_what_may_go_out_again(bench: Bench) -> Non
     with_thirty(bench)
     plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert plan.remarks["Mail"] == (
-        "30 sent since the snapshot may be sent again, as may mail that waited in it; now none waiting"
+        "30 e-mails sent since the snapshot may be sent again, and so may e-mails that were waiting when it was taken. "
+        "Now: none waiting"
     )
     assert "outbound mail stays off" in plan.remarks["Without a choice"]
 
@@ -111,7 +112,7 @@ def test_the_card_of_a_restore_counts_what_may_go_out_again(bench: Bench) -> Non
     ("choice", "sent", "dropped", "held", "told"),
     [
         ("send", 30, 0, False, "outbound mail is on; 30 waiting (30 in the queue)"),
-        ("drop", 0, 30, False, "30 dropped (kept in a table, can be put back)"),
+        ("drop", 0, 30, False, "30 dropped (to put back: `/mautic mail client-x back`)"),
         ("off", 0, 0, True, "outbound mail is off; 30 waiting (30 in the queue)"),
         ("", 0, 0, True, "outbound mail is off; 30 waiting (30 in the queue)"),
     ],
@@ -177,7 +178,7 @@ def test_mail_of_weeks_ago_does_not_go_out_unasked(bench: Bench, command: str) -
     assert "outbound mail is off; 500 waiting (500 in the queue)" in notes(bench, done)[-1]
     assert "outbound mail off" in bench.answer("list").text + str(bench.answer("list").blocks)
     status = str(bench.answer("status client-x").blocks)
-    assert "`/mautic mail client-x send` or `/mautic mail client-x drop`" in status
+    assert "`/mautic mail client-x send` (sends the waiting mail now) or `/mautic mail client-x drop`" in status
     assert "500 e-mails waiting" in status
 
 
@@ -308,6 +309,16 @@ def test_a_choice_that_there_is_not_is_refused(desk: Desk) -> None:
         desk.bench.context.approvals.decide(number, LEAD, "approve", choice="drop", via="test")
     desk.reply("approve drop", number)
     assert desk.last().state == "awaiting_approval"
+
+
+def test_the_replies_that_are_offered_count(desk: Desk) -> None:
+    asked(desk)
+    number = desk.last().id
+    with pytest.raises(Refused, match="Reply `approve client-x send` or `approve client-x drop` or "):
+        desk.bench.context.approvals.decide(number, LEAD, "approve", choice="later", via="test")
+    desk.announce()
+    desk.reply("approve client-x drop", number)
+    assert (desk.last().state, desk.last().chosen) == ("queued", "drop")
 
 
 def test_a_request_of_before_there_was_a_choice_is_approved_and_run_as_it_stands(desk: Desk) -> None:

@@ -14,7 +14,8 @@ from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp
 from bot.model.plan import Refused
 from bot.store import recovery
-from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+from tests.support.bot import OPERATOR, Bench, containers, live, make_bench, make_desk, notes
+from tests.support.judge import mrkdwn
 
 SNAPSHOT = "s-20270115-080000-2"
 
@@ -50,6 +51,12 @@ def test_a_tenant_whose_database_is_down_is_still_snapshotted_and_it_says_so(ben
 def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
     plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert plan.remarks["Data loss"] == ":warning: 1 contact, 0 form submissions, 0 unsubscribes since the snapshot"
+    asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
+    desk = make_desk(bench)
+    card = "\n".join(mrkdwn(desk.announcer.card(asked).blocks)).splitlines()
+    assert card[1].startswith("*Data loss:*"), "first"
+    desk.click("approve", asked.id)
+    assert desk.slack.views[-1]["blocks"][0]["text"]["text"].splitlines()[1].startswith("*Data loss:*")
 
 
 def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> None:
@@ -90,6 +97,7 @@ def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, m
 def test_a_restore_can_be_taken_back_by_another(bench: Bench) -> None:
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     of_now = bench.lxd.snapshots("client-x")[-1].name
+    assert f"To undo: `/mautic restore client-x {of_now}`" in notes(bench, done)[-1]
     again = bench.done(f"restore client-x {of_now}", OPERATOR)
     assert again.state == "succeeded"
     assert containers(bench) == {"client-x", f"client-x--{done.id}", f"client-x--{again.id}"}
