@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from bot.engine.context import Context
 from bot.engine.registry import TenantArgument, fresh, query
+from bot.lxd.protocol import LxdError
+from bot.model.plan import Refused
 from bot.model.text import code
 from bot.slack.messages import Modal, modal, section
 
@@ -19,7 +22,13 @@ def credentials(context: Context, tenant: TenantArgument) -> Modal:
 
     Opens a window that only you see. The password never appears in a channel, a log or the audit log.
     """
-    context.vault.refuse_unless_waiting(tenant, context.actor.id)
+    try:
+        context.vault.refuse_unless_waiting(tenant, context.actor.id)
+    except Refused:
+        # Of a name that there is not, nothing was collected; where a server is silent that is not known.
+        with suppress(LxdError):
+            context.fleet.tenant(tenant)
+        raise
 
     def reveal(show: Callable[[dict[str, Any]], object]) -> None:
         with context.vault.reveal(tenant, context.actor.id) as known:

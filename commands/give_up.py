@@ -46,5 +46,5 @@ def _next(context: Context, tenant: str) -> str:
     """Say how to start a tenant that was left halfway."""
     for one in context.fleet.look(Role.TENANT).tenants:
         if (one.name, one.state) == (tenant, State.MOVING):
-            return f"`/mautic start {tenant}` starts the present container again."
+            return f"`/mautic start {tenant}` starts the current container again."
     return ""

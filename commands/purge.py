@@ -63,6 +63,10 @@ def _refuse_unclear(context: Context, tenant: str, container: str, its: list[Ten
     """Raise Refused unless exactly one container is meant, and list the old copies."""
     if found:
         return
+    if not its:
+        raise Refused(
+            f"There is no tenant or old copy named `{tenant}`. See `/mautic list` and `/mautic list --archived`."
+        )
     kept = [one for one in its if one.role != Role.TENANT]
     names = ", ".join(f"`{one.instance}` ({_what(context, one)})" for one in kept)
     live = f" (The live `{tenant}` is not among them.)" if len(its) > len(kept) else ""

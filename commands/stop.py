@@ -36,7 +36,13 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
         facts={"Address": context.settings.edge.url(found.domain), "Visitors see": "a maintenance page"},
         values={"address": context.settings.edge.url(found.domain)},
         # A tenant that stopped since the request stays stopped.
-        requires=(require(runs, f"`{tenant}` is not running; use `/mautic start {tenant}`.", again=False),),
+        requires=(
+            require(
+                runs,
+                f"`{tenant}` is not running, so there is nothing to stop; see `/mautic status {tenant}`.",
+                again=False,
+            ),
+        ),
         inputs=Inputs(found),
         reversible="can be undone with `start`",
         seconds=3,

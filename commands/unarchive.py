@@ -105,7 +105,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def start() -> str | None:
         if inputs.stopped:
-            return "stopped before the delete"
+            return "stays stopped, as before the delete"
         if found.state == State.SUSPENDED:
             host.start(name)
             wait_for_address(host.lxd, name)

@@ -211,7 +211,8 @@ def _edge(seen: Collection[Look]) -> Diagnosis:
         return Diagnosis(unseen=frozenset(["edge"]))
     if len(pages) < 2 or any(page.answered for page in pages):
         return Diagnosis()
-    return Diagnosis((Finding("edge", f"All {len(pages)} sites are unreachable: {pages[0].answer}."),))
+    why = f"All {len(pages)} sites are unreachable: {pages[0].answer}."
+    return Diagnosis((Finding("edge", f"{why} `/mautic doctor` checks the edge, and restarts it."),))
 
 
 def _doubtful(found: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> list[str]:

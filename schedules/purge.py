@@ -23,7 +23,7 @@ from bot.store.operation import SYSTEM
 
 @schedule(seconds=300)
 def purge(context: Context) -> None:
-    """Delete archives and previous containers after their days, and leftovers of a restore or move.
+    """Delete archives and previous containers after their days, and leftovers of a move, restore or upgrade.
 
     The days must have passed by every clock, and again at a second look hours later. A container that was replaced
     while its host was out of reach is retired now, and kept from now on.

@@ -76,23 +76,27 @@ def refusal(reason: str, doing: str, status: int, *, product: str, endpoint: str
     # It may name a file of a tenant's.
     text = tame(" ".join(reason.split()), 300).rstrip(". ")
     if status == 412:
-        return Stale(f"{product} could not {doing}: it was changed at the same time.")
+        return Stale(f"{product} could not {doing}: the instance was changed at the same time. Try again.")
     if "ip address" in low and "already defined on another nic" in low:
-        return AddressTaken(f"{product} could not {doing}: another instance has its address.")
+        return AddressTaken(f"{product} could not {doing}: another instance has the same address.")
     # First: it names a file, and whoever made that could have it say anything.
     if _VANISHED.search(low):
-        return Vanished(f"{product} could not {doing}: files went away while it was taken.")
+        return Vanished(f"{product} could not {doing}: files were deleted meanwhile. Try again.")
     if _PASSING.search(low):
         return Passing(f"{product} could not {doing}: {text}.")
     if any(word in low for word in _OCCUPIED):
         return Busy(f"{product} could not {doing}: {text}.")
     if _SENDING in low or _HELD in low:
         kind = Held if _HELD in low else Busy
-        return kind(f"{product} could not {doing}: it still holds a snapshot, as while it sends it to another host.")
+        return kind(
+            f"{product} could not {doing}: a snapshot is still being sent to another host, or is unknown to {product}. "
+            "Try again in some minutes."
+        )
     if "could not get subvolume flags" in low:
         return LxdError(
-            f"{product} could not {doing}: it was ended itself while this was copied here, and cannot delete "
-            "such a part; remove its empty folder from `containers` in the pool, on the host, and try again."
+            f"{product} could not {doing}: {product} was restarted while the container was copied to this host, and "
+            "cannot delete a part of the copy. Remove the container's empty folder from `containers` in the pool, on "
+            "the host, and try again."
         )
     if any(word in low for word in _FULL):
         return PoolFull(f"{product} could not {doing}: the storage pool `{pool}` (or the disk's limit) is full.")

@@ -321,6 +321,7 @@ _ROWS = (
         Where.CONTAINER,
         "After a data loss the client would get back an older state than promised.",
         digest=("missing",),
+        remedies=(Remedy("snapshot", {"tenant": "{tenant}"}, "takes one now"),),
         caused_by="snapshot",
     ),
     Kind(
@@ -365,7 +366,7 @@ _ROWS = (
     ),
     Kind(
         "move",
-        "restore or move stuck",
+        "move, restore or upgrade stuck",
         Severity.DEGRADED,
         Where.CONTAINER,
         "The client's site may be offline. No data is lost while it waits for a decision.",

@@ -84,32 +84,35 @@ def condition(
     if operation and operation.state == "needs_attention":
         return _halted(tenant, operation, titles)
     if operation and operation.cutover:
-        return Condition("moving", f"{operation.command} is under way, operation {operation.id}")
+        return Condition("moving" if operation.cutover == "move" else "busy", _in_progress(operation))
     if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
         return Condition("unknown", "its host does not answer")
     if tenant.state == State.SUSPENDED:
         return Condition("suspended", _at_rest(troubles), by)
     if tenant.state == State.MOVING:
         # Of which no operation knows any more: a candidate may serve in its place.
-        half_way = "a restore or move left it half way"
         return (
-            Condition("degraded", f"{half_way}, and what was to replace it serves")
+            Condition("degraded", "stuck halfway, served by the new container")
             if served
-            else Condition("offline", half_way)
+            else Condition("offline", "stuck halfway")
         )
     if not tenant.running:
         if tenant.stopped and tenant.state in (State.NONE, State.LIVE):
             return Condition("stopped", _at_rest(troubles), by)
         if operation:
-            return Condition("busy", f"{operation.command} is under way, operation {operation.id}")
+            return Condition("busy", _in_progress(operation))
         return Condition("offline", titles or findings.titles(["stopped"]))
     if Severity.OFFLINE in grave:
         return Condition("offline", titles)
     if titles:
         return Condition("degraded", titles)
     if not looked:
-        return Condition("unknown", f"it runs, but {last or 'nobody has looked at it yet'}")
+        return Condition("unknown", f"running, {last or 'not checked yet'}")
     return HEALTHY
+
+
+def _in_progress(operation: Operation) -> str:
+    return f"{operation.cutover or operation.command} in progress ({operation.named})"
 
 
 def _at_rest(troubles: Collection[str]) -> str:
@@ -118,7 +121,7 @@ def _at_rest(troubles: Collection[str]) -> str:
 
 def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
     online, left = operation.aftermath.get("online"), bool(operation.aftermath.get("headline"))
-    halt = f"{operation.command} came to a halt, operation {operation.id}"
+    halt = f"{operation.cutover or operation.command} stuck ({operation.named})"
     if online is False or (not left and (tenant.state == State.MOVING or not tenant.running)):
         return Condition("offline", halt)
     if online is None and operation.cutover:
@@ -138,7 +141,7 @@ def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> C
     if not page:
         return Condition("offline", known.why if known.word == "offline" else findings.titles(["page"]))
     if known.word in ("offline", "degraded") or sick:
-        before = [f"{known.why}, at the last sweep" if known.word == "offline" else known.why]
+        before = [f"{known.why}, at the last health check" if known.word == "offline" else known.why]
         return Condition("degraded", ", ".join(filter(None, [*sick, *before])))
     return HEALTHY
 
@@ -193,11 +196,11 @@ def _by(context: Context, tenants: Sequence[Tenant]) -> dict[int, str]:
 
 
 def _last(context: Context) -> str:
-    """Say when the last sweep was, for those that it did not come to."""
+    """Say when tenants were last checked, for those that the check did not come to."""
     job = next((job for job in context.jobs.all() if job.name == "health"), None)
     if job is None or job.started is None:
         return ""
-    ago = f"the last look was {seconds(max(0.0, context.now() - job.started))} ago"
+    ago = f"last checked {seconds(max(0.0, context.now() - job.started))} ago"
     return f"{ago}: the job `health` {job.trouble}" if job.trouble else ago
 
 

@@ -20,7 +20,7 @@ from bot.store.database import Database, DatabaseUnavailable
 from bot.store.lived import Lived
 
 log = logging.getLogger(__name__)
-LOST = "To set a new password on the bot's machine, see “Reset an admin password” in `docs/production.md`."
+LOST = "For a new password, ask whoever runs the bot's machine (“Reset an admin password” in `docs/production.md`)."
 
 
 class Vault:
@@ -117,7 +117,10 @@ class Vault:
             tenant,
         )
         if not rows or self._is_over(rows[0]):
-            raise Refused(f"The first login of `{tenant}` was already collected, or has expired. {LOST}")
+            raise Refused(
+                f"No first login of `{tenant}` is available: it was collected, has expired, or the tenant is not "
+                f"finished. {LOST}"
+            )
         if rows[0]["owner"] != actor:
             raise Refused(f"Only <@{rows[0]['owner']}>, who requested `{tenant}`, can see its first login.")
         return rows[0]

@@ -125,7 +125,7 @@ def test_a_look_that_is_old_proves_nothing(bench: Bench) -> None:
     assert now(bench) == Condition("healthy")
     bench.clock.move(STALE + 7200)
     assert now(bench).word == "unknown"
-    assert "it runs, but nobody has looked at it yet" in said(bench, "list")
+    assert "running, not checked yet" in said(bench, "list")
     health(bench.context)
     assert now(bench).word != "unknown"
 
@@ -147,23 +147,29 @@ def test_where_its_host_or_the_edge_does_not_answer_nobody_is_well(bench: Bench)
 
 def test_a_status_that_finds_it_well_again_does_not_forget_the_incident(bench: Bench) -> None:
     trouble(bench, "page")
-    assert "degraded: site unreachable, at the last sweep" in said(bench, "status client-x")
+    assert "degraded: site unreachable, at the last health check" in said(bench, "status client-x")
 
 
 def test_what_is_under_way_is_told(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     operation = bench.approve(bench.ask("restore client-x s-20270115-080000-2", OPERATOR))
-    assert now(bench) == Condition("moving", f"restore is under way, operation {operation.id}")
+    assert now(bench) == Condition("busy", f"restore in progress (request #{operation.id})")
+
+
+def test_only_a_move_is_called_moving() -> None:
+    under_way = replace(made("running", "", "", "", "U0ACCOUNT"), id=7, plan={"cutover": "move"})
+    assert condition(TENANT, operation=under_way) == Condition("moving", "move in progress (request #7)")
+    assert condition(TENANT, operation=replace(under_way, plan={"cutover": "upgrade"})).word == "busy"
 
 
 def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: Bench) -> None:
     """As after a halt was given up, or the database was lost: the heir may serve."""
     bench.lxd.update("client-x", {"user.mautic-ops.state": "moving"})
-    assert now(bench) == Condition("offline", "a restore or move left it half way")
+    assert now(bench) == Condition("offline", "stuck halfway")
     config = stamps(role="incoming", tenant="client-x", domain="client-x.mautic.localhost", state="live", operation=9)
     bench.lxd.create("client-x--9", "base", config=config, devices={})
     bench.lxd.start("client-x--9")
     bench.clock.move(60)
     health(bench.context)
     assert now(bench).word == "degraded"
-    assert now(bench).why.startswith("a restore or move left it half way, and what was to replace it serves")
+    assert now(bench).why.startswith("stuck halfway, served by the new container")

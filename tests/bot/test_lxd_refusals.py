@@ -31,7 +31,7 @@ def test_a_file_that_vanished_is_told_as_that_whatever_it_is_called(
     """Whoever has the tenant chooses the name, and would else choose what the bot takes it for."""
     told = connection.refusal(WALK.format(call, name), "take the snapshot `s` of `c`")
     assert type(told) is Vanished
-    assert str(told) == "The server could not take the snapshot `s` of `c`: files went away while it was taken."
+    assert str(told) == "The server could not take the snapshot `s` of `c`: files were deleted meanwhile. Try again."
 
 
 def test_a_file_that_is_not_there_is_no_snapshot(connection: LxdConnection) -> None:

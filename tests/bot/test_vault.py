@@ -44,7 +44,7 @@ def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> Non
         revealed(bench, actor=LEAD)
     known = revealed(bench)
     assert (known["username"], len(known["password"]) >= 20) == ("admin", True)
-    with pytest.raises(Refused, match="was already collected"):
+    with pytest.raises(Refused, match="it was collected"):
         revealed(bench)
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "credentials.revealed"
 
@@ -170,7 +170,7 @@ def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: py
     assert "Password" not in str(opening)
     assert "*Password:*" in str(shown)
     desk.command("credentials client-x")
-    assert "was already collected" in desk.slack.to(ASKER.id)[-1]
+    assert "it was collected" in desk.slack.to(ASKER.id)[-1]
     assert "Password" not in str(desk.slack.said)
 
 
@@ -183,13 +183,13 @@ def test_a_failed_operation_leaves_none(bench: Bench) -> None:
 def test_nobody_sees_them_before_the_tenant_is_live(bench: Bench) -> None:
     operation = bench.approve(bench.ask("new client-y"))
     bench.context.vault.ensure(operation.id, "client-y", ASKER.id, 72, username="admin")
-    with pytest.raises(Refused, match="was already collected, or has expired"):
+    with pytest.raises(Refused, match="it was collected, has expired, or the tenant is not finished"):
         revealed(bench, "client-y")
 
 
 def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
     bench.clock.move(72 * 3600)
-    with pytest.raises(Refused, match="was already collected, or has expired"):
+    with pytest.raises(Refused, match="it was collected, has expired, or the tenant is not finished"):
         password(bench)
     bench.context.vault.purge()
     assert bench.context.database.read("SELECT 1 FROM secrets") == []

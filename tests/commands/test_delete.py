@@ -10,7 +10,7 @@ from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp
 from bot.model.plan import Refused
 from bot.store import recovery
-from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench
+from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench, notes
 
 
 @pytest.fixture
@@ -73,7 +73,11 @@ def test_one_that_had_been_stopped_comes_back_stopped(bench: Bench) -> None:
     bench.done("stop client-x", OPERATOR)
     bench.done("delete client-x", OPERATOR)
     back = bench.done("unarchive client-x", OPERATOR)
-    assert [step.note for step in back.steps] == ["", "stopped before the delete", "", "still stopped"]
+    assert [step.note for step in back.steps] == ["", "stays stopped, as before the delete", "", "still stopped"]
+    said = notes(bench, back)[-1]
+    assert "and stopped as before. To start it: `/mautic start client-x`" in said
+    assert "https://" not in said
+    assert "Mail:" not in said
     tenant = bench.context.fleet.tenant("client-x")
     assert (tenant.status, tenant.stopped) == ("Stopped", True)
     assert bench.done("start client-x", OPERATOR).state == "succeeded"

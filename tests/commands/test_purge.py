@@ -49,6 +49,11 @@ def test_the_live_one_is_refused_by_name(bench: Bench) -> None:
         bench.answer("purge client-x client-x--3", OPERATOR)
 
 
+def test_a_name_that_there_is_not_is_not_taken_for_a_tenant(bench: Bench) -> None:
+    with pytest.raises(Refused, match="There is no tenant or old copy named `nosuch`"):
+        bench.answer("purge nosuch", OPERATOR)
+
+
 def test_one_that_became_the_tenant_since_is_not_removed(bench: Bench) -> None:
     operation = bench.approve(bench.ask("purge client-x", OPERATOR))
 

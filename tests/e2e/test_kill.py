@@ -68,7 +68,7 @@ def test_delete_survives_kill_9_at_each_step(world: World) -> None:
             check_the_end(world, tenant, [f"{tenant}--archived"])
             card = world.ask(f"unarchive {tenant}", user="operator")
             world.approve(card)
-            world.wait_for(card, "is restored from the archive")
+            world.wait_for(card, "is back from the archive")
     finally:
         world.remove(tenant)
 

@@ -87,7 +87,7 @@ def test_mail_that_waited_for_long_stays_until_somebody_decides(world: World) ->
         for stop, start, words in (
             (f"stop {TENANT}", f"start {TENANT}", "is started"),
             (f"suspend {TENANT}", f"resume {TENANT}", "is online again"),
-            (f"delete {TENANT}", f"unarchive {TENANT}", "is restored from the archive"),
+            (f"delete {TENANT}", f"unarchive {TENANT}", "is back from the archive"),
         ):
             worker(world, "stop")
             put_thirty(world)

@@ -36,7 +36,7 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
 
         assert world.credentials("story-x")["User"] == "admin"
         world.workspace.command("account-manager", CHANNEL, "/mautic credentials story-x")
-        world.whisper("account-manager", "was already collected, or has expired")
+        world.whisper("account-manager", "it was collected, has expired")
 
         card = world.ask("delete story-x", user="operator")
         world.approve(card, "approve")
@@ -50,7 +50,7 @@ def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: Wo
 
         card = world.ask("unarchive story-x", user="operator")
         world.approve(card)
-        world.wait_for(card, "is restored from the archive")
+        world.wait_for(card, "is back from the archive")
         assert world.edge.probe("story-x.e2e.localhost").login
 
         world.workspace.command("ops-lead", CHANNEL, "/mautic audit verify")

@@ -136,9 +136,12 @@ CHOOSING = replace(
     | {
         "summary": "Restore tenant client-x",
         "remarks": {
-            "Mail": "30 sent since the snapshot may be sent again, as may mail that waited in it; now none waiting",
+            "Data loss": ":warning: 2 contacts, 1 form submission, 0 unsubscribes since the snapshot",
+            "Mail": "30 e-mails sent since the snapshot may be sent again, and so may e-mails that were waiting when "
+            "it was taken. Now: none waiting",
             "Proposed": "drop waiting mail",
         },
+        "first": ["Data loss"],
         "choice": asdict(CHOICE),
     },
 )
@@ -158,10 +161,10 @@ HALTED = replace(
     },
 )
 CONDITIONS = {
-    "a": Condition("offline", "migrate came to a halt, operation 7"),
+    "a": Condition("offline", "move stuck (request #7)"),
     "b": Condition("degraded", "e-mail not sending, disk nearly full"),
     "c": Condition("unknown", "its host does not answer"),
-    "d": Condition("moving", "migrate is under way, operation 8"),
+    "d": Condition("busy", "upgrade in progress (request #8)"),
     "e": Condition("stopped", by="U0OPSLEAD"),
     "f": Condition("suspended"),
     "g": Condition("healthy"),
@@ -234,6 +237,12 @@ def stands(
     return Standing(counts, failed, paused_by, stopped_by, frozen, {held: "`local` is overloaded."} if held else {})
 
 
+def elsewhere(operation: Operation) -> Message:
+    bell = ":bell: <!subteam^S0APPROVERS>, please approve or deny this request."
+    policy = SETTINGS.policy(operation.command)
+    return RENDERER.say(f"{bell} {RENDERER.words('card-elsewhere.j2', operation=operation, policy=policy)}")
+
+
 def rollout_ended(**state: object) -> Message:
     """The report of a rollout of four in two rings."""
     names = [f"client-{letter}" for letter in "abcd"]
@@ -253,11 +262,29 @@ def words(template: str, **state: object) -> Message:
 
 
 def ended(command: str, arguments: dict[str, str] | None = None, /, **values: str | int) -> Message:
+    return ended_of(command, {}, arguments, **values)
+
+
+def ended_of(
+    command: str, plan: dict[str, Any], arguments: dict[str, str] | None = None, /, **values: str | int
+) -> Message:
+    """What the thread is told at the end; `plan`: its parts beside the values."""
     keys = ("start", "open", "take", "decide", "beside", "stop", "close", "change", "probe", "keep")
     steps = tuple(replace(DONE.steps[-1], key=key) for key in keys)
+    if "texts" in plan:
+        # A retry that found the container serving already has nothing to tell of these two.
+        steps = tuple(replace(step, note="") if step.key in ("beside", "change") else step for step in steps)
     operation = replace(DONE, command=command, steps=steps, arguments={**DONE.arguments, **(arguments or {})})
-    plan = {**operation.plan, "values": {"address": "https://client-x.mautic.localhost", **values}, "texts": {}}
+    known = {"values": {"address": "https://client-x.mautic.localhost", **values}, "texts": {}}
+    plan = {**operation.plan, **known, **plan}
     return words(command, operation=operation, plan=plan, arguments=operation.arguments, took=4.2)
+
+
+def resized_while_stopped() -> Message:
+    note = "client-x is stopped: run the same resize again after its start"
+    operation = replace(DONE, command="resize", steps=(replace(DONE.steps[-1], key="inside", note=note),))
+    arguments = {"tenant": "client-x", "plan": "medium"}
+    return words("resize", operation=operation, plan=operation.plan, arguments=arguments, took=1.2)
 
 
 def helped(command: str) -> Message:
@@ -265,8 +292,9 @@ def helped(command: str) -> Message:
     everything = list(REGISTRY.commands.values())
     policy = SETTINGS.policy(command) if command else None
     who = {"askers": "everyone", "deciders": names(policy.approve, policy.approvals) if policy else ""}
-    at_once = ["restart", "resume", "start"]
-    return words("help", command=chosen, commands=everything, policy=policy, at_once=at_once, **who)
+    at_once = {"restart": 1, "resume": 0, "start": 0}
+    many = int(bool(chosen and chosen.many))
+    return words("help", command=chosen, commands=everything, policy=policy, at_once=at_once, of_many=many, **who)
 
 
 def listed(*tenants: Tenant, **state: object) -> Message:
@@ -322,7 +350,8 @@ def status(**state: object) -> Message:
 def homepage(**state: object) -> Message:
     lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen", "planned", "batches")
     known: dict[str, object] = {name: [] for name in lists}
-    known |= {name: {} for name in ("silent", "storage", "carries")} | {"decided": 8, "listed": 10}
+    known |= {name: {} for name in ("silent", "storage", "carries")}
+    known |= {"decided": 8, "listed": 10, "enders": ["approver"]}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
 
 
@@ -552,6 +581,7 @@ MESSAGES: dict[str, Message] = {
     "card-failed": card(FAILED),
     "card-needs-attention": card(replace(FAILED, state="needs_attention")),
     "card-needs-attention-offline": card(HALTED),
+    "card-needs-attention-committed": card(replace(HALTED, committed=1)),
     "card-being-taken-back": card(replace(FAILED, state="queued", undo_by="U0OPSLEAD")),
     "card-given-up": card(GIVEN_UP),
     "card-denied": card(DENIED),
@@ -568,15 +598,22 @@ MESSAGES: dict[str, Message] = {
         replace(FAILED, aftermath={"left": "`client-x--7` on node2 could not be deleted yet"})
     ),
     "commands-new": ended("new"),
+    "commands-new-within": ended_of("new", {"texts": {"within": "within 72 h"}}),
     "commands-delete": ended("delete", days=30),
     "commands-unarchive": ended("unarchive"),
+    "commands-unarchive-stopped": ended_of("unarchive", {"inputs": {"stopped": True, "found": {"state": "live"}}}),
+    "commands-unarchive-suspended": ended_of(
+        "unarchive", {"inputs": {"stopped": False, "found": {"state": "suspended"}}}
+    ),
     "commands-start": ended("start"),
+    "commands-start-suspended": ended_of("start", {"inputs": {"found": {"state": "suspended"}}}),
     "commands-stop": ended("stop"),
     "commands-restart": ended("restart", {"part": "all"}),
     "commands-restart-part": ended("restart", {"part": "worker"}),
     "commands-suspend": ended("suspend"),
     "commands-resume": ended("resume"),
     "commands-resize": ended("resize", {"plan": "medium"}),
+    "commands-resize-stopped": resized_while_stopped(),
     "batch-asked": card(BATCH),
     "batch-running": card(BEGUN, stands(succeeded=12, failed=1, running=2, waiting=5)),
     "batch-asked-frozen": card(BATCH, freeze=FROZEN_ALL),
@@ -612,11 +649,14 @@ MESSAGES: dict[str, Message] = {
     "commands-snapshot": ended("snapshot"),
     "commands-restore": ended("restore", {"snapshot": "s-20270115-080000-2"}, days=7),
     "commands-rollback": ended("rollback", to="5.2.12", days=7),
+    "commands-rollback-patch": ended_of(
+        "rollback", {"texts": {"back": "its earlier Debian packages"}}, to="5.2.12", days=7
+    ),
     "commands-upgrade": ended("upgrade", {"version": "6.0.10"}, days=7),
     "commands-upgrade_rehearsing": words("upgrade_rehearsing", tenant="client-x", version="6.0.10"),
     "commands-patch": ended("patch", days=7),
     "commands-patch_rehearsing": words("patch_rehearsing", number=1, name="client-x"),
-    "commands-patch_rehearsing-many": words("patch_rehearsing", number=2),
+    "commands-patch_rehearsing-many": words("patch_rehearsing", number=2, chosen=True),
     "commands-rehearse-base": ended("rehearse", {"base": True}),
     "commands-rehearse": ended("rehearse", {"version": "6.0.10"}),
     "commands-rollout": rollout_ended(),
@@ -646,16 +686,26 @@ MESSAGES: dict[str, Message] = {
         ],
         left_out=["client-z: <!here> is stopped"],
     ),
-    "commands-rollout_rehearsing": words("rollout_rehearsing", number=12, version="6.0.10"),
-    "commands-rollout_rehearsing-one": words("rollout_rehearsing", number=1, version="6.0.10"),
-    "evidence": RENDERER.message("evidence.j2", found=FOUND),
-    "evidence-patch": RENDERER.message("evidence.j2", found=FOUND_PATCH),
-    "evidence-worse": RENDERER.message("evidence.j2", found=FOUND_WORSE),
+    "commands-rollout_rehearsing": words("rollout_rehearsing", number=12, version="6.0.10", chosen=True),
+    "commands-rollout_rehearsing-named": words("rollout_rehearsing", number=12, version="6.0.10", chosen=False),
+    "commands-rollout_rehearsing-one": words("rollout_rehearsing", number=1, version="6.0.10", chosen=True),
+    "evidence": RENDERER.message("evidence.j2", found=FOUND, step=""),
+    "evidence-patch": RENDERER.message("evidence.j2", found=FOUND_PATCH, step=""),
+    "evidence-worse": RENDERER.message("evidence.j2", found=FOUND_WORSE, step=""),
     "evidence-failed": RENDERER.message(
-        "evidence.j2", found=replace(FOUND, failed="The migrations failed: SQLSTATE[42S21] <!here>", step="upgrade")
+        "evidence.j2",
+        found=replace(FOUND, failed="The migrations failed: SQLSTATE[42S21] <!here>", step="upgrade"),
+        step="Upgrade the copy",
+    ),
+    "evidence-patch-failed": RENDERER.message(
+        "evidence.j2",
+        found=replace(FOUND_PATCH, failed="Mautic did not start.", step="upgrade"),
+        step="Start Mautic in the new container",
     ),
     "evidence-large": RENDERER.message(
-        "evidence.j2", found=replace(FOUND, uncounted=("email_stats", "page_hits"), disk=210 << 20, memory=410 << 20)
+        "evidence.j2",
+        found=replace(FOUND, uncounted=("email_stats", "page_hits"), disk=210 << 20, memory=410 << 20),
+        step="",
     ),
     "commands-mail": ended("mail", {"what": "off"}),
     "commands-migrate": ended("migrate", **{"from": "node1", "to": "node2", "days": 7}),
@@ -893,11 +943,10 @@ MESSAGES: dict[str, Message] = {
     "home-offline": homepage(halted=[HALTED], responsible=[HALTED], theirs=[ASKED]),
     "home-offline-of-others": homepage(halted=[HALTED], responsible=[]),
     "home-halted": RENDERER.say(RENDERER.words("home-halted.j2", operation=HALTED, left=HALTED.aftermath)),
-    "card-elsewhere": RENDERER.say(
-        ":bell: <!subteam^S0APPROVERS>, please approve or deny this request. "
-        f"{RENDERER.words('card-elsewhere.j2', operation=ASKED)}"
-    ),
+    "card-elsewhere": elsewhere(ASKED),
+    "card-elsewhere-step-up": elsewhere(replace(ASKED, command="delete")),
     "home-request": RENDERER.say(RENDERER.words("home-request.j2", operation=ASKED)),
+    "home-request-choice": RENDERER.say(RENDERER.words("home-request.j2", operation=CHOOSING)),
     "incident": incident(),
     **{f"incident-{kind}": of_service(kind, unit) for kind, unit in STOPPED.items()},
     "incident-without-a-part": incident(kind="disk", text="Disk 93% full: <28.0 GiB> of 30.0 GiB."),
@@ -927,7 +976,7 @@ MESSAGES: dict[str, Message] = {
     "commands-unfreeze": words("unfreeze", freeze=FROZEN_ALL, others=[FROZEN]),
     "commands-list-frozen": listed(TENANT, frozen={"client-x": FROZEN, "": FROZEN_ALL}),
     "commands-status-frozen": status(frozen=FROZEN),
-    "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN))),
+    "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN), enders=("approver",))),
     "home-planned": homepage(
         planned=[PLANNED, replace(PLANNED, held_by="window", outcome="Upgrades start between 22:00-05:00.")],
         batches=[

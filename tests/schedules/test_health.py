@@ -342,6 +342,8 @@ def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.
     probe = type(bench.context.edge.probe("client-x.mautic.localhost"))
     monkeypatch.setattr(bench.context.edge, "probe", lambda *_: probe(0, False, "ConnectionRefusedError"))
     assert look(bench) == [("the edge", "edge")]
+    (incident,) = bench.context.incidents.open()
+    assert incident.text.endswith("`/mautic doctor` checks the edge, and restarts it.")
     monkeypatch.undo()
     monkeypatch.setattr(sweep, "AGAIN", 0.0)
     assert look(bench) == []
