@@ -37,9 +37,9 @@ def freeze(context: Context, tenant_or_all: str = "", until: str = "", *because:
     tenant, ends, reason = _read(words, context.now(), context.renderer.zone)
     if tenant:
         _refuse_unknown(context, tenant)
-    enders = context.settings.policy("unfreeze").ask
+    may_end = context.settings.policy("unfreeze").ask
     freezes = Freezes(context.operations)
-    made = freezes.begin(tenant, context.actor.id, reason, ends, context.delivery, enders=enders)
+    made = freezes.begin(tenant, context.actor.id, reason, ends, context.delivery, may_end=may_end)
     running = context.operations.select("state = 'running' AND requester <> 'system' AND ? IN ('', tenant)", tenant)
     return context.renderer.message("commands/freeze.j2", freeze=made, running=running[:5])
 

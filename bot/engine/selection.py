@@ -152,8 +152,8 @@ def _why_not(guards: Guards, name: str, no: Refused) -> str:
     freeze = guards.freezes.on(name) if no.guard == FREEZE else None
     if freeze is None:
         return str(no).replace("`", "")
-    enders = of_roles(guards.context.settings.policy("unfreeze").ask)
-    return f"{name} is frozen ({enders}, or who froze, can end that: {freeze.way_out})"
+    may_end = of_roles(guards.context.settings.policy("unfreeze").ask)
+    return f"{name} is frozen ({may_end}, or who froze, can end that: {freeze.way_out})"
 
 
 def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]:

@@ -58,7 +58,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         ),
         batches=_batches(context),
         frozen=Freezes(context.operations).all(),
-        enders=context.settings.policy("unfreeze").ask,
+        may_end=context.settings.policy("unfreeze").ask,
         halted=halted,
         responsible=responsible,
         states=counted(conditions(context, seen.tenants).values()),

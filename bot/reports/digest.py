@@ -121,7 +121,7 @@ class Digest:
     first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
     `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
     command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
-    `frozen` are the freezes, and `enders` the roles that may end those of others; `behind` the tenants in which the
+    `frozen` are the freezes, and `may_end` the roles that may end those of others; `behind` the tenants in which the
     bot's files are out of date; `bases` is what each runs on.
     """
 
@@ -146,7 +146,7 @@ class Digest:
     head: tuple[int, str]
     outbound_off: tuple[str, ...] = ()
     frozen: tuple[Freeze, ...] = ()
-    enders: tuple[str, ...] = ()
+    may_end: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     bases: Mapping[str, Stand] = field(default_factory=dict)
 
@@ -302,7 +302,7 @@ def gather(context: Context, since: float) -> Digest:
         gone=_succeeded(context, since, ("delete",)),
         outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
         frozen=tuple(Freezes(context.operations).all()),
-        enders=tuple(settings.policy("unfreeze").ask),
+        may_end=tuple(settings.policy("unfreeze").ask),
         behind=tuple(one.tenant.name for one in survey.tenants if is_behind(one.tenant)),
         bases={one.tenant.name: found_bases[one.tenant.instance] for one in survey.tenants},
         head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),

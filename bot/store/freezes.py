@@ -95,7 +95,7 @@ class Freezes:
         until: float | None,
         delivery: str = "",
         *,
-        enders: Sequence[str] = (),
+        may_end: Sequence[str] = (),
     ) -> Freeze:
         """Freeze a tenant, or EVERYTHING, or raise Refused when it is frozen for as long already.
 
@@ -103,7 +103,7 @@ class Freezes:
 
         Args:
             delivery: Slack's id of what asked for it; the same one again does nothing.
-            enders: the roles that may end the freezes of others, for the refusal.
+            may_end: the roles that may end the freezes of others, for the refusal.
         """
         now, lived = self.operations.clock(), self.operations.lived.now()
         with self.database.transaction() as transaction:
@@ -112,7 +112,7 @@ class Freezes:
                 return done
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
             if known and not all(self._over(known, now, lived)) and _lasts(known.until) >= _lasts(until):
-                raise Refused(f"{known.what} already frozen for as long. {known.to_end(enders)}")
+                raise Refused(f"{known.what} already frozen for as long. {known.to_end(may_end)}")
             if known:
                 self._end(transaction, known, actor, "")
             cursor = transaction.execute(

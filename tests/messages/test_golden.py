@@ -351,7 +351,7 @@ def homepage(**state: object) -> Message:
     lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen", "planned", "batches")
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")}
-    known |= {"decided": 8, "listed": 10, "enders": ["approver"]}
+    known |= {"decided": 8, "listed": 10, "may_end": ["approver"]}
     return RENDERER.message("home.j2", **known | {"states": [], "hosts": Counter(), **state})
 
 
@@ -976,7 +976,7 @@ MESSAGES: dict[str, Message] = {
     "commands-unfreeze": words("unfreeze", freeze=FROZEN_ALL, others=[FROZEN]),
     "commands-list-frozen": listed(TENANT, frozen={"client-x": FROZEN, "": FROZEN_ALL}),
     "commands-status-frozen": status(frozen=FROZEN),
-    "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN), enders=("approver",))),
+    "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN), may_end=("approver",))),
     "home-planned": homepage(
         planned=[PLANNED, replace(PLANNED, held_by="window", outcome="Upgrades start between 22:00-05:00.")],
         batches=[
