@@ -18,6 +18,7 @@ SHOWN = re.compile(r"`/mautic ?([^`]*)`")
 SAMPLES = (
     (r"usage|again|near|command\b|^typed$", None),
     (r"version", "6.0.10"),
+    (r"digest\.missing", "client-x,client-y"),
     (r"selection\.words|--all", "--all"),
     (r"^first$", None),
     (r"operation\.tenant|found\.name", "client-x"),

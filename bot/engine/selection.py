@@ -153,7 +153,7 @@ def _why_not(guards: Guards, name: str, no: Refused) -> str:
     if freeze is None:
         return str(no).replace("`", "")
     may_end = of_roles(guards.context.settings.policy("unfreeze").ask)
-    return f"{name} is frozen ({may_end}, or who froze, can end that: {freeze.way_out})"
+    return f"frozen ({may_end}, or who froze, can end that: {freeze.way_out})"
 
 
 def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]:

@@ -96,7 +96,8 @@ def test_over_a_frozen_fleet_it_is_refused_with_the_way_out(desk: Desk, text: st
     desk.command(text, OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
     assert (
-        "All tenants are frozen by <@U0OPSLEAD> because of the sale. To end the freeze: `/mautic unfreeze all`" in said
+        "All tenants are frozen by <@U0OPSLEAD> because of the sale. <@U0OPSLEAD> or an approver can end the freeze: "
+        "`/mautic unfreeze all`" in said
     )
     assert desk.bench.context.operations.select("1") == before
 
@@ -108,7 +109,8 @@ def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_na
     assert asked(desk) == []
     desk.command("snapshot --all", OPERATOR)
     batch = desk.last()
-    assert batch.plan["remarks"]["Left out"] == "client-b: client-b is frozen (to end that: /mautic unfreeze client-b)"
+    left = "client-b: frozen (an approver, or who froze, can end that: /mautic unfreeze client-b)"
+    assert batch.plan["remarks"]["Left out"] == left
     desk.command("unfreeze client-b", LEAD)
     desk.click("approve", batch.id, LEAD_2)
     desk.bench.finish()
@@ -122,7 +124,8 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     desk.command("snapshot --size medium", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
     assert (
-        "None of the selected tenants can be included: client-b is frozen (to end that: /mautic unfreeze client-b)"
+        "None of the selected tenants can be included. client-b: frozen (an approver, or who froze, can end that: "
+        "/mautic unfreeze client-b)"
         in said
     )
     assert asked(desk) == []
@@ -389,7 +392,7 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
     began = time.monotonic()
     desk.command("stop client-b", OPERATOR)
     assert time.monotonic() - began < ERRAND / 2
-    assert f"To cancel that: `/mautic cancel {failed.id}`" in desk.slack.to(OPERATOR.id)[-1]
+    assert f"or an approver can cancel it: `/mautic cancel {failed.id}`" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:
