@@ -125,8 +125,7 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     said = desk.slack.to(OPERATOR.id)[-1]
     assert (
         "None of the selected tenants can be included. client-b: frozen (an approver, or who froze, can end that: "
-        "/mautic unfreeze client-b)"
-        in said
+        "/mautic unfreeze client-b)" in said
     )
     assert asked(desk) == []
 

@@ -56,7 +56,7 @@ def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench,
     bench.clock.move(60)
     answer = said(bench.answer(BECAUSE.format(operation.id), OPERATOR))
     assert "the disk of solo is gone" in answer
-    assert "`/mautic start client-x` starts the present container again" in answer
+    assert "`/mautic start client-x` starts the current container again" in answer
     ended = bench.context.operations.get(operation.id)
     assert (ended.state, ended.reason, ended.ended_by) == ("given_up", "the disk of solo is gone", OPERATOR.id)
     assert f"Given up by <@{OPERATOR.id}>: the disk of solo is gone" in notes(bench, operation)[-1]
