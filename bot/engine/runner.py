@@ -284,7 +284,7 @@ class Runner:
         again = " The bot rolls back automatically when the host answers." if silent else ""
         words = (
             f":rotating_light: {RESPONDERS}{told and told + ' '}<@{operation.requester}>, "
-            f"*{line(operation.plan['summary'])}* failed{_where(operation)} and was not rolled back; see the card "
+            f"*{line(operation.plan['summary'])}* failed{_where(operation)} and could not be undone; see the card "
             f"above.{ways}{again}"
         )
         progress.finish(

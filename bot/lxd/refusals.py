@@ -95,8 +95,8 @@ def refusal(reason: str, doing: str, status: int, *, product: str, endpoint: str
     if "could not get subvolume flags" in low:
         return LxdError(
             f"{product} could not {doing}: {product} was restarted while the container was copied to this host, and "
-            "cannot delete a part of the copy. Remove the container's empty folder from `containers` in the pool, on "
-            "the host, and try again."
+            "cannot delete a part of the copy; remove its empty folder from `containers` in the pool, on the host, "
+            "and try again."
         )
     if any(word in low for word in _FULL):
         return PoolFull(f"{product} could not {doing}: the storage pool `{pool}` (or the disk's limit) is full.")
