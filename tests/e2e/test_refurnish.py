@@ -34,7 +34,8 @@ def test_a_tenant_of_before_is_brought_up_to_date(world: World) -> None:
         crontab = world.lxd.execute(tenant, ["grep", "-c", "mautic-cron 50 7200", "/etc/cron.d/mautic"]).stdout
         assert int(crontab) >= 4
         themes = "cd /var/www/mautic/themes; stat -c '%U %a' . acme blank"
-        assert world.lxd.execute(tenant, ["sh", "-c", themes]).stdout.splitlines() == ["root 1775", "www-data 755", "root 755"]
+        rights = world.lxd.execute(tenant, ["sh", "-c", themes]).stdout.splitlines()
+        assert rights == ["root 1775", "www-data 755", "root 755"]
         assert "slot=" in world.lxd.execute(tenant, ["cat", "/etc/default/mautic-cron"]).stdout
         world.workspace.command("operator", "mautic-ops", f"/mautic refurnish {tenant}")
         world.whisper("operator", "nothing to do")

@@ -36,7 +36,7 @@ from tests.hostile.network import (
     own_address,
     reaches,
 )
-from tests.support.real_lxd import LXD_PLACE, SHARED, SUBNET, TINY, listening, names_at
+from tests.support.real_lxd import LXD_PLACE, SHARED, TINY, listening, names_at
 from tests.support.world import LISTEN, settings_for
 
 OWN, BRIDGE, BRIDGES = "mautic-ops-wire", "mopswire0", "10.76.0.1/24"
@@ -261,7 +261,7 @@ class TestPretence:
             host.execute(NAME, ["systemctl", "restart", "network"])
             told = host.execute(NAME, ["sh", "-c", "ip -4 -o address; ip route; cat /etc/resolv.conf"]).stdout
             assert f" {edge.address}/24 " in told
-            bridge = SUBNET.partition("/")[0]
+            bridge = LXD_PLACE.subnet.partition("/")[0]
             assert f"default via {bridge} " in told
             assert f"nameserver {bridge}" in told
             assert "10.71.0.66" not in told

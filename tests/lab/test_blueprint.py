@@ -17,7 +17,7 @@ from bot.lxd.protocol import NotFound
 from bot.model.labels import stamp
 from bot.settings import load
 from tests.lab.conftest import CACHE, Clone, eventually
-from tests.support.real_lxd import SUBNET
+from tests.support.real_lxd import LXD_PLACE
 
 
 class Answer(NamedTuple):
@@ -185,7 +185,7 @@ def test_nobody_but_the_edge_is_believed_in_what_it_forwards(
     )
     forged = {"X_Forwarded_For": "203.0.113.9", "X_Forwarded_Proto": "https", "Client_Ip": "203.0.113.7"}
     seen = []
-    machine = SUBNET.partition("/")[0]
+    machine = LXD_PLACE.subnet.partition("/")[0]
     for edge_address in (edge.address, machine):
         one = clone(edge_address=edge_address)
         host.push(one.name, "/var/www/mautic/index.php", script, mode=0o644)

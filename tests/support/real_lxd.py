@@ -31,8 +31,6 @@ from tests.support.workspace import free_port
 SHARED = Path("/tmp/mautic-ops-tests")
 PROJECT = "mautic-ops-test"
 """Also the name of the pool and of the profile."""
-NETWORK = "mopstest0"
-SUBNET = "10.71.0.1/24"
 TINY = "tiny"
 
 
@@ -63,8 +61,8 @@ _FIRST = Place(
     LXD,
     "real_lxd",
     SHARED,
-    NETWORK,
-    SUBNET,
+    "mopstest0",
+    "10.71.0.1/24",
     ("mopstest1", "10.72.0.1/24"),
     "127.0.0.71",
     "MAUTIC_OPS_TEST_LXD",
