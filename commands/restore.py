@@ -140,11 +140,13 @@ def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str
 
     The latter can be counted only once the copy runs; Mautic calls mail sent when it is put into the queue.
     """
-    again = "sent since the snapshot may be sent again, and so may e-mails that were waiting when it was taken"
+    waiting = "e-mails that were waiting when it was taken"
+    again = f"sent since the snapshot may be sent again, and so may {waiting}"
     try:
         now = host.mautic.mail(old.instance, since=chosen.created)
         sent, waits = now["sent"], outbound.told(context, now)
-        words = f"{sent} e-mail{'' if sent == 1 else 's'} {again}. Now: {waits}"
+        twice = f"{sent} e-mail{'' if sent == 1 else 's'} {again}" if sent else f"{waiting} may be sent again"
+        words = f"{twice}. Now: {waits}"
     except LxdError:
         words = f"e-mails {again} (cannot be counted now)"
     unsaid = "outbound mail stays off if mail waits in the snapshot"

@@ -185,11 +185,13 @@ def _consent(host: Host, old: Tenant, since: float, percent: int, done: str) -> 
 
 def _mail(context: Context, host: Host, old: Tenant, since: float, done: str, mail: str) -> dict[str, str]:
     """Return which mail may be sent twice: what came due since the upgrade or patch, and what waited at it."""
+    none = f"e-mails that were waiting at the {done} may be sent again"
     again = f"sent since the {done} may be sent again, and so may e-mails that were waiting then"
     try:
         now = host.mautic.mail(old.instance, since=since)
         sent = now["sent"]
-        words = f"{sent} e-mail{'' if sent == 1 else 's'} {again}. Now: {outbound.told(context, now)}"
+        twice = f"{sent} e-mail{'' if sent == 1 else 's'} {again}" if sent else none
+        words = f"{twice}. Now: {outbound.told(context, now)}"
     except LxdError:
         words = f"e-mails {again} (cannot be counted now)"
     return outbound.remarks(words, mail, first=f"outbound mail stays off if mail waited at the {done}")
