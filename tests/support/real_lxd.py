@@ -72,8 +72,8 @@ BESIDE = replace(
     _FIRST,
     folder=SHARED / "beside",
     network="mopstest2",
-    subnet="10.76.0.1/24",
-    other=("mopstest3", "10.77.0.1/24"),
+    subnet="10.78.0.1/24",
+    other=("mopstest3", "10.79.0.1/24"),
     listen="127.0.0.76",
     named="MAUTIC_OPS_TEST_LXD_BESIDE",
 )
