@@ -230,7 +230,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
             edges = Fleet(servers).edges()
             for said in quotas.mend(settings.lxd.pool, edges, quotas.ask(edges)):
                 tell(said)
-    except (LxdError, ArchiveError, BaseError, CannotInstall) as error:
+    except (LxdError, ArchiveError, BaseError) as error:
         raise CannotBringUp(f"{error} (`make up LXD=simulated` tries the bot without a server.)") from error
     return address
 
@@ -265,8 +265,11 @@ def build_blueprint(
     tests. `fresh`: with Debian's packages of today, or yesterday.
     """
     if not settings.blueprint.base:
-        # A server that was here before, or is elsewhere, came without them.
-        packages.provide(packages.BUILDS, tell)
+        # A server that was here before, or is elsewhere, came without them. An image that is kept needs none.
+        try:
+            packages.provide(packages.BUILDS, tell)
+        except CannotInstall as error:
+            tell(str(error))
     cache = settings.state / "cache"
     return build(
         lxd,
@@ -421,7 +424,7 @@ def blueprint(words: list[str]) -> int:
     if verb == "build" and len(named) <= 1:
         try:
             made = build_blueprint(settings, lxd, print, *named, fresh=len(named) < len(words[1:]))
-        except (ArchiveError, BaseError, CannotInstall) as error:
+        except (ArchiveError, BaseError) as error:
             raise CannotBringUp(str(error)) from error
         print(f"{made.instance}: Mautic {made.version}")
     elif verb == "list":

@@ -53,6 +53,13 @@ def told(run: Run, found: Mapping[str, Any]) -> str:
     return f"{found['waits']} waiting ({kinds}){since}{more}"
 
 
+def to_turn_on(decide: str, found: Mapping[str, Any]) -> str:
+    """Say how outbound mail is turned on; what could not be counted may be most of what is sent then."""
+    if found["waits"] or any(kind not in found["kinds"] for kind in _KINDS):
+        return f"to decide: `{decide} send` (sends the waiting mail now) or `drop`"
+    return f"to turn outbound mail on: `{decide} send`"
+
+
 def remarks(waits: str, mail: str, *, first: str = "") -> dict[str, str]:
     """Return what the card says of waiting mail, and what happens to the mail.
 
@@ -103,8 +110,7 @@ def settle(
         host.lxd.update(instance, stamps(outbound="off" if off else "", mail_waits=""))
     decide = f"/mautic mail {stamp(config, 'tenant') or instance}"
     if off:
-        way = f"to decide: `{decide} send` or `drop`" if done["waits"] else f"to turn outbound mail on: `{decide} send`"
-        return f"outbound mail is off; {told(run, done)}; {way}"
+        return f"outbound mail is off; {told(run, done)}; {to_turn_on(decide, done)}"
     if done["choice"] == "drop":
         return f"{done['dropped']} dropped (to put back: `{decide} back`)"
     return f"outbound mail is on; {told(run, done)}" if done["waits"] else None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from bot.engine.context import Context
 from bot.fleet.capacity import Alike, Demand, Occupant, Room, expected, room, seen_by_hosts, strain
 from bot.fleet.inventory import Host
+from bot.lxd.products import takes
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
 from bot.model.labels import Role, State
 from bot.model.plan import NoRoom, Refused
@@ -247,12 +248,27 @@ def _way_out(context: Context, host: Host, demand: Demand, elsewhere: Elsewhere 
                 plan=demand.plan + (size_bytes(plan.memory) if plan else 0),
                 tenants=1,
             )
-        others = [one for one in context.fleet.hosts() if one.name not in (host.name, elsewhere.but)]
+        others = [
+            one for one in context.fleet.hosts() if one.name not in (host.name, elsewhere.but) and _may_come(host, one)
+        ]
         roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
         if roomy:
             ways = " or ".join(f"`{elsewhere.typed} {name}`" for name in roomy[:3])
-            return f"{'First' if elsewhere.first else 'Use'} {ways}."
+            # Whose request waits for approval has a lock on its tenant.
+            before = f"Cancel this request (`/mautic cancel {context.operation}`), then " if context.operation else ""
+            how = f"{before}{'first' if elsewhere.first else 'use'} {ways}."
+            return how[0].upper() + how[1:]
     return f"Stop, resize or delete another tenant on `{host.name}`, or add memory. `/mautic hosts` shows all."
+
+
+def _may_come(host: Host, other: Host) -> bool:
+    """Whether a container of a host can be taken by another one, whose pool has room."""
+    try:
+        space = other.lxd.pool()
+        is_roomy = space.total - space.used >= LEAST
+        return is_roomy and takes(other.lxd.server().product, host.lxd.server().product)
+    except LxdError:
+        return False
 
 
 def free_on(host: Host) -> str:

@@ -277,7 +277,7 @@ class Runner:
 
     def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
         """Leave it as it is; where only a host was out of reach, schedules/undo.py rolls it back later."""
-        silent = isinstance(error, LxdUnavailable)
+        silent = isinstance(error, LxdUnavailable) and operation.undoable
         aftermath = halt.look(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
         told = halt.told(aftermath, "*")
         ways = "" if told else f" {aftermath['advice']}"

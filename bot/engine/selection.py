@@ -152,8 +152,9 @@ def _why_not(guards: Guards, name: str, no: Refused) -> str:
     freeze = guards.freezes.on(name) if no.guard == FREEZE else None
     if freeze is None:
         return str(no).replace("`", "")
-    may_end = of_roles(guards.context.settings.policy("unfreeze").ask)
-    return f"frozen ({may_end}, or who froze, can end that: {freeze.way_out})"
+    roles = guards.context.settings.policy("unfreeze").ask
+    may_end = "who froze" + (f", or {of_roles(roles)}," if roles else "")
+    return f"frozen ({may_end} can end that: {freeze.way_out})"
 
 
 def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]:

@@ -59,7 +59,7 @@ class Freeze:
 
     def to_end(self, roles: Sequence[str]) -> str:
         """Say who can end it, and how; `roles`: those that may end the freezes of others."""
-        who = f"<@{self.actor}> or {names(roles)}" if roles else f"<@{self.actor}>"
+        who = " or ".join(filter(None, [f"<@{self.actor}>", names(roles) if roles else ""]))
         return f"{who} can end the freeze: `{self.way_out}`"
 
 

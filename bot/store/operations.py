@@ -109,8 +109,9 @@ class Operations:
         if not tenant:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
-            may = "An approver" if holder.requester == SYSTEM else f"<@{holder.requester}> or an approver"
-            cancel = f"{may} can cancel it: `/mautic cancel {holder.id}`"
+            others = "whoever may approve it"
+            may = others if holder.requester == SYSTEM else f"<@{holder.requester}>, or {others},"
+            cancel = f"{may[0].upper()}{may[1:]} can cancel it: `/mautic cancel {holder.id}`"
             doing = {
                 "awaiting_approval": f"waits for approval. {cancel}",
                 "needs_attention": "needs action first. See its thread, or give up: "

@@ -109,7 +109,7 @@ def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_na
     assert asked(desk) == []
     desk.command("snapshot --all", OPERATOR)
     batch = desk.last()
-    left = "client-b: frozen (an approver, or who froze, can end that: /mautic unfreeze client-b)"
+    left = "client-b: frozen (who froze, or an approver, can end that: /mautic unfreeze client-b)"
     assert batch.plan["remarks"]["Left out"] == left
     desk.command("unfreeze client-b", LEAD)
     desk.click("approve", batch.id, LEAD_2)
@@ -124,7 +124,7 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     desk.command("snapshot --size medium", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
     assert (
-        "None of the selected tenants can be included. client-b: frozen (an approver, or who froze, can end that: "
+        "None of the selected tenants can be included. client-b: frozen (who froze, or an approver, can end that: "
         "/mautic unfreeze client-b)" in said
     )
     assert asked(desk) == []
@@ -391,7 +391,7 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
     began = time.monotonic()
     desk.command("stop client-b", OPERATOR)
     assert time.monotonic() - began < ERRAND / 2
-    assert f"or an approver can cancel it: `/mautic cancel {failed.id}`" in desk.slack.to(OPERATOR.id)[-1]
+    assert f"or whoever may approve it, can cancel it: `/mautic cancel {failed.id}`" in desk.slack.to(OPERATOR.id)[-1]
 
 
 def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:

@@ -253,6 +253,20 @@ def test_what_helps_on_a_full_host_can_be_done(tmp_path: Path) -> None:
     assert bench.done("migrate client-x node3", OPERATOR).state == "succeeded"
 
 
+def test_a_request_that_waits_is_cancelled_before_what_helps_is_asked_for(tmp_path: Path) -> None:
+    """It has a lock on its tenant."""
+    lxd = host(64, members=("node1", "node2"))
+    bench = make_bench(tmp_path, lxd)
+    bench.context.fleet.fresh = 0
+    bench.done("new client-x --host node1")
+    asked = bench.ask("new client-a --host node1")
+    lxd.memory_of = lambda name: 60 * GIB if name == "client-x" else SMALL
+    with pytest.raises(
+        NoRoom, match=rf"Cancel this request \(`/mautic cancel {asked.id}`\), then use `--host node2`\."
+    ):
+        bench.approve(asked, LEAD)
+
+
 def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
     lxd = host(64, members=("node1", "node2"))
     bench = make_bench(tmp_path, lxd)

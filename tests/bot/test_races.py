@@ -102,7 +102,7 @@ def test_two_requests_for_one_tenant_are_one_operation(desk: Desk) -> None:
     assert len(refused) == 7
     assert set(refused) == {
         f"`client-x` is locked by request #1 (new) by <@{operation.requester}>, which waits for approval. "
-        f"<@{operation.requester}> or an approver can cancel it: `/mautic cancel 1`"
+        f"<@{operation.requester}>, or whoever may approve it, can cancel it: `/mautic cancel 1`"
     }
 
 

@@ -208,7 +208,7 @@ def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> 
     card = next(one for one in reversed(desk.slack.said) if f"Request #{asked[0].id} ·" in str(one))
     assert "All tenants are frozen" in json.dumps(card)
     assert "The operation starts when the freeze ends" in json.dumps(card)
-    with pytest.raises(Refused, match=f"or an approver can cancel it: `/mautic cancel {asked[0].id}`"):
+    with pytest.raises(Refused, match=f"or whoever may approve it, can cancel it: `/mautic cancel {asked[0].id}`"):
         desk.bench.context.operations.refuse_if_busy("client-x")
     desk.bench.context.approvals.cancel(asked[1].id, OPERATOR)
     desk.command("unfreeze all", LEAD)

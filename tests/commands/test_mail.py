@@ -43,6 +43,7 @@ def test_what_could_not_be_counted_in_time_is_said(tmp_path: Path, waits: int, s
     unknown = f"{said}; mail of segment emails could not be counted in time"
     assert outbound.told(context, found) == unknown
     assert outbound.told(context, found | {"kinds": kinds | {"broadcasts": 0}}) == said
+    assert "sends the waiting mail now" in outbound.to_turn_on("/mautic mail client-x", found)
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_the_home_tab_tells_of_it(bench: Bench) -> None:
     desk.invocations.handle("home", "key", {"user": ASKER.id, "team": "T0OURS"})
     said = "\n".join(mrkdwn(desk.slack.homes[ASKER.id]))
     assert f"*Planned and in progress*\n#{asked.id} · Upgrade tenant client-x to Mautic {NEW} · starts <!date^" in said
-    assert f"or an approver can cancel it: `/mautic cancel {asked.id}`" in said
+    assert f"or whoever may approve it, can cancel it: `/mautic cancel {asked.id}`" in said
 
 
 def test_snapshots_go_on_while_it_waits(bench: Bench) -> None:

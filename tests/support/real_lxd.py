@@ -29,8 +29,9 @@ from tests.support.packages import SUITE
 from tests.support.workspace import free_port
 
 SHARED = Path("/tmp/mautic-ops-tests")
-PROJECT = "mautic-ops-test"
-"""Also the name of the pool and of the profile."""
+_IS_BESIDE = bool(os.environ.get("MAUTIC_OPS_TEST_BESIDE"))
+PROJECT = "mautic-ops-test-beside" if _IS_BESIDE else "mautic-ops-test"
+"""Also the name of the pool and of the profile. On a machine with an LXD of its own both halves have that one."""
 TINY = "tiny"
 
 
@@ -78,7 +79,7 @@ BESIDE = replace(
     named="MAUTIC_OPS_TEST_LXD_BESIDE",
 )
 """Where half of what shares one edge runs, beside the other half: `make test` sets MAUTIC_OPS_TEST_BESIDE for it."""
-LXD_PLACE = BESIDE if os.environ.get("MAUTIC_OPS_TEST_BESIDE") else _FIRST
+LXD_PLACE = BESIDE if _IS_BESIDE else _FIRST
 INCUS_PLACE = Place(
     INCUS,
     "real_incus",

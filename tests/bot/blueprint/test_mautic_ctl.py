@@ -473,13 +473,13 @@ def test_what_other_parts_of_mautic_complain_of_stands_between_its_own_lines(
 ) -> None:
     """Why a mail was not sent stands in the application's log alone."""
     own = "[2026-01-01T10:00:00+00:00] mautic.ERROR: a [] []\n[2026-01-01T12:00:00+00:00] mautic.ERROR: c [] []\n"
-    others = "[2026-01-01T11:00:00+00:00] messenger.CRITICAL: b [] []\n#0 of b\n"
+    others = "[2026-01-01T11:00:00+00:00] messenger.CRITICAL: b [] []\n[stacktrace]\n#0 of b\n"
     (tmp_path / "mautic_prod-2026-01-01.php").write_text(own)
     (tmp_path / "prod-2026-01-01.php").write_text(others)
     monkeypatch.setitem(logs.FILES, "mautic", (tmp_path, logs.MAUTICS))
     monkeypatch.setattr(logs, "known_secrets", lambda: [])
     first, second = own.splitlines()
-    assert logs.logs({"what": "mautic", "lines": 4})["text"].splitlines() == [first, *others.splitlines(), second]
+    assert logs.logs({"what": "mautic", "lines": 5})["text"].splitlines() == [first, *others.splitlines(), second]
 
 
 def test_another_edge_is_an_address() -> None:

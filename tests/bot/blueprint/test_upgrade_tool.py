@@ -448,6 +448,18 @@ def test_what_is_compiled_in_of_a_client_s_configuration_makes_it_another_cache(
     own = cache.configuration(folder, as_a_new_one | parameters)
     assert own
     assert own == cache.configuration(folder, as_a_new_one | parameters)
+    assert own != cache.configuration(folder, as_a_new_one | {"api_rate_limiter_limit": 1000})
+
+
+def test_whatever_the_web_server_calls_a_configuration_is_read_in_no_time(place: Place) -> None:
+    folder = place.serving / "config"
+    place.put("config/a.php/file")
+    (folder / "b.php").symlink_to("nowhere")
+    os.mkfifo(folder / "c.php")
+    assert cache.configuration(folder, {}) == ""
+    with (folder / "d.php").open("w") as sparse:
+        sparse.truncate(50 << 30)
+    assert cache.configuration(folder, {})
 
 
 class Table:

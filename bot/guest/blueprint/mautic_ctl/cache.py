@@ -28,6 +28,8 @@ MOST = 40 << 20
 BUILT = "var/cache/prod"
 RUN_TIME = ("local.php", "parameters_local.php")
 """The files in `config` that are read anew by each request; all others of PHP are compiled in."""
+LARGEST = 1 << 20
+"""Bytes of such a file that count: Mautic's own have some thousands."""
 CARRIED = "var/cache/of.json"
 """Beside a cache that was carried over: what it is of."""
 LABEL = "of.json"
@@ -64,12 +66,13 @@ def pack_cache(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lay_cache(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a pushed cache into the staged tree, where it is of the same version, PHP, plugins and scheme."""
+    """Lay a pushed cache into the staged tree, where it is of what `cache_of` returns."""
     if not trees.staged_version():
         raise CtlError("nothing is staged that a cache could be laid into")
     wanted = cache_of(NEXT, trees.read_listing(NEXT_LISTING))
     told = _label()
-    other = [name for name, value in wanted.items() if told.get(name) != value]
+    # One that an earlier bot packed does not tell of the configuration.
+    other = [name for name, value in wanted.items() if told.get(name, "") != value]
     if other:
         raise CtlError(f"the cache is of another {' and '.join(other)}, and would break every page")
     folder = NEXT / BUILT
@@ -117,16 +120,17 @@ def configuration(folder: Path, parameters: Mapping[str, Any]) -> str:
     These are app/config/config.php's `api_rate_limiter_*` and `db_host_ro`, and the files that AppKernel and
     config_prod.php include: `config_local.php`, `config_override.php`, `security_local.php`, `bundles_local.php`.
     """
-    digest = hashlib.sha256()
-    files = sorted(path for path in folder.glob("*.php") if path.name not in RUN_TIME)
-    for path in files:
-        digest.update(f"{path.name}\0".encode(errors="replace") + path.read_bytes())
-    limit, replica = (str(parameters.get(key) or "") for key in ("api_rate_limiter_limit", "db_host_ro"))
-    told: dict[str, Any] = {"replica": bool(replica)}
-    if limit not in ("", "0"):
-        told["limiter"] = parameters.get("api_rate_limiter_cache")
-    digest.update(json.dumps(told, sort_keys=True).encode())
-    return digest.hexdigest() if files or replica or "limiter" in told else ""
+    told: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.php")):
+        # They are www-data's, who may call anything so, of any size.
+        if path.name not in RUN_TIME and path.is_file():
+            with path.open("rb") as file:
+                told[path.name] = hashlib.sha256(file.read(LARGEST)).hexdigest()
+    if parameters.get("db_host_ro"):
+        told["replica"] = True
+    if str(parameters.get("api_rate_limiter_limit") or "0") != "0":
+        told["limiter"] = [parameters["api_rate_limiter_limit"], parameters.get("api_rate_limiter_cache")]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest() if told else ""
 
 
 def _label() -> dict[str, Any]:

@@ -18,6 +18,8 @@ FILES = {
     "php": (Path("/var/log"), (f"{FPM}.log",)),
 }
 UNITS = {"mariadb": "mariadb", "cron": "cron"}
+BEGINS = re.compile(r"\[\d{4}-\d\d-\d\d")
+"""What an entry begins with; a trace has lines as `[stacktrace]`."""
 LIMIT = 60_000
 SECRETIVE = re.compile(r"passw(or)?d|secret|token|api_?key|authorization|cookie|dsn|credential", re.IGNORECASE)
 # No pattern may look at a character more than a few times, whatever stands in a line: a log holds what visitors send.
@@ -61,7 +63,7 @@ def _by_time(logs: Iterable[Iterable[str]]) -> list[str]:
         # What stands before the first entry is the rest of one.
         entries.append(("", []))
         for line in log:
-            if line.startswith("["):
+            if BEGINS.match(line):
                 entries.append((line.partition("]")[0], [line]))
             else:
                 entries[-1][1].append(line)

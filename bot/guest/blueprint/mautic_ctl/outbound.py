@@ -295,7 +295,8 @@ def _senders() -> list[int]:
     found = []
     for folder in Path("/proc").glob("[1-9]*"):
         with suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if any(sender.encode() in words for sender in SENDERS):
+            # Also the shell of cron that has yet to begin it.
+            command = (folder / "cmdline").read_bytes()
+            if any(sender.encode() in command for sender in SENDERS):
                 found.append(int(folder.name))
     return found
