@@ -24,8 +24,10 @@ START, PAGE, IDLE = 20.0, 15.0, 3.0
 """Seconds until it answers, for each thing that it is asked for then, and that a page that has loaded may ask on."""
 ANSWER = 64 << 20
 """Bytes of one answer: the largest is a picture."""
-SOCKET, SOCKET_PATH = "/org.chromium.Chromium.XXXXXX/SingletonSocket", 108
-"""What it makes among temporary files, and the bytes that the path of a socket has, with the one that ends it."""
+SOCKET = "/org.chromium.Chromium.XXXXXX/SingletonSocket"
+"""What Chromium makes among temporary files."""
+LONGEST = 107
+"""Bytes that Linux takes of a socket's path."""
 FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
@@ -81,8 +83,8 @@ class Captured(NamedTuple):
 
 
 def _temporary(profile: Path) -> dict[str, str]:
-    """Where it keeps a folder with a socket, which stays when it is killed; the path of a socket may be no longer."""
-    return {"TMPDIR": str(profile)} if len(f"{profile}{SOCKET}") < SOCKET_PATH else {}
+    """Have Chromium keep its socket in its profile, where a killed one leaves nothing behind, if the path allows it."""
+    return {"TMPDIR": str(profile)} if len(f"{profile}{SOCKET}") <= LONGEST else {}
 
 
 class Browser:
