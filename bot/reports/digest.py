@@ -239,20 +239,22 @@ def gather(context: Context, since: float) -> Digest:
     grown = growth(database, now - TREND, now)
     measured, disks = metrics.latest(database, now), metrics.disks(database)
     taken = _taken(context, since)
-    known = conditions(context, [replace(one.tenant, status=one.state.status) for one in survey.tenants])
+    stand = [replace(one.tenant, status=one.state.status) for one in survey.tenants]
+    known = conditions(context, stand)
     tenants = tuple(
         _tenant(
             context,
+            tenant,
             one,
-            known[one.tenant.instance],
-            taken.get(one.tenant.name, 0),
-            grown.get(one.tenant.name),
-            measured.get(one.tenant.name),
-            disks.get(one.tenant.name),
-            tuple(troubles.get(one.tenant.name, ())),
-            tuple(asked.get(one.tenant.name, ())),
+            known[tenant.instance],
+            taken.get(tenant.name, 0),
+            grown.get(tenant.name),
+            measured.get(tenant.name),
+            disks.get(tenant.name),
+            tuple(troubles.get(tenant.name, ())),
+            tuple(asked.get(tenant.name, ())),
         )
-        for one in survey.tenants
+        for tenant, one in zip(stand, survey.tenants, strict=True)
     )
     pools = storage(database, now)
     full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
@@ -348,6 +350,7 @@ def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:
 
 def _tenant(
     context: Context,
+    tenant: Tenant,
     one: Surveyed,
     condition: Condition,
     taken: int,
@@ -357,7 +360,7 @@ def _tenant(
     incidents: tuple[Incident, ...],
     operations: tuple[Operation, ...],
 ) -> TenantDay:
-    tenant, now, settings = one.tenant, context.now(), context.settings
+    now, settings = context.now(), context.settings
     plan = settings.plans.get(tenant.plan)
     uses = {}
     disk = last_known(tenant, known, plan)
@@ -373,7 +376,7 @@ def _tenant(
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
-    live = is_open(replace(tenant, status=one.state.status)) and now - tenant.created > SNAPSHOT_DUE
+    live = is_open(tenant) and now - tenant.created > SNAPSHOT_DUE
     return TenantDay(
         name=tenant.name,
         host=tenant.host,

@@ -41,16 +41,21 @@ def pool_growth(database: Database, since: float, now: float) -> dict[str, Growt
 def _growth(database: Database, table: str, column: str, measure: str, since: float, now: float) -> dict[str, Growth]:
     rows = database.read(
         f"""
-        WITH past AS (
+        WITH last AS (
+          SELECT {column} AS subject, {measure} AS latest FROM {table}
+          WHERE span = 0 AND at = (SELECT max(at) FROM {table} WHERE span = 0 AND at <= ?2) AND latest IS NOT NULL),
+        past AS (
           SELECT {column} AS subject, (at - ?1) / 86400.0 AS x, {measure} AS y FROM {table}
-          WHERE {measure} IS NOT NULL AND at BETWEEN ?1 AND ?2 AND (span = 3600 OR span = 0
-            AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600 AND at <= ?2)))
-        SELECT last.{column} AS subject, last.{measure} AS latest, max(x) - min(x) AS days, count(*) AS n,
-          total(x) AS sx, total(y) AS sy, total(x * x) AS sxx, total(x * y) AS sxy
-        FROM {table} AS last JOIN past ON past.subject = last.{column}
-        WHERE last.span = 0 AND last.at = (SELECT max(at) FROM {table} WHERE span = 0 AND at <= ?2)
-          AND latest IS NOT NULL
-        GROUP BY last.{column}
+          WHERE span = 3600 AND at BETWEEN ?1 AND ?2 AND y IS NOT NULL
+          UNION ALL
+          SELECT {column} AS subject, (at - ?1) / 86400.0 AS x, {measure} AS y FROM {table}
+          WHERE span = 0 AND at BETWEEN ?1 AND ?2 AND y IS NOT NULL
+            AND at >= (SELECT coalesce(max(at) + 3600, 0) FROM {table} WHERE span = 3600 AND at <= ?2)),
+        sums AS (
+          SELECT subject, max(x) - min(x) AS days, count(*) AS n,
+            total(x) AS sx, total(y) AS sy, total(x * x) AS sxx, total(x * y) AS sxy
+          FROM past GROUP BY subject)
+        SELECT * FROM last JOIN sums USING (subject)
         """,  # noqa: S608
         int(since),
         now,
