@@ -102,7 +102,10 @@ def tame(text: str, most: int) -> str:
     The colours of a terminal are left out. Half characters (lone surrogates), which no encoding takes, control
     characters but for tabs and ends of lines, and what turns the direction of text become one that says so.
     """
-    text = _COLOURS.sub("", text)
+    # As most are: a look at a tenant tells fifty of them.
+    printable = text.isprintable()
+    if not printable:
+        text = _COLOURS.sub("", text)
     if len(text) > most:
         text = f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return _UNTAMED.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text if printable else _UNTAMED.sub("\N{REPLACEMENT CHARACTER}", text)

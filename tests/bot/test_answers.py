@@ -234,6 +234,12 @@ def test_the_longest_log_is_cut_and_its_lines_stay() -> None:
     assert tame("abc", 2) == "a\N{HORIZONTAL ELLIPSIS}"
 
 
+def test_each_character_that_no_message_can_hold_is_replaced() -> None:
+    untamed = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
+    for code in (*untamed, *range(0x202A, 0x202F), *range(0x2066, 0x206A)):
+        assert tame(f"a{chr(code)}b", 10) == "a\N{REPLACEMENT CHARACTER}b", hex(code)
+
+
 class Fleet:
     """A bot with two tenants, of which the first answers what it will."""
 
