@@ -48,6 +48,6 @@ def steps(run: Run, inputs: Taking) -> Steps:
     """Take the snapshot, once per try."""
 
     def work() -> str:
-        return take(run, inputs.tenant, why=inputs.why, note=inputs.note, keep=inputs.keep)
+        return take(run, inputs.tenant, why=inputs.why, note=inputs.note, keep=inputs.keep).words
 
     return Steps((Step("take", "Take the snapshot", work, takes_snapshot=True),))

@@ -18,7 +18,7 @@ from bot.engine.context import Run
 from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
 from bot.engine.placement import LEAST
-from bot.engine.snapshots import ours, take
+from bot.engine.snapshots import NewSnapshot, take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
@@ -119,7 +119,7 @@ class Cutover:
 
     # -- making the candidate -----------------------------------------------------------------------------------
 
-    def snapshot(self) -> str:
+    def snapshot(self) -> NewSnapshot:
         """Take the safety snapshot, once per try."""
         return take(self.run, self.old, why=f"before {self.command} {self.run.operation}")
 
@@ -282,9 +282,7 @@ class Cutover:
         Nobody waits any more, and as that is stopped, all that was ever written to it is on its disk.
         """
         kept, taken = self.keep(), self.snapshot()
-        there = ours(self.source.lxd.snapshots(self.old.instance))
-        name = next(one.name for one in reversed(there) if one.name.endswith(f"-{self.run.operation}"))
-        return f"{kept}; safety snapshot {taken}. To undo: `/mautic restore {self.old.name} {name}`"
+        return f"{kept}; safety snapshot {taken.words}. To undo: `/mautic restore {self.old.name} {taken.name}`"
 
     # -- rolling back -------------------------------------------------------------------------------------------
 

@@ -164,8 +164,16 @@ def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = Fal
     )
 
 
-def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> str:
-    """Take the operation's snapshot of a tenant, once per try; return its name and how long writes paused.
+@dataclass(frozen=True)
+class NewSnapshot:
+    """A snapshot that was just taken: its name, and in words how it was taken."""
+
+    name: str
+    words: str
+
+
+def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = False) -> NewSnapshot:
+    """Take the operation's snapshot of a tenant, once per try; its words say how long writes paused.
 
     Args:
         why: `asked`, `schedule`, or what it comes before, such as `before restore 17`.
@@ -179,7 +187,7 @@ def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = Fal
     metrics.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
     for known in ours(existing):
         if known.name.endswith(f"-{run.operation}") and known.at >= began:
-            return f"{known.name} (already taken)"
+            return NewSnapshot(known.name, f"{known.name} (already taken)")
     let_go_on(host.lxd, tenant.instance)
     for later in range(TRIES - 1):
         with suppress(Vanished):
@@ -197,7 +205,7 @@ def let_go_on(lxd: Lxd, instance: str) -> None:
 
 def _take(
     run: Run, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
-) -> str:
+) -> NewSnapshot:
     """Take a snapshot, named by a time: a failed try keeps its name."""
     number = run.operation
     # People read these names, and type them.
@@ -210,7 +218,7 @@ def _take(
     facts = stamps(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
     if not host.lxd.instance(tenant.instance).running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
-        return f"{name}, of a stopped container"
+        return NewSnapshot(name, f"{name}, of a stopped container")
     holds: list[Hold] = []
 
     @contextmanager
@@ -222,8 +230,8 @@ def _take(
     host.lxd.snapshot(tenant.instance, name, config=facts, within=held(), still=still)
     (hold,) = holds
     if not hold.consistent:
-        return f"{name}, crash-consistent only: {hold.why}"
-    return f"{name}, writes paused {seconds(hold.seconds)}"
+        return NewSnapshot(name, f"{name}, crash-consistent only: {hold.why}")
+    return NewSnapshot(name, f"{name}, writes paused {seconds(hold.seconds)}")
 
 
 def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
