@@ -25,6 +25,7 @@ from bot.model.labels import Role, Seen, State, holder, is_open, right, role_of,
 log = logging.getLogger(__name__)
 NAME = "edge"
 _NETWORK = "/etc/edge-network"
+_DOMAIN = re.compile(r"[a-z0-9.-]{1,253}")
 _TO_BE_OPENED = ((Role.TENANT, State.NEW), (Role.INCOMING, State.MOVING))
 _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
@@ -318,18 +319,23 @@ def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, 
     named = {instance.name: instance for instance in here}
     by_domain: dict[str, list[Seen]] = {}
     for instance in here:
-        if domain := stamp(instance.config, "domain"):
+        if domain := _domain(instance):
             by_domain.setdefault(domain, []).append(_seen(instance))
     found = {domain: (right(one), one) for domain, its in by_domain.items() if (one := holder(its))}
     tenants = {domain: (its, named[one.instance]) for domain, (its, one) in found.items() if its is not None}
     for instance in here:
-        if _opens(instance, ahead):
-            domain = stamp(instance.config, "domain")
+        if (domain := _domain(instance)) and _opens(instance, ahead):
             its, holding = tenants.get(domain, (0, instance))
             # A tenant that is closed for its candidate has no right but until that is open.
             if its == 0 or holding is instance:
                 tenants[domain] = max(its, 1), instance
     return tenants
+
+
+def _domain(instance: Instance) -> str:
+    """Return its domain, "" where none is called so: written by hand, it would keep Caddy from all routes."""
+    domain = stamp(instance.config, "domain")
+    return domain if _DOMAIN.fullmatch(domain) else ""
 
 
 def _seen(instance: Instance) -> Seen:

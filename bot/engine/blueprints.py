@@ -9,7 +9,7 @@ from bot.engine.context import Run
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import Instance, NotFound
-from bot.model.labels import Role, role_of, stamp, stamps
+from bot.model.labels import Role, moment_of, role_of, stamp, stamps
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant
 
@@ -30,7 +30,7 @@ def blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
         version, recipe, archive = (stamp(one.config, fact) for fact in ("version", "recipe", "archive"))
         base = stamp(one.config, "base") or stamp(one.config, "created")
         if wanted == (version, "", "") or (
-            wanted == (version, recipe, archive) and blueprint.base in (0, int(base or 0))
+            wanted == (version, recipe, archive) and blueprint.base in (0, moment_of(base))
         ):
             return one
     return None

@@ -16,7 +16,7 @@ from bot.engine.context import Run
 from bot.fleet.inventory import Host
 from bot.guest.mautic import MUTE, Mail
 from bot.lxd.protocol import LxdError, LxdUnavailable
-from bot.model.labels import stamp, stamps
+from bot.model.labels import moment_of, stamp, stamps
 from bot.model.plan import Choice
 from bot.model.tenants import Tenant
 
@@ -92,7 +92,7 @@ def recorded(run: Run, config: Mapping[str, str]) -> str:
     waited, at = stamp(config, "mail-waits"), stamp(config, "mail-counted")
     if not waited:
         return "waiting mail is counted once the tenant runs"
-    return f"when stopped, {run.renderer.moment(int(at or 0))}: {waited}; mail due since then is not counted"
+    return f"when stopped, {run.renderer.moment(moment_of(at))}: {waited}; mail due since then is not counted"
 
 
 def settle(

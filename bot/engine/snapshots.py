@@ -14,8 +14,8 @@ from bot.engine.retention import Point, Retention, spread
 from bot.fleet import ballast
 from bot.fleet.inventory import Host
 from bot.guest.mautic import Hold
-from bot.lxd.protocol import Lxd, PoolSpace, Snapshot, Vanished
-from bot.model.labels import stamp, stamps
+from bot.lxd.protocol import Lxd, PoolFull, PoolSpace, Snapshot, Vanished
+from bot.model.labels import moment_of, number_of, stamp, stamps
 from bot.model.plan import Plan, Refused
 from bot.model.tenants import Tenant
 from bot.model.text import kept_for, seconds, size
@@ -55,13 +55,23 @@ class Taken:
         return ""
 
 
+def safety(command: str, operation: int) -> str:
+    """Return the `why` of the safety snapshot that a cutover takes."""
+    return f"before {command} {operation}"
+
+
+def _suffix(operation: int) -> str:
+    """Return the end of the names of an operation's snapshots, of which people read and type the whole."""
+    return f"-m{operation - MAINTENANCE}" if operation > MAINTENANCE else f"-{operation}"
+
+
 def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
     """Return the snapshots that the bot took, oldest first."""
     found = []
     for one in snapshots:
-        if _NAME.match(one.name) and stamp(one.config, "taken"):
+        if _NAME.match(one.name) and (at := moment_of(stamp(one.config, "taken"))):
             why, by, note, keep = (stamp(one.config, name) for name in ("why", "by", "snapshot-note", "keep"))
-            found.append(Taken(one.name, int(stamp(one.config, "taken")), why, by, note, keep == "1", one.size))
+            found.append(Taken(one.name, at, why, by, note, keep == "1", one.size))
     return sorted(found, key=lambda one: (one.at, one.name))
 
 
@@ -105,7 +115,7 @@ def written(snapshots: Iterable[Snapshot]) -> int:
     The sizes that LXD reports are a lower bound, as data shared by two snapshots is counted for neither. So this finds
     tenants that rewrite much, and the sizes tell what is surely held.
     """
-    return sum(int(stamp(one.config, "wrote") or 0) for one in snapshots)
+    return sum(number_of(stamp(one.config, "wrote")) for one in snapshots)
 
 
 def refuse_without_room(context: Context, tenant: Tenant) -> None:
@@ -186,7 +196,7 @@ def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = Fal
     # Read one by one, snapshots have their sizes; a reading of the whole fleet has none.
     metrics.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
     for known in ours(existing):
-        if known.name.endswith(f"-{run.operation}") and known.at >= began:
+        if known.name.endswith(_suffix(run.operation)) and known.at >= began:
             return NewSnapshot(known.name, f"{known.name} (already taken)")
     let_go_on(host.lxd, tenant.instance)
     for later in range(TRIES - 1):
@@ -207,16 +217,18 @@ def _take(
     run: Run, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
 ) -> NewSnapshot:
     """Take a snapshot, named by a time: a failed try keeps its name."""
-    number = run.operation
-    # People read these names, and type them.
-    by = f"m{number - MAINTENANCE}" if number > MAINTENANCE else str(number)
-    name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}-{by}"
+    name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}{_suffix(run.operation)}"
     # No key is also a label of a tenant: LXD takes the snapshot with these set on the instance, and a crash may leave
     # them there.
     # On btrfs, bytes that are exclusive were written since the last snapshot.
     wrote = host.lxd.state(tenant.instance).disk
     facts = stamps(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
-    if not host.lxd.instance(tenant.instance).running:
+    found = host.lxd.instance(tenant.instance)
+    if stamp(found.config, "taken"):
+        # Left by a kill. Whoever pauses the container later must not be taken for a snapshot that was cut.
+        with suppress(PoolFull):
+            host.lxd.update(tenant.instance, dict.fromkeys(facts))
+    if not found.running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return NewSnapshot(name, f"{name}, of a stopped container")
     holds: list[Hold] = []

@@ -42,7 +42,7 @@ def patiently(work: Callable[[], T]) -> T:
 
 def refuse_another(context: Context, found: Tenant) -> None:
     """Raise Refused when a later operation has replaced or changed the container that was approved."""
-    if context.operation and context.operations.came_after(int(found.operation or 0), context.operation):
+    if context.operation and context.operations.came_after(found.made_by, context.operation):
         raise Refused(
             f"`{found.instance}` is no longer what was approved: request #{found.operation} came later. Please request "
             "the change again."

@@ -18,7 +18,7 @@ from pathlib import Path
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import Lxd, LxdError, NotFound, PoolFull
 from bot.lxd.wire import NIC
-from bot.model.labels import Role, role_of, stamp, stamps
+from bot.model.labels import Role, number_of, role_of, stamp, stamps
 
 PIECE = 16 << 20
 """Bytes of one file: so much is given up at once."""
@@ -96,7 +96,7 @@ def _pieces(lxd: Lxd, name: str) -> int | None:
         return None
     if role_of(instance.config) != Role.BALLAST:
         raise LxdError(f"There is an instance `{name}` that is not the bot's; rename it.")
-    return int(stamp(instance.config, "pieces") or 0)
+    return number_of(stamp(instance.config, "pieces"))
 
 
 def _make(lxd: Lxd, name: str) -> None:

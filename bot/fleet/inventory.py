@@ -20,7 +20,18 @@ from bot.guest.blueprint.furniture import furniture_of
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
 from bot.lxd.wire import kept
-from bot.model.labels import Role, State, has_replaced, replaced, role_of, stamp, stamped, state_of
+from bot.model.labels import (
+    Role,
+    State,
+    has_replaced,
+    moment_of,
+    number_of,
+    replaced,
+    role_of,
+    stamp,
+    stamped,
+    state_of,
+)
 from bot.model.plan import Refused, UnknownWords
 from bot.model.tenants import Tenant
 
@@ -119,15 +130,15 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         replaced_by=by_command,
         replaced_in=in_operation,
         operation=facts.get("operation", ""),
-        created=int(facts.get("created") or 0),
-        archived=int(facts.get("archived") or 0),
-        kept_until=int(facts.get("kept-until") or 0),
-        retired=int(facts.get("retired") or 0),
+        created=moment_of(facts.get("created", "")),
+        archived=moment_of(facts.get("archived", "")),
+        kept_until=moment_of(facts.get("kept-until", "")),
+        retired=moment_of(facts.get("retired", "")),
         double=facts.get("double") == "1",
         member=instance.location,
         disk=instance.devices.get("root", {}).get("size", ""),
         started=instance.started,
-        closed_by=int(facts.get(by) or 0),
+        closed_by=number_of(facts.get(by, "")),
         boot=(
             instance.config.get("boot.autostart.priority", ""),
             instance.config.get("boot.autostart.delay", ""),
@@ -137,7 +148,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
         tags=tuple(facts.get("tags", "").split()),
         cutover=facts.get("cutover", ""),
         furniture=furniture_of(instance.config),
-        slot=int(slot) if (slot := facts.get("slot", "")).isdecimal() else None,
+        slot=number_of(slot) if (slot := facts.get("slot", "")).isdecimal() else None,
         recipe=facts.get("recipe", ""),
         archive=facts.get("archive", ""),
         on_demand=facts.get("on-demand") == "1",
@@ -149,7 +160,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
 def _base(instance: Instance, role: Role) -> int:
     """Return when the packages were installed; a blueprint of before was made with the newest that there were."""
     told = stamp(instance.config, "base") or (stamp(instance.config, "created") if role is Role.BLUEPRINT else "")
-    return int(told) if told.isdecimal() else 0
+    return moment_of(told)
 
 
 def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
@@ -173,7 +184,7 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
         # Earlier releases stored no command, and had only these two.
         before = "restore" if (candidate.server, candidate.host) == (one.server, one.host) else "migrate"
         command = candidate.cutover or before
-        return replace(one, role=Role.RETIRED, replaced_by=command, replaced_in=int(candidate.operation or 0))
+        return replace(one, role=Role.RETIRED, replaced_by=command, replaced_in=candidate.made_by)
 
     return [stands(one) for one in found]
 

@@ -16,7 +16,7 @@ from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import Role, State, stamp
+from bot.model.labels import Role, State, moment_of, stamp
 
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
@@ -296,7 +296,7 @@ class _Tenant:
 
     def base(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "since": int(stamp(self.lxd.instance(self.name).config, "base") or 0),
+            "since": moment_of(stamp(self.lxd.instance(self.name).config, "base")),
             "packages": self.state.packages,
         }
 

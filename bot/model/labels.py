@@ -12,6 +12,8 @@ from typing import Literal, Protocol, TypeVar
 
 KEY = "user.mautic-ops."
 """Every fact that the bot must know of a tenant is kept on its instance under this prefix."""
+EVER = 2**37
+"""Epoch seconds up to which a label is believed to be a moment (the year 6325)."""
 
 
 class Role(StrEnum):
@@ -271,6 +273,17 @@ def stamp(config: Mapping[str, str], name: str) -> str:
     return config.get(_KEYS[name], "")
 
 
+def number_of(text: str, most: int = 2**53 - 1) -> int:
+    """Return the number that a label holds; 0 where that is none, or beyond `most`: people can write anything there."""
+    found = int(text) if text.isdecimal() and len(text) < 20 else 0
+    return found if found <= most else 0
+
+
+def moment_of(text: str) -> int:
+    """Return the epoch seconds that a label holds; 0 where these are none that a calendar knows."""
+    return number_of(text, EVER)
+
+
 def stamped(config: Mapping[str, str]) -> dict[str, str]:
     """Return all labels that an instance has, by name: a list of a thousand asks for two dozen of each."""
     return {_NAMES[key]: value for key, value in config.items() if key in _NAMES}
@@ -299,10 +312,10 @@ def replacing(command: str, operation: int) -> dict[str, str]:
 
 def replaced(config: Mapping[str, str]) -> tuple[str, int]:
     """Return the command and operation that replaced it; older releases wrote only a text."""
-    command, number = stamp(config, "replaced-by"), stamp(config, "replaced-in")
+    command, operation = stamp(config, "replaced-by"), stamp(config, "replaced-in")
     if not command:
-        command, _, number = stamp(config, "reason").partition(" ")
-    return command, int(number) if number.isdecimal() else 0
+        command, _, operation = stamp(config, "reason").partition(" ")
+    return command, number_of(operation)
 
 
 class Standing(Protocol):
@@ -333,8 +346,7 @@ class Seen:
 
 def seen(name: str, config: Mapping[str, str], *, running: bool) -> Seen:
     """Return a container from what its server tells of it."""
-    number = stamp(config, "operation")
-    made_by = int(number) if number.isdecimal() else 0
+    made_by = number_of(stamp(config, "operation"))
     return Seen(name, role_of(config), state_of(config), running, made_by)
 
 

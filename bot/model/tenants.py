@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from bot.model.forms import ascii_domain, lxd_size, mariadb_size, whole
-from bot.model.labels import Role, State
+from bot.model.labels import Role, State, number_of
 
 RESERVED = frozenset(
     [
@@ -203,7 +203,7 @@ class Tenant:
     @property
     def made_by(self) -> int:
         """The operation that made it, or decided last what it is; 0: unknown."""
-        return int(self.operation) if self.operation.isdecimal() else 0
+        return number_of(self.operation)
 
     @property
     def standing(self) -> str:

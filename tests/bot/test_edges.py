@@ -362,3 +362,20 @@ def test_a_probe_asks_the_front_and_nobody_else(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(world.made["front"], "probe", lambda domain, _: f"the page of {domain}")
     monkeypatch.setattr(world.edges, "_known", lambda: pytest.fail("it would wait for a server that is silent"))
     assert world.edges.probe(DOMAIN) == f"the page of {DOMAIN}"  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("domain", ["", "client x.agency.com", "http://client-y", "*", "\n", "Client-Y.agency.com"])
+def test_a_domain_that_somebody_wrote_by_hand_takes_no_other_offline(domain: str) -> None:
+    world = World("only")
+    world.add("only", "client-x", "tenant")
+    world.add("only", "client-y", "tenant")
+    world.lxd["only"].update("client-y", stamps(domain=domain))
+    world.edges.apply(fresh=True)
+    assert world.way("only") == world.at("only", "client-x")
+    config = json.loads(world.lxd["only"].pull("edge", CONFIG))
+    routes = [
+        *config["apps"]["http"]["servers"]["secure"]["routes"],
+        *config["apps"]["http"]["servers"]["plain"]["routes"],
+    ]
+    hosts = [host for route in routes for match in route.get("match", ()) for host in match.get("host", ())]
+    assert domain not in hosts

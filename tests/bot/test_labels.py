@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import schedules
+from bot.engine.scheduler import discover
 from bot.lxd.protocol import Instance
 from bot.model.labels import (
     KEY,
@@ -23,6 +25,8 @@ from bot.model.labels import (
     has_replaced,
     holder,
     is_open,
+    moment_of,
+    number_of,
     replaced,
     replacing,
     right,
@@ -34,7 +38,7 @@ from bot.model.labels import (
     state_of,
 )
 from tests.bot.test_durability import Death, Killed, World
-from tests.support.bot import CASES, Bench
+from tests.support.bot import CASES, OPERATOR, Bench, make_bench
 
 ROOT = Path(__file__).parents[2]
 CONTAINERS = st.builds(
@@ -185,6 +189,38 @@ def written() -> dict[str, set[str]]:
     for names in found.values():
         names.discard("bot.model.labels")
     return {name: modules for name, modules in found.items() if modules}
+
+
+NUMBERS = [name for name, label in LABELS.items() if label.kind in ("number", "moment", "operation")]
+
+
+@pytest.mark.parametrize("nonsense", ["2026-11-30", "12 MB", "-1", "²", "9" * 30, "9" * 5000])
+def test_a_number_that_is_none_is_not_set(nonsense: str) -> None:
+    assert number_of(nonsense) == moment_of(nonsense) == 0
+
+
+def test_a_moment_that_no_calendar_knows_is_not_set() -> None:
+    assert moment_of("1800000000") == 1_800_000_000
+    assert moment_of("999999999999999") == 0
+    assert number_of("999999999999999") == 999_999_999_999_999
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_label_that_somebody_edits_to_nonsense_blinds_the_bot_to_no_tenant(tmp_path: Path, name: str) -> None:
+    """Neither people nor schedules: each reads all containers at once."""
+    bench = make_bench(tmp_path)
+    for tenant in ("client-x", "client-y"):
+        bench.done(f"new {tenant}")
+        bench.done(f"snapshot {tenant}", OPERATOR)
+    label = {KEY + name: "12 of May"}
+    bench.lxd.update("client-y", label)
+    bench.lxd.world.machines["client-y"].snapshots[0].config.update(label)
+    for text in ("list", "status client-y", "snapshots client-y", "hosts"):
+        bench.answer(text, OPERATOR)
+    assert bench.done("stop client-x", OPERATOR).state == "succeeded"
+    bench.clock.move(7200)
+    for job in discover(schedules):
+        job.run(bench.context)
 
 
 def test_every_label_names_who_writes_it() -> None:

@@ -16,6 +16,7 @@ from bot.engine.snapshots import ours
 from bot.fleet.inventory import Survey
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import stamps
+from bot.store import recovery
 from bot.store.operation import Operation
 from schedules.snapshots import snapshots
 from tests.support.bot import OPERATOR, Bench, make_bench
@@ -188,3 +189,33 @@ def test_a_policy_of_nothing_takes_nothing_and_removes_nothing(tmp_path: Path) -
     bench.done("snapshot client-x", OPERATOR)
     assert tick(bench) == []
     assert len(bench.lxd.snapshots("client-x")) == 2
+
+
+def test_what_a_killed_snapshot_left_is_gone_with_the_next_and_who_pauses_a_tenant_then_is_heeded(bench: Bench) -> None:
+    left = stamps(taken=int(bench.clock()), why="schedule", by="system")
+    bench.lxd.update("client-x", left)
+    tick(bench)
+    assert not left.keys() & bench.lxd.instance("client-x").config.keys()
+    bench.lxd.world.machines["client-x"].status = "Frozen"
+    bench.clock.move(HOUR)
+    tick(bench)
+    assert bench.lxd.instance("client-x").status == "Frozen"
+
+
+def test_a_scheduled_snapshot_that_was_taken_before_a_kill_is_not_taken_again(bench: Bench) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(moment: str) -> None:
+        if moment == "ran 0":
+            raise Killed
+
+    snapshots(bench.context)
+    bench.runner.fault = kill
+    with pytest.raises(Killed):
+        bench.runner.run_one()
+    bench.runner.fault = lambda moment: None
+    bench.clock.move(30)
+    recovery.recover(bench.context.operations)
+    bench.finish()
+    assert len(bench.lxd.snapshots("client-x")) == 1

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bot.guest.blueprint.recipe import FURNITURE, furniture_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, Lxd
-from bot.model.labels import stamp, stamps
+from bot.model.labels import number_of, stamp, stamps
 from bot.model.tenants import Tenant
 
 TAR = "/root/furniture.tar"
@@ -22,7 +22,7 @@ TELLS_LABELS = ("security.devlxd", "security.guestapi")
 def furniture_of(config: Mapping[str, str]) -> int:
     """Return the version of what stands in an instance, as its label says; what no release writes is BASIC."""
     told = stamp(config, "furniture")
-    return int(told) if told.isdecimal() else BASIC
+    return number_of(told) if told.isdecimal() else BASIC
 
 
 def closes_itself(config: Mapping[str, str]) -> bool:
