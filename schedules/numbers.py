@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
-from bot.model.labels import Role
-from bot.model.tenants import Tenant
+from bot.lxd.protocol import Instance, LxdUnavailable
+from bot.model.labels import LABELS, number_of, replaced, role_of, stamped
+from bot.store.migrations import MAINTENANCE
+
+_OPERATIONS = [name for name, label in LABELS.items() if label.kind == "operation"]
+_NAMED = re.compile(r"--(\d{1,15})\Z")
+"""The end of a container's name by which the operation is known that made it."""
 
 
 @schedule(seconds=300)
@@ -16,10 +23,22 @@ def numbers(context: Context) -> None:
 
     Containers are identified by the operation that made them, and the database that gives the numbers may be older.
     """
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
-    context.operations.number_after(max(map(_number, seen.tenants), default=0))
+    seen: set[int] = set()
+    for lxd in context.fleet.servers.values():
+        with suppress(LxdUnavailable):
+            seen.update(number for one in lxd.instances() for number in _carried(one))
+    # Maintenance is counted apart, far above people's requests.
+    for kind in ([one for one in seen if one < MAINTENANCE], [one for one in seen if one > MAINTENANCE]):
+        context.operations.number_after(max(kind, default=0))
 
 
-def _number(one: Tenant) -> int:
-    told = f"{one.operation} {one.replaced_in} {one.instance.removeprefix(one.name)}"
-    return max(map(int, re.findall(r"\d+", told)), default=0)
+def _carried(one: Instance) -> Iterator[int]:
+    """Yield the numbers on a container of the bot's; one that somebody made by hand may have any digits in its name."""
+    if role_of(one.config) is None:
+        return
+    labels = stamped(one.config)
+    yield from (number_of(labels.get(name, "")) for name in _OPERATIONS)
+    # Earlier releases wrote it into a text.
+    yield replaced(one.config)[1]
+    if named := _NAMED.search(one.name):
+        yield int(named[1])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from bot.model.labels import stamps
+from bot.store.migrations import MAINTENANCE
 from schedules.numbers import numbers
 from tests.support.bot import OPERATOR, make_bench
 
@@ -28,3 +32,22 @@ def test_a_database_that_is_not_behind_goes_on(tmp_path: Path) -> None:
     bench.done("snapshot client-x", OPERATOR)
     numbers(bench.context)
     assert bench.ask("stop client-x", OPERATOR).id == 3
+
+
+@pytest.mark.parametrize("digits", ["20261201", "1764500000", "202612011530"])
+def test_the_digits_of_a_copy_by_hand_are_nobodys_number(tmp_path: Path, digits: str) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    bench.lxd.copy("client-x", f"client-x-{digits}", config={}, devices={})
+    numbers(bench.context)
+    assert bench.ask("new client-z").id == 2
+
+
+def test_maintenance_raises_no_number_of_peoples_and_hides_none(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    bench.lxd.update("client-x", stamps(operation=MAINTENANCE + 70, stopped_by=40))
+    numbers(bench.context)
+    assert bench.ask("stop client-x", OPERATOR).id == 41
+    last = dict(map(tuple, bench.context.database.read("SELECT kind, last FROM numbers")))
+    assert last["maintenance"] == MAINTENANCE + 70
