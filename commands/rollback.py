@@ -13,7 +13,7 @@ from bot.engine.cutover import Cutover
 from bot.engine.outbound import MailOption
 from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
-from bot.engine.snapshots import ours
+from bot.engine.snapshots import ours, safety
 from bot.engine.steps import PROBE, probing, refuse_another, refuse_full
 from bot.fleet.inventory import Host
 from bot.guest.consent import Consent
@@ -68,7 +68,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     retired = _retired(context, old)
-    since, patched = _since(host, retired), retired.replaced_by == _PATCH
+    since, patched = _since(host, retired, context.now()), retired.replaced_by == _PATCH
     done, back = (_PATCH, "its earlier Debian packages") if patched else (_UPGRADE, f"Mautic {retired.version}")
     rests = old.stopped and old.status != "Running"
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
@@ -147,13 +147,17 @@ def _retired(context: Context, old: Tenant) -> Tenant:
     return upgrades[-1]
 
 
-def _since(host: Host, retired: Tenant) -> float:
-    """Return when a retired container was closed: it has a snapshot of that moment, and none was taken later.
+def _since(host: Host, retired: Tenant, now: float) -> float:
+    """Return when a retired container was closed: it has a snapshot of that moment, of what replaced it.
 
     Without one it is earlier, rather than later: then more is counted, and what is there already is not carried twice.
+    A clock that was ahead must not make it later: what contacts said since then would be lost.
     """
-    taken = ours(host.lxd.snapshots(retired.instance))
-    return float(taken[-1].at if taken else max(0, retired.retired - DAY))
+    why = safety(retired.replaced_by, retired.replaced_in)
+    taken = [one.at for one in ours(host.lxd.snapshots(retired.instance)) if one.why == why and one.at <= now]
+    if taken:
+        return float(taken[0])
+    return float(max(0, retired.retired - DAY)) if retired.retired <= now else 0.0
 
 
 def _cannot(old: Tenant) -> str:

@@ -18,7 +18,7 @@ from bot.engine.context import Run
 from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
 from bot.engine.placement import LEAST
-from bot.engine.snapshots import NewSnapshot, take
+from bot.engine.snapshots import NewSnapshot, safety, take
 from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
@@ -121,7 +121,7 @@ class Cutover:
 
     def snapshot(self) -> NewSnapshot:
         """Take the safety snapshot, once per try."""
-        return take(self.run, self.old, why=f"before {self.command} {self.run.operation}")
+        return take(self.run, self.old, why=safety(self.command, self.run.operation))
 
     def make(self, make: Make, *, closed: bool = False, whole: bool = True) -> None:
         """Make the candidate, unless a complete one exists; what an earlier try left incomplete is deleted first.

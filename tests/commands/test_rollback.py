@@ -396,3 +396,27 @@ def test_whenever_the_bot_dies_who_opted_out_is_so_afterwards(tmp_path: Path, ho
         assert ([found[0] for found in now.opted_out], set(now.people)) == ([1], {1}), number
         assert not again.context.fleet.tenant("client-x").outbound_off, number
         again.context.database.close()
+
+
+def test_a_snapshot_that_a_clock_dated_ahead_hides_nothing_that_contacts_said(tmp_path: Path) -> None:
+    """Such a one stays, as cleanup goes by no single clock; it is older than the upgrade all the same."""
+    bench = make_bench(tmp_path)
+    add_releases(bench, "6.0.10")
+    bench.done("new client-x")
+    change(bench, "client-x", people=PEOPLE)
+    bench.clock.set(30 * 86_400)
+    assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    bench.clock.set(-30 * 86_400)
+    bench.clock.move(600)
+    for text in ("rehearse client-x", "upgrade client-x"):
+        assert bench.done(text, OPERATOR).state == "succeeded"
+    bench.clock.move(3600)
+    upgraded = bench.context.fleet.tenant("client-x").instance
+    change(bench, upgraded, opted_out=[(1, "email", 1, bench.clock())])
+    bench.clock.move(7200)
+    asked = bench.ask("rollback client-x", OPERATOR)
+    assert asked.plan["remarks"]["Carried back"].startswith("1 opt-out")
+    bench.approve(asked)
+    bench.finish()
+    back = bench.context.fleet.tenant("client-x").instance
+    assert [one[0] for one in state(bench, back).opted_out] == [1]
