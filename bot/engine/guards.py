@@ -99,13 +99,15 @@ class Change:
 class Guard:
     """One guard. `asks`: what it does at a moment, where it does anything; `waits`: when its no is no end.
 
-    `last`: asked when no other holds an operation back, as it asks Slack.
+    `last`: asked when no other holds an operation back, as it asks Slack, which may take minutes. `again`: asked once
+    more after that, as what people do meanwhile counts; it reads only what the bot knows.
     """
 
     key: str
     asks: Mapping[Moment, Callable[[Guards, Change], None]]
     waits: frozenset[Moment] = frozenset()
     last: bool = False
+    again: bool = False
 
 
 class Guards:
@@ -147,6 +149,16 @@ class Guards:
                 if guard.last:
                     self._ask(guard, Moment.CLAIM, Change.of(operation))
         except _Unapproved:
+            return False
+        return True
+
+    def may_still_begin(self, operation: Operation) -> bool:
+        """Whether nobody froze the tenant, or set to work in it, since the other guards were asked."""
+        try:
+            for guard in GUARDS.values():
+                if guard.again:
+                    self._ask(guard, Moment.CLAIM, Change.of(operation))
+        except Refused:
             return False
         return True
 
@@ -370,7 +382,7 @@ _ALL = (
     ),
     Guard("time", {Moment.CLAIM: _too_early}, waits=frozenset({Moment.CLAIM})),
     Guard("window", {Moment.CLAIM: _outside_hours}, waits=frozenset({Moment.CLAIM})),
-    Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM})),
+    Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM}), again=True),
     Guard(
         "busy",
         {
@@ -381,6 +393,7 @@ _ALL = (
             Moment.MAINTENANCE: _busy_to_approve,
         },
         waits=frozenset({Moment.APPROVAL, Moment.CLAIM}),
+        again=True,
     ),
     Guard("half-way", {Moment.REQUEST: _half_way, Moment.APPROVAL: _half_way, Moment.CLAIM: _half_way}),
     Guard(

@@ -93,7 +93,9 @@ class Runner:
 
     def run_one(self) -> bool:
         """Claim one operation and run it to its end; False when none is queued."""
-        operation = claims.claim(self.operations, self.guards.hold, self._may, self._shared)
+        operation = claims.claim(
+            self.operations, self.guards.hold, self._may, self._shared, self.guards.may_still_begin
+        )
         if operation is None:
             batches.settle(self.operations)
             return False

@@ -113,7 +113,8 @@ def _ring(operations: Operations, batch: int, soak: float) -> tuple[int, int, fl
         batch,
     )
     at = next((number for number, ring in enumerate(rings) if ring["to_do"]), len(rings) - 1)
-    before = max((ring["ended"] or 0.0 for ring in rings[:at]), default=0.0)
+    # What a clock that was ahead dated after now has ended all the same.
+    before = min(operations.clock(), max((ring["ended"] or 0.0 for ring in rings[:at]), default=0.0))
     soaks = before + soak > operations.clock() and not rings[at]["begun"]
     return at + 1, len(rings), before + soak if soaks else 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from bot.model.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
@@ -30,16 +30,18 @@ def claim(
     hold: Callable[[Operation], Hold | None] = lambda _: None,
     may: Callable[[Operation], bool] = lambda _: True,
     shared: int = MANY,
+    still: Callable[[Operation], bool] = lambda _: True,
 ) -> Operation | None:
     """Take the next queued operation that may run, or None; `bot.model.lanes` says which is next.
 
     Args:
         hold: says why one has to wait, or None. Others overtake it; its thread is told once per guard.
-        may: whether it may still begin; asked last.
+        may: whether it may still begin; asked last, and may take long.
         shared: how many that no person requested may run together.
+        still: whether nothing came up while `may` was asked; it reads the database, and asks nobody.
     """
-    running = _candidates(operations, "running")
-    waiting = [*_candidates(operations, "queued"), *_children(operations, running)]
+    running, soaked = _candidates(operations, "running"), _soaked(operations)
+    waiting = [*_candidates(operations, "queued"), *_children(operations, running, soaked)]
     for first in in_line(waiting, running, shared):
         candidate = operations.get(first.id)
         if candidate.state not in ("queued", "waiting"):
@@ -47,9 +49,13 @@ def claim(
         try:
             if why := hold(candidate):
                 _wait(operations, candidate, why)
-            elif may(candidate) and _begin(operations, candidate, first, shared):
-                operations.changed()
-                return operations.get(candidate.id)
+            elif may(candidate):
+                if _begin(operations, candidate, first, shared, still, soaked):
+                    operations.changed()
+                    return operations.get(candidate.id)
+                if why := hold(candidate):
+                    # It came while `may` was asked.
+                    _wait(operations, candidate, why)
         except sqlite3.IntegrityError:
             # The tenant is locked meanwhile: for a child by a person's request, for one that waited for the end of a
             # freeze by a scheduled snapshot.
@@ -57,14 +63,23 @@ def claim(
     return None
 
 
-def _begin(operations: Operations, operation: Operation, first: Candidate, shared: int) -> bool:
+def _begin(
+    operations: Operations,
+    operation: Operation,
+    first: Candidate,
+    shared: int,
+    still: Callable[[Operation], bool],
+    soaked: Collection[str],
+) -> bool:
     """Move a queued operation, or a child whose turn it is, to running. False: another was quicker."""
     with operations.database.transaction() as transaction:
         # Another worker may have used the last slot meanwhile.
         running = _candidates(operations, "running")
         if not first.begun and first.lane != Lane.PERSON and not has_worker(running, shared):
             return False
-        if operation.state == "waiting" and first not in _children(operations, running):
+        if operation.state == "waiting" and first not in _children(operations, running, soaked):
+            return False
+        if not still(operation):
             return False
         return operations.move(
             transaction,
@@ -90,11 +105,30 @@ def _candidates(operations: Operations, state: State) -> list[Candidate]:
     return [Candidate(**dict(row) | {"begun": bool(row["begun"])}) for row in rows]
 
 
-def _children(operations: Operations, running: Sequence[Candidate]) -> list[Candidate]:
+def _soaked(operations: Operations) -> set[str]:
+    """Return the rings, as `batch/ring`, after which the next may begin: all have ended, and soaked.
+
+    By the time that was lived through since they were seen to have ended: a clock that is set ahead ends no soak.
+    """
+    rings = operations.database.read(
+        """
+        SELECT child.parent || '/' || child.ring AS ring, soak
+        FROM batches JOIN operations AS batch ON batch.id = batches.operation AND batch.state = 'running'
+        JOIN operations AS child ON child.parent = batch.id
+        WHERE soak > 0 GROUP BY child.parent, child.ring
+        HAVING sum(child.state IN ('waiting', 'queued', 'running')) = 0
+        """
+    )
+    ages = operations.lived.found("soak", [row["ring"] for row in rings]) if rings else {}
+    return {row["ring"] for row in rings if ages[row["ring"]] >= row["soak"]}
+
+
+def _children(operations: Operations, running: Sequence[Candidate], soaked: Collection[str]) -> list[Candidate]:
     """Return the children of batches that may begin now: within the limits, on tenants that are not locked."""
     rows = operations.database.read(
         """
-        SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host
+        SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host, soak,
+          (SELECT batch.id || '/' || max(ring) FROM operations WHERE parent = batch.id AND ring < child.ring) AS after
         FROM batches JOIN operations AS batch ON batch.id = batches.operation AND batch.state = 'running'
         JOIN operations AS child ON child.parent = batch.id AND child.state = 'waiting'
         WHERE paused IS NULL AND stopped IS NULL AND (
@@ -102,11 +136,10 @@ def _children(operations: Operations, running: Sequence[Candidate]) -> list[Cand
         ) < forgiven + stop_after
         AND NOT EXISTS (
           SELECT 1 FROM operations AS earlier WHERE earlier.parent = batch.id AND earlier.ring < child.ring
-          AND (earlier.state IN ('waiting', 'queued', 'running') OR earlier.finished > ? - soak)
+          AND earlier.state IN ('waiting', 'queued', 'running')
         )
         ORDER BY child.id
-        """,
-        operations.clock(),
+        """
     )
     marks = ",".join("?" * len(OPEN))
     open_ones = operations.database.read(f"SELECT tenant FROM operations WHERE state IN ({marks})", *OPEN)  # noqa: S608
@@ -115,7 +148,8 @@ def _children(operations: Operations, running: Sequence[Candidate]) -> list[Cand
     for row in rows:
         one = Candidate(row["id"], row["requester"], row["parent"], row["host"])
         limits = Limits(row["at_once"], row["at_once_host"])
-        if row["tenant"] not in held and fits(one, running, limits):
+        soaks = row["soak"] and row["after"] and row["after"] not in soaked
+        if not soaks and row["tenant"] not in held and fits(one, running, limits):
             found.append(one)
     return found
 

@@ -122,6 +122,10 @@ class Lived:
 
         Each look names all there is of its kind: what is not found this time begins anew.
         """
+        return {one for one, age in self.found(kind, found).items() if age >= after}
+
+    def found(self, kind: str, found: Collection[str]) -> dict[str, float]:
+        """Return for how many lived seconds each of what is found now has been found, as `confirmed` looks at it."""
         now = self.now()
         rows = self.database.read("SELECT subject, since FROM second_looks WHERE kind = ?", kind)
         known = {row["subject"]: row["since"] for row in rows}
@@ -135,7 +139,7 @@ class Lived:
                     "INSERT OR IGNORE INTO second_looks VALUES (?,?,?)",
                     [(kind, new, now) for new in set(found) - known.keys()],
                 )
-        return {one for one in found if now - known.get(one, now) >= after}
+        return {one: now - known.get(one, now) for one in found}
 
     def note(self) -> None:
         """Write the count down; what is not written down is not counted over the machine's next boot."""

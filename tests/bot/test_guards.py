@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -466,3 +467,49 @@ def test_what_a_person_wrote_mentions_nobody_when_it_is_repeated(desk: Desk) -> 
     assert "<@U0BOSS>" not in said
     with pytest.raises(Refused):
         desk.bench.answer("freeze all because again", ASKER)
+
+
+def while_slack_is_asked(bench: Bench, work: Callable[[], None]) -> None:
+    """Do something while the runner asks Slack about who approved, once."""
+    bench.context.people.forget()
+    answers = bench.slack.api_call
+
+    def slow(method: str, params: dict[str, Any]) -> Any:
+        if method == "users.info" and params["user"] == LEAD.id:
+            bench.slack.api_call = answers
+            work()
+        return answers(method, params)
+
+    bench.slack.api_call = slow
+
+
+def test_a_freeze_that_comes_while_slack_is_asked_holds_what_had_not_begun(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    desk = make_desk(bench)
+    operation = bench.approve(bench.ask("stop client-x", OPERATOR))
+    while_slack_is_asked(bench, lambda: desk.command("freeze all because incident", LEAD_2))
+    bench.finish()
+    waits = bench.context.operations.get(operation.id)
+    assert (waits.state, waits.held_by) == ("queued", "freeze")
+    assert bench.lxd.instance("client-x").running
+    desk.command("unfreeze all", LEAD_2)
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
+
+
+def test_a_console_command_that_comes_while_slack_is_asked_holds_what_had_not_begun(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x")
+    operation = bench.approve(bench.ask("stop client-x", OPERATOR))
+    work = ExitStack()
+    while_slack_is_asked(
+        bench, lambda: work.enter_context(bench.context.operations.at_work.take("client-x", "`cache:clear` is running"))
+    )
+    with work:
+        bench.finish()
+        waits = bench.context.operations.get(operation.id)
+        assert (waits.state, waits.held_by) == ("queued", "busy")
+        assert bench.lxd.instance("client-x").running
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"

@@ -73,6 +73,32 @@ def test_rings_follow_one_another_with_a_pause_between(bench: Bench) -> None:
     assert bench.context.operations.get(batch.id).state == "succeeded"
 
 
+def test_a_clock_that_is_set_ahead_ends_no_pause_between_rings(bench: Bench) -> None:
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(batch)
+    bench.finish()
+    bench.clock.set(3600)
+    bench.finish()
+    assert versions(bench) == {"client-d"}, "nobody has seen how the canary fares"
+
+
+def test_a_ring_that_ended_while_the_clock_was_ahead_holds_the_next_up_no_longer_than_others(bench: Bench) -> None:
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(batch)
+    bench.runner.fault = lambda moment: bench.clock.set(30 * 86_400) if moment == "before end" else None
+    bench.runner.run_one()
+    while versions(bench) != {"client-d"}:
+        assert bench.runner.run_one()
+    bench.runner.fault = lambda moment: None
+    bench.clock.at = min(bench.clock.at, 1_800_000_000.0 + bench.clock.lived)
+    bench.finish()
+    bench.clock.move(11 * 60)
+    bench.finish()
+    assert versions(bench) > {"client-d"}
+
+
 def test_it_pauses_at_the_first_failure_and_goes_on_when_somebody_says_so(bench: Bench) -> None:
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
