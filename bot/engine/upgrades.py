@@ -23,6 +23,8 @@ from bot.model.tenants import Tenant
 NEVER = math.inf
 FRESH = 86_400.0
 """Seconds after which what a rehearsal found is too old."""
+SET_RIGHT = 300.0
+"""Seconds that a clock may be set back by, as clocks are all the time."""
 WHY = "A rehearsal holds for a day, so an upgrade can't be planned further ahead."
 _FIRST = {"stopped": "start", "suspended": "resume"}
 """The command that has a tenant run, by how it stands."""
@@ -121,10 +123,10 @@ def archive_of(run: Run, version: str) -> Archive:
 def age(context: Context, told: Evidence, at: float = 0.0) -> float:
     """Return the seconds since a rehearsal, or NEVER where what it found is too old to count.
 
-    `at`: when the upgrade begins, if that is later.
+    One that a clock dated after now may be of any age. `at`: when the upgrade begins, if that is later.
     """
     since = max(context.now(), at) - told.at
-    return since if since <= FRESH else NEVER
+    return since if told.at <= context.now() + SET_RIGHT and since <= FRESH else NEVER
 
 
 def fresh(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:

@@ -50,9 +50,12 @@ def untell(database: Database, where: str) -> None:
 
 
 def newest(database: Database, tenant: str, version: str) -> Evidence | None:
-    """Return what the newest rehearsal of an upgrade of a tenant found; None: there was none."""
+    """Return what the newest rehearsal of an upgrade of a tenant found; None: there was none.
+
+    By the number of its operation: a clock may have been ahead, and numbers never go back.
+    """
     rows = database.read(
-        "SELECT found FROM evidence WHERE tenant = ? AND version = ? ORDER BY at DESC, operation DESC LIMIT 1",
+        "SELECT found FROM evidence WHERE tenant = ? AND version = ? ORDER BY operation DESC LIMIT 1",
         tenant,
         version,
     )

@@ -126,6 +126,17 @@ def test_what_a_rehearsal_found_is_told_and_the_upgrade_requested_once(bench: Be
     assert bench.context.fleet.tenant("client-x").version == NEW
 
 
+def test_a_rehearsal_that_a_clock_dated_ahead_counts_for_nothing_and_hides_no_newer_one(bench: Bench) -> None:
+    bench.clock.set(30 * 86_400)
+    assert bench.done("rehearse client-x", OPERATOR).state == "succeeded"
+    bench.clock.set(-30 * 86_400)
+    assert "Rehearsing" in bench.answer("upgrade client-x", OPERATOR).text
+    simulated_tenant.change(bench.lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    bench.finish()
+    bench.clock.move(29 * 86_400)
+    assert "Rehearsing" in bench.answer("upgrade client-x", OPERATOR).text, "the newest one failed"
+
+
 def test_rows_that_the_migrations_take_away_leave_the_tenant_as_it_was(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
