@@ -78,6 +78,14 @@ class Voices:
                 audit.record(transaction, event, self.operations.clock())
                 told = f":warning: <@{person}> may no longer approve this request, so that approval does not count."
                 self.operations.note(transaction, operation.id, told)
+        said = "SELECT 1 FROM decisions WHERE operation = ? AND verdict = 'approve' LIMIT 1"
+        if lost and operation.options and not transaction.execute(said, (operation.id,)).fetchone():
+            # What they chose counts no more than their approval.
+            choice = operation.plan["choice"]
+            transaction.execute(
+                "UPDATE operations SET arguments = json_set(arguments, '$.' || ?, ?) WHERE id = ?",
+                (choice["argument"], choice.get("proposed", ""), operation.id),
+            )
 
 
 def approvals(number: int) -> str:

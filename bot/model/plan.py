@@ -220,7 +220,11 @@ class Plan:
                 "reversible": self.reversible,
                 "seconds": self.seconds,
                 "undoable": self.undo is not None,
-                "choice": asdict(self.choice) if self.choice else None,
+                "choice": self.choice
+                and {
+                    **asdict(self.choice),
+                    "proposed": self.arguments.get(self.choice.argument, ""),
+                },
                 "first": list(self.first),
                 "until_done": list(self.until_done),
                 "demand": self.demand and dict(self.demand),

@@ -309,3 +309,20 @@ def test_two_hundred_decisions_at_once_have_one_winner(bench: Bench) -> None:
         "operation.requested",
         "operation.denied" if after.state == "denied" else "operation.approved",
     ]
+
+
+def test_what_an_approver_chose_counts_no_more_than_their_approval(bench: Bench) -> None:
+    bench.slack.groups["mautic-approvers"].append(LEAD_3.id)
+    bench.done("new client-x")
+    bench.done("snapshot client-x", OPERATOR)
+    (snapshot,) = bench.lxd.snapshots("client-x")
+    with_policy(bench, approvals=2)
+    operation = bench.ask(f"restore client-x {snapshot.name}", OPERATOR)
+    decide(bench, operation, LEAD, typed_name="client-x", choice="send")
+    bench.slack.groups["mautic-approvers"].remove(LEAD.id)
+    bench.context.people.forget()
+    for approver in (LEAD_2, LEAD_3):
+        decide(bench, operation, approver, typed_name="client-x")
+    approved = bench.context.operations.get(operation.id)
+    assert approved.state == "queued"
+    assert approved.chosen == ""
