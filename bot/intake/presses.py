@@ -81,13 +81,13 @@ class Presses:
         elif action == "cancel":
             self.context.approvals.cancel(operation.id, actor)
         elif action in BATCH:
-            self._refuse_other_hands(operation, actor)
+            self._refuse_other_hands(operation, actor, own=action != "batch_go_on")
             BATCH[action](self.context.operations, operation, actor.id)
         elif action == "give_up":
             self.context.approvals.refuse_to_give_up(operation, actor)
             self.announcer.open_modal(payload["trigger_id"], _give_up_window(operation, payload["channel"]))
         elif action in ("retry", "undo"):
-            self._refuse_other_hands(operation, actor)
+            self._refuse_other_hands(operation, actor, own=action == "retry")
             if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
                 return
             if action == "retry":
@@ -96,14 +96,23 @@ class Presses:
             else:
                 recovery.undo(self.context.operations, operation, actor.id)
 
-    def _refuse_other_hands(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused unless the person requested the operation or may decide on it."""
-        may = set(self.context.settings.policy(operation.command).approve)
+    def _refuse_other_hands(self, operation: Operation, actor: Actor, *, own: bool) -> None:
+        """Raise Refused unless the person requested the operation, and may still request such, or may decide on it.
+
+        `own`: the button is theirs whatever their roles are now: it ends things, or a guard asks the policy.
+        """
+        policy = self.context.settings.policy(operation.command)
+        may = set(policy.approve)
         if operation.state == "needs_attention":
             # Whom it calls may do what it calls them for.
             may |= set(self.context.settings.responders(operation.command))
-        if actor.id != operation.requester and not actor.roles & may:
+        if actor.roles & may:
+            return
+        if actor.id != operation.requester:
             raise Refused(f"Only <@{operation.requester}> or an approver can use this button.")
+        if not own and not actor.roles & set(policy.ask):
+            others = names(policy.approve or policy.ask)
+            raise Refused(f"Only {others} can use this button: you can no longer request `{operation.command}`.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
         """Whether a press repeated after a crash was already carried out: unlike a decision, it could be done twice."""

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,8 @@ from bot.settings import InvalidSettings, Policy, Role, Settings
 
 log = logging.getLogger(__name__)
 
+SILENT = (OSError, HTTPException)
+"""What is raised where Slack gives no answer, or breaks off in one."""
 MEMORY = 60.0
 """Seconds that an answer of Slack's is good for, where nobody decides on it."""
 JUST_NOW = 10.0
@@ -127,7 +130,7 @@ class People:
             raise Refused(
                 f"I couldn't check your permissions (Slack: {error.response.get('error')}). Try again in a minute."
             ) from error
-        except OSError as error:
+        except SILENT as error:
             raise Refused(
                 "Slack does not answer, so I couldn't check your permissions. Try again in a minute."
             ) from error
@@ -173,7 +176,7 @@ class People:
         """
         try:
             return self._roles(user, True) if self._is_full_member(user, True) else frozenset()
-        except (SlackApiError, OSError) as error:
+        except (SlackApiError, *SILENT) as error:
             if isinstance(error, SlackApiError) and error.response.get("error") == "user_not_found":
                 return frozenset()
             raise Refused(
@@ -215,7 +218,7 @@ class People:
                     "the end of its details in Slack), and `/invite @mautic` there"
                 )
             raise Untold(f"Slack gives no information about `{channel}` ({error.response.get('error')})") from error
-        except OSError as error:
+        except SILENT as error:
             raise Untold("Slack does not answer") from error
         name = f"`#{info['name']}`" if info.get("name") else f"`{channel}`"
         if info.get("is_archived"):
@@ -240,7 +243,7 @@ class People:
             return any(self._roles(user, False) & set(policy.ask) for user in users)
         except SlackApiError as error:
             raise Untold(str(error.response.get("error"))) from error
-        except OSError as error:
+        except SILENT as error:
             raise Untold(str(error)) from error
 
     # -- who could decide ---------------------------------------------------------------------------------------
@@ -254,7 +257,7 @@ class People:
             return self._deciders([self.settings.roles[name] for name in roles], enough, but, mentioned)
         except SlackApiError as error:
             raise Untold(str(error.response.get("error"))) from error
-        except OSError as error:
+        except SILENT as error:
             raise Untold(str(error)) from error
 
     def _deciders(self, roles: Sequence[Role], enough: int, but: str, mentioned: int) -> Deciders:

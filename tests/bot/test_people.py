@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.client import IncompleteRead
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -116,7 +117,7 @@ def test_in_direct_messages_there_is_no_channel_to_look_at(people: People, slack
     assert slack.calls["conversations.info"] == 0
 
 
-@pytest.mark.parametrize("trouble", ["ratelimited", "internal_error", TimeoutError("timed out")])
+@pytest.mark.parametrize("trouble", ["ratelimited", "internal_error", TimeoutError("timed out"), IncompleteRead(b"")])
 def test_when_slack_does_not_say_who_it_is_the_answer_is_no(people: People, slack: FakeSlack, trouble: Any) -> None:
     slack.fail("users.info", trouble)
     with pytest.raises(Refused, match="Try again in a minute"):
