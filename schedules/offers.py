@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bot.engine.context import Context
@@ -11,6 +13,7 @@ from bot.engine.guards import Change, Guards, Moment
 from bot.engine.registry import Command, call
 from bot.engine.rehearsal import LOG, files, pages
 from bot.engine.scheduler import schedule
+from bot.lxd.protocol import LxdError
 from bot.model.actor import Actor
 from bot.model.evidence import Evidence
 from bot.model.pages import worse
@@ -24,42 +27,65 @@ from bot.store.operations import TenantBusy
 
 ROLLOUTS = "id IN (SELECT operation FROM batches) AND json_extract(plan, '$.values.soak') IS NOT NULL"
 """Batches in rings: rollouts, and patches of many."""
+REHEARSED = "command = 'rehearse' AND json_extract(plan, '$.texts.then') <> '' AND state <> 'cancelled'"
+"""Batches of rehearsals that something follows."""
 ENDED = "state IN ('succeeded', 'failed', 'cancelled') AND id NOT IN (SELECT operation FROM offered)"
 
 
 @schedule(seconds=10)
 def offers(context: Context) -> None:
-    """Post what rehearsals found, request the upgrades that passed where that was asked for, and report on rollouts."""
-    for found, offer in evidence.untold(context.database):
-        rehearsal = context.operations.get(found.operation)
-        no_offer = ""
+    """Post what rehearsals found, request the upgrades that passed where that was asked for, and report on rollouts.
+
+    What cannot be asked for just now, as a server is silent, is asked for at the next look, and delays no other.
+    """
+    evidence.untell(context.database, f"{ROLLOUTS} AND state = 'running'")
+    todo: list[Callable[[], None]] = [
+        *(partial(_after_one, context, found, offer) for found, offer in evidence.untold(context.database)),
+        *(partial(_after_many, context, one) for one in context.operations.select(f"{REHEARSED} AND {ENDED}")),
+        *(partial(_after_rollout, context, one) for one in context.operations.select(f"{ROLLOUTS} AND {ENDED}")),
+    ]
+    trouble: list[Exception] = []
+    for work in todo:
         try:
-            if offer and found.passed:
-                _offer(context, rehearsal, found)
+            work()
         except TenantBusy:
             # Asked for again at the next look.
             continue
-        except Refused as no:
-            change = "update" if found.patches else "upgrade"
-            no_offer = f"\n:warning: The {change} is not requested: {sentence(str(no))}"
-        # One of many is told of in the thread of all.
-        thread = context.operations.get(rehearsal.parent) if rehearsal.parent else rehearsal
-        _tell(context, found.operation, thread, _told(context, thread, found) + no_offer)
-    for rehearsals in context.operations.select(
-        "command = 'rehearse' AND json_extract(plan, '$.texts.then') <> '' AND state IN ('succeeded', 'failed')"
-        " AND id NOT IN (SELECT operation FROM offered)"
-    ):
-        said = ""
-        try:
-            _offer_all(context, rehearsals)
-        except TenantBusy:
-            continue
-        except Refused as no:
-            said = f":warning: What was rehearsed is not requested: {sentence(str(no))}"
-        _tell(context, rehearsals.id, rehearsals, said)
-    evidence.untell(context.database, f"{ROLLOUTS} AND state = 'running'")
-    for rollout in context.operations.select(f"{ROLLOUTS} AND {ENDED}"):
-        _tell(context, rollout.id, rollout, _report(context, rollout))
+        except (Refused, LxdError, NotPosted) as error:
+            trouble.append(error)
+    if trouble:
+        raise trouble[-1]
+
+
+def _after_one(context: Context, found: Evidence, offer: bool) -> None:
+    rehearsal = context.operations.get(found.operation)
+    no_offer = ""
+    try:
+        if offer and found.passed:
+            _offer(context, rehearsal, found)
+    except TenantBusy:
+        raise
+    except Refused as no:
+        change = "update" if found.patches else "upgrade"
+        no_offer = f"\n:warning: The {change} is not requested: {sentence(str(no))}"
+    # One of many is told of in the thread of all.
+    thread = context.operations.get(rehearsal.parent) if rehearsal.parent else rehearsal
+    _tell(context, found.operation, thread, _told(context, thread, found) + no_offer)
+
+
+def _after_many(context: Context, rehearsals: Operation) -> None:
+    said = ""
+    try:
+        _offer_all(context, rehearsals)
+    except TenantBusy:
+        raise
+    except Refused as no:
+        said = f":warning: What was rehearsed is not requested: {sentence(str(no))}"
+    _tell(context, rehearsals.id, rehearsals, said)
+
+
+def _after_rollout(context: Context, rollout: Operation) -> None:
+    _tell(context, rollout.id, rollout, _report(context, rollout))
 
 
 def _tell(context: Context, operation: int, thread: Operation, said: str) -> None:
@@ -89,11 +115,14 @@ def _log(context: Context, thread: Operation, found: Evidence) -> str:
     path = files(context.settings, found.operation) / LOG
     try:
         text = path.read_text()
+        name = f"rehearsal-{found.operation}.log"
         if thread.message_ts:
+            if _is_there(context, thread, name):
+                return "\nThe log is attached."
             context.post.file(
                 thread.channel,
                 text,
-                name=f"rehearsal-{found.operation}.log",
+                name=name,
                 title=f"The rehearsal of {found.tenant}: what Mautic said, and its log",
                 thread_ts=thread.message_ts,
             )
@@ -105,6 +134,11 @@ def _log(context: Context, thread: Operation, found: Evidence) -> str:
     return f"\nThe log is kept on the bot's machine as `{path}`."
 
 
+def _is_there(context: Context, thread: Operation, name: str) -> bool:
+    """Whether a file is in the thread already: a crash may have come before it was noted."""
+    return bool(context.post.find(thread.channel, name, since=thread.created, thread_ts=thread.message_ts))
+
+
 def _pages(context: Context, thread: Operation, found: Evidence) -> str:
     """Attach the pictures of what a person sees to the thread; return what is to be said of pages and pictures."""
     try:
@@ -112,7 +146,11 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
     except OSError:
         return ""
     said = context.renderer.words("pages.j2", found=worse(before, after), left_out=after.left_out).strip()
-    domain = context.fleet.tenant(found.tenant).domain
+    try:
+        domain = context.fleet.tenant(found.tenant).domain
+    except Refused as no:
+        # It is gone since, or there are two of that name: what was found is told all the same.
+        return f"\n{said}\nNo pictures were taken: {sentence(str(no))}"
     taken = pictures.take(before, after, domain, context.settings.pictures.chromium)
     shares = ", ".join(f"{one.key} {one.share:.1%}" for one in taken.pictures if one.png)
     lines = [said, taken.why, f"Pictures, share of pixels that differ: {shares}" if shares else ""]
@@ -121,11 +159,14 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
             lines.append(one.why)
             continue
         title = f"{one.key}: {one.share:.1%} of the picture differs"
+        name = f"rehearsal-{found.operation}-{one.key}.png"
         with suppress(NotPosted):
+            if _is_there(context, thread, name):
+                continue
             context.post.picture(
                 thread.channel,
                 one.png,
-                name=f"rehearsal-{found.operation}-{one.key}.png",
+                name=name,
                 title=title,
                 thread_ts=thread.message_ts,
                 alt=f"The {one.key} page before and after, beside each other",

@@ -51,8 +51,11 @@ def purge(context: Context) -> None:
 
 def _retire(context: Context, one: Tenant) -> None:
     event = audit.Event("container.retired", SYSTEM, one.name, detail={"container": one.instance, "host": one.host})
-    with context.database.transaction() as transaction:
-        audit.record(transaction, event, context.now())
+    known = "SELECT 1 FROM audit WHERE tenant = ? AND event = ? AND json_extract(detail, '$.container') = ? LIMIT 1"
+    # Tried again until it is done, and recorded once.
+    if not context.database.read(known, one.name, event.name, one.instance):
+        with context.database.transaction() as transaction:
+            audit.record(transaction, event, context.now())
     retire(context, one, one.replaced_by, one.replaced_in, context.settings.retention.former_days)
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from bot.engine.rehearsal import LOG, files
 from bot.guest import simulated_state as simulated_tenant
+from bot.lxd.protocol import LxdUnavailable
 from schedules.offers import offers
-from tests.support.bot import OPERATOR, Bench, Desk, add_releases, live, make_bench, make_desk, notes
+from tests.support.bot import OPERATOR, Bench, Desk, add_blueprint, add_releases, live, make_bench, make_desk, notes
+from tests.support.simulated_lxd import SimulatedLxd
 
 NEW = "6.0.10+double"
 FAULT = {"migrate": "Migrating to 20250801000000\n\x1b[31mSQLSTATE[42S21]: Column already exists\x1b[0m"}
@@ -149,3 +151,57 @@ def test_a_rollout_ends_with_a_report_each_time_it_ends(desk: Desk) -> None:
     reports = [one for one in notes(bench, rollout) if "*Rollout of Mautic" in one]
     assert len(reports) == 2
     assert reports[1].startswith(":rocket: *Rollout of Mautic 6.0.10: 2 of 2 tenants run it now.*")
+
+
+def test_a_copy_by_hand_keeps_nothing_from_the_other_tenants(desk: Desk) -> None:
+    """Its name is taken twice, so that nobody can tell which of the two is meant; others are offered all the same."""
+    bench = desk.bench
+    for name in ("client-x", "client-y"):
+        desk.command(f"upgrade {name}", OPERATOR)
+    bench.finish()
+    bench.lxd.copy("client-x", "client-x-before-upgrade", config={}, devices={})
+    offers(bench.context)
+    assert [one.tenant for one in bench.context.operations.select("command = 'upgrade'")] == ["client-y"]
+    (first, _) = bench.context.operations.select("command = 'rehearse'")
+    assert "The upgrade is not requested" in notes(bench, first)[-1]
+
+
+def test_a_server_that_is_silent_keeps_nothing_from_the_tenants_of_others(tmp_path: Path) -> None:
+    far = SimulatedLxd()
+    bench = make_bench(tmp_path, others={"far": far})
+    add_blueprint(far)
+    add_releases(bench, "6.0.10")
+    desk = make_desk(bench)
+    for name, host in (("client-x", "far"), ("client-y", "local")):
+        assert bench.done(f"new {name} --host {host}").state == "succeeded"
+        desk.command(f"upgrade {name}", OPERATOR)
+    bench.finish()
+    far.down = True
+    with pytest.raises(LxdUnavailable):
+        offers(bench.context)
+    assert [one.tenant for one in bench.context.operations.select("command = 'upgrade'")] == ["client-y"]
+    far.down = False
+    offers(bench.context)
+    assert [one.tenant for one in bench.context.operations.select("command = 'upgrade'")] == ["client-y", "client-x"]
+
+
+def test_a_log_that_was_attached_before_a_kill_is_not_attached_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
+    desk.command("upgrade client-x", OPERATOR)
+    desk.bench.finish()
+    desk.announce()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("schedules.offers._tell", kill)
+        with pytest.raises(Killed):
+            offers(desk.bench.context)
+    offers(desk.bench.context)
+    assert len(shared(desk)) == 1

@@ -13,6 +13,7 @@ import pytest
 from bot.engine.guards import Change, Guards, Moment
 from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdError, LxdUnavailable
+from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
 from bot.store.lived import LOOK_AGAIN
 from schedules.numbers import numbers
@@ -365,3 +366,19 @@ def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch
     assert [one.name for one in other.instances()] == []
     assert live(bench)
     assert bench.approve(waiting).state == "queued"
+
+
+def test_what_cannot_be_retired_yet_is_recorded_once(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, members=("node1", "node2"))
+    bench.done("new client-x --host node1")
+    assert bench.done("migrate client-x node2").state == "succeeded"
+    # As where its host was silent at the end of the move.
+    bench.lxd.update("client-x", stamps(role="tenant", state="moving"))
+    bench.lxd.fail_next("update", LxdError("LXD could not update it: the quota is exceeded."), times=3)
+    for _ in range(5):
+        bench.clock.move(300)
+        with suppress(LxdError):
+            purge(bench.context)
+    assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
+    rows = bench.context.database.read("SELECT 1 FROM audit WHERE event = 'container.retired'")
+    assert len(rows) == 1
