@@ -21,7 +21,8 @@ from tests.lab.test_tenant_tool import ask, sql
 
 LIMITS = load(environment={}).health
 BEATS = "/var/lib/mautic-ops/cron"
-ALL_JOBS = "; ".join(f"mautic-cron 1 60 {job}" for job in RULES)
+ALL_JOBS = "; ".join(f"mautic-cron 1 60 {job}" for job in RULES if job != "mautic:custom-field:delete-column")
+"""Without the one that only newer releases have; the double has no custom fields."""
 
 
 def inside(host: LxdGateway, tenant: Clone, script: str) -> str:

@@ -464,7 +464,7 @@ def check_what_is_due_is_counted_and_taken(execute: Execute) -> None:
         " DELETE FROM lead_lists_leads WHERE lead_id = 4242; DELETE FROM lead_lists WHERE id = 4242;"
         " DELETE FROM leads WHERE id = 4242",
     )
-    assert (stats, "Email" in again) == ([["3"]], False)
+    assert (stats, "| Email" in again) == ([["3"]], False)
 
 
 DOUBLE_CONTRACT: tuple[Callable[[Execute], None], ...] = (

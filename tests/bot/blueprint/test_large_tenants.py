@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.guest.blueprint.mautic_ctl import counts, health, outbound, system
+from bot.guest.blueprint.mautic_ctl import console, counts, health, outbound, system
 from tests.support.large_tenant import LargeTenant, statements
 
+OF_7 = Path(__file__).parents[2] / "mautic_double/releases/7.2.2/app/migrations/Version20260315000000.php"
 LARGE = frozenset(
     {
         "campaign_lead_event_failed_log",
@@ -44,7 +47,7 @@ def _asked_there(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_tables_are_read_in_an_index_or_in_part(tenant: LargeTenant, name: str) -> None:
     asked = statements()[name]
     plan = tenant.sql(f"EXPLAIN {asked}")
-    aliases = {"l": "campaign_lead_event_log", "m": "message_queue", "q": "webhook_queue"}
+    aliases = {"l": "campaign_lead_event_log", "m": "message_queue", "n": "webhook_queue", "q": "webhook_queue"}
     for _, _, table, kind, _, key, _, _, _, extra in plan:
         if (table if table in LARGE else aliases.get(table)) in LARGE:
             # Whatever is dropped is taken from where it stands, some thousands at a time.
@@ -93,6 +96,64 @@ def test_health_says_what_the_plain_questions_would(tenant: LargeTenant) -> None
     assert int(found["overdue_events"][0][0]) == 1000
     assert int(found["message_queue"][0][0]) > 0
     assert int(found["webhook_queue"][0][0]) == tenant.contacts // 4
+
+
+def in_health(label: str) -> list[str]:
+    return labelled(system.sql(health.HEALTH_SQL, "mautic"))[label][0]
+
+
+def test_a_hit_that_failed_is_no_mail(tenant: LargeTenant) -> None:
+    """One of a contact that was merged or deleted meanwhile: nobody can do anything for it."""
+    kept, day = map(int, in_health("failed_mails"))
+    for message in (
+        r"Mautic\\MessengerBundle\\Message\\PageHitNotification",
+        r"Mautic\\MessengerBundle\\Message\\EmailHitNotification",
+        r"Symfony\\Component\\Mailer\\Messenger\\SendEmailMessage",
+    ):
+        # As Symfony's serializer writes it.
+        body = rf"O:36:\"Symfony\\Component\\Messenger\\Envelope\":2:{{O:1:\"{message}\":0:{{}}}}"
+        tenant.sql(
+            "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)"
+            f" VALUES ({system.sql_text(body)}, '', 'failed', UTC_TIMESTAMP(), UTC_TIMESTAMP())"
+        )
+    try:
+        assert in_health("failed_mails") == [str(kept + 1), str(day + 1)]
+        assert len(system.sql(console.FAILED.replace("500", "10000"), "mautic")) == kept + 1
+    finally:
+        tenant.sql("DELETE FROM messenger_messages WHERE headers = ''")
+
+
+def test_what_a_clients_endpoint_refused_is_not_overdue(tenant: LargeTenant) -> None:
+    """As Mautic notes since 7."""
+    before = int(in_health("webhook_queue")[0])
+    for statement in re.findall(r"'(ALTER TABLE webhook[^']+)'", OF_7.read_text()):
+        tenant.sql(statement)
+    try:
+        assert int(in_health("webhook_queue")[0]) == before
+        tenant.sql("UPDATE webhook_queue SET retries = 1, date_modified = UTC_TIMESTAMP() WHERE id % 8 = 0")
+        assert int(in_health("webhook_queue")[0]) == before // 2
+        tenant.sql("UPDATE webhooks SET marked_unhealthy_at = UTC_TIMESTAMP() - INTERVAL 1 DAY")
+        assert in_health("webhook_queue") == ["0"]
+    finally:
+        tenant.sql(
+            "ALTER TABLE webhook_queue DROP COLUMN retries, DROP COLUMN date_modified;"
+            " ALTER TABLE webhooks DROP COLUMN marked_unhealthy_at;"
+        )
+
+
+def test_one_segment_that_is_never_built_is_not_stale_while_others_are_built(tenant: LargeTenant) -> None:
+    """Its filter names a field that is no more: it is nothing that the job leaves undone."""
+    of_yesterday = "UPDATE lead_lists SET date_added = {day}, last_built_date = {day} WHERE {which}"
+    day = f"{tenant.now} - INTERVAL 1 DAY"
+    try:
+        tenant.sql(of_yesterday.format(day=day, which="id = 7"))
+        assert in_health("stale_segments") == ["0"]
+        tenant.sql(of_yesterday.format(day=day, which="TRUE"))
+        assert in_health("stale_segments") == ["20"]
+        tenant.sql("UPDATE lead_lists SET last_built_date = UTC_TIMESTAMP(), is_published = 0 WHERE id = 7")
+        assert in_health("stale_segments") == ["19"], "one that is not published tells nothing"
+    finally:
+        tenant.sql(f"UPDATE lead_lists SET date_added = {tenant.now}, last_built_date = {tenant.now}, is_published = 1")
 
 
 def test_a_queue_in_which_nothing_waits_but_what_is_delivered_is_none(tenant: LargeTenant) -> None:

@@ -23,6 +23,7 @@ from bot.guest.blueprint.mautic_ctl import (
     disk,
     edge,
     health,
+    identity,
     install,
     logs,
     main,
@@ -266,6 +267,46 @@ def test_a_nul_is_no_value_for_the_database() -> None:
 
 def test_only_the_domain_itself_is_a_trusted_host() -> None:
     assert parameters.trusted_host("m.client.tld") == r"^m\.client\.tld$"
+
+
+@pytest.mark.parametrize(
+    ("fresh", "named", "sender"),
+    [
+        (True, {}, {"mailer_from_email": "a@x.test", "mailer_from_name": "m.x.test"}),
+        (
+            True,
+            {"first_name": "Ada", "last_name": "Byron"},
+            {"mailer_from_email": "a@x.test", "mailer_from_name": "Ada Byron"},
+        ),
+        (False, {}, {}),
+    ],
+)
+def test_only_a_new_tenants_mail_is_from_its_admin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool, named: dict[str, str], sender: dict[str, str]
+) -> None:
+    """Whatever its people have set since is theirs."""
+    written: list[dict[str, Any]] = []
+
+    def write(local: dict[str, Any], _: object) -> None:
+        written.append(local)
+        raise CtlError("enough")
+
+    monkeypatch.setattr(identity, "SEAL", tmp_path / "sealed")
+    if fresh:
+        identity.SEAL.touch()
+    for name in ("mautic_version", "forget_files", "rename_machine", "write_sizes", "take_slot", "write"):
+        monkeypatch.setattr(identity, name, lambda *_, **__: None)
+    monkeypatch.setattr(identity, "read_json", lambda _: {})
+    monkeypatch.setattr(identity, "write_parameters", write)
+    request = {
+        "hostname": "x", "domain": "m.x.test", "site_url": "https://m.x.test", "db_password": "p",
+        "admin": {"username": "admin", "email": "a@x.test", "password": "p" * 20} | named,
+        "secret_key": "0" * 64, "innodb_buffer_pool": "64M", "fpm_children": 1, "email_workers": 1,
+    }  # fmt: skip
+    with pytest.raises(CtlError, match="enough"):
+        identity.identity(request)
+    own = {"db_password": "p", "secret_key": "0" * 64, "site_url": "https://m.x.test"}
+    assert written == [own | sender]
 
 
 @pytest.mark.parametrize(("size", "expected"), [("768M", 768 << 20), ("3G", 3 << 30), ("1024", 1024)])

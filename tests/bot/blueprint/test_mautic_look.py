@@ -25,6 +25,7 @@ from bot.guest.blueprint.recipe import FILES, FIRST_SUITE
 ROOT = Path(__file__).parents[3]
 CRONTAB = (FILES / "tenant/etc/cron.d/mautic").read_text()
 SCHEMA = (ROOT / "tests/mautic_double/tree/app/double/schema.sql").read_text()
+OF_7 = "tests/mautic_double/releases/7.2.2/app/migrations/Version20260315000000.php"
 EACH_TIME = {
     "mautic:webhooks:delete_logs",
     "mautic:unusedip:delete",
@@ -36,7 +37,11 @@ EACH_TIME = {
 """Jobs of once a day or week: a look would save nothing."""
 
 
-WHERE_SET_UP = {"mautic:custom-field:create-column", "mautic:email:sendwinner"}
+WHERE_SET_UP = {
+    "mautic:custom-field:create-column",
+    "mautic:custom-field:delete-column",
+    "mautic:email:sendwinner",
+}
 """Jobs that the crontab begins only where the client's settings, or its release, have them; they are never late."""
 
 
@@ -81,6 +86,14 @@ def tables() -> Iterator[Callable[[str], list[object]]]:
 
     yield ask
     database.close()
+
+
+@pytest.fixture
+def newer(tables: Callable[[str], list[object]]) -> Callable[[str], list[object]]:
+    """The same with what 7 has brought."""
+    for statement in re.findall(r"'((?:ALTER|UPDATE) [^']+)'", (ROOT / OF_7).read_text()):
+        tables(statement)
+    return tables
 
 
 CAMPAIGN = "INSERT INTO campaigns (name, is_published, publish_up, publish_down) VALUES ('c', "
@@ -194,6 +207,94 @@ def test_webhooks_wait_for_one_that_is_published(tables: Callable[[str], list[ob
     assert tables(rules.RULES["mautic:webhooks:process"].rows) == []
     tables(HOOK)
     assert bool(tables(rules.RULES["mautic:webhooks:process"].rows)) == bool(published)
+
+
+@pytest.mark.parametrize(
+    ("retries", "tried", "unhealthy", "due"),
+    [
+        (0, None, None, True),
+        (1, 59, None, False),
+        (9, 59, None, False),
+        (9, 61, None, True),
+        (1, -30, None, True),
+        (1, None, None, True),
+        (0, None, 4, False),
+        (3, 90, 4, False),
+        (0, None, 6, True),
+        (0, None, -30, True),
+    ],
+)
+def test_what_a_webhooks_endpoint_refused_is_due_when_mautic_tries_it_again(
+    newer: Callable[[str], list[object]], retries: int, tried: float | None, unhealthy: float | None, due: bool
+) -> None:
+    """Since 7, by minutes since then: an hour after the last time, and not while the webhook is passed over."""
+
+    def ago(minutes: float | None) -> str:
+        return "NULL" if minutes is None else f"'{moment(-minutes)}'"
+
+    newer(f"INSERT INTO webhooks (id, name, webhook_url, marked_unhealthy_at) VALUES (1, 'w', 'u', {ago(unhealthy)})")
+    newer(f"INSERT INTO webhook_queue (webhook_id, retries, date_modified) VALUES (1, {retries}, {ago(tried)})")
+    assert bool(newer(rules.RULES["mautic:webhooks:process"].rows)) == due
+
+
+def test_a_webhook_whose_endpoint_is_away_holds_up_no_other(newer: Callable[[str], list[object]]) -> None:
+    newer(f"INSERT INTO webhooks (id, name, webhook_url, marked_unhealthy_at) VALUES (1, 'w', 'u', '{moment(-1)}')")
+    newer("INSERT INTO webhooks (id, name, webhook_url) VALUES (2, 'w', 'u')")
+    newer(HOOK)
+    assert newer(rules.RULES["mautic:webhooks:process"].rows) == []
+    newer("INSERT INTO webhook_queue (webhook_id) VALUES (2)")
+    assert newer(rules.RULES["mautic:webhooks:process"].rows) != []
+
+
+@pytest.mark.parametrize("parameter", ["webhook_retry_delay", "webhook_health_check_time"])
+def test_where_somebody_set_other_times_for_webhooks_whatever_waits_is_due(
+    mautic: Path, newer: Callable[[str], list[object]], parameter: str
+) -> None:
+    newer("INSERT INTO webhooks (id, name, webhook_url) VALUES (1, 'w', 'u')")
+    newer(f"INSERT INTO webhook_queue (webhook_id, retries, date_modified) VALUES (1, 1, '{moment(-2)}')")
+    looks = look.Looks(newer, str(mautic))  # type: ignore[arg-type]
+    config = mautic / "config/local.php"
+    config.write_text("<?php $parameters = ['queue_mode' => 'command_process'];")
+    assert looks.answer("mautic:webhooks:process") == "nothing"
+    config.write_text(f"<?php $parameters = ['queue_mode' => 'command_process', '{parameter}' => 60];")
+    assert looks.answer("mautic:webhooks:process") == "due"
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "sent", "minutes", "due"), [(0, 1, 5, True), (1, 1, 5, False), (0, 0, 5, False), (0, 1, 70, False)]
+)
+def test_a_segment_email_that_has_gone_to_all_is_due_once_more_where_mautic_then_unpublishes_it(
+    newer: Callable[[str], list[object]], goes_on: int, sent: int, minutes: float, due: bool
+) -> None:
+    def found() -> bool:
+        return bool(newer(rules.RULES["mautic:broadcasts:send"].rows))
+
+    newer(f"{EMAIL}'list', 1, '{moment(-90)}', NULL)")
+    newer(f"UPDATE emails SET id = 1, continue_sending = {goes_on}, sent_count = {sent}")
+    newer(
+        "INSERT INTO email_stats (email_id, lead_id, email_address, date_sent)"
+        f" VALUES (1, 7, 'a', '{moment(-minutes)}')"
+    )
+    assert found() == due
+    newer("UPDATE emails SET is_published = 0")
+    assert not found()
+
+
+def test_before_7_a_segment_email_that_has_gone_to_all_stays_and_is_not_due(
+    tables: Callable[[str], list[object]],
+) -> None:
+    tables(f"{EMAIL}'list', 1, '{PAST}', NULL)")
+    tables("UPDATE emails SET id = 1, sent_count = 1")
+    tables(f"INSERT INTO email_stats (email_id, lead_id, email_address, date_sent) VALUES (1, 7, 'a', '{PAST}')")
+    assert tables(rules.RULES["mautic:broadcasts:send"].rows) == []
+
+
+def test_a_deleted_field_is_due_until_its_column_is_gone(tables: Callable[[str], list[object]]) -> None:
+    tables("CREATE TABLE lead_fields (id INTEGER PRIMARY KEY, column_is_not_removed TINYINT NOT NULL DEFAULT 0)")
+    tables("INSERT INTO lead_fields (id) VALUES (1)")
+    assert tables(rules.RULES["mautic:custom-field:delete-column"].rows) == []
+    tables("UPDATE lead_fields SET column_is_not_removed = 1")
+    assert tables(rules.RULES["mautic:custom-field:delete-column"].rows) != []
 
 
 @pytest.mark.parametrize(
@@ -701,10 +802,21 @@ def test_a_run_that_failed_is_tried_again_though_there_is_nothing_to_do(cron: Cr
     assert cron.runs == 4
 
 
-def test_no_published_webhook_is_no_failure(cron: Cron) -> None:
-    cron.php('echo "No published webhooks found. Try again later."; exit 1')
+@pytest.mark.parametrize("which", ["published", "published/Healthy"])
+def test_no_published_webhook_is_no_failure(cron: Cron, which: str) -> None:
+    cron.php(f'echo "No {which} webhooks found. Try again later."; exit 1')
     beat = cron("due", "mautic:webhooks:process")
     assert (beat["rc"], beat["last_success"], beat["last_run"]) == (1, beat["end"], beat["end"])
+
+
+def test_no_column_to_delete_is_no_failure_in_whatever_language(cron: Cron) -> None:
+    cron.php('echo "Feld nicht gefunden"; exit 1')
+    beats = cron.folder / "beats/mautic_custom-field_delete-column.json"
+    beats.write_text('{"last_run":1,"last_success":1}')
+    beat = cron("nothing", "mautic:custom-field:delete-column")
+    assert (beat["rc"], beat["last_success"], beat["last_run"]) == (1, beat["end"], beat["end"])
+    assert cron("due", "mautic:custom-field:delete-column")["last_run"] is None
+    assert cron.runs == 2
 
 
 @pytest.mark.parametrize("mark", ["sealed", "muted"])

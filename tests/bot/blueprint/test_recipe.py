@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_no_job_begins_in_the_second_that_every_tenants_cron_wakes_in() -> None:
     begun = [line.split(maxsplit=6)[6] for line in lines]
     assert len(begun) > 15
     # The shell asks by itself, or with one small program, where most tenants have nothing to begin.
-    asked = r"((test -e|grep -Eqs \"[^\"]+\") /var/www/mautic/\S+ && )?"
+    asked = r"((test -e|grep -Eqs \"[^\"]+\") /var/www/mautic/\S+ && ){,2}"
     assert [one for one in begun if not re.match(rf"{asked}mautic-(cron|spread) [1-9]\d+ ", one)] == []
 
 
@@ -85,6 +86,29 @@ def test_commands_with_a_lock_of_their_own_pass_over_it() -> None:
     assert {command for command, options in jobs.items() if "--bypass-locking" in options} - {
         "mautic:custom-field:create-column"
     } == MODERATED
+
+
+@pytest.mark.parametrize(
+    ("setting", "command", "begins"),
+    [
+        ("'create_custom_field_in_background' => true,", True, True),
+        ("'create_custom_field_in_background' => true,", False, False),
+        ("'create_custom_field_in_background' => false,", True, False),
+        ("", True, False),
+    ],
+)
+def test_deleted_fields_have_their_job_where_a_release_and_a_client_have_them(
+    tmp_path: Path, setting: str, command: bool, begins: bool
+) -> None:
+    (line,) = re.findall(r"^.* www-data (.* && )mautic-cron .*:delete-column$", CRONTAB, re.MULTILINE)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/local.php").write_text(f"<?php $parameters = array({setting});")
+    if command:
+        path = tmp_path / "app/bundles/LeadBundle/Field/Command/DeleteCustomFieldCommand.php"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    ended = subprocess.run(["sh", "-c", line.replace("/var/www/mautic", str(tmp_path)) + "true"], check=False)
+    assert (ended.returncode == 0) == begins
 
 
 def test_what_destroys_data_is_in_no_crontab() -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - SQL is made of constants
 """`console`: one of Mautic's own commands, which the bot has found to be allowed."""
 
 import re
@@ -5,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .logs import known_secrets, masked
-from .outbound import OFF, SENDERS
+from .outbound import A_HIT, OFF, SENDERS
 from .system import BEATS, CRONTAB, MAUTIC, PROGRAM, SEAL, CtlError, asked, run, sql
 
 LIMIT = 20_000
 SECONDS = 300
-FAILED = "SELECT id FROM messenger_messages WHERE queue_name = 'failed' ORDER BY id LIMIT 500;"
+FAILED = f"SELECT id FROM messenger_messages WHERE queue_name = 'failed' AND NOT ({A_HIT}) ORDER BY id LIMIT 500;"
 _RUNS, _LATE = 75, 124
 """Exit codes of flock and of timeout."""
 

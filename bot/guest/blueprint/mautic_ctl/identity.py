@@ -78,7 +78,10 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     take_slot(request)
     write(EDGE, edge_conf(edge_address))
     provider = provider_parameters(domain, edge_address)
-    before = write_parameters({"db_password": db_password, "secret_key": secret_key, "site_url": site_url}, provider)
+    local = {"db_password": db_password, "secret_key": secret_key, "site_url": site_url}
+    if fresh:
+        local |= sender(admin, domain)
+    before = write_parameters(local, provider)
     # It takes long, and only MariaDB is to know: what is written down first may be there before PHP-FPM begins.
     hashing = php(BCRYPT, password)
     # The container was started just now, and what has not begun yet begins with what is written down by now.
@@ -120,6 +123,15 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     threading.Thread(target=_warm, args=(domain,)).start()
     set_workers(int(workers))
     return {"fresh": fresh, "seconds": round(time.monotonic() - began, 3)}
+
+
+def sender(admin: Mapping[str, Any], domain: str) -> dict[str, str]:
+    """Return whom a new tenant's mail is from, until its people say: Mautic's own default names a stranger's domain.
+
+    Whoever is not named is called by the domain.
+    """
+    name = " ".join(filter(None, (admin.get("first_name"), admin.get("last_name"))))
+    return {"mailer_from_email": admin["email"], "mailer_from_name": name or domain}
 
 
 def _warm(domain: str) -> None:

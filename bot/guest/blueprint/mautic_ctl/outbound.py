@@ -62,6 +62,10 @@ getPublishedBroadcastsQuery and getEmailPendingQuery, without variants, exclusio
 QUEUED = "queue_name = 'email' AND (delivered_at IS NULL OR delivered_at < '9999-12-31')"
 """`messenger_messages` that a worker sends: what is handled stays for a moment, with a time of the year 9999."""
 
+A_HIT = "body LIKE BINARY '%HitNotification%'"
+"""`messenger_messages` that are no mail, but of a page or a mail that was opened: MessengerBundle/Message/
+PageHitNotification and EmailHitNotification. One of a contact that was merged or deleted meanwhile fails for good."""
+
 MOST = 20_000
 """What is counted of each kind at most."""
 AT_ONCE = 5000

@@ -41,9 +41,13 @@ class Looks:
         rule = RULES[command]
         if not self._is_known():
             return "doubt"
-        if rule.set_up and not rule.set_up("\n".join(self._text(name) for name in CONFIG)):
-            return "off"
-        if not rule.rows or self._rows(rule.rows):
+        rows = rule.rows
+        if rule.set_up:
+            config = "\n".join(self._text(name) for name in CONFIG)
+            if not rule.set_up(config):
+                return "off"
+            rows = rule.rows_by(config)
+        if not rows or self._rows(rows):
             return "due"
         if rule.plugins and self._broadcasts():
             return "due"

@@ -20,14 +20,28 @@ class Rule:
 
     `rows`: a query that gives a row then. `set_up`: whether Mautic's configuration (the text of its files) has set the
     job up at all; None: it needs none. `plugins`: whether plugins may have work for it that stands in none of its rows.
+    `otherwise`: parameters of that configuration, and the query instead of `rows` where it names any of them.
     """
 
-    __slots__ = ("plugins", "rows", "set_up")
+    __slots__ = ("otherwise", "plugins", "rows", "set_up")
 
-    def __init__(self, rows: str = "", set_up: Callable[[str], bool] | None = None, *, plugins: bool = False) -> None:
+    def __init__(
+        self,
+        rows: str = "",
+        set_up: Callable[[str], bool] | None = None,
+        *,
+        plugins: bool = False,
+        otherwise: tuple[tuple[str, ...], str] = ((), ""),
+    ) -> None:
         self.rows = rows
         self.set_up = set_up
         self.plugins = plugins
+        self.otherwise = otherwise
+
+    def rows_by(self, config: str) -> str:
+        """Return the query for a configuration."""
+        parameters, rows = self.otherwise
+        return rows if any(name in config for name in parameters) else self.rows
 
 
 def _any(source: str) -> str:
@@ -63,10 +77,11 @@ RULES = {
     "mautic:messages:send": Rule(_any(f"message_queue m WHERE {due.MESSAGES} AND m.scheduled_date <= {due.NOW}")),
     # EmailBundle/Entity/EmailRepository::getPublishedBroadcastsQuery, and SmsBundle/Entity/SmsRepository::
     # getPublishedBroadcasts: what is published with a date, and has not gone to all of its segments. Of a text, whom it
-    # would go to is Mautic's own question.
+    # would go to is Mautic's own question. EmailBundle/EventListener/BroadcastSubscriber of 7: what has gone to all.
     "mautic:broadcasts:send": Rule(
         f"SELECT 1 FROM ({_any(f'emails e WHERE {due.BROADCASTS} AND {due.UNSENT}')}) mails"  # noqa: S608
-        f" UNION ALL SELECT 1 FROM ({_any(f'sms_messages s WHERE {due.TEXTS}')}) texts",
+        f" UNION ALL SELECT 1 FROM ({_any(f'sms_messages s WHERE {due.TEXTS}')}) texts"
+        f" UNION ALL SELECT 1 FROM {due.SINCE_7} WHERE EXISTS ({_any(f'emails e WHERE {due.SENT}')})",
         plugins=True,
     ),
     # EmailBundle/Command/SendWinnerEmailCommand: e-mails of which there are variants.
@@ -77,10 +92,20 @@ RULES = {
     "mautic:contacts:scheduled_export": Rule(_any("contact_export_scheduler")),
     # ReportBundle/Entity/SchedulerRepository::getScheduledReportsForExport.
     "mautic:reports:scheduler": Rule(_any(f"reports_schedulers WHERE {due.REPORTS}")),
-    # WebhookBundle/Command/ProcessWebhookQueuesCommand, which does nothing in another mode; 7 passes over some.
+    # WebhookBundle/Command/ProcessWebhookQueuesCommand, which does nothing in another mode. 7 passes over a webhook for
+    # minutes and over what it refused for an hour; where somebody set other times, whatever waits is due.
     "mautic:webhooks:process": Rule(
-        _any(f"webhook_queue q JOIN webhooks w ON w.id = q.webhook_id WHERE {due.WEBHOOKS}"), queues_webhooks
+        f"SELECT 1 FROM {due.SINCE_7} WHERE EXISTS (SELECT 1 FROM webhooks w"  # noqa: S608
+        f" WHERE {due.WEBHOOKS} AND {due.HEALTHY}"
+        f" AND EXISTS (SELECT 1 FROM webhook_queue WHERE webhook_id = w.id AND {due.RETRIED}))",
+        queues_webhooks,
+        otherwise=(
+            ("webhook_health_check_time", "webhook_retry_delay"),
+            _any(f"webhook_queue q JOIN webhooks w ON w.id = q.webhook_id WHERE {due.WEBHOOKS}"),
+        ),
     ),
+    # LeadBundle/Field/Command/DeleteCustomFieldCommand: one field a run.
+    "mautic:custom-field:delete-column": Rule(_any("lead_fields WHERE column_is_not_removed = 1")),
     # EmailBundle/MonitoredEmail/Fetcher: whatever lies in an inbox, where there is one.
     "mautic:email:fetch": Rule(set_up=monitors_inbox),
 }

@@ -153,6 +153,7 @@ function send_mail(PDO $db, ?int $email, int $lead): void
 {
     $to = (string) query($db, 'SELECT email FROM leads WHERE id = ?', [$lead])->fetchColumn();
     query($db, 'INSERT INTO email_stats (email_id, lead_id, email_address, date_sent) VALUES (?, ?, ?, UTC_TIMESTAMP())', [$email, $lead, $to]);
+    query($db, 'UPDATE emails SET sent_count = sent_count + 1 WHERE id = ?', [$email]);
     $dsn = parameters()['messenger_dsn_email'];
     if (str_starts_with($dsn, 'sync://')) {
         deliver($to);
@@ -228,6 +229,10 @@ function send_broadcasts(array $a, array $o, callable $say): int
         foreach ($pending as $lead) {
             send_mail($db, (int) $email, (int) $lead);
             ++$sent;
+        }
+        // 7 ends one that is not to go on, in the first run that finds nobody left.
+        if (!$pending && has_column($db, 'emails', 'continue_sending') && query($db, 'UPDATE emails SET is_published = 0 WHERE id = ? AND continue_sending = 0 AND sent_count > 0', [$email])->rowCount()) {
+            $say("Email \"$email\" has been unpublished as there are no more pending contacts to send to.");
         }
     }
     // Text messages go the same way; here they go nowhere.
@@ -313,12 +318,15 @@ function process_webhooks(array $a, array $o, callable $say): int
         return 0;
     }
     $db = database();
-    if (!query($db, 'SELECT COUNT(*) FROM webhooks WHERE is_published = 1')->fetchColumn()) {
-        $say('No published webhooks found. Try again later.');
+    // 7 passes over a webhook for five minutes, and over what it refused for an hour; 7.2 calls it no failure to have none.
+    [$of_7, $of_7_2] = [version_compare(core_version(), '7', '>='), version_compare(core_version(), '7.2', '>=')];
+    $taken = 'w.is_published = 1' . ($of_7 ? ' AND (w.marked_unhealthy_at IS NULL OR w.marked_unhealthy_at < UTC_TIMESTAMP() - INTERVAL 300 SECOND)' : '');
+    if (!query($db, "SELECT COUNT(*) FROM webhooks w WHERE $taken")->fetchColumn()) {
+        $say($of_7_2 ? 'There are no published webhooks to process.' : ($of_7 ? 'No published/Healthy webhooks found. Try again later.' : 'No published webhooks found. Try again later.'));
 
-        return 1;
+        return $of_7_2 ? 0 : 1;
     }
-    query($db, 'DELETE q FROM webhook_queue q JOIN webhooks w ON w.id = q.webhook_id WHERE w.is_published = 1');
+    query($db, "DELETE q FROM webhook_queue q JOIN webhooks w ON w.id = q.webhook_id WHERE $taken" . ($of_7 ? ' AND (q.retries = 0 OR q.date_modified < UTC_TIMESTAMP() - INTERVAL 1 HOUR)' : ''));
     $say('Webhook Processing Complete');
 
     return 0;
