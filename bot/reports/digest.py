@@ -441,7 +441,8 @@ def _succeeded(context: Context, since: float, commands: Collection[str]) -> tup
     marks = ",".join("?" * len(commands))
     rows = context.database.read(
         "SELECT DISTINCT tenant FROM operations INDEXED BY operations_by_end"  # noqa: S608
-        f" WHERE state = 'succeeded' AND finished BETWEEN ? AND ? AND command IN ({marks}) ORDER BY tenant",
+        f" WHERE state = 'succeeded' AND finished BETWEEN ? AND ? AND command IN ({marks}) AND subject = 'tenant'"
+        " ORDER BY tenant",
         since,
         context.now(),
         *commands,

@@ -170,6 +170,15 @@ def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> No
     assert (later.ended, later.failed, later.new) == ({}, (), ())
 
 
+def test_a_batch_is_no_tenant_but_its_children_are(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.done("new client-x,client-y")
+    bench.clock.move(60)
+    found = gather(bench.context, bench.clock() - 3600)
+    assert found.new == ("client-x", "client-y")
+    assert found.ended == {"succeeded": {"new": 2}}
+
+
 def test_what_a_clock_that_was_ahead_dated_after_now_is_of_no_day(bench: Bench) -> None:
     bench.clock.move(400 * DAY)
     bench.done("new client-z")
