@@ -41,6 +41,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
     seen = context.fleet.look(Role.TENANT, Role.ARCHIVED)
     waiting = context.operations.select("state = 'awaiting_approval'", limit=100)
     theirs = [operation for operation in waiting if _may_decide(context, actor, operation)]
+    mine = context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED)
     halted = context.operations.select("state = 'needs_attention'", limit=100)
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
     responsible = [one for one in halted if _may_put_right(context, actor, one)]
@@ -49,8 +50,8 @@ def home(context: Context, actor: Actor) -> list[Block]:
         "home.j2",
         theirs=theirs,
         decided=DECIDED,
-        others=[operation for operation in waiting if operation not in theirs],
-        mine=context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED),
+        others=[operation for operation in waiting if operation not in theirs and operation not in mine],
+        mine=mine,
         incidents=worst_first(context.incidents.open()),
         planned=sorted(
             context.operations.select("state = 'queued' AND held_by <> '' AND parent = 0 AND NOT begun", limit=100),

@@ -50,8 +50,9 @@ def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk
     assert buttons(desk, LEAD.id) == [("approve", operation.mark), ("deny", operation.mark)]
     for other in (ASKER, OPERATOR):
         assert "Nothing needs you" in shown(desk, other.id)
-        assert "*Waiting for others*\n#1 · Create tenant client-x" in said(desk, other.id)
         assert buttons(desk, other.id) == []
+    assert "*Waiting for others*\n#1 · Create tenant client-x" in said(desk, OPERATOR.id)
+    assert "*Waiting for others*" not in said(desk, ASKER.id), "once is enough"
     assert "*Your requests*\n#1 · Create tenant client-x · *waiting for approval*" in said(desk, ASKER.id)
 
 
