@@ -40,8 +40,8 @@ from bot.slack.announcer import Announcer
 from bot.slack.incidents import Incidents
 from bot.slack.messages import Renderer
 from bot.slack.people import People
-from bot.slack.poster import Post
-from bot.store import audit
+from bot.slack.poster import NotPosted, Post
+from bot.store import audit, recovery
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
 from bot.store.jobs import Jobs
@@ -55,6 +55,21 @@ ARENA_MAX = -8
 """M_ARENA_MAX of glibc's malloc.h: how many places memory is taken from. Other C libraries have no such thing."""
 DRAIN = 30.0
 """Seconds that all which is in hand at the end has together; what they cut goes on at the next start."""
+
+
+def forget_after_a_restore(context: Context) -> None:
+    """End what waits in a database that is older than what Slack saw, before anything of it begins."""
+    if not recovery.waits(context.operations):
+        return
+    try:
+        lost = checks.unknown_heads(context)
+    except NotPosted as error:
+        # The hourly look tells of it then.
+        log.warning("whether the database is the newest one is not known: %s", error)
+        return
+    if lost:
+        ended = recovery.forget_what_waits(context.operations, lost[0])
+        log.warning("the database is older than what Slack saw: %s requests that waited in it are cancelled", ended)
 
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
@@ -72,11 +87,11 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     registry = Registry(commands, tuple(settings.plans))
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
-    def check(operation: Operation, actor: Actor) -> str:
+    def check(operation: Operation, actor: Actor) -> bool:
         with context.fleet.looking_once():
             Guards(context).refuse(Moment.APPROVAL, Change.of(operation, actor))
             plan = registry.plan(context, operation)
-        return operation.fingerprint if operation.is_of(plan) else plan.fingerprint()
+        return operation.is_of(plan)
 
     def roles(user: str) -> frozenset[str]:
         return context.people.roles_now(user)
@@ -185,6 +200,7 @@ def run() -> int:
     local_stack.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
     door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
+    forget_after_a_restore(context)
     announcer.start()
     announcer.wake()
     runner.start()

@@ -348,8 +348,14 @@ class Settings:
         return [role for role in dict.fromkeys([*policy.ask, *policy.approve]) if not self.roles[role].everyone]
 
     def policy(self, command: str, *, batch: bool = False) -> Policy:
-        """Return the policy of a command, or the default one; a `batch` of it may take more approvals."""
-        policy = self.policies.get(command) or self.policies["default"]
+        """Return the policy of a command, or the default one; a `batch` of it may take more approvals.
+
+        What is a batch of another command's goes by that one's, and takes no less by one of its own.
+        """
+        child, own = BATCHES_OF.get(command, ""), self.policies.get(command)
+        policy = own or self.policies.get(child) or self.policies["default"]
+        if own and child:
+            policy = stricter(own, self.policy(child))
         if not batch or command in ON_COPIES:
             return policy
         return replace(policy, approvals=max(policy.approvals, self.batches.approvals))
@@ -364,6 +370,20 @@ class Settings:
         return Path(self.bot.state)
 
 
+def stricter(one: Policy, other: Policy) -> Policy:
+    """Return the policy that lets nobody do what either of two forbids."""
+    return replace(
+        one,
+        ask=[role for role in one.ask if role in other.ask],
+        approve=[role for role in one.approve if role in other.approve],
+        approvals=max(one.approvals, other.approvals),
+        hours=min(one.hours, other.hours),
+        step_up=one.step_up or other.step_up,
+    )
+
+
+BATCHES_OF = {"rollout": "upgrade"}
+"""Commands that are a batch of another command's."""
 ON_COPIES = frozenset({"rehearse"})
 """Commands that change copies alone, so that a batch of them takes no more approvals than one."""
 OPEN_TABLES = frozenset({"servers", "releases", "roles", "policies", "plans"})
@@ -427,6 +447,13 @@ def _agree(settings: Settings) -> None:
         if policy.ask and policy.approvals and not policy.approve:
             raise InvalidSettings(
                 f"policies.{name}.approve names no role, so nobody could ever approve; an empty `ask` switches it off."
+            )
+    for name, child in BATCHES_OF.items():
+        both = settings.policy(name)
+        if settings.policies.get(name) and both.ask and both.approvals and not both.approve:
+            raise InvalidSettings(
+                f"policies.{name}.approve and policies.{child}.approve have no role in common, so nobody could ever "
+                f"approve a {name}, which is {child}s."
             )
     for name, size in settings.plans.items():
         if forms.mariadb_bytes(size.innodb_buffer_pool) >= forms.lxd_bytes(size.memory):

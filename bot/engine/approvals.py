@@ -16,7 +16,7 @@ from bot.model.plan import NotNow, Refused
 from bot.model.text import clip, code, line, names, seconds, shown_moment
 from bot.model.words import heard
 from bot.settings import Policy, Settings
-from bot.store import audit, recovery
+from bot.store import audit, batches, recovery
 from bot.store.operation import SYSTEM, Operation
 from bot.store.operations import Operations, TenantBusy
 
@@ -59,7 +59,8 @@ class Approvals:
     """Decides on requests. Longer than other classes: each decision is made on the same row, under the same lock.
 
     Args:
-        check: builds the plan again for who approves; it raises Refused (NotNow: it waits) or returns the fingerprint.
+        check: builds the plan again for who approves; it raises Refused (NotNow: it waits), or tells whether the
+            plan still does the same.
         roles: the roles that somebody has now who approved before; it raises Refused where Slack does not tell.
     """
 
@@ -67,7 +68,7 @@ class Approvals:
         self,
         operations: Operations,
         settings: Settings,
-        check: Callable[[Operation, Actor], str],
+        check: Callable[[Operation, Actor], bool],
         roles: Callable[[str], frozenset[str]],
     ) -> None:
         self.operations = operations
@@ -98,6 +99,9 @@ class Approvals:
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
         """Raise Refused when this person may not request the operation, or it failed and its approval is too old."""
         self.refuse_to_ask(operation.command, actor)
+        by = batches.stopped_by(self.operations, operation)
+        if by and not actor.roles & set(self.settings.policy(operation.command).approve):
+            raise Refused(f"<@{by}> stopped this batch. Please request it again: `/mautic {operation.again}`")
         hours = self.settings.policy(operation.command).hours
         approved = max((decision.at for decision in operation.decisions), default=operation.created)
         if operation.state == "failed" and self.operations.clock() >= approved + hours * 3600:
@@ -169,12 +173,12 @@ class Approvals:
         self, operation: Operation, actor: Actor, reason: str, via: str, policy: Policy, choice: str
     ) -> Operation:
         try:
-            fingerprint = self.check(operation, actor)
+            same = self.check(operation, actor)
         except NotNow as error:
             raise NotNow.of(error, f"{error} {operation.headed} still waits for approval.") from error
         except Refused as error:
             self._drifted(operation, actor, str(error))
-        if fingerprint != operation.fingerprint:
+        if not same:
             self._drifted(operation, actor, "The same command would now do something else.")
         lost = self.voices.lost(operation)
         try:

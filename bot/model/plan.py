@@ -233,6 +233,7 @@ class Plan:
                 "commit": self.commit,
                 "safety": self.safety,
                 "children": len(self.children),
+                "rings": [child.ring for child in self.children],
                 "cutover": self.cutover,
                 "at": self.at,
                 "can_wait": self.can_wait,

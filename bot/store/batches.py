@@ -222,6 +222,12 @@ def _why_not(operations: Operations, batch: Operation) -> str:
     return f"{now.headed} {now.standing}, so there is nothing to pause, continue or stop."
 
 
+def stopped_by(operations: Operations, child: Operation) -> str:
+    """Return who stopped the batch of an operation, "" where nobody did, or it is of none."""
+    rows = operations.database.read("SELECT stopped_by FROM batches WHERE operation = ?", child.parent)
+    return str(rows[0]["stopped_by"]) if rows else ""
+
+
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
     """Retry a failed operation; of a batch, all failed children in turn."""
     if standing(operations, operation.id) is None:

@@ -125,8 +125,11 @@ class Freezes:
         self.operations.changed()
         return Freeze(int(cursor.lastrowid or 0), tenant, actor, reason, now, lived, until)
 
-    def end(self, tenant: str, actor: str, delivery: str = "") -> Freeze:
-        """End the freeze of a tenant, or of EVERYTHING, or raise Refused when there is none."""
+    def end(self, tenant: str, actor: str, delivery: str = "", *, own: bool = False) -> Freeze:
+        """End the freeze of a tenant, or of EVERYTHING, or raise Refused when there is none.
+
+        `own`: by who may end no freezes of others: one that theirs took the place of, and that is not over, is back.
+        """
         with self.database.transaction() as transaction:
             done = self._made_by(transaction, "ended_in", delivery)
             if done:
@@ -134,9 +137,36 @@ class Freezes:
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
             if known is None:
                 raise Refused(self._not_frozen(tenant))
+            before = self._replaced(transaction, known) if own else None
             self._end(transaction, known, actor, delivery)
+            if before:
+                self._put_back(transaction, before)
         self.operations.changed()
         return known
+
+    def _replaced(self, transaction: sqlite3.Connection, by: Freeze) -> Freeze | None:
+        """Return the longest freeze of somebody else that one has taken the place of, and that would go on."""
+        return self._one(
+            transaction,
+            # What was ended by a command is over for good, with all before it.
+            "tenant = ? AND actor <> ? AND ended_by = ? AND ended_in = '' AND (until IS NULL OR until > ?)"
+            " AND id > (SELECT coalesce(max(id), 0) FROM freezes WHERE tenant = ? AND ended_in <> '')"
+            " ORDER BY until IS NULL DESC, until DESC LIMIT 1",
+            by.tenant,
+            by.actor,
+            by.actor,
+            self.operations.clock(),
+            by.tenant,
+        )
+
+    def _put_back(self, transaction: sqlite3.Connection, one: Freeze) -> None:
+        now, lived = self.operations.clock(), self.operations.lived.now()
+        transaction.execute(
+            "INSERT INTO freezes (tenant, actor, reason, at, lived, until, delivery) VALUES (?,?,?,?,?,?,'')",
+            (one.tenant, one.actor, one.reason, now, lived, one.until),
+        )
+        detail = {"reason": one.reason, "until": one.until, "again": True}
+        audit.record(transaction, audit.Event("freeze.begun", one.actor, one.tenant, detail=detail), now)
 
     def expire(self) -> int:
         """End the freezes that are over; return how many.

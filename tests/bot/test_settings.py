@@ -8,7 +8,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -310,3 +310,26 @@ def test_whatever_value_a_key_is_given_it_is_taken_or_refused_by_name(data: st.D
     words = data.draw(st.text(st.characters(exclude_characters="\0")))
     said = refusal(**{f"MAUTIC_OPS_{tables[0]}__{name}".upper(): words})
     assert not said or f"{tables[0]}.{name}" in said or f"[{tables[0]}]" in said, said
+
+
+def policy(name: str, ask: str, approve: str, approvals: int, hours: int, step_up: str = "") -> str:
+    """A policy as it stands in a file."""
+    return (
+        f"[policies.{name}]\nask = {json.dumps(ask.split())}\napprove = {json.dumps(approve.split())}\n"
+        f'approvals = {approvals}\nhours = {hours}\nstep_up = "{step_up}"\n'
+    )
+
+
+def test_a_rollout_goes_by_the_policy_of_upgrades_and_by_a_stricter_one_of_its_own(tmp_path: Path) -> None:
+    strict = policy("upgrade", "approver", "approver", 2, 5, "typed-name")
+    found = cast(Settings, loaded(tmp_path, strict))
+    assert found.policy("rollout") == found.policy("upgrade")
+    own = policy("rollout", "operator approver", "approver", 3, 9)
+    both = cast(Settings, loaded(tmp_path, strict + own)).policy("rollout")
+    assert (both.ask, both.approvals, both.hours, both.step_up) == (["approver"], 3, 5, "typed-name")
+
+
+def test_a_rollout_that_nobody_could_approve_is_refused_at_the_start(tmp_path: Path) -> None:
+    apart = policy("upgrade", "operator", "approver", 1, 5) + policy("rollout", "operator", "operator", 1, 5)
+    with pytest.raises(InvalidSettings, match="have no role in common"):
+        loaded(tmp_path, apart)

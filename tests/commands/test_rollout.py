@@ -291,3 +291,46 @@ def test_rehearsals_that_fail_are_an_answer_and_hold_up_no_other(bench: Bench) -
     assert batch.arguments["tenant"] == "client-e,client-f"
     assert batch.plan["remarks"]["Left out"].startswith("4: client-a: ")
     assert batch.plan["facts"]["Pace"] == "4 at once, 2 per host, pauses after 1 failure"
+
+
+def test_a_canary_that_is_tagged_after_the_approval_is_in_no_ring_that_was_not_approved(bench: Bench) -> None:
+    """Who may tag needs no approval, and would put all tenants into the first ring."""
+    rehearsed(bench, "rollout 6.0.10 --all --at 12:00")
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(batch)
+    for name in ("client-a", "client-b", "client-c", "client-e"):
+        assert bench.done(f"tag {name} canary", OPERATOR).state == "succeeded"
+    bench.clock.move(batch.at - bench.clock() + 60)
+    bench.finish()
+    ended = bench.context.operations.get(batch.id)
+    assert ended.state in ("failed", "cancelled")
+    assert versions(bench) == set()
+
+
+def test_a_rollout_of_before_there_were_rings_in_its_plan_is_not_cancelled(bench: Bench) -> None:
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET plan = json_remove(plan, '$.rings') WHERE id = ?", (batch.id,))
+    bench.approve(batch)
+    bench.finish()
+    assert versions(bench) == {"client-d"}
+
+
+def test_who_asked_retries_nothing_of_a_rollout_that_an_approver_stopped(bench: Bench) -> None:
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    desk = make_desk(bench)
+    bench.approve(batch)
+    simulated_tenant.change(bench.lxd, "client-d", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    bench.finish()
+    desk.click("batch_stop", batch.id, LEAD_2)
+    simulated_tenant.change(bench.lxd, "client-d", breaks={})
+    (failed,) = bench.context.operations.select("parent = ? AND state = 'failed'", batch.id)
+    desk.click("retry", failed.id, OPERATOR)
+    bench.finish()
+    assert versions(bench) == set()
+    assert f"<@{LEAD_2.id}> stopped this batch" in desk.slack.to(OPERATOR.id)[-1]
+    desk.click("retry", failed.id, LEAD_2)
+    bench.finish()
+    assert versions(bench) == {"client-d"}

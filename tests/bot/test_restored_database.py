@@ -1,0 +1,98 @@
+"""A database from a backup: what people decided since is not in it, and nothing of that is undone or done by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bot.program import forget_after_a_restore
+from bot.store import batches, recovery
+from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, containers, make_bench, make_desk, notes
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Two tenants; a stop that was approved and is frozen, and a request to delete that nobody decided on."""
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    for name in ("client-x", "client-y"):
+        bench.done(f"new {name}")
+    desk = make_desk(bench)
+    bench.approve(bench.ask("stop client-x", OPERATOR))
+    desk.command("freeze client-x because launch", LEAD)
+    bench.finish()
+    bench.ask("delete client-y", OPERATOR)
+    desk.announce()
+    return desk
+
+
+def backed_up(folder: Path) -> None:
+    with sqlite3.connect(folder / "bot.db") as there, sqlite3.connect(folder / "backup.db") as backup:
+        there.backup(backup)
+
+
+def restored(folder: Path, bench: Bench) -> Bench:
+    """As docs/production.md has it; the bot starts again."""
+    bench.context.database.close()
+    for name in ("bot.db", "bot.db-wal", "bot.db-shm"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "backup.db").rename(folder / "bot.db")
+    again = make_bench(folder, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    again.clock.at = bench.clock.at
+    recovery.recover(again.context.operations)
+    forget_after_a_restore(again.context)
+    return again
+
+
+def test_what_was_cancelled_or_denied_since_the_backup_is_not_carried_out(desk: Desk, tmp_path: Path) -> None:
+    bench = desk.bench
+    stop, delete = (bench.context.operations.select("command = ?", name)[0] for name in ("stop", "delete"))
+    backed_up(tmp_path)
+    desk.click("cancel", stop.mark, LEAD)
+    desk.click("deny", delete.mark, LEAD)
+    desk.announce()
+    again = restored(tmp_path, bench)
+    ended = [again.context.operations.get(one.id) for one in (stop, delete)]
+    assert [one.state for one in ended] == ["cancelled", "cancelled"]
+    assert "database was restored from a backup" in notes(again, ended[0])[-1]
+    desk = make_desk(again)
+    desk.command("unfreeze client-x", LEAD)
+    desk.reply("approve client-y", delete.id, LEAD_2)
+    again.finish()
+    assert again.lxd.instance("client-x").running
+    assert containers(again) == {"client-x", "client-y"}
+
+
+def test_what_is_requested_after_that_stays_over_the_next_start(desk: Desk, tmp_path: Path) -> None:
+    backed_up(tmp_path)
+    desk.bench.done("new client-z")
+    desk.announce()
+    again = restored(tmp_path, desk.bench)
+    request = again.ask("stop client-y", OPERATOR)
+    forget_after_a_restore(again.context)
+    assert again.context.operations.get(request.id).state == "awaiting_approval"
+
+
+def test_a_start_with_the_newest_database_ends_nothing(desk: Desk) -> None:
+    forget_after_a_restore(desk.bench.context)
+    states = {one.command: one.state for one in desk.bench.context.operations.select("1 = 1")}
+    assert (states["stop"], states["delete"]) == ("queued", "awaiting_approval")
+
+
+def test_a_batch_that_was_under_way_waits_for_a_person(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    for name in ("client-x", "client-y", "client-z"):
+        bench.done(f"new {name}")
+    desk = make_desk(bench)
+    batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
+    bench.runner.run_one()
+    desk.announce()
+    backed_up(tmp_path)
+    desk.click("batch_stop", batch.id, LEAD)
+    desk.announce()
+    again = restored(tmp_path, bench)
+    standing = batches.standing(again.context.operations, batch.id)
+    assert standing
+    assert standing.paused_by == "system"
+    assert "Check which tenants are done" in notes(again, batch)[-1]
