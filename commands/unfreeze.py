@@ -18,7 +18,8 @@ def unfreeze(context: Context, tenant_or_all: str = "all") -> Message:
     """
     freezes = Freezes(context.operations)
     tenant = subject(tenant_or_all.rstrip(".,"))
+    may_end = bool(context.actor.roles & set(context.settings.policy("unfreeze").ask))
     if not any((one.tenant, one.actor) == (tenant, context.actor.id) for one in freezes.all()):
         context.approvals.refuse_to_ask("unfreeze", context.actor)
-    ended = freezes.end(tenant, context.actor.id, context.delivery)
+    ended = freezes.end(tenant, context.actor.id, context.delivery, own=not may_end)
     return context.renderer.message("commands/unfreeze.j2", freeze=ended, others=freezes.all()[:5])

@@ -161,6 +161,23 @@ def test_who_may_freeze_lengthens_a_freeze_and_never_shortens_it(desk: Desk) -> 
     assert [one.reason for one in freezes(desk)] == ["it never ends"]
 
 
+def test_who_lengthens_the_freeze_of_another_cannot_end_it_with_their_own(desk: Desk) -> None:
+    desk.command("freeze all 2h because the customer audits", LEAD)
+    for lasts in ("3h", "4h"):
+        desk.command(f"freeze all {lasts} because more", OPERATOR)
+    desk.command("unfreeze all", OPERATOR)
+    (stays,) = Freezes(desk.bench.context.operations).all()
+    assert (stays.actor, stays.reason) == (LEAD.id, "the customer audits")
+    assert "Still: " in desk.slack.to(OPERATOR.id)[-1]
+    desk.command("unfreeze all", OPERATOR)
+    assert "You can't use `unfreeze`" in desk.slack.to(OPERATOR.id)[-1]
+    desk.command("unfreeze all", LEAD)
+    assert Freezes(desk.bench.context.operations).all() == []
+    desk.command("freeze all 5h because again", OPERATOR)
+    desk.command("unfreeze all", OPERATOR)
+    assert Freezes(desk.bench.context.operations).all() == [], "what was ended stays ended"
+
+
 def test_the_freeze_of_all_and_that_of_one_are_two(desk: Desk) -> None:
     desk.command("freeze client-x because of the auditors", LEAD)
     desk.command("freeze all 2h because of the move", LEAD)
