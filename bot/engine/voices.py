@@ -60,6 +60,10 @@ class Voices:
                 event="operation.unapproved",
                 expect=("queued",),
                 detail={"missing": missing},
+                # Its time is now: whoever is asked for the rest needs some.
+                expires=self.operations.clock() + self.settings.policy(operation.command).hours * 3600,
+                asked=self.operations.lived.now(),
+                held_by="",
                 note=f":ballot_box_with_check: <@{operation.requester}>, {missing} more {approvals(missing)} needed "
                 "before it starts.",
             )

@@ -16,7 +16,7 @@ from bot.model.actor import Actor
 from bot.model.plan import NotNow, Refused
 from bot.store import recovery
 from bot.store.operation import Operation
-from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, events, make_bench, notes
+from tests.support.bot import ASKER, LEAD, LEAD_2, OPERATOR, Bench, add_releases, events, make_bench, notes
 
 LEAD_3 = Actor("U0OPSLEAD3", LEAD.roles)
 
@@ -326,3 +326,23 @@ def test_what_an_approver_chose_counts_no_more_than_their_approval(bench: Bench)
     approved = bench.context.operations.get(operation.id)
     assert approved.state == "queued"
     assert approved.chosen == ""
+
+
+def test_who_is_asked_for_what_is_missing_when_its_time_comes_has_time_to_answer(bench: Bench) -> None:
+    add_releases(bench, "6.0.10")
+    bench.done("new client-x")
+    bench.done("rehearse client-x", OPERATOR)
+    operation = bench.ask("upgrade client-x --at 20:00", OPERATOR)
+    decide(bench, operation, LEAD)
+    bench.finish()
+    bench.slack.groups["mautic-approvers"].remove(LEAD.id)
+    bench.context.people.forget()
+    bench.clock.move(operation.at - bench.clock() + 5)
+    bench.finish()
+    waits = bench.context.operations.get(operation.id)
+    assert (waits.state, waits.held_by) == ("awaiting_approval", "")
+    bench.clock.move(60)
+    bench.context.approvals.expire()
+    decide(bench, waits, LEAD_2)
+    bench.finish()
+    assert bench.context.operations.get(operation.id).state == "succeeded"
