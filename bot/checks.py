@@ -24,6 +24,7 @@ from bot.lxd.protocol import LxdError
 from bot.model.plan import Refused
 from bot.model.text import size
 from bot.slack.people import Deciders, Untold, undecidable
+from bot.slack.poster import PAGE, PAGES, TooBusy
 from bot.store import audit
 
 if TYPE_CHECKING:
@@ -214,13 +215,23 @@ def approvers(context: Context) -> str:
     return "every request can be approved by somebody else"
 
 
-def unknown_heads(context: Context) -> list[tuple[int, str]]:
+def unknown_heads(context: Context, since: float = 0.0) -> list[tuple[int, str]]:
     """Return the heads of the audit log that Slack saw within a week and that are not in it: row and begin of the hash.
 
-    Newest first; none without a channel. Raises NotPosted where Slack does not tell.
+    Newest first; none without a channel. Raises NotPosted where Slack does not tell, TooBusy where not all was read.
+    `since`: epoch seconds, where less than a week is enough.
     """
     place = context.settings.slack.channel
-    return audit.unknown(context.database, context.post.heads(place, since=context.now() - WEEK)) if place else []
+    if not place:
+        return []
+    heads = context.post.heads(place, since=max(since, context.now() - WEEK))
+    lost = audit.unknown(context.database, heads.seen)
+    if not (lost or heads.whole):
+        raise TooBusy(
+            f"The bot's channel is too busy to look back a week: only {PAGE * PAGES:,} of its messages were compared "
+            "with the audit log."
+        )
+    return lost
 
 
 CHECKS: Mapping[str, Callable[[Context], str]] = {

@@ -61,8 +61,10 @@ def forget_after_a_restore(context: Context) -> None:
     """End what waits in a database that is older than what Slack saw, before anything of it begins."""
     if not recovery.waits(context.operations):
         return
+    newest = audit.recent(context.database, limit=1)
     try:
-        lost = checks.unknown_heads(context)
+        # What was posted since its newest row: next to nothing, but after a restore.
+        lost = checks.unknown_heads(context, newest[0]["at"] if newest else 0.0)
     except NotPosted as error:
         # The hourly look tells of it then.
         log.warning("whether the database is the newest one is not known: %s", error)

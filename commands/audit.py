@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from typing import Literal
 
@@ -12,10 +11,8 @@ from bot.engine.context import Context
 from bot.engine.registry import fresh, query
 from bot.model.actor import Actor
 from bot.slack.messages import Message
-from bot.slack.poster import NotPosted
+from bot.slack.poster import NotPosted, TooBusy
 from bot.store import audit as log
-
-told = logging.getLogger(__name__)
 
 
 @fresh
@@ -28,11 +25,13 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
     """
     context.approvals.refuse_to_ask("audit", context.actor)
     if what == "verify":
-        verdict = log.verify(context.database, head)
-        if not (verdict.broken or verdict.damaged) and (lost := _unknown(context)):
-            reason = f"entry {lost[0][0]} with the hash {lost[0][1]}, which the bot posted to Slack, is missing"
-            verdict = replace(verdict, broken=lost[0][0], reason=reason)
-        return context.renderer.message("commands/audit.j2", what=what, verdict=verdict)
+        verdict, unseen = log.verify(context.database, head), ""
+        if not (verdict.broken or verdict.damaged):
+            lost, unseen = _unknown(context)
+            if lost:
+                reason = f"entry {lost[0][0]} with the hash {lost[0][1]}, which the bot posted to Slack, is missing"
+                verdict = replace(verdict, broken=lost[0][0], reason=reason)
+        return context.renderer.message("commands/audit.j2", what=what, verdict=verdict, unseen=unseen)
     if what == "export":
         path = context.settings.state / f"audit-{int(context.now())}.jsonl"
         with path.open("w") as file:
@@ -43,12 +42,14 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
     return context.renderer.message("commands/audit.j2", what=what, rows=rows_shown)
 
 
-def _unknown(context: Context) -> list[tuple[int, str]]:
+def _unknown(context: Context) -> tuple[list[tuple[int, str]], str]:
+    """Return what Slack saw that is not in the log, and why that is not known of all, as a sentence."""
     try:
-        return unknown_heads(context)
+        return unknown_heads(context), ""
+    except TooBusy as error:
+        return [], str(error)
     except NotPosted as error:
-        told.info("what Slack saw of the audit log is not known: %s", error)
-        return []
+        return [], f"What the bot posted to Slack was not compared with it: {error}"
 
 
 def _record_export(context: Context, actor: Actor, rows: int) -> None:

@@ -19,6 +19,7 @@ from bot.model.evidence import Evidence
 from bot.model.pages import worse
 from bot.model.plan import Plan, Refused
 from bot.model.text import sentence
+from bot.model.words import without_mailboxes
 from bot.reports import pictures
 from bot.slack.poster import NotPosted
 from bot.store import evidence
@@ -119,9 +120,10 @@ def _log(context: Context, thread: Operation, found: Evidence) -> str:
         if thread.message_ts:
             if _is_there(context, thread, name):
                 return "\nThe log is attached."
+            # Logs are for few (`logs`), and a channel is read by many: the whole of it stays here.
             context.post.file(
                 thread.channel,
-                text,
+                without_mailboxes(text),
                 name=name,
                 title=f"The rehearsal of {found.tenant}: what Mautic said, and its log",
                 thread_ts=thread.message_ts,

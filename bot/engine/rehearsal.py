@@ -226,7 +226,7 @@ class Rehearsal:
         self._write("notes.json", json.dumps({**self._notes(), **told}).encode())
 
     def _keep_log(self, error: LxdError) -> None:
-        """Keep what Mautic said, and the end of its log in the copy; both come without secrets."""
+        """Keep what Mautic said, and the end of its log in the copy; both come without secrets, but with addresses."""
         ended = ""
         with suppress(LxdError):
             # The tenant that died of it tells nothing.

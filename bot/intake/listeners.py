@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import resource
 import socket
 import threading
 import time
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 ANY = re.compile(r".*", re.S)
 SAYS = ("/chat.postMessage", "/files.completeUploadExternal")
 """The methods that say the same thing twice when they are called twice."""
+
+CONNECTIONS, FILES = 1000, 4096
+"""Connections that signed requests may come by at once, and files that the process may have open for them."""
 
 SPOKEN = frozenset({None, "thread_broadcast", "file_share"})
 """The subtypes of a message that is a person's own words: typed, sent to the channel too, or with a file beside them.
@@ -218,7 +222,17 @@ class SignedHttp:
             raise InvalidSettings(f"slack.http_port cannot be listened on: {error.strerror}.") from error
         # A thread only writes a row, as in Socket Mode. Nothing that Slack sends is near 4 MiB.
         self._server = waitress.create_server(
-            SlackRequestHandler(app), sockets=[listener], threads=AT_A_TIME, max_request_body_size=4 << 20
+            SlackRequestHandler(app),
+            sockets=[listener],
+            threads=AT_A_TIME,
+            max_request_body_size=4 << 20,
+            # Strangers' half requests must not keep Slack out, nor take the memory and the files of all else.
+            connection_limit=_connections(),
+            channel_timeout=10,
+            cleanup_interval=5,
+            inbuf_overflow=64 << 10,
+            # select() knows no file above 1024.
+            asyncore_use_poll=True,
         )
 
     def connect(self) -> None:
@@ -230,6 +244,15 @@ class SignedHttp:
         # Not server.close(): its loop has to go on for the answers, and closes what is its own in its own thread.
         self._server.trigger.pull_trigger(lambda: self._loop.close(self._server))
         self._server.task_dispatcher.shutdown()
+
+
+def _connections() -> int:
+    """Return how many connections may be open at once, half of the files that the process may have at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < min(hard, FILES):
+        # systemd starts services with 1024.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES), hard))
+    return min(CONNECTIONS, max(soft, min(hard, FILES)) // 2)
 
 
 class SocketMode(Connections):

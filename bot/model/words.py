@@ -28,6 +28,9 @@ _SINGLE_QUOTED = re.compile(
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _UNTAMED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, overrides of the direction of text, and lone surrogates."""
+_OF_A_MAILBOX = r"[^\s@<>()\[\]{},;:\"/?&#|\\`]"
+_MAILBOX = re.compile(rf"(?<!{_OF_A_MAILBOX})('?){_OF_A_MAILBOX}+(@|%40)(?=[\w\[])")
+"""What stands before the domain of an e-mail address; also in a URL, where the @ is written otherwise."""
 
 NESTED = 3
 """Formats that may stand around one another: Slack's own, each once."""
@@ -109,3 +112,8 @@ def tame(text: str, most: int) -> str:
     if len(text) > most:
         text = f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
     return text if printable else _UNTAMED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def without_mailboxes(text: str) -> str:
+    """Return a text in which of e-mail addresses the domain alone is left: which mail server it was, and not who."""
+    return _MAILBOX.sub("\\1\N{HORIZONTAL ELLIPSIS}\\2", text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
@@ -16,6 +17,8 @@ MARK = "mautic_post"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 HALF_DONE = frozenset({"internal_error", "fatal_error"})
 """What Slack answers when it may have done some of it before it failed."""
+PAGE, PAGES = 200, 50
+"""Messages on a page of history, and pages that are read for heads: Slack gives 50 of them a minute."""
 
 
 class NotPosted(Exception):
@@ -26,6 +29,17 @@ class Refusal(NotPosted):
     """Slack did not take it."""
 
 
+class TooBusy(NotPosted):
+    """Slack told of a part only: more was said in the channel than is read."""
+
+
+class Heads(NamedTuple):
+    """Heads of the audit log that Slack saw; `whole`: of all the time that was asked for."""
+
+    seen: list[str]
+    whole: bool
+
+
 def failed(error: SlackApiError) -> bool:
     """Whether Slack did not refuse, but failed, and may have done it all the same, or had no time for it."""
     return error.response.status_code != 200 or error.response.get("error") in HALF_DONE
@@ -33,15 +47,19 @@ def failed(error: SlackApiError) -> bool:
 
 def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **where: Any) -> str:
     """Return the ts of the first message that is meant, of all pages of conversations.history or .replies, or ""."""
+    said = itertools.chain.from_iterable(read(pages, **where))
+    return next((str(message["ts"]) for message in said if meant(message)), "")
+
+
+def read(pages: Callable[..., Any], **where: Any) -> Iterator[list[dict[str, Any]]]:
+    """Yield the messages of each page of conversations.history or .replies."""
     cursor = ""
     while True:
-        page = pages(limit=200, include_all_metadata=True, cursor=cursor or None, **where)
-        for message in page["messages"]:
-            if meant(message):
-                return str(message["ts"])
+        page = pages(limit=PAGE, include_all_metadata=True, cursor=cursor or None, **where)
+        yield page["messages"]
         cursor = (page.get("response_metadata") or {}).get("next_cursor") or ""
         if not cursor:
-            return ""
+            return
 
 
 class Post:
@@ -51,6 +69,7 @@ class Post:
         self.client = client
         self.head: Callable[[], str] = lambda: ""
         """The head of the audit log: what is posted carries it, so that Slack has seen it."""
+        self._user = ""
 
     def post(self, channel: str, message: Message, *, key: str, thread_ts: str = "") -> str:
         """Post a message, marked with its key, and return its ts."""
@@ -92,17 +111,18 @@ class Post:
                 channel=channel, thread_ts=thread_ts, filename=name, title=title, content=text.encode()
             )
 
-    def heads(self, channel: str, *, since: float) -> list[str]:
-        """Return the heads of the audit log that our latest messages in a channel carry, newest first."""
+    def heads(self, channel: str, *, since: float) -> Heads:
+        """Return the heads of the audit log that our messages in a channel carry, newest first."""
         with _told(channel):
-            ours = self.client.auth_test()["user_id"]
-            page = self.client.conversations_history(
-                channel=channel, oldest=str(since), limit=200, include_all_metadata=True
-            )
-        # Anybody's app may mark a message as ours are marked.
-        carried = [(one.get("metadata") or {}) for one in page["messages"] if one.get("user") == ours]
-        heads = [str((one.get("event_payload") or {}).get("audit") or "") for one in carried]
-        return list(dict.fromkeys(filter(None, heads)))
+            said = read(self.client.conversations_history, channel=channel, oldest=str(since))
+            # Not the first page alone: who has cut the log could hide that by talking.
+            ours = [one for page in itertools.islice(said, PAGES) for one in page if self._is_ours(one)]
+            whole = next(said, None) is None
+        # With only the oldest ts given, Slack may begin with the oldest page.
+        ours.sort(key=lambda one: float(one["ts"]), reverse=True)
+        carried = [(one.get("metadata") or {}).get("event_payload") or {} for one in ours]
+        heads = [str(one.get("audit") or "") for one in carried]
+        return Heads(list(dict.fromkeys(filter(None, heads))), whole)
 
     def find(self, channel: str, key: str, *, since: float, thread_ts: str = "") -> str:
         """Return the ts of the message or picture of a key, posted after `since`, or "" when there is none.
@@ -111,6 +131,8 @@ class Post:
         """
 
         def meant(message: dict[str, Any]) -> bool:
+            if not self._is_ours(message):
+                return False
             metadata = message.get("metadata") or {}
             marked = metadata.get("event_type") == MARK and metadata["event_payload"].get("key") == key
             return marked or any(file.get("name") == key for file in message.get("files") or [])
@@ -119,6 +141,12 @@ class Post:
             if thread_ts:
                 return find(self.client.conversations_replies, meant, channel=channel, ts=thread_ts)
             return find(self.client.conversations_history, meant, channel=channel, oldest=str(since))
+
+    def _is_ours(self, message: dict[str, Any]) -> bool:
+        """Whether we said it: anybody's app may mark a message as ours are, and anybody name a file so."""
+        # It is the app's for as long as it is installed, and is asked for once.
+        self._user = self._user or str(self.client.auth_test()["user_id"])
+        return message.get("user") == self._user
 
 
 @contextmanager

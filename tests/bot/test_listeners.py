@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -385,6 +385,50 @@ def test_signed_requests_are_taken_beside_a_connection_that_says_nothing(signed_
     with socket.create_connection(("127.0.0.1", port)):
         assert (post(port), post(port, b""), post(port, b"another")) == (200, 401, 401)
     assert [kind for kind, _, _ in deliveries.all()] == ["command"]
+
+
+HALF = b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\na"
+
+
+def test_half_requests_of_strangers_do_not_keep_slack_out(signed_http: Any) -> None:
+    """As many as need files above 1024, of which each takes two here; systemd lets a service have no more by itself."""
+    _, _, port = signed_http
+    with ExitStack() as half:
+        for _ in range(600):
+            half.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(HALF)
+        assert post(port) == 200
+
+
+def test_a_half_request_is_given_up_after_some_seconds(signed_http: Any) -> None:
+    _, door, port = signed_http
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as half:
+        half.sendall(HALF)
+        until(lambda: len(door._server.active_channels) == 1)
+        (channel,) = door._server.active_channels.values()
+        for seconds in (8, 3):
+            assert not channel.will_close
+            channel.last_activity -= seconds
+            door._server.maintenance(time.time())
+        assert half.recv(1) == b""
+    assert door._server.adj.cleanup_interval <= 5
+
+
+def test_a_slow_request_and_the_next_one_by_the_same_connection_are_taken(signed_http: Any) -> None:
+    deliveries, _, port = signed_http
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    for _ in range(2):
+        body, headers = signed()
+        connection.putrequest("POST", "/slack/events")
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        for begin in range(0, len(body), 100):
+            connection.send(body[begin : begin + 100].encode())
+            time.sleep(0.2)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+    connection.close()
+    assert [kind for kind, _, _ in deliveries.all()] == ["command"] * 2
 
 
 def test_signed_requests_are_taken_from_this_machine_only_and_by_one_bot(signed_http: Any) -> None:

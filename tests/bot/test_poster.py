@@ -40,6 +40,48 @@ def test_it_is_found_on_a_later_page_of_the_channel_too(workspace: Workspace) ->
     assert post.find("C0OPS", "digest 2026-11-25", since=0) == root
 
 
+@pytest.mark.parametrize("thread_ts", ["", "1.2"])
+def test_what_others_mark_or_name_as_ours_is_not_taken_for_our_post(thread_ts: str) -> None:
+    slack = FakeSlack()
+    post = Post(slack)  # type: ignore[arg-type]
+    where = {"thread_ts": thread_ts} if thread_ts else {}
+    marked = {"event_type": "mautic_post", "event_payload": {"key": "incidents 1"}}
+    slack.chatter(1, "U0OTHERAPP", metadata=marked, **where)
+    slack.chatter(1, files=[{"name": "rehearsal-1.log"}], **where)
+    for key in ("incidents 1", "rehearsal-1.log"):
+        assert post.find("C0OPS", key, since=0, thread_ts=thread_ts) == ""
+    mine = post.post("C0OPS", HELLO, key="incidents 1", thread_ts=thread_ts)
+    post.file("C0OPS", "log", name="rehearsal-1.log", title="Log", thread_ts=thread_ts)
+    assert post.find("C0OPS", "incidents 1", since=0, thread_ts=thread_ts) == mine
+    assert post.find("C0OPS", "rehearsal-1.log", since=0, thread_ts=thread_ts) > mine
+    assert slack.calls["auth.test"] == 1
+
+
+def test_heads_are_read_behind_what_others_say(workspace: Workspace) -> None:
+    post = post_in(workspace)
+    post.head = lambda: "7:0123"
+    post.post("C0OPS", HELLO, key="x")
+    for number in range(201):
+        workspace.message("operator", "ops", f"chatter {number}")
+    post.head = lambda: "8:4567"
+    last = post.post("C0OPS", HELLO, key="y")
+    assert post.heads("C0OPS", since=0) == (["8:4567", "7:0123"], True)
+    assert post.heads("C0OPS", since=float(last) - 0.00001) == (["8:4567"], True)
+
+
+@pytest.mark.parametrize(("pages", "heads"), [(2, ([], False)), (3, (["7:0123"], True))])
+def test_no_more_than_some_pages_are_read_for_heads(
+    monkeypatch: pytest.MonkeyPatch, pages: int, heads: tuple[list[str], bool]
+) -> None:
+    slack = FakeSlack()
+    post = Post(slack)  # type: ignore[arg-type]
+    post.head = lambda: "7:0123"
+    post.post("C0OPS", HELLO, key="x")
+    slack.chatter(2 * 200)
+    monkeypatch.setattr("bot.slack.poster.PAGES", pages)
+    assert post.heads("C0OPS", since=0) == heads
+
+
 def test_an_update_tells_when_somebody_removed_the_message(workspace: Workspace) -> None:
     post = post_in(workspace)
     ts = post.post("C0OPS", HELLO, key="incident 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.engine.approvals import almost, decision
-from bot.model.words import clean, heard, split, typed
+from bot.model.words import clean, heard, split, typed, without_mailboxes
 from bot.slack.messages import Renderer
 
 RENDERER = Renderer()
@@ -141,3 +142,33 @@ def test_no_text_takes_long_to_read(text: str) -> None:
     decision(text)
     split(f"list {text}")
     assert time.thread_time() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("got 550 for anna.mueller@private-clinic.de (contact 4711)", "got 550 for …@private-clinic.de (contact 4711)"),
+        ("To: Anna <Änna+news@x.test>, mailto:o'neil@y.test", "To: Anna <…@x.test>, mailto:…@y.test"),
+        ("Duplicate entry 'anna@x.test' for key", "Duplicate entry '…@x.test' for key"),
+        ('{"email":"mu\u0308ller@x.test","to":"\\"ben@x.test\\""}', '{"email":"…@x.test","to":"\\"…@x.test\\""}'),
+        ("GET https://x.test/p?id=1&email=anna%2Bnews%40x.test&b=2", "GET https://x.test/p?id=1&…%40x.test&b=2"),
+        ("bounce+anna=x.test@mail.test from ben@[10.0.0.1]", "…@mail.test from …@[10.0.0.1]"),
+        ("PHP Warning: @file_get_contents, 5 @ 3, …@x.test", "PHP Warning: @file_get_contents, 5 @ 3, …@x.test"),
+    ],
+)
+def test_of_an_address_only_the_domain_is_left(text: str, left: str) -> None:
+    assert without_mailboxes(text) == left
+
+
+@given(st.text("ab.+'=%40@x<> ", max_size=60))
+def test_no_mailbox_is_left(text: str) -> None:
+    left = without_mailboxes(text)
+    assert without_mailboxes(left) == left
+    assert not any(name.strip("'…") for name in re.findall(r"([^\s<>@]+)@(?=\w)", left.replace("%40", "@")))
+
+
+@pytest.mark.parametrize("text", ["a", "a'", "'", "a%40", "a@", "'a", "=@"])
+def test_no_log_takes_long_to_mask(text: str) -> None:
+    began = time.monotonic()
+    without_mailboxes(text * 50_000)
+    assert time.monotonic() - began < 2

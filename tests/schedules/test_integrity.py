@@ -62,7 +62,7 @@ def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_h
     desk.bench.approve(desk.last())
     desk.bench.finish()
     desk.announce()
-    first = context.post.heads("C0OPS", since=0)[0]
+    first = context.post.heads("C0OPS", since=0).seen[0]
     assert first == audit.newest(context.database)
     if how == "cut":
         with context.database.transaction() as transaction:
@@ -87,6 +87,38 @@ def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_h
     bench.clock.move(WEEK + 3600)
     desk.slack.said.clear()
     assert told(bench) == ""
+
+
+def lose(desk: Desk, state: Path) -> Bench:
+    """Lose the database; the bot that starts without."""
+    desk.bench.context.database.close()
+    for file in state.glob("bot.db*"):
+        file.unlink()
+    return again(desk, state)
+
+
+def test_who_cuts_the_log_cannot_hide_it_by_talking(desk: Desk, tmp_path: Path) -> None:
+    desk.slack.chatter(500)
+    assert "is missing" in told(lose(desk, tmp_path / "state"))
+
+
+def test_a_channel_too_busy_to_look_back_is_no_alarm_and_no_proof(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.slack.chatter(500)
+    monkeypatch.setattr("bot.slack.poster.PAGES", 2)
+    busy = "The bot's channel is too busy to look back a week"
+    assert told(desk.bench) == ""
+    assert busy in caplog.text
+    verified = json.dumps(desk.bench.answer("audit verify", LEAD).blocks)
+    assert busy in verified
+    assert "intact" not in verified
+    monkeypatch.undo()
+    bench = lose(desk, tmp_path / "state")
+    alarm = told(bench)
+    assert "is missing" in alarm
+    monkeypatch.setattr("bot.slack.poster.PAGES", 2)
+    assert told(bench) == alarm, "what is open stays"
 
 
 def test_a_log_that_begins_anew_is_told_also_where_slack_saw_none(tmp_path: Path) -> None:
@@ -119,6 +151,8 @@ def test_where_slack_does_not_tell_nothing_is_over(desk: Desk, tmp_path: Path) -
     desk.slack.fail("conversations.history", TimeoutError())
     with pytest.raises(NotPosted):
         integrity(bench.context)
+    desk.slack.fail("conversations.history", TimeoutError())
+    assert "intact" not in json.dumps(bench.answer("audit verify", LEAD).blocks)
     health(bench.context)
     assert [one.kind for one in bench.context.incidents.open()] == ["audit"]
 

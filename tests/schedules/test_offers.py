@@ -71,6 +71,16 @@ def test_one_that_fails_is_the_answer_with_its_step_mautics_words_and_the_log(de
     assert len(shared(desk)) == 1, "once"
 
 
+def test_the_log_in_the_thread_shows_no_contacts_address_and_the_file_is_whole(desk: Desk) -> None:
+    said = "Expected response code 250 but got 550 for anna.mueller@private-clinic.de"
+    simulated_tenant.change(desk.bench.lxd, "client-x", breaks={"migrate": said})
+    rehearsal = rehearsed(desk)
+    (file,) = shared(desk)
+    assert b"anna" not in file["content"]
+    assert "got 550 for …@private-clinic.de" in file["content"].decode()
+    assert said in (files(desk.bench.context.settings, rehearsal.id) / LOG).read_text()
+
+
 def test_what_it_advises_then_works_and_the_upgrade_is_requested(desk: Desk) -> None:
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
     rehearsal = rehearsed(desk)

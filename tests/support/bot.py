@@ -477,15 +477,33 @@ class FakeSlack:
         self._called("conversations.open")
         return {"ok": True, "channel": {"id": f"D{users}"}}
 
-    def conversations_history(self, channel: str, **_: Any) -> dict[str, Any]:
+    def conversations_history(self, channel: str, **page: Any) -> dict[str, Any]:
         self._called("conversations.history")
         said = [one for one in self.said if one["channel"] == channel and not one.get("thread_ts")]
-        return {"messages": [{"user": "U0BOT", **one} for one in reversed(said)]}
+        return self._page(said[::-1], **page)
 
-    def conversations_replies(self, channel: str, ts: str, **_: Any) -> dict[str, Any]:
+    def conversations_replies(self, channel: str, ts: str, **page: Any) -> dict[str, Any]:
         self._called("conversations.replies")
         thread = [one for one in self.said if ts in (one["ts"], one.get("thread_ts")) and one["channel"] == channel]
-        return {"messages": [{"user": "U0BOT", **one} for one in thread]}
+        return self._page(thread, **page)
+
+    def _page(
+        self, said: list[dict[str, Any]], limit: int = 100, cursor: str | None = None, **_: Any
+    ) -> dict[str, Any]:
+        begin = int(cursor or 0)
+        end = begin + limit
+        return {
+            "messages": [{"user": "U0BOT", **one} for one in said[begin:end]],
+            "response_metadata": {"next_cursor": str(end) if end < len(said) else ""},
+        }
+
+    def chatter(self, messages: int, user: str = ASKER.id, **more: Any) -> None:
+        """Let somebody else say something in the channel, so many times."""
+        for _ in range(messages):
+            ts = f"17{next(self._number):08}.000100"
+            self.said.append(
+                {"method": "", "channel": "C0OPS", "user": user, "ts": ts, "text": "Lunch?", "blocks": [], **more}
+            )
 
     def files_upload_v2(self, filename: str, content: bytes, title: str, **message: Any) -> dict[str, Any]:
         files = [{"name": filename, "title": title, "content": content}]
@@ -507,6 +525,7 @@ class FakeSlack:
         return {"ok": True}
 
     def auth_test(self) -> dict[str, Any]:
+        self._called("auth.test")
         return {"ok": True, "team_id": "T0OURS", "user_id": "U0BOT"}
 
     def api_call(self, method: str, params: dict[str, str]) -> Any:
