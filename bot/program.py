@@ -41,7 +41,7 @@ from bot.slack.incidents import Incidents
 from bot.slack.messages import Renderer
 from bot.slack.people import People
 from bot.slack.poster import NotPosted, Post
-from bot.store import audit, recovery
+from bot.store import audit, restored
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
 from bot.store.jobs import Jobs
@@ -57,21 +57,21 @@ DRAIN = 30.0
 """Seconds that all which is in hand at the end has together; what they cut goes on at the next start."""
 
 
-def forget_after_a_restore(context: Context) -> None:
-    """End what waits in a database that is older than what Slack saw, before anything of it begins."""
-    if not recovery.waits(context.operations):
+def hold_after_a_restore(context: Context) -> None:
+    """Let nothing go on by itself of a database that is older than what is known of it, before anything begins."""
+    if not restored.goes_on(context.operations):
         return
-    newest = audit.recent(context.database, limit=1)
-    try:
-        # What was posted since its newest row: next to nothing, but after a restore.
-        lost = checks.unknown_heads(context, newest[0]["at"] if newest else 0.0)
-    except NotPosted as error:
-        # The hourly look tells of it then.
-        log.warning("whether the database is the newest one is not known: %s", error)
-        return
-    if lost:
-        ended = recovery.forget_what_waits(context.operations, lost[0])
-        log.warning("the database is older than what Slack saw: %s requests that waited in it are cancelled", ended)
+    lost = audit.unknown(context.database, restored.kept_head(context.settings.state))
+    if not lost:
+        newest = audit.recent(context.database, limit=1)
+        try:
+            # What was posted since its newest row: next to nothing, but after a restore.
+            lost = checks.unknown_heads(context, newest[0]["at"] if newest else 0.0)
+        except NotPosted as error:
+            # The hourly look tells of it then.
+            log.warning("whether the database is the newest one is not known: %s", error)
+    if lost and restored.hold(context.operations, lost[0]):
+        log.warning("the database was restored from a backup: what waited in it is cancelled")
 
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
@@ -202,7 +202,7 @@ def run() -> int:
     local_stack.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
     door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
-    forget_after_a_restore(context)
+    hold_after_a_restore(context)
     announcer.start()
     announcer.wake()
     runner.start()

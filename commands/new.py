@@ -195,9 +195,11 @@ def _has_room(place: Host) -> dict[str, str]:
 
 def _refuse_if_taken(everything: list[Tenant], tenant: str, domain: str) -> None:
     for other in everything:
-        if other.instance == tenant and other.role == Role.RETIRED:
+        if tenant in (other.name, other.instance) and other.role == Role.RETIRED:
+            # By the name, too: its snapshots and its data would be offered as the new client's own.
             raise Refused(
-                f"A previous container of `{tenant}` is still kept (replaced by {other.reason}); choose another name."
+                f"A previous container of `{tenant}` is still kept (replaced by {other.reason}); choose another name, "
+                f"or delete it: `/mautic purge {other.name} {other.instance}`"
             )
         if other.role == Role.RETIRED:
             continue

@@ -72,8 +72,9 @@ def _restart(context: Context, tenant: str, part: Part) -> Plan:
         facts={"Address": context.settings.edge.url(found.domain)},
         values={"address": context.settings.edge.url(found.domain), "part": part},
         requires=(
-            # A tenant that stopped since the request is started.
+            # One that crashed since the request is started, and none that somebody stopped.
             require(runs, f"`{tenant}` is not running; use `/mautic start {tenant}`.", again=False),
+            require(runs or not found.stopped, f"`{tenant}` was stopped; use `/mautic start {tenant}`."),
             once(refuse_full, context, found),
         ),
         inputs=Inputs(found, part),

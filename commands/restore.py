@@ -62,7 +62,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     # Snapshots of previous containers do not move with a tenant.
     elsewhere = Elsewhere.by_move(old) if source == old.instance else None
-    days = context.settings.retention.former_days
+    days, version = context.settings.retention.former_days, stamp(chosen.config, "version") or old.version
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "snapshot": chosen.name, "mail": mail},
@@ -70,6 +70,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
         facts={
             "Snapshot": chosen.name,
             "Taken": context.renderer.moment(chosen.created),
+            **({"Mautic": f"{version} again, not {old.version}"} if version != old.version else {}),
             **({"Afterwards": f"{tenant} runs (stopped now)"} if rests else {}),
             "Safety snapshot": "of the previous container, with all changes until the switch",
             "Previous container": f"kept, stopped, {kept_for(days)}",

@@ -70,11 +70,13 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def route() -> None:
         wait_for_address(host.lxd, found.instance)
-        host.lxd.update(found.instance, stamps(state=State.LIVE))
+        # It may have been stopped while it was suspended: now it runs, also after the next boot.
+        host.lxd.update(found.instance, {**stamps(state=State.LIVE), "boot.autostart": "true"})
         run.edge.apply()
 
     def undo() -> None:
-        host.lxd.update(found.instance, stamps(state=State.SUSPENDED))
+        autostart = "false" if found.stopped else "true"
+        host.lxd.update(found.instance, {**stamps(state=State.SUSPENDED), "boot.autostart": autostart})
         containment.close(host, found.instance)
         run.edge.apply()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.engine import maintenance
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
-from bot.store import inbox
+from bot.store import inbox, restored
 from bot.store.freezes import Freezes
 
 
@@ -16,6 +16,7 @@ def expiry(context: Context) -> None:
     Decides from the clock and the database alone, so that a restart or downtime changes nothing.
     """
     context.lived.note()
+    restored.keep_head(context.database, context.settings.state)
     context.approvals.expire()
     Freezes(context.operations).expire()
     context.vault.purge()

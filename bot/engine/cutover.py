@@ -32,8 +32,8 @@ from bot.model.text import kept_for
 ANSWER = 5.0
 """Seconds that a host has to answer while a tenant waits."""
 _NOT_REPLACED = {"reason": "", "replaced_by": "", "replaced_in": ""}
-_OWN = ("tenant", "domain", "plan", "note", "version", "double", "created", "outbound")
-"""The labels of a tenant, whichever container serves it."""
+_OWN = ("tenant", "domain", "plan", "note", "tags", "double", "created", "outbound")
+"""The labels of a tenant, whichever container serves it. Its version is the one of what the candidate is made of."""
 Make = Callable[[Mapping[str, str], Mapping[str, Mapping[str, str]]], None]
 """Makes the candidate, with this configuration on top, and with these devices of its own."""
 

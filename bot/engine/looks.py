@@ -58,11 +58,17 @@ def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> 
 
 
 def _watched(context: Context, now: float) -> dict[str, Before]:
-    """Return what tenants that were upgraded of late were like on the day before, by name."""
+    """Return what tenants that were upgraded of late were like on the day before, by name.
+
+    Not of one that was rolled back or restored since: its *Roll back* would go further back.
+    """
     rows = context.database.read(
         "SELECT tenant, max(finished) AS at, json_extract(plan, '$.values.from') AS version FROM operations"
         " INDEXED BY operations_by_end"
         " WHERE command IN ('upgrade', 'patch') AND state = 'succeeded' AND finished BETWEEN ? AND ?"
+        " AND NOT EXISTS (SELECT 1 FROM operations AS back WHERE back.tenant = operations.tenant"
+        " AND back.command IN ('rollback', 'restore') AND back.state = 'succeeded'"
+        " AND back.finished >= operations.finished)"
         " GROUP BY tenant",
         now - context.settings.upgrades.watch * 60,
         now,

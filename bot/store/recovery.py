@@ -8,9 +8,8 @@ from typing import Any
 
 from bot.model.lanes import MANY
 from bot.model.plan import Refused
-from bot.model.text import code, line, sentence
-from bot.store import audit
-from bot.store.operation import RESPONDERS, SYSTEM, Operation
+from bot.model.text import line, sentence
+from bot.store.operation import RESPONDERS, Operation
 from bot.store.operations import Operations, TenantBusy
 
 ANEW: Mapping[str, Any] = {
@@ -53,66 +52,6 @@ def recover(operations: Operations) -> list[Operation]:
     if recovered:
         operations.changed()
     return recovered
-
-
-WAITS = "state = 'awaiting_approval' OR state = 'queued' AND NOT begun AND undo_by = ''"
-"""What people may have decided on otherwise in a later database: what has begun goes on to its end all the same."""
-
-
-def waits(operations: Operations) -> bool:
-    """Whether something waits for a decision, or was approved and has not begun; or tenants of a batch are to come."""
-    found = operations.database.read(
-        f"SELECT 1 FROM operations WHERE ({WAITS}) AND requester <> ? OR state = 'running' AND id IN"  # noqa: S608
-        " (SELECT operation FROM batches WHERE paused IS NULL) LIMIT 1",
-        SYSTEM,
-    )
-    return bool(found)
-
-
-def forget_what_waits(operations: Operations, head: tuple[int, str]) -> int:
-    """After the database was restored from a backup: end what waits in it, once, and pause batches; return how many.
-
-    What was cancelled or denied after the backup waits in it again, while its card in Slack says otherwise.
-
-    Args:
-        head: the newest row that Slack saw and the database lacks, and the begin of its hash.
-    """
-    known = "SELECT 1 FROM audit WHERE event = 'database.restored' AND json_extract(detail, '$.head') = ? LIMIT 1"
-    if operations.database.read(known, head[1]):
-        return 0
-    ended = 0
-    with operations.database.transaction() as transaction:
-        event = audit.Event("database.restored", SYSTEM, detail={"row": head[0], "head": head[1]})
-        audit.record(transaction, event, operations.clock())
-        for operation in operations.select(f"({WAITS}) AND requester <> ?", SYSTEM, limit=MANY):
-            ended += operations.move(
-                transaction,
-                operation,
-                "cancelled",
-                event="operation.cancelled",
-                expect=(operation.state,),
-                detail={"why": "database restored"},
-                note=f":hourglass: <@{operation.requester}>, cancelled: the bot's database was restored from a backup, "
-                "so what was decided since then is not known. Nothing was changed. Request again: "
-                f"{code('/mautic ' + operation.again)}",
-                outcome="The bot's database was restored from a backup",
-                finished=operations.clock(),
-                ended_by=SYSTEM,
-            )
-        running = "state = 'running' AND id IN (SELECT operation FROM batches WHERE paused IS NULL AND stopped IS NULL)"
-        for batch in operations.select(running, limit=MANY):
-            held = (operations.clock(), SYSTEM, batch.id)
-            transaction.execute("UPDATE batches SET paused = ?, paused_by = ? WHERE operation = ?", held)
-            transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (batch.id,))
-            told = (
-                ":double_vertical_bar: Paused: the bot's database was restored from a backup. Check which tenants are "
-                "done before you tap Continue."
-            )
-            operations.note(transaction, batch.id, told)
-            event = audit.Event("batch.paused", SYSTEM, batch.tenant, batch.id)
-            audit.record(transaction, event, operations.clock())
-    operations.changed()
-    return ended
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
