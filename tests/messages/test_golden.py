@@ -820,9 +820,16 @@ MESSAGES: dict[str, Message] = {
         "history", operations=[FAILED, replace(DONE, id=6), replace(ASKED, id=5)], tenant="client-x"
     ),
     "commands-history-empty": words("history", operations=[], tenant=""),
-    "commands-audit-verify": words("audit", what="verify", verdict=Verdict(120, 0, "ab" * 32)),
+    "commands-audit-verify": words("audit", what="verify", verdict=Verdict(120, 0, "ab" * 32), unseen=""),
+    "commands-audit-verify-unseen": words(
+        "audit",
+        what="verify",
+        verdict=Verdict(120, 0, "ab" * 32),
+        unseen="The bot's channel is too busy to look back a week: only 10,000 of its messages were compared with the audit "
+        "log.",
+    ),
     "commands-audit-verify-broken": words(
-        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "entry 12 was altered")
+        "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "entry 12 was altered"), unseen=""
     ),
     "commands-audit-export": words("audit", what="export", path="/var/lib/mautic-ops/audit-1.jsonl", rows=120),
     "commands-audit-recent": words(
