@@ -28,8 +28,12 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     The live tenant is not affected. The bot deletes old copies itself after the days of the policy. The approver types
     the tenant's name.
     """
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
-    its = [one for one in seen.tenants if one.name == tenant]
+    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING, Role.REHEARSAL)
+    its = [
+        one
+        for one in seen.tenants
+        if one.name == tenant and (one.instance == container or not _is_rehearsing(context, one))
+    ]
     serves = serving(its)
     meant = [one for one in its if one.role != Role.TENANT and container in ("", one.instance)]
     if not meant:
@@ -57,6 +61,12 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
         reversible="cannot be undone",
         seconds=5,
     )
+
+
+def _is_rehearsing(context: Context, one: Tenant) -> bool:
+    """Whether a rehearsal that is under way made it: such a copy is not offered; one that is named is locked."""
+    made_by = context.operations.select("id = ?", one.operation) if one.role == Role.REHEARSAL else []
+    return any(operation.open for operation in made_by)
 
 
 def _refuse_unclear(context: Context, tenant: str, container: str, its: list[Tenant], found: Tenant | None) -> None:
@@ -127,7 +137,7 @@ def _called(found: Tenant | None, serves: bool) -> str:
     """Return what is deleted, in words for the summary."""
     if serves:
         return "the serving container"
-    if found and found.role in (Role.ARCHIVED, Role.INCOMING):
+    if found and found.role in (Role.ARCHIVED, Role.INCOMING, Role.REHEARSAL):
         return "archive" if found.role == Role.ARCHIVED else "leftover copy"
     return "old copy"
 
@@ -135,8 +145,9 @@ def _called(found: Tenant | None, serves: bool) -> str:
 def _what(context: Context, found: Tenant) -> str:
     if found.role == Role.ARCHIVED:
         return f"the archive of {context.renderer.moment(found.archived)}"
-    if found.role == Role.INCOMING:
-        return f"left over from request #{found.operation}"
+    if found.role in (Role.INCOMING, Role.REHEARSAL):
+        what = "copy of a rehearsal, " if found.role == Role.REHEARSAL else ""
+        return f"{what}left over from request #{found.operation}"
     until = f", kept until {context.renderer.moment(found.kept_until)}" if found.kept_until else ""
     return f"replaced by {found.reason}{until}"
 

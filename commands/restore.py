@@ -12,7 +12,7 @@ from bot.engine.cutover import Cutover
 from bot.engine.outbound import MailOption
 from bot.engine.placement import Elsewhere, admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
-from bot.engine.snapshots import ours
+from bot.engine.snapshots import left_behind
 from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_for_address
 from bot.fleet.inventory import Host
 from bot.guest.mautic import Mail
@@ -21,7 +21,6 @@ from bot.model.labels import Role, State, stamp
 from bot.model.plan import Plan, Step, Steps, UnknownWords, always, once, require
 from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import kept_for
-from bot.store.metrics import DAY
 
 _COUNTED = {"contacts": "contact", "submissions": "form submission", "opt_outs": "unsubscribe"}
 
@@ -85,7 +84,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             once(refuse_full, context, old),
             once(_loss, host, old, chosen),
             once(_mail, context, host, old, chosen, mail),
-            once(_left, context, host, old),
+            once(left_behind, context, old),
             always(admit, context, host, demand, f"The restored copy of `{tenant}` cannot start on", elsewhere),
         ),
         inputs=Inputs(
@@ -121,19 +120,6 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
     near = get_close_matches(name, [one.name for one in offered], n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`?" if near else f"`/mautic snapshots {old.name}` lists them."
     raise UnknownWords(f"`{old.name}` has no snapshot “{name[:60]}”; {hint}")
-
-
-def _left(context: Context, host: Host, old: Tenant) -> dict[str, str]:
-    """Return how long the existing snapshots are kept, in words."""
-    left = ours(host.lxd.snapshots(old.instance))
-    if not left:
-        return {}
-    days = context.settings.retention.former_days
-    protected = sum(one.keep for one in left)
-    until = f" until {context.renderer.moment(context.now() + days * DAY)}" if days else " (no automatic deletion)"
-    if protected:
-        until = f" (no automatic deletion: {protected} protected)"
-    return {"Existing snapshots": f"{len(left)} stay{'s' if len(left) == 1 else ''} in the previous container{until}"}
 
 
 def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str) -> dict[str, str]:

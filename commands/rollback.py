@@ -13,7 +13,7 @@ from bot.engine.cutover import Cutover
 from bot.engine.outbound import MailOption
 from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
-from bot.engine.snapshots import ours, safety
+from bot.engine.snapshots import left_behind, ours, safety
 from bot.engine.steps import PROBE, probing, refuse_another, refuse_full
 from bot.fleet.inventory import Host
 from bot.guest.consent import Consent
@@ -105,6 +105,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
             once(_loss, host, old, since, done),
             once(_consent, host, old, since, percent, done),
             once(_mail, context, host, old, since, done, mail),
+            once(left_behind, context, old),
             always(admit, context, host, demand, f"The earlier container of `{tenant}` cannot start on"),
         ),
         inputs=Inputs(

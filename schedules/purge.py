@@ -20,16 +20,20 @@ from bot.store import audit
 from bot.store.metrics import DAY
 from bot.store.operation import SYSTEM
 
+_COPIES = (Role.INCOMING, Role.REHEARSAL)
+"""What an operation makes and deletes again where it comes to nothing: any other is left over."""
+
 
 @schedule(seconds=300)
 def purge(context: Context) -> None:
-    """Delete archives and previous containers after their days, and leftovers of a move, restore or upgrade.
+    """Delete archives and previous containers after their days, and leftovers of a cutover or rehearsal.
 
     The days must have passed by every clock, and again at a second look hours later. A container that was replaced
     while its host was out of reach is retired now, and kept from now on.
     """
-    look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
+    # Before the look: what ends meanwhile has deleted its copies itself.
     maintenance = Maintenance(context)
+    look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, *_COPIES)
     command = context.registry.command("purge")
     trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
     over = _over(context, look)
@@ -37,9 +41,9 @@ def purge(context: Context) -> None:
         try:
             if (one.role, one.state) == (Role.RETIRED, State.MOVING):
                 _retire(context, one)
-            elif maintenance.may(one.name, passes=one.role == Role.INCOMING) and _goes(context, look, one, over):
+            elif maintenance.may(one.name, passes=one.role in _COPIES) and _goes(context, look, one, over):
                 # Leftovers of an operation are deleted, frozen or not.
-                left = one.role == Role.INCOMING
+                left = one.role in _COPIES
                 if maintenance.is_free("purge", one.name, safety=left):
                     plan = call(command, context, {"tenant": one.name, "container": one.instance})
                     maintenance.ask("purge", cast(Plan, plan), safety=left)
@@ -60,7 +64,7 @@ def _retire(context: Context, one: Tenant) -> None:
 
 
 def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
-    if one.role == Role.INCOMING:
+    if one.role in _COPIES:
         return _is_left_over(context, look, one)
     return _known_as(one) in over and not (one.role == Role.RETIRED and _has_kept(context, one))
 
@@ -94,13 +98,18 @@ def _has_kept(context: Context, former: Tenant) -> bool:
 
 
 def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:
-    """Whether the operation that made it failed, with its host out of reach at the rollback.
+    """Whether the operation that made it came to nothing, or was given up, and could not delete it.
 
-    The database may be lost or old, and the candidate all that serves: so other containers of the tenant count.
+    The database may be lost or old, and the candidate all that serves: so other containers of the tenant count. A
+    rehearsal serves nobody, and stays only while it may be all of the tenant that is within reach.
     """
     made_by = context.operations.select("id = ?", one.operation)
     others = [it for it in look.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]
-    if any(operation.open for operation in made_by) or any(it.state == State.MOVING for it in others):
+    if any(operation.open for operation in made_by):
+        return False
+    if one.role == Role.REHEARSAL:
+        return bool(others) or not look.silent
+    if any(it.state == State.MOVING for it in others):
         return False
     if not made_by or (look.silent and not others):
         return any(is_open(it) for it in others)

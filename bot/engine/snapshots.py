@@ -75,6 +75,22 @@ def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
     return sorted(found, key=lambda one: (one.at, one.name))
 
 
+def left_behind(context: Context, tenant: Tenant) -> dict[str, str]:
+    """Return how long the snapshots are kept of a container that another is to replace: no copy has any of them.
+
+    Not asked in a batch: it takes a request for each.
+    """
+    left = [] if context.many else ours(context.fleet.of(tenant).lxd.snapshots(tenant.instance))
+    if not left:
+        return {}
+    days = context.settings.retention.former_days
+    protected = sum(one.keep for one in left)
+    until = f" until {context.renderer.moment(context.now() + days * DAY)}" if days else " (no automatic deletion)"
+    if protected:
+        until = f" (no automatic deletion: {protected} protected)"
+    return {"Existing snapshots": f"{len(left)} stay{'s' if len(left) == 1 else ''} in the previous container{until}"}
+
+
 def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
     """Return the snapshots that the tiers count: those without another protection."""
     days, before = context.settings.retention.former_days, context.lived.before

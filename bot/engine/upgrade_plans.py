@@ -11,6 +11,7 @@ from bot.engine.bases import blueprint_of, needs_base, newer_than
 from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.placement import Elsewhere, admit, demand_of, refuse_full_pool
+from bot.engine.snapshots import left_behind
 from bot.engine.steps import refuse_another, refuse_full
 from bot.engine.upgrades import refuse_missing, refuse_resting, target
 from bot.fleet.releases import releases
@@ -110,6 +111,8 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             **(_onto(context, old, found) if blueprint else {}),
             "Rehearsed": context.renderer.moment(found.at),
             "Previous container": f"kept, stopped, {kept_for(days)}",
+            # A batch counts none: that would take a request for each tenant.
+            **({"Existing snapshots": "stay in the previous container"} if context.many else {}),
             "Rollback": f"automatic, {old.name} keeps running in the current container",
         },
         values={
@@ -128,6 +131,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             *(() if patches else (always(refuse_missing, context, version),)),
             once(refuse_full, context, old),
             once(refuse_full_pool, context, host),
+            once(left_behind, context, old),
             always(
                 admit,
                 context,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bot.engine.placement import inside_of
 from bot.guest import simulated_state as simulated_tenant
 from bot.guest.blueprint.recipe import SUITES
 from bot.guest.blueprint.simulated import put_blueprint
+from bot.guest.own import Own
 from bot.guest.simulated_own import OUTBOUND_OFF
 from bot.lxd.protocol import Instance
 from bot.model.labels import stamp, stamps
@@ -79,6 +82,35 @@ def test_outbound_mail_that_is_off_stays_off(bench: Bench) -> None:
     tenant = bench.context.fleet.tenant("client-x")
     assert tenant.outbound_off
     assert bench.lxd.pull(tenant.instance, OUTBOUND_OFF) == b""
+
+
+@pytest.mark.parametrize(
+    ("plan", "memory", "pool"), [("gone", "24GiB", "12288M"), ("gone", "1GiB", "256M"), ("medium", "4GiB", "1536M")]
+)
+def test_what_its_container_has_and_not_the_settings_says_what_mariadb_may_hold(
+    bench: Bench, plan: str, memory: str, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.lxd.update("client-x", {**stamps(plan=plan), "limits.memory": memory})
+    adopted: list[str] = []
+    adopt = Own.adopt
+
+    def noted(own: Own, candidate: str, **given: Any) -> dict[str, Any]:
+        adopted.append(given["size"].innodb_buffer_pool)
+        return adopt(own, candidate, **given)
+
+    monkeypatch.setattr(Own, "adopt", noted)
+    patched(bench)
+    assert adopted == [pool, pool], "in the rehearsal, and then"
+    assert instance_of(bench).config["limits.memory"] == memory
+
+
+def test_what_a_plan_gives_inside_is_given_where_the_container_has_its_memory_or_no_limit(bench: Bench) -> None:
+    settings = bench.context.settings
+    for memory in ("8GiB", "9GiB", "", "50%"):
+        assert inside_of(settings, "medium", memory) == settings.plans["medium"]
+    assert inside_of(settings, "gone", "") == settings.plans["small"]
+    least = inside_of(settings, "gone", "1MiB")
+    assert (least.innodb_buffer_pool, least.fpm_children, least.email_workers) == ("5M", 1, 1)
 
 
 def test_a_rehearsal_of_a_patch_that_fails_says_where_and_how_it_is_tried_again(bench: Bench) -> None:
@@ -157,6 +189,20 @@ def test_a_blueprint_that_is_gone_voids_the_rehearsal(bench: Bench) -> None:
     bench.lxd.delete(found.blueprint)
     with pytest.raises(Refused, match="No rehearsal"):
         bench.approve(asked)
+
+
+def test_the_card_says_what_becomes_of_the_snapshots_of_before(bench: Bench) -> None:
+    assert bench.done("new client-y").state == "succeeded"
+    bench.lxd.update("client-y", stamps(base=5))
+    assert bench.done("snapshot client-x --keep", OPERATOR).state == "succeeded"
+    bench.answer("patch client-x,client-y", OPERATOR)
+    bench.finish()
+    told = bench.answer("patch client-x", OPERATOR).remarks["Existing snapshots"]
+    assert told == "1 stays in the previous container (no automatic deletion: 1 protected)"
+    asked = bench.lxd.calls["snapshots"]
+    many = bench.answer("patch client-x,client-y", OPERATOR)
+    assert many.facts["Existing snapshots"] == "stay in the previous container"
+    assert bench.lxd.calls["snapshots"] == asked, "a batch counts none"
 
 
 def test_many_are_patched_by_one_request_ring_by_ring(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bot.model.labels import stamps
 from bot.model.plan import Refused
-from tests.support.bot import LEAD, OPERATOR, Bench, Desk, live, make_bench, make_desk, notes
+from tests.support.bot import LEAD, OPERATOR, Bench, Desk, add_releases, containers, live, make_bench, make_desk, notes
 from tests.support.judge import mrkdwn
 
 LIVE = "the live client-x, container client-x--3 on local"
@@ -87,3 +87,29 @@ def test_the_archive_that_stands_in_the_way_is_told_from_the_live_one(tmp_path: 
     bench.lxd.create("client-x--archived", "base", config=config, devices={})
     with pytest.raises(Refused, match=r"`/mautic purge client-x client-x--archived`\. The live"):
         bench.answer("delete client-x", OPERATOR)
+
+
+def test_the_copy_of_a_rehearsal_is_offered_only_when_that_is_not_under_way(bench: Bench) -> None:
+    add_releases(bench, "6.0.10")
+    asked = bench.ask("rehearse client-x", OPERATOR)
+
+    def die(moment: str) -> None:
+        if moment == "recorded 1":
+            raise SystemExit
+
+    bench.runner.fault = die
+    with pytest.raises(SystemExit):
+        bench.finish()
+    copy = f"client-x--{asked.id}"
+    assert copy in containers(bench)
+    assert bench.answer("purge client-x", OPERATOR).arguments["container"] == "client-x"
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET state = 'given_up' WHERE id = ?", (asked.id,))
+    what = rf"`{copy}` \(copy of a rehearsal, left over from request #{asked.id}\)"
+    with pytest.raises(Refused, match=what):
+        bench.answer("purge client-x", OPERATOR)
+    bench.runner.fault = lambda moment: None
+    done = bench.done(f"purge client-x {copy}", OPERATOR)
+    assert done.plan["summary"] == "Delete leftover copy of client-x permanently"
+    assert containers(bench) == {"client-x", "client-x--3"}
+    assert live(bench)

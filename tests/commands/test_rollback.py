@@ -88,6 +88,16 @@ def test_a_copy_of_the_earlier_container_takes_the_place_and_both_others_are_kep
     assert [stamp(one.config, "why") for one in bench.lxd.snapshots(PRESENT)] == [f"before rollback {done.id}"]
 
 
+def test_the_card_says_how_long_the_snapshots_since_the_upgrade_are_kept(bench: Bench) -> None:
+    assert "Existing snapshots" not in bench.answer("rollback client-x", OPERATOR).remarks
+    for _ in range(2):
+        bench.clock.move(60)
+        assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    until = bench.context.renderer.moment(bench.clock() + 7 * 86_400)
+    told = bench.answer("rollback client-x", OPERATOR).remarks["Existing snapshots"]
+    assert told == f"2 stay in the previous container until {until}"
+
+
 def test_who_opted_out_and_who_was_erased_since_is_so_afterwards(bench: Bench) -> None:
     opts_out(bench, 1)
     erase(bench, 2)

@@ -15,7 +15,8 @@ from bot.model.plan import Refused
 from bot.store import evidence
 from schedules.offers import offers
 from tests.mautic_double.build import build
-from tests.support.bot import OPERATOR, Bench, containers, live, make_bench, notes
+from tests.support.bot import OPERATOR, Bench, containers, live, make_bench, make_desk, notes
+from tests.support.judge import mrkdwn
 
 NEW = "6.0.10+double"
 
@@ -163,6 +164,22 @@ def test_what_is_too_large_to_be_counted_is_said_and_stops_nothing(bench: Bench)
     assert ended.state == "succeeded", ended.outcome
     note = ended.step("upgrade").note
     assert note.endswith("; no rows lost in 26 tables, not compared (too large): email_stats, page_hits"), note
+
+
+def test_the_card_says_how_long_the_snapshots_of_before_are_kept(bench: Bench) -> None:
+    bench.answer("upgrade client-x", OPERATOR)
+    bench.finish()
+    assert "Existing snapshots" not in bench.answer("upgrade client-x", OPERATOR).remarks
+    assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
+    asked = bench.ask("upgrade client-x", OPERATOR)
+    until = bench.context.renderer.moment(bench.clock() + 7 * 86_400)
+    told = f"1 stays in the previous container until {until}"
+    assert asked.plan["remarks"]["Existing snapshots"] == told
+    card = "\n".join(mrkdwn(make_desk(bench).announcer.card(asked).blocks))
+    assert f"*Existing snapshots:* {told}" in card
+    bench.lxd.delete_snapshot("client-x", bench.lxd.snapshots("client-x")[0].name)
+    # It is none of what was approved.
+    assert bench.approve(asked).state == "queued"
 
 
 def test_the_card_begins_with_how_long_the_client_is_offline(bench: Bench) -> None:

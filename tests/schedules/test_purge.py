@@ -15,10 +15,12 @@ from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Refused
+from bot.store import recovery
+from bot.store.freezes import Freezes
 from bot.store.lived import LOOK_AGAIN
 from schedules.numbers import numbers
 from schedules.purge import purge
-from tests.support.bot import OPERATOR, Bench, containers, live, make_bench
+from tests.support.bot import LEAD, OPERATOR, Bench, add_newer_base, add_releases, containers, live, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
 
 DAY = 86_400
@@ -382,3 +384,112 @@ def test_what_cannot_be_retired_yet_is_recorded_once(tmp_path: Path) -> None:
     assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
     rows = bench.context.database.read("SELECT 1 FROM audit WHERE event = 'container.retired'")
     assert len(rows) == 1
+
+
+def cut_in_a_rehearsal(bench: Bench, text: str = "rehearse client-x") -> set[str]:
+    """The bot dies when the copies are made; return their names."""
+    add_releases(bench, "6.0.10")
+    add_newer_base(bench)
+    before = containers(bench)
+    asked = bench.approve(bench.ask(text, OPERATOR))
+
+    def die(moment: str) -> None:
+        for running in bench.context.operations.select("command = 'rehearse' AND state = 'running'"):
+            keys = [step.key for step in running.steps]
+            if "upgrade" in keys and moment == f"started {keys.index('upgrade')}":
+                raise SystemExit
+
+    bench.runner.fault = die
+    with pytest.raises(SystemExit):
+        bench.finish()
+    bench.runner.fault = lambda moment: None
+    assert bench.context.operations.get(asked.id).open
+    made = containers(bench) - before
+    assert made
+    return made
+
+
+@pytest.mark.parametrize(("text", "copies"), [("rehearse client-x", 1), ("rehearse client-x --base", 2)])
+def test_the_copies_of_a_rehearsal_that_the_database_no_longer_knows_go(
+    bench: Bench, tmp_path: Path, text: str, copies: int
+) -> None:
+    assert len(cut_in_a_rehearsal(bench, text)) == copies
+    again = make_bench(tmp_path / "new", bench.lxd)
+    numbers(again.context)
+    for _ in range(copies):
+        tick(again)
+    assert containers(again) == {"client-x"}
+    assert {one.state for one in again.context.operations.select("command = 'purge'")} == {"succeeded"}
+    assert live(again)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_copy_of_a_rehearsal_that_was_given_up_goes_and_not_before(bench: Bench, frozen: bool) -> None:
+    add_releases(bench, "6.0.10")
+    bench.lxd.fail_next("delete", LxdError("LXD could not delete it: dataset is busy."), times=9)
+    stuck = bench.done("rehearse client-x", OPERATOR)
+    assert stuck.state == "needs_attention"
+    bench.lxd.forgive()
+    tick(bench)
+    assert containers(bench) == {"client-x", "client-x--2"}
+    bench.context.approvals.give_up(stuck, LEAD, "its dataset is busy", "")
+    waiting = bench.ask("delete client-x", OPERATOR)
+    if frozen:
+        Freezes(bench.context.operations).begin("client-x", LEAD.id, "the sale is on", None)
+    tick(bench)
+    assert containers(bench) == {"client-x"}
+    assert bench.context.operations.get(waiting.id).state == "awaiting_approval"
+
+
+@pytest.mark.parametrize("text", ["rehearse client-x", "rehearse client-x,client-y"])
+def test_the_copy_of_a_rehearsal_that_is_under_way_stays(bench: Bench, text: str) -> None:
+    assert bench.done("new client-y").state == "succeeded"
+    copies = cut_in_a_rehearsal(bench, text)
+    purge(bench.context)
+    assert bench.context.operations.select("command = 'purge'") == []
+    assert copies <= containers(bench)
+    recovery.recover(bench.context.operations)
+    bench.finish()
+    assert {one.state for one in bench.context.operations.select("command = 'rehearse'")} == {"succeeded"}
+    assert containers(bench) == {"client-x", "client-y"}
+
+
+def test_a_rehearsal_that_ends_while_the_fleet_is_read_was_none_that_is_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_in_a_rehearsal(bench)
+    recovery.recover(bench.context.operations)
+    look = bench.context.fleet.look
+
+    def slow(*roles: Any) -> Any:
+        monkeypatch.undo()
+        seen = look(*roles)
+        bench.finish()
+        return seen
+
+    monkeypatch.setattr(bench.context.fleet, "look", slow)
+    purge(bench.context)
+    assert containers(bench) == {"client-x"}
+
+
+def test_the_copy_of_a_rehearsal_stays_while_its_tenant_may_be_where_nobody_answers(tmp_path: Path) -> None:
+    other = SimulatedLxd()
+    bench = make_bench(tmp_path / "lost", others={"solo": other})
+    bench.done("new client-x --host local")
+    copies = cut_in_a_rehearsal(bench)
+    again = make_bench(tmp_path / "new", other, others={"solo": bench.lxd})
+    numbers(again.context)
+    # As where it was moved since the rehearsal was left.
+    bench.lxd.update("client-x", stamps(tenant="client-y"))
+
+    def answer(*_: Any) -> None:
+        raise LxdUnavailable("LXD on local does not answer.")
+
+    other.on_call = answer
+    with pytest.raises(LxdUnavailable, match="does not answer"):
+        purge(again.context)
+    again.finish()
+    assert copies <= containers(bench)
+    other.on_call = None
+    tick(again)
+    assert containers(bench) == {"client-x"}
