@@ -5,6 +5,7 @@ A little longer than others, as the steps of `make up` are read in their order.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import ipaddress
@@ -19,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,6 +58,8 @@ WARNINGS = "warnings"
 """File in the state where a bot that starts says what is not well of its settings, a sentence a line."""
 STARTED_WITH = "started-with"
 """File in the state with the version of settings and code that `make up` started the bot with."""
+LOCK = "up.lock"
+"""File in the state that who starts or stops the bot's processes holds a lock on."""
 ASK_ONLY = frozenset({"audit", "console", "freeze", "give-up", "logs", "schedule", "silence", "unfreeze"})
 """What is no operation, but may be asked for only by whom its policy names; `silence` is an incident's button."""
 
@@ -104,6 +107,11 @@ def up() -> int:
     """Bring everything up that is missing, start the bot, and say where it is. The second time it is quick."""
     settings = load_to_begin()
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
+    with _alone(settings):
+        return _up(settings)
+
+
+def _up(settings: Settings) -> int:
     environment = dict(os.environ)
     local = not (settings.slack.bot_token or settings.slack.app_token)
     if not local:
@@ -146,6 +154,18 @@ def up() -> int:
     if settings.lxd.simulated:
         print("Simulated: there is no LXD here, and no real Mautic; every message says so.")
     return 0
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Wait for who else starts or stops it: two starts at once would both look before either of them runs."""
+    with (settings.state / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another `make up` or `make down` is under way here; waiting for its end …", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def prepare() -> int:
@@ -308,10 +328,18 @@ def _pid(file: Path, program: str) -> int:
     """Return the pid in a file when `python -m <program>` has it, else 0: after a reboot it may be a stranger's."""
     try:
         pid = int(file.read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except (OSError, ValueError):
         return 0
-    return pid if words[1:3] == ["-m", program] else 0
+    return pid if _is(pid, program) else 0
+
+
+def _is(pid: int, *programs: str) -> bool:
+    """Whether a process is `python -m` of one of these programs."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (OSError, ValueError):
+        return False
+    return any(words[1:3] == ["-m", program] for program in programs)
 
 
 def _running(settings: Settings) -> bool:
@@ -338,6 +366,8 @@ def _outdated(settings: Settings) -> bool:
 
 def _start(settings: Settings, environment: dict[str, str], processes: list[str]) -> None:
     """Start the Procfile's processes in a session of their own, and wait until the bot is ready."""
+    # What a start that was interrupted has left holds the port, and no file would name it any more.
+    _stop_processes(settings)
     ready = settings.state / "ready"
     ready.unlink(missing_ok=True)
     environment |= {
@@ -362,7 +392,7 @@ def _start(settings: Settings, environment: dict[str, str], processes: list[str]
     give_up = time.monotonic() + 60
     while not _pid(ready, "bot") or ("workspace" in processes and not _answers()):
         if process.poll() is not None or time.monotonic() > give_up:
-            _stop_processes(settings)
+            _end(settings, process.pid)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise CannotBringUp(f"The bot did not start; the end of {log}:\n{tail}")
         time.sleep(0.05)
@@ -377,22 +407,52 @@ def _answers() -> bool:
 
 
 def down() -> int:
-    """Stop what `up` started: the processes, and the LXD daemon if it was started here."""
+    """Stop what `up` started: the processes, and the LXD daemon if it was started here; say what goes on to run."""
     settings = load()
-    _stop_processes(settings)
-    if not settings.lxd.simulated:
-        local_lxd.stop(settings.state)
-    return 0
+    # Where there is no state, nothing was started.
+    with _alone(settings) if settings.state.is_dir() else nullcontext():
+        _stop_processes(settings)
+        left = _left(settings)
+        if not settings.lxd.simulated:
+            local_lxd.stop(settings.state)
+    if left:
+        print(left)
+    return int(bool(left))
+
+
+def _left(settings: Settings) -> str:
+    """Say what still runs of what `up` started with this state, whatever `honcho.pid` names; "" where nothing does."""
+    given = f"WORKSPACE_STATE={settings.state / 'workspace'}".encode()
+    found = []
+    for pid in sorted(int(one.name) for one in Path("/proc").glob("[0-9]*")):
+        if pid != os.getpid() and _is(pid, "honcho", "bot", "bot.workspace"):
+            with suppress(OSError):
+                told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                # The state may be a path within a checkout, of which there can be two.
+                if given in told and Path(f"/proc/{pid}/cwd").readlink() == ROOT.resolve():
+                    found.append(str(pid))
+    return f"Some of it still runs; `kill {' '.join(found)}` ends it." if found else ""
 
 
 def _stop_processes(settings: Settings) -> None:
     pid = _pid(settings.state / "honcho.pid", "honcho")
     if pid:
-        os.killpg(pid, signal.SIGTERM)
-        give_up = time.monotonic() + 45
-        while _pid(settings.state / "honcho.pid", "honcho") and time.monotonic() < give_up:
-            time.sleep(0.05)
-    (settings.state / "honcho.pid").unlink(missing_ok=True)
+        _end(settings, pid)
+    else:
+        (settings.state / "honcho.pid").unlink(missing_ok=True)
+
+
+def _end(settings: Settings, pid: int) -> None:
+    """End honcho and what it started; the file stays where it names another one, or this one does not end."""
+    give_up = time.monotonic() + 45
+    if _is(pid, "honcho"):
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGTERM)
+    while _is(pid, "honcho") and time.monotonic() < give_up:
+        time.sleep(0.05)
+    noted = settings.state / "honcho.pid"
+    if not _is(pid, "honcho") and noted.exists() and noted.read_text() == str(pid):
+        noted.unlink()
 
 
 def clean_lab() -> int:
@@ -401,6 +461,8 @@ def clean_lab() -> int:
     _stop_processes(settings)
     if _running(settings):
         raise CannotBringUp("The bot runs as a service here; stop that first.")
+    if left := _left(settings):
+        raise CannotBringUp(left)
     lxd = settings.lxd
     if not lxd.simulated:
         for server in more_gateways(settings).values():

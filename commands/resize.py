@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from bot.engine.context import Context, Run
-from bot.engine.placement import Elsewhere, admit, use
+from bot.engine.placement import Elsewhere, admit, inside_of, use
 from bot.engine.registry import PlanOption, TenantArgument, operation, steps_of
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host
-from bot.lxd.protocol import LxdError, PoolFull, size_bytes
+from bot.lxd.protocol import Instance, LxdError, PoolFull, size_bytes
 from bot.model.labels import stamp, stamps
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, require
 from bot.model.tenants import PlanSize, Tenant
@@ -38,11 +38,16 @@ COUNTED = 45.0
 
 @dataclass(frozen=True)
 class Inputs:
-    """`found` has the previous plan; `size` is that of the new `plan`."""
+    """`found` has the previous plan and disk; `size` is that of the new `plan`.
+
+    `limits`: what its container had, as its previous plan may be another in the settings by now, or none; empty: an
+    earlier release did not store them.
+    """
 
     found: Tenant
     plan: str
     size: PlanSize
+    limits: Mapping[str, str] = field(default_factory=dict)
 
 
 @operation
@@ -51,11 +56,14 @@ def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Pla
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
     size = plan_named(context.settings, plan)
-    due = stamp(host.lxd.instance(found.instance).config, "sizes-due")
-    had, runs = context.settings.plans.get(found.plan), found.status == "Running"
-    smaller = had is not None and _is_smaller(size, had)
+    instance = host.lxd.instance(found.instance)
+    due = stamp(instance.config, "sizes-due")
+    # As it is: the settings may give its plan other sizes by now, or lack it.
+    limits = {key: instance.config.get(key, "") for key in size.limits()}
+    changes, runs = found.plan != plan, found.status == "Running"
+    smaller = changes and _lowers(size.memory, instance)
     requires = [
-        require(found.plan != plan or bool(due), f"`{tenant}` already has the plan {plan}."),
+        require(changes or bool(due), f"`{tenant}` already has the plan {plan}."),
         require(
             not smaller or runs,
             f"`{tenant}` is stopped, so its memory cannot be reduced; `/mautic start {tenant}` first.",
@@ -63,35 +71,46 @@ def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Pla
         always(_refuse_too_small, host, found, plan, size),
     ]
     demand = None
-    if had and not smaller and runs:
+    if not smaller and runs:
         uses = use(context)
+        # Beyond what it counts as already: of a plan that is gone, as the smallest one, and as none in their sum.
         grows = max(0, uses.expected(plan, tenant) - uses.expected(found.plan, tenant))
-        demand = Demand(host.name, memory=grows, plan=size_bytes(size.memory) - size_bytes(had.memory))
+        had = context.settings.plans.get(found.plan)
+        more = max(0, size_bytes(size.memory) - (size_bytes(had.memory) if had else 0))
+        demand = Demand(host.name, memory=grows, plan=more)
         elsewhere = Elsewhere.by_move(found)
         requires.append(always(admit, context, host, demand, f"`{tenant}` cannot grow on", elsewhere))
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "plan": plan},
         summary=f"Resize tenant {tenant} from {found.plan} to {plan}"
-        if had and found.plan != plan
+        if found.plan and changes
         else f"Resize tenant {tenant} to {plan}",
-        facts={"Plan": _shown(plan, size)},
+        facts={"Plan": _shown(plan, size.limits(), size.disk)},
         values={"size": plan, "cpu": size.cpu, "memory": size.memory, "disk": size.disk},
-        remarks={"Before": _shown(found.plan, had)} if had else {},
+        remarks={"Before": _shown(found.plan or "no plan", limits, found.disk)},
         requires=tuple(requires),
-        inputs=Inputs(found, plan, size),
+        inputs=Inputs(found, plan, size, limits),
         demand=demand.stored() if demand else None,
         reversible="can be undone with `resize` to the previous plan",
         seconds=3,
     )
 
 
-def _shown(plan: str, size: PlanSize) -> str:
-    return f"{plan}: {size.cpu} CPUs, {limit(size.memory)} memory, {limit(size.disk)} disk"
+def _shown(plan: str, limits: Mapping[str, str], disk: str) -> str:
+    cpu, memory, disk = (limit(one) or "unlimited" for one in (limits["limits.cpu"], limits["limits.memory"], disk))
+    return f"{plan}: {cpu} CPUs, {memory} memory, {disk} disk"
 
 
-def _is_smaller(size: PlanSize, had: PlanSize) -> bool:
-    return size_bytes(size.memory) < size_bytes(had.memory)
+def _lowers(memory: str, instance: Instance) -> bool:
+    """Whether a limit is less memory than a container may have now; no limit, or one of no size, is more than any."""
+
+    def bytes_of(text: str) -> float:
+        with suppress(LxdError):
+            return size_bytes(text)
+        return float("inf")
+
+    return bytes_of(memory) < bytes_of(instance.config.get("limits.memory", ""))
 
 
 def _give_way(host: Host, found: Tenant) -> None:
@@ -153,12 +172,13 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     found, plan, size = inputs.found, inputs.plan, inputs.size
     host = run.fleet.of(found)
 
-    def give(name: str, given: PlanSize, mark: Mapping[str, str]) -> None:
+    def give(name: str, limits: Mapping[str, str], disk: str, mark: Mapping[str, str]) -> None:
         # In one call: on a full disk LXD stores only a change that enlarges it.
-        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **given.limits()}, root(given.disk))
+        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **limits}, root(disk))
 
     def root(disk: str) -> dict[str, dict[str, str]]:
-        return {"root": {"type": "disk", "path": "/", "pool": run.settings.lxd.pool, "size": disk}}
+        size = {"size": disk} if disk else {}
+        return {"root": {"type": "disk", "path": "/", "pool": run.settings.lxd.pool, **size}}
 
     def limits() -> None:
         if found.plan == plan:
@@ -166,16 +186,15 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         # The data may have grown since the request, and LXD applies even a limit that it reports as refused.
         _refuse_too_small(host, found, plan, size)
         mark = stamps(was_plan=found.plan, resized_by=run.operation)
-        had = run.settings.plans.get(found.plan)
-        if had is not None and _is_smaller(size, had):
+        if _lowers(size.memory, host.lxd.instance(found.instance)):
             # MariaDB has to release memory before the limit shrinks.
             host.lxd.update(found.instance, mark)
             host.mautic.resize(found.instance, size)
         try:
-            give(plan, size, mark)
+            give(plan, size.limits(), size.disk, mark)
         except PoolFull:
             _give_way(host, found)
-            _until_it_is_counted(lambda: give(plan, size, mark))
+            _until_it_is_counted(lambda: give(plan, size.limits(), size.disk, mark))
 
     def inside() -> str | None:
         instance = host.lxd.instance(found.instance)
@@ -188,20 +207,32 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         return None
 
     def undo() -> str | None:
-        """Give back the previous plan, but never a disk too small for the present data."""
+        """Give back what it had, but never a disk too small for the present data."""
         instance = host.lxd.instance(found.instance)
         was = stamp(instance.config, "was-plan")
-        if stamp(instance.config, "resized-by") != str(run.operation) or was not in run.settings.plans:
+        if stamp(instance.config, "resized-by") != str(run.operation):
             return None
-        old = run.settings.plans[was]
+        old, disk = inputs.limits, found.disk
+        if not old and (known := run.settings.plans.get(was)):
+            old, disk = known.limits(), known.disk
+        if not old:
+            if stamp(instance.config, "plan") == was:
+                return None
+            host.lxd.update(found.instance, stamps(sizes_due=1))
+            return f"{found.name} keeps the plan {plan}, as {was} is no longer in the settings"
+        inner = inside_of(run.settings, was, old["limits.memory"])
         try:
-            _refuse_too_small(host, found, was, old)
+            if disk:
+                _refuse_too_small(host, found, was, replace(inner, disk=disk))
         except (Refused, LxdError):
             host.lxd.update(found.instance, stamps(sizes_due=1))
             return f"{found.name} keeps the plan {plan}, as its data may not fit on the disk of {was}"
-        give(was, old, {})
-        if instance.running:
-            host.mautic.resize(found.instance, old)
+        lowers = _lowers(old["limits.memory"], instance)
+        if instance.running and lowers:
+            host.mautic.resize(found.instance, inner)
+        give(was, old, disk, {})
+        if instance.running and not lowers:
+            host.mautic.resize(found.instance, inner)
         return None
 
     return Steps(

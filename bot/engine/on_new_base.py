@@ -13,6 +13,7 @@ from contextlib import suppress
 from bot.engine.blueprints import bring_blueprint, the_blueprint
 from bot.engine.context import Run
 from bot.engine.cutover import Cutover
+from bot.engine.placement import inside_of
 from bot.engine.rehearsal import files
 from bot.engine.steps import CLOSE, PROBE, away, probing, wait_for_address
 from bot.engine.upgrade_plans import UpgradeInputs
@@ -22,7 +23,7 @@ from bot.guest.upgrades import Upgrades, spoiled
 from bot.lxd.protocol import LxdError, edge_address
 from bot.model.labels import KEY, State, stamp, stamps
 from bot.model.plan import Step, Steps
-from bot.model.tenants import PlanSize, Tenant
+from bot.model.tenants import Tenant
 from bot.model.text import size as in_words
 
 _UPGRADED = " upgraded"
@@ -37,13 +38,11 @@ def adopt(
 
     `config`: of the tenant's container now.
     """
-    plans = run.settings.plans
-    size: PlanSize = plans.get(old.plan) or next(iter(plans.values()))
     done = Own(host.mautic, host.mautic).adopt(
         candidate,
         hostname=candidate,
         domain=old.domain,
-        size=size,
+        size=inside_of(run.settings, old.plan, config.get("limits.memory", "")),
         edge_address=edge_address(run.settings.lxd.subnet),
         slot=old.slot,
         since=old.created,

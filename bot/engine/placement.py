@@ -17,10 +17,12 @@ from bot.fleet.capacity import Alike, Demand, Occupant, Room, expected, room, se
 from bot.fleet.inventory import Host
 from bot.lxd.products import takes
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
+from bot.model.forms import mariadb_bytes
 from bot.model.labels import Role, State
 from bot.model.plan import NoRoom, Refused
-from bot.model.tenants import Tenant, candidate_name
+from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import size
+from bot.settings import Settings
 from bot.store import metrics
 from bot.store.metrics import DAY, Sample
 
@@ -198,6 +200,31 @@ def demand_of(
     limit = size_bytes(plan.memory) if plan and not beside else 0
     used = use(context, context.fleet.look(Role.TENANT).tenants)
     return Demand(host.name, instance, used.expected(tenant.plan, tenant.name), limit, tenants, passing=beside)
+
+
+def inside_of(settings: Settings, plan: str, memory: str) -> PlanSize:
+    """Return the sizes for inside a container of a plan that has this limit of memory.
+
+    A plan may be gone from the settings, or give more by now than the container has: MariaDB and PHP would be killed.
+    Then it is what the plan nearest to its memory gives, in proportion.
+    """
+    plans = settings.plans
+    known = plans.get(plan)
+    try:
+        has = size_bytes(memory)
+    except LxdError:
+        return known or min(plans.values(), key=lambda one: size_bytes(one.memory))
+    if known and size_bytes(known.memory) <= has:
+        return known
+    near = known or min(plans.values(), key=lambda one: abs(size_bytes(one.memory) - has))
+    full = size_bytes(near.memory)
+    return replace(
+        near,
+        memory=memory,
+        innodb_buffer_pool=f"{max(5, (mariadb_bytes(near.innodb_buffer_pool) * has // full) >> 20)}M",
+        fpm_children=max(1, near.fpm_children * has // full),
+        email_workers=max(1, near.email_workers * has // full),
+    )
 
 
 @dataclass(frozen=True)

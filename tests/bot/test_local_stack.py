@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +167,109 @@ def test_its_own_processes_are_stopped(tmp_path: Path) -> None:
         local_stack._stop_processes(settings_in(tmp_path))
         assert process.wait(30)
     assert not (tmp_path / "honcho.pid").exists()
+
+
+def test_of_two_that_bring_it_up_at_once_one_starts_it_and_the_other_says_that_it_runs(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, go_on, started, said = list[str](), threading.Event(), threading.Event(), list[str]()
+
+    def start(*_: object) -> None:
+        begun.append("a bot")
+        assert go_on.wait(30)
+        started.set()
+
+    def waits() -> bool:
+        said.append(capsys.readouterr().out)
+        return "Another `make up` or `make down` is under way here; waiting for its end …" in "".join(said)
+
+    environment.setattr(local_stack, "_start", start)
+    environment.setattr(local_stack, "_running", lambda _: started.is_set())
+    with ThreadPoolExecutor(2) as both:
+        first = both.submit(local_stack.up)
+        until(lambda: bool(begun))
+        second = both.submit(local_stack.up)
+        until(lambda: waits() or len(begun) == 2)
+        go_on.set()
+    assert (first.result(), second.result(), begun) == (0, 0, ["a bot"])
+    assert "It runs already." in capsys.readouterr().out
+
+
+def a_honcho(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """What `make up` starts, though of a process that only sleeps, once it knows of that: else it leaves it behind."""
+    folder.mkdir()
+    (folder / "Procfile").write_text("bot: exec sleep 60")
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "honcho", "start"],
+            cwd=folder,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            start_new_session=True,
+            stdout=output,
+        )
+    until(lambda: "started (pid=" in log.read_text())
+    return process
+
+
+def test_a_start_that_fails_leaves_another_one_its_processes_and_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = a_honcho(tmp_path / "other")
+    monkeypatch.setattr(local_stack, "ROOT", tmp_path)
+    (tmp_path / "Procfile").write_text(f"bot: sleep 0.3; echo -n {other.pid} > honcho.pid; exit 1")
+    try:
+        with pytest.raises(local_stack.CannotBringUp, match="The bot did not start"):
+            local_stack._start(settings_in(tmp_path), dict(os.environ), ["bot"])
+        assert other.poll() is None
+        assert (tmp_path / "honcho.pid").read_text() == str(other.pid)
+        local_stack._stop_processes(settings_in(tmp_path))
+        assert other.wait(30)
+        assert not (tmp_path / "honcho.pid").exists()
+    finally:
+        other.terminate()
+        other.wait(30)
+
+
+def test_what_an_interrupted_start_has_left_is_stopped_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = a_honcho(tmp_path / "left")
+    (tmp_path / "honcho.pid").write_text(str(left.pid))
+    monkeypatch.setattr(local_stack, "ROOT", tmp_path)
+    (tmp_path / "Procfile").write_text("bot: exit 1")
+    try:
+        with pytest.raises(local_stack.CannotBringUp, match="The bot did not start"):
+            local_stack._start(settings_in(tmp_path), dict(os.environ), ["bot"])
+        assert left.wait(30)
+    finally:
+        left.terminate()
+        left.wait(30)
+
+
+def test_down_says_what_still_runs_of_it_where_no_file_names_that(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setattr(local_stack, "ROOT", tmp_path / "checkout")
+    left = a_honcho(tmp_path / "checkout", WORKSPACE_STATE=str(tmp_path / "workspace"))
+    # The same state, as its path reads, in another checkout.
+    stranger = a_honcho(tmp_path / "other", WORKSPACE_STATE=str(tmp_path / "workspace"))
+    try:
+        assert local_stack.down() == 1
+        said = re.fullmatch(r"Some of it still runs; `kill ([\d ]+)` ends it\.\n", capsys.readouterr().out)
+        assert said
+        assert str(left.pid) in said[1].split()
+        assert str(stranger.pid) not in said[1].split()
+        with pytest.raises(local_stack.CannotBringUp, match=f"Some of it still runs; `kill {left.pid} "):
+            local_stack.clean_lab()
+        left.terminate()
+        left.wait(30)
+        assert local_stack.down() == 0
+        assert capsys.readouterr().out == ""
+    finally:
+        for one in (left, stranger):
+            one.terminate()
+            one.wait(30)
 
 
 ONE_MORE = '[policies.{}]\nask = ["approver"]\napprove = ["approver"]\nhours = 24\napprovals = {}\nstep_up = "{}"'

@@ -825,8 +825,8 @@ MESSAGES: dict[str, Message] = {
         "audit",
         what="verify",
         verdict=Verdict(120, 0, "ab" * 32),
-        unseen="The bot's channel is too busy to look back a week: only 10,000 of its messages were compared with the audit "
-        "log.",
+        unseen="The bot's channel is too busy to look back a week: only 10,000 of its messages were compared with the "
+        "audit log.",
     ),
     "commands-audit-verify-broken": words(
         "audit", what="verify", verdict=Verdict(11, 12, "ab" * 32, "entry 12 was altered"), unseen=""
