@@ -10,12 +10,13 @@ from bot.engine.context import Context, Run
 from bot.engine.cutover import Cutover
 from bot.engine.placement import LEAST, Elsewhere, admit, demand_of
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
+from bot.engine.snapshots import let_go_on
 from bot.engine.steps import PROBE, patiently, probing, refuse_full
 from bot.engine.times import planned, time_of
 from bot.fleet.inventory import Host, Place
 from bot.lxd.products import takes
 from bot.lxd.protocol import AlreadyExists, LxdUnavailable
-from bot.model.labels import State
+from bot.model.labels import State, stamps
 from bot.model.plan import Plan, Refused, Step, Steps, always, once, require
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for, size
@@ -143,10 +144,13 @@ class _Move:
             _room(self.cutover.source, self.target, self.old)
 
     def _snapshot(self, number: int, *, closed: bool = False) -> None:
+        lxd = self.cutover.source.lxd
+        # A kill may have left it frozen in the middle of one; by the label it is known to be ours.
+        let_go_on(lxd, self.old.instance)
         with suppress(AlreadyExists):
             # Taken before a crash; later changes are in the next one.
             name = f"move-{self.run.operation}-{number}"
-            self.cutover.source.lxd.snapshot(self.old.instance, name, closed=closed)
+            lxd.snapshot(self.old.instance, name, config=stamps(taken=int(self.run.now())), closed=closed)
 
     def _receive(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]], refresh: bool) -> None:
         self.target.lxd.receive(

@@ -16,6 +16,7 @@ from bot.engine.registry import DomainOption, PlanOption, TenantsArgument, opera
 from bot.engine.selection import Selection, batch
 from bot.engine.steps import PROBE, probing, remove, see_login_page, wait_for_address
 from bot.fleet.advisories import refuse_holes
+from bot.fleet.ballast import RESERVE
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host, Place
 from bot.fleet.starts import boot
@@ -114,6 +115,9 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         remarks["Files"] = f"version {blueprint.furniture} of {FURNITURE}, as in the blueprint; {later}"
     requires = [
         require(len(note) <= 200, f"The note has {len(note)} characters; the limit is 200."),
+        require(
+            not tenant.startswith(RESERVE), f"Names that begin with `{RESERVE}` are reserved; choose another name."
+        ),
         always(_refuse_if_taken, everything, tenant, domain),
         always(_refuse_under_ours, context, everything, tenant, domain),
         always(refuse_holes, context.settings, blueprint.version),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.model.labels import Role, is_open
 from bot.store import recovery
-from bot.store.operation import SYSTEM
+from bot.store.operation import SYSTEM, Operation
 
 
 @schedule(seconds=60)
@@ -17,9 +19,17 @@ def undo(context: Context) -> None:
     """
     waiting = context.operations.select("state = 'needs_attention' AND undo_by = ?", SYSTEM)
     seen = context.fleet.look(Role.INCOMING) if waiting else None
-    if seen is None or seen.silent:
+    if seen is None:
         return
     opened = {one.name for one in seen.tenants if is_open(one)}
     for operation in waiting:
-        if operation.tenant not in opened:
+        if operation.tenant not in opened and not _may_be_on(context, operation, seen.silent):
             recovery.undo(context.operations, operation, SYSTEM)
+
+
+def _may_be_on(context: Context, operation: Operation, silent: Collection[str]) -> bool:
+    """Whether a server that is silent may have a container of the operation."""
+    inputs = operation.plan.get("inputs") or {}
+    places = [inputs[name] for name in ("old", "found", "target") if isinstance(inputs.get(name), dict)]
+    # Earlier releases stored no inputs: it may be anywhere.
+    return bool({place["server"] for place in places} & {*silent} if places else silent)

@@ -19,7 +19,7 @@ from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
 from bot.engine.outbound import settle_again
 from bot.engine.placement import LEAST
 from bot.engine.snapshots import NewSnapshot, safety, take
-from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
+from bot.engine.steps import PROBE, patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
 from bot.guest.mautic import SEAL
@@ -28,7 +28,10 @@ from bot.model.labels import KEY, Role, State, replacing, role_of, stamp, stamps
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for
+from bot.store.operation import SYSTEM
 
+OPEN = 600.0
+"""Seconds from which on what was written to an open candidate is a person's decision: a probe takes 90 at most."""
 ANSWER = 5.0
 """Seconds that a host has to answer while a tenant waits."""
 _NOT_REPLACED = {"reason": "", "replaced_by": "", "replaced_in": ""}
@@ -293,11 +296,34 @@ class Cutover:
         """
         if self.is_committed():
             raise Refused("The new container already serves; Retry finishes the rest.")
+        if since := self._has_served():
+            raise Refused(
+                f"Clients have been able to write to the new container since {self.run.renderer.moment(since)}. Retry "
+                "keeps that, Undo deletes it."
+            )
         try:
             return self._roll_back()
         finally:
             # A late call must not touch what a retry makes.
             self._given_up.set()
+
+    def _has_served(self) -> float:
+        """Return since when the candidate has been open, if that is long, and nobody has said that it is to go; else 0.
+
+        So it is after a kill at the switch: the bot may have been away for hours, and one page that is late then must
+        not delete them.
+        """
+        operation = self.run.operations.get(self.run.operation)
+        try:
+            if operation.undo_by not in ("", SYSTEM) or not self.serves():
+                return 0
+        except LxdError:
+            return 0
+        switched = [step for step in operation.steps if step.started and step.key != PROBE][-1]
+        # A step that a kill has cut ends only once it has been done again.
+        again = operation.attempts > 1
+        opened = (switched.started if again else switched.finished or switched.started) or 0
+        return opened if self.run.now() - opened > OPEN else 0
 
     def _roll_back(self) -> str | None:
         # While the old container cannot be reached, an open candidate may be all that clients have.

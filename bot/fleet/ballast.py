@@ -20,6 +20,8 @@ from bot.lxd.protocol import Lxd, LxdError, NotFound, PoolFull
 from bot.lxd.wire import NIC
 from bot.model.labels import Role, number_of, role_of, stamp, stamps
 
+RESERVE = "ballast-"
+"""What the names of its containers begin with, and no tenant's."""
 PIECE = 16 << 20
 """Bytes of one file: so much is given up at once."""
 SHARE = 50
@@ -81,7 +83,7 @@ def with_room(host: Host, work: Callable[[], None], *, freed: bool = False) -> N
 
 def _name(host: Host) -> str:
     # Of a cluster each member has a pool, and all have one set of names.
-    return re.sub(r"[^A-Za-z0-9]+", "-", f"ballast-{host.name}").strip("-")[:63]
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{RESERVE}{host.name}").strip("-")[:63]
 
 
 def _file(number: int) -> str:

@@ -93,6 +93,7 @@ class LxdChanges(LxdInside):
         """See `Lxd.start`."""
         since = time.monotonic() - self._changed.pop(name, -math.inf)
         time.sleep(max(0.0, _WRITTEN - since))
+        refused: list[str] = []
         while True:
             try:
                 body = {"action": "start", "timeout": -1}
@@ -101,9 +102,10 @@ class LxdChanges(LxdInside):
             except AddressTaken:
                 # LXD looks for that only now.
                 found = self.instance(name)
-                refused = given(found)
+                # All of them: of two neighbours that are both taken it would go to and fro for ever.
+                refused.append(given(found))
                 self.update(name, {}, {NIC: None})
-                with self._bridge.address(name, self.instances(), found.location, [refused]) as nic:
+                with self._bridge.address(name, self.instances(), found.location, refused) as nic:
                     self.update(name, {}, {NIC: nic})
             except LxdError as error:
                 if "already running" in str(error).lower():

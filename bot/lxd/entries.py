@@ -14,7 +14,7 @@ def instance(entry: Mapping[str, Any]) -> Instance:
     """Return an instance as it is listed or read alone."""
     return Instance(
         name=entry["name"],
-        status=entry["status"],
+        status=_status(entry),
         config=entry["config"],
         devices=entry["devices"],
         profiles=tuple(entry["profiles"] or ()),
@@ -22,6 +22,15 @@ def instance(entry: Mapping[str, Any]) -> Instance:
         created=_epoch(entry["created_at"]),
         started=_epoch(entry.get("last_used_at")),
     )
+
+
+def _status(entry: Mapping[str, Any]) -> str:
+    """Return the status of an instance. It runs as well where something in it has told the server that it is ready.
+
+    Anybody who is root in there can (`instance_ready_state`), and must not keep it from being stopped by that.
+    """
+    status = str(entry["status"])
+    return "Running" if status == "Ready" else status
 
 
 def location(entry: Mapping[str, Any]) -> str:
@@ -32,7 +41,7 @@ def location(entry: Mapping[str, Any]) -> str:
 def listed(entry: Mapping[str, Any]) -> Instance | OnlyName:
     """Return an instance as it is listed; of a dead member's a cluster tells only the name."""
     if entry["config"] is None:
-        return OnlyName(entry["name"], entry["status"], location(entry))
+        return OnlyName(entry["name"], _status(entry), location(entry))
     return instance(entry)
 
 
@@ -51,7 +60,7 @@ def state(entry: Mapping[str, Any]) -> InstanceState:
         if found["family"] == "inet" and found["scope"] == "global"
     ]
     return InstanceState(
-        status=entry["status"],
+        status=_status(entry),
         address=addresses[0] if addresses else "",
         addresses=tuple(addresses),
         disk=((entry.get("disk") or {}).get("root") or {}).get("usage", 0),

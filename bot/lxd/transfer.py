@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.lxd.connection import SHORT, LxdConnection, path_of
-from bot.lxd.protocol import LxdError, LxdUnavailable, PoolFull
+from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound, PoolFull
 
 STILL = 60
 """Seconds in which a transfer has to move. LXD itself gives a dead connection up after 30."""
@@ -103,7 +103,9 @@ def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) 
                 if isinstance(reason, kind):
                     raise reason from error
         raise
-    source.lxd.finish(sending, doing, SHORT)
+    with suppress(NotFound):
+        # A server forgets an operation seconds after its end; the receiver knows how it ended.
+        source.lxd.finish(sending, doing, SHORT)
 
 
 def _as_told_last(look: Callable[[], object]) -> Callable[[], object]:

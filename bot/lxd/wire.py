@@ -66,8 +66,12 @@ def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] 
     before = stamp(config, "network-before")
     if not before:
         return None
-    device: dict[str, str] = json.loads(before)
-    return stamps(network_before=""), device or None
+    try:
+        device = json.loads(before)
+    except ValueError:
+        device = None
+    # Somebody may have edited the label: then it is as if it were not set.
+    return (stamps(network_before=""), device or None) if isinstance(device, dict) else None
 
 
 def kept(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> str:

@@ -222,7 +222,9 @@ LABELS: Mapping[str, Label] = {
         ("bot.guest.blueprint.build", "bot.guest.blueprint.simulated"),
     ),
     "tags": Label("text", "words that people choose it by, with spaces between", ("commands.tag",)),
-    "taken": Label("moment", "when a snapshot was taken, by the bot's clock", ("bot.engine.snapshots",)),
+    "taken": Label(
+        "moment", "when a snapshot was taken, by the bot's clock", ("bot.engine.snapshots", "commands.migrate")
+    ),
     "tenant": Label(
         "text",
         "the name of the tenant that it is a container of",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from bot.lxd.bridge import Bridge
 from bot.lxd.connection import LxdConnection
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import Instance, LxdError
+from bot.lxd.refusals import AddressTaken
 from bot.lxd.wire import FILTERS, NIC
 
 REFUSED = (
@@ -52,3 +55,35 @@ def test_another_refusal_is_told(server: dict[str, str], monkeypatch: pytest.Mon
 
 def _refuse() -> None:
     raise LxdError(REFUSED)
+
+
+def test_two_neighbouring_addresses_that_others_have_are_tried_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last one alone nobody learns that the one before is taken as well."""
+    asked: list[list[str]] = []
+    nic = {"type": "nic", "ipv4.address": "10.70.0.20"}
+
+    def change(*_: Any, **__: Any) -> None:
+        if len(asked) < 3:
+            raise AddressTaken("LXD could not start `t`.")
+
+    @contextmanager
+    def address(
+        _: Any, name: str, there: Sequence[Instance], host: str, refused: Sequence[str]
+    ) -> Iterator[dict[str, str]]:
+        asked.append(list(refused))
+        yield {"type": "nic", "ipv4.address": f"10.70.0.{30 + len(asked)}"}
+
+    def update(_: Any, name: str, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str] | None]) -> None:
+        nic.update(devices[NIC] or {})
+
+    monkeypatch.setattr(LxdConnection, "change", change)
+    monkeypatch.setattr(Bridge, "address", address)
+    monkeypatch.setattr(LxdGateway, "instance", lambda *_: Instance("t", "Stopped", devices={NIC: dict(nic)}))
+    monkeypatch.setattr(LxdGateway, "instances", lambda *_: [])
+    monkeypatch.setattr(LxdGateway, "update", update)
+    LxdGateway("/nowhere").start("t")
+    assert asked == [
+        ["10.70.0.20"],
+        ["10.70.0.20", "10.70.0.31"],
+        ["10.70.0.20", "10.70.0.31", "10.70.0.32"],
+    ]

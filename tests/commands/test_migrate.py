@@ -384,3 +384,32 @@ def test_a_blueprint_is_not_brought_from_incus_to_lxd(bench: Bench, other: Simul
         Refused, match="`solo` has no blueprint, and LXD cannot import one from Incus; use `--host local`"
     ):
         bench.ask("new client-y --host solo")
+
+
+def test_a_tenant_that_a_kill_left_frozen_in_a_snapshot_of_the_move_goes_on(bench: Bench, other: SimulatedLxd) -> None:
+    """It is frozen for that where the server is elsewhere and its pool is btrfs."""
+
+    class Killed(BaseException):
+        pass
+
+    taken = bench.lxd.snapshot
+
+    def cut(name: str, snapshot: str, **more: Any) -> None:
+        taken(name, snapshot, **more)
+        bench.lxd.update(name, more["config"])
+        bench.lxd.world.machines[name].status = "Frozen"
+        raise Killed
+
+    operation = bench.approve(bench.ask("migrate client-x solo", OPERATOR))
+    bench.lxd.snapshot = cut  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        bench.finish()
+    bench.lxd.snapshot = taken  # type: ignore[method-assign]
+    recovery.recover(bench.context.operations)
+    seen: list[str] = []
+    bench.runner.fault = lambda moment: (
+        seen.append(bench.lxd.instance("client-x").status) if "ran 1" in moment else None
+    )
+    bench.finish()
+    assert seen == ["Running"]
+    assert bench.context.operations.get(operation.id).state == "succeeded"

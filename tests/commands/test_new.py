@@ -214,3 +214,9 @@ def test_without_a_name_it_opens_a_form(bench: Bench) -> None:
 def test_the_operation_is_known_from_the_instance_alone(bench: Bench) -> None:
     operation = bench.done("new client-x")
     assert stamp(bench.lxd.instance("client-x").config, "operation") == str(operation.id)
+
+
+def test_no_tenant_has_the_name_of_what_keeps_room_on_a_pool(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    with pytest.raises(Refused, match="Names that begin with `ballast-` are reserved"):
+        bench.ask("new ballast-local")

@@ -109,3 +109,62 @@ def test_what_failed_for_another_reason_is_left_to_a_person(bench: Bench, other:
     assert stuck.state == "needs_attention"
     tick(bench)
     assert bench.context.operations.get(stuck.id).state == "needs_attention"
+
+
+def test_what_clients_wrote_for_hours_while_the_bot_was_away_is_a_persons_decision(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at the switch leaves the candidate open; one late page must not delete it then."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(moment: str) -> None:
+        running = bench.context.operations.select("state = 'running' AND command = 'restore'")
+        if running and running[0].step("change").finished:
+            raise Killed
+
+    bench.done("snapshot client-x", OPERATOR)
+    (snapshot,) = bench.lxd.snapshots("client-x")
+    restore = bench.approve(bench.ask(f"restore client-x {snapshot.name}", OPERATOR))
+    bench.runner.fault = kill
+    with pytest.raises(Killed):
+        bench.finish()
+    bench.runner.fault = lambda moment: None
+    bench.clock.move(3 * 3600)
+    recovery.recover(bench.context.operations)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
+        bench.finish()
+    halted = bench.context.operations.get(restore.id)
+    assert halted.state == "needs_attention"
+    assert "Clients have been able to write to the new container since" in halted.outcome
+    assert bench.lxd.instance(f"client-x--{restore.id}").running
+    tick(bench)
+    assert bench.lxd.instance(f"client-x--{restore.id}").running
+    recovery.retry(bench.context.operations, halted, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(restore.id).state == "succeeded"
+
+
+def test_a_server_that_has_nothing_to_do_with_it_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
+    solo, third = SimulatedLxd(), SimulatedLxd()
+    bench = make_bench(tmp_path, others={"solo": solo, "third": third})
+    assert bench.done("new client-x --host local").state == "succeeded"
+    down = switch(bench.lxd)
+
+    def fail(moment: str) -> None:
+        if moment == "before 5":
+            down.set()
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    stuck = bench.done("migrate client-x solo", OPERATOR)
+    third.down = True
+    down.clear()
+    tick(bench)
+    assert bench.context.operations.get(stuck.id).state == "failed"
+    assert live(bench)

@@ -1,0 +1,20 @@
+"""What a server tells of an instance, where somebody in it has a say."""
+
+from __future__ import annotations
+
+from bot.lxd.entries import instance, state
+from bot.lxd.wire import put_back
+from bot.model.labels import stamps
+
+
+def test_who_calls_itself_ready_runs_all_the_same() -> None:
+    """Root in a container can (`PATCH /1.0` of devlxd), and must not keep it from being stopped by that."""
+    entry = {"name": "t", "status": "Ready", "config": {}, "devices": {}, "profiles": [], "created_at": ""}
+    assert instance(entry).running
+    assert state({"status": "Ready"}).status == "Running"
+
+
+def test_a_network_that_somebody_wrote_nonsense_of_is_none_to_put_back() -> None:
+    for nonsense in ("yes", "[]", "3", '{"type": '):
+        assert put_back(stamps(network_before=nonsense)) is None
+    assert put_back(stamps(network_before='{"type": "nic"}')) == (stamps(network_before=""), {"type": "nic"})
