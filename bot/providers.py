@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from bot.edge.edge import Edge
@@ -118,4 +123,24 @@ def real_edge(settings: Settings, lxd: Lxd, member: str = "", listen: str = "") 
         subnet=settings.lxd.subnet,
         cache=settings.state / "cache",
         member=member,
+        # One edge alone has nobody to tell it to.
+        hop=_hop(settings.state) if settings.servers or member else "",
     )
+
+
+def _hop(state: Path) -> str:
+    """Return the secret by which the fleet's edges know each other, made once: with another they would all be reloaded.
+
+    Only whoever reads the state has it, and the edges.
+    """
+    file = state / "hop.key"
+    if not file.exists():
+        state.mkdir(0o700, parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(prefix="hop.", suffix=".part", dir=state)
+        with os.fdopen(descriptor, "w") as whole:
+            whole.write(secrets.token_urlsafe(32))
+        # Whole or not at all, and of two that make it at once the first one's: the bot, and `make up`.
+        with suppress(FileExistsError):
+            os.link(part, file)
+        Path(part).unlink()
+    return file.read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,9 @@ _PRETENCES = (
 )
 """Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
 _HOP = "Mautic-Ops-Hop"
-"""Header of a request that one edge has passed on to another."""
+"""Header of a request that one edge has passed on to another; its value is the fleet's secret."""
+_CLIENT = "{mautic_ops.client}"
+"""Caddy's placeholder of whom a tenant is told that a request is from."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def routes(
     tls: Literal["internal", "automatic"],
     email: str = "",
     https_port: int = 443,
-    peers: Sequence[Peer] = (),
+    hop: str = "",
 ) -> dict[str, Any]:
     """Return Caddy's whole configuration.
 
@@ -47,7 +49,8 @@ def routes(
         sites: the address of each domain's tenant, or the edge of the host that it stands on; empty where it is not
             open, which gets a page that says so.
         https_port: the port that clients use, for the way there from plain HTTP; every edge of the fleet has the same.
-        peers: the fleet's other edges, which are believed whom they speak for.
+        hop: the secret of the fleet's edges, by which they believe each other whom they speak for. By their addresses
+            alone, by which their tenants leave too, anyone there could claim to be any client. Empty: nobody is.
     """
     domains = sorted(sites)
     port = "" if https_port == 443 else f":{https_port}"
@@ -62,7 +65,8 @@ def routes(
         "automatic_https": {"disable": True},
         "tls_connection_policies": [{}],
         "routes": [
-            *(route for domain in domains for route in _routes(domain, sites[domain], https_port, peers)),
+            *([{"handle": [_client(hop)]}] if hop else []),
+            *(route for domain in domains for route in _routes(domain, sites[domain], https_port, hop)),
             {"handle": [_page(404)]},
         ],
         "errors": {"routes": [{"handle": [_page(503)]}]},
@@ -94,7 +98,19 @@ def routes(
     }
 
 
-def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer]) -> list[dict[str, Any]]:
+def _client(hop: str) -> dict[str, Any]:
+    """Say who asks: whoever speaks, but of a request by way of another edge whom that one has seen."""
+    seen = {"input": hop, "outputs": ["{http.request.header.X-Forwarded-For}"]}
+    return {
+        "handler": "map",
+        "source": f"{{http.request.header.{_HOP}}}",
+        "destinations": [_CLIENT],
+        "mappings": [seen],
+        "defaults": ["{http.request.remote.host}"],
+    }
+
+
+def _routes(domain: str, site: str | Peer, https_port: int, hop: str) -> list[dict[str, Any]]:
     clean = {"handler": "headers", "request": {"delete": list(_PRETENCES)}}
     closed = {"match": [{"host": [domain]}], "handle": [_page(503)], "terminal": True}
     if isinstance(site, Peer):
@@ -104,9 +120,10 @@ def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer
             "handler": "reverse_proxy",
             "upstreams": [{"dial": f"{site.address}:{https_port}"}],
             "transport": {"protocol": "http", "dial_timeout": "2s", "tls": {"server_name": domain, **trust}},
-            "headers": {"request": {"set": {_HOP: ["1"]}}},
+            "headers": {"request": {"set": {_HOP: [hop or "1"]}}},
         }
-        # What came from another edge goes no further: two that are not of one mind would send it to and fro.
+        # What came from another edge goes no further: two that are not of one mind would send it to and fro. Whatever
+        # the header says, as not all of them may have the secret yet.
         first_hop = {"host": [domain], "not": [{"header": {_HOP: ["*"]}}]}
         return [{"match": [first_hop], "handle": [clean, proxy], "terminal": True}, closed]
     if not site:
@@ -116,11 +133,9 @@ def _routes(domain: str, site: str | Peer, https_port: int, peers: Sequence[Peer
         "upstreams": [{"dial": f"{site}:80"}],
         # A container that is being moved answers nothing at all; whoever asks then is soon told to ask again.
         "transport": {"protocol": "http", "dial_timeout": "500ms"},
-        "headers": {"request": {"delete": [_HOP]}},
+        # Caddy would add the other edge to the clients that it names, and tenants take the last one.
+        "headers": {"request": {"delete": [_HOP], **({"set": {"X-Forwarded-For": [_CLIENT]}} if hop else {})}},
     }
-    believed = sorted({peer.address for peer in peers})
-    if believed:
-        proxy["trusted_proxies"] = believed
     return [{"match": [{"host": [domain]}], "handle": [clean, proxy], "terminal": True}]
 
 

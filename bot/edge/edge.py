@@ -43,6 +43,7 @@ class Edge:
         base: `debootstrap`, or the alias of a Debian image on the server.
         connect: address that the host's ports are reached at from here; empty: `listen`.
         member: the member of a cluster that it is the edge of; its container is then called after it.
+        hop: the secret that all edges of the fleet share, as `routes` has it.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Edge:
         base: str = "debootstrap",
         connect: str = "",
         member: str = "",
+        hop: str = "",
     ) -> None:
         self._lxd = lxd
         self._member = member
         self._name = f"{NAME}--{member}" if member else NAME
         self._unfinished = f"{self._name}--building"
+        self._hop = hop
         self._base_domain = base_domain
         self._tls = tls
         self._email = email
@@ -152,7 +155,6 @@ class Edge:
         *,
         fresh: bool = False,
         elsewhere: Mapping[str, Peer] | None = None,
-        peers: Sequence[Peer] = (),
         partly: bool = False,
         number: int = 0,
         ahead: str = "",
@@ -166,7 +168,6 @@ class Edge:
         Args:
             fresh: see to it that the edge runs, too.
             elsewhere: the edges of the domains that other hosts have a better right to.
-            peers: the edges of all hosts.
             partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
             number: of those who look at other hosts first, who looked last; one who comes late does nothing.
             ahead: an instance that is about to be opened. Where no other is open, or closed for other reasons, it is
@@ -176,14 +177,13 @@ class Edge:
         with self._lock:
             if 0 < number < self._applied:
                 return
-            self._apply(fresh, elsewhere or {}, peers, partly, ahead, instances)
+            self._apply(fresh, elsewhere or {}, partly, ahead, instances)
             self._applied = max(number, self._applied)
 
     def _apply(
         self,
         fresh: bool,
         elsewhere: Mapping[str, Peer],
-        peers: Sequence[Peer],
         partly: bool,
         ahead: str,
         instances: Sequence[Instance] | None,
@@ -201,7 +201,7 @@ class Edge:
                 tls=self._tls,
                 email=self._email,
                 https_port=self._ports["https"][0],
-                peers=[peer for peer in peers if peer.address != self.listen],
+                hop=self._hop,
             ),
             indent=1,
         )

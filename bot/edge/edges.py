@@ -89,11 +89,9 @@ class Edges:
         def apply(host: str, edge: Edge) -> None:
             own = domains[host]
             elsewhere = {domain: peers[other] for domain, (right, other) in best.items() if right > own.get(domain, -1)}
-            everyone = list(peers.values())
             edge.apply(
                 fresh=fresh,
                 elsewhere=elsewhere,
-                peers=everyone,
                 partly=bool(silent),
                 number=number,
                 ahead=ahead,

@@ -1,14 +1,17 @@
 """Caddy's configuration as it follows from the fleet's domains and addresses."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from bot.edge.caddy import routes
+import pytest
+
+from bot.edge.caddy import Peer, routes
 
 SITES = {"client-x.agency.com": "10.70.0.16", "mail.client-y.com": "10.70.0.17", "closed.agency.com": ""}
 
 
-def made(sites: dict[str, str], **settings: Any) -> dict[str, Any]:
+def made(sites: Mapping[str, str | Peer], **settings: Any) -> dict[str, Any]:
     return routes(sites, **{"base_domain": "agency.com", "tls": "internal", **settings})
 
 
@@ -20,6 +23,8 @@ def server(config: dict[str, Any], name: str = "secure") -> dict[str, Any]:
 def route(config: dict[str, Any], domain: str) -> list[dict[str, Any]]:
     """What handles a domain: the last handlers, which have no matcher, when it is not known."""
     for one in server(config)["routes"]:
+        if "match" not in one and one["handle"][-1]["handler"] == "map":
+            continue
         if "match" not in one or domain in one["match"][0]["host"]:
             handlers: list[dict[str, Any]] = one["handle"]
             return handlers
@@ -64,6 +69,42 @@ def test_plain_http_leads_to_https_at_the_port_that_clients_use() -> None:
 def test_a_client_cannot_claim_an_address() -> None:
     clean = route(made(SITES), "client-x.agency.com")[0]
     assert {"Client-Ip", "Forwarded", "X-Real-Ip"} <= set(clean["request"]["delete"])
+
+
+def test_another_edge_is_believed_whom_it_speaks_for_by_the_secret_alone() -> None:
+    """Not by its address, by which the tenants of its host leave too."""
+    config = made(SITES, hop="secret")
+    (who,) = server(config)["routes"][0]["handle"]
+    assert who["source"] == "{http.request.header.Mautic-Ops-Hop}"
+    assert who["mappings"] == [{"input": "secret", "outputs": ["{http.request.header.X-Forwarded-For}"]}]
+    assert who["defaults"] == ["{http.request.remote.host}"]
+    proxy = route(config, "client-x.agency.com")[-1]
+    assert proxy["headers"]["request"]["set"] == {"X-Forwarded-For": who["destinations"]}, "the client alone"
+    assert "trusted_proxies" not in proxy
+
+
+def test_the_edges_secret_goes_to_another_edge_and_not_to_a_tenant() -> None:
+    config = made({**SITES, "far.agency.com": Peer("192.0.2.2", "")}, hop="secret")
+    assert route(config, "far.agency.com")[-1]["headers"] == {"request": {"set": {"Mautic-Ops-Hop": ["secret"]}}}
+    assert route(config, "client-x.agency.com")[-1]["headers"]["request"]["delete"] == ["Mautic-Ops-Hop"]
+
+
+@pytest.mark.parametrize("hop", ["", "secret"])
+def test_what_came_from_an_edge_goes_no_further_whatever_the_header_says(hop: str) -> None:
+    """An edge that has not been told the secret yet says something else, and so do strangers."""
+    routed = server(made({"far.agency.com": Peer("192.0.2.2", "")}, hop=hop))["routes"]
+    first, then = [one for one in routed if "match" in one]
+    assert first["match"] == [{"host": ["far.agency.com"], "not": [{"header": {"Mautic-Ops-Hop": ["*"]}}]}]
+    assert (then["match"], then["handle"][0]["status_code"]) == ([{"host": ["far.agency.com"]}], "503")
+
+
+def test_an_edge_without_a_secret_believes_nobody() -> None:
+    """An empty one would be that of every client."""
+    proxy = route(made(SITES), "client-x.agency.com")[-1]
+    assert proxy["headers"] == {"request": {"delete": ["Mautic-Ops-Hop"]}}
+    assert "map" not in json.dumps(made(SITES))
+    far = made({"far.agency.com": Peer("192.0.2.2", "")})
+    assert route(far, "far.agency.com")[-1]["headers"]["request"]["set"] == {"Mautic-Ops-Hop": ["1"]}
 
 
 def test_its_own_authority_needs_one_certificate_for_all_names_under_the_base_domain() -> None:

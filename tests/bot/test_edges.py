@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from bot.edge.simulated import SimulatedEdge
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.lxd.wire import NIC, given
 from bot.model.labels import stamps
+from bot.providers import real_edges
+from bot.settings import ServerSettings
+from tests.support.bot import settings_in
 from tests.support.simulated_lxd import SimulatedLxd
 
 DOMAIN = "client-x.agency.com"
@@ -60,6 +65,7 @@ class World:
             network="bridge",
             subnet="10.70.0.1/24",
             cache=Path("unused"),
+            hop="secret",
         )
 
     def add(self, host: str, name: str, role: str, state: str = "live") -> None:
@@ -80,6 +86,8 @@ class World:
         """Where a host's edge sends the domain's traffic, or the status that it gives itself."""
         config = json.loads(self.lxd[host].pull("edge", CONFIG))
         for route in config["apps"]["http"]["servers"]["secure"]["routes"]:
+            if route["handle"][-1]["handler"] == "map":
+                continue
             if "match" not in route or DOMAIN in route["match"][0]["host"]:
                 handler = route["handle"][-1]
                 return str(handler["upstreams"][0]["dial"] if "upstreams" in handler else handler["status_code"])
@@ -362,6 +370,63 @@ def test_a_probe_asks_the_front_and_nobody_else(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(world.made["front"], "probe", lambda domain, _: f"the page of {domain}")
     monkeypatch.setattr(world.edges, "_known", lambda: pytest.fail("it would wait for a server that is silent"))
     assert world.edges.probe(DOMAIN) == f"the page of {DOMAIN}"  # type: ignore[comparison-overlap]
+
+
+def test_the_edges_of_a_fleet_share_a_secret_which_stays(tmp_path: Path) -> None:
+    """With another after each start all would be reloaded."""
+    settings = replace(settings_in(tmp_path), servers={"far": ServerSettings("https://192.0.2.1:8443")})
+
+    def told() -> list[str]:
+        servers = {"local": SimulatedLxd(), "far": SimulatedLxd(members=("node1", "node2"))}
+        return [edge._hop for edge in real_edges(settings, servers)._known().values()]
+
+    first, again = told(), told()
+    key = tmp_path / "hop.key"
+    assert first == again == [key.read_text()] * 3
+    assert (len(first[0]) >= 32, key.stat().st_mode & 0o777) == (True, 0o600)
+    assert list(tmp_path.glob("hop.*")) == [key]
+
+
+def test_of_two_who_make_the_secret_at_once_both_have_the_first_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bot and `make up`."""
+    link = os.link
+
+    def late(part: str, file: Path) -> None:
+        file.write_text("of the other")
+        link(part, file)
+
+    monkeypatch.setattr(os, "link", late)
+    settings = replace(settings_in(tmp_path), servers={"far": ServerSettings("https://192.0.2.1:8443")})
+    edges = real_edges(settings, {"local": SimulatedLxd()})
+    assert [edge._hop for edge in edges._known().values()] == ["of the other"]
+
+
+def test_an_edge_alone_has_no_secret(tmp_path: Path) -> None:
+    edges = real_edges(settings_in(tmp_path), {"local": SimulatedLxd()})
+    assert [edge._hop for edge in edges._known().values()] == [""]
+    assert not (tmp_path / "hop.key").exists()
+
+
+@pytest.mark.parametrize("late", ["front", "other"])
+def test_an_edge_that_was_not_told_the_secret_yet_goes_on_and_one_that_was_is_not_told_again(late: str) -> None:
+    world = World("front", "other")
+    world.add("other", "client-x", "tenant")
+    ways = [world.by("other"), world.at("other", "client-x")]
+
+    def told() -> dict[str, bool]:
+        return {host: "secret" in world.lxd[host].pull("edge", CONFIG).decode() for host in world.made}
+
+    world.made[late]._hop = ""
+    world.edges.apply(fresh=True)
+    assert ([world.way(host) for host in world.made], told()) == (ways, {"front": True, "other": True} | {late: False})
+    world.made[late]._hop = "secret"
+    world.edges.apply()
+    assert ([world.way(host) for host in world.made], told()) == (ways, {"front": True, "other": True})
+    before = [lxd.calls["execute"] for lxd in world.lxd.values()]
+    world.edges.apply(fresh=True)
+    assert [lxd.calls["execute"] for lxd in world.lxd.values()] == before
 
 
 @pytest.mark.parametrize("domain", ["", "client x.agency.com", "http://client-y", "*", "\n", "Client-Y.agency.com"])

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -543,6 +543,35 @@ def _prepared(state: Path) -> LxdGateway:
     lxd.create("tenant", "tiny", config={}, devices={})
     lxd.start("tenant")
     return lxd
+
+
+def test_what_a_daemon_that_died_left_is_ended_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the kernel has killed it for memory: `make down` is to leave nothing running."""
+    monkeypatch.setattr(local_shared, "HOME", tmp_path / "home")
+    monkeypatch.setattr(local_lxd, "alone", nullcontext)
+    folder = local_daemon.folder_of(tmp_path)
+    folder.mkdir(parents=True)
+    folder.with_suffix(".pid").write_text("999999999 0")
+    assert not local_lxd.stop(tmp_path), "nothing of it runs"
+    # A monitor, with a container's first process that outlives it, and a dnsmasq.
+    inside = f"exec -a '[lxc monitor] {folder}/containers client-x' sh -c 'sleep 600 & wait'"
+    monitor = subprocess.Popen(["bash", "-c", inside])
+    dnsmasq = subprocess.Popen(["bash", "-c", f"exec -a 'dnsmasq {folder}/networks' sleep 600"])
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        eventually(lambda: set(local_daemon.processes(folder)) == {monitor.pid, dnsmasq.pid})
+        children = Path(f"/proc/{monitor.pid}/task/{monitor.pid}/children")
+        eventually(lambda: children.read_text().split())
+        (first,) = map(int, children.read_text().split())
+        assert local_lxd.stop(tmp_path)
+        assert [pid for pid in (monitor.pid, dnsmasq.pid, first) if local_processes.alive(pid)] == []
+        assert local_processes.alive(other.pid)
+        assert not folder.with_suffix(".pid").exists(), "`keep` would start it again"
+        assert folder.exists(), "it has the tenants"
+    finally:
+        for one in (monitor, dnsmasq, other):
+            one.kill()
+            one.wait()
 
 
 def test_what_runs_in_a_container_is_not_of_our_daemon(tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ def take_away(folder: Path) -> None:
     instances = [path.name for kind in ("containers", "logs") for path in folder.glob(f"{kind}/*")]
     if (pid := pid_of(folder)) is not None:
         end_all([pid])
-    monitors = processes(folder)
-    # Their children are the containers' first processes, which outlive them; with these all of a container ends.
-    end_all([*monitors, *(pid for pid, parent in parents().items() if parent in monitors)])
+    end_the_rest(folder)
     # What still serves is of another checkout's bot, which calls its bridge and its tenants the same.
     others = _served()
     networks = {path.name for path in folder.glob("networks/*")} - others
@@ -47,6 +45,13 @@ def take_away(folder: Path) -> None:
         shutil.rmtree(folder)
     for suffix in (".log", ".pid"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def end_the_rest(folder: Path) -> None:
+    """End what the own daemon started and left: containers, dnsmasq, proxies."""
+    monitors = processes(folder)
+    # Their children are the containers' first processes, which outlive them; with these all of a container ends.
+    end_all([*monitors, *(pid for pid, parent in parents().items() if parent in monitors)])
 
 
 def wait_for_cables(folder: Path) -> None:

@@ -31,7 +31,7 @@ from bot.lxd.local.daemon import (
 )
 from bot.lxd.local.install import install, refuse_where_impossible, service_manager
 from bot.lxd.local.processes import end_all
-from bot.lxd.local.remains import fill_gaps, take_away, unmount, wait_for_cables
+from bot.lxd.local.remains import end_the_rest, fill_gaps, take_away, unmount, wait_for_cables
 from bot.lxd.local.shared import Progress
 from bot.lxd.products import PRODUCTS, Product, at
 from bot.lxd.protocol import LxdError, LxdUnavailable
@@ -117,23 +117,25 @@ def keep(state: Path, endpoint: str, progress: Progress) -> bool:
 
 
 def stop(state: Path) -> bool:
-    """End the bot's own daemon with its containers; tell whether one was there. Anybody else's server goes on."""
+    """End the bot's own daemon with its containers; tell whether any of it ran. Anybody else's server goes on."""
     folder = folder_of(state)
     with alone():
         pid = pid_of(folder)
-        if pid is None:
+        if pid is not None:
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    [*product_of(folder).shutdown, "--timeout", "60"],
+                    env=environment(folder),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=90,
+                    check=False,
+                )
+            end_all([pid])
+        elif not processes(folder):
             return False
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                [*product_of(folder).shutdown, "--timeout", "60"],
-                env=environment(folder),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=90,
-                check=False,
-            )
-        end_all([pid])
-        end_all(processes(folder))
+        # Of a daemon that died they go on.
+        end_the_rest(folder)
         wait_for_cables(folder)
         unmount(folder)
         folder.with_suffix(".pid").unlink(missing_ok=True)
