@@ -169,6 +169,31 @@ def test_the_second_time_only_what_has_changed_is_sent(place: Place) -> None:
     assert place.took("tree/media/files/a.pdf") == b"x" * 700_000
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_what_is_saved_among_the_release_s_files_while_it_is_brought_comes_the_next_time(
+    place: Place, same: bool
+) -> None:
+    """As Mautic saves `media/dashboards/<user>/` beside the release's `media/dashboards/default.json`."""
+    own.LISTING.write_text("app/x.php\t12 1700000000\nmedia/dashboards/default.json\t12 1700000000\n")
+    place.put("mautic/app/x.php")
+    place.put("mautic/app/by_hand.php")
+    place.put("mautic/media/dashboards/default.json")
+    gone = place.put("mautic/media/dashboards/2/gone.json")
+    place.put("mautic/media/dashboards/2/mine.json")
+    place.bring(same=same)
+    assert not (place.new / "laid/media/dashboards/default.json").exists()
+    gone.unlink()
+    place.put("mautic/media/dashboards/2/late.json")
+    place.put("mautic/media/dashboards/2/mine.json", b"saved meanwhile")
+    place.put("mautic/media/dashboards/default.json", b"by hand")
+    place.bring(same=same)
+    assert {path.name: path.read_bytes() for path in (place.new / "laid").rglob("*") if path.is_file()} == {
+        "by_hand.php": b"the client's",
+        "late.json": b"the client's",
+        "mine.json": b"saved meanwhile",
+    } | ({"default.json": b"by hand"} if same else {})
+
+
 def test_a_file_of_the_database_that_shrinks_is_as_short_there(place: Place) -> None:
     place.put("mysql/undo001", os.urandom(1 << 20))
     place.bring()

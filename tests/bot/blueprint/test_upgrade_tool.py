@@ -299,6 +299,66 @@ def test_the_staged_tree_serves_with_all_that_the_client_had_and_the_old_one_is_
     assert not trees.STAGED.exists()
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_is_saved_among_a_release_s_own_files_is_there_as_it_was_at_the_closing(
+    place: Place, is_known: bool
+) -> None:
+    """As Mautic saves `media/dashboards/<user>/` beside the release's `media/dashboards/default.json`."""
+    for name in ("mine", "gone"):
+        place.put(f"media/css/2/{name}.json", "saved before")
+    place.put("media/css/custom.css")
+    if not is_known:
+        trees.LISTING.unlink()
+    place.stage("6.0.10")
+    place.put("media/css/2/mine.json", "saved after the stage")
+    place.put("media/css/2/late.json")
+    trees.remove(place.serving / "media/css/2/gone.json")
+    before = place.files()
+    swap.swap({"version": V6})
+    now = place.files()
+    assert {path: text for path, text in now.items() if path.startswith("media/css/2/")} == {
+        "media/css/2/mine.json": "saved after the stage",
+        "media/css/2/late.json": "the client's",
+    }
+    assert now["media/css/custom.css"] == "the client's"
+    assert "6.0.10" in now["media/css/app.css"]
+    assert place.files("mautic.before").items() >= before.items()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_folder_that_only_the_old_release_had_is_the_web_server_s_where_the_client_saved_in_it(place: Place) -> None:
+    place.put("media/old/theirs.css")
+    trees.write_listing(trees.LISTING, trees.files_of(place.serving))
+    place.put("media/old/deep/mine.json")
+    place.stage("6.0.10")
+    os.chown(trees.NEXT / "media", 4242, 4343)
+    # As files that were laid into another container come: in folders of root's.
+    (trees.NEXT / "media/css/2").mkdir()
+    swap.swap({"version": V6})
+    assert not (place.serving / "media/old/theirs.css").exists()
+    assert (place.serving / "media/old/deep/mine.json").read_text() == "the client's"
+    for folder in ("old", "css/2"):
+        seen = (place.serving / "media" / folder).stat()
+        assert (seen.st_uid, seen.st_gid) == (4242, 4343)
+
+
+def test_what_is_moved_among_a_release_s_own_files_goes_through_no_link(place: Place) -> None:
+    outside = place.root / "outside"
+    outside.mkdir()
+    (outside / "custom.css").write_text("ours")
+    place.put("media/css/custom.css")
+    (place.serving / "media/css/out").symlink_to(outside)
+    place.stage("6.0.10")
+    # The way there leads out of the tree.
+    trees.remove(trees.NEXT / "media/css")
+    (trees.NEXT / "media/css").symlink_to(outside)
+    swap.swap({"version": V6})
+    assert os.readlink(place.serving / "media/css/out") == str(outside)
+    assert not (place.serving / "media/css").is_symlink()
+    assert (place.serving / "media/css/custom.css").read_text() == "the client's"
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"custom.css": "ours"}
+
+
 def test_swapped_again_it_changes_nothing(place: Place) -> None:
     clients(place)
     place.stage("6.0.10")

@@ -66,6 +66,7 @@ def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
     """
     (word,) = asked(request, "word")
     began, sending = time.monotonic(), _Sending(wire)
+    release, is_same = trees.read_listing(LISTING), bool(request.get("same"))
     before = read_json(SENT)
     if before.get("word") != request.get("known") or not request.get("known"):
         before = {}
@@ -73,8 +74,11 @@ def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
     laid = before.get("laid")
     if laid is None:
         # It takes some tenths of a second, so only once; the last time nobody is served meanwhile.
-        found = trees.own(MAUTIC, trees.read_listing(LISTING), {})
-        laid = [*found["overlay"], *(found["changed"] if request.get("same") else ())]
+        found = trees.own(MAUTIC, release, {})
+        laid = [*found["overlay"], *(found["changed"] if is_same else ())]
+    else:
+        # Mautic saves into folders of the release's there, and there are few files in them.
+        laid = [name for name in laid if not name.startswith("media/")] + _laid_in_media(release, is_same=is_same)
     known, now = before.get("entries", {}), {}
     for area, top in (*_tops(), *(("laid", name) for name in laid)):
         for path in _walk(FROM[area], top):
@@ -92,6 +96,12 @@ def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
         "bytes": sending.bytes,
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def _laid_in_media(release: Mapping[str, str], *, is_same: bool) -> list[str]:
+    """Return what lies among the release's files in `media`, as `trees.own` tells it; nothing where none are known."""
+    files = trees.files_of(MAUTIC, "media").items() if release else ()
+    return [name for name, seen in files if name not in release or (is_same and release[name] != seen)]
 
 
 def _tops() -> Iterator[tuple[str, str]]:

@@ -41,7 +41,8 @@ def stage(request: Mapping[str, Any]) -> dict[str, Any]:
         for name in own[folder]:
             trees.copy(MAUTIC / folder / name, NEXT / folder / name)
     for name in own["overlay"]:
-        if name not in following:
+        # What of it is in `media` is moved at the swap, as it is by then.
+        if name not in following and not name.startswith("media/"):
             trees.copy(MAUTIC / name, NEXT / name)
     write(STAGED, json.dumps({"version": version, "sha256": sha256}))
     ARCHIVE.unlink(missing_ok=True)

@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import trees
 from .system import FPM, MAUTIC, CtlError, asked, await_systemd, mautic_version, read_json, systemctl
-from .trees import BEFORE, LISTING, NEXT, NEXT_LISTING, STAGED
+from .trees import BEFORE, CLIENTS, LISTING, NEXT, NEXT_LISTING, STAGED
 
 LINK = ".moved~"
 """What a link to something that is about to be moved is called until it has been."""
@@ -57,14 +57,29 @@ def _carry(release: Mapping[str, str], following: Mapping[str, str]) -> None:
             if not os.path.lexists(BEFORE / folder / name):
                 (MAUTIC / folder / name).rename(BEFORE / folder / name)
         _move(folder)
-    for name in {name.removesuffix(LINK) for name in trees.own_entries("media", BEFORE, release, following)}:
-        if name not in ("files", "images"):
-            _move(f"media/{name}")
+    # Mautic saves into folders of the release's, too (`media/dashboards`), and goes on to until it is closed.
+    own = {name.removesuffix(LINK) for name in trees.own_below("media", BEFORE, release, following)}
+    for name in sorted(own.difference(CLIENTS)):
+        _move(name)
+    _open_media(own)
     for folder in trees.OWN_FOLDERS:
         # As they are now: what was staged may be some minutes old.
         for name in trees.own_entries(folder, BEFORE, release, following):
             trees.copy(BEFORE / folder / name, MAUTIC / folder / name)
     trees.open_themes(MAUTIC, trees.own_entries(trees.THEMES, BEFORE, release, following))
+
+
+def _open_media(own: Collection[str]) -> None:
+    """Give the folders that were made on the way to the client's own files to the web server, which saves there."""
+    media = MAUTIC / "media"
+    if not _is_there(media):
+        return
+    owner = media.stat()
+    for folder, folders, _ in os.walk(media):
+        inside = os.path.relpath(folder, MAUTIC)
+        folders[:] = [name for name in folders if f"{inside}/{name}" not in CLIENTS and f"{inside}/{name}" not in own]
+        for name in folders:
+            os.chown(os.path.join(folder, name), owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _is_there(folder: Path) -> bool:
@@ -88,7 +103,17 @@ def _move(name: str) -> None:
     # The link is there before it is needed: nobody could tell later that one is missing.
     trees.remove(link)
     link.symlink_to(os.path.relpath(new, old.parent))
+    _make_way(new.parent)
     trees.remove(new)
-    new.parent.mkdir(parents=True, exist_ok=True)
     old.rename(new)
     link.rename(old)
+
+
+def _make_way(folder: Path) -> None:
+    """Make a folder of the tree that serves, and those above it; a link or file in its place would lead elsewhere."""
+    here = MAUTIC
+    for part in folder.relative_to(MAUTIC).parts:
+        here = here / part
+        if not _is_there(here):
+            trees.remove(here)
+            here.mkdir()

@@ -8,6 +8,7 @@ before that, it is what the staged release does not have.
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,21 @@ MOST = 200
 """Names of each kind that are told."""
 
 
-def files_of(tree: Path) -> dict[str, str]:
-    """Return {path: bytes and time} of what a release brings; what is the client's in any case is not looked at."""
+def files_of(tree: Path, below: str = "") -> dict[str, str]:
+    """Return {path: bytes and time} of what a release brings; what is the client's in any case is not looked at.
+
+    `below`: only what is in this folder of the tree.
+    """
     found: dict[str, str] = {}
-    for folder, folders, names in os.walk(tree):
+    for folder, folders, names in os.walk(tree / below):
         inside = os.path.relpath(folder, tree)
         inside = "" if inside == "." else f"{inside}/"
         folders[:] = [name for name in folders if f"{inside}{name}" not in CLIENTS]
         for name in names:
-            seen = os.lstat(os.path.join(folder, name))
-            found[f"{inside}{name}"] = f"{seen.st_size} {int(seen.st_mtime)}"
+            # In a tree that serves one may go meanwhile.
+            with suppress(FileNotFoundError):
+                seen = os.lstat(os.path.join(folder, name))
+                found[f"{inside}{name}"] = f"{seen.st_size} {int(seen.st_mtime)}"
     return found
 
 
@@ -68,6 +74,30 @@ def own_entries(folder: str, tree: Path, release: Mapping[str, str], following: 
     theirs = {name.split("/")[1] for name in (*release, *following) if name.startswith(f"{folder}/")}
     there = tree / folder
     return sorted(path.name for path in there.iterdir() if path.name not in theirs) if there.is_dir() else []
+
+
+def own_below(folder: str, tree: Path, release: Mapping[str, str], following: Mapping[str, str]) -> list[str]:
+    """Return the paths in a folder of `tree` that are the client's own, however deep: neither release has them.
+
+    A folder that is the client's own is told, and what is in it is not. No link is followed. Where the files of the
+    present release are not known (empty), theirs that the next one does not have are told, too.
+    """
+    theirs: set[str] = set()
+    for name in (*release, *following):
+        if name.startswith(f"{folder}/"):
+            parts = name.split("/")
+            theirs.update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+    found, waits = [], [folder]
+    while waits:
+        inside = waits.pop()
+        if (tree / inside).is_symlink() or not (tree / inside).is_dir():
+            continue
+        for name in sorted(f"{inside}/{name}" for name in os.listdir(tree / inside)):
+            if name not in theirs:
+                found.append(name)
+            elif name not in following:
+                waits.append(name)
+    return sorted(found)
 
 
 def own(tree: Path, release: Mapping[str, str], following: Mapping[str, str]) -> dict[str, Any]:
