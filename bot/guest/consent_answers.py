@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from bot.guest.told import Figure, Moment, Told
 
@@ -12,8 +12,18 @@ WITHDRAWALS = 8 << 20
 """Bytes of the answer that holds a page of them."""
 
 
+class Merged(Told):
+    """A contact that was merged into another, and what it was called then."""
+
+    contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    name: str
+
+
 class OptOut(Told):
-    """One row of those who are not to be contacted. `row`: its id; `born`: when its contact was added, 0: unknown."""
+    """One row of those who are not to be contacted. `row`: its id; `born`: when its contact was added, 0: unknown.
+
+    `merged`: those whose opt-out it is too.
+    """
 
     row: Figure
     contact: Figure
@@ -24,13 +34,15 @@ class OptOut(Told):
     channel_id: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None
     comments: str
     at: Moment
+    merged: list[Merged] = field(default_factory=list)
 
 
 class Erasure(Told):
-    """A contact that somebody deleted."""
+    """A contact that somebody deleted; `name`: what it was called then, "" where nobody knows."""
 
     contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
     at: Moment
+    name: str = ""
 
 
 class Withdrawals(Told):
@@ -45,9 +57,13 @@ class Withdrawals(Told):
 
 
 class Withdrawn(Told):
-    """What is new in a copy; `unknown` opt-outs are of contacts that it does not have; `mails` were dropped."""
+    """What is new in a copy; `unknown` opt-outs are of contacts that it does not have; `mails` were dropped.
+
+    `left`: contacts that may be erased ones, or others who have their numbers, and are left alone.
+    """
 
     opt_outs: Figure
     erasures: Figure
     unknown: Figure
     mails: Figure
+    left: Figure = 0

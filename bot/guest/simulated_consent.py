@@ -9,6 +9,9 @@ from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.simulated_state import State, change
 from bot.lxd.protocol import Lxd
 
+SOMEBODY = "whoever had the number"
+"""What an erased contact was called: a tenant in memory keeps no names, and nobody else has the number there."""
+
 
 class Tenant(Protocol):
     """What of a tenant in memory is needed here."""
@@ -53,7 +56,9 @@ def withdrawals(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
         if at >= since and contact in state.people
     ]
     gone = {contact: int(at) for contact, at in state.erased if at >= since and contact not in state.people}
-    erased = [{"contact": contact, "at": gone[contact]} for contact in sorted(gone)]
+    erased: list[dict[str, Any]] = [
+        {"contact": contact, "at": gone[contact], "name": SOMEBODY} for contact in sorted(gone)
+    ]
     after = request.get("after") or (0, 0)
     counts = {"contacts": state.contacts, "opt_outs": len(said), "erasures": len(erased)}
     return {
@@ -77,13 +82,20 @@ def withdraw(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
             for contact, email in people.items()
             if email == one["email"] and (email or contact == one["contact"])
         }
+        former = {
+            who["contact"]
+            for who in one.get("merged") or ()
+            if who["contact"] in people and not ("@" in who["name"] and people[who["contact"]] not in ("", who["name"]))
+        }
+        theirs |= former | {contact for contact, email in people.items() if email in _named(one)}
         unknown += not theirs
         addresses |= {people[contact] for contact in theirs if one["channel"] == "email"}
         for contact in sorted(theirs):
             if not any((contact, one["channel"]) == found[:2] for found in opted_out):
                 opted_out.append((contact, one["channel"], one["reason"], one["at"]))
                 laid += 1
-    gone = [one for one in request["erased"] if one["contact"] in people]
+    there = [one for one in request["erased"] if one["contact"] in people]
+    gone = [one for one in there if one.get("name") in (SOMEBODY, people[one["contact"]] or SOMEBODY)]
     addresses |= {people.pop(one["contact"]) for one in gone}
     left = [address for address in state.addressed if address not in addresses]
     mails = len(state.addressed) - len(left)
@@ -97,7 +109,12 @@ def withdraw(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
         mails=state.mails[: max(0, len(state.mails) - mails)],
         contacts=state.contacts - len(gone),
     )
-    return {"opt_outs": laid, "erasures": len(gone), "unknown": unknown, "mails": mails}
+    return {"opt_outs": laid, "erasures": len(gone), "unknown": unknown, "mails": mails, "left": len(there) - len(gone)}
+
+
+def _named(one: Mapping[str, Any]) -> set[str]:
+    """Return the addresses of those who were merged into the contact of an opt-out."""
+    return {who["name"] for who in one.get("merged") or () if "@" in who["name"]}
 
 
 VERBS: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, Any]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -99,8 +100,10 @@ class InMariaDb:
 
     def erase(self, contact: int) -> None:
         self.server.sql(
-            "INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, date_added, ip_address)"
-            f" VALUES (1, 'a', 'lead', 'lead', {contact}, 'delete', FROM_UNIXTIME({NOW}), '::1');"
+            "INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, details, date_added,"
+            f" ip_address) SELECT 1, 'a', 'lead', 'lead', {contact}, 'delete',"
+            " CONCAT('a:1:{s:4:\"name\";s:', LENGTH(email), ':\"', email, '\";}'),"
+            f" FROM_UNIXTIME({NOW}), '::1' FROM leads WHERE id = {contact};"
             f"DELETE FROM lead_donotcontact WHERE lead_id = {contact}; DELETE FROM leads WHERE id = {contact};"
         )
 
@@ -160,7 +163,7 @@ def test_it_counts_and_tells_what_was_said_since(tenant: Tenant) -> None:
         (1, "ann@x.test", "email", 1, None, int(NOW)),
         (2, "ben@x.test", "sms", 1, None, int(NOW)),
     ]
-    assert list(page.erased) == [{"contact": 3, "at": int(NOW)}]
+    assert [(one["contact"], one["at"]) for one in page.erased] == [(3, int(NOW))]
     later = Consent(tenant.mautic).count(NAME, NOW + 1)
     assert (later.opt_outs, later.erasures) == (0, 0)
 
@@ -215,6 +218,62 @@ def test_what_was_carried_is_carried_on_by_the_next_rollback(tenant: Tenant) -> 
     again = said(tenant)
     assert [one["contact"] for one in again.said] == [1]
     assert list(again.erased) == list(page.erased)
+
+
+@pytest.mark.parametrize("name", ["", "else@x.test"])
+def test_one_of_whom_nothing_is_known_or_who_is_another_is_not_erased_and_counted(tenant: Tenant, name: str) -> None:
+    tenant.erase(3)
+    page = said(tenant)
+    tenant.earlier()
+    erased = [{**one, "name": name} for one in page.erased]
+    assert Consent(tenant.mautic).withdraw(NAME, replace(page, erased=erased)) == Withdrawn(left=1)
+    assert tenant.contacts() == set(PEOPLE)
+
+
+def test_an_older_tool_tells_no_names_and_nobody_is_erased(tenant: Tenant) -> None:
+    erased = [{"contact": 3, "at": int(NOW)}]
+    assert Consent(tenant.mautic).withdraw(NAME, replace(said(tenant), erased=erased)) == Withdrawn(left=1)
+
+
+def test_whoever_reads_all_pages_is_told_that_some_were_not_erased(tenant: Tenant) -> None:
+    asked = Consent(tenant.mautic)
+    pages = asked.pages(NAME, UPGRADE)
+    page = next(pages)
+    asked.withdraw(NAME, replace(page, erased=[{"contact": 3, "at": int(NOW), "name": ""}]))
+    with pytest.raises(LxdError, match="1 deleted contact was not deleted in the copy"):
+        next(pages)
+    assert len(list(asked.pages(NAME, UPGRADE))) == 1, "it is told once"
+
+
+def test_an_opt_out_is_of_those_too_who_were_merged_into_its_contact(tenant: Tenant) -> None:
+    tenant.opt_out(1)
+    page = said(tenant)
+    tenant.earlier()
+    merged = [
+        {"contact": 2, "name": "ben@x.test"},
+        {"contact": 3, "name": "else@x.test"},
+        {"contact": 90, "name": "dan@x.test"},
+        {"contact": 91, "name": "Nobody"},
+    ]
+    carried = replace(page, said=[{**one, "merged": merged} for one in page.said])
+    assert Consent(tenant.mautic).withdraw(NAME, carried) == Withdrawn(opt_outs=3)
+    assert tenant.opted_out() == {(1, "email"), (2, "email"), (4, "email")}
+
+
+def test_a_page_tells_the_number_of_the_operation_that_made_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    tenant = Simulated()
+    answer = {"opt_outs": 0, "erasures": 0, "unknown": 0, "mails": 0}
+
+    def call(instance: str, verb: str, request: dict[str, Any], **_: object) -> dict[str, int]:
+        told.append(request)
+        return answer
+
+    monkeypatch.setattr(tenant.mautic, "call", call)
+    page = Withdrawals(now=NOW, contacts=1, opt_outs=0, erasures=1, erased=[{"contact": 1, "at": 1}])
+    for name in ("client-x--17", "client-7"):
+        assert Consent(tenant.mautic).withdraw(name, page) == Withdrawn(), "an older tool counts none that are left"
+    assert [one["batch"] for one in told] == [17, 0]
 
 
 def test_one_that_the_copy_does_not_have_is_told(tenant: Tenant) -> None:

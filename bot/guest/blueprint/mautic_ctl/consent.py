@@ -6,6 +6,9 @@ that somebody deleted. Mautic deletes one and many contacts by the same code (`F
 `deleteEntities`), and writes a row of `audit_log` for each. It also deletes the loser of two contacts that are merged,
 with such a row: that is no erasure while the winner is there, as `contact_merge_records` tells. What
 `mautic:maintenance:cleanup` deletes leaves no row, and is deleted again by its next run.
+
+A contact's number may be somebody else's in the other copy, where a snapshot was restored in between. So who was
+erased, or merged, is told with the name that Mautic noted (`Lead::getPrimaryIdentifier`: name, company, e-mail or IP).
 """
 
 import json
@@ -15,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from . import outbound
 from .access import end_requests
 from .system import FPM, SEAL, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
 
@@ -22,6 +26,10 @@ PAGE = 2000
 """Rows of a kind that one answer has at most."""
 COMMENT = 300
 """Characters of a comment."""
+NAME = 200
+"""Characters by which names are the same."""
+DETAILS = 2000
+"""Characters of a row's details, which hold a name."""
 AT_ONCE = 200
 """Contacts that are deleted by one transaction, each with what hangs on it; and mails that are read at once."""
 PATIENCE = 2.0
@@ -41,20 +49,27 @@ OPT_OUT_ROWS = """SELECT 'opt_out', HEX(JSON_ARRAY(d.id, l.id, COALESCE(l.email,
   FLOOR(COALESCE(UNIX_TIMESTAMP(l.date_added), 0)), d.channel, d.reason, IF(d.channel_id > 0, d.channel_id, NULL),
   LEFT(COALESCE(d.comments, ''), {most}), FLOOR(UNIX_TIMESTAMP(d.date_added)))) FROM {which}
   AND d.id > {after} ORDER BY d.id LIMIT {page};"""
-ERASURE_ROWS = """SELECT 'erasure', HEX(JSON_ARRAY(a.object_id, FLOOR(UNIX_TIMESTAMP(MAX(a.date_added))))) FROM {which}
-  AND a.object_id > {after} GROUP BY a.object_id ORDER BY a.object_id LIMIT {page};"""
+MERGED_ROWS = f"""SELECT 'merged', HEX(JSON_ARRAY(p.id, m.merged_id, LEFT(COALESCE(m.name, ''), {NAME})))
+  FROM (SELECT d.id, l.id AS contact FROM {{which}} AND d.id > {{after}} ORDER BY d.id LIMIT {{page}}) p
+  JOIN {MERGES} m ON m.contact_id = p.contact WHERE m.merged_id > 0;"""
+ERASURE_ROWS = f"""SELECT 'erasure', HEX(JSON_ARRAY(e.contact, e.at,
+  HEX(LEFT(COALESCE(d.details, ''), {DETAILS})))) FROM (SELECT a.object_id AS contact,
+  FLOOR(UNIX_TIMESTAMP(MAX(a.date_added))) AS at, MAX(a.id) AS id FROM {{which}}
+  AND a.object_id > {{after}} GROUP BY a.object_id ORDER BY a.object_id LIMIT {{page}}) e
+  JOIN audit_log d ON d.id = e.id ORDER BY e.contact;"""
 COUNTS = """SELECT 'now', UNIX_TIMESTAMP(); SELECT 'contacts', COUNT(*) FROM leads;
   SELECT 'opt_outs', COUNT(*) FROM {opt_outs}; SELECT 'erasures', COUNT(DISTINCT a.object_id) FROM {erasures};"""
 
 # Both get the collations of the columns that they are held against, so that these are looked up by their index.
+# `root`: whose opt-out it is, where `contact` was merged into that one; `own`: it was not; `sure`: go by number.
 SAID = """CREATE TEMPORARY TABLE {name} AS SELECT CAST(0 AS UNSIGNED) AS contact, l.email, CAST(0 AS SIGNED) AS born,
-  d.channel, d.reason, d.channel_id, d.comments, CAST(0 AS SIGNED) AS at FROM leads l, lead_donotcontact d WHERE 0;"""
+  d.channel, d.reason, d.channel_id, d.comments, CAST(0 AS SIGNED) AS at, CAST(0 AS UNSIGNED) AS root,
+  CAST(0 AS SIGNED) AS own, CAST(0 AS SIGNED) AS sure FROM leads l, lead_donotcontact d WHERE 0;"""
+FOUND = "l.id, l.email, s.born, s.channel, s.reason, s.channel_id, s.comments, s.at, s.root, s.own, s.sure"
 # The same row of before: its email, or where that was changed the second that it was added in.
-MATCH = """INSERT INTO found SELECT l.id, l.email, s.born, s.channel, s.reason, s.channel_id, s.comments, s.at
-  FROM said s JOIN leads l ON l.id = s.contact
-  WHERE l.email = s.email OR (s.born > 0 AND FLOOR(UNIX_TIMESTAMP(l.date_added)) = s.born);
-INSERT INTO found SELECT l.id, l.email, s.born, s.channel, s.reason, s.channel_id, s.comments, s.at
-  FROM said s JOIN leads l ON l.email = s.email WHERE s.email <> '';"""
+MATCH = f"""INSERT INTO found SELECT {FOUND} FROM said s JOIN leads l ON l.id = s.contact
+  WHERE s.sure = 1 OR l.email = s.email OR (s.born > 0 AND FLOOR(UNIX_TIMESTAMP(l.date_added)) = s.born);
+INSERT INTO found SELECT {FOUND} FROM said s JOIN leads l ON l.email = s.email WHERE s.email <> '';"""
 # Who unsubscribed stays so, as with Mautic itself.
 LAY = """UPDATE lead_donotcontact d JOIN found f ON f.contact = d.lead_id AND f.channel = d.channel
   SET d.reason = f.reason, d.date_added = FROM_UNIXTIME(f.at), d.comments = f.comments
@@ -65,13 +80,13 @@ INSERT INTO lead_donotcontact (lead_id, date_added, reason, channel, channel_id,
   WHERE NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = f.contact AND d.channel = f.channel)
   GROUP BY f.contact, f.channel;
 SELECT 'laid', ROW_COUNT();
-SELECT 'unknown', COUNT(*) FROM said s WHERE NOT EXISTS (SELECT 1 FROM found f
-  WHERE f.channel = s.channel AND (f.contact = s.contact OR f.email = s.email));
+SELECT 'unknown', COUNT(*) FROM said s WHERE s.own = 1 AND NOT EXISTS (SELECT 1 FROM found f
+  WHERE f.channel = s.channel AND (f.root = s.root OR f.contact = s.contact OR f.email = s.email));
 SELECT 'email', HEX(email) FROM found WHERE channel = 'email' AND email <> '' GROUP BY email;"""
-# What has a foreign key goes with its contact. Its row of the log lets the next rollback know.
+# What has a foreign key goes with its contact. Its row of the log, with its name, lets the next rollback know.
 ERASE = """START TRANSACTION;
 INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, details, date_added, ip_address)
-  SELECT 0, 'System', 'lead', 'lead', g.contact, 'delete', NULL, FROM_UNIXTIME(g.at), '127.0.0.1'
+  SELECT 0, 'System', 'lead', 'lead', g.contact, 'delete', g.details, FROM_UNIXTIME(g.at), '127.0.0.1'
   FROM gone g JOIN leads l ON l.id = g.contact WHERE g.contact IN ({ids});
 DELETE FROM lead_donotcontact WHERE lead_id IN ({ids});
 {unlinked}
@@ -85,7 +100,20 @@ UNLINKED = {
 """What Mautic deletes with a contact though no foreign key says so (`IntegrationsBundle`, onLeadPostDelete)."""
 QUEUED = """SELECT id, HEX(body) FROM messenger_messages WHERE queue_name IN ('email', 'failed') AND id > {after}
   AND (delivered_at IS NULL OR delivered_at < '9999-12-31') ORDER BY id LIMIT {page};"""
-ADDRESS = re.compile(r"[\w.!#$%&*+/?^{|}~'-]+@[\w.-]+\w")
+PERSON = ("email", "firstname", "lastname", "company")
+NOBODY = "mautic.lead.lead.anonymous"
+"""What Mautic calls a contact of which it knows nothing."""
+MAILBOX = r"[\w.!#$%&*+/?^{|}~'-]+@[\w.-]+\w"
+ADDRESS = re.compile(MAILBOX)
+CLASSES = 8
+"""Of which a mail is made at most, each the parent of the one before."""
+WRITTEN_BY = ("from", "sender", "replyto", "returnpath")
+FIELDS = re.compile(
+    r"(?<![\w-])(?P<field>from|sender|reply-?to|return-?path|to|cc|bcc|recipients?|subject|text|html|body)"
+    rf'(?="?\s*[:;=])|(?P<address>{MAILBOX})',
+    re.IGNORECASE,
+)
+"""Fields of a mail, however it is written down, and addresses."""
 
 
 def withdrawals(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,16 +134,21 @@ def withdrawals(request: Mapping[str, Any]) -> dict[str, Any]:
         asked.append(COUNTS.format(opt_outs=said, erasures=erased))
     if page := min(int(request.get("page") or 0), PAGE):
         asked.append(OPT_OUT_ROWS.format(which=said, after=opt_outs, page=page, most=COMMENT))
+        if merges:
+            asked.append(MERGED_ROWS.format(which=said, after=opt_outs, page=page))
         asked.append(ERASURE_ROWS.format(which=erased, after=erasures, page=page))
     rows = sql(" ".join(asked), "mautic")
-    counts = {name: int(value) for name, value in rows if name not in ("opt_out", "erasure")}
+    counts = {name: int(value) for name, value in rows if name not in ("opt_out", "merged", "erasure")}
+    found = [_opt_out(value) for name, value in rows if name == "opt_out"]
+    by_row = {one["row"]: one for one in found}
+    for row, contact, called in (_read(value) for name, value in rows if name == "merged"):
+        if row in by_row:
+            by_row[row].setdefault("merged", []).append({"contact": contact, "name": called})
     return {
         **dict.fromkeys(("now", "contacts", "opt_outs", "erasures"), 0),
         **counts,
-        "said": [_opt_out(value) for name, value in rows if name == "opt_out"],
-        "erased": [
-            dict(zip(("contact", "at"), _read(value), strict=True)) for name, value in rows if name == "erasure"
-        ],
+        "said": found,
+        "erased": [_erasure(value) for name, value in rows if name == "erasure"],
     }
 
 
@@ -125,14 +158,30 @@ def _read(value: str) -> list[Any]:
 
 
 def _opt_out(value: str) -> dict[str, Any]:
-    names = ("row", "contact", "email", "born", "channel", "reason", "channel_id", "comments", "at")
-    return dict(zip(names, _read(value), strict=True))
+    return dict(zip(OPT_OUT, _read(value), strict=True))
+
+
+def _erasure(value: str) -> dict[str, Any]:
+    contact, at, details = _read(value)
+    return {"contact": contact, "at": at, "name": _noted(bytes.fromhex(details))}
+
+
+def _noted(details: bytes) -> str:
+    """Return the name in the details of an erasure's row, "" where there is none."""
+    for read in (_unserialized, json.loads):
+        with suppress(ValueError, LookupError, RecursionError):
+            found = read(details)
+            name = found.get("name") if isinstance(found, dict) else None
+            return name[:NAME] if isinstance(name, str) else ""
+    return ""
 
 
 def withdraw(request: Mapping[str, Any]) -> dict[str, Any]:
     """Say in this copy what was said in another: who opted out has, who was erased is no more. Again it adds nothing.
 
-    Mails to either that wait in the queue are dropped, since nobody looks again before those are sent.
+    Mails to either that wait in the queue are dropped, since nobody looks again before those are sent; `batch` is the
+    operation by whose number they are kept. `left` of the answer: contacts that may be those who were erased, or others
+    who have their numbers, and are left alone.
     """
     if not SEAL.exists():
         raise CtlError("it is open, and its contacts are not changed behind its users' backs")
@@ -141,17 +190,18 @@ def withdraw(request: Mapping[str, Any]) -> dict[str, Any]:
     await_database()
     said, erased = request.get("said") or [], request.get("erased") or []
     laid, unknown, addresses = _lay(said) if said else (0, 0, set())
-    gone, theirs = _erase(erased) if erased else (0, set())
-    mails = _drop_mails(addresses | theirs)
-    return {"opt_outs": laid, "erasures": gone, "unknown": unknown, "mails": mails}
+    gone, left, theirs = _erase(erased) if erased else (0, 0, set())
+    mails = _drop_mails(addresses | theirs, int(request.get("batch") or 0))
+    return {"opt_outs": laid, "erasures": gone, "unknown": unknown, "mails": mails, "left": left}
 
 
 def _lay(said: Iterable[Mapping[str, Any]]) -> tuple[int, int, set[str]]:
+    own = [(one, int(one["contact"]), one["email"], int(one["born"]), True, False) for one in said]
     values = ", ".join(
-        f"({int(one['contact'])}, {sql_text(one['email'])}, {int(one['born'])}, {sql_text(one['channel'])},"
+        f"({contact}, {sql_text(email)}, {born}, {sql_text(one['channel'])},"
         f" {int(one['reason'])}, {'NULL' if one['channel_id'] is None else int(one['channel_id'])},"
-        f" {sql_text(one['comments'])}, {int(one['at'])})"
-        for one in said
+        f" {sql_text(one['comments'])}, {int(one['at'])}, {int(one['contact'])}, {int(is_own)}, {int(sure)})"
+        for one, contact, email, born, is_own, sure in (*own, *_merged(said))
     )
     tables = SAID.format(name="said") + SAID.format(name="found")
     rows = sql(f"{UTC} {tables} INSERT INTO said VALUES {values}; {MATCH} {LAY}", "mautic")
@@ -160,14 +210,83 @@ def _lay(said: Iterable[Mapping[str, Any]]) -> tuple[int, int, set[str]]:
     return laid, unknown, {_text(value) for name, value in rows if name == "email"}
 
 
-def _erase(erased: Sequence[Mapping[str, Any]]) -> tuple[int, set[str]]:
-    gone, addresses = 0, set()
+def _merged(said: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int, str, int, bool, bool]]:
+    """Return each opt-out for those too who were merged into its contact: here they are by themselves yet."""
+    merged = [(one, int(who["contact"]), str(who["name"])) for one in said for who in one.get("merged") or ()]
+    people = _people({contact for _, contact, _ in merged})
+    found = []
+    for one, contact, name in merged:
+        sure = contact in people and not _is_another(name, people[contact])
+        found.append((one, contact if sure else 0, name if ADDRESS.fullmatch(name) else "", 0, False, sure))
+    return found
+
+
+def _people(contacts: Iterable[int]) -> dict[int, dict[str, str]]:
+    """Return what is known of contacts, by number: PERSON as by `_same`, and `ip`, addresses with spaces between."""
+    if not (ids := ",".join(str(contact) for contact in contacts)):
+        return {}
+    there = {row[0] for row in sql("SHOW COLUMNS FROM leads;", "mautic")}
+    columns = ", ".join(f"COALESCE({name}, '')" if name in there else "''" for name in PERSON)
+    rows = sql(f"SELECT id, HEX(JSON_ARRAY({columns})) FROM leads WHERE id IN ({ids});", "mautic")
+    people = {int(row[0]): dict(zip(PERSON, map(_same, _read(row[1])), strict=True)) for row in rows}
+    for contact, address in sql(
+        f"SELECT x.lead_id, i.ip_address FROM lead_ips_xref x JOIN ip_addresses i ON i.id = x.ip_id"
+        f" WHERE x.lead_id IN ({ids});",
+        "mautic",
+        force=True,
+    ):
+        if int(contact) in people:
+            people[int(contact)]["ip"] = f"{people[int(contact)].get('ip', '')} {address}"
+    return people
+
+
+def _same(text: str) -> str:
+    """Return a text so that texts are the same that differ in capitals and spaces, or in what a wire cleans."""
+    seen = "".join(one if one.isprintable() else " " for one in text.replace("\N{REPLACEMENT CHARACTER}", " "))
+    return " ".join(seen.split()).casefold()[:NAME]
+
+
+def _called(person: Mapping[str, str]) -> str:
+    return f"{person['firstname']} {person['lastname']}".strip() or person["company"]
+
+
+def _fits(name: str, person: Mapping[str, str]) -> bool:
+    """Tell whether a contact is the one that Mautic called so: rather not, as it is deleted for good."""
+    name, called = _same(name), _called(person)
+    if person["email"] or called:
+        return name in {person["email"], called} - {""}
+    return name in {NOBODY, *person.get("ip", "").split()}
+
+
+def _is_another(name: str, person: Mapping[str, str]) -> bool:
+    """Tell whether a contact is surely not the one that Mautic called so: who got a name since may be the same."""
+    name = _same(name)
+    if not name or name == NOBODY or _fits(name, person):
+        return False
+    return bool(person["email"] if ADDRESS.fullmatch(name) else _called(person))
+
+
+def _erase(erased: Sequence[Mapping[str, Any]]) -> tuple[int, int, set[str]]:
+    gone, left, addresses = 0, 0, set()
     there = {row[0] for row in sql("SHOW TABLES LIKE 'sync_object_%';", "mautic")}
     for first in range(0, len(erased), AT_ONCE):
         part = erased[first : first + AT_ONCE]
-        ids = ",".join(str(int(one["contact"])) for one in part)
-        values = ", ".join(f"({int(one['contact'])}, {int(one['at'])})" for one in part)
-        table = "CREATE TEMPORARY TABLE gone (contact BIGINT UNSIGNED PRIMARY KEY, at BIGINT NOT NULL);"
+        people = _people({int(one["contact"]) for one in part})
+        fit = [
+            one
+            for one in part
+            if int(one["contact"]) in people and _fits(str(one.get("name") or ""), people[int(one["contact"])])
+        ]
+        left += len(people.keys() - {int(one["contact"]) for one in fit})
+        if not fit:
+            continue
+        ids = ",".join(str(int(one["contact"])) for one in fit)
+        values = ", ".join(
+            f"({int(one['contact'])}, {int(one['at'])}, {sql_text(_details(str(one['name'])))})" for one in fit
+        )
+        table = (
+            "CREATE TEMPORARY TABLE gone (contact BIGINT UNSIGNED PRIMARY KEY, at BIGINT NOT NULL, details LONGTEXT);"
+        )
         theirs = f"SELECT 'email', HEX(email) FROM leads WHERE id IN ({ids}) AND email <> '';"
         insert = f"INSERT IGNORE INTO gone VALUES {values};"
         unlinked = " ".join(
@@ -176,15 +295,21 @@ def _erase(erased: Sequence[Mapping[str, Any]]) -> tuple[int, set[str]]:
         rows = sql(f"{UTC} {theirs} {table} {insert} {ERASE.format(ids=ids, unlinked=unlinked)}", "mautic")
         addresses |= {_text(value) for name, value in rows if name == "email"}
         gone += sum(int(value) for name, value in rows if name == "erased")
-    return gone, addresses
+    return gone, left, addresses
+
+
+def _details(name: str) -> str:
+    """Write a name as Mautic does: its log is read by PHP."""
+    name = name.replace("\0", "")
+    return f'a:1:{{s:4:"name";s:{len(name.encode())}:"{name}";}}'
 
 
 def _text(value: str) -> str:
     return bytes.fromhex(value).decode(errors="replace").lower()
 
 
-def _drop_mails(addresses: set[str]) -> int:
-    """Delete the mails in the queue that name one of these addresses; return how many.
+def _drop_mails(addresses: set[str], batch: int) -> int:
+    """Take the mails to one of these addresses from the queue, and keep them where nothing sends; return how many.
 
     Mautic asks whether somebody opted out when it puts a mail there, and not when it sends it.
     """
@@ -194,15 +319,140 @@ def _drop_mails(addresses: set[str]) -> int:
     while goes_on:
         rows = sql(QUEUED.format(after=after, page=AT_ONCE), "mautic")
         goes_on = len(rows) == AT_ONCE
-        ids = [row[0] for row in rows if addresses & _named(bytes.fromhex(row[1]) if len(row) > 1 else b"")]
+        ids = [row[0] for row in rows if addresses & _sent_to(bytes.fromhex(row[1]) if len(row) > 1 else b"")]
         if ids:
-            sql(f"DELETE FROM messenger_messages WHERE id IN ({','.join(ids)});", "mautic")
+            outbound.keep_withdrawn(ids, batch)
         dropped, after = dropped + len(ids), int(rows[-1][0]) if rows else after
     return dropped
 
 
-def _named(body: bytes) -> set[str]:
-    """Return the addresses that a message names; Symfony writes one as base64 that is not UTF-8."""
+def _sent_to(body: bytes) -> set[str]:
+    """Return the addresses that a message goes to.
+
+    Symfony writes one with slashes before quotes, and as base64 where it is not UTF-8. Where that is not understood, it
+    is whoever it names, but for those that it is from: who has the sender's address would lose all that waits.
+    """
     with suppress(ValueError):
         body = b64decode(body, validate=True)
-    return {found.lower() for found in ADDRESS.findall(body.decode(errors="replace"))}
+    plain = re.sub(rb"\\(.?)", lambda found: b"\0" if found[1] == b"0" else found[1], body, flags=re.DOTALL)
+    with suppress(ValueError, LookupError, RecursionError, AttributeError, TypeError):
+        return _recipients(_unserialized(plain)["message"])
+    field = ""
+    senders: set[str] = set()
+    others: set[str] = set()
+    for found in FIELDS.finditer(plain.decode(errors="replace")):
+        if found["field"]:
+            field = found["field"].lower().replace("-", "")
+        else:
+            address = found["address"].lower()
+            # An apostrophe may be a quotation mark before it.
+            (senders if field in WRITTEN_BY else others).update({address, address.lstrip("'")})
+    return others - senders
+
+
+def _recipients(message: Any) -> set[str]:
+    """Return whom a message in Symfony's queue goes to.
+
+    A `SendEmailMessage` has an envelope, which names recipients if it was given some, and an `Email` that is a list: of
+    its own values, and last that of its parent class, the innermost of which begins with the headers. Mautic's has the
+    data of each recipient by address (`MauticMessage`, metadata), for services that mail many by one message.
+    """
+    if message.name.endswith("HitNotification"):
+        return set()
+    if not message.name.endswith("\\SendEmailMessage"):
+        raise ValueError("it is no mail")
+    part = message["message"]
+    metadata = part.get(0) if part.name.endswith("\\MauticMessage") else None
+    found = {key for key in metadata or () if isinstance(key, str)}
+    for _ in range(CLASSES):
+        if not isinstance(part.get(0), _Object):
+            part = part[max(part)]
+    headers = part[0]["headers"]
+    lists = [header["addresses"] for name in ("to", "cc", "bcc") for header in headers.get(name, {}).values()]
+    if envelope := message["envelope"]:
+        lists.append(envelope.get("recipients") or {})
+    found |= {address["address"] for addresses in lists for address in addresses.values()}
+    if not found:
+        raise ValueError("it goes to nobody")
+    return {address.lower() for address in found}
+
+
+class _Object(dict[Any, Any]):
+    """An object of PHP's: its properties, without the classes that they are of."""
+
+    name = ""
+
+
+def _unserialized(text: bytes) -> Any:
+    """Return what PHP's `serialize` wrote. Raises ValueError, LookupError or RecursionError where it is none of it."""
+    return _Php(text).value()
+
+
+class _Php:
+    """Reads what PHP's `serialize` wrote."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.at = 0
+        self.seen: list[Any] = []
+        """Values in their order, to which later ones refer by number from 1 on."""
+
+    def value(self) -> Any:
+        """Read the next value."""
+        if self.text[self.at : self.at + 1] == b"R":
+            return self._seen()
+        place = len(self.seen)
+        self.seen.append(None)
+        if self.text[self.at : self.at + 1] in (b"a", b"O"):
+            return self._filled(place)
+        self.seen[place] = found = self._seen() if self.text[self.at : self.at + 1] == b"r" else self._scalar()
+        return found
+
+    def _filled(self, place: int) -> dict[Any, Any]:
+        made = self.seen[place] = {} if self._taken(2) == b"a:" else _Object()
+        if isinstance(made, _Object):
+            made.name = self._string(b":")
+        size = int(self._until(b":"))
+        self._expect(b"{")
+        for _ in range(size):
+            key = self._scalar()
+            made[key.rpartition("\0")[2] if isinstance(key, str) else key] = self.value()
+        self._expect(b"}")
+        return made
+
+    def _seen(self) -> Any:
+        self._taken(2)
+        return self.seen[int(self._until(b";")) - 1]
+
+    def _scalar(self) -> Any:
+        kind = self._taken(2)
+        if kind in (b"s:", b"E:"):
+            return self._string(b";")
+        if kind in (b"i:", b"b:"):
+            return int(self._until(b";"))
+        if kind == b"d:":
+            return self._until(b";").decode()
+        if kind != b"N;":
+            raise ValueError("it is no value")
+        return None
+
+    def _string(self, end: bytes) -> str:
+        size = int(self._until(b":"))
+        self._expect(b'"')
+        found = self._taken(size)
+        self._expect(b'"' + end)
+        return found.decode(errors="replace")
+
+    def _until(self, end: bytes) -> bytes:
+        start, self.at = self.at, self.text.index(end, self.at) + len(end)
+        return self.text[start : self.at - len(end)]
+
+    def _taken(self, size: int) -> bytes:
+        if not 0 <= size <= len(self.text) - self.at:
+            raise ValueError("it ends too early")
+        self.at += size
+        return self.text[self.at - size : self.at]
+
+    def _expect(self, what: bytes) -> None:
+        if self._taken(len(what)) != what:
+            raise ValueError("it is not what it says")

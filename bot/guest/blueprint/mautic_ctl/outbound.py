@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ TABLE = """CREATE TABLE IF NOT EXISTS mautic_ops_dropped (
   source VARCHAR(64) NOT NULL, row_id BIGINT UNSIGNED NOT NULL, content LONGTEXT NOT NULL, KEY (batch))
   DEFAULT CHARSET = utf8mb4;"""
 WHY = "Dropped by the operators of this Mautic"
+WITHDRAWN = "messenger_messages, withdrawn"
+"""The source of mails to who opted out or was erased: these are kept, and are not brought back with the rest."""
 
 DROPS: dict[str, tuple[str, str, str]] = {
     "messenger_messages": (QUEUED, "DELETE FROM messenger_messages WHERE id IN ({ids});", ""),
@@ -215,26 +217,38 @@ def _drop(batch: int) -> int:
         columns = [row[0] for row in sql(f"SHOW COLUMNS FROM {table};", "mautic", force=True)]
         if not columns:
             continue
-        content = ", ".join(f"'{name}', `{name}`" for name in columns)
         goes_on = True
         while goes_on:
             rows = [row[0] for row in sql(f"SELECT id FROM {table} WHERE {waits} LIMIT {AT_ONCE};", "mautic")]
             goes_on = len(rows) == AT_ONCE
             if ids := ",".join(rows):
-                sql(
-                    f"START TRANSACTION; INSERT INTO mautic_ops_dropped (batch, dropped, source, row_id, content)"
-                    f" SELECT {batch}, {due.NOW}, '{table}', id, JSON_OBJECT({content}) FROM {table}"
-                    f" WHERE id IN ({ids}); {drop.format(ids=ids)} COMMIT;",
-                    "mautic",
-                )
-    return int(sql(f"SELECT COUNT(*) FROM mautic_ops_dropped WHERE batch = {batch};", "mautic")[0][0])
+                _keep(table, columns, ids, batch, table, drop)
+    of_it = f"batch = {batch} AND source <> '{WITHDRAWN}'"
+    return int(sql(f"SELECT COUNT(*) FROM mautic_ops_dropped WHERE {of_it};", "mautic")[0][0])
+
+
+def keep_withdrawn(ids: Iterable[str], batch: int) -> None:
+    """Take mails from the queue that must not be sent, and keep them in the table of what was dropped."""
+    table = "messenger_messages"
+    columns = [row[0] for row in sql(f"{TABLE} SHOW COLUMNS FROM {table};", "mautic")]
+    _keep(table, columns, ",".join(ids), batch, WITHDRAWN, DROPS[table][1])
+
+
+def _keep(table: str, columns: Iterable[str], ids: str, batch: int, source: str, drop: str) -> None:
+    content = ", ".join(f"'{name}', `{name}`" for name in columns)
+    sql(
+        f"START TRANSACTION; INSERT INTO mautic_ops_dropped (batch, dropped, source, row_id, content)"
+        f" SELECT {batch}, {due.NOW}, '{source}', id, JSON_OBJECT({content}) FROM {table}"
+        f" WHERE id IN ({ids}); {drop.format(ids=ids)} COMMIT;",
+        "mautic",
+    )
 
 
 def _bring_back(only: int = 0) -> None:
     """Put all that was dropped, or only one batch of it, back where it waited."""
     if not sql("SHOW TABLES LIKE 'mautic_ops_dropped';", "mautic"):
         return
-    which = f"batch = {only}" if only else "TRUE"
+    which = f"source <> '{WITHDRAWN}'" + (f" AND batch = {only}" if only else "")
     chosen = f"(SELECT * FROM mautic_ops_dropped WHERE {which}) d"
     statements = ["START TRANSACTION;"]
     for table, (_, _, back) in DROPS.items():
