@@ -88,7 +88,7 @@ def carry(
             so_far = carried or Carried(Withdrawn(), 0.0)
             return replace(so_far, left=(*so_far.left, f"opt-outs and deletions could not all be read: {error}"))
         if page is None:
-            return carried or Carried(Withdrawn(), 0.0)
+            return _told(carried) if carried else Carried(Withdrawn(), 0.0)
         if carried is None:
             many = too_many(page, percent, done)
             carried = Carried(Withdrawn(), page.now, tuple(many.values()))
@@ -97,4 +97,12 @@ def carry(
         )
         carried = replace(carried, done=carried.done + consent.withdraw(target, kept))
         if len(many) == 2:
-            return carried
+            return _told(carried)
+
+
+def _told(carried: Carried) -> Carried:
+    """Say how many who were erased may still be there: it is for a person to look before mail goes out."""
+    if not (alone := carried.done.left):
+        return carried
+    who = "1 deleted contact is" if alone == 1 else f"{alone} deleted contacts are"
+    return replace(carried, left=(*carried.left, f"{who} not deleted again: the numbers may be other people's here"))

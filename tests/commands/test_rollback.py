@@ -12,6 +12,7 @@ import pytest
 from bot.edge.probe import Probe
 from bot.engine.consent import FEW
 from bot.guest import simulated_state as simulated_tenant
+from bot.guest.consent import Consent, Withdrawn
 from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError
 from bot.model.labels import stamp
@@ -430,3 +431,14 @@ def test_a_snapshot_that_a_clock_dated_ahead_hides_nothing_that_contacts_said(tm
     bench.finish()
     back = bench.context.fleet.tenant("client-x").instance
     assert [one[0] for one in state(bench, back).opted_out] == [1]
+
+
+def test_who_may_be_somebody_else_by_now_is_not_deleted_and_no_mail_goes_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers were given again after a restore in between."""
+    erase(bench, 3)
+    monkeypatch.setattr(Consent, "withdraw", lambda _, __, page: Withdrawn(left=len(page.erased)))
+    done = bench.done("rollback client-x", OPERATOR)
+    assert "1 deleted contact is not deleted again" in done.step("change").note
+    assert bench.context.fleet.tenant("client-x").outbound_off

@@ -235,16 +235,6 @@ def test_an_older_tool_tells_no_names_and_nobody_is_erased(tenant: Tenant) -> No
     assert Consent(tenant.mautic).withdraw(NAME, replace(said(tenant), erased=erased)) == Withdrawn(left=1)
 
 
-def test_whoever_reads_all_pages_is_told_that_some_were_not_erased(tenant: Tenant) -> None:
-    asked = Consent(tenant.mautic)
-    pages = asked.pages(NAME, UPGRADE)
-    page = next(pages)
-    asked.withdraw(NAME, replace(page, erased=[{"contact": 3, "at": int(NOW), "name": ""}]))
-    with pytest.raises(LxdError, match="1 deleted contact was not deleted in the copy"):
-        next(pages)
-    assert len(list(asked.pages(NAME, UPGRADE))) == 1, "it is told once"
-
-
 def test_an_opt_out_is_of_those_too_who_were_merged_into_its_contact(tenant: Tenant) -> None:
     tenant.opt_out(1)
     page = said(tenant)
