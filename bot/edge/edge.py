@@ -31,7 +31,7 @@ _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
 class Edge:
-    """The edge of one host. Safe for many threads.
+    """The edge of one host. Safe for many threads. Longer than other classes by the arguments of what is asked of it.
 
     Args:
         base_domain: tenants without a domain of their own are right under it.

@@ -1,4 +1,7 @@
-"""Approvals: who may decide on a request, one winner per decision, expiry. A request and its operation are one row."""
+"""Approvals: who may decide on a request, one winner per decision, expiry. A request and its operation are one row.
+
+A little longer than others, as its one class is.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A command says how the candidate is made, and in which order; closing, the safet
 switching, keeping and rolling back are the same for all. The present container is changed as little as possible, so
 that a rollback just keeps using it. At the commit point, when the candidate's page has answered, the candidate is the
 tenant for good; the previous container is then retired: kept, stopped and protected. Nothing is renamed: the candidate
-is called `<tenant>--<operation>`.
+is called `<tenant>--<operation>`. A little longer than others, as its one class is.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def retire(run: Run, old: Tenant, command: str, operation: int, days: int) -> No
 
 class Cutover:
     """One operation's cutover. Queries change nothing; effects look before they act, and are safe to repeat.
+
+    Longer than other classes, as the way there and the way back of one container are read together.
 
     Args:
         old: the tenant when the operation began; the candidate is made on `target`.

@@ -2,7 +2,8 @@
 
 A guard raises Refused, in one sentence that names it and the way out. What it says at a moment is final, and ends what
 was asked for, or lets that wait: an approval is refused and the request stays open, an operation stays in the queue.
-What has begun is guarded by none: it goes on to its end, or is taken back.
+What has begun is guarded by none: it goes on to its end, or is taken back. A little longer than others, as the
+table and what its rows ask are read together.
 """
 
 from __future__ import annotations

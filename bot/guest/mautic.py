@@ -83,7 +83,7 @@ class Disk:
 
 
 class Mautic:
-    """The Mautic in an instance of one host."""
+    """The Mautic in an instance of one host. Longer than other classes: a method for each question to a tenant."""
 
     def __init__(self, lxd: Lxd) -> None:
         self.lxd = lxd

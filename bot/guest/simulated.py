@@ -91,7 +91,7 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
 
 
 class _Tenant:
-    """One tenant at one moment: its verbs."""
+    """One tenant at one moment. Longer than other classes, as all its verbs share its state."""
 
     def __init__(self, lxd: SimulatedHost, name: str, now: float) -> None:
         self.lxd = lxd

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bot.guest.answers import decode
-from bot.guest.blueprint.mautic_ctl import consent, outbound, system
+from bot.guest.blueprint.mautic_ctl import consent, outbound, recipients, system
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from tests.support.large_tenant import LargeTenant
 
@@ -356,7 +356,7 @@ def test_an_address_that_php_wrote_before_is_known_by_its_number() -> None:
     # Its number: the whole, stamps, two strings, a flag, a list, what it is of, itself.
     stamps = {"a": "x", "b": "y", "c": True, "d": [None, ann]}
     whole = serialised(Php("Symfony\\Component\\Messenger\\Envelope", {"stamps": stamps, "message": sent}))
-    assert consent._sent_to(slashed(whole)) == {"ann@x.test"}
+    assert recipients.sent_to(slashed(whole)) == {"ann@x.test"}
 
 
 def test_an_apostrophe_in_an_address_is_read(present: LargeTenant) -> None:

@@ -12,14 +12,14 @@ erased, or merged, is told with the name that Mautic noted (`Lead::getPrimaryIde
 """
 
 import json
-import re
-from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from . import outbound
 from .access import end_requests
+from .php import unserialized
+from .recipients import ADDRESS, sent_to
 from .system import FPM, SEAL, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
 
 PAGE = 2000
@@ -103,17 +103,6 @@ QUEUED = """SELECT id, HEX(body) FROM messenger_messages WHERE queue_name IN ('e
 PERSON = ("email", "firstname", "lastname", "company")
 NOBODY = "mautic.lead.lead.anonymous"
 """What Mautic calls a contact of which it knows nothing."""
-MAILBOX = r"[\w.!#$%&*+/?^{|}~'-]+@[\w.-]+\w"
-ADDRESS = re.compile(MAILBOX)
-CLASSES = 8
-"""Of which a mail is made at most, each the parent of the one before."""
-WRITTEN_BY = ("from", "sender", "replyto", "returnpath")
-FIELDS = re.compile(
-    r"(?<![\w-])(?P<field>from|sender|reply-?to|return-?path|to|cc|bcc|recipients?|subject|text|html|body)"
-    rf'(?="?\s*[:;=])|(?P<address>{MAILBOX})',
-    re.IGNORECASE,
-)
-"""Fields of a mail, however it is written down, and addresses."""
 
 
 def withdrawals(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +157,7 @@ def _erasure(value: str) -> dict[str, Any]:
 
 def _noted(details: bytes) -> str:
     """Return the name in the details of an erasure's row, "" where there is none."""
-    for read in (_unserialized, json.loads):
+    for read in (unserialized, json.loads):
         with suppress(ValueError, LookupError, RecursionError):
             found = read(details)
             name = found.get("name") if isinstance(found, dict) else None
@@ -319,140 +308,8 @@ def _drop_mails(addresses: set[str], batch: int) -> int:
     while goes_on:
         rows = sql(QUEUED.format(after=after, page=AT_ONCE), "mautic")
         goes_on = len(rows) == AT_ONCE
-        ids = [row[0] for row in rows if addresses & _sent_to(bytes.fromhex(row[1]) if len(row) > 1 else b"")]
+        ids = [row[0] for row in rows if addresses & sent_to(bytes.fromhex(row[1]) if len(row) > 1 else b"")]
         if ids:
             outbound.keep_withdrawn(ids, batch)
         dropped, after = dropped + len(ids), int(rows[-1][0]) if rows else after
     return dropped
-
-
-def _sent_to(body: bytes) -> set[str]:
-    """Return the addresses that a message goes to.
-
-    Symfony writes one with slashes before quotes, and as base64 where it is not UTF-8. Where that is not understood, it
-    is whoever it names, but for those that it is from: who has the sender's address would lose all that waits.
-    """
-    with suppress(ValueError):
-        body = b64decode(body, validate=True)
-    plain = re.sub(rb"\\(.?)", lambda found: b"\0" if found[1] == b"0" else found[1], body, flags=re.DOTALL)
-    with suppress(ValueError, LookupError, RecursionError, AttributeError, TypeError):
-        return _recipients(_unserialized(plain)["message"])
-    field = ""
-    senders: set[str] = set()
-    others: set[str] = set()
-    for found in FIELDS.finditer(plain.decode(errors="replace")):
-        if found["field"]:
-            field = found["field"].lower().replace("-", "")
-        else:
-            address = found["address"].lower()
-            # An apostrophe may be a quotation mark before it.
-            (senders if field in WRITTEN_BY else others).update({address, address.lstrip("'")})
-    return others - senders
-
-
-def _recipients(message: Any) -> set[str]:
-    """Return whom a message in Symfony's queue goes to.
-
-    A `SendEmailMessage` has an envelope, which names recipients if it was given some, and an `Email` that is a list: of
-    its own values, and last that of its parent class, the innermost of which begins with the headers. Mautic's has the
-    data of each recipient by address (`MauticMessage`, metadata), for services that mail many by one message.
-    """
-    if message.name.endswith("HitNotification"):
-        return set()
-    if not message.name.endswith("\\SendEmailMessage"):
-        raise ValueError("it is no mail")
-    part = message["message"]
-    metadata = part.get(0) if part.name.endswith("\\MauticMessage") else None
-    found = {key for key in metadata or () if isinstance(key, str)}
-    for _ in range(CLASSES):
-        if not isinstance(part.get(0), _Object):
-            part = part[max(part)]
-    headers = part[0]["headers"]
-    lists = [header["addresses"] for name in ("to", "cc", "bcc") for header in headers.get(name, {}).values()]
-    if envelope := message["envelope"]:
-        lists.append(envelope.get("recipients") or {})
-    found |= {address["address"] for addresses in lists for address in addresses.values()}
-    if not found:
-        raise ValueError("it goes to nobody")
-    return {address.lower() for address in found}
-
-
-class _Object(dict[Any, Any]):
-    """An object of PHP's: its properties, without the classes that they are of."""
-
-    name = ""
-
-
-def _unserialized(text: bytes) -> Any:
-    """Return what PHP's `serialize` wrote. Raises ValueError, LookupError or RecursionError where it is none of it."""
-    return _Php(text).value()
-
-
-class _Php:
-    """Reads what PHP's `serialize` wrote."""
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.at = 0
-        self.seen: list[Any] = []
-        """Values in their order, to which later ones refer by number from 1 on."""
-
-    def value(self) -> Any:
-        """Read the next value."""
-        if self.text[self.at : self.at + 1] == b"R":
-            return self._seen()
-        place = len(self.seen)
-        self.seen.append(None)
-        if self.text[self.at : self.at + 1] in (b"a", b"O"):
-            return self._filled(place)
-        self.seen[place] = found = self._seen() if self.text[self.at : self.at + 1] == b"r" else self._scalar()
-        return found
-
-    def _filled(self, place: int) -> dict[Any, Any]:
-        made = self.seen[place] = {} if self._taken(2) == b"a:" else _Object()
-        if isinstance(made, _Object):
-            made.name = self._string(b":")
-        size = int(self._until(b":"))
-        self._expect(b"{")
-        for _ in range(size):
-            key = self._scalar()
-            made[key.rpartition("\0")[2] if isinstance(key, str) else key] = self.value()
-        self._expect(b"}")
-        return made
-
-    def _seen(self) -> Any:
-        self._taken(2)
-        return self.seen[int(self._until(b";")) - 1]
-
-    def _scalar(self) -> Any:
-        kind = self._taken(2)
-        if kind in (b"s:", b"E:"):
-            return self._string(b";")
-        if kind in (b"i:", b"b:"):
-            return int(self._until(b";"))
-        if kind == b"d:":
-            return self._until(b";").decode()
-        if kind != b"N;":
-            raise ValueError("it is no value")
-        return None
-
-    def _string(self, end: bytes) -> str:
-        size = int(self._until(b":"))
-        self._expect(b'"')
-        found = self._taken(size)
-        self._expect(b'"' + end)
-        return found.decode(errors="replace")
-
-    def _until(self, end: bytes) -> bytes:
-        start, self.at = self.at, self.text.index(end, self.at) + len(end)
-        return self.text[start : self.at - len(end)]
-
-    def _taken(self, size: int) -> bytes:
-        if not 0 <= size <= len(self.text) - self.at:
-            raise ValueError("it ends too early")
-        self.at += size
-        return self.text[self.at - size : self.at]
-
-    def _expect(self, what: bytes) -> None:
-        if self._taken(len(what)) != what:
-            raise ValueError("it is not what it says")
