@@ -458,6 +458,11 @@ def _end(settings: Settings, pid: int) -> None:
 def clean_lab() -> int:
     """Remove what `up` made, without a trace: all of ours on every server, our own LXD, the state."""
     settings = load()
+    with _alone(settings) if settings.state.is_dir() else nullcontext():
+        return _clean_lab(settings)
+
+
+def _clean_lab(settings: Settings) -> int:
     _stop_processes(settings)
     if _running(settings):
         raise CannotBringUp("The bot runs as a service here; stop that first.")

@@ -450,10 +450,11 @@ def _agree(settings: Settings) -> None:
             )
     for name, child in BATCHES_OF.items():
         both = settings.policy(name)
-        if settings.policies.get(name) and both.ask and both.approvals and not both.approve:
+        own = settings.policies.get(name)
+        if own and own.ask and settings.policy(child).ask and not (both.ask and (both.approve or not both.approvals)):
             raise InvalidSettings(
-                f"policies.{name}.approve and policies.{child}.approve have no role in common, so nobody could ever "
-                f"approve a {name}, which is {child}s."
+                f"policies.{name} and policies.{child} have no role in common, so nobody could ever request or approve "
+                f"a {name}, which is {child}s."
             )
     for name, size in settings.plans.items():
         if forms.mariadb_bytes(size.innodb_buffer_pool) >= forms.lxd_bytes(size.memory):

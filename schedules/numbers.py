@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
-from bot.lxd.protocol import Instance, LxdUnavailable
+from bot.lxd.protocol import Instance, LxdError
 from bot.model.labels import LABELS, number_of, replaced, role_of, stamped
 from bot.store.migrations import MAINTENANCE
 
@@ -25,7 +25,7 @@ def numbers(context: Context) -> None:
     """
     seen: set[int] = set()
     for lxd in context.fleet.servers.values():
-        with suppress(LxdUnavailable):
+        with suppress(LxdError):
             seen.update(number for one in lxd.instances() for number in _carried(one))
     # Maintenance is counted apart, far above people's requests.
     for kind in ([one for one in seen if one < MAINTENANCE], [one for one in seen if one > MAINTENANCE]):

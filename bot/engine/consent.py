@@ -105,4 +105,5 @@ def _told(carried: Carried) -> Carried:
     if not (alone := carried.done.left):
         return carried
     who = "1 deleted contact is" if alone == 1 else f"{alone} deleted contacts are"
-    return replace(carried, left=(*carried.left, f"{who} not deleted again: the numbers may be other people's here"))
+    why = "as the numbers may be other people's here: look for them in Mautic before you turn mail on"
+    return replace(carried, left=(*carried.left, f"{who} not deleted again, {why}"))

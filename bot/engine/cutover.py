@@ -28,8 +28,11 @@ from bot.model.labels import KEY, Role, State, replacing, role_of, stamp, stamps
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for
+from bot.store import progress
 from bot.store.operation import SYSTEM
 
+CLOCKS = 60.0
+"""Seconds by which the clocks of the bot and of a host may differ."""
 OPEN = 600.0
 """Seconds from which on what was written to an open candidate is a person's decision: a probe takes 90 at most."""
 ANSWER = 5.0
@@ -316,16 +319,16 @@ class Cutover:
         not delete them.
         """
         operation = self.run.operations.get(self.run.operation)
-        try:
-            if operation.undo_by not in ("", SYSTEM) or not self.serves():
-                return 0
-        except LxdError:
+        candidate = None
+        with suppress(LxdError):
+            candidate = self.candidate() if operation.undo_by in ("", SYSTEM) and self.serves() else None
+        if candidate is None:
             return 0
-        switched = [step for step in operation.steps if step.started and step.key != PROBE][-1]
-        # A step that a kill has cut ends only once it has been done again.
-        again = operation.attempts > 1
-        opened = (switched.started if again else switched.finished or switched.started) or 0
-        return opened if self.run.now() - opened > OPEN else 0
+        keys = [step.key for step in operation.steps]
+        switch = keys[keys.index(PROBE) - 1]
+        # By the log: a retry forgets when its steps began, and a kill may have cut the one that opens it.
+        opened = progress.first_began(self.run.operations, operation, switch, candidate.created - CLOCKS)
+        return opened if opened and self.run.now() - opened > OPEN else 0
 
     def _roll_back(self) -> str | None:
         # While the old container cannot be reached, an open candidate may be all that clients have.

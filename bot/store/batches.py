@@ -108,13 +108,17 @@ def standing(operations: Operations, batch: int) -> Standing | None:
 def _ring(operations: Operations, batch: int, soak: float) -> tuple[int, int, float]:
     """Return the ring that is not done yet, of how many, and when it begins."""
     rings = operations.database.read(
-        "SELECT sum(state IN ('waiting', 'queued', 'running')) AS to_do, sum(state <> 'waiting') AS begun,"
+        "SELECT ring, sum(state IN ('waiting', 'queued', 'running')) AS to_do, sum(state <> 'waiting') AS begun,"
         " max(finished) AS ended FROM operations WHERE parent = ? GROUP BY ring ORDER BY ring",
         batch,
     )
     at = next((number for number, ring in enumerate(rings) if ring["to_do"]), len(rings) - 1)
     # What a clock that was ahead dated after now has ended all the same.
     before = min(operations.clock(), max((ring["ended"] or 0.0 for ring in rings[:at]), default=0.0))
+    if at:
+        # As it is claimed: by the time lived through since that was seen.
+        seen = operations.lived.since("soak", f"{batch}/{rings[at - 1]['ring']}")
+        before = operations.clock() - (operations.lived.now() - seen) if seen is not None else before
     soaks = before + soak > operations.clock() and not rings[at]["begun"]
     return at + 1, len(rings), before + soak if soaks else 0.0
 

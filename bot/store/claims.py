@@ -119,7 +119,8 @@ def _soaked(operations: Operations) -> set[str]:
         HAVING sum(child.state IN ('waiting', 'queued', 'running')) = 0
         """
     )
-    ages = operations.lived.found("soak", [row["ring"] for row in rings]) if rings else {}
+    # Also where there is none: one whose failed child is tried again begins its soak anew.
+    ages = operations.lived.found("soak", [row["ring"] for row in rings])
     return {row["ring"] for row in rings if ages[row["ring"]] >= row["soak"]}
 
 

@@ -141,6 +141,11 @@ class Lived:
                 )
         return {one: now - known.get(one, now) for one in found}
 
+    def since(self, kind: str, subject: str) -> float | None:
+        """Return from which lived second on something has been found; None: it is not found."""
+        rows = self.database.read("SELECT since FROM second_looks WHERE kind = ? AND subject = ?", kind, subject)
+        return float(rows[0]["since"]) if rows else None
+
     def note(self) -> None:
         """Write the count down; what is not written down is not counted over the machine's next boot."""
         with self._lock:

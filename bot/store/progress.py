@@ -50,6 +50,19 @@ def step_finished(operations: Operations, operation: Operation, position: int, n
     operations.changed()
 
 
+def first_began(operations: Operations, operation: Operation, key: str, since: float) -> float:
+    """Return when a step of an operation first began since then, in any of its tries; 0: it did not."""
+    rows = operations.database.read(
+        "SELECT min(at) AS at FROM audit WHERE tenant = ? AND operation = ? AND event = 'step.started' AND at >= ?"
+        " AND json_extract(detail, '$.key') = ?",
+        operation.tenant,
+        operation.id,
+        since,
+        key,
+    )
+    return float(rows[0]["at"] or 0)
+
+
 def _step_event(
     operations: Operations,
     transaction: sqlite3.Connection,

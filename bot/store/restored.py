@@ -37,7 +37,8 @@ def goes_on(operations: Operations) -> bool:
     """Whether there is anything that waits, or was under way."""
     return bool(
         operations.database.read(
-            "SELECT 1 FROM operations WHERE state IN ('awaiting_approval', 'queued', 'running') LIMIT 1"
+            "SELECT 1 FROM operations WHERE state IN ('awaiting_approval', 'queued', 'running')"
+            " OR state = 'needs_attention' AND undo_by <> '' LIMIT 1"
         )
     )
 
@@ -65,6 +66,8 @@ def hold(operations: Operations, head: tuple[int, str]) -> bool:
                 _leave(operations, transaction, operation)
             else:
                 _cancel(operations, transaction, operation)
+        # Nor is anything rolled back by itself once its host answers.
+        transaction.execute("UPDATE operations SET undo_by = '' WHERE state = 'needs_attention'")
         for batch in operations.select(f"state = 'running' AND {_BATCH}", limit=MANY):
             _pause(operations, transaction, batch)
     operations.changed()
@@ -72,7 +75,8 @@ def hold(operations: Operations, head: tuple[int, str]) -> bool:
 
 
 def _cancel(operations: Operations, transaction: sqlite3.Connection, operation: Operation) -> None:
-    again = f"Nothing was changed. Request again: {code('/mautic ' + operation.again)}"
+    unchanged = "" if operation.begun else "Nothing was changed. "
+    again = f"{unchanged}Request again: {code('/mautic ' + operation.again)}"
     operations.move(
         transaction,
         operation,
@@ -85,6 +89,7 @@ def _cancel(operations: Operations, transaction: sqlite3.Connection, operation: 
         outcome=_WHY,
         finished=operations.clock(),
         ended_by=SYSTEM,
+        begun=0,
     )
 
 

@@ -334,3 +334,19 @@ def test_who_asked_retries_nothing_of_a_rollout_that_an_approver_stopped(bench: 
     desk.click("retry", failed.id, LEAD_2)
     bench.finish()
     assert versions(bench) == {"client-d"}
+
+
+def test_a_ring_whose_failed_child_is_tried_again_soaks_anew(bench: Bench) -> None:
+    rehearsed(bench)
+    (batch,) = bench.context.operations.select("command = 'rollout'")
+    bench.approve(batch)
+    simulated_tenant.change(bench.lxd, "client-d", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
+    bench.finish()
+    bench.clock.move(3600)
+    simulated_tenant.change(bench.lxd, "client-d", breaks={})
+    make_desk(bench).click("retry", batch.mark, OPERATOR)
+    bench.finish()
+    assert versions(bench) == {"client-d"}
+    bench.clock.move(11 * 60)
+    bench.finish()
+    assert versions(bench) > {"client-d"}

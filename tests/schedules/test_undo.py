@@ -143,6 +143,11 @@ def test_what_clients_wrote_for_hours_while_the_bot_was_away_is_a_persons_decisi
     tick(bench)
     assert bench.lxd.instance(f"client-x--{restore.id}").running
     recovery.retry(bench.context.operations, halted, OPERATOR.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
+        bench.finish()
+    assert bench.lxd.instance(f"client-x--{restore.id}").running, "a retry that fails deletes it no more"
+    recovery.retry(bench.context.operations, bench.context.operations.get(restore.id), OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(restore.id).state == "succeeded"
 
