@@ -37,7 +37,8 @@ INSERT INTO lead_donotcontact (lead_id, date_added, reason, channel, comments) V
   (700, UTC_TIMESTAMP(), 1, 'email', 'by a link'), (905, UTC_TIMESTAMP(), 1, 'email', 'by a link');
 DELETE FROM leads WHERE id = 701;
 INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, details, date_added, ip_address)
-  VALUES (1, 'a', 'lead', 'lead', 701, 'delete', 'a:1:{s:4:"name";s:18:"erased@example.com";}', UTC_TIMESTAMP(), '127.0.0.1');
+  VALUES (1, 'a', 'lead', 'lead', 701, 'delete', 'a:1:{s:4:"name";s:18:"erased@example.com";}',
+    UTC_TIMESTAMP(), '127.0.0.1');
 """
 """What comes in on a day: contacts, two who opt out (one of before), one who is erased."""
 SETTINGS = """

@@ -34,7 +34,8 @@ CREATE TRIGGER opt_out AFTER INSERT ON form_submissions FOR EACH ROW INSERT INTO
 ERASE = """
 DELETE FROM leads WHERE id = 7;
 INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, details, date_added, ip_address)
-  VALUES (1, 'a', 'lead', 'lead', 7, 'delete', 'a:1:{s:4:"name";s:18:"erased@example.com";}', UTC_TIMESTAMP(), '127.0.0.1');
+  VALUES (1, 'a', 'lead', 'lead', 7, 'delete', 'a:1:{s:4:"name";s:18:"erased@example.com";}',
+    UTC_TIMESTAMP(), '127.0.0.1');
 INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)
   VALUES ('{"to":"later@example.com"}', '[]', 'email', UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL 1 DAY);
 """
