@@ -79,9 +79,10 @@ def running(world: World, tenant: str) -> list[str]:
 
 def told_away(text: str) -> float:
     """The seconds for which clients were away, as people are told."""
-    found = re.search(r"(?:Downtime|maintenance page for) ([\d.]+) s", text)
+    found = re.search(r"(?:Downtime|maintenance page for) ([\d.]+) (s|min)", text)
     assert found, text
-    return float(found[1])
+    # Minutes are told rounded.
+    return float(found[1]) if found[2] == "s" else 60 * float(found[1]) + 30
 
 
 def test_a_tenant_is_upgraded_on_evidence_and_is_rolled_back_after_a_day(world: World) -> None:
