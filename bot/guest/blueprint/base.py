@@ -225,8 +225,15 @@ def _chroot(root: Path, *command: str) -> None:
 
 
 def _run(command: list[str]) -> None:
+    # Debian's Python is none of ours: it would lay what it compiles where ours does, by a path of this machine.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
     )
     if done.returncode != 0:
         last = done.stdout.strip().splitlines()[-1:] or [""]

@@ -65,3 +65,12 @@ def test_it_is_written_down_which_versions_the_security_archive_has_of_what_is_i
     (lists / "mirror_debian_dists_bookworm_main_binary-amd64_Packages").write_text(listed.format("openssl", "4"))
     base._note_security(tmp_path)
     assert (tmp_path / base.SECURITY_FILE).read_text() == "openssl 3.0.17-1~deb12u1\n"
+
+
+def test_what_installs_debian_is_told_nothing_of_our_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make` says where ours lays what it compiles: Debian's laid it there too, in every tenant."""
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/somewhere/.venv/pycache")
+    base._run(["sh", "-c", f"env > {tmp_path}/told"])
+    told = (tmp_path / "told").read_text()
+    assert "PATH=" in told
+    assert "PYTHON" not in told
