@@ -15,6 +15,7 @@ from bot.guest import consent_answers as consent
 from bot.guest import upgrade_answers as upgrades
 from bot.guest.told import LIST, TEXT, Code, Figure, Moment, Seconds, Told
 from bot.lxd.protocol import LxdError, TenantAnswerError
+from bot.model.labels import EVER
 from bot.model.words import tame
 
 LIMIT = 1 << 20
@@ -46,7 +47,7 @@ class Job(Told):
 
     late: bool
     why: str
-    last_success: Annotated[float, Meta(ge=0, le=2**37)] | None = None
+    last_success: Annotated[float, Meta(ge=0, le=EVER)] | None = None
     rc: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None = None
     looked: bool = False
 

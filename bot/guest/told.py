@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from bot.model.labels import EVER
 from bot.model.words import tame
 
 TEXT = 300
@@ -23,7 +24,7 @@ LINES = 8000
 
 Figure = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 """Bytes, seconds or a count: what JSON, floating point and SQLite all keep exactly, and can sum."""
-Moment = Annotated[int, Meta(ge=0, le=2**37)]
+Moment = Annotated[int, Meta(ge=0, le=EVER)]
 """Epoch seconds of a day that a calendar knows (until the year 6325)."""
 Seconds = Annotated[float, Meta(ge=0, le=2**53 - 1)]
 Code = Annotated[int, Meta(ge=-255, le=255)]

@@ -14,7 +14,7 @@ def instance(entry: Mapping[str, Any]) -> Instance:
     """Return an instance as it is listed or read alone."""
     return Instance(
         name=entry["name"],
-        status=_status(entry),
+        status=status_of(entry),
         config=entry["config"],
         devices=entry["devices"],
         profiles=tuple(entry["profiles"] or ()),
@@ -24,7 +24,7 @@ def instance(entry: Mapping[str, Any]) -> Instance:
     )
 
 
-def _status(entry: Mapping[str, Any]) -> str:
+def status_of(entry: Mapping[str, Any]) -> str:
     """Return the status of an instance. It runs as well where something in it has told the server that it is ready.
 
     Anybody who is root in there can (`instance_ready_state`), and must not keep it from being stopped by that.
@@ -41,7 +41,7 @@ def location(entry: Mapping[str, Any]) -> str:
 def listed(entry: Mapping[str, Any]) -> Instance | OnlyName:
     """Return an instance as it is listed; of a dead member's a cluster tells only the name."""
     if entry["config"] is None:
-        return OnlyName(entry["name"], _status(entry), location(entry))
+        return OnlyName(entry["name"], status_of(entry), location(entry))
     return instance(entry)
 
 
@@ -60,7 +60,7 @@ def state(entry: Mapping[str, Any]) -> InstanceState:
         if found["family"] == "inet" and found["scope"] == "global"
     ]
     return InstanceState(
-        status=_status(entry),
+        status=status_of(entry),
         address=addresses[0] if addresses else "",
         addresses=tuple(addresses),
         disk=((entry.get("disk") or {}).get("root") or {}).get("usage", 0),

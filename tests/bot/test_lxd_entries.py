@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bot.lxd.entries import instance, state
+from bot.lxd.local import daemon
 from bot.lxd.wire import put_back
 from bot.model.labels import stamps
 
@@ -18,3 +21,13 @@ def test_a_network_that_somebody_wrote_nonsense_of_is_none_to_put_back() -> None
     for nonsense in ("yes", "[]", "3", '{"type": '):
         assert put_back(stamps(network_before=nonsense)) is None
     assert put_back(stamps(network_before='{"type": "nic"}')) == (stamps(network_before=""), {"type": "nic"})
+
+
+def test_who_calls_itself_ready_is_counted_among_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a server whose tenants all run would be waited for."""
+    listed = [
+        {"status": "Ready", "config": {}},
+        {"status": "Stopped", "config": {"volatile.last_state.power": "RUNNING"}},
+    ]
+    monkeypatch.setattr("bot.lxd.local.daemon.told", lambda *_: listed)
+    assert daemon._doing("/nowhere") == "starts its containers: 1 of 2 run"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.lxd import packages
+from bot.lxd.entries import status_of
 from bot.lxd.local import shared as local_shared
 from bot.lxd.local.processes import alive, end_all
 from bot.lxd.local.shared import Progress
@@ -204,7 +205,7 @@ def _running(path: str) -> tuple[int, int]:
     instances = told(path, "/1.0/instances?recursion=1&all-projects=true")
     if not isinstance(instances, list):
         return 0, 0
-    runs = [one.get("status") == "Running" for one in instances]
+    runs = [status_of(one) == "Running" for one in instances]
     to_run = [one.get("config", {}).get("volatile.last_state.power") == "RUNNING" for one in instances]
     return sum(runs), sum(now or before for now, before in zip(runs, to_run, strict=True))
 
