@@ -94,7 +94,9 @@ def test_every_figure_is_explained() -> None:
     told = [(ROOT / "tests" / "bench" / f"{name}.py").read_text() for name in ("density", "heartbeats", "watch")]
     figures = re.findall(r'^ +"(\w+)": ', "\n".join(told), re.M)
     figures += re.findall(r'figures\["(\w+)"\]', "\n".join([*told, (ROOT / "tests" / "bench" / "run.py").read_text()]))
-    explained = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "performance.md").read_text(), re.M))
+    # Its unit, its limit and what it is: a figure of a day stands in a table of two columns, and explains nothing.
+    row = r"^\| `(\w+)` \|[^|]*\|[^|]*\| \S.*\|$"
+    explained = set(re.findall(row, (ROOT / "docs" / "performance.md").read_text(), re.M))
     assert set(figures) - explained == set()
 
 

@@ -105,6 +105,19 @@ def test_the_database_s_pool_grows_as_it_is_used(host: LxdGateway, clone: Callab
         assert pool() == 256
 
 
+def test_the_database_s_own_files_take_the_disk_in_small_steps(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+    one = clone()
+
+    def megabytes(file: str) -> int:
+        return int(inside(host, one, f"stat -c %s /var/lib/mysql/{file}")) >> 20
+
+    assert megabytes("ibtmp1") == 4
+    assert megabytes("ibdata1") <= 20
+    much = "CREATE TEMPORARY TABLE much ENGINE=InnoDB SELECT seq, REPEAT('x', 200) AS much FROM seq_1_to_20000"
+    sql(host, one.name, much)
+    assert megabytes("ibtmp1") <= 20
+
+
 OUTBOX = "/var/www/mautic/var/double-outbox.log"
 WORK = """
 INSERT INTO leads SET id = 7001, email = 'one@late.test', date_added = UTC_TIMESTAMP();

@@ -21,7 +21,7 @@ LOOKS = "usr/local/lib/mautic-ops/guest"
 """Where the package that looks before PHP is started lies in a tenant, with the conditions that it shares."""
 LOOK_SOURCES = ("mautic_look/*.py", "mautic_ctl/__init__.py", "mautic_ctl/due.py")
 
-FURNITURE = 8
+FURNITURE = 9
 """The version of what we put into a tenant: its files and units, and what the tool's verb `furnish` does with them. A
 tenant that says none has 1. Whoever changes any of it counts on, so that tenants with an older one can be told."""
 FIRST = ("etc/nginx/sealed", "etc/nginx/conf.d/edge.conf", "etc/mysql/mariadb.conf.d/90-plan.cnf")
