@@ -11,7 +11,7 @@ from bot.engine.registry import TenantArgument, not_half_way, operation, steps_o
 from bot.engine.steps import refuse_another, wait_for_address
 from bot.fleet import containment
 from bot.lxd.protocol import NotFound
-from bot.model.labels import Role, role_of, stamp, stamps
+from bot.model.labels import Role, as_labels, label_of, role_of
 from bot.model.plan import Plan, Refused, Step, Steps, always
 from bot.model.tenants import Tenant
 from bot.model.text import kept_for
@@ -75,16 +75,16 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def name_now() -> str:
         """The instance's name at this moment: before or after the renaming."""
         with suppress(NotFound):
-            if stamp(host.lxd.instance(archived).config, "operation") == str(run.operation):
+            if label_of(host.lxd.instance(archived).config, "operation") == str(run.operation):
                 return archived
         return found.instance
 
     def close() -> None:
-        stamped = stamps(role=Role.ARCHIVED, operation=run.operation, archived=int(run.now()))
+        stamped = as_labels(role=Role.ARCHIVED, operation=run.operation, archived=int(run.now()))
         instance = host.lxd.instance(name_now())
         if role_of(instance.config) != Role.ARCHIVED:
             stopped = instance.config.get("boot.autostart") == "false"
-            was = stamps(was_running=instance.running, was_stopped=stopped, was_called=instance.name)
+            was = as_labels(was_running=instance.running, was_stopped=stopped, was_called=instance.name)
             host.lxd.update(instance.name, {**stamped, **was, "boot.autostart": "false"})
         run.edge.apply()
 
@@ -100,19 +100,19 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def undo() -> None:
         """Bring the tenant back under its name, running or stopped as before."""
         instance = host.lxd.instance(name_now())
-        if (stamp(instance.config, "role"), stamp(instance.config, "operation")) != (
+        if (label_of(instance.config, "role"), label_of(instance.config, "operation")) != (
             "archived",
             str(run.operation),
         ):
             return
-        name = stamp(instance.config, "was-called")
+        name = label_of(instance.config, "was-called")
         if instance.name != name:
             host.lxd.rename(instance.name, name)
-        if stamp(instance.config, "was-running") == "1":
+        if label_of(instance.config, "was-running") == "1":
             outbound.start_again(run, replace(found, instance=name))
             wait_for_address(host.lxd, name)
-        autostart = "false" if stamp(instance.config, "was-stopped") == "1" else "true"
-        back = stamps(role=Role.TENANT, archived="", was_running="", was_stopped="", was_called="")
+        autostart = "false" if label_of(instance.config, "was-stopped") == "1" else "true"
+        back = as_labels(role=Role.TENANT, archived="", was_running="", was_stopped="", was_called="")
         host.lxd.update(name, {**back, "boot.autostart": autostart})
         run.edge.apply()
 

@@ -8,7 +8,7 @@ from typing import Literal
 from bot.engine import outbound
 from bot.engine.context import Context, Run
 from bot.engine.registry import TenantArgument, operation, steps_of
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Plan, Step, Steps, once, require
 from bot.model.tenants import Tenant
 
@@ -85,21 +85,21 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     host = run.fleet.of(found)
 
     def decide() -> str | None:
-        if stamp(host.lxd.instance(found.instance).config, "mail-by") != str(run.operation):
-            was = stamps(mail_by=run.operation, was_outbound="off" if found.outbound_off else "")
+        if label_of(host.lxd.instance(found.instance).config, "mail-by") != str(run.operation):
+            was = as_labels(mail_by=run.operation, was_outbound="off" if found.outbound_off else "")
             host.lxd.update(found.instance, was)
         return outbound.settle(run, host, found.instance, what)
 
     def undo() -> None:
         """Undo the decision, except for mail that was sent."""
         config = host.lxd.instance(found.instance).config
-        if stamp(config, "mail-by") != str(run.operation):
+        if label_of(config, "mail-by") != str(run.operation):
             return
         if what == "drop":
             # Only this drop: the `send` below must not overrule earlier decisions.
             host.mautic.release(found.instance, "back", only=run.operation)
         # Mail that was put back waits now, and must not be sent by a rollback.
-        stays = what == "back" or stamp(config, "was-outbound")
+        stays = what == "back" or label_of(config, "was-outbound")
         outbound.settle(run, host, found.instance, "off" if stays else "send")
 
     return Steps((Step("decide", "Apply the decision on waiting mail", decide),), undo=undo)

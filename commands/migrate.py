@@ -16,7 +16,7 @@ from bot.engine.times import planned, time_of
 from bot.fleet.inventory import Host, Place
 from bot.lxd.products import takes
 from bot.lxd.protocol import AlreadyExists, LxdUnavailable
-from bot.model.labels import State, stamps
+from bot.model.labels import State, as_labels
 from bot.model.plan import Plan, Refused, Step, Steps, always, once, require
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for, size
@@ -150,7 +150,7 @@ class _Move:
         with suppress(AlreadyExists):
             # Taken before a crash; later changes are in the next one.
             name = f"move-{self.run.operation}-{number}"
-            lxd.snapshot(self.old.instance, name, config=stamps(taken=int(self.run.now())), closed=closed)
+            lxd.snapshot(self.old.instance, name, config=as_labels(taken=int(self.run.now())), closed=closed)
 
     def _receive(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]], refresh: bool) -> None:
         self.target.lxd.receive(

@@ -24,7 +24,7 @@ from bot.guest.blueprint.recipe import FURNITURE
 from bot.lxd.products import takes
 from bot.lxd.protocol import edge_address, size_bytes
 from bot.model.forms import shown_domain
-from bot.model.labels import Role, State, stamps
+from bot.model.labels import Role, State, as_labels
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, once, require
 from bot.model.slots import slot_of
 from bot.model.tenants import RESERVED, PlanSize, Tenant
@@ -279,7 +279,7 @@ class _New:
 
     def _clone(self) -> None:
         given = self.inputs
-        stamped = stamps(
+        stamped = as_labels(
             role=Role.TENANT,
             tenant=self.name,
             domain=given.domain,
@@ -347,7 +347,7 @@ class _New:
             there = self.run.fleet.all(Role.TENANT, Role.ARCHIVED)
             opened = [one for one in there if one.state != State.NEW and one.made_by != self.run.operation]
             _refuse_if_taken(opened, self.name, self.inputs.domain)
-            self.lxd.update(self.name, {**WHOLE, **stamps(state=State.LIVE)})
+            self.lxd.update(self.name, {**WHOLE, **as_labels(state=State.LIVE)})
         self.run.edge.apply()
 
     def probe(self) -> str:

@@ -14,7 +14,7 @@ from bot.engine.registry import PlanOption, TenantArgument, operation, steps_of
 from bot.fleet.capacity import Demand
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import Instance, LxdError, PoolFull, size_bytes
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Plan, Refused, Step, Steps, UnknownWords, always, require
 from bot.model.tenants import PlanSize, Tenant
 from bot.model.text import limit
@@ -57,7 +57,7 @@ def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Pla
     host = context.fleet.of(found)
     size = plan_named(context.settings, plan)
     instance = host.lxd.instance(found.instance)
-    due = stamp(instance.config, "sizes-due")
+    due = label_of(instance.config, "sizes-due")
     # As it is: the settings may give its plan other sizes by now, or lack it.
     limits = {key: instance.config.get(key, "") for key in size.limits()}
     changes, runs = found.plan != plan, found.status == "Running"
@@ -174,7 +174,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def give(name: str, limits: Mapping[str, str], disk: str, mark: Mapping[str, str]) -> None:
         # In one call: on a full disk LXD stores only a change that enlarges it.
-        host.lxd.update(found.instance, {**mark, **stamps(plan=name), **limits}, root(disk))
+        host.lxd.update(found.instance, {**mark, **as_labels(plan=name), **limits}, root(disk))
 
     def root(disk: str) -> dict[str, dict[str, str]]:
         size = {"size": disk} if disk else {}
@@ -185,7 +185,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             return
         # The data may have grown since the request, and LXD applies even a limit that it reports as refused.
         _refuse_too_small(host, found, plan, size)
-        mark = stamps(was_plan=found.plan, resized_by=run.operation)
+        mark = as_labels(was_plan=found.plan, resized_by=run.operation)
         if _lowers(size.memory, host.lxd.instance(found.instance)):
             # MariaDB has to release memory before the limit shrinks.
             host.lxd.update(found.instance, mark)
@@ -199,33 +199,33 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def inside() -> str | None:
         instance = host.lxd.instance(found.instance)
         if not instance.running:
-            host.lxd.update(found.instance, stamps(sizes_due=1))
+            host.lxd.update(found.instance, as_labels(sizes_due=1))
             return f"{found.name} is stopped: run the same resize again after its start"
         host.mautic.resize(found.instance, size)
-        if stamp(instance.config, "sizes-due"):
-            host.lxd.update(found.instance, stamps(sizes_due=""))
+        if label_of(instance.config, "sizes-due"):
+            host.lxd.update(found.instance, as_labels(sizes_due=""))
         return None
 
     def undo() -> str | None:
         """Give back what it had, but never a disk too small for the present data."""
         instance = host.lxd.instance(found.instance)
-        was = stamp(instance.config, "was-plan")
-        if stamp(instance.config, "resized-by") != str(run.operation):
+        was = label_of(instance.config, "was-plan")
+        if label_of(instance.config, "resized-by") != str(run.operation):
             return None
         old, disk = inputs.limits, found.disk
         if not old and (known := run.settings.plans.get(was)):
             old, disk = known.limits(), known.disk
         if not old:
-            if stamp(instance.config, "plan") == was:
+            if label_of(instance.config, "plan") == was:
                 return None
-            host.lxd.update(found.instance, stamps(sizes_due=1))
+            host.lxd.update(found.instance, as_labels(sizes_due=1))
             return f"{found.name} keeps the plan {plan}, as {was} is no longer in the settings"
         inner = inside_of(run.settings, was, old["limits.memory"])
         try:
             if disk:
                 _refuse_too_small(host, found, was, replace(inner, disk=disk))
         except (Refused, LxdError):
-            host.lxd.update(found.instance, stamps(sizes_due=1))
+            host.lxd.update(found.instance, as_labels(sizes_due=1))
             return f"{found.name} keeps the plan {plan}, as its data may not fit on the disk of {was}"
         lowers = _lowers(old["limits.memory"], instance)
         if instance.running and lowers:

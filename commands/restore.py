@@ -17,7 +17,7 @@ from bot.engine.steps import PROBE, probing, refuse_another, refuse_full, wait_f
 from bot.fleet.inventory import Host
 from bot.guest.mautic import Mail
 from bot.lxd.protocol import LxdError, Snapshot
-from bot.model.labels import Role, State, stamp
+from bot.model.labels import Role, State, label_of
 from bot.model.plan import Plan, Step, Steps, UnknownWords, always, once, require
 from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import kept_for
@@ -61,7 +61,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     # Snapshots of previous containers do not move with a tenant.
     elsewhere = Elsewhere.by_move(old) if source == old.instance else None
-    days, version = context.settings.retention.former_days, stamp(chosen.config, "version") or old.version
+    days, version = context.settings.retention.former_days, label_of(chosen.config, "version") or old.version
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "snapshot": chosen.name, "mail": mail},
@@ -92,7 +92,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             source,
             chosen.name,
             # The limits are of today; the sizes inside are of the day of the snapshot.
-            plan if stamp(chosen.config, "plan") != old.plan else None,
+            plan if label_of(chosen.config, "plan") != old.plan else None,
             # Outbound off was decided for the tenant, not for one of its containers.
             mail or ("off" if old.outbound_off else ""),
             rests,

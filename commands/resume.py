@@ -11,7 +11,7 @@ from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, operation, steps_of
 from bot.engine.steps import PROBE, probing, see_login_page, wait_for_address
 from bot.fleet import containment
-from bot.model.labels import State, stamps
+from bot.model.labels import State, as_labels
 from bot.model.plan import Plan, Step, Steps, always, once, require
 from bot.model.tenants import Tenant
 
@@ -71,12 +71,12 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def route() -> None:
         wait_for_address(host.lxd, found.instance)
         # It may have been stopped while it was suspended: now it runs, also after the next boot.
-        host.lxd.update(found.instance, {**stamps(state=State.LIVE), "boot.autostart": "true"})
+        host.lxd.update(found.instance, {**as_labels(state=State.LIVE), "boot.autostart": "true"})
         run.edge.apply()
 
     def undo() -> None:
         autostart = "false" if found.stopped else "true"
-        host.lxd.update(found.instance, {**stamps(state=State.SUSPENDED), "boot.autostart": autostart})
+        host.lxd.update(found.instance, {**as_labels(state=State.SUSPENDED), "boot.autostart": autostart})
         containment.close(host, found.instance)
         run.edge.apply()
 

@@ -19,7 +19,7 @@ from bot.fleet.inventory import Host
 from bot.guest.consent import Consent
 from bot.guest.mautic import Mail
 from bot.lxd.protocol import LxdError
-from bot.model.labels import Role, State, stamps
+from bot.model.labels import Role, State, as_labels
 from bot.model.plan import Plan, Refused, Step, Steps, always, once, require
 from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import kept_for
@@ -236,7 +236,9 @@ class _Rollback:
 
     def _copy(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
         # That it was retired is no fact of the copy, and its Mautic is the earlier one.
-        own = stamps(version=self.inputs.version, kept_until="", retired="", reason="", replaced_by="", replaced_in="")
+        own = as_labels(
+            version=self.inputs.version, kept_until="", retired="", reason="", replaced_by="", replaced_in=""
+        )
         self.host.lxd.copy(self.inputs.retired, self.cutover.name, config={**config, **own}, devices=devices)
 
     def beside(self) -> str:

@@ -11,7 +11,7 @@ from bot.engine.placement import admit, demand_of
 from bot.engine.registry import TenantArgument, operation, steps_of
 from bot.engine.steps import PROBE, probing, refuse_full, see_login_page, wait_for_address
 from bot.fleet import containment
-from bot.model.labels import Role, State, is_open, stamp, stamps
+from bot.model.labels import Role, State, as_labels, is_open, label_of
 from bot.model.plan import Plan, Precondition, Refused, Step, Steps, always, once, require
 from bot.model.tenants import Tenant
 
@@ -88,7 +88,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def boot() -> str | None:
         if found.stopped:
-            host.lxd.update(found.instance, {"boot.autostart": "true", **stamps(started_by=run.operation)})
+            host.lxd.update(found.instance, {"boot.autostart": "true", **as_labels(started_by=run.operation)})
         if found.state == State.SUSPENDED:
             # A suspended tenant sends nothing before it is resumed.
             host.start(found.instance)
@@ -100,7 +100,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             host.mautic.unquiesce(found.instance)
         wait_for_address(host.lxd, found.instance)
         if left:
-            host.lxd.update(found.instance, stamps(state=State.LIVE))
+            host.lxd.update(found.instance, as_labels(state=State.LIVE))
         return became
 
     def route() -> str:
@@ -111,7 +111,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def undo() -> None:
         """Stop a tenant again that was stopped on purpose; one that had crashed stays as it is."""
-        if stamp(host.lxd.instance(found.instance).config, "started-by") == str(run.operation):
+        if label_of(host.lxd.instance(found.instance).config, "started-by") == str(run.operation):
             host.lxd.update(found.instance, {"boot.autostart": "false"})
             containment.stop(host.lxd, found.instance)
         elif not left:

@@ -8,7 +8,7 @@ from bot.engine import outbound
 from bot.engine.context import Context, Run
 from bot.engine.registry import TenantArgument, operation, steps_of
 from bot.fleet import containment
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Plan, Step, Steps, require
 from bot.model.tenants import Tenant
 
@@ -58,13 +58,13 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def halt() -> str | None:
         outbound.record(run, host, found.instance)
         # Not even a restart of the host may start it.
-        host.lxd.update(found.instance, {"boot.autostart": "false", **stamps(stopped_by=run.operation)})
+        host.lxd.update(found.instance, {"boot.autostart": "false", **as_labels(stopped_by=run.operation)})
         how = containment.stop(host.lxd, found.instance)
         run.edge.apply()
         return how
 
     def undo() -> None:
-        if stamp(host.lxd.instance(found.instance).config, "stopped-by") == str(run.operation):
+        if label_of(host.lxd.instance(found.instance).config, "stopped-by") == str(run.operation):
             host.lxd.update(found.instance, {"boot.autostart": "true"})
             outbound.start_again(run, found)
 

@@ -9,7 +9,7 @@ from bot.engine.context import Context, Run
 from bot.engine.registry import TenantArgument, not_half_way, operation, steps_of
 from bot.engine.steps import wait_for_address
 from bot.fleet import containment
-from bot.model.labels import State, stamps
+from bot.model.labels import State, as_labels
 from bot.model.plan import Plan, Step, Steps, require
 from bot.model.tenants import Tenant
 
@@ -57,7 +57,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     host = run.fleet.of(found)
 
     def close() -> None:
-        host.lxd.update(found.instance, stamps(state=State.SUSPENDED, suspended_by=run.operation))
+        host.lxd.update(found.instance, as_labels(state=State.SUSPENDED, suspended_by=run.operation))
         run.edge.apply()
 
     def quiet() -> str | None:
@@ -70,7 +70,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         with containment.unless_it_says_no():
             host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
-        host.lxd.update(found.instance, stamps(state=State.LIVE))
+        host.lxd.update(found.instance, as_labels(state=State.LIVE))
         run.edge.apply()
 
     return Steps(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bot.engine.context import Context, Run
 from bot.engine.registry import TagWord, TenantArgument, operation, steps_of
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Plan, Refused, Step, Steps
 from bot.model.tenants import Tenant
 from bot.slack.messages import Message
@@ -55,4 +55,6 @@ def tag(context: Context, tenant: TenantArgument, *words: TagWord, clear: bool =
 def steps(run: Run, inputs: Inputs) -> Steps:
     """Label the container."""
     lxd = run.fleet.of(inputs.found).lxd
-    return Steps((Step("tag", "Save the tags", lambda: lxd.update(inputs.found.instance, stamps(tags=inputs.tags))),))
+    return Steps(
+        (Step("tag", "Save the tags", lambda: lxd.update(inputs.found.instance, as_labels(tags=inputs.tags))),)
+    )

@@ -14,7 +14,7 @@ from bot.engine.steps import PROBE, probing, refuse_another, see_login_page, wai
 from bot.fleet import containment
 from bot.fleet.inventory import only
 from bot.lxd.protocol import NotFound
-from bot.model.labels import Role, State, role_of, stamp, stamps
+from bot.model.labels import Role, State, as_labels, label_of, role_of
 from bot.model.plan import Plan, Refused, Step, Steps, always, once
 from bot.model.tenants import Tenant
 
@@ -42,8 +42,8 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     host = context.fleet.of(found)
     was = host.lxd.instance(found.instance).config
     # Its former name: another container of the tenant may have the name of the tenant.
-    name = stamp(was, "was-called") or tenant
-    stopped = stamp(was, "was-stopped") == "1"
+    name = label_of(was, "was-called") or tenant
+    stopped = label_of(was, "was-stopped") == "1"
     demand = demand_of(context, found, host, name, tenants=1)
     if stopped:
         demand = replace(demand, memory=0, plan=0)
@@ -118,7 +118,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def route() -> None:
         instance = host.lxd.instance(name)
         if role_of(instance.config) != Role.TENANT:
-            stamped = stamps(role=Role.TENANT, archived="", operation=run.operation)
+            stamped = as_labels(role=Role.TENANT, archived="", operation=run.operation)
             host.lxd.update(name, {**stamped, "boot.autostart": "false" if inputs.stopped else "true"})
         run.edge.apply()
 
@@ -136,9 +136,9 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         except NotFound:
             return
         if role_of(instance.config) != Role.ARCHIVED:
-            if stamp(instance.config, "operation") != str(run.operation):
+            if label_of(instance.config, "operation") != str(run.operation):
                 return
-            stamped = stamps(role=Role.ARCHIVED, archived=int(run.now()))
+            stamped = as_labels(role=Role.ARCHIVED, archived=int(run.now()))
             host.lxd.update(name, {**stamped, "boot.autostart": "false"})
         run.edge.apply()
         containment.stop(host.lxd, name)

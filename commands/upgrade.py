@@ -19,7 +19,7 @@ from bot.engine.upgrades import FRESH, WHY, archive_of, refuse_resting, rehearse
 from bot.guest.upgrades import Upgrades, spoiled, uncounted
 from bot.lxd.protocol import LxdError
 from bot.model.evidence import OF_CLIENTS
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.moments import spelled
 from bot.model.plan import Plan, Refused, Step, Steps
 from bot.slack.messages import Message
@@ -124,7 +124,7 @@ class _Upgrade:
             if wrong := spoiled(done):
                 raise LxdError(wrong)
             routed.result()
-        self.host.lxd.update(self.cutover.name, stamps(copied=1, version=self.version))
+        self.host.lxd.update(self.cutover.name, as_labels(copied=1, version=self.version))
         phases = ", ".join(f"{name} {took:.1f} s" for name, took in done["phases"].items() if took >= 0.1)
         large = uncounted(done)
         rows = f"no rows lost in {len(OF_CLIENTS) - len(large)} tables"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.lxd.protocol import Instance, LxdError
-from bot.model.labels import LABELS, number_of, replaced, role_of, stamped
+from bot.model.labels import LABELS, labels_of, number_of, replaced, role_of
 from bot.store.migrations import MAINTENANCE
 
 _OPERATIONS = [name for name, label in LABELS.items() if label.kind == "operation"]
@@ -36,7 +36,7 @@ def _carried(one: Instance) -> Iterator[int]:
     """Yield the numbers on a container of the bot's; one that somebody made by hand may have any digits in its name."""
     if role_of(one.config) is None:
         return
-    labels = stamped(one.config)
+    labels = labels_of(one.config)
     yield from (number_of(labels.get(name, "")) for name in _OPERATIONS)
     # Earlier releases wrote it into a text.
     yield replaced(one.config)[1]

@@ -20,7 +20,7 @@ from bot.guest.blueprint.build import install_packages, lay, run, until
 from bot.guest.blueprint.recipe import EDGE, recipe_tar
 from bot.lxd.protocol import Instance, Lxd, LxdError, LxdUnavailable, NotFound, edge_address
 from bot.lxd.wire import NIC, given, trusted
-from bot.model.labels import Role, Seen, State, holder, is_open, right, role_of, seen, stamp, stamps, state_of
+from bot.model.labels import Role, Seen, State, as_labels, holder, is_open, label_of, right, role_of, seen, state_of
 
 log = logging.getLogger(__name__)
 NAME = "edge"
@@ -103,13 +103,13 @@ class Edge:
                 self._make(devices, recipe, progress)
             elif role_of(found[self._name].config) != Role.EDGE:
                 raise LxdError(f"There is an instance `{self._name}` that is not the bot's; rename or remove it.")
-            elif stamp(found[self._name].config, "recipe") != recipe:
+            elif label_of(found[self._name].config, "recipe") != recipe:
                 progress("renewing the edge")
                 self._lxd.start(self._name)
                 self._furnish(self._name)
                 self._lxd.update(self._name, {}, devices)
                 self._lxd.restart(self._name)
-                self._lxd.update(self._name, stamps(recipe=recipe))
+                self._lxd.update(self._name, as_labels(recipe=recipe))
             elif found[self._name].devices != devices:
                 gone = dict.fromkeys(found[self._name].devices.keys() - devices.keys())
                 self._lxd.update(self._name, {}, {**devices, **gone})
@@ -267,7 +267,7 @@ class Edge:
     def _make(self, devices: Mapping[str, Mapping[str, str]], recipe: str, progress: Callable[[str], None]) -> None:
         debootstrap = self._base == "debootstrap"
         image = ensure_base(self._lxd, "edge", self._cache, progress) if debootstrap else self._base
-        config = {"boot.autostart": "true", "boot.autostart.priority": "10", **stamps(role=Role.EDGE, recipe=recipe)}
+        config = {"boot.autostart": "true", "boot.autostart.priority": "10", **as_labels(role=Role.EDGE, recipe=recipe)}
         self._lxd.create(self._unfinished, image, config=config, devices={})
         try:
             self._lxd.start(self._unfinished)
@@ -334,7 +334,7 @@ def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, 
 
 def _domain(instance: Instance) -> str:
     """Return its domain, "" where none is called so: written by hand, it would keep Caddy from all routes."""
-    domain = stamp(instance.config, "domain")
+    domain = label_of(instance.config, "domain")
     return domain if _DOMAIN.fullmatch(domain) else ""
 
 

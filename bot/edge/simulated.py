@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bot.edge.probe import Probe
 from bot.lxd.protocol import Lxd, LxdError
-from bot.model.labels import Role, Seen, State, holder, seen, stamp
+from bot.model.labels import Role, Seen, State, holder, label_of, seen
 
 
 class SimulatedEdge:
@@ -28,7 +28,7 @@ class SimulatedEdge:
             answered.append(lxd)
             for one in instances:
                 here = seen(one.name, one.config, running=one.running)
-                places.setdefault(stamp(one.config, "domain"), []).append((here, lxd))
+                places.setdefault(label_of(one.config, "domain"), []).append((here, lxd))
         kept = {domain: way for domain, way in self._routes.items() if way[0] not in answered}
         routed = {}
         for domain, known in places.items():

@@ -15,7 +15,7 @@ from bot.engine.upgrade_plans import RehearsalInputs
 from bot.fleet.releases import ensure_blueprint
 from bot.guest.blueprint.archive import Archive
 from bot.guest.own import Brought, Own
-from bot.model.labels import Role, State, stamps
+from bot.model.labels import Role, State, as_labels
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant
 from bot.model.text import size as in_words
@@ -84,9 +84,9 @@ class BaseRehearsal(Rehearsal):
         here = the_blueprint(self.host, self._blueprint())
         old = self.host.lxd.instance(self.old.instance)
         limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
-        mark = stamps(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="", on_demand="")
+        mark = as_labels(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="", on_demand="")
         # What it says of itself is the tenant's: the release of the blueprint is only staged yet.
-        mark |= stamps(version=self.old.version, tenant=self.old.name, domain=self.old.domain, plan=self.old.plan)
+        mark |= as_labels(version=self.old.version, tenant=self.old.name, domain=self.old.domain, plan=self.old.plan)
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
         self.host.lxd.copy(f"{here.name}/golden", self.after, config=config, devices=devices)

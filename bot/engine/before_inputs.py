@@ -13,7 +13,7 @@ import msgspec
 
 from bot.fleet.inventory import Fleet, only
 from bot.lxd.protocol import LxdUnavailable
-from bot.model.labels import Role, State, stamp
+from bot.model.labels import Role, State, label_of
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.settings import Settings
@@ -79,7 +79,9 @@ class _Begun:
         seen = self.fleet.look(Role.TENANT, Role.INCOMING)
         for one in seen.tenants:
             if one.instance == candidate:
-                server, member, instance = stamp(self.fleet.of(one).lxd.instance(candidate).config, "from").split("/")
+                server, member, instance = label_of(self.fleet.of(one).lxd.instance(candidate).config, "from").split(
+                    "/"
+                )
                 place = {"server": server, "member": member, "host": member or server, "instance": instance}
                 return replace(one, role=Role.TENANT, state=State.MOVING, **place)  # type: ignore[arg-type]
         self.fleet.refuse_blindness(seen)
@@ -107,7 +109,7 @@ def _restore(it: _Begun) -> dict[str, Any]:
     for instance in dict.fromkeys([old.instance, *(one.instance for one in formers)]):
         for one in lxd.snapshots(instance):
             if one.name == name:
-                size = it.settings.plans.get(old.plan) if stamp(one.config, "plan") != old.plan else None
+                size = it.settings.plans.get(old.plan) if label_of(one.config, "plan") != old.plan else None
                 mail = it.arguments.get("mail", "") or ("off" if old.outbound_off else "")
                 found = {"source": instance, "snapshot": name, "size": size, "mail": mail}
                 return {"old": old, "rests": it.values.get("rests", False), "days": it.days(), **found}
@@ -117,15 +119,15 @@ def _restore(it: _Begun) -> dict[str, Any]:
 def _resize(it: _Begun) -> dict[str, Any]:
     found, plan = it.tenant(), it.arguments["plan"]
     config = it.fleet.of(found).lxd.instance(found.instance).config
-    if stamp(config, "resized-by") == str(it.operation.id):
-        found = replace(found, plan=stamp(config, "was-plan"))
+    if label_of(config, "resized-by") == str(it.operation.id):
+        found = replace(found, plan=label_of(config, "was-plan"))
     return {"found": found, "plan": plan, "size": it.settings.plans[plan]}
 
 
 def _unarchive(it: _Begun) -> dict[str, Any]:
     found = it.own()
     was = it.fleet.of(found).lxd.instance(found.instance).config
-    name, stopped = stamp(was, "was-called") or found.name, stamp(was, "was-stopped") == "1"
+    name, stopped = label_of(was, "was-called") or found.name, label_of(was, "was-stopped") == "1"
     return {"found": found, "name": name, "stopped": stopped, "mail": it.arguments.get("mail", "")}
 
 

@@ -9,7 +9,7 @@ from bot.engine.context import Run
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import Instance, NotFound
-from bot.model.labels import Role, moment_of, role_of, stamp, stamps
+from bot.model.labels import Role, as_labels, label_of, moment_of, role_of
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant
 
@@ -27,8 +27,8 @@ def blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
     for one in host.lxd.instances():
         if role_of(one.config) != Role.BLUEPRINT or (one.location or host.server) != host.name:
             continue
-        version, recipe, archive = (stamp(one.config, fact) for fact in ("version", "recipe", "archive"))
-        base = stamp(one.config, "base") or stamp(one.config, "created")
+        version, recipe, archive = (label_of(one.config, fact) for fact in ("version", "recipe", "archive"))
+        base = label_of(one.config, "base") or label_of(one.config, "created")
         if wanted == (version, "", "") or (
             wanted == (version, recipe, archive) and blueprint.base in (0, moment_of(base))
         ):
@@ -60,6 +60,6 @@ def _bring(run: Run, host: Host, blueprint: Tenant) -> None:
         if role_of(left.config) == Role.INCOMING:
             # A copy that was interrupted.
             remove(host.lxd, left.name)
-    mark = stamps(role=Role.INCOMING, operation=run.operation)
+    mark = as_labels(role=Role.INCOMING, operation=run.operation)
     host.lxd.receive(source.lxd, blueprint.instance, name, config=mark, devices={}, refresh=False)
-    host.lxd.update(name, stamps(role=Role.BLUEPRINT))
+    host.lxd.update(name, as_labels(role=Role.BLUEPRINT))

@@ -9,16 +9,16 @@ from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.furniture import closes_itself
 from bot.lxd.protocol import Instance, Lxd, NotFound
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 
-WHOLE = stamps(copied=1)
+WHOLE = as_labels(copied=1)
 """The label of a complete copy."""
 
 
 def is_whole(instance: Instance) -> bool:
     """Whether an instance was copied completely."""
-    return bool(stamp(instance.config, "copied"))
+    return bool(label_of(instance.config, "copied"))
 
 
 def see_closed(host: Host, name: str) -> None:
@@ -41,7 +41,7 @@ class Copy:
             instance = self.lxd.instance(self.name)
         except NotFound:
             return None
-        if stamp(instance.config, "operation") != str(self.operation):
+        if label_of(instance.config, "operation") != str(self.operation):
             raise Refused(
                 f"An instance `{self.name}` exists that this request did not create; rename or delete that instance."
             )
@@ -67,4 +67,4 @@ class Copy:
 
     def doubt(self) -> None:
         """Label it incomplete: the next change may spoil it if interrupted."""
-        self.lxd.update(self.name, stamps(copied=""))
+        self.lxd.update(self.name, as_labels(copied=""))

@@ -24,7 +24,7 @@ from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
 from bot.guest.mautic import SEAL
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable, PoolFull
-from bot.model.labels import KEY, Role, State, replacing, role_of, stamp, stamps, state_of
+from bot.model.labels import KEY, Role, State, as_labels, label_of, replacing, role_of, state_of
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.text import kept_for
@@ -50,7 +50,7 @@ def retire(run: Run, old: Tenant, command: str, operation: int, days: int) -> No
     if role_of(lxd.instance(old.instance).config) == Role.TENANT:
         now = int(run.now())
         until = now + days * 86_400 if days else 0
-        retired = stamps(role=Role.RETIRED, state=State.NONE, kept_until=until, retired=now)
+        retired = as_labels(role=Role.RETIRED, state=State.NONE, kept_until=until, retired=now)
         lxd.update(old.instance, {**retired, **replacing(command, operation), "boot.autostart": "false"})
     containment.stop(lxd, old.instance)
 
@@ -158,12 +158,12 @@ class Cutover:
 
     def over(self, old: Instance) -> dict[str, str]:
         """Return the candidate's configuration: labels and limits of the old container, and that it is incoming."""
-        own = {KEY + name: stamp(old.config, name) for name in _OWN}
+        own = {KEY + name: label_of(old.config, name) for name in _OWN}
         limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
-        mark = stamps(role=Role.INCOMING, state=State.MOVING, operation=self.run.operation, copied="")
+        mark = as_labels(role=Role.INCOMING, state=State.MOVING, operation=self.run.operation, copied="")
         # A copy of a suspended state has no network; the candidate gets an address of its own.
-        mark |= stamps(network_before="", **{"from": f"{self.old.server}/{self.old.member}/{self.old.instance}"})
-        mark |= stamps(cutover=self.command)
+        mark |= as_labels(network_before="", **{"from": f"{self.old.server}/{self.old.member}/{self.old.instance}"})
+        mark |= as_labels(cutover=self.command)
         return {**own, **limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
 
     def _refuse_to_remove(self, instance: Instance) -> None:
@@ -203,7 +203,7 @@ class Cutover:
 
     def close(self) -> str | None:
         """Close the old container, with all data on disk: nothing is written after that. `resting` stops it."""
-        self.source.lxd.update(self.old.instance, {**stamps(state=State.MOVING), "boot.autostart": "false"})
+        self.source.lxd.update(self.old.instance, {**as_labels(state=State.MOVING), "boot.autostart": "false"})
         if not self.old_instance().running:
             # Neither the container nor its copy may work before it is clear which of them serves.
             self.source.mautic.seal(self.old.instance)
@@ -235,7 +235,7 @@ class Cutover:
         The edge learns the way to the candidate then, too: clients wait for the longest of all that is done at once.
         """
         # From this label a retry knows that the candidate may serve already.
-        self.source.lxd.update(self.old.instance, stamps(state=State.MOVING))
+        self.source.lxd.update(self.old.instance, as_labels(state=State.MOVING))
         with ThreadPoolExecutor(1 + len(beside), "beside") as threads:
             begun = [threads.submit(self.run.edge.apply, ahead=self.name), *map(threads.submit, beside)]
             if self.old_instance().running:
@@ -262,7 +262,7 @@ class Cutover:
 
     def _open(self) -> None:
         self.target.lxd.remove(self.name, SEAL)
-        self.target.lxd.update(self.name, {**stamps(state=State.LIVE), **WHOLE})
+        self.target.lxd.update(self.name, {**as_labels(state=State.LIVE), **WHOLE})
 
     def probe(self) -> str:
         """Check the login page through the edge: that is the commit point."""
@@ -275,7 +275,7 @@ class Cutover:
         """
         patiently(lambda: self.target.mautic.open(self.name))
         # The candidate first: there is a tenant at every moment.
-        tenant = {**stamps(role=Role.TENANT), "boot.autostart": "true"}
+        tenant = {**as_labels(role=Role.TENANT), "boot.autostart": "true"}
         patiently(lambda: self.target.lxd.update(self.name, tenant))
         before = f"previous container {self.old.instance}"
         try:
@@ -389,7 +389,7 @@ class Cutover:
         if (role_of(config), state_of(config)) == (Role.TENANT, State.LIVE):
             # It was not changed yet.
             return
-        stamped = stamps(role=Role.TENANT, state=State.LIVE, kept_until="", retired="", **_NOT_REPLACED)
+        stamped = as_labels(role=Role.TENANT, state=State.LIVE, kept_until="", retired="", **_NOT_REPLACED)
         if not self.rests:
             if not self.old_instance().running:
                 with suppress(PoolFull):

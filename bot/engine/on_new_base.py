@@ -21,7 +21,7 @@ from bot.fleet.inventory import Host
 from bot.guest.own import Own
 from bot.guest.upgrades import Upgrades, spoiled
 from bot.lxd.protocol import LxdError, edge_address
-from bot.model.labels import KEY, State, stamp, stamps
+from bot.model.labels import KEY, State, as_labels, label_of
 from bot.model.plan import Step, Steps
 from bot.model.tenants import Tenant
 from bot.model.text import size as in_words
@@ -46,7 +46,7 @@ def adopt(
         edge_address=edge_address(run.settings.lxd.subnet),
         slot=old.slot,
         since=old.created,
-        off=stamp(config, "outbound") == "off",
+        off=label_of(config, "outbound") == "off",
         same=same,
     )
     return done["seconds"], done["cached"]
@@ -97,7 +97,7 @@ class _OnNewBase:
             for key, value in self.cutover.old_instance().config.items()
             if key.startswith(("boot.autostart.", KEY)) and key.removeprefix(KEY) not in OF_BASE
         }
-        lasting = stamps(on_demand="")
+        lasting = as_labels(on_demand="")
         self.host.lxd.copy(
             f"{here.name}/golden", self.cutover.name, config={**own, **config, **lasting}, devices=devices
         )
@@ -131,7 +131,7 @@ class _OnNewBase:
                 self.host.start(self.old.instance, urgent=True)
             self._end_work()
             told = self._bring(closed=True)
-            self.host.lxd.update(self.cutover.name, stamps(brought=self.run.operation))
+            self.host.lxd.update(self.cutover.name, as_labels(brought=self.run.operation))
         self.cutover.close()
         return told
 
@@ -141,7 +141,7 @@ class _OnNewBase:
         Meanwhile the edge learns the way to the new one, which is closed.
         """
         # From this label a retry knows that the candidate may serve already.
-        self.host.lxd.update(self.old.instance, stamps(state=State.MOVING))
+        self.host.lxd.update(self.old.instance, as_labels(state=State.MOVING))
         with ThreadPoolExecutor(1, "beside") as beside:
             routed = beside.submit(self.run.edge.apply, ahead=self.cutover.name)
             self.host.mautic.quiesce(self.old.instance)
@@ -150,7 +150,7 @@ class _OnNewBase:
     def _is_brought(self, how: str = "") -> bool:
         """Whether the new container has all, of the old one as it was closed; `how`: or even is upgraded."""
         found = self.cutover.candidate()
-        return found is not None and stamp(found.config, "brought") == f"{self.run.operation}{how}"
+        return found is not None and label_of(found.config, "brought") == f"{self.run.operation}{how}"
 
     def upgrade(self) -> str | None:
         if self.cutover.serves():
@@ -170,7 +170,9 @@ class _OnNewBase:
             note, phases = self._upgrade()
         name = self.cutover.name
         wait_for_address(self.host.lxd, name)
-        self.host.lxd.update(name, stamps(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}"))
+        self.host.lxd.update(
+            name, as_labels(copied=1, version=self.version, brought=f"{self.run.operation}{_UPGRADED}")
+        )
         return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in phases.items() if took >= 0.1)])
 
     def _upgrade(self) -> tuple[str, Mapping[str, float]]:

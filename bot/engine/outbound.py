@@ -16,7 +16,7 @@ from bot.engine.context import Run
 from bot.fleet.inventory import Host
 from bot.guest.mautic import MUTE, Mail
 from bot.lxd.protocol import LxdError, LxdUnavailable
-from bot.model.labels import moment_of, stamp, stamps
+from bot.model.labels import as_labels, label_of, moment_of
 from bot.model.plan import Choice
 from bot.model.tenants import Tenant
 
@@ -84,12 +84,12 @@ def record(run: Run, host: Host, instance: str) -> None:
         found = host.mautic.mail(instance, timeout=COUNTING)
     except LxdError:
         return
-    host.lxd.update(instance, stamps(mail_waits=told(run, found), mail_counted=int(run.now())))
+    host.lxd.update(instance, as_labels(mail_waits=told(run, found), mail_counted=int(run.now())))
 
 
 def recorded(run: Run, config: Mapping[str, str]) -> str:
     """Say how much mail waited when the instance was stopped."""
-    waited, at = stamp(config, "mail-waits"), stamp(config, "mail-counted")
+    waited, at = label_of(config, "mail-waits"), label_of(config, "mail-counted")
     if not waited:
         return "waiting mail is counted once the tenant runs"
     return f"when stopped, {run.renderer.moment(moment_of(at))}: {waited}; mail due since then is not counted"
@@ -106,9 +106,9 @@ def settle(
     off = done["choice"] in ("off", "back")
     config = host.lxd.instance(instance).config
     # LXD stores nothing for an instance with a full disk, so write only what is new.
-    if (stamp(config, "outbound") == "off") != off or stamp(config, "mail-waits"):
-        host.lxd.update(instance, stamps(outbound="off" if off else "", mail_waits=""))
-    decide = f"/mautic mail {stamp(config, 'tenant') or instance}"
+    if (label_of(config, "outbound") == "off") != off or label_of(config, "mail-waits"):
+        host.lxd.update(instance, as_labels(outbound="off" if off else "", mail_waits=""))
+    decide = f"/mautic mail {label_of(config, 'tenant') or instance}"
     if off:
         return f"outbound mail is off; {told(run, done)}; {to_turn_on(decide, done)}"
     if done["choice"] == "drop":

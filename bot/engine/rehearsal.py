@@ -21,7 +21,7 @@ from bot.guest.upgrades import Upgrades, trouble
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
 from bot.model.evidence import Evidence
-from bot.model.labels import Role, State, stamps
+from bot.model.labels import Role, State, as_labels
 from bot.model.pages import Pages
 from bot.model.tenants import Tenant, candidate_name
 from bot.model.words import tame
@@ -101,7 +101,7 @@ class Rehearsal:
     def _clone(self) -> None:
         lxd = self.host.lxd
         old = lxd.instance(self.old.instance)
-        mark = stamps(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="")
+        mark = as_labels(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="")
         limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}

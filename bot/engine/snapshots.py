@@ -15,7 +15,7 @@ from bot.fleet import ballast
 from bot.fleet.inventory import Host
 from bot.guest.mautic import Hold
 from bot.lxd.protocol import Lxd, PoolFull, PoolSpace, Snapshot, Vanished
-from bot.model.labels import moment_of, number_of, stamp, stamps
+from bot.model.labels import as_labels, label_of, moment_of, number_of
 from bot.model.plan import Plan, Refused
 from bot.model.tenants import Tenant
 from bot.model.text import kept_for, seconds, size
@@ -69,8 +69,8 @@ def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
     """Return the snapshots that the bot took, oldest first."""
     found = []
     for one in snapshots:
-        if _NAME.match(one.name) and (at := moment_of(stamp(one.config, "taken"))):
-            why, by, note, keep = (stamp(one.config, name) for name in ("why", "by", "snapshot-note", "keep"))
+        if _NAME.match(one.name) and (at := moment_of(label_of(one.config, "taken"))):
+            why, by, note, keep = (label_of(one.config, name) for name in ("why", "by", "snapshot-note", "keep"))
             found.append(Taken(one.name, at, why, by, note, keep == "1", one.size))
     return sorted(found, key=lambda one: (one.at, one.name))
 
@@ -131,7 +131,7 @@ def written(snapshots: Iterable[Snapshot]) -> int:
     The sizes that LXD reports are a lower bound, as data shared by two snapshots is counted for neither. So this finds
     tenants that rewrite much, and the sizes tell what is surely held.
     """
-    return sum(number_of(stamp(one.config, "wrote")) for one in snapshots)
+    return sum(number_of(label_of(one.config, "wrote")) for one in snapshots)
 
 
 def refuse_without_room(context: Context, tenant: Tenant) -> None:
@@ -225,7 +225,7 @@ def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = Fal
 def let_go_on(lxd: Lxd, instance: str) -> None:
     """Thaw an instance whose snapshot was interrupted; one that somebody else froze has no label."""
     found = lxd.instance(instance)
-    if found.status == "Frozen" and stamp(found.config, "taken"):
+    if found.status == "Frozen" and label_of(found.config, "taken"):
         lxd.thaw(instance)
 
 
@@ -238,9 +238,9 @@ def _take(
     # them there.
     # On btrfs, bytes that are exclusive were written since the last snapshot.
     wrote = host.lxd.state(tenant.instance).disk
-    facts = stamps(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
+    facts = as_labels(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
     found = host.lxd.instance(tenant.instance)
-    if stamp(found.config, "taken"):
+    if label_of(found.config, "taken"):
         # Left by a kill. Whoever pauses the container later must not be taken for a snapshot that was cut.
         with suppress(PoolFull):
             host.lxd.update(tenant.instance, dict.fromkeys(facts))

@@ -18,7 +18,7 @@ from pathlib import Path
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import Lxd, LxdError, NotFound, PoolFull
 from bot.lxd.wire import NIC
-from bot.model.labels import Role, number_of, role_of, stamp, stamps
+from bot.model.labels import Role, as_labels, label_of, number_of, role_of
 
 RESERVE = "ballast-"
 """What the names of its containers begin with, and no tenant's."""
@@ -47,7 +47,7 @@ def keep(host: Host, size: int, reserve: int) -> None:
     spare = (space.total - space.used - space.total * reserve // 100) // PIECE
     for number in range(there, min(wanted, there + max(0, spare))):
         lxd.pad(_name(host), _file(number), PIECE)
-        lxd.update(_name(host), stamps(pieces=number + 1))
+        lxd.update(_name(host), as_labels(pieces=number + 1))
     for _ in range(there - wanted):
         give_up(host)
 
@@ -59,7 +59,7 @@ def give_up(host: Host) -> bool:
     if not there:
         return False
     host.lxd.remove(name, _file(there - 1))
-    host.lxd.update(name, stamps(pieces=there - 1))
+    host.lxd.update(name, as_labels(pieces=there - 1))
     return True
 
 
@@ -98,7 +98,7 @@ def _pieces(lxd: Lxd, name: str) -> int | None:
         return None
     if role_of(instance.config) != Role.BALLAST:
         raise LxdError(f"There is an instance `{name}` that is not the bot's; rename it.")
-    return number_of(stamp(instance.config, "pieces"))
+    return number_of(label_of(instance.config, "pieces"))
 
 
 def _make(lxd: Lxd, name: str) -> None:
@@ -118,5 +118,5 @@ def _make(lxd: Lxd, name: str) -> None:
                 root.type, root.mode = tarfile.DIRTYPE, 0o755
                 image.addfile(root)
             lxd.import_image(str(path), IMAGE, {"os": "none"})
-    config = {**stamps(role=Role.BALLAST), "boot.autostart": "false"}
+    config = {**as_labels(role=Role.BALLAST), "boot.autostart": "false"}
     lxd.create(name, IMAGE, config=config, devices={NIC: {"type": "none"}})

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from bot.fleet.inventory import Host
 from bot.lxd.protocol import Lxd, LxdError, LxdUnavailable
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def unless_it_says_no() -> Iterator[None]:
 
 def is_closed(lxd: Lxd, instance: str) -> bool:
     """Whether the network of an instance is cut, so that it has no address."""
-    return bool(stamp(lxd.instance(instance).config, "network-before"))
+    return bool(label_of(lxd.instance(instance).config, "network-before"))
 
 
 def let_out(host: Host, instance: str) -> None:

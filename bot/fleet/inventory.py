@@ -24,12 +24,12 @@ from bot.model.labels import (
     Role,
     State,
     has_replaced,
+    label_of,
+    labels_of,
     moment_of,
     number_of,
     replaced,
     role_of,
-    stamp,
-    stamped,
     state_of,
 )
 from bot.model.plan import Refused, UnknownWords
@@ -113,7 +113,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
     state = state_of(instance.config)
     by = "suspended-by" if state == State.SUSPENDED else "stopped-by"
     by_command, in_operation = replaced(instance.config)
-    facts = stamped(instance.config)
+    facts = labels_of(instance.config)
     return Tenant(
         name=facts.get("tenant") or instance.name,
         server=server,
@@ -159,7 +159,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
 
 def _base(instance: Instance, role: Role) -> int:
     """Return when the packages were installed; a blueprint of before was made with the newest that there were."""
-    told = stamp(instance.config, "base") or (stamp(instance.config, "created") if role is Role.BLUEPRINT else "")
+    told = label_of(instance.config, "base") or (label_of(instance.config, "created") if role is Role.BLUEPRINT else "")
     return moment_of(told)
 
 

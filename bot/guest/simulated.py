@@ -16,7 +16,7 @@ from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
-from bot.model.labels import Role, State, moment_of, stamp
+from bot.model.labels import Role, State, label_of, moment_of
 
 SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
@@ -53,7 +53,7 @@ class SimulatedHost(Lxd, Protocol):
 
 def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
     """Return the marks that `mautic-closed` lays at the boot of an instance with these labels."""
-    closed = stamp(config, "role") in (Role.INCOMING, Role.REHEARSAL) and stamp(config, "state") == State.MOVING
+    closed = label_of(config, "role") in (Role.INCOMING, Role.REHEARSAL) and label_of(config, "state") == State.MOVING
     return dict.fromkeys((MUTE, SEAL), b"copy\n") if closed and closes_itself(config) else {}
 
 
@@ -116,7 +116,7 @@ class _Tenant:
 
     def furniture(self) -> int:
         """The version of what stands in it, which is on its label as soon as it is in it."""
-        told = stamp(self.lxd.instance(self.name).config, "furniture")
+        told = label_of(self.lxd.instance(self.name).config, "furniture")
         return int(told) if told.isdecimal() else 1
 
     def has(self, path: str) -> bool:
@@ -292,11 +292,11 @@ class _Tenant:
 
     def serving(self) -> str:
         """The version that serves."""
-        return self.state.version or stamp(self.lxd.instance(self.name).config, "version")
+        return self.state.version or label_of(self.lxd.instance(self.name).config, "version")
 
     def base(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "since": moment_of(stamp(self.lxd.instance(self.name).config, "base")),
+            "since": moment_of(label_of(self.lxd.instance(self.name).config, "base")),
             "packages": self.state.packages,
         }
 

@@ -20,7 +20,7 @@ from bot.guest.blueprint.mautic_ctl.system import CtlError, in_words
 from bot.guest.blueprint.recipe import suite_named
 from bot.guest.simulated_state import State, change
 from bot.lxd.protocol import Lxd, NotFound
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 
 PACKED = "/root/cache.tar.gz"
 MIGRATIONS = {(5, 2, 12): "20250610000000", (6, 0, 0): "20250801000000", (6, 0, 1): "20250915000000"}
@@ -60,7 +60,7 @@ class Tenant(Protocol):
 
 def versions(tenant: Tenant) -> tuple[str, str]:
     """Return the versions of the PHP and the MariaDB that a tenant runs on."""
-    suite = suite_named(stamp(tenant.lxd.instance(tenant.name).config, "suite"))
+    suite = suite_named(label_of(tenant.lxd.instance(tenant.name).config, "suite"))
     return f"{suite.php}.29", f"{suite.mariadb}.14-MariaDB"
 
 

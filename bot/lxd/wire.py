@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from bot.lxd.protocol import Instance, LxdError, edge_address
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 
 NIC = "eth0"
 """The device, and the name inside, of the one interface that an instance of ours has."""
@@ -55,7 +55,7 @@ def taken_off(instance: Instance) -> tuple[dict[str, str], dict[str, str]]:
     writes that where it cannot read it again, and starts no container with a filter any more.
     """
     before = dict(instance.devices.get(NIC, {}))
-    return stamps(network_before=json.dumps(before)), {"type": "none"}
+    return as_labels(network_before=json.dumps(before)), {"type": "none"}
 
 
 def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] | None] | None:
@@ -63,7 +63,7 @@ def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] 
 
     LXD gives it a new MAC, whatever it is told.
     """
-    before = stamp(config, "network-before")
+    before = label_of(config, "network-before")
     if not before:
         return None
     try:
@@ -71,7 +71,7 @@ def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] 
     except ValueError:
         device = None
     # Somebody may have edited the label: then it is as if it were not set.
-    return (stamps(network_before=""), device or None) if isinstance(device, dict) else None
+    return (as_labels(network_before=""), device or None) if isinstance(device, dict) else None
 
 
 def kept(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> str:

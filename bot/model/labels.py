@@ -262,15 +262,15 @@ _KEYS = {name: KEY + name for name in LABELS}
 _NAMES = {key: name for name, key in _KEYS.items()}
 
 
-def stamps(**facts: str | int | bool) -> dict[str, str]:
-    """Return facts as instance configuration: `stamps(role="tenant")` → `{"user.mautic-ops.role": "tenant"}`."""
+def as_labels(**facts: str | int | bool) -> dict[str, str]:
+    """Return facts as instance configuration: `as_labels(role="tenant")` → `{"user.mautic-ops.role": "tenant"}`."""
     return {
         _KEYS[name.replace("_", "-")]: str(int(value)) if isinstance(value, bool) else str(value)
         for name, value in facts.items()
     }
 
 
-def stamp(config: Mapping[str, str], name: str) -> str:
+def label_of(config: Mapping[str, str], name: str) -> str:
     """Return one label from an instance's configuration, "" when it is not set. Raises KeyError for no label."""
     return config.get(_KEYS[name], "")
 
@@ -286,7 +286,7 @@ def moment_of(text: str) -> int:
     return number_of(text, EVER)
 
 
-def stamped(config: Mapping[str, str]) -> dict[str, str]:
+def labels_of(config: Mapping[str, str]) -> dict[str, str]:
     """Return all labels that an instance has, by name: a list of a thousand asks for two dozen of each."""
     return {_NAMES[key]: value for key, value in config.items() if key in _NAMES}
 
@@ -309,14 +309,14 @@ def state_of(config: Mapping[str, str]) -> State:
 
 def replacing(command: str, operation: int) -> dict[str, str]:
     """Return the labels of a container that an operation replaced; `reason` is for older releases."""
-    return stamps(replaced_by=command, replaced_in=operation, reason=f"{command} {operation}")
+    return as_labels(replaced_by=command, replaced_in=operation, reason=f"{command} {operation}")
 
 
 def replaced(config: Mapping[str, str]) -> tuple[str, int]:
     """Return the command and operation that replaced it; older releases wrote only a text."""
-    command, operation = stamp(config, "replaced-by"), stamp(config, "replaced-in")
+    command, operation = label_of(config, "replaced-by"), label_of(config, "replaced-in")
     if not command:
-        command, _, operation = stamp(config, "reason").partition(" ")
+        command, _, operation = label_of(config, "reason").partition(" ")
     return command, number_of(operation)
 
 
@@ -348,7 +348,7 @@ class Seen:
 
 def seen(name: str, config: Mapping[str, str], *, running: bool) -> Seen:
     """Return a container from what its server tells of it."""
-    made_by = number_of(stamp(config, "operation"))
+    made_by = number_of(label_of(config, "operation"))
     return Seen(name, role_of(config), state_of(config), running, made_by)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from tests.support.workspace import eventually
 
 PATIENCE = 120.0
@@ -29,7 +29,7 @@ def migration_floor(source: LxdGateway, target: LxdGateway, name: str, domain: s
     """
     copy = f"{name}--floor"
     # No second tenant, and one that can be deleted.
-    config = {"security.protection.delete": "", **stamps(role="incoming", state="", operation="")}
+    config = {"security.protection.delete": "", **as_labels(role="incoming", state="", operation="")}
     source.snapshot(name, "floor-1")
     target.receive(source, name, copy, config=config, devices={})
     source.snapshot(name, "floor-2")
@@ -69,7 +69,7 @@ def upgrade_floor(lxd: LxdGateway, name: str, domain: str) -> float:
     `name` runs, open, with the release staged and its cache laid, and does so again at the end.
     """
     copy = f"{name}--floor"
-    config = {"security.protection.delete": "", **stamps(role="incoming", state="", operation="")}
+    config = {"security.protection.delete": "", **as_labels(role="incoming", state="", operation="")}
     began = time.perf_counter()
     lxd.stop(name)
     lxd.snapshot(name, "floor")

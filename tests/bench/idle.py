@@ -15,7 +15,7 @@ from bot.guest.blueprint.build import blueprints
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import NotFound
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.tenants import PlanSize
 from tests.bench.floor import PATIENCE, login_page
 from tests.support.workspace import eventually
@@ -55,7 +55,7 @@ def tenants(lxd: LxdGateway, size: PlanSize, number: int) -> Iterator[list[str]]
             name = f"idle-{secrets.token_hex(3)}"
             names.append(name)
             domain = f"{name}.e2e.localhost"
-            config = stamps(role="tenant", tenant=name, domain=domain, state="live")
+            config = as_labels(role="tenant", tenant=name, domain=domain, state="live")
             lxd.copy(f"{blueprint.instance}/golden", name, config=config, devices={})
             lxd.start(name)
             eventually(lambda name=name: lxd.state(name).address, PATIENCE)  # type: ignore[misc]

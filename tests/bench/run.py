@@ -28,7 +28,7 @@ from bot.guest.blueprint.archive import Archive
 from bot.guest.mautic import Mautic
 from bot.guest.upgrades import Upgrades
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.settings import load
 from bot.store import audit, metrics
 from bot.store.database import Database
@@ -193,7 +193,7 @@ def a_thousand(folder: Path) -> Bench:
     for number in range(1000):
         name = f"client-{number}"
         domain = f"c{number}.example.com"
-        config = stamps(role="tenant", tenant=name, domain=domain, plan="small", version="5.2.12", state="live")
+        config = as_labels(role="tenant", tenant=name, domain=domain, plan="small", version="5.2.12", state="live")
         bench.lxd.copy(f"{blueprint.instance}/golden", name, config=config, devices={})
         bench.lxd.start(name)
     bench.lxd.calls.clear()
@@ -211,7 +211,7 @@ def test_a_digest_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None
     bench.lxd.clock = bench.clock
     now, names = int(bench.clock()), [f"client-{number}" for number in range(1000)]
     for name in names:
-        config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
+        config = as_labels(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
         bench.lxd.create(name, "base", config=config, devices={})
         bench.lxd.start(name)
         for number in range(24):

@@ -28,7 +28,7 @@ from bot.guest.told import ENTRIES, LINES, LONG, TABLES, TEXT
 from bot.guest.upgrade_answers import CACHE
 from bot.guest.upgrades import Upgrades
 from bot.lxd.protocol import LxdError, TenantAnswerError
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.model.words import tame
 from bot.store import audit, metrics
@@ -123,7 +123,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def _ask_all_of_an_upgrade(mautic: Mautic, folder: Path) -> None:
     upgrades, archive = Upgrades(mautic), folder / "double.zip"
     sha256 = build(archive, "6.0.10")
-    mautic.lxd.update("client-x", stamps(version="5.2.12+double"))
+    mautic.lxd.update("client-x", as_labels(version="5.2.12+double"))
     upgrades.stage("client-x", Archive(archive, sha256, "6.0.10+double"))
     mautic.hush("client-x")
     upgrades.record("client-x")

@@ -12,7 +12,7 @@ from bot.guest.blueprint.base import SECURITY_FILE
 from bot.guest.blueprint.build import PACKAGES
 from bot.guest.blueprint.simulated import put_blueprint
 from bot.model.debian import is_older, lacking
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.reports.digest import gather
 from tests.support.bot import Bench, make_bench
 from tests.support.judge import mrkdwn
@@ -76,7 +76,7 @@ def test_a_tenant_lacks_what_the_newest_base_knew(bench: Bench) -> None:
 
 def test_what_is_not_known_is_not_taken_for_well(bench: Bench) -> None:
     bases.keep(bench.context.fleet, bench.context.settings)
-    bench.lxd.update("client-x", stamps(base=""))
+    bench.lxd.update("client-x", as_labels(base=""))
     tenant = bench.context.fleet.tenant("client-x")
     found = bases.stands(bench.context.settings, [tenant])["client-x"]
     assert (found.at, found.lacks) == (0, None)
@@ -86,14 +86,14 @@ def test_status_says_how_old_the_packages_are_and_what_is_missing(bench: Bench) 
     assert "missing security updates not known" in shown(bench)
     bases.keep(bench.context.fleet, bench.context.settings)
     assert "1 security update of Debian missing (openssl): `/mautic patch client-x`" in shown(bench)
-    bench.lxd.update("client-x", stamps(base=NEW))
+    bench.lxd.update("client-x", as_labels(base=NEW))
     assert "all security updates known by <!date^" in shown(bench)
 
 
 def test_status_asks_a_tenant_whose_blueprint_said_nothing(bench: Bench) -> None:
     bases.keep(bench.context.fleet, bench.context.settings)
     simulated_tenant.change(bench.lxd, "client-x", packages={"openssl": "3.0.11"})
-    bench.lxd.update("client-x", stamps(base=""))
+    bench.lxd.update("client-x", as_labels(base=""))
     assert "1 security update of Debian missing (openssl)" in shown(bench)
 
 

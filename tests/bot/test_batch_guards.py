@@ -11,7 +11,7 @@ import pytest
 
 from bot.engine.runner import Runner
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import NotNow
 from bot.store import claims, progress, recovery
 from bot.store.claims import Hold
@@ -119,7 +119,7 @@ def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_na
 
 
 def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk) -> None:
-    desk.bench.lxd.update("client-b", stamps(plan="medium"))
+    desk.bench.lxd.update("client-b", as_labels(plan="medium"))
     desk.command("freeze client-b because of the sale", LEAD)
     desk.command("snapshot --size medium", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]

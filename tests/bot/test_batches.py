@@ -13,7 +13,7 @@ import pytest
 
 from bot.engine.runner import Runner
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.store import audit, batches, claims, recovery
 from bot.store.operation import Operation
@@ -147,7 +147,7 @@ def test_several_are_named_with_commas_between(desk: Desk) -> None:
 def test_they_are_chosen_by_tag_size_and_host(desk: Desk, text: str, meant: set[str]) -> None:
     for name in ("client-b", "client-d"):
         desk.bench.done(f"tag {name} vip", OPERATOR)
-    desk.bench.lxd.update("client-e", stamps(plan="medium"))
+    desk.bench.lxd.update("client-e", as_labels(plan="medium"))
     if not meant:
         with pytest.raises(Refused, match=f"No tenant matches `{text}`"):
             desk.bench.answer(f"snapshot {text}", OPERATOR)
@@ -230,13 +230,13 @@ def test_what_is_no_more_what_was_asked_for_is_cancelled_at_its_approval(desk: D
 
 def test_what_has_changed_when_it_begins_is_not_done(desk: Desk) -> None:
     batch = desk.bench.approve(desk.bench.ask("snapshot --all", OPERATOR))
-    desk.bench.lxd.update("client-c", stamps(role="archived"))
+    desk.bench.lxd.update("client-c", as_labels(role="archived"))
     desk.bench.finish()
     ended = again(desk.bench, batch)
     assert (ended.state, children(desk.bench, batch)) == ("failed", [])
     assert "There is no tenant `client-c`" in ended.outcome
     assert "Nothing was changed" in shown(desk, batch)
-    desk.bench.lxd.update("client-c", stamps(role="tenant"))
+    desk.bench.lxd.update("client-c", as_labels(role="tenant"))
     desk.click("retry", batch.id, OPERATOR)
     desk.bench.finish()
     assert again(desk.bench, batch).state == "succeeded"

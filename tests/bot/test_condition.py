@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bot.intake import home
 from bot.model.diagnosis import Diagnosis, Finding
 from bot.model.findings import FINDINGS
-from bot.model.labels import Role, stamps
+from bot.model.labels import Role, as_labels
 from bot.model.tenants import Tenant
 from bot.reports import digest
 from bot.reports.condition import STALE, WORDS, Condition, condition, conditions, looked_at_now
@@ -166,7 +166,9 @@ def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: B
     """As after a halt was given up, or the database was lost: the heir may serve."""
     bench.lxd.update("client-x", {"user.mautic-ops.state": "moving"})
     assert now(bench) == Condition("offline", "stuck halfway")
-    config = stamps(role="incoming", tenant="client-x", domain="client-x.mautic.localhost", state="live", operation=9)
+    config = as_labels(
+        role="incoming", tenant="client-x", domain="client-x.mautic.localhost", state="live", operation=9
+    )
     bench.lxd.create("client-x--9", "base", config=config, devices={})
     bench.lxd.start("client-x--9")
     bench.clock.move(60)

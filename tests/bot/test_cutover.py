@@ -18,7 +18,7 @@ from bot.engine.steps import PROBE, probing
 from bot.fleet import ballast
 from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError, PoolFull
-from bot.model.labels import Role, State, role_of, stamp, stamps, state_of
+from bot.model.labels import Role, State, as_labels, label_of, role_of, state_of
 from bot.model.plan import Plan, Step, Steps
 from bot.model.tenants import Tenant
 from bot.slack.announcer import ways_out
@@ -118,8 +118,8 @@ def ended(bench: Bench, number: int) -> Operation:
 def has_taken_the_place(bench: Bench, number: int) -> bool:
     name = f"client-x--{number}"
     old, new = bench.lxd.instance("client-x").config, bench.lxd.instance(name).config
-    assert (stamp(old, "replaced-by"), stamp(old, "replaced-in")) == ("refit", str(number))
-    assert int(stamp(old, "kept-until")) == int(bench.clock()) + 3 * 86_400
+    assert (label_of(old, "replaced-by"), label_of(old, "replaced-in")) == ("refit", str(number))
+    assert int(label_of(old, "kept-until")) == int(bench.clock()) + 3 * 86_400
     assert not bench.lxd.instance("client-x").running
     assert not {SEAL, MUTE} & set(bench.lxd.world.machines[name].files)
     return (role_of(old), role_of(new), live(bench)) == (Role.RETIRED, Role.TENANT, True)
@@ -277,7 +277,7 @@ def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> N
 
 
 @pytest.mark.parametrize(
-    ("label", "by_itself"), [({}, True), (stamps(furniture=2), False), ({"security.devlxd": "false"}, False)]
+    ("label", "by_itself"), [({}, True), (as_labels(furniture=2), False), ({"security.devlxd": "false"}, False)]
 )
 def test_a_candidate_starts_closed(bench: Bench, label: dict[str, str], by_itself: bool) -> None:
     """By its own labels, or by a file that is laid into it where it would not ask for them."""

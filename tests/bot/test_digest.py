@@ -11,7 +11,7 @@ import pytest
 from bot.engine.maintenance import Maintenance, forget
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.diagnosis import Diagnosis, Finding
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.reports.digest import FailedErrands, gather
 from bot.slack.incidents import Seen
 from bot.store import audit, claims, metrics, progress
@@ -112,7 +112,7 @@ def test_where_the_policy_keeps_no_daily_snapshot_none_is_missing(tmp_path: Path
 def test_a_tenant_that_is_stopped_or_new_need_not_have_a_snapshot(bench: Bench) -> None:
     bench.clock.move(2 * DAY)
     bench.lxd.stop("client-x")
-    bench.lxd.update("client-y", stamps(state="suspended"))
+    bench.lxd.update("client-y", as_labels(state="suspended"))
     bench.done("new client-z")
     assert gather(bench.context, bench.clock() - DAY).missing == []
 
@@ -275,7 +275,9 @@ def test_a_thousand_tenants_cost_one_request_a_server(tmp_path: Path) -> None:
     bench.lxd.clock = bench.clock
     names = [f"client-{number}" for number in range(1000)]
     for name in names:
-        config = stamps(role="tenant", tenant=name, domain=f"{name}.example.com", plan="small", state="live", created=1)
+        config = as_labels(
+            role="tenant", tenant=name, domain=f"{name}.example.com", plan="small", state="live", created=1
+        )
         bench.lxd.create(name, "base", config=config, devices={})
         for number in range(10):
             bench.lxd.snapshot(name, f"s-{number}")

@@ -18,7 +18,7 @@ from bot.edge.edges import Edges
 from bot.edge.simulated import SimulatedEdge
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.lxd.wire import NIC, given
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.providers import real_edges
 from bot.settings import ServerSettings
 from tests.support.bot import settings_in
@@ -50,7 +50,7 @@ class World:
 
     def _edge(self, lxd: SimulatedLxd, listen: str) -> Edge:
         lxd.import_image(__file__, "base", {})
-        lxd.create("edge", "base", config=stamps(role="edge"), devices={})
+        lxd.create("edge", "base", config=as_labels(role="edge"), devices={})
         lxd.start("edge")
         lxd.push("edge", CONFIG, json.dumps(routes({}, base_domain="agency.com", tls="internal")).encode())
         lxd.push("edge", ROOT, b"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n")
@@ -71,7 +71,7 @@ class World:
     def add(self, host: str, name: str, role: str, state: str = "live") -> None:
         """A running container that has the domain."""
         lxd = self.lxd[host]
-        lxd.create(name, "base", config=stamps(role=role, domain=DOMAIN, state=state), devices={})
+        lxd.create(name, "base", config=as_labels(role=role, domain=DOMAIN, state=state), devices={})
         lxd.start(name)
 
     def at(self, host: str, name: str) -> str:
@@ -255,7 +255,7 @@ def test_routes_that_were_made_ahead_are_not_made_again() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant", "new")
     world.edges.apply(ahead="client-x")
-    world.lxd["only"].update("client-x", stamps(state="live"))
+    world.lxd["only"].update("client-x", as_labels(state="live"))
     before = world.lxd["only"].calls["execute"]
     world.edges.apply()
     assert world.lxd["only"].calls["execute"] == before
@@ -336,7 +336,7 @@ def test_who_looked_earlier_and_comes_later_changes_nothing(monkeypatch: pytest.
     job = threading.Thread(target=world.edges.apply, kwargs={"fresh": True})
     job.start()
     assert looked.wait(10)
-    world.lxd["new"].update("client-x--2", stamps(state="live"))
+    world.lxd["new"].update("client-x--2", as_labels(state="live"))
     world.edges.apply()
     go_on.set()
     job.join()
@@ -434,7 +434,7 @@ def test_a_domain_that_somebody_wrote_by_hand_takes_no_other_offline(domain: str
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.add("only", "client-y", "tenant")
-    world.lxd["only"].update("client-y", stamps(domain=domain))
+    world.lxd["only"].update("client-y", as_labels(domain=domain))
     world.edges.apply(fresh=True)
     assert world.way("only") == world.at("only", "client-x")
     config = json.loads(world.lxd["only"].pull("edge", CONFIG))

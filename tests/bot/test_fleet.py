@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.fleet.inventory import Fleet
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from tests.support.bot import OPERATOR, Bench, add_blueprint, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
@@ -51,14 +51,14 @@ def test_of_two_tenants_of_one_name_none_is_taken(tmp_path: Path, text: str) -> 
 @pytest.mark.parametrize(("moving", "chosen"), [("local", "solo"), ("solo", "local")])
 def test_one_that_has_been_moved_away_is_no_second_tenant(tmp_path: Path, moving: str, chosen: str) -> None:
     bench = two_of_one_name(tmp_path)
-    bench.context.fleet.servers[moving].update("client-x", stamps(state="moving"))
+    bench.context.fleet.servers[moving].update("client-x", as_labels(state="moving"))
     assert bench.context.fleet.tenant("client-x").server == chosen
 
 
 def test_of_two_archives_of_one_name_none_is_taken_back(tmp_path: Path) -> None:
     bench = two_of_one_name(tmp_path)
     for lxd in bench.context.fleet.servers.values():
-        lxd.update("client-x", stamps(role="archived", archived=1))
+        lxd.update("client-x", as_labels(role="archived", archived=1))
     with pytest.raises(Refused, match="more than once: `client-x` on local and `client-x` on solo"):
         bench.answer("unarchive client-x", OPERATOR)
 

@@ -22,7 +22,7 @@ from bot.guest import simulated_state as simulated_tenant
 from bot.guest.blueprint.mautic_ctl import outbound
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import LxdError
-from bot.model.labels import State, stamps
+from bot.model.labels import State, as_labels
 from bot.model.plan import NotNow, Refused
 from bot.store import progress
 from bot.store.freezes import EVERYTHING, Freezes
@@ -99,8 +99,8 @@ def at_work(desk: Desk) -> Callable[[], None]:
 
 
 def half_way(desk: Desk) -> Callable[[], None]:
-    desk.bench.lxd.update("client-x", stamps(state=State.MOVING))
-    return lambda: desk.bench.lxd.update("client-x", stamps(state=State.LIVE))
+    desk.bench.lxd.update("client-x", as_labels(state=State.MOVING))
+    return lambda: desk.bench.lxd.update("client-x", as_labels(state=State.LIVE))
 
 
 def silent(desk: Desk) -> Callable[[], None]:

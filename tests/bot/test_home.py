@@ -11,7 +11,7 @@ import pytest
 
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.diagnosis import Diagnosis, Finding
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.slack.incidents import Seen
 from bot.workspace import block_kit
 from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, add_blueprint, make_bench, make_desk
@@ -103,7 +103,7 @@ def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> Non
     for name in ("client-x", "client-y", "client-z"):
         bench.done(f"new {name} --host local")
     bench.done("delete client-z", OPERATOR)
-    bench.lxd.update("client-y", stamps(state="suspended"))
+    bench.lxd.update("client-y", as_labels(state="suspended"))
     assert ":white_check_mark: *All healthy*" in shown(desk, LEAD.id)
     with bench.context.database.transaction() as transaction:
         bench.context.incidents.judge(

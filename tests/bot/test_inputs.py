@@ -13,7 +13,7 @@ import commands
 from bot.engine import before_inputs
 from bot.engine.registry import Registry
 from bot.lxd.protocol import LxdUnavailable
-from bot.model.labels import State, stamps
+from bot.model.labels import State, as_labels
 from bot.model.plan import Plan, Refused, always, once, require
 from bot.store import recovery
 from tests.bot.test_durability import OPERATIONS, Death, Killed, World, ends_well
@@ -97,12 +97,12 @@ def forget_inputs(bench: Bench) -> None:
 
 def test_a_precondition_is_checked_again_at_the_approval_and_when_it_begins(bench: Bench) -> None:
     asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
-    bench.lxd.update("client-x", stamps(state=State.SUSPENDED))
+    bench.lxd.update("client-x", as_labels(state=State.SUSPENDED))
     with pytest.raises(Refused, match=r"no longer matches what was requested\. `client-x` is suspended"):
         bench.approve(asked)
-    bench.lxd.update("client-x", stamps(state=State.LIVE))
+    bench.lxd.update("client-x", as_labels(state=State.LIVE))
     approved = bench.approve(bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR))
-    bench.lxd.update("client-x", stamps(state=State.SUSPENDED))
+    bench.lxd.update("client-x", as_labels(state=State.SUSPENDED))
     bench.finish()
     ended = bench.context.operations.get(approved.id)
     assert (ended.state, ended.begun) == ("failed", 0)

@@ -22,9 +22,11 @@ from bot.model.labels import (
     Role,
     Seen,
     State,
+    as_labels,
     has_replaced,
     holder,
     is_open,
+    label_of,
     moment_of,
     number_of,
     replaced,
@@ -33,8 +35,6 @@ from bot.model.labels import (
     role_of,
     seen,
     serving,
-    stamp,
-    stamps,
     state_of,
 )
 from tests.bot.test_durability import Death, Killed, World
@@ -86,7 +86,7 @@ def standing(bench: Bench) -> list[Seen]:
     return [
         seen(one.name, one.config, running=one.running)
         for one in bench.lxd.instances()
-        if stamp(one.config, "tenant") == "client-x"
+        if label_of(one.config, "tenant") == "client-x"
     ]
 
 
@@ -134,18 +134,18 @@ def test_whatever_a_crash_leaves_has_one_answer_at_most(tmp_path: Path, command:
 
 
 def test_what_no_release_writes_is_open_to_nobody() -> None:
-    config = stamps(role="tenant", state="hibernating")
+    config = as_labels(role="tenant", state="hibernating")
     assert (role_of(config), state_of(config)) == (Role.TENANT, State.UNKNOWN)
     assert serving([seen("a", config, running=True)]) is None
-    assert role_of(stamps(role="clone")) is None
+    assert role_of(as_labels(role="clone")) is None
     assert state_of({}) == State.NONE
 
 
 def test_a_label_that_is_not_listed_is_neither_written_nor_read() -> None:
     with pytest.raises(KeyError, match="colour"):
-        stamps(colour="blue")
+        as_labels(colour="blue")
     with pytest.raises(KeyError, match="colour"):
-        stamp(Instance("a", "Running").config, "colour")
+        label_of(Instance("a", "Running").config, "colour")
 
 
 def test_keys_and_words_that_tenants_in_the_field_have_stay() -> None:
@@ -165,7 +165,7 @@ def test_keys_and_words_that_tenants_in_the_field_have_stay() -> None:
 
 
 def written() -> dict[str, set[str]]:
-    """The labels that calls of `stamps` write, by name, and the modules that they are in."""
+    """The labels that calls of `as_labels` write, by name, and the modules that they are in."""
     found = defaultdict(set)
     for folder in ("bot", "commands", "schedules"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -176,7 +176,7 @@ def written() -> dict[str, set[str]]:
                 if call.func.id == "replacing":
                     for name in ("reason", "replaced-by", "replaced-in"):
                         found[name].add(module)
-                if call.func.id != "stamps":
+                if call.func.id != "as_labels":
                     continue
                 for keyword in call.keywords:
                     names = (

@@ -7,7 +7,7 @@ import pytest
 from bot.lxd.entries import instance, state
 from bot.lxd.local import daemon
 from bot.lxd.wire import put_back
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 
 
 def test_who_calls_itself_ready_runs_all_the_same() -> None:
@@ -19,8 +19,8 @@ def test_who_calls_itself_ready_runs_all_the_same() -> None:
 
 def test_a_network_that_somebody_wrote_nonsense_of_is_none_to_put_back() -> None:
     for nonsense in ("yes", "[]", "3", '{"type": '):
-        assert put_back(stamps(network_before=nonsense)) is None
-    assert put_back(stamps(network_before='{"type": "nic"}')) == (stamps(network_before=""), {"type": "nic"})
+        assert put_back(as_labels(network_before=nonsense)) is None
+    assert put_back(as_labels(network_before='{"type": "nic"}')) == (as_labels(network_before=""), {"type": "nic"})
 
 
 def test_who_calls_itself_ready_is_counted_among_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from bot.fleet.health import diagnose
 from bot.guest.mautic import Disk
 from bot.lxd import btrfs
 from bot.lxd.protocol import LxdError, Quotas
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.store import metrics
 from schedules import health as sweep
@@ -36,7 +36,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def add_edge(lxd: SimulatedLxd) -> None:
-    lxd.create("edge", "base", config=stamps(role="edge"), devices={})
+    lxd.create("edge", "base", config=as_labels(role="edge"), devices={})
     lxd.start("edge")
 
 

@@ -22,7 +22,7 @@ from bot.guest.blueprint.base import alone
 from bot.guest.blueprint.build import Blueprint, build, remove_unfinished
 from bot.guest.blueprint.recipe import recipe_digest
 from bot.lxd.protocol import LxdUnavailable
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.model.releases import Base, Release, Why, newest_first, number, path
 from bot.model.releases import Path as Way
@@ -231,14 +231,14 @@ def test_new_tenants_do_not_get_what_only_an_operation_needed(archives: Archives
     assert made.on_demand
     assert fleet.blueprint().version == "5.2.12+double"
     assert fleet.blueprint("6.0.10+double") == made
-    fleet.servers["local"].update(made.instance, stamps(on_demand=""))
+    fleet.servers["local"].update(made.instance, as_labels(on_demand=""))
     assert fleet.blueprint().version == "6.0.10+double", "as after `blueprint build`"
 
 
 def test_a_newer_recipe_is_a_newer_blueprint_of_the_same_version(archives: Archives) -> None:
     fleet, settings = fleet_of("5.2.12+double"), archives.settings("5.2.12+double")
     sha256 = settings.releases["5.2.12"].sha256
-    fleet.servers["local"].update(fleet.blueprint().instance, stamps(recipe="r1", archive=sha256))
+    fleet.servers["local"].update(fleet.blueprint().instance, as_labels(recipe="r1", archive=sha256))
     before = fleet.blueprint()
     assert releases.ensure_blueprint(fleet, settings, "5.2.12+double", nothing) == before
     # The double of a build has a name of its own.
@@ -358,11 +358,11 @@ def test_what_a_killed_build_left_goes_with_the_next_or_by_itself(
 def test_what_a_person_has_built_new_tenants_get(builder: Callable[..., Blueprint]) -> None:
     lxd = SimulatedLxd()
     made = builder(lxd, on_demand=True)
-    assert stamp(lxd.instance(made.instance).config, "on-demand") == "1"
+    assert label_of(lxd.instance(made.instance).config, "on-demand") == "1"
     assert builder(lxd, on_demand=True) == made
-    assert stamp(lxd.instance(made.instance).config, "on-demand") == "1"
+    assert label_of(lxd.instance(made.instance).config, "on-demand") == "1"
     assert builder(lxd) == made
-    assert stamp(lxd.instance(made.instance).config, "on-demand") == ""
+    assert label_of(lxd.instance(made.instance).config, "on-demand") == ""
 
 
 def test_on_real_servers_it_is_built_by_the_recipe(

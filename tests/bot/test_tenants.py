@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.model.forms import shown_domain
-from bot.model.labels import replaced, replacing, stamp, stamps
+from bot.model.labels import as_labels, label_of, replaced, replacing
 from bot.model.tenants import RESERVED, InvalidName, domain_name, tenant_name
 
 
@@ -113,23 +113,23 @@ def test_a_bad_domain_is_refused(text: str) -> None:
 
 
 def test_facts_stand_on_the_instance_under_one_prefix() -> None:
-    config = stamps(role="tenant", created=5, double=True, was_running=False)
+    config = as_labels(role="tenant", created=5, double=True, was_running=False)
     assert config == {
         "user.mautic-ops.role": "tenant",
         "user.mautic-ops.created": "5",
         "user.mautic-ops.double": "1",
         "user.mautic-ops.was-running": "0",
     }
-    assert (stamp(config, "role"), stamp(config, "note")) == ("tenant", "")
+    assert (label_of(config, "role"), label_of(config, "note")) == ("tenant", "")
 
 
 @pytest.mark.parametrize(
     ("config", "known"),
     [
         (replacing("migrate", 17), ("migrate", 17)),
-        (stamps(reason="restore 17"), ("restore", 17)),
-        (stamps(replaced_by="restore", replaced_in=3, reason="because it was slow"), ("restore", 3)),
-        (stamps(reason="restore"), ("restore", 0)),
+        (as_labels(reason="restore 17"), ("restore", 17)),
+        (as_labels(replaced_by="restore", replaced_in=3, reason="because it was slow"), ("restore", 3)),
+        (as_labels(reason="restore"), ("restore", 0)),
         ({}, ("", 0)),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdUnavailable
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from tests.support.bot import LEAD, OPERATOR, Bench, live, make_bench
 
 CONTAINING = ("stop client-x", "suspend client-x", "delete client-x")
@@ -24,7 +24,9 @@ def bench(tmp_path: Path) -> Bench:
 
 def _closed(bench: Bench) -> bool:
     return not live(bench) and all(
-        not one.running or stamp(one.config, "network-before") for one in bench.lxd.instances() if "client" in one.name
+        not one.running or label_of(one.config, "network-before")
+        for one in bench.lxd.instances()
+        if "client" in one.name
     )
 
 
@@ -57,7 +59,7 @@ def test_one_that_says_no_is_suspended_and_resumed(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", refuses=[])
     assert bench.done("resume client-x", OPERATOR).state == "succeeded"
     assert live(bench)
-    assert not stamp(bench.lxd.instance("client-x").config, "network-before")
+    assert not label_of(bench.lxd.instance("client-x").config, "network-before")
 
 
 def test_one_that_lies_is_cut_off_too(bench: Bench) -> None:
@@ -75,7 +77,7 @@ def test_a_suspension_that_is_taken_back_gives_the_network_back(bench: Bench) ->
     bench.lxd.fail_next("isolate", LxdUnavailable("LXD does not answer."), after=True)
     assert bench.done("suspend client-x", OPERATOR).state == "failed"
     assert live(bench)
-    assert not stamp(bench.lxd.instance("client-x").config, "network-before")
+    assert not label_of(bench.lxd.instance("client-x").config, "network-before")
 
 
 @pytest.mark.parametrize("text", CONTAINING)

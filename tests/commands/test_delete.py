@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from tests.support.bot import LEAD, OPERATOR, Bench, containers, live, make_bench, notes
@@ -23,8 +23,8 @@ def bench(tmp_path: Path) -> Bench:
 def test_a_deleted_tenant_is_kept_as_an_archive(bench: Bench) -> None:
     assert bench.done("delete client-x", OPERATOR).state == "succeeded"
     archive = bench.lxd.instance("client-x--archived")
-    assert (archive.status, stamp(archive.config, "role")) == ("Stopped", "archived")
-    assert int(stamp(archive.config, "archived")) == int(bench.clock())
+    assert (archive.status, label_of(archive.config, "role")) == ("Stopped", "archived")
+    assert int(label_of(archive.config, "archived")) == int(bench.clock())
     assert archive.config["boot.autostart"] == "false"
     assert archive.config["security.protection.delete"] == "true"
     assert not live(bench)
@@ -92,7 +92,7 @@ def test_a_stopped_tenant_whose_deletion_fails_stays_as_it_was(bench: Bench, on_
     bench.lxd.fail_next("rename", OSError("broken"))
     assert bench.done("delete client-x", OPERATOR).state == "failed"
     instance = bench.lxd.instance("client-x")
-    assert (instance.running, stamp(instance.config, "role")) == (False, "tenant")
+    assert (instance.running, label_of(instance.config, "role")) == (False, "tenant")
     assert bench.context.fleet.tenant("client-x").stopped == on_purpose
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from bot.engine.guards import FREEZE
 from bot.intake import home
-from bot.model.labels import Role, State, stamps
+from bot.model.labels import Role, State, as_labels
 from bot.model.plan import Refused
 from bot.reports.digest import gather
 from bot.store import audit, claims, recovery
@@ -562,7 +562,7 @@ def test_what_waited_for_its_host_before_this_release_waits_on(tmp_path: Path) -
 
 def test_what_a_move_left_behind_is_taken_back_all_the_same(desk: Desk) -> None:
     bench = desk.bench
-    mark = stamps(tenant="client-x", role=Role.INCOMING, state=State.MOVING, operation=1)
+    mark = as_labels(tenant="client-x", role=Role.INCOMING, state=State.MOVING, operation=1)
     bench.lxd.copy("client-x", "client-x--1", config=mark, devices={})
     Freezes(bench.context.operations).begin(EVERYTHING, LEAD.id, "of the sale", None)
     purge(bench.context)

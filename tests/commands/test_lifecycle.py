@@ -12,7 +12,7 @@ import pytest
 from bot.guest import simulated as simulated_tenant
 from bot.guest.mautic import Disk, Mautic
 from bot.lxd.protocol import LxdError, PoolFull, size_bytes
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from schedules.health import health
@@ -83,7 +83,7 @@ def test_another_plan_changes_limits_disk_and_what_is_inside(bench: Bench) -> No
     assert bench.done("resize client-x --plan medium", OPERATOR).state == "succeeded"
     instance = bench.lxd.instance("client-x")
     assert (instance.config["limits.memory"], instance.devices["root"]["size"]) == ("8GiB", "80GiB")
-    assert stamp(instance.config, "plan") == "medium"
+    assert label_of(instance.config, "plan") == "medium"
     assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull("client-x", "/var/lib/mautic-ops/resize.json")
 
 
@@ -92,7 +92,7 @@ def test_a_plan_that_cannot_be_given_leaves_the_one_of_before(bench: Bench) -> N
     bench.lxd.fail_next("update", LxdError("LXD could not update it."))
     assert bench.done("resize client-x --plan large", OPERATOR).state == "failed"
     config = bench.lxd.instance("client-x").config
-    assert (stamp(config, "plan"), config["limits.memory"]) == ("medium", "8GiB")
+    assert (label_of(config, "plan"), config["limits.memory"]) == ("medium", "8GiB")
 
 
 def test_a_stopped_tenant_gets_no_smaller_plan(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bot.engine import outbound
 from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from bot.store.operation import Operation
@@ -386,7 +386,7 @@ def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: P
         assert bench.context.operations.get(operation.id).state == "succeeded", number
         assert (len(state(bench).dropped), len(state(bench).sent), off(bench)) == (30, 0, False), number
         config = bench.lxd.instance(bench.context.fleet.tenant("client-x").instance).config
-        assert stamp(config, "outbound") == ""
+        assert label_of(config, "outbound") == ""
         moments = made
         bench.context.database.close()
         if len(made) <= 5 * number:
@@ -402,7 +402,7 @@ def test_a_decision_that_failed_sends_nothing_of_earlier_ones(
     bench.done("mail client-x off")
     wait(bench, *[bench.clock() - DAY] * 3)
     dropped = bench.done("mail client-x drop")
-    bench.lxd.update("client-x", stamps(mail_waits="as somebody counted"))
+    bench.lxd.update("client-x", as_labels(mail_waits="as somebody counted"))
     real = bench.lxd.update
 
     def fails(name: str, config: dict[str, str], devices: dict[str, dict[str, str]] | None = None) -> None:

@@ -15,7 +15,7 @@ from bot.engine.placement import LEAST
 from bot.guest import simulated as simulated_tenant
 from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from schedules.purge import purge
@@ -42,7 +42,11 @@ def bench(tmp_path: Path, other: SimulatedLxd) -> Bench:
 
 
 def roles(lxd: SimulatedLxd) -> dict[str, str]:
-    return {one.name: stamp(one.config, "role") for one in lxd.instances() if stamp(one.config, "tenant") == "client-x"}
+    return {
+        one.name: label_of(one.config, "role")
+        for one in lxd.instances()
+        if label_of(one.config, "tenant") == "client-x"
+    }
 
 
 def test_it_moves_to_another_server_and_the_old_one_is_kept(bench: Bench, other: SimulatedLxd) -> None:
@@ -147,7 +151,7 @@ def test_a_policy_that_is_changed_meanwhile_is_not_what_was_approved(tmp_path: P
         assert again.context.operations.get(2).state == state
         assert live(again)
         if state == "succeeded":
-            kept = int(stamp(again.lxd.instance("client-x").config, "kept-until"))
+            kept = int(label_of(again.lxd.instance("client-x").config, "kept-until"))
             assert kept == int(again.clock()) + 7 * 86_400, "as it was approved"
 
 
@@ -197,14 +201,14 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
             told == "previous container client-x on local is retired as soon as that host answers: LXD does not answer."
         )
         down.clear()
-        assert stamp(bench.lxd.instance("client-x").config, "role") == "tenant"
+        assert label_of(bench.lxd.instance("client-x").config, "role") == "tenant"
         assert [one.instance for one in bench.context.fleet.tenants()] == [heir]
         assert [one.tenant.instance for one in bench.context.fleet.survey().tenants] == [heir]
         purge(bench.context)
     assert bench.context.fleet.tenant("client-x").instance == heir
     former = bench.lxd.instance("client-x")
-    assert (former.running, stamp(former.config, "role")) == (False, "former")
-    assert int(stamp(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
+    assert (former.running, label_of(former.config, "role")) == (False, "former")
+    assert int(label_of(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
     assert live(bench)
     purge(bench.context)
     rows = bench.context.database.read("SELECT detail FROM audit WHERE event = 'container.retired'")

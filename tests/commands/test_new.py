@@ -9,7 +9,7 @@ import pytest
 
 from bot.guest.blueprint.recipe import FURNITURE
 from bot.lxd.protocol import NotFound
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Plan, Refused
 from bot.slack.messages import Modal
 from bot.store import recovery
@@ -91,8 +91,8 @@ def test_other_names_are_free(bench: Bench, domain: str) -> None:
 def test_files_that_are_old_in_the_blueprint_are_said_to_be(bench: Bench) -> None:
     """The bot is newer than its blueprint: a new tenant is behind from its first day."""
     assert "Files" not in bench.ask("new client-x").plan["remarks"]
-    (blueprint,) = [one.name for one in bench.lxd.instances() if stamp(one.config, "role") == "blueprint"]
-    bench.lxd.update(blueprint, stamps(furniture=FURNITURE - 1))
+    (blueprint,) = [one.name for one in bench.lxd.instances() if label_of(one.config, "role") == "blueprint"]
+    bench.lxd.update(blueprint, as_labels(furniture=FURNITURE - 1))
     said = bench.ask("new client-y").plan["remarks"]["Files"]
     assert said == (
         f"version {FURNITURE - 1} of {FURNITURE}, as in the blueprint; afterwards `/mautic refurnish client-y` brings "
@@ -135,9 +135,9 @@ def test_a_host_with_an_older_recipe_of_the_version_gets_the_newest(tmp_path: Pa
     bench = make_bench(tmp_path, others={"far": far})
     name = "blueprint--5-2-12-double"
     add_blueprint(far)
-    far.update(name, stamps(recipe="r1", created=1))
+    far.update(name, as_labels(recipe="r1", created=1))
     far.rename(name, f"{name}-r1")
-    bench.lxd.update(name, stamps(recipe="r2", created=2))
+    bench.lxd.update(name, as_labels(recipe="r2", created=2))
     copied: list[str] = []
     far.on_call = lambda method, words: copied.append(words[0]) if method == "copy" else None
     for tenant in ("client-x", "client-y"):
@@ -150,7 +150,7 @@ def test_a_host_with_an_older_recipe_of_the_version_gets_the_newest(tmp_path: Pa
 def test_what_was_asked_for_before_recipes_were_stored_takes_what_is_there(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     operation = bench.approve(bench.ask("new client-x"))
-    bench.lxd.update("blueprint--5-2-12-double", stamps(recipe="r2", archive="a"))
+    bench.lxd.update("blueprint--5-2-12-double", as_labels(recipe="r2", archive="a"))
     assert bench.context.operations.get(operation.id).plan["inputs"]["blueprint"]["recipe"] == ""
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
@@ -213,7 +213,7 @@ def test_without_a_name_it_opens_a_form(bench: Bench) -> None:
 
 def test_the_operation_is_known_from_the_instance_alone(bench: Bench) -> None:
     operation = bench.done("new client-x")
-    assert stamp(bench.lxd.instance("client-x").config, "operation") == str(operation.id)
+    assert label_of(bench.lxd.instance("client-x").config, "operation") == str(operation.id)
 
 
 def test_no_tenant_has_the_name_of_what_keeps_room_on_a_pool(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bot.guest.blueprint.simulated import put_blueprint
 from bot.guest.own import Own
 from bot.guest.simulated_own import OUTBOUND_OFF
 from bot.lxd.protocol import Instance
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.store import evidence
 from schedules.offers import offers
@@ -46,7 +46,7 @@ def patched(bench: Bench) -> None:
 
 
 def test_a_patch_is_rehearsed_approved_and_leaves_the_tenant_on_newer_packages(bench: Bench) -> None:
-    bench.lxd.update("client-x", stamps(tags="gold", slot=17, note="ours"))
+    bench.lxd.update("client-x", as_labels(tags="gold", slot=17, note="ours"))
     simulated_tenant.change(bench.lxd, "client-x", contacts=77, plugins={"OwnBundle": True})
     before = bench.context.fleet.tenant("client-x")
     patched(bench)
@@ -58,8 +58,8 @@ def test_a_patch_is_rehearsed_approved_and_leaves_the_tenant_on_newer_packages(b
     state = simulated_tenant.read(bench.lxd, after.instance)
     assert (state.contacts, state.plugins, state.version) == (77, {"OwnBundle": True}, VERSION)
     assert live(bench)
-    assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
-    assert stamp(bench.lxd.instance("client-x").config, "replaced-by") == "patch"
+    assert label_of(bench.lxd.instance("client-x").config, "role") == "former"
+    assert label_of(bench.lxd.instance("client-x").config, "replaced-by") == "patch"
     assert containers(bench) == {"client-x", after.instance}
 
 
@@ -90,7 +90,7 @@ def test_outbound_mail_that_is_off_stays_off(bench: Bench) -> None:
 def test_what_its_container_has_and_not_the_settings_says_what_mariadb_may_hold(
     bench: Bench, plan: str, memory: str, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.lxd.update("client-x", {**stamps(plan=plan), "limits.memory": memory})
+    bench.lxd.update("client-x", {**as_labels(plan=plan), "limits.memory": memory})
     adopted: list[str] = []
     adopt = Own.adopt
 
@@ -193,7 +193,7 @@ def test_a_blueprint_that_is_gone_voids_the_rehearsal(bench: Bench) -> None:
 
 def test_the_card_says_what_becomes_of_the_snapshots_of_before(bench: Bench) -> None:
     assert bench.done("new client-y").state == "succeeded"
-    bench.lxd.update("client-y", stamps(base=5))
+    bench.lxd.update("client-y", as_labels(base=5))
     assert bench.done("snapshot client-x --keep", OPERATOR).state == "succeeded"
     bench.answer("patch client-x,client-y", OPERATOR)
     bench.finish()
@@ -207,7 +207,7 @@ def test_the_card_says_what_becomes_of_the_snapshots_of_before(bench: Bench) -> 
 
 def test_many_are_patched_by_one_request_ring_by_ring(bench: Bench) -> None:
     assert bench.done("new client-y").state == "succeeded"
-    bench.lxd.update("client-y", stamps(base=5, tags="canary"))
+    bench.lxd.update("client-y", as_labels(base=5, tags="canary"))
     assert "Rehearsing" in bench.answer("patch --all", OPERATOR).text
     bench.finish()
     offers(bench.context)

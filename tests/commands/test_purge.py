@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from tests.support.bot import LEAD, OPERATOR, Bench, Desk, add_releases, containers, live, make_bench, make_desk, notes
 from tests.support.judge import mrkdwn
@@ -59,7 +59,7 @@ def test_one_that_became_the_tenant_since_is_not_removed(bench: Bench) -> None:
 
     def become(moment: str) -> None:
         if moment == "started 0":
-            bench.lxd.update("client-x", stamps(role="tenant", state="live"))
+            bench.lxd.update("client-x", as_labels(role="tenant", state="live"))
 
     bench.runner.fault = become
     bench.finish()
@@ -83,7 +83,7 @@ def test_which_one_says_what_each_is(bench: Bench) -> None:
 def test_the_archive_that_stands_in_the_way_is_told_from_the_live_one(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
-    config = stamps(role="archived", tenant="client-x", archived=1, operation=0)
+    config = as_labels(role="archived", tenant="client-x", archived=1, operation=0)
     bench.lxd.create("client-x--archived", "base", config=config, devices={})
     with pytest.raises(Refused, match=r"`/mautic purge client-x client-x--archived`\. The live"):
         bench.answer("delete client-x", OPERATOR)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.protocol import LxdError, LxdUnavailable
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.slack.messages import Message
 from bot.store import audit
@@ -55,7 +55,7 @@ def test_the_next_page_of_a_list_is_of_the_same_tenants(bench: Bench) -> None:
     for role in ("tenant", "archived"):
         for number in range(60):
             name = f"{role}-{number}"
-            config = stamps(role=role, tenant=name, domain=f"{name}.example.com")
+            config = as_labels(role=role, tenant=name, domain=f"{name}.example.com")
             bench.lxd.create(name, "base", config=config, devices={})
     assert "next: `/mautic list --page 2` · or search: `/mautic list &lt;part&gt;`" in said(bench.answer("list"))
     assert "next: `/mautic list --archived --page 3`" in said(bench.answer("list --archived --page 2"))
@@ -65,7 +65,7 @@ def test_the_next_page_of_a_list_is_of_the_same_tenants(bench: Bench) -> None:
 
 def test_list_costs_one_request_however_many_tenants_there_are(bench: Bench) -> None:
     for number in range(200):
-        config = stamps(role="tenant", tenant=f"t{number}", domain=f"t{number}.mautic.localhost")
+        config = as_labels(role="tenant", tenant=f"t{number}", domain=f"t{number}.mautic.localhost")
         bench.lxd.create(f"t{number}", "base", config=config, devices={})
     bench.lxd.calls.clear()
     shown = said(bench.answer("list --page 2"))
@@ -79,7 +79,7 @@ def test_a_page_of_the_list_is_whole_with_the_longest_names_and_notes(bench: Ben
     for number in range(60):
         name = f"{'client' * 6}-{number}"
         facts = {"tenant": name, "domain": f"{name}.{'sub' * 20}.example.com", "note": "promised to the board " * 20}
-        bench.lxd.create(f"t{number}", "base", config=stamps(role="tenant", **facts), devices={})
+        bench.lxd.create(f"t{number}", "base", config=as_labels(role="tenant", **facts), devices={})
     assert "Page 1 of 3" in said(bench.answer("list"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from bot.guest import simulated as simulated_tenant
 from bot.guest.blueprint.recipe import FURNITURE
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.reports.digest import gather
 from tests.support.bot import OPERATOR, Bench, make_bench
@@ -47,8 +47,8 @@ def test_all_that_are_behind_are_updated_at_once_and_the_others_left_out(bench: 
     slots = set()
     for name in ("client-x", "client-y"):
         config = bench.lxd.instance(name).config
-        assert stamp(config, "furniture") == str(FURNITURE)
-        slots.add(stamp(config, "slot"))
+        assert label_of(config, "furniture") == str(FURNITURE)
+        slots.add(label_of(config, "slot"))
     assert len(slots) == 2
     with pytest.raises(Refused, match="None of the selected tenants"):
         bench.answer("refurnish --all", OPERATOR)
@@ -59,14 +59,14 @@ def test_what_lacks_only_its_slot_is_said_to(bench: Bench) -> None:
         return bench.ask(f"refurnish {name}", OPERATOR).plan["remarks"]["Files"]
 
     assert files("client-x") == f"version 1, then {FURNITURE}"
-    bench.lxd.update("client-y", stamps(furniture=FURNITURE))
+    bench.lxd.update("client-y", as_labels(furniture=FURNITURE))
     assert files("client-y") == f"version {FURNITURE}; its heavy jobs get a time of their own on the host"
 
 
 def test_a_tenant_keeps_its_slot(bench: Bench) -> None:
-    bench.lxd.update("client-x", stamps(slot=7))
+    bench.lxd.update("client-x", as_labels(slot=7))
     bench.done("refurnish client-x", OPERATOR)
-    assert stamp(bench.lxd.instance("client-x").config, "slot") == "7"
+    assert label_of(bench.lxd.instance("client-x").config, "slot") == "7"
     asked = bench.lxd.pull("client-x", "/var/lib/mautic-ops/furnish.json")
     assert b'"slot": 7' in asked or b'"slot":7' in asked
 
@@ -87,7 +87,7 @@ def test_a_page_that_does_not_answer_afterwards_puts_the_files_back(
     monkeypatch.setattr("commands.refurnish.see_login_page", refuse)
     ended = bench.done("refurnish client-x", OPERATOR)
     assert ended.state == "failed", ended.outcome
-    assert stamp(bench.lxd.instance("client-x").config, "furniture") == "1"
+    assert label_of(bench.lxd.instance("client-x").config, "furniture") == "1"
     assert simulated_tenant.read(bench.lxd, "client-x").furnished == (0, 0)
     monkeypatch.undo()
     assert bench.done("refurnish client-x", OPERATOR).state == "succeeded"

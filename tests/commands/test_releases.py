@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.protocol import LxdUnavailable
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from schedules.releases import releases
 from tests.bot.blueprint.test_archive import released, zipped
@@ -66,7 +66,7 @@ def test_releases_say_what_they_need_and_where_their_blueprints_are(bench: Bench
     assert "Blueprint: built when needed" in of(bench, "7.2.2")
     assert "PHP 8.4-8.5" in of(bench, "8.0.0")
     assert "Blueprint: built when needed" in of(bench, "8.0.0"), "on a newer Debian"
-    bench.lxd.update("blueprint--5-2-12-double", stamps(created=int(bench.clock()) - 3 * 86_400))
+    bench.lxd.update("blueprint--5-2-12-double", as_labels(created=int(bench.clock()) - 3 * 86_400))
     assert "Blueprint: local, 3 days old, earlier recipe" in of(bench, "5.2.12")
 
 
@@ -83,7 +83,7 @@ def test_releases_say_known_holes_and_the_end_of_support(bench: Bench) -> None:
 
 
 def test_a_version_without_a_release_is_shown_too(bench: Bench) -> None:
-    bench.lxd.update("client-d", stamps(version="5.1.1+double"))
+    bench.lxd.update("client-d", as_labels(version="5.1.1+double"))
     assert "· 1 tenant ·" in of(bench, "5.1.1")
     assert "PHP" not in of(bench, "5.1.1")
 

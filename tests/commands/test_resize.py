@@ -10,7 +10,7 @@ import pytest
 
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import NoRoom, Refused
 from bot.model.tenants import PlanSize
 from bot.store import recovery
@@ -55,7 +55,7 @@ def inside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Inside:
 def what_it_has(bench: Bench) -> tuple[str, ...]:
     instance = bench.lxd.instance("client-x")
     limits = (instance.config[f"limits.{name}"] for name in ("cpu", "memory", "processes"))
-    return stamp(instance.config, "plan"), *limits, instance.devices["root"]["size"]
+    return label_of(instance.config, "plan"), *limits, instance.devices["root"]["size"]
 
 
 def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench, inside: Inside) -> None:

@@ -11,7 +11,7 @@ from bot.engine.snapshots import ours
 from bot.guest import simulated as simulated_tenant
 from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from tests.support.bot import OPERATOR, Bench, containers, live, make_bench, make_desk, notes
@@ -38,7 +38,7 @@ def write(bench: Bench, instance: str) -> None:
 
 def test_a_snapshot_says_who_and_why_and_how_long_writes_waited(bench: Bench) -> None:
     (taken,) = bench.lxd.snapshots("client-x")
-    facts = [stamp(taken.config, name) for name in ("why", "snapshot-note", "keep", "by")]
+    facts = [label_of(taken.config, name) for name in ("why", "snapshot-note", "keep", "by")]
     assert (taken.name, facts) == (SNAPSHOT, ["asked", "sale", "1", OPERATOR.id])
     assert bench.context.operations.get(2).steps[0].note == f"{SNAPSHOT}, writes paused 0.1 s"
 
@@ -67,13 +67,13 @@ def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> 
     assert simulated_tenant.read(bench.lxd, tenant.instance).writes == []
     assert live(bench)
     former = bench.lxd.instance("client-x")
-    assert (former.running, stamp(former.config, "role"), stamp(former.config, "reason")) == (
+    assert (former.running, label_of(former.config, "role"), label_of(former.config, "reason")) == (
         False,
         "former",
         f"restore {done.id}",
     )
-    assert int(stamp(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
-    assert [stamp(one.config, "why") for one in bench.lxd.snapshots("client-x")] == [
+    assert int(label_of(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
+    assert [label_of(one.config, "why") for one in bench.lxd.snapshots("client-x")] == [
         "asked",
         f"before restore {done.id}",
     ]

@@ -15,7 +15,7 @@ from bot.guest import simulated_state as simulated_tenant
 from bot.guest.consent import Consent, Withdrawn
 from bot.guest.mautic import MUTE, SEAL
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused
 from tests.bot.test_durability import Death, Killed, World, kill_in_call
 from tests.support.bot import LEAD, OPERATOR, Bench, add_releases, containers, live, make_bench
@@ -79,14 +79,18 @@ def test_a_copy_of_the_earlier_container_takes_the_place_and_both_others_are_kep
     assert live(bench)
     assert containers(bench) == {"client-x", PRESENT, COPY}
     config = bench.lxd.instance(COPY).config
-    assert [stamp(config, name) for name in ("role", "kept-until", "retired", "replaced-by", "reason")] == [
+    assert [label_of(config, name) for name in ("role", "kept-until", "retired", "replaced-by", "reason")] == [
         "tenant", "", "", "", "",
     ]  # fmt: skip
     for name, command in (("client-x", "upgrade 3"), (PRESENT, "rollback 4")):
         kept = bench.lxd.instance(name)
-        assert (kept.running, stamp(kept.config, "role"), stamp(kept.config, "reason")) == (False, "former", command)
-    assert stamp(bench.lxd.instance(PRESENT).config, "version") == NEW
-    assert [stamp(one.config, "why") for one in bench.lxd.snapshots(PRESENT)] == [f"before rollback {done.id}"]
+        assert (kept.running, label_of(kept.config, "role"), label_of(kept.config, "reason")) == (
+            False,
+            "former",
+            command,
+        )
+    assert label_of(bench.lxd.instance(PRESENT).config, "version") == NEW
+    assert [label_of(one.config, "why") for one in bench.lxd.snapshots(PRESENT)] == [f"before rollback {done.id}"]
 
 
 def test_the_card_says_how_long_the_snapshots_since_the_upgrade_are_kept(bench: Bench) -> None:

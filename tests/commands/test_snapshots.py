@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.slack.messages import Message
 from bot.store import recovery
@@ -40,7 +40,7 @@ def test_a_snapshot_says_how_long_writes_waited_and_carries_who_and_why(bench: B
     assert "writes paused" in done.steps[0].note
     (taken,) = bench.lxd.snapshots("client-x")
     assert taken.name == f"s-20270115-080000-{done.id}"
-    facts = {name: stamp(taken.config, name) for name in ("snapshot-note", "keep", "by", "why", "taken")}
+    facts = {name: label_of(taken.config, name) for name in ("snapshot-note", "keep", "by", "why", "taken")}
     assert facts == {
         "snapshot-note": "before the sale",
         "keep": "1",
@@ -98,7 +98,7 @@ def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench)
 
 def test_a_long_list_has_pages(bench: Bench) -> None:
     for number in range(20):
-        config = stamps(taken=int(bench.clock()) + number, why="schedule", by="system")
+        config = as_labels(taken=int(bench.clock()) + number, why="schedule", by="system")
         bench.lxd.snapshot("client-x", f"s-20270115-0800{number:02}-{number}", config=config)
     assert "Page 1 of 2, next: `/mautic snapshots client-x --page 2`" in said(bench.answer("snapshots client-x"))
     assert said(bench.answer("snapshots client-x --page 2")).count("· scheduled ·") == 5
@@ -130,7 +130,7 @@ def test_a_protected_snapshot_goes_only_by_its_name(bench: Bench) -> None:
 
 def test_what_comes_before_a_restore_is_counted_only_after_the_policys_days(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
-    config = stamps(taken=int(bench.clock()), why="before restore 1", by=LEAD.id)
+    config = as_labels(taken=int(bench.clock()), why="before restore 1", by=LEAD.id)
     bench.lxd.snapshot("client-x", "s-20270115-080000-1", config=config)
     with pytest.raises(Refused, match="Nothing to delete"):
         bench.answer("prune client-x", OPERATOR)
@@ -163,7 +163,7 @@ def test_an_archive_is_removed_for_good(bench: Bench) -> None:
 def test_of_several_containers_one_is_named(bench: Bench) -> None:
     bench.context.operations.number_after(9)
     for number in (7, 9):
-        config = stamps(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
+        config = as_labels(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
         bench.lxd.create(f"client-x--{number}", "base", config=config, devices={})
     with pytest.raises(
         Refused,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused, UnknownWords
 from tests.support.bot import OPERATOR, Bench, make_bench, make_desk
 
@@ -22,7 +22,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_the_words_given_are_its_tags_from_then_on(bench: Bench) -> None:
     assert bench.done("tag client-x VIP eu, vip", OPERATOR).state == "succeeded"
     assert bench.context.fleet.tenant("client-x").tags == ("vip", "eu")
-    assert stamp(bench.lxd.instance("client-x").config, "tags") == "vip eu"
+    assert label_of(bench.lxd.instance("client-x").config, "tags") == "vip eu"
     done = bench.done("tag client-x us", OPERATOR)
     assert bench.context.fleet.tenant("client-x").tags == ("us",)
     assert done.again == "tag client-x us"

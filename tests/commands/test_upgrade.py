@@ -10,7 +10,7 @@ import pytest
 from bot.engine.snapshots import ours
 from bot.fleet import releases
 from bot.guest import simulated_state as simulated_tenant
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.model.plan import Refused
 from bot.store import evidence
 from schedules.offers import offers
@@ -60,7 +60,7 @@ def test_an_upgrade_is_rehearsed_first_and_then_asked_for_by_itself(bench: Bench
     assert (tenant.version, tenant.instance) == (NEW, f"client-x--{ended.id}")
     assert simulated_tenant.read(bench.lxd, tenant.instance).version == NEW
     assert live(bench)
-    assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
+    assert label_of(bench.lxd.instance("client-x").config, "role") == "former"
     # Taken beside the migrations; a rollback knows by it since when the tenant was closed.
     assert [one.why for one in ours(bench.lxd.snapshots("client-x"))] == [f"before upgrade {ended.id}"]
 

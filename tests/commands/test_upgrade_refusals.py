@@ -10,7 +10,7 @@ import pytest
 
 from bot.fleet import releases
 from bot.guest import simulated_state as simulated_tenant
-from bot.model.labels import State, stamps
+from bot.model.labels import State, as_labels
 from bot.store import evidence
 from schedules.offers import offers
 from tests.mautic_double.build import build
@@ -148,7 +148,7 @@ def test_a_tenant_that_does_not_run_is_refused_with_what_has_it_run(desk: Desk, 
 
 
 def test_a_tenant_that_is_half_way_is_refused_with_what_brings_it_back(desk: Desk) -> None:
-    desk.bench.lxd.update("client-x", stamps(state=State.MOVING))
+    desk.bench.lxd.update("client-x", as_labels(state=State.MOVING))
     desk.bench.lxd.stop("client-x", force=True)
     for text in COMMANDS[:2]:
         said = refused(desk, text)

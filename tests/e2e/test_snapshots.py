@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World, settings_for
 
@@ -46,7 +46,7 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
         world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
         eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1)
         (left,) = world.lxd.snapshots("snap-x")
-        assert stamp(left.config, "snapshot-note") == ""
+        assert label_of(left.config, "snapshot-note") == ""
         (errand,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")
         assert (errand["command"], errand["channel"]) == ("prune", "")
         world.workspace.command("operator", CHANNEL, "/mautic schedule")

@@ -13,7 +13,7 @@ from bot.fleet.starts import Starts
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import PoolFull
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from tests.support.pools import count_anew
 from tests.support.real_lxd import PROJECT, TINY
 from tests.support.workspace import eventually
@@ -113,13 +113,13 @@ def test_a_full_one_is_stamped_closed_stopped_and_archived(host: Host, real_name
     lxd.execute(name, ["sh", "-c", fill])
     with pytest.raises(PoolFull):
         lxd.push(name, "/more", b"x" * (1 << 20))
-    lxd.update(name, stamps(state="suspended"))
+    lxd.update(name, as_labels(state="suspended"))
     assert lxd.instance(name).config["user.mautic-ops.state"] == "suspended"
     containment.close(host, name)
     assert not _page(address)
     containment.stop(lxd, name, peace=5)
     assert lxd.instance(name).status == "Stopped"
-    lxd.update(name, stamps(role="archived"))
+    lxd.update(name, as_labels(role="archived"))
     lxd.rename(name, archived)
     assert name not in {one.name for one in lxd.instances()}
     assert lxd.instance(archived).config["user.mautic-ops.role"] == "archived"

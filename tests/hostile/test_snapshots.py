@@ -15,7 +15,7 @@ from bot.guest.mautic import Mautic
 from bot.lxd import pool_folder
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import LxdError, NotFound, PoolFull
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from tests.support.real_lxd import LXD_PLACE, PROJECT, TINY
 
 Name = Callable[[], str]
@@ -55,7 +55,7 @@ def test_a_snapshot_of_one_whose_files_vanish_all_the_time_is_taken_and_leaves_n
     real_lxd.execute(name, ["sh", "-c", CHURN])
     taken = [f"s{number}" for number in range(8)]
     for snapshot in taken:
-        real_lxd.snapshot(name, snapshot, config=stamps(taken=1), still=True)
+        real_lxd.snapshot(name, snapshot, config=as_labels(taken=1), still=True)
     assert [one.name for one in real_lxd.snapshots(name)] == taken
     assert sorted(one.name for one in _in_pool(real_lxd, name).iterdir()) == taken
     assert real_lxd.instance(name).status == "Running"
@@ -134,7 +134,7 @@ def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(
     small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/c bs=64k; sync"])
     small.delete_snapshot("hog", "one")
     assert [one.name for one in small.snapshots("hog")] == ["two"]
-    small.update("hog", stamps(role="archived"))
+    small.update("hog", as_labels(role="archived"))
     small.isolate("hog")
     small.stop("hog", force=True)
     small.rename("hog", "hog--archived")

@@ -17,7 +17,7 @@ from bot.edge.edge import NAME, Edge
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import edge_address
 from bot.lxd.wire import NIC, given
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.providers import real_edge
 from tests.hostile.network import (
     ADVERTISE,
@@ -76,7 +76,7 @@ def ensure(lxd: LxdGateway, *ways: str) -> None:
 
 def tenant(lxd: LxdGateway, name: str, *, pinned: bool = True) -> str:
     """A running tenant; or one of those that LXD alone gave an address."""
-    config = stamps(role="tenant", tenant=name, domain=f"{name}.e2e.localhost", state="live")
+    config = as_labels(role="tenant", tenant=name, domain=f"{name}.e2e.localhost", state="live")
     lxd.create(name, TINY, config=config, devices={})
     if not pinned:
         lxd.update(name, {}, {NIC: None})

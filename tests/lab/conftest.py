@@ -15,7 +15,7 @@ from bot.guest.blueprint.archive import Archive, open_archive
 from bot.guest.blueprint.build import Blueprint, build
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.tenants import PlanSize
 from bot.providers import real_edge
 from tests.support.real_lxd import SHARED
@@ -76,7 +76,7 @@ def clone(host: LxdGateway, blueprint: Blueprint) -> Iterator[Callable[..., Clon
         name = f"t{secrets.token_hex(4)}"
         domain = f"{name}.{BASE_DOMAIN}"
         made.append(name)
-        config = stamps(role="tenant", tenant=name, domain=domain, state="live")
+        config = as_labels(role="tenant", tenant=name, domain=domain, state="live")
         host.copy(f"{blueprint.instance}/golden", name, config=config, devices={})
         host.start(name)
         address = eventually(lambda: host.state(name).address, bool)

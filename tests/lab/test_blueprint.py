@@ -14,7 +14,7 @@ from bot.guest.blueprint.build import Blueprint, blueprints, build, export
 from bot.guest.mautic import MUTE, SEAL, Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import NotFound
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.settings import load
 from tests.lab.conftest import CACHE, Clone, eventually
 from tests.support.real_lxd import LXD_PLACE
@@ -49,7 +49,7 @@ def test_it_is_stopped_stamped_and_has_its_snapshot(
 ) -> None:
     instance = host.instance(blueprint.instance)
     assert not instance.running
-    assert stamp(instance.config, "role") == "blueprint"
+    assert label_of(instance.config, "role") == "blueprint"
     assert (blueprint.version, blueprint.archive) == (double_archive.version, double_archive.sha256)
     assert blueprint.double
     assert [snapshot.name for snapshot in host.snapshots(blueprint.instance)] == ["golden"]

@@ -12,7 +12,7 @@ import pytest
 
 from bot.edge.edge import NAME, Edge
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from tests.lab.conftest import BASE_DOMAIN, Clone, eventually
 from tests.support.real_lxd import TINY
 from tests.support.world import LISTEN
@@ -89,12 +89,12 @@ def test_a_tenant_that_is_stopped_or_archived_gets_a_polite_page(
     edge.apply()
     eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
     # As a deletion does it: the page is closed while the container runs.
-    host.update(one.name, stamps(role="archived"))
+    host.update(one.name, as_labels(role="archived"))
     edge.apply()
     status, page = get(edge, one.domain, "/s/login")
     assert status == 503
     assert "Not open at the moment" in page
-    host.update(one.name, stamps(role="tenant"))
+    host.update(one.name, as_labels(role="tenant"))
     edge.apply()
     eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
     host.stop(one.name, force=True)
@@ -148,7 +148,7 @@ def test_reloads_drop_no_connection(host: LxdGateway, edge: Edge, who: Clone, re
         thread.start()
     try:
         for number in range(5):
-            config = stamps(role="tenant", domain=f"reload-{number}.{BASE_DOMAIN}", state="new")
+            config = as_labels(role="tenant", domain=f"reload-{number}.{BASE_DOMAIN}", state="new")
             host.create(real_name(), TINY, config=config, devices={})
             before = asked
             edge.apply()

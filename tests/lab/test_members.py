@@ -6,7 +6,7 @@ import pytest
 
 from bot.engine.steps import patiently
 from bot.lxd.protocol import LxdUnavailable, NotFound
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from tests.lab.conftest import eventually
 from tests.support.lab import Lab
 from tests.support.real_lxd import TINY
@@ -16,7 +16,7 @@ NAME = "on-a-dead-member"
 
 def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(lab: Lab) -> None:
     there, node = lab.host("node3"), lab.nodes["node3"]
-    there.create(NAME, TINY, config=stamps(role="tenant", tenant=NAME), devices={})
+    there.create(NAME, TINY, config=as_labels(role="tenant", tenant=NAME), devices={})
     try:
         knows = lab.cluster
         knows.instances()
@@ -25,7 +25,7 @@ def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_i
         def seen() -> str:
             found = next(one for one in knows.instances() if one.name == NAME)
             (whole,) = (one for one in knows.survey() if one.instance.name == NAME)
-            assert (found.location, stamp(found.config, "role")) == ("node3", "tenant")
+            assert (found.location, label_of(found.config, "role")) == ("node3", "tenant")
             assert whole.instance.config == found.config
             return found.status
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from tests.support.forms import make_form
 from tests.support.lab_world import BASE_DOMAIN, Client, LabWorld
 from tests.support.workspace import eventually
@@ -132,7 +132,7 @@ def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step:
     assert [one for one in visitor.acknowledged if one not in submitted] == []
     (target.restore if fault == "the network is cut" else target.start)()
     tiny.run_job("purge")
-    eventually(lambda: all(stamp(one.config, "tenant") != TENANT for one in tiny.servers["solo2"].instances()), 60)
+    eventually(lambda: all(label_of(one.config, "tenant") != TENANT for one in tiny.servers["solo2"].instances()), 60)
     tiny.done(f"migrate {TENANT} solo2", "runs on solo2")
     assert tiny.serves(TENANT) == "solo2"
 

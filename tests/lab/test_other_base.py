@@ -12,7 +12,7 @@ from bot.guest.blueprint.archive import open_archive
 from bot.guest.blueprint.build import build
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.settings import load
 from tests.lab.conftest import CACHE
 from tests.support.bot import release
@@ -64,7 +64,7 @@ def test_a_tenant_moves_to_the_php_and_mariadb_that_a_release_wants(world: World
         world.done(f"rehearse {TENANT} 8.0.0", "is rehearsed|was rehearsed", approve="")
         world.done(f"upgrade {TENANT} 8.0.0", r"now runs Mautic 8\.0\.0")
         present = world.present(TENANT)
-        assert stamp(world.lxd.instance(present).config, "suite") == "trixie"
+        assert label_of(world.lxd.instance(present).config, "suite") == "trixie"
         assert sh(world, present, "php", "-r", "echo PHP_VERSION;").startswith("8.4.")
         assert "11.8." in sh(world, present, "mariadb", "--version")
         counted = "SELECT COUNT(*) FROM leads WHERE email LIKE 'old-%'"

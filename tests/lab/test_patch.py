@@ -9,7 +9,7 @@ import pytest
 
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.settings import load
 from tests.mautic_double.contract import ROOT
 from tests.support.forms import make_form
@@ -69,7 +69,7 @@ def test_a_patched_tenant_has_all_that_is_its_own_and_a_new_system(world: World)
         # What somebody left who has root there: nothing of it may come along.
         sh(world, TENANT, "sh", "-euc", LEFT)
         # Its packages are of long ago.
-        world.lxd.update(TENANT, stamps(base=1_700_000_000))
+        world.lxd.update(TENANT, as_labels(base=1_700_000_000))
         world.done(f"rehearse {TENANT} --base", "is rehearsed|was rehearsed", approve="")
         client = Client(LISTEN, world.edge.authority(), DOMAIN, "/form/submit?formId=1")
         with client as visitor:
@@ -80,8 +80,8 @@ def test_a_patched_tenant_has_all_that_is_its_own_and_a_new_system(world: World)
         present = world.present(TENANT)
         print(f"away for {max(visitor.gaps):.1f} s; {world.card(card)}")
         labels = world.lxd.instance(present).config
-        assert (stamp(labels, "version"), stamp(labels, "state")) == ("5.2.12+double", "live")
-        assert int(stamp(labels, "base")) > 1_700_000_000
+        assert (label_of(labels, "version"), label_of(labels, "state")) == ("5.2.12+double", "live")
+        assert int(label_of(labels, "base")) > 1_700_000_000
         assert present != TENANT
         kept = set(sql(world, present, "SELECT email FROM leads"))
         assert set(visitor.acknowledged) <= kept

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.lxd.gateway import LxdGateway
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from tests.support.forms import make_form
 from tests.support.lab_world import Client
 from tests.support.upgrading import sql, upgrading
@@ -70,7 +70,7 @@ def test_a_rollback_takes_seconds_and_loses_no_opt_out_and_no_erasure(world: Wor
             eventually(lambda: len(visitor.acknowledged) > after + 5)
         back = world.present(TENANT)
         print(f"away for {max(visitor.gaps):.1f} s; {world.thread(card)[-1]}")
-        assert stamp(world.lxd.instance(back).config, "version") == "5.2.12+double"
+        assert label_of(world.lxd.instance(back).config, "version") == "5.2.12+double"
         assert world.edge.probe(DOMAIN).login
         others = {one for one in world.instances_of(TENANT) if one != back}
         assert others == {TENANT, upgraded}

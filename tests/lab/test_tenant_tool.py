@@ -18,7 +18,7 @@ from bot.guest.console import NotAllowed
 from bot.guest.mautic import MUTE, SEAL, Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import LxdError
-from bot.model.labels import Role, State, stamps
+from bot.model.labels import Role, State, as_labels
 from bot.settings import load
 from tests.lab.conftest import SIZE, Clone, eventually
 from tests.support.forms import make_form
@@ -345,7 +345,7 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
 def test_a_candidate_closes_itself_before_anything_in_it_works(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     """No file is laid into it: LXD tells it its labels. Once it is the tenant, it boots open."""
     copy = f"{tenant.name}--8"
-    marked = stamps(role=Role.INCOMING, state=State.MOVING, furniture=FURNITURE)
+    marked = as_labels(role=Role.INCOMING, state=State.MOVING, furniture=FURNITURE)
     host.copy(tenant.name, copy, config=marked, devices={})
     try:
         host.start(copy)
@@ -355,7 +355,7 @@ def test_a_candidate_closes_itself_before_anything_in_it_works(mautic: Mautic, h
         shown = ["systemctl", "show", "-P", "InactiveEnterTimestampMonotonic", "mautic-closed"]
         assert int(host.execute(copy, shown).stdout) <= min(map(int, began.split()))
         mautic.open(copy)
-        host.update(copy, stamps(role=Role.TENANT, state=State.LIVE))
+        host.update(copy, as_labels(role=Role.TENANT, state=State.LIVE))
         host.restart(copy)
         mautic.wait_for_page(copy)
         assert host.execute(copy, ["ls", str(SEAL)]).code != 0

@@ -10,7 +10,7 @@ import pytest
 
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.findings import FLEET
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.reports.digest import gather
 from schedules.advisories import advisories
@@ -49,12 +49,12 @@ def test_it_is_one_incident_that_counts_and_ends_when_none_is_left(bench: Bench)
     assert "*the fleet* — known security holes" in bench.slack.said[-1]["text"]
     opened = bench.context.incidents.open()
     bench.clock.move(3600)
-    bench.lxd.update("client-y", stamps(version="5.2.11+double"))
+    bench.lxd.update("client-y", as_labels(version="5.2.11+double"))
     (words,) = told(bench)
     assert words.startswith("2 tenants run")
     assert [one.opened for one in bench.context.incidents.open()] == [one.opened for one in opened], "since when"
     for name in ("client-x", "client-y"):
-        bench.lxd.update(name, stamps(version="5.2.12+double"))
+        bench.lxd.update(name, as_labels(version="5.2.12+double"))
     assert told(bench) == []
     rows = bench.context.database.read("SELECT event FROM audit WHERE event LIKE 'incident.%' ORDER BY seq")
     assert [row["event"] for row in rows] == ["incident.opened", "incident.closed"]
@@ -67,7 +67,7 @@ def test_it_is_in_the_digest_until_it_is_gone(bench: Bench) -> None:
     assert [one.subject for one in gather(bench.context, bench.clock() - 86_400).open] == [FLEET]
     shown = "\n".join(mrkdwn(bench.answer("digest").blocks))
     assert ":red_circle: *the fleet:* known security holes since" in shown
-    bench.lxd.update("client-x", stamps(version="5.2.12+double"))
+    bench.lxd.update("client-x", as_labels(version="5.2.12+double"))
     advisories(bench.context)
     assert gather(bench.context, 0).open == ()
 
@@ -77,7 +77,7 @@ def test_it_makes_no_tenant_sick_and_doctor_says_it(bench: Bench) -> None:
     assert "degraded" not in "\n".join(mrkdwn(bench.answer("list").blocks))
     shown = "\n".join(mrkdwn(bench.answer("doctor", LEAD).blocks))
     assert ":x: *Security:* 1 tenant runs a Mautic version with known security holes" in shown
-    bench.lxd.update("client-x", stamps(version="5.2.12+double"))
+    bench.lxd.update("client-x", as_labels(version="5.2.12+double"))
     shown = "\n".join(mrkdwn(bench.answer("doctor", LEAD).blocks))
     assert ":white_check_mark: *Security:* no tenant runs" in shown
 
@@ -126,7 +126,7 @@ def test_a_list_that_cannot_be_used_fails_the_job_and_ours_counts(tmp_path: Path
     with pytest.raises(Refused, match=r"`advisories\.extra`: There is no advisory file at /nowhere"):
         advisories(bench.context)
     assert len(bench.context.incidents.open()) == 1
-    bench.lxd.update("client-x", stamps(version="5.2.12+double"))
+    bench.lxd.update("client-x", as_labels(version="5.2.12+double"))
     with pytest.raises(Refused):
         advisories(bench.context)
     assert len(bench.context.incidents.open()) == 1, "what the list says of that version nobody knows"

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.reports import chart
 from bot.slack.poster import NotPosted
 from bot.store import metrics
@@ -225,7 +225,7 @@ def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Char
     bench = make_bench(tmp_path, **SETTINGS, **ROOM_FOR_MANY)
     for number in range(PAGE * PAGES + 30):
         name = f"client-{number}"
-        config = stamps(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
+        config = as_labels(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
         bench.lxd.create(name, "base", config=config, devices={})
         bench.lxd.start(name)
     measured(bench, "client-7", 31 << 30)

@@ -15,7 +15,7 @@ from bot.engine.maintenance import DAY, Maintenance, forget
 from bot.guest.simulated import change
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace
 from bot.lxd.wire import NIC, given
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.store import metrics, recovery
 from bot.store.jobs import Declared
 from bot.store.recovery import MAX_ATTEMPTS
@@ -168,7 +168,7 @@ def test_a_tenant_that_serves_is_looked_at_whatever_was_left_half_done_beside_it
 
 
 @pytest.mark.parametrize(
-    ("stamped", "more"), [(stamps(state="moving"), [("client-x", "move")]), (stamps(role="former", state=""), [])]
+    ("stamped", "more"), [(as_labels(state="moving"), [("client-x", "move")]), (as_labels(role="former", state=""), [])]
 )
 def test_of_a_tenant_that_was_left_half_way_nothing_tells(
     bench: Bench, stamped: dict[str, str], more: list[tuple[str, str]]
@@ -210,7 +210,7 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
 
 
 def test_of_a_move_that_no_operation_knows_of_it_says_how_the_tenant_goes_on(bench: Bench) -> None:
-    bench.lxd.update("client-x", stamps(state="moving"))
+    bench.lxd.update("client-x", as_labels(state="moving"))
     assert look(bench) == [("client-x", "move")]
     assert "`/mautic start client-x` brings the site online" in bench.context.incidents.open()[0].text
 
@@ -579,7 +579,7 @@ def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path
     blueprint = next(one.name for one in bench.lxd.instances())
     for number in range(1000):
         name = f"client-{number}"
-        config = stamps(role="tenant", tenant=name, state="live", domain=f"{name}.mautic.localhost", plan="small")
+        config = as_labels(role="tenant", tenant=name, state="live", domain=f"{name}.mautic.localhost", plan="small")
         bench.lxd.copy(f"{blueprint}/golden", name, config=config, devices={})
         bench.lxd.start(name)
     calls = bench.lxd.calls["survey"]

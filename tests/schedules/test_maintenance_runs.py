@@ -11,7 +11,7 @@ import pytest
 from bot.engine.maintenance import AT_ONCE, failing
 from bot.engine.registry import call
 from bot.lxd.protocol import LxdError
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.store import audit, recovery
 from bot.store.maintenance_runs import QUIET
@@ -30,7 +30,7 @@ def bench(tmp_path: Path) -> Bench:
     made.done("new client-00")
     for number in range(1, COUNT):
         name = f"client-{number:02}"
-        config = stamps(role="tenant", tenant=name, domain=f"{name}.mautic.localhost", state="live", operation=0)
+        config = as_labels(role="tenant", tenant=name, domain=f"{name}.mautic.localhost", state="live", operation=0)
         made.lxd.create(name, "base", config=config, devices={})
         made.lxd.start(name)
     return made

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.store.migrations import MAINTENANCE
 from schedules.numbers import numbers
 from tests.support.bot import OPERATOR, make_bench
@@ -46,7 +46,7 @@ def test_the_digits_of_a_copy_by_hand_are_nobodys_number(tmp_path: Path, digits:
 def test_maintenance_raises_no_number_of_peoples_and_hides_none(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
-    bench.lxd.update("client-x", stamps(operation=MAINTENANCE + 70, stopped_by=40))
+    bench.lxd.update("client-x", as_labels(operation=MAINTENANCE + 70, stopped_by=40))
     numbers(bench.context)
     assert bench.ask("stop client-x", OPERATOR).id == 41
     last = dict(map(tuple, bench.context.database.read("SELECT kind, last FROM numbers")))

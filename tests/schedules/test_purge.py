@@ -13,7 +13,7 @@ import pytest
 from bot.engine.guards import Change, Guards, Moment
 from bot.guest import simulated as simulated_tenant
 from bot.lxd.protocol import LxdError, LxdUnavailable
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from bot.store.freezes import Freezes
@@ -375,13 +375,13 @@ def test_what_cannot_be_retired_yet_is_recorded_once(tmp_path: Path) -> None:
     bench.done("new client-x --host node1")
     assert bench.done("migrate client-x node2").state == "succeeded"
     # As where its host was silent at the end of the move.
-    bench.lxd.update("client-x", stamps(role="tenant", state="moving"))
+    bench.lxd.update("client-x", as_labels(role="tenant", state="moving"))
     bench.lxd.fail_next("update", LxdError("LXD could not update it: the quota is exceeded."), times=3)
     for _ in range(5):
         bench.clock.move(300)
         with suppress(LxdError):
             purge(bench.context)
-    assert stamp(bench.lxd.instance("client-x").config, "role") == "former"
+    assert label_of(bench.lxd.instance("client-x").config, "role") == "former"
     rows = bench.context.database.read("SELECT 1 FROM audit WHERE event = 'container.retired'")
     assert len(rows) == 1
 
@@ -480,7 +480,7 @@ def test_the_copy_of_a_rehearsal_stays_while_its_tenant_may_be_where_nobody_answ
     again = make_bench(tmp_path / "new", other, others={"solo": bench.lxd})
     numbers(again.context)
     # As where it was moved since the rehearsal was left.
-    bench.lxd.update("client-x", stamps(tenant="client-y"))
+    bench.lxd.update("client-x", as_labels(tenant="client-y"))
 
     def answer(*_: Any) -> None:
         raise LxdUnavailable("LXD on local does not answer.")

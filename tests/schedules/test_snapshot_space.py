@@ -8,7 +8,7 @@ import pytest
 
 from bot.engine.snapshots import ours
 from bot.lxd.protocol import PoolFull
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.model.plan import Refused
 from bot.settings import InvalidSettings, load
 from bot.store import metrics
@@ -162,7 +162,7 @@ def test_zeros_are_no_limits(tmp_path: Path) -> None:
 def test_who_was_left_standing_still_goes_on_and_whom_somebody_froze_does_not(bench: Bench) -> None:
     for name in ("client-x", "client-y"):
         bench.lxd.world.machines[name].status = "Frozen"
-    bench.lxd.update("client-x", stamps(taken=1))
+    bench.lxd.update("client-x", as_labels(taken=1))
     snapshots(bench.context)
     bench.finish()
     assert [bench.lxd.instance(name).status for name in ("client-x", "client-y")] == ["Running", "Frozen"]

@@ -15,7 +15,7 @@ from bot.engine.retention import spread
 from bot.engine.snapshots import ours
 from bot.fleet.inventory import Survey
 from bot.lxd.protocol import LxdError, LxdUnavailable
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.store import recovery
 from bot.store.operation import Operation
 from schedules.snapshots import snapshots
@@ -28,7 +28,7 @@ POLICY = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": str(count) for tier, count in (("HOUR
 
 def add_tenant(lxd: SimulatedLxd, name: str) -> None:
     """A tenant as it stands, without the steps that make one."""
-    config = stamps(role="tenant", tenant=name, domain=f"{name}.mautic.localhost", state="live", operation=0)
+    config = as_labels(role="tenant", tenant=name, domain=f"{name}.mautic.localhost", state="live", operation=0)
     lxd.create(name, "base", config=config, devices={})
     lxd.start(name)
 
@@ -192,7 +192,7 @@ def test_a_policy_of_nothing_takes_nothing_and_removes_nothing(tmp_path: Path) -
 
 
 def test_what_a_killed_snapshot_left_is_gone_with_the_next_and_who_pauses_a_tenant_then_is_heeded(bench: Bench) -> None:
-    left = stamps(taken=int(bench.clock()), why="schedule", by="system")
+    left = as_labels(taken=int(bench.clock()), why="schedule", by="system")
     bench.lxd.update("client-x", left)
     tick(bench)
     assert not left.keys() & bench.lxd.instance("client-x").config.keys()

@@ -35,7 +35,7 @@ from bot.intake.invocations import Invocations
 from bot.intake.manifest import manifest
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
-from bot.model.labels import stamps
+from bot.model.labels import as_labels
 from bot.program import compose
 from bot.settings import Settings, load
 from bot.slack.announcer import Announcer
@@ -143,7 +143,7 @@ def add_newer_base(bench: Bench, version: str = "5.2.12+double") -> str:
 def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
     """Put a blueprint on a simulated host."""
     name = f"blueprint--{version.replace('.', '-').replace('+', '-')}"
-    config = stamps(
+    config = as_labels(
         role="blueprint", version=version, double=version.endswith("double"), created=1, furniture=FURNITURE
     )
     lxd.import_image(__file__, "base", {})
@@ -228,7 +228,7 @@ class Case:
         for text in self.before:
             assert bench.done(text, self.actor).state == "succeeded", text
         if self.furniture != FURNITURE:
-            bench.lxd.update("client-x", stamps(furniture=self.furniture))
+            bench.lxd.update("client-x", as_labels(furniture=self.furniture))
         self.ready(bench)
 
 

@@ -19,7 +19,7 @@ from bot.local_stack import build_blueprint
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.products import INCUS
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from bot.providers import gateways, real_edge, real_edges
 from bot.settings import load
 from tests.support.lab import ROOT, SINGLE, Lab, configuration
@@ -45,10 +45,10 @@ class LabWorld(World):
     def instances_of(self, tenant: str) -> list[str]:
         """The containers that are, or were, this tenant's, as `host/name role status`."""
         return [
-            f"{one.location or server}/{one.name} {stamp(one.config, 'role')} {one.status}"
+            f"{one.location or server}/{one.name} {label_of(one.config, 'role')} {one.status}"
             for server, lxd in self.servers.items()
             for one in self.seen(lxd)
-            if stamp(one.config, "tenant") == tenant
+            if label_of(one.config, "tenant") == tenant
         ]
 
     @staticmethod
@@ -64,7 +64,7 @@ class LabWorld(World):
         self.kill()
         for lxd in self.servers.values():
             for one in lxd.instances():
-                if stamp(one.config, "tenant") in tenants:
+                if label_of(one.config, "tenant") in tenants:
                     lxd.stop(one.name, force=True)
                     lxd.update(one.name, {"security.protection.delete": None})
                     lxd.delete(one.name)

@@ -23,7 +23,7 @@ from bot.guest.blueprint.recipe import FURNITURE
 from bot.local_stack import build_blueprint
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import NotFound
-from bot.model.labels import stamp, stamps
+from bot.model.labels import as_labels, label_of
 from bot.providers import real_edge
 from bot.settings import Settings, load
 from tests.support.real_lxd import INCUS_PLACE, LXD_PLACE, PROJECT, SHARED, TINY, Place
@@ -231,14 +231,14 @@ class World:
 
     def instances_of(self, tenant: str) -> list[str]:
         """The instances that are, or were, this tenant's."""
-        return [one.name for one in self.lxd.instances() if stamp(one.config, "tenant") == tenant]
+        return [one.name for one in self.lxd.instances() if label_of(one.config, "tenant") == tenant]
 
     def present(self, tenant: str, lxd: LxdGateway | None = None) -> str:
         """The name of the one container that is the tenant, on a server."""
         (name,) = [
             one.name
             for one in (lxd or self.lxd).instances()
-            if (stamp(one.config, "tenant"), stamp(one.config, "role")) == (tenant, "tenant")
+            if (label_of(one.config, "tenant"), label_of(one.config, "role")) == (tenant, "tenant")
         ]
         return name
 
@@ -299,7 +299,7 @@ def make_tiny_blueprint(lxd: LxdGateway) -> None:
     try:
         lxd.instance(name)
     except NotFound:
-        config = stamps(role="blueprint", version=TINY_VERSION, double=True, created=1, furniture=FURNITURE)
+        config = as_labels(role="blueprint", version=TINY_VERSION, double=True, created=1, furniture=FURNITURE)
         # Its busybox cannot ask for its labels, and does not close itself.
         config["security.devlxd" if lxd.server().product == "LXD" else "security.guestapi"] = "false"
         lxd.create(name, TINY, config=config, devices={})

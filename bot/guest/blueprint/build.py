@@ -15,7 +15,7 @@ from bot.guest.blueprint.furniture import furnish
 from bot.guest.blueprint.recipe import FIRST_SUITE, Kind, Suite, recipe_digest, recipe_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import ExecResult, Instance, Lxd, LxdError
-from bot.model.labels import Role, role_of, stamp, stamps
+from bot.model.labels import Role, as_labels, label_of, role_of
 
 GOLDEN = "golden"
 """The snapshot that clones are copied from."""
@@ -87,8 +87,8 @@ def build(
     """
     with alone(cache / "build.lock", waiting=lambda: progress("waiting for another blueprint that is being built")):
         found = _build(lxd, archive, base, cache, progress, every, on_demand, newer)
-        if not on_demand and stamp(lxd.instance(found.instance).config, "on-demand"):
-            lxd.update(found.instance, stamps(on_demand=""))
+        if not on_demand and label_of(lxd.instance(found.instance).config, "on-demand"):
+            lxd.update(found.instance, as_labels(on_demand=""))
         return found
 
 
@@ -101,7 +101,7 @@ def remove_unfinished(lxd: Lxd, cache: Path, before: float) -> list[str]:
         left = [
             one.name
             for one in lxd.instances()
-            if one.name.startswith(_PREFIX) and not stamp(one.config, "role") and one.created < before
+            if one.name.startswith(_PREFIX) and not label_of(one.config, "role") and one.created < before
         ]
         for name in left:
             _remove(lxd, name)
@@ -145,7 +145,7 @@ def _build(
         _install(lxd, unfinished, progress)
         installed = run(lxd, unfinished, f"stat -c %Y {PACKAGES}").strip()
         lxd.stop(unfinished, timeout=120)
-        facts = stamps(
+        facts = as_labels(
             version=archive.version,
             archive=archive.sha256,
             recipe=recipe,
@@ -154,12 +154,12 @@ def _build(
             suite=archive.suite.name,
             base=int(installed or 0),
         )
-        lxd.update(unfinished, facts | (stamps(on_demand=True) if on_demand else {}))
+        lxd.update(unfinished, facts | (as_labels(on_demand=True) if on_demand else {}))
         lxd.snapshot(unfinished, GOLDEN)
         lxd.rename(unfinished, name)
         made = name
         # The role is what makes it a blueprint, so it comes last.
-        lxd.update(name, stamps(role=Role.BLUEPRINT))
+        lxd.update(name, as_labels(role=Role.BLUEPRINT))
     except BaseException:
         with suppress(LxdError):
             # What cannot be removed now is by the next build; the reason must not be hidden.
@@ -169,7 +169,7 @@ def _build(
 
 
 def _does(instance: Instance, archive: Archive, recipe: str, newer: float) -> bool:
-    told = {fact: stamp(instance.config, fact) for fact in ("archive", "recipe", "base")}
+    told = {fact: label_of(instance.config, fact) for fact in ("archive", "recipe", "base")}
     return (told["archive"], told["recipe"]) == (archive.sha256, recipe) and int(told["base"] or 0) >= newer
 
 
@@ -259,7 +259,7 @@ def until(lxd: Lxd, name: str, condition: str) -> None:
 
 
 def _blueprint(instance: Instance) -> Blueprint:
-    facts = {fact: stamp(instance.config, fact) for fact in ("version", "archive", "recipe", "double", "created")}
+    facts = {fact: label_of(instance.config, fact) for fact in ("version", "archive", "recipe", "double", "created")}
     return Blueprint(
         instance=instance.name,
         version=facts["version"],

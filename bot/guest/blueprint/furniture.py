@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bot.guest.blueprint.recipe import FURNITURE, furniture_tar
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, Lxd
-from bot.model.labels import number_of, stamp, stamps
+from bot.model.labels import as_labels, label_of, number_of
 from bot.model.tenants import Tenant
 
 TAR = "/root/furniture.tar"
@@ -21,7 +21,7 @@ TELLS_LABELS = ("security.devlxd", "security.guestapi")
 
 def furniture_of(config: Mapping[str, str]) -> int:
     """Return the version of what stands in an instance, as its label says; what no release writes is BASIC."""
-    told = stamp(config, "furniture")
+    told = label_of(config, "furniture")
     return number_of(told) if told.isdecimal() else BASIC
 
 
@@ -47,7 +47,7 @@ def unfurnish(lxd: Lxd, name: str, former: int) -> None:
     """
     told = Mautic(lxd).call(name, "unfurnish", {"version": FURNITURE}, timeout=300)
     if told["version"] == former:
-        lxd.update(name, stamps(furniture=former))
+        lxd.update(name, as_labels(furniture=former))
 
 
 def furnish(lxd: Lxd, name: str, every: int, slot: int | None = None) -> None:
@@ -61,4 +61,4 @@ def furnish(lxd: Lxd, name: str, every: int, slot: int | None = None) -> None:
     lxd.remove(name, TAR)
     lxd.push(name, TAR, furniture_tar())
     Mautic(lxd).call(name, "furnish", {"version": FURNITURE, "every": every * 60, "slot": slot}, timeout=300)
-    lxd.update(name, stamps(furniture=FURNITURE) | ({} if slot is None else stamps(slot=slot)))
+    lxd.update(name, as_labels(furniture=FURNITURE) | ({} if slot is None else as_labels(slot=slot)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.guest.blueprint.recipe import FIRST_SUITE, FURNITURE, Suite, recipe_digest
 from bot.guest.simulated_state import RELEASE
 from bot.lxd.protocol import Lxd
-from bot.model.labels import Role, stamps
+from bot.model.labels import Role, as_labels
 
 
 def put_blueprint(
@@ -20,7 +20,7 @@ def put_blueprint(
 ) -> str:
     """Put a blueprint of a version on a simulated server; return its name."""
     name = name or f"blueprint--{version}".replace(".", "-").replace("+", "-")
-    facts = stamps(
+    facts = as_labels(
         role=Role.BLUEPRINT,
         version=version,
         double=True,
@@ -33,7 +33,7 @@ def put_blueprint(
     )
     if lxd.image("simulated") is None:
         lxd.import_image(__file__, "simulated", {})
-    lxd.create(name, "simulated", config=facts | (stamps(on_demand=True) if on_demand else {}), devices={})
+    lxd.create(name, "simulated", config=facts | (as_labels(on_demand=True) if on_demand else {}), devices={})
     lxd.push(name, RELEASE, version.encode())
     lxd.snapshot(name, "golden")
     return name

@@ -9,7 +9,7 @@ from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, PoolFull
 from bot.lxd.simulated.server import SimulatedServer
 from bot.lxd.simulated.world import MIB, File, Machine, Taken, must_be_a_name
 from bot.lxd.wire import NIC, put_back, taken_off
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 
 Lay = Callable[[Mapping[str, str]], Mapping[str, bytes]]
 
@@ -56,7 +56,7 @@ class SimulatedChanges(SimulatedServer):
     def boot(self, machine: Machine, at: int) -> None:
         """Let one run, if there is memory for it; else the kernel takes LXD's, which answers no more."""
         given = machine.devices.get(NIC, {}).get("ipv4.address") or self.world.free_address(machine)
-        machine.address = "" if stamp(machine.config, "network-before") else given
+        machine.address = "" if label_of(machine.config, "network-before") else given
         if machine.status != "Running":
             machine.started = at
         machine.status = "Running"

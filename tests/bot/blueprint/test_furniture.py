@@ -18,7 +18,7 @@ from bot.guest.blueprint.mautic_ctl import furniture as inside
 from bot.guest.blueprint.mautic_ctl import outbound, sizes, slots, version
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.recipe import FIRST, FURNITURE, furniture_digest, furniture_tar, recipe_tar
-from bot.model.labels import stamp
+from bot.model.labels import label_of
 from tests.support.simulated_lxd import SimulatedLxd
 
 KNOWN = (9, "c955279d5c54eacbbe4f776899ba962a33f50a38fda80f37497b9ffccbf27ac1")
@@ -260,7 +260,7 @@ def test_a_tenant_is_furnished_and_its_label_says_so() -> None:
     assert furniture.is_old(lxd.instance("client-x"))
     furniture.furnish(lxd, "client-x", every=60)
     tenant = lxd.instance("client-x")
-    assert (stamp(tenant.config, "furniture"), furniture.is_old(tenant)) == (str(FURNITURE), False)
+    assert (label_of(tenant.config, "furniture"), furniture.is_old(tenant)) == (str(FURNITURE), False)
     asked: dict[str, Any] = json.loads(lxd.pull("client-x", "/var/lib/mautic-ops/furnish.json"))
     assert asked == {"version": FURNITURE, "every": 3600, "slot": None}
 
