@@ -241,7 +241,7 @@ def _prepare(settings: Settings, parts: Parts) -> str:
                     if name == settings.lxd.name:
                         raise
                     tell(f"{name}: {error}")
-        if not Fleet(servers).look(Role.BLUEPRINT).tenants:
+        if not Fleet(servers).inventory(Role.BLUEPRINT).tenants:
             with parts.part("Blueprint") as tell:
                 build_blueprint(settings, servers[settings.lxd.name], tell)
         with parts.part("Edge") as tell:

@@ -45,9 +45,9 @@ from bot.store import audit, restored
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
 from bot.store.jobs import Jobs
-from bot.store.lived import Lived
 from bot.store.operation import SYSTEM, Operation
 from bot.store.operations import Operations
+from bot.store.uptime import Uptime
 from bot.store.vault import Vault
 
 log = logging.getLogger("bot")
@@ -84,8 +84,8 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
         # Who removed the old log is to find that it is known.
         with database.transaction() as transaction:
             audit.record(transaction, audit.Event(audit.ANEW, SYSTEM), time.time())
-    lived = Lived(database)
-    operations = Operations(database, lived)
+    uptime = Uptime(database)
+    operations = Operations(database, uptime)
     registry = Registry(commands, tuple(settings.plans))
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
@@ -102,10 +102,10 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     context = Context(
         settings=settings,
         database=database,
-        lived=lived,
+        uptime=uptime,
         fleet=Fleet(servers, starts=settings.capacity.starts, start_delay=settings.capacity.start_delay),
         edge=edge,
-        vault=Vault(database, key, operations.clock, lived),
+        vault=Vault(database, key, operations.clock, uptime),
         operations=operations,
         approvals=Approvals(operations, settings, check, roles),
         jobs=Jobs(database, discover(schedules), operations.clock),
@@ -185,7 +185,7 @@ def run() -> int:
 
     invocations = Invocations(context, people, announcer, show_home)
     inbox = Inbox(
-        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, lived=context.lived
+        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, uptime=context.uptime
     )
 
     def changed() -> None:

@@ -161,7 +161,7 @@ def _audit(context: Context) -> str:
 
 
 def _clock(context: Context) -> str:
-    step, ago = context.lived.step()
+    step, ago = context.uptime.step()
     if ago < DAY:
         way = "forward" if step > 0 else "back"
         raise Refused(

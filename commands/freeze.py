@@ -70,6 +70,6 @@ def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float 
 
 def _refuse_unknown(context: Context, tenant: str) -> None:
     """Raise Refused when there is nothing of that name; where a server is silent it may be there, and it is frozen."""
-    seen = context.fleet.look(*Role)
+    seen = context.fleet.inventory(*Role)
     if not seen.silent and not any(one.name == tenant for one in seen.tenants):
         context.fleet.tenant(tenant)

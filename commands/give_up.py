@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.engine import halt
+from bot.engine import attention
 from bot.engine.context import Context
 from bot.engine.registry import FreeWords, OperationNumber, decides, query
 from bot.model.labels import Role, State
@@ -27,7 +27,7 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
             "Retry, on its card, finishes that and loses nothing. If a host is lost for good, take it out of the "
             "settings first."
         )
-    left = halt.look(context, operation)
+    left = attention.assess(context, operation)
     headline = left["headline"] and f"{left['headline']}."
     kept = " ".join(filter(None, [headline, left["data"], _next(context, operation.tenant)]))
     context.approvals.give_up(operation, context.actor, " ".join(because), kept)
@@ -36,7 +36,7 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
 
 def _may_serve(context: Context, operation: Operation) -> bool:
     """Whether the new container exists, or may exist: a host that is lost for good is no longer in the settings."""
-    seen = context.fleet.look(Role.TENANT, Role.INCOMING)
+    seen = context.fleet.inventory(Role.TENANT, Role.INCOMING)
     return bool(seen.silent) or any(
         one.instance == candidate_name(operation.tenant, operation.id) for one in seen.tenants
     )
@@ -44,7 +44,7 @@ def _may_serve(context: Context, operation: Operation) -> bool:
 
 def _next(context: Context, tenant: str) -> str:
     """Say how to start a tenant that was left halfway."""
-    for one in context.fleet.look(Role.TENANT).tenants:
+    for one in context.fleet.inventory(Role.TENANT).tenants:
         if (one.name, one.state) == (tenant, State.MOVING):
             return f"`/mautic start {tenant}` starts the current container again."
     return ""

@@ -53,7 +53,7 @@ class Slots:
 @query
 def hosts(context: Context) -> Message:
     """List hosts: state, free disk and memory, how many more tenants fit, and versions."""
-    seen = context.fleet.look(Role.TENANT, Role.INCOMING)
+    seen = context.fleet.inventory(Role.TENANT, Role.INCOMING)
     serving = [tenant for tenant in seen.tenants if tenant.role == Role.TENANT]
     tenants = Counter(tenant.host for tenant in serving)
     rows = [

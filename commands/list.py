@@ -21,7 +21,7 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
 
     `part` filters by name or domain, `--tag` by tag. `--archived` lists deleted tenants whose data is still kept.
     """
-    seen = context.fleet.look(Role.ARCHIVED if archived else Role.TENANT)
+    seen = context.fleet.inventory(Role.ARCHIVED if archived else Role.TENANT)
     within = part.lower()
     found = [
         tenant

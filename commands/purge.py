@@ -28,7 +28,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     The live tenant is not affected. The bot deletes old copies itself after the days of the policy. The approver types
     the tenant's name.
     """
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING, Role.REHEARSAL)
+    seen = context.fleet.inventory(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING, Role.REHEARSAL)
     its = [
         one
         for one in seen.tenants
@@ -124,7 +124,7 @@ def _goes_offline(tenant: str, found: Tenant) -> str:
 
 def _not_affected(context: Context, found: Tenant) -> str:
     """Name the live container: after a restore the retired one has the name of the tenant."""
-    seen = context.fleet.look(Role.TENANT)
+    seen = context.fleet.inventory(Role.TENANT)
     live = [one for one in seen.tenants if one.name == found.name]
     if live:
         return f"the live {found.name}, container {' and '.join(f'{one.instance} on {one.host}' for one in live)}"

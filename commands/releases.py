@@ -71,7 +71,7 @@ class Row:
 @query
 def releases(context: Context) -> Message:
     """List Mautic versions: tenants, blueprints, requirements, upgrade paths, support and known security holes."""
-    seen = context.fleet.look(Role.TENANT, Role.BLUEPRINT)
+    seen = context.fleet.inventory(Role.TENANT, Role.BLUEPRINT)
     running = Counter(one.version for one in seen.tenants if one.role == Role.TENANT)
     blueprints = [one for one in seen.tenants if one.role == Role.BLUEPRINT]
     told, holes = catalogue.known(context.settings), advisories(context.settings)

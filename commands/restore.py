@@ -112,7 +112,7 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
     for found in offered:
         if found.name == name:
             return old.instance, found
-    for former in context.fleet.look(Role.RETIRED).tenants:
+    for former in context.fleet.inventory(Role.RETIRED).tenants:
         if (former.name, former.host) == (old.name, old.host) and former.instance != old.instance:
             for found in host.lxd.snapshots(former.instance):
                 if found.name == name:

@@ -131,7 +131,7 @@ def _retired(context: Context, old: Tenant) -> Tenant:
     """Return the container that the newest upgrade or patch not rolled back yet has replaced, or raise Refused."""
     retired = [
         one
-        for one in context.fleet.look(Role.RETIRED).tenants
+        for one in context.fleet.inventory(Role.RETIRED).tenants
         if (one.name, one.server, one.host) == (old.name, old.server, old.host) and one.instance != old.instance
     ]
     upgrades: list[Tenant] = []

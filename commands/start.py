@@ -70,7 +70,7 @@ def _waits(context: Context, found: Tenant) -> str:
 
 def _refuse_beside_a_candidate(context: Context, tenant: str) -> None:
     """Raise Refused where the candidate of a cutover is open: clients may have written to it."""
-    seen = context.fleet.look(Role.INCOMING)
+    seen = context.fleet.inventory(Role.INCOMING)
     for one in seen.tenants:
         if one.name == tenant and is_open(one):
             raise Refused(

@@ -27,7 +27,7 @@ def advisories(context: Context) -> None:
         known.keep(context.settings)
     except Refused as error:
         wrong = str(error)
-    seen = context.fleet.look(Role.TENANT)
+    seen = context.fleet.inventory(Role.TENANT)
     holes = known.advisories(context.settings)
     words = known.exposed(holes, seen.tenants)
     cure = known.cure_of(holes, releases(context.settings), seen.tenants)

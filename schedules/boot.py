@@ -22,7 +22,7 @@ def boot(context: Context) -> None:
     Tenants start one after the other, with pauses of `capacity.start_delay`, even when the bot is not running.
     """
     now = context.now()
-    seen = context.fleet.look(Role.TENANT)
+    seen = context.fleet.inventory(Role.TENANT)
     sends = metrics.queued_since(context.database, now - SENT, now)
     busy = metrics.busy_since(context.database, now - DAY, now)
     # A running operation changes the configuration of its tenant itself.

@@ -15,11 +15,11 @@ def expiry(context: Context) -> None:
 
     Decides from the clock and the database alone, so that a restart or downtime changes nothing.
     """
-    context.lived.note()
+    context.uptime.note()
     context.approvals.expire()
     Freezes(context.operations).expire()
     context.vault.purge()
     maintenance.forget(context)
-    inbox.forget(context.database, context.lived)
+    inbox.forget(context.database, context.uptime)
     # Last, as a disk may be too full for it.
     restored.keep_head(context.database, context.settings.state)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from bot.engine import halt, looks, maintenance, quotas
+from bot.engine import attention, health_checks, maintenance, quotas
 from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.engine.scheduler import schedule
@@ -37,9 +37,9 @@ def health(context: Context) -> None:
     is suspended, was stopped on purpose, or is in the hands of an operation is not sick.
     """
     began = context.now()
-    halt.look_again(context)
-    survey = context.fleet.survey()
-    at_hosts = looks.at_hosts(context, survey.silent, [one.tenant for one in survey.tenants])
+    attention.assess_again(context)
+    inventory = context.fleet.full_inventory()
+    at_hosts = health_checks.at_hosts(context, inventory.silent, [one.tenant for one in inventory.tenants])
     hosts = {host: diagnose_host(look, context.settings) for host, look in at_hosts.items()}
     offline = {host for host, found in hosts.items() if found.has("server")}
     all_known = not offline & context.fleet.servers.keys()
@@ -47,11 +47,13 @@ def health(context: Context) -> None:
     # A look into each is work too, and what is found on a host in distress is its distress.
     passed = offline | {host for host, found in hosts.items() if found.has("strain")}
     chosen = {
-        one.tenant.name: one for one in survey.tenants if one.tenant.name not in held and one.tenant.host not in passed
+        one.tenant.name: one
+        for one in inventory.tenants
+        if one.tenant.name not in held and one.tenant.host not in passed
     }
-    seen = looks.at_tenants(context, chosen.values(), fresh=False)
-    fallen = looks.at_fallen(context, survey.tenants, passed - offline, held)
-    readings = looks.readings([*seen.values(), *fallen.values()])
+    seen = health_checks.at_tenants(context, chosen.values(), fresh=False)
+    fallen = health_checks.at_fallen(context, inventory.tenants, passed - offline, held)
+    readings = health_checks.readings([*seen.values(), *fallen.values()])
     hosts[EDGE] = _edge(seen.values())
     tenants = _diagnoses(context, seen, hosts[EDGE])
 
@@ -65,18 +67,18 @@ def health(context: Context) -> None:
     edge_doubtful = bool(_doubtful({EDGE: hosts[EDGE]}, known))
     if edge_doubtful:
         # As many pages as are asked for at once tell whether it is back.
-        doubtful.update([name for name, look in seen.items() if look.page][: looks.WIDTH])
+        doubtful.update([name for name, look in seen.items() if look.page][: health_checks.WIDTH])
     if doubtful or _doubtful(hosts, known):
         time.sleep(AGAIN)
-        again = looks.at_tenants(context, [chosen[name] for name in sorted(doubtful)], fresh=True)
-        fleet = context.fleet.look(Role.TENANT)
-        hosts_again = looks.at_hosts(context, fleet.silent, fleet.tenants)
+        again = health_checks.at_tenants(context, [chosen[name] for name in sorted(doubtful)], fresh=True)
+        fleet = context.fleet.inventory(Role.TENANT)
+        hosts_again = health_checks.at_hosts(context, fleet.silent, fleet.tenants)
         second = {host: diagnose_host(look, context.settings) for host, look in hosts_again.items()}
         second[EDGE] = _edge(again.values()) if edge_doubtful else hosts[EDGE]
         _confirm(tenants, _diagnoses(context, again, second[EDGE]), known)
         _confirm(hosts, {host: found for host, found in second.items() if host in hosts}, known)
 
-    counted = quotas.look(context, [one for one in survey.edges if one[0].name in hosts.keys() - passed])
+    counted = quotas.look(context, [one for one in inventory.edges if one[0].name in hosts.keys() - passed])
     for host, found in hosts.items():
         told = counted.get(host, Diagnosis(unseen=frozenset(["quotas"])))
         hosts[host] = replace(found, findings=(*found.findings, *told.findings), unseen=found.unseen | told.unseen)
@@ -84,19 +86,19 @@ def health(context: Context) -> None:
     # What an operation took in hand meanwhile is not judged either.
     held = _held(context, began)
     half_done = {operation.tenant for operation in context.operations.select("state = 'needs_attention'")}
-    there = {one.tenant.name for one in survey.tenants}
+    there = {one.tenant.name for one in inventory.tenants}
     judged = {name: found for name, found in tenants.items() if name not in held}
     since = {one.tenant: one.opened for one in opened if one.kind == "errand" and one.tenant not in held}
     judged |= _errands(context, judged, since)
     gone = set()
-    if not survey.silent:
+    if not inventory.silent:
         gone |= {
             (one.tenant, "") for one in opened if one.tenant and one.tenant not in {*there, *judged, *held, *half_done}
         }
     if all_known:
         gone |= {("", one.server) for one in opened if one.server and one.server not in {*hosts, *ABOUT_ALL}}
     with context.database.transaction() as transaction:
-        metrics.record(transaction, began, readings, looks.host_readings(at_hosts), context.lived.before)
+        metrics.record(transaction, began, readings, health_checks.host_readings(at_hosts), context.uptime.before)
         context.incidents.judge(transaction, Seen(judged, hosts, gone))
 
 

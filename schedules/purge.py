@@ -11,7 +11,7 @@ from bot.engine.maintenance import Maintenance
 from bot.engine.registry import call
 from bot.engine.scheduler import schedule
 from bot.engine.snapshots import ours
-from bot.fleet.inventory import Look
+from bot.fleet.inventory import Inventory
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import Role, State, is_open
 from bot.model.plan import Plan, Refused
@@ -28,20 +28,20 @@ _COPIES = (Role.INCOMING, Role.REHEARSAL)
 def purge(context: Context) -> None:
     """Delete archives and previous containers after their days, and leftovers of a cutover or rehearsal.
 
-    The days must have passed by every clock, and again at a second look hours later. A container that was replaced
+    The days must have passed by every clock, and again at a second check hours later. A container that was replaced
     while its host was out of reach is retired now, and kept from now on.
     """
-    # Before the look: what ends meanwhile has deleted its copies itself.
+    # Before the inventory: what ends meanwhile has deleted its copies itself.
     maintenance = Maintenance(context)
-    look = context.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, *_COPIES)
+    inventory = context.fleet.inventory(Role.TENANT, Role.ARCHIVED, Role.RETIRED, *_COPIES)
     command = context.registry.command("purge")
-    trouble: list[Exception] = [LxdUnavailable(why) for why in look.silent.values()]
-    over = _over(context, look)
-    for one in look.tenants:
+    trouble: list[Exception] = [LxdUnavailable(why) for why in inventory.silent.values()]
+    over = _over(context, inventory)
+    for one in inventory.tenants:
         try:
             if (one.role, one.state) == (Role.RETIRED, State.MOVING):
                 _retire(context, one)
-            elif maintenance.may(one.name, passes=one.role in _COPIES) and _goes(context, look, one, over):
+            elif maintenance.may(one.name, passes=one.role in _COPIES) and _goes(context, inventory, one, over):
                 # Leftovers of an operation are deleted, frozen or not.
                 left = one.role in _COPIES
                 if maintenance.is_free("purge", one.name, safety=left):
@@ -63,16 +63,16 @@ def _retire(context: Context, one: Tenant) -> None:
     retire(context, one, one.replaced_by, one.replaced_in, context.settings.retention.former_days)
 
 
-def _goes(context: Context, look: Look, one: Tenant, over: Collection[str]) -> bool:
+def _goes(context: Context, inventory: Inventory, one: Tenant, over: Collection[str]) -> bool:
     if one.role in _COPIES:
-        return _is_left_over(context, look, one)
+        return _is_left_over(context, inventory, one)
     return _known_as(one) in over and not (one.role == Role.RETIRED and _has_kept(context, one))
 
 
-def _over(context: Context, look: Look) -> set[str]:
+def _over(context: Context, inventory: Inventory) -> set[str]:
     """Return what has been kept for its days, and had been hours ago: no single clock decides."""
-    over = {_known_as(one) for one in look.tenants if one.state != State.MOVING and _is_over(context, one)}
-    return context.lived.confirmed("purge", over)
+    over = {_known_as(one) for one in inventory.tenants if one.state != State.MOVING and _is_over(context, one)}
+    return context.uptime.confirmed("purge", over)
 
 
 def _known_as(one: Tenant) -> str:
@@ -80,7 +80,7 @@ def _known_as(one: Tenant) -> str:
 
 
 def _is_over(context: Context, one: Tenant) -> bool:
-    retention, before = context.settings.retention, context.lived.before
+    retention, before = context.settings.retention, context.uptime.before
     if one.role == Role.ARCHIVED:
         return bool(retention.archive_days and one.archived) and one.archived <= before(retention.archive_days * DAY)
     if one.role != Role.RETIRED or not one.kept_until or context.now() < one.kept_until:
@@ -97,20 +97,20 @@ def _has_kept(context: Context, former: Tenant) -> bool:
     return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
 
-def _is_left_over(context: Context, look: Look, one: Tenant) -> bool:
+def _is_left_over(context: Context, inventory: Inventory, one: Tenant) -> bool:
     """Whether the operation that made it came to nothing, or was given up, and could not delete it.
 
     The database may be lost or old, and the candidate all that serves: so other containers of the tenant count. A
     rehearsal serves nobody, and stays only while it may be all of the tenant that is within reach.
     """
     made_by = context.operations.select("id = ?", one.operation)
-    others = [it for it in look.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]
+    others = [it for it in inventory.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]
     if any(operation.open for operation in made_by):
         return False
     if one.role == Role.REHEARSAL:
-        return bool(others) or not look.silent
+        return bool(others) or not inventory.silent
     if any(it.state == State.MOVING for it in others):
         return False
-    if not made_by or (look.silent and not others):
+    if not made_by or (inventory.silent and not others):
         return any(is_open(it) for it in others)
     return True

@@ -10,7 +10,7 @@ from bot.engine.context import Context
 from bot.engine.maintenance import Maintenance
 from bot.engine.scheduler import schedule
 from bot.engine.snapshots import counted, is_short, let_go_on, oldest, pruning, retention, taking, written
-from bot.fleet.inventory import Surveyed
+from bot.fleet.inventory import TenantEntry
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.plan import Refused
 from bot.model.tenants import Tenant
@@ -29,7 +29,7 @@ def snapshots(context: Context) -> None:
 
     Decided from the existing snapshots, read with one request a server.
     """
-    survey = context.fleet.survey()
+    inventory = context.fleet.full_inventory()
     maintenance, now = Maintenance(context), context.now()
 
     @cache
@@ -40,7 +40,7 @@ def snapshots(context: Context) -> None:
         except (LxdError, Refused):
             return False
 
-    for one in survey.tenants:
+    for one in inventory.tenants:
         # The bot or the server died in the middle of a snapshot.
         if one.state.status == "Frozen" and maintenance.may(one.tenant.name, passes=True):
             let_go_on(context.fleet.of(one.tenant).lxd, one.tenant.instance)
@@ -52,7 +52,7 @@ def snapshots(context: Context) -> None:
         return max(0, known.held - most) if known and most and known.at >= tenant.created else 0
 
     seen = [
-        (one.tenant, retention(context, one.tenant.name), counted(context, one.snapshots)) for one in survey.tenants
+        (one.tenant, retention(context, one.tenant.name), counted(context, one.snapshots)) for one in inventory.tenants
     ]
     # The tenant that has waited longest comes first, so that all of a big fleet have their turn.
     for tenant, rule, points in sorted(seen, key=lambda one: max((point.at for point in one[2]), default=0)):
@@ -60,24 +60,24 @@ def snapshots(context: Context) -> None:
         if due and not short(tenant.host):
             # Snapshots continue in a freeze: they are what one can return to.
             maintenance.ask("snapshot", taking(context, tenant), safety=True, host=tenant.host)
-    _make_room(context, maintenance, survey.tenants, too_much, short)
+    _make_room(context, maintenance, inventory.tenants, too_much, short)
     # Surplus snapshots can wait: one operation deletes all at once. By a clock that was just set, days and months may
     # seem to have passed.
     for tenant, rule, points in (
-        sorted(seen, key=lambda one: len(one[2]), reverse=True) if context.lived.is_steady() else ()
+        sorted(seen, key=lambda one: len(one[2]), reverse=True) if context.uptime.is_steady() else ()
     ):
         if maintenance.may(tenant.name) and (surplus := rule.surplus(points, now)):
             names = [one.name for one in surplus]
             plan = pruning(tenant, names, f"the policy keeps {rule.counts}")
             maintenance.ask("prune", plan, host=tenant.host)
-    for why in survey.silent.values():
+    for why in inventory.silent.values():
         raise LxdUnavailable(why)
 
 
 def _make_room(
     context: Context,
     maintenance: Maintenance,
-    tenants: Iterable[Surveyed],
+    tenants: Iterable[TenantEntry],
     too_much: Callable[[Tenant], int],
     short: Callable[[str], bool],
 ) -> None:

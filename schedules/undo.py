@@ -18,7 +18,7 @@ def undo(context: Context) -> None:
     Where a candidate is open, clients may have written to it: a person has to decide.
     """
     waiting = context.operations.select("state = 'needs_attention' AND undo_by = ?", SYSTEM)
-    seen = context.fleet.look(Role.INCOMING) if waiting else None
+    seen = context.fleet.inventory(Role.INCOMING) if waiting else None
     if seen is None:
         return
     opened = {one.name for one in seen.tenants if is_open(one)}

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Literal, NoReturn
 from zoneinfo import ZoneInfo
 
-from bot.engine.voices import Voices, approvals
+from bot.engine.approvers import Approvers, approvals
 from bot.model.actor import Actor
 from bot.model.plan import NotNow, Refused
 from bot.model.text import clip, code, line, names, seconds, shown_moment
@@ -77,7 +77,7 @@ class Approvals:
         self.operations = operations
         self.settings = settings
         self.check = check
-        self.voices = Voices(operations, settings, roles)
+        self.approvers = Approvers(operations, settings, roles)
         self._approving = threading.Lock()
 
     def refuse_to_ask(self, command: str, actor: Actor) -> None:
@@ -111,7 +111,7 @@ class Approvals:
             raise Refused(
                 f"This approval is older than {hours:g} h. Please request it again: `/mautic {operation.again}`"
             )
-        if operation.state == "failed" and (missing := self.voices.missing(operation)):
+        if operation.state == "failed" and (missing := self.approvers.missing(operation)):
             raise Refused(
                 f"`{operation.command}` now needs {missing} more {approvals(missing)} than {operation.named} has from "
                 f"people who may still approve. Please request it again: `/mautic {operation.again}`"
@@ -183,7 +183,7 @@ class Approvals:
             self._drifted(operation, actor, str(error))
         if not same:
             self._drifted(operation, actor, "The same command would now do something else.")
-        lost = self.voices.lost(operation)
+        lost = self.approvers.lost(operation)
         try:
             return self._write(operation, actor, "approve", reason, via, policy, choice, lost)
         except sqlite3.IntegrityError as error:
@@ -242,7 +242,7 @@ class Approvals:
             # Within the write lock nobody else decides: what is read here holds until the commit.
             row = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()
             if won := row["state"] == "awaiting_approval":
-                self.voices.forget(transaction, operation, lost)
+                self.approvers.forget(transaction, operation, lost)
                 if choice:
                     self._choose(transaction, operation, choice)
                 self._enter(transaction, operation, actor, verdict, reason, via, now)
@@ -365,7 +365,7 @@ class Approvals:
     def _is_over(self, operation: Operation) -> bool:
         """Whether the request has expired by time lived through: setting the clock back does not extend it."""
         lives, asked = operation.expires - operation.created, operation.asked
-        return asked is not None and self.operations.lived.now() - asked >= lives
+        return asked is not None and self.operations.uptime.now() - asked >= lives
 
     def expire(self) -> int:
         """Expire every request whose time is over; return how many. Decided from the database, whatever the downtime.
@@ -375,7 +375,7 @@ class Approvals:
         now = self.operations.clock()
         waiting = self.operations.select("state = 'awaiting_approval'")
         by_the_wall = {str(one.id) for one in waiting if now >= one.expires}
-        confirmed = self.operations.lived.confirmed("expiry", by_the_wall, CONFIRM)
+        confirmed = self.operations.uptime.confirmed("expiry", by_the_wall, CONFIRM)
         ended = 0
         for operation in waiting:
             if not (self._is_over(operation) or str(operation.id) in confirmed):

@@ -50,7 +50,7 @@ class BaseRehearsal(Rehearsal):
 
     def _blueprint(self) -> Tenant:
         name = self._notes()["blueprint"]
-        for one in self.run.fleet.look(Role.BLUEPRINT).tenants:
+        for one in self.run.fleet.inventory(Role.BLUEPRINT).tenants:
             if one.instance == name:
                 return one
         raise Refused(f"The blueprint `{name}` is gone; rehearse again.")

@@ -47,7 +47,7 @@ def refuse_newest(context: Context, found: Tenant) -> None:
 
 def blueprint_of(context: Context, told: Evidence) -> Tenant | None:
     """Return the blueprint that a rehearsal put its copy on; None: it needed none, or it is gone."""
-    seen = context.fleet.look(Role.BLUEPRINT).tenants if told.blueprint else ()
+    seen = context.fleet.inventory(Role.BLUEPRINT).tenants if told.blueprint else ()
     return next((one for one in seen if one.instance == told.blueprint), None)
 
 

@@ -63,7 +63,7 @@ class _Begun:
     def replaced(self) -> Tenant:
         """Return the container whose place another takes in the operation, or has taken."""
         name, number = self.operation.tenant, self.operation.id
-        seen = self.fleet.look(Role.TENANT, Role.RETIRED)
+        seen = self.fleet.inventory(Role.TENANT, Role.RETIRED)
         candidate = candidate_name(name, number)
         there = [one for one in seen.tenants if one.name == name and one.instance != candidate]
         if held := [one for one in there if one.role == Role.TENANT or one.replaced_in == number]:
@@ -76,7 +76,7 @@ class _Begun:
 
     def _as_the_candidate_tells(self, candidate: str) -> Tenant:
         """Return the old one, whose host is silent, once nothing more is needed of it: the candidate knows where."""
-        seen = self.fleet.look(Role.TENANT, Role.INCOMING)
+        seen = self.fleet.inventory(Role.TENANT, Role.INCOMING)
         for one in seen.tenants:
             if one.instance == candidate:
                 server, member, instance = label_of(self.fleet.of(one).lxd.instance(candidate).config, "from").split(
@@ -105,7 +105,7 @@ def _new(it: _Begun) -> dict[str, Any]:
 def _restore(it: _Begun) -> dict[str, Any]:
     old, name = it.replaced(), it.arguments["snapshot"]
     lxd = it.fleet.of(old).lxd
-    formers = [one for one in it.fleet.look(Role.RETIRED).tenants if (one.name, one.host) == (old.name, old.host)]
+    formers = [one for one in it.fleet.inventory(Role.RETIRED).tenants if (one.name, one.host) == (old.name, old.host)]
     for instance in dict.fromkeys([old.instance, *(one.instance for one in formers)]):
         for one in lxd.snapshots(instance):
             if one.name == name:
@@ -133,7 +133,7 @@ def _unarchive(it: _Begun) -> dict[str, Any]:
 
 def _purge(it: _Begun) -> dict[str, Any]:
     container = it.arguments["container"]
-    seen = it.fleet.look(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
+    seen = it.fleet.inventory(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
     its = [one for one in seen.tenants if (one.name, one.instance) == (it.operation.tenant, container)]
     if not its:
         it.fleet.refuse_blindness(seen)

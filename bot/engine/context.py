@@ -17,9 +17,9 @@ from bot.slack.people import People
 from bot.slack.poster import Post
 from bot.store.database import Database
 from bot.store.jobs import Jobs
-from bot.store.lived import Lived
 from bot.store.operation import SYSTEM
 from bot.store.operations import Operations
+from bot.store.uptime import Uptime
 from bot.store.vault import Vault
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Run:
 class Context(Run):
     """What a command may use, and who asks."""
 
-    lived: Lived
+    uptime: Uptime
     approvals: Approvals
     jobs: Jobs
     incidents: Incidents

@@ -230,7 +230,7 @@ def _may_approve(guards: Guards, change: Change) -> None:
 
 def _is_approved(guards: Guards, change: Change) -> None:
     """Send an operation back for approval when it now lacks one."""
-    if change.operation and not guards.context.approvals.voices.confirm(change.operation):
+    if change.operation and not guards.context.approvals.approvers.confirm(change.operation):
         raise _Unapproved(f"{change.operation.headed} is waiting for approval again.")
 
 
@@ -289,7 +289,7 @@ def _half_way(guards: Guards, change: Change) -> None:
     """Refuse to delete, close or replace a tenant whose site another container may serve."""
     if not change.tenant or not guards.context.registry.commands[change.command].not_half_way:
         return
-    for one in guards.context.fleet.look(Role.TENANT).tenants:
+    for one in guards.context.fleet.inventory(Role.TENANT).tenants:
         if (one.name, one.state) == (change.tenant, State.MOVING):
             raise Refused(
                 f"A move, restore or upgrade of `{one.name}` was interrupted. To bring the site online: "
@@ -302,7 +302,7 @@ def _half_way(guards: Guards, change: Change) -> None:
 
 def _silent(guards: Guards, change: Change) -> None:
     fleet = guards.context.fleet
-    seen = fleet.look(*_ANY) if change.tenant else None
+    seen = fleet.inventory(*_ANY) if change.tenant else None
     if seen is None or any(one.name == change.tenant for one in seen.tenants):
         return
     try:

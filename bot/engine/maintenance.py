@@ -91,10 +91,10 @@ def forget(context: Context) -> None:
     """Delete the rows of maintenance that succeeded long ago: a big fleet has thousands a day."""
     long_over = "operations INDEXED BY operations_by_end WHERE finished < ?"
     done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
-    maintenance_runs.forget(context.database, context.lived.before(REMEMBERED))
+    maintenance_runs.forget(context.database, context.uptime.before(REMEMBERED))
     with context.database.transaction() as transaction:
         for command, since in _since(context).items():
-            values = (min(since + DAY - REMEMBERED, context.lived.before(REMEMBERED)), SYSTEM, command)
+            values = (min(since + DAY - REMEMBERED, context.uptime.before(REMEMBERED)), SYSTEM, command)
             transaction.execute(
                 f"DELETE FROM steps WHERE operation IN (SELECT id FROM {done})",  # noqa: S608
                 values,

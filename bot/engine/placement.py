@@ -140,7 +140,7 @@ def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, R
 
 def room_on(context: Context, host: Host, but: str = "") -> Room:
     """Return what is free on a host; `but`: an instance that is not counted. Raises LxdError where it cannot tell."""
-    seen = context.fleet.look(Role.TENANT, Role.INCOMING, Role.RETIRED)
+    seen = context.fleet.inventory(Role.TENANT, Role.INCOMING, Role.RETIRED)
     if host.server in seen.silent:
         raise LxdUnavailable(seen.silent[host.server])
     used = use(context, seen.tenants)
@@ -198,7 +198,7 @@ def demand_of(
     """
     plan = context.settings.plans.get(tenant.plan)
     limit = size_bytes(plan.memory) if plan and not beside else 0
-    used = use(context, context.fleet.look(Role.TENANT).tenants)
+    used = use(context, context.fleet.inventory(Role.TENANT).tenants)
     return Demand(host.name, instance, used.expected(tenant.plan, tenant.name), limit, tenants, passing=beside)
 
 
@@ -268,7 +268,7 @@ def _way_out(context: Context, host: Host, demand: Demand, elsewhere: Elsewhere 
     if elsewhere:
         if elsewhere.first:
             plan = context.settings.plans.get(elsewhere.first.plan)
-            own = use(context, context.fleet.look(Role.TENANT).tenants)
+            own = use(context, context.fleet.inventory(Role.TENANT).tenants)
             demand = replace(
                 demand,
                 memory=demand.memory + own.expected(elsewhere.first.plan, elsewhere.first.name),

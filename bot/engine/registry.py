@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 from cyclopts import App, CycloptsError, Parameter
 
-from bot.engine import before_inputs, misread
+from bot.engine import before_inputs, parse_errors
 from bot.engine.context import Answer, Context, Run
 from bot.model.actor import Actor
 from bot.model.moments import joined as moments_joined
@@ -247,7 +247,7 @@ class Registry:
                 raise UnknownWords(joined) from error
             if isinstance(error.__cause__, InvalidName):
                 raise UnknownWords(str(error.__cause__)) from error
-            raise UnknownWords(f"{misread.reason(error)} Usage: `/mautic {command.usage}`") from error
+            raise UnknownWords(f"{parse_errors.reason(error)} Usage: `/mautic {command.usage}`") from error
         return command, {name: value for name, value in bound.arguments.items()}
 
     def plan(self, context: Context, stored: Operation) -> Plan:

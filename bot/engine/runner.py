@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bot.engine import halt, steps
+from bot.engine import attention, steps
 from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.engine.guards import Guards
@@ -206,7 +206,7 @@ class Runner:
     def _refuse_blindness(self, operation: Operation) -> None:
         """Raise LxdUnavailable when the tenant of a begun operation may be on a host that does not answer."""
         if operation.begun and not operation.committed:
-            seen = self.context.fleet.look(Role.TENANT, Role.ARCHIVED)
+            seen = self.context.fleet.inventory(Role.TENANT, Role.ARCHIVED)
             if not any(one.name == operation.tenant for one in seen.tenants):
                 self.context.fleet.refuse_blindness(seen)
 
@@ -240,14 +240,14 @@ class Runner:
             if failed:
                 self._stuck(operation, failure, why, operation.error_id or identity, error)
                 return
-            left = halt.look(self.context, operation)
+            left = attention.assess(self.context, operation)
             progress.finish(
                 self.operations,
                 operation,
                 "needs_attention",
                 outcome=f"Rollback failed: {why}",
                 note=f":rotating_light: <@{operation.undo_by}>, the rollback failed: {sentence(why)} "
-                f"{halt.told(left, '*')}",
+                f"{attention.told(left, '*')}",
                 error_id=identity,
                 aftermath=left,
             )
@@ -280,8 +280,8 @@ class Runner:
     def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
         """Leave it as it is; where only a host was out of reach, schedules/undo.py rolls it back later."""
         silent = isinstance(error, LxdUnavailable) and operation.undoable
-        aftermath = halt.look(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
-        told = halt.told(aftermath, "*")
+        aftermath = attention.assess(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
+        told = attention.told(aftermath, "*")
         ways = "" if told else f" {aftermath['advice']}"
         again = " The bot rolls back automatically when the host answers." if silent else ""
         words = (

@@ -13,7 +13,7 @@ from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.registry import complete
 from bot.fleet.advisories import advisories
 from bot.fleet.capacity import Demand
-from bot.fleet.inventory import Look
+from bot.fleet.inventory import Inventory
 from bot.model.labels import Role
 from bot.model.plan import Plan, Refused, UnknownWords
 from bot.model.tenants import InvalidName, Tenant, tag_name
@@ -79,10 +79,10 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
     except InvalidName as error:
         raise UnknownWords(str(error)) from error
     known = advisories(context.settings)
-    seen = context.fleet.look(Role.TENANT)
+    seen = context.fleet.inventory(Role.TENANT)
     # Tenants on a server that does not answer could be selected, too.
     silent = {server: why for server, why in seen.silent.items() if host is None or server == host.server}
-    context.fleet.refuse_blindness(Look((), silent))
+    context.fleet.refuse_blindness(Inventory((), silent))
 
     def meant(one: Tenant) -> bool:
         return (

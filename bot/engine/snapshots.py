@@ -46,7 +46,7 @@ class Taken:
     def protected(self, days: int, before: Callable[[float], float]) -> str:
         """Return what protects it from cleanup, in words, or "".
 
-        `days`: for which a safety snapshot is kept; 0: until somebody deletes it. `before` as `Lived.before`.
+        `days`: for which a safety snapshot is kept; 0: until somebody deletes it. `before` as `Uptime.before`.
         """
         if self.keep:
             return KEPT
@@ -93,7 +93,7 @@ def left_behind(context: Context, tenant: Tenant) -> dict[str, str]:
 
 def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
     """Return the snapshots that the tiers count: those without another protection."""
-    days, before = context.settings.retention.former_days, context.lived.before
+    days, before = context.settings.retention.former_days, context.uptime.before
     return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, before)]
 
 

@@ -49,7 +49,7 @@ class Stand:
 
 def keep(fleet: Fleet, settings: Settings) -> None:
     """Keep what blueprints are made of, of each base once. What cannot be read now is another time."""
-    for blueprint in fleet.look(Role.BLUEPRINT).tenants:
+    for blueprint in fleet.inventory(Role.BLUEPRINT).tenants:
         path = _file(settings, _suite(blueprint), blueprint.base)
         if not blueprint.base or path.exists():
             continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeVar, cast
 
-from bot.fleet.once import Once
+from bot.fleet.cached_server import CachedServer
 from bot.fleet.starts import Starts
 from bot.guest.blueprint.furniture import furniture_of
 from bot.guest.mautic import Mautic
@@ -78,7 +78,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inventory:
     """What could be read of the fleet, and for each server that did not answer, why."""
 
     tenants: tuple[Tenant, ...]
@@ -86,7 +86,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class TenantEntry:
     """A tenant with its state and its snapshots, oldest first.
 
     `left`: snapshots of retired containers on the same host, which the tenant can be restored to as well. `rival`:
@@ -101,10 +101,10 @@ class Surveyed:
 
 
 @dataclass(frozen=True)
-class Survey:
+class FullInventory:
     """The tenants of all servers that answered, for the others why not; and the edges, as `Fleet.edges`."""
 
-    tenants: tuple[Surveyed, ...]
+    tenants: tuple[TenantEntry, ...]
     silent: Mapping[str, str]
     edges: tuple[tuple[Host, str], ...] = ()
 
@@ -221,7 +221,7 @@ class Fleet:
 
     def once(self) -> Fleet:
         """Return the same fleet for one list of plans: each server is read once, and its answers are cached."""
-        servers = {name: cast(Lxd, Once(lxd)) for name, lxd in self.servers.items()}
+        servers = {name: cast(Lxd, CachedServer(lxd)) for name, lxd in self.servers.items()}
         return Fleet(servers, starts=self._starts[0], start_delay=self._starts[1])
 
     # -- hosts --------------------------------------------------------------------------------------------------
@@ -326,16 +326,16 @@ class Fleet:
             at.append(found)
         return found
 
-    def look(self, *roles: Role) -> Look:
+    def inventory(self, *roles: Role) -> Inventory:
         """Return the instances with one of the roles of every server that answers, sorted by name."""
         read, silent = self._instances()
         everything = [tenant for server, instances in read.items() for tenant in _of(server, instances)]
         found = [tenant for tenant in _as_they_stand(everything) if tenant.role in roles]
-        return Look(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
+        return Inventory(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
 
     def all(self, *roles: Role) -> list[Tenant]:
         """Return the instances with one of the roles, sorted by name; raises LxdUnavailable when a server is silent."""
-        seen = self.look(*roles)
+        seen = self.inventory(*roles)
         for why in seen.silent.values():
             raise LxdUnavailable(why)
         return list(seen.tenants)
@@ -346,7 +346,7 @@ class Fleet:
 
     def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
         """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when its server may be silent."""
-        seen = self.look(Role.TENANT) if among is None else Look(tuple(among), {})
+        seen = self.inventory(Role.TENANT) if among is None else Inventory(tuple(among), {})
         if named := [tenant for tenant in seen.tenants if tenant.name == name]:
             return only(named)
         self.refuse_blindness(seen)
@@ -354,7 +354,7 @@ class Fleet:
         hint = f" Did you mean `{near[0]}`?" if near else " `/mautic list` shows all."
         raise Refused(f"There is no tenant `{name}`.{hint}")
 
-    def refuse_blindness(self, seen: Look) -> None:
+    def refuse_blindness(self, seen: Inventory) -> None:
         """Raise LxdUnavailable when what was not found may be on a server that did not answer."""
         for server, why in seen.silent.items():
             raise LxdUnavailable(
@@ -363,9 +363,9 @@ class Fleet:
                 else f"`{server}` does not answer, so the bot cannot see all tenants: {why}"
             )
 
-    def survey(self) -> Survey:
+    def full_inventory(self) -> FullInventory:
         """Return every tenant with its state and snapshots; one request a server, a slow one on big fleets."""
-        read, silent = self._each(lambda lxd: lxd.survey())
+        read, silent = self._each(lambda lxd: lxd.full_instances())
         wholes = [
             (tenant, whole)
             for server, answered in read.items()
@@ -389,12 +389,12 @@ class Fleet:
             return next((name for name in having if name != tenant.instance), "")
 
         found = [
-            Surveyed(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()), rival(tenant))
+            TenantEntry(tenant, whole.state, whole.snapshots, left.get((tenant.name, tenant.host), ()), rival(tenant))
             for tenant, whole in seen
             if tenant.role == Role.TENANT
         ]
         edges = self._edges({server: [whole.instance for whole in answered] for server, answered in read.items()})
-        return Survey(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
+        return FullInventory(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
 
     def edges(self) -> tuple[tuple[Host, str], ...]:
         """Return each host whose edge runs, with the edge's instance, which is on the host's pool like the tenants."""
@@ -417,7 +417,7 @@ class Fleet:
         Without a version it is that of new tenants: of the newest blueprint that was not built for an operation.
         """
         # A copy on another host is as old, and has the number of the operation that copied it.
-        seen = self.look(Role.BLUEPRINT)
+        seen = self.inventory(Role.BLUEPRINT)
         known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
         if not version and known:
             version = ([one for one in known if not one.on_demand] or known)[-1].version

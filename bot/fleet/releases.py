@@ -169,7 +169,7 @@ def _standing(
     fleet: Fleet, version: str, source: Source | None, current: bool, newer: float = 0.0, since: str = ""
 ) -> Tenant | None:
     """Return the newest blueprint of a version that will do; raise LxdUnavailable where a silent server may have it."""
-    seen = fleet.look(Role.BLUEPRINT)
+    seen = fleet.inventory(Role.BLUEPRINT)
     named = [one.version for one in seen.tenants]
     wanted = version if version in named else next((one for one in named if _alike(one, version)), version)
     fits: Sequence[Tenant] = [

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from bot.guest import consent_answers as consent
 from bot.guest import upgrade_answers as upgrades
-from bot.guest.told import LIST, TEXT, Code, Figure, Moment, Seconds, Told
+from bot.guest.untrusted import LIST, TEXT, Code, Figure, Moment, Seconds, Untrusted
 from bot.lxd.protocol import LxdError, TenantAnswerError
 from bot.model.labels import EVER
 from bot.model.words import tame
@@ -24,14 +24,14 @@ PAGES, BODY = 10 << 20, 2 << 20
 """Bytes of the answer to `pages`, which holds some megabytes of content by base64, and of one content."""
 
 
-class Outcome(Told):
+class Outcome(Untrusted):
     """Whether it did what was asked; else why not, in a sentence."""
 
     ok: bool
     error: str = "the tool gave no reason"
 
 
-class Check(Told):
+class Check(Untrusted):
     """One check of `health`; `known`: whether it could be looked at at all."""
 
     ok: bool
@@ -42,7 +42,7 @@ class Check(Told):
         self.text = tame(self.text, LIST)
 
 
-class Job(Told):
+class Job(Untrusted):
     """How one of Mautic's jobs stands. `last_success`: epoch seconds; `looked`: there was nothing for it to do."""
 
     late: bool
@@ -52,28 +52,28 @@ class Job(Told):
     looked: bool = False
 
 
-class Queue(Told):
+class Queue(Untrusted):
     """A queue: messages due, and the seconds that the oldest has waited."""
 
     due: Figure
     age: Figure
 
 
-class FailedMails(Told):
+class FailedMails(Untrusted):
     """Mails that Mautic gave up on: within a day, and in its queue of failed ones."""
 
     day: Figure
     kept: Figure
 
 
-class OutboundOff(Told):
+class OutboundOff(Untrusted):
     """Since when outbound mail is off, and how much waits."""
 
     since: Moment
     waits: Figure
 
 
-class DiskUse(Told):
+class DiskUse(Untrusted):
     """Bytes of a disk; `why` it is not known what is used, "" where it is."""
 
     free: Figure
@@ -82,7 +82,7 @@ class DiskUse(Told):
     why: str = ""
 
 
-class Facts(Told):
+class Facts(Untrusted):
     """What `health` measured. What needs the database is not there when it does not answer."""
 
     services: dict[str, str]
@@ -118,7 +118,7 @@ class Facts(Told):
     furniture: Figure = 1
 
 
-class Health(Told):
+class Health(Untrusted):
     """How a tenant is."""
 
     healthy: bool
@@ -126,27 +126,27 @@ class Health(Told):
     facts: Facts
 
 
-class Held(Told):
+class Held(Untrusted):
     """Whether writes are held, or why not."""
 
     held: bool
     why: str
 
 
-class LetGo(Told):
+class LetGo(Untrusted):
     """Whether writes were held until they were let go, and for how long."""
 
     kept: bool
     seconds: Seconds
 
 
-class Took(Told):
+class Took(Untrusted):
     """How long it took."""
 
     seconds: Seconds
 
 
-class PageTold(Told):
+class PageTold(Untrusted):
     """One page or file as it was answered, see `bot.model.pages.Page`."""
 
     key: str
@@ -160,14 +160,14 @@ class PageTold(Told):
     body: Annotated[bytes, Meta(max_length=BODY)] = b""
 
 
-class PagesTold(Told):
+class PagesTold(Untrusted):
     """What visitors see, by path, and why what is not among it was left out."""
 
     pages: dict[str, PageTold]
     left_out: dict[str, str]
 
 
-class Counts(Told):
+class Counts(Untrusted):
     """What came since a time; `last_write` in epoch seconds."""
 
     contacts: Figure
@@ -176,7 +176,7 @@ class Counts(Told):
     last_write: Moment
 
 
-class Waiting(Told):
+class Waiting(Untrusted):
     """Mail that waits; `oldest` in epoch seconds, 0: none waits."""
 
     waits: Figure
@@ -198,50 +198,50 @@ class Released(Waiting):
     dropped: Figure
 
 
-class Text(Told):
+class Text(Untrusted):
     """A log's last lines."""
 
     text: str
 
 
-class Ran(Told):
+class Ran(Untrusted):
     """How a command of Mautic's ended."""
 
     code: Code
     output: str
 
 
-class Version(Told):
+class Version(Untrusted):
     """Which Mautic it is."""
 
     version: str
     double: bool = False
 
 
-class Furnished(Told):
+class Furnished(Untrusted):
     """The version of what stands in it, now and before."""
 
     version: Figure
     before: Figure
 
 
-class Unfurnished(Told):
+class Unfurnished(Untrusted):
     """The version of what stands in it."""
 
     version: Figure
 
 
-class Used(Told):
+class Used(Untrusted):
     """Bytes of all files."""
 
     used: Figure
 
 
-class Done(Told):
+class Done(Untrusted):
     """Nothing more to say."""
 
 
-SHAPES: dict[str, type[Told]] = {
+SHAPES: dict[str, type[Untrusted]] = {
     "install": Version,
     "seal": Version,
     "furnish": Furnished,

@@ -6,20 +6,20 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from bot.guest.told import Figure, Moment, Told
+from bot.guest.untrusted import Figure, Moment, Untrusted
 
 WITHDRAWALS = 8 << 20
 """Bytes of the answer that holds a page of them."""
 
 
-class Merged(Told):
+class Merged(Untrusted):
     """A contact that was merged into another, and what it was called then."""
 
     contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
     name: str
 
 
-class OptOut(Told):
+class OptOut(Untrusted):
     """One row of those who are not to be contacted. `row`: its id; `born`: when its contact was added, 0: unknown.
 
     `merged`: those whose opt-out it is too.
@@ -37,7 +37,7 @@ class OptOut(Told):
     merged: list[Merged] = field(default_factory=list)
 
 
-class Erasure(Told):
+class Erasure(Untrusted):
     """A contact that somebody deleted; `name`: what it was called then, "" where nobody knows."""
 
     contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
@@ -45,7 +45,7 @@ class Erasure(Told):
     name: str = ""
 
 
-class Withdrawals(Told):
+class Withdrawals(Untrusted):
     """What was said since a time: how much (0 where that was not asked), and a page of it. `now`: epoch seconds."""
 
     now: Moment
@@ -56,7 +56,7 @@ class Withdrawals(Told):
     erased: list[Erasure]
 
 
-class Withdrawn(Told):
+class Withdrawn(Untrusted):
     """What is new in a copy; `unknown` opt-outs are of contacts that it does not have; `mails` were dropped.
 
     `left`: contacts that may be erased ones, or others who have their numbers, and are left alone.

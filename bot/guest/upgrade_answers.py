@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from bot.guest.told import Code, Figure, Moment, Seconds, Told
+from bot.guest.untrusted import Code, Figure, Moment, Seconds, Untrusted
 
 CACHE = 64 << 20
 """Bytes of the answer that holds a packed cache."""
@@ -15,7 +15,7 @@ Buffer = bytes
 """What comes as base64; a field may be called `bytes`."""
 
 
-class Own(Told):
+class Own(Untrusted):
     """What of a tree is the client's own; `changed` is not carried over. `known`: a release's files are."""
 
     plugins: list[str]
@@ -26,7 +26,7 @@ class Own(Told):
     known: bool
 
 
-class Swapped(Told):
+class Swapped(Untrusted):
     """Which version serves, and which did before."""
 
     version: str
@@ -40,20 +40,20 @@ class Staged(Swapped):
     own: Own
 
 
-class Packed(Told):
+class Packed(Untrusted):
     """A compiled cache, packed; `bytes` of it."""
 
     bytes: Figure
     tar: Annotated[Buffer, Meta(max_length=CACHE)]
 
 
-class Recorded(Told):
+class Recorded(Untrusted):
     """How many migrations were recorded as done."""
 
     recorded: Figure
 
 
-class Migrated(Told):
+class Migrated(Untrusted):
     """How migrations ended: `ran` and `skipped` are their digits, `output` is what Mautic said."""
 
     done: bool
@@ -66,7 +66,7 @@ class Migrated(Told):
     output: str
 
 
-class UpToDate(Told):
+class UpToDate(Untrusted):
     """Whether all migrations are recorded, and Mautic's own exit code to that."""
 
     up_to_date: bool
@@ -75,7 +75,7 @@ class UpToDate(Told):
     unregistered: Figure
 
 
-class Asset(Told):
+class Asset(Untrusted):
     """One answer of a page, or of what it links to; status 0: there was none."""
 
     status: Annotated[int, Meta(ge=0, le=999)]
@@ -83,13 +83,13 @@ class Asset(Told):
     seconds: Seconds
 
 
-class Assets(Told):
+class Assets(Untrusted):
     """The login page and what it links to, by path."""
 
     assets: dict[str, Asset]
 
 
-class Upgraded(Told):
+class Upgraded(Untrusted):
     """How an upgrade went, in seconds by phase; what comes after a migration that failed is not there.
 
     `had`, `has`: rows by table, before and after the migrations, of those that were counted.
@@ -105,14 +105,14 @@ class Upgraded(Told):
     has: dict[str, Figure] = msgspec.field(default_factory=dict)
 
 
-class Plugin(Told):
+class Plugin(Untrusted):
     """A plugin of the client's own, and whether Mautic loads it."""
 
     version: str
     loads: bool
 
 
-class Evidence(Told):
+class Evidence(Untrusted):
     """What a tenant is made of. `whole`: no line of its schema was left out; `uncounted`: tables that take too long."""
 
     version: str
@@ -128,7 +128,7 @@ class Evidence(Told):
     errors: dict[str, Figure]
 
 
-class Sent(Told):
+class Sent(Untrusted):
     """What of its own a tenant has sent."""
 
     files: Figure
@@ -136,20 +136,20 @@ class Sent(Told):
     seconds: Seconds
 
 
-class Taking(Told):
+class Taking(Untrusted):
     """The word of the last time that all was taken, "" for none."""
 
     known: str
 
 
-class Took(Told):
+class Took(Untrusted):
     """What of a tenant's own was taken."""
 
     files: Figure
     bytes: Figure
 
 
-class Adopted(Told):
+class Adopted(Untrusted):
     """Of which version a clone of a blueprint became a tenant, on which MariaDB, and whether its cache holds."""
 
     version: str
@@ -158,7 +158,7 @@ class Adopted(Told):
     seconds: Seconds
 
 
-class BaseTold(Told):
+class BaseTold(Untrusted):
     """Which packages of Debian are installed, and since when none was any more."""
 
     since: Moment

@@ -38,7 +38,7 @@ def publish(client: WebClient, context: Context, people: People, user: str, team
 
 def home(context: Context, actor: Actor) -> list[Block]:
     """Return the blocks of a person's Home tab; a silent server is told of, not waited for."""
-    seen = context.fleet.look(Role.TENANT, Role.ARCHIVED)
+    seen = context.fleet.inventory(Role.TENANT, Role.ARCHIVED)
     waiting = context.operations.select("state = 'awaiting_approval'", limit=100)
     theirs = [operation for operation in waiting if _may_decide(context, actor, operation)]
     mine = context.operations.select("requester = ? AND parent = 0", actor.id, order="id DESC", limit=LISTED)

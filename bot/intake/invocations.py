@@ -16,7 +16,7 @@ from bot.engine.errors import explain
 from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.registry import Command, call
 from bot.guest.console import NAME
-from bot.intake.presses import BATCH, Presses
+from bot.intake.actions import BATCH, Actions
 from bot.model.actor import Actor
 from bot.model.plan import Plan, Refused, UnknownWords
 from bot.model.text import seconds, told
@@ -50,7 +50,7 @@ class Invocations:
         self.people = people
         self.announcer = announcer
         self.home = home
-        presses = Presses(context, people, announcer, self._invoke, self._answer)
+        presses = Actions(context, people, announcer, self._invoke, self._answer)
         self._kinds: dict[str, Callable[[str, dict[str, Any]], None]] = {
             "command": self.command,
             "action": presses.action,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from bot.lxd.memory import OnlyName
-from bot.lxd.protocol import Instance, InstanceState, Snapshot, Whole
+from bot.lxd.last_known import OnlyName
+from bot.lxd.protocol import FullInstance, Instance, InstanceState, Snapshot
 
 
 def instance(entry: Mapping[str, Any]) -> Instance:
@@ -45,10 +45,10 @@ def listed(entry: Mapping[str, Any]) -> Instance | OnlyName:
     return instance(entry)
 
 
-def whole(found: Instance, entry: Mapping[str, Any]) -> Whole:
+def full_instance(found: Instance, entry: Mapping[str, Any]) -> FullInstance:
     """Return an instance with its state and snapshots, as it is listed with `recursion=2`."""
     snapshots = sorted(map(snapshot, entry["snapshots"] or ()), key=lambda snapshot: snapshot.created)
-    return Whole(found, state(entry["state"] or {"status": entry["status"]}), tuple(snapshots))
+    return FullInstance(found, state(entry["state"] or {"status": entry["status"]}), tuple(snapshots))
 
 
 def state(entry: Mapping[str, Any]) -> InstanceState:

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from bot.lxd.records import (
     ExecResult,
+    FullInstance,
     Instance,
     InstanceState,
     Member,
@@ -20,7 +21,6 @@ from bot.lxd.records import (
     Resources,
     Server,
     Snapshot,
-    Whole,
 )
 from bot.model.forms import bridge_interface, lxd_bytes
 
@@ -28,6 +28,7 @@ from bot.model.forms import bridge_interface, lxd_bytes
 __all__ = [
     "AlreadyExists",
     "ExecResult",
+    "FullInstance",
     "Instance",
     "InstanceState",
     "Lxd",
@@ -44,7 +45,6 @@ __all__ = [
     "Talk",
     "TenantAnswerError",
     "Vanished",
-    "Whole",
     "edge_address",
     "size_bytes",
 ]
@@ -133,7 +133,7 @@ class Lxd(Protocol):
     def state(self, name: str) -> InstanceState:
         """Return the state of one instance."""
 
-    def survey(self) -> list[Whole]:
+    def full_instances(self) -> list[FullInstance]:
         """Return every instance with state and snapshots, in one request (recursion=2), sorted by name."""
 
     def subnet(self) -> str:

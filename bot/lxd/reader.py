@@ -10,10 +10,11 @@ from typing import Any, Self
 from bot.lxd import entries
 from bot.lxd.bridge import Bridge
 from bot.lxd.connection import SHORT, LxdConnection, path_of
+from bot.lxd.last_known import LastKnown
 from bot.lxd.leftovers import Leftovers
-from bot.lxd.memory import Memory
 from bot.lxd.products import called
 from bot.lxd.protocol import (
+    FullInstance,
     Instance,
     InstanceState,
     LxdError,
@@ -23,7 +24,6 @@ from bot.lxd.protocol import (
     Resources,
     Server,
     Snapshot,
-    Whole,
 )
 from bot.lxd.updates import Updates
 
@@ -66,7 +66,7 @@ class LxdReader:
         self._member = ""
         self.leftovers = Leftovers(self.connection, project, pool)
         self._updates = Updates(self.connection)
-        self._memory = Memory()
+        self._memory = LastKnown()
         # When files in an instance were changed last.
         self._changed: dict[str, float] = {}
 
@@ -156,19 +156,19 @@ class LxdReader:
 
     def states(self) -> dict[str, InstanceState]:
         """See `Lxd.states`."""
-        return {whole.instance.name: whole.state for whole in self.survey()}
+        return {whole.instance.name: whole.state for whole in self.full_instances()}
 
     def state(self, name: str) -> InstanceState:
         """See `Lxd.state`."""
         return entries.state(self.connection.get(f"{path_of(name)}/state", f"read the state of `{name}`"))
 
-    def survey(self) -> list[Whole]:
-        """See `Lxd.survey`. LXD tells no sizes of snapshots here; `snapshots` does."""
+    def full_instances(self) -> list[FullInstance]:
+        """See `Lxd.full_instances`. LXD tells no sizes of snapshots here; `snapshots` does."""
         # Of a big fleet it takes its time.
-        doing = "survey the instances"
+        doing = "read the instances"
         found = self.connection.json("get", "instances", doing, params={"recursion": "2"}, timeout=SHORT)["metadata"]
         instances = self._without_gaps(found)
-        return sorted(map(entries.whole, instances, found), key=lambda whole: whole.instance.name)
+        return sorted(map(entries.full_instance, instances, found), key=lambda whole: whole.instance.name)
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """See `Lxd.snapshots`."""

@@ -63,7 +63,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Whole:
+class FullInstance:
     """All that is read of an instance at once; the snapshots oldest first."""
 
     instance: Instance

@@ -19,7 +19,7 @@ class Remedy:
     there is no such remedy, and `otherwise` is said.
     `does` is the rest of the sentence that begins with the command; without it the remedy is only a button. `button` is
     the label, `style` as Slack has them; an incident keeps no values, so that a button can use `{tenant}` and what is
-    found out as it is pressed (`bot/engine/cures.py`).
+    found out as it is pressed (`bot/engine/remedy_values.py`).
     """
 
     command: str

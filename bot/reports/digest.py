@@ -13,7 +13,7 @@ from bot.engine.context import Context
 from bot.engine.placement import Carries, carries
 from bot.fleet.bases import Stand, stands
 from bot.fleet.health import last_known
-from bot.fleet.inventory import Surveyed
+from bot.fleet.inventory import TenantEntry
 from bot.guest.blueprint.furniture import is_behind
 from bot.lxd.protocol import Resources, size_bytes
 from bot.model import findings
@@ -229,7 +229,7 @@ class Digest:
 def gather(context: Context, since: float) -> Digest:
     """Read the fleet in one request per server, and the rest from the database. Silent servers are reported."""
     database, now, settings = context.database, context.now(), context.settings
-    survey = context.fleet.survey()
+    inventory = context.fleet.full_inventory()
     incidents = context.incidents.since(since)
     operations = context.operations.select(
         "requester <> ? AND finished BETWEEN ? AND ?", SYSTEM, since, now, order="finished DESC", limit=SHOWN
@@ -239,7 +239,7 @@ def gather(context: Context, since: float) -> Digest:
     grown = growth(database, now - TREND, now)
     measured, disks = metrics.latest(database, now), metrics.disks(database)
     taken = _taken(context, since)
-    stand = [replace(one.tenant, status=one.state.status) for one in survey.tenants]
+    stand = [replace(one.tenant, status=one.state.status) for one in inventory.tenants]
     known = conditions(context, stand)
     tenants = tuple(
         _tenant(
@@ -254,7 +254,7 @@ def gather(context: Context, since: float) -> Digest:
             tuple(troubles.get(tenant.name, ())),
             tuple(asked.get(tenant.name, ())),
         )
-        for tenant, one in zip(stand, survey.tenants, strict=True)
+        for tenant, one in zip(stand, inventory.tenants, strict=True)
     )
     pools = storage(database, now)
     full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
@@ -270,7 +270,7 @@ def gather(context: Context, since: float) -> Digest:
         limit=SHOWN,
     )
     told: dict[str, Collection[str]] = {
-        "silent": survey.silent,
+        "silent": inventory.silent,
         "full_pools": full_pools,
         "missing": {tenant.name for tenant in tenants if tenant.missing},
         "failed_errands": {tenant for one in failed_errands for tenant in one.tenants},
@@ -282,31 +282,31 @@ def gather(context: Context, since: float) -> Digest:
         one for one in incidents if not one.closed and not any(one.subject in told[part] for part in one.row.digest)
     ]
     last = audit.recent(database, limit=1)
-    found_bases = stands(settings, [one.tenant for one in survey.tenants])
+    found_bases = stands(settings, [one.tenant for one in inventory.tenants])
     return Digest(
         at=now,
         since=since,
         tenants=tenants,
-        silent=survey.silent,
+        silent=inventory.silent,
         halted=tuple(halted),
         open=tuple(worst_first(found)),
         taken=sum(taken.values()),
-        jobs=ailing(context, survey.silent.values()),
+        jobs=ailing(context, inventory.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
         pools=pools,
         full_pools=full_pools,
-        carries=carried(context, [one.tenant for one in survey.tenants], pools),
+        carries=carried(context, [one.tenant for one in inventory.tenants], pools),
         waiting=tuple(context.operations.select("state = 'awaiting_approval'", limit=SHOWN)),
         failed=tuple(failed),
         failed_errands=failed_errands,
         ended=_ended(context, since),
         new=_succeeded(context, since, ("new", "unarchive")),
         gone=_succeeded(context, since, ("delete",)),
-        outbound_off=tuple(one.tenant.name for one in survey.tenants if one.tenant.outbound_off),
+        outbound_off=tuple(one.tenant.name for one in inventory.tenants if one.tenant.outbound_off),
         frozen=tuple(Freezes(context.operations).all()),
         may_end=tuple(settings.policy("unfreeze").ask),
-        behind=tuple(one.tenant.name for one in survey.tenants if is_behind(one.tenant)),
-        bases={one.tenant.name: found_bases[one.tenant.instance] for one in survey.tenants},
+        behind=tuple(one.tenant.name for one in inventory.tenants if is_behind(one.tenant)),
+        bases={one.tenant.name: found_bases[one.tenant.instance] for one in inventory.tenants},
         head=(last[0]["seq"], last[0]["hash"]) if last else (0, audit.GENESIS),
     )
 
@@ -351,7 +351,7 @@ def _by_tenant(found: Iterable[T]) -> dict[str, list[T]]:
 def _tenant(
     context: Context,
     tenant: Tenant,
-    one: Surveyed,
+    one: TenantEntry,
     condition: Condition,
     taken: int,
     grown: Growth | None,

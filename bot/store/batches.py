@@ -117,8 +117,8 @@ def _ring(operations: Operations, batch: int, soak: float) -> tuple[int, int, fl
     before = min(operations.clock(), max((ring["ended"] or 0.0 for ring in rings[:at]), default=0.0))
     if at:
         # As it is claimed: by the time lived through since that was seen.
-        seen = operations.lived.since("soak", f"{batch}/{rings[at - 1]['ring']}")
-        before = operations.clock() - (operations.lived.now() - seen) if seen is not None else before
+        seen = operations.uptime.since("soak", f"{batch}/{rings[at - 1]['ring']}")
+        before = operations.clock() - (operations.uptime.now() - seen) if seen is not None else before
     soaks = before + soak > operations.clock() and not rings[at]["begun"]
     return at + 1, len(rings), before + soak if soaks else 0.0
 

@@ -120,7 +120,7 @@ def _soaked(operations: Operations) -> set[str]:
         """
     )
     # Also where there is none: one whose failed child is tried again begins its soak anew.
-    ages = operations.lived.found("soak", [row["ring"] for row in rings])
+    ages = operations.uptime.found("soak", [row["ring"] for row in rings])
     return {row["ring"] for row in rings if ages[row["ring"]] >= row["soak"]}
 
 

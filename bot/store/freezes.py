@@ -75,7 +75,7 @@ class Freezes:
         found = self._open()
         if not any(one.until for one in found):
             return found
-        now, lived = self.operations.clock(), self.operations.lived.now()
+        now, lived = self.operations.clock(), self.operations.uptime.now()
         return [one for one in found if not all(self._over(one, now, lived))]
 
     def on(self, tenant: str) -> Freeze | None:
@@ -105,7 +105,7 @@ class Freezes:
             delivery: Slack's id of what asked for it; the same one again does nothing.
             may_end: the roles that may end the freezes of others, for the refusal.
         """
-        now, lived = self.operations.clock(), self.operations.lived.now()
+        now, lived = self.operations.clock(), self.operations.uptime.now()
         with self.database.transaction() as transaction:
             done = self._made_by(transaction, "delivery", delivery)
             if done:
@@ -160,7 +160,7 @@ class Freezes:
         )
 
     def _put_back(self, transaction: sqlite3.Connection, one: Freeze) -> None:
-        now, lived = self.operations.clock(), self.operations.lived.now()
+        now, lived = self.operations.clock(), self.operations.uptime.now()
         transaction.execute(
             "INSERT INTO freezes (tenant, actor, reason, at, lived, until, delivery) VALUES (?,?,?,?,?,?,'')",
             (one.tenant, one.actor, one.reason, now, lived, one.until),
@@ -175,9 +175,9 @@ class Freezes:
         that is set ends none, nor makes it last for ever.
         """
         timed = [one for one in self._open() if one.until is not None]
-        now, lived = self.operations.clock(), self.operations.lived.now()
+        now, lived = self.operations.clock(), self.operations.uptime.now()
         doubtful = {str(one.id) for one in timed if any(self._over(one, now, lived))}
-        confirmed = self.operations.lived.confirmed("freeze", doubtful, CONFIRM)
+        confirmed = self.operations.uptime.confirmed("freeze", doubtful, CONFIRM)
         over = [one for one in timed if all(self._over(one, now, lived)) or str(one.id) in confirmed]
         for one in over:
             with self.database.transaction() as transaction:

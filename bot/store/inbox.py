@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bot.model.turns import Turns
 from bot.store.database import Database, DatabaseUnavailable
-from bot.store.lived import Lived
+from bot.store.uptime import Uptime
 
 log = logging.getLogger(__name__)
 KEEP = 86_400.0
@@ -43,10 +43,10 @@ PATIENCE = 60.0
 """Seconds between two times that somebody is told of that."""
 
 
-def forget(database: Database, lived: Lived) -> None:
+def forget(database: Database, uptime: Uptime) -> None:
     """Forget the deliveries that were handled long ago."""
     with database.transaction() as transaction:
-        transaction.execute("DELETE FROM inbox WHERE done < ?", (lived.before(KEEP),))
+        transaction.execute("DELETE FROM inbox WHERE done < ?", (uptime.before(KEEP),))
 
 
 def close(transaction: sqlite3.Connection, key: str, now: float) -> None:
@@ -58,7 +58,7 @@ def close(transaction: sqlite3.Connection, key: str, now: float) -> None:
 class _Delivery:
     """One delivery on its way into the table, and then to who works on it; `row` stays 0 for a duplicate.
 
-    `age`: seconds old when it came, as one that was taken up at a start; `came`: when that was, by the time lived.
+    `age`: seconds old when it came, as one that was taken up at a start; `came`: when that was, by the time uptime.
     """
 
     kind: str
@@ -92,14 +92,14 @@ class Inbox:
         workers: Mapping[Lane, int] = WORKERS,
         courtesy: float = COURTESY,
         excuse: Callable[[dict[str, Any], str], None] = lambda payload, why: None,
-        lived: Lived | None = None,
+        uptime: Uptime | None = None,
     ) -> None:
         self.database = database
         self.handle = handle
         self.lane = lane
         self.courtesy = courtesy
         self.excuse = excuse
-        self.lived = lived or Lived(database)
+        self.uptime = uptime or Uptime(database)
         self._sorter = ThreadPoolExecutor(1, "sorter")
         self._pools = {lane: ThreadPoolExecutor(number, lane) for lane, number in workers.items()}
         # One person holds up to half of the workers: the others need not wait for what hangs.
@@ -124,7 +124,7 @@ class Inbox:
 
         It is on disk by then. Deliveries that come together share one commit, and with them what ends.
         """
-        mine = _Delivery(kind, key, payload, came=self.lived.now())
+        mine = _Delivery(kind, key, payload, came=self.uptime.now())
         if self._is_one_too_many(mine):
             return False
         row = mine.key, mine.kind, json.dumps(mine.payload), time.time(), mine.came
@@ -250,7 +250,7 @@ class Inbox:
 
     def _as_it_is(self, one: _Delivery) -> dict[str, Any]:
         # Slack's own tries to deliver it may have taken minutes.
-        late = one.age + self.lived.now() - one.came + float(one.payload.get("age", 0))
+        late = one.age + self.uptime.now() - one.came + float(one.payload.get("age", 0))
         return one.payload | {"late": late} | ({"taken_up": True} if one.taken_up else {})
 
     def _close(self, one: _Delivery) -> None:
@@ -274,7 +274,7 @@ class Inbox:
 
     def recover(self) -> None:
         """After a start: work on what a crash left open, as old as it is by any clock."""
-        now, lived = time.time(), self.lived.now()
+        now, lived = time.time(), self.uptime.now()
         for row in self.database.read("SELECT * FROM inbox WHERE done IS NULL ORDER BY id"):
             age = max(now - row["received"], lived - row["lived"] if row["lived"] else 0.0)
             payload = json.loads(row["payload"])

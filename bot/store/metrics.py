@@ -135,7 +135,7 @@ def record(
 ) -> None:
     """Write down one sweep: its readings of tenants, and of hosts by name. Then roll up what is over.
 
-    `until` as `Lived.before`, for what is forgotten; None: by the wall clock alone.
+    `until` as `Uptime.before`, for what is forgotten; None: by the wall clock alone.
     """
     now = int(at)
     before = {

@@ -83,7 +83,7 @@ class Operation:
     a person's request when it was asked for. `run`: the run of maintenance that it is of, whose one row tells of it, 0:
     of none. `ring`: of a batch's child, see `bot.model.plan`.
     `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
-    `bot.engine.halt.Aftermath`, and `left`, a sentence.
+    `bot.engine.attention.Aftermath`, and `left`, a sentence.
     """
 
     id: int

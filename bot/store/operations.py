@@ -17,9 +17,9 @@ from bot.model.plan import NotNow, Plan, Refused
 from bot.store import audit
 from bot.store.at_work import AtWork
 from bot.store.database import Database
-from bot.store.lived import Lived
 from bot.store.migrations import MAINTENANCE
 from bot.store.operation import IS_OPEN, NEVER, SYSTEM, Decision, Operation, State, StepRow
+from bot.store.uptime import Uptime
 
 ERRAND = 10.0
 """Seconds that a person's request waits for running maintenance on the same tenant."""
@@ -41,9 +41,9 @@ class Operations:
     Longer than other classes, by the arguments of `request`, `add` and `move`: everything else goes by these.
     """
 
-    def __init__(self, database: Database, lived: Lived, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, uptime: Uptime, clock: Callable[[], float] = time.time) -> None:
         self.database = database
-        self.lived = lived
+        self.uptime = uptime
         self.clock = clock
         self.at_work = AtWork()
         self.changed: Callable[[], None] = lambda: None
@@ -182,7 +182,7 @@ class Operations:
 
         Raises TenantBusy.
         """
-        lived = self.lived.now()
+        lived = self.uptime.now()
         try:
             with self.database.transaction() as transaction:
                 known = transaction.execute(

@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from bot.model.plan import Refused
 from bot.store import audit
 from bot.store.database import Database, DatabaseUnavailable
-from bot.store.lived import Lived
+from bot.store.uptime import Uptime
 
 log = logging.getLogger(__name__)
 LOST = "For a new password, ask whoever runs the bot's machine (“Reset an admin password” in `docs/production.md`)."
@@ -26,10 +26,10 @@ LOST = "For a new password, ask whoever runs the bot's machine (“Reset an admi
 class Vault:
     """Stores secrets in the database, encrypted with a key in a file of mode 0600."""
 
-    def __init__(self, database: Database, key_file: Path, clock: Callable[[], float], lived: Lived) -> None:
+    def __init__(self, database: Database, key_file: Path, clock: Callable[[], float], uptime: Uptime) -> None:
         self.database = database
         self.clock = clock
-        self.lived = lived
+        self.uptime = uptime
         self._traces = True
         """Whether the files may still hold something of what was forgotten."""
         if not key_file.exists():
@@ -127,7 +127,7 @@ class Vault:
 
     def _is_over(self, row: sqlite3.Row) -> bool:
         """Whether the credentials have expired; a clock set forward does not expire them."""
-        return row["expires"] <= self.clock() and bool(row["made"] <= self.lived.before(row["expires"] - row["made"]))
+        return row["expires"] <= self.clock() and bool(row["made"] <= self.uptime.before(row["expires"] - row["made"]))
 
     def purge(self) -> None:
         """Delete credentials that nobody collected in time."""

@@ -243,7 +243,7 @@ def test_a_sweep_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
     bench.lxd.calls.clear()
     figures["sweep_1000_s"] = round(timed(lambda: health(bench.context)), 2)
     assert len(metrics.latest(bench.context.database, bench.clock())) == 1000
-    of_all = ("survey", "instances", "states")
+    of_all = ("full_instances", "instances", "states")
     figures["sweep_1000_lxd_requests"] = sum(bench.lxd.calls[call] for call in of_all)
 
 

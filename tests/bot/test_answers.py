@@ -17,14 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot.engine import looks
+from bot.engine import health_checks
 from bot.guest import answers
 from bot.guest.answers import BODY, SHAPES, Text, decode
 from bot.guest.blueprint.archive import Archive
 from bot.guest.blueprint.furniture import furnish, unfurnish
 from bot.guest.consent import Consent
 from bot.guest.mautic import Mautic
-from bot.guest.told import ENTRIES, LINES, LONG, TABLES, TEXT
+from bot.guest.untrusted import ENTRIES, LINES, LONG, TABLES, TEXT
 from bot.guest.upgrade_answers import CACHE
 from bot.guest.upgrades import Upgrades
 from bot.lxd.protocol import LxdError, TenantAnswerError
@@ -310,7 +310,7 @@ def test_a_tenant_that_answers_nonsense_harms_itself_alone(fleet: Fleet, line: b
 
 
 def test_one_whose_look_never_ends_is_judged_and_holds_up_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks, "BUDGET", 1.0)
+    monkeypatch.setattr(health_checks, "BUDGET", 1.0)
     ended = threading.Event()
     fleet.says = lambda _: b"" if ended.wait(60) else None
     try:

@@ -30,7 +30,7 @@ def with_policy(bench: Bench, **changes: object) -> None:
     """Change the policy of every command."""
     settings = bench.context.settings
     policies = {name: replace(policy, **changes) for name, policy in settings.policies.items()}
-    bench.context.approvals.settings = bench.context.approvals.voices.settings = replace(settings, policies=policies)
+    bench.context.approvals.settings = bench.context.approvals.approvers.settings = replace(settings, policies=policies)
 
 
 def decide(bench: Bench, operation: Operation, actor: Actor, verdict: Verdict = "approve", **more: str) -> Operation:

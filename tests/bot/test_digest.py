@@ -240,7 +240,7 @@ def test_a_silent_server_is_told_and_stops_nothing(tmp_path: Path) -> None:
     add_blueprint(other)
     bench = make_bench(tmp_path, others={"other": other})
     bench.done("new client-x --host local")
-    other.fail_next("survey", LxdUnavailable("The server `other` does not answer."))
+    other.fail_next("full_instances", LxdUnavailable("The server `other` does not answer."))
     found = gather(bench.context, bench.clock() - DAY)
     assert found.silent == {"other": "The server `other` does not answer."}
     assert [one.name for one in found.tenants] == ["client-x"]
@@ -254,7 +254,7 @@ def test_a_job_that_ails_is_told_but_for_a_silent_server_and_the_digest_that_is_
         jobs.begin(name)
         jobs.end(name, outcome)
     jobs.begin("digest")
-    bench.lxd.fail_next("survey", LxdUnavailable("No answer."))
+    bench.lxd.fail_next("full_instances", LxdUnavailable("No answer."))
     found = gather(bench.context, bench.clock() - DAY)
     assert [one.name for one in found.jobs] == ["health", "purge"]
     assert found.troubles == 3
@@ -285,4 +285,4 @@ def test_a_thousand_tenants_cost_one_request_a_server(tmp_path: Path) -> None:
     bench.lxd.calls.clear()
     found = gather(bench.context, bench.clock() - DAY)
     assert len(found.tenants) == 1000
-    assert dict(bench.lxd.calls) == {"survey": 1}
+    assert dict(bench.lxd.calls) == {"full_instances": 1}

@@ -128,7 +128,7 @@ def test_whatever_a_crash_leaves_has_one_answer_at_most(tmp_path: Path, command:
         found = serving(its)
         bench.context.edge.apply()
         assert bench.context.edge.probe("client-x.mautic.localhost").login == (found is not None), (moment, its)
-        tenants = bench.context.fleet.look(Role.TENANT, Role.INCOMING, Role.RETIRED, Role.ARCHIVED).tenants
+        tenants = bench.context.fleet.inventory(Role.TENANT, Role.INCOMING, Role.RETIRED, Role.ARCHIVED).tenants
         known = serving([one for one in tenants if one.name == "client-x"])
         assert (known and known.instance) == (found and found.instance), (moment, its)
 

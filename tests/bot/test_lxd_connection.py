@@ -104,7 +104,7 @@ def test_a_file_is_asked_for_again_until_lxds_ending_helper_for_files_is_gone(
             gateway.pull("client-x", "/etc/hostname")
 
 
-@pytest.mark.parametrize("asked", ["instances", "survey"])
+@pytest.mark.parametrize("asked", ["instances", "full_instances"])
 def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(
     monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:

@@ -246,7 +246,7 @@ class TestCluster:
         cluster.set_online("node1", True)
         assert cluster.instance("blueprint").running
 
-    @pytest.mark.parametrize("asked", ["instances", "survey", "states"])
+    @pytest.mark.parametrize("asked", ["instances", "full_instances", "states"])
     def test_of_a_silent_member_a_cluster_tells_only_names(
         self, cluster: SimulatedLxd, tmp_path: Path, asked: str
     ) -> None:
@@ -263,7 +263,7 @@ class TestCluster:
         cluster.world.machines["blueprint"].config["user.seen"] = "no"
         (found,) = cluster.instances()
         assert (found.status, found.config["user.seen"], found.location) == ("Error", "yes", "node1")
-        (whole,) = cluster.survey()
+        (whole,) = cluster.full_instances()
         assert (whole.instance, whole.snapshots) == (found, ())
         assert (whole.state.status, whole.state.address, whole.state.disk) == ("Error", "", 0)
         assert cluster.states() == {"blueprint": whole.state}

@@ -174,7 +174,7 @@ def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -
     calls = sum(bench.lxd.calls.values())
     digest = shown(bench.answer("digest", OPERATOR))
     assert "Memory on node1: " in digest
-    # One request for the survey; the rest is what the last sweep found.
+    # One request for the inventory; the rest is what the last sweep found.
     assert sum(bench.lxd.calls.values()) - calls == 1
     desk.invocations.handle("home", "home-1", {"user": LEAD.id, "team": "T0OURS"})
     assert "memory free; fits " in str(bench.slack.homes[LEAD.id])
@@ -211,7 +211,7 @@ def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_who_fell_on_a_host_in_distress_is_told_of_all_the_same(bench: Bench) -> None:
-    """The survey tells, without any work there; but not at once, as a host may be starting all of them."""
+    """The inventory tells, without any work there; but not at once, as a host may be starting all of them."""
     bench.done("new client-y --host node1")
     distress(bench)
     bench.lxd.stop("client-y", force=True)

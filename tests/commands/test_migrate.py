@@ -203,7 +203,7 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
         down.clear()
         assert label_of(bench.lxd.instance("client-x").config, "role") == "tenant"
         assert [one.instance for one in bench.context.fleet.tenants()] == [heir]
-        assert [one.tenant.instance for one in bench.context.fleet.survey().tenants] == [heir]
+        assert [one.tenant.instance for one in bench.context.fleet.full_inventory().tenants] == [heir]
         purge(bench.context)
     assert bench.context.fleet.tenant("client-x").instance == heir
     former = bench.lxd.instance("client-x")

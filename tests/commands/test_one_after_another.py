@@ -70,7 +70,7 @@ def test_a_name_is_free_only_when_no_container_of_the_one_before_is_kept(bench: 
     (snapshot,) = bench.lxd.snapshots("client-x")
     done(bench, f"restore client-x {snapshot.name}", "rehearse client-x", "upgrade client-x", "delete client-x")
     done(bench, "purge client-x client-x--archived", "purge client-x client-x")
-    (kept,) = bench.context.fleet.look(Role.RETIRED).tenants
+    (kept,) = bench.context.fleet.inventory(Role.RETIRED).tenants
     assert kept.instance not in ("client-x", "client-x--archived")
     with pytest.raises(Refused, match=f"`/mautic purge client-x {kept.instance}`"):
         bench.ask("new client-x")

@@ -92,7 +92,7 @@ def test_a_ring_that_ended_while_the_clock_was_ahead_holds_the_next_up_no_longer
     while versions(bench) != {"client-d"}:
         assert bench.runner.run_one()
     bench.runner.fault = lambda moment: None
-    bench.clock.at = min(bench.clock.at, 1_800_000_000.0 + bench.clock.lived)
+    bench.clock.at = min(bench.clock.at, 1_800_000_000.0 + bench.clock.uptime)
     bench.finish()
     bench.clock.move(11 * 60)
     bench.finish()
@@ -253,10 +253,10 @@ def test_a_bot_that_dies_between_rings_goes_on_when_the_next_one_is_due(bench: B
     begun(bench)
     config = {"MAUTIC_OPS_CONFIG": str(tmp_path / "own.toml")}
     for moved, done in ((5 * 60, 1), (6 * 60, 3), (11 * 60, 6)):
-        at, lived = bench.clock.at, bench.clock.lived
+        at, lived = bench.clock.at, bench.clock.uptime
         bench.context.database.close()
         bench = make_bench(tmp_path, bench.lxd, **config)
-        bench.clock.at, bench.clock.lived = at, lived
+        bench.clock.at, bench.clock.uptime = at, lived
         recovery.recover(bench.context.operations)
         bench.clock.move(moved)
         bench.finish()

@@ -180,10 +180,10 @@ def test_an_unknown_source_is_not_found(pair: Pair) -> None:
         pair.target.receive(pair.source, "t-none", name, config={}, devices={})
 
 
-def test_a_survey_says_the_same_as_each_reading(pair: Pair, running: str) -> None:
+def test_a_full_reading_says_the_same_as_each_reading(pair: Pair, running: str) -> None:
     pair.source.snapshot(running, "one")
     pair.source.snapshot(running, "two")
-    found = {whole.instance.name: whole for whole in pair.source.survey()}
+    found = {whole.instance.name: whole for whole in pair.source.full_instances()}
     assert list(found) == sorted(found)
     assert found[running].instance == pair.source.instance(running)
     assert [snapshot.name for snapshot in found[running].snapshots] == ["one", "two"]

@@ -24,7 +24,7 @@ def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_i
 
         def seen() -> str:
             found = next(one for one in knows.instances() if one.name == NAME)
-            (whole,) = (one for one in knows.survey() if one.instance.name == NAME)
+            (whole,) = (one for one in knows.full_instances() if one.instance.name == NAME)
             assert (found.location, label_of(found.config, "role")) == ("node3", "tenant")
             assert whole.instance.config == found.config
             return found.status

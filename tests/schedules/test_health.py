@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot.engine import looks
+from bot.engine import health_checks
 from bot.engine.maintenance import DAY, Maintenance, forget
 from bot.guest.simulated import change
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace
@@ -223,14 +223,14 @@ def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
 
 def test_what_an_operation_did_during_the_sweep_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The look sees the container stopped by an operation that is over before the sweep is."""
-    seen = looks.at_tenants
+    seen = health_checks.at_tenants
 
     def meanwhile(*arguments: Any, **known: Any) -> Any:
         found = seen(*arguments, **known)
         bench.done("restart client-x", OPERATOR)
         return found
 
-    monkeypatch.setattr(looks, "at_tenants", meanwhile)
+    monkeypatch.setattr(health_checks, "at_tenants", meanwhile)
     change(bench.lxd, "client-x", stopped=["cron"])
     assert look(bench) == []
 
@@ -260,10 +260,10 @@ def test_a_silent_server_is_one_incident_and_its_tenants_stay_as_they_were(bench
     change(bench.lxd, "client-x", log_errors=30)
     assert look(bench) == [("client-x", "log")]
     silent = LxdUnavailable("LXD does not answer.")
-    bench.lxd.fail_next("survey", silent)
+    bench.lxd.fail_next("full_instances", silent)
     assert look(bench) == [("client-x", "log")], "it was a blip"
     for _ in range(2):
-        bench.lxd.fail_next("survey", silent)
+        bench.lxd.fail_next("full_instances", silent)
         bench.lxd.fail_next("instances", silent)
         assert look(bench) == [("client-x", "log"), ("local", "server")]
     change(bench.lxd, "client-x", log_errors=0)
@@ -297,7 +297,7 @@ def test_a_host_that_was_off_has_its_time_to_start_its_tenants(bench: Bench, mon
 
 def test_a_server_that_was_silent_has_its_time_to_start_its_tenants(bench: Bench) -> None:
     silent = LxdUnavailable("LXD does not answer.")
-    bench.lxd.fail_next("survey", silent)
+    bench.lxd.fail_next("full_instances", silent)
     bench.lxd.fail_next("instances", silent)
     assert look(bench) == [("local", "server")]
     bench.lxd.stop("client-x")
@@ -399,7 +399,7 @@ def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.Monk
         return probe(domain)
 
     monkeypatch.setattr(bench.context.edge, "probe", hangs)
-    monkeypatch.setattr(looks, "wait", lambda jobs, _: wait(jobs, return_when=FIRST_COMPLETED))
+    monkeypatch.setattr(health_checks, "wait", lambda jobs, _: wait(jobs, return_when=FIRST_COMPLETED))
     try:
         assert look(bench) == [("client-y", "log")]
     finally:
@@ -427,8 +427,8 @@ def test_whom_a_sweep_did_not_come_to_the_next_one_looks_at_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.done("new client-z")
-    monkeypatch.setattr(looks, "ThreadPoolExecutor", ComesToOne)
-    monkeypatch.setattr(looks, "BUDGET", 0)
+    monkeypatch.setattr(health_checks, "ThreadPoolExecutor", ComesToOne)
+    monkeypatch.setattr(health_checks, "BUDGET", 0)
     seen = []
     for _ in range(4):
         look(bench)
@@ -582,7 +582,7 @@ def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path
         config = as_labels(role="tenant", tenant=name, state="live", domain=f"{name}.mautic.localhost", plan="small")
         bench.lxd.copy(f"{blueprint}/golden", name, config=config, devices={})
         bench.lxd.start(name)
-    calls = bench.lxd.calls["survey"]
+    calls = bench.lxd.calls["full_instances"]
     health(bench.context)
     assert len(metrics.latest(bench.context.database, bench.clock())) == 1000
-    assert bench.lxd.calls["survey"] == calls + 1
+    assert bench.lxd.calls["full_instances"] == calls + 1

@@ -17,7 +17,7 @@ from bot.model.labels import as_labels, label_of
 from bot.model.plan import Refused
 from bot.store import recovery
 from bot.store.freezes import Freezes
-from bot.store.lived import LOOK_AGAIN
+from bot.store.uptime import LOOK_AGAIN
 from schedules.numbers import numbers
 from schedules.purge import purge
 from tests.support.bot import LEAD, OPERATOR, Bench, add_newer_base, add_releases, containers, live, make_bench

@@ -13,7 +13,7 @@ from bot.engine import maintenance
 from bot.engine.maintenance import AT_ONCE
 from bot.engine.retention import spread
 from bot.engine.snapshots import ours
-from bot.fleet.inventory import Survey
+from bot.fleet.inventory import FullInventory
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.labels import as_labels
 from bot.store import recovery
@@ -91,7 +91,7 @@ def test_it_takes_one_request_a_server_however_many_tenants_there_are(bench: Ben
     bench.lxd.calls.clear()
     snapshots(bench.context)
     # And where something is due, one small one a host: one in distress is left alone.
-    assert dict(bench.lxd.calls) == {"survey": 1, "members": 1, "resources": 1, "pool": 1}
+    assert dict(bench.lxd.calls) == {"full_instances": 1, "members": 1, "resources": 1, "pool": 1}
     asked = bench.context.operations.select("state = 'queued'")
     assert len(asked) == AT_ONCE
     snapshots(bench.context)
@@ -167,9 +167,9 @@ def test_a_tenant_whose_snapshot_failed_is_left_alone_for_a_while(bench: Bench) 
 
 
 def test_a_silent_server_holds_up_no_other_and_is_told(bench: Bench) -> None:
-    seen = bench.context.fleet.survey()
+    seen = bench.context.fleet.full_inventory()
     fleet = bench.context.fleet
-    fleet.survey = lambda: Survey(seen.tenants, {"far": "`far` does not answer."})  # type: ignore[method-assign]
+    fleet.full_inventory = lambda: FullInventory(seen.tenants, {"far": "`far` does not answer."})  # type: ignore[method-assign]
     with pytest.raises(LxdUnavailable, match="`far` does not answer"):
         snapshots(bench.context)
     assert len(bench.context.operations.select("state = 'queued'")) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.engine import looks
+from bot.engine import health_checks
 from bot.fleet.health import Before, Look, Page
 from bot.fleet.health.look import CHECKS
 from bot.lxd.protocol import InstanceState
@@ -65,8 +65,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_only_what_was_upgraded_of_late_is_watched(bench: Bench) -> None:
-    survey = bench.context.fleet.survey()
-    assert looks.at_tenants(bench.context, survey.tenants, fresh=False)["client-x"].before is None
+    inventory = bench.context.fleet.full_inventory()
+    assert health_checks.at_tenants(bench.context, inventory.tenants, fresh=False)["client-x"].before is None
     operation = bench.ask("restart client-x", OPERATOR)
     bench.finish()
     with bench.context.database.transaction() as transaction:
@@ -80,7 +80,7 @@ def test_only_what_was_upgraded_of_late_is_watched(bench: Bench) -> None:
             " VALUES (3600, ?, 'client-x', 12, 0.2, 3)",
             (hour,),
         )
-    watched = looks.at_tenants(bench.context, survey.tenants, fresh=False)["client-x"].before
+    watched = health_checks.at_tenants(bench.context, inventory.tenants, fresh=False)["client-x"].before
     assert watched == Before("5.2.12", 0.2, 3)
     bench.clock.move(31 * 60)
-    assert looks.at_tenants(bench.context, survey.tenants, fresh=False)["client-x"].before is None
+    assert health_checks.at_tenants(bench.context, inventory.tenants, fresh=False)["client-x"].before is None

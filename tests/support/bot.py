@@ -71,10 +71,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.at = 1_800_000_000.0
-        self.lived = 0.0
+        self.uptime = 0.0
 
     def ticks(self) -> tuple[str, float]:
-        return str(id(self)), self.lived
+        return str(id(self)), self.uptime
 
     def set(self, seconds: float) -> None:
         """Set it ahead, or back: nothing of that is lived through."""
@@ -85,7 +85,7 @@ class Clock:
 
     def move(self, seconds: float) -> None:
         self.at += seconds
-        self.lived += seconds
+        self.uptime += seconds
 
 
 CONFIG = "mautic-ops.toml"
@@ -397,8 +397,8 @@ def make_bench(
     context.incidents.clock = clock
     context.vault.clock = clock
     context.jobs.clock = clock
-    context.lived.wall, context.lived.ticks = clock, clock.ticks
-    context.lived.now()
+    context.uptime.wall, context.uptime.ticks = clock, clock.ticks
+    context.uptime.now()
     return Bench(context, lxd, clock, Runner(context, 1, fault), slack)
 
 
@@ -668,7 +668,7 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
         lambda user, team: home.publish(client, context, people, user, team),
     )
     inbox = Inbox(
-        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, lived=context.lived
+        context.database, invocations.handle, invocations.lane, excuse=invocations.excuse, uptime=context.uptime
     )
     return Desk(bench, slack, announcer, invocations, inbox)
 

@@ -11,9 +11,10 @@ from typing import Self
 
 import msgspec
 
-from bot.lxd.memory import Memory
+from bot.lxd.last_known import LastKnown
 from bot.lxd.products import LXD
 from bot.lxd.protocol import (
+    FullInstance,
     Instance,
     InstanceState,
     LxdError,
@@ -24,7 +25,6 @@ from bot.lxd.protocol import (
     Resources,
     Server,
     Snapshot,
-    Whole,
     edge_address,
     size_bytes,
 )
@@ -93,7 +93,7 @@ class SimulatedServer:
         self.lock = threading.RLock()
         self.down = False
         self._state = state
-        self._memory = Memory()
+        self._memory = LastKnown()
         self.world = World(pool_bytes=pool_bytes, members=sorted(members), memory=memory, cores=cores)
         if state is not None and state.exists():
             self.world = msgspec.json.decode(state.read_bytes(), type=World)
@@ -223,33 +223,33 @@ class SimulatedServer:
     def states(self) -> dict[str, InstanceState]:
         """See `Lxd.states`."""
         with self.call("states") as world:
-            return {whole.instance.name: whole.state for whole in self._wholes(world)}
+            return {whole.instance.name: whole.state for whole in self._full_instances(world)}
 
     def state(self, name: str) -> InstanceState:
         """See `Lxd.state`."""
         with self.call("state", name) as world:
             return self._state_of(world.find(name, f"read the state of `{name}`"))
 
-    def survey(self) -> list[Whole]:
-        """See `Lxd.survey`."""
-        with self.call("survey") as world:
-            return self._wholes(world)
+    def full_instances(self) -> list[FullInstance]:
+        """See `Lxd.full_instances`."""
+        with self.call("full_instances") as world:
+            return self._full_instances(world)
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """See `Lxd.snapshots`."""
         with self.call("snapshots", name) as world:
             return [one.told() for one in world.find(name, f"list the snapshots of `{name}`").snapshots]
 
-    def _wholes(self, world: World) -> list[Whole]:
+    def _full_instances(self, world: World) -> list[FullInstance]:
         return [
-            Whole(instance, InstanceState(instance.status))
+            FullInstance(instance, InstanceState(instance.status))
             if instance.location in world.offline
-            else self._whole(instance, world.machines[instance.name])
+            else self._full_instance(instance, world.machines[instance.name])
             for instance in self._memory.without_gaps(world.listed(), self.product)
         ]
 
-    def _whole(self, instance: Instance, machine: Machine) -> Whole:
-        return Whole(instance, self._state_of(machine), tuple(one.told() for one in machine.snapshots))
+    def _full_instance(self, instance: Instance, machine: Machine) -> FullInstance:
+        return FullInstance(instance, self._state_of(machine), tuple(one.told() for one in machine.snapshots))
 
     def _state_of(self, machine: Machine) -> InstanceState:
         # As on btrfs: what nothing else shares, whatever the limit counts.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bot.lxd.memory import OnlyName
+from bot.lxd.last_known import OnlyName
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable, NotFound, PoolFull, Snapshot, size_bytes
 from bot.lxd.wire import choose, kept
 

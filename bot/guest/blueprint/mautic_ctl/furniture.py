@@ -10,7 +10,7 @@ from typing import Any
 
 from . import outbound, trees
 from .access import restart_database, wake_rested
-from .former import keep, put_back
+from .replaced_files import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
 from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
 from .system import (

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, checked_address, edge_conf
+from .generalise import FORGET, forget_files, in_one_transaction
 from .page import login_page
 from .parameters import provider_parameters, write_parameters
-from .seal import FORGET, forget_files, in_one_transaction
 from .sizes import bytes_of, first_size, write_sizes
 from .slots import take_slot
 from .system import (

@@ -11,7 +11,7 @@ KEPT = frozenset({"instances", "members", "pool", "resources", "server", "states
 """The questions without an argument whose answers are kept."""
 
 
-class Once:
+class CachedServer:
     """Stands before a server while many plans are made together; everything else goes to the server itself.
 
     An answer is as old as this: it is made for one list of plans, and thrown away with it.
@@ -22,7 +22,7 @@ class Once:
         self._answers: dict[str, Any] = {}
         # What all members of a cluster tell alike.
         self._whole = {} if whole is None else whole
-        self._members: dict[str, Once] = {}
+        self._members: dict[str, CachedServer] = {}
 
     def __getattr__(self, name: str) -> Any:
         asked = getattr(self._lxd, name)
@@ -38,8 +38,8 @@ class Once:
 
         return kept
 
-    def at(self, member: str) -> Once:
+    def at(self, member: str) -> CachedServer:
         """Return the server at a member of the cluster, which keeps what it tells of itself."""
         if member not in self._members:
-            self._members[member] = Once(self._lxd.at(member), self._whole)
+            self._members[member] = CachedServer(self._lxd.at(member), self._whole)
         return self._members[member]

@@ -52,7 +52,7 @@ def ticks() -> tuple[str, float]:
     return _boot(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Lived:
+class Uptime:
     """The count, over a database. `note` writes it down; who only asks writes nothing.
 
     Args:

@@ -11,7 +11,7 @@ from bot.store.operation import SYSTEM, Operation
 from bot.store.operations import Operations
 
 
-class Voices:
+class Approvers:
     """The approvals that were given, looked at again.
 
     Args:
@@ -62,7 +62,7 @@ class Voices:
                 detail={"missing": missing},
                 # Its time is now: whoever is asked for the rest needs some.
                 expires=self.operations.clock() + self.settings.policy(operation.command).hours * 3600,
-                asked=self.operations.lived.now(),
+                asked=self.operations.uptime.now(),
                 held_by="",
                 note=f":ballot_box_with_check: <@{operation.requester}>, {missing} more {approvals(missing)} needed "
                 "before it starts.",

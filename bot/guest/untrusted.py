@@ -31,7 +31,7 @@ Code = Annotated[int, Meta(ge=-255, le=255)]
 """How a program ended."""
 
 
-class Told(Struct):
+class Untrusted(Struct):
     """Something that is told; its texts are cut and cleaned, its lists are cut."""
 
     def __post_init__(self) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from bot.engine import halt
+from bot.engine import attention
 from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.engine.placement import LEAST
 from bot.engine.snapshots import ours
 from bot.fleet.health import Before, HostLook, Look, Page, diagnose_host, larger_plans, last_known
-from bot.fleet.inventory import Surveyed
+from bot.fleet.inventory import TenantEntry
 from bot.guest.mautic import disk_of
 from bot.lxd.protocol import Lxd, LxdError, size_bytes
 from bot.lxd.wire import is_tenants
@@ -37,7 +37,7 @@ TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 """Seconds between the snapshots of a tier, finest first."""
 
 
-def at_tenants(context: Context, chosen: Iterable[Surveyed], *, fresh: bool) -> dict[str, Look]:
+def at_tenants(context: Context, chosen: Iterable[TenantEntry], *, fresh: bool) -> dict[str, Look]:
     """Look at tenants side by side, the one not seen for longest first; `fresh`: read their state again."""
     threads = ThreadPoolExecutor(WIDTH)
     now = context.now()
@@ -79,7 +79,7 @@ def _watched(context: Context, now: float) -> dict[str, Before]:
     }
 
 
-def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
+def _result(context: Context, one: TenantEntry, future: Future[Look]) -> Look:
     """Return a look, also of a failed one: one tenant's problem delays no other."""
     try:
         return future.result(0)
@@ -92,7 +92,7 @@ def _result(context: Context, one: Surveyed, future: Future[Look]) -> Look:
 
 def _look(
     context: Context,
-    one: Surveyed,
+    one: TenantEntry,
     fresh: bool,
     snapshot_due: float,
     awake: float,
@@ -148,7 +148,9 @@ def _half_done(context: Context, look: Look) -> Look:
     waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", look.tenant.name, limit=1)
     if not waiting:
         return look
-    return replace(look, half_done=waiting[0].id, left=halt.told(waiting[0].aftermath), undoable=waiting[0].undoable)
+    return replace(
+        look, half_done=waiting[0].id, left=attention.told(waiting[0].aftermath), undoable=waiting[0].undoable
+    )
 
 
 def _page(context: Context, domain: str) -> Page:
@@ -167,9 +169,12 @@ def _snapshot_due(context: Context) -> float:
 
 
 def at_fallen(
-    context: Context, tenants: Iterable[Surveyed], strained: Collection[str], held: Collection[str]
+    context: Context, tenants: Iterable[TenantEntry], strained: Collection[str], held: Collection[str]
 ) -> dict[str, Look]:
-    """Return looks at tenants that should run and do not, on overloaded hosts: from the survey, without more load."""
+    """Return looks at tenants that should run and do not, on overloaded hosts.
+
+    It is read from the inventory, without more load there.
+    """
     return {
         one.tenant.name: Look(one.tenant, context.now(), one.state)
         for one in tenants

@@ -13,7 +13,7 @@ def values_of(context: Context, kind: str) -> dict[str, str]:
     """Return the values for the remedies of a kind of finding, by name; raise Refused where there is no remedy now."""
     if kind != "advisories":
         return {}
-    known, tenants = advisories(context.settings), context.fleet.look(Role.TENANT).tenants
+    known, tenants = advisories(context.settings), context.fleet.inventory(Role.TENANT).tenants
     cure = cure_of(known, releases(context.settings), tenants)
     if not cure:
         raise Refused(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from bot.engine.context import Context
-from bot.fleet.inventory import Look
+from bot.fleet.inventory import Inventory
 from bot.model.labels import Role, State, serving
 from bot.model.tenants import Tenant, candidate_name
 from bot.store.operation import Operation
@@ -39,11 +39,11 @@ class Aftermath(TypedDict):
     safe: Literal["retry", "undo", ""]
 
 
-def look(context: Context, operation: Operation) -> Aftermath:
-    """Look at an operation's tenant: one request a server, one for the page. Raises nothing."""
-    seen, found, page = Look((), {}), list[Tenant](), None
+def assess(context: Context, operation: Operation) -> Aftermath:
+    """Assess an operation's tenant: one request a server, one for the page. Raises nothing."""
+    seen, found, page = Inventory((), {}), list[Tenant](), None
     try:
-        seen = context.fleet.look(Role.TENANT, Role.RETIRED, Role.INCOMING, Role.ARCHIVED)
+        seen = context.fleet.inventory(Role.TENANT, Role.RETIRED, Role.INCOMING, Role.ARCHIVED)
         found = [one for one in seen.tenants if one.name == operation.tenant]
         if domain := next((one.domain for one in found if one.domain), ""):
             page = context.edge.probe(domain).login
@@ -60,10 +60,10 @@ def look(context: Context, operation: Operation) -> Aftermath:
     return Aftermath(online=online, since=since, headline=headline, data=data, advice=advice, safe=safe)
 
 
-def look_again(context: Context) -> None:
+def assess_again(context: Context) -> None:
     """Update the aftermath of every operation that needs attention; its card follows."""
     for operation in context.operations.select("state = 'needs_attention'"):
-        now = look(context, operation)
+        now = assess(context, operation)
         if now != operation.aftermath:
             with context.database.transaction() as transaction:
                 transaction.execute(

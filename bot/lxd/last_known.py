@@ -17,7 +17,7 @@ class OnlyName:
     location: str
 
 
-class Memory:
+class LastKnown:
     """Every list of the instances that went through here, by name. Safe for many threads."""
 
     def __init__(self) -> None:

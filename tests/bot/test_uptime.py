@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.store.database import Database
-from bot.store.lived import EVEN, LOOK_AGAIN, Lived, ticks
+from bot.store.uptime import EVEN, LOOK_AGAIN, Uptime, ticks
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -26,14 +26,14 @@ class Machine:
         self.restart()
 
     def restart(self) -> None:
-        self.lived = Lived(self.database, lambda: self.wall, lambda: (str(self.boot), self.since_boot))
-        self.lived.now()
+        self.uptime = Uptime(self.database, lambda: self.wall, lambda: (str(self.boot), self.since_boot))
+        self.uptime.now()
 
     def move(self, seconds: float) -> None:
         self.wall, self.since_boot, self.true = self.wall + seconds, self.since_boot + seconds, self.true + seconds
 
     def reboot(self, away: float) -> None:
-        self.lived.note()
+        self.uptime.note()
         self.wall, self.since_boot, self.boot = self.wall + away, 20.0, self.boot + 1
         self.restart()
 
@@ -41,13 +41,13 @@ class Machine:
 def test_it_counts_over_restarts_of_the_bot_and_not_while_the_machine_is_off(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.move(HOUR)
-    machine.lived.note()
+    machine.uptime.note()
     machine.move(DAY)
     machine.restart()
-    assert machine.lived.now() == HOUR + DAY, "the bot was away, the machine was not"
+    assert machine.uptime.now() == HOUR + DAY, "the bot was away, the machine was not"
     machine.reboot(away=30 * DAY)
     machine.move(60)
-    assert machine.lived.now() == HOUR + DAY + 60
+    assert machine.uptime.now() == HOUR + DAY + 60
 
 
 def test_a_clock_that_is_set_lives_through_nothing(tmp_path: Path) -> None:
@@ -56,10 +56,10 @@ def test_a_clock_that_is_set_lives_through_nothing(tmp_path: Path) -> None:
     stamp = machine.wall
     machine.wall += 40 * DAY
     machine.move(HOUR)
-    assert machine.lived.now() == DAY + HOUR
-    assert not stamp <= machine.lived.before(2 * HOUR)
-    assert stamp <= machine.lived.before(HOUR)
-    assert machine.lived.before(30 * DAY) == -math.inf
+    assert machine.uptime.now() == DAY + HOUR
+    assert not stamp <= machine.uptime.before(2 * HOUR)
+    assert stamp <= machine.uptime.before(HOUR)
+    assert machine.uptime.before(30 * DAY) == -math.inf
 
 
 def test_what_was_written_down_by_a_clock_ahead_is_as_old_as_it_is(tmp_path: Path) -> None:
@@ -69,44 +69,44 @@ def test_what_was_written_down_by_a_clock_ahead_is_as_old_as_it_is(tmp_path: Pat
     machine.move(HOUR)
     stamp = machine.wall
     machine.move(HOUR)
-    machine.lived.note()
+    machine.uptime.note()
     machine.wall -= 40 * DAY
     machine.move(50 * DAY)
     machine.restart()
-    assert not stamp <= machine.lived.before(30 * DAY), "the wall's own clock has to say so as well"
+    assert not stamp <= machine.uptime.before(30 * DAY), "the wall's own clock has to say so as well"
     machine.move(22 * DAY)
-    assert stamp <= machine.lived.before(30 * DAY)
+    assert stamp <= machine.uptime.before(30 * DAY)
 
 
 def test_a_step_of_the_clock_is_known_for_what_it_was(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert machine.lived.step() == (0.0, math.inf)
+    assert machine.uptime.step() == (0.0, math.inf)
     machine.move(HOUR)
-    machine.lived.note()
+    machine.uptime.note()
     machine.wall -= 7 * HOUR
     machine.move(60)
-    assert not machine.lived.is_steady()
-    step, ago = machine.lived.step()
+    assert not machine.uptime.is_steady()
+    step, ago = machine.uptime.step()
     assert (round(step), round(ago)) == (-7 * HOUR, 60)
-    machine.lived.note()
+    machine.uptime.note()
     machine.restart()
-    assert machine.lived.step()[0] == -7 * HOUR
+    assert machine.uptime.step()[0] == -7 * HOUR
     machine.move(LOOK_AGAIN)
-    assert machine.lived.is_steady()
+    assert machine.uptime.is_steady()
 
 
 def test_what_is_found_has_to_be_found_again_hours_later_and_all_the_time(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert machine.lived.confirmed("purge", {"a", "b"}) == set()
+    assert machine.uptime.confirmed("purge", {"a", "b"}) == set()
     machine.move(LOOK_AGAIN - 1)
-    assert machine.lived.confirmed("purge", {"a"}) == set()
+    assert machine.uptime.confirmed("purge", {"a"}) == set()
     machine.move(1)
-    assert machine.lived.confirmed("expiry", set()) == set(), "another kind knows nothing of it"
-    assert machine.lived.confirmed("purge", {"a", "b"}) == {"a"}
-    machine.lived.note()
+    assert machine.uptime.confirmed("expiry", set()) == set(), "another kind knows nothing of it"
+    assert machine.uptime.confirmed("purge", {"a", "b"}) == {"a"}
+    machine.uptime.note()
     machine.restart()
     machine.move(LOOK_AGAIN)
-    assert machine.lived.confirmed("purge", {"a", "b"}) == {"a", "b"}
+    assert machine.uptime.confirmed("purge", {"a", "b"}) == {"a", "b"}
 
 
 def test_the_kernel_tells_its_boot_and_a_time_that_grows() -> None:
@@ -139,8 +139,8 @@ def test_whatever_becomes_of_the_clock_nothing_is_older_than_it_is(did: list[tup
             else:
                 getattr(machine, what)(*[seconds] * (what != "restart"))
             # A job looks every some seconds.
-            machine.lived.note()
-            told = machine.lived.before(age)
+            machine.uptime.note()
+            told = machine.uptime.before(age)
             for wall, true in stamps:
                 if wall <= told:
                     assert machine.true - true >= age - EVEN

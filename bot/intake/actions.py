@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import Any
 
 from bot.engine.approvals import almost, decision
+from bot.engine.attention import told as aftermath_told
 from bot.engine.context import Context
-from bot.engine.cures import values_of
 from bot.engine.guards import Change, Guards, Moment
-from bot.engine.halt import told as aftermath_told
 from bot.engine.maintenance import failing
 from bot.engine.registry import Command
+from bot.engine.remedy_values import values_of
 from bot.model.actor import Actor
 from bot.model.plan import Refused
 from bot.model.remedies import RETRY
@@ -36,7 +36,7 @@ BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
 """Buttons of a batch that is under way."""
 
 
-class Presses:
+class Actions:
     """Handles buttons, typed replies and submitted windows. Raises Refused for people who may not use them.
 
     Args:
