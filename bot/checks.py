@@ -171,11 +171,11 @@ def channel(context: Context) -> str:
     if not place:
         raise Refused("`slack.channel` is not set, so no digest or incident is posted")
     try:
-        trouble = context.people.channel_trouble(place)
+        problem = context.people.channel_problem(place)
     except Untold as error:
         raise Refused(f"`slack.channel`: {error}. Try again in a minute.") from error
-    if trouble:
-        raise Refused(f"`slack.channel`: {trouble}. Until then no digest or incident is posted.")
+    if problem:
+        raise Refused(f"`slack.channel`: {problem}. Until then no digest or incident is posted.")
     return f"posts to <#{place}>"
 
 
@@ -251,7 +251,7 @@ CHECKS: Mapping[str, Callable[[Context], str]] = {
 def warnings(context: Context, within: float) -> list[str]:
     """Return what is not well of the settings, as sentences; what does not answer within some seconds is left out."""
 
-    def trouble(check: Callable[[Context], str]) -> str:
+    def problem(check: Callable[[Context], str]) -> str:
         try:
             check(context)
         except (Refused, LxdError) as error:
@@ -262,7 +262,7 @@ def warnings(context: Context, within: float) -> list[str]:
         return ""
 
     threads = ThreadPoolExecutor(len(CHECKS), "checks")
-    asked = [threads.submit(trouble, check) for check in CHECKS.values()]
+    asked = [threads.submit(problem, check) for check in CHECKS.values()]
     threads.shutdown(wait=False)
     done, _ = wait(asked, within)
     return [one.result() for one in asked if one in done and one.result()]

@@ -75,7 +75,7 @@ def hold_after_a_restore(context: Context) -> None:
 
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
-    """Build what commands use, over given LXD servers, their edges and the door to Slack."""
+    """Build what commands use, over given LXD servers, their edges and the transport to Slack."""
     file, key = settings.state / "bot.db", settings.state / "vault.key"
     anew = key.exists() and not file.exists()
     database = Database(file)
@@ -201,7 +201,7 @@ def run() -> int:
     people.connect()
     local_stack.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
-    door = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
+    transport = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
     hold_after_a_restore(context)
     announcer.start()
     announcer.wake()
@@ -210,7 +210,7 @@ def run() -> int:
     context.approvals.expire()
     inbox.recover()
     ready = settings.state / "ready"
-    door.connect()
+    transport.connect()
     warn(context)
     ready.write_text(str(os.getpid()))
     log.info("ready")
@@ -222,7 +222,7 @@ def run() -> int:
         pass
     log.info("stopping")
     ready.unlink(missing_ok=True)
-    door.close()
+    transport.close()
     bot.stop()
     logging.shutdown()
     # Python would wait for a delivery that was cut, however long it takes.

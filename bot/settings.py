@@ -193,7 +193,7 @@ class SnapshotSettings:
 @dataclass(frozen=True)
 class RetentionSettings:
     archive_days: Days
-    former_days: Days
+    retired_days: Days
     credentials_hours: Annotated[int, whole(0, 8760)]
 
 
@@ -386,6 +386,8 @@ BATCHES_OF = {"rollout": "upgrade"}
 """Commands that are a batch of another command's."""
 ON_COPIES = frozenset({"rehearse"})
 """Commands that change copies alone, so that a batch of them takes no more approvals than one."""
+RENAMED = {"retention.former_days": "retired_days"}
+"""Settings by the names that earlier releases gave them, with today's: a file that has one keeps its meaning."""
 OPEN_TABLES = frozenset({"servers", "releases", "roles", "policies", "plans"})
 """Tables that take new entries; everywhere else a key that the default file lacks is a mistake."""
 
@@ -407,6 +409,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
     for name, value in environment.items():
         if name.startswith(PREFIX) and "__" in name:
             table, _, key = name.removeprefix(PREFIX).lower().partition("__")
+            key = RENAMED.get(f"{table}.{key}", key)
             if table in OPEN_TABLES:
                 raise InvalidSettings(f"{name}: [{table}] is set in a file only.")
             form = FORMS.get(f"{table}.{key}")
@@ -424,6 +427,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
 
 def _lay_over(base: dict[str, Any], own: dict[str, Any], source: str, sources: dict[str, str], place: str = "") -> None:
     for key, value in own.items():
+        key = RENAMED.get(f"{place}.{key}", key)
         where = f"{place}.{key}" if place else key
         if key not in base:
             if place not in OPEN_TABLES:

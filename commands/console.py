@@ -53,7 +53,7 @@ def _held(context: Context, tenant: str, words: Sequence[str]) -> Iterator[None]
         yield
         return
     change = Change("console", tenant, context.actor, planned=True, passes=True)
-    context.operations.wait_for_errand(tenant)
+    context.operations.wait_for_maintenance(tenant)
     try:
         # Taken before it is looked for operations: what is queued from now on waits.
         with context.operations.at_work.take(tenant, f"`{words[0]}` is running") as other:

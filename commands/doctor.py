@@ -180,9 +180,9 @@ def _operations(context: Context) -> str:
 
 
 def _jobs(context: Context) -> str:
-    ailing = context.jobs.ailing()
-    if ailing:
-        told = "; ".join(f"`{job.name}` {job.trouble}" for job in ailing)
+    failing_jobs = context.jobs.failing_jobs()
+    if failing_jobs:
+        told = "; ".join(f"`{job.name}` {job.problem}" for job in failing_jobs)
         raise Refused(f"{told}. Details: `/mautic schedule list`")
     count = len(context.jobs.all())
     return f"{count} of {count} background jobs on time"

@@ -21,13 +21,13 @@ from bot.slack.messages import Message
 
 @dataclass(frozen=True)
 class Row:
-    """A host as it is shown; `trouble` is why it has no room to tell of; without a version its server is silent."""
+    """A host as it is shown; `problem` is why it has no room to tell of; without a version its server is silent."""
 
     name: str
     cluster: str = ""
     product: str = ""
     version: str = ""
-    trouble: str = ""
+    problem: str = ""
     space: PoolSpace | None = None
     resources: Resources | None = None
 
@@ -59,7 +59,7 @@ def hosts(context: Context) -> Message:
     rows = [
         row
         for name, lxd in context.fleet.servers.items()
-        for row in ([Row(name, trouble=seen.silent[name])] if name in seen.silent else _rows(name, lxd))
+        for row in ([Row(name, problem=seen.silent[name])] if name in seen.silent else _rows(name, lxd))
     ]
     known = conditions(context, serving)
     unwell = {
@@ -89,13 +89,13 @@ def _rows(name: str, lxd: Lxd) -> list[Row]:
         server = lxd.server()
         members = lxd.members()
     except LxdError as error:
-        return [Row(name, trouble=str(error))]
+        return [Row(name, problem=str(error))]
     if not members:
         return [_row(lxd, Row(name, "", server.product, server.version))]
     return [
         _row(lxd.at(member.name), Row(member.name, name, server.product, server.version))
         if member.online
-        else Row(member.name, name, server.product, server.version, trouble=member.status)
+        else Row(member.name, name, server.product, server.version, problem=member.status)
         for member in members
     ]
 
@@ -104,4 +104,4 @@ def _row(lxd: Lxd, row: Row) -> Row:
     try:
         return replace(row, space=lxd.pool(), resources=lxd.resources())
     except LxdError as error:
-        return replace(row, trouble=str(error))
+        return replace(row, problem=str(error))

@@ -46,7 +46,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = ""
     source, target = context.fleet.of(old), context.fleet.host(host)
     demand = demand_of(context, old, target, candidate_name(tenant, context.operation), tenants=1)
     elsewhere = Elsewhere(f"/mautic migrate {tenant}", but=source.name)
-    days = context.settings.retention.former_days
+    days = context.settings.retention.retired_days
     plan = Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "host": target.name},
@@ -68,7 +68,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = ""
             ),
             once(refuse_full, context, old),
             # The first step checks again.
-            once(_room, source, target, old),
+            once(_free_space, source, target, old),
             always(admit, context, target, demand, f"`{tenant}` cannot move to", elsewhere),
             once(lambda: {"Expected downtime": DOWNTIME}),
         ),
@@ -91,7 +91,7 @@ def _way_back(tenant: str, source: Host, target: Host) -> str:
     return f"can be undone with `migrate {tenant} {source.name}`"
 
 
-def _room(source: Host, target: Host, old: Tenant) -> dict[str, str]:
+def _free_space(source: Host, target: Host, old: Tenant) -> dict[str, str]:
     """Return how much is copied and how much space is free, or refuse when the target has too little.
 
     The copy includes the snapshots, and what the tenant shares with its blueprint.
@@ -141,7 +141,7 @@ class _Move:
 
     def check(self) -> None:
         if not self.cutover.serves():
-            _room(self.cutover.source, self.target, self.old)
+            _free_space(self.cutover.source, self.target, self.old)
 
     def _snapshot(self, number: int, *, closed: bool = False) -> None:
         lxd = self.cutover.source.lxd

@@ -127,7 +127,7 @@ def _one(context: Context, tenant: str, domain: str, plan: str, host: str, versi
         demand = replace(demand, host=place.name)
         remarks["Free space"] = most
     else:
-        requires.append(always(_has_room, place))
+        requires.append(always(_has_space, place))
     bring = place.name != blueprint.host
     if bring:
         requires.append(once(_refuse_wrong_way, context, place, blueprint))
@@ -193,7 +193,7 @@ def _form(context: Context) -> Modal:
     )
 
 
-def _has_room(place: Host) -> dict[str, str]:
+def _has_space(place: Host) -> dict[str, str]:
     return {"Free space": free_on(place)}
 
 

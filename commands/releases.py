@@ -40,7 +40,7 @@ class Row:
         release: what it says of itself, None where nothing in the settings is of that version, or it was not read yet.
         tenants: how many run it.
         from_: the versions of tenants that can be upgraded to it in one step, with how many tenants, newest first.
-        trouble: why it does not run on today's recipe, "" where it does.
+        problem: why it does not run on today's recipe, "" where it does.
         over: whether nobody gets fixes any more without paying.
     """
 
@@ -49,7 +49,7 @@ class Row:
     release: Release | None
     built: tuple[Built, ...]
     from_: tuple[tuple[str, int], ...]
-    trouble: str
+    problem: str
     holes: tuple[Advisory, ...]
     cure: str
     support: Support | None
@@ -60,7 +60,7 @@ class Row:
         """Its emoji: red where tenants run a version with holes."""
         if self.holes and self.tenants:
             return ":red_circle:"
-        return ":large_orange_circle:" if self.holes or self.over or self.trouble else ":large_green_circle:"
+        return ":large_orange_circle:" if self.holes or self.over or self.problem else ":large_green_circle:"
 
     @property
     def holes_words(self) -> str:
@@ -88,7 +88,7 @@ def releases(context: Context) -> Message:
             release=found,
             built=_built(context, blueprints, version),
             from_=_from(running, version, there) if found else (),
-            trouble=found.trouble(*BASES) if found else "",
+            problem=found.problem(*BASES) if found else "",
             holes=holes.of(version),
             cure=holes.cure(version),
             support=support,

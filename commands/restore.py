@@ -61,7 +61,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
     # Snapshots of previous containers do not move with a tenant.
     elsewhere = Elsewhere.by_move(old) if source == old.instance else None
-    days, version = context.settings.retention.former_days, label_of(chosen.config, "version") or old.version
+    days, version = context.settings.retention.retired_days, label_of(chosen.config, "version") or old.version
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant, "snapshot": chosen.name, "mail": mail},

@@ -72,7 +72,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
     done, back = (_PATCH, "its earlier Debian packages") if patched else (_UPGRADE, f"Mautic {retired.version}")
     rests = old.stopped and old.status != "Running"
     demand = demand_of(context, old, host, candidate_name(tenant, context.operation), beside=not rests)
-    days = context.settings.retention.former_days
+    days = context.settings.retention.retired_days
     percent = context.settings.rollback.carried
     return Plan(
         tenant=tenant,
@@ -276,7 +276,7 @@ class _Rollback:
             return None
         before = self._carried
         # One that was cut in its switch may be unsealed; nobody was led there yet.
-        self.host.mautic.seal(self.cutover.name)
+        self.host.mautic.close_copy(self.cutover.name)
         self.cutover.silence()
         since = self.inputs.since - consent.MARGIN
         if before and not before.left:

@@ -33,7 +33,7 @@ def schedule(context: Context, what: Literal["list", "run", "pause", "resume"] =
     """
     if what == "list":
         jobs = context.jobs.all()
-        shown = [one for one in jobs if one.name in SHOWN or one.trouble]
+        shown = [one for one in jobs if one.name in SHOWN or one.problem]
         return context.renderer.message(
             "commands/schedule.j2",
             jobs=shown,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bot.engine.context import Context, Run
 from bot.engine.registry import TenantsArgument, operation, steps_of
 from bot.engine.selection import Selection, batch
-from bot.engine.snapshots import Taking, refuse_without_room, take, taking
+from bot.engine.snapshots import Taking, refuse_without_space, take, taking
 from bot.model.plan import Plan, Step, Steps, once, require
 
 
@@ -33,7 +33,7 @@ def snapshot(
     def one(context: Context, name: str) -> Plan:
         found = context.fleet.tenant(name)
         plan = taking(context, found, note=note, keep=keep)
-        return replace(plan, requires=(fits, once(refuse_without_room, context, found)))
+        return replace(plan, requires=(fits, once(refuse_without_space, context, found)))
 
     selection = Selection(tenant, all, host, size, tag)
     if selection.one:

@@ -32,7 +32,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     # One that is closed on purpose is neither well nor sick.
     live = found.standing == "running"
     health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
-    trouble, size = "", context.settings.plans.get(found.plan)
+    problem, size = "", context.settings.plans.get(found.plan)
     disk: Disk | None = None
     known = metrics.disks(context.database).get(found.name)
     existing = host.lxd.snapshots(found.instance)
@@ -42,7 +42,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         elif state.status == "Running":
             disk = host.mautic.disk(found.instance, size, usage=state.disk)
     except LxdError as error:
-        trouble = str(error)
+        problem = str(error)
     probe = context.edge.probe(found.domain) if live else None
     return context.renderer.message(
         "commands/status.j2",
@@ -56,16 +56,16 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         probe=probe,
         health=health,
         lines=findings.LINES,
-        trouble=trouble,
+        problem=problem,
         condition=looked_at_now(
             conditions(context, [found], looked=True)[found.instance],
             probe.login if probe else None,
             [findings.titles(["inside"])]
-            if trouble
+            if problem
             else list(dict.fromkeys(findings.red(name) for name, one in health["checks"].items() if not one["ok"])),
         ),
         behind=is_behind(found),
-        base=_base(context, found, trouble),
+        base=_base(context, found, problem),
         holes=told(advisories(context.settings), found.version),
         frozen=Freezes(context.operations).on(tenant),
         url=context.settings.edge.url(found.domain),
@@ -75,10 +75,10 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     )
 
 
-def _base(context: Context, found: Tenant, trouble: str) -> Stand:
+def _base(context: Context, found: Tenant, problem: str) -> Stand:
     """Return what a tenant runs on; one whose blueprint said nothing is asked itself, where it answers."""
     known = bases.stands(context.settings, [found])[found.instance]
-    if known.lacks is not None or found.standing != "running" or trouble:
+    if known.lacks is not None or found.standing != "running" or problem:
         return known
     try:
         told = context.fleet.of(found).mautic.call(found.instance, "base", {}, timeout=20)

@@ -48,7 +48,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     if stopped:
         demand = replace(demand, memory=0, plan=0)
 
-    def room() -> dict[str, str]:
+    def free_space() -> dict[str, str]:
         told = admit(context, host, demand, f"`{tenant}` cannot be brought back on")
         return {} if stopped else told
 
@@ -64,7 +64,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
             always(refuse_another, context, found),
             always(_refuse_taken, found, everything),
             *mail_waits,
-            always(room),
+            always(free_space),
         ),
         remarks={"Stays stopped": f"/mautic start {tenant} starts the tenant"} if stopped else {},
         inputs=Inputs(found, name, stopped, mail),

@@ -26,12 +26,12 @@ def channel(context: Context) -> None:
     """
     place = context.settings.slack.channel
     try:
-        trouble = context.people.channel_trouble(place) if place else ""
+        problem = context.people.channel_problem(place) if place else ""
     except Untold as error:
         # A hiccup of Slack's is no lost channel: nobody is called for it.
         raise Refused(f"{error}, so access to `slack.channel` can't be checked.") from error
-    if trouble:
-        said = f"I can't post to `slack.channel`: {trouble}."
+    if problem:
+        said = f"I can't post to `slack.channel`: {problem}."
         _warn(context, said)
         raise Refused(said)
     with context.database.transaction() as transaction:

@@ -25,7 +25,7 @@ AGAIN = 3.0
 SETTLES = 15 * 60
 """Seconds that a host which was off has to start its tenants, beside those that it waits after each."""
 FEW = 5
-"""Tenants of a host that may stand still at once, each by a trouble of its own."""
+"""Tenants of a host that may stand still at once, each by a problem of its own."""
 
 
 @schedule(seconds=300)
@@ -89,7 +89,7 @@ def health(context: Context) -> None:
     there = {one.tenant.name for one in inventory.tenants}
     judged = {name: found for name, found in tenants.items() if name not in held}
     since = {one.tenant: one.opened for one in opened if one.kind == "errand" and one.tenant not in held}
-    judged |= _errands(context, judged, since)
+    judged |= _failing_maintenance(context, judged, since)
     gone = set()
     if not inventory.silent:
         gone |= {
@@ -177,12 +177,14 @@ def _believed(
     return replace(diagnosis, findings=told)
 
 
-def _errands(context: Context, judged: Mapping[str, Diagnosis], known: Mapping[str, float]) -> Mapping[str, Diagnosis]:
-    """Say whose errands fail, or failed until now: it is read from what was recorded, also where nobody can look.
+def _failing_maintenance(
+    context: Context, judged: Mapping[str, Diagnosis], known: Mapping[str, float]
+) -> Mapping[str, Diagnosis]:
+    """Say on which tenants maintenance fails, or failed until now, as the operations say; no tenant has to answer.
 
-    `known`: since when which tenants' errands are known to fail.
+    `known`: since when maintenance is known to fail, by tenant.
 
-    A snapshot that is tried in vain is no second trouble where it is missing.
+    A snapshot that is tried in vain is no second problem where it is missing.
     """
     failing: dict[str, list[maintenance.Failing]] = {}
     for one in maintenance.failing(context):

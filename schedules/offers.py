@@ -45,7 +45,7 @@ def offers(context: Context) -> None:
         *(partial(_after_many, context, one) for one in context.operations.select(f"{REHEARSED} AND {ENDED}")),
         *(partial(_after_rollout, context, one) for one in context.operations.select(f"{ROLLOUTS} AND {ENDED}")),
     ]
-    trouble: list[Exception] = []
+    errors: list[Exception] = []
     for work in todo:
         try:
             work()
@@ -53,9 +53,9 @@ def offers(context: Context) -> None:
             # Asked for again at the next look.
             continue
         except (Refused, LxdError, NotPosted) as error:
-            trouble.append(error)
-    if trouble:
-        raise trouble[-1]
+            errors.append(error)
+    if errors:
+        raise errors[-1]
 
 
 def _after_one(context: Context, found: Evidence, offer: bool) -> None:

@@ -35,7 +35,7 @@ def purge(context: Context) -> None:
     maintenance = Maintenance(context)
     inventory = context.fleet.inventory(Role.TENANT, Role.ARCHIVED, Role.RETIRED, *_COPIES)
     command = context.registry.command("purge")
-    trouble: list[Exception] = [LxdUnavailable(why) for why in inventory.silent.values()]
+    errors: list[Exception] = [LxdUnavailable(why) for why in inventory.silent.values()]
     over = _over(context, inventory)
     for one in inventory.tenants:
         try:
@@ -48,9 +48,9 @@ def purge(context: Context) -> None:
                     plan = call(command, context, {"tenant": one.name, "container": one.instance})
                     maintenance.ask("purge", cast(Plan, plan), safety=left)
         except (Refused, LxdError) as error:
-            trouble.append(error)
-    if trouble:
-        raise trouble[-1]
+            errors.append(error)
+    if errors:
+        raise errors[-1]
 
 
 def _retire(context: Context, one: Tenant) -> None:
@@ -60,7 +60,7 @@ def _retire(context: Context, one: Tenant) -> None:
     if not context.database.read(known, one.name, event.name, one.instance):
         with context.database.transaction() as transaction:
             audit.record(transaction, event, context.now())
-    retire(context, one, one.replaced_by, one.replaced_in, context.settings.retention.former_days)
+    retire(context, one, one.replaced_by, one.replaced_in, context.settings.retention.retired_days)
 
 
 def _goes(context: Context, inventory: Inventory, one: Tenant, over: Collection[str]) -> bool:
@@ -86,7 +86,7 @@ def _is_over(context: Context, one: Tenant) -> bool:
     if one.role != Role.RETIRED or not one.kept_until or context.now() < one.kept_until:
         return False
     # An earlier release did not record the day: the policy tells.
-    since = one.retired or one.kept_until - max(retention.former_days, 1) * DAY
+    since = one.retired or one.kept_until - max(retention.retired_days, 1) * DAY
     return since <= before(one.kept_until - since)
 
 

@@ -60,7 +60,7 @@ def snapshots(context: Context) -> None:
         if due and not short(tenant.host):
             # Snapshots continue in a freeze: they are what one can return to.
             maintenance.ask("snapshot", taking(context, tenant), safety=True, host=tenant.host)
-    _make_room(context, maintenance, inventory.tenants, too_much, short)
+    _make_space(context, maintenance, inventory.tenants, too_much, short)
     # Surplus snapshots can wait: one operation deletes all at once. By a clock that was just set, days and months may
     # seem to have passed.
     for tenant, rule, points in (
@@ -74,7 +74,7 @@ def snapshots(context: Context) -> None:
         raise LxdUnavailable(why)
 
 
-def _make_room(
+def _make_space(
     context: Context,
     maintenance: Maintenance,
     tenants: Iterable[TenantEntry],

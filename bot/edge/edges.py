@@ -131,7 +131,7 @@ def each(
     `within`: seconds after which one is taken to be out of reach; nobody waits for what it may still say.
     """
     threads = ThreadPoolExecutor(max(1, len(hosts)), "edges")
-    asked = {host: threads.submit(work, host, door) for host, door in hosts.items()}
+    asked = {host: threads.submit(work, host, given) for host, given in hosts.items()}
     threads.shutdown(wait=False)
     wait(asked.values(), within)
     done: dict[str, T] = {}

@@ -167,7 +167,7 @@ class Approvals:
                 f"type `/mautic approve {number} {operation.confirmation}`."
             )
         # The bot's own snapshots go on while a request waits.
-        self.operations.wait_for_errand(operation.tenant)
+        self.operations.wait_for_maintenance(operation.tenant)
         # What takes memory is approved one after the other: the next is to see what this one was promised.
         with self._approving if operation.plan.get("demand") else nullcontext():
             return self._approve(operation, actor, reason, via, policy, choice)

@@ -45,7 +45,7 @@ class _Begun:
         return values
 
     def days(self) -> int:
-        return int(self.values.get("days", self.settings.retention.former_days))
+        return int(self.values.get("days", self.settings.retention.retired_days))
 
     def tenant(self) -> Tenant:
         """Return the tenant's container, which the operation has not replaced, renamed or archived."""

@@ -24,7 +24,7 @@ def is_whole(instance: Instance) -> bool:
 def see_closed(host: Host, name: str) -> None:
     """Close a stopped copy, so that it works for nobody before it is opened; nothing where its boot does that."""
     if not closes_itself(host.lxd.instance(name).config):
-        host.mautic.seal(name)
+        host.mautic.close_copy(name)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from bot.engine.snapshots import NewSnapshot, safety, take
 from bot.engine.steps import PROBE, patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
-from bot.guest.mautic import SEAL
+from bot.guest.mautic import CLOSED
 from bot.lxd.protocol import Instance, LxdError, LxdUnavailable, PoolFull
 from bot.model.labels import KEY, Role, State, as_labels, label_of, replacing, role_of, state_of
 from bot.model.plan import Refused
@@ -206,7 +206,7 @@ class Cutover:
         self.source.lxd.update(self.old.instance, {**as_labels(state=State.MOVING), "boot.autostart": "false"})
         if not self.old_instance().running:
             # Neither the container nor its copy may work before it is clear which of them serves.
-            self.source.mautic.seal(self.old.instance)
+            self.source.mautic.close_copy(self.old.instance)
             return "already stopped"
         self.source.mautic.quiesce(self.old.instance)
         return None
@@ -241,7 +241,7 @@ class Cutover:
             if self.old_instance().running:
                 # Only one of the two may send mail, and an attacker may control the old one.
                 try:
-                    self.source.mautic.hush(self.old.instance)
+                    self.source.mautic.stop_work(self.old.instance)
                 except LxdError:
                     containment.stop(self.source.lxd, self.old.instance)
             for one in begun:
@@ -261,7 +261,7 @@ class Cutover:
         self.run.edge.apply()
 
     def _open(self) -> None:
-        self.target.lxd.remove(self.name, SEAL)
+        self.target.lxd.remove(self.name, CLOSED)
         self.target.lxd.update(self.name, {**as_labels(state=State.LIVE), **WHOLE})
 
     def probe(self) -> str:
@@ -342,7 +342,7 @@ class Cutover:
         except LxdUnavailable:
             raise
         except LxdError as error:
-            self._go_on_without_room(error)
+            self._go_on_without_space(error)
         # Not before the old container serves: until then the candidate may be all that there is.
         removing = thread.submit(self._discard)
         left = f"rolled back, but `{self.name}` on {self.target.name} could not be deleted"
@@ -358,7 +358,7 @@ class Cutover:
         if self.candidate() is not None and not self._given_up.is_set():
             self.target.lxd.stop(self.name, force=True)
 
-    def _go_on_without_room(self, error: LxdError) -> None:
+    def _go_on_without_space(self, error: LxdError) -> None:
         """Have the old container serve on a full pool, where nothing starts: with the room that the candidate took.
 
         Raises the error again where that is not why, where the candidate took no room there, and where it may have
@@ -381,7 +381,7 @@ class Cutover:
                 # MariaDB says otherwise what LXD calls full.
                 raise PoolFull(str(error)) from error
 
-        ballast.with_room(self.source, go_on, freed=True)
+        ballast.with_space(self.source, go_on, freed=True)
 
     def _go_on(self) -> None:
         """Open the old container again, and start it unless it is stopped on purpose."""

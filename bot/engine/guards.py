@@ -263,7 +263,7 @@ def _busy_to_ask(guards: Guards, change: Change) -> None:
         if change.passes:
             operations.refuse_if_busy(change.tenant, holds=IS_UNDER_WAY)
         else:
-            operations.wait_for_errand(change.tenant)
+            operations.wait_for_maintenance(change.tenant)
             operations.refuse_if_busy(change.tenant)
 
 
@@ -315,7 +315,7 @@ def _silent(guards: Guards, change: Change) -> None:
 
 
 def _no_memory_to_begin(guards: Guards, change: Change) -> None:
-    """Hold operations that need memory on an overloaded host; building the plan raises NoRoom for a full one."""
+    """Hold operations that need memory on an overloaded host; building the plan raises NoSpace for a full one."""
     demand = change.operation.plan.get("demand") if change.operation else None
     if demand and demand["memory"] and (why := guards.distress(demand["host"])):
         raise Refused(f"`{demand['host']}` is overloaded: {why}. The operation starts when the host recovers.")

@@ -87,7 +87,7 @@ def _result(context: Context, one: TenantEntry, future: Future[Look]) -> Look:
         why = f"`{one.tenant.name}` did not answer within {BUDGET:.0f} seconds."
     except Exception as error:
         why, _ = explain(error, f"looking at {one.tenant.name}")
-    return Look(one.tenant, context.now(), one.state, trouble=why)
+    return Look(one.tenant, context.now(), one.state, problem=why)
 
 
 def _look(
@@ -135,7 +135,7 @@ def _look(
     except Exception as error:
         # One tenant's problem delays no other.
         why, _ = explain(error, f"looking at {tenant.name}")
-        look = replace(look, trouble=why)
+        look = replace(look, problem=why)
     limit = look.disk.limit if look.disk else None
     memory = look.facts.get("memory_limit")
     if size:

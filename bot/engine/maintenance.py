@@ -126,12 +126,12 @@ class Maintenance:
         waits = {one.id for one in held if one.state == "awaiting_approval" or one.held_by in LASTING}
         self._waiting = {one.tenant for one in held if one.id in waits}
         self._left_alone = {one.tenant for one in (*held, *failed) if one.id not in waits}
-        self.room = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
+        self.slots = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
 
     def may(self, tenant: str, *, passes: bool = False) -> bool:
         """Whether maintenance may be requested on a tenant now; `passes`: also while a request waits for approval."""
         waits = tenant in self._waiting and not passes
-        return self.room > 0 and tenant not in self._left_alone and not waits
+        return self.slots > 0 and tenant not in self._left_alone and not waits
 
     def is_free(self, command: str, tenant: str, *, safety: bool = False, host: str = "") -> bool:
         """Whether no guard refuses maintenance now.
@@ -167,5 +167,5 @@ class Maintenance:
             )
         except TenantBusy:
             return
-        self.room -= 1
+        self.slots -= 1
         self._left_alone.add(plan.tenant)

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from bot.engine.context import Context
-from bot.fleet.capacity import Alike, Demand, Occupant, Room, expected, room, seen_by_hosts, strain
+from bot.fleet.capacity import Alike, Demand, FreeSpace, Occupant, expected, free_space, seen_by_hosts, strain
 from bot.fleet.inventory import Host
 from bot.lxd.products import takes
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
 from bot.model.forms import mariadb_bytes
 from bot.model.labels import Role, State
-from bot.model.plan import NoRoom, Refused
+from bot.model.plan import NoSpace, Refused
 from bot.model.tenants import PlanSize, Tenant, candidate_name
 from bot.model.text import size
 from bot.settings import Settings
@@ -76,7 +76,7 @@ class Use:
 class Carries:
     """What is free on a host, and how many more tenants of each plan fit there."""
 
-    room: Room
+    free_space: FreeSpace
     fits: Mapping[str, int]
 
     @property
@@ -118,7 +118,7 @@ def carries(
         there = [used.occupant(one, {}) for one in tenants if one.host == host]
         # A tenant that already runs is counted twice until its operation ends.
         coming = [demand for demand in approved if demand.host == host]
-        left = room(host, has, context.settings.capacity, there, coming)
+        left = free_space(host, has, context.settings.capacity, there, coming)
         fits = {
             name: left.fits(Demand(host, memory=used.expected(name), plan=size_bytes(plan.memory), tenants=1))
             if free.get(host, LEAST) >= LEAST
@@ -129,16 +129,16 @@ def carries(
     return found
 
 
-def rooms(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, Room]:
+def free_space_by_host(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, FreeSpace]:
     """Return what is free on each host that answers, by name; `but`: an instance that is not counted."""
     found = {}
     for host in hosts:
         with suppress(LxdError):
-            found[host.name] = room_on(context, host, but)
+            found[host.name] = free_space_on(context, host, but)
     return found
 
 
-def room_on(context: Context, host: Host, but: str = "") -> Room:
+def free_space_on(context: Context, host: Host, but: str = "") -> FreeSpace:
     """Return what is free on a host; `but`: an instance that is not counted. Raises LxdError where it cannot tell."""
     seen = context.fleet.inventory(Role.TENANT, Role.INCOMING, Role.RETIRED)
     if host.server in seen.silent:
@@ -158,7 +158,7 @@ def room_on(context: Context, host: Host, but: str = "") -> Room:
         for instances, demand in pending(context)
         if demand.host == host.name and not (demand.instance and running.intersection(instances))
     ]
-    return room(host.name, resources, context.settings.capacity, there, coming)
+    return free_space(host.name, resources, context.settings.capacity, there, coming)
 
 
 def pending(context: Context) -> list[tuple[set[str], Demand]]:
@@ -249,7 +249,7 @@ class Elsewhere:
 def admit(
     context: Context, host: Host, demand: Demand, doing: str, elsewhere: Elsewhere | None = None
 ) -> dict[str, str]:
-    """Return what is free afterwards, for the card, or raise NoRoom where the host has too little for a demand.
+    """Return what is free afterwards, for the card, or raise NoSpace where the host has too little for a demand.
 
     Args:
         doing: what is not possible then, as in "`client-x` cannot be started on".
@@ -257,9 +257,9 @@ def admit(
     """
     if not (demand.memory or demand.tenants):
         return {}
-    found = room_on(context, host, but=demand.instance)
+    found = free_space_on(context, host, but=demand.instance)
     if lacks := found.lacks(demand):
-        raise NoRoom(f"{doing} `{host.name}`: {lacks}. {_way_out(context, host, demand, elsewhere)}")
+        raise NoSpace(f"{doing} `{host.name}`: {lacks}. {_way_out(context, host, demand, elsewhere)}")
     return {"Memory": found.after(demand)}
 
 
@@ -278,7 +278,7 @@ def _way_out(context: Context, host: Host, demand: Demand, elsewhere: Elsewhere 
         others = [
             one for one in context.fleet.hosts() if one.name not in (host.name, elsewhere.but) and _may_come(host, one)
         ]
-        roomy = [name for name, found in rooms(context, others).items() if not found.lacks(demand)]
+        roomy = [name for name, found in free_space_by_host(context, others).items() if not found.lacks(demand)]
         if roomy:
             ways = " or ".join(f"`{elsewhere.typed} {name}`" for name in roomy[:3])
             # Whose request waits for approval has a lock on its tenant.
@@ -341,7 +341,7 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
         raise Refused(
             f"The storage pool of `{host.name}` is full, and no other host has more free space; enlarge a pool."
         )
-    found = rooms(context, [host for host, _ in with_disk])
+    found = free_space_by_host(context, [host for host, _ in with_disk])
     fitting = [
         (min(1 - space.used / space.total, found[host.name].left / found[host.name].resources.total), host, space)
         for host, space in with_disk
@@ -349,7 +349,7 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
     ]
     if not fitting and found:
         why = "; ".join(f"`{name}`: {one.lacks(demand)}" for name, one in found.items())
-        raise NoRoom(
+        raise NoSpace(
             f"No host has capacity for one more tenant of this plan. {why}. Stop, resize or delete a tenant, or add "
             "memory or a host. `/mautic hosts` shows all."
         )

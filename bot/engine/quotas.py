@@ -19,8 +19,8 @@ from bot.store.operation import SYSTEM
 
 def ask(edges: Sequence[tuple[Host, str]]) -> dict[str, Quotas | None]:
     """Return what the kernel of each host says, by name, for hosts that answer; all are asked at once."""
-    doors = {host.name: (host.lxd, edge) for host, edge in edges}
-    told, _ = each(doors, lambda _, door: door[0].quotas(door[1]), within=ANSWER)
+    servers = {host.name: (host.lxd, edge) for host, edge in edges}
+    told, _ = each(servers, lambda _, one: one[0].quotas(one[1]), within=ANSWER)
     return told
 
 
@@ -32,7 +32,7 @@ def mend(pool: str, edges: Sequence[tuple[Host, str]], told: Mapping[str, Quotas
         if quotas and not quotas.counts:
             why = recount(host, edge, quotas)
             said.append(
-                trouble(pool, host, edge, why)
+                problem(pool, host, edge, why)
                 if why
                 else f"The pool `{pool}` of `{host.name}` was not counted, so no disk limit held: the bot has "
                 "restarted the count, which takes some minutes."
@@ -66,7 +66,7 @@ def look(context: Context, edges: Sequence[tuple[Host, str]]) -> dict[str, Diagn
         why = recount(host, edge, quotas)
         if why or name in known:
             why = why or "The bot has restarted the count, which has not helped so far."
-            found[name] = Diagnosis((Finding("quotas", trouble(context.settings.lxd.pool, host, edge, why)),))
+            found[name] = Diagnosis((Finding("quotas", problem(context.settings.lxd.pool, host, edge, why)),))
     return found
 
 
@@ -86,7 +86,7 @@ def recount(host: Host, edge: str, quotas: Quotas) -> str:
     return ""
 
 
-def trouble(pool: str, host: Host, edge: str, why: str) -> str:
+def problem(pool: str, host: Host, edge: str, why: str) -> str:
     """Say that the disks of a host are not counted, why the bot could not repair that, and what to do."""
     try:
         folder = host.lxd.root_path(edge)

@@ -17,7 +17,7 @@ from bot.engine.copies import Copy, see_closed
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
-from bot.guest.upgrades import Upgrades, trouble
+from bot.guest.upgrades import Upgrades, problem
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model import evidence as found
 from bot.model.evidence import Evidence
@@ -151,7 +151,7 @@ class Rehearsal:
         with self._kept("upgrade"):
             done = self.upgrades.upgrade(self.after, self.version)
             self._output = done["migrated"]["output"]
-            if wrong := trouble(done):
+            if wrong := problem(done):
                 raise LxdError(wrong)
         self._note(done=done)
         return f"{sum(done['phases'].values()):.1f} s on the copy"

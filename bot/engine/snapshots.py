@@ -13,7 +13,7 @@ from bot.engine.context import Context, Run
 from bot.engine.retention import Point, Retention, spread
 from bot.fleet import ballast
 from bot.fleet.inventory import Host
-from bot.guest.mautic import Hold
+from bot.guest.mautic import BackupLock
 from bot.lxd.protocol import Lxd, PoolFull, PoolSpace, Snapshot, Vanished
 from bot.model.labels import as_labels, label_of, moment_of, number_of
 from bot.model.plan import Plan, Refused
@@ -83,7 +83,7 @@ def left_behind(context: Context, tenant: Tenant) -> dict[str, str]:
     left = [] if context.many else ours(context.fleet.of(tenant).lxd.snapshots(tenant.instance))
     if not left:
         return {}
-    days = context.settings.retention.former_days
+    days = context.settings.retention.retired_days
     protected = sum(one.keep for one in left)
     until = f" until {context.renderer.moment(context.now() + days * DAY)}" if days else " (no automatic deletion)"
     if protected:
@@ -93,7 +93,7 @@ def left_behind(context: Context, tenant: Tenant) -> dict[str, str]:
 
 def counted(context: Context, snapshots: Iterable[Snapshot]) -> list[Point]:
     """Return the snapshots that the tiers count: those without another protection."""
-    days, before = context.settings.retention.former_days, context.uptime.before
+    days, before = context.settings.retention.retired_days, context.uptime.before
     return [Point(one.at, one.name) for one in ours(snapshots) if not one.protected(days, before)]
 
 
@@ -134,7 +134,7 @@ def written(snapshots: Iterable[Snapshot]) -> int:
     return sum(number_of(label_of(one.config, "wrote")) for one in snapshots)
 
 
-def refuse_without_room(context: Context, tenant: Tenant) -> None:
+def refuse_without_space(context: Context, tenant: Tenant) -> None:
     """Raise Refused where the pool or the allowance of the tenant has no space for a snapshot."""
     host, limits = context.fleet.of(tenant), context.settings.snapshots
     space = host.lxd.pool()
@@ -247,19 +247,19 @@ def _take(
     if not found.running:
         host.lxd.snapshot(tenant.instance, name, config=facts)
         return NewSnapshot(name, f"{name}, of a stopped container")
-    holds: list[Hold] = []
+    locks: list[BackupLock] = []
 
     @contextmanager
     def held() -> Iterator[None]:
-        with host.mautic.hold(tenant.instance) as hold:
-            holds.append(hold)
+        with host.mautic.backup_lock(tenant.instance) as lock:
+            locks.append(lock)
             yield
 
     host.lxd.snapshot(tenant.instance, name, config=facts, within=held(), still=still)
-    (hold,) = holds
-    if not hold.consistent:
-        return NewSnapshot(name, f"{name}, crash-consistent only: {hold.why}")
-    return NewSnapshot(name, f"{name}, writes paused {seconds(hold.seconds)}")
+    (lock,) = locks
+    if not lock.consistent:
+        return NewSnapshot(name, f"{name}, crash-consistent only: {lock.why}")
+    return NewSnapshot(name, f"{name}, writes paused {seconds(lock.seconds)}")
 
 
 def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
@@ -268,7 +268,7 @@ def prune(run: Run, tenant: Tenant, names: Sequence[str]) -> None:
     there = {one.name for one in host.lxd.snapshots(tenant.instance)}
     for name in names:
         if name in there:
-            ballast.with_room(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
+            ballast.with_space(host, partial(host.lxd.delete_snapshot, tenant.instance, name))
     left = host.lxd.snapshots(tenant.instance)
     metrics.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in left])
 

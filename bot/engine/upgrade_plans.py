@@ -96,7 +96,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
     version, patches = found.version, found.patches
     blueprint = blueprint_of(context, found)
     host = context.fleet.of(old)
-    days = context.settings.retention.former_days
+    days = context.settings.retention.retired_days
     # Both containers run for a moment at most, but the old one may have to run again.
     demand = demand_of(context, old, host, candidate_name(old.name, context.operation), beside=True)
     return Plan(

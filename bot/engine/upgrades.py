@@ -38,7 +38,7 @@ def target(context: Context, found: Tenant, version: str) -> Release:
     there = releases(context.settings)
     bases = [suite.base for suite in suites_since(found.suite)]
     if not version:
-        ways = [one.version for one in there if one.takes(found.version) and not one.trouble(*bases)]
+        ways = [one.version for one in there if one.takes(found.version) and not one.problem(*bases)]
         if not ways:
             refuse_unread(context)
             raise Refused(

@@ -63,7 +63,7 @@ def give_up(host: Host) -> bool:
     return True
 
 
-def with_room(host: Host, work: Callable[[], None], *, freed: bool = False) -> None:
+def with_space(host: Host, work: Callable[[], None], *, freed: bool = False) -> None:
     """Do what needs a little room, and give up ballast for it where the pool is full.
 
     `freed`: room was freed just now, and is waited for also where there is no ballast.

@@ -48,7 +48,7 @@ class Occupant:
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeSpace:
     """What is left on a host: bytes, and tenants. `most_plans` and `most_tenants` are limits, 0: there is none."""
 
     host: str
@@ -155,17 +155,17 @@ def seen_by_hosts(hosts: Iterable[tuple[int, int]]) -> float:
     return sum(used for used, _ in known) / sum(told for _, told in known) if known else 0.0
 
 
-def room(
+def free_space(
     host: str,
     resources: Resources,
     settings: CapacitySettings,
     occupants: Iterable[Occupant],
     pending: Iterable[Demand],
-) -> Room:
+) -> FreeSpace:
     """Return what is left on a host, given what stands on it and what was approved for it but does not run yet."""
     there, coming = list(occupants), list(pending)
     runs = [one for one in there if one.runs]
-    return Room(
+    return FreeSpace(
         host,
         resources,
         reserve=reserved(settings, resources.total),

@@ -92,7 +92,7 @@ class Facts(Untrusted):
     memory: Figure
     memory_limit: Figure | None
     disk: DiskUse
-    sealed: bool
+    closed: bool
     version: str
     double: bool = False
     contacts: Figure | UnsetType = UNSET
@@ -126,7 +126,7 @@ class Health(Untrusted):
     facts: Facts
 
 
-class Held(Untrusted):
+class Locked(Untrusted):
     """Whether writes are held, or why not."""
 
     held: bool
@@ -243,7 +243,7 @@ class Done(Untrusted):
 
 SHAPES: dict[str, type[Untrusted]] = {
     "install": Version,
-    "seal": Version,
+    "generalise": Version,
     "furnish": Furnished,
     "unfurnish": Unfurnished,
     "identity": Took,
@@ -251,10 +251,10 @@ SHAPES: dict[str, type[Untrusted]] = {
     "close": Done,
     "open": Done,
     "quiesce": Took,
-    "hush": Done,
+    "stop_work": Done,
     "unquiesce": Done,
     "restart": Done,
-    "hold": Held,
+    "backup_lock": Locked,
     "let go": LetGo,
     "page": Took,
     "pages": PagesTold,
@@ -289,7 +289,7 @@ SHAPES: dict[str, type[Untrusted]] = {
     "withdrawals": consent.Withdrawals,
     "withdraw": consent.Withdrawn,
 }
-"""By verb; `let go` is the second answer of `hold`, and `taking` the first of `take_own`."""
+"""By verb; `let go` is the second answer of `backup_lock`, and `taking` the first of `take_own`."""
 _OUTCOME = msgspec.json.Decoder(Outcome)
 _DECODERS = {verb: msgspec.json.Decoder(shape) for verb, shape in SHAPES.items()}
 """Made before there are threads: msgspec learns a type at its first use, and two threads that have it learn the same

@@ -21,7 +21,7 @@ from bot.model.tenants import PlanSize
 from bot.settings import HealthSettings
 
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
-SEAL = "/etc/nginx/sealed"
+CLOSED = "/etc/nginx/sealed"
 MUTE = "/etc/nginx/muted"
 """Mark of a copy that is not the tenant yet: it sends nothing, also when its seal is gone."""
 _START = """
@@ -53,8 +53,8 @@ Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
 
 
 @dataclass
-class Hold:
-    """How it went to hold a tenant's writes: is what was copied meanwhile one consistent state, and if not, why?
+class BackupLock:
+    """How it went to lock a tenant's writes: is what was copied meanwhile one consistent state, and if not, why?
 
     `seconds` that writes waited are known once they are let go.
     """
@@ -126,7 +126,7 @@ class Mautic:
         edge_address: str,
         slot: int | None = None,
     ) -> None:
-        """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then unseal it.
+        """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then open it.
 
         `slot`: as `bot.model.slots.slot_of`; None: it keeps its own.
         """
@@ -159,7 +159,7 @@ class Mautic:
 
         Facts are: services {unit: state}, database (it answers), contacts, crons {command: {last_success, late, why}},
         queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited for its worker),
-        log_errors_day, disk {used, limit, free, why}, memory, memory_limit, sealed, version; what needs the database
+        log_errors_day, disk {used, limit, free, why}, memory, memory_limit, closed, version; what needs the database
         is not there when it does not answer.
 
         Args:
@@ -179,65 +179,65 @@ class Mautic:
         return disk_of(self.call(instance, "disk", {"disk": _disk_known(size, usage)}, timeout=timeout))
 
     @contextmanager
-    def hold(self, instance: str) -> Iterator[Hold]:
+    def backup_lock(self, instance: str) -> Iterator[BackupLock]:
         """Let writes to the database wait while a snapshot is taken, so that all of it is of one moment.
 
         They wait for as long as the body runs, at most some 15 seconds, even if the bot dies. A tenant that cannot hold
-        is no reason against a snapshot: then `Hold.consistent` is false, and `why` says why.
+        is no reason against a snapshot: then `BackupLock.consistent` is false, and `why` says why.
         """
         with ExitStack() as stack:
             try:
-                talk = stack.enter_context(self.asked(instance, "hold", {}, 60 + _LET_GO))
-                answer = decode(instance, "hold", talk.line())
-                hold = Hold(answer["held"], answer["why"])
+                talk = stack.enter_context(self.asked(instance, "backup_lock", {}, 60 + _LET_GO))
+                answer = decode(instance, "backup_lock", talk.line())
+                lock = BackupLock(answer["held"], answer["why"])
             except (LxdUnavailable, NotFound):
                 raise
             except LxdError as error:
-                hold = Hold(False, str(error))
-            held = hold.consistent
+                lock = BackupLock(False, str(error))
+            held = lock.consistent
             try:
-                yield hold
+                yield lock
             finally:
                 if held:
-                    _let_go(instance, talk, hold)
+                    _let_go(instance, talk, lock)
 
-    def seal(self, instance: str) -> None:
+    def close_copy(self, instance: str) -> None:
         """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
 
-        Without SEAL it serves and sends nothing yet; `open` takes all away.
+        Without CLOSED it serves and sends nothing yet; `open` takes all away.
         """
         self.mute(instance)
-        self._mark(instance, SEAL, b"copy\n")
+        self._mark(instance, CLOSED, b"copy\n")
 
     def close(self, instance: str, reason: str, *, timeout: float = 180) -> None:
         """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
         self.call(instance, "close", {"reason": reason}, timeout=timeout)
 
     def open(self, instance: str) -> None:
-        """Start all that does not run, and open what was sealed or closed."""
+        """Start all that does not run, and open what was closed."""
         self.call(instance, "open", {}, timeout=180)
 
     def quiesce(self, instance: str) -> float:
-        """End all work for a last copy: sealed, everything acknowledged is on disk, the database shut down cleanly.
+        """End all work for a last copy: closed, everything acknowledged is on disk, the database shut down cleanly.
 
         Returns the seconds for which clients were turned away by then.
         """
         seconds: float = self.call(instance, "quiesce", {}, timeout=180)["seconds"]
         return seconds
 
-    def hush(self, instance: str) -> None:
+    def stop_work(self, instance: str) -> None:
         """Turn visitors away and end what sends, at once; the database goes on until the instance is stopped."""
-        self.call(instance, "hush", {}, timeout=180)
+        self.call(instance, "stop_work", {}, timeout=180)
 
     def unquiesce(self, instance: str) -> None:
-        """Take `quiesce` or `hush` back, here or in the copy: all runs again, and is open if it was open before.
+        """Take `quiesce` or `stop_work` back, here or in the copy: all runs again, and is open if it was open before.
 
         Safe where there is nothing to take back.
         """
         self.call(instance, "unquiesce", {}, timeout=180)
 
     def wait_for_page(self, instance: str, seconds: int = PAGE) -> float:
-        """Wait inside until the login page is there, sealed or not, and return the seconds that it took.
+        """Wait inside until the login page is there, closed or not, and return the seconds that it took.
 
         An instance may have been started just now: what is asked of it too early is asked again.
         """
@@ -296,7 +296,7 @@ class Mautic:
             batch: what is dropped is kept under this number, and counted by it: again it drops nothing twice.
             unmute: a mute instance begins to work with it.
             only: the batch that `back` brings back; 0: all that was ever dropped.
-            page: its login page has to be there inside as well, within PAGE seconds, sealed or not: one process does
+            page: its login page has to be there inside as well, within PAGE seconds, closed or not: one process does
                 beside a boot what takes two else.
 
         Returns the `choice` that was made, and how many rows were `dropped`.
@@ -307,7 +307,7 @@ class Mautic:
         return self.call(instance, "release", request, timeout=300)
 
     def mute(self, instance: str) -> None:
-        """Keep jobs and workers from a stopped or sealed instance until `release` or `open`; visitors are served."""
+        """Keep jobs and workers from a stopped or closed instance until `release` or `open`; visitors are served."""
         self._mark(instance, MUTE, b"")
 
     def _mark(self, instance: str, path: str, content: bytes) -> None:
@@ -346,17 +346,17 @@ class Mautic:
         self.call(instance, "resize", _sizes(size))
 
 
-def _let_go(instance: str, talk: Talk, hold: Hold) -> None:
+def _let_go(instance: str, talk: Talk, lock: BackupLock) -> None:
     """Tell the holder to let go, and learn how long writes waited, or that it had let go before it was told."""
     try:
         talk.send(b"\n")
         answer = decode(instance, "let go", talk.line())
     except LxdError as error:
-        hold.consistent, hold.why = False, str(error)
+        lock.consistent, lock.why = False, str(error)
         return
-    hold.seconds = answer["seconds"]
+    lock.seconds = answer["seconds"]
     if not answer["kept"]:
-        hold.consistent, hold.why = False, "writes were let go before the snapshot had ended"
+        lock.consistent, lock.why = False, "writes were let go before the snapshot had ended"
 
 
 def _packed() -> bytes:

@@ -18,7 +18,7 @@ from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
 from bot.model.labels import Role, State, label_of, moment_of
 
-SEAL, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
+CLOSED, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
 FULL = "its disk is full"
 OUTBOUND_OFF = "/var/lib/mautic-ops/outbound-off"
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
@@ -54,7 +54,7 @@ class SimulatedHost(Lxd, Protocol):
 def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
     """Return the marks that `mautic-closed` lays at the boot of an instance with these labels."""
     closed = label_of(config, "role") in (Role.INCOMING, Role.REHEARSAL) and label_of(config, "state") == State.MOVING
-    return dict.fromkeys((MUTE, SEAL), b"copy\n") if closed and closes_itself(config) else {}
+    return dict.fromkeys((MUTE, CLOSED), b"copy\n") if closed and closes_itself(config) else {}
 
 
 def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Generator[bytes, bytes, None]:
@@ -86,7 +86,7 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
     except CtlError as error:
         answer = {"ok": False, "error": str(error)}
     yield json.dumps(answer).encode()
-    if verb == "hold" and answer.get("held"):
+    if verb == "backup_lock" and answer.get("held"):
         yield b'{"ok": true, "kept": true, "seconds": 0.05}'
 
 
@@ -107,10 +107,10 @@ class _Tenant:
         used, limit = self.lxd.quota(self.name)
         return limit is not None and used is not None and used >= limit
 
-    def sealed(self) -> str:
+    def closed_as(self) -> str:
         """Why it is closed, empty when it is open."""
         try:
-            return self.lxd.pull(self.name, SEAL).decode().strip() or "blueprint"
+            return self.lxd.pull(self.name, CLOSED).decode().strip() or "blueprint"
         except NotFound:
             return ""
 
@@ -130,7 +130,7 @@ class _Tenant:
     def work(self) -> None:
         """Send what is due where nothing keeps it from that, as a worker does within a second."""
         due = [at for at in self.state.mails if at <= self.now]
-        if due and not self.state.stopped and not any(map(self.has, (SEAL, MUTE, OUTBOUND_OFF))):
+        if due and not self.state.stopped and not any(map(self.has, (CLOSED, MUTE, OUTBOUND_OFF))):
             left = [at for at in self.state.mails if at > self.now]
             self.state = change(self.lxd, self.name, mails=left, sent=[*self.state.sent, *[self.now] * len(due)])
 
@@ -168,8 +168,8 @@ class _Tenant:
         dropped = sum(1 for one, _ in read(self.lxd, self.name).dropped if one == batch) if choice == "drop" else 0
         return {**counted, "choice": choice, "dropped": dropped}
 
-    def seal(self, reason: str) -> None:
-        self.lxd.push(self.name, SEAL, f"{reason}\n".encode(), mode=0o644)
+    def mark_closed(self, reason: str) -> None:
+        self.lxd.push(self.name, CLOSED, f"{reason}\n".encode(), mode=0o644)
 
     def stop(self, *services: str) -> None:
         ended = self.state.crons_ended or self.now
@@ -180,7 +180,7 @@ class _Tenant:
 
     def start(self, *services: str) -> None:
         ended = self.state.crons_ended
-        again = ended and "cron" in services and not self.sealed()
+        again = ended and "cron" in services and not self.closed_as()
         change(
             self.lxd, self.name, stopped=sorted({*self.state.stopped} - {*services}),
             crons_ended=0 if again else ended, rested=(ended, self.now) if again else self.state.rested,
@@ -188,7 +188,7 @@ class _Tenant:
         )  # fmt: skip
 
     def identity(self, _request: Mapping[str, Any]) -> dict[str, Any]:
-        self.lxd.remove(self.name, SEAL)
+        self.lxd.remove(self.name, CLOSED)
         return {"fresh": True, "seconds": 0.0}
 
     def furnish(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,13 +204,13 @@ class _Tenant:
         change(self.lxd, self.name, furnished=(0, 0))
         return {"version": before}
 
-    def hold(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+    def backup_lock(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         if "mariadb" in self.state.stopped:
             return {"held": False, "why": "MariaDB does not answer"}
         return {"held": True, "why": ""}
 
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self.seal(f"closed {request['reason']}")
+        self.mark_closed(f"closed {request['reason']}")
         self.stop("mautic-worker@email")
         # Under a seal jobs skip.
         change(self.lxd, self.name, crons_ended=self.state.crons_ended or self.now)
@@ -218,25 +218,25 @@ class _Tenant:
 
     def open(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         self.lxd.remove(self.name, MUTE)
-        self.lxd.remove(self.name, SEAL)
+        self.lxd.remove(self.name, CLOSED)
         self.start(*SERVICES)
         return {}
 
     def quiesce(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         self.lxd.push(self.name, MUTE, b"", mode=0o644)
-        if not self.sealed():
-            self.seal("moving")
+        if not self.closed_as():
+            self.mark_closed("moving")
         self.stop("mariadb", "php8.2-fpm", "cron", "mautic-worker@email")
         return {"seconds": 0.3}
 
-    def hush(self, _request: Mapping[str, Any]) -> dict[str, Any]:
-        if not self.sealed():
-            self.seal("moving")
+    def stop_work(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.closed_as():
+            self.mark_closed("moving")
         self.stop("cron", "mautic-worker@email")
         return {}
 
     def unquiesce(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if self.sealed().startswith("closed"):
+        if self.closed_as().startswith("closed"):
             self.lxd.remove(self.name, MUTE)
             self.start("mariadb", "php8.2-fpm", "nginx", "cron")
             return {}
@@ -280,8 +280,8 @@ class _Tenant:
         used, limit = self.lxd.quota(self.name)
         limit = limit or (request.get("disk") or {}).get("limit")
         space = self.lxd.pool()
-        room = space.total - space.used
-        left = room if limit is None or used is None else min(room, limit - used)
+        free = space.total - space.used
+        left = free if limit is None or used is None else min(free, limit - used)
         return {"used": used, "limit": limit, "free": max(0, left), "why": UNCOUNTED if used is None else ""}
 
     def used(self, _request: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,7 +305,7 @@ class _Tenant:
 
     def health(self, request: Mapping[str, Any]) -> dict[str, Any]:
         limits = request["limits"]
-        state, sealed = self.state, bool(self.sealed())
+        state, closed = self.state, bool(self.closed_as())
         services = {name: "inactive" if name in state.stopped else "active" for name in SERVICES}
         down = [f"{name} is inactive" for name in state.stopped]
         database = "mariadb" not in state.stopped
@@ -321,14 +321,14 @@ class _Tenant:
             for command in CRONS
         }
         checks: dict[str, tuple[bool, str]] = {
-            "open": (not sealed, "closed to the public" if sealed else "open"),
+            "open": (not closed, "closed to the public" if closed else "open"),
             "services": (not down, ", ".join(down) or f"{len(services)} active"),
             "login page": (login, f"{200 if login else 500} in 0.04 s"),
             "database": (database, "answers" if database else "does not answer"),
         }
         facts: dict[str, Any] = {
             "version": self.serving(),
-            "sealed": sealed,
+            "closed": closed,
             "outbound_off": {"since": 0, "waits": self.counted()["waits"]} if self.has(OUTBOUND_OFF) else None,
             "services": services,
             "database": database,
@@ -366,11 +366,11 @@ _VERBS: dict[str, Callable[[_Tenant, Mapping[str, Any]], dict[str, Any]]] = {
     "identity": _Tenant.identity,
     "furnish": _Tenant.furnish,
     "unfurnish": _Tenant.unfurnish,
-    "hold": _Tenant.hold,
+    "backup_lock": _Tenant.backup_lock,
     "close": _Tenant.close,
     "open": _Tenant.open,
     "quiesce": _Tenant.quiesce,
-    "hush": _Tenant.hush,
+    "stop_work": _Tenant.stop_work,
     "unquiesce": _Tenant.unquiesce,
     "page": _Tenant.page,
     "pages": _Tenant.pages,
@@ -397,7 +397,7 @@ _CHANGES = frozenset(
         "close",
         "open",
         "quiesce",
-        "hush",
+        "stop_work",
         "unquiesce",
         "restart",
         "console",

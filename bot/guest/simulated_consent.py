@@ -24,7 +24,7 @@ class Tenant(Protocol):
     def lxd(self) -> Lxd:
         """The server that it is on."""
 
-    def sealed(self) -> str:
+    def closed_as(self) -> str:
         """Why it is closed, empty when it is open."""
 
     def stop(self, *services: str) -> None:
@@ -70,7 +70,7 @@ def withdrawals(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def withdraw(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
-    if not tenant.sealed():
+    if not tenant.closed_as():
         raise CtlError("it is open, and its contacts are not changed behind its users' backs")
     tenant.start("mariadb")
     state = tenant.state

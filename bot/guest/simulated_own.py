@@ -33,7 +33,7 @@ def send_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, by
 
 def take_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, bytes, dict[str, Any]]:
     """Take what comes, and return the answer."""
-    if not tenant.sealed():
+    if not tenant.closed_as():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
     sent = yield b'{"ok": true, "known": ""}'
     must_not_break(tenant, "take_own")
@@ -46,7 +46,7 @@ def take_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, by
 
 def adopt(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
     """Be what was taken, with the release of the blueprint staged."""
-    if not tenant.sealed():
+    if not tenant.closed_as():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
     try:
         own = msgspec.json.decode(tenant.lxd.pull(tenant.name, TAKEN), type=State)

@@ -42,7 +42,7 @@ class Tenant(Protocol):
     def lxd(self) -> Lxd:
         """The server that it is on."""
 
-    def sealed(self) -> str:
+    def closed_as(self) -> str:
         """Why it is closed, empty when it is open."""
 
     def serving(self) -> str:
@@ -75,7 +75,7 @@ def _kept(tenant: Tenant, **fields: Any) -> None:
 
 
 def _must_be_closed(tenant: Tenant) -> None:
-    if not tenant.sealed():
+    if not tenant.closed_as():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
 
 
@@ -97,10 +97,10 @@ def stage(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             check_runs_here(json.loads(archive.read(METADATA)), before, *versions(tenant))
             size = sum(info.file_size for info in archive.infolist())
-        room = tenant.disk({})["free"] - LEAVE
-        if size > room:
+        free = tenant.disk({})["free"] - LEAVE
+        if size > free:
             raise CtlError(
-                f"unpacked {version} takes {in_words(size)}, and its disk has room for {in_words(max(0, room))}"
+                f"unpacked {version} takes {in_words(size)}, and its disk has room for {in_words(max(0, free))}"
             )
         _kept(tenant, staged=version, before="", cache="")
     tenant.lxd.remove(tenant.name, str(ARCHIVE))

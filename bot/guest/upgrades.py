@@ -28,7 +28,7 @@ FAILED = re.compile(r"\[error\] Migration \S+ failed during .*?Error: (?P<why>.+
 USAGE = re.compile(r"doctrine:migrations:\w+ \[")
 
 
-def trouble(done: Mapping[str, Any]) -> str:
+def problem(done: Mapping[str, Any]) -> str:
     """Return what is wrong by an answer of `Upgrades.upgrade`, in a sentence; "": nothing, the upgrade is done."""
     if not done["migrated"]["done"]:
         return f"The migrations failed: {reason(done['migrated']['output'])[:WORDS]}"
@@ -55,8 +55,8 @@ def fewer(done: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def spoiled(done: Mapping[str, Any]) -> str:
-    """Return `trouble`, or which rows of the client's are gone, in a sentence; "": the upgrade is done, and whole."""
-    if (wrong := trouble(done)) or not (lost := fewer(done)):
+    """Return `problem`, or which rows of the client's are gone, in a sentence; "": the upgrade is done, and whole."""
+    if (wrong := problem(done)) or not (lost := fewer(done)):
         return wrong
     told = ", ".join(f"{name} has {now} instead of {before}" for name, (before, now) in lost.items())
     return f"The migrations took rows away: {told}."
@@ -130,7 +130,7 @@ class Upgrades:
         """Do all from the swap to the first page in one go: {version, phases, carried, migrated, up_to_date?, assets?,
         had, has}.
 
-        Look at it with `trouble` and `fewer`; raises LxdError where another step than the migrations fails.
+        Look at it with `problem` and `fewer`; raises LxdError where another step than the migrations fails.
         """
         request = {"version": version, "seconds": seconds, "tables": sorted(OF_CLIENTS)}
         done = self.mautic.call(instance, "upgrade", request, timeout=seconds + 2 * PATIENCE)

@@ -138,11 +138,11 @@ class Actions:
         if given is None:
             raise Refused("This button no longer helps against that incident.")
         if action == RETRY:
-            self._retry_errands(payload, actor, incident.tenant)
+            self._retry_maintenance(payload, actor, incident.tenant)
             return
         self._invoke(key, payload, actor, self.context.registry.command(action), given)
 
-    def _retry_errands(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
+    def _retry_maintenance(self, payload: dict[str, Any], actor: Actor, tenant: str) -> None:
         """Retry a failing background task, which has no card of its own."""
         failed = [one for one in failing(self.context) if one.tenant == tenant]
         if not failed:

@@ -13,7 +13,7 @@ from bot.model.actor import Actor
 from bot.model.labels import Role
 from bot.model.text import sentence
 from bot.reports.condition import conditions, counted
-from bot.reports.digest import ailing, carried, storage
+from bot.reports.digest import carried, failing_jobs, storage
 from bot.slack.announcer import ways_out
 from bot.slack.incidents import worst_first
 from bot.slack.messages import Block, actions, decision_buttons, section
@@ -65,7 +65,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
         states=counted(conditions(context, seen.tenants).values()),
         hosts=Counter(tenant.host for tenant in seen.tenants if tenant.role == Role.TENANT),
         silent=seen.silent,
-        ailing=ailing(context, seen.silent.values()),
+        failing_jobs=failing_jobs(context, seen.silent.values()),
         storage=pools,
         carries=carried(context, [tenant for tenant in seen.tenants if tenant.role == Role.TENANT], pools),
         listed=LISTED,

@@ -71,7 +71,7 @@ class Kind:
     title: It, as a headline has it.
     severity: How grave it is.
     where: Where it is seen.
-    means: What it means for clients, in a sentence.
+    meaning: What it means for clients, in a sentence.
     hides: Its effects, by key or by where they are seen: true as they may be, they are no news beside it.
     judged: When a tenant is looked at for it.
     blip: It may be over in a moment (a restart, an update), so that a second look has to find it too.
@@ -91,7 +91,7 @@ class Kind:
     title: str
     severity: Severity
     where: Where
-    means: str
+    meaning: str
     hides: tuple[str | Where, ...] = ()
     judged: Judged = Judged.OPEN
     blip: bool = False
@@ -382,7 +382,7 @@ _ROWS = (
         Where.CONTAINER,
         "The client notices nothing yet.",
         judged=Judged.ALWAYS,
-        digest=("failed_errands", "halted_errands"),
+        digest=("failed_maintenance", "halted_maintenance"),
         remedies=(Remedy(RETRY, button="Retry", style="primary"),),
     ),
     Kind(

@@ -39,7 +39,7 @@ class NotNow(Refused):
         return made
 
 
-class NoRoom(NotNow):
+class NoSpace(NotNow):
     """A host has too little free for now."""
 
     guard = "memory"

@@ -73,7 +73,7 @@ class Release:
         """Whether it runs on what a recipe has."""
         return self._has_php(base) and self._has_mariadb(base)
 
-    def trouble(self, *bases: Base) -> str:
+    def problem(self, *bases: Base) -> str:
         """Return why it runs on none of what recipes have, in a sentence; "" where it does on one."""
         if any(self.runs_on(base) for base in bases):
             return ""
@@ -183,9 +183,9 @@ def path(current: str, wanted: str, releases: Sequence[Release], *bases: Base) -
             why=Why.OTHER,
             words=f"Mautic {current} can't become {target.version}: one of them is a demo stand-in, not the real one.",
         )
-    if trouble := target.trouble(*bases):
-        return Path(why=Why.BASE, words=trouble)
-    steps = _steps(current, target, [one for one in releases if not one.trouble(*bases)])
+    if problem := target.problem(*bases):
+        return Path(why=Why.BASE, words=problem)
+    steps = _steps(current, target, [one for one in releases if not one.problem(*bases)])
     if steps:
         return Path(steps)
     return Path(

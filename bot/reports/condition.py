@@ -61,7 +61,7 @@ HEALTHY = Condition("healthy")
 def condition(
     tenant: Tenant,
     *,
-    troubles: Collection[str] = (),
+    problems: Collection[str] = (),
     operation: Operation | None = None,
     by: str = "",
     looked: bool = True,
@@ -71,14 +71,14 @@ def condition(
     """Say how a tenant is. Pure.
 
     Args:
-        troubles: the kinds of the open incidents that are of it, or of its host.
+        problems: the kinds of the open incidents that are of it, or of its host.
         operation: the one that is under way on it, or needs attention.
         by: who has it stopped or suspended.
         looked: whether somebody has looked at it lately; `last` says when, in words.
         served: whether its page was there then.
     """
-    titles = findings.titles(troubles)
-    grave = {findings.kind(kind).severity for kind in troubles}
+    titles = findings.titles(problems)
+    grave = {findings.kind(kind).severity for kind in problems}
     if tenant.role == Role.ARCHIVED:
         return Condition("archived")
     if operation and operation.state == "needs_attention":
@@ -88,7 +88,7 @@ def condition(
     if (tenant.status == "Error" and tenant.member) or Severity.UNKNOWN in grave:
         return Condition("unknown", "its host does not answer")
     if tenant.state == State.SUSPENDED:
-        return Condition("suspended", _at_rest(troubles), by)
+        return Condition("suspended", _at_rest(problems), by)
     if tenant.state == State.MOVING:
         # Of which no operation knows any more: a candidate may serve in its place.
         return (
@@ -98,7 +98,7 @@ def condition(
         )
     if not tenant.running:
         if tenant.stopped and tenant.state in (State.NONE, State.LIVE):
-            return Condition("stopped", _at_rest(troubles), by)
+            return Condition("stopped", _at_rest(problems), by)
         if operation:
             return Condition("busy", _in_progress(operation))
         return Condition("offline", titles or findings.titles(["stopped"]))
@@ -115,8 +115,8 @@ def _in_progress(operation: Operation) -> str:
     return f"{operation.cutover or operation.command} in progress ({operation.named})"
 
 
-def _at_rest(troubles: Collection[str]) -> str:
-    return findings.titles(findings.keys(judged=Judged.ALWAYS) & set(troubles))
+def _at_rest(problems: Collection[str]) -> str:
+    return findings.titles(findings.keys(judged=Judged.ALWAYS) & set(problems))
 
 
 def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
@@ -152,11 +152,11 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
     `looked`: the caller looks at them just now, so that it is nothing that nobody did lately.
     """
     now = context.now()
-    troubles: dict[str, set[str]] = {}
+    problems: dict[str, set[str]] = {}
     for incident in context.incidents.open():
-        troubles.setdefault(incident.tenant or f"host {incident.server}", set()).add(incident.kind)
+        problems.setdefault(incident.tenant or f"host {incident.server}", set()).add(incident.kind)
     spreading = {row.key for row in FINDINGS.values() if row.spreads}
-    everywhere = troubles.get(f"host {EDGE}", set()) & spreading
+    everywhere = problems.get(f"host {EDGE}", set()) & spreading
     # What a guard holds has not touched its tenant yet.
     where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
     under_way = context.operations.select(where)
@@ -167,13 +167,13 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
 
     @functools.cache
     def of_host(host: str, server: str) -> set[str]:
-        there = {kind for name in (host, server) for kind in troubles.get(f"host {name}", set())}
+        there = {kind for name in (host, server) for kind in problems.get(f"host {name}", set())}
         return (there & spreading) | everywhere
 
     def one(tenant: Tenant) -> Condition:
         return condition(
             tenant,
-            troubles=troubles.get(tenant.name, set()) | of_host(tenant.host, tenant.server),
+            problems=problems.get(tenant.name, set()) | of_host(tenant.host, tenant.server),
             operation=operations.get(tenant.name),
             by=by.get(tenant.closed_by, ""),
             looked=looked or tenant.name in lately or tenant.created > now - STALE,
@@ -201,7 +201,7 @@ def _last(context: Context) -> str:
     if job is None or job.started is None:
         return ""
     ago = f"last checked {seconds(max(0.0, context.now() - job.started))} ago"
-    return f"{ago}: the job `health` {job.trouble}" if job.trouble else ago
+    return f"{ago}: the job `health` {job.problem}" if job.problem else ago
 
 
 def counted(found: Iterable[Condition]) -> list[tuple[str, int]]:

@@ -104,7 +104,7 @@ class TenantDay:
 
 
 @dataclass(frozen=True)
-class FailedErrands:
+class FailedMaintenance:
     """How often a background task failed, for which tenants, and the last error."""
 
     command: str
@@ -118,8 +118,8 @@ class Digest:
     """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
 
     `halted` came to a halt and wait for somebody; `open` are the incidents that no other line here tells of, the worst
-    first; `jobs` those that ail; `taken` counts the snapshots that were taken, also of tenants that are gone;
-    `failed_errands` tells by command what the bot does by itself, `ended` counts the operations of people by state and
+    first; `jobs` those that fail; `taken` counts the snapshots that were taken, also of tenants that are gone;
+    `failed_maintenance` tells by command what the bot does by itself, `ended` counts people's operations by state and
     command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
     `frozen` are the freezes, and `may_end` the roles that may end those of others; `behind` the tenants in which the
     bot's files are out of date; `bases` is what each runs on.
@@ -139,7 +139,7 @@ class Digest:
     carries: Mapping[str, Carries]
     waiting: tuple[Operation, ...]
     failed: tuple[Operation, ...]
-    failed_errands: tuple[FailedErrands, ...]
+    failed_maintenance: tuple[FailedMaintenance, ...]
     ended: Mapping[str, Mapping[str, int]]
     new: tuple[str, ...]
     gone: tuple[str, ...]
@@ -189,10 +189,10 @@ class Digest:
         return sorted((one for one in self.tenants if one.speaks), key=lambda one: one.urgency, reverse=True)
 
     @property
-    def troubles(self) -> int:
+    def problems(self) -> int:
         """How many things to check."""
         told = (self.halted, self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
-        return sum(len(things) for things in (*told, self.failed, self.failed_errands))
+        return sum(len(things) for things in (*told, self.failed, self.failed_maintenance))
 
     @property
     def headline(self) -> str:
@@ -202,7 +202,7 @@ class Digest:
         words = dict(self.words)
         unwell = [(words[word], word) for word in ("offline", "degraded") if word in words]
         if not unwell:
-            return f"{self.troubles} thing{'s' if self.troubles > 1 else ''} to check"
+            return f"{self.problems} thing{'s' if self.problems > 1 else ''} to check"
         if len(self.offline) == 1 and len(unwell) == 1:
             return f"{self.offline[0]} is offline"
         first = unwell[0][0]
@@ -223,7 +223,7 @@ class Digest:
     @property
     def well(self) -> bool:
         """Whether there is nothing to check."""
-        return not self.troubles
+        return not self.problems
 
 
 def gather(context: Context, since: float) -> Digest:
@@ -234,7 +234,7 @@ def gather(context: Context, since: float) -> Digest:
     operations = context.operations.select(
         "requester <> ? AND finished BETWEEN ? AND ?", SYSTEM, since, now, order="finished DESC", limit=SHOWN
     )
-    troubles = _by_tenant(incidents)
+    problems = _by_tenant(incidents)
     asked = _by_tenant(operations)
     grown = growth(database, now - TREND, now)
     measured, disks = metrics.latest(database, now), metrics.disks(database)
@@ -251,14 +251,14 @@ def gather(context: Context, since: float) -> Digest:
             grown.get(tenant.name),
             measured.get(tenant.name),
             disks.get(tenant.name),
-            tuple(troubles.get(tenant.name, ())),
+            tuple(problems.get(tenant.name, ())),
             tuple(asked.get(tenant.name, ())),
         )
         for tenant, one in zip(stand, inventory.tenants, strict=True)
     )
     pools = storage(database, now)
     full_pools = tuple(host for host, use in pools.items() if use.high(settings.health.pool))
-    failed_errands = _failed_errands(context, since)
+    failed_maintenance = _failed_maintenance(context, since)
     halted = context.operations.select("state = 'needs_attention'", limit=SHOWN)
     halted.sort(key=lambda one: one.aftermath.get("online") is not False)
     failed = context.operations.select(
@@ -273,9 +273,9 @@ def gather(context: Context, since: float) -> Digest:
         "silent": inventory.silent,
         "full_pools": full_pools,
         "missing": {tenant.name for tenant in tenants if tenant.missing},
-        "failed_errands": {tenant for one in failed_errands for tenant in one.tenants},
+        "failed_maintenance": {tenant for one in failed_maintenance for tenant in one.tenants},
         "halted": {one.tenant for one in halted},
-        "halted_errands": {one.tenant for one in halted if one.requester == SYSTEM},
+        "halted_maintenance": {one.tenant for one in halted if one.requester == SYSTEM},
         **{measure: {tenant.name for tenant in tenants if measure in tenant.high} for measure in MEASURES},
     }
     found = [
@@ -291,14 +291,14 @@ def gather(context: Context, since: float) -> Digest:
         halted=tuple(halted),
         open=tuple(worst_first(found)),
         taken=sum(taken.values()),
-        jobs=ailing(context, inventory.silent.values()),
+        jobs=failing_jobs(context, inventory.silent.values()),
         recovered=sum(bool(one.closed) for one in incidents),
         pools=pools,
         full_pools=full_pools,
         carries=carried(context, [one.tenant for one in inventory.tenants], pools),
         waiting=tuple(context.operations.select("state = 'awaiting_approval'", limit=SHOWN)),
         failed=tuple(failed),
-        failed_errands=failed_errands,
+        failed_maintenance=failed_maintenance,
         ended=_ended(context, since),
         new=_succeeded(context, since, ("new", "unarchive")),
         gone=_succeeded(context, since, ("delete",)),
@@ -311,11 +311,11 @@ def gather(context: Context, since: float) -> Digest:
     )
 
 
-def ailing(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
+def failing_jobs(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
     """Return the failing jobs, except those failing because of a silent server, and the digest now being made."""
     return tuple(
         job
-        for job in context.jobs.ailing()
+        for job in context.jobs.failing_jobs()
         if job.paused or job.late or not (job.outcome in silent or (job.running and job.name == "digest"))
     )
 
@@ -421,7 +421,7 @@ def _taken(context: Context, since: float) -> dict[str, int]:
     return {row["tenant"]: row["n"] for row in rows}
 
 
-def _failed_errands(context: Context, since: float) -> tuple[FailedErrands, ...]:
+def _failed_maintenance(context: Context, since: float) -> tuple[FailedMaintenance, ...]:
     rows = context.database.read(
         "SELECT command, count(*) AS times, group_concat(DISTINCT tenant) AS tenants, outcome, max(id)"
         " FROM operations INDEXED BY operations_by_end"
@@ -432,7 +432,7 @@ def _failed_errands(context: Context, since: float) -> tuple[FailedErrands, ...]
         context.now(),
     )
     return tuple(
-        FailedErrands(row["command"], row["times"], tuple(sorted(row["tenants"].split(","))), row["outcome"])
+        FailedMaintenance(row["command"], row["times"], tuple(sorted(row["tenants"].split(","))), row["outcome"])
         for row in rows
     )
 

@@ -27,7 +27,7 @@ from bot.store.operation import SYSTEM
 
 log = logging.getLogger(__name__)
 FLAP = 15 * 60
-"""Seconds within which the same trouble is the same incident again."""
+"""Seconds within which the same problem is the same incident again."""
 FIGURES = 30 * 60
 """Seconds that a head may show figures that have changed: Slack takes some fifty messages a minute."""
 LONG = 5 * 60
@@ -38,7 +38,7 @@ SILENCE = 4 * 3600
 
 @dataclass(frozen=True)
 class Incident:
-    """One row. `tenant` or `server` is whose trouble it is, the other is empty; times in epoch seconds.
+    """One row. `tenant` or `server` is whose problem it is, the other is empty; times in epoch seconds.
 
     `outdated`: since when the head shows figures that have changed.
     """

@@ -204,7 +204,7 @@ class People:
                 return replace(self._group(one["id"], fresh), name=f"@{name}")
         return _Group("", f"@{name}", (), known.get("why") or "Slack has no user group with this name")
 
-    def channel_trouble(self, channel: str) -> str:
+    def channel_problem(self, channel: str) -> str:
         """Return why a channel can't or shouldn't be posted to, and what helps; "" if posting works.
 
         Raises Untold.

@@ -58,7 +58,7 @@ class Job:
         return self.started is not None and self.finished is None
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What is wrong with it, in a few words; "" when it does its work. A run that was cut is soon made up for."""
         if self.paused:
             return "is paused"
@@ -85,9 +85,9 @@ class Jobs:
         rows = {row["name"]: dict(row) for row in self.database.read("SELECT * FROM jobs")}
         return [self._whole(job, rows.get(job.name, {})) for job in self.declared.values()]
 
-    def ailing(self) -> list[Job]:
+    def failing_jobs(self) -> list[Job]:
         """Return the jobs that somebody has to look at."""
-        return [job for job in self.all() if job.trouble]
+        return [job for job in self.all() if job.problem]
 
     def job(self, name: str) -> Job:
         """Return one job, or raise Refused with the nearest there is."""

@@ -492,3 +492,9 @@ def m031_planned(db: sqlite_utils.Database) -> None:
         " WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention')"
         " AND NOT (state = 'queued' AND held_by IN ('freeze', 'time', 'window', 'sending'))"
     )
+
+
+@_changes()
+def m032_id_floor(db: sqlite_utils.Database) -> None:
+    """The job `numbers` is called `id-floor`; whether it is paused, and how its last run went, goes along."""
+    db.conn.execute("UPDATE jobs SET name = 'id-floor' WHERE name = 'numbers'")

@@ -35,7 +35,7 @@ IS_UNDER_WAY = (
 )
 """Conditions of what holds its tenant against people, and of what holds it against the bot's own snapshots too."""
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
-"""The condition of all but the bot's own errands that went well: there are some every hour."""
+"""The condition of all but maintenance that went well: there are some every hour."""
 RESPONDERS = "\ue000responders\ue000"
 """Stands in a note for those who can put an operation right; the announcer names them, as Slack knows who they are.
 In what people type there is no such character once it is escaped."""

@@ -21,7 +21,7 @@ from bot.store.migrations import MAINTENANCE
 from bot.store.operation import IS_OPEN, NEVER, SYSTEM, Decision, Operation, State, StepRow
 from bot.store.uptime import Uptime
 
-ERRAND = 10.0
+MAINTENANCE_ENDS = 10.0
 """Seconds that a person's request waits for running maintenance on the same tenant."""
 OF_ONE = 50
 """Requests of one person that may wait for approval."""
@@ -135,23 +135,23 @@ class Operations:
                 "with `/mautic cancel <id>`."
             )
 
-    def wait_for_errand(self, tenant: str) -> None:
+    def wait_for_maintenance(self, tenant: str) -> None:
         """Let a person's request overtake maintenance and batches on a tenant, so that nobody has to ask twice.
 
         Maintenance that has not begun is cancelled, and requested again later; what is running has some seconds to end.
         """
         self._overtake(tenant)
-        give_up = time.monotonic() + ERRAND
+        give_up = time.monotonic() + MAINTENANCE_ENDS
         under_way = "tenant = ? AND (requester = ? OR parent <> 0) AND state IN ('queued', 'running') AND held_by = ''"
         while tenant and self.select(under_way, tenant, SYSTEM, limit=1) and time.monotonic() < give_up:
             time.sleep(0.05)
 
     def _overtake(self, tenant: str) -> None:
-        for errand in self.select("tenant = ? AND requester = ? AND state = 'queued' AND NOT begun", tenant, SYSTEM):
+        for waiting in self.select("tenant = ? AND requester = ? AND state = 'queued' AND NOT begun", tenant, SYSTEM):
             with self.database.transaction() as transaction:
                 self.move(
                     transaction,
-                    errand,
+                    waiting,
                     "cancelled",
                     event="operation.overtaken",
                     expect=("queued",),

@@ -107,7 +107,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     host.mautic.used("client-x")
     host.mautic.sync("client-x")
     found = Consent(host.mautic).count("client-x", 0)
-    host.mautic.hush("client-x")
+    host.mautic.stop_work("client-x")
     opt_out = {"contact": 1, "email": "ann@x.test", "channel": "email", "reason": 1, "at": 1}
     Consent(host.mautic).withdraw("client-x", replace(found, said=(opt_out,)))
     host.mautic.unquiesce("client-x")
@@ -125,7 +125,7 @@ def _ask_all_of_an_upgrade(mautic: Mautic, folder: Path) -> None:
     sha256 = build(archive, "6.0.10")
     mautic.lxd.update("client-x", as_labels(version="5.2.12+double"))
     upgrades.stage("client-x", Archive(archive, sha256, "6.0.10+double"))
-    mautic.hush("client-x")
+    mautic.stop_work("client-x")
     upgrades.record("client-x")
     upgrades.upgrade("client-x", "6.0.10+double")
     upgrades.swap("client-x", "6.0.10+double")
@@ -156,7 +156,7 @@ ASKED = (
 
 def test_each_answer_of_a_tenant_that_is_well_is_believed(honest: dict[str, Any]) -> None:
     assert honest.keys() >= SHAPES.keys() - {
-        "install", "seal", "quiesce", "unquiesce", "counts", "restart", "lay_cache",
+        "install", "generalise", "quiesce", "unquiesce", "counts", "restart", "lay_cache",
         "send_own", "taking", "take_own", "adopt",
     }  # fmt: skip
     for verb, answer in honest.items():

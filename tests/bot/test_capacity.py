@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.fleet.capacity import Alike, Demand, Occupant, Room, expected, reserved, room, seen_by_hosts, strain
+from bot.fleet.capacity import Alike, Demand, FreeSpace, Occupant, expected, free_space, reserved, seen_by_hosts, strain
 from bot.lxd.protocol import Resources
 from bot.settings import CapacitySettings, load
 
@@ -35,8 +35,8 @@ demands = st.builds(
 )
 
 
-def on(policy: CapacitySettings, host: Resources, there: list[Occupant], coming: list[Demand]) -> Room:
-    return room("local", host, policy, there, coming)
+def on(policy: CapacitySettings, host: Resources, there: list[Occupant], coming: list[Demand]) -> FreeSpace:
+    return free_space("local", host, policy, there, coming)
 
 
 @given(policies, hosts, occupants, st.lists(demands, max_size=10), demands)

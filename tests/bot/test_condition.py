@@ -74,7 +74,7 @@ tenants = st.builds(
 def test_nobody_is_healthy_with_an_open_incident_or_a_halt_or_a_container_that_does_not_run(
     tenant: Tenant, troubles: set[str], operation: Operation | None, looked: bool
 ) -> None:
-    found = condition(tenant, troubles=troubles, operation=operation, looked=looked)
+    found = condition(tenant, problems=troubles, operation=operation, looked=looked)
     assert found.word in WORDS
     if found.word == "healthy":
         assert not troubles

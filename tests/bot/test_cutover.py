@@ -16,7 +16,7 @@ from bot.engine.registry import Registry, TenantArgument, call, declare, operati
 from bot.engine.runner import Runner
 from bot.engine.steps import PROBE, probing
 from bot.fleet import ballast
-from bot.guest.mautic import MUTE, SEAL
+from bot.guest.mautic import CLOSED, MUTE
 from bot.lxd.protocol import LxdError, PoolFull
 from bot.model.labels import Role, State, as_labels, label_of, role_of, state_of
 from bot.model.plan import Plan, Step, Steps
@@ -121,7 +121,7 @@ def has_taken_the_place(bench: Bench, number: int) -> bool:
     assert (label_of(old, "replaced-by"), label_of(old, "replaced-in")) == ("refit", str(number))
     assert int(label_of(old, "kept-until")) == int(bench.clock()) + 3 * 86_400
     assert not bench.lxd.instance("client-x").running
-    assert not {SEAL, MUTE} & set(bench.lxd.world.machines[name].files)
+    assert not {CLOSED, MUTE} & set(bench.lxd.world.machines[name].files)
     return (role_of(old), role_of(new), live(bench)) == (Role.RETIRED, Role.TENANT, True)
 
 
@@ -272,7 +272,7 @@ def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> N
     assert cutover.is_copied()
     assert len(made) == 2, "the first was made anew, the second was left as it was"
     cutover.boot()
-    assert SEAL in bench.lxd.world.machines[cutover.name].files
+    assert CLOSED in bench.lxd.world.machines[cutover.name].files
     assert state_of(bench.lxd.instance("client-x").config) == State.LIVE, "nothing was done to it"
 
 
@@ -289,9 +289,9 @@ def test_a_candidate_starts_closed(bench: Bench, label: dict[str, str], by_itsel
         lambda config, devices: host.lxd.copy("client-x", cutover.name, config=config | label, devices=devices)
     )
     files = bench.lxd.world.machines[cutover.name].files
-    assert (SEAL not in files) is by_itself
+    assert (CLOSED not in files) is by_itself
     cutover.boot()
-    assert {SEAL, MUTE} <= files.keys()
+    assert {CLOSED, MUTE} <= files.keys()
 
 
 @pytest.mark.parametrize(("command", "most"), [("restore", (18, 3, 54)), ("migrate", (18, 2, 74))])

@@ -12,7 +12,7 @@ from bot.engine.maintenance import Maintenance, forget
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.model.diagnosis import Diagnosis, Finding
 from bot.model.labels import as_labels
-from bot.reports.digest import FailedErrands, gather
+from bot.reports.digest import FailedMaintenance, gather
 from bot.slack.incidents import Seen
 from bot.store import audit, claims, metrics, progress
 from bot.store.metrics import DAY, Reading
@@ -75,7 +75,7 @@ def test_a_tenant_without_a_snapshot_of_the_last_day_is_named_the_oldest_first(b
     bench.lxd.snapshot("client-y", "s-2")
     found = gather(bench.context, bench.clock() - DAY)
     assert [(one.name, one.newest) for one in found.missing] == [("client-z", None), ("client-x", 27 * 3600)]
-    assert found.troubles == 2
+    assert found.problems == 2
 
 
 def test_snapshots_are_counted_that_were_taken_whether_they_are_still_there_or_not(bench: Bench) -> None:
@@ -191,7 +191,7 @@ def test_what_a_clock_that_was_ahead_dated_after_now_is_of_no_day(bench: Bench) 
     opened(bench, "client-x")
     bench.clock.move(-400 * DAY)
     found = gather(bench.context, bench.clock() - DAY)
-    assert (found.ended, found.failed, found.failed_errands, found.new, found.recovered) == ({}, (), (), (), 0)
+    assert (found.ended, found.failed, found.failed_maintenance, found.new, found.recovered) == ({}, (), (), (), 0)
     assert (found.tenants[0].taken, found.tenants[0].newest) == (1, 3600)
     assert found.tenants[-1].operations == ()
 
@@ -215,10 +215,10 @@ def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) ->
         assert claimed.id == operation.id
     found = gather(context, bench.clock() - DAY)
     tenants = ("other-0", "other-1", "other-2")
-    assert found.failed_errands == (FailedErrands("delete", 3, tenants, "no room 2"),)
-    assert (found.failed, found.ended, found.troubles) == ((), {}, 1)
+    assert found.failed_maintenance == (FailedMaintenance("delete", 3, tenants, "no room 2"),)
+    assert (found.failed, found.ended, found.problems) == ((), {}, 1)
     opened(bench, "other-1", "errand")
-    assert gather(context, bench.clock() - DAY).troubles == 1, "its incident is no second line"
+    assert gather(context, bench.clock() - DAY).problems == 1, "its incident is no second line"
 
 
 def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:
@@ -228,7 +228,7 @@ def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:
     found = gather(bench.context, bench.clock() - DAY)
     assert [one.kind for one in found.open] == ["cron"], "the full disk has a line of its own"
     assert [one.kind for one in found.tenants[0].incidents] == ["cron", "disk"]
-    assert found.troubles == 2
+    assert found.problems == 2
     bench.clock.move(60)
     opened(bench, "client-x", "disk")
     found = gather(bench.context, bench.clock() - DAY)
@@ -257,7 +257,7 @@ def test_a_job_that_ails_is_told_but_for_a_silent_server_and_the_digest_that_is_
     bench.lxd.fail_next("full_instances", LxdUnavailable("No answer."))
     found = gather(bench.context, bench.clock() - DAY)
     assert [one.name for one in found.jobs] == ["health", "purge"]
-    assert found.troubles == 3
+    assert found.problems == 3
     jobs.end("digest", "Slack does not answer.")
     found = gather(bench.context, bench.clock() - DAY)
     assert [one.name for one in found.jobs] == ["digest", "health", "purge", "snapshots"]

@@ -86,8 +86,8 @@ def test_a_row_is_whole(key: str) -> None:
     assert row.key == key
     assert row.title[0].islower()
     assert not row.title.endswith(".")
-    assert row.means[0].isupper()
-    assert row.means.endswith(".")
+    assert row.meaning[0].isupper()
+    assert row.meaning.endswith(".")
     assert all(effect in FINDINGS or isinstance(effect, Where) for effect in row.hides)
     assert key not in findings.hidden([key])
     assert not row.caused_by or row.caused_by in REGISTRY.commands
@@ -217,7 +217,7 @@ def test_every_kind_is_told_wherever_kinds_are_told(tmp_path: Path) -> None:
     bench.context.incidents.announce()
     heads = [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage"]
     for row in FINDINGS.values():
-        (head,) = [one for one in heads if f"_{row.means}_" in one and f"It is {row.key}." in one]
+        (head,) = [one for one in heads if f"_{row.meaning}_" in one and f"It is {row.key}." in one]
         assert row.title in head or row.headline
     digest = gather(bench.context, bench.clock() - 86_400)
     assert {one.kind for one in digest.open} == set(FINDINGS)

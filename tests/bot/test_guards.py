@@ -259,7 +259,7 @@ CASES: Mapping[str, Case] = {
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr("bot.store.operations.ERRAND", 0.0)
+    monkeypatch.setattr("bot.store.operations.MAINTENANCE_ENDS", 0.0)
     monkeypatch.setattr("bot.engine.guards.ASKED_AGAIN", 0.0)
     lxd = SimulatedLxd(memory=64 * GIB)
     add_blueprint(lxd)

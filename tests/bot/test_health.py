@@ -105,7 +105,7 @@ def test_nothing_is_said_of_who_is_well() -> None:
 
 TROUBLE: dict[str, tuple[Look, str]] = {
     "stopped": (replace(WELL, state=InstanceState("Stopped"), inside=None, page=None), "/mautic start client-x"),
-    "inside": (replace(WELL, inside=None, trouble="Inside `client-x`: no answer."), "no answer"),
+    "inside": (replace(WELL, inside=None, problem="Inside `client-x`: no answer."), "no answer"),
     "database": (replace(WELL, inside=inside("mariadb"), page=GONE), "`mariadb` is inactive"),
     "web": (replace(WELL, inside=inside("nginx"), page=GONE), "`nginx` is inactive"),
     "page": (replace(WELL, page=GONE), "HTTP 502"),

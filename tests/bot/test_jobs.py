@@ -54,7 +54,7 @@ def job(run: Callable[[Any], None], seconds: float = 3600) -> Declared:
 def test_the_jobs_are_the_files_and_say_what_they_do(bench: Bench) -> None:
     found = discover(schedules)
     files = Path(schedules.__path__[0]).glob("[a-z]*.py")
-    assert [one.name for one in found] == sorted(file.stem for file in files)
+    assert [one.name for one in found] == sorted(file.stem.replace("_", "-") for file in files)
     assert all(one.summary and one.seconds > 0 for one in found)
     assert [one.name for one in bench.context.jobs.all()] == [one.name for one in found]
 
@@ -145,7 +145,7 @@ def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) ->
     jobs = scheduler.jobs
 
     def trouble() -> list[str]:
-        return [one.trouble for one in jobs.ailing()]
+        return [one.problem for one in jobs.failing_jobs()]
 
     assert trouble() == [], "it was never to run yet"
     scheduler.run(declared)
@@ -172,9 +172,9 @@ def test_no_job_ails_for_the_time_that_the_bot_was_away_nor_for_being_cut_then(b
     scheduler.jobs.begin("count")
     bench.clock.move(3 * 86_400)
     scheduler.jobs.recover()
-    assert scheduler.jobs.ailing() == []
+    assert scheduler.jobs.failing_jobs() == []
     bench.clock.move(3600 + LATE + 1)
-    assert [one.trouble for one in scheduler.jobs.ailing()] == ["is not running"]
+    assert [one.problem for one in scheduler.jobs.failing_jobs()] == ["is not running"]
 
 
 def test_a_clock_that_was_set_back_makes_no_job_wait_longer_than_its_interval(bench: Bench) -> None:

@@ -45,7 +45,7 @@ def test_a_person_who_asks_while_an_errand_is_under_way_need_not_ask_again(bench
 def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "ERRAND", 0.1)
+    monkeypatch.setattr(operations, "MAINTENANCE_ENDS", 0.1)
     desk = make_desk(bench)
     desk.command("delete client-x", OPERATOR)
     assert "locked by the bot's own snapshot of `client-x`" in desk.slack.to(OPERATOR.id)[-1]
@@ -64,7 +64,7 @@ def test_who_approves_while_an_errand_is_under_way_need_not_press_again(bench: B
 def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "ERRAND", 0.1)
+    monkeypatch.setattr(operations, "MAINTENANCE_ENDS", 0.1)
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
     begin(bench)
@@ -78,7 +78,7 @@ def test_an_errand_yields_to_who_was_quicker(bench: Bench) -> None:
     maintenance = Maintenance(bench.context)
     assert not maintenance.may("client-x", passes=True)
     maintenance.ask("snapshot", bench.answer("snapshot client-x"))
-    assert maintenance.room == AT_ONCE - 1
+    assert maintenance.slots == AT_ONCE - 1
     assert len(bench.context.operations.select("requester = 'system'")) == 1
 
 

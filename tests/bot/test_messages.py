@@ -153,7 +153,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
         held_allowed=2 << 30,
         probe=Probe(0, False, error=word),
         health={"healthy": False, "checks": {"crons": {"ok": False, "text": note}}, "facts": {"contacts": 1}},
-        trouble=note,
+        problem=note,
         frozen=freeze,
         behind=True,
         holes=note,

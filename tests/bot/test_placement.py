@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.guest.simulated import change
-from bot.model.plan import NoRoom, Refused
+from bot.model.plan import NoSpace, Refused
 from bot.store import recovery
 from bot.store.operation import Operation
 from schedules.health import health
@@ -37,7 +37,7 @@ def fill(bench: Bench, most: int = 100) -> None:
     for number in range(most):
         try:
             bench.done(f"new filler-{running(bench)}-{number}")
-        except NoRoom:
+        except NoSpace:
             return
     raise AssertionError(f"{most} were let in")
 
@@ -56,7 +56,7 @@ def test_more_than_fit_that_are_asked_for_and_approved_leave_the_host_well(tmp_p
     for number in range(45):
         try:
             asked.append(bench.approve(bench.ask(f"new client-{number}")))
-        except NoRoom as error:
+        except NoSpace as error:
             said.append(str(error))
     bench.finish()
     assert bench.lxd.killed == 0
@@ -101,7 +101,7 @@ def test_sixty_in_one_request_and_then_as_many_as_memory_allows_for_what_they_ta
     bench.clock.move(6 * 86_400)
     health(bench.context)
     assert bench.lxd.resources().available > 8 * GIB
-    with pytest.raises(NoRoom, match="promised to"):
+    with pytest.raises(NoSpace, match="promised to"):
         bench.answer("new client-x")
 
 
@@ -112,7 +112,7 @@ def test_what_was_approved_at_once_does_not_get_the_same_memory(tmp_path: Path) 
     def approve(operation: Operation) -> bool:
         try:
             bench.approve(operation)
-        except NoRoom:
+        except NoSpace:
             return False
         return True
 
@@ -199,10 +199,10 @@ def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> N
     if "client-y" in text or "resume" not in text:
         assert "left on local" in str(asked.plan["remarks"])
     _filled(bench)
-    with pytest.raises(NoRoom, match=r"of memory needed, but .* free"):
+    with pytest.raises(NoSpace, match=r"of memory needed, but .* free"):
         bench.answer(text.replace("client-y", "client-z"), OPERATOR)
     if asked.state == "awaiting_approval":
-        with pytest.raises(NoRoom, match="still waits for approval"):
+        with pytest.raises(NoSpace, match="still waits for approval"):
             bench.approve(asked, LEAD)
     else:
         bench.finish()
@@ -218,7 +218,7 @@ def test_a_move_asks_the_target(tmp_path: Path) -> None:
     bench.done("new client-x --host node1")
     bench.done("new client-y --host node2")
     lxd.memory_of = lambda name: 58 * GIB if name == "client-y" else SMALL
-    with pytest.raises(NoRoom, match="`client-x` cannot move to `node2`"):
+    with pytest.raises(NoSpace, match="`client-x` cannot move to `node2`"):
         bench.answer("migrate client-x node2", OPERATOR)
 
 
@@ -234,7 +234,7 @@ def test_what_helps_on_a_full_host_can_be_done(tmp_path: Path) -> None:
     lxd.memory_of = lambda name: 60 * GIB if name in ("client-x", "client-y") else SMALL
 
     def said(text: str) -> str:
-        with pytest.raises(NoRoom) as caught:
+        with pytest.raises(NoSpace) as caught:
             bench.answer(text, OPERATOR)
         return str(caught.value)
 
@@ -262,7 +262,7 @@ def test_a_request_that_waits_is_cancelled_before_what_helps_is_asked_for(tmp_pa
     asked = bench.ask("new client-a --host node1")
     lxd.memory_of = lambda name: 60 * GIB if name == "client-x" else SMALL
     with pytest.raises(
-        NoRoom, match=rf"Cancel this request \(`/mautic cancel {asked.id}`\), then use `--host node2`\."
+        NoSpace, match=rf"Cancel this request \(`/mautic cancel {asked.id}`\), then use `--host node2`\."
     ):
         bench.approve(asked, LEAD)
 
@@ -275,10 +275,10 @@ def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
     lxd.memory_of = lambda name: 60 * GIB
     # Its disk has as much room as the other's.
     assert bench.answer("new client-y").arguments["host"] == "node2"
-    with pytest.raises(NoRoom, match=r"Use `--host node2`\."):
+    with pytest.raises(NoSpace, match=r"Use `--host node2`\."):
         bench.answer("new client-y --host node1")
     bench.done("new client-z --host node2")
-    with pytest.raises(NoRoom, match="No host has capacity for one more tenant"):
+    with pytest.raises(NoSpace, match="No host has capacity for one more tenant"):
         bench.answer("new client-y")
 
 

@@ -49,6 +49,13 @@ def test_a_file_and_then_the_environment_win(tmp_path: Path) -> None:
     assert "small" in settings.plans
 
 
+def test_a_setting_that_was_renamed_keeps_its_meaning(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text("[retention]\nformer_days = 3\n")
+    assert load(file, {}).retention.retired_days == 3
+    assert load(environment={"MAUTIC_OPS_RETENTION__FORMER_DAYS": "4"}).retention.retired_days == 4
+
+
 def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(
@@ -123,7 +130,7 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[advisories]\nextra = '/x.json'", r"advisories\.extra and advisories\.sha256 go together"),
         ("[advisories]\nrefuse = 'all'", r"advisories\.refuse is 'all', .* or empty"),
         ("[retention]\narchive_days = -1", r"retention\.archive_days is -1, .* from 0 to 100000"),
-        ("[retention]\nformer_days = -1", r"retention\.former_days is -1"),
+        ("[retention]\nretired_days = -1", r"retention\.retired_days is -1"),
         ("[retention]\ncredentials_hours = -1", r"retention\.credentials_hours is -1"),
         ("[snapshots]\nhourly = -1", r"snapshots\.hourly is -1"),
         ("[health]\ndisk = 101", r"health\.disk is 101, .* from 0 to 100"),

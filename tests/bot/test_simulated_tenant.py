@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bot.guest.mautic import Mautic
-from bot.guest.simulated import SEAL, change
+from bot.guest.simulated import CLOSED, change
 from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
 from bot.model.tenants import PlanSize
 from bot.settings import load
@@ -83,11 +83,11 @@ def test_a_sick_one_shows_what_it_has(
 
 
 def test_writes_are_held_and_the_time_is_told(lxd: SimulatedLxd, mautic: Mautic) -> None:
-    with mautic.hold(NAME) as hold:
+    with mautic.backup_lock(NAME) as hold:
         assert hold.consistent
     assert hold.seconds > 0
     change(lxd, NAME, stopped=["mariadb"])
-    with mautic.hold(NAME) as hold:
+    with mautic.backup_lock(NAME) as hold:
         assert (hold.consistent, hold.why) == (False, "MariaDB does not answer")
 
 
@@ -103,7 +103,7 @@ def test_a_hold_that_was_let_go_too_soon_is_no_consistent_one(
     lxd: SimulatedLxd, mautic: Mautic, end: bytes | None, why: str
 ) -> None:
     lxd.speak = lambda *_: iter([b'{"ok": true, "held": true, "why": ""}', *([end] if end else [])])
-    with mautic.hold(NAME) as hold:
+    with mautic.backup_lock(NAME) as hold:
         assert hold.consistent
     assert not hold.consistent
     assert hold.why.startswith(why)
@@ -113,19 +113,19 @@ def test_a_tenant_that_cannot_hold_is_copied_all_the_same_but_not_one_that_is_ou
     lxd: SimulatedLxd, mautic: Mautic
 ) -> None:
     lxd.fail_next("execute", LxdError("LXD could not run `python3` in `client-x`: no."))
-    with mautic.hold(NAME) as hold:
+    with mautic.backup_lock(NAME) as hold:
         assert (hold.consistent, hold.why) == (False, "LXD could not run `python3` in `client-x`: no.")
     lxd.fail_next("execute", LxdUnavailable("LXD does not answer."))
-    with pytest.raises(LxdUnavailable), mautic.hold(NAME):
+    with pytest.raises(LxdUnavailable), mautic.backup_lock(NAME):
         pass
 
 
-@pytest.mark.parametrize("end", [Mautic.quiesce, Mautic.hush])
+@pytest.mark.parametrize("end", [Mautic.quiesce, Mautic.stop_work])
 def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
     mautic: Mautic, end: Callable[[Mautic, str], object]
 ) -> None:
     end(mautic, NAME)
-    assert mautic.health(NAME, LIMITS)["facts"]["sealed"]
+    assert mautic.health(NAME, LIMITS)["facts"]["closed"]
     mautic.unquiesce(NAME)
     assert wrong(mautic) == {}
     mautic.close(NAME, "suspend")
@@ -147,8 +147,8 @@ def test_jobs_that_did_not_run_under_a_seal_are_not_late_once_it_is_gone(lxd: Si
 
 def test_a_stopped_copy_can_be_sealed_before_it_boots(lxd: SimulatedLxd, mautic: Mautic) -> None:
     lxd.stop(NAME)
-    mautic.seal(NAME)
-    assert lxd.pull(NAME, SEAL)
+    mautic.close_copy(NAME)
+    assert lxd.pull(NAME, CLOSED)
 
 
 def test_what_came_since_a_time_is_counted_and_a_snapshot_has_its_own_past(lxd: SimulatedLxd, mautic: Mautic) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot.guest.upgrades import trouble
+from bot.guest.upgrades import problem
 
 USAGE = "doctrine:migrations:migrate [--write-sql [WRITE-SQL]] [--dry-run] [--em EM] [--] [<version>]"
 THROWN = f"""
@@ -40,7 +40,7 @@ def done(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_why_migrations_failed_is_what_was_wrong_and_not_how_the_command_is_used(output: str, told: str) -> None:
-    said = trouble(done(migrated={"done": False, "output": output}))
+    said = problem(done(migrated={"done": False, "output": output}))
     assert said.startswith(f"The migrations failed: {told}")
     assert "--dry-run" not in said
 
@@ -48,4 +48,4 @@ def test_why_migrations_failed_is_what_was_wrong_and_not_how_the_command_is_used
 @pytest.mark.parametrize(("status", "broken"), [(200, False), (302, False), (404, True), (500, True), (0, True)])
 def test_what_the_login_page_links_to_has_to_answer(status: int, broken: bool) -> None:
     """A 0 is no answer at all: Mautic may wait for ever for a file that it is to make."""
-    assert bool(trouble(done(assets={"/app.css": {"status": status}}))) == broken
+    assert bool(problem(done(assets={"/app.css": {"status": status}}))) == broken

@@ -90,7 +90,7 @@ def test_a_full_one_is_contained_without_a_bigger_plan(bench: Bench, text: str) 
 
 def test_a_hacked_one_that_says_no_to_everything_is_restored(bench: Bench) -> None:
     taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
-    simulated_tenant.change(bench.lxd, "client-x", refuses=["hush", "hold", "unquiesce"])
+    simulated_tenant.change(bench.lxd, "client-x", refuses=["stop_work", "backup_lock", "unquiesce"])
     bench.lxd.deaf.add("client-x")
     bench.clock.move(60)
     assert bench.done(f"restore client-x {taken}", LEAD).state == "succeeded"

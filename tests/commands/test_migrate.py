@@ -13,7 +13,7 @@ import pytest
 from bot.edge.probe import Probe
 from bot.engine.placement import LEAST
 from bot.guest import simulated as simulated_tenant
-from bot.guest.mautic import MUTE, SEAL
+from bot.guest.mautic import CLOSED, MUTE
 from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
 from bot.model.labels import label_of
 from bot.model.plan import Refused
@@ -246,7 +246,7 @@ def test_the_heir_sends_nothing_before_there_is_no_way_back(bench: Bench, other:
 
     def probe(domain: str) -> Probe:
         files = other.world.machines["client-x--2"].files
-        seen.append((SEAL in files, MUTE in files))
+        seen.append((CLOSED in files, MUTE in files))
         return real(domain)
 
     bench.context.edge.probe = probe  # type: ignore[method-assign]
@@ -305,7 +305,7 @@ def test_one_that_stops_by_itself_meanwhile_moves_closed(bench: Bench, other: Si
         if method == "receive" and other.calls["receive"] == 1:
             bench.lxd.stop("client-x")
         if method == "start":
-            seals.append(SEAL in other.world.machines[arguments[0]].files)
+            seals.append(CLOSED in other.world.machines[arguments[0]].files)
 
     other.on_call = look
     assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"

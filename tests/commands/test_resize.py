@@ -11,7 +11,7 @@ import pytest
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import LxdError
 from bot.model.labels import label_of
-from bot.model.plan import NoRoom, Refused
+from bot.model.plan import NoSpace, Refused
 from bot.model.tenants import PlanSize
 from bot.store import recovery
 from tests.support.bot import OPERATOR, Bench, make_bench, notes
@@ -87,7 +87,7 @@ def test_growth_is_refused_where_the_host_has_no_room_for_it(bench: Bench) -> No
     assert bench.answer("resize client-x --plan large", OPERATOR).demand["plan"] == 24 << 30
     bench.context.fleet.fresh = 0
     bench.lxd.memory_of = lambda _: 480 << 30
-    with pytest.raises(NoRoom, match="`client-x` cannot grow on `local`"):
+    with pytest.raises(NoSpace, match="`client-x` cannot grow on `local`"):
         bench.answer("resize client-x --plan large", OPERATOR)
 
 

@@ -9,7 +9,7 @@ import pytest
 from bot.edge.probe import Probe
 from bot.engine.snapshots import ours
 from bot.guest import simulated as simulated_tenant
-from bot.guest.mautic import MUTE, SEAL
+from bot.guest.mautic import CLOSED, MUTE
 from bot.lxd.protocol import LxdError
 from bot.model.labels import label_of
 from bot.model.plan import Refused
@@ -85,7 +85,7 @@ def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, m
 
     def probe(domain: str) -> Probe:
         files = bench.lxd.world.machines["client-x--3"].files
-        seen.append((SEAL in files, MUTE in files))
+        seen.append((CLOSED in files, MUTE in files))
         return real(domain)
 
     monkeypatch.setattr(bench.context.edge, "probe", probe)

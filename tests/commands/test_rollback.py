@@ -13,7 +13,7 @@ from bot.edge.probe import Probe
 from bot.engine.consent import FEW
 from bot.guest import simulated_state as simulated_tenant
 from bot.guest.consent import Consent, Withdrawn
-from bot.guest.mautic import MUTE, SEAL
+from bot.guest.mautic import CLOSED, MUTE
 from bot.lxd.protocol import LxdError
 from bot.model.labels import label_of
 from bot.model.plan import Refused
@@ -139,7 +139,7 @@ def test_the_last_look_waits_for_requests_at_hand_and_nobody_is_let_in_before_it
 
     def listening(lxd: SimulatedLxd, name: str, command: list[str], sent: bytes) -> Iterator[bytes]:
         closed = [
-            SEAL in bench.lxd.world.machines[one].files for one in (PRESENT, COPY) if one in bench.lxd.world.machines
+            CLOSED in bench.lxd.world.machines[one].files for one in (PRESENT, COPY) if one in bench.lxd.world.machines
         ]
         seen.append((f"{command[-1]} {name}{' final' if FINAL in sent else ''}", *closed))  # type: ignore[arg-type]
         yield from speak(lxd, name, command, sent)
@@ -149,7 +149,7 @@ def test_the_last_look_waits_for_requests_at_hand_and_nobody_is_let_in_before_it
     during(bench, "change", lambda: opts_out(bench, 3))
     assert bench.done("rollback client-x", OPERATOR).state == "succeeded"
     asked = [what for what, *_ in seen]
-    assert asked.index(f"hush {PRESENT}") < asked.index(f"withdrawals {PRESENT} final")
+    assert asked.index(f"stop_work {PRESENT}") < asked.index(f"withdrawals {PRESENT} final")
     assert (f"withdrawals {PRESENT} final", True, True) in seen
     laid = [one for one in seen if one[0] == f"withdraw {COPY}"]
     assert [closed for _, _, closed in laid] == [True, True]
@@ -163,7 +163,7 @@ def test_the_copy_sends_nothing_before_all_is_carried_and_its_page_has_answered(
 
     def probe(domain: str) -> Probe:
         files = bench.lxd.world.machines[COPY].files
-        seen.append((SEAL in files, MUTE in files, len(state(bench, COPY).opted_out)))
+        seen.append((CLOSED in files, MUTE in files, len(state(bench, COPY).opted_out)))
         return real(domain)
 
     opts_out(bench, 1)

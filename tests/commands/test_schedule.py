@@ -45,7 +45,7 @@ def test_jobs_that_nobody_follows_are_one_line_while_they_do_their_work(bench: B
     assert "Internal (14), all on time: advisories, ballast, boot, channel, expiry" in shown
     bench.context.jobs.pause("expiry", OPERATOR.id)
     shown = said(bench.answer("schedule"))
-    assert "Internal (13), all on time: advisories, ballast, boot, channel, incidents" in shown
+    assert "Internal (13), all on time: advisories, ballast, boot, channel, id-floor" in shown
     assert "*expiry* · Expire requests" in shown
 
 

@@ -49,7 +49,7 @@ class Simulated:
         self.lxd.create(NAME, "base", config={}, devices={})
         self.lxd.start(NAME)
         self.mautic = Mautic(self.lxd)
-        self.mautic.seal(NAME)
+        self.mautic.close_copy(NAME)
         self.earlier()
 
     def opt_out(self, contact: int, channel: str = "email") -> None:
@@ -122,7 +122,7 @@ class InMariaDb:
         return {int(row[0]) for row in self.server.sql("SELECT id FROM leads;")}
 
     def open(self) -> None:
-        consent.SEAL.unlink()
+        consent.CLOSED.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def tenant(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         return Simulated()
     made: LargeTenant = request.getfixturevalue("server")
     monkeypatch.setitem(system.ENVIRONMENT, "HOME", str(made.home))
-    monkeypatch.setattr(consent, "SEAL", tmp_path / "sealed")
+    monkeypatch.setattr(consent, "CLOSED", tmp_path / "sealed")
     (tmp_path / "sealed").touch()
     for done_elsewhere in ("await_systemd", "systemctl", "await_database"):
         monkeypatch.setattr(consent, done_elsewhere, lambda *_: None)

@@ -67,7 +67,7 @@ def test_a_migration_that_fails_is_told_and_its_copy_is_another_s(
     change(lxd, "client-x--7", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
     copy = Tenant(tenant.mautic, "client-x--7", tenant.folder)
     copy.upgrades.stage(copy.name, copy.archive("6.0.10"))
-    copy.mautic.hush(copy.name)
+    copy.mautic.stop_work(copy.name)
     done = copy.upgrades.upgrade(copy.name, AFTER)
     assert (done["migrated"]["done"], done["migrated"]["output"]) == (False, "SQLSTATE[42S21]: Column already exists")
     assert "assets" not in done
@@ -82,14 +82,14 @@ def test_a_step_that_breaks_says_so(make: Callable[[str], Tenant], lxd: Simulate
 
     def upgrade() -> None:
         tenant.upgrades.stage("client-x", tenant.archive("6.0.10"))
-        tenant.mautic.hush("client-x")
+        tenant.mautic.stop_work("client-x")
         tenant.upgrades.upgrade("client-x", AFTER)
 
     with pytest.raises(LxdError, match=f"{step} failed: no space left"):
         upgrade()
     change(lxd, "client-x", breaks={})
     tenant.upgrades.stage("client-x", tenant.archive("6.0.10")) if step == "stage" else None
-    tenant.mautic.hush("client-x")
+    tenant.mautic.stop_work("client-x")
     assert tenant.upgrades.upgrade("client-x", AFTER)["up_to_date"]
 
 

@@ -129,7 +129,7 @@ def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(
     small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/a bs=64k; sync; echo x > /b; sync"])
     with pytest.raises(PoolFull):
         small.push("hog", "/more", b"x" * (4 << 20))
-    ballast.with_room(host, lambda: small.push("hog", "/little", b"x" * (1 << 20)))
+    ballast.with_space(host, lambda: small.push("hog", "/little", b"x" * (1 << 20)))
     assert small.instance("ballast-local").config["user.mautic-ops.pieces"] == "3"
     small.execute("hog", ["sh", "-c", "dd if=/dev/urandom of=/c bs=64k; sync"])
     small.delete_snapshot("hog", "one")

@@ -11,7 +11,7 @@ import pytest
 from bot.edge.edge import Edge
 from bot.guest.blueprint.archive import Archive
 from bot.guest.blueprint.build import Blueprint, blueprints, build, export
-from bot.guest.mautic import MUTE, SEAL, Mautic
+from bot.guest.mautic import CLOSED, MUTE, Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import NotFound
 from bot.model.labels import label_of
@@ -242,7 +242,7 @@ def test_a_sealed_container_runs_no_job(host: LxdGateway, clone: Callable[..., C
     beat = cron(host, sealed, "mautic:messages:send", "--bypass-locking")
     assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("sealed", None, None)
     host.push(sealed.name, MUTE, b"", mode=0o644)
-    host.remove(sealed.name, SEAL)
+    host.remove(sealed.name, CLOSED)
     beat = cron(host, sealed, "mautic:messages:send", "--bypass-locking")
     assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("muted", None, None)
 

@@ -15,7 +15,7 @@ import pytest
 
 from bot.guest.blueprint.recipe import FURNITURE
 from bot.guest.console import NotAllowed
-from bot.guest.mautic import MUTE, SEAL, Mautic
+from bot.guest.mautic import CLOSED, MUTE, Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import LxdError
 from bot.model.labels import Role, State, as_labels
@@ -103,7 +103,7 @@ def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: 
     answered: list[tuple[int, float]] = []
     email = "held@example.test"
     writer = threading.Thread(target=lambda: answered.append((submit(tenant, email), time.monotonic())))
-    with mautic.hold(tenant.name) as hold:
+    with mautic.backup_lock(tenant.name) as hold:
         assert (hold.consistent, hold.why) == (True, "")
         # PHP starts its processes on demand: one that came with the writer might queue behind it.
         assert ask(tenant.address, tenant.domain, "/s/login")[0] == 200
@@ -115,13 +115,13 @@ def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: 
     ((status, at),) = answered
     assert (status, at >= released) == (200, True)
     assert hold.seconds > 0.5
-    with mautic.hold(tenant.name) as brief:
+    with mautic.backup_lock(tenant.name) as brief:
         pass
     assert brief.seconds < hold.seconds
 
 
 def test_writes_go_on_by_themselves_where_nobody_lets_them_go(mautic: Mautic, tenant: Clone) -> None:
-    with mautic.hold(tenant.name) as hold:
+    with mautic.backup_lock(tenant.name) as hold:
         began = time.monotonic()
         assert submit(tenant, "late@example.test") == 200
         assert time.monotonic() - began > 10
@@ -133,7 +133,7 @@ def test_without_its_database_it_is_copied_as_it_is_and_health_says_what_is_wron
 ) -> None:
     workers = ["mautic-worker@email", "mariadb.socket", "mariadb"]
     host.execute(tenant.name, ["systemctl", "stop", *workers])
-    with mautic.hold(tenant.name) as hold:
+    with mautic.backup_lock(tenant.name) as hold:
         assert (hold.consistent, hold.why) == (False, "MariaDB does not answer")
     found = mautic.health(tenant.name, LIMITS)
     assert {name for name, check in found["checks"].items() if not check["ok"]} >= {"database", "services"}
@@ -291,7 +291,7 @@ def _status(tenant: Clone) -> int:
 def test_one_that_is_hushed_answers_nobody_and_sends_nothing_until_it_is_taken_back(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
-    mautic.hush(tenant.name)
+    mautic.stop_work(tenant.name)
     assert submit(tenant, "too-late@example.test") == 503
     units = ["systemctl", "is-active", "cron", "mautic-worker@email-1", "mariadb"]
     assert host.execute(tenant.name, units).stdout.split() == ["inactive", "inactive", "active"]
@@ -312,11 +312,11 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
     host.stop(tenant.name)
     try:
         host.copy(tenant.name, copy, config={}, devices={})
-        mautic.seal(copy)
+        mautic.close_copy(copy)
         host.start(copy)
         moved = replace(tenant, name=copy, address=eventually(lambda: host.state(copy).address, bool))
         assert eventually(lambda: _status(moved), bool) == 503
-        host.remove(copy, SEAL)
+        host.remove(copy, CLOSED)
         eventually(lambda: _status(moved), lambda status: status == 200)
         host.execute(copy, ["systemctl", "start", "mautic-worker@email"])
         assert host.execute(copy, ["systemctl", "is-active", "mautic-worker@email"]).stdout.strip() == "inactive"
@@ -350,7 +350,7 @@ def test_a_candidate_closes_itself_before_anything_in_it_works(mautic: Mautic, h
     try:
         host.start(copy)
         mautic.wait_for_page(copy)
-        assert host.execute(copy, ["ls", str(SEAL), str(MUTE)]).code == 0
+        assert host.execute(copy, ["ls", str(CLOSED), str(MUTE)]).code == 0
         began = host.execute(copy, ["systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", "nginx", "cron"]).stdout
         shown = ["systemctl", "show", "-P", "InactiveEnterTimestampMonotonic", "mautic-closed"]
         assert int(host.execute(copy, shown).stdout) <= min(map(int, began.split()))
@@ -358,7 +358,7 @@ def test_a_candidate_closes_itself_before_anything_in_it_works(mautic: Mautic, h
         host.update(copy, as_labels(role=Role.TENANT, state=State.LIVE))
         host.restart(copy)
         mautic.wait_for_page(copy)
-        assert host.execute(copy, ["ls", str(SEAL)]).code != 0
+        assert host.execute(copy, ["ls", str(CLOSED)]).code != 0
     finally:
         host.stop(copy, force=True)
         host.delete(copy)

@@ -119,7 +119,7 @@ def test_own_plugins_are_kept_and_it_is_told_which_load(host: LxdGateway, make: 
     execute = inside(host, clone)
     add_plugin(execute, "AcmeBundle")
     add_plugin(execute, "OldBundle", "const MINIMUM_MAUTIC_VERSION = '9.0.0';")
-    tenant.mautic.hush(clone.name)
+    tenant.mautic.stop_work(clone.name)
     tenant.upgrades.warm(clone.name)
     tenant.upgrades.reload(clone.name)
     own = tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))["own"]
@@ -140,7 +140,7 @@ def test_what_breaks_in_an_upgrade_is_told_and_done_again_once_it_is_mended(host
         execute, "KillerBundle", "public function __construct() { new \\Mautic\\CoreBundle\\Factory\\MauticFactory; }"
     )
     tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
-    tenant.mautic.hush(clone.name)
+    tenant.mautic.stop_work(clone.name)
     with pytest.raises(LxdError, match=r"cache:clear ended with 255: .*MauticFactory.* not found"):
         tenant.upgrades.upgrade(clone.name, AFTER)
     # What it is recovered by: the folder goes, and the cache is made anew.
@@ -164,7 +164,7 @@ def test_a_cache_that_is_kept_across_versions_breaks_all_and_one_that_is_made_an
     clone, tenant = make()
     execute = inside(host, clone)
     tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
-    tenant.mautic.hush(clone.name)
+    tenant.mautic.stop_work(clone.name)
     assert execute(["cp", "-a", f"{ROOT}/var/cache/prod", "/var/www/mautic.next/var/cache/"])[0] == 0
     tenant.upgrades.swap(clone.name, AFTER)
     for words in ("cache:clear", "doctrine:migrations:status"):
@@ -183,7 +183,7 @@ def test_where_nothing_was_recorded_the_first_upgrade_runs_only_what_is_new(host
     host.execute(clone.name, ["rm", "/var/lib/mautic-ops/release-files"])
     staged = tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
     assert (staged["before"], staged["own"]["known"]) == (BEFORE, False)
-    tenant.mautic.hush(clone.name)
+    tenant.mautic.stop_work(clone.name)
     done = tenant.upgrades.upgrade(clone.name, AFTER)
     assert (done["migrated"]["ran"], done["migrated"]["unregistered"], done["up_to_date"]) == (MIGRATIONS, 1, True)
     # On to 7, whose one migration a pre-check skips.

@@ -74,7 +74,7 @@ def check_one_is_staged_again_and_discarded(tenant: Tenant) -> None:
         staged = tenant.upgrades.stage(tenant.name, tenant.archive("6.0.10"))
         assert (staged["version"], staged["before"], staged["own"]["known"]) == (AFTER, BEFORE, True)
     tenant.upgrades.discard(tenant.name)
-    tenant.mautic.hush(tenant.name)
+    tenant.mautic.stop_work(tenant.name)
     with pytest.raises(LxdError, match="is not staged"):
         tenant.upgrades.swap(tenant.name, AFTER)
     tenant.mautic.unquiesce(tenant.name)
@@ -88,7 +88,7 @@ def check_it_is_upgraded_once_with_evidence(tenant: Tenant) -> None:
     assert "leads column email varchar(191) null" in " ".join(before["schema"])
     assert {"leads", "form_submissions"} <= before["counts"].keys()
     tenant.upgrades.stage(tenant.name, tenant.archive("6.0.10"))
-    tenant.mautic.hush(tenant.name)
+    tenant.mautic.stop_work(tenant.name)
     assert tenant.upgrades.record(tenant.name) == 0
     done = tenant.upgrades.upgrade(tenant.name, AFTER)
     assert (done["version"], done["carried"], done["up_to_date"]) == (AFTER, False, True)
@@ -120,7 +120,7 @@ def check_a_cache_is_carried_over(warmed: Tenant, tenant: Tenant) -> None:
     packed = warmed.upgrades.pack_cache(warmed.name)
     tenant.upgrades.stage(tenant.name, tenant.archive("6.0.10"))
     tenant.upgrades.lay_cache(tenant.name, packed)
-    tenant.mautic.hush(tenant.name)
+    tenant.mautic.stop_work(tenant.name)
     done = tenant.upgrades.upgrade(tenant.name, AFTER)
     assert (done["carried"], done["migrated"]["ran"], done["up_to_date"]) == (True, MIGRATIONS, True)
     assert {answer["status"] for answer in done["assets"].values()} == {200}

@@ -25,7 +25,7 @@ from bot.engine.registry import Registry
 from bot.engine.snapshots import Taken
 from bot.fleet.advisories import told as told_of
 from bot.fleet.bases import Stand
-from bot.fleet.capacity import Room
+from bot.fleet.capacity import FreeSpace
 from bot.fleet.health.look import CHECKS, Look
 from bot.guest.mautic import Disk
 from bot.guest.simulated import UNCOUNTED
@@ -40,7 +40,7 @@ from bot.model.releases import Release
 from bot.model.tenants import Tenant
 from bot.model.text import names
 from bot.reports.condition import Condition
-from bot.reports.digest import Digest, FailedErrands, TenantDay, Use
+from bot.reports.digest import Digest, FailedMaintenance, TenantDay, Use
 from bot.settings import load
 from bot.slack.announcer import Announcer
 from bot.slack.incidents import Incident, Incidents
@@ -334,7 +334,7 @@ def status(**state: object) -> Message:
             "checks": {"database": {"ok": True, "text": "answers"}, "crons": {"ok": True, "text": "ran 1 min ago"}},
             "facts": {"contacts": 12, "memory": 210_000_000},
         },
-        "trouble": "",
+        "problem": "",
         "condition": Condition("healthy"),
         "frozen": None,
         "behind": False,
@@ -348,7 +348,10 @@ def status(**state: object) -> Message:
 
 
 def homepage(**state: object) -> Message:
-    lists = ("theirs", "others", "mine", "incidents", "ailing", "halted", "responsible", "frozen", "planned", "batches")
+    lists = (
+        *("theirs", "others", "mine", "incidents", "failing_jobs", "halted", "responsible", "frozen", "planned"),
+        "batches",
+    )
     known: dict[str, object] = {name: [] for name in lists}
     known |= {name: {} for name in ("silent", "storage", "carries")}
     known |= {"decided": 8, "listed": 10, "may_end": ["approver"]}
@@ -421,10 +424,12 @@ SICK_DAY = replace(
     operations=(DONE, FAILED),
 )
 CARRIES = Carries(
-    Room("local", Resources(24 * GB, 9 * GB, 2), 2 * GB, GB, 60 * GB, 144 * GB, 20, 0),
+    FreeSpace("local", Resources(24 * GB, 9 * GB, 2), 2 * GB, GB, 60 * GB, 144 * GB, 20, 0),
     {"small": 23, "medium": 8, "large": 2},
 )
-FULL = Carries(replace(CARRIES.room, resources=Resources(24 * GB, 22 * GB, 2)), {"small": 0, "medium": 0, "large": 0})
+FULL = Carries(
+    replace(CARRIES.free_space, resources=Resources(24 * GB, 22 * GB, 2)), {"small": 0, "medium": 0, "large": 0}
+)
 WELL = Digest(
     at=NOW,
     since=NOW - 86_400,
@@ -440,7 +445,7 @@ WELL = Digest(
     carries={"local": CARRIES},
     waiting=(),
     failed=(),
-    failed_errands=(),
+    failed_maintenance=(),
     ended={},
     new=(),
     gone=(),
@@ -464,9 +469,9 @@ SICK = replace(
     waiting=(ASKED,) * 11,
     halted=(HALTED, replace(FAILED, state="needs_attention")),
     failed=(FAILED,) * 6,
-    failed_errands=(
-        FailedErrands("snapshot", 12, tuple(f"client-{n}" for n in range(10)), "LXD could not take it: <no room>."),
-        FailedErrands("purge", 1, ("client-x",), "LXD does not answer."),
+    failed_maintenance=(
+        FailedMaintenance("snapshot", 12, tuple(f"client-{n}" for n in range(10)), "LXD could not take it: <no room>."),
+        FailedMaintenance("purge", 1, ("client-x",), "LXD does not answer."),
     ),
     ended={"succeeded": {"new": 2, "delete": 1}, "denied": {"new": 1}},
     new=("client-x",),
@@ -486,7 +491,7 @@ RELEASES = [
         release=Release("8.0.0", ("8.4.0", "8.5.99"), "10.11.0", "7.0.0"),
         built=(),
         from_=(),
-        trouble="Mautic 8.0.0 runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2.",
+        problem="Mautic 8.0.0 runs on PHP 8.4.0 to 8.5.99; the blueprint has 8.2.",
         holes=(),
         cure="",
         support=None,
@@ -498,7 +503,7 @@ RELEASES = [
         release=Release("6.0.10", ("8.1.0", "8.3.99"), "10.2.7", "5.2.0"),
         built=(Built("node1", 3 * 86_400.0, False), Built("node2", 90 * 86_400.0, True)),
         from_=(("5.2.12", 1), ("5.2.11", 9), ("5.2.10", 2), ("5.2.9", 1), ("5.2.8", 1)),
-        trouble="",
+        problem="",
         holes=(),
         cure="",
         support=HOLES.support_of("6.0.10"),
@@ -510,7 +515,7 @@ RELEASES = [
         release=None,
         built=(),
         from_=(),
-        trouble="",
+        problem="",
         holes=HOLES.of("5.2.9"),
         cure="5.2.12",
         support=HOLES.support_of("5.2.9"),
@@ -733,11 +738,11 @@ MESSAGES: dict[str, Message] = {
                 "LXD",
                 "5.0.2",
                 space=PoolSpace(8 * 10**9, 30 * 10**9),
-                resources=CARRIES.room.resources,
+                resources=CARRIES.free_space.resources,
             ),
-            Row("full-1", product="LXD", version="5.0.2", resources=FULL.room.resources),
-            Row("node2", "berlin", "Incus", "6.0.4", trouble="no heartbeat since 1m"),
-            Row("solo1", trouble="LXD at https://solo1:8443 cannot be reached; is it running?"),
+            Row("full-1", product="LXD", version="5.0.2", resources=FULL.free_space.resources),
+            Row("node2", "berlin", "Incus", "6.0.4", problem="no heartbeat since 1m"),
+            Row("solo1", problem="LXD at https://solo1:8443 cannot be reached; is it running?"),
         ],
         tenants=Counter(node1=2, node2=1),
         unwell={"node1": [("offline", 1)]},
@@ -773,7 +778,7 @@ MESSAGES: dict[str, Message] = {
     "commands-status-page-closed": status(probe=Probe(502, False), condition=Condition("offline", "site unreachable")),
     "commands-status-silent": status(
         health=SILENT,
-        trouble="Inside `client-x`: the tool gave no reason.",
+        problem="Inside `client-x`: the tool gave no reason.",
         condition=Condition("degraded", "health check failed"),
     ),
     "commands-status-suspended": status(
@@ -943,7 +948,7 @@ MESSAGES: dict[str, Message] = {
         hosts=Counter({"local": 40, "node-2": 1}),
         storage=SICK.pools,
         carries=SICK.carries,
-        ailing=SICK.jobs,
+        failing_jobs=SICK.jobs,
     ),
     "home-empty": homepage(),
     "home-without-lxd": homepage(silent=SICK.silent),
@@ -1007,7 +1012,7 @@ MESSAGES: dict[str, Message] = {
 
 def modals(folder: Path) -> dict[str, dict[str, Any]]:
     """The windows: the form of `new`, the typed name, the one reveal."""
-    from bot.intake.presses import name_window
+    from bot.intake.actions import name_window
 
     bench = make_bench(folder)
     form = bench.answer("new")

@@ -16,7 +16,7 @@ from bot.model.plan import Refused
 from bot.store import audit, recovery
 from bot.store.maintenance_runs import QUIET
 from bot.store.migrations import MAINTENANCE
-from schedules.numbers import numbers
+from schedules.id_floor import id_floor
 from schedules.snapshots import snapshots
 from tests.support.bot import LEAD, OPERATOR, Bench, events, make_bench, make_desk
 
@@ -90,7 +90,7 @@ def test_peoples_numbers_go_on_as_if_there_was_no_maintenance(bench: Bench) -> N
     maintenance = bench.context.operations.select("requester = 'system'")
     assert {one.id > MAINTENANCE for one in maintenance} == {True}
     assert len({one.id for one in maintenance}) == AT_ONCE
-    numbers(bench.context)
+    id_floor(bench.context)
     assert bench.ask("stop client-02", OPERATOR).id == 3
 
 

@@ -18,7 +18,7 @@ from bot.model.plan import Refused
 from bot.store import recovery
 from bot.store.freezes import Freezes
 from bot.store.uptime import LOOK_AGAIN
-from schedules.numbers import numbers
+from schedules.id_floor import id_floor
 from schedules.purge import purge
 from tests.support.bot import LEAD, OPERATOR, Bench, add_newer_base, add_releases, containers, live, make_bench
 from tests.support.simulated_lxd import SimulatedLxd
@@ -301,7 +301,7 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     bench.approve(bench.ask("migrate client-x solo", OPERATOR))
     cut_before_the_end_of_a_move(bench)
     again = make_bench(tmp_path / "new", bench.lxd, others={"solo": other})
-    numbers(again.context)
+    id_floor(again.context)
     tick(again)
     assert other.instance("client-x--2").running
     assert live(again)
@@ -415,7 +415,7 @@ def test_the_copies_of_a_rehearsal_that_the_database_no_longer_knows_go(
 ) -> None:
     assert len(cut_in_a_rehearsal(bench, text)) == copies
     again = make_bench(tmp_path / "new", bench.lxd)
-    numbers(again.context)
+    id_floor(again.context)
     for _ in range(copies):
         tick(again)
     assert containers(again) == {"client-x"}
@@ -459,7 +459,7 @@ def test_a_rehearsal_that_ends_while_the_fleet_is_read_was_none_that_is_left(
 ) -> None:
     cut_in_a_rehearsal(bench)
     recovery.recover(bench.context.operations)
-    look = bench.context.fleet.look
+    look = bench.context.fleet.inventory
 
     def slow(*roles: Any) -> Any:
         monkeypatch.undo()
@@ -467,7 +467,7 @@ def test_a_rehearsal_that_ends_while_the_fleet_is_read_was_none_that_is_left(
         bench.finish()
         return seen
 
-    monkeypatch.setattr(bench.context.fleet, "look", slow)
+    monkeypatch.setattr(bench.context.fleet, "inventory", slow)
     purge(bench.context)
     assert containers(bench) == {"client-x"}
 
@@ -478,7 +478,7 @@ def test_the_copy_of_a_rehearsal_stays_while_its_tenant_may_be_where_nobody_answ
     bench.done("new client-x --host local")
     copies = cut_in_a_rehearsal(bench)
     again = make_bench(tmp_path / "new", other, others={"solo": bench.lxd})
-    numbers(again.context)
+    id_floor(again.context)
     # As where it was moved since the rehearsal was left.
     bench.lxd.update("client-x", as_labels(tenant="client-y"))
 

@@ -24,7 +24,7 @@ def stopped(look: Look, _: HealthSettings) -> Found | None:
 @finds("inside")
 def inside(look: Look, _: HealthSettings) -> Found | None:
     """Find a tenant that does not tell of itself."""
-    return Found(look.trouble) if look.trouble and look.running else None
+    return Found(look.problem) if look.problem and look.running else None
 
 
 @finds("disk")

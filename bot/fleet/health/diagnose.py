@@ -30,7 +30,7 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     if not live:
         return Diagnosis(tuple(found), frozenset(FINDINGS) - judged - {"move"} | _blind(look))
     full = is_full(look.disk) and any(finding.kind == "disk" for finding in found)
-    # Where nothing can be written, what fell is no trouble of its own. That the page is not there is one all the same.
+    # Where nothing can be written, what fell is no problem of its own. That the page is not there is one all the same.
     fell = frozenset(row.key for row in FINDINGS.values() if row.falls) if full else frozenset()
     hidden = fell | findings.hidden(finding.kind for finding in found if finding.kind not in fell)
     return Diagnosis(tuple(one for one in found if one.kind not in hidden), hidden | _unlooked(look) | _blind(look))

@@ -49,7 +49,7 @@ class Before:
 class Look:
     """One look at a tenant, at epoch seconds `at`.
 
-    `inside` are the facts and checks of `Mautic.health`, or None with the `trouble` of asking for them; `page` is None
+    `inside` are the facts and checks of `Mautic.health`, or None with the `problem` of asking for them; `page` is None
     where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, `left` what it left, in
     sentences, and `undoable` whether Undo can roll it back.
     `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are; `awake`:
@@ -67,7 +67,7 @@ class Look:
     snapshots: tuple[Snapshot, ...] = ()
     size: PlanSize | None = None
     inside: Mapping[str, Any] | None = None
-    trouble: str = ""
+    problem: str = ""
     page: Page | None = None
     disk: Disk | None = None
     disk_at: float = 0

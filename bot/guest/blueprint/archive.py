@@ -58,7 +58,7 @@ def open_archive(source: str, sha256: str, cache: Path) -> Archive:
     path, found = read_release(source, sha256, cache)
     suite = suite_of(found)
     if suite is None:
-        raise ArchiveError(found.trouble(*BASES))
+        raise ArchiveError(found.problem(*BASES))
     return Archive(path=path, sha256=sha256.strip().lower(), version=found.version, suite=suite)
 
 

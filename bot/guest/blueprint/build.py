@@ -1,4 +1,4 @@
-"""Building the blueprint: the sealed, stopped container with a snapshot that tenants are clones of."""
+"""Building the blueprint: the closed, stopped container with a snapshot that tenants are clones of."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Blueprint:
         """Return what an exported image says of itself."""
         return {
             "os": "Debian",
-            "description": f"Mautic {self.version}, sealed" + (" (a double, not the real Mautic)" * self.double),
+            "description": f"Mautic {self.version}, closed" + (" (a double, not the real Mautic)" * self.double),
             "mautic-ops.version": self.version,
             "mautic-ops.archive": self.archive,
             "mautic-ops.recipe": self.recipe,
@@ -247,8 +247,8 @@ def _install(lxd: Lxd, name: str, progress: Callable[[str], None]) -> None:
         run(lxd, name, f"{get} -o /root/page http://{_HOST}{page}")
     run(lxd, name, "grep -q _username /root/page; rm /root/page")
     if (status := run(lxd, name, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/s/login")) != "503":
-        raise LxdError(f"The blueprint answers {status} from outside, and must be sealed (503).")
-    mautic.call(name, "seal", {}, timeout=300)
+        raise LxdError(f"The blueprint answers {status} from outside, and must be closed (503).")
+    mautic.call(name, "generalise", {}, timeout=300)
 
 
 def until(lxd: Lxd, name: str, condition: str) -> None:

@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeTenant]:
 @pytest.fixture(autouse=True)
 def _asked_there(server: LargeTenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(system.ENVIRONMENT, "HOME", str(server.home))
-    monkeypatch.setattr(consent, "SEAL", tmp_path / "sealed")
+    monkeypatch.setattr(consent, "CLOSED", tmp_path / "sealed")
     server.sql("DROP TABLE IF EXISTS mautic_ops_dropped;")
     (tmp_path / "sealed").touch()
     for done_elsewhere in ("await_systemd", "systemctl", "await_database"):
@@ -463,7 +463,7 @@ def test_all_of_a_long_queue_is_read(present: LargeTenant, monkeypatch: pytest.M
 
 
 def test_nothing_is_said_in_a_tenant_that_is_open(present: LargeTenant) -> None:
-    consent.SEAL.unlink()
+    consent.CLOSED.unlink()
     with pytest.raises(CtlError, match="it is open"):
         consent.withdraw({"said": [], "erased": [{"contact": 1, "at": UPGRADE}]})
     assert len(present.sql("SELECT id FROM leads;")) == 6

@@ -119,7 +119,7 @@ def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
     nginx, pid = tmp_path / "nginx", tmp_path / "crond.pid"
     nginx.mkdir()
     seal = nginx / "sealed"
-    monkeypatch.setattr(health, "SEAL", seal)
+    monkeypatch.setattr(health, "CLOSED", seal)
     monkeypatch.setattr(health, "CRON_RUNS", pid)
     seal.touch()
     os.utime(nginx, (1000, 1000))
@@ -137,7 +137,7 @@ def told(
     """What `health` tells of a tenant whose database answers with these rows beside the usual ones."""
     others = [["contacts", "0", "0"], ["users", "0", "0"]]
 
-    for name in ("SEAL", "BEATS", "IDENTITY", "BASELINE", "CRON_RUNS"):
+    for name in ("CLOSED", "BEATS", "IDENTITY", "BASELINE", "CRON_RUNS"):
         monkeypatch.setattr(health, name, tmp_path / "none" / name)
     (tmp_path / "none").mkdir()
     health.CRON_RUNS.touch()
@@ -291,9 +291,9 @@ def test_only_a_new_tenants_mail_is_from_its_admin(
         written.append(local)
         raise CtlError("enough")
 
-    monkeypatch.setattr(identity, "SEAL", tmp_path / "sealed")
+    monkeypatch.setattr(identity, "CLOSED", tmp_path / "sealed")
     if fresh:
-        identity.SEAL.touch()
+        identity.CLOSED.touch()
     for name in ("mautic_version", "forget_files", "rename_machine", "write_sizes", "take_slot", "write"):
         monkeypatch.setattr(identity, name, lambda *_, **__: None)
     monkeypatch.setattr(identity, "read_json", lambda _: {})
@@ -457,7 +457,7 @@ from pathlib import Path
 from bot.guest.blueprint.mautic_ctl import main, system, wire
 system.ENVIRONMENT["PATH"] = "{tmp_path}:/usr/bin:/bin"
 main.LOCK = Path("{tmp_path}/lock")
-main.main("hold", b"{{}}", wire.Wire(0, 1))
+main.main("backup_lock", b"{{}}", wire.Wire(0, 1))
 """
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(logs.__file__).parents[4]
@@ -673,7 +673,7 @@ def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
     beat = tmp_path / "cron"
     beat.mkdir()
     (beat / "mautic_import.json").write_text(json.dumps({"last_success": time.time() - worked}))
-    for name in ("OFF", "MUTE", "SEAL"):
+    for name in ("OFF", "MUTE", "CLOSED"):
         monkeypatch.setattr(outbound, name, tmp_path / name)
     if was_off:
         outbound.OFF.touch()
@@ -712,11 +712,11 @@ def test_what_waits_is_settled_before_the_page_is_waited_for(
     monkeypatch.setattr(outbound, "_counted", lambda: {"waits": 0, "oldest": 0, "kinds": {"broadcasts": 0}})
     monkeypatch.setattr(outbound, "_let_go", lambda: done.append("let go"))
     monkeypatch.setattr(outbound, "wait_for_page", lambda request: done.append(request))
-    monkeypatch.setattr(outbound, "SEAL", tmp_path / "sealed")
-    outbound.SEAL.touch()
+    monkeypatch.setattr(outbound, "CLOSED", tmp_path / "sealed")
+    outbound.CLOSED.touch()
     outbound.release({"choice": "send", **asked})
     assert done == ["let go", *([{"seconds": 90}] if asked.get("page") else [])]
-    outbound.SEAL.unlink()
+    outbound.CLOSED.unlink()
     if asked.get("page"):
         with pytest.raises(CtlError, match="open before its time"):
             outbound.release({"choice": "send", **asked})

@@ -41,7 +41,7 @@ class Place:
         monkeypatch.setattr(own, "DATABASE", old / "mysql")
         monkeypatch.setattr(own, "SENT", old / "sent.json")
         monkeypatch.setattr(own, "TAKEN", self.new / "taken.json")
-        monkeypatch.setattr(trees, "SEAL", root)
+        monkeypatch.setattr(trees, "CLOSED", root)
         places = {"tree": "mautic", "laid": "mautic", "sessions": "sessions", "beats": "beats", "database": "mysql"}
         monkeypatch.setattr(own, "FROM", {area: old / folder for area, folder in places.items()})
         self.into = {area: (self.new / area, "games" if area == "database" else "www-data") for area in places}
@@ -269,6 +269,6 @@ def test_what_is_cut_is_not_taken_as_whole(place: Place) -> None:
 
 
 def test_nothing_is_taken_where_visitors_are_let_in(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "SEAL", place.new / "sealed")
+    monkeypatch.setattr(trees, "CLOSED", place.new / "sealed")
     with pytest.raises(CtlError, match="it is open"):
         lines(place)()

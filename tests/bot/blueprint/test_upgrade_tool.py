@@ -92,7 +92,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     where = {
         "MAUTIC": tmp_path / "mautic", "NEXT": tmp_path / "mautic.next", "BEFORE": tmp_path / "mautic.before",
         "LISTING": tmp_path / "release-files", "NEXT_LISTING": tmp_path / "release-files.next",
-        "STAGED": tmp_path / "staged.json", "SEAL": tmp_path / "sealed", "ARCHIVE": tmp_path / "release",
+        "STAGED": tmp_path / "staged.json", "CLOSED": tmp_path / "sealed", "ARCHIVE": tmp_path / "release",
         "PACKED": tmp_path / "cache.tar.gz",
     }  # fmt: skip
     for module in (trees, stage, swap, cache, migrations, evidence):

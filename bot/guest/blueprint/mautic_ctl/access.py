@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .system import (
+    CLOSED,
     FPM,
     IDENTITY,
     MAUTIC,
     MUTE,
-    SEAL,
     CtlError,
     asked,
     await_database,
@@ -51,7 +51,7 @@ FLUSH_AS_EVER = (
 def close(request: Mapping[str, Any]) -> dict[str, Any]:
     """Show a polite page, and stop what sends."""
     (reason,) = asked(request, "reason")
-    write(SEAL, f"closed {reason}\n")
+    write(CLOSED, f"closed {reason}\n")
     systemctl("stop", "mautic-worker@*")
     _end_jobs()
     return {}
@@ -61,7 +61,7 @@ def open_up(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Start all, and take the seal away."""
     _wake()
     MUTE.unlink(missing_ok=True)
-    SEAL.unlink(missing_ok=True)
+    CLOSED.unlink(missing_ok=True)
     start_workers()
     return {}
 
@@ -83,7 +83,7 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     return {"seconds": round(time.monotonic() - began, 3)}
 
 
-def hush(_request: Mapping[str, Any]) -> dict[str, Any]:
+def stop_work(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Turn visitors away and end what sends. The database goes on: it ends when the container is stopped."""
     _seal()
     systemctl("stop", "cron", "mautic-worker@*")
@@ -92,8 +92,8 @@ def hush(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Take `quiesce`, or `hush`, back."""
-    if SEAL.exists() and SEAL.read_text().startswith("closed"):
+    """Take `quiesce`, or `stop_work`, back."""
+    if CLOSED.exists() and CLOSED.read_text().startswith("closed"):
         _wake()
         MUTE.unlink(missing_ok=True)
         return {}
@@ -110,8 +110,8 @@ def _wake() -> None:
 
 
 def _seal() -> None:
-    if not SEAL.exists():
-        write(SEAL, "moving\n")
+    if not CLOSED.exists():
+        write(CLOSED, "moving\n")
 
 
 def _await_clean_pages() -> None:

@@ -1,4 +1,4 @@
-"""`hold`: writes to the database wait while somebody takes a snapshot."""
+"""`backup_lock`: writes to the database wait while somebody takes a snapshot."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ DEADLINE = 15.0
 """Seconds after which writes go on, whoever may have forgotten them."""
 
 
-def hold(_request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
+def backup_lock(_request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
     """Hold, say so, and let go at a word, or when who asked is gone; then tell whether it held by then, and how long.
 
     BACKUP STAGE, unlike FLUSH TABLES WITH READ LOCK, does not wait for long reads. Two holders wait for each other. It

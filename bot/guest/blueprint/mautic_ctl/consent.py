@@ -20,7 +20,7 @@ from . import outbound
 from .access import end_requests
 from .php import unserialized
 from .recipients import ADDRESS, sent_to
-from .system import FPM, SEAL, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
+from .system import CLOSED, FPM, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
 
 PAGE = 2000
 """Rows of a kind that one answer has at most."""
@@ -172,7 +172,7 @@ def withdraw(request: Mapping[str, Any]) -> dict[str, Any]:
     operation by whose number they are kept. `left` of the answer: contacts that may be those who were erased, or others
     who have their numbers, and are left alone.
     """
-    if not SEAL.exists():
+    if not CLOSED.exists():
         raise CtlError("it is open, and its contacts are not changed behind its users' backs")
     await_systemd()
     systemctl("start", "mariadb")

@@ -7,7 +7,7 @@ from typing import Any
 
 from .logs import known_secrets, masked
 from .outbound import A_HIT, OFF, SENDERS
-from .system import BEATS, CRONTAB, MAUTIC, PROGRAM, SEAL, CtlError, asked, run, sql
+from .system import BEATS, CLOSED, CRONTAB, MAUTIC, PROGRAM, CtlError, asked, run, sql
 
 LIMIT = 20_000
 SECONDS = 300
@@ -19,7 +19,7 @@ _RUNS, _LATE = 75, 124
 def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run it as cron would: under the job's own lock, and not in a tenant that is closed."""
     (words,) = asked(request, "words")
-    if SEAL.exists():
+    if CLOSED.exists():
         raise CtlError("it is closed, and nothing may be sent or changed until it is opened")
     if OFF.exists() and words[0] in (*SENDERS, "messenger:failed:retry"):
         raise CtlError("its outbound mail is off: nothing is sent until `/mautic mail <tenant> send` or `drop` is done")

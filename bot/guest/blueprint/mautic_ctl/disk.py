@@ -50,7 +50,7 @@ def measure(known: Mapping[str, Any]) -> dict[str, Any]:
     enforced, until they are counted anew.
     """
     space = os.statvfs(ROOT)
-    room = space.f_bavail * space.f_frsize
+    free = space.f_bavail * space.f_frsize
     group, why = _quota_group(), UNTOLD
     if group is not None:
         used, limit = _counted(group)
@@ -60,7 +60,7 @@ def measure(known: Mapping[str, Any]) -> dict[str, Any]:
         used, limit = None, known.get("limit")
     else:
         used, limit = known.get("used") or None, known.get("limit")
-    left = room if used is None or limit is None else min(room, limit - used)
+    left = free if used is None or limit is None else min(free, limit - used)
     return {"used": used, "limit": limit, "free": max(0, left), "why": why if used is None else ""}
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - every value in SQL goes through sql_text(), or is a constant
-"""`seal`: an installed Mautic becomes a blueprint."""
+"""`generalise`: an installed Mautic becomes a blueprint."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, edge_conf
-from .system import BEATS, FPM, IDENTITY, MAUTIC, SEAL, await_database, empty, mautic_version, sql, systemctl
+from .system import BEATS, CLOSED, FPM, IDENTITY, MAUTIC, await_database, empty, mautic_version, sql, systemctl
 from .workers import WANTS
 
 IDENTITY_TABLES = [
@@ -26,10 +26,10 @@ IDENTITY_TABLES = [
 FORGET = "".join(f"DELETE FROM {table}; " for table in IDENTITY_TABLES)
 
 
-def seal(_request: Mapping[str, Any]) -> dict[str, Any]:
+def generalise(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Close to the outside, take every identity away, stop all services."""
     mautic_version()
-    SEAL.touch()
+    CLOSED.touch()
     systemctl("stop", "cron", "mautic-worker@*")
     systemctl("start", "mariadb")
     await_database()

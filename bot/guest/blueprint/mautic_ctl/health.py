@@ -16,11 +16,11 @@ from .page import login_page
 from .parameters import LOCAL, PROVIDER
 from .system import (
     BEATS,
+    CLOSED,
     CRONTAB,
     FPM,
     IDENTITY,
     MAUTIC,
-    SEAL,
     asked,
     in_words,
     mautic_version,
@@ -149,8 +149,8 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
 
     known = read_json(IDENTITY)
     version = mautic_version()
-    facts: dict[str, Any] = {"version": version, "double": "double" in version, "sealed": SEAL.exists()}
-    check("open", not SEAL.exists(), "closed to the public" if SEAL.exists() else "open")
+    facts: dict[str, Any] = {"version": version, "double": "double" in version, "closed": CLOSED.exists()}
+    check("open", not CLOSED.exists(), "closed to the public" if CLOSED.exists() else "open")
 
     facts["services"] = states = _unit_states()
     down = [f"{name} is {state}" for name, state in states.items() if state not in ABOUT_TO_RUN]
@@ -297,12 +297,12 @@ def _moment(told: Any) -> float | None:
 
 def _jobs_run_since() -> float:
     """When jobs could run again: cron was started, or a seal was taken away, which is a change of its folder."""
-    return max((path.stat().st_mtime for path in (CRON_RUNS, SEAL.parent) if path.exists()), default=0.0)
+    return max((path.stat().st_mtime for path in (CRON_RUNS, CLOSED.parent) if path.exists()), default=0.0)
 
 
 def _workers_run_since() -> float:
     """When workers could run again: after the boot, or when a seal was taken away. Their own restarts are no excuse."""
-    return max(time.time() - float(UPTIME.read_text().split()[0]), SEAL.parent.stat().st_mtime)
+    return max(time.time() - float(UPTIME.read_text().split()[0]), CLOSED.parent.stat().st_mtime)
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:

@@ -20,9 +20,9 @@ from .parameters import provider_parameters, write_parameters
 from .sizes import bytes_of, first_size, write_sizes
 from .slots import take_slot
 from .system import (
+    CLOSED,
     FPM,
     IDENTITY,
-    SEAL,
     CtlError,
     asked,
     await_database,
@@ -47,7 +47,7 @@ BCRYPT = 'echo password_hash(rtrim(stream_get_contents(STDIN), "\\n"), PASSWORD_
 def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     """Give a clone an identity and open it. Again with the same request it changes nothing that can be seen.
 
-    What a clone must not inherit is deleted while it is sealed (or when it was a tenant of another name), never in a
+    What a clone must not inherit is deleted while it is closed (or when it was a tenant of another name), never in a
     tenant that is in use.
     """
     began = time.monotonic()
@@ -68,9 +68,9 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
 
     known = read_json(IDENTITY)
     was_another = known.get("hostname", hostname) != hostname
-    fresh = SEAL.exists() or was_another
+    fresh = CLOSED.exists() or was_another
     if was_another:
-        SEAL.touch()
+        CLOSED.touch()
     if fresh:
         forget_files()
     rename_machine(hostname, domain, new=was_another)
@@ -107,9 +107,9 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     )
     if rows != [["1"]]:
         raise CtlError("Mautic's first user is not there; was the blueprint installed whole?")
-    _, trouble = reloading.communicate(timeout=60)
+    _, problem = reloading.communicate(timeout=60)
     if reloading.returncode:
-        raise CtlError(f"{FPM} and nginx could not be reloaded: {(trouble.splitlines() or [''])[0]}")
+        raise CtlError(f"{FPM} and nginx could not be reloaded: {(problem.splitlines() or [''])[0]}")
     if str(before.get("site_url", "")).split(":")[0] != site_url.split(":")[0]:
         # Whether cookies are secure is compiled in.
         ended = console("cache:clear")
@@ -118,7 +118,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
         systemctl("reload", FPM)
     since = known.get("since") if not fresh else None
     write(IDENTITY, json.dumps({"hostname": hostname, "domain": domain, "since": since or int(time.time())}))
-    SEAL.unlink(missing_ok=True)
+    CLOSED.unlink(missing_ok=True)
     # The first page after a boot takes PHP longest: it is asked for beside the rest, and whatever comes of it is right.
     threading.Thread(target=_warm, args=(domain,)).start()
     set_workers(int(workers))

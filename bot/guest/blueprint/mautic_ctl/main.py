@@ -11,16 +11,16 @@ too.
 Verbs, with what they ask (`?` may be absent) and answer:
 - `install`    site_url → version, already: install Mautic, whose files lie in place, into an empty database.
 - `furnish`    version, every → version, before: bring what we put into a tenant to a version.
-- `seal`       → {}: make an installed Mautic a blueprint: no identity, nothing running, closed to the outside.
+- `generalise`       → {}: make an installed Mautic a blueprint: no identity, nothing running, closed to the outside.
 - `identity`   hostname, domain, site_url, admin {username, email, password, first_name?, last_name?}, db_password,
   secret_key, innodb_buffer_pool, fpm_children, email_workers, edge_address? → fresh, seconds: re-key a clone, open it.
 - `resize`     innodb_buffer_pool, fpm_children, email_workers → {}.
-- `hold`       → held, why: let writes wait until a word to go on; a second answer then tells kept, seconds.
+- `backup_lock`       → held, why: let writes wait until a word to go on; a second answer then tells kept, seconds.
 - `close`      reason → {}: a polite page, no crons, no workers, over reboots too.
-- `open`       → {}: take back `close`, a seal, `quiesce`, `hush`.
+- `open`       → {}: take back `close`, a seal, `quiesce`, `stop_work`.
 - `quiesce`    → seconds: end all work for a last copy.
-- `hush`       → {}: turn visitors away and end what sends, at once; the database goes on.
-- `unquiesce`  → {}: take `quiesce` or `hush` back; what had been closed before stays closed.
+- `stop_work`       → {}: turn visitors away and end what sends, at once; the database goes on.
+- `unquiesce`  → {}: take `quiesce` or `stop_work` back; what had been closed before stays closed.
 - `counts`     since → contacts, submissions, opt_outs since then, last_write.
 - `restart`    part → {}: part is worker, cron, web or database.
 - `logs`       what, lines → text.
@@ -71,7 +71,7 @@ from .wire import Wire
 
 VERBS = {
     "install": "install.install",
-    "seal": "seal.seal",
+    "generalise": "generalise.generalise",
     "furnish": "furniture.furnish",
     "unfurnish": "furniture.unfurnish",
     "identity": "identity.identity",
@@ -79,10 +79,10 @@ VERBS = {
     "close": "access.close",
     "open": "access.open_up",
     "quiesce": "access.quiesce",
-    "hush": "access.hush",
+    "stop_work": "access.stop_work",
     "unquiesce": "access.unquiesce",
     "restart": "restart.restart",
-    "hold": "hold.hold",
+    "backup_lock": "backup_lock.backup_lock",
     "page": "page.wait_for_page",
     "pages": "pages.pages",
     "counts": "counts.counts",
@@ -118,12 +118,12 @@ VERBS = {
 """The module and function of each; a module is loaded when it is asked for."""
 SIDE_BY_SIDE = frozenset(
     [
-        "hold", "page", "pages", "counts", "logs", "console", "health", "disk", "used", "sync", "mail", "version", 
-        "assets", "evidence", "up_to_date", "withdrawals", "send_own", "take_own", "base",
+        "backup_lock", "page", "pages", "counts", "logs", "console", "health", "disk", "used", "sync", "mail",
+        "version", "assets", "evidence", "up_to_date", "withdrawals", "send_own", "take_own", "base",
     ]
 )  # fmt: skip
 """Verbs that may run beside others."""
-SPEAK = frozenset(["hold", "send_own", "take_own"])
+SPEAK = frozenset(["backup_lock", "send_own", "take_own"])
 """Verbs that say more than their answer."""
 
 

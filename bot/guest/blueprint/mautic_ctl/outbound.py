@@ -19,9 +19,9 @@ from . import due
 from .page import wait_for_page
 from .system import (
     BEATS,
+    CLOSED,
     CRONTAB,
     MUTE,
-    SEAL,
     STATE,
     CtlError,
     await_database,
@@ -166,7 +166,7 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
         waits_late = may_wait and _last_worked() < time.time() - late
         choice = "off" if OFF.exists() or waits_late else "send"
     dropped = 0
-    works = not (MUTE.exists() or SEAL.exists())
+    works = not (MUTE.exists() or CLOSED.exists())
     if choice in ("off", "back") or (choice == "drop" and works):
         # First of all: a worker would send what is being put back, or is about to be dropped.
         _hold()
@@ -182,7 +182,7 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
         start_workers()
     if request.get("page"):
         wait_for_page({"seconds": request["page"]})
-        if not SEAL.exists():
+        if not CLOSED.exists():
             raise CtlError("it is open before its time")
     return {**counted, "choice": choice, "dropped": dropped}
 

@@ -69,7 +69,7 @@ def assets(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wait_for_page(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Wait until the login page is there inside, sealed or not; raises CtlError after so many seconds."""
+    """Wait until the login page is there inside, closed or not; raises CtlError after so many seconds."""
     domain = read_json(IDENTITY).get("domain", "localhost")
     began = time.monotonic()
     # Mautic writes an error into its log for each request that finds no database, and so many are a finding for a day.

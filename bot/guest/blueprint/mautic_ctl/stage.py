@@ -76,9 +76,9 @@ def _unpack(version: str, sha256: str, before: str) -> None:
     if metadata.get("version") != version:
         raise CtlError(f"the archive says that it is {metadata.get('version')}, not {version}")
     check_runs_here(metadata, before, php_version(), sql("SELECT VERSION();")[0][0])
-    room = measure({})["free"] - LEAVE
-    if size > room:
-        raise CtlError(f"unpacked {version} takes {in_words(size)}, and its disk has room for {in_words(max(0, room))}")
+    free = measure({})["free"] - LEAVE
+    if size > free:
+        raise CtlError(f"unpacked {version} takes {in_words(size)}, and its disk has room for {in_words(max(0, free))}")
     NEXT.mkdir()
     unpack = ["unzip", "-q"] if zipfile.is_zipfile(ARCHIVE) else ["tar", "--no-same-owner", "-xf"]
     into = ["-d", str(NEXT)] if unpack[0] == "unzip" else ["-C", str(NEXT)]

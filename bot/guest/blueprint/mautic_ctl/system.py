@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 MAUTIC = Path("/var/www/mautic")
 STATE = Path("/var/lib/mautic-ops")
 BEATS, IDENTITY = STATE / "cron", STATE / "identity.json"
-SEAL, MUTE = Path("/etc/nginx/sealed"), Path("/etc/nginx/muted")
+CLOSED, MUTE = Path("/etc/nginx/sealed"), Path("/etc/nginx/muted")
 CRONTAB = Path("/etc/cron.d/mautic")
 LOCK = Path("/run/mautic-ctl.lock")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .system import MAUTIC, SEAL, STATE, CtlError, read_json, run, write
+from .system import CLOSED, MAUTIC, STATE, CtlError, read_json, run, write
 
 NEXT, BEFORE = MAUTIC.with_name("mautic.next"), MAUTIC.with_name("mautic.before")
 LISTING, NEXT_LISTING = STATE / "release-files", STATE / "release-files.next"
@@ -170,7 +170,7 @@ def remove(path: Path) -> None:
 
 def must_be_closed() -> None:
     """Refuse, by CtlError, to go on where visitors are let in."""
-    if not SEAL.exists():
+    if not CLOSED.exists():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
 
 

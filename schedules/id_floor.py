@@ -18,7 +18,7 @@ _NAMED = re.compile(r"--(\d{1,15})\Z")
 
 
 @schedule(seconds=300)
-def numbers(context: Context) -> None:
+def id_floor(context: Context) -> None:
     """Make sure that no request gets a number that a container already carries.
 
     Containers are identified by the operation that made them, and the database that gives the numbers may be older.

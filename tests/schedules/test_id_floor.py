@@ -8,7 +8,7 @@ import pytest
 
 from bot.model.labels import as_labels
 from bot.store.migrations import MAINTENANCE
-from schedules.numbers import numbers
+from schedules.id_floor import id_floor
 from tests.support.bot import OPERATOR, make_bench
 
 
@@ -20,7 +20,7 @@ def test_after_the_database_was_lost_a_restore_takes_the_place_of_the_present_co
     assert before.done(f"restore client-x {snapshot.name}", OPERATOR).id == 3
 
     after = make_bench(tmp_path / "after", before.lxd)
-    numbers(after.context)
+    id_floor(after.context)
     done = after.done(f"restore client-x {snapshot.name}", OPERATOR)
     assert (done.id, done.state) == (4, "succeeded")
     assert after.context.fleet.tenant("client-x").instance == "client-x--4"
@@ -30,7 +30,7 @@ def test_a_database_that_is_not_behind_goes_on(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.done("snapshot client-x", OPERATOR)
-    numbers(bench.context)
+    id_floor(bench.context)
     assert bench.ask("stop client-x", OPERATOR).id == 3
 
 
@@ -39,7 +39,7 @@ def test_the_digits_of_a_copy_by_hand_are_nobodys_number(tmp_path: Path, digits:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.lxd.copy("client-x", f"client-x-{digits}", config={}, devices={})
-    numbers(bench.context)
+    id_floor(bench.context)
     assert bench.ask("new client-z").id == 2
 
 
@@ -47,7 +47,7 @@ def test_maintenance_raises_no_number_of_peoples_and_hides_none(tmp_path: Path) 
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.lxd.update("client-x", as_labels(operation=MAINTENANCE + 70, stopped_by=40))
-    numbers(bench.context)
+    id_floor(bench.context)
     assert bench.ask("stop client-x", OPERATOR).id == 41
     last = dict(map(tuple, bench.context.database.read("SELECT kind, last FROM numbers")))
     assert last["maintenance"] == MAINTENANCE + 70
