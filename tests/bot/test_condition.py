@@ -163,7 +163,7 @@ def test_only_a_move_is_called_moving() -> None:
 
 
 def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: Bench) -> None:
-    """As after a halt was given up, or the database was lost: the heir may serve."""
+    """As after a halt was given up, or the database was lost: the candidate may serve."""
     bench.lxd.update("client-x", {"user.mautic-ops.state": "moving"})
     assert now(bench) == Condition("offline", "stuck halfway")
     config = as_labels(

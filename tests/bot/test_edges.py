@@ -126,9 +126,9 @@ def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_beside_it(
 def test_an_heir_that_was_left_open_gets_nothing_while_the_tenant_is_closed(role: str, state: str, runs: bool) -> None:
     for names in (("front", "old", "new"), ("old",)):
         world = World(*names)
-        heir = names[-1]
+        candidate = names[-1]
         world.add("old", "client-x", role, state)
-        world.add(heir, "client-x--2", "incoming")
+        world.add(candidate, "client-x--2", "incoming")
         if not runs:
             world.lxd["old"].stop("client-x")
         world.edges.apply(fresh=True)

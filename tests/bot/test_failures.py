@@ -165,7 +165,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             number += 1
             continue
         if any(step.key == PROBE and step.finished for step in ended.steps):
-            # The heir serves; there is no way back, but one on. Nothing waits for a source that is silent.
+            # The candidate serves; there is no way back, but one on. Nothing waits for a source that is silent.
             assert ended.state == "needs_attention" or kind == "no LXD", at
             if ended.state == "needs_attention":
                 recovery.retry(bench.context.operations, ended, LEAD.id)
@@ -310,7 +310,7 @@ def test_what_leaves_nothing_half_made_needs_nobody_when_its_host_is_away_after_
 def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
-    heir = f"client-x--{operation.id}"
+    candidate = f"client-x--{operation.id}"
 
     def steps() -> dict[str, StepRow]:
         return {step.key: step for step in bench.context.operations.get(operation.id).steps}
@@ -325,13 +325,13 @@ def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path:
         bench.finish()
 
     failing_once(lambda: bool(steps()[PROBE].finished))
-    bench.lxd.push(heir, "/what-a-client-wrote", b"a contact")
+    bench.lxd.push(candidate, "/what-a-client-wrote", b"a contact")
     recovery.retry(bench.context.operations, bench.context.operations.get(operation.id), LEAD.id)
     failing_once(lambda: bool(next(iter(steps().values())).started))
     assert bench.context.operations.get(operation.id).state == "needs_attention"
     recovery.undo(bench.context.operations, operation, LEAD.id)
     bench.finish()
-    assert bench.lxd.pull(heir, "/what-a-client-wrote") == b"a contact"
+    assert bench.lxd.pull(candidate, "/what-a-client-wrote") == b"a contact"
 
 
 @pytest.mark.parametrize("command", ["suspend", "migrate"])

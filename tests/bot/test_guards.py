@@ -412,7 +412,7 @@ def at_maintenance(desk: Desk, case: Case) -> Ending:
         assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
     bench.clock.move(60)
 
-    def errands(command: str) -> int:
+    def ran_by_itself(command: str) -> int:
         where = "requester = 'system' AND command = ? AND request_key <> 'beside'"
         return len(bench.context.operations.select(where, command))
 
@@ -425,11 +425,11 @@ def at_maintenance(desk: Desk, case: Case) -> Ending:
 
     over = case.bring(desk)
     look()
-    if errands("prune"):
+    if ran_by_itself("prune"):
         return "done"
     over()
     look()
-    assert errands("prune") == 1, "nothing is in the way any more"
+    assert ran_by_itself("prune") == 1, "nothing is in the way any more"
     return "refused"
 
 

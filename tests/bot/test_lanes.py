@@ -31,10 +31,10 @@ CANDIDATES = st.lists(
 
 
 def test_a_person_overtakes_a_batch_and_a_batch_maintenance() -> None:
-    errand, child, person = Candidate(1, SYSTEM), Candidate(2, "U0A", parent=9), Candidate(3, "U0A")
-    assert in_line([errand, child, person], []) == [person, child, errand]
+    upkeep, child, person = Candidate(1, SYSTEM), Candidate(2, "U0A", parent=9), Candidate(3, "U0A")
+    assert in_line([upkeep, child, person], []) == [person, child, upkeep]
     half_way = Candidate(4, SYSTEM, begun=True)
-    assert in_line([errand, child, person, half_way], [])[0] == half_way
+    assert in_line([upkeep, child, person, half_way], [])[0] == half_way
 
 
 def test_a_person_with_a_batch_under_way_waits_no_longer_for_it() -> None:

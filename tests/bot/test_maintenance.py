@@ -86,9 +86,9 @@ def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
     Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
-    errand = bench.context.operations.select("requester = 'system'", order="id DESC")[0]
+    upkeep = bench.context.operations.select("requester = 'system'", order="id DESC")[0]
     assert bench.approve(request).state == "queued"
-    overtaken = bench.context.operations.get(errand.id)
+    overtaken = bench.context.operations.get(upkeep.id)
     assert (overtaken.state, overtaken.outcome) == ("cancelled", "A person's request came first")
     assert events(bench, overtaken)[-1] == "operation.overtaken"
     bench.finish()

@@ -69,7 +69,7 @@ def test_what_a_release_without_keys_began_goes_on_from_every_step(tmp_path: Pat
             bench.finish()
         bench.context.database.close()
         for one in bench.lxd.instances():
-            # All that it said of why a container is a former one was a text.
+            # All that it said of why a container is retired was a text.
             bench.lxd.update(one.name, {f"{KEY}replaced-by": None, f"{KEY}replaced-in": None})
         lay(tmp_path / str(world.copies), name)
         ends_well(world, world.restart(bench), name)

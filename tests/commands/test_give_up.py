@@ -70,12 +70,12 @@ def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench,
 
 def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench, other: SimulatedLxd) -> None:
     operation = stuck(bench, other)
-    heir = f"client-x--{operation.id}"
+    candidate = f"client-x--{operation.id}"
     bench.answer(BECAUSE.format(operation.id), OPERATOR)
     undo(bench.context)
     purge(bench.context)
     bench.finish()
-    assert heir in [one.name for one in other.instances()], "while the old one is half way it may be needed"
+    assert candidate in [one.name for one in other.instances()], "while the old one is half way it may be needed"
     bench.clock.move(60)
     health(bench.context)
     (told,) = [one.text for one in bench.context.incidents.open() if one.kind == "move"]
@@ -84,7 +84,7 @@ def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench,
     assert live(bench)
     purge(bench.context)
     bench.finish()
-    assert heir not in [one.name for one in other.instances()]
+    assert candidate not in [one.name for one in other.instances()]
     assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
 
 

@@ -192,9 +192,9 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
         patched.setattr(bench.context.edge, "probe", probe)
         done = bench.done("migrate client-x solo", OPERATOR)
     assert done.state == "succeeded", done.outcome
-    heir = f"client-x--{done.id}"
-    assert roles(other) == {heir: "tenant"}
-    assert simulated_tenant.read(other, heir).stopped == []
+    candidate = f"client-x--{done.id}"
+    assert roles(other) == {candidate: "tenant"}
+    assert simulated_tenant.read(other, candidate).stopped == []
     told = done.steps[-1].note
     if not seconds:
         assert (
@@ -202,13 +202,13 @@ def test_once_the_heir_serves_nothing_waits_for_the_source(
         )
         down.clear()
         assert label_of(bench.lxd.instance("client-x").config, "role") == "tenant"
-        assert [one.instance for one in bench.context.fleet.tenants()] == [heir]
-        assert [one.tenant.instance for one in bench.context.fleet.full_inventory().tenants] == [heir]
+        assert [one.instance for one in bench.context.fleet.tenants()] == [candidate]
+        assert [one.tenant.instance for one in bench.context.fleet.full_inventory().tenants] == [candidate]
         purge(bench.context)
-    assert bench.context.fleet.tenant("client-x").instance == heir
-    former = bench.lxd.instance("client-x")
-    assert (former.running, label_of(former.config, "role")) == (False, "former")
-    assert int(label_of(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
+    assert bench.context.fleet.tenant("client-x").instance == candidate
+    retired = bench.lxd.instance("client-x")
+    assert (retired.running, label_of(retired.config, "role")) == (False, "former")
+    assert int(label_of(retired.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
     assert live(bench)
     purge(bench.context)
     rows = bench.context.database.read("SELECT detail FROM audit WHERE event = 'container.retired'")
@@ -275,7 +275,7 @@ def test_a_tenant_is_there_at_every_moment_of_its_move(bench: Bench, other: Simu
 def test_what_was_given_up_touches_nothing_when_it_comes_late(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The target was slow when the first try was taken back; by then a retry has made the heir anew."""
+    """The target was slow when the first try was taken back; by then a retry has made the candidate anew."""
     monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.1)
     answers = threading.Event()
     late: list[str] = []

@@ -66,13 +66,13 @@ def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> 
     assert tenant.instance == f"client-x--{done.id}"
     assert simulated_tenant.read(bench.lxd, tenant.instance).writes == []
     assert live(bench)
-    former = bench.lxd.instance("client-x")
-    assert (former.running, label_of(former.config, "role"), label_of(former.config, "reason")) == (
+    retired = bench.lxd.instance("client-x")
+    assert (retired.running, label_of(retired.config, "role"), label_of(retired.config, "reason")) == (
         False,
         "former",
         f"restore {done.id}",
     )
-    assert int(label_of(former.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
+    assert int(label_of(retired.config, "kept-until")) == int(bench.clock()) + 7 * 86_400
     assert [label_of(one.config, "why") for one in bench.lxd.snapshots("client-x")] == [
         "asked",
         f"before restore {done.id}",
@@ -147,9 +147,9 @@ def test_what_another_restore_changed_is_not_restored_under_an_old_approval(benc
 def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
-    heir = f"client-x--{done.id}"
-    assert bench.lxd.instance(heir).config["limits.memory"] == "8GiB"
-    assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull(heir, "/var/lib/mautic-ops/resize.json")
+    candidate = f"client-x--{done.id}"
+    assert bench.lxd.instance(candidate).config["limits.memory"] == "8GiB"
+    assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull(candidate, "/var/lib/mautic-ops/resize.json")
 
 
 def test_the_card_says_that_a_stopped_tenant_runs_afterwards(bench: Bench) -> None:

@@ -66,8 +66,8 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(world: World) -> None:
         assert contacts(world, tenant) == {"before@example.com"}
         assert submit(world, tenant, "now@example.com") == 200
         assert world.edge.probe(f"{tenant}.e2e.localhost").login
-        former = world.lxd.instance(tenant)
-        assert (former.running, former.config["security.protection.delete"]) == (False, "true")
+        retired = world.lxd.instance(tenant)
+        assert (retired.running, retired.config["security.protection.delete"]) == (False, "true")
 
         world.workspace.command("operator", CHANNEL, f"/mautic restore {tenant} s-0")
         world.whisper("operator", "has no snapshot")

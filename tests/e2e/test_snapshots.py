@@ -47,8 +47,8 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
         eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1)
         (left,) = world.lxd.snapshots("snap-x")
         assert label_of(left.config, "snapshot-note") == ""
-        (errand,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")
-        assert (errand["command"], errand["channel"]) == ("prune", "")
+        (upkeep,) = world.bot.rows("SELECT * FROM operations WHERE requester = 'system'")
+        assert (upkeep["command"], upkeep["channel"]) == ("prune", "")
         world.workspace.command("operator", CHANNEL, "/mautic schedule")
         assert "Paused by" in str(world.whisper("operator", "Background jobs")["blocks"])
         assert world.edge.probe("snap-x.e2e.localhost").login

@@ -53,9 +53,9 @@ def moves(world: LabWorld, source: str, target: str) -> None:
         after = len(visitor.acknowledged)
         eventually(lambda: len(visitor.acknowledged) > after + 20)
     assert world.serves(TENANT) == target
-    heir = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
+    candidate = world.bot.rows("SELECT max(id) AS id FROM operations")[0]["id"]
     rows = world.lab.host(target).execute(
-        f"{TENANT}--{heir}",
+        f"{TENANT}--{candidate}",
         ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", "SELECT email FROM leads"],
     )
     assert set(visitor.acknowledged) - set(rows.stdout.split()) == set()

@@ -96,10 +96,10 @@ def test_maintenance_that_went_well_are_listed_for_some_days_and_audited_for_eve
     bench.done("new client-x")
     snapshots(bench.context)
     bench.finish()
-    asked, errand = bench.context.operations.select("state = 'succeeded'")
+    asked, upkeep = bench.context.operations.select("state = 'succeeded'")
     bench.clock.move(2 * 86_400)
     expiry(bench.context)
-    assert bench.context.operations.select("1 = 1") == [asked, errand]
+    assert bench.context.operations.select("1 = 1") == [asked, upkeep]
     bench.clock.move(2 * 86_400)
     expiry(bench.context)
     assert bench.context.operations.select("1 = 1") == [asked]

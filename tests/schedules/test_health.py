@@ -173,7 +173,7 @@ def test_a_tenant_that_serves_is_looked_at_whatever_was_left_half_done_beside_it
 def test_of_a_tenant_that_was_left_half_way_nothing_tells(
     bench: Bench, stamped: dict[str, str], more: list[tuple[str, str]]
 ) -> None:
-    """Closed for its heir, or given up for one that is no tenant yet: its incidents stay as they are."""
+    """Closed for its candidate, or given up for one that is no tenant yet: its incidents stay as they are."""
     change(bench.lxd, "client-x", log_errors=30)
     assert look(bench) == [("client-x", "log")]
     left_half_done(bench, "stop client-x")
@@ -482,7 +482,7 @@ def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
     assert look(bench) == []
 
 
-def errand(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
+def maintain(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
     """Let the bot do something by itself, of which these calls of LXD fail; the state that it ends in."""
     for call in fails:
         bench.lxd.fail_next(call, LxdError("LXD could not do it: the pool is full."))
@@ -494,34 +494,34 @@ def errand(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
 def test_an_errand_that_fails_twice_in_a_row_is_an_incident_until_the_next_one_succeeds(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (first,) = bench.lxd.snapshots("client-x")
-    assert errand(bench, "snapshot client-x", ("snapshot",)) == "failed"
+    assert maintain(bench, "snapshot client-x", ("snapshot",)) == "failed"
     assert look(bench) == []
-    assert errand(bench, f"prune client-x {first.name}") == "succeeded"
-    assert errand(bench, "snapshot client-y", ("snapshot",)) == "failed"
+    assert maintain(bench, f"prune client-x {first.name}") == "succeeded"
+    assert maintain(bench, "snapshot client-y", ("snapshot",)) == "failed"
     assert look(bench) == [], "each of another tenant"
     for times in (2, 3):
-        assert errand(bench, "snapshot client-x", ("snapshot",)) == "failed"
+        assert maintain(bench, "snapshot client-x", ("snapshot",)) == "failed"
         assert look(bench) == [("client-x", "errand")]
         (incident,) = bench.context.incidents.open()
         assert incident.text == f"`snapshot` has failed {times} times in a row. LXD could not do it: the pool is full."
-    assert errand(bench, "snapshot client-x") == "succeeded"
+    assert maintain(bench, "snapshot client-x") == "succeeded"
     assert look(bench) == []
     assert len(heads(bench)) == len(notes(bench)) == 1
-    assert errand(bench, "snapshot client-x", ("snapshot",)) == "failed"
+    assert maintain(bench, "snapshot client-x", ("snapshot",)) == "failed"
     assert look(bench) == [], "once since then"
 
 
 def test_a_snapshot_that_is_tried_in_vain_is_no_second_trouble_where_it_is_missing(bench: Bench) -> None:
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for _ in range(2 * 12 + 2):
-        errand(bench, "snapshot client-x", ("snapshot",))
+        maintain(bench, "snapshot client-x", ("snapshot",))
         found = look(bench)
     assert found == [("client-x", "errand"), ("client-y", "snapshot")]
 
 
 def test_an_errand_that_is_tried_no_more_is_over_after_a_day_but_has_not_recovered(bench: Bench) -> None:
     for _ in range(2):
-        errand(bench, "snapshot client-x", ("snapshot",))
+        maintain(bench, "snapshot client-x", ("snapshot",))
     assert look(bench) == [("client-x", "errand")]
     bench.clock.move(DAY)
     assert ("client-x", "errand") not in look(bench)
@@ -534,9 +534,9 @@ def test_an_errand_of_a_job_that_is_paused_is_not_over_until_it_is_done(bench: B
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for tenant in ("client-x", "client-y"):
         for _ in range(2):
-            errand(bench, f"snapshot {tenant}", ("snapshot",))
+            maintain(bench, f"snapshot {tenant}", ("snapshot",))
     bench.clock.move(300)
-    assert errand(bench, "snapshot client-y") == "succeeded"
+    assert maintain(bench, "snapshot client-y") == "succeeded"
     assert look(bench) == [("client-x", "errand")]
     bench.context.jobs.pause("snapshots", LEAD.id)
     for _ in range(2):
@@ -555,7 +555,7 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
     """Of an archive, at which no sweep looks, and which nobody else may take in hand before that."""
     desk = make_desk(bench)
     bench.done("delete client-x", OPERATOR)
-    assert errand(bench, "purge client-x", ("stop", "update")) == "needs_attention"
+    assert maintain(bench, "purge client-x", ("stop", "update")) == "needs_attention"
     assert look(bench) == [("client-x", "errand")]
     (incident,) = bench.context.incidents.open()
     bench.clock.move(DAY)

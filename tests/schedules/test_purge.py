@@ -162,14 +162,14 @@ def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None
     plan = bench.answer(f"restore client-x {snapshot.name}", OPERATOR)
     assert plan.remarks["Existing snapshots"] == f"1 stays in the previous container until {until}"
     assert bench.done(f"restore client-x {snapshot.name}", OPERATOR).state == "succeeded"
-    heir = "client-x--3"
+    candidate = "client-x--3"
     bench.clock.move(7 * DAY - 60)
     tick(bench)
-    assert containers(bench) == {"client-x", heir}
+    assert containers(bench) == {"client-x", candidate}
     bench.clock.move(120)
     seen_before(bench)
     tick(bench)
-    assert containers(bench) == {heir}
+    assert containers(bench) == {candidate}
     assert live(bench)
 
 
@@ -275,7 +275,7 @@ def test_one_that_cannot_be_asked_for_does_not_keep_the_others_waiting(bench: Be
 
 
 def cut_before_the_end_of_a_move(bench: Bench) -> None:
-    """Its page was seen, and the old container is not a former one yet."""
+    """Its page was seen, and the old container is not retired yet."""
 
     def die(moment: str) -> None:
         if moment == "before 8":
@@ -294,7 +294,7 @@ def guarded(bench: Bench, text: str) -> None:
 
 
 def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Path) -> None:
-    """And the old one goes on only when somebody has said that what was written to the heir is not wanted."""
+    """And the old one goes on only when somebody has said that what was written to the candidate is not wanted."""
     other = SimulatedLxd()
     bench = make_bench(tmp_path / "lost", others={"solo": other})
     bench.done("new client-x --host local")
