@@ -1,6 +1,6 @@
-"""Brings the bot's world up and down on this machine: LXD, blueprint, edge, and the processes of the Procfile.
+"""Sets up and removes the bot's environment on this machine: LXD, blueprint, edge, and the Procfile's processes.
 
-A little longer than others, as the steps of `make up` are read in their order.
+Longer than other modules, so that the steps of `make up` can be read in order.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ from bot.guest.blueprint.archive import Archive, ArchiveError, open_archive
 from bot.guest.blueprint.base import BaseError
 from bot.guest.blueprint.build import Blueprint, blueprints, build, export
 from bot.intake.manifest import completions
-from bot.lxd import packages
 from bot.lxd.local import server as local_lxd
-from bot.lxd.packages import CannotInstall
 from bot.lxd.protocol import Lxd, LxdError
 from bot.model.labels import Role
 from bot.providers import gateway, gateways, more_gateways, real_edges
@@ -50,46 +48,46 @@ LOCAL_TOKENS = {
     "SLACK_APP_TOKEN": "xapp-local",
     "SLACK_SIGNING_SECRET": "local-signing-secret",
 }
-"""What the local workspace takes for an installed app; no secrets."""
+"""The tokens that the local workspace accepts; they are no secrets."""
 LOCAL_CHANNEL = "C0OPS"
 YOUNG = 86_400.0
-"""Seconds for which Debian's packages pass for those of today."""
+"""Seconds for which installed Debian packages count as fresh."""
 WARNINGS = "warnings"
-"""File in the state where a bot that starts says what is not well of its settings, a sentence a line."""
+"""File in the state folder where the bot writes the problems of its settings at its start, one sentence per line."""
 STARTED_WITH = "started-with"
-"""File in the state with the version of settings and code that `make up` started the bot with."""
+"""File in the state folder with the version of settings and code that `make up` started the bot with."""
 LOCK = "up.lock"
-"""File in the state that who starts or stops the bot's processes holds a lock on."""
+"""File in the state folder that is locked while the bot's processes are started or stopped."""
 ASK_ONLY = frozenset({"audit", "console", "freeze", "give-up", "logs", "schedule", "silence", "unfreeze"})
-"""What is no operation, but may be asked for only by whom its policy names; `silence` is an incident's button."""
+"""Policies of actions that need no approval but are restricted by `ask`; `silence` is a button of an incident."""
 
 
 class CannotBringUp(Exception):
-    """Something that the bot needs cannot be had here; the text says what, and what to do."""
+    """Something that the bot needs is not available here; the text says what, and what to do."""
 
 
 class Parts:
-    """Tells what is being done, and at the end how long each part took."""
+    """Prints which part is being done, and records how long each took."""
 
     def __init__(self) -> None:
         self.took: list[tuple[str, float]] = []
 
     @contextmanager
     def part(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Time one part; yields a function that tells of its progress."""
+        """Time one part; yields a function that prints its progress."""
         began = time.monotonic()
         print(f"{title} …", flush=True)
         yield lambda text: print(f"    {time.monotonic() - began:5.1f} s  {text}", flush=True)
         self.took.append((title, time.monotonic() - began))
 
     def summary(self) -> str:
-        """One line a part."""
+        """Return one line per part with the seconds that it took, and one with their sum."""
         lines = [f"  {seconds:6.1f} s  {title}" for title, seconds in self.took]
         return "\n".join([*lines, f"  {sum(seconds for _, seconds in self.took):6.1f} s  in all"])
 
 
 def load_to_begin() -> Settings:
-    """Load the settings, and refuse a policy without effect, since it would only seem to guard."""
+    """Load the settings; raise InvalidSettings for a policy without effect, which would only seem to guard."""
     settings = load()
     known = Registry(commands).commands
     for name, policy in settings.policies.items():
@@ -104,7 +102,7 @@ def load_to_begin() -> Settings:
 
 
 def up() -> int:
-    """Bring everything up that is missing, start the bot, and say where it is. The second time it is quick."""
+    """Set up everything that is missing, start the bot, and print where it is. The second time this is quick."""
     settings = load_to_begin()
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     with _alone(settings):
@@ -127,13 +125,13 @@ def _up(settings: Settings) -> int:
         _stop_processes(settings)
     if _running(settings):
         if not settings.lxd.simulated:
-            # The bot may run while something under it is broken.
+            # The bot may run while something that it depends on is broken.
             _prepare(settings, Parts())
         print(f"It runs already. {_where(settings, team == TEAM)}")
         _warn(settings)
         return 0
     if local and team not in ("", TEAM):
-        # Whoever can use this machine would be an approver.
+        # In the local workspace, anybody who can use this machine could approve.
         raise CannotBringUp(
             f"This state belongs to the Slack team {team}, so it is not opened to the local workspace: set "
             "SLACK_BOT_TOKEN and SLACK_APP_TOKEN, or another MAUTIC_OPS_BOT__STATE."
@@ -158,7 +156,7 @@ def _up(settings: Settings) -> int:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Wait for who else starts or stops it: two starts at once would both look before either of them runs."""
+    """Wait until no other process starts or stops the bot: two starts at once would both find no bot running."""
     with (settings.state / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,7 +167,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 def prepare() -> int:
-    """Bring up what the bot works with, and renew the edge; start no bot."""
+    """Set up what the bot works with, and renew the edge; do not start the bot."""
     settings = load_to_begin()
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     parts = Parts()
@@ -180,18 +178,18 @@ def prepare() -> int:
 
 
 def note_team(settings: Settings, team: Iterable[str]) -> None:
-    """Note to which Slack team (and organisation) this state belongs."""
+    """Record which Slack team (and organisation) this state belongs to."""
     (settings.state / "team").write_text(" ".join(sorted(team)))
 
 
 def _team(settings: Settings) -> str:
-    """Return to which Slack team this state belongs, or "" while no bot has connected with it."""
+    """Return the Slack team that this state belongs to, or "" while no bot has connected with it."""
     noted = settings.state / "team"
     return noted.read_text() if noted.exists() else ""
 
 
 def refuse_a_real_team() -> None:
-    """Raise CannotBringUp where `up` would speak with Slack, or already does: what makes believe has no place there."""
+    """Raise CannotBringUp where `up` would connect to Slack, or did: a demonstration has no place in a real team."""
     settings = load()
     team = _team(settings)
     if settings.slack.bot_token or settings.slack.app_token or team not in ("", TEAM):
@@ -211,16 +209,16 @@ def _where(settings: Settings, local: bool) -> str:
 
 
 def _warn(settings: Settings) -> None:
-    """Say what the bot found when it started."""
+    """Print the warnings that the bot wrote when it started."""
     warned = settings.state / WARNINGS
     for line in warned.read_text().splitlines() if warned.exists() else ():
         print(f"Warning: {line}")
 
 
 def _prepare(settings: Settings, parts: Parts) -> str:
-    """Bring up LXD with the bot's project, a blueprint and the edge; return LXD's address.
+    """Set up LXD with the bot's project, a blueprint and the edge; return LXD's address.
 
-    Servers beside that of `[lxd]` may be out of reach; the next `make up` brings them up.
+    Servers other than that of `[lxd]` may be out of reach; the next `make up` sets them up. Raises CannotBringUp.
     """
     try:
         with parts.part("Server") as tell:
@@ -256,9 +254,9 @@ def _prepare(settings: Settings, parts: Parts) -> str:
 
 
 def _ways(settings: Settings, servers: Mapping[str, Lxd]) -> list[str]:
-    """Return where tenants may go beside the outside: what the settings open, and the edges of all hosts.
+    """Return where tenants may connect besides the public internet: what the settings open, and the edges of all hosts.
 
-    A tenant may ask for its own pages, on whichever host they come in.
+    A tenant may request its own pages, whichever host they come in on.
     """
     listen = {settings.edge.listen, *(server.listen for server in settings.servers.values())}
     members, _ = each(servers, lambda _, lxd: lxd.members())
@@ -269,7 +267,7 @@ def _ways(settings: Settings, servers: Mapping[str, Lxd]) -> list[str]:
 
 
 def _is_outside(address: str) -> bool:
-    """Whether it is an IPv4 address that others can reach."""
+    """Return whether a text is an IPv4 address that other machines can reach."""
     try:
         return not ipaddress.IPv4Address(address).is_loopback
     except ValueError:
@@ -279,17 +277,12 @@ def _is_outside(address: str) -> bool:
 def build_blueprint(
     settings: Settings, lxd: Lxd, tell: Callable[[str], None], version: str = "", *, fresh: bool = False
 ) -> Blueprint:
-    """Build the blueprint of a release of Mautic that the settings name, and have new tenants made of it.
+    """Build the blueprint of a release of Mautic in the settings; new tenants are made from it.
 
-    Without a version it is that of `[blueprint]`, else the newest that runs here, else the double that comes with the
-    tests. `fresh`: with Debian's packages of today, or yesterday.
+    Without a version it is the release of `[blueprint]`, else the newest that runs here, else the double that comes
+    with the tests. `fresh`: with Debian packages that are at most `YOUNG` seconds old. Raises CannotBringUp,
+    ArchiveError, BaseError or LxdError.
     """
-    if not settings.blueprint.base:
-        # A server that was here before, or is elsewhere, came without them. An image that is kept needs none.
-        try:
-            packages.provide(packages.BUILDS, tell)
-        except CannotInstall as error:
-            tell(str(error))
     cache = settings.state / "cache"
     return build(
         lxd,
@@ -325,7 +318,7 @@ def _archive(settings: Settings, cache: Path, tell: Callable[[str], None], versi
 
 
 def _pid(file: Path, program: str) -> int:
-    """Return the pid in a file when `python -m <program>` has it, else 0: after a reboot it may be a stranger's."""
+    """Return the pid in a file if that is `python -m <program>`, else 0: after a reboot another process may have it."""
     try:
         pid = int(file.read_text())
     except (OSError, ValueError):
@@ -334,7 +327,7 @@ def _pid(file: Path, program: str) -> int:
 
 
 def _is(pid: int, *programs: str) -> bool:
-    """Whether a process is `python -m` of one of these programs."""
+    """Return whether a process is `python -m` of one of these programs."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except (OSError, ValueError):
@@ -343,14 +336,14 @@ def _is(pid: int, *programs: str) -> bool:
 
 
 def _running(settings: Settings) -> bool:
-    """Whether a bot runs here, by `make up` or as a service."""
+    """Return whether a bot runs here, started by `make up` or as a service."""
     return bool(_pid(settings.state / "ready", "bot"))
 
 
 def _version(settings: Settings) -> str:
-    """Return what changes whenever the settings do, or the code: a bot that runs knows neither until it is restarted.
+    """Return a hash of the settings and of when the code changed: a running bot adopts neither until its restart.
 
-    Secrets are not among it.
+    Secrets are not part of it.
     """
     folders = ("bot", "commands", "schedules", "templates")
     files = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc")
@@ -358,15 +351,18 @@ def _version(settings: Settings) -> str:
 
 
 def _outdated(settings: Settings) -> bool:
-    """Whether a bot runs that `make up` started with other settings or code. What is a service is its owner's."""
+    """Return whether the bot runs by `make up` with other settings or code. A service is left to its owner."""
     noted = settings.state / STARTED_WITH
     begun = _running(settings) and _pid(settings.state / "honcho.pid", "honcho")
     return bool(begun) and not (noted.exists() and noted.read_text() == _version(settings))
 
 
 def _start(settings: Settings, environment: dict[str, str], processes: list[str]) -> None:
-    """Start the Procfile's processes in a session of their own, and wait until the bot is ready."""
-    # What a start that was interrupted has left holds the port, and no file would name it any more.
+    """Start the Procfile's processes in a session of their own, and wait until the bot is ready.
+
+    Raises CannotBringUp where the bot is not ready within a minute.
+    """
+    # Processes that an interrupted start left hold the port, and from now on no file would name them.
     _stop_processes(settings)
     ready = settings.state / "ready"
     ready.unlink(missing_ok=True)
@@ -407,9 +403,9 @@ def _answers() -> bool:
 
 
 def down() -> int:
-    """Stop what `up` started: the processes, and the LXD daemon if it was started here; say what goes on to run."""
+    """Stop what `up` started: the processes, and the LXD daemon if it was started here; print what still runs."""
     settings = load()
-    # Where there is no state, nothing was started.
+    # Without a state folder nothing was started.
     with _alone(settings) if settings.state.is_dir() else nullcontext():
         _stop_processes(settings)
         left = _left(settings)
@@ -421,14 +417,17 @@ def down() -> int:
 
 
 def _left(settings: Settings) -> str:
-    """Say what still runs of what `up` started with this state, whatever `honcho.pid` names; "" where nothing does."""
+    """Return a sentence about what still runs of what `up` started with this state, or "".
+
+    Reads the process table, as `honcho.pid` may name another process, or none.
+    """
     given = f"WORKSPACE_STATE={settings.state / 'workspace'}".encode()
     found = []
     for pid in sorted(int(one.name) for one in Path("/proc").glob("[0-9]*")):
         if pid != os.getpid() and _is(pid, "honcho", "bot", "bot.workspace"):
             with suppress(OSError):
                 told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                # The state may be a path within a checkout, of which there can be two.
+                # The state may be a relative path, which two checkouts can share.
                 if given in told and Path(f"/proc/{pid}/cwd").readlink() == ROOT.resolve():
                     found.append(str(pid))
     return f"Some of it still runs; `kill {' '.join(found)}` ends it." if found else ""
@@ -443,7 +442,7 @@ def _stop_processes(settings: Settings) -> None:
 
 
 def _end(settings: Settings, pid: int) -> None:
-    """End honcho and what it started; the file stays where it names another one, or this one does not end."""
+    """Stop honcho and what it started; keep `honcho.pid` where it names another process, or this one does not end."""
     give_up = time.monotonic() + 45
     if _is(pid, "honcho"):
         with suppress(ProcessLookupError):
@@ -456,7 +455,7 @@ def _end(settings: Settings, pid: int) -> None:
 
 
 def clean_lab() -> int:
-    """Remove what `up` made, without a trace: all of ours on every server, our own LXD, the state."""
+    """Remove everything that `up` made: the bot's objects on every server, the bot's own LXD, the state."""
     settings = load()
     with _alone(settings) if settings.state.is_dir() else nullcontext():
         return _clean_lab(settings)
@@ -483,7 +482,7 @@ def _clean_lab(settings: Settings) -> int:
 
 
 def blueprint(words: list[str]) -> int:
-    """`blueprint build [--fresh] [VERSION]|list|export FILE`."""
+    """Run `blueprint build [--fresh] [VERSION]|list|export FILE`; raises CannotBringUp."""
     settings = load()
     lxd = gateway(settings)
     verb = words[0] if words else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.engine import maintenance
+from bot.engine import maintenance, rehearsal
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.store import inbox, restored
@@ -20,6 +20,7 @@ def expiry(context: Context) -> None:
     Freezes(context.operations).expire()
     context.vault.purge()
     maintenance.forget(context)
+    rehearsal.forget(context)
     inbox.forget(context.database, context.uptime)
-    # Last, as a disk may be too full for it.
+    # Last, as the disk may be too full for this file.
     restored.keep_head(context.database, context.settings.state)

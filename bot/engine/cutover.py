@@ -1,10 +1,10 @@
 """Cutover: another container, the candidate, replaces a tenant's present one, or the present one keeps serving.
 
-A command says how the candidate is made, and in which order; closing, the safety snapshot, starting closed, probing,
-switching, keeping and rolling back are the same for all. The present container is changed as little as possible, so
-that a rollback just keeps using it. At the commit point, when the candidate's page has answered, the candidate is the
-tenant for good; the previous container is then retired: kept, stopped and protected. Nothing is renamed: the candidate
-is called `<tenant>--<operation>`. A little longer than others, as its one class is.
+A command decides how the candidate is made, and in which order the steps run; closing, the safety snapshot, starting
+closed, probing, switching, keeping and rolling back are the same for all. The present container is changed as little as
+possible, so that a rollback just keeps using it. From the commit point on, when the candidate's page has answered, the
+candidate is the tenant for good; the previous container is then retired: kept, stopped and protected. Nothing is
+renamed: the candidate is called `<tenant>--<operation>`. Longer than other modules, because its one class is.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from bot.store.operation import SYSTEM
 CLOCKS = 60.0
 """Seconds by which the clocks of the bot and of a host may differ."""
 OPEN = 600.0
-"""Seconds from which on what was written to an open candidate is a person's decision: a probe takes 90 at most."""
+"""Seconds after which a person decides about what was written to an open candidate; a probe takes 90 at most."""
 ANSWER = 5.0
-"""Seconds that a host has to answer while a tenant waits."""
+"""Seconds within which a host has to answer while a tenant waits."""
 _NOT_REPLACED = {"reason": "", "replaced_by": "", "replaced_in": ""}
 _OWN = ("tenant", "domain", "plan", "note", "tags", "double", "created", "outbound")
-"""The labels of a tenant, whichever container serves it. Its version is the one of what the candidate is made of."""
+"""The labels of a tenant, whichever container serves it. The version comes from what the candidate is made of."""
 Make = Callable[[Mapping[str, str], Mapping[str, Mapping[str, str]]], None]
 """Makes the candidate, with this configuration on top, and with these devices of its own."""
 
@@ -58,11 +58,11 @@ def retire(run: Run, old: Tenant, command: str, operation: int, days: int) -> No
 class Cutover:
     """One operation's cutover. Queries change nothing; effects look before they act, and are safe to repeat.
 
-    Longer than other classes, as the way there and the way back of one container are read together.
+    Longer than other classes, so that the way there and the way back of one container can be read together.
 
     Args:
         old: the tenant when the operation began; the candidate is made on `target`.
-        command: which, with the operation's number, is recorded as the reason.
+        command: recorded, with the operation's number, as the reason.
         days: for which the old container is kept; 0: until somebody purges it.
         rests: the old container is stopped on purpose, and stays so after a rollback.
     """
@@ -78,13 +78,13 @@ class Cutover:
         self._copy = Copy(target.lxd, self.name, run.operation)
         self._given_up = threading.Event()
         self.opened_again = 0.0
-        """When a rollback had the old container serve again, epoch seconds; 0: it did not have to."""
+        """When a rollback put the old container back into service, in epoch seconds; 0: it did not have to."""
 
     # -- queries ------------------------------------------------------------------------------------------------
 
     @property
     def source(self) -> Host:
-        """The host of the old container; raises LxdUnavailable where it is no longer in the settings."""
+        """The host of the old container; raises LxdUnavailable if that is no longer in the settings."""
         return self.run.fleet.of(self.old)
 
     def old_instance(self) -> Instance:
@@ -92,13 +92,13 @@ class Cutover:
         return self.source.lxd.instance(self.old.instance)
 
     def candidate(self) -> Instance | None:
-        """Return the candidate, None when there is none; refuse one of another operation."""
+        """Return the candidate, or None if there is none; raise Refused for one of another operation."""
         return self._copy.found()
 
     def is_copied(self) -> bool:
-        """Whether the candidate is complete and usable.
+        """Return whether the candidate is complete and usable.
 
-        One that was open while the old container has served again since is outdated.
+        A candidate that was open is outdated if the old container has served again since.
         """
         instance = self.candidate()
         return instance is not None and self._is_copied(instance)
@@ -109,20 +109,17 @@ class Cutover:
         return state_of(instance.config) != State.LIVE or self._serves(instance)
 
     def serves(self) -> bool:
-        """Whether the candidate is open and the old container has not served since: a retry has nothing to redo."""
+        """Return whether the candidate is open and the old one has not served since, so a retry has nothing to redo."""
         instance = self.candidate()
         return instance is not None and self._serves(instance)
 
     def _serves(self, instance: Instance) -> bool:
         if state_of(instance.config) != State.LIVE:
             return False
-        if self.is_committed():
-            return True
-        old = self.old_instance().config
-        return (role_of(old), state_of(old)) != (Role.TENANT, State.LIVE)
+        return self.is_committed() or self._is_replaced()
 
     def is_committed(self) -> bool:
-        """Whether its page answered in any try: then the candidate serves for good."""
+        """Return whether the candidate's page answered in any try: then the candidate serves for good."""
         return self.run.operations.committed(self.run.operation)
 
     # -- making the candidate -----------------------------------------------------------------------------------
@@ -135,7 +132,7 @@ class Cutover:
         """Make the candidate, unless a complete one exists; what an earlier try left incomplete is deleted first.
 
         `closed`: its source is closed already; otherwise the candidate is closed here, so that it starts closed.
-        `whole`: it is complete by that; otherwise a later change labels it so, the switch at the latest.
+        `whole`: it is complete once it is made; otherwise a later change labels it complete, the switch at the latest.
         """
 
         def copy() -> None:
@@ -157,11 +154,11 @@ class Cutover:
         self._copy.doubt()
 
     def over(self, old: Instance) -> dict[str, str]:
-        """Return the candidate's configuration: labels and limits of the old container, and that it is incoming."""
+        """Return the candidate's configuration: the old container's labels and limits, and a candidate's labels."""
         own = {KEY + name: label_of(old.config, name) for name in _OWN}
         limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
         mark = as_labels(role=Role.INCOMING, state=State.MOVING, operation=self.run.operation, copied="")
-        # A copy of a suspended state has no network; the candidate gets an address of its own.
+        # A copy of a suspended tenant has the label of a cut network; the candidate gets an address of its own.
         mark |= as_labels(network_before="", **{"from": f"{self.old.server}/{self.old.member}/{self.old.instance}"})
         mark |= as_labels(cutover=self.command)
         return {**own, **limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
@@ -171,7 +168,7 @@ class Cutover:
             raise Refused(f"`{self.name}` is now the live tenant, and is not deleted.")
 
     def _discard(self) -> None:
-        """Delete the candidate; stop once that was given up."""
+        """Delete the candidate; stop between two calls once the rollback was given up."""
         instance = self.candidate()
         if instance is not None:
             self._refuse_to_remove(instance)
@@ -180,9 +177,10 @@ class Cutover:
     # -- the cutover --------------------------------------------------------------------------------------------
 
     def start(self) -> str:
-        """Start the candidate, closed, and wait until the login page answers inside and it has its address.
+        """Start the candidate, closed, and wait until it has its address and the login page answers inside.
 
-        Meanwhile the front and its own host's edge learn the way to it: nobody waits for that once it is open.
+        Meanwhile the edge that clients come to and that of the candidate's host learn the route, so that nobody waits
+        for them once the candidate is open.
         """
         self.boot()
         with ThreadPoolExecutor(1, "beside") as beside:
@@ -213,13 +211,13 @@ class Cutover:
 
     @contextmanager
     def resting(self, *, snapshot: bool = False) -> Iterator[None]:
-        """Stop the closed old container meanwhile, and then take the safety snapshot.
+        """Stop the closed old container in a thread, then take the safety snapshot, if wanted; wait for it at the end.
 
-        Each stop by LXD lasts half a second longer than it takes (lxcfs sleeps in it): clients need not wait for that.
+        A stop by LXD lasts half a second longer than necessary, because lxcfs sleeps; clients need not wait for that.
         """
 
         def rest() -> None:
-            # All data is on disk and nothing works any more: a forced stop loses nothing.
+            # All data is on disk and nothing runs any more: a forced stop loses nothing.
             self.source.lxd.stop(self.old.instance, force=True)
             if snapshot:
                 self.snapshot()
@@ -230,9 +228,9 @@ class Cutover:
             rested.result()
 
     def silence(self, *beside: Callable[[], None]) -> None:
-        """Have the old container serve and send nothing more while it runs; meanwhile do what is to be done beside.
+        """Stop the old container from serving and sending while it keeps running; meanwhile call each of `beside`.
 
-        The edge learns the way to the candidate then, too: clients wait for the longest of all that is done at once.
+        The edge learns the route to the candidate at the same time, so that clients wait only for the longest of these.
         """
         # From this label a retry knows that the candidate may serve already.
         self.source.lxd.update(self.old.instance, as_labels(state=State.MOVING))
@@ -248,12 +246,12 @@ class Cutover:
                 one.result()
 
     def switch_beside(self) -> None:
-        """Silence the old container and switch at once, for a candidate that needs no more of the old one."""
+        """Silence the old container and switch at the same time, for a candidate that needs nothing more from it."""
         self.silence(self._open)
         self.run.edge.apply()
 
     def switch(self) -> None:
-        """Open the candidate's pages, and route to it; the old container is closed, and still labelled as the tenant.
+        """Open the candidate's pages, and route to it; the old container, now closed, keeps the tenant's label.
 
         The candidate sends nothing until its page has answered.
         """
@@ -271,10 +269,10 @@ class Cutover:
     def keep(self) -> str:
         """Start the candidate's workers, label it as the tenant, and retire the old container.
 
-        The old container's host may be lost for good: then nothing waits for that host any longer.
+        The old container's host may be lost for good, so the operation does not fail if that host is unreachable.
         """
         patiently(lambda: self.target.mautic.open(self.name))
-        # The candidate first: there is a tenant at every moment.
+        # The candidate first, so that some container is the tenant at every moment.
         tenant = {**as_labels(role=Role.TENANT), "boot.autostart": "true"}
         patiently(lambda: self.target.lxd.update(self.name, tenant))
         before = f"previous container {self.old.instance}"
@@ -285,9 +283,9 @@ class Cutover:
         return f"{before} kept, stopped, {kept_for(self.days)}"
 
     def keep_with_snapshot(self) -> str:
-        """Do all of `keep`, take the safety snapshot of the old container, and say how to return to that.
+        """Do all of `keep`, take the safety snapshot of the old container, and return how to go back to it, in words.
 
-        Nobody waits any more, and as that is stopped, all that was ever written to it is on its disk.
+        Clients no longer wait by then, and since the old container is stopped, all data written to it is on its disk.
         """
         kept, taken = self.keep(), self.snapshot()
         return f"{kept}; safety snapshot {taken.words}. To undo: `/mautic restore {self.old.name} {taken.name}`"
@@ -295,9 +293,10 @@ class Cutover:
     # -- rolling back -------------------------------------------------------------------------------------------
 
     def roll_back(self) -> str | None:
-        """Have the old container serve again, and delete the candidate; say what could not be deleted yet.
+        """Put the old container back into service, and delete the candidate; return what could not be deleted yet.
 
-        Raises Refused after the commit point: then only a retry of the rest is possible.
+        Raises Refused after the commit point, when only a retry of the rest is possible, and for a candidate that
+        clients could write to for long, unless a person chose Undo.
         """
         if self.is_committed():
             raise Refused("The new container already serves; Retry finishes the rest.")
@@ -313,27 +312,39 @@ class Cutover:
             self._given_up.set()
 
     def _has_served(self) -> float:
-        """Return since when the candidate has been open, if that is long, and nobody has said that it is to go; else 0.
+        """Return since when the candidate has been open, if for over OPEN seconds and no person chose Undo; else 0.
 
-        So it is after a kill at the switch: the bot may have been away for hours, and one page that is late then must
-        not delete them.
+        That happens after a kill at the switch: the bot may have been down for hours, and a single late page must then
+        not delete what clients wrote in these hours.
         """
         operation = self.run.operations.get(self.run.operation)
-        candidate = None
-        with suppress(LxdError):
+        made = 0.0
+        try:
             candidate = self.candidate() if operation.undo_by in ("", SYSTEM) and self.serves() else None
-        if candidate is None:
+            if candidate is None:
+                return 0
+            made = candidate.created - CLOCKS
+        except LxdUnavailable:
+            # Whatever clients wrote while the old container was closed is on the server that does not answer.
+            if not self._is_replaced():
+                return 0
+        except LxdError:
             return 0
         keys = [step.key for step in operation.steps]
         switch = keys[keys.index(PROBE) - 1]
-        # By the log: a retry forgets when its steps began, and a kill may have cut the one that opens it.
-        opened = progress.first_began(self.run.operations, operation, switch, candidate.created - CLOCKS)
+        # By the audit log: a retry resets when steps began, and a kill may have interrupted the one that opens it.
+        opened = progress.first_began(self.run.operations, operation, switch, made)
         return opened if opened and self.run.now() - opened > OPEN else 0
+
+    def _is_replaced(self) -> bool:
+        """Whether the old container is closed for the candidate, or retired."""
+        old = self.old_instance().config
+        return (role_of(old), state_of(old)) != (Role.TENANT, State.LIVE)
 
     def _roll_back(self) -> str | None:
         # While the old container cannot be reached, an open candidate may be all that clients have.
         patiently(self.old_instance)
-        # A host that is out of reach must not delay the old container.
+        # An unreachable host must not delay the old container.
         thread = ThreadPoolExecutor(1, "discard")
         with suppress(TimeoutError, LxdError):
             thread.submit(self._stop).result(ANSWER)
@@ -359,10 +370,10 @@ class Cutover:
             self.target.lxd.stop(self.name, force=True)
 
     def _go_on_without_space(self, error: LxdError) -> None:
-        """Have the old container serve on a full pool, where nothing starts: with the room that the candidate took.
+        """Put the old container back into service on a full pool, where nothing starts, by deleting the candidate.
 
-        Raises the error again where that is not why, where the candidate took no room there, and where it may have
-        what the old one lacks, as it was open.
+        Raises `error` again if the pool is not full, if the candidate is on another host, and if it was open, because
+        it may then have data that the old container lacks.
         """
         candidate = self.candidate()
         if candidate is None or state_of(candidate.config) == State.LIVE or self.target.name != self.source.name:
@@ -378,7 +389,7 @@ class Cutover:
             except LxdUnavailable:
                 raise
             except LxdError as error:
-                # MariaDB says otherwise what LXD calls full.
+                # MariaDB reports a full pool with another error than LXD does.
                 raise PoolFull(str(error)) from error
 
         ballast.with_space(self.source, go_on, freed=True)
@@ -387,16 +398,16 @@ class Cutover:
         """Open the old container again, and start it unless it is stopped on purpose."""
         config = self.old_instance().config
         if (role_of(config), state_of(config)) == (Role.TENANT, State.LIVE):
-            # It was not changed yet.
+            # The old container was not changed yet.
             return
         stamped = as_labels(role=Role.TENANT, state=State.LIVE, kept_until="", retired="", **_NOT_REPLACED)
         if not self.rests:
             if not self.old_instance().running:
                 with suppress(PoolFull):
-                    # Mute until its mail is settled; `unquiesce` ends that.
+                    # Muted until its mail is settled; `unquiesce` ends that.
                     self.source.mautic.mute(self.old.instance)
             self.source.start(self.old.instance, urgent=True)
-            # It may have been down for days.
+            # The container may have been down for days, and mail may be late.
             settle_again(self.run, self.old)
             self.source.mautic.unquiesce(self.old.instance)
             wait_for_address(self.source.lxd, self.old.instance)

@@ -1,4 +1,4 @@
-"""A rehearsal: the upgrade of a tenant as it will be done, on a copy that is closed, has no network, and goes away."""
+"""Rehearses the upgrade of a tenant, exactly as it will be done, on a temporary closed copy without a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bot.engine.context import Run
+from bot.engine.context import Context, Run
 from bot.engine.copies import Copy, see_closed
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
@@ -29,40 +29,42 @@ from bot.settings import Settings
 from bot.store import evidence
 
 PATIENCE = 0.05
-"""Seconds that one table of a tenant that serves may be counted for: nothing there is told by counts."""
+"""Seconds for which one table may be counted while the tenant serves: `drift` does not use these counts."""
 BEFORE, AFTER = "pages-before.json", "pages-after.json"
 LOG = "rehearsal.log"
-"""The file of a rehearsal that failed: what Mautic said, and its log."""
+"""The file that a failed rehearsal leaves: the error, Mautic's output and the end of its log."""
+KEPT = 7 * 86_400.0
+"""Seconds for which evidence and its files are kept."""
 LINES, PART = 300, 40_000
-"""Lines of Mautic's log that are kept, and characters of each part."""
+"""Lines of Mautic's log that are kept, and characters of each part of the file."""
 _STOP, _COPY, _START = "stop", "copy", "start"
 
 
 def files(settings: Settings, operation: int) -> Path:
-    """Return the folder of what a rehearsal leaves beside its evidence: the cache, pictures."""
+    """Return the folder of the files that a rehearsal leaves beside its evidence: the cache, pictures."""
     return settings.state / "evidence" / str(operation)
 
 
 def pages(settings: Settings, operation: int) -> tuple[Pages, Pages]:
-    """Return what visitors of the copy saw before and after; raises OSError where that is not there any more."""
+    """Return what visitors of the copy saw before and after the upgrade; raises OSError if the files are gone."""
     folder = files(settings, operation)
     before, after = (msgspec.json.decode((folder / name).read_bytes(), type=Pages) for name in (BEFORE, AFTER))
     return before, after
 
 
 def drift(host: Host, tenant: Tenant) -> dict[str, str]:
-    """Return what an upgrade of a running tenant depends on, as it is now; see `bot.model.evidence.drift_of`."""
+    """Return what an upgrade of a running tenant depends on, as of now; see `bot.model.evidence.drift_of`."""
     told = Upgrades(host.mautic).evidence(tenant.instance, time.time(), PATIENCE)
     return found.drift_of(told, {"files of the bot": str(tenant.furniture), "plan": tenant.plan})
 
 
 class Rehearsal:
-    """The steps of one. What one step finds and another needs is in a file, so that a crash between them costs nothing.
+    """The steps of a rehearsal. A file holds what later steps need, so that a crash between two steps costs nothing.
 
     Args:
         old: the tenant.
-        archive: returns the release that it is to have.
-        offer: the upgrade is requested once this has passed.
+        archive: returns the archive of the release to upgrade to.
+        offer: the upgrade is requested once the rehearsal has passed.
     """
 
     def __init__(self, run: Run, old: Tenant, version: str, archive: Callable[[], Archive], *, offer: bool) -> None:
@@ -74,7 +76,7 @@ class Rehearsal:
         self.host = run.fleet.of(old)
         self.name = candidate_name(old.name, run.operation)
         self.after = self.name
-        """Which instance is upgraded."""
+        """The instance that is upgraded."""
         self.upgrades = Upgrades(self.host.mautic)
         self._copy = Copy(self.host.lxd, self.name, run.operation)
         self._folder = files(run.settings, run.operation)
@@ -86,12 +88,12 @@ class Rehearsal:
         self._note(drift=drift(self.host, self.old))
         with self._timed(_COPY):
             self._copy.make(self._clone)
-        # What does not run as it is, is not tried with another release.
+        # A copy that does not even run unchanged is not upgraded.
         with self._kept("clone"), self._timed(_START):
             self._start()
 
     def must_have_release(self) -> None:
-        """Raise Refused for a release that is gone, or another file by now: then nothing is copied for it."""
+        """Raise Refused, before anything is copied, if the release's archive is gone or another file by now."""
         self.archive()
 
     def _start(self) -> None:
@@ -110,7 +112,7 @@ class Rehearsal:
 
     @contextmanager
     def _kept(self, step: str) -> Iterator[None]:
-        """Keep as evidence that the upgrade fails, at which step and why, with the log."""
+        """Store as evidence that the upgrade fails, at which step and why, with the log, unless the host is silent."""
         try:
             yield
         except LxdUnavailable:
@@ -132,22 +134,22 @@ class Rehearsal:
             raise
 
     def stage(self) -> str:
-        """Look at the copy, and unpack the release beside what serves in it."""
+        """Record what the copy is like, and unpack the release beside the one that serves in it."""
         with self._kept("stage"):
             self._look()
             staged = self.upgrades.stage(self.name, self.archive())
         return f"unpacked in {staged['seconds']:.1f} s"
 
     def _look(self) -> None:
-        """Keep what the copy is before the upgrade."""
+        """Record what the copy is like before the upgrade."""
         disk = self.host.lxd.state(self.name).disk
         self._note(before=self.upgrades.evidence(self.name), since=int(self.run.now()), disk=disk)
-        # Once more for the time that it takes: the first page of a boot tells nothing.
+        # Pages are timed, and the time of the first page after a boot says nothing.
         self.host.mautic.wait_for_page(self.name)
         self._write(BEFORE, msgspec.json.encode(self.host.mautic.pages(self.name, thrown_away=True)))
 
     def upgrade(self) -> str:
-        """Upgrade the copy, and keep what it said; raises LxdError with Mautic's own words where it fails."""
+        """Upgrade the copy, and record its answer; raises LxdError with Mautic's own words if that fails."""
         with self._kept("upgrade"):
             done = self.upgrades.upgrade(self.after, self.version)
             self._output = done["migrated"]["output"]
@@ -157,7 +159,7 @@ class Rehearsal:
         return f"{sum(done['phases'].values()):.1f} s on the copy"
 
     def judge(self) -> str:
-        """Compare the copy with what it was, keep the evidence and the cache; say how long clients will be away."""
+        """Compare the copy with what it was, store evidence and cache; return how long clients will be offline."""
         notes = self._notes()
         before, done = notes["before"], notes["done"]
         if "after" not in notes:
@@ -170,7 +172,7 @@ class Rehearsal:
             self._note(after=after, disk=grown, memory=took.memory_peak)
         if _STOP not in self._notes()["seconds"]:
             if not self.host.lxd.instance(self.name).running:
-                # It was interrupted as it was stopped, and how long that takes is part of what is told.
+                # The last try was interrupted at the stop, whose time is part of the evidence.
                 self._start()
             with self._timed(_STOP):
                 self.host.mautic.quiesce(self.name)
@@ -198,11 +200,11 @@ class Rehearsal:
         return f"clients will be away for about {told.away:.0f} s" if told.passed else "not as good as before"
 
     def told(self, _before: Mapping[str, Any], _after: Mapping[str, Any]) -> dict[str, Any]:
-        """Return more fields of the evidence, or others, by two answers of `Upgrades.evidence`."""
+        """Return fields that a subclass adds to the evidence or replaces, by two answers of `Upgrades.evidence`."""
         return {}
 
     def clean(self) -> None:
-        """Delete the copy, and what was only needed here."""
+        """Delete the copy, and the notes that only the rehearsal needed."""
         if self._copy.found() is not None:
             remove(self.host.lxd, self.name)
         with suppress(FileNotFoundError):
@@ -226,10 +228,10 @@ class Rehearsal:
         self._write("notes.json", json.dumps({**self._notes(), **told}).encode())
 
     def _keep_log(self, error: LxdError) -> None:
-        """Keep what Mautic said, and the end of its log in the copy; both come without secrets, but with addresses."""
+        """Store Mautic's output and the end of its log; both are free of secrets, but contain e-mail addresses."""
         ended = ""
         with suppress(LxdError):
-            # The tenant that died of it tells nothing.
+            # A copy that died of the upgrade does not answer.
             ended = self.host.mautic.logs(self.name, "mautic", LINES)
         parts = {"The error": str(error), "What Mautic said": self._output, "The end of Mautic's log": ended}
         told = [f"== {title} ==\n{tame(text[-PART:], PART)}\n" for title, text in parts.items() if text]
@@ -242,7 +244,16 @@ class Rehearsal:
         new.replace(self._folder / name)
 
 
-def forget(settings: Settings, operations: Mapping[int, Any] | list[int]) -> None:
-    """Delete the files of rehearsals."""
-    for operation in operations:
-        shutil.rmtree(files(settings, operation), ignore_errors=True)
+def forget(context: Context) -> None:
+    """Delete the evidence of old rehearsals with its files, whose logs contain e-mail addresses.
+
+    Evidence counts for a day; the rest of KEPT is for people who look something up.
+    """
+    before = context.uptime.before(KEPT)
+    evidence.forget(context.database, before)
+    with suppress(FileNotFoundError):
+        for folder in (context.settings.state / "evidence").iterdir():
+            known = context.database.read("SELECT 1 FROM evidence WHERE operation = ?", folder.name)
+            # A rehearsal that failed early, and may be retried, has files and no evidence.
+            if not known and folder.stat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What rehearsals of upgrades found: kept until it is old, and found again by tenant and version."""
+"""Results of upgrade rehearsals, kept until they are old and looked up by tenant and version."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from bot.store.database import Database
 
 
 def add(database: Database, found: Evidence, *, offer: bool) -> None:
-    """Keep what a rehearsal found; once more for the same operation replaces it.
+    """Store the result of a rehearsal; it replaces an earlier one of the same operation.
 
-    `offer`: the upgrade is requested once it has passed.
+    `offer`: the upgrade is requested once the rehearsal has passed.
     """
     with database.transaction() as transaction:
         transaction.execute(
@@ -19,14 +19,14 @@ def add(database: Database, found: Evidence, *, offer: bool) -> None:
             " VALUES (?,?,?,?,?,?,?)",
             (found.operation, found.tenant, found.version, found.at, found.passed, found.stored(), offer),
         )
-        # One that failed, and was told, may be tried again.
+        # A rehearsal that failed and was reported may be retried: its new result is reported again.
         transaction.execute("DELETE FROM offered WHERE operation = ?", (found.operation,))
 
 
 def untold(database: Database) -> list[tuple[Evidence, bool]]:
-    """Return what rehearsals that have ended found and nobody was told yet, and whether to offer the upgrade.
+    """Return the results of ended rehearsals that were not reported yet, and whether to offer the upgrade.
 
-    Of one whose last step failed, what did not pass.
+    Of rehearsals that ended as failed, only results that did not pass are returned.
     """
     rows = database.read(
         "SELECT found, offer FROM evidence JOIN operations ON operations.id = evidence.operation"
@@ -37,12 +37,12 @@ def untold(database: Database) -> list[tuple[Evidence, bool]]:
 
 
 def told(transaction: sqlite3.Connection, operation: int) -> None:
-    """Note that the thread of a rehearsal, or of a batch of them, was told."""
+    """Record that the result of a rehearsal, of a batch of rehearsals or of a rollout was reported in its thread."""
     transaction.execute("INSERT OR IGNORE INTO offered (operation) VALUES (?)", (operation,))
 
 
 def untell(database: Database, where: str) -> None:
-    """Have the threads of operations told again, when they end; `where`: an SQL condition of ours."""
+    """Have the results of operations reported again when they end; `where`: an SQL condition written in the code."""
     which = f"operation IN (SELECT operation FROM offered JOIN operations ON id = operation WHERE {where})"  # noqa: S608
     if database.read(f"SELECT 1 FROM offered WHERE {which} LIMIT 1"):  # noqa: S608
         with database.transaction() as transaction:
@@ -50,9 +50,9 @@ def untell(database: Database, where: str) -> None:
 
 
 def newest(database: Database, tenant: str, version: str) -> Evidence | None:
-    """Return what the newest rehearsal of an upgrade of a tenant found; None: there was none.
+    """Return the result of the newest rehearsal of a tenant's upgrade to a version; None if there was none.
 
-    By the number of its operation: a clock may have been ahead, and numbers never go back.
+    The newest is the one with the highest operation number: a clock may have been ahead, and numbers never go back.
     """
     rows = database.read(
         "SELECT found FROM evidence WHERE tenant = ? AND version = ? ORDER BY operation DESC LIMIT 1",
@@ -62,9 +62,8 @@ def newest(database: Database, tenant: str, version: str) -> Evidence | None:
     return Evidence.read(rows[0]["found"]) if rows else None
 
 
-def forget(database: Database, before: float) -> list[int]:
-    """Delete what was found before a moment; return the operations, whose files are nobody's any more."""
-    with database.transaction() as transaction:
-        gone = [row[0] for row in transaction.execute("SELECT operation FROM evidence WHERE at < ?", (before,))]
-        transaction.execute("DELETE FROM evidence WHERE at < ?", (before,))
-    return gone
+def forget(database: Database, before: float) -> None:
+    """Delete the results from before a moment, in epoch seconds."""
+    if database.read("SELECT 1 FROM evidence WHERE at < ? LIMIT 1", before):
+        with database.transaction() as transaction:
+            transaction.execute("DELETE FROM evidence WHERE at < ?", (before,))

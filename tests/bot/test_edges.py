@@ -94,7 +94,7 @@ class World:
         raise AssertionError(config)
 
 
-def test_an_heir_that_is_open_gets_the_traffic_of_the_tenant_that_was_closed_for_it() -> None:
+def test_a_candidate_that_is_open_gets_the_traffic_of_the_tenant_that_was_closed_for_it() -> None:
     world = World("front", "old", "new")
     world.add("old", "client-x", "tenant", "moving")
     world.add("new", "client-x--2", "incoming")
@@ -106,7 +106,7 @@ def test_an_heir_that_is_open_gets_the_traffic_of_the_tenant_that_was_closed_for
     ]
 
 
-def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_elsewhere() -> None:
+def test_a_tenant_that_goes_on_goes_before_a_candidate_that_was_left_open_elsewhere() -> None:
     world = World("front", "old", "new")
     world.add("old", "client-x", "tenant")
     world.add("new", "client-x--2", "incoming")
@@ -114,7 +114,7 @@ def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_elsewhere(
     assert [world.way(host) for host in world.made] == [world.by("old"), world.at("old", "client-x"), world.by("old")]
 
 
-def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_beside_it() -> None:
+def test_a_tenant_that_goes_on_goes_before_a_candidate_that_was_left_open_beside_it() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.add("only", "client-x--2", "incoming")
@@ -123,7 +123,9 @@ def test_a_tenant_that_goes_on_goes_before_an_heir_that_was_left_open_beside_it(
 
 
 @pytest.mark.parametrize(("role", "state", "runs"), CLOSED)
-def test_an_heir_that_was_left_open_gets_nothing_while_the_tenant_is_closed(role: str, state: str, runs: bool) -> None:
+def test_a_candidate_that_was_left_open_gets_nothing_while_the_tenant_is_closed(
+    role: str, state: str, runs: bool
+) -> None:
     for names in (("front", "old", "new"), ("old",)):
         world = World(*names)
         candidate = names[-1]

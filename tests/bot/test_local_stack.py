@@ -19,7 +19,6 @@ import pytest
 
 from bot import local_stack
 from bot.guest.blueprint.archive import ArchiveError
-from bot.lxd import packages
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.local import server as local_lxd
 from bot.program import run
@@ -354,7 +353,6 @@ def built(settings: Settings, monkeypatch: pytest.MonkeyPatch, version: str = ""
     """The version of Mautic that a blueprint would be built of, and what is told meanwhile."""
     told: list[str] = []
     monkeypatch.setattr(local_stack, "build", lambda lxd, archive, **_: archive)
-    monkeypatch.setattr(packages, "provide", lambda *_: None)
     archive: Any = local_stack.build_blueprint(settings, SimulatedLxd(), told.append, version)
     return archive.version, told
 

@@ -174,7 +174,7 @@ def test_the_copy_stays_until_the_source_goes_on(
 
 
 @pytest.mark.parametrize("seconds", [0.5, 0])
-def test_once_the_heir_serves_nothing_waits_for_the_source(
+def test_once_the_candidate_serves_nothing_waits_for_the_source(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """It is silent for a moment, or for longer than one waits: then it is told when it answers again."""
@@ -240,7 +240,7 @@ def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, othe
     assert live(bench)
 
 
-def test_the_heir_sends_nothing_before_there_is_no_way_back(bench: Bench, other: SimulatedLxd) -> None:
+def test_the_candidate_sends_nothing_before_there_is_no_way_back(bench: Bench, other: SimulatedLxd) -> None:
     seen: list[tuple[bool, bool]] = []
     real = bench.context.edge.probe
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from bot.engine.rehearsal import files
 from bot.model.plan import Refused, UnknownWords
 from bot.store import evidence
 from schedules.expiry import expiry
@@ -178,6 +180,23 @@ def test_what_changed_by_then_is_found_as_it_begins(bench: Bench) -> None:
     ended = bench.context.operations.get(asked.id)
     assert (ended.state, version(bench)) == ("failed", "5.2.12+double")
     assert "No rehearsal of this upgrade has passed" in ended.outcome
+
+
+def test_what_a_rehearsal_found_is_deleted_after_a_week(bench: Bench) -> None:
+    """Its files too: the log of one that failed contains e-mail addresses."""
+    (rehearsal,) = bench.context.operations.select("command = 'rehearse'")
+    folder = files(bench.context.settings, rehearsal.id)
+    of_today = folder.with_name("999")
+    of_today.mkdir()
+    bench.clock.move(6 * 24 * HOUR)
+    expiry(bench.context)
+    assert folder.is_dir()
+    assert evidence.newest(bench.context.database, "client-x", NEW)
+    bench.clock.move(2 * 24 * HOUR)
+    os.utime(of_today, (bench.clock(), bench.clock()))
+    expiry(bench.context)
+    assert [one.name for one in folder.parent.iterdir()] == ["999"]
+    assert evidence.newest(bench.context.database, "client-x", NEW) is None
 
 
 def test_a_rollout_begins_at_its_time(bench: Bench) -> None:

@@ -293,7 +293,7 @@ def guarded(bench: Bench, text: str) -> None:
     bench.answer(text, OPERATOR)
 
 
-def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Path) -> None:
+def test_a_candidate_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Path) -> None:
     """And the old one goes on only when somebody has said that what was written to the candidate is not wanted."""
     other = SimulatedLxd()
     bench = make_bench(tmp_path / "lost", others={"solo": other})
@@ -332,7 +332,7 @@ def test_an_heir_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Pa
     assert live(again)
 
 
-def test_an_heir_that_serves_outlives_its_request_in_yesterdays_database(tmp_path: Path) -> None:
+def test_a_candidate_that_serves_outlives_its_request_in_yesterdays_database(tmp_path: Path) -> None:
     other = SimulatedLxd()
     bench = make_bench(tmp_path / "today", others={"solo": other})
     bench.done("new client-x --host local")

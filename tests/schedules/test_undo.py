@@ -77,7 +77,7 @@ def test_a_host_that_answers_and_does_nothing_is_told_of_once(bench: Bench) -> N
     assert bench.context.operations.get(stuck.id).state == "failed"
 
 
-def test_an_heir_that_clients_may_have_written_to_is_left_to_a_person(
+def test_a_candidate_that_clients_may_have_written_to_is_left_to_a_person(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = switch(bench.lxd)
@@ -150,6 +150,41 @@ def test_what_clients_wrote_for_hours_while_the_bot_was_away_is_a_persons_decisi
     recovery.retry(bench.context.operations, bench.context.operations.get(restore.id), OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(restore.id).state == "succeeded"
+
+
+def test_a_silent_server_may_hold_what_clients_wrote_for_hours(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old container must not serve again beside a candidate that nobody can look at."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(moment: str) -> None:
+        running = bench.context.operations.select("state = 'running' AND command = 'migrate'")
+        if running and running[0].step("change").finished:
+            raise Killed
+
+    bench.runner.fault = kill
+    moved = bench.approve(bench.ask("migrate client-x solo", OPERATOR))
+    with pytest.raises(Killed):
+        bench.finish()
+    bench.runner.fault = lambda moment: None
+    bench.clock.move(3 * 3600)
+    other.down = True
+    recovery.recover(bench.context.operations)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
+        bench.finish()
+    halted = bench.context.operations.get(moved.id)
+    assert halted.state == "needs_attention"
+    assert not bench.lxd.instance("client-x").running
+    other.down = False
+    tick(bench)
+    assert other.instance(f"client-x--{moved.id}").running
+    recovery.retry(bench.context.operations, bench.context.operations.get(moved.id), OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(moved.id).state == "succeeded"
 
 
 def test_a_server_that_has_nothing_to_do_with_it_holds_nothing_up(

@@ -1,6 +1,6 @@
-"""Debian as LXD images: what a tenant and the edge are made of, built on this machine, kept in a cache.
+"""Builds the Debian images for tenants and the edge on this machine, and keeps them in a cache.
 
-All packages are installed here, in a chroot: a container may have no way out.
+All packages are installed here, in a chroot, because a container may have no access to the internet.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bot.guest.blueprint.recipe import EDGE, FIRST_SUITE, SYSTEM, Suite
+from bot.lxd import packages as tools
 from bot.lxd.protocol import Lxd
 from bot.model.debian import packages
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOST_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 SECURITY_FILE = "usr/lib/mautic-ops/security"
-"""Where an image says which versions the security archive had when it was built: a package and its version a line."""
+"""Lists in an image the versions that the security archive had at its build: one package and its version per line."""
 MIRROR, SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 
 
 class BaseError(Exception):
-    """Debian could not be put together; the text is one sentence for a person."""
+    """The Debian images could not be built; the text is one sentence for a person."""
 
 
 class Busy(Exception):
-    """Another holds the lock."""
+    """Another thread or process holds the lock."""
 
 
 def ensure_base(
@@ -44,13 +45,13 @@ def ensure_base(
     suite: Suite = FIRST_SUITE,
     newer: float = 0.0,
 ) -> str:
-    """Return the alias of the image `tenant` or `edge` on the server; build or import it where it is missing.
+    """Return the alias of the image `tenant` or `edge` on the server; build or import it if it is missing.
 
-    `newer`: one whose packages were installed before this moment (epoch seconds) does not do.
+    `newer`: images whose packages were installed before this moment (epoch seconds) are too old.
     """
-    # One at a time: another may be about to build it, or to import it by another member of the cluster.
+    # One at a time: another may be building the image, or importing it through another member of the cluster.
     with alone(cache / "base.lock"):
-        # An image on the server will do whose file is not in the cache any more.
+        # An image on the server is good enough even if its file is no longer in the cache.
         if not newer and lxd.image(first := _alias(kind, suite)) is not None and not _files(kind, suite, cache):
             return first
         path = _cached(kind, suite, cache, progress, newer)
@@ -63,7 +64,7 @@ def ensure_base(
 
 
 def prepare(cache: Path, progress: Callable[[str], None]) -> None:
-    """Have the images in the cache, so that who needs one next only imports it."""
+    """Build the images that the cache lacks, so that the next operation that needs one only imports it."""
     with alone(cache / "base.lock"):
         for kind in ("tenant", "edge"):
             _cached(kind, FIRST_SUITE, cache, progress)
@@ -71,9 +72,9 @@ def prepare(cache: Path, progress: Callable[[str], None]) -> None:
 
 @contextmanager
 def alone(lock: Path, *, wait: bool = True, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock that any thread of any process of this machine may hold one at a time.
+    """Hold a lock that only one thread of all processes on this machine can hold at a time.
 
-    Where another holds it `waiting` is called before it is waited for; without `wait` raise Busy.
+    If another holds it, call `waiting` and wait for the lock; without `wait`, raise Busy.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
@@ -89,11 +90,11 @@ def alone(lock: Path, *, wait: bool = True, waiting: Callable[[], None] = lambda
 
 _ENDS = ".tar.zst"
 SLACK = 3600.0
-"""Seconds within which an image may have been packed after its packages were installed."""
+"""Seconds that may pass between the installation of an image's packages and its packing."""
 
 
 def _alias(kind: str, suite: Suite) -> str:
-    """The image's name; one that was built later for newer packages has the day after it."""
+    """Return the image's name; a later build for newer packages has its time (UTC, to the minute) after it."""
     told = repr((suite.name, SYSTEM, suite.stack, EDGE))
     return f"mautic-ops-{kind}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
@@ -125,7 +126,15 @@ def _host_sources() -> str:
 
 
 def _build(suite: Suite, cache: Path, progress: Callable[[str], None], day: str = "") -> None:
-    """Make both image tarballs; nothing half made keeps a tarball's name. `day` is laid at the end of it."""
+    """Build the image tarballs, the edge's for FIRST_SUITE only; a half-finished file never gets a tarball's name.
+
+    `day`: appended to the names.
+    """
+    # A server that was there before the bot, or that is on another machine, came without them.
+    try:
+        tools.provide(tools.BUILDS, progress)
+    except tools.CannotInstall as error:
+        progress(str(error))
     missing = [tool for tool in ("debootstrap", "zstd") if not shutil.which(tool)]
     if missing or os.geteuid() != 0:
         need = f"install {' and '.join(missing)}" if missing else "run this as root"
@@ -136,7 +145,7 @@ def _build(suite: Suite, cache: Path, progress: Callable[[str], None], day: str 
     root, edge = work / "tenant" / "rootfs", work / "edge" / "rootfs"
     mirror, security = mirrors(_host_sources())
     try:
-        # Nobody misses a half-written package of a folder that is thrown away then, so dpkg need not sync each file.
+        # If the build is interrupted, the folder is thrown away, so dpkg need not sync each file.
         (root / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
         (root / "etc/dpkg/dpkg.cfg.d/mautic-ops").write_text(
             "force-unsafe-io\nno-debsig\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\n"
@@ -172,7 +181,7 @@ def _build(suite: Suite, cache: Path, progress: Callable[[str], None], day: str 
 
 
 def _clear(work: Path) -> None:
-    """Delete a folder that Debian was put together in; what debootstrap mounted there when it was killed, first."""
+    """Delete a build folder, after unmounting what a killed debootstrap left mounted in it."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for point in reversed([point for point in mounted if point.startswith(f"{work.resolve()}/")]):
         _run(["umount", "--lazy", point])
@@ -184,7 +193,7 @@ def _install(root: Path, packages: Sequence[str]) -> None:
 
 
 def _note_security(root: Path) -> None:
-    """Write down which versions Debian's security archive has today of what is installed: see `bot.fleet.bases`."""
+    """Record which versions of the installed packages Debian's security archive has today: see `bot.fleet.bases`."""
     installed = {name for name, _ in packages((root / "var/lib/dpkg/status").read_text())}
     lines = [
         f"{name} {version}\n"
@@ -204,12 +213,12 @@ def _pack(folder: Path, target: Path) -> None:
         for path in root.glob(pattern):
             path.unlink()
     (root / "usr/sbin/policy-rc.d").unlink()
-    # Without /etc/hostname systemd keeps the name that LXD gives; an empty machine-id is made anew at each first boot.
+    # Without /etc/hostname systemd keeps the name that LXD sets; an empty machine-id is generated at each first boot.
     (root / "etc/hostname").unlink(missing_ok=True)
     (root / "etc/machine-id").write_text("")
     (root / "etc/resolv.conf").write_text("")
     machine = os.uname().machine
-    # LXD 5.0 dies of an image that has no properties of its own but is given some at its import.
+    # LXD 5.0 crashes on an image without properties of its own that is given some at its import.
     (folder / "metadata.yaml").write_text(
         f"architecture: {machine}\ncreation_date: {int(time.time())}\nproperties: {{os: Debian}}\n"
     )
@@ -225,7 +234,8 @@ def _chroot(root: Path, *command: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    # Debian's Python is none of ours: it would lay what it compiles where ours does, by a path of this machine.
+    # Our PYTHON* variables are not for Debian's Python: it would write its bytecode where ours does, to a path that
+    # belongs to this machine.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         command,

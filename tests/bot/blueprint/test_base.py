@@ -10,6 +10,7 @@ import pytest
 
 from bot.guest.blueprint import base
 from bot.guest.blueprint.recipe import FIRST_SUITE, SUITES, Suite
+from bot.lxd import packages as tools
 from tests.support.simulated_lxd import SimulatedLxd
 
 
@@ -47,6 +48,16 @@ def test_one_with_older_packages_is_put_together_anew_and_kept_beside(tmp_path: 
     assert base.ensure_base(lxd, "tenant", tmp_path, print) == newer, "who has no wish gets the newest"
     assert built == ["bookworm", "bookworm"]
     assert base.ensure_base(lxd, "tenant", tmp_path, print, SUITES[1]) not in (first, newer)
+
+
+def test_what_debian_is_put_together_with_is_installed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a server that was there before the bot, or is on another machine, it is missing."""
+    asked: list[object] = []
+    monkeypatch.setattr(tools, "provide", lambda wanted, _: asked.append(wanted))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(base.BaseError, match="install debootstrap and zstd"):
+        base.ensure_base(SimulatedLxd(), "edge", tmp_path, print)
+    assert asked == [tools.BUILDS]
 
 
 def test_it_is_written_down_which_versions_the_security_archive_has_of_what_is_installed(tmp_path: Path) -> None:
